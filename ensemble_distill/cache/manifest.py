@@ -1,0 +1,156 @@
+"""What a cache is about: the facts that decide whether it may be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.runtime.files import read_json, write_json
+
+FORMAT = 1
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as it was when cached.
+
+    Attributes:
+        rows: how many.
+        digest, digest_scope: of the data, and what it covers; see `data/digests.py`.
+        kind: pixels, tensor or features.
+        transform, seed: of its views ("none" and 0 for splits that are only evaluated).
+        labels: whether it has any.
+    """
+
+    rows: int
+    digest: str
+    digest_scope: str
+    kind: str
+    transform: str = "none"
+    seed: int = 0
+    labels: bool = True
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The file `manifest.json`. Records are keyed "split/member/view" and hold their file's sha256."""
+
+    task: str
+    dtype: str
+    classes: tuple[str, ...]
+    members: tuple[Member, ...] = ()
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    records: Mapping[str, str] = field(default_factory=dict)
+    caching: Mapping[str, Any] = field(default_factory=dict)  # batch size, dtype, device, library versions
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    def views(self, split: str) -> int:
+        """How many views of a split are complete for every member."""
+        count = 0
+        while self.members and all(key(split, name, count) in self.records for name in self.names):
+            count += 1
+        return count
+
+    def with_record(self, record: str, sha256: str) -> Manifest:
+        return replace(self, records={**self.records, record: sha256})
+
+    def save(self, folder: Path) -> None:
+        write_json(
+            folder / NAME,
+            {
+                "format": FORMAT,
+                "task": self.task,
+                "dtype": self.dtype,
+                "classes": list(self.classes),
+                "members": [member.to_json() for member in self.members],
+                "splits": {name: vars(split) for name, split in self.splits.items()},
+                "caching": dict(self.caching),
+                "records": dict(self.records),
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Raises: EdistillError when there is none, it is damaged, or another version wrote it."""
+        path = folder / NAME
+        if not path.is_file():
+            raise EdistillError(f"{folder} holds no cache ({NAME} is missing). Run edistill cache-logits first.")
+        try:
+            record = read_json(path)
+            if record["format"] != FORMAT:
+                raise EdistillError(
+                    f"{folder} has cache format {record['format']}, and this edistill reads format {FORMAT}. "
+                    "Run edistill cache-logits --overwrite."
+                )
+            return cls(
+                task=record["task"],
+                dtype=record["dtype"],
+                classes=tuple(record["classes"]),
+                members=tuple(Member.from_json(member) for member in record["members"]),
+                splits={name: Split(**split) for name, split in record["splits"].items()},
+                records=record["records"],
+                caching=record["caching"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise EdistillError(
+                f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or run edistill cache-logits "
+                "--overwrite."
+            ) from None
+
+
+def key(split: str, member: str, view: int) -> str:
+    return f"{split}/{member}/{view}"
+
+
+def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> None:
+    """Raise EdistillError when a split's data or views are not those the cache was made from."""
+    if cached.digest != found.digest:
+        raise EdistillError(
+            f"{folder} holds logits for {name} data {cached.digest[:12]}… ({cached.rows} rows), but data.{name} is "
+            f"{found.digest[:12]}… ({found.rows} rows). Pass the data the cache was made from, or run edistill "
+            "cache-logits --overwrite."
+        )
+    for what, there, here in (
+        ("transform", cached.transform, found.transform),
+        ("seed", cached.seed, found.seed),
+    ):
+        if there != here:
+            raise EdistillError(
+                f"{folder} was made with views.{what} = {there!r}, but the settings say {here!r}. Set views.{what} "
+                f"to {there!r}, name another output.cache, or run edistill cache-logits --overwrite."
+            )
+
+
+def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence[Member]) -> None:
+    """Raise EdistillError when a cached member is gone or is not the one it was.
+
+    New members among `found` are no contradiction: adding one recomputes nothing.
+    """
+    now = {member.name: member for member in found}
+    for member in cached:
+        if member.name not in now:
+            raise EdistillError(
+                f"{folder} holds member {member.name}, which is not among the teachers ({', '.join(now)}). Put it "
+                "back, or run edistill cache-logits --overwrite."
+            )
+        other = now[member.name]
+        for what in ("sha256", "output", "class_order", "preprocessing", "model"):
+            there, here = getattr(member, what), getattr(other, what)
+            if there != here:
+                raise EdistillError(
+                    f"{folder} holds member {member.name} with {what} {_short(there)}, but now it is {_short(here)}. "
+                    "Put the old one back, or run edistill cache-logits --overwrite."
+                )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if isinstance(value, str) and len(text) == 64 else text

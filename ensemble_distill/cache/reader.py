@@ -1,0 +1,133 @@
+"""Reading a cache: the members' logits for any rows of any view, once the records are known to be whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.cache.manifest import Manifest, key
+from ensemble_distill.cache.records import decode, layout
+from ensemble_distill.cache.writer import record_path
+from ensemble_distill.errors import EdistillError
+
+IN_MEMORY = 1 << 30  # bytes of a split's records up to which they are read, and verified, at once
+OPEN_MAPS = 256  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
+
+
+class Cache:
+    """The finished records of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises: EdistillError when there is no cache in `folder` or its manifest is damaged."""
+        self.folder = folder
+        self.manifest = Manifest.load(folder)
+
+    def views(self, split: str) -> int:
+        """Complete views of a split; 0 where it is not cached.
+
+        Raises:
+            EdistillError: the pass over this split was interrupted before any view was complete.
+        """
+        count = self.manifest.views(split)
+        if split in self.manifest.splits and count == 0:
+            raise EdistillError(
+                f"{self.folder} is unfinished: {split} has no view of every member yet. Run edistill cache-logits "
+                "to finish it."
+            )
+        return count
+
+    def open(self, split: str, views: int = 1) -> Records:
+        """The records of a split's first `views` views.
+
+        Raises:
+            EdistillError: the split or that many views are not cached, or a record is damaged.
+        """
+        there = self.views(split)
+        if there < views:
+            known = ", ".join(self.manifest.splits) or "nothing"
+            raise EdistillError(
+                f"{self.folder} holds {there} views of {split}, and {views} are asked for (it has {known}). "
+                "Run edistill cache-logits."
+            )
+        return Records(self.folder, self.manifest, split, views)
+
+    def verify(self) -> list[str]:
+        """Recompute every checksum. Returns one sentence per damaged record; empty when all are whole."""
+        problems = []
+        for name, sha256 in self.manifest.records.items():
+            split, member, view = name.rsplit("/", 2)
+            path = record_path(self.folder, split, member, int(view))
+            if not path.is_file():
+                problems.append(f"{path} is missing")
+            else:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != sha256:
+                    problems.append(f"{path} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…")
+        return problems
+
+
+class Records:
+    """The members' logits on one split."""
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
+        self.split = manifest.splits[split]
+        self.members = manifest.names
+        self.classes = len(manifest.classes)
+        self.views = views
+        self._record = layout(self.classes, manifest.dtype)
+        self._paths = [[record_path(folder, split, name, v) for v in range(views)] for name in manifest.names]
+        self._sums = [[manifest.records[key(split, name, v)] for v in range(views)] for name in manifest.names]
+        size = self.split.rows * self._record.itemsize * views * len(manifest.names)
+        self._open = lru_cache(maxsize=None if size <= IN_MEMORY else OPEN_MAPS)(
+            self._read if size <= IN_MEMORY else self._map
+        )
+        for m in range(len(self.members)):  # a damaged record is found before the first step, not in the middle
+            for v in range(views):
+                self._open(m, v)
+
+    def __len__(self) -> int:
+        return self.split.rows
+
+    def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
+        """Logits (B, M, K) of B rows, each in its own view (or all in one)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
+        logits = np.empty((len(rows), len(self.members), self.classes), np.float32)
+        for view in np.unique(views):
+            here = np.flatnonzero(views == view)
+            for m in range(len(self.members)):
+                logits[here, m] = decode(self._open(m, int(view))[rows[here]])
+        return logits
+
+    def _map(self, member: int, view: int) -> NDArray[np.void]:
+        path = self._paths[member][view]
+        try:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, str(error)) from None
+        if mapped.shape != (self.split.rows,) or mapped.dtype != self._record:
+            raise _damaged(path, f"it has {mapped.shape[0]} records of {mapped.dtype}, not {self.split.rows}")
+        return mapped  # type: ignore[no-any-return]
+
+    def _read(self, member: int, view: int) -> NDArray[np.void]:
+        path = self._paths[member][view]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise _damaged(path, error.strerror or str(error)) from None
+        found, wanted = hashlib.sha256(content).hexdigest(), self._sums[member][view]
+        if found != wanted:
+            raise _damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
+        return np.frombuffer(content, self._record, offset=len(content) - self.split.rows * self._record.itemsize)
+
+
+def _damaged(path: Path, reason: str) -> EdistillError:
+    return EdistillError(
+        f"{path} is damaged: {reason}. Delete that file and run edistill cache-logits to compute it again."
+    )

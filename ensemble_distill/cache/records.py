@@ -1,0 +1,35 @@
+"""How one member's outputs on one row become a fixed number of bytes.
+
+Logits are kept, not probabilities, so any temperature works later. A row's maximum is subtracted before
+rounding to float16 and kept beside it in float32: near the maximum, where the probability is, float16 is then
+finest, and model uncertainty is off by less than 0.1 % (bfloat16: 20 times worse).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
+LOWEST = -65504.0  # the most negative float16
+
+
+def layout(classes: int, dtype: str) -> np.dtype[np.void]:
+    """The record of one row: its maximum (float32) and K logits below it."""
+    return np.dtype([("max", "<f4"), ("logits", {"float16": "<f2", "float32": "<f4"}[dtype], (classes,))])
+
+
+def encode(logits: NDArray[np.float32], dtype: str) -> NDArray[np.void]:
+    """Logits (B, K), finite, to B records."""
+    records = np.empty(len(logits), layout(logits.shape[1], dtype))
+    top = logits.max(axis=1)
+    records["max"] = top
+    records["logits"] = np.maximum(logits - top[:, None], LOWEST)
+    return records
+
+
+def decode(records: NDArray[np.void]) -> NDArray[np.float32]:
+    """B records to logits (B, K) in float32."""
+    logits: NDArray[np.float32] = records["logits"].astype(np.float32)
+    logits += records["max"][:, None]
+    return logits

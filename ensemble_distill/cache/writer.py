@@ -1,0 +1,149 @@
+"""Writing a cache: whole blocks into parts, and parts joined into records when a file is complete.
+
+Whenever the process dies, what is on disk is a valid cache with some records missing, and a second pass goes
+on from the last whole block. The bytes of a record do not depend on where a pass was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ensemble_distill.cache.manifest import Manifest, key
+from ensemble_distill.cache.records import layout
+from ensemble_distill.runtime.files import TEMPORARY, sha256_file, write_whole
+
+BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
+
+Column = tuple[str, int]  # a member's name and a view
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows start to stop − 1, a whole number of batches (but for the split's end)."""
+
+    start: int
+    stop: int
+
+    def batches(self, size: int) -> list[range]:
+        return [range(i, min(i + size, self.stop)) for i in range(self.start, self.stop, size)]
+
+
+def blocks(rows: int, batch_size: int) -> list[Block]:
+    """A split cut into blocks of about `BLOCK_ROWS`. Batches never straddle a block: the last bits of a
+    logit depend on the shape of the batch it was computed in."""
+    step = max(1, BLOCK_ROWS // batch_size) * batch_size
+    return [Block(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def record_path(folder: Path, split: str, member: str, view: int) -> Path:
+    return folder / "records" / split / f"{member}.v{view}.npy"
+
+
+class Writer:
+    """Writes the records of one cache; hold `runtime.lock.one_writer` around its use."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = replace(manifest, records=dict(self._present(manifest)))
+        for path in leftovers(folder):
+            path.unlink()
+        self.manifest.save(folder)
+
+    def _present(self, manifest: Manifest) -> Iterator[tuple[str, str]]:
+        """The noted records whose file is there; a deleted (because damaged) one is computed again."""
+        for name, sha256 in manifest.records.items():
+            split, member, view = name.rsplit("/", 2)
+            if record_path(self.folder, split, member, int(view)).is_file():
+                yield name, sha256
+
+    def pending(self, split: str, columns: Sequence[Column]) -> list[Column]:
+        """The columns whose record is not yet complete."""
+        return [(m, v) for m, v in columns if key(split, m, v) not in self.manifest.records]
+
+    def missing(self, split: str, block: Block, columns: Sequence[Column]) -> tuple[Column, ...]:
+        """The columns that no whole part of this block holds."""
+        held = {column for _, found in self._parts(split, block) for column in found}
+        return tuple(column for column in columns if column not in held)
+
+    def put(self, split: str, block: Block, records: Mapping[Column, NDArray[np.void]]) -> None:
+        """Store a block's records; on return they survive a crash."""
+        tensors = {f"{m}/{v}": values.view(np.uint8).reshape(-1) for (m, v), values in records.items()}
+        for (member, view), values in records.items():
+            if len(values) != block.stop - block.start:
+                raise ValueError(f"{member} view {view}: {len(values)} records for {block}")
+        identity = hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()[:8]
+        path = self._part_folder(split) / f"{block.start:010d}-{block.stop:010d}-{identity}.safetensors"
+        write_whole(path, save(tensors, metadata={"sha256": _digest(tensors)}))
+
+    def written(self, split: str, column: Column, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
+        """A column's records block by block, from its parts; every block must have been put."""
+        record = layout(len(self.manifest.classes), self.manifest.dtype)
+        name = f"{column[0]}/{column[1]}"
+        for block in cut:
+            path = next(path for path, found in self._parts(split, block) if column in found)
+            with safe_open(path, framework="numpy") as part:
+                yield block, part.get_tensor(name).view(record)
+
+    def join(self, split: str, columns: Sequence[Column], rows: int, batch_size: int) -> None:
+        """Turn the parts of complete columns into records, note them in the manifest, drop the parts."""
+        header = _npy_header(layout(len(self.manifest.classes), self.manifest.dtype), rows)
+        for column in columns:
+            path = record_path(self.folder, split, *column)
+            content = (records.tobytes() for _, records in self.written(split, column, blocks(rows, batch_size)))
+            write_whole(path, itertools.chain([header], content))
+            self.manifest = self.manifest.with_record(key(split, *column), sha256_file(path))
+        self.manifest.save(self.folder)
+        shutil.rmtree(self._part_folder(split), ignore_errors=True)
+
+    def _part_folder(self, split: str) -> Path:
+        return self.folder / "parts" / split
+
+    def _parts(self, split: str, block: Block) -> Iterator[tuple[Path, list[Column]]]:
+        """The whole parts of a block and what they hold; a part whose bytes changed counts as absent."""
+        for path in sorted(self._part_folder(split).glob(f"{block.start:010d}-{block.stop:010d}-*.safetensors")):
+            try:
+                with safe_open(path, framework="numpy") as part:
+                    tensors = {name: part.get_tensor(name) for name in part.keys()}  # noqa: SIM118
+                    whole = part.metadata().get("sha256") == _digest(tensors)
+            except (SafetensorError, OSError):
+                whole = False
+            if whole:
+                yield path, [(m, int(v)) for m, _, v in (name.rpartition("/") for name in tensors)]
+
+
+def _digest(tensors: Mapping[str, NDArray[np.uint8]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].data)
+    return digest.hexdigest()
+
+
+def _npy_header(record: np.dtype[np.void], rows: int) -> bytes:
+    """So that any numpy opens a record, without this package."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": (rows,)}
+    )
+    return header.getvalue()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files of writes that never finished: harmless, removed by the next pass."""
+    return [path for name in ("", "records", "parts", "replay") for path in _temporaries(folder, name)]
+
+
+def _temporaries(folder: Path, name: str) -> list[Path]:
+    found = (folder / name).rglob(f"*{TEMPORARY}") if name else folder.glob(f"*{TEMPORARY}")
+    return sorted(found)

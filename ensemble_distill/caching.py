@@ -1,0 +1,341 @@
+"""The pass: sources × teachers → cache. Each row is decoded once, each view rendered once for all members that
+share a preprocessing, and each member's outputs go to its own record."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ensemble_distill.cache.manifest import (
+    NAME,
+    Manifest,
+    Split,
+    refuse_other_data,
+    refuse_other_members,
+)
+from ensemble_distill.cache.records import FLOOR, decode, encode
+from ensemble_distill.cache.writer import Column, Writer, blocks
+from ensemble_distill.data.replay import keep_samples
+from ensemble_distill.data.source import Array, Source, View
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.teachers.class_order import check_class_order
+from ensemble_distill.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """One split to cache: its rows, and the views to render of each."""
+
+    source: Source
+    view: View
+    transform: str
+    seed: int
+    count: int
+
+    def facts(self) -> Split:
+        return Split(
+            rows=len(self.source),
+            digest=self.source.digest,
+            digest_scope=self.source.digest_scope,
+            kind=self.source.kind,
+            transform=self.transform,
+            seed=self.seed,
+            labels=self.source.labels is not None,
+        )
+
+
+def cache_outputs(
+    folder: Path,
+    task: str,
+    splits: Mapping[str, SplitPlan],
+    teachers: Sequence[Teacher],
+    *,
+    dtype: str,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    progress: Progress,
+) -> int:
+    """Bring the cache in `folder` up to date with splits and teachers; what is there is never recomputed.
+
+    Returns:
+        How many records were added (0: it was up to date).
+
+    Raises:
+        EdistillError: the folder holds a cache of other data, views, members or storage; members disagree in
+            their classes; an output is not finite; a row does not decode.
+    """
+    for teacher in teachers:
+        kinds = {plan.source.kind for plan in splits.values()}
+        if "pixels" in kinds and teacher.member.preprocessing is None:
+            raise EdistillError(
+                f"Member {teacher.member.name} does not say how pixels become its input. Set teachers.preprocessing "
+                "in edistill.toml, for instance { mean = [0.5], std = [0.5], size = [28, 28] }."
+            )
+    found = {name: plan.facts() for name, plan in splits.items()}
+    members = [teacher.member for teacher in teachers]
+    storage = {"batch_size": batch_size, "device": device.type, "dtype": "float32", "floor": FLOOR}
+    if (folder / NAME).is_file():
+        manifest = _extended(folder, Manifest.load(folder), task, dtype, storage, found, members)
+        needed = [key for key in _keys(splits, members) if key not in manifest.records]
+        if not needed and all(_record_exists(folder, key) for key in manifest.records):
+            return 0
+        modules = {teacher.member.name: teacher.build() for teacher in teachers}
+        _probe(splits, members, modules, classes=manifest.classes)
+    else:
+        modules = {teacher.member.name: teacher.build() for teacher in teachers}
+        classes = _probe(splits, members, modules, classes=None)
+        versions = {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
+        manifest = Manifest(task, dtype, classes, tuple(members), found, {}, {**storage, "versions": versions})
+    writer = Writer(folder, manifest)
+    before = len(writer.manifest.records)
+    for module in modules.values():
+        module.to(device)
+    for name, plan in splits.items():
+        columns = [(m.name, v) for m in members for v in range(plan.count)]
+        todo = writer.pending(name, columns)
+        if todo:
+            keep_samples(folder, name, plan.source, plan.view, plan.seed, plan.count, members[0].preprocessing)
+            _cache_split(writer, name, plan, todo, members, modules, batch_size, device, workers, progress)
+    return len(writer.manifest.records) - before
+
+
+def _keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator[str]:
+    for name, plan in splits.items():
+        for member, view in itertools.product(members, range(plan.count)):
+            yield f"{name}/{member.name}/{view}"
+
+
+def _record_exists(folder: Path, key: str) -> bool:
+    split, member, view = key.rsplit("/", 2)
+    return (folder / "records" / split / f"{member}.v{view}.npy").is_file()
+
+
+def _extended(
+    folder: Path,
+    manifest: Manifest,
+    task: str,
+    dtype: str,
+    storage: Mapping[str, Any],
+    found: Mapping[str, Split],
+    members: Sequence[Member],
+) -> Manifest:
+    """The manifest with new members and splits added, after everything it already says has been compared."""
+    for what, there, here in (
+        ("task", manifest.task, task),
+        ("cache.dtype", manifest.dtype, dtype),
+        ("cache.batch-size", manifest.caching["batch_size"], storage["batch_size"]),
+    ):
+        if there != here:
+            raise EdistillError(
+                f"{folder} was made with {what} = {there!r}, but the settings say {here!r}. Set {what} to {there!r}, "
+                "name another output.cache, or run edistill cache-logits --overwrite."
+            )
+    for name in manifest.splits.keys() & found.keys():
+        refuse_other_data(folder, name, manifest.splits[name], found[name])
+    refuse_other_members(folder, manifest.members, members)
+    return replace(manifest, members=tuple(members), splits={**manifest.splits, **found})
+
+
+def _probe(
+    splits: Mapping[str, SplitPlan],
+    members: Sequence[Member],
+    modules: Mapping[str, nn.Module],
+    classes: tuple[str, ...] | None,
+) -> tuple[str, ...]:
+    """Run the first row through every member, so that what cannot work fails before the pass, and find the
+    class names."""
+    counts: dict[str, int] = {}
+    named: dict[str, tuple[str, ...]] = {}
+    for name, plan in splits.items():
+        if plan.source.classes is not None and not name.startswith("ood/"):
+            named[name] = plan.source.classes
+        item_plan = plan.view.plan(plan.seed, 0, 0, len(plan.source))
+        items = [plan.source.item(row) for row in item_plan.rows]
+        for member in members:
+            x = item_plan.x(items, member.preprocessing)
+            raw = forward(modules[member.name], torch.from_numpy(x)[None], member, f"on {name}")
+            counts[member.name] = raw.shape[1]
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise EdistillError(
+            f"The members disagree in their number of classes: {listed}. An ensemble shares its classes: remove the "
+            "members of another task from teachers.path."
+        )
+    number = next(iter(counts.values()))
+    first = next(iter(named), None)
+    for name, these in named.items():
+        if first is not None and these != named[first]:
+            different = [f"{a} / {b}" for a, b in itertools.zip_longest(named[first], these) if a != b][:3]
+            raise EdistillError(
+                f"data.{first} has {len(named[first])} classes and data.{name} has {len(these)}, or in another order "
+                f"({', '.join(different)}). Give every split the same class folders."
+            )
+    names = classes or (named[first] if first is not None else tuple(str(k) for k in range(number)))
+    if len(names) != number:
+        where = f"data.{first}" if classes is None else "the cache"
+        raise EdistillError(
+            f"The members have {number} classes, but {where} has {len(names)} ({', '.join(names[:4])}, …). Give the "
+            "data the members were trained on."
+        )
+    for name, plan in splits.items():
+        labels = plan.source.labels
+        if labels is None or not len(labels) or name.startswith("ood/"):
+            continue
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise EdistillError(f"data.{name} has labels of {labels.dtype}; classes are integers from 0.")
+        if labels.min() < 0 or labels.max() >= number:
+            bad = int(labels.max()) if labels.max() >= number else int(labels.min())
+            raise EdistillError(
+                f"data.{name} has label {bad}, but the members have classes 0 to {number - 1}. Give the data the "
+                "members were trained on."
+            )
+    return names
+
+
+def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
+    """A member's raw output (B, K); `where` says in an error at which rows. Raises EdistillError when it fails."""
+    try:
+        with torch.inference_mode():
+            raw = module(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise EdistillError(
+            f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "
+            "teachers.preprocessing and teachers.model-kwargs against how it was trained."
+        ) from error
+    if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != len(x):
+        got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        raise EdistillError(
+            f"Member {member.name} returns {got} for {len(x)} rows; a classifier returns (rows, classes). Wrap it in "
+            'a factory of your own that does (teachers.model = "model.py:make_teacher").'
+        )
+    return raw
+
+
+class _Rendered(Dataset[list[Array]]):
+    """Row to its inputs: for each view, for each distinct preprocessing. Runs in the loader's processes."""
+
+    def __init__(self, plan: SplitPlan, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]):
+        self.plan, self.views, self.preprocessings = plan, views, preprocessings
+
+    def __len__(self) -> int:
+        return len(self.plan.source)
+
+    def __getitem__(self, row: int) -> list[Array]:
+        source = self.plan.source
+        own = source.item(row)
+        inputs = []
+        for view in self.views:
+            plan = self.plan.view.plan(self.plan.seed, view, row, len(source))
+            items = [own, *(source.item(other) for other in plan.rows[1:])]
+            inputs += [plan.x(items, to) for to in self.preprocessings]
+        return inputs
+
+
+def _stack(rows: list[list[Array]]) -> list[Tensor]:
+    return [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
+
+
+def _cache_split(
+    writer: Writer,
+    name: str,
+    plan: SplitPlan,
+    todo: Sequence[Column],
+    members: Sequence[Member],
+    modules: Mapping[str, nn.Module],
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    progress: Progress,
+) -> None:
+    by_name = {member.name: member for member in members}
+    cut = blocks(len(plan.source), batch_size)
+    missing = {block: writer.missing(name, block, todo) for block in cut}
+    done = sum(b.stop - b.start for b, columns in missing.items() if not columns)
+    progress.start(f"caching {name}", total=len(plan.source), unit="rows", done=done)
+    # rows that miss the same columns go through one loader; only a pass resumed with other members has several
+    for columns, group in itertools.groupby(cut, key=lambda block: missing[block]):
+        if not columns:
+            continue
+        wanted = list(group)
+        views = sorted({view for _, view in columns})
+        using = [by_name[m] for m in dict.fromkeys(m for m, _ in columns)]
+        preprocessings = list(dict.fromkeys(member.preprocessing for member in using))
+        batches = [batch for block in wanted for batch in block.batches(batch_size)]
+        loader = DataLoader(
+            _Rendered(plan, views, preprocessings),
+            batch_sampler=[list(batch) for batch in batches],
+            collate_fn=_stack,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+        stream = zip(batches, loader, strict=True)
+        for block in wanted:
+            outputs: dict[Column, list[NDArray[np.float32]]] = {column: [] for column in columns}
+            for rows, inputs in itertools.islice(stream, len(block.batches(batch_size))):
+                on_device = [x.to(device, non_blocking=True) for x in inputs]
+                for member_name, view in columns:
+                    member = by_name[member_name]
+                    at = views.index(view) * len(preprocessings) + preprocessings.index(member.preprocessing)
+                    raw = forward(modules[member_name], on_device[at], member, f"at row {rows[0]} of {name}")
+                    outputs[member_name, view].append(to_logits(raw, member, name, rows))
+                progress.advance(len(rows))
+            writer.put(name, block, {c: encode(np.concatenate(o), writer.manifest.dtype) for c, o in outputs.items()})
+    _check_order(writer, name, plan.source, todo, batch_size)
+    writer.join(name, todo, len(plan.source), batch_size)
+    progress.finish()
+
+
+def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+    """A member's raw output (B, K) as logits in the data's class order.
+
+    Raises:
+        EdistillError: an output is NaN or infinite, or "probabilities" are none.
+    """
+    values = raw.float().cpu().numpy()
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        row = rows[int(np.argmin(finite))]
+        raise EdistillError(
+            f"Member {member.name} returns {values[~finite][0][:4]} at row {row} of {split}: not finite. Remove the "
+            "member from teachers.path, or the row from the data."
+        )
+    if member.output == "probabilities":
+        sums = values.sum(axis=1)
+        if values.min() < -1e-6 or np.abs(sums - 1).max() > 1e-3:
+            row = rows[int(np.argmax(np.abs(sums - 1)))]
+            raise EdistillError(
+                f"Member {member.name} is said to return probabilities, but at row {row} of {split} they sum to "
+                f'{sums[row - rows[0]]:.4f}. Set teachers.output = "logits".'
+            )
+        values = np.log(np.maximum(values, FLOOR))
+    if member.class_order is not None:
+        ordered = np.empty_like(values)
+        ordered[:, list(member.class_order)] = values
+        values = ordered
+    return values
+
+
+def _check_order(writer: Writer, name: str, source: Source, todo: Sequence[Column], batch_size: int) -> None:
+    """Refuse a member whose classes are plainly in another order than the data's, before its records count."""
+    if source.labels is None or name.startswith("ood/"):
+        return
+    classes = writer.manifest.classes
+    for column in todo:
+        if column[1] == 0:
+            confusion = np.zeros((len(classes), len(classes)), np.int64)
+            for block, records in writer.written(name, column, blocks(len(source), batch_size)):
+                np.add.at(confusion, (source.labels[block.start : block.stop], decode(records).argmax(1)), 1)
+            check_class_order(column[0], confusion, classes)

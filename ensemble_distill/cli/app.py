@@ -1,0 +1,82 @@
+"""`edistill`: the commands together, each imported when it is the one that runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ensemble_distill import __version__
+
+# The first line of each command's own help; a test holds the two equal. Importing the commands to ask them would
+# make `edistill --help` build every flag of every command.
+SUMMARIES = {
+    "quickstart": "Make a working folder with an ensemble of digit classifiers, and distill it.",
+    "cache-logits": "Run every member over the data once and keep its logits.",
+    "train": "Train a student from the cache.",
+    "evaluate": "Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.",
+    "export": "Write a run's student for serving, and verify the file on real rows.",
+    "predict": "Class, probability and uncertainties of images or rows, from an exported student and without torch.",
+    "inspect": "Say what a path is and what it holds.",
+    "verify": "Compute every checksum of a cache again.",
+    "methods": "List the methods a student can be trained by.",
+}
+
+
+def load(name: str) -> Any:
+    """The command `name`, whose module is the file of that name."""
+    module = importlib.import_module(f"ensemble_distill.cli.{name.replace('-', '_')}")
+    holder = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    module.register(holder)
+    command = typer.main.get_command(holder)
+    command.name = name
+    return command
+
+
+class Commands(TyperGroup):
+    """Lists the commands from `SUMMARIES`, and imports only the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(SUMMARIES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in SUMMARIES and cmd_name not in self.commands:
+            return TyperCommand(cmd_name, help=SUMMARIES[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in SUMMARIES:
+            self.commands[args[0]] = load(args[0])
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="edistill",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback is a bug report: plain text, whole
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distill an ensemble into one student that keeps every member's prediction, and so its uncertainty.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,39 @@
+"""`edistill cache-logits`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, Overwrite, Trust, command
+from ensemble_distill.config import Settings
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "cache-logits", ["cache.dtype", "cache.batch-size", "train.device", "train.workers"])
+    def cache_logits(
+        settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False
+    ) -> None:
+        """Run every member over the data once and keep its logits.
+
+        Running it again adds only what is missing: a new member, view or split, or the rest of an interrupted pass.
+
+        Example: edistill cache-logits -j 4
+        """
+        from ensemble_distill.workflows.cache_logits import cache_logits
+
+        with render.Shown() as progress:
+            report = cache_logits(settings, overwrite=overwrite, trust=trust, progress=progress)
+        if json:
+            render.document(asdict(report))
+            return
+        if not report.added:
+            render.message(f"{report.folder} is up to date.")
+        render.table(
+            f"{report.folder.name}: {len(report.members)} members, {len(report.classes)} classes, "
+            f"{report.bytes / 1e6:.1f} MB",
+            ["split", "rows", "views"],
+            [[name, f"{rows:,}", str(views)] for name, (rows, views) in report.splits.items()],
+        )

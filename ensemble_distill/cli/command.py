@@ -1,0 +1,117 @@
+"""What every command shares: settings from the file and its flags, and exit statuses.
+
+Flags are made from the fields of `Settings`, so their names, types, help and domains have one definition.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic.fields import FieldInfo
+
+from ensemble_distill.cli import render
+from ensemble_distill.config import Settings, load_settings, parse_assignment
+
+SHORT = {"batch-size": "-b", "workers": "-j"}
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-checkpoints", help="Unpickle checkpoints that hold any Python object: they can run code."),
+]
+
+
+def command(
+    app: typer.Typer, name: str, flags: Sequence[str] = (), *, settings: bool = True
+) -> Callable[[Callable[..., None]], None]:
+    """Register a function as the command `name`.
+
+    Args:
+        flags: dotted keys of `Settings` that become flags of their own, for instance "train.epochs".
+        settings: whether the command reads `edistill.toml`; then the function's first parameter is `Settings`.
+    """
+
+    def register(function: Callable[..., None]) -> None:
+        hints = get_type_hints(function, include_extras=True)
+        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
+        made = {_parameter_name(key): key for key in flags}
+
+        def run(**given: Any) -> None:
+            with render.exit_statuses():
+                if settings:
+                    file = given.pop("config_file")
+                    overrides = dict(parse_assignment(text) for text in given.pop("assignments") or ())
+                    overrides |= {key: v for n, key in made.items() if (v := given.pop(n)) is not None}
+                    given["settings"] = load_settings(file, overrides)
+                function(**given)
+
+        parameters = own
+        if settings:
+            parameters = [p for p in own if p.name != "settings"]
+            parameters += [_flag(parameter, key) for parameter, key in made.items()]
+            parameters += _settings_parameters()
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name)(run)
+
+    return register
+
+
+def _settings_parameters() -> list[inspect.Parameter]:
+    file = Annotated[Path | None, typer.Option("-c", "--config", help="The settings file; default edistill.toml here.")]
+    sets = Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, by its toml name.")
+    ]
+    return [
+        inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file),
+        inspect.Parameter("assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=sets),
+    ]
+
+
+def _parameter_name(key: str) -> str:
+    return key.replace(".", "_").replace("-", "_")
+
+
+def _field(key: str) -> FieldInfo:
+    """The pydantic field behind a dotted key."""
+    section: Any = Settings
+    *tables, last = key.replace("-", "_").split(".")
+    for table in tables:
+        section = section.model_fields[table].annotation
+    field: FieldInfo = section.model_fields[last]
+    return field
+
+
+def _flag(parameter: str, key: str) -> inspect.Parameter:
+    field = _field(key)
+    word = key.rpartition(".")[2]
+    kind = _plain_type(field.annotation)
+    names = [f"--{word}/--no-{word}"] if kind is bool else [*([SHORT[word]] if word in SHORT else []), f"--{word}"]
+    default = "" if field.default in (None, "") else f" Default {_shown(field.default)}."
+    option = typer.Option(*names, help=f"{field.description}{default}")
+    return inspect.Parameter(
+        parameter,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,  # not given: the file decides
+        annotation=Annotated[kind | None, option],
+    )
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type a flag parses: pydantic checks the domain, so that file and flag fail with the same words."""
+    if get_origin(annotation) is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    options = [t for t in get_args(annotation) if t is not type(None)]
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        return _plain_type(options[0])
+    return annotation if annotation in (int, float, bool) else str
+
+
+def _shown(default: Any) -> str:
+    return {True: "on", False: "off"}[default] if isinstance(default, bool) else str(default)

@@ -1,0 +1,47 @@
+"""`edistill export`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, command
+from ensemble_distill.cli.train import RunArgument
+from ensemble_distill.config import Settings
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "export")
+    def export(
+        settings: Settings,
+        run: RunArgument = None,
+        onnx: Annotated[bool, typer.Option("--onnx", help="export/model.onnx, checked against torch.")] = False,
+        safetensors: Annotated[bool, typer.Option("--safetensors", help="export/model.safetensors.")] = False,
+        json: Json = False,
+    ) -> None:
+        """Write a run's student for serving, and verify the file on real rows.
+
+        Example: edistill export --onnx --safetensors
+        """
+        from ensemble_distill.workflows.export import export
+
+        with render.Shown():
+            written = export(settings, run, onnx=onnx, safetensors=safetensors)
+        if json:
+            render.document({"files": [str(path) for path in written]})
+            return
+        render.table(
+            "exported and verified",
+            ["file", "size"],
+            [[str(_near(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in written],
+        )
+
+
+def _near(path: object) -> object:
+    """Relative to the working folder where that is shorter to read."""
+    from pathlib import Path
+
+    whole = Path(str(path))
+    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole

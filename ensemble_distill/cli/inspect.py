@@ -1,0 +1,35 @@
+"""`edistill inspect`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, command
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "inspect", settings=False)
+    def inspect(
+        path: Annotated[Path, typer.Argument(help="A run, a cache, an .onnx file, teachers, or data.")],
+        json: Json = False,
+        config_file: Annotated[
+            Path | None, typer.Option("-c", "--config", help="Says how bare checkpoints are built.")
+        ] = None,
+    ) -> None:
+        """Say what a path is and what it holds.
+
+        Example: edistill inspect runs/hydra-s0/export/model.onnx
+        """
+        from ensemble_distill.config import FILE_NAME, load_settings
+        from ensemble_distill.workflows.inspect import inspect
+
+        settings = load_settings(config_file) if config_file or Path(FILE_NAME).is_file() else None
+        record = inspect(path, settings)
+        if json:
+            render.document(record)
+        else:
+            render.facts(str(path), record)

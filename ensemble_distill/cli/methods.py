@@ -1,0 +1,24 @@
+"""`edistill methods`"""
+
+from __future__ import annotations
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, command
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "methods", settings=False)
+    def methods(json: Json = False) -> None:
+        """List the methods a student can be trained by.
+
+        Example: edistill methods --json
+        """
+        from ensemble_distill.workflows.methods import methods
+
+        listed = methods()
+        if json:
+            render.document(listed)
+        else:
+            render.table("methods", list(listed[0]), [list(row.values()) for row in listed])

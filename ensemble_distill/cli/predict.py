@@ -1,0 +1,50 @@
+"""`edistill predict`"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import command
+
+
+class Style(StrEnum):
+    csv = "csv"
+    json = "json"
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "predict", settings=False)
+    def predict(
+        inputs: Annotated[list[str], typer.Argument(help="Image files, a folder, or an .npz.", show_default=False)],
+        model: Annotated[
+            Path | None,
+            typer.Option("-m", "--model", help="An exported .onnx; default: the newest of runs/.", show_default=False),
+        ] = None,
+        output: Annotated[
+            Path | None, typer.Option("-o", "--output", help="A file to write; default stdout.", show_default=False)
+        ] = None,
+        style: Annotated[Style, typer.Option("--format", help="csv or json.")] = Style.csv,
+        json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+        config_file: Annotated[
+            Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")
+        ] = None,
+    ) -> None:
+        """Class, probability and uncertainties of images or rows, from an exported student and without torch.
+
+        Example: edistill predict photos/ -m runs/hydra-s0/export/model.onnx -o predictions.csv
+        """
+        from ensemble_distill.config import load_settings
+        from ensemble_distill.workflows import predict as workflow
+
+        file = model if model is not None else workflow.latest_export(load_settings(config_file))
+        content = workflow.formatted(workflow.predict(file, inputs), "json" if json else style.value)
+        if output is None:
+            render.text(content)
+        else:
+            workflow.save(output, content)
+            render.message(f"{output} is written.")

@@ -1,0 +1,165 @@
+"""The only code that prints: results to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ensemble_distill.errors import EdistillError
+
+WIDE = 160  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
+
+
+@contextmanager
+def exit_statuses() -> Iterator[None]:
+    """0 done, 2 the user's mistake, 130 interrupted; anything else is a bug and leaves its traceback."""
+    try:
+        yield
+    except EdistillError as error:
+        fail(str(error))
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        message("Interrupted. The same command goes on from here.")
+        raise typer.Exit(130) from None
+
+
+def fail(text: str) -> None:
+    _console(stderr=True).print(f"[bold red]Error:[/] {escape(text)}")
+
+
+def message(text: str) -> None:
+    _console(stderr=True).print(escape(text))
+
+
+def text(content: str) -> None:
+    """A result that is already text, byte for byte."""
+    sys.stdout.write(content)
+    sys.stdout.flush()
+
+
+def document(record: Any) -> None:
+    """Exactly one JSON document."""
+    text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
+    shown = Table(title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left")
+    for index, column in enumerate(columns):
+        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    _console(stderr=False).print(shown)
+
+
+def facts(title: str, pairs: Mapping[str, Any]) -> None:
+    """Names and values, one a line; nested records are indented."""
+    console = _console(stderr=False)
+    console.print(f"[bold]{escape(title)}[/]")
+    for line in _lines(pairs, "  "):
+        console.print(escape(line))
+
+
+def _lines(value: Any, indent: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if isinstance(item, Mapping) or (isinstance(item, list) and item and isinstance(item[0], Mapping)):
+                yield f"{indent}{name}:"
+                yield from _lines(item, indent + "  ")
+            else:
+                yield f"{indent}{name}: {_inline(item)}"
+    elif isinstance(value, list):
+        for item in value:
+            first, *rest = _lines(item, indent + "  ")
+            yield f"{indent}- {first.strip()}"
+            yield from rest
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_inline(item) for item in value)
+    return "none" if value is None else str(value)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure for a table; a dash where it does not apply."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+class Shown:
+    """Progress on stderr: bars on a terminal, a line when a task ends elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = _console(stderr=True)
+        self.bars: Progress | None = None
+        self.task: TaskID | None = None
+        self.name, self.total, self.unit = "", 0, ""
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.name, self.total, self.unit = task, total, unit
+        if done:
+            self.note(f"{task}: going on at {unit[:-1]} {done:,} of {total:,}")
+        if self.console.is_terminal:
+            self.bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}"),
+                console=self.console,
+            )
+            self.bars.start()
+            self.task = self.bars.add_task(task, total=total, completed=done, facts="")
+
+    def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None:
+        if self.bars is not None and self.task is not None:
+            if facts:
+                self.bars.update(self.task, facts=" ".join(f"{name} {value:.4f}" for name, value in facts.items()))
+            self.bars.advance(self.task, count)
+
+    def finish(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+        else:
+            self.note(f"{self.name}: {self.total:,} {self.unit}")
+
+    def note(self, text: str) -> None:
+        self.console.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"[yellow]Warning:[/] {escape(text)}")
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars is not None:  # an error or an interrupt in the middle: give the terminal back
+            self.bars.stop()

@@ -1,0 +1,58 @@
+"""`edistill train`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, Overwrite, command
+from ensemble_distill.config import Settings
+
+FLAGS = [
+    "method",
+    "epochs",
+    "batch-size",
+    "workers",
+    "opt",
+    "lr",
+    "sched",
+    "warmup-epochs",
+    "weight-decay",
+    "clip-grad",
+]
+FLAGS += ["amp", "amp-dtype", "model-ema", "model-ema-decay", "device", "seed"]
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "train", [f"train.{name}" for name in FLAGS] + ["output.name"])
+    def train(settings: Settings, overwrite: Overwrite = False, json: Json = False) -> None:
+        """Train a student from the cache.
+
+        An interrupted training goes on where it was; a finished one is left as it is.
+
+        Example: edistill train --method hydra --epochs 40 --seed 1
+        """
+        from ensemble_distill.workflows.train import train
+
+        with render.Shown() as progress:
+            report = train(settings, overwrite=overwrite, progress=progress)
+        if json:
+            render.document(asdict(report))
+            return
+        if not report.fresh:
+            render.message(f"{report.folder} is up to date.")
+        heads = f"{report.heads} heads" if report.heads > 1 else "1 head"
+        render.table(
+            f"{report.folder.name}",
+            ["method", "heads", "parameters", "seconds"],
+            [[report.method, heads, f"{report.parameters:,}", f"{report.seconds:.1f}"]],
+        )
+
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN]", help="A run's folder or name; the latest by default.", show_default=False),
+]

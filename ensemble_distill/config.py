@@ -1,0 +1,302 @@
+"""`edistill.toml` as typed settings: the one definition behind the file, the flags and their help.
+
+Paths are relative to the file they stand in; once loaded they are absolute, and `write_settings` makes them
+relative again to wherever the copy goes, so that a copy replays from its own place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    ValidationInfo,
+)
+
+from ensemble_distill.errors import EdistillError
+
+FILE_NAME = "edistill.toml"
+
+
+# --- paths ----------------------------------------------------------------------------------------------------
+
+
+def _is_file_spec(text: str) -> bool:
+    """True for `file.py:factory`, as against a timm name or `package.module:factory`."""
+    return text.rpartition(":")[0].endswith(".py")
+
+
+def _absolute(text: str, info: ValidationInfo) -> str:
+    root = (info.context or {}).get("root", Path())
+    return os.path.normpath(Path(root).absolute() / Path(text).expanduser())
+
+
+def _absolute_spec(text: str, info: ValidationInfo) -> str:
+    if not _is_file_spec(text):
+        return text
+    file, _, factory = text.rpartition(":")
+    return f"{_absolute(file, info)}:{factory}"
+
+
+def _absolute_data(text: str, info: ValidationInfo) -> str:
+    return _absolute_spec(text, info) if _is_file_spec(text) else _absolute(text, info)
+
+
+def _relative(text: str | None, info: SerializationInfo) -> str | None:
+    root = (info.context or {}).get("root")
+    if root is None or text is None or not Path(text.rpartition(":")[0] or text).is_absolute():
+        return text
+    file, colon, factory = text.rpartition(":") if _is_file_spec(text) else (text, "", "")
+    return Path(os.path.relpath(file, root)).as_posix() + colon + factory
+
+
+_OUT = PlainSerializer(_relative, return_type=str | None)
+PathText = Annotated[str, AfterValidator(_absolute), _OUT]
+ModelSpec = Annotated[str, AfterValidator(_absolute_spec), _OUT]
+DataPath = Annotated[str, AfterValidator(_absolute_data), _OUT]
+
+
+# --- sections -------------------------------------------------------------------------------------------------
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Section(BaseModel):
+    """A table of the file; unknown keys are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", alias_generator=_kebab, populate_by_name=True, frozen=True, protected_namespaces=()
+    )
+
+
+class PreprocessingSettings(Section):
+    """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+
+
+class TeacherSettings(Section):
+    path: PathText = Field("teachers", validate_default=True, description="Folder of checkpoints.")
+    model: ModelSpec | None = Field(
+        None, description="For bare checkpoints: a timm name, file.py:factory or package.module:factory."
+    )
+    model_kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
+    output: Literal["logits", "probabilities"] = Field("logits", description="What the members return.")
+    preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
+    average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
+    weights: tuple[float, ...] | None = Field(None, description="One weight per member; equal when left out.")
+
+
+class DataEntry(Section):
+    """A split written out: which source, which of its arrays, which of its rows."""
+
+    source: DataPath
+    rows: PathText | None = None
+    x: str = "x"
+    y: str = "y"
+
+
+DataSettings = DataPath | DataEntry
+
+
+class SplitSettings(Section):
+    train: DataSettings | None = Field(None, description="Image folder, .npz, or file.py:factory.")
+    validation: DataSettings | None = Field(None, description="Rows that choices are made on.")
+    test: DataSettings | None = Field(None, description="Rows that only report.")
+    calibration: DataSettings | None = Field(None, description="Rows no member was trained on.")
+    transfer: DataSettings | None = Field(None, description="Extra rows to train on, labels not needed.")
+    ood: dict[str, DataSettings] = Field({}, description="Out-of-distribution sets, for evaluation only.")
+
+
+class ViewSettings(Section):
+    count: int = Field(4, ge=1, description="Views of each training row in the cache.")
+    transform: ModelSpec = Field("none", description="none, crop-flip, mixup, noise, or a + of these.")
+    seed: int = Field(0, description="Seed of the views, apart from the training seed.")
+
+
+class StudentSettings(Section):
+    model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
+    kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
+    init: str | None = Field(None, description="Start the body from this member's weights.")
+    heads: tuple[int, ...] = Field((), description="Hidden sizes of each head; empty is a linear head.")
+    preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
+
+
+class CacheSettings(Section):
+    dtype: Literal["float16", "float32"] = Field("float16", description="Storage of the logits.")
+    batch_size: int = Field(256, ge=1, description="Rows in a forward pass of the members.")
+
+
+class TrainSettings(Section):
+    method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
+    epochs: int = Field(20, ge=1, description="Passes over the training rows.")
+    batch_size: int = Field(128, ge=1, description="Rows in a step.")
+    workers: int | None = Field(None, ge=0, description="Loader processes; default 0 on a CPU, else up to 8.")
+    opt: str = Field("adamw", description="A timm optimizer.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    sched: Literal["cosine", "tanh", "poly", "none"] = Field(
+        "cosine", description="A timm schedule, over each stage, stepped each update."
+    )
+    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warmup in each stage.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
+    clip_grad: float | None = Field(None, gt=0, description="Largest gradient norm.")
+    amp: bool = Field(False, description="Mixed precision.")
+    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="Its lower precision.")
+    model_ema: bool = Field(False, description="Keep an exponential moving average; it becomes the student.")
+    model_ema_decay: float = Field(0.999, gt=0, lt=1, description="Its decay a step.")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto.")
+    seed: int = Field(0, description="Seed of the student and of the order of rows.")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="Save for resuming this often within an epoch.")
+
+
+class OutputSettings(Section):
+    cache: PathText = Field("cache", validate_default=True, description="Folder of the cache.")
+    runs: PathText = Field("runs", validate_default=True, description="Folder of the runs.")
+    name: str | None = Field(None, description="Name of the run; default METHOD-sSEED.")
+
+
+class Settings(Section):
+    """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
+
+    task: Literal["classification"] = "classification"
+    teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
+    data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
+    views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))
+    student: StudentSettings = Field(default_factory=lambda: StudentSettings.model_validate({}))
+    cache: CacheSettings = Field(default_factory=lambda: CacheSettings.model_validate({}))
+    train: TrainSettings = Field(default_factory=lambda: TrainSettings.model_validate({}))
+    method: dict[str, Any] = Field({}, description="The method's own fields.")
+    output: OutputSettings = Field(default_factory=lambda: OutputSettings.model_validate({}))
+
+    def splits(self) -> dict[str, DataSettings]:
+        """Every configured split by name, `ood/NAME` included, training first."""
+        named = {name: getattr(self.data, name) for name in SplitSettings.model_fields if name != "ood"}
+        named |= {f"ood/{name}": entry for name, entry in self.data.ood.items()}
+        return {name: entry for name, entry in named.items() if entry is not None}
+
+
+# --- loading --------------------------------------------------------------------------------------------------
+
+
+def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read settings from a toml file and apply overrides, {"train.epochs": 3}; flags come in this way.
+
+    Without `file`, `edistill.toml` of the working folder is read.
+
+    Raises:
+        EdistillError: no such file, not TOML, an unknown key, a value out of its domain.
+    """
+    path = file or Path(FILE_NAME)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise EdistillError(f"{path} is not valid TOML: {error}.") from None
+    else:
+        raise EdistillError(
+            f"There is no {path} {'here' if file is None else ''}".rstrip() + ". Pass -c FILE, or run edistill "
+            "quickstart for a folder with a working one to edit."
+        )
+    for key, value in (overrides or {}).items():
+        _place(values, key, value)
+    return settings_from(values, root=path.parent, named=str(path))
+
+
+def settings_from(values: Mapping[str, Any], root: Path, named: str = "settings") -> Settings:
+    """Validate a nested mapping whose relative paths start at `root`."""
+    values = dict(values)
+    # defaults are paths too, so every section is validated with the root at hand
+    for name in ("teachers", "output"):
+        values.setdefault(name, {})
+    try:
+        return Settings.model_validate(values, context={"root": root})
+    except ValidationError as error:
+        raise EdistillError(f"{named}: " + _explain(error)) from None
+
+
+def _place(values: dict[str, Any], key: str, value: Any) -> None:
+    *tables, last = key.split(".")
+    here = values
+    for table in tables:
+        here = here.setdefault(table, {})
+        if not isinstance(here, dict):
+            raise EdistillError(f"--set {key}: {table} is {here!r}, not a table.")
+    for spelling in (last, last.replace("_", "-"), last.replace("-", "_")):
+        here.pop(spelling, None)
+    here[last] = value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`train.epochs=3` to ("train.epochs", 3); values are TOML, and a bare word is a string.
+
+    Raises:
+        EdistillError: there is no "=".
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise EdistillError(f"--set {text}: write KEY=VALUE, for instance --set train.epochs=3.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in a sentence; pydantic's list has several for a union."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    path = [
+        str(part) for part in problem["loc"] if str(part) not in ("DataEntry", "function-after[_absolute_data(), str]")
+    ]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        valid = list(_keys(Settings))
+        close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
+            path[-1], [k.rpartition(".")[2] for k in valid], n=1, cutoff=0.5
+        )
+        hint = f"Did you mean {close[0]}?" if close else f"Valid keys are {', '.join(valid)}."
+        return f"unknown key {key}. {hint}"
+    given = problem.get("input")
+    return f"{key} is {given!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        key = prefix + _kebab(name)
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type)]
+        nested = next((t for t in inner if issubclass(t, Section) and t is not DataEntry), None)
+        if nested is None:
+            yield key
+        else:
+            yield from _keys(nested, key + ".")
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def settings_toml(settings: Settings, root: Path) -> str:
+    """The resolved settings as TOML, paths relative to `root`, so that the text replays from there."""
+    import tomli_w
+
+    values = settings.model_dump(mode="json", by_alias=True, exclude_none=True, context={"root": root.absolute()})
+    return tomli_w.dumps({key: value for key, value in values.items() if value != {}})

@@ -1,0 +1,78 @@
+"""Sources (what the rows of a split are) and views (how a row is rendered for a network).
+
+A module of this package with `claims(source)` and `load(entry, task)` is a kind of source.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from ensemble_distill.data import image_folder
+from ensemble_distill.data.entry import Described, Entry
+from ensemble_distill.data.source import Source
+from ensemble_distill.data.subset import Subset, read_rows
+from ensemble_distill.errors import EdistillError
+
+__all__ = ["open_inputs", "open_source", "source_kinds"]
+
+
+class SourceKind(Protocol):
+    def claims(self, source: str) -> bool:
+        """Whether the text is this kind of source; reads no data. At most one kind claims a text."""
+        ...
+
+    def load(self, entry: Entry, task: str) -> Source:
+        """Opens it, rows left aside."""
+        ...
+
+
+def source_kinds() -> Iterator[SourceKind]:
+    for module in pkgutil.iter_modules(__path__):
+        found = importlib.import_module(f"{__name__}.{module.name}")
+        if hasattr(found, "claims"):
+            yield cast(SourceKind, found)
+
+
+def open_source(entry: str | os.PathLike[str] | Described, task: str = "classification") -> Source:
+    """The source that an entry of `[data]` describes.
+
+    Args:
+        entry: an image folder, an `.npz`, `file.py:factory` or `package.module:factory`; or an object with
+            `source` (one of those), `rows` (a `.npy`, or None), `x` and `y` (names of arrays in an `.npz`).
+        task: "classification" (labels are classes) or "regression" (labels are numbers).
+
+    Raises:
+        EdistillError: there is no such source, it is of no known kind, or its contents are refused.
+    """
+    described = Entry.of(entry)
+    kind = next((kind for kind in source_kinds() if kind.claims(described.source)), None)
+    path = Path(described.source)
+    if kind is None:
+        wrong = "is neither a folder nor an .npz" if path.exists() else "does not exist"
+        raise EdistillError(f"The data's source {path} {wrong}. Give a folder of images, an .npz, or file.py:factory.")
+    source = kind.load(described, task)
+    return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
+
+
+def open_inputs(inputs: Sequence[str]) -> Source:
+    """What `predict` is given: one folder, one `.npz`, one factory, or any number of image files.
+
+    Raises:
+        EdistillError: a file does not exist, or folders and files are mixed.
+    """
+    if len(inputs) == 1 and not image_folder.is_image(inputs[0]):
+        return open_source(inputs[0])
+    for name in inputs:
+        if not image_folder.is_image(name):
+            raise EdistillError(
+                f"{name} is no image file (those end in {' '.join(image_folder.EXTENSIONS)}). Give image "
+                "files, or one folder, or one .npz."
+            )
+        if not Path(name).is_file():
+            raise EdistillError(f"There is no {name}.")
+    return image_folder.ImageFolder(Path(), inputs)

@@ -1,0 +1,127 @@
+"""What a split's contents hash to: cheap, honest about what it covers, the same wherever the data lies.
+
+Modification times and absolute paths are left out, because data moves between machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ensemble_distill.data.source import Array
+from ensemble_distill.errors import EdistillError
+
+WHOLE = 2**30  # bytes of contents that are hashed without sampling
+SAMPLE = 1000  # rows hashed beyond
+
+
+def arrays_digest(x: Array, y: Array | None, classes: Sequence[str] | None) -> str:
+    """sha256 of dtype, shape and bytes of both arrays and of the class names."""
+    hasher = _Hasher()
+    hasher.array("x", x)
+    hasher.labels(y, classes)
+    return hasher.hexdigest()
+
+
+def folder_digest(
+    root: Path, names: Sequence[str], labels: Array | None, classes: Sequence[str] | None
+) -> tuple[str, str]:
+    """sha256 of every file's name, size and label and of contents, and in words which contents.
+
+    Contents are those of the first rows up to 1 GiB together, and of 1,000 evenly spaced ones of the rest.
+
+    Raises:
+        EdistillError: a file cannot be read.
+    """
+    hasher = _Hasher()
+    hasher.labels(labels, classes)
+    whole, total = 0, 0
+    with _naming_files():
+        for row, name in enumerate(names):
+            size = (root / name).stat().st_size
+            hasher.text(name, size)
+            total += size
+            if total <= WHOLE:
+                whole = row + 1
+        sampled = _spaced(whole, len(names))
+        for row in [*range(whole), *sampled]:
+            hasher.content((root / names[row]).read_bytes())
+    part = f"the first {whole} rows and of {len(sampled)} sampled ones"
+    contents = "all rows" if whole == len(names) else part
+    return hasher.hexdigest(), f"name, size and label of every row, contents of {contents}"
+
+
+def examples_digest(
+    length: int, labels: Array | None, classes: Sequence[str] | None, read: Callable[[int], Array]
+) -> tuple[str, str]:
+    """sha256 of the labels and of what `read(row)` returns, and in words for which rows.
+
+    Those are all rows where the first one's size times their number is at most 1 GiB, else 1,000 evenly
+    spaced ones.
+    """
+    hasher = _Hasher()
+    hasher.text("length", length)
+    hasher.labels(labels, classes)
+    small = read(0).nbytes * length <= WHOLE
+    rows = range(length) if small else _spaced(0, length)
+    for row in rows:
+        hasher.array(str(row), read(row))
+    contents = "all rows" if len(rows) == length else f"{len(rows)} sampled rows"
+    return hasher.hexdigest(), f"label of every row, contents of {contents}"
+
+
+def subset_digest(base: str, rows: Array) -> str:
+    """sha256 of the whole source's digest and of the rows taken, in their order."""
+    hasher = _Hasher()
+    hasher.text("subset", base)
+    hasher.array("rows", rows)
+    return hasher.hexdigest()
+
+
+@contextmanager
+def _naming_files() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EdistillError(f"{error.filename} cannot be read: {error.strerror}. Restore it.") from error
+
+
+def _spaced(start: int, stop: int) -> Sequence[int]:
+    """At most SAMPLE of range(start, stop), evenly spaced, both ends among them."""
+    if stop - start <= SAMPLE:
+        return range(start, stop)
+    return [start + index * (stop - start - 1) // (SAMPLE - 1) for index in range(SAMPLE)]
+
+
+class _Hasher:
+    """sha256 of parts, each with its length, so that moving bytes from one part to the next changes it."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def content(self, content: bytes) -> None:
+        self._sha.update(f"{len(content)}:".encode())
+        self._sha.update(content)
+
+    def text(self, *parts: str | int) -> None:
+        for part in parts:
+            self.content(str(part).encode("utf-8", "surrogateescape"))
+
+    def array(self, name: str, array: Array) -> None:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        self.text(name, little.dtype.str, str(array.shape))
+        self._sha.update(little.data)
+
+    def labels(self, labels: Array | None, classes: Sequence[str] | None) -> None:
+        if labels is None:
+            self.text("no labels")
+        else:
+            self.array("labels", labels)
+        self.text("classes", len(classes or ()), *(classes or ()))
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()

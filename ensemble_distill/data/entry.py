@@ -1,0 +1,54 @@
+"""What the settings say about a split, whether they give a bare path or a table."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from ensemble_distill.errors import EdistillError
+
+
+class Described(Protocol):
+    """A table of the settings, as far as this room reads it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def rows(self) -> str | None: ...
+    @property
+    def x(self) -> str: ...
+    @property
+    def y(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Attributes:
+    source: a folder, an `.npz`, `file.py:factory` or `package.module:factory`.
+    rows: a `.npy` of the rows to take, or None for all.
+    x, y: the names of the arrays in an `.npz`; other sources have none.
+    """
+
+    source: str
+    rows: str | None = None
+    x: str = "x"
+    y: str = "y"
+
+    @classmethod
+    def of(cls, given: str | os.PathLike[str] | Described) -> Entry:
+        if isinstance(given, str | os.PathLike):
+            return cls(os.fspath(given))
+        return cls(given.source, given.rows, given.x, given.y)
+
+    def refuse_names(self) -> None:
+        """For sources that are not an `.npz`.
+
+        Raises:
+            EdistillError: the entry names arrays.
+        """
+        if (self.x, self.y) != ("x", "y"):
+            raise EdistillError(
+                f"{self.source} is no .npz, but x is {self.x!r} and y is {self.y!r}. Leave both out: "
+                "they name the arrays of an .npz."
+            )

@@ -1,0 +1,184 @@
+"""A user's own map-style dataset, from `file.py:factory` or `package.module:factory`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ensemble_distill.data.digests import examples_digest
+from ensemble_distill.data.entry import Entry
+from ensemble_distill.data.kinds import as_inputs
+from ensemble_distill.data.labels import as_classes, as_labels
+from ensemble_distill.data.memo import Memo
+from ensemble_distill.data.scale import column_scale
+from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.factories import is_factory, load_factory
+
+PROBED = 4  # rows that are read twice on opening
+
+
+class Factory:
+    """Rows of what the factory returned: an object with `len()` and `[row]`, giving x or (x, y).
+
+    x is a PIL image, a uint8 array (H, W[, C]), a float array (F,) or (C, H, W), or a tensor of those; it is
+    undistorted, the same whenever it is read. y is a class or a target. `.classes` (names) and `.targets` (y
+    of all rows) are used where present; without `.targets`, asking for labels reads every row once.
+
+    Raises:
+        EdistillError: the factory fails or returns something else, or the first rows are not as said.
+    """
+
+    def __init__(self, spec: str, task: str) -> None:
+        self.spec, self.task = spec, task
+        self._dataset = load_factory(spec, "the data's source")()
+        if not hasattr(self._dataset, "__len__") or not hasattr(self._dataset, "__getitem__"):
+            raise EdistillError(
+                f"{spec} returned a {type(self._dataset).__name__}. Return an object with __len__ and "
+                "__getitem__(row), such as a map-style torch Dataset."
+            )
+        self._length = len(self._dataset)
+        if self._length == 0:
+            raise EdistillError(f"{spec} returned a {type(self._dataset).__name__} without rows.")
+        self.classes = self._class_names(getattr(self._dataset, "classes", None))
+        self._targets = self._all_targets(getattr(self._dataset, "targets", None))
+        first = self._read(0)
+        self.kind: Kind = first.kind
+        # networks take batches, so only pixels, which are resized, may differ in shape from row to row
+        self._shape = None if first.kind == "pixels" else first.x.shape
+        self._memo = Memo(self._length)
+        self._probe()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def item(self, row: int) -> Item:
+        """Reads the row from the user's object.
+
+        Raises:
+            EdistillError: reading fails, or gives what `as_inputs` or `as_labels` refuses, or another kind of
+                x than row 0.
+        """
+        return self._memo.get(row, self._checked)
+
+    def name(self, row: int) -> str:
+        return f"row {row}"
+
+    @cached_property
+    def labels(self) -> Array | None:
+        if self._targets is not None:
+            return self._targets
+        if self.item(0).y is None:
+            return None
+        return np.array([self.item(row).y for row in range(len(self))])
+
+    @cached_property
+    def scale(self) -> Array | None:
+        if self.kind != "features":
+            return None
+        return column_scale(np.stack([self.item(row).x for row in range(len(self))]))
+
+    @cached_property
+    def _digest(self) -> tuple[str, str]:
+        return examples_digest(len(self), self.labels, self.classes, lambda row: self.item(row).x)
+
+    @property
+    def digest(self) -> str:
+        return self._digest[0]
+
+    @property
+    def digest_scope(self) -> str:
+        return self._digest[1]
+
+    def __reduce__(self) -> tuple[type[Factory], tuple[str, str]]:
+        # the user's class may come from a file that no other process can import by name
+        return Factory, (self.spec, self.task)
+
+    def _class_names(self, names: Any) -> tuple[str, ...] | None:
+        if isinstance(names, np.ndarray):
+            names = names.tolist()
+        if not isinstance(names, Sequence) or isinstance(names, str):
+            return None  # some datasets keep a count there
+        return as_classes(names, f"{self.spec}: .classes")
+
+    def _all_targets(self, targets: Any) -> Array | None:
+        if targets is None:
+            return None
+        named = f"{self.spec}: .targets"
+        return as_labels(_as_array(targets, named), self._length, self.task, self.classes, named)
+
+    def _probe(self) -> None:
+        """A dataset that augments would give members and student different inputs: find it out at once."""
+        for row in range(min(PROBED, self._length)):
+            first, again = self._checked(row), self._checked(row)
+            if first.x.shape != again.x.shape or (first.x != again.x).any():
+                raise EdistillError(
+                    f"{self.spec} gives another x each time row {row} is read. Return undistorted rows: "
+                    "[views] distorts, in the same way for the members and the student."
+                )
+
+    def _checked(self, row: int) -> Item:
+        item = self._read(row)
+        if item.kind != self.kind or self._shape not in (None, item.x.shape):
+            raise EdistillError(
+                f"{self.spec}: row {row} is {item.kind} of shape {item.x.shape}, but row 0 is {self.kind} of "
+                f"shape {self._shape or '(H, W, C)'}. Give every row the same kind of x."
+            )
+        return item
+
+    def _read(self, row: int) -> Item:
+        try:
+            value = self._dataset[row]
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            raise EdistillError(f"{self.spec}: reading row {row} raised {told}.") from error
+        x, y = value if isinstance(value, tuple | list) and len(value) == 2 else (value, None)
+        if isinstance(x, tuple | list | dict):
+            raise EdistillError(
+                f"{self.spec}: row {row} is a {type(value).__name__} of {len(value)}. Return (x, y), or x."
+            )
+        named = f"{self.spec}: x"
+        inputs, kind = as_inputs(_as_array(x, named)[None], named, row)
+        if y is not None:
+            named = f"{self.spec}: y"
+            label = _as_array(y, named)
+            if label.ndim != 0:
+                raise EdistillError(f"{named} of row {row} has shape {label.shape}. Return one number.")
+            y = as_labels(label[None], 1, self.task, self.classes, named, row)[0]
+        if self._targets is not None:
+            if y is not None and y != self._targets[row]:
+                raise EdistillError(
+                    f"{self.spec}: y of row {row} is {y}, but .targets says {self._targets[row]}. Make them "
+                    "agree, or leave .targets out."
+                )
+            y = self._targets[row]
+        return Item(inputs[0].copy(), y, kind)  # the user's object may use its buffer again
+
+
+def claims(source: str) -> bool:
+    return is_factory(source) and not Path(source).exists()
+
+
+def load(entry: Entry, task: str) -> Source:
+    entry.refuse_names()
+    return Factory(entry.source, task)
+
+
+def _as_array(value: Any, named: str) -> Array:
+    """An array of what may be an array, a PIL image, a number, a list, or a tensor of torch."""
+    if isinstance(value, Image.Image):
+        return np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+    try:
+        for step in ("detach", "cpu", "numpy"):  # what a tensor has; torch itself is not imported
+            if not isinstance(value, np.ndarray) and hasattr(value, step):
+                value = getattr(value, step)()
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise EdistillError(
+            f"{named} is a {type(value).__name__} that makes no array: {error}. Return NumPy arrays."
+        ) from error

@@ -1,0 +1,50 @@
+"""Telling pixels, tensors and features apart by dtype and shape, and bringing each to its own form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.errors import EdistillError
+
+ACCEPTED = (
+    "Accepted are uint8 pixels (H, W) or (H, W, C), float features (F,), and float tensors (C, H, W), which "
+    "get no preprocessing"
+)
+
+
+def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
+    """A batch of examples in the form items have, and which kind it is.
+
+    Args:
+        x: (N, ...) as the user stores it.
+        named: what it is, for messages.
+        first_row: the row that x[0] is.
+
+    Returns:
+        uint8 (N, H, W, C) pixels, float32 (N, C, H, W) tensors or float32 (N, F) features.
+
+    Raises:
+        EdistillError: another dtype or shape, or a NaN or infinite value.
+    """
+    found = f"{named} holds {x.dtype} of shape {x.shape[1:]} per row"
+    if x.dtype == np.uint8 and x.ndim in (3, 4):
+        if x.size == 0:
+            raise EdistillError(f"{found}, which is empty. {ACCEPTED}.")
+        if x.ndim == 4 and x.shape[3] > 4 >= x.shape[1]:
+            raise EdistillError(
+                f"{found}: {x.shape[3]} channels. Put the channels last, (H, W, C): x.transpose(0, 2, 3, 1)."
+            )
+        return (x if x.ndim == 4 else x[..., None]), "pixels"
+    if x.dtype.kind != "f" or x.ndim not in (2, 4) or x.size == 0:
+        raise EdistillError(f"{found}. {ACCEPTED}.")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+        x = x.astype(np.float32, copy=False)
+    finite = np.isfinite(x)
+    if not finite.all():
+        row, *where = (int(index) for index in np.argwhere(~finite)[0])
+        raise EdistillError(
+            f"{named} is {x[row][tuple(where)]} at {tuple(where)} of row {first_row + row}, as float32. "
+            "Mend or drop that row."
+        )
+    return x, "features" if x.ndim == 2 else "tensor"

@@ -1,0 +1,62 @@
+"""Labels as the user stores them, checked and brought to one dtype a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ensemble_distill.data.source import Array
+from ensemble_distill.errors import EdistillError
+
+
+def as_labels(y: Array, rows: int, task: str, classes: Sequence[str] | None, named: str, first_row: int = 0) -> Array:
+    """int64 classes for "classification", float32 targets for "regression"; (rows,).
+
+    Args:
+        y: one number a row; whole numbers for classes.
+        rows: how many the data has.
+        task: "classification" or "regression".
+        classes: the names that classes index, where there are any.
+        named: what it is, for messages.
+        first_row: the row that y[0] belongs to.
+
+    Raises:
+        EdistillError: another shape or dtype, a class below 0 or without a name, a target that is not finite.
+    """
+    if y.shape != (rows,):
+        raise EdistillError(f"{named} has shape {y.shape} for {rows} rows of x. Give one number a row.")
+    if task == "regression":
+        if y.dtype.kind not in "biuf":
+            raise EdistillError(f"{named} is {y.dtype}. Targets of regression are numbers: store float32.")
+        with np.errstate(over="ignore"):
+            y = y.astype(np.float32)
+        _refuse(~np.isfinite(y), y, f"{named} is not finite", "Mend or drop that row.", first_row)
+        return y
+    if y.dtype.kind not in "biu":
+        raise EdistillError(f"{named} is {y.dtype}. Classes are whole numbers from 0: store y.astype('int64').")
+    y = y.astype(np.int64)
+    _refuse(y < 0, y, f"{named} is negative", "Number the classes from 0.", first_row)
+    if classes is not None:
+        wrong = f"{named} has no name among the {len(classes)} classes"
+        _refuse(y >= len(classes), y, wrong, "Name every class, in the order of the labels.", first_row)
+    return y
+
+
+def as_classes(names: Sequence[object], named: str) -> tuple[str, ...]:
+    """Class names in the order of the labels.
+
+    Raises:
+        EdistillError: a name stands twice.
+    """
+    classes = tuple(str(name) for name in names)
+    twice = next((name for name in classes if classes.count(name) > 1), None)
+    if twice is not None:
+        raise EdistillError(f"{named} names {twice!r} twice. Give every class its own name.")
+    return classes
+
+
+def _refuse(bad: Array, y: Array, wrong: str, remedy: str, first_row: int) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        raise EdistillError(f"{wrong}: {y[row]} at row {first_row + row}. {remedy}")

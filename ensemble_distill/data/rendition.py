@@ -1,0 +1,121 @@
+"""A view as stages: geometry, then noise, then mixing, each drawn from its own key.
+
+A transform is a module of `views/`. One that distorts a single example has `draw(key, scale)`, which returns
+the change as a plain record; one that mixes two has `draw(key, row, total)`, which returns the partner's row
+and the weight of the own one. `STAGE` says which it is, `KINDS` what it can act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from ensemble_distill.data.rendering import normalize, render
+from ensemble_distill.data.source import Array, Item, Kind
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Preprocessing
+
+Key = tuple[int | str, ...]
+
+
+class Stage(IntEnum):
+    """When a transform acts, whatever the order it is written in."""
+
+    GEOMETRY = 0  # moves the source's own pixels
+    NOISE = 1  # changes their values, still at the source's size
+    MIX = 2  # mixes two rendered examples
+
+
+class Change(Protocol):
+    """What was drawn for one example; frozen, so that equal draws are equal and hash alike."""
+
+    def apply(self, x: Array, kind: Kind) -> Array:
+        """x at the source's size, in the form of its kind; pixels may come or go as floats in [0, 1]."""
+        ...
+
+
+Draw = Callable[[Key, Array | None], Change]
+DrawMix = Callable[[Key, int, int], tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Rendition:
+    """A plan: one row, or two that are mixed, and what was drawn for each.
+
+    Attributes:
+        rows: the own row first.
+        changes: for each of the rows, in the order they apply.
+        weight: of the own row, in [0, 1].
+    """
+
+    rows: tuple[int, ...]
+    changes: tuple[tuple[Change, ...], ...]
+    weight: float = 1.0
+
+    def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
+        """The network's input, float32: (C, H, W) for pixels and tensors, (F,) for features.
+
+        Pixels are mixed in [0, 1] at the network's size, then normalized; `to` concerns only them.
+
+        Raises:
+            EdistillError: the items are pixels and there is no preprocessing.
+        """
+        rendered = [self._rendered(item, changes, to) for item, changes in zip(items, self.changes, strict=True)]
+        x = rendered[0]
+        if len(rendered) == 2:
+            x = self.weight * x + (1 - self.weight) * rendered[1]
+        if items[0].kind == "pixels" and to is not None:
+            return normalize(x, to)
+        return x.copy()  # a source's own array stays out of reach
+
+    def _rendered(self, item: Item, changes: Sequence[Change], to: Preprocessing | None) -> Array:
+        x = item.x
+        for change in changes:
+            x = change.apply(x, item.kind)
+        if item.kind != "pixels":
+            return x
+        if to is None:
+            raise EdistillError(
+                "The data holds pixels, but the network states no preprocessing. Give size, mean and std: "
+                "teachers.preprocessing = { size = [32, 32], mean = [0.5], std = [0.5] }."
+            )
+        return render(x, to)
+
+    def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:
+        """(own label, partner's label, weight of the own one); the own one twice where nothing is mixed."""
+        own, partner = items[0].y, items[-1].y
+        return None if own is None or partner is None else (own, partner, self.weight)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A view made of named transforms.
+
+    Attributes:
+        kinds: what every one of them can act on.
+        distortions: name and draw, in the order they apply.
+        mix: the one that mixes, if any.
+        scale: the source's, for noise on features.
+    """
+
+    kinds: frozenset[Kind]
+    distortions: tuple[tuple[str, Draw], ...] = ()
+    mix: tuple[str, DrawMix] | None = None
+    scale: Array | None = field(default=None, compare=False, repr=False)
+
+    def plan(self, seed: int, view: int, row: int, total: int) -> Rendition:
+        """Pure in its arguments. Names are part of the keys, so what one transform draws depends on no other;
+        a partner's distortions are drawn by the own row's key, apart from the own ones."""
+        rows: tuple[int, ...] = (row,)
+        weight = 1.0
+        if self.mix is not None:
+            name, draw_mix = self.mix
+            partner, weight = draw_mix((name, seed, view, row), row, total)
+            rows = (row, partner)
+        changes = tuple(
+            tuple(draw((name, seed, view, row, *role), self.scale) for name, draw in self.distortions)
+            for role in ((), ("partner",))[: len(rows)]
+        )
+        return Rendition(rows, changes, weight)

@@ -1,0 +1,78 @@
+"""Proof that a view seen in training is the view the members saw.
+
+A few rendered inputs are kept beside the records, in [0, 1] and before normalization. Training renders them
+again and refuses a difference above 2/255: exact hashes would refuse honest moves between machines and JPEG
+libraries, whose pixels differ by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from ensemble_distill.data.source import Array, Source, View
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Preprocessing
+from ensemble_distill.runtime.files import write_whole
+
+ROWS = 4
+VIEWS = 4
+TOLERANCE = 2 / 255
+
+
+def _path(folder: Path, split: str) -> Path:
+    return folder / "replay" / f"{split}.safetensors"
+
+
+def _samples(
+    source: Source, view: View, seed: int, count: int, to: Preprocessing | None
+) -> Iterator[tuple[str, Array]]:
+    plain = None if to is None else replace(to, mean=(0.0,), std=(1.0,))
+    rows = sorted({int(row) for row in np.linspace(0, len(source) - 1, ROWS)})
+    for row in rows:
+        for index in range(min(count, VIEWS)):
+            plan = view.plan(seed, index, row, len(source))
+            yield f"{row}/{index}", plan.x([source.item(other) for other in plan.rows], plain)
+
+
+def keep_samples(
+    folder: Path, split: str, source: Source, view: View, seed: int, count: int, to: Preprocessing | None
+) -> None:
+    """Keep a few of a split's inputs as the caching pass renders them."""
+    write_whole(_path(folder, split), save(dict(_samples(source, view, seed, count, to))))
+
+
+def check_samples(
+    folder: Path, split: str, source: Source, view: View, seed: int, count: int, to: Preprocessing | None
+) -> None:
+    """Render the kept inputs again.
+
+    Raises:
+        EdistillError: one differs by more than 2/255 (features: by 1e-5 of their size).
+    """
+    path = _path(folder, split)
+    if not path.is_file():
+        raise EdistillError(f"{path} is missing. Run edistill cache-logits --overwrite.")
+    kept = load_file(path)
+    for name, now in _samples(source, view, seed, count, to):
+        then = kept.get(name)
+        if then is None:
+            continue  # the cache was made with fewer views, and this one is not read
+        row, index = name.split("/")
+        if then.shape != now.shape:
+            raise EdistillError(
+                f"{folder} saw row {row} of {split} as {then.shape}, but it is {now.shape} now. Run edistill "
+                "cache-logits --overwrite."
+            )
+        tolerance = TOLERANCE if source.kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
+        difference = float(np.abs(then - now).max())
+        if not difference <= tolerance:
+            raise EdistillError(
+                f"View {index} of row {row} of {split} differs by {difference:.4f} from what the members saw (allowed: "
+                f"{tolerance:.4f}). The transform or the image decoder has changed: run edistill cache-logits "
+                "--overwrite."
+            )

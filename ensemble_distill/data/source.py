@@ -1,0 +1,75 @@
+"""What a split is to the rest of the house: rows that decode to items, and views that render them.
+
+Everything here and beside it runs without torch, so that `predict` and the command line start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from ensemble_distill.facts import Preprocessing
+
+Array = NDArray[Any]
+
+Kind = Literal["pixels", "tensor", "features"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example, undistorted.
+
+    Attributes:
+        x: pixels: uint8 (H, W, C); tensor: float32 (C, H, W), already preprocessed; features: float32 (F,).
+        y: the class (int64 scalar) or the target (float32); None where the split has no labels.
+        kind: which of the three `x` is.
+    """
+
+    x: Array
+    y: Array | None
+    kind: Kind
+
+
+class Source(Protocol):
+    """One split. Rows are its examples' fixed indices, 0 to len − 1, the same on every machine."""
+
+    kind: Kind
+    classes: tuple[str, ...] | None  # names in the order of the labels; None where the data has no names
+
+    @property
+    def scale(self) -> Array | None: ...  # features only: (F,) deviations over the rows, the unit of noise
+    @property
+    def digest(self) -> str: ...  # sha256 hex of the contents, cheap and honest; see `digests.py`
+    @property
+    def digest_scope(self) -> str: ...  # what the digest covers, in words for the manifest
+    @property
+    def labels(self) -> Array | None: ...  # (N,) int64 classes or float32 targets, read without decoding
+    def __len__(self) -> int: ...
+    def item(self, row: int) -> Item: ...  # decodes; raises EdistillError naming the row, never skips it
+    def name(self, row: int) -> str: ...  # for messages and predict: a file's relative name, or "row 17"
+
+
+class Plan(Protocol):
+    """One seeded rendition of one row: geometry without size, so all members see the same view."""
+
+    @property
+    def rows(self) -> tuple[int, ...]: ...  # the rows it reads: its own first; mixup reads two
+
+    def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
+        """The network's input, float32: (C, H, W) for pixels and tensors, (F,) for features."""
+        ...
+
+    def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:
+        """(own label, partner's label, weight of the own one); None without labels."""
+        ...
+
+
+class View(Protocol):
+    """A transform: pure in (seed, view, row), whatever the order, worker, rank or process."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]: ...  # what it can render
+    def plan(self, seed: int, view: int, row: int, total: int) -> Plan: ...  # total: rows in the split

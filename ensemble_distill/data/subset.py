@@ -1,0 +1,83 @@
+"""Some rows of another source."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ensemble_distill.data.digests import subset_digest
+from ensemble_distill.data.scale import column_scale
+from ensemble_distill.data.source import Array, Item, Source
+from ensemble_distill.errors import EdistillError
+
+
+class Subset:
+    """Row i is row `rows[i]` of the whole source; labels, names and digest follow.
+
+    Args:
+        whole: the source the rows are taken from.
+        rows: (n,) int64, each in range(len(whole)).
+    """
+
+    def __init__(self, whole: Source, rows: Array) -> None:
+        self.whole, self.rows = whole, rows
+        self.kind, self.classes = whole.kind, whole.classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def item(self, row: int) -> Item:
+        return self.whole.item(int(self.rows[row]))
+
+    def name(self, row: int) -> str:
+        return self.whole.name(int(self.rows[row]))
+
+    @property
+    def labels(self) -> Array | None:
+        labels = self.whole.labels
+        return None if labels is None else labels[self.rows]
+
+    @cached_property
+    def scale(self) -> Array | None:
+        if self.kind != "features":
+            return None
+        return column_scale(np.stack([self.item(row).x for row in range(len(self))]))
+
+    @cached_property
+    def digest(self) -> str:
+        return subset_digest(self.whole.digest, self.rows)
+
+    @property
+    def digest_scope(self) -> str:
+        return f"{self.whole.digest_scope}; which {len(self)} rows"
+
+
+def read_rows(file: str, total: int) -> Array:
+    """The rows that a `.npy` lists, int64 (n,), in its order.
+
+    Raises:
+        EdistillError: not a one-dimensional array of whole numbers, or a row out of range or listed twice.
+    """
+    try:
+        rows = np.load(Path(file), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise EdistillError(f"rows: {file} is no .npy: {error}. Write it with numpy.save.") from error
+    if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
+        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
+        raise EdistillError(f"rows: {file} holds {found}. Store a one-dimensional array of row numbers.")
+    rows = rows.astype(np.int64)
+    outside = (rows < 0) | (rows >= total)
+    if outside.any():
+        raise EdistillError(
+            f"rows: {file} lists row {rows[outside.argmax()]}, but the source has rows 0 to {total - 1}. "
+            "Make the list for this source."
+        )
+    values, counts = np.unique(rows, return_counts=True)
+    if (counts > 1).any():
+        raise EdistillError(
+            f"rows: {file} lists row {values[counts.argmax()]} {counts.max()} times. List each row once: "
+            "numpy.unique(rows)."
+        )
+    return rows

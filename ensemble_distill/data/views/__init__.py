@@ -1,0 +1,95 @@
+"""Views: a transform a file, whose name is its key (`crop_flip.py` is "crop-flip").
+
+See `data/rendition.py` for what such a module holds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
+from typing import cast
+
+from ensemble_distill.data.rendition import Composition, Stage
+from ensemble_distill.data.source import Array, Kind, View
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.factories import load_factory
+
+
+def view_names() -> list[str]:
+    """Names of the transforms, sorted."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def open_view(spec: str, scale: Array | None = None) -> View:
+    """The view of that name.
+
+    Args:
+        spec: a transform, several joined by "+" in any order, or `file.py:factory`, which returns a View.
+        scale: the source's `scale`, the unit of noise on features.
+
+    Raises:
+        EdistillError: an unknown name, one that stands twice, two that mix, or a factory that fails.
+    """
+    if ":" in spec:
+        return _users_view(spec)
+    names = [name.strip() for name in spec.split("+")]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise EdistillError(f"views.transform is {spec!r}, which names {twice} twice. Name it once.")
+    _refuse_unknown(names, spec)
+    transforms = sorted(((name, _module(name)) for name in names), key=lambda t: (t[1].STAGE, t[0]))
+    distortions = [(name, module.draw) for name, module in transforms if module.STAGE is not Stage.MIX]
+    mixes = [(name, module.draw) for name, module in transforms if module.STAGE is Stage.MIX]
+    if len(mixes) > 1:
+        raise EdistillError(
+            f"views.transform is {spec!r}, but {mixes[0][0]} and {mixes[1][0]} both mix two rows. Keep one."
+        )
+    return Composition(
+        kinds=frozenset.intersection(*(module.KINDS for _, module in transforms)),
+        distortions=tuple(distortions),
+        mix=mixes[0] if mixes else None,
+        scale=scale,
+    )
+
+
+def require_kind(view: View, kind: Kind, spec: str) -> None:
+    """Refuse a view that cannot act on the data.
+
+    Raises:
+        EdistillError: `kind` is not among `view.kinds`.
+    """
+    if kind not in view.kinds:
+        able = [name for name in view_names() if kind in _module(name).KINDS]
+        raise EdistillError(
+            f"views.transform is {spec!r}, which acts on {' and '.join(sorted(view.kinds))}, but the data "
+            f"holds {kind}. For those use {', '.join(able)}."
+        )
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def _refuse_unknown(names: Sequence[str], spec: str) -> None:
+    known = view_names()
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise EdistillError(
+                f"views.transform is {spec!r}, but there is no {name!r}. {hint}Use one of "
+                f"{', '.join(known)}, several joined by +, or file.py:factory."
+            )
+
+
+def _users_view(spec: str) -> View:
+    view = load_factory(spec, "views.transform")()
+    if not callable(getattr(view, "plan", None)) or not isinstance(getattr(view, "kinds", None), frozenset):
+        raise EdistillError(
+            f"views.transform is {spec!r}, which returned a {type(view).__name__}. Return an object with "
+            "plan(seed, view, row, total) and kinds, a frozenset of pixels, tensor, features."
+        )
+    return cast(View, view)

@@ -1,0 +1,25 @@
+"""Mixup (Zhang et al. 2018, arXiv:1710.09412) with Beta(1, 1): a uniform weight and another row.
+
+Each of the two is distorted on its own before they are mixed.
+"""
+
+from __future__ import annotations
+
+from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.source import Kind
+from ensemble_distill.runtime.keys import uniforms
+
+STAGE = Stage.MIX
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
+
+
+def draw(key: Key, row: int, total: int) -> tuple[int, float]:
+    """The partner's row and the own row's weight.
+
+    The partner is uniform over the other rows (the row itself where it is alone), the weight over [0, 1).
+    """
+    place, weight = uniforms(2, *key)
+    if total == 1:
+        return row, weight
+    partner = int(place * (total - 1))
+    return partner + (partner >= row), weight

@@ -1,0 +1,38 @@
+"""Gaussian noise at the source's own size, so that members of several input sizes see the same noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ensemble_distill.data.rendering import as_unit
+from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.runtime.keys import normals
+
+STAGE = Stage.NOISE
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
+NOISE = 0.1  # standard deviation: of pixels in [0, 1], of a column's own one, of tensors as they are
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Attributes:
+    key: the normals' key.
+    scale: (F,) unit of each feature, 1 where None; a fact of the data, not part of what was drawn.
+    """
+
+    key: Key
+    scale: Array | None = field(default=None, compare=False, repr=False)
+
+    def apply(self, x: Array, kind: Kind) -> Array:
+        """float32 of x's shape; pixels are clamped to [0, 1]. Before mixing, each of the two has its own."""
+        if kind == "pixels":
+            noisy: Array = as_unit(x) + NOISE * normals(x.shape, *self.key)
+            return noisy.clip(0, 1)
+        unit = 1 if self.scale is None else self.scale
+        moved: Array = x + NOISE * unit * normals(x.shape, *self.key)
+        return moved
+
+
+def draw(key: Key, scale: Array | None) -> Noise:
+    return Noise(key, scale)

@@ -1,0 +1,21 @@
+"""The example as it is: every view the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.source import Array, Kind
+
+STAGE = Stage.GEOMETRY
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    def apply(self, x: Array, kind: Kind) -> Array:
+        return x
+
+
+def draw(key: Key, scale: Array | None) -> Unchanged:
+    return Unchanged()

@@ -1,0 +1,1 @@
+"""Figures of ensemble, mean member and student, and how near the student is."""

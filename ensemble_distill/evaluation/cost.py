@@ -1,0 +1,38 @@
+"""What a prediction costs: parameters, multiply-accumulates, and the latency of one row on one thread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ensemble_distill.evaluation.metrics import Figures
+
+REPEATS = 30
+
+
+def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
+    """Of running all `modules`, each on its own input (1, ...), one after the other on the CPU."""
+    macs = 0
+    latencies = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for module, x in zip(modules, inputs, strict=True):
+                with FlopCounterMode(display=False) as counter:
+                    module(x)
+                macs += counter.get_total_flops() // 2
+            for _ in range(REPEATS):
+                started = time.perf_counter()
+                for module, x in zip(modules, inputs, strict=True):
+                    module(x)
+                latencies.append(1000 * (time.perf_counter() - started))
+    finally:
+        torch.set_num_threads(threads)
+    parameters = sum(p.numel() for module in modules for p in module.parameters())
+    return {"parameters": parameters, "macs": macs, "latency_ms": statistics.median(latencies)}

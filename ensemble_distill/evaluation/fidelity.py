@@ -1,0 +1,84 @@
+"""How much of the ensemble is left in the student, diversity first.
+
+The ratio and the rank correlation of model uncertainty are easily faked: constant random offsets on one mean reach
+a ratio of 1 and a Spearman of .95. `diversity_explained` is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from ensemble_distill.evaluation.metrics import Figures
+
+NAMES = (
+    "diversity_explained",
+    "deviation_correlation",
+    "model_uncertainty_l1",
+    "model_uncertainty_ratio",
+    "model_uncertainty_spearman",
+    "model_uncertainty_spearman_control",
+    "member_kl",
+    "mean_kl",
+    "agreement",
+    "gap_closed",
+)
+
+Rows = Mapping[str, NDArray[np.float64]]
+
+
+def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows) -> Figures:
+    """All fidelity figures from the rows of the three models and of `fidelity_rows`.
+
+    - `diversity_explained` = 1 − member_kl ÷ (MU_ensemble + KL(p̄ ‖ q̄)). Since mean_m KL(p_m ‖ q̄) = MU + KL(p̄ ‖ q̄),
+      0 is a student whose heads collapsed to their own mean, and 1 is perfect. Below 0 the heads are worse than
+      their mean.
+    - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members and classes.
+    - `model_uncertainty_l1` = Σ|MU_s − MU_e| ÷ Σ MU_e; `_ratio` = mean ÷ mean; `_spearman` over rows, and as its
+      `_control` the Spearman of the student's total uncertainty with the ensemble's model uncertainty.
+    - `member_kl`, `mean_kl` in nats; `agreement` of the pooled classes.
+    - `gap_closed` = (NLL_member − NLL_student) ÷ (NLL_member − NLL_ensemble).
+    """
+    figures: Figures = dict.fromkeys(NAMES)
+    figures["mean_kl"] = float(both["mean_kl"].mean())
+    figures["agreement"] = float(both["agreement"].mean())
+    uncertainty = ensemble.get("model_uncertainty")
+    if "member_kl" in both and uncertainty is not None:
+        figures["member_kl"] = float(both["member_kl"].mean())
+        figures["diversity_explained"] = _subtracted(
+            both["member_kl"].mean(), uncertainty.mean() + both["mixture_kl"].mean()
+        )
+        figures["deviation_correlation"] = _ratio(
+            both["deviation_product"].sum(),
+            np.sqrt(both["deviation_ensemble"].sum() * both["deviation_student"].sum()),
+        )
+    if uncertainty is not None and "model_uncertainty" in student:
+        theirs = student["model_uncertainty"]
+        figures["model_uncertainty_l1"] = _ratio(np.abs(theirs - uncertainty).sum(), uncertainty.sum())
+        figures["model_uncertainty_ratio"] = _ratio(theirs.mean(), uncertainty.mean())
+        figures["model_uncertainty_spearman"] = spearman(theirs, uncertainty)
+        figures["model_uncertainty_spearman_control"] = spearman(student["total_uncertainty"], uncertainty)
+    if "nll" in student:
+        figures["gap_closed"] = _ratio(
+            member["nll"].mean() - student["nll"].mean(), member["nll"].mean() - ensemble["nll"].mean()
+        )
+    return figures
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """Rank correlation, ties sharing their mean rank; None where one side is constant."""
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a, b)]
+    return _ratio((ranks[0] * ranks[1]).sum(), np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    """None where the whole is 0 up to rounding: what it would say is noise."""
+    return float(part / whole) if abs(whole) > 1e-12 else None
+
+
+def _subtracted(part: float, whole: float) -> float | None:
+    ratio = _ratio(part, whole)
+    return None if ratio is None else 1 - ratio

@@ -1,0 +1,27 @@
+"""Telling rows from elsewhere by their uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from ensemble_distill.evaluation.metrics import Figures
+
+SCORES = ("total_uncertainty", "model_uncertainty")
+
+
+def detection(inside: Mapping[str, NDArray[np.float64]], outside: Mapping[str, NDArray[np.float64]]) -> Figures:
+    """AUROC of each uncertainty as a score, out-of-distribution rows positive; None where a model has none.
+
+    Rows (N,), or (N, M) for the members: then the mean over members of each one's own AUROC.
+    """
+    figures: Figures = dict.fromkeys(SCORES)
+    for score in SCORES:
+        if score in inside:
+            a, b = (np.asarray(rows[score]).reshape(len(rows[score]), -1) for rows in (inside, outside))
+            truth = np.r_[np.zeros(len(a)), np.ones(len(b))]
+            figures[score] = float(np.mean([roc_auc_score(truth, np.r_[x, y]) for x, y in zip(a.T, b.T, strict=True)]))
+    return figures

@@ -1,0 +1,137 @@
+"""The multi-headed student as one ONNX file that carries its uncertainties and all it needs to be served."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill import __version__
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import TEMPORARY, write_whole
+from ensemble_distill.serving import Card, Served
+from ensemble_distill.students.run import StudentConfig
+from ensemble_distill.students.student import Student
+
+LOGITS_TOLERANCE = 1e-4
+UNCERTAINTY_TOLERANCE = 1e-5
+LARGEST = 2**31 - 1  # a protobuf message, and so one ONNX file
+
+
+class Predictions(nn.Module):
+    """x to the exported outputs, in the order of `names`."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+        self.names: tuple[str, ...] = ("logits", "total_uncertainty", "data_uncertainty")
+        if student.heads.count > 1:
+            self.names = ("logits", "head_logits", *self.names[1:], "model_uncertainty")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        raw = self.student(x)
+        predictive = self.student.predictive(raw)
+        summary = predictive.summary()
+        outputs = {
+            "logits": predictive.pooled().logits.squeeze(1),
+            "head_logits": raw,
+            "total_uncertainty": summary.total,
+            "data_uncertainty": summary.data,
+            "model_uncertainty": summary.model,
+        }
+        return tuple(outputs[name] for name in self.names)
+
+
+def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) -> Path:
+    """Write `path` and check it against torch.
+
+    Args:
+        student: in eval mode, on the CPU.
+        config: what it is; goes into the file's metadata.
+        x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
+        path: the .onnx file; it appears only when the comparison has passed.
+
+    Raises:
+        EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's logits differ
+            from torch's by more than 1e-4, or an uncertainty by more than 1e-5.
+    """
+    size = sum(t.numel() * t.element_size() for t in student.state_dict().values())
+    if size > LARGEST:
+        raise EdistillError(
+            f"The student has {size / 2**30:.1f} GB of weights, and one ONNX file holds 2 GB. Use edistill export "
+            "--safetensors."
+        )
+    module = Predictions(student).eval()
+    name = "pixel_values" if config.kind == "pixels" else "input"
+    example = torch.zeros(2, *config.shape)  # a batch of 1 would be taken for a constant
+    model = _trace(module, example, name)
+    card = Card(
+        task=config.task,
+        method=config.method,
+        version=__version__,
+        classes=config.classes,
+        kind=config.kind,
+        shape=config.shape,
+        preprocessing=config.preprocessing,
+        members=config.members,
+    )
+    onnx.helper.set_model_props(model, card.to_metadata())
+    onnx.checker.check_model(model)
+    unchecked = path.with_name(f"{path.stem}.unchecked{TEMPORARY}")
+    write_whole(unchecked, model.SerializeToString())
+    try:
+        _compare(module, Served(unchecked), x)
+        os.replace(unchecked, path)  # noqa: PTH105
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return path
+
+
+def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=({0: "batch_size"},),
+                input_names=[name],
+                output_names=list(module.names),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds; all mean that this body cannot be exported
+        raise EdistillError(
+            f"torch cannot export this student's body to ONNX: {str(error).splitlines()[0]} Rewrite that part of the "
+            "body, or use edistill export --safetensors."
+        ) from error
+    finally:
+        exporter.setLevel(level)
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+@torch.no_grad()
+def _compare(module: Predictions, served: Served, x: Tensor) -> None:
+    for batch in (x[:1], x):
+        wanted = dict(zip(module.names, module(batch), strict=True))
+        found = served.run(batch.numpy())
+        for name, values in wanted.items():
+            difference = float(np.abs(found[name] - values.numpy()).max())
+            allowed = LOGITS_TOLERANCE if "logits" in name else UNCERTAINTY_TOLERANCE
+            if not difference <= allowed:
+                raise EdistillError(
+                    f"The exported {name} differs from torch's by {difference:.2e} on {len(batch)} real rows (allowed: "
+                    f"{allowed:.0e}), so nothing was written. Use edistill export --safetensors, and report the body."
+                )

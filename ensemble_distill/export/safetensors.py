@@ -1,0 +1,31 @@
+"""The student's weights and config in one safetensors file, for torch users elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import write_json, write_whole
+from ensemble_distill.students.run import CONFIG, StudentConfig
+from ensemble_distill.students.student import Student
+
+
+def export_safetensors(student: Student, config: StudentConfig, path: Path) -> Path:
+    """Write `path`, with the config in its metadata and as `config.json` beside it, and load it back.
+
+    Raises:
+        EdistillError: what was read back is not what was written.
+    """
+    tensors = {name: t.detach().clone().contiguous() for name, t in student.state_dict().items()}
+    record = config.to_json()
+    write_whole(path, save(tensors, metadata={"edistill": json.dumps(record, ensure_ascii=False)}))
+    write_json(path.with_name(CONFIG), record)
+    back = load_file(path)
+    if back.keys() != tensors.keys() or any(not torch.equal(back[name], t) for name, t in tensors.items()):
+        path.unlink()
+        raise EdistillError(f"{path} did not read back as it was written, so it was removed. Check the disk.")
+    return path

@@ -1,0 +1,100 @@
+"""Plain records that travel unchanged into cache manifests, run configs and ONNX metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ensemble_distill.errors import EdistillError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+OUTPUTS = ("logits", "probabilities", "mean", "mean-variance", "mean-logvar")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels in [0, 1] become a network's input, in timm's terms.
+
+    Attributes:
+        size: height and width the network sees, in pixels.
+        mean, std: one value per channel (or one for all), of pixels scaled to [0, 1].
+        interpolation: nearest, bilinear, bicubic or lanczos.
+        crop_pct: share of the resized image that the center crop keeps, in (0, 1].
+        crop_mode: center (keep the ratio, crop), squash (stretch, crop) or border (fit, pad).
+    """
+
+    size: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise EdistillError(f"preprocessing.size is {list(self.size)}. Give height and width, [224, 224].")
+        if min(self.std, default=0.0) <= 0:
+            raise EdistillError(
+                f"preprocessing.std is {list(self.std)}. Every standard deviation is above 0: "
+                "they are those of pixels scaled to [0, 1]."
+            )
+        if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
+            raise EdistillError(
+                f"preprocessing.mean has {len(self.mean)} channels and std has {len(self.std)}. "
+                "Give both the same number of channels, or one value for all."
+            )
+        if not 0 < self.crop_pct <= 1:
+            raise EdistillError(f"preprocessing.crop-pct is {self.crop_pct}. Give a share above 0, at most 1.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise EdistillError(
+                f"preprocessing.interpolation is {self.interpolation!r}. Use one of {', '.join(INTERPOLATIONS)}."
+            )
+        if self.crop_mode not in CROP_MODES:
+            raise EdistillError(f"preprocessing.crop-mode is {self.crop_mode!r}. Use one of {', '.join(CROP_MODES)}.")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Preprocessing:
+        """Inverse of `to_json`; lists become tuples so that records compare equal."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the ensemble, as recorded wherever its outputs go.
+
+    Attributes:
+        name: the checkpoint's file or folder name, unique in the ensemble.
+        sha256: of its weights (names, shapes and bytes), so a copy under another name is recognized.
+        output: what the module returns; see `OUTPUTS`.
+        class_order: position j of its output is class `class_order[j]` of the data; None where equal.
+        preprocessing: None for inputs that are not pixels.
+        model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
+    """
+
+    name: str
+    sha256: str
+    output: str = "logits"
+    class_order: tuple[int, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    model: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Member:
+        order, preprocessing = record["class_order"], record["preprocessing"]
+        return cls(
+            name=record["name"],
+            sha256=record["sha256"],
+            output=record["output"],
+            class_order=None if order is None else tuple(order),
+            preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
+            model=record["model"],
+        )

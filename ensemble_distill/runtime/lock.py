@@ -1,0 +1,32 @@
+"""One writer at a time, by a lock that a dead writer does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from ensemble_distill.errors import EdistillError
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` for writing. The system frees the lock when its holder dies, so none is ever stale.
+
+    Raises:
+        EdistillError: another process is writing there now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise EdistillError(
+            f"Another process is writing to {folder}. Wait until it ends, then run the command again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,113 @@
+"""Building a student's body: any timm model without its classifier, or a module of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.factories import load_factory
+
+BodyFactory = Callable[..., nn.Module]
+
+
+def build_body(
+    model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ...], factory: BodyFactory | None = None
+) -> nn.Module:
+    """A module from an input (B, *input_shape) to features (B, F).
+
+    Args:
+        model: a timm name, `file.py:factory` or `package.module:factory`.
+        kwargs: arguments of the model or factory.
+        input_shape: one example's, (C, H, W) or (F,); a timm model gets its `in_chans` from it.
+        factory: used in place of `model` when given.
+
+    Raises:
+        EdistillError: no such model, or it is not a module, or its output is not (B, F).
+    """
+    if factory is None and ":" not in model:
+        body = _timm_body(model, kwargs, input_shape)
+    else:
+        make = factory or load_factory(model, "student.model")
+        try:
+            body = make(**kwargs)
+        except TypeError as error:
+            raise EdistillError(
+                f"student.model {model} does not take student.kwargs {dict(kwargs)}: {error}."
+            ) from error
+        if not isinstance(body, nn.Module):
+            raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
+    feature_count(body, input_shape, model)
+    return body
+
+
+def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(model):
+        close = difflib.get_close_matches(model, timm.list_models(), n=3)
+        raise EdistillError(
+            f"student.model is {model!r}, which timm does not know"
+            + (f" (near it: {', '.join(close)})" if close else "")
+            + ". Give a timm name, file.py:factory or package.module:factory."
+        )
+    if len(input_shape) != 3:
+        raise EdistillError(
+            f"student.model {model} is a timm image model, but a row of the data has shape {input_shape}. Give a "
+            'factory for such rows (student.model = "model.py:make_body").'
+        )
+    body: nn.Module = timm.create_model(model, num_classes=0, in_chans=input_shape[0], **dict(kwargs))
+    return body
+
+
+def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> int:
+    """F of a body's output (B, F), found by running two rows of zeros.
+
+    Raises:
+        EdistillError: it fails on them, or its output has another shape.
+    """
+    training = body.training
+    body.eval()
+    try:
+        with torch.no_grad():
+            features = body(torch.zeros(2, *input_shape))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise EdistillError(
+            f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): {error}."
+        ) from error
+    finally:
+        body.train(training)
+    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != 2:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise EdistillError(
+            f"student.model {model} returns {got} for 2 rows; a body returns features (2, F). Pool and flatten in it, "
+            "and leave the classifier out."
+        )
+    return int(features.shape[1])
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return ", ".join(str(size) for size in shape)
+
+
+@torch.no_grad()
+def start_from(body: nn.Module, member: nn.Module, name: str) -> None:
+    """Copy a member's weights into a body of the same architecture, its classifier left out.
+
+    Raises:
+        EdistillError: a tensor of the body is not in the member, or has another shape.
+    """
+    theirs = member.state_dict()
+    mine = body.state_dict()
+    for key, tensor in mine.items():
+        if key not in theirs or theirs[key].shape != tensor.shape:
+            there = tuple(theirs[key].shape) if key in theirs else "absent"
+            raise EdistillError(
+                f"student.init is {name!r}, but the body's {key} is {tuple(tensor.shape)} and the member's is {there}. "
+                "Give a member of the body's architecture, or leave student.init out."
+            )
+    body.load_state_dict({key: theirs[key] for key in mine})

@@ -1,0 +1,67 @@
+"""All heads of a student as one batched network: a linear layer or an MLP per head, in single tensors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchedLinear(nn.Module):
+    """`count` linear layers side by side.
+
+    Input (B, in), shared by all, or (B, count, in), one each; output (B, count, out).
+    """
+
+    def __init__(self, count: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(count, outputs))
+        bound = 1 / math.sqrt(inputs)  # nn.Linear's own start
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return torch.einsum("bi,mio->bmo", x, self.weight) + self.bias
+        return torch.einsum("bmi,mio->bmo", x, self.weight) + self.bias
+
+
+class Heads(nn.Module):
+    """`count` heads on shared features (B, F), each an MLP with the given hidden sizes and ReLU between.
+
+    Hidden sizes [100, 100] and 10 outputs are the [100, 100, 10] of Tran et al. 2020; none make it linear.
+    Output (B, count, outputs).
+    """
+
+    def __init__(self, count: int, features: int, hidden: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        sizes = [features, *hidden, outputs]
+        self.layers = nn.ModuleList(BatchedLinear(count, i, o) for i, o in itertools.pairwise(sizes))
+
+    @property
+    def count(self) -> int:
+        return int(self._first.weight.shape[0])
+
+    @property
+    def _first(self) -> BatchedLinear:
+        layer = self.layers[0]
+        assert isinstance(layer, BatchedLinear)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            x = layer(x if index == 0 else x.relu())
+        return x
+
+    @torch.no_grad()
+    def copied(self, count: int) -> Heads:
+        """`count` copies of head 0. They part because their targets differ, not because they do."""
+        sizes = [layer.weight.shape for layer in self.layers if isinstance(layer, BatchedLinear)]
+        heads = Heads(count, sizes[0][1], [size[2] for size in sizes[:-1]], sizes[-1][2])
+        for mine, theirs in zip(self.parameters(), heads.parameters(), strict=True):
+            theirs.copy_(mine[:1].expand_as(theirs))
+        return heads.to(self._first.weight.device)

@@ -1,0 +1,201 @@
+"""The folder a training leaves behind, and the student rebuilt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ensemble_distill import __version__
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.runtime.files import read_json, write_json, write_whole
+from ensemble_distill.students.bodies import BodyFactory, build_body, feature_count
+from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.student import Student
+
+WEIGHTS = "student.safetensors"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Everything but the weights; `config.json`.
+
+    Attributes:
+        task: "classification".
+        method, options: what trained it.
+        model, kwargs: its body; a file is written relative to the run folder.
+        hidden, heads: hidden sizes of each head, and how many heads there are.
+        kind, shape, preprocessing: its input: pixels, tensor or features; one example's shape; for pixels how
+            they become it.
+        classes: names, in the order of the logits.
+        members: the ensemble; with one head per member, head m imitates member m.
+        average, weights: how the heads pool.
+        trained_on: the digest of each split it was trained on.
+        versions: of the libraries it was trained with.
+    """
+
+    task: str
+    method: str
+    options: Mapping[str, Any]
+    model: str
+    kwargs: Mapping[str, Any]
+    hidden: tuple[int, ...]
+    heads: int
+    kind: str
+    shape: tuple[int, ...]
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...]
+    members: tuple[Member, ...]
+    average: Average = "probabilities"
+    weights: tuple[float, ...] | None = None
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "edistill": __version__,
+            "task": self.task,
+            "method": {"name": self.method, **self.options},
+            "student": {
+                "model": self.model,
+                "kwargs": dict(self.kwargs),
+                "hidden": list(self.hidden),
+                "heads": self.heads,
+            },
+            "input": {
+                "kind": self.kind,
+                "shape": list(self.shape),
+                "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
+            },
+            "classes": list(self.classes),
+            "average": self.average,
+            "weights": None if self.weights is None else list(self.weights),
+            "members": [member.to_json() for member in self.members],
+            "trained_on": dict(self.trained_on),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> StudentConfig:
+        student, seen, method = record["student"], record["input"], dict(record["method"])
+        preprocessing, weights = seen["preprocessing"], record["weights"]
+        return cls(
+            task=record["task"],
+            method=method.pop("name"),
+            options=method,
+            model=student["model"],
+            kwargs=student["kwargs"],
+            hidden=tuple(student["hidden"]),
+            heads=student["heads"],
+            kind=seen["kind"],
+            shape=tuple(seen["shape"]),
+            preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
+            classes=tuple(record["classes"]),
+            members=tuple(Member.from_json(member) for member in record["members"]),
+            average=record["average"],
+            weights=None if weights is None else tuple(weights),
+            trained_on=record["trained_on"],
+            versions=record["versions"],
+        )
+
+    def build(self, factory: BodyFactory | None = None) -> Student:
+        """The untrained student, every head apart."""
+        body = build_body(self.model, self.kwargs, self.shape, factory)
+        features = feature_count(body, self.shape, self.model)
+        return self.around(body, features, self.heads)
+
+    def around(self, body: torch.nn.Module, features: int, heads: int) -> Student:
+        """A student of this configuration on a given body, with `heads` fresh heads."""
+        return Student(
+            body,
+            Heads(heads, features, self.hidden, len(self.classes)),
+            self.pooling(heads),
+            self.average,
+        )
+
+    def pooling(self, heads: int) -> Tensor | None:
+        """The weights of that many heads; None where they are equal or do not stand for members."""
+        if self.weights is None or heads != len(self.weights):
+            return None
+        weights = torch.tensor(self.weights, dtype=torch.float32)
+        return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: `student.safetensors` and `config.json` in one folder."""
+
+    folder: Path
+    config: StudentConfig
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Raises: EdistillError when the folder holds no finished run, or its config is damaged."""
+        config = folder / CONFIG
+        if not (folder / WEIGHTS).is_file() or not config.is_file():
+            what = "an unfinished run" if (folder / "args.toml").is_file() else "no run"
+            raise EdistillError(f"{folder} holds {what} ({WEIGHTS} is missing). Run edistill train.")
+        try:
+            return cls(folder, StudentConfig.from_json(read_json(config)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EdistillError(f"{config} is damaged ({type(error).__name__}: {error}).") from None
+
+    @classmethod
+    def save(cls, folder: Path, config: StudentConfig, student: Student) -> Run:
+        """Write a finished student. The weights come last: their presence is what finishes a run."""
+        write_json(folder / CONFIG, config.to_json())
+        # a clone each: safetensors refuses tensors that share memory, as tied weights do
+        tensors = {name: t.detach().cpu().clone().contiguous() for name, t in student.state_dict().items()}
+        write_whole(folder / WEIGHTS, save(tensors))
+        return cls(folder, config)
+
+    def student(self, body: BodyFactory | None = None) -> Student:
+        """The trained student in eval mode, on the CPU.
+
+        Args:
+            body: the factory of its body, where the one it was trained with is no longer at its place.
+        """
+        config = self.config
+        file, _, name = config.model.rpartition(":")
+        if body is None and file.endswith(".py"):
+            there = (self.folder / file).resolve()
+            if not there.is_file():
+                raise EdistillError(
+                    f"{self.folder} was trained with the body {config.model}, and {there} is not there. Pass the "
+                    f"factory: load_student({str(self.folder)!r}, body={name})."
+                )
+            body = load_body(f"{there}:{name}")
+        student = config.build(body)
+        try:
+            student.load_state_dict(load_file(self.folder / WEIGHTS))
+        except (RuntimeError, SafetensorError) as error:
+            raise EdistillError(
+                f"{self.folder / WEIGHTS} does not fit the body {config.model} with {config.kwargs}: {error}"
+            ) from None
+        return student.eval()
+
+
+def load_body(spec: str) -> BodyFactory:
+    from ensemble_distill.runtime.factories import load_factory
+
+    return load_factory(spec, "the student's body")
+
+
+def load_student(run: str | Path, body: BodyFactory | None = None) -> Student:
+    """The trained student of a run folder, in eval mode on the CPU; x (B, ...) to head logits (B, H, K).
+
+    `student.predictive(student(x)).summary()` gives the mean and the three uncertainties.
+
+    Raises:
+        EdistillError: no finished run there, or its body cannot be rebuilt.
+    """
+    return Run.open(Path(run)).student(body)

@@ -1,0 +1,149 @@
+"""The members of an ensemble, found in a folder. Each kind of checkpoint is a file of this package."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from pathlib import Path
+from typing import cast
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.teachers.names import first_few, is_weights_file, member_name, natural_key
+from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
+
+# what other tools save models as; passing one over would silently shrink the ensemble
+FOREIGN = (".ckpt", ".h5", ".keras", ".msgpack", ".onnx", ".pickle", ".pkl")
+
+
+def kinds() -> dict[str, TeacherKind]:
+    """Every kind by its key, in alphabetical order: the modules here that define `claims` and `load`."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    return {
+        name: cast(TeacherKind, module)
+        for name, module in modules.items()
+        if callable(getattr(module, "claims", None)) and callable(getattr(module, "load", None))
+    }
+
+
+def open_teachers(path: Path, context: Context) -> list[Teacher]:
+    """The members at `path`, naturally sorted by name (member-2 before member-10), weights hashed, none held.
+
+    A path that is itself a checkpoint or run is the only member. In any other folder each entry that a kind
+    claims is one; hidden files and what is no checkpoint (model.py, README, .npy) are passed over.
+
+    Raises:
+        EdistillError: there is no member; an entry looks like a checkpoint but no kind loads it; two members
+            share a name or their weights; `teachers.weights` does not fit them; or one cannot be read.
+    """
+    if not path.exists():
+        raise EdistillError(f"teachers.path is {path}, which does not exist. Give {_accepted()}.")
+    if (own := _kind_of(path)) is not None:
+        claimed = [(path, own)]
+    else:
+        claimed = [(entry, kind) for entry in _entries(path) if (kind := _kind_of(entry, missed=True)) is not None]
+    if not claimed:
+        raise EdistillError(f"{path} has no member in it: {_contents(path)}. Give {_accepted()}.")
+    _check_names([entry for entry, _ in claimed])
+    _check_weights(context.settings.weights, len(claimed))
+    teachers = [kind.load(entry, context) for entry, kind in claimed]
+    _check_distinct(teachers)
+    return teachers
+
+
+# --- finding ------------------------------------------------------------------------------------------------
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, hidden files and Python's caches aside, in the members' order."""
+    if not folder.is_dir():
+        return []
+    shown = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__"))]
+    return sorted(shown, key=lambda entry: (natural_key(member_name(entry)), entry.name))
+
+
+def _kind_of(path: Path, missed: bool = False) -> TeacherKind | None:
+    """The one kind that claims a path, or None.
+
+    Raises:
+        EdistillError: two kinds claim it; or none does, `missed` is set and it looks like a checkpoint.
+    """
+    claiming = {name: kind for name, kind in kinds().items() if kind.claims(path)}
+    if len(claiming) > 1:
+        raise EdistillError(
+            f"{path} can be read as {' and as '.join(claiming)}. Move what makes it one of them out: "
+            f"config.json of a Hugging Face folder or edistill run, args.yaml of a timm run."
+        )
+    if missed and not claiming and _looks_like_a_member(path):
+        raise EdistillError(
+            f"{path} looks like a member, but nothing here loads it{_within(path)}. Move it out of the "
+            f"folder, or make it {_accepted()}."
+        )
+    return next(iter(claiming.values()), None)
+
+
+def _looks_like_a_member(path: Path) -> bool:
+    if path.is_dir():
+        return any(
+            entry.name in ("args.yaml", "config.json") or _looks_like_a_member(entry)
+            for entry in path.iterdir()
+            if not entry.is_dir()
+        )
+    return is_weights_file(path) or path.suffix.lower() in FOREIGN
+
+
+def _within(path: Path) -> str:
+    return f" ({_contents(path)})" if path.is_dir() else ""
+
+
+def _contents(folder: Path) -> str:
+    found = [entry.name for entry in _entries(folder)]
+    return f"it holds {first_few(found, 5)}" if found else "it is empty" if folder.is_dir() else "it is another file"
+
+
+def _accepted() -> str:
+    """What can be a member, in the words of the kinds themselves."""
+    first_lines = [(kind.__doc__ or name).strip().splitlines()[0].rstrip(".") for name, kind in kinds().items()]
+    return "one of these, or a folder of them: " + "; ".join(line[0].lower() + line[1:] for line in first_lines)
+
+
+# --- checking -----------------------------------------------------------------------------------------------
+
+
+def _check_names(paths: list[Path]) -> None:
+    taken: dict[str, Path] = {}
+    for path in paths:
+        other = taken.setdefault(member_name(path), path)
+        if other is not path:
+            raise EdistillError(
+                f"{other.name} and {path.name} would both be member {member_name(path)}. Rename one; if they "
+                f"are the same weights in two formats, remove one."
+            )
+
+
+def _check_weights(weights: tuple[float, ...] | None, members: int) -> None:
+    if weights is None:
+        return
+    if len(weights) != members:
+        raise EdistillError(
+            f"teachers.weights has {len(weights)} values for {members} members. Give one per member, in the "
+            f"order of their names, or leave it out for equal weights."
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) <= 0:
+        raise EdistillError(
+            f"teachers.weights is {list(weights)}. Every weight is 0 or more and one at least is above 0; "
+            f"only their ratios matter."
+        )
+
+
+def _check_distinct(teachers: list[Teacher]) -> None:
+    seen: dict[str, str] = {}
+    for member in (teacher.member for teacher in teachers):
+        other = seen.setdefault(member.sha256, member.name)
+        if other != member.name:
+            raise EdistillError(
+                f"{other} and {member.name} hold the same weights (sha256 {member.sha256[:12]}…), for "
+                f"instance the last and the best epoch of one run. Remove one: a copy adds no diversity and "
+                "counts its model twice."
+            )

@@ -1,0 +1,70 @@
+"""A bare checkpoint file (.safetensors .pth .pt .bin .pth.tar), whose module `teachers.model` builds."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.runtime.factories import is_factory, load_factory
+from ensemble_distill.teachers import timm_models
+from ensemble_distill.teachers.fit import BARE, deferred
+from ensemble_distill.teachers.names import is_weights_file, member_name
+from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
+from ensemble_distill.teachers.teacher import Context, Teacher
+from ensemble_distill.teachers.weights import digest, read_weights
+
+
+def claims(path: Path) -> bool:
+    return is_weights_file(path) and path.is_file()
+
+
+def load(path: Path, context: Context) -> Teacher:
+    spec, kwargs, name = context.settings.model, dict(context.settings.model_kwargs), member_name(path)
+    given = from_settings(context.settings.preprocessing)
+    if spec is None:
+        raise EdistillError(
+            f"{path} is a bare checkpoint: weights without the module they belong to. Say what builds it, "
+            'teachers.model = "resnet50" (a timm name), "model.py:make_teacher" or "package.module:factory", '
+            "and its arguments in teachers.model-kwargs."
+        )
+    preprocessing: Preprocessing | None
+    if is_factory(spec):
+        weights = read_weights(path, context.trust)
+        preprocessing = settled(name, given) if given else None
+        construct = partial(_from_factory, spec, kwargs)
+    else:
+        config = timm_models.default_config(spec, "teachers.model")
+        weights = read_weights(path, context.trust)
+        if (count := timm_models.class_count(weights.state, config)) is not None:
+            kwargs.setdefault("num_classes", count)
+        preprocessing = settled(name, given, from_timm(timm_models.with_inputs(config, kwargs)))
+        construct = partial(timm_models.create, spec, kwargs, BARE)
+    member = Member(
+        name=name,
+        sha256=digest(weights.state),
+        output=context.settings.output,
+        preprocessing=preprocessing,
+        model=_portable(spec),
+    )
+    return deferred(member, path, context.trust, construct)
+
+
+def _from_factory(spec: str, kwargs: dict[str, Any]) -> nn.Module:
+    module = load_factory(spec, "teachers.model")(**kwargs)
+    if not isinstance(module, nn.Module):
+        raise EdistillError(
+            f"teachers.model {_portable(spec)} returned a {type(module).__name__}, not a torch.nn.Module. "
+            f"Return the module; edistill loads the weights into it."
+        )
+    return module
+
+
+def _portable(spec: str) -> str:
+    """The spec without the folder of its file: it goes into manifests, which move between machines."""
+    file, colon, factory = spec.rpartition(":")
+    return f"{Path(file).name}:{factory}" if colon and file.endswith(".py") else spec

@@ -1,0 +1,138 @@
+"""Which of the data's classes each of a member's outputs means: read from names, or checked by accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.teachers.names import first_few
+
+Order = tuple[int, ...]
+
+LEAST_GAIN = 0.1  # of a class's rows, on average over the classes that look swapped
+LEAST_RATIO = 2.0  # reordered share right to share right as it is
+CHANCE = 1e-6  # how often a member without any knowledge of the classes may be refused
+
+
+def order_by_names(name: str, names: Sequence[str], classes: Sequence[str], source: str) -> Order | None:
+    """Map a member's outputs to the data's classes by name.
+
+    Args:
+        name: the member's.
+        names: of the member's outputs, in their order.
+        classes: the data's, in the order of its labels.
+        source: where `names` stand, for the message.
+
+    Returns:
+        For each output the index of its class in `classes`; None where both orders are the same.
+
+    Raises:
+        EdistillError: the two are not the same set of names, or a name comes twice.
+    """
+    if sorted(set(names)) != sorted(classes) or len(names) != len(classes):
+        alone = sorted(set(names) - set(classes)), sorted(set(classes) - set(names))
+        told = [
+            f"only {who}: {first_few(extra, 5)}"
+            for who, extra in zip(("there", "in the data"), alone, strict=True)
+            if extra
+        ]
+        raise EdistillError(
+            f"{name}: {source} names {len(names)} classes, the data has {len(classes)}"
+            + (f" ({'; '.join(told)})" if told else f", and {first_few(_repeated(names))} comes twice")
+            + f". Rename the data's class folders or mend {source}, so that both have the same names."
+        )
+    order = tuple(classes.index(label) for label in names)
+    return None if order == tuple(range(len(classes))) else order
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({label for label in names if names.count(label) > 1})
+
+
+def check_class_order(name: str, confusion: NDArray[Any], classes: Sequence[str] | None = None) -> None:
+    """Refuse a member whose outputs are evidently in another order than the data's classes.
+
+    A member that predicts its most probable class has in each predicted column its own class most often, so
+    reordering cannot raise its accuracy; one that cannot tell two classes apart treats their rows alike, so
+    that what reordering gives one it takes from the other. Only noise and misnaming remain. The best
+    reordering is found by linear assignment and split into its cycles, and a cycle counts as misnaming when
+    - the share of right predictions among its classes rises by `LEAST_GAIN` and by `LEAST_RATIO`, both
+      averaged over classes (else always predicting one class could look swapped with the most frequent) and
+      over rows (else a rare class that resembles a frequent one could);
+    - by Hoeffding's bound, guessing gains as much with probability `CHANCE` at most, over all cycles of that
+      length. Few rows therefore never refuse a member: at 80 % accuracy, two swapped classes of ten take some
+      thirty rows each, ten shuffled ones a dozen.
+
+    Args:
+        name: the member's.
+        confusion: (K, K) counts of rows, label by predicted class, in the order now assumed.
+        classes: the data's K names; None where it has none.
+
+    Raises:
+        EdistillError: some classes are swapped.
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    rows = counts.sum(axis=1)
+    seen = np.flatnonzero(rows)  # a class without rows says nothing, neither as label nor as prediction
+    swapped = [cycle for cycle in _cycles(counts, rows, seen) if _is_misnamed(counts, rows, cycle, len(seen))]
+    if not swapped:
+        return
+    right = np.trace(counts)
+    reordered = right + sum(_right(counts, cycle).sum() - np.diag(counts)[cycle].sum() for cycle in swapped)
+    labels = [str(index) for index in range(len(rows))] if classes is None else list(classes)
+    pairs = [
+        f"{labels[label]} is called {labels[called]}"
+        for cycle in swapped
+        for label, called in zip(cycle, np.roll(cycle, -1), strict=True)
+    ]
+    raise EdistillError(
+        f"{name}: its outputs look to be in another class order than the data. As they are, "
+        f"{right / rows.sum():.1%} of {int(rows.sum())} rows are right; reordered, "
+        f"{reordered / rows.sum():.1%} would be ({first_few(pairs, 4)}). Name the data's class folders so "
+        f"that their order is the one the member was trained in, or give the member's class names: "
+        "label_names in config.json, or class_map in args.yaml."
+    )
+
+
+def _cycles(counts: NDArray[np.float64], rows: NDArray[np.float64], seen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The cycles, longer than one class, of the reordering that is right most often, classes counting alike.
+
+    In each, rows of a class are predicted as the next one.
+    """
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped,unused-ignore]
+
+    shares = counts[np.ix_(seen, seen)] / rows[seen, None]
+    _, assigned = linear_sum_assignment(shares, maximize=True)
+    cycles, left = [], set(range(len(seen)))
+    while left:
+        cycle = [min(left)]
+        while (following := int(assigned[cycle[-1]])) != cycle[0]:
+            cycle.append(following)
+        left -= set(cycle)
+        if len(cycle) > 1:
+            cycles.append(seen[cycle])
+    return cycles
+
+
+def _right(counts: NDArray[np.float64], cycle: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(L,) rows of each class of the cycle that would be right, were its classes renamed."""
+    return counts[cycle, np.roll(cycle, -1)]
+
+
+def _is_misnamed(
+    counts: NDArray[np.float64], rows: NDArray[np.float64], cycle: NDArray[np.int64], candidates: int
+) -> bool:
+    before, after, total = counts[cycle, cycle], _right(counts, cycle), rows[cycle]
+    by_class = float((before / total).mean()), float((after / total).mean())
+    by_row = before.sum() / total.sum(), after.sum() / total.sum()
+    if any(b - a < LEAST_GAIN or b < LEAST_RATIO * a for a, b in (by_class, by_row)):
+        return False
+    # the gain is a sum over rows, each of which moves it by at most 1 / rows of its class either way
+    gain = len(cycle) * (by_class[1] - by_class[0])
+    evidence = gain**2 / (2 * (1 / total).sum())
+    return bool(evidence >= len(cycle) * math.log(candidates) - math.log(CHANCE))

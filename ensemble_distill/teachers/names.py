@@ -1,0 +1,36 @@
+"""What a member is called, and the order names sort in where numbers count as numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".tar")
+
+
+def is_weights_file(path: Path) -> bool:
+    """Whether a file's name ends as checkpoints' names do; says nothing of what is in it."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def member_name(path: Path) -> str:
+    """`member-00` for `member-00.pth.tar`; a folder keeps its whole name, dots and all."""
+    if path.is_dir():
+        return path.resolve().name
+    ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def natural_key(text: str) -> tuple[list[int | str], str]:
+    """Sorts member-2 before member-10, without regard to case, as timm sorts class folders.
+
+    The text itself breaks ties, so that the order never depends on the file system's.
+    """
+    parts = re.split(r"(\d+)", text.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
+
+
+def first_few(items: list[str], count: int = 3) -> str:
+    """`a, b, c and 4 more`, for messages."""
+    rest = len(items) - count
+    return ", ".join(items[:count]) + (f" and {rest} more" if rest > 0 else "")

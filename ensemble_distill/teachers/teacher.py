@@ -1,0 +1,55 @@
+"""What the caching pass needs of a member: its facts, and a module when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from ensemble_distill.config import TeacherSettings
+from ensemble_distill.facts import Member
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One member before it costs memory.
+
+    Attributes:
+        member: its facts, weights hashed.
+        build: makes the module on the CPU in eval mode with the weights loaded, x to raw outputs (B, K);
+            raises EdistillError when weights and module do not fit.
+    """
+
+    member: Member
+    build: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a kind may need to know besides the path.
+
+    Attributes:
+        settings: the `[teachers]` section.
+        classes: the data's class names in its label order; None where the data has no names.
+        trust: load pickled checkpoints that name arbitrary globals (`--trust-checkpoints`).
+    """
+
+    settings: TeacherSettings
+    classes: tuple[str, ...] | None = None
+    trust: bool = False
+
+
+class TeacherKind(Protocol):
+    """A module of this package with these two functions is a kind; the file's name is its key."""
+
+    def claims(self, path: Path) -> bool:
+        """Whether `path` (a file or a folder) is one member of this kind; cheap, reads no weights."""
+        ...
+
+    def load(self, path: Path, context: Context) -> Teacher: ...
+
+
+Kinds = Sequence[TeacherKind]

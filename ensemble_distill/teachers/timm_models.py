@@ -1,0 +1,85 @@
+"""timm's registry as this room asks it: configs, class counts and modules, with errors a user can act on.
+
+timm takes seconds to import, so that happens inside the functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+
+Config = dict[str, Any]
+
+
+def default_config(name: str, where: str) -> Config:
+    """The config timm keeps for a model name, the tag's if it has one: input_size, mean, classifier, ....
+
+    Args:
+        name: `resnet50` or `resnet50.a1_in1k`.
+        where: the setting or file that gives the name, for the message.
+
+    Raises:
+        EdistillError: timm has no such model; the nearest names are listed.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"The nearest are {', '.join(near)}." if near else "timm.list_models() lists them."
+        raise EdistillError(f"{where} is {name!r}, which timm {timm.__version__} does not have. {hint}")
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise EdistillError(f"{where} is {name!r}: {error} Use the name without what follows the dot.") from None
+    return {} if config is None else dict(config.to_dict())
+
+
+def with_inputs(config: Config, kwargs: Mapping[str, Any]) -> Config:
+    """The config with the input size that `in_chans` and `img_size` among the model's arguments ask for."""
+    channels, *size = config.get("input_size") or (3, 224, 224)
+    asked = kwargs.get("img_size")
+    if asked is not None:
+        size = list(asked) if isinstance(asked, Sequence) else [asked, asked]
+    return {**config, "input_size": (kwargs.get("in_chans") or channels, *size)}
+
+
+def class_count(state: Mapping[str, Tensor], config: Config) -> int | None:
+    """How many classes the weights were trained on, off the classifier's shape; None if that is not found."""
+    classifier = config.get("classifier")
+    first = classifier if isinstance(classifier, str) or not classifier else classifier[0]
+    weight = state.get(f"{first}.weight")
+    return None if weight is None else weight.shape[0]
+
+
+def create(name: str, kwargs: Mapping[str, Any], built_from: str, config: Config | None = None) -> nn.Module:
+    """Build a timm model without weights, offline.
+
+    Args:
+        built_from: what the user edits to get another module, for the message.
+        config: replaces the registry's; keys this timm does not know are left out.
+
+    Raises:
+        EdistillError: timm refuses the arguments.
+    """
+    from dataclasses import fields
+
+    import timm
+    from timm.models import PretrainedCfg
+
+    arguments = dict(kwargs)
+    if config is not None:
+        known = {field.name for field in fields(PretrainedCfg)}
+        arguments["pretrained_cfg"] = {key: value for key, value in config.items() if key in known}
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise EdistillError(
+            f"timm cannot build {name} with {dict(kwargs)}: {str(error) or type(error).__name__}. Check {built_from}."
+        ) from error
+    return module

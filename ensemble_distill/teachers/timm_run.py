@@ -1,0 +1,146 @@
+"""A timm run folder: `args.yaml` beside `model_best`, `last` or `checkpoint-N` (.pth.tar or .safetensors).
+
+The run is one member whichever of these it holds: the best by its own validation, else the last, else the
+highest N. `args.yaml` is everything `train.py` was told; what it leaves null, timm took from the model's
+config, and so does this, hence `teachers.preprocessing` has nothing left to fill.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.teachers import timm_models
+from ensemble_distill.teachers.class_order import Order, order_by_names
+from ensemble_distill.teachers.fit import deferred
+from ensemble_distill.teachers.names import SUFFIXES, is_weights_file, member_name, natural_key
+from ensemble_distill.teachers.preprocessing import Said, from_timm, settled
+from ensemble_distill.teachers.teacher import Context, Teacher
+from ensemble_distill.teachers.weights import digest, read_weights
+
+ARGS = "args.yaml"
+
+
+def claims(path: Path) -> bool:
+    return (path / ARGS).is_file() and _checkpoint(path) is not None
+
+
+def load(path: Path, context: Context) -> Teacher:
+    args, checkpoint, name = _read_args(path / ARGS), _checkpoint(path), member_name(path)
+    assert checkpoint is not None  # claimed
+    model = args["model"]
+    config = timm_models.default_config(model, f"model in {path / ARGS}")
+    weights = read_weights(checkpoint, context.trust)
+    counted = timm_models.class_count(weights.state, config)
+    kwargs = _model_kwargs(args, config, counted)
+    built_from = f"model, num_classes and model_kwargs in {path / ARGS}"
+    member = Member(
+        name=name,
+        sha256=digest(weights.state),
+        output=context.settings.output,
+        class_order=_class_order(path, args, kwargs.get("num_classes"), context),
+        preprocessing=settled(name, _data_config(path / ARGS, args, timm_models.with_inputs(config, kwargs))),
+        model=model,
+    )
+    construct = partial(timm_models.create, model, kwargs, built_from)
+    return deferred(member, checkpoint, context.trust, construct, built_from)
+
+
+def _checkpoint(folder: Path) -> Path | None:
+    """The file of the run that stands for it."""
+    by_stem: dict[str, Path] = {}
+    for suffix in reversed(SUFFIXES):  # where a stem comes in two formats, safetensors stays
+        by_stem |= {
+            file.name.removesuffix(suffix): file
+            for file in folder.glob(f"*{suffix}")
+            if is_weights_file(file) and file.is_file()
+        }
+    numbered = [stem for stem in by_stem if re.fullmatch(r"checkpoint-\d+", stem)]
+    ranked = ["model_best", "last", *sorted(numbered, key=natural_key, reverse=True)]
+    return next((by_stem[stem] for stem in ranked if stem in by_stem), None)
+
+
+def _read_args(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        args = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EdistillError(
+            f"{file} is not the plain YAML that timm's train.py writes: {_told(error)}. Mend it by hand, or "
+            f"use the checkpoint alone with teachers.model."
+        ) from None
+    if not isinstance(args, dict) or not isinstance(args.get("model"), str):
+        raise EdistillError(
+            f"{file} does not say which model was trained: it has no key model. Add it (model: resnet50), or "
+            f"use the checkpoint alone with teachers.model."
+        )
+    return args
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _model_kwargs(args: dict[str, Any], config: timm_models.Config, counted: int | None) -> dict[str, Any]:
+    """What `train.py` passes to `create_model`, as far as it matters after training."""
+    size = args.get("input_size") or [None, args.get("img_size"), args.get("img_size")]
+    named = {
+        "num_classes": args.get("num_classes") or counted,
+        "in_chans": args.get("in_chans") or size[0],
+        "global_pool": args.get("gp"),
+        "bn_eps": args.get("bn_eps"),
+        # models of one input size (most transformers) are built for it
+        "img_size": tuple(size[1:]) if size[1] and config.get("fixed_input_size") else None,
+    }
+    return {key: value for key, value in named.items() if value is not None} | (args.get("model_kwargs") or {})
+
+
+def _data_config(file: Path, args: dict[str, Any], config: timm_models.Config) -> Said:
+    from timm.data import resolve_data_config
+
+    try:
+        return from_timm(resolve_data_config(args, pretrained_cfg=config))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise EdistillError(
+            f"{file} gives a preprocessing timm cannot read: {_told(error) or 'input_size, mean or std'}. "
+            f"Mend its input_size, img_size, mean and std."
+        ) from None
+
+
+def _class_order(path: Path, args: dict[str, Any], count: int | None, context: Context) -> Order | None:
+    """timm numbers class folders in natural order, or as the file `class_map` lists them.
+
+    Runs on its other kinds of datasets (hfds/, tfds/, torch/, wds/) keep the dataset's own order, unknown
+    here; they are taken to be in the data's, which the caching pass checks by accuracy.
+    """
+    name, classes = member_name(path), context.classes
+    if classes is None or "/" in (args.get("dataset") or ""):
+        return None
+    if args.get("class_map"):
+        file = _class_map(path, str(args["class_map"]))
+        names = file.read_text(encoding="utf-8").splitlines()
+        return order_by_names(name, [line.strip() for line in names], classes, str(file))
+    if count is not None and count != len(classes):
+        raise EdistillError(
+            f"{name} has {count} classes, but the data has {len(classes)}. Members and data share their "
+            f"classes: pass the data the member was trained on, or leave the member out."
+        )
+    return order_by_names(name, sorted(classes, key=natural_key), classes, str(path / ARGS))
+
+
+def _class_map(path: Path, given: str) -> Path:
+    """The file, where `args.yaml` says or beside it: runs are moved more often than edited."""
+    found = next((file for file in (path / Path(given).name, Path(given)) if file.is_file()), None)
+    if found is None or found.suffix != ".txt":
+        problem = "is not there" if found is None else "is not a .txt file"
+        raise EdistillError(
+            f"{path / ARGS} takes its class order from class_map {given}, which {problem}. Put the list of "
+            f"class names, one a line in the order of the outputs, at "
+            f"{path / Path(given).with_suffix('.txt').name}" + ("." if found is None else " and name it in class_map.")
+        )
+    return found

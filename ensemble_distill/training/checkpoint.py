@@ -1,0 +1,82 @@
+"""A training's whole state in one safetensors file, so that it resumes to the same bytes. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import write_whole
+
+NAME = "checkpoint.safetensors"
+_MARK = "tensor:"
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write nested dicts and lists whose leaves are tensors or JSON values."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_split(state, "", tensors))
+    write_whole(folder / NAME, save(tensors, metadata={"state": text}))
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU; None when nothing was.
+
+    Raises:
+        EdistillError: the file is damaged.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = json.loads(file.metadata()["state"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise EdistillError(f"{path} is damaged ({error}). Run edistill train --overwrite.") from None
+    joined: dict[str, Any] = _join(state, tensors)
+    return joined
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The structure with each tensor replaced by its name; dicts become pair lists, since keys may be ints."""
+    if isinstance(value, Tensor):
+        # a copy on the CPU: safetensors refuses tensors that share memory, as tied weights do
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return _MARK + name
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _split(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
+    return value
+
+
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, str) and value.startswith(_MARK):
+        return tensors[value.removeprefix(_MARK)]
+    if isinstance(value, dict):
+        if "dict" in value:
+            return {key: _join(item, tensors) for key, item in value["dict"]}
+        return [_join(item, tensors) for item in value["list"]]
+    return value
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The generators that dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,268 @@
+"""The only loop: it runs a method's stages over cached rows, and resumes to the same bytes after a kill."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ensemble_distill.config import TrainSettings
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.method import Batch, Labels, Stage, Step
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.runtime.files import write_text
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.students.student import Student
+from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
+from ensemble_distill.training.order import Order, Steps
+from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
+
+SUMMARY = "summary.csv"
+Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval mode to named figures
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How the members' outputs become one prediction."""
+
+    weights: Tensor | None = None  # (M,), summing to 1
+    average: Average = "probabilities"
+
+    def predictive(self, logits: Tensor) -> Categorical:
+        return Categorical(logits, self.weights, self.average)
+
+
+@dataclass
+class _State:
+    """What a step changes."""
+
+    stage: int
+    step: int  # steps done in the whole training
+    student: Student
+    optimizer: torch.optim.Optimizer
+    scheduler: Any  # timm's; None for a constant rate
+    ema: Any  # timm's ModelEmaV3, or None
+    scaler: torch.amp.GradScaler
+    table: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of the epoch so far
+
+
+def boundaries(stages: Sequence[Stage], steps: int) -> list[int]:
+    """The step at which each stage ends; the last is `steps`.
+
+    Raises:
+        EdistillError: there are fewer steps than stages.
+    """
+    if steps < len(stages):
+        names = ", ".join(stage.name for stage in stages)
+        raise EdistillError(
+            f"Training has {steps} steps, and the method has {len(stages)} stages ({names}). Raise train.epochs, or "
+            "lower train.batch-size."
+        )
+    ends: list[int] = []
+    share = 0.0
+    for index, stage in enumerate(stages):
+        share += stage.share
+        earliest = (ends[-1] if ends else 0) + 1
+        latest = steps - (len(stages) - 1 - index)
+        ends.append(min(max(round(share * steps), earliest), latest))
+    ends[-1] = steps
+    return ends
+
+
+class Training:
+    """One training, from its first step or from where it was interrupted."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stages: Sequence[Stage],
+        splits: Sequence[CachedSplit],
+        rows: CachedRows,
+        order: Order,
+        pooling: Pooling,
+        settings: TrainSettings,
+        device: torch.device,
+        workers: int,
+        progress: Progress,
+        validate: Validate | None = None,
+    ) -> None:
+        self.folder, self.stages, self.rows, self.order = folder, stages, rows, order
+        self.pooling, self.settings, self.device, self.workers = pooling, settings, device, workers
+        self.progress, self.validate = progress, validate
+        self.outputs = TeacherOutputs(splits)
+        self.steps = settings.epochs * order.steps_per_epoch
+        self.ends = boundaries(stages, self.steps)
+
+    def run(self, student: Student) -> Student:
+        """Train and return the finished student: the last step's, or its moving average where that is on.
+
+        Raises:
+            EdistillError: the loss is not finite, or the checkpoint is damaged.
+        """
+        torch.manual_seed(self.settings.seed)
+        saved = load_state(self.folder)
+        state = self._enter(student.to(self.device), 0) if saved is None else self._restore(student, saved)
+        self.progress.start("training", self.steps, "steps", done=state.step)
+        loader = self._loader(state.step)
+        last_save = time.monotonic()
+        started = time.monotonic()
+        for batch in loader:
+            if state.step == self.ends[state.stage]:
+                table, losses = state.table, state.losses
+                state = self._enter(self._finished(state), state.stage + 1, state.step)
+                state.table, state.losses = table, losses
+            loss = self._step(state, batch)
+            state.losses.append(loss)
+            state.step += 1
+            self.progress.advance(1, {"loss": loss})
+            if state.step % self.order.steps_per_epoch == 0:
+                self._log(state, time.monotonic() - started)
+                started = time.monotonic()
+                self._save(state)
+                last_save = time.monotonic()
+            elif time.monotonic() - last_save > 60 * self.settings.checkpoint_minutes:
+                self._save(state)
+                last_save = time.monotonic()
+        self.progress.finish()
+        return self._finished(state)
+
+    def _loader(self, start: int) -> Iterator[Rows]:
+        return iter(
+            DataLoader(
+                self.rows,
+                batch_sampler=Steps(self.order, start, self.steps),
+                collate_fn=collate,
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+
+    def _enter(self, student: Student, stage: int, step: int = 0) -> _State:
+        """A stage's beginning: its student, and a fresh optimizer, schedule and average."""
+        from timm.optim import create_optimizer_v2
+        from timm.scheduler import create_scheduler_v2
+        from timm.utils import ModelEmaV3
+
+        settings = self.settings
+        student = self.stages[stage].start(student).to(self.device).train()
+        try:
+            optimizer = create_optimizer_v2(
+                student, opt=settings.opt, lr=settings.lr, weight_decay=settings.weight_decay
+            )
+        except (ValueError, AssertionError, KeyError) as error:
+            raise EdistillError(f"train.opt is {settings.opt!r}, which timm refuses: {error}.") from None
+        steps = self.ends[stage] - (self.ends[stage - 1] if stage else 0)
+        warmup = min(settings.warmup_epochs * self.order.steps_per_epoch, steps - 1) / steps
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=settings.sched,
+            num_epochs=1,  # the stage is one cycle of `steps` updates
+            warmup_epochs=warmup,
+            warmup_lr=settings.lr / 100,
+            step_on_epochs=False,
+            updates_per_epoch=steps,
+        )
+        ema = ModelEmaV3(student, decay=settings.model_ema_decay, use_warmup=True) if settings.model_ema else None
+        lower = settings.amp and settings.amp_dtype == "float16"
+        scaler = torch.amp.GradScaler(self.device.type, enabled=lower and self.device.type == "cuda")
+        return _State(stage, step, student, optimizer, scheduler, ema, scaler)
+
+    def _step(self, state: _State, rows: Rows) -> float:
+        """One update; returns its loss."""
+        stage, device = self.stages[state.stage], self.device
+        before = self.ends[state.stage - 1] if state.stage else 0
+        step = Step(state.step - before, self.ends[state.stage] - before)
+        if state.scheduler is not None:
+            state.scheduler.step_update(step.index)
+        batch = self._batch(rows)
+        dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
+        with torch.autocast(device.type, dtype, enabled=self.settings.amp):
+            raw = state.student(rows.x.to(device, non_blocking=True))
+        loss = stage.loss(batch, state.student.predictive(raw.float()), step)
+        value = loss.item()
+        if value != value or value in (float("inf"), float("-inf")):
+            raise EdistillError(
+                f"The loss is {value} at step {state.step} (stage {stage.name}, train.lr {self.settings.lr}). Lower "
+                "train.lr or set train.clip-grad; the last checkpoint is kept, and --overwrite starts again."
+            )
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip_grad is not None:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.student.parameters(), self.settings.clip_grad)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.ema is not None:
+            state.ema.update(state.student, step=step.index)
+        return value
+
+    def _batch(self, rows: Rows) -> Batch:
+        device = self.device
+        teacher = self.pooling.predictive(self.outputs.read(rows.indices).to(device, non_blocking=True))
+        labels = Labels(rows.own.to(device), rows.partner.to(device), rows.weight.to(device))
+        return Batch(teacher, labels if bool((rows.own >= 0).all()) else None)
+
+    def _finished(self, state: _State) -> Student:
+        student: Student = state.student if state.ema is None else state.ema.module
+        return student
+
+    def _log(self, state: _State, seconds: float) -> None:
+        row: dict[str, Any] = {
+            "epoch": state.step // self.order.steps_per_epoch,
+            "stage": self.stages[state.stage].name,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "train_loss": sum(state.losses) / len(state.losses),
+        }
+        if self.validate is not None:
+            student = self._finished(state)
+            student.eval()
+            row |= self.validate(student, self.stages[state.stage])
+            student.train(student is state.student)
+        state.table.append({**row, "seconds": round(seconds, 2)})
+        state.losses.clear()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(state.table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()} for line in state.table
+        )
+        write_text(self.folder / SUMMARY, text.getvalue())
+
+    def _save(self, state: _State) -> None:
+        save_state(
+            self.folder,
+            {
+                "stage": state.stage,
+                "step": state.step,
+                "student": state.student.state_dict(),
+                "optimizer": state.optimizer.state_dict(),
+                "ema": None if state.ema is None else state.ema.module.state_dict(),
+                "scaler": state.scaler.state_dict(),
+                "random": random_state(self.device),
+                "table": state.table,
+                "losses": state.losses,
+            },
+        )
+
+    def _restore(self, student: Student, saved: dict[str, Any]) -> _State:
+        for stage in self.stages[: saved["stage"]]:  # shapes only: the weights come from the checkpoint
+            student = stage.start(student)
+        state = self._enter(student.to(self.device), saved["stage"], saved["step"])
+        state.student.load_state_dict(saved["student"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        if state.ema is not None:
+            state.ema.module.load_state_dict(saved["ema"])
+        state.scaler.load_state_dict(saved["scaler"])
+        restore_random_state(saved["random"], self.device)
+        state.table, state.losses = saved["table"], saved["losses"]
+        return state

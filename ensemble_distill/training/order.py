@@ -1,0 +1,63 @@
+"""Which rows, in which view, at each step: a pure function of (seed, step), so training resumes anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from ensemble_distill.runtime.keys import permutation
+from ensemble_distill.runtime.ranks import ALONE, Rank
+
+Index = tuple[int, int]  # a row and a view
+
+
+@lru_cache(maxsize=2)
+def _shuffled(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return permutation(rows, "order", seed, epoch)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Rows shuffled afresh each epoch; the last incomplete batch of an epoch is left out.
+
+    In epoch e, row i is seen in view (e + h(i)) mod V, with h a hash: each row goes through all its views in V
+    epochs, and each epoch mixes them.
+    """
+
+    rows: int
+    views: int
+    batch_size: int
+    seed: int
+    rank: Rank = ALONE
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.rows // (self.batch_size * self.rank.world))
+
+    def batch(self, step: int) -> list[Index]:
+        """The rows and views of a step on this rank."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        start = (at * self.rank.world + self.rank.index) * self.batch_size
+        rows = _shuffled(self.rows, self.seed, epoch)[start : start + self.batch_size]
+        # Fibonacci hashing: neighboring rows land on unrelated views
+        hashed = (rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+        views = (hashed.astype(np.int64) + epoch) % self.views
+        return list(zip(rows.tolist(), views.tolist(), strict=True))
+
+
+class Steps(Sampler[list[Index]]):
+    """The batches of steps start to stop − 1, for a DataLoader that prefetches across epochs."""
+
+    def __init__(self, order: Order, start: int, stop: int) -> None:
+        self.order, self.start, self.stop = order, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        return (self.order.batch(step) for step in range(self.start, self.stop))

@@ -1,0 +1,104 @@
+"""The rows a student trains on: inputs rendered again exactly as the members saw them, beside what they said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ensemble_distill.cache.reader import Records
+from ensemble_distill.data.source import Array, Source, View
+from ensemble_distill.facts import Preprocessing
+from ensemble_distill.training.order import Index
+
+
+@dataclass(frozen=True)
+class CachedSplit:
+    """A split and its records, whose view `view` of seed `seed` is what the members saw."""
+
+    source: Source
+    view: View
+    seed: int
+    records: Records
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row in one view: its input, and its labels (−1 where it has none)."""
+
+    index: Index
+    x: Array
+    own: int
+    partner: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """B rows as they leave the loader."""
+
+    indices: NDArray[np.int64]  # (B, 2): row and view
+    x: Tensor
+    own: Tensor
+    partner: Tensor
+    weight: Tensor
+
+    def pin_memory(self) -> Rows:
+        return Rows(self.indices, self.x.pin_memory(), self.own, self.partner, self.weight)
+
+
+class CachedRows(Dataset[Example]):
+    """Several splits end to end (`train`, then `transfer`), indexed by (row, view)."""
+
+    def __init__(self, splits: Sequence[CachedSplit], to: Preprocessing | None) -> None:
+        self.sources = [(split.source, split.view, split.seed) for split in splits]
+        self.offsets = np.cumsum([0, *(len(split.source) for split in splits)])
+        self.to = to
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def __getitem__(self, index: Index) -> Example:
+        part = int(np.searchsorted(self.offsets, index[0], side="right")) - 1
+        source, view, seed = self.sources[part]
+        row = index[0] - int(self.offsets[part])
+        plan = view.plan(seed, index[1], row, len(source))
+        items = [source.item(other) for other in plan.rows]
+        y = plan.y(items)
+        own, partner, weight = (-1, -1, 1.0) if y is None else (int(y[0]), int(y[1]), y[2])
+        return Example(index, plan.x(items, self.to), own, partner, weight)
+
+
+class TeacherOutputs:
+    """The members' logits for indices of `CachedRows`; read in the main process, a batch at a time."""
+
+    def __init__(self, splits: Sequence[CachedSplit]) -> None:
+        self.records = [split.records for split in splits]
+        self.offsets = np.cumsum([0, *(len(records) for records in self.records)])
+
+    def read(self, indices: NDArray[np.int64]) -> Tensor:
+        """Logits (B, M, K) in float32."""
+        if len(self.records) == 1:
+            return torch.from_numpy(self.records[0].read(indices[:, 0], indices[:, 1]))
+        parts = np.searchsorted(self.offsets, indices[:, 0], side="right") - 1
+        first = self.records[0]
+        logits = np.empty((len(indices), len(first.members), first.classes), np.float32)
+        for part, records in enumerate(self.records):
+            here = np.flatnonzero(parts == part)
+            logits[here] = records.read(indices[here, 0] - self.offsets[part], indices[here, 1])
+        return torch.from_numpy(logits)
+
+
+def collate(examples: Sequence[Example]) -> Rows:
+    return Rows(
+        indices=np.array([example.index for example in examples], np.int64),
+        x=torch.from_numpy(np.stack([example.x for example in examples])),
+        own=torch.tensor([example.own for example in examples]),
+        partner=torch.tensor([example.partner for example in examples]),
+        weight=torch.tensor([example.weight for example in examples], dtype=torch.float32),
+    )

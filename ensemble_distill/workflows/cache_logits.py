@@ -1,0 +1,104 @@
+"""`edistill cache-logits`: every member's logits on every split and view, once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_distill.cache.manifest import NAME, Manifest
+from ensemble_distill.caching import cache_outputs
+from ensemble_distill.config import Settings, settings_toml
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.devices import loader_workers, resolve
+from ensemble_distill.runtime.files import write_text
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What the cache holds now, and what this pass added."""
+
+    folder: Path
+    members: tuple[str, ...]
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[int, int]]  # rows and views by name
+    added: int  # records; 0 when it was up to date
+    bytes: int
+    seconds: float
+
+
+def cache_logits(
+    settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
+) -> CacheReport:
+    """Bring the cache up to date with the settings; what is there already is not computed again.
+
+    Args:
+        overwrite: drop a cache that was made from something else.
+        trust: load pickled checkpoints that name arbitrary globals.
+
+    Raises:
+        EdistillError: the teachers or the data cannot be used, or the cache was made from others.
+    """
+    started = time.monotonic()
+    progress = progress or Silent()
+    folder = Path(settings.output.cache)
+    refuse_foreign(folder, NAME, "a cache", "output.cache")
+    plans = plan_splits(settings)
+    teachers = open_ensemble(settings, class_names({name: plan.source for name, plan in plans.items()}), trust)
+    if len(teachers) == 1:
+        progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
+    device = resolve(settings.train.device)
+    with one_writer(folder):
+        if overwrite:
+            clear(folder)
+        added = cache_outputs(
+            folder,
+            settings.task,
+            plans,
+            teachers,
+            dtype=settings.cache.dtype,
+            batch_size=settings.cache.batch_size,
+            device=device,
+            workers=loader_workers(settings.train.workers, device),
+            progress=progress,
+        )
+        if added or not (folder / "args.toml").is_file():
+            write_text(folder / "args.toml", settings_toml(settings, folder))
+    manifest = Manifest.load(folder)
+    size = sum(path.stat().st_size for path in (folder / "records").rglob("*.npy"))
+    return CacheReport(
+        folder=folder,
+        members=manifest.names,
+        classes=manifest.classes,
+        splits={name: (split.rows, manifest.views(name)) for name, split in manifest.splits.items()},
+        added=added,
+        bytes=size,
+        seconds=time.monotonic() - started,
+    )
+
+
+def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
+    """Raise EdistillError when `folder` holds things that are not ours to write among."""
+    if folder.exists() and not folder.is_dir():
+        raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
+    if folder.is_dir() and not (folder / mark).exists():
+        others = [path.name for path in folder.iterdir() if path.name not in (".lock", "parts", "replay", "records")]
+        others = [name for name in others if not name.endswith(".part")]
+        if others:
+            raise EdistillError(
+                f"{folder} exists and is not {what} (it holds {', '.join(sorted(others)[:3])}). Name another folder in "
+                f"{key}, or move it away."
+            )
+
+
+def clear(folder: Path) -> None:
+    """Remove all but the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()

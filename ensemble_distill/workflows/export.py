@@ -1,0 +1,59 @@
+"""`edistill export`: a run as ONNX, as safetensors, or both, each verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ensemble_distill.config import Settings
+from ensemble_distill.data.views import open_view
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.export.onnx import export_onnx
+from ensemble_distill.export.safetensors import export_safetensors
+from ensemble_distill.facts import Preprocessing
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.workflows.runs import find_run
+from ensemble_distill.workflows.splits import open_split
+
+CHECKED_ROWS = 32
+
+
+def export(settings: Settings, run: str | None = None, *, onnx: bool = False, safetensors: bool = False) -> list[Path]:
+    """Write `export/model.onnx` and/or `export/model.safetensors` into the run; returns the files.
+
+    Raises:
+        EdistillError: no format was asked for, no run, no data to verify on, or the file does not agree with the
+            student.
+    """
+    if not (onnx or safetensors):
+        raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
+    found = find_run(settings, run)
+    student = found.student()
+    folder = found.folder / "export"
+    written = []
+    with one_writer(folder):
+        if onnx:
+            x = _real_rows(settings, found.config.preprocessing)
+            if tuple(x.shape[1:]) != found.config.shape:
+                raise EdistillError(
+                    f"{found.folder} takes inputs of shape {found.config.shape}, but the configured data gives "
+                    f"{tuple(x.shape[1:])}. Export from the folder it was trained in."
+                )
+            written.append(export_onnx(student, found.config, x, folder / "model.onnx"))
+        if safetensors:
+            written.append(export_safetensors(student, found.config, folder / "model.safetensors"))
+    return written
+
+
+def _real_rows(settings: Settings, preprocessing: Preprocessing | None) -> torch.Tensor:
+    """Some rows to compare torch and onnxruntime on: of a split no choice hangs on, evenly spread."""
+    names = [name for name in ("validation", "test", "train") if name in settings.splits()]
+    if not names:
+        raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
+    source = open_split(settings, names[0])
+    view = open_view("none", None)
+    rows = sorted({int(row) for row in np.linspace(0, len(source) - 1, CHECKED_ROWS)})
+    inputs = [view.plan(0, 0, row, len(source)).x([source.item(row)], preprocessing) for row in rows]
+    return torch.from_numpy(np.stack(inputs))

@@ -1,0 +1,108 @@
+"""`edistill inspect`: what a path is and what it holds, whatever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.cache.manifest import NAME as MANIFEST
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.config import Settings
+from ensemble_distill.data import open_inputs
+from ensemble_distill.errors import EdistillError
+
+
+def inspect(path: Path, settings: Settings | None = None) -> dict[str, Any]:
+    """A run, a cache, an exported file, a folder of teachers, or data, as a record to print.
+
+    Args:
+        settings: what `[teachers]` says, for a folder of bare checkpoints.
+
+    Raises:
+        EdistillError: there is nothing at `path`, or nothing that edistill knows.
+    """
+    if not path.exists():
+        raise EdistillError(f"There is no {path}. Give a run, a cache, an .onnx file, a folder of teachers, or data.")
+    if (path / MANIFEST).is_file():
+        return _cache(path)
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    if (path / "args.toml").is_file():
+        return _run(path)
+    try:
+        return _teachers(path, settings)
+    except EdistillError as no_teachers:
+        try:
+            return _data(path)
+        except EdistillError as no_data:
+            raise EdistillError(
+                f"{path} is no run, cache or exported file. As teachers: {no_teachers} As data: {no_data}"
+            ) from None
+
+
+def _cache(path: Path) -> dict[str, Any]:
+    manifest = Manifest.load(path)
+    return {
+        "kind": "cache",
+        "task": manifest.task,
+        "classes": list(manifest.classes),
+        "dtype": manifest.dtype,
+        "members": [member.to_json() for member in manifest.members],
+        "splits": {name: {**vars(split), "views": manifest.views(name)} for name, split in manifest.splits.items()},
+        "caching": dict(manifest.caching),
+        "bytes": sum(file.stat().st_size for file in (path / "records").rglob("*.npy")),
+    }
+
+
+def _run(path: Path) -> dict[str, Any]:
+    from ensemble_distill.students.run import Run
+
+    run = Run.open(path)
+    files = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
+    return {"kind": "run", **run.config.to_json(), "files": files}
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    from ensemble_distill.serving import Served
+
+    served = Served(path)
+    card = served.card
+    return {
+        "kind": "onnx",
+        "task": card.task,
+        "method": card.method,
+        "version": card.version,
+        "classes": list(card.classes),
+        "input": {
+            "name": served.input,
+            "kind": card.kind,
+            "shape": list(card.shape),
+            "preprocessing": card.preprocessing.to_json() if card.preprocessing else None,
+        },
+        "outputs": list(served.outputs),
+        "members": [member.to_json() for member in card.members],
+        "bytes": path.stat().st_size,
+    }
+
+
+def _teachers(path: Path, settings: Settings | None) -> dict[str, Any]:
+    from ensemble_distill.config import TeacherSettings
+    from ensemble_distill.teachers import open_teachers
+    from ensemble_distill.teachers.teacher import Context
+
+    section = settings.teachers if settings is not None else TeacherSettings.model_validate({})
+    teachers = open_teachers(path, Context(section))
+    return {"kind": "teachers", "members": [teacher.member.to_json() for teacher in teachers]}
+
+
+def _data(path: Path) -> dict[str, Any]:
+    source = open_inputs([str(path)])
+    return {
+        "kind": "data",
+        "rows": len(source),
+        "holds": source.kind,
+        "classes": None if source.classes is None else list(source.classes),
+        "labels": source.labels is not None,
+        "digest": source.digest,
+        "digest_scope": source.digest_scope,
+    }

@@ -1,0 +1,56 @@
+"""`edistill predict`: an exported ONNX student on images, a folder or arrays, without torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ensemble_distill.config import Settings
+from ensemble_distill.data import open_inputs
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import write_text
+from ensemble_distill.serving import Served, records
+
+
+def latest_export(settings: Settings) -> Path:
+    """The newest `export/model.onnx` of the runs. Raises EdistillError when there is none."""
+    runs = Path(settings.output.runs)
+    exports = sorted(runs.glob("*/export/model.onnx"), key=lambda path: path.stat().st_mtime)
+    if not exports:
+        raise EdistillError(f"{runs} holds no exported student. Run edistill export --onnx, or pass --model FILE.")
+    return exports[-1]
+
+
+def predict(model: Path, inputs: Sequence[str]) -> list[dict[str, Any]]:
+    """A record per row: its name, class, probability and uncertainties.
+
+    Args:
+        model: a file that `edistill export --onnx` wrote.
+        inputs: image files, one folder, or one `.npz`.
+
+    Raises:
+        EdistillError: the model or the inputs cannot be read, or do not fit each other.
+    """
+    return list(records(Served(model), open_inputs(inputs)))
+
+
+def formatted(rows: Sequence[dict[str, Any]], style: Literal["csv", "json"]) -> str:
+    """The records as CSV with a header, or as one JSON array."""
+    if style == "json":
+        return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["row"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def save(path: Path, content: str) -> None:
+    """Write a result file, whole or absent. Raises EdistillError when its folder does not exist."""
+    if not path.parent.is_dir():
+        raise EdistillError(f"{path.parent} is no folder, so {path.name} cannot be written there. Make it first.")
+    write_text(path, content)

@@ -1,0 +1,90 @@
+"""From settings to opened splits, the same way for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ensemble_distill.caching import SplitPlan
+from ensemble_distill.config import PreprocessingSettings, Settings
+from ensemble_distill.data import open_source
+from ensemble_distill.data.source import Source
+from ensemble_distill.data.views import open_view, require_kind
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Preprocessing
+from ensemble_distill.teachers import open_teachers
+from ensemble_distill.teachers.teacher import Context, Teacher
+
+TRAINED = ("train", "transfer")  # the splits with views; the others are seen as they are
+
+
+def open_split(settings: Settings, name: str) -> Source:
+    """One configured split. Raises EdistillError when it is not configured or cannot be opened."""
+    entry = settings.splits().get(name)
+    if entry is None:
+        known = ", ".join(settings.splits()) or "none at all"
+        raise EdistillError(f"data.{name.replace('/', '.')} is not set (there are: {known}). Set it in edistill.toml.")
+    try:
+        return open_source(entry, settings.task)
+    except EdistillError as error:
+        raise EdistillError(f"data.{name.replace('/', '.')}: {error}") from error
+
+
+def plan_split(settings: Settings, name: str, source: Source | None = None) -> SplitPlan:
+    """A split with the views that the settings give it."""
+    source = source or open_split(settings, name)
+    if name not in TRAINED:
+        return SplitPlan(source, open_view("none", None), "none", 0, 1)
+    views = settings.views
+    view = open_view(views.transform, source.scale)
+    require_kind(view, source.kind, views.transform)
+    if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
+        return SplitPlan(source, view, "none", 0, 1)
+    return SplitPlan(source, view, _travelling(views.transform), views.seed, views.count)
+
+
+def _travelling(transform: str) -> str:
+    """A transform's name for manifests: a user's file without its folder."""
+    file, colon, factory = transform.rpartition(":")
+    return f"{Path(file).name}:{factory}" if colon else transform
+
+
+def plan_splits(settings: Settings, names: Iterable[str] | None = None) -> dict[str, SplitPlan]:
+    """All configured splits, or those named.
+
+    Raises:
+        EdistillError: none is configured, or one is empty.
+    """
+    plans = {name: plan_split(settings, name) for name in (names or settings.splits())}
+    if not plans:
+        raise EdistillError(
+            "There is no data: set data.train, and better data.validation and data.test, in edistill.toml."
+        )
+    for name, plan in plans.items():
+        if len(plan.source) == 0:
+            raise EdistillError(f"data.{name} has no rows. Give a split with at least one.")
+    return plans
+
+
+def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
+    """The data's class names, from the first split that has any."""
+    named = (s.classes for name, s in sources.items() if s.classes is not None and not name.startswith("ood/"))
+    return next(named, None)
+
+
+def open_ensemble(settings: Settings, classes: tuple[str, ...] | None, trust: bool = False) -> list[Teacher]:
+    return open_teachers(Path(settings.teachers.path), Context(settings.teachers, classes, trust))
+
+
+def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocessing | None) -> Preprocessing | None:
+    """The first member's, with what the settings say instead."""
+    if asked is None:
+        return first
+    given = {name: value for name, value in asked if value is not None}
+    if first is not None:
+        return replace(first, **given)
+    lacking = [name for name in ("size", "mean", "std") if name not in given]
+    if lacking:
+        raise EdistillError(f"student.preprocessing lacks {', '.join(lacking)}, and the members have none to fill it.")
+    return Preprocessing(**given)

@@ -1,0 +1,319 @@
+"""`edistill train`: a student from the cache, by a method."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from ensemble_distill.cache.manifest import Split, refuse_other_data, refuse_other_members
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.caching import SplitPlan
+from ensemble_distill.config import Settings, load_settings, settings_toml
+from ensemble_distill.data.replay import check_samples
+from ensemble_distill.data.views import open_view
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods import open_method
+from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.devices import loader_workers, resolve
+from ensemble_distill.runtime.files import read_json, write_json, write_text
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.bodies import build_body, feature_count, start_from
+from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
+from ensemble_distill.students.student import Student
+from ensemble_distill.training import checkpoint
+from ensemble_distill.training.loop import Pooling, Training
+from ensemble_distill.training.order import Order
+from ensemble_distill.training.plain_rows import plain_batches, reestimate_batchnorm
+from ensemble_distill.training.rows import CachedRows, CachedSplit
+from ensemble_distill.workflows.cache_logits import clear, refuse_foreign
+from ensemble_distill.workflows.splits import (
+    TRAINED,
+    class_names,
+    open_ensemble,
+    plan_split,
+    student_preprocessing,
+)
+
+ARGS = "args.toml"
+# what may change between a run and its continuation without making it another run
+FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    folder: Path
+    method: str
+    heads: int
+    parameters: int
+    fresh: bool  # False: it was up to date
+    resumed_at: int  # the step an interrupted training went on from; 0 for a new one
+    seconds: float
+
+
+def train(settings: Settings, *, overwrite: bool = False, progress: Progress | None = None) -> TrainReport:
+    """Train the configured student; an interrupted run resumes, a finished one is left as it is.
+
+    Raises:
+        EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
+            made with other settings; the student or the method cannot be built.
+    """
+    started = time.monotonic()
+    progress = progress or Silent()
+    method = open_method(settings.train.method)
+    options = method_options(method, settings)
+    folder = run_folder(settings)
+    refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
+    if settings.student.model is None:
+        raise EdistillError(
+            "student.model is not set. Give a timm name, or a factory whose output is (B, F): student.model = "
+            '"model.py:make_body".'
+        )
+    cache = Cache(Path(settings.output.cache))
+    with one_writer(folder):
+        if overwrite:
+            clear(folder)
+        _refuse_other_settings(folder, settings)
+        _refuse_other_cache(folder, cache)
+        if (folder / WEIGHTS).is_file():
+            run = Run.open(folder)
+            return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
+        return _train(folder, settings, method, options, cache, progress, started)
+
+
+def run_folder(settings: Settings) -> Path:
+    name = settings.output.name
+    if name is None:
+        method = settings.train.method.rpartition(":")[2]
+        name = f"{method}-s{settings.train.seed}"
+    return Path(settings.output.runs) / name
+
+
+def method_options(method: Method, settings: Settings) -> BaseModel:
+    """The `[method]` table, validated by the method itself."""
+    try:
+        return method.Options.model_validate(settings.method)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        valid = ", ".join(name.replace("_", "-") for name in method.Options.model_fields)
+        if problem["type"] == "extra_forbidden":
+            raise EdistillError(
+                f"method.{key} is no option of {settings.train.method}. Its options are {valid}."
+            ) from None
+        raise EdistillError(f"method.{key} is {problem['input']!r}: {problem['msg']}.") from None
+
+
+def _train(
+    folder: Path,
+    settings: Settings,
+    method: Method,
+    options: BaseModel,
+    cache: Cache,
+    progress: Progress,
+    started: float,
+) -> TrainReport:
+    plans = {name: plan_split(settings, name) for name in TRAINED if name in settings.splits()}
+    if "train" not in plans:
+        raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
+    _refuse_other_teachers(settings, cache, plans)
+    splits = [_cached(cache, name, plan) for name, plan in plans.items()]
+    if "labels" in method.needs and any(plan.source.labels is None for plan in plans.values()):
+        raise EdistillError(f"{settings.train.method} needs labels, and data.train has none. Use --method hydra.")
+
+    preprocessing = student_preprocessing(settings.student.preprocessing, cache.manifest.members[0].preprocessing)
+    rows = CachedRows(splits, preprocessing)
+    device = resolve(settings.train.device)
+    torch.manual_seed(settings.train.seed)
+    config, student = _build(folder, settings, method, options, cache, plans, preprocessing, rows[0, 0].x.shape)
+    write_text(folder / ARGS, settings_toml(settings, folder))
+    write_json(folder / CONFIG, config.to_json())
+
+    pooling = Pooling(config.pooling(len(config.members)), config.average)
+    training = Training(
+        folder=folder,
+        stages=method.stages(options, len(config.members)),
+        splits=splits,
+        rows=rows,
+        order=Order(
+            len(rows), splits[0].records.views, settings.train.batch_size, settings.train.seed, ranks.current()
+        ),
+        pooling=pooling,
+        settings=settings.train,
+        device=device,
+        workers=loader_workers(settings.train.workers, device),
+        progress=progress,
+        validate=_validation(settings, cache, config, pooling, device),
+    )
+    saved = checkpoint.load_state(folder)
+    resumed_at = 0 if saved is None else int(saved["step"])
+    student = training.run(student).eval()
+    if set(settings.views.transform.split("+")) - {"none", "crop-flip"}:
+        plain = open_view("none", None)
+        reestimate_batchnorm(student.body, plans["train"].source, plain, preprocessing, device)
+    run = Run.save(folder, config, student.cpu())
+    return _report(run, student, fresh=True, resumed_at=resumed_at, started=started)
+
+
+def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
+    """A split joined to its records, once data and views are known to be those the members saw."""
+    if name not in cache.manifest.splits:
+        raise EdistillError(f"{cache.folder} does not hold {name}. Run edistill cache-logits.")
+    refuse_other_data(cache.folder, name, cache.manifest.splits[name], plan.facts())
+    records = cache.open(name, plan.count)
+    to = cache.manifest.members[0].preprocessing
+    check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count, to)
+    return CachedSplit(plan.source, plan.view, plan.seed, records)
+
+
+def _build(
+    folder: Path,
+    settings: Settings,
+    method: Method,
+    options: BaseModel,
+    cache: Cache,
+    plans: dict[str, SplitPlan],
+    preprocessing: Any,
+    shape: tuple[int, ...],
+) -> tuple[StudentConfig, Student]:
+    """The configuration of the finished student, and the one-headed student that training starts from."""
+    student, manifest = settings.student, cache.manifest
+    assert student.model is not None
+    body = build_body(student.model, student.kwargs, shape)
+    if student.init is not None:
+        teachers = {t.member.name: t for t in open_ensemble(settings, manifest.classes)}
+        if student.init not in teachers:
+            raise EdistillError(f"student.init is {student.init!r}, and the members are {', '.join(teachers)}.")
+        start_from(body, teachers[student.init].build(), student.init)
+    weights = settings.teachers.weights
+    if weights is not None and len(weights) != len(manifest.members):
+        raise EdistillError(
+            f"teachers.weights has {len(weights)} values for {len(manifest.members)} members. Give one each."
+        )
+    config = StudentConfig(
+        task=settings.task,
+        method=settings.train.method.rpartition(":")[2],
+        options=options.model_dump(mode="json"),
+        model=_relative_spec(settings, folder),
+        kwargs=student.kwargs,
+        hidden=student.heads,
+        heads=method.heads(len(manifest.members)),
+        kind=plans["train"].source.kind,
+        shape=tuple(shape),
+        preprocessing=preprocessing,
+        classes=manifest.classes,
+        members=manifest.members,
+        average=settings.teachers.average,
+        weights=weights,
+        trained_on={name: manifest.splits[name].digest for name in plans},
+        versions={"torch": torch.__version__},
+    )
+    return config, config.around(body, feature_count(body, tuple(shape), student.model), 1)
+
+
+def _relative_spec(settings: Settings, folder: Path) -> str:
+    """student.model with its file relative to the run folder."""
+    dumped = settings.model_dump(mode="json", context={"root": folder.absolute()})
+    spec: str = dumped["student"]["model"]
+    return spec
+
+
+def _validation(settings: Settings, cache: Cache, config: StudentConfig, pooling: Pooling, device: torch.device) -> Any:
+    """A function that gives the loss and the NLL on the validation rows; None when they are not cached."""
+    if "validation" not in settings.splits() or cache.manifest.views("validation") == 0:
+        return None
+    plan = plan_split(settings, "validation")
+    refuse_other_data(cache.folder, "validation", cache.manifest.splits["validation"], plan.facts())
+    records = cache.open("validation")
+    labels = plan.source.labels
+
+    @torch.no_grad()
+    def validate(student: Student, stage: Stage) -> dict[str, float]:
+        losses = nll = 0.0
+        for rows, x in plain_batches(plan.source, plan.view, config.preprocessing, workers=0):
+            teacher = pooling.predictive(torch.from_numpy(records.read(list(rows))).to(device))
+            predictive = student.predictive(student(x.to(device)).float())
+            y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device).long()
+            known = None if y is None else Labels(y, y, torch.ones(len(y), device=device))
+            losses += len(rows) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
+            if y is not None:
+                nll += predictive.pooled().nll(y).sum().item()
+        count = len(plan.source)
+        return {"validation_loss": losses / count} | ({} if labels is None else {"validation_nll": nll / count})
+
+    return validate
+
+
+def _refuse_other_teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan]) -> None:
+    """Stale logits silently reused are the commonest mistake, so the teachers, where present, are hashed again."""
+    if Path(settings.teachers.path).exists():
+        classes = class_names({name: plan.source for name, plan in plans.items()})
+        found = [teacher.member for teacher in open_ensemble(settings, classes)]
+        refuse_other_members(cache.folder, cache.manifest.members, found)
+        new = [member.name for member in found if member.name not in cache.manifest.names]
+        if new:
+            raise EdistillError(
+                f"{cache.folder} holds {len(cache.manifest.names)} members, and teachers.path has {len(found)}: "
+                f"{', '.join(new)} is not cached. Run edistill cache-logits to add it, or take it away."
+            )
+
+
+def _refuse_other_cache(folder: Path, cache: Cache) -> None:
+    """A run belongs to the members and data it was started with."""
+    if not (folder / CONFIG).is_file():
+        return
+    config = StudentConfig.from_json(read_json(folder / CONFIG))
+    manifest = cache.manifest
+    if config.members != manifest.members:
+        raise EdistillError(
+            f"{folder} was trained from members {', '.join(m.name for m in config.members)}, and {cache.folder} holds "
+            f"{', '.join(manifest.names)}, or others of these names. Choose another --name, or pass --overwrite."
+        )
+    for name, digest in config.trained_on.items():
+        found: Split | None = manifest.splits.get(name)
+        if found is None or found.digest != digest:
+            raise EdistillError(
+                f"{folder} was trained on {name} data {digest[:12]}…, and {cache.folder} holds "
+                f"{'none' if found is None else found.digest[:12] + '…'}. Choose another --name, or pass --overwrite."
+            )
+
+
+def _refuse_other_settings(folder: Path, settings: Settings) -> None:
+    """Raise EdistillError naming the first setting in which a run differs from what is asked now."""
+    if not (folder / ARGS).is_file():
+        return
+    before, now = (_flat(s) for s in (load_settings(folder / ARGS), settings))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise EdistillError(
+                f"{folder} was made with {key} = {before.get(key)!r}, but now it is {now.get(key)!r}. Choose another "
+                "--name, set it back, or pass --overwrite."
+            )
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """The settings that make a run what it is, by dotted key."""
+    values = settings.model_dump(mode="json", by_alias=True)
+    flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}
+    for table in ("views", "student", "train", "method"):
+        flat |= {f"{table}.{key}": value for key, value in values[table].items()}
+    flat |= {f"teachers.{key}": values["teachers"][key] for key in ("average", "weights")}
+    return {key: value for key, value in flat.items() if key not in FREE}
+
+
+def _report(run: Run, student: Student, fresh: bool, resumed_at: int, started: float) -> TrainReport:
+    return TrainReport(
+        folder=run.folder,
+        method=run.config.method,
+        heads=run.config.heads,
+        parameters=sum(p.numel() for p in student.parameters()),
+        fresh=fresh,
+        resumed_at=resumed_at,
+        seconds=time.monotonic() - started,
+    )

@@ -1,0 +1,153 @@
+"""Class order by names, and the check that refuses shuffled members but never merely weak ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.teachers.class_order import check_class_order, order_by_names
+
+Counts = NDArray[np.int64]
+
+# --- by names -----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.randoms())
+def test_outputs_are_mapped_to_the_data_by_name(classes: list[str], random: object) -> None:
+    names = list(classes)
+    random.shuffle(names)  # type: ignore[attr-defined]
+    order = order_by_names("m", names, classes, "names")
+    assert (order is None) == (names == classes)
+    if order is not None:
+        assert [classes[index] for index in order] == names
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", "dog", "cow"], "names 3 classes, the data has 2 .only there: cow"),
+        (["cat", "Dog"], "only there: Dog; only in the data: dog"),
+        (["cat"], "only in the data: dog"),
+        (["cat", "dog", "cat"], "cat comes twice"),
+    ],
+)
+def test_other_names_than_the_datas_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(EdistillError, match=rf"m: labels.txt.*{message}.*Rename"):
+        order_by_names("m", names, ("cat", "dog"), "labels.txt")
+
+
+# --- by accuracy --------------------------------------------------------------------------------------------
+
+
+def simulated(seed: int, accuracy: float, rows: NDArray[np.int64], order: NDArray[np.int64] | None = None) -> Counts:
+    """(K, K) counts of a member right with this probability, else wrong by each class's habit."""
+    rng, count = np.random.default_rng(seed), len(rows)
+    habits = rng.dirichlet(np.full(count, 0.5), size=count)
+    np.fill_diagonal(habits, 0)
+    shares = (1 - accuracy) * habits / habits.sum(1, keepdims=True) + accuracy * np.eye(count)
+    counts = np.stack([rng.multinomial(n, share) for n, share in zip(rows, shares, strict=True)])
+    return counts if order is None else counts[:, order]
+
+
+def refused(counts: Counts) -> bool:
+    try:
+        check_class_order("m", counts)
+    except EdistillError:
+        return True
+    return False
+
+
+def derangement(seed: int, count: int) -> NDArray[np.int64]:
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(count)
+        if (order != np.arange(count)).all():
+            return order
+
+
+@pytest.mark.parametrize(("classes", "rows"), [(2, 200), (3, 200), (10, 50), (10, 1000), (100, 50)])
+@pytest.mark.parametrize("accuracy", [0.6, 0.8, 0.95])
+def test_shuffled_members_are_refused_and_their_originals_are_not(classes: int, rows: int, accuracy: float) -> None:
+    for seed in range(5):
+        counts = np.full(classes, rows)
+        assert not refused(simulated(seed, accuracy, counts))
+        shuffled = simulated(seed, accuracy, counts, derangement(seed, classes))
+        # of two classes told apart 60 to 40, neither naming is evidently right
+        assert refused(shuffled) == (accuracy > 0.6 or classes > 2)
+
+
+def test_two_swapped_classes_among_many_are_refused_by_name() -> None:
+    order = np.arange(10)
+    order[[3, 5]] = 5, 3
+    counts = simulated(0, 0.8, np.full(10, 200), order)
+    names = [f"class{index}" for index in range(10)]
+    with pytest.raises(EdistillError) as error:
+        check_class_order("member-07", counts, names)
+    text = str(error.value)
+    right, reordered = np.trace(counts) / 2000, np.trace(counts[:, order]) / 2000
+    assert f"{right:.1%} of 2000 rows are right; reordered, {reordered:.1%} would be" in text
+    assert "(class3 is called class5, class5 is called class3)" in text
+    assert text.startswith("member-07: ")
+    assert "label_names in config.json" in text
+
+
+def test_the_message_names_classes_by_number_where_the_data_has_no_names() -> None:
+    with pytest.raises(EdistillError, match="0 is called 1, 1 is called 0"):
+        check_class_order("m", np.array([[5, 95], [90, 10]]))
+
+
+def test_natural_for_lexicographic_folders_is_what_gets_caught() -> None:
+    names = [f"class{number}" for number in range(1, 13)]
+    order = np.array([names.index(name) for name in sorted(names)])
+    assert refused(simulated(1, 0.7, np.full(12, 50), np.argsort(order)))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 50])
+@pytest.mark.parametrize("per_class", [1, 5, 30, 500])
+@pytest.mark.parametrize("above_chance", [0.0, 0.02, 0.1])
+def test_members_that_know_almost_nothing_pass(classes: int, per_class: int, above_chance: float) -> None:
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        prediction = rng.dirichlet(np.full(classes, 0.3))  # the same for every label, often nearly one class
+        shares = (1 - above_chance) * prediction + above_chance * np.eye(classes)
+        rows = rng.multinomial(per_class * classes, rng.dirichlet(np.full(classes, 0.5)))  # a skewed class mix
+        counts = np.stack([rng.multinomial(n, share) for n, share in zip(rows, shares, strict=True)])
+        assert not refused(counts), (seed, counts)
+
+
+@pytest.mark.parametrize("separation", [0.2, 0.6, 1.5])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_honest_weak_classifiers_pass(separation: float, skewed: bool) -> None:
+    """Bayes classifiers of overlapping Gaussians, some of whose classes are confused more often than not."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        prior = rng.dirichlet(np.full(8, 0.5)) if skewed else np.full(8, 1 / 8)
+        centers = separation * rng.normal(size=(8, 2))
+        labels = rng.choice(8, size=8000, p=prior)
+        points = centers[labels] + rng.normal(size=(8000, 2))
+        scores = np.log(prior) - ((points[:, None] - centers) ** 2).sum(-1) / 2
+        counts = np.zeros((8, 8), dtype=np.int64)
+        np.add.at(counts, (labels, scores.argmax(1)), 1)
+        assert not refused(counts), (seed, counts)
+
+
+def test_classes_without_rows_prove_nothing() -> None:
+    # all huskies are called wolf, but there is no wolf that is called something else
+    assert not refused(np.array([[5, 95, 0], [0, 0, 0], [0, 0, 100]]))
+    assert not refused(np.zeros((3, 3), dtype=np.int64))
+
+
+def test_a_few_rows_prove_nothing() -> None:
+    assert not refused(np.array([[0, 3], [3, 0]]))
+    assert refused(np.array([[0, 30], [30, 0]]))
+
+
+@given(st.integers(0, 2**32), st.integers(2, 12), st.integers(1, 300))
+def test_a_diagonal_that_dominates_its_columns_always_passes(seed: int, classes: int, rows: int) -> None:
+    counts = np.random.default_rng(seed).multinomial(rows, np.full(classes, 1 / classes), size=classes)
+    assume((counts.diagonal() >= counts.max(axis=0)).all())
+    check_class_order("m", counts)
