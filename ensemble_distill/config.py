@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,7 +51,9 @@ def _absolute_spec(text: str, info: ValidationInfo) -> str:
 
 
 def _absolute_data(text: str, info: ValidationInfo) -> str:
-    return _absolute_spec(text, info) if _is_file_spec(text) else _absolute(text, info)
+    if _is_file_spec(text) or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        return _absolute_spec(text, info)
+    return _absolute(text, info)
 
 
 def _relative(text: str | None, info: SerializationInfo) -> str | None:

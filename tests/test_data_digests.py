@@ -136,10 +136,6 @@ def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row for row in range(10) if digest(changed(row))[0] != sampled] == [0, 3, 6, 9]
 
 
-def test_parts_do_not_run_together(tmp_path: Path) -> None:
-    """Moving a byte from one file to the next changes the digest although the bytes in a row are the same."""
-    for name, first, second in (("a", b"12", b"3"), ("b", b"1", b"23")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "1").write_bytes(first)
-        (tmp_path / name / "2").write_bytes(second)
-    assert len({digests.folder_digest(tmp_path / name, ["1", "2"], None, None)[0] for name in "ab"}) == 2
+def test_parts_do_not_run_together() -> None:
+    x = np.zeros((2, 3), np.float32)
+    assert digests.arrays_digest(x, None, ("ab", "c")) != digests.arrays_digest(x, None, ("a", "bc"))

@@ -101,8 +101,8 @@ def test_floats_go_through_the_same_filters(mode: str, interpolation: str) -> No
     Mid grays, because that path also clamps between its passes where bicubic and Lanczos overshoot.
     """
     to = Preprocessing((20, 28), MEAN, STD, interpolation, 0.9, mode)
-    for channels in (1, 3):
-        x = pixels(33, 47, channels) // 2 + 64
+    for shape in ((33, 47, 1), (33, 47, 3), (20, 80, 3)):
+        x = pixels(*shape) // 2 + 64
         floats, bytes_ = render(as_unit(x), to), render(x, to)
         assert floats.dtype == np.float32
         assert_allclose(floats, bytes_, atol=2 / 255)

@@ -21,7 +21,6 @@ from ensemble_distill.teachers import FOREIGN, kinds, open_teachers
 from ensemble_distill.teachers.names import SUFFIXES, member_name, natural_key
 from ensemble_distill.teachers.teacher import Context, Teacher
 
-SHARED = Path(__file__).parents[1].parent / "shared"
 FACTORY = "from torch import nn\ndef make():\n    return nn.Linear(2, 3)\n"
 
 
@@ -214,23 +213,19 @@ def test_a_kind_claims_nothing_it_does_not_know(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", list(kinds()))
-def test_a_kind_says_in_a_line_what_it_is(kind: str) -> None:
-    first = (kinds()[kind].__doc__ or "").splitlines()[0]
-    assert first.endswith((".", ")", "`")) or len(first) > 10, "messages list the kinds by this line"
+def test_messages_name_every_kind_by_its_first_line(tmp_path: Path, kind: str) -> None:
+    first = (kinds()[kind].__doc__ or "").splitlines()[0].rstrip(".")
+    assert first
+    with pytest.raises(EdistillError) as error:
+        open_here(tmp_path)
+    assert first[1:] in str(error.value)
 
 
 # --- the shared ensembles -----------------------------------------------------------------------------------
 
 
-def shared(name: str) -> Path:
-    path = SHARED / "teachers" / name
-    if not path.is_dir():
-        pytest.skip("the ready ensembles are not beside the repository")
-    return path
-
-
-def test_the_ready_resnets_open() -> None:
-    path = shared("cifar10-resnet8")
+def test_the_ready_resnets_open(shared: Path) -> None:
+    path = shared / "teachers" / "cifar10-resnet8"
     settings = settings_from({"teachers": {"path": str(path), "model": str(path / "model.py:make_teacher")}}, path)
     teachers = open_teachers(path, Context(settings.teachers))
     assert names_of(teachers) == [f"member-{index:02d}" for index in range(10)]
@@ -238,10 +233,10 @@ def test_the_ready_resnets_open() -> None:
     assert teachers[3].build()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_the_ready_timm_runs_open_and_agree_with_timm() -> None:
+def test_the_ready_timm_runs_open_and_agree_with_timm(shared: Path) -> None:
     import timm
 
-    path = shared("cifar10-timm")
+    path = shared / "teachers" / "cifar10-timm"
     teachers = open_teachers(path, Context(TeacherSettings.model_validate({})))
     assert names_of(teachers) == sorted(member_name(run) for run in path.iterdir())
     for teacher in teachers:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_distill.evaluation.metrics import Figures
@@ -24,7 +26,7 @@ def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
     try:
         with torch.no_grad():
             for module, x in zip(modules, inputs, strict=True):
-                with FlopCounterMode(display=False) as counter:
+                with _unfused(), FlopCounterMode(display=False) as counter:
                     module(x)
                 macs += counter.get_total_flops() // 2
             for _ in range(REPEATS):
@@ -36,3 +38,15 @@ def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
         torch.set_num_threads(threads)
     parameters = sum(p.numel() for module in modules for p in module.parameters())
     return {"parameters": parameters, "macs": macs, "latency_ms": statistics.median(latencies)}
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Attention and recurrence as plain products: the counter takes their fused CPU kernels for free."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

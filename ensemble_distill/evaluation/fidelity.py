@@ -27,6 +27,8 @@ NAMES = (
     "gap_closed",
 )
 
+ROUNDING = 1e-12  # below it a mean is noise of float64
+
 Rows = Mapping[str, NDArray[np.float64]]
 
 
@@ -52,12 +54,12 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows) -> Figures
             both["member_kl"].mean(), uncertainty.mean() + both["mixture_kl"].mean()
         )
         figures["deviation_correlation"] = _ratio(
-            both["deviation_product"].sum(),
-            np.sqrt(both["deviation_ensemble"].sum() * both["deviation_student"].sum()),
+            both["deviation_product"].mean(),
+            np.sqrt(both["deviation_ensemble"].mean() * both["deviation_student"].mean()),
         )
     if uncertainty is not None and "model_uncertainty" in student:
         theirs = student["model_uncertainty"]
-        figures["model_uncertainty_l1"] = _ratio(np.abs(theirs - uncertainty).sum(), uncertainty.sum())
+        figures["model_uncertainty_l1"] = _ratio(np.abs(theirs - uncertainty).mean(), uncertainty.mean())
         figures["model_uncertainty_ratio"] = _ratio(theirs.mean(), uncertainty.mean())
         figures["model_uncertainty_spearman"] = spearman(theirs, uncertainty)
         figures["model_uncertainty_spearman_control"] = spearman(student["total_uncertainty"], uncertainty)
@@ -69,14 +71,16 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows) -> Figures
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    """Rank correlation, ties sharing their mean rank; None where one side is constant."""
+    """Rank correlation, ties sharing their mean rank; None where one side is constant up to rounding."""
+    if min(np.ptp(a), np.ptp(b)) <= ROUNDING:
+        return None
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a, b)]
     return _ratio((ranks[0] * ranks[1]).sum(), np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
 
 
 def _ratio(part: float, whole: float) -> float | None:
     """None where the whole is 0 up to rounding: what it would say is noise."""
-    return float(part / whole) if abs(whole) > 1e-12 else None
+    return float(part / whole) if abs(whole) > ROUNDING else None
 
 
 def _subtracted(part: float, whole: float) -> float | None:

@@ -17,7 +17,7 @@ class Categorical:
 
     Attributes:
         logits: (B, M, *L, K), natural-log scores, any offset.
-        weights: (M,) positive, summing to 1; None for equal weights.
+        weights: (M,) not negative, taken relative to their sum; None for equal weights.
         average: what pooling means: the mixture ("probabilities") or the softmax of the mean logits
             ("logits"). Uncertainties are those of the mixture in either case.
     """
@@ -82,7 +82,8 @@ class Categorical:
 
     def _weights(self) -> Tensor:
         if self.weights is not None:
-            return self.weights.to(self.logits)
+            weights = self.weights.to(self.logits)
+            return weights / weights.sum()  # a sum that is 1 only in float32 would bias model uncertainty in float64
         return self.logits.new_full((self.members,), 1.0 / self.members)
 
     def _over_members(self, values: Tensor) -> Tensor:

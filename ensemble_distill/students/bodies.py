@@ -37,7 +37,7 @@ def build_body(
             body = make(**kwargs)
         except TypeError as error:
             raise EdistillError(
-                f"student.model {model} does not take student.kwargs {dict(kwargs)}: {error}."
+                f"student.model {model} does not take student.kwargs XX
             ) from error
         if not isinstance(body, nn.Module):
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
@@ -60,7 +60,15 @@ def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ..
             f"student.model {model} is a timm image model, but a row of the data has shape {input_shape}. Give a "
             'factory for such rows (student.model = "model.py:make_body").'
         )
-    body: nn.Module = timm.create_model(model, num_classes=0, in_chans=input_shape[0], **dict(kwargs))
+    for key, reason in (("num_classes", "a body has no classifier"), ("in_chans", "the data decides it")):
+        if key in kwargs:
+            raise EdistillError(f"student.kwargs has {key} = {kwargs[key]!r}, but {reason}. Leave {key} out.")
+    try:
+        body: nn.Module = timm.create_model(model, num_classes=0, in_chans=input_shape[0], **dict(kwargs))
+    except Exception as error:  # timm and its models raise many kinds
+        raise EdistillError(
+            f"student.model {model} cannot be built with student.kwargs XX
+        ) from error
     return body
 
 
@@ -75,9 +83,10 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
     try:
         with torch.no_grad():
             features = body(torch.zeros(2, *input_shape))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # the body is anyone's code; timm's transformers assert their input's size
         raise EdistillError(
-            f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): {error}."
+            f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): "
+            f"{type(error).__name__}: {error}."
         ) from error
     finally:
         body.train(training)

@@ -62,6 +62,7 @@ class Heads(nn.Module):
         """`count` copies of head 0. They part because their targets differ, not because they do."""
         sizes = [layer.weight.shape for layer in self.layers if isinstance(layer, BatchedLinear)]
         heads = Heads(count, sizes[0][1], [size[2] for size in sizes[:-1]], sizes[-1][2])
+        heads.to(self._first.weight)
         for mine, theirs in zip(self.parameters(), heads.parameters(), strict=True):
             theirs.copy_(mine[:1].expand_as(theirs))
-        return heads.to(self._first.weight.device)
+        return heads

@@ -108,8 +108,11 @@ class StudentConfig:
         )
 
     def build(self, factory: BodyFactory | None = None) -> Student:
-        """The untrained student, every head apart."""
-        body = build_body(self.model, self.kwargs, self.shape, factory)
+        """A student whose weights are to be loaded; none are fetched for a pretrained body."""
+        kwargs = dict(self.kwargs)
+        if factory is None and ":" not in self.model:
+            kwargs.pop("pretrained", None)
+        body = build_body(self.model, kwargs, self.shape, factory)
         features = feature_count(body, self.shape, self.model)
         return self.around(body, features, self.heads)
 
@@ -118,7 +121,7 @@ class StudentConfig:
         return Student(
             body,
             Heads(heads, features, self.hidden, len(self.classes)),
-            self.pooling(heads),
+            self.pooling(len(self.members)),
             self.average,
         )
 
@@ -141,12 +144,13 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """Raises: EdistillError when the folder holds no finished run, or its config is damaged."""
         config = folder / CONFIG
-        if not (folder / WEIGHTS).is_file() or not config.is_file():
+        missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
+        if missing is not None:
             what = "an unfinished run" if (folder / "args.toml").is_file() else "no run"
-            raise EdistillError(f"{folder} holds {what} ({WEIGHTS} is missing). Run edistill train.")
+            raise EdistillError(f"{folder} holds {what} ({missing} is missing). Run edistill train.")
         try:
             return cls(folder, StudentConfig.from_json(read_json(config)))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EdistillError(f"{config} is damaged ({type(error).__name__}: {error}).") from None
 
     @classmethod
@@ -177,7 +181,9 @@ class Run:
         student = config.build(body)
         try:
             student.load_state_dict(load_file(self.folder / WEIGHTS))
-        except (RuntimeError, SafetensorError) as error:
+        except SafetensorError as error:
+            raise EdistillError(f"{self.folder / WEIGHTS} is damaged ({error}). Run edistill train --overwrite.") from None
+        except RuntimeError as error:
             raise EdistillError(
                 f"{self.folder / WEIGHTS} does not fit the body {config.model} with {config.kwargs}: {error}"
             ) from None

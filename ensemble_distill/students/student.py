@@ -17,7 +17,8 @@ class Student(nn.Module):
     Attributes:
         body: x to features (B, F).
         heads: features to logits.
-        weights: (H,) how the heads pool, as the members did; None for equal.
+        weights: (M,) how one head per member pools, as the members do; None for equal. Heads that are not the
+            members' (a first stage's single one) pool equally.
         average: "probabilities" or "logits"; see `Categorical`.
     """
 
@@ -38,11 +39,12 @@ class Student(nn.Module):
 
     def predictive(self, raw: Tensor) -> Categorical:
         """What raw outputs (B, H, K) mean."""
-        return Categorical(raw, self.weights, self.average)
+        weights = self.weights if self.weights is not None and len(self.weights) == raw.shape[1] else None
+        return Categorical(raw, weights, self.average)
 
-    def with_heads(self, count: int, weights: Tensor | None = None) -> Self:
+    def with_heads(self, count: int) -> Self:
         """The same body (shared, not copied) under `count` copies of head 0."""
-        student = type(self)(self.body, self.heads.copied(count), weights, self.average)
+        student = type(self)(self.body, self.heads.copied(count), self.weights, self.average)
         return student.to(next(self.heads.parameters()).device).train(self.training)
 
     def no_weight_decay(self) -> set[str]:

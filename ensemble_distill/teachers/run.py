@@ -1,16 +1,20 @@
-"""A run of our own as a teacher: the student's pooled prediction, as one member."""
+"""An edistill run folder: `config.json` and `student.safetensors`.
+
+Its student's pooled prediction is one member, so a student can teach the next one.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.files import read_json, sha256_file
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
+from ensemble_distill.teachers.class_order import order_by_names
 from ensemble_distill.teachers.teacher import Context, Teacher
 
 
@@ -26,33 +30,29 @@ class Pooled(nn.Module):
 
 
 def claims(path: Path) -> bool:
-    """A folder whose config.json says it is ours."""
+    """A folder whose config.json says that edistill wrote it."""
     config = path / CONFIG
     try:
-        return config.is_file() and "edistill" in read_json(config)
+        record = read_json(config) if config.is_file() else None
     except ValueError:
         return False
+    return isinstance(record, dict) and "edistill" in record
 
 
 def load(path: Path, context: Context) -> Teacher:
+    """A finished run. Raises EdistillError when it is not finished, or its classes are not the data's."""
     run = Run.open(path)
-    config = run.config
-    order = None
-    if context.classes is not None and context.classes != config.classes:
-        if set(context.classes) != set(config.classes):
-            raise EdistillError(
-                f"{path} has classes {', '.join(config.classes[:4])}, …, and the data has "
-                f"{', '.join(context.classes[:4])}, …. Give a run of the same classes."
-            )
-        order = tuple(context.classes.index(name) for name in config.classes)
-    return Teacher(
-        Member(
-            name=path.name,
-            sha256=sha256_file(path / WEIGHTS),
-            output="logits",
-            class_order=order,
-            preprocessing=config.preprocessing,
-            model="edistill run",
-        ),
-        lambda: Pooled(run.student()).eval().requires_grad_(False),
+    classes = run.config.classes
+    member = Member(
+        name=path.name,
+        sha256=sha256_file(path / WEIGHTS),
+        output="logits",
+        class_order=None if context.classes is None else order_by_names(path.name, classes, context.classes, CONFIG),
+        preprocessing=run.config.preprocessing,
+        model="edistill run",
     )
+    return Teacher(member, partial(_build, run))
+
+
+def _build(run: Run) -> nn.Module:
+    return Pooled(run.student()).eval().requires_grad_(False)

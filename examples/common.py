@@ -1,0 +1,56 @@
+"""What the examples share: unpacking the data, and running commands as a user types them."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+
+def arguments(description: str, here: Path) -> argparse.Namespace:
+    """`shared` (a folder with data/ and teachers/) and `--work` (where everything is written)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("shared", type=Path, help="folder that holds data/cifar10.zip and teachers/")
+    parser.add_argument("--work", type=Path, default=here / "work", help="where data, cache and runs go")
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def unpack_cifar10(shared: Path, work: Path) -> Path:
+    """`data/cifar10/{train,test}/<class>/*.jpg` under `work`; nothing is done when it is there."""
+    done = work / "data" / ".unpacked"
+    if not done.exists():
+        with zipfile.ZipFile(shared / "data" / "cifar10.zip") as archive:
+            archive.extractall(work / "data")
+        done.touch()
+    return work / "data" / "cifar10"
+
+
+def copy_teachers(source: Path, work: Path) -> None:
+    if not (work / "teachers").exists():
+        shutil.copytree(source, work / "teachers")
+
+
+def write_digits(work: Path) -> None:
+    """`digits.npz`: 1,797 handwritten digits as 32×32 gray pictures, images of nothing that CIFAR-10 knows."""
+    pictures = (load_digits().images * (255 / 16)).round().astype(np.uint8)
+    enlarged = [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BILINEAR)) for p in pictures]
+    np.savez_compressed(work / "digits.npz", x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
+
+
+def edistill(work: Path, *commands: str) -> None:
+    """Run `edistill COMMAND` in `work`, one after the other, showing what is run and how long it took."""
+    for command in commands:
+        print(f"\n$ edistill {command}", flush=True)
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "ensemble_distill", *command.split()], cwd=work, check=True)
+        print(f"({time.monotonic() - started:.0f} s)", flush=True)
