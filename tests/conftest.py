@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from ensemble_distill.config import Settings, load_settings
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks here are tiny: a second thread only waits for the first
+
+from ensemble_distill.config import Settings, load_settings  # noqa: E402
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 QUICK = {"train.epochs": 8, "views.count": 2, "train.device": "cpu", "train.workers": 0}
