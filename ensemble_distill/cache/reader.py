@@ -84,12 +84,15 @@ class Records:
         self._paths = [[record_path(folder, split, name, v) for v in range(views)] for name in manifest.names]
         self._sums = [[manifest.records[key(split, name, v)] for v in range(views)] for name in manifest.names]
         size = self.split.rows * self._record.itemsize * views * len(manifest.names)
-        self._open = lru_cache(maxsize=None if size <= IN_MEMORY else OPEN_MAPS)(
-            self._read if size <= IN_MEMORY else self._map
-        )
-        for m in range(len(self.members)):  # a damaged record is found before the first step, not in the middle
-            for v in range(views):
-                self._open(m, v)
+        self._held: NDArray[np.void] | None = None  # (views, M, rows)
+        self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
+        # a damaged record is found here, before the first step, and not in the middle
+        if size <= IN_MEMORY:
+            self._held = np.stack([[self._read(m, v) for m in range(len(self.members))] for v in range(views)])
+        else:
+            for m in range(len(self.members)):
+                for v in range(views):
+                    self._open(m, v)
 
     def __len__(self) -> int:
         return self.split.rows
@@ -98,6 +101,9 @@ class Records:
         """Logits (B, M, K) of B rows, each in its own view (or all in one)."""
         rows = np.asarray(rows, dtype=np.int64)
         views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
+        if self._held is not None:
+            found = self._held[views, :, rows]  # one gather for all members: (B, M)
+            return decode(found.reshape(-1)).reshape(*found.shape, self.classes)
         logits = np.empty((len(rows), len(self.members), self.classes), np.float32)
         for view in np.unique(views):
             here = np.flatnonzero(views == view)
