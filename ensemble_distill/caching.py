@@ -4,6 +4,7 @@ share a preprocessing, and each member's outputs go to its own record."""
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from ensemble_distill.cache.manifest import (
     refuse_other_members,
 )
 from ensemble_distill.cache.records import FLOOR, decode, encode
-from ensemble_distill.cache.writer import Column, Writer, blocks
+from ensemble_distill.cache.writer import Column, Writer, blocks, drop_member, record_path
 from ensemble_distill.data.replay import keep_samples
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
@@ -91,6 +92,7 @@ def cache_outputs(
         manifest = _extended(folder, Manifest.load(folder), task, dtype, storage, found, members)
         needed = [key for key in _keys(splits, members) if key not in manifest.records]
         if not needed and all(_record_exists(folder, key) for key in manifest.records):
+            shutil.rmtree(folder / "parts", ignore_errors=True)  # of a pass that died when it was all but done
             return 0
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         _probe(splits, members, modules, classes=manifest.classes)
@@ -106,7 +108,9 @@ def cache_outputs(
     for name, plan in splits.items():
         columns = [(m.name, v) for m in members for v in range(plan.count)]
         todo = writer.pending(name, columns)
-        if todo:
+        if not todo:
+            writer.drop_parts(name)
+        else:
             keep_samples(folder, name, plan.source, plan.view, plan.seed, plan.count, members[0].preprocessing)
             _cache_split(writer, name, plan, todo, members, modules, batch_size, device, workers, progress)
     return len(writer.manifest.records) - before
@@ -120,7 +124,7 @@ def _keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterato
 
 def _record_exists(folder: Path, key: str) -> bool:
     split, member, view = key.rsplit("/", 2)
-    return (folder / "records" / split / f"{member}.v{view}.npy").is_file()
+    return record_path(folder, split, member, int(view)).is_file()
 
 
 def _extended(
@@ -132,7 +136,10 @@ def _extended(
     found: Mapping[str, Split],
     members: Sequence[Member],
 ) -> Manifest:
-    """The manifest with new members and splits added, after everything it already says has been compared."""
+    """The manifest with new members and splits added, after everything it already says has been compared.
+
+    A member that failed in its first pass may be taken away or replaced: its errors ask for that.
+    """
     for what, there, here in (
         ("task", manifest.task, task),
         ("cache.dtype", manifest.dtype, dtype),
@@ -145,8 +152,12 @@ def _extended(
             )
     for name in manifest.splits.keys() & found.keys():
         refuse_other_data(folder, name, manifest.splits[name], found[name])
+    now = {member.name: member for member in members}
+    for member in manifest.members:
+        if now.get(member.name) != member and manifest.unfinished(member.name):
+            manifest = drop_member(folder, manifest, member.name)
     refuse_other_members(folder, manifest.members, members)
-    return replace(manifest, members=tuple(members), splits={**manifest.splits, **found})
+    return replace(manifest, members=tuple(members), splits={**found, **manifest.splits})
 
 
 def _probe(
@@ -183,7 +194,7 @@ def _probe(
                 f"data.{first} has {len(named[first])} classes and data.{name} has {len(these)}, or in another order "
                 f"({', '.join(different)}). Give every split the same class folders."
             )
-    names = classes or (named[first] if first is not None else tuple(str(k) for k in range(number)))
+    names = classes or (named[first] if first is not None else numbered(number))
     if len(names) != number:
         where = f"data.{first}" if classes is None else "the cache"
         raise EdistillError(
@@ -203,6 +214,11 @@ def _probe(
                 "members were trained on."
             )
     return names
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """What classes are called where the data has no names for them."""
+    return tuple(str(k) for k in range(count))
 
 
 def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
@@ -314,11 +330,12 @@ def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> N
         )
     if member.output == "probabilities":
         sums = values.sum(axis=1)
-        if values.min() < -1e-6 or np.abs(sums - 1).max() > 1e-3:
-            row = rows[int(np.argmax(np.abs(sums - 1)))]
+        wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)
+        if wrong.any():
+            at = int(np.argmax(wrong))
             raise EdistillError(
-                f"Member {member.name} is said to return probabilities, but at row {row} of {split} they sum to "
-                f'{sums[row - rows[0]]:.4f}. Set teachers.output = "logits".'
+                f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
+                f'{values[at].min():.4f} and they sum to {sums[at]:.4f}. Set teachers.output = "logits".'
             )
         values = np.log(np.maximum(values, FLOOR))
     if member.class_order is not None:

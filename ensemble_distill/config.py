@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,9 +18,11 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PlainSerializer,
     SerializationInfo,
+    Tag,
     ValidationError,
     ValidationInfo,
 )
@@ -81,7 +83,12 @@ class Section(BaseModel):
     """A table of the file; unknown keys are refused."""
 
     model_config = ConfigDict(
-        extra="forbid", alias_generator=_kebab, populate_by_name=True, frozen=True, protected_namespaces=()
+        extra="forbid",
+        alias_generator=_kebab,
+        populate_by_name=True,
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
 
@@ -97,6 +104,8 @@ class PreprocessingSettings(Section):
 
 
 class TeacherSettings(Section):
+    """`[teachers]`: the members, and how they pool."""
+
     path: PathText = Field("teachers", validate_default=True, description="Folder of checkpoints.")
     model: ModelSpec | None = Field(
         None, description="For bare checkpoints: a timm name, file.py:factory or package.module:factory."
@@ -117,10 +126,19 @@ class DataEntry(Section):
     y: str = "y"
 
 
-DataSettings = DataPath | DataEntry
+def _written_as(entry: Any) -> str:
+    return "<table>" if isinstance(entry, dict | DataEntry) else "<path>"
+
+
+# tagged, so that a mistake is told of the form it was written in
+DataSettings = Annotated[
+    Annotated[DataPath, Tag("<path>")] | Annotated[DataEntry, Tag("<table>")], Discriminator(_written_as)
+]
 
 
 class SplitSettings(Section):
+    """`[data]`: a source per split."""
+
     train: DataSettings | None = Field(None, description="Image folder, .npz, or file.py:factory.")
     validation: DataSettings | None = Field(None, description="Rows that choices are made on.")
     test: DataSettings | None = Field(None, description="Rows that only report.")
@@ -130,25 +148,35 @@ class SplitSettings(Section):
 
 
 class ViewSettings(Section):
+    """`[views]`: the renditions of each training row that the members are asked about."""
+
     count: int = Field(4, ge=1, description="Views of each training row in the cache.")
     transform: ModelSpec = Field("none", description="none, crop-flip, mixup, noise, or a + of these.")
     seed: int = Field(0, description="Seed of the views, apart from the training seed.")
 
 
 class StudentSettings(Section):
+    """`[student]`: its body and heads."""
+
     model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
     kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
     init: str | None = Field(None, description="Start the body from this member's weights.")
-    heads: tuple[int, ...] = Field((), description="Hidden sizes of each head; empty is a linear head.")
+    heads: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Hidden sizes of each head; empty is a linear head."
+    )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
 
 
 class CacheSettings(Section):
+    """`[cache]`: how the members' logits are computed and kept."""
+
     dtype: Literal["float16", "float32"] = Field("float16", description="Storage of the logits.")
     batch_size: int = Field(256, ge=1, description="Rows in a forward pass of the members.")
 
 
 class TrainSettings(Section):
+    """`[train]`: timm's names for timm's things."""
+
     method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
     epochs: int = Field(20, ge=1, description="Passes over the training rows.")
     batch_size: int = Field(128, ge=1, description="Rows in a step.")
@@ -171,6 +199,8 @@ class TrainSettings(Section):
 
 
 class OutputSettings(Section):
+    """`[output]`: where the results go."""
+
     cache: PathText = Field("cache", validate_default=True, description="Folder of the cache.")
     runs: PathText = Field("runs", validate_default=True, description="Folder of the runs.")
     name: str | None = Field(None, description="Name of the run; default METHOD-sSEED.")
@@ -222,11 +252,21 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
         )
     for key, value in (overrides or {}).items():
         _place(values, key, value)
-    return settings_from(values, root=path.parent, named=str(path))
+    return settings_from(values, root=path.parent, named=str(path), overridden=overrides or ())
 
 
-def settings_from(values: Mapping[str, Any], root: Path, named: str = "settings") -> Settings:
-    """Validate a nested mapping whose relative paths start at `root`."""
+def settings_from(
+    values: Mapping[str, Any], root: Path, named: str = "settings", overridden: Collection[str] = ()
+) -> Settings:
+    """Validate a nested mapping whose relative paths start at `root`.
+
+    Args:
+        named: where the values stand, for messages.
+        overridden: dotted keys that do not stand there.
+
+    Raises:
+        EdistillError: an unknown key, a value out of its domain.
+    """
     values = dict(values)
     # defaults are paths too, so every section is validated with the root at hand
     for name in ("teachers", "output"):
@@ -234,19 +274,24 @@ def settings_from(values: Mapping[str, Any], root: Path, named: str = "settings"
     try:
         return Settings.model_validate(values, context={"root": root})
     except ValidationError as error:
-        raise EdistillError(f"{named}: " + _explain(error)) from None
+        key, told = _explain(error)
+        elsewhere = any(f"{_kebab(key)}.".startswith(f"{_kebab(given)}.") for given in overridden)
+        raise EdistillError(told if elsewhere else f"{named}: {told}") from None
 
 
 def _place(values: dict[str, Any], key: str, value: Any) -> None:
     *tables, last = key.split(".")
     here = values
     for table in tables:
-        here = here.setdefault(table, {})
+        here = here.setdefault(_spelled(here, table), {})
         if not isinstance(here, dict):
-            raise EdistillError(f"--set {key}: {table} is {here!r}, not a table.")
-    for spelling in (last, last.replace("_", "-"), last.replace("-", "_")):
-        here.pop(spelling, None)
-    here[last] = value
+            raise EdistillError(f"--set {key}: {table} is {here!r}, not a table. Set {table} itself, as a whole.")
+    here[_spelled(here, last)] = value
+
+
+def _spelled(table: Mapping[str, Any], key: str) -> str:
+    """The key as the table has it: `batch-size` and `batch_size` are one."""
+    return next((there for there in table if _kebab(there) == _kebab(key)), key)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -264,34 +309,59 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def _explain(error: ValidationError) -> str:
-    """The first problem in a sentence; pydantic's list has several for a union."""
+# what pydantic says of a wrong type, in the words of the file
+_TYPES = {
+    "dict_type": "it should be a table",
+    "model_type": "it should be a table",
+    "tuple_type": "it should be a list",
+    "string_type": "it should be a string",
+}
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """The dotted key of the first problem, and the problem in a sentence; unknown keys come first."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    path = [
-        str(part) for part in problem["loc"] if str(part) not in ("DataEntry", "function-after[_absolute_data(), str]")
-    ]
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        valid = list(_keys(Settings))
-        close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
-            path[-1], [k.rpartition(".")[2] for k in valid], n=1, cutoff=0.5
-        )
-        hint = f"Did you mean {close[0]}?" if close else f"Valid keys are {', '.join(valid)}."
-        return f"unknown key {key}. {hint}"
+    key = ".".join(part for part in map(str, problem["loc"]) if part not in ("<path>", "<table>"))
     given = problem.get("input")
-    return f"{key} is {given!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+    if problem["type"] == "extra_forbidden":
+        return key, f"unknown key {key}. {_nearest(key)}"
+    if problem["type"] == "missing":
+        return key, f"{key} is missing from {given!r}."
+    told = _TYPES.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    return key, f"{key} is {given!r}: {told}."
+
+
+def _nearest(key: str) -> str:
+    """What an unknown key may have meant: a key of its own table, else one of that name elsewhere."""
+    table, _, last = key.rpartition(".")
+    named = re.sub(r"^(data\.ood)\.[^.]+", r"\1.NAME", table)
+    keys = list(_keys(Settings))
+    siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == named]
+    if close := difflib.get_close_matches(last, siblings, n=1):
+        return f"Did you mean {table and table + '.'}{close[0]}?"
+    if close := difflib.get_close_matches(last, [k.rpartition(".")[2] for k in keys], n=1):
+        return f"Did you mean {next(k for k in keys if k.rpartition('.')[2] == close[0])}?"
+    return f"Valid keys {f'of {table} ' if table else ''}are {', '.join(siblings)}."
 
 
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key, tables before what they hold; the free name of an OOD set is NAME."""
     for name, field in section.model_fields.items():
         key = prefix + _kebab(name)
-        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type)]
-        nested = next((t for t in inner if issubclass(t, Section) and t is not DataEntry), None)
-        if nested is None:
-            yield key
-        else:
-            yield from _keys(nested, key + ".")
+        yield key
+        free = getattr(field.annotation, "__origin__", None) is dict
+        inner = next(_sections(field.annotation), None)
+        if inner is not None:
+            yield from _keys(inner, f"{key}.NAME." if free else f"{key}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """The tables among the types that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
 
 
 # --- writing --------------------------------------------------------------------------------------------------

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from PIL import Image
 
-from ensemble_distill.data.source import Source
+from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
@@ -73,6 +74,12 @@ class Card:
                 f"{named} has no edistill metadata, so its preprocessing and classes are unknown. Give a file that "
                 "edistill export --onnx wrote."
             )
+        lacking = [field.name for field in fields(cls) if field.name not in record]
+        if lacking:
+            raise EdistillError(
+                f"{named} was written by edistill {record.get('version', 'of another version')}, without "
+                f"{', '.join(lacking)}. Export the run again: edistill export --onnx."
+            )
         preprocessing = record["preprocessing"]
         return cls(
             task=record["task"],
@@ -120,13 +127,20 @@ class Served:
         view = open_view("none", None)
         for start in range(0, len(source), BATCH):
             rows = range(start, min(start + BATCH, len(source)))
-            x = np.stack([view.plan(0, 0, r, len(source)).x([source.item(r)], self.card.preprocessing) for r in rows])
+            items = [self._as_trained(source.item(row)) for row in rows]
+            x = np.stack([view.plan(0, 0, 0, 1).x([item], self.card.preprocessing) for item in items])
             if x.shape[1:] != self.card.shape:
                 raise EdistillError(
                     f"{self.path} takes inputs of shape {self.card.shape}, but {source.name(start)} is {x.shape[1:]}. "
                     "Give rows like those it was trained on."
                 )
             yield rows, self.run(x)
+
+    def _as_trained(self, item: Item) -> Item:
+        """Image files decode to color; a student of gray arrays sees them in gray."""
+        if item.kind == "pixels" and self.card.shape[0] == 1 and item.x.shape[2] == 3:
+            return replace(item, x=np.asarray(Image.fromarray(item.x).convert("L"))[..., None])
+        return item
 
 
 def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:

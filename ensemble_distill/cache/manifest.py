@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,23 +61,35 @@ class Manifest:
             count += 1
         return count
 
+    def unfinished(self, member: str) -> bool:
+        """Whether a member never got as far as the others: it has no record, or lacks one that another has."""
+        held: dict[str, set[tuple[str, str]]] = {name: set() for name in self.names}
+        for record in self.records:
+            split, name, view = record.rsplit("/", 2)
+            held.setdefault(name, set()).add((split, view))
+        return not held[member] or any(other - held[member] for other in held.values())
+
+    def without(self, member: str) -> Manifest:
+        members = tuple(m for m in self.members if m.name != member)
+        records = {name: s for name, s in self.records.items() if name.rsplit("/", 2)[1] != member}
+        return replace(self, members=members, records=records)
+
     def with_record(self, record: str, sha256: str) -> Manifest:
         return replace(self, records={**self.records, record: sha256})
 
     def save(self, folder: Path) -> None:
-        write_json(
-            folder / NAME,
-            {
-                "format": FORMAT,
-                "task": self.task,
-                "dtype": self.dtype,
-                "classes": list(self.classes),
-                "members": [member.to_json() for member in self.members],
-                "splits": {name: vars(split) for name, split in self.splits.items()},
-                "caching": dict(self.caching),
-                "records": dict(self.records),
-            },
-        )
+        record = {
+            "format": FORMAT,
+            "task": self.task,
+            "dtype": self.dtype,
+            "classes": list(self.classes),
+            "members": [member.to_json() for member in self.members],
+            "splits": {name: vars(split) for name, split in self.splits.items()},
+            "caching": dict(self.caching),
+            "records": dict(sorted(self.records.items())),  # the same bytes in whatever order they were made
+        }
+        # one flipped digit of a row count would silently shift every row
+        write_json(folder / NAME, {**record, "sha256": _checksum(record)})
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -90,6 +104,8 @@ class Manifest:
                     f"{folder} has cache format {record['format']}, and this edistill reads format {FORMAT}. "
                     "Run edistill cache-logits --overwrite."
                 )
+            if record.pop("sha256", None) != _checksum(record):
+                raise ValueError("its checksum is that of another text")
             return cls(
                 task=record["task"],
                 dtype=record["dtype"],
@@ -104,6 +120,10 @@ class Manifest:
                 f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or run edistill cache-logits "
                 "--overwrite."
             ) from None
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def key(split: str, member: str, view: int) -> str:

@@ -50,12 +50,22 @@ def record_path(folder: Path, split: str, member: str, view: int) -> Path:
     return folder / "records" / split / f"{member}.v{view}.npy"
 
 
+def drop_member(folder: Path, manifest: Manifest, member: str) -> Manifest:
+    """The manifest without a member. Its records go, and all parts, whose columns go by members' names."""
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+    for name in manifest.records.keys() - manifest.without(member).records.keys():
+        split, _, view = name.rsplit("/", 2)
+        record_path(folder, split, member, int(view)).unlink(missing_ok=True)
+    return manifest.without(member)
+
+
 class Writer:
     """Writes the records of one cache; hold `runtime.lock.one_writer` around its use."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = replace(manifest, records=dict(self._present(manifest)))
+        self._held: dict[Path, list[Column]] = {}  # of the parts known to be whole: each is hashed once
         for path in leftovers(folder):
             path.unlink()
         self.manifest.save(folder)
@@ -85,6 +95,7 @@ class Writer:
         identity = hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()[:8]
         path = self._part_folder(split) / f"{block.start:010d}-{block.stop:010d}-{identity}.safetensors"
         write_whole(path, save(tensors, metadata={"sha256": _digest(tensors)}))
+        self._held[path] = list(records)
 
     def written(self, split: str, column: Column, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
         """A column's records block by block, from its parts; every block must have been put."""
@@ -104,6 +115,10 @@ class Writer:
             write_whole(path, itertools.chain([header], content))
             self.manifest = self.manifest.with_record(key(split, *column), sha256_file(path))
         self.manifest.save(self.folder)
+        self.drop_parts(split)
+
+    def drop_parts(self, split: str) -> None:
+        """Remove what a split's records were joined from."""
         shutil.rmtree(self._part_folder(split), ignore_errors=True)
 
     def _part_folder(self, split: str) -> Path:
@@ -112,14 +127,21 @@ class Writer:
     def _parts(self, split: str, block: Block) -> Iterator[tuple[Path, list[Column]]]:
         """The whole parts of a block and what they hold; a part whose bytes changed counts as absent."""
         for path in sorted(self._part_folder(split).glob(f"{block.start:010d}-{block.stop:010d}-*.safetensors")):
-            try:
-                with safe_open(path, framework="numpy") as part:
-                    tensors = {name: part.get_tensor(name) for name in part.keys()}  # noqa: SIM118
-                    whole = part.metadata().get("sha256") == _digest(tensors)
-            except (SafetensorError, OSError):
-                whole = False
-            if whole:
-                yield path, [(m, int(v)) for m, _, v in (name.rpartition("/") for name in tensors)]
+            if path not in self._held:
+                self._held[path] = _columns(path)
+            if self._held[path]:
+                yield path, self._held[path]
+
+
+def _columns(part: Path) -> list[Column]:
+    """What a part holds; nothing when its bytes are not those that were written."""
+    try:
+        with safe_open(part, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            whole = (file.metadata() or {}).get("sha256") == _digest(tensors)
+    except (SafetensorError, OSError):
+        return []
+    return [(m, int(v)) for m, _, v in (name.rpartition("/") for name in tensors)] if whole else []
 
 
 def _digest(tensors: Mapping[str, NDArray[np.uint8]]) -> str:

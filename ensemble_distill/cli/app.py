@@ -36,15 +36,11 @@ def load(name: str) -> Any:
 
 
 class Commands(TyperGroup):
-    """Lists the commands from `SUMMARIES`, and imports only the one that is called."""
+    """Knows the commands from `SUMMARIES`, and imports only the one that is called."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(SUMMARIES)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in SUMMARIES and cmd_name not in self.commands:
-            return TyperCommand(cmd_name, help=SUMMARIES[cmd_name])
-        return super().get_command(ctx, cmd_name)
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands.update({name: TyperCommand(name, help=summary) for name, summary in SUMMARIES.items()})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in SUMMARIES:

@@ -100,7 +100,7 @@ def _lines(value: Any, indent: str) -> Iterator[str]:
 
 def _inline(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(_inline(item) for item in value)
+        return ", ".join(_inline(item) for item in value) or "none"
     return "none" if value is None else str(value)
 
 

@@ -7,12 +7,14 @@ libraries, whose pixels differ by one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
@@ -21,7 +23,7 @@ from ensemble_distill.runtime.files import write_whole
 
 ROWS = 4
 VIEWS = 4
-TOLERANCE = 2 / 255
+TOLERANCE = 2 / 255 + 1e-6  # of two levels and their rounding to float32
 
 
 def _path(folder: Path, split: str) -> Path:
@@ -42,22 +44,35 @@ def _samples(
 def keep_samples(
     folder: Path, split: str, source: Source, view: View, seed: int, count: int, to: Preprocessing | None
 ) -> None:
-    """Keep a few of a split's inputs as the caching pass renders them."""
-    write_whole(_path(folder, split), save(dict(_samples(source, view, seed, count, to))))
+    """Keep a few of a split's inputs as the caching pass renders them.
+
+    Raises:
+        EdistillError: an earlier pass over this split saw others; see `check_samples`.
+    """
+    if _path(folder, split).is_file():
+        check_samples(folder, split, source, view, seed, count)
+    samples = dict(_samples(source, view, seed, count, to))
+    write_whole(_path(folder, split), save(samples, metadata={"to": json.dumps(to and to.to_json())}))
 
 
-def check_samples(
-    folder: Path, split: str, source: Source, view: View, seed: int, count: int, to: Preprocessing | None
-) -> None:
+def check_samples(folder: Path, split: str, source: Source, view: View, seed: int, count: int) -> None:
     """Render the kept inputs again.
 
     Raises:
-        EdistillError: one differs by more than 2/255 (features: by 1e-5 of their size).
+        EdistillError: one differs by more than 2/255 (features: by 1e-5 of their size), or they are missing.
     """
     path = _path(folder, split)
     if not path.is_file():
-        raise EdistillError(f"{path} is missing. Run edistill cache-logits --overwrite.")
-    kept = load_file(path)
+        raise EdistillError(f"{path} is missing. Restore it, or run edistill cache-logits --overwrite.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            record = json.loads(file.metadata()["to"])
+        to = None if record is None else Preprocessing.from_json(record)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise EdistillError(
+            f"{path} is damaged ({error}). Restore it, or run edistill cache-logits --overwrite."
+        ) from None
     for name, now in _samples(source, view, seed, count, to):
         then = kept.get(name)
         if then is None:

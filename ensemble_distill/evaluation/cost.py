@@ -43,10 +43,12 @@ def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
 @contextmanager
 def _unfused() -> Iterator[None]:
     """Attention and recurrence as plain products: the counter takes their fused CPU kernels for free."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # torch types it as its descriptor
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = onednn

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import TEMPORARY, write_whole
+from ensemble_distill.runtime.files import TEMPORARY, sync_folder, write_whole
 from ensemble_distill.serving import Card, Served
 from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.students.student import Student
@@ -87,18 +88,18 @@ def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) 
     write_whole(unchecked, model.SerializeToString())
     try:
         _compare(module, Served(unchecked), x)
-        os.replace(unchecked, path)  # noqa: PTH105
+        unchecked.replace(path)
+        sync_folder(path.parent)
     finally:
         unchecked.unlink(missing_ok=True)
     return path
 
 
 def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    silenced = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # the exporter logs its steps, and prints whole graphs when it fails
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
             program = torch.onnx.export(
                 module,
@@ -112,14 +113,22 @@ def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
             )
     except Exception as error:  # the exporter raises many kinds; all mean that this body cannot be exported
         raise EdistillError(
-            f"torch cannot export this student's body to ONNX: {str(error).splitlines()[0]} Rewrite that part of the "
-            "body, or use edistill export --safetensors."
+            f"torch cannot export this student's body to ONNX: {_reason(error)}. Rewrite that part of the body, or use "
+            "edistill export --safetensors."
         ) from error
     finally:
-        exporter.setLevel(level)
+        logging.disable(silenced)
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what lies at the bottom: the exporter wraps it in pages about itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    told = str(error).strip().partition("\n")[0].rstrip(" .:")
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def build_body(
             body = make(**kwargs)
         except TypeError as error:
             raise EdistillError(
-                f"student.model {model} does not take student.kwargs XX
+                f"student.model {model} does not take student.kwargs {dict(kwargs)}: {_told(error)}."
             ) from error
         if not isinstance(body, nn.Module):
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
@@ -67,7 +67,7 @@ def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ..
         body: nn.Module = timm.create_model(model, num_classes=0, in_chans=input_shape[0], **dict(kwargs))
     except Exception as error:  # timm and its models raise many kinds
         raise EdistillError(
-            f"student.model {model} cannot be built with student.kwargs XX
+            f"student.model {model} cannot be built with student.kwargs {dict(kwargs)}: {_told(error)}."
         ) from error
     return body
 
@@ -86,7 +86,7 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
     except Exception as error:  # the body is anyone's code; timm's transformers assert their input's size
         raise EdistillError(
             f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): "
-            f"{type(error).__name__}: {error}."
+            f"{type(error).__name__}: {_told(error)}."
         ) from error
     finally:
         body.train(training)
@@ -101,6 +101,10 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
 
 def _shape(shape: tuple[int, ...]) -> str:
     return ", ".join(str(size) for size in shape)
+
+
+def _told(error: Exception) -> str:
+    return str(error).rstrip(".")
 
 
 @torch.no_grad()

@@ -179,15 +179,31 @@ class Run:
                 )
             body = load_body(f"{there}:{name}")
         student = config.build(body)
+        weights = self.folder / WEIGHTS
         try:
-            student.load_state_dict(load_file(self.folder / WEIGHTS))
+            saved = load_file(weights)
         except SafetensorError as error:
-            raise EdistillError(f"{self.folder / WEIGHTS} is damaged ({error}). Run edistill train --overwrite.") from None
-        except RuntimeError as error:
+            raise EdistillError(f"{weights} is damaged ({error}). Run edistill train --overwrite.") from None
+        misfit = _misfit(saved, student.state_dict())
+        if misfit is not None:
             raise EdistillError(
-                f"{self.folder / WEIGHTS} does not fit the body {config.model} with {config.kwargs}: {error}"
-            ) from None
+                f"{weights} does not fit the body {config.model} with {dict(config.kwargs)}: {misfit}. Put back the "
+                f"body it was trained with, or pass it: load_student({str(self.folder)!r}, body=...)."
+            )
+        student.load_state_dict(saved)
         return student.eval()
+
+
+def _misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that is not the same on both sides, and how many more; None where all are."""
+    shapes, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (saved, wanted))
+    names = [name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name)]
+    names = list(dict.fromkeys(names))
+    if not names:
+        return None
+    first, more = names[0], len(names) - 1
+    told = f"{first} is {shapes.get(first, 'absent')} in the file and {expected.get(first, 'absent')} in the student"
+    return told + (f", and {more} more differ" if more else "")
 
 
 def load_body(spec: str) -> BodyFactory:

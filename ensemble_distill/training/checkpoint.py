@@ -20,7 +20,7 @@ _MARK = "tensor:"
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write nested dicts and lists whose leaves are tensors or JSON values."""
+    """Write nested dicts, lists and tuples whose leaves are tensors, their dtypes or JSON values."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_split(state, "", tensors))
     write_whole(folder / NAME, save(tensors, metadata={"state": text}))
@@ -54,7 +54,10 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Mapping):
         return {"dict": [[key, _split(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return {"list": [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     return value
 
 
@@ -64,7 +67,10 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if "dict" in value:
             return {key: _join(item, tensors) for key, item in value["dict"]}
-        return [_join(item, tensors) for item in value["list"]]
+        if "dtype" in value:
+            return getattr(torch, value["dtype"])
+        kind = list if "list" in value else tuple
+        return kind(_join(item, tensors) for item in value[kind.__name__])
     return value
 
 

@@ -49,7 +49,7 @@ class _State:
     step: int  # steps done in the whole training
     student: Student
     optimizer: torch.optim.Optimizer
-    scheduler: Any  # timm's; None for a constant rate
+    scheduler: Any  # timm's
     ema: Any  # timm's ModelEmaV3, or None
     scaler: torch.amp.GradScaler
     table: list[dict[str, Any]] = field(default_factory=list)
@@ -144,6 +144,7 @@ class Training:
                 collate_fn=collate,
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # else it draws from the one that dropout does, once more in each resume
             )
         )
 
@@ -161,11 +162,14 @@ class Training:
             )
         except (ValueError, AssertionError, KeyError) as error:
             raise EdistillError(f"train.opt is {settings.opt!r}, which timm refuses: {error}.") from None
+        if getattr(optimizer, "is_second_order", False):
+            raise EdistillError(f"train.opt is {settings.opt!r}, which needs second derivatives. Use another.")
         steps = self.ends[stage] - (self.ends[stage - 1] if stage else 0)
         warmup = min(settings.warmup_epochs * self.order.steps_per_epoch, steps - 1) / steps
         scheduler, _ = create_scheduler_v2(
             optimizer,
-            sched=settings.sched,
+            # timm's "none" knows no warmup; steps that multiply the rate by 1 do
+            **({"sched": "step", "decay_rate": 1.0} if settings.sched == "none" else {"sched": settings.sched}),
             num_epochs=1,  # the stage is one cycle of `steps` updates
             warmup_epochs=warmup,
             warmup_lr=settings.lr / 100,
@@ -182,8 +186,7 @@ class Training:
         stage, device = self.stages[state.stage], self.device
         before = self.ends[state.stage - 1] if state.stage else 0
         step = Step(state.step - before, self.ends[state.stage] - before)
-        if state.scheduler is not None:
-            state.scheduler.step_update(step.index)
+        state.scheduler.step_update(step.index)
         batch = self._batch(rows)
         dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
         with torch.autocast(device.type, dtype, enabled=self.settings.amp):
@@ -231,7 +234,9 @@ class Training:
         state.table.append({**row, "seconds": round(seconds, 2)})
         state.losses.clear()
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(state.table[0]), lineterminator="\n")
+        # a continuation may have gained or lost its validation rows
+        columns = list(dict.fromkeys(column for line in state.table for column in line))
+        writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()} for line in state.table
@@ -258,10 +263,16 @@ class Training:
         for stage in self.stages[: saved["stage"]]:  # shapes only: the weights come from the checkpoint
             student = stage.start(student)
         state = self._enter(student.to(self.device), saved["stage"], saved["step"])
-        state.student.load_state_dict(saved["student"])
-        state.optimizer.load_state_dict(saved["optimizer"])
-        if state.ema is not None:
-            state.ema.module.load_state_dict(saved["ema"])
+        try:
+            state.student.load_state_dict(saved["student"])
+            state.optimizer.load_state_dict(saved["optimizer"])
+            if state.ema is not None:
+                state.ema.module.load_state_dict(saved["ema"])
+        except (RuntimeError, ValueError) as error:
+            raise EdistillError(
+                f"The checkpoint in {self.folder} does not fit the student: {error}. The code of student.model has "
+                "changed since: put it back, or run edistill train --overwrite."
+            ) from None
         state.scaler.load_state_dict(saved["scaler"])
         restore_random_state(saved["random"], self.device)
         state.table, state.losses = saved["table"], saved["losses"]

@@ -30,16 +30,22 @@ class PlainRows(Dataset[Array]):
 
 
 def plain_batches(
-    source: Source, view: View, to: Preprocessing | None, workers: int, rows: Sequence[int] | None = None
+    source: Source,
+    view: View,
+    to: Preprocessing | None,
+    workers: int,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """(rows, inputs) in order, `BATCH` at a time; `view` is the one named none."""
-    wanted = range(len(source)) if rows is None else rows
-    batches = [wanted[i : i + BATCH] for i in range(0, len(wanted), BATCH)]
+    """(rows, inputs) batch by batch, by default all rows in order, `BATCH` at a time; `view` is the one named none."""
+    if batches is None:
+        every = range(len(source))
+        batches = [every[i : i + BATCH] for i in range(0, len(every), BATCH)]
     loader = DataLoader(
         PlainRows(source, view, to),
         batch_sampler=[list(batch) for batch in batches],
         collate_fn=_stack,
         num_workers=workers,
+        generator=torch.Generator(),  # validation leaves the one that dropout draws from alone
     )
     return zip(batches, loader, strict=True)
 
@@ -52,22 +58,26 @@ def _stack(inputs: list[Array]) -> Tensor:
 def reestimate_batchnorm(
     body: nn.Module, source: Source, view: View, to: Preprocessing | None, device: torch.device
 ) -> None:
-    """Replace BatchNorm's running statistics by those of plain inputs, after training on mixed or noisy ones."""
+    """Replace BatchNorm's running statistics by those of plain inputs, after training on mixed or noisy ones.
+
+    All else is as in use: dropout is off.
+    """
     layers = [m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not layers:
+    if not layers or len(source) < 2:  # one row has no variance
         return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over the batches
     training = body.training
-    body.train()
+    body.eval()
+    for layer in layers:
+        layer.train()
     rows = np.unique(np.linspace(0, len(source) - 1, BATCHNORM_ROWS, dtype=np.int64)).tolist()
-    # batches mix classes: a folder is sorted by class, and a batch of one class has its own statistics
-    mixed = [row for start in range(len(rows) // BATCH + 1) for row in rows[start :: len(rows) // BATCH + 1]]
-    for _, x in plain_batches(source, view, to, workers=0, rows=mixed):
-        if len(x) > 1:
-            body(x.to(device))
+    # batches count alike, so they are of one size; and they mix classes, since a folder is sorted by class
+    count = -(-len(rows) // BATCH)
+    for _, x in plain_batches(source, view, to, workers=0, batches=[rows[start::count] for start in range(count)]):
+        body(x.to(device))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     body.train(training)

@@ -54,7 +54,7 @@ def cache_logits(
     device = resolve(settings.train.device)
     with one_writer(folder):
         if overwrite:
-            clear(folder)
+            clear(folder, NAME)
         added = cache_outputs(
             folder,
             settings.task,
@@ -95,9 +95,9 @@ def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
             )
 
 
-def clear(folder: Path) -> None:
-    """Remove all but the lock."""
-    for path in folder.iterdir():
+def clear(folder: Path, mark: str) -> None:
+    """Remove all but the lock, `mark` last: by it a folder left half empty is still known as ours."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == mark):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != ".lock":

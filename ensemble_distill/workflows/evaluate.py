@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import refuse_other_data
 from ensemble_distill.cache.reader import Cache, Records
-from ensemble_distill.caching import forward, to_logits
+from ensemble_distill.caching import forward, numbered, to_logits
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view
@@ -31,6 +31,7 @@ from ensemble_distill.evaluation.rows import (
     prediction_rows,
     prefixed,
 )
+from ensemble_distill.facts import Preprocessing
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import write_json, write_whole
@@ -78,8 +79,8 @@ def evaluate(
         the figures of each row beside it in `.npz`.
 
     Raises:
-        EdistillError: no such run or split; the data is not what the cache was made from; the members are not
-            those of the run.
+        EdistillError: no such run or split; the data is not what the cache was made from, or not what the
+            student takes; the members are not those of the run.
     """
     progress = progress or Silent()
     found = find_run(settings, run)
@@ -107,7 +108,7 @@ def evaluate(
             }
             for name, rows in elsewhere.items()
         },
-        "cost": evaluation.cost(),
+        "cost": evaluation.cost(split),
     }
     folder = found.folder / "evaluations"
     write_json(folder / f"{split}.json", document)
@@ -131,7 +132,7 @@ class _Evaluation:
     @torch.no_grad()
     def rows(self, split: str) -> Evaluated:
         """Every row's figures on one split; labels of OOD sets mean nothing here."""
-        source = open_split(self.settings, split)
+        source = self._open(split)
         labels = None if split.startswith("ood/") else source.labels
         parts: dict[str, list[Rows]] = {"ensemble": [], "member": [], "student": [], "both": []}
         self.progress.start(f"evaluating {split}", total=len(source), unit="rows")
@@ -150,32 +151,62 @@ class _Evaluation:
         self.progress.finish()
         return Evaluated(**{name: concatenate(batches) for name, batches in parts.items()})
 
-    def cost(self) -> dict[str, metrics.Figures | None]:
-        """Of the student, and of the ensemble where the teachers are at hand."""
-        shape = self.run.config.shape
+    def cost(self, split: str) -> dict[str, metrics.Figures | None]:
+        """Of one row of the split: of the student, and of the ensemble where the teachers are at hand."""
+        source = self._open(split)
         figures: dict[str, metrics.Figures | None] = {"ensemble": None}
         if Path(self.settings.teachers.path).exists():
-            modules = list(self._modules.values())
-            inputs = []
-            for teacher in self._teachers:
-                size = teacher.member.preprocessing
-                inputs.append(torch.zeros(1, *(shape if size is None else (shape[0], *size.size))))
-            figures["ensemble"] = cost([m.cpu() for m in modules], inputs)
-        figures["student"] = cost([self.student.cpu()], [torch.zeros(1, *shape)])
+            inputs = [_first(source, teacher.member.preprocessing) for teacher in self._teachers]
+            figures["ensemble"] = cost([module.cpu() for module in self._modules.values()], inputs)
+        figures["student"] = cost([self.student.cpu()], [_first(source, self.run.config.preprocessing)])
         return figures
+
+    def _open(self, split: str) -> Source:
+        """A split whose rows the student takes, and whose labels mean its classes."""
+        source, config = open_split(self.settings, split), self.run.config
+        named, wants = f"data.{split.replace('/', '.')}", f"{self.run.folder} takes {config.kind} of {config.shape}"
+        if source.kind != config.kind:
+            raise EdistillError(f"{named} holds {source.kind}, and {wants}. Give rows like those it was trained on.")
+        shape = tuple(_first(source, config.preprocessing).shape[1:])
+        if shape != config.shape:
+            raise EdistillError(
+                f"{named} gives inputs of {shape}, and {wants}. Give rows like those it was trained on."
+            )
+        if split.startswith("ood/"):
+            return source
+        names, known = source.classes, config.classes != numbered(len(config.classes))
+        if names is not None and (len(names) != len(config.classes) or (known and names != config.classes)):
+            raise EdistillError(
+                f"{named} has the classes {', '.join(names[:4])}, … ({len(names)}), and {self.run.folder} has "
+                f"{', '.join(config.classes[:4])}, … ({len(config.classes)}). Give it the same class folders."
+            )
+        if source.labels is not None and source.labels.max() >= len(config.classes):
+            raise EdistillError(
+                f"{named} has label {source.labels.max()}, and {self.run.folder} has classes 0 to "
+                f"{len(config.classes) - 1}. Give the data the members were trained on."
+            )
+        return source
 
     @cached_property
     def _teachers(self) -> list[Teacher]:
-        """The members of this run, from the teachers' folder."""
-        teachers = open_ensemble(self.settings, self.run.config.classes, self.trust)
-        found = {teacher.member.sha256: teacher for teacher in teachers}
-        for member in self.run.config.members:
+        """The members of this run, from the teachers' folder; what the run says of them must still hold."""
+        classes, members = self.run.config.classes, self.run.config.members
+        names = None if classes == numbered(len(classes)) else classes
+        found = {teacher.member.sha256: teacher for teacher in open_ensemble(self.settings, names, self.trust)}
+        for member in members:
             if member.sha256 not in found:
                 raise EdistillError(
                     f"{self.run.folder} was trained from member {member.name} ({member.sha256[:12]}…), which is not "
                     f"among the teachers in {self.settings.teachers.path}. Put it back."
                 )
-        return [found[member.sha256] for member in self.run.config.members]
+            for what in ("output", "preprocessing"):
+                there, here = getattr(member, what), getattr(found[member.sha256].member, what)
+                if there != here:
+                    raise EdistillError(
+                        f"{self.run.folder} was trained from member {member.name} with {what} {there}, but now it is "
+                        f"{here}. Set teachers.{what} back."
+                    )
+        return [replace(found[member.sha256], member=member) for member in members]
 
     @cached_property
     def _modules(self) -> dict[str, nn.Module]:
@@ -216,6 +247,11 @@ class _Evaluation:
                 raw = forward(module, x.to(self.device), member, f"at row {rows[0]} of {split}")
                 outputs.append(to_logits(raw, member, split, rows))
             yield np.stack(outputs, axis=1)
+
+
+def _first(source: Source, to: Preprocessing | None) -> torch.Tensor:
+    """The input (1, ...) that row 0 becomes."""
+    return torch.from_numpy(PLAIN.plan(0, 0, 0, len(source)).x([source.item(0)], to))[None]
 
 
 def _npz(evaluated: Evaluated) -> bytes:

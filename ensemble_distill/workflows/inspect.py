@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
@@ -29,6 +32,8 @@ def inspect(path: Path, settings: Settings | None = None) -> dict[str, Any]:
         return _onnx(path)
     if (path / "args.toml").is_file():
         return _run(path)
+    if (config := _exported(path)) is not None:
+        return config
     try:
         return _teachers(path, settings)
     except EdistillError as no_teachers:
@@ -83,6 +88,20 @@ def _onnx(path: Path) -> dict[str, Any]:
         "members": [member.to_json() for member in card.members],
         "bytes": path.stat().st_size,
     }
+
+
+def _exported(path: Path) -> dict[str, Any] | None:
+    """An exported safetensors file, by the config it carries."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError:
+        return None
+    if "edistill" not in metadata:
+        return None
+    return {"kind": "safetensors", **json.loads(metadata["edistill"]), "bytes": path.stat().st_size}
 
 
 def _teachers(path: Path, settings: Settings | None) -> dict[str, Any]:

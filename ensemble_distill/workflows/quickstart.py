@@ -42,10 +42,15 @@ def prepare(folder: Path, *, progress: Progress | None = None) -> None:
     splits = _write_data(folder / "data")
     make_teacher = load_factory(f"{folder / 'model.py'}:make_teacher", "teachers.model")
     progress.start("training the members", total=MEMBERS, unit="members")
-    for index in range(MEMBERS):
-        member = _train_member(make_teacher, *splits["train"], seed=index)
-        write_whole(folder / "teachers" / f"member-{index:02d}.safetensors", save(member.state_dict()))
-        progress.advance()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the networks are tiny: on a busy machine a second thread costs minutes
+    try:
+        for index in range(MEMBERS):
+            member = _train_member(make_teacher, *splits["train"], seed=index)
+            write_whole(folder / "teachers" / f"member-{index:02d}.safetensors", save(member.state_dict()))
+            progress.advance()
+    finally:
+        torch.set_num_threads(threads)
     progress.finish()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.run import WEIGHTS, Run
+from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 
 
 def find_run(settings: Settings, named: str | None) -> Run:
@@ -17,9 +17,9 @@ def find_run(settings: Settings, named: str | None) -> Run:
     """
     runs = Path(settings.output.runs)
     if named is not None:
-        for folder in (Path(named), runs / named):
-            if folder.is_dir():
-                return Run.open(folder)
+        there = [folder for folder in (Path(named), runs / named) if folder.is_dir()]
+        if there:  # a folder that only shares the name of a run gives way to it
+            return Run.open(next((folder for folder in there if (folder / CONFIG).is_file()), there[0]))
         known = ", ".join(sorted(path.parent.name for path in runs.glob(f"*/{WEIGHTS}"))) or "none"
         raise EdistillError(f"There is no run {named}. Give a run's folder or its name (in {runs}: {known}).")
     finished = sorted(runs.glob(f"*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble_distill.cache.manifest import Split, refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.caching import SplitPlan
+from ensemble_distill.caching import SplitPlan, numbered
 from ensemble_distill.config import Settings, load_settings, settings_toml
 from ensemble_distill.data.replay import check_samples
 from ensemble_distill.data.views import open_view
@@ -78,7 +78,7 @@ def train(settings: Settings, *, overwrite: bool = False, progress: Progress | N
     cache = Cache(Path(settings.output.cache))
     with one_writer(folder):
         if overwrite:
-            clear(folder)
+            clear(folder, ARGS)
         _refuse_other_settings(folder, settings)
         _refuse_other_cache(folder, cache)
         if (folder / WEIGHTS).is_file():
@@ -167,8 +167,7 @@ def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
         raise EdistillError(f"{cache.folder} does not hold {name}. Run edistill cache-logits.")
     refuse_other_data(cache.folder, name, cache.manifest.splits[name], plan.facts())
     records = cache.open(name, plan.count)
-    to = cache.manifest.members[0].preprocessing
-    check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count, to)
+    check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count)
     return CachedSplit(plan.source, plan.view, plan.seed, records)
 
 
@@ -187,7 +186,7 @@ def _build(
     assert student.model is not None
     body = build_body(student.model, student.kwargs, shape)
     if student.init is not None:
-        teachers = {t.member.name: t for t in open_ensemble(settings, manifest.classes)}
+        teachers = {t.member.name: t for t in open_ensemble(settings, _known_names(cache, plans))}
         if student.init not in teachers:
             raise EdistillError(f"student.init is {student.init!r}, and the members are {', '.join(teachers)}.")
         start_from(body, teachers[student.init].build(), student.init)
@@ -253,8 +252,7 @@ def _validation(settings: Settings, cache: Cache, config: StudentConfig, pooling
 def _refuse_other_teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan]) -> None:
     """Stale logits silently reused are the commonest mistake, so the teachers, where present, are hashed again."""
     if Path(settings.teachers.path).exists():
-        classes = class_names({name: plan.source for name, plan in plans.items()})
-        found = [teacher.member for teacher in open_ensemble(settings, classes)]
+        found = [teacher.member for teacher in open_ensemble(settings, _known_names(cache, plans))]
         refuse_other_members(cache.folder, cache.manifest.members, found)
         new = [member.name for member in found if member.name not in cache.manifest.names]
         if new:
@@ -262,6 +260,14 @@ def _refuse_other_teachers(settings: Settings, cache: Cache, plans: dict[str, Sp
                 f"{cache.folder} holds {len(cache.manifest.names)} members, and teachers.path has {len(found)}: "
                 f"{', '.join(new)} is not cached. Run edistill cache-logits to add it, or take it away."
             )
+
+
+def _known_names(cache: Cache, plans: dict[str, SplitPlan]) -> tuple[str, ...] | None:
+    """The class names that the members were opened with for the cache; None where the data had none."""
+    names = class_names({name: plan.source for name, plan in plans.items()})
+    if names is None and cache.manifest.classes != numbered(len(cache.manifest.classes)):
+        return cache.manifest.classes  # another split has them
+    return names
 
 
 def _refuse_other_cache(folder: Path, cache: Cache) -> None:

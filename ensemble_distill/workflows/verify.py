@@ -10,6 +10,8 @@ from ensemble_distill.cache.reader import Cache
 
 @dataclass(frozen=True)
 class VerifyReport:
+    """What the checksums of a cache say."""
+
     folder: Path
     records: int
     problems: list[str]  # a sentence each

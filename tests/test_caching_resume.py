@@ -1,0 +1,237 @@
+"""A killed caching pass goes on, from the last whole block, to the bytes of an uninterrupted one."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ensemble_distill.cache import writer
+from ensemble_distill.cache.manifest import NAME, Manifest
+from ensemble_distill.config import Settings
+from ensemble_distill.workflows.cache_logits import cache_logits, clear
+from tiny import (
+    contents,
+    edistill,
+    killed_at,
+    make_folder,
+    refused,
+    rows_asked,
+    save_data,
+    save_member,
+    settings,
+    wait_until,
+)
+
+WRITE = 4  # crash points of one write
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "BLOCK_ROWS", 16)  # of the 40 training rows: 16, 16 and 8
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    return rows_asked(monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with its cache, made without interruption."""
+    folder = make_folder(tmp_path / "tiny", members=2, rows={"train": 40, "validation": 6})
+    cache_logits(settings(folder))
+    return folder
+
+
+@pytest.fixture
+def again(folder: Path) -> Settings:
+    """Settings for the same cache in another place."""
+    return settings(folder, {"output.cache": "again"})
+
+
+def facts(cache: Path) -> dict[str, bytes]:
+    """All that a cache holds, without the settings beside it, which say where it lies."""
+    return contents(cache, ["args.toml"])
+
+
+# --- every point ------------------------------------------------------------------------------------------------
+
+
+def test_a_pass_killed_at_any_point_goes_on_to_the_same_bytes(
+    folder: Path, again: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, complete = folder / "again", 0
+    for point in itertools.count():
+        shutil.rmtree(cache, ignore_errors=True)
+        with killed_at(point, monkeypatch, cache) as happened:
+            cache_logits(again)
+        if not happened:
+            break
+        complete += cache_logits(again).added == 0
+        assert facts(cache) == facts(folder / "cache"), f"after a crash at point {point}"
+        assert (cache / "args.toml").is_file()
+    # the manifest; samples, blocks, records and manifest of each split; the settings
+    assert point == WRITE * (1 + (1 + 3 + 4 + 1) + (1 + 1 + 2 + 1) + 1)
+    assert complete == 1 + WRITE, "nothing was left to add once the manifest noted the last record"
+
+
+def test_only_unfinished_blocks_are_computed_again(
+    folder: Path, again: Settings, monkeypatch: pytest.MonkeyPatch, asked: Counter[str]
+) -> None:
+    for block, left in ((0, 40), (1, 24), (2, 8)):
+        shutil.rmtree(folder / "again", ignore_errors=True)
+        with killed_at(WRITE * (2 + block) + 2, monkeypatch, folder / "again") as happened:
+            cache_logits(again)
+        assert happened
+        asked.clear()
+        cache_logits(again)
+        assert asked == {"member-0": 2 * left + 6, "member-1": 2 * left + 6}
+
+
+def test_crashes_in_a_row_go_on_to_the_same_bytes(
+    folder: Path, again: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for crashes in itertools.count():
+        with killed_at(3 * WRITE + 2, monkeypatch, folder / "again") as happened:
+            cache_logits(again)
+        if not happened:
+            break
+    assert crashes >= 3
+    assert facts(folder / "again") == facts(folder / "cache")
+
+
+def test_an_extension_killed_at_any_point_loses_nothing_and_goes_on_to_the_same_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new member, a new view and a new split at once."""
+    save_member(folder, 7)
+    save_data(folder, "test", 5)
+    more = {"views.count": 3, "data.test": "data/test.npz"}
+    cache_logits(settings(folder, {**more, "output.cache": "whole"}))
+    old = {name: content for name, content in facts(folder / "cache").items() if name.endswith(".npy")}
+    extended = settings(folder, {**more, "output.cache": "again"})
+    for point in itertools.count(0, 5):  # prime to the points of a write, so each is met at some write
+        shutil.rmtree(folder / "again", ignore_errors=True)
+        shutil.copytree(folder / "cache", folder / "again")
+        with killed_at(point, monkeypatch, folder / "again") as happened:
+            cache_logits(extended)
+        assert facts(folder / "again").items() >= old.items()
+        cache_logits(extended)
+        assert facts(folder / "again") == facts(folder / "whole"), f"after a crash at point {point}"
+        if not happened:
+            break
+    assert point > 60
+
+
+def test_a_member_added_in_the_middle_of_a_pass_shares_its_blocks(
+    folder: Path, again: Settings, monkeypatch: pytest.MonkeyPatch, asked: Counter[str]
+) -> None:
+    with killed_at(WRITE * 4, monkeypatch, folder / "again") as happened:  # two of the three blocks are whole
+        cache_logits(again)
+    assert happened
+    save_member(folder, 7)
+    asked.clear()
+    cache_logits(again)
+    assert asked == {"member-0": 2 * 8 + 6, "member-1": 2 * 8 + 6, "member-7": 2 * 40 + 6}
+    cache_logits(settings(folder, {"output.cache": "whole"}))
+    assert facts(folder / "again") == facts(folder / "whole")
+
+
+def test_parts_left_by_a_pass_that_was_all_but_done_go(folder: Path) -> None:
+    before = facts(folder / "cache")
+    stale = folder / "cache/parts/validation/0000000000-0000000006-00000000.safetensors"
+    for added, more in ((0, {}), (2, {"views.count": 3})):
+        stale.parent.mkdir(parents=True)
+        stale.write_bytes(b"stale")
+        assert cache_logits(settings(folder, more)).added == added
+        assert not stale.exists()
+        assert facts(folder / "cache").keys() >= before.keys()
+
+
+# --- overwriting ------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_goes_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, what is left of a cache would look like somebody else's folder."""
+    gone: list[str] = []
+    unlink, rmtree = Path.unlink, shutil.rmtree
+    monkeypatch.setattr(Path, "unlink", lambda path: (gone.append(path.name), unlink(path)))
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (gone.append(path.name), rmtree(path)))
+    clear(folder / "cache", NAME)
+    assert set(gone[:-1]) == {"args.toml", "records", "replay"}
+    assert gone[-1] == NAME
+    assert [path.name for path in (folder / "cache").iterdir()] == [".lock"]
+
+
+def test_an_overwriting_pass_that_dies_can_be_repeated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(folder / "cache")
+    for point in (0, 2, 9):
+        with killed_at(point, monkeypatch, folder / "cache") as happened:
+            cache_logits(settings(folder), overwrite=True)
+        assert happened
+        cache_logits(settings(folder))
+        assert contents(folder / "cache") == before
+
+
+# --- real kills -------------------------------------------------------------------------------------------------
+
+LARGE = {"cache.batch-size": 1024, "views.count": 1}
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four blocks of the usual size, and the cache of an uninterrupted pass in `whole`."""
+    monkeypatch.setattr(writer, "BLOCK_ROWS", 4096)
+    folder = make_folder(tmp_path / "large", members=2, rows={"train": 3 * 4096 + 100, "validation": 500})
+    cache_logits(settings(folder, {**LARGE, "output.cache": "whole"}))
+    return folder
+
+
+def test_a_killed_process_holds_no_lock_and_loses_no_whole_block(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = large / "cache"
+    process = edistill(large, "cache-logits", settings=LARGE, sleep=0.1)
+    try:
+        wait_until(lambda: any((cache / "parts").rglob("*.safetensors")), process)
+        with refused(f"Another process is writing to {cache}"):
+            cache_logits(settings(large, LARGE))
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not Manifest.load(cache).records, "it was killed too late to show anything"
+    kept = {path: path.stat().st_mtime_ns for path in (cache / "parts").rglob("*.safetensors")}
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.Writer, "drop_parts", lambda self, split: None)
+        cache_logits(settings(large, LARGE))
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items()), "a whole block was computed again"
+    cache_logits(settings(large, LARGE))
+    assert facts(cache) == facts(large / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_killed_again_and_again_ends_with_the_same_bytes(large: Path) -> None:
+    rng, kills = random.Random(0), 0
+    for _ in range(60):
+        process = edistill(large, "cache-logits", settings=LARGE, sleep=0.05)
+        started = time.monotonic()
+        while process.poll() is None and not (large / "cache/.lock").is_file() and time.monotonic() < started + 60:
+            time.sleep(0.01)
+        try:
+            process.wait(timeout=rng.uniform(2, 6))  # of which imports take some
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        said = process.communicate()[0].decode()
+        if process.returncode != -signal.SIGKILL:
+            break
+    assert process.returncode == 0, said
+    assert kills >= 3
+    assert facts(large / "cache") == facts(large / "whole")

@@ -1,0 +1,206 @@
+"""The house itself: which room may import which, what starts without torch, who prints, and that files stay short."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "ensemble_distill"
+ROOT = Path(__file__).parents[1] / PACKAGE
+MODULES = sorted(ROOT.rglob("*.py"))
+
+# what the design lets each room import, besides errors and the version number
+DESIGN = {
+    "errors": set(),
+    "config": set(),
+    "facts": set(),
+    "runtime": set(),
+    "predictive": set(),
+    "data": {"facts", "runtime"},
+    "students": {"facts", "predictive", "runtime"},
+    "teachers": {"facts", "predictive", "students"},
+    "cache": {"facts", "predictive", "runtime"},
+    "caching": {"data", "teachers", "cache", "predictive", "runtime"},
+    "methods": {"predictive", "students"},
+    "training": {"data", "cache", "methods", "students", "predictive", "runtime"},
+    "evaluation": {"data", "cache", "students", "predictive"},
+    "serving": {"facts", "data"},
+    "export": {"students", "predictive", "serving"},
+    "cli": {"workflows", "config"},
+}
+DESIGN["workflows"] = set(DESIGN) - {"cli"}
+
+# and what it did not foresee, each with its reason
+BEYOND = {
+    "teachers": {
+        "config",  # a kind reads the [teachers] section, instead of a second record of the same ten fields
+        "runtime",  # a user's factory is loaded, and a run hashed, as everywhere else
+    },
+    "caching": {"facts"},  # Member and Preprocessing pass through it from teachers to cache
+    "methods": {"runtime"},  # --method file.py:Class
+    "training": {
+        "config",  # the loop takes the [train] section as it is
+        "facts",  # the student's Preprocessing renders its rows
+    },
+    "export": {"runtime"},  # every write of the project goes through runtime.files
+}
+ALLOWED = {room: rooms | BEYOND.get(room, set()) | {"errors"} for room, rooms in DESIGN.items()}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of the package's own modules that a file imports: at its top, in functions, or for types alone."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.startswith(f"{PACKAGE}."))
+
+
+@pytest.fixture(scope="module")
+def rooms() -> dict[str, dict[str, list[str]]]:
+    """Room to the rooms it imports, and the files that do so."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in MODULES:
+        for name in imported(path):
+            other = name.split(".")[1]
+            if other not in (room_of(path), "__version__"):
+                found[room_of(path)][other].append(str(path.relative_to(ROOT)))
+    return found
+
+
+# --- rooms ------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_stands_in_a_room_of_the_table() -> None:
+    assert {room_of(path) for path in MODULES} == {*DESIGN, "__init__", "__main__"}
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_what_the_table_allows(room: str, rooms: dict[str, dict[str, list[str]]]) -> None:
+    forbidden = {other: files for other, files in rooms[room].items() if other not in ALLOWED[room]}
+    assert not forbidden
+
+
+def test_the_front_door_opens_on_the_student_and_the_command_line(rooms: dict[str, dict[str, list[str]]]) -> None:
+    assert set(rooms["__init__"]) == {"students"}
+    assert set(rooms["__main__"]) == {"cli"}
+
+
+def test_what_goes_beyond_the_design_is_needed(rooms: dict[str, dict[str, list[str]]]) -> None:
+    unused = {room: others - rooms[room].keys() for room, others in BEYOND.items() if others - rooms[room].keys()}
+    assert not unused, "take it out of BEYOND"
+
+
+def test_no_rooms_import_each_other_in_a_circle(rooms: dict[str, dict[str, list[str]]]) -> None:
+    order = list(TopologicalSorter({room: set(others) for room, others in rooms.items()}).static_order())
+    assert order.index("errors") < order.index("workflows") < order.index("cli")
+
+
+# --- torch ------------------------------------------------------------------------------------------------------
+
+WITHOUT_TORCH = """
+import importlib, pkgutil, sys
+from ensemble_distill.cli.app import SUMMARIES, app
+
+def bring(name):
+    importlib.import_module(name)
+    heavy = [name for name in ("torch", "timm", "torchvision") if name in sys.modules]
+    assert not heavy, f"{name} imports {heavy}"
+
+import ensemble_distill.data
+for name in "errors config facts serving runtime.files runtime.keys runtime.lock runtime.progress".split():
+    bring(f"ensemble_distill.{name}")
+for name in "workflows.predict workflows.inspect workflows.verify cache.reader".split():
+    bring(f"ensemble_distill.{name}")
+for module in pkgutil.walk_packages(ensemble_distill.data.__path__, "ensemble_distill.data."):
+    bring(module.name)
+for module in pkgutil.walk_packages(ensemble_distill.cli.__path__, "ensemble_distill.cli."):
+    bring(module.name)
+for arguments in (["--help"], ["--version"], *([name, "--help"] for name in SUMMARIES)):
+    assert app(arguments, standalone_mode=False) in (0, None)
+    bring("ensemble_distill.errors")
+print("started")
+"""
+
+
+def test_what_must_start_fast_starts_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "started"
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+MOST_LINES = 400
+
+
+def test_files_are_short() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in MODULES
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert not long
+
+
+def prints(path: Path) -> Iterator[str]:
+    """What in a file writes to the terminal."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "input"):
+            yield node.func.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{node.value.id}.{node.attr}"
+            if name in ("sys.stdout", "sys.stderr", "typer.echo", "typer.secho", "logging.info", "logging.warning"):
+                yield name
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rich"):
+            yield node.module or ""
+
+
+def test_only_render_prints() -> None:
+    printing = {str(path.relative_to(ROOT)): set(prints(path)) for path in MODULES if any(prints(path))}
+    render = printing.pop("cli/render.py")
+    assert "sys.stdout" in render, "the test looks for what render does not do"
+    assert printing == {"cli/app.py": {"typer.echo"}}  # the version, before there is anything to render
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if (text := path.read_text(encoding="utf-8")) and not ast.get_docstring(ast.parse(text))
+    ]
+    assert not silent
+
+
+DOORS = [
+    *sorted((ROOT / "workflows").glob("*.py")),
+    *(
+        ROOT / name
+        for name in ("data/__init__.py", "teachers/__init__.py", "students/run.py", "serving.py", "config.py")
+    ),
+]
+
+
+@pytest.mark.parametrize("path", DOORS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_python_users_call_is_documented(path: Path) -> None:
+    silent = [
+        node.name
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_" and not ast.get_docstring(node)
+    ]
+    assert not silent

@@ -1,0 +1,91 @@
+"""The order of rows and views: a pure function of (seed, step) that ranks share without overlap."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensemble_distill.runtime.ranks import Rank, current
+from ensemble_distill.training.order import Index, Order, Steps
+
+ROWS = st.integers(1, 60)
+VIEWS = st.integers(1, 5)
+BATCH = st.integers(1, 9)
+SEED = st.integers(0, 2**40)
+
+
+def epoch(order: Order, number: int) -> list[Index]:
+    steps = order.steps_per_epoch
+    return [index for step in range(number * steps, (number + 1) * steps) for index in order.batch(step)]
+
+
+@given(ROWS, VIEWS, BATCH, SEED)
+def test_every_row_comes_once_an_epoch_but_for_the_last_incomplete_batch(
+    rows: int, views: int, batch: int, seed: int
+) -> None:
+    order = Order(rows, views, batch, seed)
+    for number in range(2):
+        seen = [row for row, _ in epoch(order, number)]
+        assert len(seen) == len(set(seen)) == (rows if rows < batch else rows - rows % batch)
+        assert set(seen) <= set(range(rows))
+
+
+@given(ROWS, VIEWS, SEED)
+def test_a_row_goes_through_all_its_views_in_as_many_epochs(rows: int, views: int, seed: int) -> None:
+    order = Order(rows, views, 1, seed)
+    for start in (0, 3):
+        seen = Counter(index for number in range(start, start + views) for index in epoch(order, number))
+        assert seen == Counter({(row, view): 1 for row in range(rows) for view in range(views)})
+
+
+def test_an_epoch_mixes_its_views() -> None:
+    counts = Counter(view for _, view in epoch(Order(4000, 4, 100, 0), 0))
+    assert min(counts.values()) > 900, counts
+    neighbors = dict(epoch(Order(4000, 4, 100, 0), 0))
+    same = np.mean([neighbors[row] == neighbors[row + 1] for row in range(3999)])
+    assert same < 0.4, "neighboring rows are often alike, and should not share their view"
+
+
+@given(st.integers(6, 60), VIEWS, st.integers(1, 2), SEED, st.integers(2, 3))
+def test_ranks_share_out_the_batch_of_one(rows: int, views: int, batch: int, seed: int, world: int) -> None:
+    alone = Order(rows, views, batch * world, seed)
+    ranks = [Order(rows, views, batch, seed, Rank(index, world)) for index in range(world)]
+    assert {order.steps_per_epoch for order in ranks} == {alone.steps_per_epoch}
+    for step in range(2 * alone.steps_per_epoch + 1):
+        parts = [order.batch(step) for order in ranks]
+        assert [index for part in parts for index in part] == alone.batch(step)
+        assert sum(map(len, parts)) == len({index for part in parts for index in part}), "two ranks share a row"
+
+
+@given(ROWS, VIEWS, BATCH, SEED, st.integers(0, 30), st.integers(0, 30))
+def test_a_step_is_the_same_wherever_one_starts(
+    rows: int, views: int, batch: int, seed: int, start: int, more: int
+) -> None:
+    whole = list(Steps(Order(rows, views, batch, seed), 0, start + more))
+    steps = Steps(Order(rows, views, batch, seed), start, start + more)
+    assert list(steps) == whole[start:]
+    assert len(steps) == more
+    assert Order(rows, views, batch, seed).batch(start + more) == Order(rows, views, batch, seed).batch(start + more)
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    orders = [tuple(row for row, _ in epoch(Order(50, 1, 1, seed), number)) for seed in (0, 1) for number in (0, 1)]
+    assert len(set(orders)) == 4
+
+
+def test_first_rows_are_uniform() -> None:
+    firsts = Counter(Order(5, 1, 1, seed).batch(0)[0][0] for seed in range(2000))
+    # 400 of each expected, with a standard deviation of 18
+    assert set(firsts) == set(range(5))
+    assert max(abs(count - 400) for count in firsts.values()) < 90, firsts
+
+
+def test_ranks_are_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert current() == Rank(0, 1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert current() == Rank(1, 3)

@@ -1,0 +1,536 @@
+"""The run folder and the student in it: bodies, pooling, saving, loading, and every refusal on the way."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.export.safetensors import export_safetensors
+from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.students.bodies import build_body, feature_count, start_from
+from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.run import Run, StudentConfig, load_student
+from ensemble_distill.students.student import Student
+
+SHAPE = (6,)
+MODEL_FILE = """
+from torch import nn
+
+def make_body(width=4):
+    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
+"""
+
+
+def members(count: int) -> tuple[Member, ...]:
+    return tuple(Member(f"member-{m}", f"{m:064x}") for m in range(count))
+
+
+def configured(**changes: Any) -> StudentConfig:
+    config = StudentConfig(
+        task="classification",
+        method="hydra",
+        options={"temperature": 2.0},
+        model="../../model.py:make_body",
+        kwargs={"width": 5},
+        hidden=(3,),
+        heads=4,
+        kind="features",
+        shape=SHAPE,
+        preprocessing=None,
+        classes=("cat", "dog", "Übel"),
+        members=members(4),
+    )
+    return replace(config, **changes)
+
+
+def make_body(width: int = 4) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run whose body is a file two folders up, with running statistics away from their start."""
+    (tmp_path / "model.py").write_text(MODEL_FILE)
+    torch.manual_seed(0)
+    config = configured()
+    student = config.build(make_body)
+    student.train()(torch.randn(16, *SHAPE) * 3 + 1)
+    return Run.save(tmp_path / "runs" / "hydra-s0", config, student.eval())
+
+
+def edited(run: Run, edit: Callable[[dict[str, Any]], object]) -> Run:
+    """The run with its config.json changed."""
+    record = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    edit(record)
+    (run.folder / "config.json").write_text(json.dumps(record))
+    return run
+
+
+# --- saving and loading -----------------------------------------------------------------------------------
+
+
+def test_a_saved_student_comes_back_to_the_bit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = configured(weights=(1.0, 2.0, 3.0, 4.0), average="logits")
+    student = config.build(make_body)
+    student.train()(torch.randn(16, *SHAPE))
+    student.eval()
+    back = load_student(Run.save(tmp_path / "run", config, student).folder, body=make_body)
+    assert not back.training
+    assert back.state_dict().keys() == student.state_dict().keys()
+    for name, tensor in student.state_dict().items():
+        assert back.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(back.state_dict()[name], tensor), name
+    x = torch.randn(9, *SHAPE)
+    assert torch.equal(back(x), student(x))
+    assert torch.equal(back.predictive(back(x)).pooled().logits, student.predictive(student(x)).pooled().logits)
+    assert back(x).shape == (9, 4, 3)
+
+
+def test_a_run_finds_its_body_where_it_was_trained(run: Run) -> None:
+    x = torch.randn(3, *SHAPE)
+    assert torch.equal(load_student(str(run.folder))(x), load_student(run.folder, body=make_body)(x))
+
+
+def test_a_run_travels_with_its_folder(run: Run, tmp_path: Path) -> None:
+    wanted = load_student(run.folder)(torch.ones(2, *SHAPE))
+    (tmp_path / "work" / "runs").mkdir(parents=True)
+    (tmp_path / "model.py").rename(tmp_path / "work" / "model.py")
+    moved = run.folder.rename(tmp_path / "work" / "runs" / "renamed")
+    assert torch.equal(load_student(moved)(torch.ones(2, *SHAPE)), wanted)
+
+
+def test_a_run_whose_body_file_is_gone_says_how_to_pass_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.py").unlink()
+    with pytest.raises(EdistillError, match=r"model\.py:make_body, and .*model\.py is not there.*body=make_body\)"):
+        load_student(run.folder)
+    assert load_student(run.folder, body=make_body)(torch.ones(2, *SHAPE)).shape == (2, 4, 3)
+
+
+def test_a_body_that_no_longer_fits_is_refused_with_its_keys(run: Run) -> None:
+    wider = (
+        r"does not fit the body .*\{'width': 5\}: body\.0\.weight is \(5, 6\) in the file and \(6, 6\) .* 6 more differ"
+    )
+    with pytest.raises(EdistillError, match=wider):
+        load_student(run.folder, body=lambda width: make_body(width + 1))
+    with pytest.raises(EdistillError, match=r"body\.3\.weight is absent in the file and \(5, 5\) .* 1 more differ"):
+        load_student(run.folder, body=lambda width: make_body(width).append(nn.Linear(width, width)))
+    with pytest.raises(EdistillError, match=r"body\.1\.\w+ is \(.*\) in the file and absent in the student"):
+        load_student(run.folder, body=lambda width: nn.Sequential(nn.Linear(6, width), nn.ReLU()))
+
+
+def test_a_body_that_does_not_take_the_runs_arguments_is_refused(run: Run) -> None:
+    with pytest.raises(EdistillError, match=r"does not take student\.kwargs \{'width': 5\}"):
+        load_student(run.folder, body=lambda: make_body(5))
+
+
+def test_truncated_weights_are_called_damaged(run: Run) -> None:
+    weights = run.folder / "student.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(EdistillError, match=r"student\.safetensors is damaged .*--overwrite"):
+        load_student(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [("student.safetensors", "student.safetensors is missing"), ("config.json", "config.json is missing")],
+)
+def test_a_folder_without_a_finished_run_says_what_is_missing(run: Run, missing: str, says: str) -> None:
+    (run.folder / missing).unlink()
+    with pytest.raises(EdistillError, match=f"no run .{re.escape(says)}.*edistill train"):
+        load_student(run.folder)
+    (run.folder / "args.toml").write_text("")
+    with pytest.raises(EdistillError, match="an unfinished run"):
+        load_student(run.folder)
+
+
+def test_no_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(EdistillError, match=r"nowhere holds no run \(student\.safetensors is missing\)"):
+        load_student(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"edistill": ',
+        "null",
+        "[]",
+        "{}",
+        '{"student": {}, "input": {}, "method": {}}',
+        '{"student": 3, "input": 3, "method": 3}',
+    ],
+)
+def test_a_damaged_config_is_called_so(run: Run, text: str) -> None:
+    (run.folder / "config.json").write_text(text)
+    with pytest.raises(EdistillError, match=r"config\.json is damaged \(\w+: "):
+        Run.open(run.folder)
+
+
+def test_a_config_of_the_wrong_types_is_called_damaged(run: Run) -> None:
+    edited(run, lambda record: record["input"].update(preprocessing="squash"))
+    with pytest.raises(EdistillError, match=r"config\.json is damaged \(AttributeError"):
+        Run.open(run.folder)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a buffer that is a view of it."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.second.weight = self.first.weight
+        self.register_buffer("row", self.first.weight.detach()[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.second(self.first(x).relu()) + self.row
+        return features
+
+
+def test_tied_weights_survive_saving_and_exporting(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = configured(kwargs={})
+    student = config.build(Tied).eval()
+    x = torch.randn(3, *SHAPE)
+    wanted = student(x)
+    back = load_student(Run.save(tmp_path / "run", config, student).folder, body=Tied)
+    assert torch.equal(back(x), wanted)
+    assert isinstance(back.body, Tied)
+    assert back.body.first.weight is back.body.second.weight
+    path = export_safetensors(student, config, tmp_path / "out" / "model.safetensors")
+    fresh = config.build(Tied).eval()
+    assert not torch.equal(fresh(x), wanted)
+    fresh.load_state_dict(load_file(path))
+    assert torch.equal(fresh(x), wanted)
+
+
+def test_tensors_in_another_memory_layout_are_saved_in_order(tmp_path: Path) -> None:
+    def body() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).to(memory_format=torch.channels_last)
+
+    config = configured(kwargs={}, shape=(3, 4, 4), kind="tensor")
+    student = config.build(body).eval()
+    x = torch.randn(2, 3, 4, 4)
+    back = load_student(Run.save(tmp_path / "run", config, student).folder, body=body)
+    assert_close(back(x), student(x))
+
+
+def test_weights_come_last_so_that_their_presence_finishes_a_run(tmp_path: Path, monkeypatch: Any) -> None:
+    order: list[str] = []
+    monkeypatch.setattr("ensemble_distill.runtime.files.crash_point", lambda step, path: order.append(path.name))
+    Run.save(tmp_path / "run", configured(), configured().build(make_body))
+    assert list(dict.fromkeys(order)) == ["config.json", "student.safetensors"]
+
+
+# --- config.json ------------------------------------------------------------------------------------------
+
+names = st.text(min_size=1, max_size=8)
+sizes = st.integers(1, 500)
+json_values = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-1e6, 1e6) | names
+preprocessings = st.builds(
+    Preprocessing,
+    size=st.tuples(sizes, sizes),
+    mean=st.tuples(*[st.floats(0, 1)] * 3),
+    std=st.tuples(*[st.floats(0.1, 1)] * 3),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    crop_pct=st.floats(0.1, 1),
+    crop_mode=st.sampled_from(["center", "squash", "border"]),
+)
+configs = st.builds(
+    StudentConfig,
+    task=st.just("classification"),
+    method=names,
+    options=st.dictionaries(names.filter(lambda key: key != "name"), json_values, max_size=3),
+    model=names,
+    kwargs=st.dictionaries(names, json_values | st.lists(sizes), max_size=3),
+    hidden=st.lists(sizes, max_size=3).map(tuple),
+    heads=sizes,
+    kind=st.sampled_from(["pixels", "tensor", "features"]),
+    shape=st.lists(sizes, min_size=1, max_size=3).map(tuple),
+    preprocessing=st.none() | preprocessings,
+    classes=st.lists(names, min_size=2, max_size=4).map(tuple),
+    members=st.lists(
+        st.builds(
+            Member,
+            name=names,
+            sha256=names,
+            class_order=st.none() | st.permutations(range(4)).map(tuple),
+            preprocessing=st.none() | preprocessings,
+            model=names,
+        ),
+        max_size=3,
+    ).map(tuple),
+    average=st.sampled_from(["probabilities", "logits"]),
+    weights=st.none() | st.lists(st.floats(0.1, 1), min_size=1, max_size=3).map(tuple),
+    trained_on=st.dictionaries(names, names, max_size=2),
+    versions=st.dictionaries(names, names, max_size=2),
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(config=configs)
+def test_a_config_is_the_same_after_json(config: StudentConfig) -> None:
+    text = json.dumps(config.to_json(), allow_nan=False)
+    assert StudentConfig.from_json(json.loads(text)) == config
+
+
+def test_config_json_says_what_others_read_in_it() -> None:
+    record = configured(preprocessing=Preprocessing((8, 8), (0.5,), (0.5,))).to_json()
+    assert record["method"] == {"name": "hydra", "temperature": 2.0}
+    assert record["student"] == {
+        "model": "../../model.py:make_body",
+        "kwargs": {"width": 5},
+        "hidden": [3],
+        "heads": 4,
+    }
+    assert record["classes"] == ["cat", "dog", "Übel"]
+    assert [member["sha256"] for member in record["members"]] == [f"{m:064x}" for m in range(4)]
+    assert record["input"]["preprocessing"]["size"] == (8, 8)
+    assert record["edistill"]
+
+
+# --- how the heads pool -----------------------------------------------------------------------------------
+
+
+def test_heads_pool_as_the_members_do(tmp_path: Path) -> None:
+    weights = (2.0, 1.0, 1.0, 4.0)
+    config = configured(weights=weights)
+    run = Run.save(tmp_path / "run", config, config.build(make_body).eval())
+    student = load_student(run.folder, body=make_body)
+    raw = student(torch.randn(5, *SHAPE))
+    share = torch.tensor(weights) / 8
+    probabilities = (raw.softmax(-1) * share[:, None]).sum(1)
+    assert_close(student.predictive(raw).summary().mean, probabilities)
+    config = replace(config, average="logits")
+    student = load_student(Run.save(tmp_path / "run", config, student).folder, body=make_body)
+    assert_close(student.predictive(raw).summary().mean, (raw.log_softmax(-1) * share[:, None]).sum(1).softmax(-1))
+
+
+def test_pooling_weights_are_those_of_one_head_per_member() -> None:
+    config = configured(weights=(2.0, 1.0, 1.0, 4.0))
+    pooling = config.pooling(4)
+    assert pooling is not None
+    assert_close(pooling, torch.tensor([0.25, 0.125, 0.125, 0.5]))
+    assert config.pooling(1) is None
+    assert configured().pooling(4) is None
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_heads_that_are_not_the_members_pool_equally(heads: int) -> None:
+    config = configured(weights=(2.0, 1.0, 1.0, 4.0), heads=heads)
+    student = config.build(make_body).eval()
+    raw = student(torch.randn(5, *SHAPE))
+    assert_close(student.predictive(raw).summary().mean, raw.softmax(-1).mean(1))
+
+
+def test_weights_outlive_the_step_from_one_head_to_many() -> None:
+    """Training starts from one head and copies it; what it reports on the way pools as the finished run will."""
+    config = configured(weights=(2.0, 1.0, 1.0, 4.0))
+    grown = config.around(make_body(5), 5, 1).with_heads(4).eval()
+    raw = torch.randn(5, 4, 3)
+    built = config.build(make_body)
+    assert_close(grown.predictive(raw).pooled().logits, built.predictive(raw).pooled().logits)
+    assert not torch.allclose(
+        grown.predictive(raw).pooled().logits, configured().build(make_body).predictive(raw).pooled().logits
+    )
+
+
+def test_more_heads_share_the_body_and_copy_the_first_head() -> None:
+    student = Student(make_body(), Heads(2, 4, (3,), 3), average="logits").eval()
+    more = student.with_heads(5)
+    x = torch.randn(6, *SHAPE)
+    assert more.body is student.body
+    assert more.average == "logits"
+    assert not more.training
+    assert student.train().with_heads(3).training
+    student.eval()
+    assert_close(more(x), student(x)[:, :1].expand(-1, 5, -1))
+    assert more.predictive(more(x)).summary().model.max() < 1e-6
+
+
+def test_biases_of_heads_and_what_the_body_names_are_not_decayed() -> None:
+    body = build_body("test_vit", {}, (3, 160, 160))
+    student = Student(body, Heads(3, 64, (5,), 2))
+    undecayed = student.no_weight_decay()
+    assert "body.pos_embed" in undecayed
+    theirs = {f"body.{name}" for name in timm.create_model("test_vit").no_weight_decay()}
+    assert undecayed == theirs | {"heads.layers.0.bias", "heads.layers.1.bias"}
+    plain = Student(make_body(), Heads(3, 4, (), 2))
+    assert plain.no_weight_decay() == {"heads.layers.0.bias"}
+    groups = param_groups_weight_decay(plain, 0.1, plain.no_weight_decay())
+    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    wanted = {"body.0.weight", "heads.layers.0.weight"}
+    assert {name for name, p in plain.named_parameters() if id(p) in decayed} == wanted
+
+
+# --- bodies -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_timm_body_is_the_model_without_its_classifier(name: str, channels: int) -> None:
+    torch.manual_seed(0)
+    body = build_body(name, {"drop_rate": 0.0}, (channels, 160, 160))
+    features = feature_count(body, (channels, 160, 160), name)
+    whole = timm.create_model(name, num_classes=7, in_chans=channels).eval()
+    start_from(body, whole, name)
+    assert features == whole.num_features
+    x = torch.randn(2, channels, 160, 160)
+    with torch.no_grad():
+        assert_close(body.eval()(x), whole.forward_head(whole.forward_features(x), pre_logits=True))
+
+
+def test_a_timm_student_is_saved_and_loaded(tmp_path: Path) -> None:
+    config = configured(
+        model="test_resnet",
+        kwargs={"drop_rate": 0.1},
+        shape=(3, 32, 32),
+        kind="pixels",
+        preprocessing=Preprocessing((32, 32), (0.5,), (0.5,)),
+    )
+    student = config.build().eval()
+    back = load_student(Run.save(tmp_path / "run", config, student).folder)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(back(x), student(x))
+
+
+def test_loading_a_pretrained_timm_student_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    create = timm.create_model
+
+    def recording(*args: Any, **kwargs: Any) -> nn.Module:
+        asked.append(kwargs)
+        module: nn.Module = create(*args, **kwargs)
+        return module
+
+    monkeypatch.setattr(timm, "create_model", recording)
+    config = configured(model="test_resnet", kwargs={"pretrained": True}, shape=(3, 32, 32))
+    untrained = replace(config, kwargs={}).build()
+    load_student(Run.save(tmp_path / "run", config, untrained).folder)
+    assert len(asked) == 2
+    assert not any(kwargs.get("pretrained") for kwargs in asked)
+
+
+def test_a_factory_of_a_package_is_a_body() -> None:
+    assert feature_count(build_body("torch.nn:Flatten", {}, (2, 3)), (2, 3), "flatten") == 6
+
+
+def test_an_unknown_timm_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(EdistillError, match=r"'resnet81', which timm does not know \(near it: .*resnet.*factory"):
+        build_body("resnet81", {}, (3, 32, 32))
+    with pytest.raises(EdistillError, match=r"'@@@@', which timm does not know\. Give a timm name"):
+        build_body("@@@@", {}, (3, 32, 32))
+
+
+def test_a_timm_model_needs_images() -> None:
+    with pytest.raises(EdistillError, match=r"test_resnet is a timm image model, but .* shape \(6,\).*make_body"):
+        build_body("test_resnet", {}, SHAPE)
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_classes", 10), ("in_chans", 3)])
+def test_what_the_student_decides_itself_is_no_argument(key: str, value: int) -> None:
+    with pytest.raises(EdistillError, match=rf"student\.kwargs has {key} = {value}.*Leave {key} out"):
+        build_body("test_resnet", {key: value}, (3, 32, 32))
+
+
+def test_arguments_a_timm_model_does_not_take_are_refused() -> None:
+    with pytest.raises(EdistillError, match=r"test_resnet cannot be built .*\{'widht': 3\}.*unexpected keyword"):
+        build_body("test_resnet", {"widht": 3}, (3, 32, 32))
+    with pytest.raises(EdistillError, match=r"test_resnet\.nowhere cannot be built .*[Ii]nvalid pretrained tag"):
+        build_body("test_resnet.nowhere", {}, (3, 32, 32))
+
+
+def test_a_transformer_of_another_input_size_is_refused() -> None:
+    with pytest.raises(EdistillError, match=r"test_vit fails on .*\(2, 3, 32, 32\): AssertionError: .*32.*160"):
+        build_body("test_vit", {"dynamic_img_size": False}, (3, 32, 32))
+
+
+class Returns(nn.Module):
+    def __init__(self, returned: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def forward(self, x: Tensor) -> Any:
+        return self.returned(x)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda x: x.view(2, 3, 2), r"\(2, 3, 2\)"),
+        (lambda x: x.sum(-1), r"\(2,\)"),
+        (lambda x: x.view(1, 12), r"\(1, 12\)"),
+        (lambda x: (x, x), "tuple"),
+        (lambda x: {"features": x}, "dict"),
+    ],
+)
+def test_a_body_that_returns_no_features_is_refused(returned: Callable[[Tensor], Any], got: str) -> None:
+    with pytest.raises(EdistillError, match=f"mine returns {got} for 2 rows; a body returns features"):
+        build_body("mine", {}, SHAPE, lambda: Returns(returned))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, AttributeError, KeyError])
+def test_a_body_that_fails_on_the_data_says_on_what(error: type[Exception]) -> None:
+    def fail(x: Tensor) -> Tensor:
+        raise error("no such luck.")
+
+    with pytest.raises(EdistillError, match=rf"mine fails on an input of shape \(2, 6\): {error.__name__}") as caught:
+        build_body("mine", {}, SHAPE, lambda: Returns(fail))
+    assert isinstance(caught.value.__cause__, error)
+    assert not str(caught.value).endswith("..")
+
+
+def test_a_factory_that_makes_no_module_is_refused() -> None:
+    with pytest.raises(EdistillError, match=r"mine returned list, not a torch\.nn\.Module"):
+        build_body("mine", {}, SHAPE, list)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_counting_features_leaves_a_body_as_it_was(training: bool) -> None:
+    body = make_body().train(training)
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    assert feature_count(body, SHAPE, "mine") == 4
+    assert body.training is training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in body.state_dict().items())
+
+
+# --- starting from a member -------------------------------------------------------------------------------
+
+
+def test_a_body_starts_from_a_member_of_its_architecture() -> None:
+    member = make_body().append(nn.Linear(4, 3))
+    member.train()(torch.randn(8, *SHAPE))
+    body = make_body()
+    start_from(body, member, "member-0")
+    x = torch.randn(5, *SHAPE)
+    assert torch.equal(body.eval()(x), member.eval()[:3](x))
+    with torch.no_grad():
+        member[0].weight.add_(1)
+    assert not torch.equal(body(x), member[:3](x))  # a copy: training the student leaves the member alone
+
+
+def test_a_body_does_not_start_from_another_architecture() -> None:
+    with pytest.raises(EdistillError, match=r"'member-0', but the body's 0\.weight is \(4, 6\) and .* is \(5, 6\)"):
+        start_from(make_body(4), make_body(5), "member-0")
+    with pytest.raises(EdistillError, match=r"the body's 1\.weight is \(4,\) and the member's is absent"):
+        start_from(make_body(4), nn.Sequential(nn.Linear(6, 4)), "member-0")
+
+
+def test_a_refused_start_leaves_the_body_alone() -> None:
+    body = make_body()
+    before = body[0].weight.clone()
+    with pytest.raises(EdistillError):
+        start_from(body, nn.Sequential(nn.Linear(6, 4)), "member-0")
+    assert torch.equal(body[0].weight, before)
