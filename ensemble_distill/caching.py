@@ -24,14 +24,16 @@ from ensemble_distill.cache.manifest import (
     refuse_other_data,
     refuse_other_members,
 )
-from ensemble_distill.cache.records import FLOOR, decode, encode
+from ensemble_distill.cache.records import decode, encode
 from ensemble_distill.cache.writer import Column, Writer, blocks, drop_member, record_path
 from ensemble_distill.data.replay import keep_samples
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.teachers.class_order import check_class_order
+from ensemble_distill.teachers.outputs import FLOOR, forward, to_logits
 from ensemble_distill.teachers.teacher import Teacher
 
 
@@ -68,8 +70,12 @@ def cache_outputs(
     device: torch.device,
     workers: int,
     progress: Progress,
+    overwrite: bool = False,
 ) -> int:
     """Bring the cache in `folder` up to date with splits and teachers; what is there is never recomputed.
+
+    Args:
+        overwrite: start from nothing; what is there goes when the members and the data are known to fit.
 
     Returns:
         How many records were added (0: it was up to date).
@@ -88,10 +94,13 @@ def cache_outputs(
     found = {name: plan.facts() for name, plan in splits.items()}
     members = [teacher.member for teacher in teachers]
     storage = {"batch_size": batch_size, "device": device.type, "dtype": "float32", "floor": FLOOR}
-    if (folder / NAME).is_file():
-        manifest = _extended(folder, Manifest.load(folder), task, dtype, storage, found, members)
+    if (folder / NAME).is_file() and not overwrite:
+        before = Manifest.load(folder)
+        manifest = _extended(folder, before, task, dtype, storage, found, members)
         needed = [key for key in _keys(splits, members) if key not in manifest.records]
         if not needed and all(_record_exists(folder, key) for key in manifest.records):
+            if manifest != before:  # a member that failed is gone
+                manifest.save(folder)
             shutil.rmtree(folder / "parts", ignore_errors=True)  # of a pass that died when it was all but done
             return 0
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
@@ -99,10 +108,12 @@ def cache_outputs(
     else:
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         classes = _probe(splits, members, modules, classes=None)
+        if overwrite:
+            clear_folder(folder, last=NAME)
         versions = {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
         manifest = Manifest(task, dtype, classes, tuple(members), found, {}, {**storage, "versions": versions})
     writer = Writer(folder, manifest)
-    before = len(writer.manifest.records)
+    there = len(writer.manifest.records)
     for module in modules.values():
         module.to(device)
     for name, plan in splits.items():
@@ -113,7 +124,7 @@ def cache_outputs(
         else:
             keep_samples(folder, name, plan.source, plan.view, plan.seed, plan.count, members[0].preprocessing)
             _cache_split(writer, name, plan, todo, members, modules, batch_size, device, workers, progress)
-    return len(writer.manifest.records) - before
+    return len(writer.manifest.records) - there
 
 
 def _keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator[str]:
@@ -221,25 +232,6 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(str(k) for k in range(count))
 
 
-def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
-    """A member's raw output (B, K); `where` says in an error at which rows. Raises EdistillError when it fails."""
-    try:
-        with torch.inference_mode():
-            raw = module(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise EdistillError(
-            f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "
-            "teachers.preprocessing and teachers.model-kwargs against how it was trained."
-        ) from error
-    if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != len(x):
-        got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-        raise EdistillError(
-            f"Member {member.name} returns {got} for {len(x)} rows; a classifier returns (rows, classes). Wrap it in "
-            'a factory of your own that does (teachers.model = "model.py:make_teacher").'
-        )
-    return raw
-
-
 class _Rendered(Dataset[list[Array]]):
     """Row to its inputs: for each view, for each distinct preprocessing. Runs in the loader's processes."""
 
@@ -312,37 +304,6 @@ def _cache_split(
     _check_order(writer, name, plan.source, todo, batch_size)
     writer.join(name, todo, len(plan.source), batch_size)
     progress.finish()
-
-
-def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-    """A member's raw output (B, K) as logits in the data's class order.
-
-    Raises:
-        EdistillError: an output is NaN or infinite, or "probabilities" are none.
-    """
-    values = raw.float().cpu().numpy()
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        row = rows[int(np.argmin(finite))]
-        raise EdistillError(
-            f"Member {member.name} returns {values[~finite][0][:4]} at row {row} of {split}: not finite. Remove the "
-            "member from teachers.path, or the row from the data."
-        )
-    if member.output == "probabilities":
-        sums = values.sum(axis=1)
-        wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise EdistillError(
-                f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
-                f'{values[at].min():.4f} and they sum to {sums[at]:.4f}. Set teachers.output = "logits".'
-            )
-        values = np.log(np.maximum(values, FLOOR))
-    if member.class_order is not None:
-        ordered = np.empty_like(values)
-        ordered[:, list(member.class_order)] = values
-        values = ordered
-    return values
 
 
 def _check_order(writer: Writer, name: str, source: Source, todo: Sequence[Column], batch_size: int) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
+from tiny import contents, refused
 
 from ensemble_distill.cache import reader, writer
 from ensemble_distill.cache.manifest import NAME, Manifest, Split
@@ -19,7 +20,6 @@ from ensemble_distill.cache.records import encode
 from ensemble_distill.cache.writer import Block, Column, Writer, blocks, record_path
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
-from tiny import contents, refused
 
 ROWS, K, BATCH = 23, 5, 4
 MEMBERS = tuple(Member(name, name[-1] * 64, preprocessing=Preprocessing((6, 6), (0.5,), (0.2,))) for name in ("m-a", "m-b"))

@@ -311,9 +311,12 @@ def test_tied_weights_count_once() -> None:
     assert cost([nn.Sequential(first, second)], [torch.zeros(1, 6)])["parameters"] == 36 + 12
 
 
-def test_measuring_leaves_torch_as_it_was() -> None:
+def test_measuring_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+
     def state() -> Iterator[object]:
-        yield torch.get_num_threads()
         yield torch.backends.mha.get_fastpath_enabled()
         yield torch.backends.mkldnn.enabled
         yield torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
@@ -329,6 +332,7 @@ def test_measuring_leaves_torch_as_it_was() -> None:
     with pytest.raises(RuntimeError, match="no"):
         cost([Fails()], [torch.zeros(1, 2)])
     assert list(state()) == before
+    assert threads == [1, 3, 1, 3]
 
 
 def test_latency_grows_with_the_work() -> None:

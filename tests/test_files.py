@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny import Killed, killed_at
 
 from ensemble_distill.runtime import files
 from ensemble_distill.runtime.files import read_json, sha256_file, write_json, write_text, write_whole
-from tiny import Killed, killed_at
 
 STEPS = ["before write", "before sync", "before rename", "after rename"]
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from tiny import Killed, contents, make_folder, refused, settings
 
 from ensemble_distill.runtime.lock import one_writer
-from tiny import Killed, contents, make_folder, refused, settings
 
 
 def test_a_second_writer_is_refused_and_does_not_free_the_first_ones_lock(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Methods: the Hydra losses against NumPy, what every method must do, and how one is found or refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,9 +19,11 @@ from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Average
 from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.students.student import Student
+from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.methods import methods
-from ensemble_distill.workflows.train import method_options
+from ensemble_distill.workflows.train import method_options, train
 
 Floats = NDArray[np.float64]
 
@@ -351,10 +353,11 @@ def test_a_users_own_options_are_validated_too(mine: str) -> None:
         method_options(*asked(name, sharpness="much"))
 
 
-def test_a_users_method_trains(digits: Path, mine: str, settings_of: Callable[..., Settings]) -> None:
-    from ensemble_distill.students.run import load_student
-    from ensemble_distill.workflows.train import train
-
-    report = train(settings_of(digits, {"train.method": f"{mine}:Mine", "train.epochs": 1}))
+def test_a_users_method_trains(tmp_path: Path, mine: str) -> None:
+    folder = tiny.make_folder(tmp_path / "folder")
+    settings = tiny.settings(folder, {"train.method": f"{mine}:Mine", "method.sharpness": 3, "train.epochs": 1})
+    cache_logits(settings)
+    report = train(settings)
     assert (report.method, report.heads, report.folder.name) == ("Mine", 1, "Mine-s0")
-    assert load_student(report.folder)(torch.zeros(2, 1, 8, 8)).shape == (2, 1, 10)
+    assert Run.open(report.folder).config.options == {"sharpness": 3.0}
+    assert load_student(report.folder)(torch.zeros(2, 1, 6, 6)).shape == (2, 1, tiny.CLASSES)

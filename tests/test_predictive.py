@@ -1,7 +1,6 @@
 """Categorical distributions against torch.distributions, SciPy and plain loops, and the identities they obey."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -28,16 +27,6 @@ RNG = np.random.default_rng(0)
 LOGITS = {name: RNG.normal(scale=3, size=shape) for name, shape in SHAPES.items()}
 OTHERS = {name: RNG.normal(scale=3, size=shape) for name, shape in SHAPES.items()}
 LABELS = {"classes": RNG.integers(0, 3, (5,)), "positions": RNG.integers(0, 6, (3, 2))}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A second thread on tensors this small only waits, a hundred times longer where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 either = pytest.mark.parametrize("kind", SHAPES)
 weightings = pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
@@ -117,6 +106,7 @@ def test_the_mixtures_nll_is_minus_the_log_of_the_mean_likelihood(kind: str, wei
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_what_is_pooled_is_one_distribution_and_stays_so(kind: str, weights: Floats | None, average: Average) -> None:
     once = categorical(LOGITS[kind], weights, average).pooled()
+    assert once.weights is None
     assert_close(once.logits, once.log_probs())  # normalized: what is exported as logits
     assert_close(once.pooled().logits, once.logits)
     assert_close(once.summary().total, once.entropy().squeeze(1))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
 LOWEST = -65504.0  # the most negative float16
 
 

@@ -27,7 +27,6 @@ def register(app: typer.Typer) -> None:
         """
         from ensemble_distill.workflows.quickstart import COMMANDS, prepare
 
-        render.message(f"Making {folder}/: edistill.toml, model.py, data, and an ensemble trained on 8×8 digits.")
         with render.Shown() as progress:
             prepare(folder, progress=progress)
         if prepare_only:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, record: Any) -> None:
     """JSON for people and programs: indented, in the order given, NaN refused."""
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def clear_folder(folder: Path, last: str) -> None:
+    """Remove all but the lock, `last` at the end: by it a folder left half empty is still known as ours."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == last):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
 
 
 def read_json(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ def cache_logits(
     """Bring the cache up to date with the settings; what is there already is not computed again.
 
     Args:
-        overwrite: drop a cache that was made from something else.
+        overwrite: drop the cache that is there, once it is known that another can be made.
         trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
@@ -53,8 +52,6 @@ def cache_logits(
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
     device = resolve(settings.train.device)
     with one_writer(folder):
-        if overwrite:
-            clear(folder, NAME)
         added = cache_outputs(
             folder,
             settings.task,
@@ -65,6 +62,7 @@ def cache_logits(
             device=device,
             workers=loader_workers(settings.train.workers, device),
             progress=progress,
+            overwrite=overwrite,
         )
         if added or not (folder / "args.toml").is_file():
             write_text(folder / "args.toml", settings_toml(settings, folder))
@@ -93,12 +91,3 @@ def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
                 f"{folder} exists and is not {what} (it holds {', '.join(sorted(others)[:3])}). Name another folder in "
                 f"{key}, or move it away."
             )
-
-
-def clear(folder: Path, mark: str) -> None:
-    """Remove all but the lock, `mark` last: by it a folder left half empty is still known as ours."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == mark):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != ".lock":
-            path.unlink()

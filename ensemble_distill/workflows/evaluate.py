@@ -16,7 +16,7 @@ from torch import nn
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import refuse_other_data
 from ensemble_distill.cache.reader import Cache, Records
-from ensemble_distill.caching import forward, numbered, to_logits
+from ensemble_distill.caching import numbered
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view
@@ -38,6 +38,7 @@ from ensemble_distill.runtime.files import write_json, write_whole
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.run import Run
 from ensemble_distill.students.student import Student
+from ensemble_distill.teachers.outputs import forward, to_logits
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.plain_rows import BATCH, plain_batches
 from ensemble_distill.workflows.runs import find_run

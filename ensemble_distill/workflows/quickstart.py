@@ -36,6 +36,7 @@ def prepare(folder: Path, *, progress: Progress | None = None) -> None:
     progress = progress or Silent()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EdistillError(f"{folder} exists and is not empty. Give quickstart a new folder: edistill quickstart DIR.")
+    progress.note(f"Making {folder}/: edistill.toml, model.py, data, and an ensemble trained on 8×8 digits.")
     for source in files("ensemble_distill.workflows").joinpath("template").iterdir():
         if source.name in ("edistill.toml", "model.py"):
             write_text(folder / source.name, source.read_text(encoding="utf-8"))

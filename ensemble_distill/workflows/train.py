@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
-from ensemble_distill.cache.manifest import Split, refuse_other_data, refuse_other_members
+from ensemble_distill.cache.manifest import refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching import SplitPlan, numbered
-from ensemble_distill.config import Settings, load_settings, settings_toml
+from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.data.replay import check_samples
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
@@ -21,7 +21,7 @@ from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.devices import loader_workers, resolve
-from ensemble_distill.runtime.files import read_json, write_json, write_text
+from ensemble_distill.runtime.files import clear_folder, write_json, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.bodies import build_body, feature_count, start_from
@@ -32,7 +32,8 @@ from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
 from ensemble_distill.training.plain_rows import plain_batches, reestimate_batchnorm
 from ensemble_distill.training.rows import CachedRows, CachedSplit
-from ensemble_distill.workflows.cache_logits import clear, refuse_foreign
+from ensemble_distill.workflows.cache_logits import refuse_foreign
+from ensemble_distill.workflows.same_run import ARGS, refuse_other_cache, refuse_other_settings
 from ensemble_distill.workflows.splits import (
     TRAINED,
     class_names,
@@ -40,10 +41,6 @@ from ensemble_distill.workflows.splits import (
     plan_split,
     student_preprocessing,
 )
-
-ARGS = "args.toml"
-# what may change between a run and its continuation without making it another run
-FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
 
 
 @dataclass(frozen=True)
@@ -75,16 +72,18 @@ def train(settings: Settings, *, overwrite: bool = False, progress: Progress | N
             "student.model is not set. Give a timm name, or a factory whose output is (B, F): student.model = "
             '"model.py:make_body".'
         )
+    processes = ranks.current().world
+    if processes > 1:
+        raise EdistillError(f"torchrun started {processes} processes, and training runs in one. Run it by itself.")
     cache = Cache(Path(settings.output.cache))
     with one_writer(folder):
-        if overwrite:
-            clear(folder, ARGS)
-        _refuse_other_settings(folder, settings)
-        _refuse_other_cache(folder, cache)
-        if (folder / WEIGHTS).is_file():
-            run = Run.open(folder)
-            return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
-        return _train(folder, settings, method, options, cache, progress, started)
+        if not overwrite:
+            refuse_other_settings(folder, settings)
+            refuse_other_cache(folder, cache)
+            if (folder / WEIGHTS).is_file():
+                run = Run.open(folder)
+                return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
+        return _train(folder, settings, method, options, cache, overwrite, progress, started)
 
 
 def run_folder(settings: Settings) -> Path:
@@ -116,6 +115,7 @@ def _train(
     method: Method,
     options: BaseModel,
     cache: Cache,
+    overwrite: bool,
     progress: Progress,
     started: float,
 ) -> TrainReport:
@@ -132,6 +132,8 @@ def _train(
     device = resolve(settings.train.device)
     torch.manual_seed(settings.train.seed)
     config, student = _build(folder, settings, method, options, cache, plans, preprocessing, rows[0, 0].x.shape)
+    if overwrite:  # only now, when nothing is left that could refuse the new run
+        clear_folder(folder, last=ARGS)
     write_text(folder / ARGS, settings_toml(settings, folder))
     write_json(folder / CONFIG, config.to_json())
 
@@ -268,49 +270,6 @@ def _known_names(cache: Cache, plans: dict[str, SplitPlan]) -> tuple[str, ...] |
     if names is None and cache.manifest.classes != numbered(len(cache.manifest.classes)):
         return cache.manifest.classes  # another split has them
     return names
-
-
-def _refuse_other_cache(folder: Path, cache: Cache) -> None:
-    """A run belongs to the members and data it was started with."""
-    if not (folder / CONFIG).is_file():
-        return
-    config = StudentConfig.from_json(read_json(folder / CONFIG))
-    manifest = cache.manifest
-    if config.members != manifest.members:
-        raise EdistillError(
-            f"{folder} was trained from members {', '.join(m.name for m in config.members)}, and {cache.folder} holds "
-            f"{', '.join(manifest.names)}, or others of these names. Choose another --name, or pass --overwrite."
-        )
-    for name, digest in config.trained_on.items():
-        found: Split | None = manifest.splits.get(name)
-        if found is None or found.digest != digest:
-            raise EdistillError(
-                f"{folder} was trained on {name} data {digest[:12]}…, and {cache.folder} holds "
-                f"{'none' if found is None else found.digest[:12] + '…'}. Choose another --name, or pass --overwrite."
-            )
-
-
-def _refuse_other_settings(folder: Path, settings: Settings) -> None:
-    """Raise EdistillError naming the first setting in which a run differs from what is asked now."""
-    if not (folder / ARGS).is_file():
-        return
-    before, now = (_flat(s) for s in (load_settings(folder / ARGS), settings))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise EdistillError(
-                f"{folder} was made with {key} = {before.get(key)!r}, but now it is {now.get(key)!r}. Choose another "
-                "--name, set it back, or pass --overwrite."
-            )
-
-
-def _flat(settings: Settings) -> dict[str, Any]:
-    """The settings that make a run what it is, by dotted key."""
-    values = settings.model_dump(mode="json", by_alias=True)
-    flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}
-    for table in ("views", "student", "train", "method"):
-        flat |= {f"{table}.{key}": value for key, value in values[table].items()}
-    flat |= {f"teachers.{key}": values["teachers"][key] for key in ("average", "weights")}
-    return {key: value for key, value in flat.items() if key not in FREE}
 
 
 def _report(run: Run, student: Student, fresh: bool, resumed_at: int, started: float) -> TrainReport:

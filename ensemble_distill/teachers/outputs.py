@@ -1,0 +1,65 @@
+"""Running a member, and what it returns as logits in the data's class order, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+
+FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
+
+
+def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
+    """A member's raw output (B, K); `where` says in an error at which rows. Raises EdistillError when it fails."""
+    try:
+        with torch.inference_mode():
+            raw = module(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise EdistillError(
+            f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "
+            "teachers.preprocessing and teachers.model-kwargs against how it was trained."
+        ) from error
+    if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != len(x):
+        got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        raise EdistillError(
+            f"Member {member.name} returns {got} for {len(x)} rows; a classifier returns (rows, classes). Wrap it in "
+            'a factory of your own that does (teachers.model = "model.py:make_teacher").'
+        )
+    return raw
+
+
+def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+    """A member's raw output (B, K) as logits in the data's class order.
+
+    Raises:
+        EdistillError: an output is NaN or infinite, or "probabilities" are none.
+    """
+    values = raw.float().cpu().numpy()
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        row = rows[int(np.argmin(finite))]
+        raise EdistillError(
+            f"Member {member.name} returns {values[~finite][0][:4]} at row {row} of {split}: not finite. Remove the "
+            "member from teachers.path, or the row from the data."
+        )
+    if member.output == "probabilities":
+        sums = values.sum(axis=1)
+        wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise EdistillError(
+                f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
+                f'{values[at].min():.4f} and they sum to {sums[at]:.4f}. Set teachers.output = "logits".'
+            )
+        values = np.log(np.maximum(values, FLOOR))
+    if member.class_order is not None:
+        ordered = np.empty_like(values)
+        ordered[:, list(member.class_order)] = values
+        values = ordered
+    return values

@@ -1,0 +1,60 @@
+"""Whether what is asked now is the run that a folder already holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.cache.manifest import Split
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import read_json
+from ensemble_distill.students.run import CONFIG, StudentConfig
+
+ARGS = "args.toml"
+# what may change between a run and its continuation without making it another run
+FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
+
+
+def refuse_other_cache(folder: Path, cache: Cache) -> None:
+    """Raise EdistillError when a run was started with other members or data than the cache holds."""
+    if not (folder / CONFIG).is_file():
+        return
+    config = StudentConfig.from_json(read_json(folder / CONFIG))
+    manifest = cache.manifest
+    if config.members != manifest.members:
+        raise EdistillError(
+            f"{folder} was trained from members {', '.join(m.name for m in config.members)}, and {cache.folder} holds "
+            f"{', '.join(manifest.names)}, or others of these names. Choose another --name, or pass --overwrite."
+        )
+    for name, digest in config.trained_on.items():
+        found: Split | None = manifest.splits.get(name)
+        if found is None or found.digest != digest:
+            raise EdistillError(
+                f"{folder} was trained on {name} data {digest[:12]}…, and {cache.folder} holds "
+                f"{'none' if found is None else found.digest[:12] + '…'}. Choose another --name, or pass --overwrite."
+            )
+
+
+def refuse_other_settings(folder: Path, settings: Settings) -> None:
+    """Raise EdistillError naming the first setting in which a run differs from what is asked now."""
+    if not (folder / ARGS).is_file():
+        return
+    before, now = (_flat(s) for s in (load_settings(folder / ARGS), settings))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise EdistillError(
+                f"{folder} was made with {key} = {before.get(key)!r}, but now it is {now.get(key)!r}. Choose another "
+                "--name, set it back, or pass --overwrite."
+            )
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """The settings that make a run what it is, by dotted key."""
+    values = settings.model_dump(mode="json", by_alias=True)
+    flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}
+    for table in ("views", "student", "train", "method"):
+        flat |= {f"{table}.{key}": value for key, value in values[table].items()}
+    flat |= {f"teachers.{key}": values["teachers"][key] for key in ("average", "weights")}
+    return {key: value for key, value in flat.items() if key not in FREE}
