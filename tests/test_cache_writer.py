@@ -1,7 +1,6 @@
 """The cache as storage: blocks, parts, records, the manifest, and reading them back."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,9 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 
 ROWS, K, BATCH = 23, 5, 4
-MEMBERS = tuple(Member(name, name[-1] * 64, preprocessing=Preprocessing((6, 6), (0.5,), (0.2,))) for name in ("m-a", "m-b"))
+MEMBERS = tuple(
+    Member(name, name[-1] * 64, preprocessing=Preprocessing((6, 6), (0.5,), (0.2,))) for name in ("m-a", "m-b")
+)
 COLUMNS: list[Column] = [(member.name, view) for member in MEMBERS for view in range(3)]
 SPLIT = Split(ROWS, "d" * 64, "all", "pixels", "mixup", 3)
 
@@ -95,7 +96,12 @@ def test_parts_are_gone_once_they_are_joined_and_leftovers_with_the_next_writer(
     made(tmp_path)
     before = contents(tmp_path)
     assert sorted(before) == [NAME, *(f"records/ood/x/{m}.v{v}.npy" for m, v in COLUMNS)]
-    for name in ("manifest.json.part", "records/ood/x/m-a.v0.npy.part", "parts/t/0-1.safetensors.part", "replay/t.part"):
+    for name in (
+        "manifest.json.part",
+        "records/ood/x/m-a.v0.npy.part",
+        "parts/t/0-1.safetensors.part",
+        "replay/t.part",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
     Writer(tmp_path, Manifest.load(tmp_path))
@@ -182,7 +188,10 @@ def test_a_record_that_is_not_whole_is_refused_when_it_is_opened(folder: Path, d
 
 def test_a_record_of_other_rows_or_classes_is_refused(folder: Path) -> None:
     path = record_path(folder, "ood/x", "m-a", 0)
-    for wrong in (encode(np.zeros((ROWS - 1, K), np.float32), "float16"), encode(np.zeros((ROWS, K), np.float32), "float32")):
+    for wrong in (
+        encode(np.zeros((ROWS - 1, K), np.float32), "float16"),
+        encode(np.zeros((ROWS, K), np.float32), "float32"),
+    ):
         np.save(path, wrong)
         with refused(str(path), "damaged"):
             Cache(folder).open("ood/x")
@@ -207,11 +216,11 @@ def test_few_maps_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(reader, "IN_MEMORY", 0)
     monkeypatch.setattr(reader, "OPEN_MAPS", 2)
     made(tmp_path)
-    before = len(os.listdir(opened))
+    before = len(list(opened.iterdir()))
     records = Cache(tmp_path).open("ood/x", 3)
     for view in (0, 1, 2, 1, 0):
         records.read(range(ROWS), view)
-        assert len(os.listdir(opened)) <= before + 2
+        assert len(list(opened.iterdir())) <= before + 2
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
@@ -259,7 +268,9 @@ def test_another_format_is_refused_by_number(tmp_path: Path) -> None:
         Manifest.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '{"format": 1}', '{"format": 1, "task": "x"}', "\udcff"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "7", '{"format": 1}', '{"format": 1, "task": "x"}', "\udcff"]
+)
 def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / NAME).write_bytes(content.encode(errors="surrogateescape"))
     with refused(str(tmp_path / NAME), "is damaged", "Restore it, or run edistill cache-logits --overwrite"):
@@ -268,7 +279,9 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
 
 @settings(deadline=None)
 @given(st.data())
-def test_damage_anywhere_in_the_manifest_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_damage_anywhere_in_the_manifest_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.getbasetemp() / "fuzzed"
     if not folder.is_dir():
         made(folder)

@@ -121,7 +121,10 @@ def test_members_of_several_input_sizes_see_the_same_views(tmp_path: Path) -> No
 
     x, y = examples(10, 0)
     plan = SplitPlan(Arrays(x[..., None], y, "pixels"), open_view("crop-flip+mixup"), "crop-flip+mixup", 0, 2)
-    sizes = {"small": Preprocessing((6, 6), (0.0,), (1.0,)), "large": Preprocessing((12, 12), (0.0,), (1.0,), "nearest")}
+    sizes = {
+        "small": Preprocessing((6, 6), (0.0,), (1.0,)),
+        "large": Preprocessing((12, 12), (0.0,), (1.0,), "nearest"),
+    }
     members = [Member(name, name, preprocessing=to) for name, to in sizes.items()]
     run(tmp_path, {"ood/x": plan}, [Teacher(member, lambda m=member: Seeing(m.name)) for member in members])
     small, large = (torch.cat(seen[name]) for name in seen)

@@ -173,7 +173,11 @@ def test_another_split_that_changed_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "then", "now"),
-    [("views.seed", 0, 1), ("views.transform", "crop-flip+mixup", "noise"), ("views.transform", "crop-flip+mixup", "none")],
+    [
+        ("views.seed", 0, 1),
+        ("views.transform", "crop-flip+mixup", "noise"),
+        ("views.transform", "crop-flip+mixup", "none"),
+    ],
 )
 def test_other_views_are_refused(folder: Path, key: str, then: object, now: object) -> None:
     refuses_to_use(folder, settings(folder, {key: now}), f"{key} = {then!r}", f"say {now!r}", f"Set {key} to {then!r}")
@@ -190,7 +194,9 @@ def test_other_storage_is_refused(folder: Path, key: str, then: object, now: obj
 def test_a_changed_member_is_refused(folder: Path) -> None:
     then = Manifest.load(folder / "cache").members[1].sha256
     save_member(folder, 1, seed=9)
-    refuses_to_use(folder, settings(folder), f"member-1 with sha256 {then[:12]}…", "but now it is", "Put the old one back")
+    refuses_to_use(
+        folder, settings(folder), f"member-1 with sha256 {then[:12]}…", "but now it is", "Put the old one back"
+    )
 
 
 def test_a_member_with_another_preprocessing_is_refused(folder: Path) -> None:
@@ -205,7 +211,9 @@ def test_a_member_said_to_return_something_else_is_refused(folder: Path) -> None
 
 def test_a_member_that_is_gone_is_refused(folder: Path) -> None:
     (folder / "teachers/member-1.safetensors").unlink()
-    refuses_to_use(folder, settings(folder), "member-1, which is not among the teachers (member-0, member-2)", "Put it back")
+    refuses_to_use(
+        folder, settings(folder), "member-1, which is not among the teachers (member-0, member-2)", "Put it back"
+    )
 
 
 def test_a_copy_of_a_member_is_refused(folder: Path) -> None:
@@ -312,7 +320,9 @@ def test_outputs_that_are_not_finite_are_refused_by_member_and_row(tmp_path: Pat
     ],
     ids=["shape", "error"],
 )
-def test_a_member_that_is_no_classifier_of_these_inputs_is_refused(tmp_path: Path, module: nn.Module, said: str) -> None:
+def test_a_member_that_is_no_classifier_of_these_inputs_is_refused(
+    tmp_path: Path, module: nn.Module, said: str
+) -> None:
     with refused(f"Member m7 {said}", "teachers.model"):
         run(tmp_path / "cache", [good(0), teacher("m7", module)])
     assert not (tmp_path / "cache").exists(), "what cannot work fails before the pass"
@@ -374,7 +384,9 @@ def test_data_of_another_class_count_is_refused(tmp_path: Path) -> None:
 
 def test_splits_of_other_classes_or_another_order_are_refused(tmp_path: Path) -> None:
     first = plan(classes=("a", "b", "c"))
-    with refused("data.train has 3 classes and data.test has 3, or in another order (b / c, c / b)", "same class folders"):
+    with refused(
+        "data.train has 3 classes and data.test has 3, or in another order (b / c, c / b)", "same class folders"
+    ):
         run(tmp_path, [good(0)], {"train": first, "test": plan(classes=("a", "c", "b"))})
     with refused("data.train has 3 classes and data.test has 2", "(c / None)"):
         run(tmp_path, [good(0)], {"train": first, "test": plan(classes=("a", "b"), y=np.zeros(20, np.int64))})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import one_head
 import onnx
 import onnxruntime
 import pytest
@@ -37,22 +38,6 @@ from ensemble_distill.workflows.train import train
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
 ALL = ("logits", "head_logits", *UNCERTAINTIES)
-
-ONE_HEAD = '''
-from ensemble_distill.methods.method import Options, Stage
-
-class Pooled:
-    """Hydra's first phase alone: one head, on the ensemble's pooled prediction."""
-    title = paper = outputs = ""
-    needs = frozenset({"teacher"})
-    Options = Options
-    def heads(self, members):
-        return 1
-    def stages(self, options, members):
-        def loss(batch, student, step):
-            return batch.teacher.pooled().kl(student).mean()
-        return (Stage("only", 1.0, lambda student: student, loss),)
-'''
 
 
 def config_of(shape: tuple[int, ...], kind: str = "features", **more: Any) -> StudentConfig:
@@ -161,11 +146,10 @@ def test_the_metadata_say_all_that_serving_needs(digits_session: Path) -> None:
 def test_a_student_of_one_head_has_no_model_uncertainty(
     digits: Path, settings_of: Callable[..., Settings], real: Tensor
 ) -> None:
-    (digits / "mine.py").write_text(ONE_HEAD)
-    settings = settings_of(digits, {"train.method": "mine.py:Pooled", "train.epochs": 1, "method": {}})
+    settings = settings_of(digits, {"train.method": one_head.SPEC, "train.epochs": 1, "method": {}})
     report = train(settings)
-    assert (report.folder.name, report.heads) == ("Pooled-s0", 1)
-    (path,) = export(settings, "Pooled-s0", onnx=True)
+    assert (report.folder.name, report.heads) == ("OneHead-s0", 1)
+    (path,) = export(settings, "OneHead-s0", onnx=True)
     found = assert_same_as_torch(path, load_student(report.folder), real[:3])
     assert tuple(found) == ("logits", "total_uncertainty", "data_uncertainty"), "absent, not 0"
     assert_allclose(found["total_uncertainty"], found["data_uncertainty"])

@@ -40,7 +40,7 @@ def test_a_crash_leaves_the_old_or_all_the_new(
         assert file.read_bytes() == old
     write_whole(file, b"once more")
     assert file.read_bytes() == b"once more"
-    assert os.listdir(file.parent) == ["a"], "a temporary file was left behind"
+    assert [path.name for path in file.parent.iterdir()] == ["a"], "a temporary file was left behind"
 
 
 def test_there_is_no_further_crash_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,9 @@ def test_without_the_maximum_subtracted_it_would_be_off_by_more() -> None:
     logits = ensemble(10, 5, 0.1, 50)
     exact = model_uncertainty(logits).mean()
     plain = abs(model_uncertainty(logits.astype(np.float16).astype(np.float32)).mean() / exact - 1)
-    stored = abs(model_uncertainty(there_and_back(logits.reshape(-1, 10), "float16").reshape(logits.shape)).mean() / exact - 1)
+    stored = abs(
+        model_uncertainty(there_and_back(logits.reshape(-1, 10), "float16").reshape(logits.shape)).mean() / exact - 1
+    )
     assert plain > 20 * stored
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from ensemble_distill.data import rendition
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.image_folder import ImageFolder
 from ensemble_distill.data.replay import ROWS, VIEWS, check_samples, keep_samples
-from ensemble_distill.data.source import Array, Source
+from ensemble_distill.data.source import Array, Kind, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.progress import Silent
@@ -29,10 +28,10 @@ from ensemble_distill.training.order import Index, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
-from tiny import contents, examples, linear, make_folder, refused, save_data, save_member, settings
+from tiny import contents, examples, killed_at, linear, make_folder, refused, save_member, settings
 
 TO = Preprocessing((8, 8), (0.4,), (0.3,), interpolation="bicubic", crop_pct=0.9)
-VIEW_COUNT, SEED = 3, 11
+VIEW_COUNT, SEED, BATCH = 3, 11, 5
 Hashes = dict[Index, str]
 
 forked = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -42,7 +41,7 @@ def hashed(x: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
 
 
-def source(kind: str, rows: int, seed: int) -> Source:
+def source(kind: Kind, rows: int, seed: int) -> Source:
     rng = np.random.default_rng(seed)
     if kind == "pixels":
         x: Array = rng.integers(0, 256, (rows, 6, 6, 1), dtype=np.uint8)
@@ -50,7 +49,7 @@ def source(kind: str, rows: int, seed: int) -> Source:
         x = rng.normal(size=(rows, 1, 6, 6)).astype(np.float32)
     else:
         x = rng.normal(size=(rows, 36)).astype(np.float32)
-    return Arrays(x, np.arange(rows) % 3, kind)  # type: ignore[arg-type]
+    return Arrays(x, np.arange(rows) % 3, kind)
 
 
 TRANSFORMS = {"pixels": "crop-flip+noise+mixup", "tensor": "crop-flip+mixup", "features": "noise+mixup"}
@@ -68,26 +67,29 @@ class Witness(nn.Module):
         return x.flatten(1)[:, :3]
 
 
-def seen_in_caching(folder: Path, splits: dict[str, SplitPlan], workers: int = 0) -> Hashes:
-    """Row (of all splits end to end) and view to the hash of what the member saw."""
-    witness, batch_size = Witness(), 4
-    member = Member("m", "s", preprocessing=TO)
+def run(folder: Path, splits: dict[str, SplitPlan], teachers: list[Teacher], workers: int = 0) -> None:
     cache_outputs(
         folder,
         "classification",
         splits,
-        [Teacher(member, lambda: witness)],
+        teachers,
         dtype="float32",
-        batch_size=batch_size,
+        batch_size=BATCH,
         device=torch.device("cpu"),
         workers=workers,
         progress=Silent(),
     )
+
+
+def seen_in_caching(folder: Path, splits: dict[str, SplitPlan], workers: int = 0) -> Hashes:
+    """Row (of all splits end to end) and view to the hash of what the member saw."""
+    witness = Witness()
+    run(folder, splits, [Teacher(Member("m", "s", preprocessing=TO), lambda: witness)], workers)
     seen: Hashes = {}
     shown = iter(witness.seen[len(splits) :])  # the first ones are probes
     offset = 0
     for plan in splits.values():
-        for start in range(0, len(plan.source), batch_size):
+        for start in range(0, len(plan.source), BATCH):
             for view in range(plan.count):
                 for row, x in enumerate(next(shown), start):
                     seen[offset + row, view] = hashed(x.numpy())
@@ -106,7 +108,7 @@ def seen_in_training(rows: CachedRows, order: Order, workers: int, start: int = 
 
 @forked
 @pytest.mark.parametrize("kind", ["pixels", "tensor", "features"])
-def test_training_sees_bit_for_bit_what_the_members_saw(tmp_path: Path, kind: str) -> None:
+def test_training_sees_bit_for_bit_what_the_members_saw(tmp_path: Path, kind: Kind) -> None:
     plans = {}
     for name, rows in (("train", 14), ("transfer", 7)):
         data = source(kind, rows, rows)
@@ -130,7 +132,7 @@ def test_training_sees_bit_for_bit_what_the_members_saw(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", ["pixels", "tensor", "features"])
-def test_rows_of_several_splits_are_their_plans_and_their_records(tmp_path: Path, kind: str) -> None:
+def test_rows_of_several_splits_are_their_plans_and_their_records(tmp_path: Path, kind: Kind) -> None:
     """Inputs against `Plan` taken in hand, labels against `Plan.y`, logits against what the member answered."""
     sources = {"train": source(kind, 9, 1), "transfer": source(kind, 5, 2)}
     sources["transfer"].labels = None  # type: ignore[misc]
@@ -171,17 +173,7 @@ def test_decoded_images_replay_too(tmp_path: Path) -> None:
     plan = SplitPlan(ImageFolder(tmp_path, names), view, "crop-flip", SEED, 2)
     to = Preprocessing((8, 8), (0.4, 0.4, 0.4), (0.3, 0.3, 0.3))
     witness = Witness()
-    cache_outputs(
-        tmp_path / "cache",
-        "classification",
-        {"train": plan},
-        [Teacher(Member("m", "s", preprocessing=to), lambda: witness)],
-        dtype="float32",
-        batch_size=5,
-        device=torch.device("cpu"),
-        workers=0,
-        progress=Silent(),
-    )
+    run(tmp_path / "cache", {"train": plan}, [Teacher(Member("m", "s", preprocessing=to), lambda: witness)])
     later = ImageFolder(tmp_path, names)  # decodes anew
     records: Records = Cache(tmp_path / "cache").open("train", 2)
     rows = CachedRows([CachedSplit(later, view, SEED, records)], to)
@@ -200,7 +192,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def other_decoder(monkeypatch: pytest.MonkeyPatch, difference: float, row: Any = None) -> None:
+def other_decoder(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     """From now on pixels come out differently."""
     render = rendition.render
     monkeypatch.setattr(rendition, "render", lambda pixels, to: render(pixels, to) + np.float32(difference))
@@ -251,13 +243,13 @@ def test_every_pair_of_levels_two_apart_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tensor", "features"])
-def test_inputs_that_are_no_pixels_differ_by_rounding_only(tmp_path: Path, kind: str) -> None:
+def test_inputs_that_are_no_pixels_differ_by_rounding_only(tmp_path: Path, kind: Kind) -> None:
     data = source(kind, 9, 0)
     view = open_view("mixup", data.scale)
     keep_samples(tmp_path, "train", data, view, 0, 2, None)
     for difference, accepted in ((1e-6, True), (1e-3, False)):
-        other = Arrays(data.item(0).x[None].repeat(9, 0), None, kind)  # type: ignore[arg-type]
-        other = Arrays(np.stack([data.item(row).x for row in range(9)]) + np.float32(difference), None, kind)  # type: ignore[arg-type]
+        x = np.stack([data.item(row).x for row in range(9)])
+        other = Arrays(x + np.float32(difference), None, kind)
         if accepted:
             check_samples(tmp_path, "train", other, view, 0, 2)
         else:
@@ -290,30 +282,31 @@ def test_without_the_proof_nothing_is_trained(folder: Path, damage: str) -> None
     file.unlink()
     if damage != "missing":
         file.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with refused(str(file), "missing" if damage == "missing" else "damaged", "Restore it, or run edistill cache-logits"):
+    with refused(
+        str(file), "missing" if damage == "missing" else "damaged", "Restore it, or run edistill cache-logits"
+    ):
         train(settings(folder))
     file.write_bytes(content)
     train(settings(folder))
 
 
-def test_a_first_member_of_another_size_extends_the_cache(folder: Path) -> None:
-    """The samples say themselves how they were rendered, also when the pass that changes it is killed before."""
-    (folder / "a").mkdir()
-    save_data(folder, "train", 40)
-    to = Preprocessing((8, 8), (0.5,), (0.5,))
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_first_member_of_another_size_extends_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The samples say themselves how they were rendered, also where a killed pass had already noted the member."""
     plan = SplitPlan(source("pixels", 12, 0), open_view("crop-flip"), "crop-flip", 0, 2)
-    member = Teacher(Member("b", "s", preprocessing=Preprocessing((6, 6), (0.5,), (0.5,))), lambda: linear(0))
-    first = Teacher(Member("a", "t", preprocessing=to), Witness)
-    options: dict[str, Any] = {
-        "dtype": "float16",
-        "batch_size": 4,
-        "device": torch.device("cpu"),
-        "workers": 0,
-        "progress": Silent(),
-    }
-    cache_outputs(folder / "a", "classification", {"train": plan}, [member], **options)
-    check_samples(folder / "a", "train", plan.source, plan.view, 0, 2)
-    cache_outputs(folder / "a", "classification", {"train": plan}, [first, member], **options)
-    check_samples(folder / "a", "train", plan.source, plan.view, 0, 2)
-    cache_outputs(folder / "b", "classification", {"train": plan}, [first, member], **options)
-    assert contents(folder / "a") == contents(folder / "b")
+    small, large = (Preprocessing((side, side), (0.5,), (0.5,)) for side in (6, 8))
+    old = Teacher(Member("b", "s", preprocessing=small), lambda: linear(0))
+    new = Teacher(Member("a", "t", preprocessing=large), Witness)
+    run(tmp_path / "cache", {"train": plan}, [old])
+    check_samples(tmp_path / "cache", "train", plan.source, plan.view, 0, 2)
+    with killed_at(4 if killed else 1000, monkeypatch, tmp_path) as happened:
+        run(tmp_path / "cache", {"train": plan}, [new, old])
+    assert bool(happened) == killed
+    if killed:
+        assert [member.name for member in Cache(tmp_path / "cache").manifest.members] == ["a", "b"]
+        run(tmp_path / "cache", {"train": plan}, [new, old])
+    check_samples(tmp_path / "cache", "train", plan.source, plan.view, 0, 2)
+    run(tmp_path / "whole", {"train": plan}, [new, old])
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")

@@ -288,7 +288,7 @@ def test_a_config_is_the_same_after_json(config: StudentConfig) -> None:
 
 def test_config_json_says_what_others_read_in_it() -> None:
     record = configured(preprocessing=Preprocessing((8, 8), (0.5,), (0.5,))).to_json()
-    assert record["method"] == {"name": "hydra", "temperature": 2.0}
+    assert record["method"] == {"name": "hydra", "options": {"temperature": 2.0}}
     assert record["student"] == {
         "model": "../../model.py:make_body",
         "kwargs": {"width": 5},

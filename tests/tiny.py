@@ -103,7 +103,7 @@ def member_state(seed: int, classes: int = CLASSES) -> dict[str, Tensor]:
     rng = np.random.default_rng(100 + seed)
     images = (class_images() / 255 - 0.5) / 0.5
     images = np.concatenate([images - images.mean(0), np.zeros((classes, SIDE, SIDE))])[:classes]
-    weight = images.reshape(classes, -1) + rng.normal(scale=0.2, size=(classes, SIDE * SIDE))
+    weight = images.reshape(classes, -1) + rng.normal(scale=0.4, size=(classes, SIDE * SIDE))
     return {
         "2.weight": torch.tensor(weight, dtype=torch.float32),
         "2.bias": torch.tensor(rng.normal(scale=0.3, size=classes), dtype=torch.float32),

@@ -22,6 +22,8 @@ __all__ = ["open_inputs", "open_source", "source_kinds"]
 
 
 class SourceKind(Protocol):
+    """A module with these two functions."""
+
     def claims(self, source: str) -> bool:
         """Whether the text is this kind of source; reads no data. At most one kind claims a text."""
         ...
@@ -32,6 +34,7 @@ class SourceKind(Protocol):
 
 
 def source_kinds() -> Iterator[SourceKind]:
+    """Every kind of source, by the files of this package."""
     for module in pkgutil.iter_modules(__path__):
         found = importlib.import_module(f"{__name__}.{module.name}")
         if hasattr(found, "claims"):

@@ -16,6 +16,7 @@ from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
 from ensemble_distill.students.bodies import BodyFactory, build_body, feature_count
 from ensemble_distill.students.heads import Heads
@@ -64,7 +65,7 @@ class StudentConfig:
         return {
             "edistill": __version__,
             "task": self.task,
-            "method": {"name": self.method, **self.options},
+            "method": {"name": self.method, "options": dict(self.options)},
             "student": {
                 "model": self.model,
                 "kwargs": dict(self.kwargs),
@@ -86,12 +87,12 @@ class StudentConfig:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> StudentConfig:
-        student, seen, method = record["student"], record["input"], dict(record["method"])
+        student, seen, method = record["student"], record["input"], record["method"]
         preprocessing, weights = seen["preprocessing"], record["weights"]
         return cls(
             task=record["task"],
-            method=method.pop("name"),
-            options=method,
+            method=method["name"],
+            options=method["options"],
             model=student["model"],
             kwargs=student["kwargs"],
             hidden=tuple(student["hidden"]),
@@ -177,7 +178,7 @@ class Run:
                     f"{self.folder} was trained with the body {config.model}, and {there} is not there. Pass the "
                     f"factory: load_student({str(self.folder)!r}, body={name})."
                 )
-            body = load_body(f"{there}:{name}")
+            body = load_factory(f"{there}:{name}", "the student's body")
         student = config.build(body)
         weights = self.folder / WEIGHTS
         try:
@@ -204,12 +205,6 @@ def _misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | 
     first, more = names[0], len(names) - 1
     told = f"{first} is {shapes.get(first, 'absent')} in the file and {expected.get(first, 'absent')} in the student"
     return told + (f", and {more} more differ" if more else "")
-
-
-def load_body(spec: str) -> BodyFactory:
-    from ensemble_distill.runtime.factories import load_factory
-
-    return load_factory(spec, "the student's body")
 
 
 def load_student(run: str | Path, body: BodyFactory | None = None) -> Student:

@@ -20,15 +20,18 @@ TRAINED = ("train", "transfer")  # the splits with views; the others are seen as
 
 
 def open_split(settings: Settings, name: str) -> Source:
-    """One configured split. Raises EdistillError when it is not configured or cannot be opened."""
+    """One configured split. Raises EdistillError when it is not configured, cannot be opened, or is empty."""
     entry = settings.splits().get(name)
     if entry is None:
         known = ", ".join(settings.splits()) or "none at all"
         raise EdistillError(f"data.{name.replace('/', '.')} is not set (there are: {known}). Set it in edistill.toml.")
     try:
-        return open_source(entry, settings.task)
+        source = open_source(entry, settings.task)
     except EdistillError as error:
         raise EdistillError(f"data.{name.replace('/', '.')}: {error}") from error
+    if len(source) == 0:
+        raise EdistillError(f"data.{name.replace('/', '.')} has no rows. Give a split with at least one.")
+    return source
 
 
 def plan_split(settings: Settings, name: str, source: Source | None = None) -> SplitPlan:
@@ -54,16 +57,13 @@ def plan_splits(settings: Settings, names: Iterable[str] | None = None) -> dict[
     """All configured splits, or those named.
 
     Raises:
-        EdistillError: none is configured, or one is empty.
+        EdistillError: none is configured, or one cannot be opened.
     """
     plans = {name: plan_split(settings, name) for name in (names or settings.splits())}
     if not plans:
         raise EdistillError(
             "There is no data: set data.train, and better data.validation and data.test, in edistill.toml."
         )
-    for name, plan in plans.items():
-        if len(plan.source) == 0:
-            raise EdistillError(f"data.{name} has no rows. Give a split with at least one.")
     return plans
 
 
@@ -74,6 +74,7 @@ def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
 
 
 def open_ensemble(settings: Settings, classes: tuple[str, ...] | None, trust: bool = False) -> list[Teacher]:
+    """The members in `teachers.path`, for data of these class names; see `open_teachers`."""
     return open_teachers(Path(settings.teachers.path), Context(settings.teachers, classes, trust))
 
 

@@ -45,6 +45,8 @@ from ensemble_distill.workflows.splits import (
 
 @dataclass(frozen=True)
 class TrainReport:
+    """A finished run, and what this call did for it."""
+
     folder: Path
     method: str
     heads: int
@@ -87,6 +89,7 @@ def train(settings: Settings, *, overwrite: bool = False, progress: Progress | N
 
 
 def run_folder(settings: Settings) -> Path:
+    """Where the run goes: output.runs/METHOD-sSEED, or the name it was given."""
     name = settings.output.name
     if name is None:
         method = settings.train.method.rpartition(":")[2]
