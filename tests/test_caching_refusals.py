@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,17 @@ SIZE = Preprocessing((6, 6), (0.5,), (0.5,))
 OVERWRITE = "un edistill cache-logits --overwrite"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = make_folder(tmp_path / "tiny")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_folder(tmp_path_factory.mktemp("refusals") / "tiny")
     cache_logits(settings(folder))
     return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to break, with its cache."""
+    return Path(shutil.copytree(made, tmp_path / "tiny"))
 
 
 # --- the data has changed ---------------------------------------------------------------------------------------
@@ -100,10 +107,9 @@ def test_arrays_that_changed_since_are_refused(folder: Path, change: Change) -> 
     train(settings(folder))
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A folder whose training data is an image folder of three classes."""
-    folder = make_folder(tmp_path / "tiny", rows={"validation": 6})
+@pytest.fixture(scope="module")
+def made_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_folder(tmp_path_factory.mktemp("images") / "tiny", rows={"validation": 6})
     x, y = examples(12, 0)
     for row, (pixels, label) in enumerate(zip(x, y, strict=True)):
         file = folder / "data" / "train" / "abc"[label] / f"{row:02d}.png"
@@ -113,6 +119,12 @@ def images(tmp_path: Path) -> Path:
         file.write('train = "data/train"\n')
     cache_logits(settings(folder))
     return folder
+
+
+@pytest.fixture
+def images(made_of_images: Path, tmp_path: Path) -> Path:
+    """A folder whose training data is an image folder of three classes, with its cache."""
+    return Path(shutil.copytree(made_of_images, tmp_path / "tiny"))
 
 
 def a_file_added(folder: Path) -> None:

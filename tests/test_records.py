@@ -89,8 +89,8 @@ def test_a_shift_of_all_logits_is_only_in_the_maximum() -> None:
 def ensemble(classes: int, sharpness: float, spread: float, offset: float) -> Logits:
     """(N, M, K) of members that agree on `sharpness` and differ by `spread`, each with an offset of its own."""
     rng = np.random.default_rng(classes)
-    shared = rng.normal(scale=sharpness, size=(400, 1, classes))
-    own = rng.normal(scale=spread, size=(400, 8, classes))
+    shared = rng.normal(scale=sharpness, size=(200, 1, classes))
+    own = rng.normal(scale=spread, size=(200, 8, classes))
     return (shared + own + offset * rng.normal(size=(1, 8, 1))).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from tiny import contents, examples, killed_at, linear, make_folder, refused, save_member, settings
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -28,7 +29,6 @@ from ensemble_distill.training.order import Index, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
-from tiny import contents, examples, killed_at, linear, make_folder, refused, save_member, settings
 
 TO = Preprocessing((8, 8), (0.4,), (0.3,), interpolation="bicubic", crop_pct=0.9)
 VIEW_COUNT, SEED, BATCH = 3, 11, 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
-from tiny import SIDE, contents, examples, linear, make_folder, save_data, settings
+from tiny import SIDE, contents, examples, linear, make_folder, settings
 from torch import Tensor, nn
 
-from ensemble_distill.data.arrays import Arrays
-from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods.method import Stage
@@ -29,7 +26,6 @@ from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.students.run import load_student
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.loop import boundaries
-from ensemble_distill.training.plain_rows import BATCH, reestimate_batchnorm
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import TrainReport, train
 
@@ -138,7 +134,7 @@ def test_heads_part_and_each_is_nearest_to_its_own_member(learned: TrainReport) 
     kl = torch.stack([Categorical(teacher).kl(Categorical(student[:, [head]])).mean(0) for head in range(3)])
     assert kl.argmin(0).tolist() == [0, 1, 2], kl  # rows are heads, columns members
     off_diagonal = kl[~torch.eye(3, dtype=torch.bool)]
-    assert kl.diagonal().mean() < off_diagonal.mean() / 2, kl
+    assert kl.diagonal().mean() < 0.75 * off_diagonal.mean(), kl
     assert Categorical(student).summary().model.mean() > 0.25 * Categorical(teacher).summary().model.mean()
 
 
@@ -205,7 +201,9 @@ def test_gradients_are_clipped(cached: Path) -> None:
     slow = {"train__opt": "sgd", "train__lr": 0.1, "train__weight_decay": 0.0, "train__sched": "none", **ONE_STEP}
     runs = [weights(trained(cached, **{**slow, **more})) for more in ({"train__clip_grad": 1e-7}, {})]
     start = weights(trained(cached, **{**slow, "train__lr": 1e-12}))
-    moved, free = (max((w[n] - start[n]).abs().max().item() for n in w if "running" not in n and "num" not in n) for w in runs)
+    moved, free = (
+        max((w[n] - start[n]).abs().max().item() for n in w if "running" not in n and "num" not in n) for w in runs
+    )
     assert moved < 1.01e-6
     assert free > 1e-2
 
@@ -247,7 +245,9 @@ def test_the_student_is_the_average_of_the_last_stage(cached: Path, monkeypatch:
     average: dict[str, Tensor] = {}
     for step, student in students[6:]:
         decay = 0.0 if step < 2 else min(0.6, 1 - (1 + (step - 1)) ** (-2 / 3))
-        average = {n: decay * average[n].double() + (1 - decay) * t.double() if average else t for n, t in student.items()}
+        average = {
+            n: decay * average[n].double() + (1 - decay) * t.double() if average else t for n, t in student.items()
+        }
     found = weights(report)
     for name, tensor in found.items():
         if tensor.is_floating_point():
@@ -258,61 +258,6 @@ def test_the_student_is_the_average_of_the_last_stage(cached: Path, monkeypatch:
     bodies = [student["body.2.weight"] for _, student in students]
     assert (bodies[6] - bodies[5]).abs().max() > 0
     assert (bodies[-1] - bodies[6]).abs().max() > 1e-3
-
-
-# --- BatchNorm --------------------------------------------------------------------------------------------------
-
-TWO = """
-from torch import nn
-def make_body():
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(36, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(12, 10), nn.BatchNorm1d(10), nn.ReLU(),
-    )
-"""
-
-
-@pytest.mark.parametrize(("transform", "again"), [("mixup", True), ("noise+crop-flip", True), ("crop-flip", False)])
-def test_statistics_are_those_of_plain_inputs_after_mixed_views(cached: Path, transform: str, again: bool) -> None:
-    (cached / "two.py").write_text(TWO)
-    more = {"views.transform": transform, "output.cache": f"cache-{transform}", "student.model": "two.py:make_body"}
-    cache_logits(settings(cached, more))
-    report = train(settings(cached, {**more, "output.name": next(_names), "train.model-ema": True}))
-    state = weights(report)
-
-    def layer(x: Tensor, index: int) -> Tensor:
-        return x @ state[f"body.{index}.weight"].T + state[f"body.{index}.bias"]
-
-    first = layer(plain(cached, "train").flatten(1), 1)
-    normal = (first - first.mean(0)) / (first.var(0, unbiased=False) + 1e-5).sqrt()
-    second = layer((normal * state["body.2.weight"] + state["body.2.bias"]).relu(), 5)  # without dropout, as in use
-    for index, values in ((2, first), (6, second)):
-        close = torch.allclose(state[f"body.{index}.running_mean"], values.mean(0), atol=1e-5)
-        close &= torch.allclose(state[f"body.{index}.running_var"], values.var(0), atol=1e-5)
-        assert close == again
-
-
-@pytest.mark.parametrize("rows", [2, BATCH, BATCH + 1, BATCH + 2, 2 * BATCH + 30])
-def test_a_short_last_batch_does_not_count_as_much_as_the_others(rows: int) -> None:
-    x = np.random.default_rng(1).normal(3, 2, (rows, 5)).astype(np.float32)
-    x += np.linspace(0, 9, rows, dtype=np.float32)[:, None]  # sorted, as class folders are
-    body = nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5))
-    momentum, generator = body[0].momentum, torch.get_rng_state()
-    source = Arrays(x, None, "features")
-    reestimate_batchnorm(body, source, open_view("none"), None, torch.device("cpu"))
-    assert_allclose(body[0].running_mean, x.mean(0), rtol=0.01)
-    assert_allclose(body[0].running_var, x.var(0, ddof=1), rtol=0.03)
-    assert body[0].momentum == momentum
-    assert body.training
-    assert body[1].training
-    assert torch.equal(torch.get_rng_state(), generator)
-
-
-def test_one_row_leaves_the_statistics_as_they_are() -> None:
-    body = nn.Sequential(nn.BatchNorm1d(5)).eval()
-    body[0].running_mean.fill_(7)
-    reestimate_batchnorm(body, Arrays(np.ones((1, 5), np.float32), None, "features"), open_view("none"), None, torch.device("cpu"))
-    assert body[0].running_mean.tolist() == [7] * 5
 
 
 # --- stages -----------------------------------------------------------------------------------------------------
@@ -345,11 +290,10 @@ def test_fewer_steps_than_stages_are_refused() -> None:
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> Iterator[Path]:
+def few(tmp_path: Path) -> Path:
     folder = make_folder(tmp_path / "few", rows={"train": 5})
-    save_data(folder, "train", 5)
     cache_logits(settings(folder))
-    yield folder
+    return folder
 
 
 def test_fewer_rows_than_a_batch_are_one_batch(few: Path) -> None:

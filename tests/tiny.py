@@ -25,8 +25,6 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime import files
 
-torch.set_num_threads(1)  # on tensors this small, two threads only wait for each other
-
 SIDE, CLASSES = 6, 3
 ROWS = {"train": 40, "validation": 12, "test": 10, "ood/noise": 7}
 MODEL = """
@@ -207,7 +205,7 @@ def edistill(folder: Path, *command: str, settings: Mapping[str, Any], sleep: fl
     return subprocess.Popen(
         [sys.executable, "-m", "ensemble_distill", *command, *flags],
         cwd=folder,
-        env={**os.environ, "TINY_SLEEP": str(sleep), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "TINY_SLEEP": str(sleep)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -80,11 +80,16 @@ def boundaries(stages: Sequence[Stage], steps: int) -> list[int]:
 
 
 class Training:
-    """One training, from its first step or from where it was interrupted."""
+    """One training, from its first step or from where it was interrupted.
+
+    Raises:
+        EdistillError: there are fewer steps than stages, or timm has no such optimizer. Nothing is written before.
+    """
 
     def __init__(
         self,
         folder: Path,
+        student: Student,
         stages: Sequence[Stage],
         splits: Sequence[CachedSplit],
         rows: CachedRows,
@@ -102,8 +107,10 @@ class Training:
         self.outputs = TeacherOutputs(splits)
         self.steps = settings.epochs * order.steps_per_epoch
         self.ends = boundaries(stages, self.steps)
+        torch.manual_seed(settings.seed)
+        self._first = self._enter(student.to(device), 0)
 
-    def run(self, student: Student) -> Student:
+    def run(self) -> Student:
         """Train and return the finished student: the last step's, or its moving average where that is on.
 
         Raises:
@@ -111,16 +118,16 @@ class Training:
         """
         torch.manual_seed(self.settings.seed)
         saved = load_state(self.folder)
-        state = self._enter(student.to(self.device), 0) if saved is None else self._restore(student, saved)
+        state = self._first if saved is None else self._restore(saved)
         self.progress.start("training", self.steps, "steps", done=state.step)
         loader = self._loader(state.step)
         last_save = time.monotonic()
         started = time.monotonic()
         for batch in loader:
             if state.step == self.ends[state.stage]:
-                table, losses = state.table, state.losses
-                state = self._enter(self._finished(state), state.stage + 1, state.step)
-                state.table, state.losses = table, losses
+                following = self._enter(self._finished(state), state.stage + 1)
+                following.step, following.table, following.losses = state.step, state.table, state.losses
+                state = following
             loss = self._step(state, batch)
             state.losses.append(loss)
             state.step += 1
@@ -148,7 +155,7 @@ class Training:
             )
         )
 
-    def _enter(self, student: Student, stage: int, step: int = 0) -> _State:
+    def _enter(self, student: Student, stage: int) -> _State:
         """A stage's beginning: its student, and a fresh optimizer, schedule and average."""
         from timm.optim import create_optimizer_v2
         from timm.scheduler import create_scheduler_v2
@@ -179,7 +186,7 @@ class Training:
         ema = ModelEmaV3(student, decay=settings.model_ema_decay, use_warmup=True) if settings.model_ema else None
         lower = settings.amp and settings.amp_dtype == "float16"
         scaler = torch.amp.GradScaler(self.device.type, enabled=lower and self.device.type == "cuda")
-        return _State(stage, step, student, optimizer, scheduler, ema, scaler)
+        return _State(stage, 0, student, optimizer, scheduler, ema, scaler)
 
     def _step(self, state: _State, rows: Rows) -> float:
         """One update; returns its loss."""
@@ -259,10 +266,11 @@ class Training:
             },
         )
 
-    def _restore(self, student: Student, saved: dict[str, Any]) -> _State:
-        for stage in self.stages[: saved["stage"]]:  # shapes only: the weights come from the checkpoint
-            student = stage.start(student)
-        state = self._enter(student.to(self.device), saved["stage"], saved["step"])
+    def _restore(self, saved: dict[str, Any]) -> _State:
+        state = self._first
+        for stage in range(1, saved["stage"] + 1):  # shapes only: the weights come from the checkpoint
+            state = self._enter(state.student, stage)
+        state.step = saved["step"]
         try:
             state.student.load_state_dict(saved["student"])
             state.optimizer.load_state_dict(saved["optimizer"])

@@ -1,4 +1,4 @@
-"""Rows as they are, without views: for validation during training and for BatchNorm statistics after it."""
+"""Rows as they are, without views: for validation during training, and for evaluation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.facts import Preprocessing
 
 BATCH = 256
-BATCHNORM_ROWS = 10_000  # means and variances are settled long before
 
 
 class PlainRows(Dataset[Array]):
@@ -52,32 +51,3 @@ def plain_batches(
 
 def _stack(inputs: list[Array]) -> Tensor:
     return torch.from_numpy(np.stack(inputs))
-
-
-@torch.no_grad()
-def reestimate_batchnorm(
-    body: nn.Module, source: Source, view: View, to: Preprocessing | None, device: torch.device
-) -> None:
-    """Replace BatchNorm's running statistics by those of plain inputs, after training on mixed or noisy ones.
-
-    All else is as in use: dropout is off.
-    """
-    layers = [m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not layers or len(source) < 2:  # one row has no variance
-        return
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain average over the batches
-    training = body.training
-    body.eval()
-    for layer in layers:
-        layer.train()
-    rows = np.unique(np.linspace(0, len(source) - 1, BATCHNORM_ROWS, dtype=np.int64)).tolist()
-    # batches count alike, so they are of one size; and they mix classes, since a folder is sorted by class
-    count = -(-len(rows) // BATCH)
-    for _, x in plain_batches(source, view, to, workers=0, batches=[rows[start::count] for start in range(count)]):
-        body(x.to(device))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    body.train(training)

@@ -6,6 +6,8 @@ The members are trained here because a fresh machine has no ensemble; everything
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -43,15 +45,11 @@ def prepare(folder: Path, *, progress: Progress | None = None) -> None:
     splits = _write_data(folder / "data")
     make_teacher = load_factory(f"{folder / 'model.py'}:make_teacher", "teachers.model")
     progress.start("training the members", total=MEMBERS, unit="members")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the networks are tiny: on a busy machine a second thread costs minutes
-    try:
+    with _apart():
         for index in range(MEMBERS):
             member = _train_member(make_teacher, *splits["train"], seed=index)
             write_whole(folder / "teachers" / f"member-{index:02d}.safetensors", save(member.state_dict()))
             progress.advance()
-    finally:
-        torch.set_num_threads(threads)
     progress.finish()
 
 
@@ -74,6 +72,19 @@ def _npz(x: NDArray[np.uint8], y: NDArray[np.int64]) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, x=x, y=y)
     return file.getvalue()
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """The caller's random numbers untouched, and one thread: for networks so small a second one only waits, and on a
+    busy machine it waits for minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _train_member(make_teacher: object, x: NDArray[np.uint8], y: NDArray[np.int64], seed: int) -> nn.Module:

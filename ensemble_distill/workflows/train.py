@@ -15,7 +15,6 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching import SplitPlan, numbered
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.data.replay import check_samples
-from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
@@ -30,7 +29,7 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.training import checkpoint
 from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
-from ensemble_distill.training.plain_rows import plain_batches, reestimate_batchnorm
+from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.same_run import ARGS, refuse_other_cache, refuse_other_settings
@@ -135,14 +134,10 @@ def _train(
     device = resolve(settings.train.device)
     torch.manual_seed(settings.train.seed)
     config, student = _build(folder, settings, method, options, cache, plans, preprocessing, rows[0, 0].x.shape)
-    if overwrite:  # only now, when nothing is left that could refuse the new run
-        clear_folder(folder, last=ARGS)
-    write_text(folder / ARGS, settings_toml(settings, folder))
-    write_json(folder / CONFIG, config.to_json())
-
     pooling = Pooling(config.pooling(len(config.members)), config.average)
     training = Training(
         folder=folder,
+        student=student,
         stages=method.stages(options, len(config.members)),
         splits=splits,
         rows=rows,
@@ -156,12 +151,13 @@ def _train(
         progress=progress,
         validate=_validation(settings, cache, config, pooling, device),
     )
+    if overwrite:  # only now, when nothing is left that could refuse the new run
+        clear_folder(folder, last=ARGS)
+    write_text(folder / ARGS, settings_toml(settings, folder))
+    write_json(folder / CONFIG, config.to_json())
     saved = checkpoint.load_state(folder)
     resumed_at = 0 if saved is None else int(saved["step"])
-    student = training.run(student).eval()
-    if set(settings.views.transform.split("+")) - {"none", "crop-flip"}:
-        plain = open_view("none", None)
-        reestimate_batchnorm(student.body, plans["train"].source, plain, preprocessing, device)
+    student = training.run().eval()
     run = Run.save(folder, config, student.cpu())
     return _report(run, student, fresh=True, resumed_at=resumed_at, started=started)
 

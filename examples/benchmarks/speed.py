@@ -128,6 +128,7 @@ def cached_epoch(split: CachedSplit, rows: CachedRows, settings: Settings) -> No
     with tempfile.TemporaryDirectory() as folder:
         Training(
             folder=Path(folder),
+            student=student(1),
             stages=method.stages(method.Options(), len(split.records.members)),
             splits=[split],
             rows=rows,
@@ -137,7 +138,7 @@ def cached_epoch(split: CachedSplit, rows: CachedRows, settings: Settings) -> No
             device=CPU,
             workers=0,
             progress=Silent(),
-        ).run(student(1))
+        ).run()
 
 
 def loader(rows: CachedRows) -> DataLoader:

@@ -1,0 +1,204 @@
+"""`inspect` says what any path is; `verify` recomputes a cache's checksums."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from teachers_helpers import small_model
+from typer.testing import CliRunner, Result
+
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cli.app import app
+from ensemble_distill.workflows.verify import verify
+
+
+def edistill(line: str) -> Result:
+    return CliRunner().invoke(app, shlex.split(line))
+
+
+def inspected(path: str) -> dict[str, Any]:
+    result = edistill(f"inspect {path} --json")
+    assert result.exit_code == 0, result.stderr
+    record: dict[str, Any] = json.loads(result.stdout)
+    shown = edistill(f"inspect {path}").stdout
+    assert shown.startswith(f"{path}\n  kind: {record['kind']}\n"), "and the same for people"
+    return record
+
+
+@pytest.fixture
+def here(digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(digits)
+    return digits
+
+
+# --- inspect ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cache(here: Path) -> None:
+    record = inspected("cache")
+    assert (record["kind"], record["dtype"]) == ("cache", "float16")
+    assert [member["name"] for member in record["members"]] == [f"member-{index:02d}" for index in range(8)]
+    assert {name: (split["rows"], split["views"]) for name, split in record["splits"].items()} == {
+        "train": (1000, 2),
+        "validation": (200, 1),
+        "test": (400, 1),
+        "calibration": (197, 1),
+        "ood/quarter-turned": (400, 1),
+    }
+    assert record["bytes"] == sum(path.stat().st_size for path in Path("cache/records").rglob("*.npy"))
+
+
+def test_a_run(here: Path) -> None:
+    record = inspected("runs/hydra-s0")
+    assert (record["kind"], record["method"]["name"], record["student"]["heads"]) == ("run", "hydra", 8)
+    assert {"student.safetensors", "args.toml", "summary.csv", "export/model.onnx"} <= set(record["files"])
+
+
+def test_exported_files(here: Path) -> None:
+    export = Path("runs/hydra-s0/export")
+    record = inspected(f"{export}/model.onnx")
+    assert (record["kind"], record["method"]) == ("onnx", "hydra")
+    assert (record["input"]["name"], record["input"]["shape"]) == ("pixel_values", [1, 8, 8])
+    assert record["outputs"][:2] == ["logits", "head_logits"]
+    assert record["bytes"] == (export / "model.onnx").stat().st_size
+    record = inspected(f"{export}/model.safetensors")
+    assert (record["kind"], record["method"]["name"], len(record["members"])) == ("safetensors", "hydra", 8)
+
+
+def test_teachers(here: Path) -> None:
+    record = inspected("teachers")
+    assert (record["kind"], len(record["members"])) == ("teachers", 8)
+    (member,) = inspected("teachers/member-05.safetensors")["members"]
+    assert member == record["members"][5]
+    assert (member["model"], member["preprocessing"]["mean"]) == ("model.py:make_teacher", [0.5])
+
+
+def test_teachers_that_say_all_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    torch.save({"state_dict": small_model().state_dict()}, "run/last.pth.tar")
+    arguments = {"model": "test_resnet", "num_classes": 3, "input_size": [3, 32, 32], "mean": [0.5], "std": [0.25]}
+    Path("run/args.yaml").write_text(yaml.safe_dump(arguments))
+    record = inspected("run")
+    assert [(member["name"], member["model"]) for member in record["members"]] == [("run", "test_resnet")]
+
+
+def test_bare_checkpoints_of_another_folder_need_its_settings(here: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    path = here / "teachers"
+    refused = edistill(f"inspect {path}")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "teachers.model" in refused.stderr
+    assert edistill(f"inspect {path} -c {here}").exit_code == 0
+
+
+def test_a_folder_of_runs_is_an_ensemble(here: Path) -> None:
+    record = inspected("runs")
+    assert [(member["name"], member["model"]) for member in record["members"]] == [("hydra-s0", "edistill run")]
+
+
+def test_data(here: Path) -> None:
+    record = inspected("data/test.npz")
+    assert {key: record[key] for key in ("kind", "rows", "holds", "classes", "labels")} == {
+        "kind": "data",
+        "rows": 400,
+        "holds": "pixels",
+        "classes": None,
+        "labels": True,
+    }
+    assert record["digest"] == Manifest.load(here / "cache").splits["test"].digest
+    for name in ("cat", "dog"):
+        Path(f"images/{name}").mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(f"images/{name}/0.png")
+    record = inspected("images")
+    assert (record["rows"], record["classes"], record["labels"]) == (2, ["cat", "dog"], True)
+    record = inspected("images/cat/0.png")
+    assert (record["rows"], record["labels"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("nothing", "There is no nothing. Give a run, a cache, an .onnx file, a folder of teachers, or data."),
+        ("model.py", "model.py is no run, cache or exported file. As teachers: "),
+        ("data", "As data: data holds no images."),
+        ("empty", "As teachers: empty has no member in it: it is empty."),
+        ("wrong.onnx", "wrong.onnx is no ONNX file that onnxruntime can run"),
+        ("torn.safetensors", "torn.safetensors"),
+        ("unfinished", "unfinished holds an unfinished run (student.safetensors is missing). Run edistill train."),
+        ("odd", "odd/manifest.json is damaged"),
+    ],
+)
+def test_what_is_none_of_these(here: Path, path: str, told: str) -> None:
+    for name in ("empty", "unfinished", "odd"):
+        Path(name).mkdir()
+    Path("wrong.onnx").write_text("no model")
+    Path("torn.safetensors").write_bytes(Path("teachers/member-00.safetensors").read_bytes()[:100])
+    shutil.copy("runs/hydra-s0/args.toml", "unfinished")
+    Path("odd/manifest.json").write_text("{}")
+    result = edistill(f"inspect {path}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in result.stderr
+
+
+# --- verify -----------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_cache(here: Path) -> None:
+    result = edistill("verify")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "cache: 48 records, all whole\n", "")
+    assert json.loads(edistill("verify cache --json").stdout) == {
+        "folder": "cache",
+        "records": 48,
+        "problems": [],
+        "unfinished": [],
+    }
+
+
+def test_every_damaged_record_is_named(here: Path) -> None:
+    records = Path("cache/records")
+    (records / "test/member-02.v0.npy").unlink()
+    changed = records / "train/member-01.v1.npy"
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    result = edistill("verify")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{records}/test/member-02.v0.npy is missing" in result.stderr
+    assert f"{changed} has sha256 " in result.stderr
+    assert "Delete those files and run edistill cache-logits to compute them again." in result.stderr
+    assert len(verify(Path("cache")).problems) == 2
+
+
+def test_an_unfinished_cache_is_whole_as_far_as_it_goes(here: Path) -> None:
+    """What a pass leaves that was killed: splits in the manifest whose records are not."""
+    manifest = Manifest.load(Path("cache"))
+    records = {name: digest for name, digest in manifest.records.items() if name.split("/")[0] in ("train", "test")}
+    Manifest(**{**vars(manifest), "records": records}).save(Path("cache"))
+    result = edistill("verify")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "cache: 24 records, all whole; unfinished: validation, calibration, ood/quarter-turned\n"
+
+
+def test_what_is_no_cache(here: Path) -> None:
+    result = edistill("verify data")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "data holds no cache (manifest.json is missing). Run edistill cache-logits first." in result.stderr
+
+
+def test_a_member_of_the_cache_reads_as_a_teacher(here: Path) -> None:
+    """The digest that `inspect` shows for a teacher is the one in the cache, however the file is named."""
+    shutil.copy("teachers/member-00.safetensors", "copy.safetensors")
+    (member,) = inspected("copy.safetensors")["members"]
+    assert member["sha256"] == inspected("cache")["members"][0]["sha256"]

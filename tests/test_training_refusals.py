@@ -1,0 +1,322 @@
+"""What training refuses: caches that are not whole, runs of something else, and settings of no use.
+
+Changed data, views and members are in test_caching_refusals.py, a changed decoder in test_replay.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import contents, killed_at, make_folder, refused, save_data, save_member, settings
+
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.train import train
+
+RUN = "runs/hydra-s0"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with its cache and a finished run."""
+    folder = make_folder(tmp_path_factory.mktemp("refusals") / "tiny")
+    cache_logits(settings(folder))
+    train(settings(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(made, tmp_path / "tiny"))
+
+
+def refuses(folder: Path, more: dict[str, Any], *said: str) -> None:
+    """A new run is refused with these words, and leaves nothing behind."""
+    cache = contents(folder / "cache")
+    with refused(*said):
+        train(settings(folder, {"output.name": "new", **more}))
+    assert contents(folder / "cache") == cache
+    assert not (folder / "runs/new/student.safetensors").exists()
+
+
+# --- the cache --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_cache_nothing_is_trained(folder: Path) -> None:
+    refuses(folder, {"output.cache": "elsewhere"}, "elsewhere holds no cache", "Run edistill cache-logits first")
+
+
+def test_an_unfinished_cache_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with killed_at(4 * 3, monkeypatch, folder / "half") as happened:
+        cache_logits(settings(folder, {"output.cache": "half"}))
+    assert happened
+    refuses(folder, {"output.cache": "half"}, "half is unfinished: train has no view", "cache-logits to finish it")
+
+
+def test_a_cache_whose_extension_was_killed_is_refused_until_it_is_finished(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_member(folder, 7)
+    with killed_at(4 * 3, monkeypatch, folder / "cache") as happened:
+        cache_logits(settings(folder))
+    assert happened
+    refuses(folder, {}, "cache is unfinished: train has no view of every member yet")
+    cache_logits(settings(folder))
+    assert train(settings(folder, {"output.name": "new"})).heads == 4
+
+
+def test_a_member_that_is_not_cached_is_named(folder: Path) -> None:
+    save_member(folder, 7)
+    refuses(
+        folder,
+        {},
+        "cache holds 3 members, and teachers.path has 4: member-7 is not cached",
+        "Run edistill cache-logits to add it, or take it away",
+    )
+
+
+def test_more_views_than_are_cached_are_refused(folder: Path) -> None:
+    refuses(folder, {"views.count": 5}, "holds 2 views of train, and 5 are asked for", "Run edistill cache-logits")
+    assert train(settings(folder, {"views.count": 1, "output.name": "fewer"})).fresh
+
+
+def test_a_split_that_is_not_cached_is_refused(folder: Path) -> None:
+    save_data(folder, "transfer", 9)
+    refuses(folder, {"data.transfer": "data/transfer.npz"}, "does not hold transfer", "Run edistill cache-logits")
+
+
+def test_validation_data_that_changed_is_refused(folder: Path) -> None:
+    save_data(folder, "validation", 13)
+    refuses(folder, {}, "validation data", "(12 rows)", "(13 rows)")
+
+
+Damage = Callable[[Path], None]
+
+
+def missing(record: Path) -> None:
+    record.unlink()
+
+
+def truncated(record: Path) -> None:
+    record.write_bytes(record.read_bytes()[:-1])
+
+
+def bit_flipped(record: Path) -> None:
+    content = bytearray(record.read_bytes())
+    content[-1] ^= 128
+    record.write_bytes(content)
+
+
+def of_another_member(record: Path) -> None:
+    shutil.copyfile(record.with_name("member-0.v1.npy"), record)
+
+
+@pytest.mark.parametrize("damage", [missing, truncated, bit_flipped, of_another_member])
+def test_a_damaged_record_is_refused_and_made_again(folder: Path, damage: Damage) -> None:
+    whole = contents(folder / "cache")
+    record = folder / "cache/records/train/member-2.v1.npy"
+    damage(record)
+    refuses(folder, {}, str(record), "is damaged", "Delete that file and run edistill cache-logits")
+    record.unlink(missing_ok=True)
+    assert cache_logits(settings(folder)).added == 1
+    assert contents(folder / "cache") == whole
+    train(settings(folder, {"output.name": "new"}))
+
+
+def test_without_the_teachers_the_cache_is_enough(folder: Path) -> None:
+    shutil.rmtree(folder / "teachers")
+    assert train(settings(folder, {"output.name": "new"})).heads == 3
+
+
+# --- another run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "then", "now"),
+    [
+        ("train.lr", 0.01, 0.1),
+        ("train.epochs", 3, 4),
+        ("train.batch-size", 8, 4),
+        ("train.opt", "adamw", "sgd"),
+        ("train.model-ema", False, True),
+        ("train.clip-grad", None, 1.0),
+        ("views.count", 2, 1),
+        ("views.seed", 0, 1),
+        ("student.heads", [], [7]),
+        ("student.kwargs", {}, {"width": 9}),
+        ("student.init", None, "member-0"),
+        ("teachers.average", "probabilities", "logits"),
+        ("teachers.weights", None, [1.0, 2.0, 3.0]),
+        ("method.temperature", None, 2.0),
+    ],
+)
+def test_other_settings_are_refused_by_their_key(folder: Path, key: str, then: object, now: object) -> None:
+    before = contents(folder / RUN)
+    with refused(f"{folder / RUN} was made with {key} = {then!r}, but now it is {now!r}", "--name", "--overwrite"):
+        train(settings(folder, {key: now}))
+    assert contents(folder / RUN) == before
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"train.workers": 1},
+        {"train.checkpoint-minutes": 1},
+        {"train.device": "auto"},
+        {"data.test": None},
+        {"cache.batch-size": 4},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_other_run_are_free(folder: Path, free: dict[str, Any]) -> None:
+    assert not train(settings(folder, free)).fresh
+
+
+def test_an_unfinished_run_is_refused_alike(folder: Path) -> None:
+    (folder / RUN / "student.safetensors").unlink()
+    with refused("was made with train.lr = 0.01, but now it is 0.1"):
+        train(settings(folder, {"train.lr": 0.1}))
+    assert train(settings(folder)).resumed_at == 15
+
+
+def test_overwriting_makes_the_other_run(folder: Path) -> None:
+    before = contents(folder / RUN)
+    assert train(settings(folder, {"train.lr": 0.1}), overwrite=True).resumed_at == 0
+    assert contents(folder / RUN)["student.safetensors"] != before["student.safetensors"]
+    assert not train(settings(folder, {"train.lr": 0.1})).fresh
+
+
+def test_a_run_belongs_to_its_members(folder: Path) -> None:
+    before = contents(folder / RUN)
+    save_member(folder, 7)
+    cache_logits(settings(folder))
+    said = ("was trained from members member-0, member-1, member-2,", "holds member-0, member-1, member-2, member-7")
+    with refused(*said, "Choose another --name, or pass --overwrite"):
+        train(settings(folder))
+    save_member(folder, 0, seed=9)
+    cache_logits(settings(folder), overwrite=True)
+    with refused("was trained from members", "or others of these names"):
+        train(settings(folder))
+    assert contents(folder / RUN) == before
+
+
+def test_a_run_belongs_to_its_data(folder: Path) -> None:
+    before = contents(folder / RUN)
+    save_data(folder, "train", 41)
+    cache_logits(settings(folder), overwrite=True)
+    with refused("was trained on train data", "Choose another --name, or pass --overwrite"):
+        train(settings(folder))
+    assert contents(folder / RUN) == before
+
+
+def test_a_folder_that_is_no_run_is_left_alone(folder: Path) -> None:
+    (folder / "runs/thesis").mkdir()
+    (folder / "runs/thesis/chapter-1.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with refused("thesis exists and is not a run (it holds chapter-1.tex)", "Name another folder"):
+            train(settings(folder, {"output.name": "thesis"}), overwrite=overwrite)
+    assert contents(folder / "runs/thesis") == {"chapter-1.tex": b"years of work"}
+
+
+# --- settings of no use -----------------------------------------------------------------------------------------
+
+USELESS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"student.model": None}, ("student.model is not set", "model.py:make_body")),
+    ({"student.model": "model.py:nothing"}, ("nothing", "make_body")),
+    ({"student.kwargs": {"depth": 3}}, ("depth",)),
+    ({"student.model": "resnet18_"}, ("resnet18_", "timm does not know", "resnet18")),
+    ({"student.init": "member-9"}, ("student.init is 'member-9', and the members are member-0, member-1, member-2",)),
+    ({"student.init": "member-0"}, ("student.init is 'member-0', but the body's 2.weight is (12, 36)", "(3, 36)")),
+    ({"teachers.weights": [1, 2]}, ("teachers.weights has 2 values for 3 members",)),
+    ({"train.method": "hydro"}, ("train.method is 'hydro', which is no method", "Did you mean hydra?")),
+    ({"method.temprature": 2}, ("method.temprature is no option of hydra", "temperature, hinton-share")),
+    ({"method.temperature": 0}, ("method.temperature is 0", "greater than 0")),
+    ({"train.opt": "adamww"}, ("train.opt is 'adamww', which timm refuses",)),
+    ({"train.opt": "adahessian"}, ("train.opt is 'adahessian', which needs second derivatives",)),
+    ({"train.device": "cuda:77"}, ("Device 'cuda:77' cannot be used", "Try --device cpu or auto")),
+    (
+        {"train.epochs": 1, "train.batch-size": 40},
+        ("Training has 1 steps, and the method has 2 stages (hinton, heads)", "Raise train.epochs", "train.batch-size"),
+    ),
+    ({"data.train": None}, ("data.train is not set",)),
+]
+
+
+@pytest.mark.parametrize(("more", "said"), USELESS, ids=[str(more) for more, _ in USELESS])
+def test_useless_settings_are_refused_before_anything_is_lost(
+    folder: Path, more: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    """Also with --overwrite: what cannot be replaced is not dropped."""
+    refuses(folder, more, *said)
+    before = contents(folder / RUN)
+    with refused(*said):
+        train(settings(folder, {**more, "output.name": "hydra-s0"}), overwrite=True)
+    assert contents(folder / RUN) == before
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_a_loss_that_is_not_finite_is_told_with_its_step(folder: Path, opt: str) -> None:
+    body = "from torch import nn\ndef make_body():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 12))\n"
+    (folder / "plain.py").write_text(body)
+    more = {
+        "train.lr": 1e30,
+        "train.opt": opt,
+        "train.sched": "none",
+        "student.model": "plain.py:make_body",
+        "output.name": "diverging",
+    }
+    with pytest.raises(EdistillError) as caught:
+        train(settings(folder, more))
+    said = str(caught.value)
+    assert said.startswith(("The loss is nan at step", "The loss is inf at step")), said
+    assert "stage hinton, train.lr 1e+30" in said
+    assert "Lower train.lr or set train.clip-grad" in said
+    assert not (folder / "runs/diverging/student.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ensemble_distill.training.rows import TeacherOutputs
+
+    read, calls = TeacherOutputs.read, []
+
+    def poisoned(self: TeacherOutputs, indices: Any) -> Any:
+        calls.append(1)
+        return read(self, indices) * (float("nan") if len(calls) == 13 else 1)
+
+    monkeypatch.setattr(TeacherOutputs, "read", poisoned)
+    with refused("The loss is nan at step 12 (stage heads, train.lr 0.01)", "the last checkpoint is kept"):
+        train(settings(folder, {"output.name": "new"}))
+    assert train(settings(folder, {"output.name": "new"})).resumed_at == 10
+    student = (folder / "runs/new/student.safetensors").read_bytes()
+    assert student == (folder / RUN / "student.safetensors").read_bytes()
+
+
+def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "1")
+    refuses(folder, {}, "torchrun started 3 processes, and training runs in one")
+
+
+def test_names_of_classes_that_only_another_split_has_are_known_to_training_too(folder: Path) -> None:
+    """Members were opened with them for the cache: opened without, their classes would seem to be in another order."""
+    train_data, test_data = (dict(np.load(folder / f"data/{split}.npz")) for split in ("train", "test"))
+    np.savez(folder / "data/named.npz", **train_data, classes=np.array(["a", "b", "c"]))
+    first = {"data.train": "data/named.npz", "output.cache": "first", "output.runs": "members"}
+    cache_logits(settings(folder, first))
+    train(settings(folder, first))
+
+    np.savez(folder / "data/nameless.npz", x=train_data["x"])
+    y = (test_data["y"] + 1) % 3
+    np.savez(folder / "data/test.npz", x=test_data["x"], y=y, classes=np.array(["c", "a", "b"]))
+    second = {"data.train": "data/nameless.npz", "data.validation": None, "output.cache": "second"}
+    second |= {"teachers.path": "members", "output.name": "second"}
+    cache_logits(settings(folder, second))
+    assert Manifest.load(folder / "second").members[0].class_order == (1, 2, 0)
+    assert train(settings(folder, second)).heads == 1
