@@ -62,7 +62,8 @@ def test_a_mistake_is_one_message_and_status_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(SUMMARIES) - {"quickstart", "methods", "inspect", "verify"}))
 def test_every_command_asks_for_its_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "There is no edistill.toml here" in refused(f"{name} x.npz" if name == "predict" else name)
+    asked = "Pass -m FILE.onnx" if name == "predict" else "There is no edistill.toml here"
+    assert asked in refused(f"{name} x.npz" if name == "predict" else name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,7 +172,7 @@ def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(f"ensemble_distill.workflows.{module}.{module}", raising(KeyboardInterrupt()))
     result = edistill(name)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "Interrupted. The same command goes on from here.\n"
+    assert result.stderr == "Interrupted. What was finished is kept, and the same command goes on.\n"
 
 
 def test_a_bug_is_status_1_and_keeps_its_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

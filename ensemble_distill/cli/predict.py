@@ -10,6 +10,7 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import command
+from ensemble_distill.errors import EdistillError
 
 
 class Style(StrEnum):
@@ -38,9 +39,11 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill predict photos/ -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """
-        from ensemble_distill.config import load_settings
+        from ensemble_distill.config import FILE_NAME, load_settings
         from ensemble_distill.workflows import predict as workflow
 
+        if model is None and config_file is None and not Path(FILE_NAME).is_file():
+            raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
         file = model if model is not None else workflow.latest_export(load_settings(config_file))
         content = workflow.formatted(workflow.predict(file, inputs), "json" if json else style.value)
         if output is None:

@@ -43,7 +43,7 @@ def exit_statuses() -> Iterator[None]:
         fail(str(error))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        message("Interrupted. The same command goes on from here.")
+        message("Interrupted. What was finished is kept, and the same command goes on.")
         raise typer.Exit(130) from None
 
 

@@ -16,14 +16,20 @@ from ensemble_distill.errors import EdistillError
 def register(app: typer.Typer) -> None:
     @command(app, "verify", settings=False)
     def verify(
-        cache: Annotated[Path, typer.Argument(help="A cache's folder.")] = Path("cache"), json: Json = False
+        cache: Annotated[
+            Path | None, typer.Argument(help="A cache's folder; default output.cache.", show_default=False)
+        ] = None,
+        json: Json = False,
     ) -> None:
         """Compute every checksum of a cache again.
 
         Example: edistill verify cache
         """
+        from ensemble_distill.config import FILE_NAME, load_settings
         from ensemble_distill.workflows.verify import verify
 
+        if cache is None:
+            cache = Path(load_settings().output.cache) if Path(FILE_NAME).is_file() else Path("cache")
         report = verify(cache)
         if json:
             render.document(asdict(report))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -28,17 +28,10 @@ class PlainRows(Dataset[Array]):
         return self.view.plan(0, 0, row, len(self.source)).x([self.source.item(row)], self.to)
 
 
-def plain_batches(
-    source: Source,
-    view: View,
-    to: Preprocessing | None,
-    workers: int,
-    batches: Sequence[Sequence[int]] | None = None,
-) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """(rows, inputs) batch by batch, by default all rows in order, `BATCH` at a time; `view` is the one named none."""
-    if batches is None:
-        every = range(len(source))
-        batches = [every[i : i + BATCH] for i in range(0, len(every), BATCH)]
+def plain_batches(source: Source, view: View, to: Preprocessing | None, workers: int) -> Iterator[tuple[range, Tensor]]:
+    """(rows, inputs) in order, `BATCH` at a time; `view` is the one named none."""
+    every = range(len(source))
+    batches = [every[i : i + BATCH] for i in range(0, len(every), BATCH)]
     loader = DataLoader(
         PlainRows(source, view, to),
         batch_sampler=[list(batch) for batch in batches],
