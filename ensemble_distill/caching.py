@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ensemble_distill.cache.manifest import (
     NAME,
@@ -31,6 +31,7 @@ from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.files import clear_folder
+from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.teachers.class_order import check_class_order
 from ensemble_distill.teachers.outputs import FLOOR, forward, to_logits
@@ -110,8 +111,8 @@ def cache_outputs(
         classes = _probe(splits, members, modules, classes=None)
         if overwrite:
             clear_folder(folder, last=NAME)
-        versions = {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
-        manifest = Manifest(task, dtype, classes, tuple(members), found, {}, {**storage, "versions": versions})
+        caching = {**storage, "versions": library_versions()}
+        manifest = Manifest(task, dtype, classes, tuple(members), found, {}, caching)
     writer = Writer(folder, manifest)
     there = len(writer.manifest.records)
     for module in modules.values():
@@ -151,6 +152,10 @@ def _extended(
 
     A member that failed in its first pass may be taken away or replaced: its errors ask for that.
     """
+    if not manifest.records:  # a first pass that ran out of memory goes on with smaller batches, or another dtype
+        if (manifest.dtype, manifest.caching["batch_size"]) != (dtype, storage["batch_size"]):
+            shutil.rmtree(folder / "parts", ignore_errors=True)
+        manifest = replace(manifest, dtype=dtype, caching={**manifest.caching, **storage})
     for what, there, here in (
         ("task", manifest.task, task),
         ("cache.dtype", manifest.dtype, dtype),
@@ -227,6 +232,11 @@ def _probe(
     return names
 
 
+def library_versions() -> dict[str, str]:
+    """Of the libraries that outputs depend on."""
+    return {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
+
+
 def numbered(count: int) -> tuple[str, ...]:
     """What classes are called where the data has no names for them."""
     return tuple(str(k) for k in range(count))
@@ -281,15 +291,10 @@ def _cache_split(
         views = sorted({view for _, view in columns})
         using = [by_name[m] for m in dict.fromkeys(m for m, _ in columns)]
         preprocessings = list(dict.fromkeys(member.preprocessing for member in using))
-        batches = [batch for block in wanted for batch in block.batches(batch_size)]
-        loader = DataLoader(
-            _Rendered(plan, views, preprocessings),
-            batch_sampler=[list(batch) for batch in batches],
-            collate_fn=_stack,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-        )
-        stream = zip(batches, loader, strict=True)
+        batched = [batch for block in wanted for batch in block.batches(batch_size)]
+        cut_rows = [list(batch) for batch in batched]
+        loaded = batches(_Rendered(plan, views, preprocessings), cut_rows, _stack, workers, device)
+        stream = zip(batched, loaded, strict=True)
         for block in wanted:
             outputs: dict[Column, list[NDArray[np.float32]]] = {column: [] for column in columns}
             for rows, inputs in itertools.islice(stream, len(block.batches(batch_size))):

@@ -25,6 +25,7 @@ from pydantic import (
     Tag,
     ValidationError,
     ValidationInfo,
+    field_validator,
 )
 
 from ensemble_distill.errors import EdistillError
@@ -64,6 +65,13 @@ def _relative(text: str | None, info: SerializationInfo) -> str | None:
         return text
     file, colon, factory = text.rpartition(":") if _is_file_spec(text) else (text, "", "")
     return Path(os.path.relpath(file, root)).as_posix() + colon + factory
+
+
+def _file_name(name: str) -> str:
+    """Names become files and folders, so they are letters, digits, dots, dashes and underscores."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{name!r} names files, so write it with letters, digits, dots, dashes and underscores")
+    return name
 
 
 _OUT = PlainSerializer(_relative, return_type=str | None)
@@ -146,6 +154,13 @@ class SplitSettings(Section):
     transfer: DataSettings | None = Field(None, description="Extra rows to train on, labels not needed.")
     ood: dict[str, DataSettings] = Field({}, description="Out-of-distribution sets, for evaluation only.")
 
+    @field_validator("ood")
+    @classmethod
+    def _names_are_file_names(cls, sets: dict[str, Any]) -> dict[str, Any]:
+        for name in sets:
+            _file_name(name)
+        return sets
+
 
 class ViewSettings(Section):
     """`[views]`: the renditions of each training row that the members are asked about."""
@@ -203,7 +218,9 @@ class OutputSettings(Section):
 
     cache: PathText = Field("cache", validate_default=True, description="Folder of the cache.")
     runs: PathText = Field("runs", validate_default=True, description="Folder of the runs.")
-    name: str | None = Field(None, description="Name of the run; default METHOD-sSEED.")
+    name: Annotated[str, AfterValidator(_file_name)] | None = Field(
+        None, description="Name of the run; default METHOD-sSEED."
+    )
 
 
 class Settings(Section):
@@ -328,7 +345,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return key, f"unknown key {key}. {_nearest(key)}"
     if problem["type"] == "missing":
         return key, f"{key} is missing from {given!r}."
-    told = _TYPES.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    message = problem["msg"].removeprefix("Value error, ")
+    told = _TYPES.get(problem["type"], message[0].lower() + message[1:])
     return key, f"{key} is {given!r}: {told}."
 
 

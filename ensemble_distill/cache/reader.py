@@ -16,7 +16,7 @@ from ensemble_distill.cache.writer import record_path
 from ensemble_distill.errors import EdistillError
 
 IN_MEMORY = 1 << 30  # bytes of a split's records up to which they are read, and verified, at once
-OPEN_MAPS = 256  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
+OPEN_MAPS = 512  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
 
 
 class Cache:
@@ -86,7 +86,8 @@ class Records:
         size = self.split.rows * self._record.itemsize * views * len(manifest.names)
         self._held: NDArray[np.void] | None = None  # (views, M, rows)
         self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
-        # a damaged record is found here, before the first step, and not in the middle
+        # a damaged record is found here, before the first step, and not in the middle; of mapped ones only the size
+        # is checked, since hashing them would take minutes: `edistill verify` does
         if size <= IN_MEMORY:
             self._held = np.stack([[self._read(m, v) for m in range(len(self.members))] for v in range(views)])
         else:

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, command
+from ensemble_distill.cli.command import Json, Trust, command
 
 
 def register(app: typer.Typer) -> None:
     @command(app, "inspect", settings=False)
     def inspect(
         path: Annotated[Path, typer.Argument(help="A run, a cache, an .onnx file, teachers, or data.")],
+        trust: Trust = False,
         json: Json = False,
         config_file: Annotated[
             Path | None, typer.Option("-c", "--config", help="Says how bare checkpoints are built.")
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
         from ensemble_distill.workflows.inspect import inspect
 
         settings = load_settings(config_file) if config_file or Path(FILE_NAME).is_file() else None
-        record = inspect(path, settings)
+        record = inspect(path, settings, trust=trust)
         if json:
             render.document(record)
         else:

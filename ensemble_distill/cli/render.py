@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from ensemble_distill.errors import EdistillError
 
+TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal for a bar
 WIDE = 160  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
 
 
@@ -118,10 +120,10 @@ class Shown:
         self.console = _console(stderr=True)
         self.bars: Progress | None = None
         self.task: TaskID | None = None
-        self.name, self.total, self.unit = "", 0, ""
+        self.name, self.total, self.unit, self.done, self.told = "", 0, "", 0, 0.0
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self.name, self.total, self.unit = task, total, unit
+        self.name, self.total, self.unit, self.done, self.told = task, total, unit, done, time.monotonic()
         if done:
             self.note(f"{task}: going on at {unit[:-1]} {done:,} of {total:,}")
         if self.console.is_terminal:
@@ -143,6 +145,11 @@ class Shown:
             if facts:
                 self.bars.update(self.task, facts=" ".join(f"{name} {value:.4f}" for name, value in facts.items()))
             self.bars.advance(self.task, count)
+        else:  # a log file: say where it is, once in a while
+            self.done += count
+            if time.monotonic() - self.told > TELL_EVERY:
+                self.note(f"{self.name}: {self.done:,} of {self.total:,} {self.unit}")
+                self.told = time.monotonic()
 
     def finish(self) -> None:
         if self.bars is not None:

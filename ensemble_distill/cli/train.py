@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, Overwrite, command
+from ensemble_distill.cli.command import Json, Overwrite, Trust, command
 from ensemble_distill.config import Settings
 
 FLAGS = [
@@ -28,7 +28,7 @@ FLAGS += ["amp", "amp-dtype", "model-ema", "model-ema-decay", "device", "seed"]
 
 def register(app: typer.Typer) -> None:
     @command(app, "train", [f"train.{name}" for name in FLAGS] + ["output.name"])
-    def train(settings: Settings, overwrite: Overwrite = False, json: Json = False) -> None:
+    def train(settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False) -> None:
         """Train a student from the cache.
 
         An interrupted training goes on where it was; a finished one is left as it is.
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
         from ensemble_distill.workflows.train import train
 
         with render.Shown() as progress:
-            report = train(settings, overwrite=overwrite, progress=progress)
+            report = train(settings, overwrite=overwrite, trust=trust, progress=progress)
         if json:
             render.document(asdict(report))
             return

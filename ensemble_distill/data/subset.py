@@ -34,7 +34,7 @@ class Subset:
     def name(self, row: int) -> str:
         return self.whole.name(int(self.rows[row]))
 
-    @property
+    @cached_property
     def labels(self) -> Array | None:
         labels = self.whole.labels
         return None if labels is None else labels[self.rows]

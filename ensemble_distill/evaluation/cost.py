@@ -15,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from ensemble_distill.evaluation.metrics import Figures
 
 REPEATS = 30
+BUDGET = 3.0  # seconds; a large ensemble is timed less often, but three times at least
 
 
 def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
     """Of running all `modules`, each on its own input (1, ...), one after the other on the CPU."""
     macs = 0
-    latencies = []
+    latencies: list[float] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -29,7 +30,8 @@ def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
                 with _unfused(), FlopCounterMode(display=False) as counter:
                     module(x)
                 macs += counter.get_total_flops() // 2
-            for _ in range(REPEATS):
+            begun = time.perf_counter()
+            while len(latencies) < 3 or (len(latencies) < REPEATS and time.perf_counter() - begun < BUDGET):
                 started = time.perf_counter()
                 for module, x in zip(modules, inputs, strict=True):
                     module(x)

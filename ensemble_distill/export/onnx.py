@@ -106,7 +106,7 @@ def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
                 (example,),
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: "batch_size"},),
+                dynamic_shapes=({0: torch.export.Dim("batch_size")},),
                 input_names=[name],
                 output_names=list(module.names),
                 verbose=False,

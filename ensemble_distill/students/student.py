@@ -48,7 +48,6 @@ class Student(nn.Module):
         return student.to(next(self.heads.parameters()).device).train(self.training)
 
     def no_weight_decay(self) -> set[str]:
-        """Names that timm's optimizer factory leaves undecayed: the heads' biases are matrices here."""
+        """Names that timm's optimizer factory leaves undecayed, beside every bias: the body's own wishes."""
         inner: set[str] = getattr(self.body, "no_weight_decay", set)()
-        biases = {name for name, _ in self.named_parameters() if name.startswith("heads.") and name.endswith("bias")}
-        return {f"body.{name}" for name in inner} | biases
+        return {f"body.{name}" for name in inner}

@@ -20,6 +20,10 @@ def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
     try:
         with torch.inference_mode():
             raw = module(x)
+    except torch.OutOfMemoryError as error:
+        raise EdistillError(
+            f"Member {member.name} runs out of memory {where} with {len(x)} rows at once. Lower cache.batch-size."
+        ) from error
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise EdistillError(
             f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "

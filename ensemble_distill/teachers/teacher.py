@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,5 +51,3 @@ class TeacherKind(Protocol):
 
     def load(self, path: Path, context: Context) -> Teacher: ...
 
-
-Kinds = Sequence[TeacherKind]

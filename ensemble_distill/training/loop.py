@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ensemble_distill.config import TrainSettings
 from ensemble_distill.errors import EdistillError
@@ -20,6 +19,7 @@ from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Average
 from ensemble_distill.runtime.files import write_text
+from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
@@ -109,6 +109,7 @@ class Training:
         self.ends = boundaries(stages, self.steps)
         torch.manual_seed(settings.seed)
         self._first = self._enter(student.to(device), 0)
+        self.resumed_at = 0  # the step that `run` went on from
 
     def run(self) -> Student:
         """Train and return the finished student: the last step's, or its moving average where that is on.
@@ -118,6 +119,7 @@ class Training:
         """
         torch.manual_seed(self.settings.seed)
         saved = load_state(self.folder)
+        self.resumed_at = 0 if saved is None else int(saved["step"])
         state = self._first if saved is None else self._restore(saved)
         self.progress.start("training", self.steps, "steps", done=state.step)
         loader = self._loader(state.step)
@@ -144,16 +146,8 @@ class Training:
         return self._finished(state)
 
     def _loader(self, start: int) -> Iterator[Rows]:
-        return iter(
-            DataLoader(
-                self.rows,
-                batch_sampler=Steps(self.order, start, self.steps),
-                collate_fn=collate,
-                num_workers=self.workers,
-                pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # else it draws from the one that dropout does, once more in each resume
-            )
-        )
+        steps = Steps(self.order, start, self.steps)
+        return batches(self.rows, steps, collate, self.workers, self.device)
 
     def _enter(self, student: Student, stage: int) -> _State:
         """A stage's beginning: its student, and a fresh optimizer, schedule and average."""
@@ -176,7 +170,8 @@ class Training:
         scheduler, _ = create_scheduler_v2(
             optimizer,
             # timm's "none" knows no warmup; steps that multiply the rate by 1 do
-            **({"sched": "step", "decay_rate": 1.0} if settings.sched == "none" else {"sched": settings.sched}),
+            sched="step" if settings.sched == "none" else settings.sched,
+            decay_rate=1.0,  # for timm's poly this is the power: a straight line to 0
             num_epochs=1,  # the stage is one cycle of `steps` updates
             warmup_epochs=warmup,
             warmup_lr=settings.lr / 100,
@@ -197,8 +192,9 @@ class Training:
         batch = self._batch(rows)
         dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
         with torch.autocast(device.type, dtype, enabled=self.settings.amp):
-            raw = state.student(rows.x.to(device, non_blocking=True))
-        loss = stage.loss(batch, state.student.predictive(raw.float()), step)
+            features = state.student.body(rows.x.to(device, non_blocking=True))
+        raw = state.student.heads(features.float())  # in full: near-equal heads differ by less than bfloat16 resolves
+        loss = stage.loss(batch, state.student.predictive(raw), step)
         value = loss.item()
         if value != value or value in (float("inf"), float("-inf")):
             raise EdistillError(
@@ -219,7 +215,7 @@ class Training:
     def _batch(self, rows: Rows) -> Batch:
         device = self.device
         teacher = self.pooling.predictive(self.outputs.read(rows.indices).to(device, non_blocking=True))
-        labels = Labels(rows.own.to(device), rows.partner.to(device), rows.weight.to(device))
+        labels = Labels(*(y.to(device, non_blocking=True) for y in (rows.own, rows.partner, rows.weight)))
         return Batch(teacher, labels if bool((rows.own >= 0).all()) else None)
 
     def _finished(self, state: _State) -> Student:
@@ -281,7 +277,8 @@ class Training:
                 f"The checkpoint in {self.folder} does not fit the student: {error}. The code of student.model has "
                 "changed since: put it back, or run edistill train --overwrite."
             ) from None
-        state.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty after steps without one, on a CPU
+            state.scaler.load_state_dict(saved["scaler"])
         restore_random_state(saved["random"], self.device)
         state.table, state.losses = saved["table"], saved["losses"]
         return state

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.facts import Preprocessing
+from ensemble_distill.runtime.loading import batches
 
 BATCH = 256
+CPU = torch.device("cpu")
 
 
 class PlainRows(Dataset[Array]):
@@ -28,18 +30,13 @@ class PlainRows(Dataset[Array]):
         return self.view.plan(0, 0, row, len(self.source)).x([self.source.item(row)], self.to)
 
 
-def plain_batches(source: Source, view: View, to: Preprocessing | None, workers: int) -> Iterator[tuple[range, Tensor]]:
-    """(rows, inputs) in order, `BATCH` at a time; `view` is the one named none."""
+def plain_batches(
+    source: Source, view: View, to: Preprocessing | None, workers: int, device: torch.device = CPU
+) -> Iterator[tuple[range, Tensor]]:
+    """(rows, inputs) in order, `BATCH` at a time; `view` is the one named none, `device` where they will go."""
     every = range(len(source))
-    batches = [every[i : i + BATCH] for i in range(0, len(every), BATCH)]
-    loader = DataLoader(
-        PlainRows(source, view, to),
-        batch_sampler=[list(batch) for batch in batches],
-        collate_fn=_stack,
-        num_workers=workers,
-        generator=torch.Generator(),  # validation leaves the one that dropout draws from alone
-    )
-    return zip(batches, loader, strict=True)
+    cut = [every[i : i + BATCH] for i in range(0, len(every), BATCH)]
+    return zip(cut, batches(PlainRows(source, view, to), [list(b) for b in cut], _stack, workers, device), strict=True)
 
 
 def _stack(inputs: list[Array]) -> Tensor:

@@ -49,7 +49,8 @@ class Rows:
     weight: Tensor
 
     def pin_memory(self) -> Rows:
-        return Rows(self.indices, self.x.pin_memory(), self.own, self.partner, self.weight)
+        tensors = (self.x, self.own, self.partner, self.weight)
+        return Rows(self.indices, *(tensor.pin_memory() for tensor in tensors))
 
 
 class CachedRows(Dataset[Example]):

@@ -50,6 +50,11 @@ def cache_logits(
     teachers = open_ensemble(settings, class_names({name: plan.source for name, plan in plans.items()}), trust)
     if len(teachers) == 1:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
+    if settings.views.transform == "none" and "train" in plans:
+        progress.warn(
+            'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
+            "to learn. Set views.transform to crop-flip, mixup or noise."
+        )
     device = resolve(settings.train.device)
     with one_writer(folder):
         added = cache_outputs(

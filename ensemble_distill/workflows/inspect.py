@@ -15,11 +15,12 @@ from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
 
 
-def inspect(path: Path, settings: Settings | None = None) -> dict[str, Any]:
+def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False) -> dict[str, Any]:
     """A run, a cache, an exported file, a folder of teachers, or data, as a record to print.
 
     Args:
         settings: what `[teachers]` says, for a folder of bare checkpoints.
+        trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
         EdistillError: there is nothing at `path`, or nothing that edistill knows.
@@ -35,7 +36,7 @@ def inspect(path: Path, settings: Settings | None = None) -> dict[str, Any]:
     if (config := _exported(path)) is not None:
         return config
     try:
-        return _teachers(path, settings)
+        return _teachers(path, settings, trust)
     except EdistillError as no_teachers:
         try:
             return _data(path)
@@ -104,13 +105,13 @@ def _exported(path: Path) -> dict[str, Any] | None:
     return {"kind": "safetensors", **json.loads(metadata["edistill"]), "bytes": path.stat().st_size}
 
 
-def _teachers(path: Path, settings: Settings | None) -> dict[str, Any]:
+def _teachers(path: Path, settings: Settings | None, trust: bool) -> dict[str, Any]:
     from ensemble_distill.config import TeacherSettings
     from ensemble_distill.teachers import open_teachers
     from ensemble_distill.teachers.teacher import Context
 
     section = settings.teachers if settings is not None else TeacherSettings.model_validate({})
-    teachers = open_teachers(path, Context(section))
+    teachers = open_teachers(path, Context(section, trust=trust))
     return {"kind": "teachers", "members": [teacher.member.to_json() for teacher in teachers]}
 
 

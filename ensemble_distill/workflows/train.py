@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
+from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.caching import SplitPlan, numbered
+from ensemble_distill.caching import SplitPlan, library_versions, numbered
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.data.replay import check_samples
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
 from ensemble_distill.runtime import ranks
@@ -26,7 +29,7 @@ from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.bodies import build_body, feature_count, start_from
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
 from ensemble_distill.students.student import Student
-from ensemble_distill.training import checkpoint
+from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
 from ensemble_distill.training.plain_rows import plain_batches
@@ -55,8 +58,14 @@ class TrainReport:
     seconds: float
 
 
-def train(settings: Settings, *, overwrite: bool = False, progress: Progress | None = None) -> TrainReport:
+def train(
+    settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
+) -> TrainReport:
     """Train the configured student; an interrupted run resumes, a finished one is left as it is.
+
+    Args:
+        overwrite: replace the run that is there, once it is known that the new one can be made.
+        trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
         EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
@@ -76,15 +85,17 @@ def train(settings: Settings, *, overwrite: bool = False, progress: Progress | N
     processes = ranks.current().world
     if processes > 1:
         raise EdistillError(f"torchrun started {processes} processes, and training runs in one. Run it by itself.")
-    cache = Cache(Path(settings.output.cache))
     with one_writer(folder):
         if not overwrite:
             refuse_other_settings(folder, settings)
-            refuse_other_cache(folder, cache)
-            if (folder / WEIGHTS).is_file():
+            cached = (Path(settings.output.cache) / MANIFEST).is_file()
+            if cached:
+                refuse_other_cache(folder, Cache(Path(settings.output.cache)))
+            if (folder / WEIGHTS).is_file():  # finished: it no longer needs its cache
                 run = Run.open(folder)
                 return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
-        return _train(folder, settings, method, options, cache, overwrite, progress, started)
+        cache = Cache(Path(settings.output.cache))
+        return _train(folder, settings, method, options, cache, overwrite, trust, progress, started)
 
 
 def run_folder(settings: Settings) -> Path:
@@ -118,22 +129,26 @@ def _train(
     options: BaseModel,
     cache: Cache,
     overwrite: bool,
+    trust: bool,
     progress: Progress,
     started: float,
 ) -> TrainReport:
     plans = {name: plan_split(settings, name) for name in TRAINED if name in settings.splits()}
     if "train" not in plans:
         raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
-    _refuse_other_teachers(settings, cache, plans)
+    teachers = _teachers(settings, cache, plans, trust)
     splits = [_cached(cache, name, plan) for name, plan in plans.items()]
-    if "labels" in method.needs and any(plan.source.labels is None for plan in plans.values()):
-        raise EdistillError(f"{settings.train.method} needs labels, and data.train has none. Use --method hydra.")
+    unlabeled = next((name for name, plan in plans.items() if plan.source.labels is None), None)
+    if "labels" in method.needs and unlabeled is not None:
+        raise EdistillError(f"{settings.train.method} needs labels, and data.{unlabeled} has none. Use --method hydra.")
 
     preprocessing = student_preprocessing(settings.student.preprocessing, cache.manifest.members[0].preprocessing)
     rows = CachedRows(splits, preprocessing)
     device = resolve(settings.train.device)
     torch.manual_seed(settings.train.seed)
-    config, student = _build(folder, settings, method, options, cache, plans, preprocessing, rows[0, 0].x.shape)
+    config, student = _build(
+        folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
+    )
     pooling = Pooling(config.pooling(len(config.members)), config.average)
     training = Training(
         folder=folder,
@@ -155,11 +170,9 @@ def _train(
         clear_folder(folder, last=ARGS)
     write_text(folder / ARGS, settings_toml(settings, folder))
     write_json(folder / CONFIG, config.to_json())
-    saved = checkpoint.load_state(folder)
-    resumed_at = 0 if saved is None else int(saved["step"])
     student = training.run().eval()
     run = Run.save(folder, config, student.cpu())
-    return _report(run, student, fresh=True, resumed_at=resumed_at, started=started)
+    return _report(run, student, fresh=True, resumed_at=training.resumed_at, started=started)
 
 
 def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
@@ -179,7 +192,8 @@ def _build(
     options: BaseModel,
     cache: Cache,
     plans: dict[str, SplitPlan],
-    preprocessing: Any,
+    teachers: Sequence[Teacher],
+    preprocessing: Preprocessing | None,
     shape: tuple[int, ...],
 ) -> tuple[StudentConfig, Student]:
     """The configuration of the finished student, and the one-headed student that training starts from."""
@@ -187,10 +201,11 @@ def _build(
     assert student.model is not None
     body = build_body(student.model, student.kwargs, shape)
     if student.init is not None:
-        teachers = {t.member.name: t for t in open_ensemble(settings, _known_names(cache, plans))}
-        if student.init not in teachers:
-            raise EdistillError(f"student.init is {student.init!r}, and the members are {', '.join(teachers)}.")
-        start_from(body, teachers[student.init].build(), student.init)
+        named = {teacher.member.name: teacher for teacher in teachers}
+        if student.init not in named:
+            there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
+            raise EdistillError(f"student.init is {student.init!r}, and {there}. Name a member that is.")
+        start_from(body, named[student.init].build(), student.init)
     weights = settings.teachers.weights
     if weights is not None and len(weights) != len(manifest.members):
         raise EdistillError(
@@ -212,7 +227,7 @@ def _build(
         average=settings.teachers.average,
         weights=weights,
         trained_on={name: manifest.splits[name].digest for name in plans},
-        versions={"torch": torch.__version__},
+        versions=library_versions(),
     )
     return config, config.around(body, feature_count(body, tuple(shape), student.model), 1)
 
@@ -231,12 +246,13 @@ def _validation(settings: Settings, cache: Cache, config: StudentConfig, pooling
     plan = plan_split(settings, "validation")
     refuse_other_data(cache.folder, "validation", cache.manifest.splits["validation"], plan.facts())
     records = cache.open("validation")
+    workers = loader_workers(settings.train.workers, device)
     labels = plan.source.labels
 
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
         losses = nll = 0.0
-        for rows, x in plain_batches(plan.source, plan.view, config.preprocessing, workers=0):
+        for rows, x in plain_batches(plan.source, plan.view, config.preprocessing, workers, device):
             teacher = pooling.predictive(torch.from_numpy(records.read(list(rows))).to(device))
             predictive = student.predictive(student(x.to(device)).float())
             y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device).long()
@@ -250,17 +266,21 @@ def _validation(settings: Settings, cache: Cache, config: StudentConfig, pooling
     return validate
 
 
-def _refuse_other_teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan]) -> None:
-    """Stale logits silently reused are the commonest mistake, so the teachers, where present, are hashed again."""
-    if Path(settings.teachers.path).exists():
-        found = [teacher.member for teacher in open_ensemble(settings, _known_names(cache, plans))]
-        refuse_other_members(cache.folder, cache.manifest.members, found)
-        new = [member.name for member in found if member.name not in cache.manifest.names]
-        if new:
-            raise EdistillError(
-                f"{cache.folder} holds {len(cache.manifest.names)} members, and teachers.path has {len(found)}: "
-                f"{', '.join(new)} is not cached. Run edistill cache-logits to add it, or take it away."
-            )
+def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], trust: bool) -> list[Teacher]:
+    """The teachers where they are still there, known to be the cached ones: they are hashed again, since stale logits
+    silently reused are the commonest mistake."""
+    if not Path(settings.teachers.path).exists():
+        return []
+    teachers = open_ensemble(settings, _known_names(cache, plans), trust)
+    found = [teacher.member for teacher in teachers]
+    refuse_other_members(cache.folder, cache.manifest.members, found)
+    new = [member.name for member in found if member.name not in cache.manifest.names]
+    if new:
+        raise EdistillError(
+            f"{cache.folder} holds {len(cache.manifest.names)} members, and teachers.path has {len(found)}: "
+            f"{', '.join(new)} is not cached. Run edistill cache-logits to add it, or take it away."
+        )
+    return teachers
 
 
 def _known_names(cache: Cache, plans: dict[str, SplitPlan]) -> tuple[str, ...] | None:

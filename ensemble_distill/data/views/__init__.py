@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import cast
 
 from ensemble_distill.data.rendition import Composition, Stage
-from ensemble_distill.data.source import Array, Kind, View
+from ensemble_distill.data.source import Array, Kind, Plan, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import load_factory
 
@@ -92,4 +92,17 @@ def _users_view(spec: str) -> View:
             f"views.transform is {spec!r}, which returned a {type(view).__name__}. Return an object with "
             "plan(seed, view, row, total) and kinds, a frozenset of pixels, tensor, features."
         )
-    return cast(View, view)
+    return UsersView(spec, cast(View, view))
+
+
+class UsersView:
+    """A user's view that other processes can make again: its class may come from a file none can import by name."""
+
+    def __init__(self, spec: str, view: View) -> None:
+        self.spec, self.view, self.kinds = spec, view, view.kinds
+
+    def plan(self, seed: int, view: int, row: int, total: int) -> Plan:
+        return self.view.plan(seed, view, row, total)
+
+    def __reduce__(self) -> tuple[Callable[[str], View], tuple[str]]:
+        return _users_view, (self.spec,)
