@@ -26,7 +26,7 @@ from ensemble_distill.cache.manifest import (
 )
 from ensemble_distill.cache.records import decode, encode
 from ensemble_distill.cache.writer import Column, Writer, blocks, drop_member, record_path
-from ensemble_distill.data.replay import keep_samples
+from ensemble_distill.data.replay import drop_samples, keep_samples
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
@@ -105,7 +105,8 @@ def cache_outputs(
             shutil.rmtree(folder / "parts", ignore_errors=True)  # of a pass that died when it was all but done
             return 0
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
-        _probe(splits, members, modules, classes=manifest.classes)
+        classes = _probe(splits, members, modules, classes=manifest.classes if manifest.records else None)
+        manifest = replace(manifest, classes=classes)
     else:
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         classes = _probe(splits, members, modules, classes=None)
@@ -150,7 +151,7 @@ def _extended(
 ) -> Manifest:
     """The manifest with new members and splits added, after everything it already says has been compared.
 
-    A member that failed in its first pass may be taken away or replaced: its errors ask for that.
+    What failed in its first pass, a member or a split, may be taken away or replaced: its errors ask for that.
     """
     if not manifest.records:  # a first pass that ran out of memory goes on with smaller batches, or another dtype
         if (manifest.dtype, manifest.caching["batch_size"]) != (dtype, storage["batch_size"]):
@@ -167,13 +168,18 @@ def _extended(
                 "name another output.cache, or run edistill cache-logits --overwrite."
             )
     for name in manifest.splits.keys() & found.keys():
-        refuse_other_data(folder, name, manifest.splits[name], found[name])
+        if manifest.holds(name):
+            refuse_other_data(folder, name, manifest.splits[name], found[name])
+        elif manifest.splits[name] != found[name]:
+            shutil.rmtree(folder / "parts" / name, ignore_errors=True)
+            drop_samples(folder, name)
     now = {member.name: member for member in members}
     for member in manifest.members:
         if now.get(member.name) != member and manifest.unfinished(member.name):
             manifest = drop_member(folder, manifest, member.name)
     refuse_other_members(folder, manifest.members, members)
-    return replace(manifest, members=tuple(members), splits={**found, **manifest.splits})
+    kept = {name: split for name, split in manifest.splits.items() if name not in found or manifest.holds(name)}
+    return replace(manifest, members=tuple(members), splits={**found, **kept})
 
 
 def _probe(

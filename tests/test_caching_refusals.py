@@ -497,3 +497,27 @@ def test_a_member_is_finished_although_a_new_split_is_not(tmp_path: Path) -> Non
         run(tmp_path, [good(0)], {"train": plan(12), "test": plan(20)})
     assert contents(tmp_path) == before
     assert len(Manifest.load(tmp_path).classes) == CLASSES
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_file_that_does_not_decode_can_be_replaced(
+    images: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """The message asks for that; the splits before it stay cached, and of its own nothing old is used."""
+    monkeypatch.setattr(writer, "BLOCK_ROWS", 4)
+    shutil.copytree(images / "data/train", images / "data/test")
+    broken = images / "data/test/b/07.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:40])
+    mine = settings(images, {"data.test": "data/test", "train.workers": workers})
+    with refused(f"{broken} (row 5) does not decode", "Replace the file"):
+        cache_logits(mine)
+    assert list((images / "cache/parts/test").iterdir()), "the first block was done"
+    with Image.open(images / "data/train/b/10.png") as image:
+        image.save(broken)
+    asked = rows_asked(monkeypatch)
+    assert cache_logits(mine).added == 3
+    assert set(asked.values()) == {12}
+    cache_logits(settings(images, {"data.test": "data/test", "output.cache": "whole"}))
+    assert contents(images / "cache", ["args.toml"]) == contents(images / "whole", ["args.toml"])

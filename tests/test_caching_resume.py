@@ -11,7 +11,9 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tiny import (
     contents,
@@ -167,6 +169,38 @@ def test_parts_left_by_a_pass_that_was_all_but_done_go(folder: Path) -> None:
         assert cache_logits(settings(folder, more)).added == added
         assert not stale.exists()
         assert facts(folder / "cache").keys() >= before.keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cache.batch-size": 2}, {"cache.dtype": "float32"}, {"views.seed": 3}, {"views.transform": "crop-flip"}],
+    ids=str,
+)
+def test_before_anything_is_complete_anything_may_change(
+    folder: Path, again: Settings, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """A first pass that ran out of memory is started again with smaller batches; blocks of the old kind are of no use."""
+    with killed_at(WRITE * 4, monkeypatch, folder / "again") as happened:
+        cache_logits(again)
+    assert happened
+    assert any((folder / "again/parts").rglob("*.safetensors"))
+    cache_logits(settings(folder, {"output.cache": "again", **change}))
+    cache_logits(settings(folder, {"output.cache": "whole", **change}))
+    assert facts(folder / "again") == facts(folder / "whole")
+
+
+def test_before_anything_is_complete_even_the_classes_may_change(
+    folder: Path, again: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with killed_at(WRITE * 4, monkeypatch, folder / "again") as happened:
+        cache_logits(again)
+    assert happened
+    for split in ("train", "validation"):
+        data = dict(np.load(folder / f"data/{split}.npz"))
+        np.savez(folder / f"data/{split}.npz", **data, classes=np.array(["a", "b", "c"]))
+    assert cache_logits(again).classes == ("a", "b", "c")
+    cache_logits(settings(folder, {"output.cache": "whole"}))
+    assert facts(folder / "again") == facts(folder / "whole")
 
 
 # --- overwriting ------------------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_tensors_that_share_memory_come_back_apart(tmp_path: Path) -> None:
     assert load_state(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "of another kind"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "of-another-kind"])
 def test_a_damaged_checkpoint_is_refused_and_overwritten(folder: Path, damage: str) -> None:
     mine = settings(folder, {"output.name": f"damaged-{damage}"})
     with pytest.raises(KeyboardInterrupt):
@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_is_refused_and_overwritten(folder: Path, damage: s
     file = folder / f"runs/damaged-{damage}/checkpoint.safetensors"
     content = file.read_bytes()
     shutil.copyfile(folder / "teachers/member-0.safetensors", file)
-    if damage != "of another kind":
+    if damage != "of-another-kind":
         file.write_bytes(b"" if damage == "empty" else content[:-9])
     with refused(str(file), "is damaged", "Run edistill train --overwrite"):
         train(mine)

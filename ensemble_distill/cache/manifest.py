@@ -61,6 +61,10 @@ class Manifest:
             count += 1
         return count
 
+    def holds(self, split: str) -> bool:
+        """Whether any record of a split is complete."""
+        return any(record.rsplit("/", 2)[0] == split for record in self.records)
+
     def unfinished(self, member: str) -> bool:
         """Whether a member never got as far as the others: it has no record, or lacks one that another has."""
         held: dict[str, set[tuple[str, str]]] = {name: set() for name in self.names}

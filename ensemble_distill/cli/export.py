@@ -35,13 +35,5 @@ def register(app: typer.Typer) -> None:
         render.table(
             "exported and verified",
             ["file", "size"],
-            [[str(_near(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in written],
+            [[render.near(str(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in written],
         )
-
-
-def _near(path: object) -> object:
-    """Relative to the working folder where that is shorter to read."""
-    from pathlib import Path
-
-    whole = Path(str(path))
-    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole

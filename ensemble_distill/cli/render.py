@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -49,12 +51,17 @@ def exit_statuses() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def near(text: str) -> str:
+    """Paths under the working folder as the user would type them."""
+    return text.replace(str(Path.cwd()) + os.sep, "")
+
+
 def fail(text: str) -> None:
-    _console(stderr=True).print(f"[bold red]Error:[/] {escape(text)}")
+    _console(stderr=True).print(f"[bold red]Error:[/] {escape(near(text))}")
 
 
 def message(text: str) -> None:
-    _console(stderr=True).print(escape(text))
+    _console(stderr=True).print(escape(near(text)))
 
 
 def text(content: str) -> None:

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
             render.document(asdict(report))
         elif not report.problems:
             left = f"; unfinished: {', '.join(report.unfinished)}" if report.unfinished else ""
-            render.text(f"{cache}: {report.records} records, all whole{left}\n")
+            render.text(f"{render.near(str(cache))}: {report.records} records, all whole{left}\n")
         if report.problems:
             raise EdistillError(
                 f"{cache} is damaged: {'; '.join(report.problems)}. Delete those files and run edistill cache-logits "

@@ -55,6 +55,11 @@ def keep_samples(
     write_whole(_path(folder, split), save(samples, metadata={"to": json.dumps(to and to.to_json())}))
 
 
+def drop_samples(folder: Path, split: str) -> None:
+    """Forget a split of which nothing was cached after all."""
+    _path(folder, split).unlink(missing_ok=True)
+
+
 def check_samples(folder: Path, split: str, source: Source, view: View, seed: int, count: int) -> None:
     """Render the kept inputs again.
 
