@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ensemble_distill.cache.manifest import (
+    FILES,
     NAME,
     Manifest,
     Split,
@@ -36,6 +38,8 @@ from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.teachers.class_order import check_class_order
 from ensemble_distill.teachers.outputs import FLOOR, forward, to_logits
 from ensemble_distill.teachers.teacher import Teacher
+
+PROBE_TOLERANCE = 0.02  # of a probability: float16 records and another batch's shape stay far below
 
 
 @dataclass(frozen=True)
@@ -98,20 +102,26 @@ def cache_outputs(
     if (folder / NAME).is_file() and not overwrite:
         before = Manifest.load(folder)
         manifest = _extended(folder, before, task, dtype, storage, found, members)
+        modules = {teacher.member.name: teacher.build() for teacher in teachers}
+        classes = _probe(
+            splits,
+            members,
+            modules,
+            manifest.classes if manifest.records else None,
+            partial(_refuse_changed, folder, manifest),
+        )
         needed = [key for key in _keys(splits, members) if key not in manifest.records]
         if not needed and all(_record_exists(folder, key) for key in manifest.records):
             if manifest != before:  # a member that failed is gone
                 manifest.save(folder)
             shutil.rmtree(folder / "parts", ignore_errors=True)  # of a pass that died when it was all but done
             return 0
-        modules = {teacher.member.name: teacher.build() for teacher in teachers}
-        classes = _probe(splits, members, modules, classes=manifest.classes if manifest.records else None)
         manifest = replace(manifest, classes=classes)
     else:
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         classes = _probe(splits, members, modules, classes=None)
         if overwrite:
-            clear_folder(folder, last=NAME)
+            clear_folder(folder, FILES, last=NAME)
         caching = {**storage, "versions": library_versions()}
         manifest = Manifest(task, dtype, classes, tuple(members), found, {}, caching)
     writer = Writer(folder, manifest)
@@ -187,9 +197,14 @@ def _probe(
     members: Sequence[Member],
     modules: Mapping[str, nn.Module],
     classes: tuple[str, ...] | None,
+    compare: Callable[[str, Member, NDArray[np.float32]], None] | None = None,
 ) -> tuple[str, ...]:
     """Run the first row through every member, so that what cannot work fails before the pass, and find the
-    class names."""
+    class names.
+
+    Args:
+        compare: is given a split, a member and its logits (1, K) there, to refuse those of a changed member.
+    """
     counts: dict[str, int] = {}
     named: dict[str, tuple[str, ...]] = {}
     for name, plan in splits.items():
@@ -201,6 +216,8 @@ def _probe(
             x = item_plan.x(items, member.preprocessing)
             raw = forward(modules[member.name], torch.from_numpy(x)[None], member, f"on {name}")
             counts[member.name] = raw.shape[1]
+            if compare is not None:
+                compare(name, member, to_logits(raw, member, name, [0]))
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise EdistillError(
@@ -208,6 +225,11 @@ def _probe(
             "members of another task from teachers.path."
         )
     number = next(iter(counts.values()))
+    if number < 2:
+        raise EdistillError(
+            f"The members return {number} output a row, and a classifier has one per class, two at least. Wrap a single "
+            "logit z as (0, z) in a factory of your own (teachers.model)."
+        )
     first = next(iter(named), None)
     for name, these in named.items():
         if first is not None and these != named[first]:
@@ -236,6 +258,25 @@ def _probe(
                 "members were trained on."
             )
     return names
+
+
+def _refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member, logits: NDArray[np.float32]) -> None:
+    """Weights are hashed, code is not: a member whose first answer is no longer the cached one has changed."""
+    path = record_path(folder, split, member.name, 0)
+    if f"{split}/{member.name}/0" not in manifest.records or not path.is_file():
+        return
+    try:
+        cached = decode(np.load(path, mmap_mode="r", allow_pickle=False)[:1])
+    except (OSError, ValueError, EOFError):
+        return  # a damaged record: for the reader to tell
+    now, then = (np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True)) for z in (logits, cached))
+    difference = float(np.abs(now - then).max())
+    if not difference <= PROBE_TOLERANCE:
+        raise EdistillError(
+            f"Member {member.name} answers row 0 of {split} otherwise than it did for {folder}: a probability differs by "
+            f"{difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill verify). "
+            "Put them back, or run edistill cache-logits --overwrite."
+        )
 
 
 def library_versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -96,7 +97,6 @@ class Section(BaseModel):
         populate_by_name=True,
         frozen=True,
         protected_namespaces=(),
-        allow_inf_nan=False,
     )
 
 
@@ -259,7 +259,7 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
         path = path / FILE_NAME
     if path.is_file():
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise EdistillError(f"{path} is not valid TOML: {error}.") from None
     else:
@@ -289,11 +289,24 @@ def settings_from(
     for name in ("teachers", "output"):
         values.setdefault(name, {})
     try:
-        return Settings.model_validate(values, context={"root": root})
+        problem = _not_finite(values, "")
+        if problem is None:
+            return Settings.model_validate(values, context={"root": root})
     except ValidationError as error:
-        key, told = _explain(error)
-        elsewhere = any(f"{_kebab(key)}.".startswith(f"{_kebab(given)}.") for given in overridden)
-        raise EdistillError(told if elsewhere else f"{named}: {told}") from None
+        problem = _explain(error)
+    key, told = problem
+    elsewhere = any(f"{_kebab(key)}.".startswith(f"{_kebab(given)}.") for given in overridden)
+    raise EdistillError(told if elsewhere else f"{named}: {told}")
+
+
+def _not_finite(value: Any, key: str) -> tuple[str, str] | None:
+    """The first nan or inf, wherever it stands: free tables such as model-kwargs have no types to refuse it."""
+    if isinstance(value, Mapping):
+        found = (_not_finite(item, f"{key}.{name}".lstrip(".")) for name, item in value.items())
+        return next((problem for problem in found if problem is not None), None)
+    if isinstance(value, float) and not isfinite(value):
+        return key, f"{key} is {value!r}: input should be a finite number."
+    return None
 
 
 def _place(values: dict[str, Any], key: str, value: Any) -> None:
@@ -321,7 +334,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise EdistillError(f"--set {text}: write KEY=VALUE, for instance --set train.epochs=3.")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
+        if len(parsed) > 1:
+            raise EdistillError(f"--set {text}: one key at a time; pass --set again for the next.")
+        return key.strip(), parsed["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
 

@@ -146,6 +146,11 @@ class Served:
 def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:
     """For each row: its name, the class, its probability, and the uncertainties the student has."""
     for rows, outputs in served.predict(source):
+        finite = np.isfinite(outputs["logits"]).all(axis=1)
+        if not finite.all():
+            raise EdistillError(
+                f"{source.name(rows[int(np.argmin(finite))])} gives outputs that are not finite. Check its values."
+            )
         probabilities = np.exp(outputs["logits"])
         for at, row in enumerate(rows):
             top = int(probabilities[at].argmax())

@@ -511,7 +511,7 @@ def test_a_file_that_does_not_decode_can_be_replaced(
     whole = broken.read_bytes()
     broken.write_bytes(whole[:40])
     mine = settings(images, {"data.test": "data/test", "train.workers": workers})
-    with refused(f"{broken} (row 5) does not decode", "Replace the file"):
+    with refused(f"{broken} (row 6) does not decode", "Replace the file"):
         cache_logits(mine)
     assert list((images / "cache/parts/test").iterdir()), "the first block was done"
     with Image.open(images / "data/train/b/10.png") as image:

@@ -29,7 +29,7 @@ from tiny import (
 )
 
 from ensemble_distill.cache import writer
-from ensemble_distill.cache.manifest import NAME, Manifest
+from ensemble_distill.cache.manifest import FILES, NAME, Manifest
 from ensemble_distill.config import Settings
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.workflows.cache_logits import cache_logits
@@ -179,7 +179,7 @@ def test_parts_left_by_a_pass_that_was_all_but_done_go(folder: Path) -> None:
 def test_before_anything_is_complete_anything_may_change(
     folder: Path, again: Settings, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    """A first pass that ran out of memory is started again with smaller batches; blocks of the old kind are of no use."""
+    """A first pass that ran out of memory goes on with smaller batches; blocks of the old kind are of no use."""
     with killed_at(WRITE * 4, monkeypatch, folder / "again") as happened:
         cache_logits(again)
     assert happened
@@ -212,7 +212,7 @@ def test_the_manifest_goes_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     unlink, rmtree = Path.unlink, shutil.rmtree
     monkeypatch.setattr(Path, "unlink", lambda path: (gone.append(path.name), unlink(path)))
     monkeypatch.setattr(shutil, "rmtree", lambda path: (gone.append(path.name), rmtree(path)))
-    clear_folder(folder / "cache", last=NAME)
+    clear_folder(folder / "cache", FILES, last=NAME)
     assert {"args.toml", "records", "replay"} <= set(gone[:-1])
     assert gone[-1] == NAME
     assert [path.name for path in (folder / "cache").iterdir()] == [".lock"]

@@ -108,7 +108,7 @@ def test_the_settings_beside_a_run_make_it_again(cached: Path) -> None:
 def learned(cached: Path) -> TrainReport:
     more = {"views.count": 12, "output.cache": "many-views"}
     cache_logits(settings(cached, more))
-    rest = {"train.epochs": 60, "student.kwargs": {"dropout": 0.0, "width": 48}, "output.name": next(_names)}
+    rest = {"train.epochs": 60, "student.kwargs": {"dropout": 0.0, "width": 32}, "output.name": next(_names)}
     return train(settings(cached, {**more, **rest}))
 
 
@@ -209,7 +209,7 @@ def test_gradients_are_clipped(cached: Path) -> None:
 
 
 def test_mixed_precision_trains(cached: Path) -> None:
-    full, mixed = trained(cached, train__epochs=20), trained(cached, train__epochs=20, train__amp=True)
+    full, mixed = trained(cached, train__epochs=8), trained(cached, train__epochs=8, train__amp=True)
     assert all(tensor.dtype != torch.bfloat16 for tensor in weights(mixed).values())
     losses = [[float(row["train_loss"]) for row in summary(report)] for report in (full, mixed)]
     assert losses[0] != losses[1], "nothing was computed in bfloat16"

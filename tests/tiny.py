@@ -217,4 +217,4 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> No
     while not true():
         assert process.poll() is None, process.communicate()[0].decode()
         assert time.monotonic() < limit, "nothing happened within a minute"
-        time.sleep(0.005)
+        time.sleep(0.02)

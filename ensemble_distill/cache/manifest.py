@@ -15,6 +15,7 @@ from ensemble_distill.runtime.files import read_json, write_json
 
 FORMAT = 1
 NAME = "manifest.json"
+FILES = (NAME, "args.toml", "records", "parts", "replay")  # all that a cache folder holds of ours
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ensemble_distill.cache.manifest import Manifest, key
+from ensemble_distill.cache.manifest import FILES, Manifest, key
 from ensemble_distill.cache.records import layout
 from ensemble_distill.runtime.files import TEMPORARY, sha256_file, write_whole
 
@@ -167,5 +167,6 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def _temporaries(folder: Path, name: str) -> list[Path]:
-    found = (folder / name).rglob(f"*{TEMPORARY}") if name else folder.glob(f"*{TEMPORARY}")
-    return sorted(found)
+    if name:
+        return sorted((folder / name).rglob(f"*{TEMPORARY}"))
+    return [path for file in FILES if (path := folder / f"{file}{TEMPORARY}").is_file()]

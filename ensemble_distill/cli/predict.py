@@ -45,6 +45,9 @@ def register(app: typer.Typer) -> None:
         if model is None and config_file is None and not Path(FILE_NAME).is_file():
             raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
         file = model if model is not None else workflow.latest_export(load_settings(config_file))
+        if output is not None:
+            workflow.refuse_target(output, file, inputs)
+        render.message(f"The student is {file}.")
         content = workflow.formatted(workflow.predict(file, inputs), "json" if json else style.value)
         if output is None:
             render.text(content)

@@ -7,9 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -31,8 +31,11 @@ TELL_EVERY = 60.0  # seconds between lines of progress where there is no termina
 WIDE = 160  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
 
 
+_result: TextIO | None = None  # stdout as it was when the command began
+
+
 def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    console = Console(file=sys.stderr if stderr else _result or sys.stdout, soft_wrap=True, highlight=False)
     if not console.is_terminal:
         console.width = WIDE
     return console
@@ -40,11 +43,23 @@ def _console(stderr: bool) -> Console:
 
 @contextmanager
 def exit_statuses() -> Iterator[None]:
-    """0 done, 2 the user's mistake, 130 interrupted; anything else is a bug and leaves its traceback."""
+    """0 done, 2 the user's mistake, 130 interrupted; anything else is a bug and leaves its traceback.
+
+    Whatever a user's own module prints meanwhile goes to stderr: stdout is the result alone.
+    """
+    global _result
+    _result = sys.stdout
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except EdistillError as error:
         fail(str(error))
+        raise typer.Exit(2) from None
+    except OSError as error:  # a full disk, a folder that may not be written, a name too long
+        fail(f"{error.filename or 'The system'}: {error.strerror or error}. What was finished before is kept.")
+        raise typer.Exit(2) from None
+    except SystemExit as error:
+        fail(f"A module of your own ended the process (sys.exit({error.code})). Import it without running it.")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         message("Interrupted. What was finished is kept, and the same command goes on.")
@@ -66,8 +81,9 @@ def message(text: str) -> None:
 
 def text(content: str) -> None:
     """A result that is already text, byte for byte."""
-    sys.stdout.write(content)
-    sys.stdout.flush()
+    out = _result or sys.stdout
+    out.write(content)
+    out.flush()
 
 
 def document(record: Any) -> None:

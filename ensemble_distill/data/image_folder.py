@@ -57,6 +57,8 @@ class ImageFolder:
         path = self.root / self.names[row]
         try:
             with path.open("rb") as file, Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"its pixels are of mode {image.mode}, and 8 bits a channel are read")
                 pixels = np.asarray(image.convert("RGB"))
         except Exception as error:  # each of Pillow's decoders has errors of its own
             raise EdistillError(

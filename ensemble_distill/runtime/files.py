@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,15 @@ def write_json(path: Path, record: Any) -> None:
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def clear_folder(folder: Path, last: str) -> None:
-    """Remove all but the lock, `last` at the end: by it a folder left half empty is still known as ours."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == last):
-        if path.is_dir():
+def clear_folder(folder: Path, names: Sequence[str], last: str) -> None:
+    """Remove the named files and folders and nothing else, `last` at the end: by it a folder left half empty is still
+    known as ours."""
+    for name in sorted(names, key=lambda name: name == last):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != ".lock":
-            path.unlink()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

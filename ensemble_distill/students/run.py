@@ -108,6 +108,17 @@ class StudentConfig:
             versions=record["versions"],
         )
 
+    @classmethod
+    def load(cls, folder: Path) -> StudentConfig:
+        """What a run's `config.json` says. Raises EdistillError when it is damaged."""
+        path = folder / CONFIG
+        try:
+            return cls.from_json(read_json(path))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EdistillError(
+                f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or run edistill train --overwrite."
+            ) from None
+
     def build(self, factory: BodyFactory | None = None) -> Student:
         """A student whose weights are to be loaded; none are fetched for a pretrained body."""
         kwargs = dict(self.kwargs)
@@ -144,15 +155,11 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Raises: EdistillError when the folder holds no finished run, or its config is damaged."""
-        config = folder / CONFIG
         missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
         if missing is not None:
             what = "an unfinished run" if (folder / "args.toml").is_file() else "no run"
             raise EdistillError(f"{folder} holds {what} ({missing} is missing). Run edistill train.")
-        try:
-            return cls(folder, StudentConfig.from_json(read_json(config)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EdistillError(f"{config} is damaged ({type(error).__name__}: {error}).") from None
+        return cls(folder, StudentConfig.load(folder))
 
     @classmethod
     def save(cls, folder: Path, config: StudentConfig, student: Student) -> Run:

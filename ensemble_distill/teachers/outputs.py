@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 
+SUSPICIOUS = 8  # rows that all look like probabilities
 FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
 
 
@@ -24,11 +25,13 @@ def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
         raise EdistillError(
             f"Member {member.name} runs out of memory {where} with {len(x)} rows at once. Lower cache.batch-size."
         ) from error
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # the module is anyone's code
         raise EdistillError(
             f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "
             "teachers.preprocessing and teachers.model-kwargs against how it was trained."
         ) from error
+    if isinstance(raw, Tensor):
+        raw = raw.detach().to_dense() if raw.is_sparse else raw.detach()
     if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != len(x):
         got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         raise EdistillError(
@@ -52,6 +55,12 @@ def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> N
             f"Member {member.name} returns {values[~finite][0][:4]} at row {row} of {split}: not finite. Remove the "
             "member from teachers.path, or the row from the data."
         )
+    if member.output == "logits" and len(rows) >= SUSPICIOUS and values.min() >= 0:
+        if np.abs(values.sum(axis=1) - 1).max() < 1e-3:
+            raise EdistillError(
+                f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are "
+                'all 0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
+            )
     if member.output == "probabilities":
         sums = values.sum(axis=1)
         wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)

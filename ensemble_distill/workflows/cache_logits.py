@@ -89,8 +89,7 @@ def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
     if folder.is_dir() and not (folder / mark).exists():
-        others = [path.name for path in folder.iterdir() if path.name not in (".lock", "parts", "replay", "records")]
-        others = [name for name in others if not name.endswith(".part")]
+        others = [path.name for path in folder.iterdir() if path.name not in (".lock", f"{mark}.part")]
         if others:
             raise EdistillError(
                 f"{folder} exists and is not {what} (it holds {', '.join(sorted(others)[:3])}). Name another folder in "

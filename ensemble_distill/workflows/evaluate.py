@@ -229,8 +229,8 @@ class _Evaluation:
             return None
         manifest = self.cache.manifest
         cached = manifest.splits[split]
-        here = {member.name: member.sha256 for member in manifest.members}
-        if cached.transform != "none" or any(here.get(m.name) != m.sha256 for m in self.run.config.members):
+        here = {member.name: member for member in manifest.members}
+        if cached.transform != "none" or any(here.get(m.name) != m for m in self.run.config.members):
             return None
         refuse_other_data(self.cache.folder, split, cached, plan_split(self.settings, split, source).facts())
         return self.cache.open(split)

@@ -49,6 +49,14 @@ def formatted(rows: Sequence[dict[str, Any]], style: Literal["csv", "json"]) -> 
     return text.getvalue()
 
 
+def refuse_target(path: Path, model: Path, inputs: Sequence[str]) -> None:
+    """Raise EdistillError when a result must not go to `path`: it is read from, or is no ordinary file."""
+    if path.exists() and not path.is_file():
+        raise EdistillError(f"{path} is no ordinary file. Name a file to write.")
+    if path.resolve() in {Path(name).resolve() for name in (model, *inputs)}:
+        raise EdistillError(f"{path} is one of the files that are read. Name another to write.")
+
+
 def save(path: Path, content: str) -> None:
     """Write a result file, whole or absent. Raises EdistillError when its folder does not exist."""
     if not path.parent.is_dir():

@@ -9,10 +9,12 @@ from ensemble_distill.cache.manifest import Split
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import read_json
-from ensemble_distill.students.run import CONFIG, StudentConfig
+from ensemble_distill.students.run import CONFIG, WEIGHTS, StudentConfig
+from ensemble_distill.training import checkpoint
+from ensemble_distill.training.loop import SUMMARY
 
 ARGS = "args.toml"
+FILES = (ARGS, CONFIG, WEIGHTS, checkpoint.NAME, SUMMARY, "calibration.json", "evaluations", "export")  # a run's own
 # what may change between a run and its continuation without making it another run
 FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
 
@@ -21,7 +23,7 @@ def refuse_other_cache(folder: Path, cache: Cache) -> None:
     """Raise EdistillError when a run was started with other members or data than the cache holds."""
     if not (folder / CONFIG).is_file():
         return
-    config = StudentConfig.from_json(read_json(folder / CONFIG))
+    config = StudentConfig.load(folder)
     manifest = cache.manifest
     if config.members != manifest.members:
         raise EdistillError(

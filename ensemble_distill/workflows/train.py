@@ -35,7 +35,7 @@ from ensemble_distill.training.order import Order
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
-from ensemble_distill.workflows.same_run import ARGS, refuse_other_cache, refuse_other_settings
+from ensemble_distill.workflows.same_run import ARGS, FILES, refuse_other_cache, refuse_other_settings
 from ensemble_distill.workflows.splits import (
     TRAINED,
     class_names,
@@ -77,6 +77,8 @@ def train(
     options = method_options(method, settings)
     folder = run_folder(settings)
     refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
+    if (folder / MANIFEST).is_file():
+        raise EdistillError(f"{folder} is a cache, and a run needs a folder of its own. Choose another --name.")
     if settings.student.model is None:
         raise EdistillError(
             "student.model is not set. Give a timm name, or a factory whose output is (B, F): student.model = "
@@ -167,7 +169,7 @@ def _train(
         validate=_validation(settings, cache, config, pooling, device),
     )
     if overwrite:  # only now, when nothing is left that could refuse the new run
-        clear_folder(folder, last=ARGS)
+        clear_folder(folder, FILES, last=ARGS)
     write_text(folder / ARGS, settings_toml(settings, folder))
     write_json(folder / CONFIG, config.to_json())
     student = training.run().eval()

@@ -102,7 +102,14 @@ class UsersView:
         self.spec, self.view, self.kinds = spec, view, view.kinds
 
     def plan(self, seed: int, view: int, row: int, total: int) -> Plan:
-        return self.view.plan(seed, view, row, total)
+        plan = self.view.plan(seed, view, row, total)
+        rows = tuple(plan.rows)
+        if not rows or rows[0] != row or not all(0 <= other < total for other in rows):
+            raise EdistillError(
+                f"views.transform {self.spec} plans rows {rows} for row {row} of {total}. The first is the row itself, and "
+                "the others are rows of the split."
+            )
+        return plan
 
     def __reduce__(self) -> tuple[Callable[[str], View], tuple[str]]:
         return _users_view, (self.spec,)
