@@ -103,13 +103,8 @@ def cache_outputs(
         before = Manifest.load(folder)
         manifest = _extended(folder, before, task, dtype, storage, found, members)
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
-        classes = _probe(
-            splits,
-            members,
-            modules,
-            manifest.classes if manifest.records else None,
-            partial(_refuse_changed, folder, manifest),
-        )
+        known = manifest.classes if manifest.records else None
+        classes = _probe(splits, members, modules, known, partial(_refuse_changed, folder, manifest))
         needed = [key for key in _keys(splits, members) if key not in manifest.records]
         if not needed and all(_record_exists(folder, key) for key in manifest.records):
             if manifest != before:  # a member that failed is gone
@@ -227,8 +222,8 @@ def _probe(
     number = next(iter(counts.values()))
     if number < 2:
         raise EdistillError(
-            f"The members return {number} output a row, and a classifier has one per class, two at least. Wrap a single "
-            "logit z as (0, z) in a factory of your own (teachers.model)."
+            f"The members return {number} output a row, and a classifier has one per class, two at least. Wrap a "
+            "single logit z as (0, z) in a factory of your own (teachers.model)."
         )
     first = next(iter(named), None)
     for name, these in named.items():
@@ -273,9 +268,9 @@ def _refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member
     difference = float(np.abs(now - then).max())
     if not difference <= PROBE_TOLERANCE:
         raise EdistillError(
-            f"Member {member.name} answers row 0 of {split} otherwise than it did for {folder}: a probability differs by "
-            f"{difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill verify). "
-            "Put them back, or run edistill cache-logits --overwrite."
+            f"Member {member.name} answers row 0 of {split} otherwise than it did for {folder}: a probability differs "
+            f"by {difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill "
+            "verify). Put them back, or run edistill cache-logits --overwrite."
         )
 
 

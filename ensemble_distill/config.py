@@ -6,14 +6,12 @@ relative again to wherever the copy goes, so that a copy replays from its own pl
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
-from math import isfinite
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +27,7 @@ from pydantic import (
     field_validator,
 )
 
+from ensemble_distill.config_messages import explain, kebab, not_finite
 from ensemble_distill.errors import EdistillError
 
 FILE_NAME = "edistill.toml"
@@ -84,16 +83,12 @@ DataPath = Annotated[str, AfterValidator(_absolute_data), _OUT]
 # --- sections -------------------------------------------------------------------------------------------------
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
 class Section(BaseModel):
     """A table of the file; unknown keys are refused."""
 
     model_config = ConfigDict(
         extra="forbid",
-        alias_generator=_kebab,
+        alias_generator=kebab,
         populate_by_name=True,
         frozen=True,
         protected_namespaces=(),
@@ -289,24 +284,14 @@ def settings_from(
     for name in ("teachers", "output"):
         values.setdefault(name, {})
     try:
-        problem = _not_finite(values, "")
+        problem = not_finite(values)
         if problem is None:
             return Settings.model_validate(values, context={"root": root})
     except ValidationError as error:
-        problem = _explain(error)
+        problem = explain(error, Settings)
     key, told = problem
-    elsewhere = any(f"{_kebab(key)}.".startswith(f"{_kebab(given)}.") for given in overridden)
+    elsewhere = any(f"{kebab(key)}.".startswith(f"{kebab(given)}.") for given in overridden)
     raise EdistillError(told if elsewhere else f"{named}: {told}")
-
-
-def _not_finite(value: Any, key: str) -> tuple[str, str] | None:
-    """The first nan or inf, wherever it stands: free tables such as model-kwargs have no types to refuse it."""
-    if isinstance(value, Mapping):
-        found = (_not_finite(item, f"{key}.{name}".lstrip(".")) for name, item in value.items())
-        return next((problem for problem in found if problem is not None), None)
-    if isinstance(value, float) and not isfinite(value):
-        return key, f"{key} is {value!r}: input should be a finite number."
-    return None
 
 
 def _place(values: dict[str, Any], key: str, value: Any) -> None:
@@ -321,7 +306,7 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _spelled(table: Mapping[str, Any], key: str) -> str:
     """The key as the table has it: `batch-size` and `batch_size` are one."""
-    return next((there for there in table if _kebab(there) == _kebab(key)), key)
+    return next((there for there in table if kebab(there) == kebab(key)), key)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -340,62 +325,6 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), parsed["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
-
-
-# what pydantic says of a wrong type, in the words of the file
-_TYPES = {
-    "dict_type": "it should be a table",
-    "model_type": "it should be a table",
-    "tuple_type": "it should be a list",
-    "string_type": "it should be a string",
-}
-
-
-def _explain(error: ValidationError) -> tuple[str, str]:
-    """The dotted key of the first problem, and the problem in a sentence; unknown keys come first."""
-    problems = error.errors()
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(part for part in map(str, problem["loc"]) if part not in ("<path>", "<table>"))
-    given = problem.get("input")
-    if problem["type"] == "extra_forbidden":
-        return key, f"unknown key {key}. {_nearest(key)}"
-    if problem["type"] == "missing":
-        return key, f"{key} is missing from {given!r}."
-    message = problem["msg"].removeprefix("Value error, ")
-    told = _TYPES.get(problem["type"], message[0].lower() + message[1:])
-    return key, f"{key} is {given!r}: {told}."
-
-
-def _nearest(key: str) -> str:
-    """What an unknown key may have meant: a key of its own table, else one of that name elsewhere."""
-    table, _, last = key.rpartition(".")
-    named = re.sub(r"^(data\.ood)\.[^.]+", r"\1.NAME", table)
-    keys = list(_keys(Settings))
-    siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == named]
-    if close := difflib.get_close_matches(last, siblings, n=1):
-        return f"Did you mean {table and table + '.'}{close[0]}?"
-    if close := difflib.get_close_matches(last, [k.rpartition(".")[2] for k in keys], n=1):
-        return f"Did you mean {next(k for k in keys if k.rpartition('.')[2] == close[0])}?"
-    return f"Valid keys {f'of {table} ' if table else ''}are {', '.join(siblings)}."
-
-
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key, tables before what they hold; the free name of an OOD set is NAME."""
-    for name, field in section.model_fields.items():
-        key = prefix + _kebab(name)
-        yield key
-        free = getattr(field.annotation, "__origin__", None) is dict
-        inner = next(_sections(field.annotation), None)
-        if inner is not None:
-            yield from _keys(inner, f"{key}.NAME." if free else f"{key}.")
-
-
-def _sections(annotation: Any) -> Iterator[type[Section]]:
-    """The tables among the types that an annotation allows."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections(part)
 
 
 # --- writing --------------------------------------------------------------------------------------------------

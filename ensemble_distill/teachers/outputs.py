@@ -55,12 +55,12 @@ def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> N
             f"Member {member.name} returns {values[~finite][0][:4]} at row {row} of {split}: not finite. Remove the "
             "member from teachers.path, or the row from the data."
         )
-    if member.output == "logits" and len(rows) >= SUSPICIOUS and values.min() >= 0:
-        if np.abs(values.sum(axis=1) - 1).max() < 1e-3:
-            raise EdistillError(
-                f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are "
-                'all 0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
-            )
+    shares = len(rows) >= SUSPICIOUS and values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < 1e-3
+    if member.output == "logits" and shares:
+        raise EdistillError(
+            f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are all "
+            '0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
+        )
     if member.output == "probabilities":
         sums = values.sum(axis=1)
         wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)

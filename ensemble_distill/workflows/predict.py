@@ -53,7 +53,7 @@ def refuse_target(path: Path, model: Path, inputs: Sequence[str]) -> None:
     """Raise EdistillError when a result must not go to `path`: it is read from, or is no ordinary file."""
     if path.exists() and not path.is_file():
         raise EdistillError(f"{path} is no ordinary file. Name a file to write.")
-    if path.resolve() in {Path(name).resolve() for name in (model, *inputs)}:
+    if path.resolve() in {model.resolve(), *(Path(name).resolve() for name in inputs)}:
         raise EdistillError(f"{path} is one of the files that are read. Name another to write.")
 
 

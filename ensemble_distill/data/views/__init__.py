@@ -106,8 +106,8 @@ class UsersView:
         rows = tuple(plan.rows)
         if not rows or rows[0] != row or not all(0 <= other < total for other in rows):
             raise EdistillError(
-                f"views.transform {self.spec} plans rows {rows} for row {row} of {total}. The first is the row itself, and "
-                "the others are rows of the split."
+                f"views.transform {self.spec} plans rows {rows} for row {row} of {total}. The first is the row itself, "
+                "and the others are rows of the split."
             )
         return plan
 

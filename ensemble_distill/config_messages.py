@@ -1,0 +1,81 @@
+"""What is wrong with a settings file, in words a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def not_finite(value: Any, key: str = "") -> tuple[str, str] | None:
+    """The first nan or inf, wherever it stands: free tables such as model-kwargs have no types to refuse it."""
+    if isinstance(value, Mapping):
+        found = (not_finite(item, f"{key}.{name}".lstrip(".")) for name, item in value.items())
+        return next((problem for problem in found if problem is not None), None)
+    if isinstance(value, float) and not isfinite(value):
+        return key, f"{key} is {value!r}: input should be a finite number."
+    return None
+
+
+# what pydantic says of a wrong type, in the words of the file
+_TYPES = {
+    "dict_type": "it should be a table",
+    "model_type": "it should be a table",
+    "tuple_type": "it should be a list",
+    "string_type": "it should be a string",
+}
+
+
+def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str]:
+    """The dotted key of the first problem, and the problem in a sentence; unknown keys come first."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(part for part in map(str, problem["loc"]) if part not in ("<path>", "<table>"))
+    given = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        return key, f"unknown key {key}. {_nearest(key, settings)}"
+    if problem["type"] == "missing":
+        return key, f"{key} is missing from {given!r}."
+    message = problem["msg"].removeprefix("Value error, ")
+    told = _TYPES.get(problem["type"], message[0].lower() + message[1:])
+    return key, f"{key} is {given!r}: {told}."
+
+
+def _nearest(key: str, settings: type[BaseModel]) -> str:
+    """What an unknown key may have meant: a key of its own table, else one of that name elsewhere."""
+    table, _, last = key.rpartition(".")
+    named = re.sub(r"^(data\.ood)\.[^.]+", r"\1.NAME", table)
+    keys = list(_keys(settings))
+    siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == named]
+    if close := difflib.get_close_matches(last, siblings, n=1):
+        return f"Did you mean {table and table + '.'}{close[0]}?"
+    if close := difflib.get_close_matches(last, [k.rpartition(".")[2] for k in keys], n=1):
+        return f"Did you mean {next(k for k in keys if k.rpartition('.')[2] == close[0])}?"
+    return f"Valid keys {f'of {table} ' if table else ''}are {', '.join(siblings)}."
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key, tables before what they hold; the free name of an OOD set is NAME."""
+    for name, field in section.model_fields.items():
+        key = prefix + kebab(name)
+        yield key
+        free = getattr(field.annotation, "__origin__", None) is dict
+        inner = next(_sections(field.annotation), None)
+        if inner is not None:
+            yield from _keys(inner, f"{key}.NAME." if free else f"{key}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The tables among the types that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
