@@ -28,7 +28,7 @@ from ensemble_distill.cache.manifest import (
 )
 from ensemble_distill.cache.records import decode, encode
 from ensemble_distill.cache.writer import Column, Writer, blocks, drop_member, record_path
-from ensemble_distill.data.replay import drop_samples, keep_samples
+from ensemble_distill.data.replay import check_samples, drop_samples, keep_samples
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
@@ -102,6 +102,9 @@ def cache_outputs(
     if (folder / NAME).is_file() and not overwrite:
         before = Manifest.load(folder)
         manifest = _extended(folder, before, task, dtype, storage, found, members)
+        for name, plan in splits.items():
+            if manifest.holds(name):  # first, since a member answers other inputs otherwise too
+                check_samples(folder, name, plan.source, plan.view, plan.seed, plan.count)
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         known = manifest.classes if manifest.records else None
         classes = _probe(splits, members, modules, known, partial(_refuse_changed, folder, manifest))

@@ -69,7 +69,7 @@ def _relative(text: str | None, info: SerializationInfo) -> str | None:
 
 def _file_name(name: str) -> str:
     """Names become files and folders, so they are letters, digits, spaces, dots, dashes and underscores."""
-    if not re.fullmatch(r"\w[\w .-]*", name):
+    if not re.fullmatch(r"\w[\w .-]{0,99}", name):
         raise ValueError(f"{name!r} names files: use letters, digits, spaces, dots, dashes and underscores")
     return name
 

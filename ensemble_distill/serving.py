@@ -98,6 +98,8 @@ class Served:
 
     def __init__(self, path: Path) -> None:
         """Raises: EdistillError when there is no such file, or it is not an ONNX file of ours."""
+        if (path / "export" / "model.onnx").is_file():  # a run stands for its export
+            path = path / "export" / "model.onnx"
         if not path.is_file():
             raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
         try:

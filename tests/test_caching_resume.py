@@ -210,7 +210,7 @@ def test_the_manifest_goes_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     """Without it, what is left of a cache would look like somebody else's folder."""
     gone: list[str] = []
     unlink, rmtree = Path.unlink, shutil.rmtree
-    monkeypatch.setattr(Path, "unlink", lambda path: (gone.append(path.name), unlink(path)))
+    monkeypatch.setattr(Path, "unlink", lambda path, **more: (gone.append(path.name), unlink(path, **more)))
     monkeypatch.setattr(shutil, "rmtree", lambda path: (gone.append(path.name), rmtree(path)))
     clear_folder(folder / "cache", FILES, last=NAME)
     assert {"args.toml", "records", "replay"} <= set(gone[:-1])

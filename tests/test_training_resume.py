@@ -26,7 +26,7 @@ from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.training import loop
 from ensemble_distill.training.checkpoint import load_state, save_state
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.same_run import ARGS
+from ensemble_distill.workflows.same_run import ARGS, FILES
 from ensemble_distill.workflows.train import train
 
 WRITE = 4  # crash points of one write
@@ -282,11 +282,12 @@ def test_the_settings_of_a_run_go_last(folder: Path, monkeypatch: pytest.MonkeyP
     (folder / "runs/cleared/evaluations").mkdir()
     gone: list[str] = []
     unlink = Path.unlink
-    monkeypatch.setattr(Path, "unlink", lambda path: (gone.append(path.name), unlink(path)))
-    clear_folder(folder / "runs/cleared", last=ARGS)
-    assert {"student.safetensors", "config.json", "checkpoint.safetensors", "summary.csv"} == set(gone[:-1])
+    monkeypatch.setattr(Path, "unlink", lambda path, **more: (gone.append(path.name), unlink(path, **more)))
+    (folder / "runs/cleared/notes.md").write_text("mine")
+    clear_folder(folder / "runs/cleared", FILES, last=ARGS)
+    assert {"student.safetensors", "config.json", "checkpoint.safetensors", "summary.csv"} <= set(gone[:-1])
     assert gone[-1] == ARGS
-    assert [path.name for path in (folder / "runs/cleared").iterdir()] == [".lock"]
+    assert contents(folder / "runs/cleared") == {"notes.md": b"mine"}
 
 
 # --- real kills -------------------------------------------------------------------------------------------------

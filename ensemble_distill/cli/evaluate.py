@@ -12,6 +12,7 @@ from ensemble_distill.cli.command import Json, Trust, command
 from ensemble_distill.cli.train import RunArgument
 from ensemble_distill.config import Settings
 
+COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
 MODELS = ("ensemble", "member", "student")
 
 
@@ -67,6 +68,13 @@ def show(document: Mapping[str, Any]) -> None:
         ],
         caption,
     )
+    explained = fidelity["diversity_explained"]
+    if explained is not None and explained < COLLAPSED:
+        render.message(
+            f"The heads say nearly the same: they explain {explained:.0%} of the members' diversity, so this student's "
+            "model uncertainty stands for little. More or stronger views, more epochs, a larger learning rate and MLP "
+            "heads help."
+        )
     models = document["models"]
     render.table(
         "quality and uncertainty (nats)",

@@ -17,6 +17,7 @@ from ensemble_distill.data.entry import Described, Entry
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset, read_rows
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.factories import is_factory
 
 __all__ = ["open_inputs", "open_source", "source_kinds"]
 
@@ -69,6 +70,8 @@ def open_inputs(inputs: Sequence[str]) -> Source:
         EdistillError: a file does not exist, or folders and files are mixed.
     """
     if len(inputs) == 1 and not image_folder.is_image(inputs[0]):
+        if not is_factory(inputs[0]) and not Path(inputs[0]).exists():
+            raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
         return open_source(inputs[0])
     for name in inputs:
         if not image_folder.is_image(name):

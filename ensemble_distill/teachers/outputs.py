@@ -58,8 +58,8 @@ def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> N
     shares = len(rows) >= SUSPICIOUS and values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < 1e-3
     if member.output == "logits" and shares:
         raise EdistillError(
-            f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are all "
-            '0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
+            f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are "
+            'all 0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
         )
     if member.output == "probabilities":
         sums = values.sum(axis=1)

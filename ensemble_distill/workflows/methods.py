@@ -6,7 +6,7 @@ from ensemble_distill.methods import method_names, open_method
 
 
 def methods() -> list[dict[str, str]]:
-    """Name, title, paper, needs and outputs of every built-in method."""
+    """Name, title, paper, needs, outputs and options of every built-in method."""
     listed = []
     for name in method_names():
         method = open_method(name)
@@ -17,6 +17,9 @@ def methods() -> list[dict[str, str]]:
                 "paper": method.paper,
                 "needs": ", ".join(sorted(method.needs)),
                 "outputs": method.outputs,
+                "options": ", ".join(
+                    f"{name.replace('_', '-')} = {field.default}" for name, field in method.Options.model_fields.items()
+                ),
             }
         )
     return listed
