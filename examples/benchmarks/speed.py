@@ -42,8 +42,8 @@ from ensemble_distill.training.order import Order, Steps  # noqa: E402
 from ensemble_distill.training.rows import CachedRows, CachedSplit, collate  # noqa: E402
 from ensemble_distill.workflows.splits import open_ensemble, plan_split  # noqa: E402
 
-ROWS = 5120
-REPEATS = 5
+ROWS = 2048
+REPEATS = 3
 BATCH = 128
 CPU = torch.device("cpu")
 
@@ -71,17 +71,18 @@ def main() -> None:
             lambda: supervised_epoch(rows, settings),
             lambda: online_epoch(rows, settings, modules),
         )
+        print(f"{ROWS:,} rows of CIFAR-10, {len(modules)} ResNet-8 members, batch {BATCH}, medians of {REPEATS}")
+        tell("epoch from the cache ÷ supervised epoch", cached, supervised)
+        tell("epoch from the cache ÷ online distillation", cached, online)
         loaded = torch.stack([torch.from_numpy(rows[row, 0].x) for row in range(ROWS)])
         whole, bare = medians(
             lambda: cache_pass(None, plan, teachers), lambda: bare_forwards(modules, loaded, plan.count)
         )
-    print(f"{ROWS:,} rows of CIFAR-10, {len(modules)} ResNet-8 members, batch {BATCH}, medians of {REPEATS}")
-    for what, a, b in (
-        ("epoch from the cache ÷ supervised epoch", cached, supervised),
-        ("epoch from the cache ÷ online distillation", cached, online),
-        ("caching pass ÷ the members' bare forwards", whole, bare),
-    ):
-        print(f"{what:<45}{a / b:5.2f}   ({a:.1f} s / {b:.1f} s)")
+        tell("caching pass ÷ the members' bare forwards", whole, bare)
+
+
+def tell(what: str, a: float, b: float) -> None:
+    print(f"{what:<45}{a / b:5.2f}   ({a:.1f} s / {b:.1f} s)", flush=True)
 
 
 def settings_of(work: Path) -> Settings:
