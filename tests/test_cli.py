@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from ensemble_distill import __version__
@@ -192,7 +193,7 @@ def test_methods_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "hydra" in [method["name"] for method in listed]
     table = edistill("methods").stdout
     for method in listed:
-        assert list(method) == ["name", "what", "paper", "needs", "outputs"]
+        assert list(method) == ["name", "what", "paper", "needs", "outputs", "options"]
         assert all(str(value) in table for value in method.values()), "not cut where there is no terminal"
 
 
@@ -206,7 +207,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
     def train(settings: Settings, **_: Any) -> None:
         seen.append(settings)
-        raise SystemExit(0)
+        raise typer.Exit(0)
 
     monkeypatch.setattr("ensemble_distill.workflows.train.train", train)
     return seen

@@ -47,7 +47,6 @@ def register(app: typer.Typer) -> None:
         file = model if model is not None else workflow.latest_export(load_settings(config_file))
         if output is not None:
             workflow.refuse_target(output, file, inputs)
-        render.message(f"The student is {file}.")
         content = workflow.formatted(workflow.predict(file, inputs), "json" if json else style.value)
         if output is None:
             render.text(content)
