@@ -28,7 +28,7 @@ from rich.table import Table
 from ensemble_distill.errors import EdistillError
 
 TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal for a bar
-WIDE = 160  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
+WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
 
 
 _result: TextIO | None = None  # stdout as it was when the command began
