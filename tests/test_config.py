@@ -74,7 +74,7 @@ runs = "students"
 
 def refusal(values: dict[str, Any]) -> str:
     with pytest.raises(EdistillError) as caught:
-        settings_from(values, root=Path("/root"), named="edistill.toml")
+        settings_from(values, root=Path("/place"), named="edistill.toml")
     return str(caught.value)
 
 
@@ -133,18 +133,18 @@ def test_the_underscored_spelling_of_a_key_is_the_same_key() -> None:
 @pytest.mark.parametrize(
     ("written", "found"),
     [
-        ("data/train", "/root/data/train"),
+        ("data/train", "/place/data/train"),
         ("../other/train.npz", "/other/train.npz"),
         ("/absolute/train", "/absolute/train"),
         ("~/train", str(Path.home() / "train")),
-        ("loaders.py:make", "/root/loaders.py:make"),
+        ("loaders.py:make", "/place/loaders.py:make"),
         ("../loaders.py:make", "/loaders.py:make"),
         ("~/loaders.py:make", f"{Path.home()}/loaders.py:make"),
         ("package.module:make", "package.module:make"),
     ],
 )
 def test_data_is_a_path_from_the_file_or_a_factory(written: str, found: str) -> None:
-    settings = settings_from({"data": {"train": written, "test": {"source": written}}}, Path("/root"))
+    settings = settings_from({"data": {"train": written, "test": {"source": written}}}, Path("/place"))
     assert settings.data.train == found
     assert settings.data.test == DataEntry(source=found)
 
@@ -154,14 +154,14 @@ def test_data_is_a_path_from_the_file_or_a_factory(written: str, found: str) -> 
     [
         ("resnet18.a1_in1k", "resnet18.a1_in1k"),
         ("hf-hub:timm/resnet18", "hf-hub:timm/resnet18"),
-        ("model.py:make", "/root/model.py:make"),
-        ("sub/model.py:make", "/root/sub/model.py:make"),
+        ("model.py:make", "/place/model.py:make"),
+        ("sub/model.py:make", "/place/sub/model.py:make"),
         ("package.module:make", "package.module:make"),
     ],
 )
 def test_a_model_is_a_timm_name_or_a_factory(written: str, found: str) -> None:
     values = {"teachers": {"model": written}, "student": {"model": written}}
-    settings = settings_from(values, Path("/root"))
+    settings = settings_from(values, Path("/place"))
     assert (settings.teachers.model, settings.student.model) == (found, found)
 
 
