@@ -267,12 +267,12 @@ def test_a_killed_process_holds_no_lock_and_loses_no_whole_block(large: Path, mo
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(large: Path) -> None:
     rng, kills = random.Random(0), 0
     for _ in range(60):
-        process = edistill(large, "cache-logits", settings=LARGE, sleep=0.05)
+        process = edistill(large, "cache-logits", settings=LARGE, sleep=0.2)
         started = time.monotonic()
         while process.poll() is None and not (large / "cache/.lock").is_file() and time.monotonic() < started + 60:
             time.sleep(0.01)
         try:
-            process.wait(timeout=rng.uniform(2, 6))  # of which imports take some
+            process.wait(timeout=rng.uniform(2, 7))  # of which imports take some
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
