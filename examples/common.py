@@ -19,7 +19,7 @@ def arguments(description: str, here: Path) -> argparse.Namespace:
     """`shared` (a folder with data/ and teachers/) and `--work` (where everything is written)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("shared", type=Path, help="folder that holds data/cifar10.zip and teachers/")
-    parser.add_argument("--work", type=Path, default=here / "work", help="where data, cache and runs go")
+    parser.add_argument("--work", type=Path, default=here / "output", help="where data, cache and runs go")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     return given

@@ -33,6 +33,7 @@ from ensemble_distill.caching import SplitPlan, cache_outputs  # noqa: E402
 from ensemble_distill.config import Settings, settings_from  # noqa: E402
 from ensemble_distill.methods import open_method  # noqa: E402
 from ensemble_distill.predictive.categorical import Categorical  # noqa: E402
+from ensemble_distill.runtime.factories import load_factory  # noqa: E402
 from ensemble_distill.runtime.progress import Silent  # noqa: E402
 from ensemble_distill.students.heads import Heads  # noqa: E402
 from ensemble_distill.students.student import Student  # noqa: E402
@@ -59,6 +60,7 @@ def main() -> None:
     plan = plan_split(settings, "train")
     teachers = open_ensemble(settings, plan.source.classes)
     modules = [teacher.build() for teacher in teachers]
+    make_member = load_factory(f"{work / 'teachers' / 'model.py'}:make_teacher", "the members' architecture")
     for row in range(len(plan.source)):
         plan.source.item(row)  # decoded once, before anything is timed
     with tempfile.TemporaryDirectory() as folder:
@@ -67,9 +69,9 @@ def main() -> None:
         split = CachedSplit(plan.source, plan.view, plan.seed, Cache(cache).open("train", plan.count))
         rows = CachedRows([split], teachers[0].member.preprocessing)
         cached, supervised, online = medians(
-            lambda: cached_epoch(split, rows, settings),
-            lambda: supervised_epoch(rows, settings),
-            lambda: online_epoch(rows, settings, modules),
+            lambda: cached_epoch(make_member, split, rows, settings),
+            lambda: supervised_epoch(make_member, rows, settings),
+            lambda: online_epoch(make_member, rows, settings, modules),
         )
         print(f"{ROWS:,} rows of CIFAR-10, {len(modules)} ResNet-8 members, batch {BATCH}, medians of {REPEATS}")
         tell("epoch from the cache ÷ supervised epoch", cached, supervised)
@@ -113,23 +115,23 @@ def medians(*runs: Callable[[], None]) -> list[float]:
     return [statistics.median(taken) for taken in seconds]
 
 
-def student(heads: int) -> Student:
+def student(make_member: Callable[[], nn.Module], heads: int) -> Student:
+    """A member's architecture without its classifier, under fresh linear heads."""
     torch.manual_seed(0)
-    sys.path.insert(0, str(HERE / "work" / "teachers"))
-    from model import ResNet8
-
-    body = ResNet8()
+    body = make_member()
     body.head = nn.Identity()
     return Student(body, Heads(heads, 64, (), 10))
 
 
-def cached_epoch(split: CachedSplit, rows: CachedRows, settings: Settings) -> None:
+def cached_epoch(
+    make_member: Callable[[], nn.Module], split: CachedSplit, rows: CachedRows, settings: Settings
+) -> None:
     """What `edistill train --epochs 1` does once everything is open: both stages, checkpoint and log included."""
     method = open_method("hydra")
     with tempfile.TemporaryDirectory() as folder:
         Training(
             folder=Path(folder),
-            student=student(1),
+            student=student(make_member, 1),
             stages=method.stages(method.Options(), len(split.records.members)),
             splits=[split],
             rows=rows,
@@ -147,9 +149,9 @@ def loader(rows: CachedRows) -> DataLoader:
     return DataLoader(rows, batch_sampler=Steps(order, 0, order.steps_per_epoch), collate_fn=collate)
 
 
-def supervised_epoch(rows: CachedRows, settings: Settings) -> None:
+def supervised_epoch(make_member: Callable[[], nn.Module], rows: CachedRows, settings: Settings) -> None:
     """Plain PyTorch: the same body and inputs, one head, cross-entropy."""
-    model = student(1)
+    model = student(make_member, 1)
     optimizer = create_optimizer_v2(model, opt=settings.train.opt, lr=settings.train.lr)
     for batch in loader(rows):
         loss = nn.functional.cross_entropy(model(batch.x)[:, 0], batch.own)
@@ -158,9 +160,11 @@ def supervised_epoch(rows: CachedRows, settings: Settings) -> None:
         optimizer.step()
 
 
-def online_epoch(rows: CachedRows, settings: Settings, modules: list[nn.Module]) -> None:
+def online_epoch(
+    make_member: Callable[[], nn.Module], rows: CachedRows, settings: Settings, modules: list[nn.Module]
+) -> None:
     """The members run at each step on the step's inputs; the same loss against the same ten heads."""
-    model = student(len(modules))
+    model = student(make_member, len(modules))
     optimizer = create_optimizer_v2(model, opt=settings.train.opt, lr=settings.train.lr)
     for batch in loader(rows):
         with torch.no_grad():
