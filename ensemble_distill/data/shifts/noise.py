@@ -1,0 +1,38 @@
+"""Gaussian noise, drawn by the row alone: every severity adds the same normals, only larger.
+
+On pixels its standard deviations are ImageNet-C's (Hendrycks & Dietterich 2019, arXiv:1903.12261). What range tensors
+and features should keep is unknown, so theirs are relative: to each channel's own deviation in that row, and to each
+column's over the rows. A channel that is constant therefore stays as it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ensemble_distill.data.shifts import Origin
+from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.runtime.keys import normals
+
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
+RELATIVE = (0.1, 0.2, 0.4, 0.6, 0.8)
+AMOUNTS: dict[Kind, tuple[float, ...]] = {
+    "pixels": (0.08, 0.12, 0.18, 0.26, 0.38),  # of [0, 1]
+    "tensor": RELATIVE,
+    "features": RELATIVE,
+}
+
+
+def level(amount: float, kind: Kind) -> str:
+    return f"σ {amount}" if kind == "pixels" else f"{amount} σ"
+
+
+def apply(x: Array, amount: float, origin: Origin) -> Array:
+    noisy: Array = x + amount * _unit(x, origin) * normals(x.shape, "shift", "noise", origin.row)
+    return noisy
+
+
+def _unit(x: Array, origin: Origin) -> Array | float:
+    if origin.kind == "tensor":
+        deviation: Array = x.std(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+        return deviation
+    return 1.0 if origin.scale is None else origin.scale
