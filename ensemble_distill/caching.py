@@ -36,7 +36,9 @@ from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.teachers.class_order import check_class_order
-from ensemble_distill.teachers.outputs import FLOOR, forward, to_logits
+from ensemble_distill.teachers.logits import FLOOR
+from ensemble_distill.teachers.moments import check_units
+from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
 
 PROBE_TOLERANCE = 0.02  # of a probability: float16 records and another batch's shape stay far below
@@ -89,6 +91,7 @@ def cache_outputs(
         EdistillError: the folder holds a cache of other data, views, members or storage; members disagree in
             their classes; an output is not finite; a row does not decode.
     """
+    numbers = task == "regression"
     for teacher in teachers:
         kinds = {plan.source.kind for plan in splits.values()}
         if "pixels" in kinds and teacher.member.preprocessing is None:
@@ -107,7 +110,7 @@ def cache_outputs(
                 check_samples(folder, name, plan.source, plan.view, plan.seed, plan.count)
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         known = manifest.classes if manifest.records else None
-        classes = _probe(splits, members, modules, known, partial(_refuse_changed, folder, manifest))
+        classes = _probe(splits, members, modules, numbers, known, partial(_refuse_changed, folder, manifest))
         needed = [key for key in _keys(splits, members) if key not in manifest.records]
         if not needed and all(_record_exists(folder, key) for key in manifest.records):
             if manifest != before:  # a member that failed is gone
@@ -117,7 +120,7 @@ def cache_outputs(
         manifest = replace(manifest, classes=classes)
     else:
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
-        classes = _probe(splits, members, modules, classes=None)
+        classes = _probe(splits, members, modules, numbers, classes=None)
         if overwrite:
             clear_folder(folder, FILES, last=NAME)
         caching = {**storage, "versions": library_versions()}
@@ -194,14 +197,15 @@ def _probe(
     splits: Mapping[str, SplitPlan],
     members: Sequence[Member],
     modules: Mapping[str, nn.Module],
+    numbers: bool,
     classes: tuple[str, ...] | None,
     compare: Callable[[str, Member, NDArray[np.float32]], None] | None = None,
 ) -> tuple[str, ...]:
     """Run the first row through every member, so that what cannot work fails before the pass, and find the
-    class names.
+    class names; there are none where the members predict numbers.
 
     Args:
-        compare: is given a split, a member and its logits (1, K) there, to refuse those of a changed member.
+        compare: is given a split, a member and its outputs (1, W) there, to refuse those of a changed member.
     """
     counts: dict[str, int] = {}
     named: dict[str, tuple[str, ...]] = {}
@@ -215,7 +219,9 @@ def _probe(
             raw = forward(modules[member.name], torch.from_numpy(x)[None], member, f"on {name}")
             counts[member.name] = raw.shape[1]
             if compare is not None:
-                compare(name, member, to_logits(raw, member, name, [0]))
+                compare(name, member, to_outputs(raw, member, name, [0]))
+    if numbers:
+        return ()
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise EdistillError(
@@ -258,7 +264,7 @@ def _probe(
     return names
 
 
-def _refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member, logits: NDArray[np.float32]) -> None:
+def _refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member, outputs: NDArray[np.float32]) -> None:
     """Weights are hashed, code is not: a member whose first answer is no longer the cached one has changed."""
     path = record_path(folder, split, member.name, 0)
     if f"{split}/{member.name}/0" not in manifest.records or not path.is_file():
@@ -267,11 +273,16 @@ def _refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member
         cached = decode(np.load(path, mmap_mode="r", allow_pickle=False)[:1])
     except (OSError, ValueError, EOFError):
         return  # a damaged record: for the reader to tell
-    now, then = (np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True)) for z in (logits, cached))
-    difference = float(np.abs(now - then).max())
+    if member.of_numbers:  # in standard deviations of the prediction, and as a share of the variance
+        apart = (outputs - cached) / np.array([np.exp(0.5 * cached[0, 1]), 1.0])
+        what = "its mean, in its own standard deviations, or its log-variance"
+    else:
+        now, then = (np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True)) for z in (outputs, cached))
+        apart, what = now - then, "a probability"
+    difference = float(np.abs(apart).max())
     if not difference <= PROBE_TOLERANCE:
         raise EdistillError(
-            f"Member {member.name} answers row 0 of {split} otherwise than it did for {folder}: a probability differs "
+            f"Member {member.name} answers row 0 of {split} otherwise than it did for {folder}: {what} differs "
             f"by {difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill "
             "verify). Put them back, or run edistill cache-logits --overwrite."
         )
@@ -348,22 +359,36 @@ def _cache_split(
                     member = by_name[member_name]
                     at = views.index(view) * len(preprocessings) + preprocessings.index(member.preprocessing)
                     raw = forward(modules[member_name], on_device[at], member, f"at row {rows[0]} of {name}")
-                    outputs[member_name, view].append(to_logits(raw, member, name, rows))
+                    outputs[member_name, view].append(to_outputs(raw, member, name, rows))
                 progress.advance(len(rows))
-            writer.put(name, block, {c: encode(np.concatenate(o), writer.manifest.dtype) for c, o in outputs.items()})
-    _check_order(writer, name, plan.source, todo, batch_size)
+            writer.put(name, block, {c: encode(np.concatenate(o), writer.manifest.record) for c, o in outputs.items()})
+    _check_meaning(writer, name, plan.source, todo, by_name, batch_size)
     writer.join(name, todo, len(plan.source), batch_size)
     progress.finish()
 
 
-def _check_order(writer: Writer, name: str, source: Source, todo: Sequence[Column], batch_size: int) -> None:
-    """Refuse a member whose classes are plainly in another order than the data's, before its records count."""
+def _check_meaning(
+    writer: Writer,
+    name: str,
+    source: Source,
+    todo: Sequence[Column],
+    members: Mapping[str, Member],
+    batch_size: int,
+) -> None:
+    """Refuse a member whose classes are plainly in another order than the data's, or whose numbers are in another
+    unit, before its records count."""
     if source.labels is None or name.startswith("ood/"):
         return
     classes = writer.manifest.classes
     for column in todo:
-        if column[1] == 0:
+        if column[1] != 0:
+            continue
+        answers = ((block, decode(r)) for block, r in writer.written(name, column, blocks(len(source), batch_size)))
+        if classes:
             confusion = np.zeros((len(classes), len(classes)), np.int64)
-            for block, records in writer.written(name, column, blocks(len(source), batch_size)):
-                np.add.at(confusion, (source.labels[block.start : block.stop], decode(records).argmax(1)), 1)
+            for block, logits in answers:
+                np.add.at(confusion, (source.labels[block.start : block.stop], logits.argmax(1)), 1)
             check_class_order(column[0], confusion, classes)
+        else:
+            means = np.concatenate([moments[:, 0] for _, moments in answers])
+            check_units(column[0], means, source.labels, members[column[0]].units)

@@ -31,6 +31,7 @@ from ensemble_distill.config_messages import explain, kebab, not_finite
 from ensemble_distill.errors import EdistillError
 
 FILE_NAME = "edistill.toml"
+Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
 
 
 # --- paths ----------------------------------------------------------------------------------------------------
@@ -106,6 +107,13 @@ class PreprocessingSettings(Section):
     crop_mode: str | None = None
 
 
+class UnitSettings(Section):
+    """What standardized outputs are multiplied by and moved to: target = mean + std × output."""
+
+    mean: float
+    std: float = Field(gt=0)
+
+
 class TeacherSettings(Section):
     """`[teachers]`: the members, and how they pool."""
 
@@ -114,7 +122,13 @@ class TeacherSettings(Section):
         None, description="For bare checkpoints: a timm name, file.py:factory or package.module:factory."
     )
     model_kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
-    output: Literal["logits", "probabilities"] = Field("logits", description="What the members return.")
+    output: Output = Field("logits", description="What the members return; for regression one of the last three.")
+    standardized: UnitSettings | None = Field(
+        None, description="Regression: the target's mean and std, where the members return standardized numbers."
+    )
+    variance: float | None = Field(
+        None, gt=0, description="Regression with members that return a mean alone: their noise, target unit squared."
+    )
     preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
     average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
     weights: tuple[float, ...] | None = Field(None, description="One weight per member; equal when left out.")
@@ -178,9 +192,11 @@ class StudentSettings(Section):
 
 
 class CacheSettings(Section):
-    """`[cache]`: how the members' logits are computed and kept."""
+    """`[cache]`: how the members' outputs are computed and kept."""
 
-    dtype: Literal["float16", "float32"] = Field("float16", description="Storage of the logits.")
+    dtype: Literal["float16", "float32"] | None = Field(
+        None, description="Storage: float16 by default for classes, always float32 for regression."
+    )
     batch_size: int = Field(256, ge=1, description="Rows in a forward pass of the members.")
 
 
@@ -221,7 +237,7 @@ class OutputSettings(Section):
 class Settings(Section):
     """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
 
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "regression"] = "classification"
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
     views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))
@@ -286,12 +302,47 @@ def settings_from(
     try:
         problem = not_finite(values)
         if problem is None:
-            return Settings.model_validate(values, context={"root": root})
+            settings = Settings.model_validate(values, context={"root": root})
+            problem = _contradiction(settings)
+            if problem is None:
+                return settings
     except ValidationError as error:
         problem = explain(error, Settings)
     key, told = problem
     elsewhere = any(f"{kebab(key)}.".startswith(f"{kebab(given)}.") for given in overridden)
     raise EdistillError(told if elsewhere else f"{named}: {told}")
+
+
+def _contradiction(settings: Settings) -> tuple[str, str] | None:
+    """The key and the problem of the first setting that does not go with the others."""
+    teachers, numbers = settings.teachers, settings.task == "regression"
+    emits_numbers = teachers.output.startswith("mean")
+    if numbers != emits_numbers:
+        wanted = "mean, mean-variance or mean-logvar" if numbers else "logits or probabilities"
+        return "teachers.output", (
+            f"teachers.output is {teachers.output!r}, and the task is {settings.task}. Say what the members return: "
+            f"{wanted}."
+        )
+    if teachers.output == "mean" and teachers.variance is None:
+        return "teachers.variance", (
+            'teachers.output is "mean", so nothing says how far targets lie from it. Set teachers.variance to the '
+            "members' mean squared error on rows they were not trained on, in the target's unit squared."
+        )
+    if teachers.output != "mean" and teachers.variance is not None:
+        return "teachers.variance", (
+            f"teachers.variance is {teachers.variance}, but teachers.output is {teachers.output!r}. Leave the variance "
+            'out; it is for members that return a "mean" alone.'
+        )
+    if not numbers and teachers.standardized is not None:
+        return "teachers.standardized", "teachers.standardized is for regression. Leave it out."
+    if numbers and teachers.average == "logits":
+        return "teachers.average", 'teachers.average is "logits", and regression has none. Leave it out.'
+    if numbers and settings.cache.dtype == "float16":
+        return "cache.dtype", (
+            'cache.dtype is "float16", which rounds away what members differ by where the target is far from 0. For '
+            "regression leave it out: float32 is used."
+        )
+    return None
 
 
 def _place(values: dict[str, Any], key: str, value: Any) -> None:

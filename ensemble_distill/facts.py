@@ -75,6 +75,8 @@ class Member:
         class_order: position j of its output is class `class_order[j]` of the data; None where equal.
         preprocessing: None for inputs that are not pixels.
         model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
+        units: mean and standard deviation of the target, where its outputs are standardized by them.
+        variance: in the target's unit squared, of a member that returns a mean alone.
     """
 
     name: str
@@ -83,13 +85,20 @@ class Member:
     class_order: tuple[int, ...] | None = None
     preprocessing: Preprocessing | None = None
     model: str = ""
+    units: tuple[float, float] | None = None
+    variance: float | None = None
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether it predicts a number, and not classes."""
+        return self.output.startswith("mean")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Member:
-        order, preprocessing = record["class_order"], record["preprocessing"]
+        order, preprocessing, units = record["class_order"], record["preprocessing"], record["units"]
         return cls(
             name=record["name"],
             sha256=record["sha256"],
@@ -97,4 +106,6 @@ class Member:
             class_order=None if order is None else tuple(order),
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
             model=record["model"],
+            units=None if units is None else (units[0], units[1]),
+            variance=record["variance"],
         )

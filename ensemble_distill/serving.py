@@ -6,7 +6,8 @@ Everything needed is in the file: how pixels become its input, the class names, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 
 BATCH = 64
+COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
 
 Outputs = Mapping[str, NDArray[np.float32]]
@@ -32,8 +34,8 @@ class Card:
     """What an exported file says of itself, as its ONNX `metadata_props`.
 
     Attributes:
-        task, method, version: "classification"; the method; the edistill that wrote it.
-        classes: names, in the order of the logits.
+        task, method, version: "classification" or "regression"; the method; the edistill that wrote it.
+        classes: names, in the order of the logits; none for regression.
         kind, shape, preprocessing: of its input; see `Item` and `Preprocessing`.
         members: the ensemble it stands for.
     """
@@ -146,19 +148,28 @@ class Served:
 
 
 def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:
-    """For each row: its name, the class, its probability, and the uncertainties the student has."""
+    """For each row: its name, the class and its probability, or the mean and its 95 % interval; and the uncertainties
+    that the student has."""
     for rows, outputs in served.predict(source):
-        finite = np.isfinite(outputs["logits"]).all(axis=1)
+        shown = [name for name in ("logits", "mean", *UNCERTAINTIES) if name in outputs]
+        finite = np.all([np.isfinite(outputs[name]).reshape(len(rows), -1).all(axis=1) for name in shown], axis=0)
         if not finite.all():
             raise EdistillError(
                 f"{source.name(rows[int(np.argmin(finite))])} gives outputs that are not finite. Check its values."
             )
-        probabilities = np.exp(outputs["logits"])
-        for at, row in enumerate(rows):
-            top = int(probabilities[at].argmax())
-            yield {
-                "row": source.name(row),
-                "class": served.card.classes[top],
-                "probability": float(probabilities[at, top]),
-                **{name: float(outputs[name][at]) for name in UNCERTAINTIES if name in outputs},
-            }
+        predictions = _classes(outputs, served.card.classes) if "logits" in outputs else _intervals(outputs)
+        for at, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+            uncertainties = {name: float(outputs[name][at]) for name in UNCERTAINTIES if name in outputs}
+            yield {"row": source.name(row), **prediction, **uncertainties}
+
+
+def _classes(outputs: Outputs, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for probabilities in np.exp(outputs["logits"]):
+        top = int(probabilities.argmax())
+        yield {"class": classes[top], "probability": float(probabilities[top])}
+
+
+def _intervals(outputs: Outputs) -> Iterator[dict[str, Any]]:
+    for mean, variance in zip(outputs["mean"].tolist(), outputs["variance"].tolist(), strict=True):
+        reach = COVERED * math.sqrt(variance)
+        yield {"mean": mean, "lower95": mean - reach, "upper95": mean + reach}

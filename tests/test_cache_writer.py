@@ -15,7 +15,7 @@ from tiny import contents, refused
 from ensemble_distill.cache import reader, writer
 from ensemble_distill.cache.manifest import NAME, Manifest, Split
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.cache.records import encode
+from ensemble_distill.cache.records import encode, layout
 from ensemble_distill.cache.writer import Block, Column, Writer, blocks, record_path
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
@@ -47,7 +47,7 @@ def logits(column: Column) -> NDArray[np.float32]:
 def put(into: Writer, columns: list[Column] = COLUMNS, cut: list[Block] | None = None) -> None:
     for block in cut or blocks(ROWS, BATCH):
         dtype = into.manifest.dtype
-        into.put("ood/x", block, {c: encode(logits(c)[block.start : block.stop], dtype) for c in columns})
+        into.put("ood/x", block, {c: encode(logits(c)[block.start : block.stop], layout(K, dtype)) for c in columns})
 
 
 def made(folder: Path, dtype: str = "float16") -> Path:
@@ -110,7 +110,7 @@ def test_parts_are_gone_once_they_are_joined_and_leftovers_with_the_next_writer(
 
 def test_a_block_of_another_length_is_a_bug(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 records"):
-        Writer(tmp_path, manifest()).put("ood/x", Block(0, 8), {("m-a", 0): encode(logits(("m-a", 0))[:3], "float16")})
+        Writer(tmp_path, manifest()).put("ood/x", Block(0, 8), {("m-a", 0): encode(logits(("m-a", 0))[:3], layout(K, "float16"))})
 
 
 def test_each_part_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +189,8 @@ def test_a_record_that_is_not_whole_is_refused_when_it_is_opened(folder: Path, d
 def test_a_record_of_other_rows_or_classes_is_refused(folder: Path) -> None:
     path = record_path(folder, "ood/x", "m-a", 0)
     for wrong in (
-        encode(np.zeros((ROWS - 1, K), np.float32), "float16"),
-        encode(np.zeros((ROWS, K), np.float32), "float32"),
+        encode(np.zeros((ROWS - 1, K), np.float32), layout(K, "float16")),
+        encode(np.zeros((ROWS, K), np.float32), layout(K, "float32")),
     ):
         np.save(path, wrong)
         with refused(str(path), "damaged"):

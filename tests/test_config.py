@@ -245,8 +245,13 @@ def test_an_unknown_key_is_told_before_a_wrong_value() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("task", "regression", "task is 'regression': input should be 'classification'."),
-        ("teachers.output", "mean", "teachers.output is 'mean': input should be 'logits' or 'probabilities'."),
+        ("task", "clustering", "task is 'clustering': input should be 'classification' or 'regression'."),
+        (
+            "teachers.output",
+            "scores",
+            "teachers.output is 'scores': input should be 'logits', 'probabilities', 'mean', 'mean-variance' or "
+            "'mean-logvar'.",
+        ),
         ("teachers.average", "median", "input should be 'probabilities' or 'logits'"),
         ("teachers.weights", [1, "a"], "teachers.weights.1 is 'a': input should be a valid number"),
         ("teachers.preprocessing", {"size": [8]}, "teachers.preprocessing.size.1 is missing from [8]."),

@@ -22,6 +22,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 
 import ensemble_distill.export.onnx as onnx_format
+import ensemble_distill.export.outputs as export_outputs
 from ensemble_distill import __version__, load_student
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import Settings
@@ -29,8 +30,10 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.onnx import export_onnx
 from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.runtime import files
 from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.run import Run, StudentConfig
 from ensemble_distill.students.student import Student
 from ensemble_distill.workflows.export import export
@@ -43,14 +46,16 @@ ALL = ("logits", "head_logits", *UNCERTAINTIES)
 def config_of(shape: tuple[int, ...], kind: str = "features", **more: Any) -> StudentConfig:
     members = tuple(Member(name, name * 64) for name in "abc")
     base = StudentConfig(
-        *("classification", "hydra", {}, "anyone's", {}, (), 3, kind, shape, None, ("cat", "dog"), members)
+        *("classification", "hydra", {}, "anyone's", {}, (), 3, "heads", CategoricalFamily()),
+        *(kind, shape, None, ("cat", "dog"), members),
     )
     return replace(base, **more)
 
 
 def student_around(body: nn.Module, features: int, config: StudentConfig) -> Student:
     torch.manual_seed(1)
-    student = config.around(body, features, config.heads).eval()
+    heads = Heads(config.heads, features, config.hidden, len(config.classes))
+    student = Student(body, heads, config.family, config.pooling(config.heads), config.average).eval()
     with torch.no_grad():  # heads that nobody can take for one another
         student.heads.layers[-1].bias[:, 0] += torch.arange(config.heads)
     return student
@@ -182,7 +187,7 @@ def small_student() -> tuple[Student, StudentConfig]:
 def traced() -> onnx.ModelProto:
     """The small student as torch's exporter leaves it; each call of that takes seconds."""
     student, _ = small_student()
-    return onnx_format._trace(onnx_format.Predictions(student).eval(), torch.zeros(2, 4), "input")
+    return onnx_format._trace(onnx_format.Predictions(student, torch.zeros(2, 4)).eval(), torch.zeros(2, 4), "input")
 
 
 @pytest.fixture
@@ -238,14 +243,14 @@ def test_a_body_that_torch_cannot_export(
 
 
 @pytest.mark.parametrize(
-    ("tolerance", "told"), [("LOGITS_TOLERANCE", "logits differs"), ("UNCERTAINTY_TOLERANCE", "uncertainty differs")]
+    ("tolerance", "told"), [("LOGITS", "logits differs"), ("UNCERTAINTY", "uncertainty differs")]
 )
 def test_a_file_that_disagrees_with_torch_is_not_written(
     small: tuple[Student, StudentConfig, Tensor, Path], monkeypatch: pytest.MonkeyPatch, tolerance: str, told: str
 ) -> None:
     student, config, x, path = small
     path.write_bytes(b"the last good one")
-    monkeypatch.setattr(onnx_format, tolerance, -1.0)
+    monkeypatch.setattr(export_outputs, tolerance, -1.0)
     with pytest.raises(EdistillError, match=rf"{told} from torch's by \d\.\d\de[+-]\d+ on 1 real rows \(allowed: -1"):
         export_onnx(student, config, x, path)
     assert path.read_bytes() == b"the last good one"

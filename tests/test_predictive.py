@@ -15,7 +15,7 @@ from scipy.stats import entropy
 from torch import Tensor
 from torch.testing import assert_close
 
-from ensemble_distill.cache.records import decode, encode
+from ensemble_distill.cache.records import decode, encode, layout
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Average
 
@@ -71,7 +71,9 @@ def test_the_pooled_prediction_is_the_mixture(kind: str, weights: Floats | None)
     ours = categorical(LOGITS[kind], weights)
     assert ours.pooled().members == 1
     assert_allclose(ours.pooled().log_probs()[:, 0].exp(), mixture, rtol=1e-12)
-    assert_allclose(ours.mixture_log_probs(), np.log(mixture), rtol=1e-12)
+    assert ours.mixture().logits.shape == (len(mixture), 1, *mixture.shape[1:])
+    assert_allclose(ours.mixture().logits[:, 0], np.log(mixture), rtol=1e-12)
+    assert_allclose(ours.means(), probabilities, rtol=1e-12)
     assert_allclose(ours.summary().mean, mixture, rtol=1e-12)
 
 
@@ -84,14 +86,17 @@ def test_average_logits_pools_the_softmax_of_the_mean_logits(kind: str, weights:
     assert_allclose(ours.summary().mean, softmax(mean, axis=-1), rtol=1e-12)
     moved = categorical(LOGITS[kind] + RNG.normal(size=(*SHAPES[kind][:-1], 1)), weights, "logits")
     assert_close(moved.pooled().log_probs(), ours.pooled().log_probs())  # a member's offset says nothing
-    assert_close(ours.mixture_log_probs(), categorical(LOGITS[kind], weights).mixture_log_probs())
+    assert_close(ours.mixture().logits, categorical(LOGITS[kind], weights).mixture().logits)
+    y = torch.tensor(LABELS[kind])
+    assert_close(ours.pooled_nll(y), ours.pooled().nll(y)[:, 0])  # of the prediction that is made, not of the mixture
 
 
 @either
 @weightings
 def test_the_mixtures_nll_is_minus_the_log_of_the_mean_likelihood(kind: str, weights: Floats | None) -> None:
     y = LABELS[kind]
-    found = categorical(LOGITS[kind], weights).pooled().nll(torch.tensor(y)).squeeze(1).numpy()
+    found = categorical(LOGITS[kind], weights).pooled_nll(torch.tensor(y)).numpy()
+    assert found.shape == y.shape
     for place in np.ndindex(y.shape):
         row, *position = place
         likelihoods = [w * softmax(LOGITS[kind][(row, m, *position)])[y[place]] for m, w in enumerate(shares(weights))]
@@ -107,6 +112,8 @@ def test_the_mixtures_nll_is_minus_the_log_of_the_mean_likelihood(kind: str, wei
 def test_what_is_pooled_is_one_distribution_and_stays_so(kind: str, weights: Floats | None, average: Average) -> None:
     once = categorical(LOGITS[kind], weights, average).pooled()
     assert once.weights is None
+    assert not once.has_model_uncertainty
+    assert categorical(LOGITS[kind], weights, average).has_model_uncertainty
     assert_close(once.logits, once.log_probs())  # normalized: what is exported as logits
     assert_close(once.pooled().logits, once.logits)
     assert_close(once.summary().total, once.entropy().squeeze(1))
@@ -172,7 +179,9 @@ EXTREME = np.array(
 
 def stored(logits: Floats, dtype: str) -> Tensor:
     """What training and evaluation get of these logits from a cache."""
-    members = [decode(encode(member.astype(np.float32), dtype)) for member in logits.swapaxes(0, 1)]
+    members = [
+        decode(encode(member.astype(np.float32), layout(logits.shape[-1], dtype))) for member in logits.swapaxes(0, 1)
+    ]
     return torch.from_numpy(np.stack(members, axis=1))
 
 

@@ -19,8 +19,12 @@ ORDINARY = hnp.arrays(np.float32, SHAPES, elements=st.floats(-1e4, 1e4, width=32
 ANY = hnp.arrays(np.float32, SHAPES, elements=st.floats(allow_nan=False, allow_infinity=False, width=32))
 
 
+def as_records(logits: NDArray[np.float32], dtype: str) -> NDArray[np.void]:
+    return encode(logits, layout(logits.shape[1], dtype))
+
+
 def there_and_back(logits: Logits, dtype: str) -> Logits:
-    return decode(encode(logits, dtype))
+    return decode(as_records(logits, dtype))
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,7 +65,7 @@ def test_float32_is_exact_whatever_the_values(logits: Logits) -> None:
 def test_extremes_stay_finite_and_in_order(logits: Logits) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        records = encode(logits, "float16")
+        records = as_records(logits, "float16")
     assert np.isfinite(records["logits"]).all()
     assert records["logits"].max() == 0
     below = records["logits"].astype(np.float64)
@@ -71,14 +75,14 @@ def test_extremes_stay_finite_and_in_order(logits: Logits) -> None:
 
 def test_what_float16_cannot_hold_is_as_good_as_impossible() -> None:
     largest = np.finfo(np.float32).max
-    records = encode(np.array([[largest, -largest, 0], [0, -1e6, -65504]], np.float32), "float16")
+    records = as_records(np.array([[largest, -largest, 0], [0, -1e6, -65504]], np.float32), "float16")
     assert_array_equal(records["logits"], np.array([[0, LOWEST, LOWEST], [0, LOWEST, LOWEST]], np.float16))
     assert_array_equal(records["max"], np.array([largest, 0], np.float32))
 
 
 def test_a_shift_of_all_logits_is_only_in_the_maximum() -> None:
     logits = np.random.default_rng(0).integers(-20, 20, (50, 7)).astype(np.float32)
-    near, far = encode(logits, "float16"), encode(logits + 4096, "float16")
+    near, far = as_records(logits, "float16"), as_records(logits + 4096, "float16")
     assert_array_equal(near["logits"], far["logits"])
     assert_array_equal(near["max"] + 4096, far["max"])
 
@@ -128,6 +132,6 @@ def test_a_record_has_a_fixed_width_without_padding(dtype: str, size: int) -> No
 
 def test_records_are_little_endian_on_any_machine() -> None:
     file = io.BytesIO()
-    np.save(file, encode(np.zeros((1, 2), np.float32), "float16"))
+    np.save(file, as_records(np.zeros((1, 2), np.float32), "float16"))
     assert b"'<f4'" in file.getvalue()
     assert b"'<f2'" in file.getvalue()

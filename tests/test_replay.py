@@ -151,10 +151,10 @@ def test_rows_of_several_splits_are_their_plans_and_their_records(tmp_path: Path
         plan = splits[part].view.plan(SEED, index[1], row, len(own))
         items = [own.item(other) for other in plan.rows]
         assert_array_equal(example.x, plan.x(items, TO))
-        expected = plan.y(items) or (-1, -1, 1.0)
+        expected = plan.y(items) or (0, 0, 1.0)
         assert (example.own, example.partner, example.weight) == tuple(map(float, expected))
         if part == 1:
-            assert example.own == -1
+            assert not example.known
         read = outputs.read(np.array([index]))
         assert_array_equal(read[0, 0], example.x.reshape(-1)[:3])
     mixed = outputs.read(np.array([[13, 1], [0, 0], [9, 1]]))

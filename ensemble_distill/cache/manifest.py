@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ensemble_distill.cache.records import layout
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.files import read_json, write_json
@@ -41,7 +44,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The file `manifest.json`. Records are keyed "split/member/view" and hold their file's sha256."""
+    """The file `manifest.json`. Records are keyed "split/member/view" and hold their file's sha256; regression has no
+    classes."""
 
     task: str
     dtype: str
@@ -54,6 +58,16 @@ class Manifest:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
+
+    @property
+    def record(self) -> np.dtype[np.void]:
+        """How a row's outputs are stored."""
+        return layout(len(self.classes), self.dtype)
+
+    @property
+    def width(self) -> int:
+        """Numbers a member says of a row: K logits, or a mean and a log-variance."""
+        return len(self.classes) or 2
 
     def views(self, split: str) -> int:
         """How many views of a split are complete for every member."""
@@ -167,7 +181,7 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
                 "back, or run edistill cache-logits --overwrite."
             )
         other = now[member.name]
-        for what in ("sha256", "output", "class_order", "preprocessing", "model"):
+        for what in ("sha256", "output", "class_order", "preprocessing", "model", "units", "variance"):
             there, here = getattr(member, what), getattr(other, what)
             if there != here:
                 raise EdistillError(

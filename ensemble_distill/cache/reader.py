@@ -1,4 +1,4 @@
-"""Reading a cache: the members' logits for any rows of any view, once the records are known to be whole."""
+"""Reading a cache: the members' outputs for any rows of any view, once the records are known to be whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.cache.manifest import Manifest, key
-from ensemble_distill.cache.records import decode, layout
+from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import record_path
 from ensemble_distill.errors import EdistillError
 
@@ -73,14 +73,14 @@ class Cache:
 
 
 class Records:
-    """The members' logits on one split."""
+    """What the members said of one split: logits, W = K, or means and log-variances, W = 2."""
 
     def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
         self.split = manifest.splits[split]
         self.members = manifest.names
-        self.classes = len(manifest.classes)
+        self.width = manifest.width
         self.views = views
-        self._record = layout(self.classes, manifest.dtype)
+        self._record = manifest.record
         self._paths = [[record_path(folder, split, name, v) for v in range(views)] for name in manifest.names]
         self._sums = [[manifest.records[key(split, name, v)] for v in range(views)] for name in manifest.names]
         size = self.split.rows * self._record.itemsize * views * len(manifest.names)
@@ -99,18 +99,18 @@ class Records:
         return self.split.rows
 
     def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
-        """Logits (B, M, K) of B rows, each in its own view (or all in one)."""
+        """Outputs (B, M, W) of B rows, each in its own view (or all in one)."""
         rows = np.asarray(rows, dtype=np.int64)
         views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
         if self._held is not None:
             found = self._held[views, :, rows]  # one gather for all members: (B, M)
-            return decode(found.reshape(-1)).reshape(*found.shape, self.classes)
-        logits = np.empty((len(rows), len(self.members), self.classes), np.float32)
+            return decode(found.reshape(-1)).reshape(*found.shape, self.width)
+        outputs = np.empty((len(rows), len(self.members), self.width), np.float32)
         for view in np.unique(views):
             here = np.flatnonzero(views == view)
             for m in range(len(self.members)):
-                logits[here, m] = decode(self._open(m, int(view))[rows[here]])
-        return logits
+                outputs[here, m] = decode(self._open(m, int(view))[rows[here]])
+        return outputs
 
     def _map(self, member: int, view: int) -> NDArray[np.void]:
         path = self._paths[member][view]

@@ -15,16 +15,23 @@ LOWEST = -65504.0  # the most negative float16
 
 
 def layout(classes: int, dtype: str) -> np.dtype[np.void]:
-    """The record of one row: its maximum (float32), and K logits, in float16 relative to it."""
+    """The record of one row: its maximum (float32), and K logits, in float16 relative to it. Without classes (0), a
+    mean and a log-variance in float32: float16 would round away the members' differences far from 0."""
+    if classes == 0:
+        return np.dtype([("moments", "<f4", (2,))])
     return np.dtype([("max", "<f4"), ("logits", {"float16": "<f2", "float32": "<f4"}[dtype], (classes,))])
 
 
-def encode(logits: NDArray[np.float32], dtype: str) -> NDArray[np.void]:
-    """Logits (B, K), finite, to B records."""
-    records = np.empty(len(logits), layout(logits.shape[1], dtype))
-    top = logits.max(axis=1)
+def encode(outputs: NDArray[np.float32], record: np.dtype[np.void]) -> NDArray[np.void]:
+    """Finite outputs (B, W) to B records of this layout."""
+    records = np.empty(len(outputs), record)
+    names = record.names or ()
+    if "moments" in names:
+        records["moments"] = outputs
+        return records
+    logits, top = outputs, outputs.max(axis=1)
     records["max"] = top
-    if dtype == "float16":
+    if record["logits"].base == np.float16:
         with np.errstate(over="ignore"):  # a difference beyond float32 is LOWEST as well
             logits = np.maximum(logits - top[:, None], LOWEST)
     records["logits"] = logits
@@ -32,7 +39,10 @@ def encode(logits: NDArray[np.float32], dtype: str) -> NDArray[np.void]:
 
 
 def decode(records: NDArray[np.void]) -> NDArray[np.float32]:
-    """B records to logits (B, K) in float32."""
+    """B records to outputs (B, W) in float32: logits, or means and log-variances."""
+    if "moments" in (records.dtype.names or ()):
+        moments: NDArray[np.float32] = records["moments"].astype(np.float32)
+        return moments
     stored = records["logits"]
     logits: NDArray[np.float32] = stored.astype(np.float32)
     if stored.dtype == np.float16:

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ensemble_distill.cache.manifest import FILES, Manifest, key
-from ensemble_distill.cache.records import layout
 from ensemble_distill.runtime.files import TEMPORARY, sha256_file, write_whole
 
 BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
@@ -99,7 +98,7 @@ class Writer:
 
     def written(self, split: str, column: Column, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
         """A column's records block by block, from its parts; every block must have been put."""
-        record = layout(len(self.manifest.classes), self.manifest.dtype)
+        record = self.manifest.record
         name = f"{column[0]}/{column[1]}"
         for block in cut:
             path = next(path for path, found in self._parts(split, block) if column in found)
@@ -108,7 +107,7 @@ class Writer:
 
     def join(self, split: str, columns: Sequence[Column], rows: int, batch_size: int) -> None:
         """Turn the parts of complete columns into records, note them in the manifest, drop the parts."""
-        header = _npy_header(layout(len(self.manifest.classes), self.manifest.dtype), rows)
+        header = _npy_header(self.manifest.record, rows)
         for column in columns:
             path = record_path(self.folder, split, *column)
             content = (records.tobytes() for _, records in self.written(split, column, blocks(rows, batch_size)))

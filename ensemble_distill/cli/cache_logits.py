@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import typer
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
     def cache_logits(
         settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False
     ) -> None:
-        """Run every member over the data once and keep its logits.
+        """Run every member over the data once and keep its logits (for regression its means and log-variances).
 
         Running it again adds only what is missing: a new member, view or split, or the rest of an interrupted pass.
 
@@ -32,8 +33,12 @@ def register(app: typer.Typer) -> None:
         if not report.added:
             render.message(f"{report.folder} is up to date.")
         render.table(
-            f"{report.folder.name}: {len(report.members)} members, {len(report.classes)} classes, "
+            f"{report.folder.name}: {len(report.members)} members, {_predicted(report.classes)}, "
             f"{report.bytes / 1e6:.1f} MB",
             ["split", "rows", "views"],
             [[name, f"{rows:,}", str(views)] for name, (rows, views) in report.splits.items()],
         )
+
+
+def _predicted(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes" if classes else "one number a row"

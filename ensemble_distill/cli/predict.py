@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")
         ] = None,
     ) -> None:
-        """Class, probability and uncertainties of images or rows, from an exported student and without torch.
+        """What an exported student says of images or rows, and how sure it is; without torch.
 
         Example: edistill predict photos/ -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """

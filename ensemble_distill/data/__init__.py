@@ -63,7 +63,7 @@ def open_source(entry: str | os.PathLike[str] | Described, task: str = "classifi
     return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
 
 
-def open_inputs(inputs: Sequence[str]) -> Source:
+def open_inputs(inputs: Sequence[str], task: str = "classification") -> Source:
     """What `predict` is given: one folder, one `.npz`, one factory, or any number of image files.
 
     Raises:
@@ -72,7 +72,7 @@ def open_inputs(inputs: Sequence[str]) -> Source:
     if len(inputs) == 1 and not image_folder.is_image(inputs[0]):
         if not is_factory(inputs[0]) and not Path(inputs[0]).exists():
             raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
-        return open_source(inputs[0])
+        return open_source(inputs[0], task)
     for name in inputs:
         if not image_folder.is_image(name):
             raise EdistillError(

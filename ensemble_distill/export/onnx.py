@@ -15,38 +15,27 @@ from torch import Tensor, nn
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.export.outputs import allowed, named_outputs
 from ensemble_distill.runtime.files import TEMPORARY, sync_folder, write_whole
 from ensemble_distill.serving import Card, Served
 from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.students.student import Student
 
-LOGITS_TOLERANCE = 1e-4
-UNCERTAINTY_TOLERANCE = 1e-5
 LARGEST = 2**31 - 1  # a protobuf message, and so one ONNX file
 
 
 class Predictions(nn.Module):
     """x to the exported outputs, in the order of `names`."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, x: Tensor) -> None:
+        """`x` (B, ...) is any input: running it tells which outputs the student has."""
         super().__init__()
         self.student = student
-        self.names: tuple[str, ...] = ("logits", "total_uncertainty", "data_uncertainty")
-        if student.heads.count > 1:
-            self.names = ("logits", "head_logits", *self.names[1:], "model_uncertainty")
+        with torch.no_grad():
+            self.names = tuple(named_outputs(student.predictive(student(x))))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        raw = self.student(x)
-        predictive = self.student.predictive(raw)
-        summary = predictive.summary()
-        outputs = {
-            "logits": predictive.pooled().logits.squeeze(1),
-            "head_logits": raw,
-            "total_uncertainty": summary.total,
-            "data_uncertainty": summary.data,
-            "model_uncertainty": summary.model,
-        }
-        return tuple(outputs[name] for name in self.names)
+        return tuple(named_outputs(self.student.predictive(self.student(x))).values())
 
 
 def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) -> Path:
@@ -59,8 +48,8 @@ def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) 
         path: the .onnx file; it appears only when the comparison has passed.
 
     Raises:
-        EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's logits differ
-            from torch's by more than 1e-4, or an uncertainty by more than 1e-5.
+        EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ
+            from torch's by more than `allowed` says.
     """
     size = sum(t.numel() * t.element_size() for t in student.state_dict().values())
     if size > LARGEST:
@@ -68,9 +57,9 @@ def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) 
             f"The student has {size / 2**30:.1f} GB of weights, and one ONNX file holds 2 GB. Use edistill export "
             "--safetensors."
         )
-    module = Predictions(student).eval()
     name = "pixel_values" if config.kind == "pixels" else "input"
     example = torch.zeros(2, *config.shape)  # a batch of 1 would be taken for a constant
+    module = Predictions(student, example).eval()
     model = _trace(module, example, name)
     card = Card(
         task=config.task,
@@ -137,10 +126,11 @@ def _compare(module: Predictions, served: Served, x: Tensor) -> None:
         wanted = dict(zip(module.names, module(batch), strict=True))
         found = served.run(batch.numpy())
         for name, values in wanted.items():
-            difference = float(np.abs(found[name] - values.numpy()).max())
-            allowed = LOGITS_TOLERANCE if "logits" in name else UNCERTAINTY_TOLERANCE
-            if not difference <= allowed:
+            apart = np.abs(found[name] - values.numpy())
+            limit = allowed(name, {key: value.numpy() for key, value in wanted.items()})
+            if not (apart <= limit).all():
                 raise EdistillError(
-                    f"The exported {name} differs from torch's by {difference:.2e} on {len(batch)} real rows (allowed: "
-                    f"{allowed:.0e}), so nothing was written. Use edistill export --safetensors, and report the body."
+                    f"The exported {name} differs from torch's by {apart.max():.2e} on {len(batch)} real rows (allowed:"
+                    f" {np.max(limit):.0e}), so nothing was written. Use edistill export --safetensors, and report the "
+                    "body."
                 )

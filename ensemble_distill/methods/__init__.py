@@ -21,17 +21,16 @@ def open_method(name: str) -> Method:
     """A method by name, or the user's own as `file.py:Class`.
 
     Raises:
-        EdistillError: there is no such method, or the class lacks a part of `Method`.
+        EdistillError: there is no such method, or the class is no `Method`.
     """
     if ":" in name:
         method = load_factory(name, "train.method")()
-        lacking = [part for part in ("title", "needs", "Options", "heads", "stages") if not hasattr(method, part)]
-        if lacking:
+        if not isinstance(method, Method):
             raise EdistillError(
-                f"train.method {name} has no {', '.join(lacking)}. A method has what "
-                "ensemble_distill.methods.method.Method lists."
+                f"train.method {name} makes {type(method).__name__}, which is no method. Derive the class from "
+                "ensemble_distill.methods.method.Method."
             )
-        return cast(Method, method)
+        return method
     if name not in method_names():
         close = difflib.get_close_matches(name, method_names(), n=1)
         hint = f"Did you mean {close[0]}?" if close else f"The methods are {', '.join(method_names())}."

@@ -8,8 +8,21 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from ensemble_distill.methods.method import Batch, Options, Stage, Step
+from ensemble_distill.methods.kd import pooled_loss
+from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
 from ensemble_distill.predictive.protocol import Predictive
+
+
+def members_loss(temperature: float) -> Loss:
+    """T² (1/M) Σ_m KL(member m ‖ the student's m-th prediction), the mean over rows, with temperature T on both
+    sides; members of unequal weight count by theirs."""
+
+    def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
+        teacher = batch.teacher.tempered(temperature)
+        divergence = teacher.member_mean(teacher.kl(student.tempered(temperature)))
+        return temperature**2 * divergence.mean()
+
+    return loss
 
 
 class HydraOptions(Options):
@@ -17,7 +30,7 @@ class HydraOptions(Options):
     hinton_share: float = Field(0.3, gt=0, lt=1, description="Share of training that goes to the first phase.")
 
 
-class Hydra:
+class Hydra(Method):
     """Two phases: one "Hinton head" learns the ensemble's pooled prediction; then it is copied into a head per
     member, and body and heads go on together, each head against its own member.
 
@@ -28,7 +41,6 @@ class Hydra:
     title = "one body, one head per member; keeps the ensemble's diversity"
     paper = "Tran et al. 2020, arXiv:2001.04694"
     outputs = "one distribution per member"
-    needs = frozenset({"teacher"})
     Options: ClassVar[type[BaseModel]] = HydraOptions
 
     def heads(self, members: int) -> int:
@@ -36,20 +48,10 @@ class Hydra:
 
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         assert isinstance(options, HydraOptions)
-        temperature = options.temperature
-
-        def hinton(batch: Batch, student: Predictive, step: Step) -> Tensor:
-            target = batch.teacher.tempered(temperature).pooled()
-            return temperature**2 * target.kl(student.tempered(temperature)).mean()
-
-        def heads(batch: Batch, student: Predictive, step: Step) -> Tensor:
-            teacher = batch.teacher.tempered(temperature)
-            divergence = teacher.member_mean(teacher.kl(student.tempered(temperature)))
-            return temperature**2 * divergence.mean()
-
+        temperature, share = options.temperature, options.hinton_share
         return (
-            Stage("hinton", options.hinton_share, lambda student: student, hinton),
-            Stage("heads", 1 - options.hinton_share, lambda student: student.with_heads(members), heads),
+            Stage("hinton", share, lambda student: student, pooled_loss(temperature)),
+            Stage("heads", 1 - share, lambda student: student.with_heads(members), members_loss(temperature)),
         )
 
 

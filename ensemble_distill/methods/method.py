@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ensemble_distill.predictive.protocol import Predictive
-from ensemble_distill.students.student import Student
+from ensemble_distill.predictive.protocol import Family, Predictive
+from ensemble_distill.students.student import Form, Student
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes (B,) of each row and of the row it was mixed with, and the weight (B,) of its own."""
+    """What is known of B rows, some of which were mixed with another.
+
+    Attributes:
+        own, partner: (B,) classes (int64) or targets (float) of each row and of the one it was mixed with.
+        weight: (B,) of its own.
+        known: (B,) whether the row has a label at all; where it has none the others mean nothing.
+    """
 
     own: Tensor
     partner: Tensor
     weight: Tensor
+    known: Tensor
+
+    def nll(self, student: Predictive) -> Tensor:
+        """Mean −ln q(y) of each of the student's members, (B, M), nats; 0 for rows without a label.
+
+        A mixed row has two classes, each by its weight (Zhang et al. 2018, arXiv:1710.09412), but one target, which
+        lies between the two.
+        """
+        weight = self.weight.unsqueeze(1)
+        if self.own.is_floating_point():
+            own = torch.where(self.known, self.weight * self.own + (1 - self.weight) * self.partner, 0.0)
+            nll = student.nll(own)
+        else:
+            own, partner = (torch.where(self.known, y, 0) for y in (self.own, self.partner))
+            nll = weight * student.nll(own) + (1 - weight) * student.nll(partner)
+        return torch.where(self.known.unsqueeze(1), nll, 0.0)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the members said of B rows, and the rows' labels where there are any."""
+    """What the members said of B rows, and the rows' labels; None where no row has one."""
 
     teacher: Predictive
     labels: Labels | None
@@ -36,6 +60,11 @@ class Step:
 
     index: int
     steps: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage that is done after this step, in (0, 1]."""
+        return (self.index + 1) / self.steps
 
 
 Loss = Callable[[Batch, Predictive, Step], Tensor]  # a scalar
@@ -66,17 +95,34 @@ class Options(BaseModel):
     )
 
 
-class Method(Protocol):
-    """A paper's way to train a student; one file of this package, found by its name."""
+class Method(ABC):
+    """A paper's way to train a student; one file of this package, found by its name.
 
-    title: ClassVar[str]  # one line for `edistill methods`
+    Attributes:
+        title: one line for `edistill methods`.
+        paper: who describes it.
+        outputs: what its student emits, in words.
+        needs: of "teacher" (the members' outputs) and "labels"; without "teacher" only labeled splits are trained on.
+        tasks: what it can be used for.
+        form: how its student holds one prediction per member: "heads" or "rank-one".
+        Options: the `[method]` table.
+    """
+
+    title: ClassVar[str]
     paper: ClassVar[str]
-    outputs: ClassVar[str]  # what its student emits
-    needs: ClassVar[frozenset[str]]  # "teacher", "labels"
-    Options: ClassVar[type[BaseModel]]
+    outputs: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"classification", "regression"})
+    form: ClassVar[Form] = "heads"
+    Options: ClassVar[type[BaseModel]] = Options
 
+    def family(self, of_members: Family) -> Family:
+        """What its student's heads emit, given what the members' cached outputs are: the same, if not overridden."""
+        return of_members
+
+    @abstractmethod
     def heads(self, members: int) -> int:
-        """How many heads the finished student has."""
-        ...
+        """How many predictions the finished student makes of a row."""
 
+    @abstractmethod
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]: ...

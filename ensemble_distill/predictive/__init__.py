@@ -1,0 +1,48 @@
+"""Families of distributions, a family a file; a file's name is its key."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ensemble_distill.predictive.protocol import Family
+
+# what the members of a task say, as the cache holds it
+OF_TASK = {"classification": "categorical", "regression": "gaussian"}
+
+
+def family_names() -> tuple[str, ...]:
+    """Every family, in alphabetical order."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(name for name in found if hasattr(importlib.import_module(f"{__name__}.{name}"), "FAMILY"))
+
+
+def open_family(name: str, **fields: Any) -> Family:
+    """The family of that name, with its fields where they are not the defaults. Raises ValueError for no such name."""
+    if name not in family_names():
+        raise ValueError(f"{name!r} is no family of {', '.join(family_names())}")
+    family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY(**fields)
+    return family
+
+
+def members_family(task: str) -> Family:
+    """What the members' cached outputs are for a task."""
+    return open_family(OF_TASK[task])
+
+
+def family_name(family: Family) -> str:
+    """The key of a family: the module its class is in."""
+    return type(family).__module__.rpartition(".")[2]
+
+
+def family_to_json(family: Family) -> dict[str, Any]:
+    """{"name": …} and the family's fields."""
+    return {"name": family_name(family), **asdict(family)}  # type: ignore[call-overload]
+
+
+def family_from_json(record: Mapping[str, Any]) -> Family:
+    """Inverse of `family_to_json`. Raises ValueError or TypeError for what it never wrote."""
+    return open_family(**record)

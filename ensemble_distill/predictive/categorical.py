@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.predictive.protocol import Average, Summary
+from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Categorical:
     def members(self) -> int:
         return self.logits.shape[1]
 
+    @property
+    def has_model_uncertainty(self) -> bool:
+        return self.members > 1
+
     def tempered(self, temperature: float) -> Self:
         """softmax(logits / temperature); temperature > 0."""
         return replace(self, logits=self.logits / temperature)
@@ -38,16 +43,22 @@ class Categorical:
         """(B, M, *L, K)."""
         return self.logits.log_softmax(-1)
 
-    def mixture_log_probs(self) -> Tensor:
-        """ln of the mean probability, (B, *L, K), from logsumexp so that tiny probabilities survive."""
-        return torch.logsumexp(self.log_probs() + self._over_members(self._weights().log()), dim=1)
+    def means(self) -> Tensor:
+        """Probabilities, (B, M, *L, K)."""
+        return self.log_probs().exp()
+
+    def mixture(self) -> Self:
+        """The mean probability as one distribution, from logsumexp so that tiny probabilities survive."""
+        log_probs = self.log_probs()
+        log_shares = over_members(shares(self.weights, log_probs).log(), log_probs)
+        mixed = torch.logsumexp(log_probs + log_shares, dim=1, keepdim=True)
+        return replace(self, logits=mixed, weights=None)
 
     def pooled(self) -> Self:
-        """One distribution for all members, M = 1."""
-        if self.average == "logits":
-            pooled = self.member_mean(self.log_probs()).log_softmax(-1)
-        else:
-            pooled = self.mixture_log_probs()
+        """One distribution for all members, M = 1: the mixture, or the softmax of the mean logits."""
+        if self.average == "probabilities":
+            return self.mixture()
+        pooled = self.member_mean(self.log_probs()).log_softmax(-1)
         return replace(self, logits=pooled.unsqueeze(1), weights=None)
 
     def kl(self, student: Self) -> Tensor:
@@ -61,6 +72,14 @@ class Categorical:
         index = y.unsqueeze(1).unsqueeze(-1).expand(*log_probs.shape[:-1], 1)
         return -log_probs.gather(-1, index).squeeze(-1)
 
+    def pooled_nll(self, y: Tensor) -> Tensor:
+        """−ln of the pooled probability of y, (B, *L)."""
+        return self.pooled().nll(y).squeeze(1)
+
+    def member_mean(self, values: Tensor) -> Tensor:
+        """The members' weighted mean of values (B, M, ...), over dimension 1."""
+        return weighted_mean(self.weights, values)
+
     def entropy(self) -> Tensor:
         """H[p_m] in nats, (B, M, *L)."""
         log_probs = self.log_probs()
@@ -73,24 +92,22 @@ class Categorical:
         computed as mean KL(p_m ‖ p̄): equal, never negative, and exact where the two entropies nearly cancel.
         """
         log_probs = self.log_probs()
-        mixture = torch.logsumexp(log_probs + self._over_members(self._weights().log()), dim=1)
-        gap = log_probs - mixture.unsqueeze(1)
+        gap = log_probs - self.mixture().logits
         model = self.member_mean((log_probs.exp() * gap).sum(-1)).clamp_min(0)
         data = self.member_mean(-(log_probs.exp() * log_probs).sum(-1))
         mean = self.pooled().log_probs().squeeze(1).exp()
         return Summary(mean=mean, total=data + model, data=data, model=model)
 
-    def _weights(self) -> Tensor:
-        if self.weights is not None:
-            weights = self.weights.to(self.logits)
-            return weights / weights.sum()  # a sum that is 1 only in float32 would bias model uncertainty in float64
-        return self.logits.new_full((self.members,), 1.0 / self.members)
 
-    def _over_members(self, values: Tensor) -> Tensor:
-        """(M,) shaped to broadcast over (B, M, *L, K)."""
-        return values.view(1, -1, *[1] * (self.logits.dim() - 2))
+@dataclass(frozen=True)
+class CategoricalFamily:
+    """A head emits K logits."""
 
-    def member_mean(self, values: Tensor) -> Tensor:
-        """The members' weighted mean of values (B, M, ...), over dimension 1."""
-        weights = self._weights()
-        return (values * weights.view(1, -1, *[1] * (values.dim() - 2))).sum(1)
+    def width(self, classes: int) -> int:
+        return classes
+
+    def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Categorical:
+        return Categorical(raw, weights, average)
+
+
+FAMILY = CategoricalFamily

@@ -18,8 +18,9 @@ class Summary:
     """A pooled prediction and where its uncertainty comes from.
 
     Attributes:
-        mean: the pooled prediction, (B, *L, K) probabilities.
-        total, data, model: (B, *L); nats for classes, with total = data + model and none below 0.
+        mean: the pooled prediction: probabilities (B, *L, K), or for numbers their expectation (B, *L).
+        total, data, model: (B, *L); total = data + model, and none is below 0. Nats for classes; for numbers
+            variances, in the target's unit squared.
     """
 
     mean: Tensor
@@ -33,10 +34,27 @@ class Predictive(Protocol):
 
     @property
     def members(self) -> int: ...
+    @property
+    def has_model_uncertainty(self) -> bool: ...  # a single distribution has none, which is not the same as 0
 
-    def tempered(self, temperature: float) -> Self: ...  # softened by a temperature above 0
-    def pooled(self) -> Self: ...  # the ensemble's prediction, M = 1
-    def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), (B, M, *L)
+    def tempered(self, temperature: float) -> Self: ...  # p^(1/temperature), normalized; temperature above 0
+    def mixture(self) -> Predictive: ...  # the members' mixture or, where the family has none, its moments; M = 1
+    def pooled(self) -> Predictive: ...  # the prediction made of them: the mixture, or as `Average` says; M = 1
+    def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), (B, M, *L); an M of 1 is spread over the other's
     def nll(self, y: Tensor) -> Tensor: ...  # −ln p_m(y), (B, M, *L)
-    def member_mean(self, values: Tensor) -> Tensor: ...  # (B, M, *L) to (B, *L), by the members' weights
+    def pooled_nll(self, y: Tensor) -> Tensor: ...  # −ln p(y) of the prediction, (B, *L); for numbers the mixture's own
+    def means(self) -> Tensor: ...  # expectations, (B, M, *L, K): probabilities; for numbers K = 1
+    def member_mean(self, values: Tensor) -> Tensor: ...  # (B, M, ...) to (B, ...), by the members' weights
     def summary(self) -> Summary: ...
+
+
+class Family(Protocol):
+    """What the numbers that a head emits mean. A frozen dataclass that travels into `config.json`.
+
+    A module of this package whose `FAMILY` is such a class is a family; the file's name is its key.
+    """
+
+    def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes` is 0 for regression
+    def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Predictive:
+        """Raw outputs (B, M, *L, width) as distributions; weights (M,) or None for equal ones."""
+        ...

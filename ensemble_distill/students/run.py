@@ -15,12 +15,13 @@ from torch import Tensor
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.predictive import family_from_json, family_to_json
+from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
 from ensemble_distill.students.bodies import BodyFactory, build_body, feature_count
 from ensemble_distill.students.heads import Heads
-from ensemble_distill.students.student import Student
+from ensemble_distill.students.student import Form, Student
 
 WEIGHTS = "student.safetensors"
 CONFIG = "config.json"
@@ -31,13 +32,15 @@ class StudentConfig:
     """Everything but the weights; `config.json`.
 
     Attributes:
-        task: "classification".
+        task: "classification" or "regression".
         method, options: what trained it.
         model, kwargs: its body; a file is written relative to the run folder.
         hidden, heads: hidden sizes of each head, and how many heads there are.
+        form: whether they are heads on one body, or share body and head but for rank-one factors.
+        family: what the numbers of a head mean.
         kind, shape, preprocessing: its input: pixels, tensor or features; one example's shape; for pixels how
             they become it.
-        classes: names, in the order of the logits.
+        classes: names, in the order of the logits; none for regression.
         members: the ensemble; with one head per member, head m imitates member m.
         average, weights: how the heads pool.
         trained_on: the digest of each split it was trained on.
@@ -51,6 +54,8 @@ class StudentConfig:
     kwargs: Mapping[str, Any]
     hidden: tuple[int, ...]
     heads: int
+    form: Form
+    family: Family
     kind: str
     shape: tuple[int, ...]
     preprocessing: Preprocessing | None
@@ -71,6 +76,8 @@ class StudentConfig:
                 "kwargs": dict(self.kwargs),
                 "hidden": list(self.hidden),
                 "heads": self.heads,
+                "form": self.form,
+                "family": family_to_json(self.family),
             },
             "input": {
                 "kind": self.kind,
@@ -97,6 +104,8 @@ class StudentConfig:
             kwargs=student["kwargs"],
             hidden=tuple(student["hidden"]),
             heads=student["heads"],
+            form=student["form"],
+            family=family_from_json(student["family"]),
             kind=seen["kind"],
             shape=tuple(seen["shape"]),
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
@@ -126,13 +135,14 @@ class StudentConfig:
             kwargs.pop("pretrained", None)
         body = build_body(self.model, kwargs, self.shape, factory)
         features = feature_count(body, self.shape, self.model)
-        return self.around(body, features, self.heads)
+        return self.around(body, features).formed(self.form, self.heads)
 
-    def around(self, body: torch.nn.Module, features: int, heads: int) -> Student:
-        """A student of this configuration on a given body, with `heads` fresh heads."""
+    def around(self, body: torch.nn.Module, features: int) -> Student:
+        """A student of this configuration on a given body, with the one fresh head that training starts from."""
         return Student(
             body,
-            Heads(heads, features, self.hidden, len(self.classes)),
+            Heads(1, features, self.hidden, self.family.width(len(self.classes))),
+            self.family,
             self.pooling(len(self.members)),
             self.average,
         )
@@ -215,7 +225,7 @@ def _misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | 
 
 
 def load_student(run: str | Path, body: BodyFactory | None = None) -> Student:
-    """The trained student of a run folder, in eval mode on the CPU; x (B, ...) to head logits (B, H, K).
+    """The trained student of a run folder, in eval mode on the CPU; x (B, ...) to each head's numbers (B, H, W).
 
     `student.predictive(student(x)).summary()` gives the mean and the three uncertainties.
 

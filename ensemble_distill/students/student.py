@@ -1,22 +1,26 @@
-"""The Hydra module: one body, one head per member."""
+"""The student: one body under one or more heads, and what its numbers mean."""
 
 from __future__ import annotations
 
-from typing import Self
+import copy
+from typing import Literal, Self
 
 from torch import Tensor, nn
 
-from ensemble_distill.predictive.categorical import Categorical
-from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
+
+Form = Literal["heads", "rank-one"]  # how a student holds one prediction per member
 
 
 class Student(nn.Module):
-    """x (B, ...) to each head's logits (B, H, K).
+    """x (B, ...) to the raw outputs of each head, (B, H, W).
 
     Attributes:
-        body: x to features (B, F).
-        heads: features to logits.
+        body: x to features: (B, F), or (B, H, F) once every head has rank-one factors all the way down.
+        heads: features to W numbers a head.
+        family: what those numbers mean.
         weights: (M,) how one head per member pools, as the members do; None for equal. Heads that are not the
             members' (a first stage's single one) pool equally.
         average: "probabilities" or "logits"; see `Categorical`.
@@ -25,29 +29,59 @@ class Student(nn.Module):
     weights: Tensor | None
 
     def __init__(
-        self, body: nn.Module, heads: Heads, weights: Tensor | None = None, average: Average = "probabilities"
+        self,
+        body: nn.Module,
+        heads: Heads,
+        family: Family,
+        weights: Tensor | None = None,
+        average: Average = "probabilities",
     ) -> None:
         super().__init__()
         self.body = body
         self.heads = heads
+        self.family = family
         self.average: Average = average
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.heads(self.body(x))
-        return logits
+        raw: Tensor = self.heads(self.body(x))
+        return raw
 
-    def predictive(self, raw: Tensor) -> Categorical:
-        """What raw outputs (B, H, K) mean."""
+    def predictive(self, raw: Tensor) -> Predictive:
+        """What raw outputs (B, H, W) mean."""
         weights = self.weights if self.weights is not None and len(self.weights) == raw.shape[1] else None
-        return Categorical(raw, weights, self.average)
+        return self.family.predictive(raw, weights, self.average)
 
     def with_heads(self, count: int) -> Self:
         """The same body (shared, not copied) under `count` copies of head 0."""
-        student = type(self)(self.body, self.heads.copied(count), self.weights, self.average)
+        return self._with(self.body, self.heads.copied(count))
+
+    def with_rank_one(self, count: int, spread: float = 0.0) -> Self:
+        """`count` members that share every weight of body and head 0 but for rank-one factors of their own.
+
+        Args:
+            spread: standard deviation of the factors about 1, where they start.
+
+        Raises:
+            EdistillError: the body has no linear or convolutional layer.
+        """
+        body = rank_one_body(copy.deepcopy(self.body), count, spread)
+        return self._with(body, rank_one_heads(self.heads, count, spread))
+
+    def formed(self, form: Form, count: int) -> Self:
+        """`count` predictions in the given form, for weights that are to be loaded."""
+        return self.with_heads(count) if form == "heads" else self.with_rank_one(count)
+
+    def _with(self, body: nn.Module, heads: Heads) -> Self:
+        student = type(self)(body, heads, self.family, self.weights, self.average)
         return student.to(next(self.heads.parameters()).device).train(self.training)
 
     def no_weight_decay(self) -> set[str]:
-        """Names that timm's optimizer factory leaves undecayed, beside every bias: the body's own wishes."""
-        inner: set[str] = getattr(self.body, "no_weight_decay", set)()
-        return {f"body.{name}" for name in inner}
+        """Names that timm's optimizer factory leaves undecayed, beside every bias: the body's own wishes, and the
+        rank-one factors, which belong near 1."""
+        inner = self.body.inner if isinstance(self.body, RankOneBody) else self.body
+        prefix = "body.inner" if isinstance(self.body, RankOneBody) else "body"
+        wished: set[str] = getattr(inner, "no_weight_decay", set)()
+        between = (name for name, module in self.named_modules() if isinstance(module, RankOne | RankOneLayer))
+        factors = {f"{name}.{factor}" for name in between for factor in ("r", "s")}
+        return {f"{prefix}.{name}" for name in wished} | factors

@@ -47,7 +47,7 @@ def load(path: Path, context: Context) -> Teacher:
     member = Member(
         name=name,
         sha256=digest(weights.state),
-        output=context.settings.output,
+        **context.stated,
         preprocessing=preprocessing,
         model=_portable(spec),
     )

@@ -49,7 +49,7 @@ def load(path: Path, context: Context) -> Teacher:
     member = Member(
         name=name,
         sha256=digest(weights.state),
-        output=context.settings.output,
+        **context.stated,
         class_order=_class_order(path, config, context),
         preprocessing=settled(
             name,

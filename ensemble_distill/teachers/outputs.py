@@ -1,4 +1,4 @@
-"""Running a member, and what it returns as logits in the data's class order, checked."""
+"""Running a member, and what it returns as the numbers that the cache holds, checked."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-
-SUSPICIOUS = 8  # rows that all look like probabilities
-FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
+from ensemble_distill.teachers import logits, moments
 
 
 def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
-    """A member's raw output (B, K); `where` says in an error at which rows. Raises EdistillError when it fails."""
+    """A member's raw output (B, ·); `where` says in an error at which rows. Raises EdistillError when it fails."""
     try:
         with torch.inference_mode():
             raw = module(x)
@@ -30,49 +28,17 @@ def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
             f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "
             "teachers.preprocessing and teachers.model-kwargs against how it was trained."
         ) from error
-    if isinstance(raw, Tensor):
-        raw = raw.detach().to_dense() if raw.is_sparse else raw.detach()
-    if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != len(x):
-        got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-        raise EdistillError(
-            f"Member {member.name} returns {got} for {len(x)} rows; a classifier returns (rows, classes). Wrap it in "
-            'a factory of your own that does (teachers.model = "model.py:make_teacher").'
-        )
-    return raw
+    return moments.joined(raw, len(x), member) if member.of_numbers else logits.joined(raw, len(x), member)
 
 
-def to_logits(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-    """A member's raw output (B, K) as logits in the data's class order.
+def to_outputs(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+    """A member's raw output as the cache holds it, (B, W) float32.
+
+    Logits in the data's class order, W = K; or a mean and a log-variance in the target's unit, W = 2.
 
     Raises:
-        EdistillError: an output is NaN or infinite, or "probabilities" are none.
+        EdistillError: an output is not finite, or is not what `teachers.output` says it is.
     """
-    values = raw.float().cpu().numpy()
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        row = rows[int(np.argmin(finite))]
-        raise EdistillError(
-            f"Member {member.name} returns {values[~finite][0][:4]} at row {row} of {split}: not finite. Remove the "
-            "member from teachers.path, or the row from the data."
-        )
-    shares = len(rows) >= SUSPICIOUS and values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < 1e-3
-    if member.output == "logits" and shares:
-        raise EdistillError(
-            f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are "
-            'all 0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
-        )
-    if member.output == "probabilities":
-        sums = values.sum(axis=1)
-        wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise EdistillError(
-                f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
-                f'{values[at].min():.4f} and they sum to {sums[at]:.4f}. Set teachers.output = "logits".'
-            )
-        values = np.log(np.maximum(values, FLOOR))
-    if member.class_order is not None:
-        ordered = np.empty_like(values)
-        ordered[:, list(member.class_order)] = values
-        values = ordered
-    return values
+    if member.of_numbers:
+        return moments.checked(raw.double().cpu().numpy(), member, split, rows)
+    return logits.checked(raw.float().cpu().numpy(), member, split, rows)

@@ -8,9 +8,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.runtime.files import read_json, sha256_file
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
@@ -19,14 +23,18 @@ from ensemble_distill.teachers.teacher import Context, Teacher
 
 
 class Pooled(nn.Module):
-    """x to the logits (B, K) of the mean over a student's heads."""
+    """x to what a student's heads predict together: logits (B, K), or mean and log-variance (B, 2)."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.student.predictive(self.student(x)).pooled().logits.squeeze(1)
+        pooled = self.student.predictive(self.student(x)).pooled()
+        if isinstance(pooled, Gaussian):
+            return torch.cat([pooled.mean, pooled.log_variance], dim=1)
+        assert isinstance(pooled, Categorical)
+        return pooled.logits.squeeze(1)
 
 
 def claims(path: Path) -> bool:
@@ -40,13 +48,18 @@ def claims(path: Path) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """A finished run. Raises EdistillError when it is not finished, or its classes are not the data's."""
+    """A finished run. Raises EdistillError when it is not finished, or its task or classes are not the data's."""
     run = Run.open(path)
-    classes = run.config.classes
+    classes, task = run.config.classes, run.config.task
+    if task != context.task:
+        raise EdistillError(
+            f"{path.name} is a run for {task}, and the task is {context.task}. Take it out of teachers.path, or set "
+            f'task = "{task}".'
+        )
     member = Member(
         name=path.name,
         sha256=sha256_file(path / WEIGHTS),
-        output="logits",
+        output="logits" if task == "classification" else "mean-logvar",
         class_order=None if context.classes is None else order_by_names(path.name, classes, context.classes, CONFIG),
         preprocessing=run.config.preprocessing,
         model="edistill run",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -19,7 +19,7 @@ class Teacher:
 
     Attributes:
         member: its facts, weights hashed.
-        build: makes the module on the CPU in eval mode with the weights loaded, x to raw outputs (B, K);
+        build: makes the module on the CPU in eval mode with the weights loaded, x to raw outputs;
             raises EdistillError when weights and module do not fit.
     """
 
@@ -35,11 +35,23 @@ class Context:
         settings: the `[teachers]` section.
         classes: the data's class names in its label order; None where the data has no names.
         trust: load pickled checkpoints that name arbitrary globals (`--trust-checkpoints`).
+        task: what the student is for; see `Settings`.
     """
 
     settings: TeacherSettings
     classes: tuple[str, ...] | None = None
     trust: bool = False
+    task: str = "classification"
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The fields of a `Member` that only the settings know: what its outputs mean."""
+        units = self.settings.standardized
+        return {
+            "output": self.settings.output,
+            "units": None if units is None else (units.mean, units.std),
+            "variance": self.settings.variance,
+        }
 
 
 class TeacherKind(Protocol):

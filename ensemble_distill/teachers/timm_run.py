@@ -41,7 +41,7 @@ def load(path: Path, context: Context) -> Teacher:
     member = Member(
         name=name,
         sha256=digest(weights.state),
-        output=context.settings.output,
+        **context.stated,
         class_order=_class_order(path, args, kwargs.get("num_classes"), context),
         preprocessing=settled(name, _data_config(path / ARGS, args, timm_models.with_inputs(config, kwargs))),
         model=model,

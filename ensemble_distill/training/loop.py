@@ -16,8 +16,7 @@ from torch import Tensor
 from ensemble_distill.config import TrainSettings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
-from ensemble_distill.predictive.categorical import Categorical
-from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
@@ -34,11 +33,13 @@ Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval m
 class Pooling:
     """How the members' outputs become one prediction."""
 
+    family: Family  # what their numbers mean
     weights: Tensor | None = None  # (M,), summing to 1
     average: Average = "probabilities"
 
-    def predictive(self, logits: Tensor) -> Categorical:
-        return Categorical(logits, self.weights, self.average)
+    def predictive(self, outputs: Tensor) -> Predictive:
+        """Outputs (B, M, W) as M distributions a row."""
+        return self.family.predictive(outputs, self.weights, self.average)
 
 
 @dataclass
@@ -215,8 +216,8 @@ class Training:
     def _batch(self, rows: Rows) -> Batch:
         device = self.device
         teacher = self.pooling.predictive(self.outputs.read(rows.indices).to(device, non_blocking=True))
-        labels = Labels(*(y.to(device, non_blocking=True) for y in (rows.own, rows.partner, rows.weight)))
-        return Batch(teacher, labels if bool((rows.own >= 0).all()) else None)
+        labels = (y.to(device, non_blocking=True) for y in (rows.own, rows.partner, rows.weight, rows.known))
+        return Batch(teacher, Labels(*labels) if bool(rows.known.any()) else None)
 
     def _finished(self, state: _State) -> Student:
         student: Student = state.student if state.ema is None else state.ema.module

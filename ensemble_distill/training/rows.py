@@ -29,13 +29,14 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class Example:
-    """One row in one view: its input, and its labels (−1 where it has none)."""
+    """One row in one view: its input, and its classes (int) or targets (float), which mean nothing unless known."""
 
     index: Index
     x: Array
-    own: int
-    partner: int
+    own: float
+    partner: float
     weight: float
+    known: bool
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Rows:
     own: Tensor
     partner: Tensor
     weight: Tensor
+    known: Tensor
 
     def pin_memory(self) -> Rows:
-        tensors = (self.x, self.own, self.partner, self.weight)
+        tensors = (self.x, self.own, self.partner, self.weight, self.known)
         return Rows(self.indices, *(tensor.pin_memory() for tensor in tensors))
 
 
@@ -71,28 +73,28 @@ class CachedRows(Dataset[Example]):
         plan = view.plan(seed, index[1], row, len(source))
         items = [source.item(other) for other in plan.rows]
         y = plan.y(items)
-        own, partner, weight = (-1, -1, 1.0) if y is None else (int(y[0]), int(y[1]), y[2])
-        return Example(index, plan.x(items, self.to), own, partner, weight)
+        own, partner, weight = (0, 0, 1.0) if y is None else (np.asarray(y[0]).item(), np.asarray(y[1]).item(), y[2])
+        return Example(index, plan.x(items, self.to), own, partner, weight, known=y is not None)
 
 
 class TeacherOutputs:
-    """The members' logits for indices of `CachedRows`; read in the main process, a batch at a time."""
+    """The members' outputs for indices of `CachedRows`; read in the main process, a batch at a time."""
 
     def __init__(self, splits: Sequence[CachedSplit]) -> None:
         self.records = [split.records for split in splits]
         self.offsets = np.cumsum([0, *(len(records) for records in self.records)])
 
     def read(self, indices: NDArray[np.int64]) -> Tensor:
-        """Logits (B, M, K) in float32."""
+        """Outputs (B, M, W) in float32."""
         if len(self.records) == 1:
             return torch.from_numpy(self.records[0].read(indices[:, 0], indices[:, 1]))
         parts = np.searchsorted(self.offsets, indices[:, 0], side="right") - 1
         first = self.records[0]
-        logits = np.empty((len(indices), len(first.members), first.classes), np.float32)
+        outputs = np.empty((len(indices), len(first.members), first.width), np.float32)
         for part, records in enumerate(self.records):
             here = np.flatnonzero(parts == part)
-            logits[here] = records.read(indices[here, 0] - self.offsets[part], indices[here, 1])
-        return torch.from_numpy(logits)
+            outputs[here] = records.read(indices[here, 0] - self.offsets[part], indices[here, 1])
+        return torch.from_numpy(outputs)
 
 
 def collate(examples: Sequence[Example]) -> Rows:
@@ -102,4 +104,5 @@ def collate(examples: Sequence[Example]) -> Rows:
         own=torch.tensor([example.own for example in examples]),
         partner=torch.tensor([example.partner for example in examples]),
         weight=torch.tensor([example.weight for example in examples], dtype=torch.float32),
+        known=torch.tensor([example.known for example in examples]),
     )

@@ -62,7 +62,7 @@ def cache_logits(
             settings.task,
             plans,
             teachers,
-            dtype=settings.cache.dtype,
+            dtype=settings.cache.dtype or ("float16" if settings.task == "classification" else "float32"),
             batch_size=settings.cache.batch_size,
             device=device,
             workers=loader_workers(settings.train.workers, device),

@@ -35,11 +35,12 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         return _run(path)
     if (config := _exported(path)) is not None:
         return config
+    task = settings.task if settings is not None else "classification"
     try:
-        return _teachers(path, settings, trust)
+        return _teachers(path, settings, task, trust)
     except EdistillError as no_teachers:
         try:
-            return _data(path)
+            return _data(path, task)
         except EdistillError as no_data:
             raise EdistillError(
                 f"{path} is no run, cache or exported file. As teachers: {no_teachers} As data: {no_data}"
@@ -105,18 +106,18 @@ def _exported(path: Path) -> dict[str, Any] | None:
     return {"kind": "safetensors", **json.loads(metadata["edistill"]), "bytes": path.stat().st_size}
 
 
-def _teachers(path: Path, settings: Settings | None, trust: bool) -> dict[str, Any]:
+def _teachers(path: Path, settings: Settings | None, task: str, trust: bool) -> dict[str, Any]:
     from ensemble_distill.config import TeacherSettings
     from ensemble_distill.teachers import open_teachers
     from ensemble_distill.teachers.teacher import Context
 
     section = settings.teachers if settings is not None else TeacherSettings.model_validate({})
-    teachers = open_teachers(path, Context(section, trust=trust))
+    teachers = open_teachers(path, Context(section, trust=trust, task=task))
     return {"kind": "teachers", "members": [teacher.member.to_json() for teacher in teachers]}
 
 
-def _data(path: Path) -> dict[str, Any]:
-    source = open_inputs([str(path)])
+def _data(path: Path, task: str) -> dict[str, Any]:
+    source = open_inputs([str(path)], task)
     return {
         "kind": "data",
         "rows": len(source),

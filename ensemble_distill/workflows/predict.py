@@ -26,7 +26,7 @@ def latest_export(settings: Settings) -> Path:
 
 
 def predict(model: Path, inputs: Sequence[str]) -> list[dict[str, Any]]:
-    """A record per row: its name, class, probability and uncertainties.
+    """A record per row: its name, class and probability, or mean and 95 % interval; and the uncertainties.
 
     Args:
         model: a file that `edistill export --onnx` wrote.
@@ -35,7 +35,8 @@ def predict(model: Path, inputs: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         EdistillError: the model or the inputs cannot be read, or do not fit each other.
     """
-    return list(records(Served(model), open_inputs(inputs)))
+    served = Served(model)
+    return list(records(served, open_inputs(inputs, served.card.task)))
 
 
 def formatted(rows: Sequence[dict[str, Any]], style: Literal["csv", "json"]) -> str:

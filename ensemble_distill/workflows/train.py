@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +22,9 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
+from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive.gaussian import GaussianFamily
+from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import clear_folder, write_json, write_text
@@ -43,6 +47,8 @@ from ensemble_distill.workflows.splits import (
     plan_split,
     student_preprocessing,
 )
+
+SAMPLED = 10_000  # training rows from which a target's center and scale are taken
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ def train(
     progress = progress or Silent()
     method = open_method(settings.train.method)
     options = method_options(method, settings)
+    if settings.task not in method.tasks:
+        raise EdistillError(
+            f"{settings.train.method} is for {' and '.join(sorted(method.tasks))}, and the task is {settings.task}. "
+            "Use another --method; edistill methods lists them."
+        )
     folder = run_folder(settings)
     refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
     if (folder / MANIFEST).is_file():
@@ -138,11 +149,12 @@ def _train(
     plans = {name: plan_split(settings, name) for name in TRAINED if name in settings.splits()}
     if "train" not in plans:
         raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
+    if "labels" in method.needs and plans["train"].source.labels is None:
+        raise EdistillError(f"{settings.train.method} needs labels, and data.train has none. Use --method hydra.")
+    if "teacher" not in method.needs:  # nothing says what an unlabeled row should be
+        plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
     teachers = _teachers(settings, cache, plans, trust)
     splits = [_cached(cache, name, plan) for name, plan in plans.items()]
-    unlabeled = next((name for name, plan in plans.items() if plan.source.labels is None), None)
-    if "labels" in method.needs and unlabeled is not None:
-        raise EdistillError(f"{settings.train.method} needs labels, and data.{unlabeled} has none. Use --method hydra.")
 
     preprocessing = student_preprocessing(settings.student.preprocessing, cache.manifest.members[0].preprocessing)
     rows = CachedRows(splits, preprocessing)
@@ -151,7 +163,7 @@ def _train(
     config, student = _build(
         folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
     )
-    pooling = Pooling(config.pooling(len(config.members)), config.average)
+    pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
     training = Training(
         folder=folder,
         student=student,
@@ -166,7 +178,7 @@ def _train(
         device=device,
         workers=loader_workers(settings.train.workers, device),
         progress=progress,
-        validate=_validation(settings, cache, config, pooling, device),
+        validate=_validation(settings, cache, config, pooling, device, "labels" in method.needs),
     )
     if overwrite:  # only now, when nothing is left that could refuse the new run
         clear_folder(folder, FILES, last=ARGS)
@@ -221,6 +233,8 @@ def _build(
         kwargs=student.kwargs,
         hidden=student.heads,
         heads=method.heads(len(manifest.members)),
+        form=method.form,
+        family=method.family(_in_reach(cache, settings.task)),
         kind=plans["train"].source.kind,
         shape=tuple(shape),
         preprocessing=preprocessing,
@@ -231,7 +245,18 @@ def _build(
         trained_on={name: manifest.splits[name].digest for name in plans},
         versions=library_versions(),
     )
-    return config, config.around(body, feature_count(body, tuple(shape), student.model), 1)
+    return config, config.around(body, feature_count(body, tuple(shape), student.model))
+
+
+def _in_reach(cache: Cache, task: str) -> Family:
+    """What a head emits: for numbers in units of the members' own answers, so that a fresh head is near them."""
+    family = members_family(task)
+    if not isinstance(family, GaussianFamily):
+        return family
+    records = cache.open("train")
+    rows = np.unique(np.linspace(0, len(records) - 1, SAMPLED).astype(np.int64))
+    means = records.read(rows)[..., 0].astype(np.float64).mean(1)
+    return GaussianFamily(center=float(means.mean()), scale=float(means.std()) or 1.0)
 
 
 def _relative_spec(settings: Settings, folder: Path) -> str:
@@ -241,8 +266,16 @@ def _relative_spec(settings: Settings, folder: Path) -> str:
     return spec
 
 
-def _validation(settings: Settings, cache: Cache, config: StudentConfig, pooling: Pooling, device: torch.device) -> Any:
-    """A function that gives the loss and the NLL on the validation rows; None when they are not cached."""
+def _validation(
+    settings: Settings,
+    cache: Cache,
+    config: StudentConfig,
+    pooling: Pooling,
+    device: torch.device,
+    needs_labels: bool,
+) -> Any:
+    """A function that gives the loss and the NLL on the validation rows; None when they are not cached, or lack the
+    labels that the loss needs."""
     if "validation" not in settings.splits() or cache.manifest.views("validation") == 0:
         return None
     plan = plan_split(settings, "validation")
@@ -250,6 +283,8 @@ def _validation(settings: Settings, cache: Cache, config: StudentConfig, pooling
     records = cache.open("validation")
     workers = loader_workers(settings.train.workers, device)
     labels = plan.source.labels
+    if labels is None and needs_labels:
+        return None
 
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
@@ -257,11 +292,12 @@ def _validation(settings: Settings, cache: Cache, config: StudentConfig, pooling
         for rows, x in plain_batches(plan.source, plan.view, config.preprocessing, workers, device):
             teacher = pooling.predictive(torch.from_numpy(records.read(list(rows))).to(device))
             predictive = student.predictive(student(x.to(device)).float())
-            y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device).long()
-            known = None if y is None else Labels(y, y, torch.ones(len(y), device=device))
+            y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)
+            ones = torch.ones(len(rows), device=device)
+            known = None if y is None else Labels(y, y, ones, ones.bool())
             losses += len(rows) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
             if y is not None:
-                nll += predictive.pooled().nll(y).sum().item()
+                nll += predictive.pooled_nll(y).sum().item()
         count = len(plan.source)
         return {"validation_loss": losses / count} | ({} if labels is None else {"validation_nll": nll / count})
 

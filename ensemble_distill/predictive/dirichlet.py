@@ -1,0 +1,150 @@
+"""Dirichlet distributions over the probabilities of classes: one network's prediction and its doubt about it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.protocol import Average, Summary
+from ensemble_distill.predictive.weighted import weighted_mean
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """One Dirichlet distribution for each row. It stands for a whole ensemble, so M is 1.
+
+    Attributes:
+        log_concentration: (B, 1, *L, K), ln α.
+
+    Raises:
+        ValueError: M is not 1.
+    """
+
+    log_concentration: Tensor
+
+    def __post_init__(self) -> None:
+        if self.members != 1:
+            raise ValueError(f"a Dirichlet distribution stands for a whole ensemble: M is 1, not {self.members}")
+
+    @property
+    def members(self) -> int:
+        return self.log_concentration.shape[1]
+
+    @property
+    def has_model_uncertainty(self) -> bool:
+        return True
+
+    @property
+    def concentration(self) -> Tensor:
+        """α, (B, 1, *L, K)."""
+        return self.log_concentration.exp()
+
+    def tempered(self, temperature: float) -> Self:
+        """α^(1/temperature): the expected probabilities are softened as a softmax is, and the doubt grows."""
+        return replace(self, log_concentration=self.log_concentration / temperature)
+
+    def means(self) -> Tensor:
+        """Expected probabilities α_k/α_0, (B, 1, *L, K)."""
+        return self.log_concentration.softmax(-1)
+
+    def mixture(self) -> Categorical:
+        """The expected probabilities; their logits are ln(α_k/α_0)."""
+        return Categorical(self.log_concentration.log_softmax(-1))
+
+    def pooled(self) -> Categorical:
+        return self.mixture()
+
+    def kl(self, student: Self) -> Tensor:
+        """KL(self ‖ student) between the Dirichlet distributions, nats, (B, 1, *L).
+
+        In float64, since lnΓ(α_0) − Σ lnΓ(α_k) cancels: float32 is a fifth off where every α is 8,000.
+        """
+        a, b = (dirichlet.log_concentration.double().exp() for dirichlet in (self, student))
+        total_a, total_b = a.sum(-1), b.sum(-1)
+        normalizers = torch.lgamma(total_a) - torch.lgamma(total_b) + (torch.lgamma(b) - torch.lgamma(a)).sum(-1)
+        divergence = normalizers + ((a - b) * (torch.digamma(a) - torch.digamma(total_a).unsqueeze(-1))).sum(-1)
+        return divergence.to(self.log_concentration)
+
+    def log_density(self, log_probs: Tensor) -> Tensor:
+        """ln Dir(p; α), (B, M, *L), of M probabilities a row given as ln p (B, M, *L, K), none of them 0.
+
+        In float64 for the reason that `kl` is.
+        """
+        a = self.log_concentration.double().exp()
+        normalizer = torch.lgamma(a.sum(-1)) - torch.lgamma(a).sum(-1)
+        return (normalizer + ((a - 1) * log_probs).sum(-1)).to(self.log_concentration)
+
+    def nll(self, y: Tensor) -> Tensor:
+        """−ln(α_y/α_0), (B, 1, *L), for classes y (B, *L)."""
+        return self.mixture().nll(y)
+
+    def pooled_nll(self, y: Tensor) -> Tensor:
+        """−ln(α_y/α_0), (B, *L)."""
+        return self.nll(y).squeeze(1)
+
+    def member_mean(self, values: Tensor) -> Tensor:
+        """(B, 1, ...) to (B, ...)."""
+        return weighted_mean(None, values)
+
+    def summary(self) -> Summary:
+        """Expected probabilities and the uncertainties in closed form, nats.
+
+        With p = α/α_0: total = −Σ p_k ln p_k, data = Σ p_k (ψ(α_0 + 1) − ψ(α_k + 1)), the expected entropy, and
+        model = their difference, the mutual information (Malinin & Gales 2018, arXiv:1802.10501, appendix C).
+        """
+        log_concentration = self.log_concentration.squeeze(1)
+        mean = log_concentration.softmax(-1)
+        # with g(α) = ψ(α + 1) − ln α the model's part is Σ p_k (g(α_k) − g(α_0)), which does not cancel
+        log_a = log_concentration.double()
+        log_total = log_a.logsumexp(-1, keepdim=True)
+        p = (log_a - log_total).exp()
+        model = (p * (digamma_gap(log_a) - digamma_gap(log_total))).sum(-1).clamp_min(0)
+        total = -(p * (log_a - log_total)).sum(-1)
+        model, data = (values.to(mean) for values in (model, (total - model).clamp_min(0)))
+        return Summary(mean=mean, total=data + model, data=data, model=model)
+
+
+LARGEST = 600.0  # of ln α: exp leaves float64 soon after, and the gap is 0 long before
+
+
+def digamma_gap(log_a: Tensor) -> Tensor:
+    """ψ(α + 1) − ln α for ln α, both float64, in operations that ONNX has; it falls from ∞ to 0 as 1/(2α).
+
+    By the recurrence to y = α + 7 and the asymptotic series there (Abramowitz & Stegun 6.3.5 and 6.3.18): within
+    1e-11 everywhere, and without ψ and ln cancelling where α is large.
+    """
+    log_a = log_a.clamp_max(LARGEST)
+    a = log_a.exp()
+    y = a + 7
+    square = 1 / (y * y)
+    series = square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square * (1 / 240 - square / 132))))
+    steps = sum((1 / (a + step) for step in range(2, 7)), 1 / (a + 1))
+    shift = torch.logaddexp(math.log(7) - log_a, torch.zeros_like(log_a))  # ln(y/α), also where 1/α overflows
+    return shift - 1 / (2 * y) - series - steps
+
+
+@dataclass(frozen=True)
+class DirichletFamily:
+    """A head emits a number z for each class, and α = exp(z) + `offset`.
+
+    Attributes:
+        offset: 0 or more; with 1 every density is bounded (Ryabinin et al. 2021, arXiv:2105.06987).
+    """
+
+    offset: float = 0.0
+
+    def width(self, classes: int) -> int:
+        return classes
+
+    def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Dirichlet:
+        if self.offset == 0:
+            return Dirichlet(raw)
+        return Dirichlet(torch.logaddexp(raw, torch.full_like(raw, math.log(self.offset))))
+
+
+FAMILY = DirichletFamily

@@ -1,0 +1,118 @@
+"""Normal distributions over a number, held as means and log-variances."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor
+
+from ensemble_distill.predictive.protocol import Average, Summary
+from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
+
+COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """M normal distributions for each row.
+
+    Attributes:
+        mean: (B, M, *L), in the target's unit.
+        log_variance: (B, M, *L), natural logarithm of the variance in the target's unit squared.
+        weights: (M,) not negative, taken relative to their sum; None for equal weights.
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def members(self) -> int:
+        return self.mean.shape[1]
+
+    @property
+    def has_model_uncertainty(self) -> bool:
+        return self.members > 1
+
+    def tempered(self, temperature: float) -> Self:
+        """The density to the power of 1/temperature, normalized: the variance times the temperature."""
+        return replace(self, log_variance=self.log_variance + math.log(temperature))
+
+    def means(self) -> Tensor:
+        """(B, M, *L, 1)."""
+        return self.mean.unsqueeze(-1)
+
+    def mixture(self) -> Self:
+        """The normal distribution with the mixture's moments: μ = mean μ_m, σ² = mean σ_m² + Var μ_m.
+
+        Of all normal distributions it is the nearest to the mixture: mean_m KL(p_m ‖ q) =
+        KL(moments ‖ q) + mean_m KL(p_m ‖ moments) for any normal q.
+        """
+        summary = self.summary()
+        return replace(
+            self, mean=summary.mean.unsqueeze(1), log_variance=summary.total.log().unsqueeze(1), weights=None
+        )
+
+    def pooled(self) -> Self:
+        """The mixture's moments as one distribution, M = 1."""
+        return self.mixture()
+
+    def kl(self, student: Self) -> Tensor:
+        """KL(self ‖ student) in nats, (B, M, *L); an M of 1 on either side is spread over the other's.
+
+        ln(σ_s/σ_t) + (σ_t² + (μ_t − μ_s)²) / (2σ_s²) − ½ (Tran et al. 2020, section 3).
+        """
+        ratio = self.log_variance - student.log_variance
+        distance = (self.mean - student.mean).square() * (-student.log_variance).exp()
+        return 0.5 * (ratio.expm1() - ratio + distance)  # expm1: exp(x) − 1 loses all digits where variances agree
+
+    def nll(self, y: Tensor) -> Tensor:
+        """−ln N(y; μ_m, σ_m²), (B, M, *L), for targets y (B, *L)."""
+        distance = (y.unsqueeze(1) - self.mean).square() * (-self.log_variance).exp()
+        return 0.5 * (math.log(2 * math.pi) + self.log_variance + distance)
+
+    def pooled_nll(self, y: Tensor) -> Tensor:
+        """−ln of the mixture's density at y, (B, *L)."""
+        return mixture_nll(self.weights, self.nll(y))
+
+    def member_mean(self, values: Tensor) -> Tensor:
+        """The members' weighted mean of values (B, M, ...), over dimension 1."""
+        return weighted_mean(self.weights, values)
+
+    def summary(self) -> Summary:
+        """The mixture's mean and variance; data is the mean of the variances, model the variance of the means.
+
+        The variance of the means divides by M, not M − 1: it is that of the mixture (Tran et al. 2020, section 4).
+        """
+        rough = self.member_mean(self.mean)
+        apart = self.mean - rough.unsqueeze(1)
+        rounding = self.member_mean(apart)  # 0 but for float32, whose steps about 454 are 3e-5: members may be nearer
+        data = self.member_mean(self.log_variance.exp())
+        model = self.member_mean((apart - rounding.unsqueeze(1)).square())
+        return Summary(mean=rough + rounding, total=data + model, data=data, model=model)
+
+
+@dataclass(frozen=True)
+class GaussianFamily:
+    """A head emits a mean and a log-variance, both in units of `scale` about `center`.
+
+    There is one way to pool numbers, the mixture, so `average` changes nothing.
+
+    Attributes:
+        center, scale: in the target's unit; scale > 0. 0 and 1 where the numbers are in that unit themselves.
+    """
+
+    center: float = 0.0
+    scale: float = 1.0
+
+    def width(self, classes: int) -> int:
+        return 2
+
+    def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Gaussian:
+        mean, log_variance = raw.unbind(-1)
+        return Gaussian(self.center + self.scale * mean, log_variance + 2 * math.log(self.scale), weights)
+
+
+FAMILY = GaussianFamily

@@ -1,0 +1,70 @@
+"""What classifiers return, as logits in the data's class order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+
+SUSPICIOUS = 8  # rows that all look like probabilities
+FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
+
+
+def joined(raw: Any, rows: int, member: Member) -> Tensor:
+    """The output as one tensor (B, K). Raises EdistillError when it is none."""
+    if isinstance(raw, Tensor):
+        raw = raw.detach().to_dense() if raw.is_sparse else raw.detach()
+    if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != rows:
+        got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        raise EdistillError(
+            f"Member {member.name} returns {got} for {rows} rows; a classifier returns (rows, classes). Wrap it in "
+            'a factory of your own that does (teachers.model = "model.py:make_teacher").'
+        )
+    return raw
+
+
+def checked(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+    """Raw outputs (B, K) as logits in the data's class order.
+
+    Raises:
+        EdistillError: an output is NaN or infinite, or "probabilities" are none.
+    """
+    refuse_not_finite(values, member, split, rows)
+    shares = len(rows) >= SUSPICIOUS and values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < 1e-3
+    if member.output == "logits" and shares:
+        raise EdistillError(
+            f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are "
+            'all 0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
+        )
+    if member.output == "probabilities":
+        sums = values.sum(axis=1)
+        wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise EdistillError(
+                f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
+                f'{values[at].min():.4f} and they sum to {sums[at]:.4f}. Set teachers.output = "logits".'
+            )
+        values = np.log(np.maximum(values, FLOOR))
+    if member.class_order is not None:
+        ordered = np.empty_like(values)
+        ordered[:, list(member.class_order)] = values
+        values = ordered
+    return values
+
+
+def refuse_not_finite(values: NDArray[Any], member: Member, split: str, rows: Sequence[int]) -> None:
+    """Raise EdistillError naming the first row that is NaN or infinite."""
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        row = rows[int(np.argmin(finite))]
+        raise EdistillError(
+            f"Member {member.name} returns {values[~finite][0][:4]} at row {row} of {split}: not finite. Remove the "
+            "member from teachers.path, or the row from the data."
+        )

@@ -1,0 +1,131 @@
+"""What regressors return, as a mean and a log-variance in the target's unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.teachers.logits import refuse_not_finite
+
+LARGEST_MEAN = 1e18  # float32 holds its square
+LARGEST_LOG_VARIANCE = 80.0  # either way: float32 holds the variance and its inverse
+SMALLEST_ROWS = 20  # fewer rows do not tell a member in another unit from a bad one
+EXPLAINED = 0.5  # share of the target's variance that makes outputs a prediction of it
+
+
+def joined(raw: Any, rows: int, member: Member) -> Tensor:
+    """The output as one tensor: (B, 1) of a mean, or (B, 2) with its variance or log-variance.
+
+    A pair of tensors, and means (B,), are taken too; and of a single row what `squeeze` leaves. Raises EdistillError
+    for anything else.
+    """
+    parts = list(raw) if isinstance(raw, tuple | list) else [raw]
+    width = 1 if member.output == "mean" else 2
+    if all(isinstance(part, Tensor) and _by_row(part, rows) for part in parts):
+        values = torch.cat([part.detach().reshape(rows, -1) for part in parts], dim=1)
+        if values.shape[1] == width:
+            return values
+    got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
+    what = "(rows,) or (rows, 1)" if width == 1 else "(rows, 2), or a pair of (rows,)"
+    raise EdistillError(
+        f"Member {member.name} returns {got} for {rows} rows; one that returns {member.output} gives {what}. Set "
+        "teachers.output to what it returns, or wrap it in a factory of your own (teachers.model)."
+    )
+
+
+def _by_row(part: Tensor, rows: int) -> bool:
+    squeezed = rows == 1 and part.dim() <= 1
+    return squeezed or (part.dim() in (1, 2) and len(part) == rows)
+
+
+def checked(values: NDArray[np.float64], member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+    """Raw outputs (B, 1 or 2) as means and log-variances (B, 2) in the target's unit.
+
+    Raises:
+        EdistillError: an output is NaN or infinite, a variance is 0 or below, or one is beyond what float32 holds.
+    """
+    refuse_not_finite(values, member, split, rows)
+    center, scale = member.units or (0.0, 1.0)
+    mean = center + scale * values[:, 0]
+    if member.variance is not None:
+        log_variance = np.full_like(mean, np.log(member.variance))
+    elif member.output == "mean-variance":
+        if values[:, 1].min() <= 0:
+            at = int(values[:, 1].argmin())
+            raise EdistillError(
+                f"Member {member.name} returns the variance {values[at, 1]:.4g} at row {rows[at]} of {split}, and a "
+                'variance is above 0. If it is a log-variance, set teachers.output = "mean-logvar"; else give the '
+                "member a floor (torch.nn.functional.softplus(v) + 1e-6)."
+            )
+        log_variance = np.log(values[:, 1]) + 2 * np.log(scale)
+    else:
+        log_variance = values[:, 1] + 2 * np.log(scale)
+    beyond = (np.abs(mean) > LARGEST_MEAN) | (np.abs(log_variance) > LARGEST_LOG_VARIANCE)
+    if beyond.any():
+        at = int(beyond.argmax())
+        raise EdistillError(
+            f"Member {member.name} says {mean[at]:.4g} with a log-variance of {log_variance[at]:.4g} at row {rows[at]} "
+            f"of {split}: beyond {LARGEST_MEAN:.0e} or ±{LARGEST_LOG_VARIANCE:g}, single precision fails. "
+            + (
+                'If it returns a variance, set teachers.output = "mean-variance"; else remove the member, or give '
+                if member.output == "mean-logvar"
+                else "Remove the member, or give "
+            )
+            + "the target in another unit."
+        )
+    return np.stack([mean, log_variance], axis=1).astype(np.float32)
+
+
+def check_units(
+    name: str, means: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]], units: tuple[float, float] | None
+) -> None:
+    """Refuse a member whose means are evidently in another unit than the targets.
+
+    The unit can be told only of means that follow the target: a straight line through them explains half of its
+    variance or more. Then it is another one where, on rows of equal weight,
+    - they lie farther off on average than the targets spread; or
+    - they vary so much that, were they not off, the target's own mean would be nearer; or
+    - taken otherwise, in the target's unit or standardized by the targets, they explain half of its variance or
+      more, and twice what they would as they are, were they not off.
+    A member that is biased by less than the spread, or timid, is none of these.
+
+    Args:
+        name: the member's.
+        means, targets: (N,).
+        units: what its outputs were taken to be standardized by.
+
+    Raises:
+        EdistillError: that is so.
+    """
+    means, targets = means.astype(np.float64), targets.astype(np.float64)
+    center, spread, own = float(targets.mean()), float(targets.std()), float(means.std())
+    if len(targets) < SMALLEST_ROWS or _constant(targets) or _constant(means):
+        return
+    correlation = float(np.mean((means - means.mean()) * (targets - center))) / (own * spread)
+    if correlation <= 0 or correlation**2 < EXPLAINED:
+        return
+    off = abs(float(means.mean()) - center) / spread
+    unbiased = 2 * correlation * own / spread - (own / spread) ** 2  # of the variance: explained, were it not off
+    raw = means if units is None else (means - units[0]) / units[1]
+    otherwise = max(1 - float(np.mean((taken - targets) ** 2)) / spread**2 for taken in (raw, center + spread * raw))
+    if off <= 1 and unbiased >= 0 and not otherwise >= max(EXPLAINED, 2 * unbiased):
+        return
+    taken = "in the target's unit" if units is None else f"standardized by {units}"
+    raise EdistillError(
+        f"Member {name} answers {means.mean():.4g} ± {own:.4g}, and the targets are {center:.4g} ± {spread:.4g}, "
+        f"though the two agree but for the unit (correlation {correlation:.2f}). The settings say that its outputs are "
+        f"{taken}. Set teachers.standardized = {{ mean = …, std = … }} to what the targets were standardized by when "
+        "the member was trained, or leave it out where they were not."
+    )
+
+
+def _constant(values: NDArray[np.float64]) -> bool:
+    """But for the rounding of float32."""
+    return bool(np.ptp(values) <= 1e-6 * np.abs(values).max())
