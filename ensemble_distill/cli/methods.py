@@ -20,5 +20,7 @@ def register(app: typer.Typer) -> None:
         listed = methods()
         if json:
             render.document(listed)
-        else:
-            render.table("methods", list(listed[0]), [list(row.values()) for row in listed])
+            return
+        for method in listed:  # seven columns would be too narrow to read
+            about = dict(method)
+            render.facts(f"{about.pop('name')}: {about.pop('what')}", about)

@@ -1,0 +1,51 @@
+"""Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531): one head that learns the ensemble's prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
+from ensemble_distill.predictive.protocol import Predictive
+
+
+def pooled_loss(temperature: float) -> Loss:
+    """T² KL(pooled members ‖ the student's one head), the mean over rows, with temperature T on both sides."""
+
+    def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
+        target = batch.teacher.tempered(temperature).pooled()
+        return temperature**2 * target.kl(student.tempered(temperature)).mean()
+
+    return loss
+
+
+class KDOptions(Options):
+    temperature: float = Field(1.0, gt=0, description="Softens both sides of the loss, which is scaled by its square.")
+
+
+class KnowledgeDistillation(Method):
+    """One head against the pooled prediction: for classes the members' mean, each softened by T before (section 2 of
+    the paper, where T² keeps gradients comparable across T); for numbers the normal distribution with the mixture's
+    moments.
+
+    With numbers T multiplies variances before the moments are taken, so the student's variance becomes data +
+    model / T, of the members' data and model uncertainty. 1 is exact.
+    """
+
+    title = "one head that learns what the ensemble predicts; its members' disagreement is lost"
+    paper = "Hinton et al. 2015, arXiv:1503.02531"
+    outputs = "one distribution"
+    Options: ClassVar[type[BaseModel]] = KDOptions
+
+    def heads(self, members: int) -> int:
+        return 1
+
+    def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
+        assert isinstance(options, KDOptions)
+        return (Stage("mean", 1.0, lambda student: student, pooled_loss(options.temperature)),)
+
+
+METHOD = KnowledgeDistillation
