@@ -21,6 +21,7 @@ from ensemble_distill.config import Settings, TrainSettings, load_settings
 # names that users and scripts rely on
 COMMANDS = {"quickstart", "cache-logits", "train", "evaluate", "export", "predict", "inspect", "verify", "methods"}
 ROAD = ("cache-logits", "train --method hydra", "evaluate", "export --onnx")
+MODELS = ["ensemble", "member", "student", "best-2", "best-3"]
 MODEL = ["accuracy", "nll", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty"]
 FIDELITY = {
     *("member_kl", "mean_kl", "agreement", "gap_closed", "diversity_explained", "deviation_correlation"),
@@ -151,7 +152,8 @@ def test_a_second_time_all_is_up_to_date(road: tuple[Path, dict[str, Result]], m
 
 def test_evaluate_prints_the_promised_document(quick: Path) -> None:
     found = document(edistill("evaluate --json"))
-    assert list(found) == ["schema", "task", "run", "split", "rows", "models", "fidelity", "ood", "cost"]
+    promised = ["schema", "task", "run", "split", "rows", "models", "fidelity", "ood", "cost"]
+    assert list(found) == [*promised, "subensembles", "subensemble_fidelity", "shifts", "shift_levels"]
     assert {key: found[key] for key in list(found)[:5]} == {
         "schema": 1,
         "task": "classification",
@@ -159,7 +161,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         "split": "test",
         "rows": 400,
     }
-    assert list(found["models"]) == ["ensemble", "member", "student"]
+    assert list(found["models"]) == MODELS
     for model, figures in found["models"].items():
         assert list(figures) == MODEL
         assert (figures["model_uncertainty"] is None) == (model == "member")
@@ -168,7 +170,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
     for model, figures in found["ood"]["quarter-turned"].items():
         assert list(figures) == ["total_uncertainty", "model_uncertainty"]
         assert (figures["model_uncertainty"] is None) == (model == "member")
-    assert list(found["cost"]) == ["ensemble", "student"]
+    assert list(found["cost"]) == MODELS
     assert all(list(figures) == ["parameters", "macs", "latency_ms"] for figures in found["cost"].values())
     assert json.loads((quick / "runs/hydra-s0/evaluations/test.json").read_text()) == found
 
@@ -193,7 +195,7 @@ def test_methods_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "hydra" in [method["name"] for method in listed]
     table = edistill("methods").stdout
     for method in listed:
-        assert list(method) == ["name", "what", "paper", "needs", "outputs", "options"]
+        assert list(method) == ["name", "what", "paper", "tasks", "needs", "outputs", "options"]
         assert all(str(value) in table for value in method.values()), "not cut where there is no terminal"
 
 

@@ -12,75 +12,19 @@ from typing import Any
 import numpy as np
 import one_head
 import pytest
-import torch
+from evaluate_helpers import CACHED, assert_figures, ensemble_of, figures, pixels_of, student_of
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from scipy.special import log_softmax, logsumexp
 from scipy.stats import entropy
 from sklearn.metrics import roc_auc_score
 
-from ensemble_distill import load_student
 from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.train import train
 
 SettingsOf = Callable[..., Settings]
-Floats = NDArray[np.float64]
-
-# float16 logits differ from float32 ones by some 1e-3
-CACHED = {"rtol": 2e-3, "atol": 2e-4}
-
-
-def pixels_of(path: Path) -> torch.Tensor:
-    return torch.from_numpy((np.load(path)["x"][:, None].astype(np.float32) / 255 - 0.5) / 0.5)
-
-
-@torch.no_grad()
-def ensemble_of(folder: Path, x: torch.Tensor) -> Floats:
-    """Log-probabilities (N, M, K) of the members, by their own modules alone."""
-    make = load_factory(f"{folder / 'model.py'}:make_teacher", "teachers.model")
-    logits = []
-    for path in sorted((folder / "teachers").iterdir()):
-        module = make()
-        module.load_state_dict(load_file(path))
-        logits.append(module.eval()(x).double().numpy())
-    found: Floats = log_softmax(np.stack(logits, axis=1), axis=-1)
-    return found
-
-
-@torch.no_grad()
-def student_of(run: Path, x: torch.Tensor) -> Floats:
-    """Log-probabilities (N, H, K) of a run's heads."""
-    found: Floats = log_softmax(load_student(run)(x).double().numpy(), axis=-1)
-    return found
-
-
-def figures(
-    log_p: Floats, y: NDArray[np.int64], weights: Floats | None = None, logits: bool = False
-) -> dict[str, float]:
-    """The figures of the pooled prediction, as the design writes them."""
-    w = np.ones(log_p.shape[1]) if weights is None else weights
-    w = (w / w.sum())[:, None]
-    mixture = logsumexp(log_p, axis=1, b=w)
-    pooled = log_softmax((w * log_p).sum(1), axis=-1) if logits else mixture
-    p = np.exp(pooled)
-    total, data = entropy(np.exp(mixture), axis=-1), entropy(np.exp(log_p), axis=-1) @ w[:, 0]
-    return {
-        "accuracy": float((p.argmax(-1) == y).mean()),
-        "nll": float(-pooled[np.arange(len(y)), y].mean()),
-        "brier": float(((p - np.eye(10)[y]) ** 2).sum(-1).mean()),
-        "total_uncertainty": float(total.mean()),
-        "data_uncertainty": float(data.mean()),
-        "model_uncertainty": float((total - data).mean()),
-    }
-
-
-def assert_figures(found: dict[str, Any], wanted: dict[str, float], **tolerance: float) -> None:
-    for name, value in wanted.items():
-        assert_allclose(found[name], value, err_msg=name, **(tolerance or CACHED))
 
 
 # --- figures ----------------------------------------------------------------------------------------------------
@@ -141,13 +85,16 @@ def test_kept_rows_reduce_to_the_figures(digits: Path, settings_of: SettingsOf) 
                     assert rows[source].shape == ((400, 8) if model == "member" else (400,))
                     assert_allclose(rows[source].mean(dtype=np.float64), value, rtol=1e-5)
             assert (f"{model}_model_uncertainty" in rows) == (model != "member")
-        for name in ("member_kl", "mean_kl", "agreement"):
+        assert_allclose(
+            (rows["ensemble_prediction"] == rows["student_prediction"]).mean(), document["fidelity"]["agreement"]
+        )
+        for name in ("member_kl", "mean_kl"):
             assert_allclose(rows[f"both_{name}"].mean(dtype=np.float64), document["fidelity"][name], rtol=1e-5)
         ratio = np.abs(rows["student_model_uncertainty"] - rows["ensemble_model_uncertainty"]).sum()
         ratio /= rows["ensemble_model_uncertainty"].sum()
         assert_allclose(ratio, document["fidelity"]["model_uncertainty_l1"], rtol=1e-4)
         truth = np.repeat([0, 1], 400)
-        for model in ("ensemble", "student"):
+        for model in ("ensemble", "student", "best-2", "best-3"):
             for name, value in document["ood"]["quarter-turned"][model].items():
                 scores = np.r_[rows[f"{model}_{name}"], away[f"{model}_{name}"]]
                 assert_allclose(roc_auc_score(truth, scores), value, rtol=1e-4)
@@ -156,13 +103,15 @@ def test_kept_rows_reduce_to_the_figures(digits: Path, settings_of: SettingsOf) 
 
 def test_costs_are_sane(digits: Path, settings_of: SettingsOf) -> None:
     cost = evaluate(settings_of(digits))["cost"]
-    member = 64 * 64 + 64 * 64 + 64 * 10
-    assert cost["ensemble"]["macs"] == 8 * member
-    assert cost["ensemble"]["parameters"] == 8 * (member + 64 + 64 + 10)
+    macs = 64 * 64 + 64 * 64 + 64 * 10
+    for model, members in {"member": 1, "best-2": 2, "best-3": 3, "ensemble": 8}.items():
+        assert cost[model]["macs"] == members * macs
+        assert cost[model]["parameters"] == members * (macs + 64 + 64 + 10)
     student = 64 * 128 + 128 * 128 + 8 * 128 * 10
     assert cost["student"]["macs"] == student
     assert cost["student"]["parameters"] == student + 128 + 128 + 8 * 10
     assert all(0 < figures["latency_ms"] < 1000 for figures in cost.values())
+    assert cost["member"]["latency_ms"] < cost["ensemble"]["latency_ms"]
 
 
 def test_a_student_of_one_head_leaves_null_what_needs_several(digits: Path, settings_of: SettingsOf) -> None:
@@ -203,7 +152,7 @@ def test_without_teachers_the_cache_is_enough(digits: Path, settings_of: Setting
     before = evaluate(settings_of(digits))
     shutil.rmtree(digits / "teachers")
     after = evaluate(settings_of(digits))
-    assert after["cost"]["ensemble"] is None
+    assert {model for model, figures in after["cost"].items() if figures is None} == {*before["cost"]} - {"student"}
     assert after["cost"]["student"]["macs"] == before["cost"]["student"]["macs"]
     assert {**after, "cost": None} == {**before, "cost": None}
 

@@ -13,10 +13,12 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, rel_entr, softmax
 from scipy.stats import entropy, spearmanr
 
+from ensemble_distill.evaluation import classification
 from ensemble_distill.evaluation.fidelity import NAMES, fidelity, spearman
-from ensemble_distill.evaluation.metrics import Figures
+from ensemble_distill.evaluation.figures import Figures
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.dirichlet import Dirichlet
 from ensemble_distill.predictive.protocol import Average
 
 Floats = NDArray[np.float64]
@@ -53,9 +55,9 @@ def figures(
     heads = Categorical(torch.tensor(student), pooling if student.shape[1] == ensemble.shape[1] else None, average)
     known = None if y is None else torch.tensor(y)
     found = fidelity(
-        prediction_rows(teacher, known),
-        member_rows(teacher, known),
-        prediction_rows(heads, known),
+        prediction_rows(classification, teacher, known),
+        member_rows(classification, teacher, known),
+        prediction_rows(classification, heads, known),
         fidelity_rows(teacher, heads),
     )
     json.dumps(found, allow_nan=False)  # null, never NaN
@@ -245,6 +247,32 @@ def test_a_single_head_has_no_diversity_figures() -> None:
     assert figures(an_ensemble(), an_ensemble()[:, :1])["mean_kl"] == found["mean_kl"]
 
 
+def test_a_dirichlet_student_has_uncertainties_but_no_heads() -> None:
+    """Its mutual information is in closed form: here against draws of the probabilities themselves."""
+    logits, y = an_ensemble(), labels()
+    log_concentration = logits.mean(1, keepdims=True) + 1.0
+    teacher, student = Categorical(torch.tensor(logits)), Dirichlet(torch.tensor(log_concentration))
+    rows = prediction_rows(classification, student, torch.tensor(y))
+    found = fidelity(
+        prediction_rows(classification, teacher, torch.tensor(y)),
+        member_rows(classification, teacher, torch.tensor(y)),
+        rows,
+        fidelity_rows(teacher, student),
+    )
+    assert absent(found) == DIVERSITY
+    expected = softmax(log_concentration[:, 0], axis=-1)
+    p = softmax(logits, axis=-1)
+    assert found["mean_kl"] == pytest.approx(np.mean([kl(p[n].mean(0), expected[n]) for n in range(N)]))
+    assert_allclose(rows["nll"], -np.log(expected[np.arange(N), y]), rtol=1e-10)
+    rng = np.random.default_rng(0)
+    for n in range(0, N, 40):
+        draws = rng.dirichlet(np.exp(log_concentration[n, 0]), 100_000)
+        assert rows["data_uncertainty"][n] == pytest.approx(entropy(draws, axis=-1).mean(), abs=0.01)
+        assert rows["total_uncertainty"][n] == pytest.approx(entropy(expected[n]))
+    ratio = rows["model_uncertainty"].mean() / mutual_information(p, np.full(M, 1 / M)).mean()
+    assert found["model_uncertainty_ratio"] == pytest.approx(ratio)
+
+
 def test_heads_that_are_not_one_per_member_keep_only_the_uncertainties() -> None:
     found = figures(an_ensemble(), an_ensemble(1)[:, :3], labels())
     assert absent(found) == DIVERSITY
@@ -260,7 +288,7 @@ def test_an_ensemble_of_one_has_no_diversity_to_explain() -> None:
     assert absent(found) == DIVERSITY | UNCERTAINTY | {"gap_closed"}  # its member is the ensemble: no gap either
     assert found["agreement"] == 1
     one = Categorical(torch.tensor(logits))
-    assert set(fidelity_rows(one, one)) == {"mean_kl", "mixture_kl", "agreement"}
+    assert set(fidelity_rows(one, one)) == {"mean_kl"}
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])

@@ -14,11 +14,11 @@ from ensemble_distill import __version__
 # make `edistill --help` build every flag of every command.
 SUMMARIES = {
     "quickstart": "Make a working folder with an ensemble of digit classifiers, and distill it.",
-    "cache-logits": "Run every member over the data once and keep its logits.",
+    "cache-logits": "Run every member over the data once and keep what it says.",
     "train": "Train a student from the cache.",
     "evaluate": "Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.",
     "export": "Write a run's student for serving, and verify the file on real rows.",
-    "predict": "Class, probability and uncertainties of images or rows, from an exported student and without torch.",
+    "predict": "What an exported student says of images or rows, and how sure it is; without torch.",
     "inspect": "Say what a path is and what it holds.",
     "verify": "Compute every checksum of a cache again.",
     "methods": "List the methods a student can be trained by.",

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     def cache_logits(
         settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False
     ) -> None:
-        """Run every member over the data once and keep its logits (for regression its means and log-variances).
+        """Run every member over the data once and keep what it says.
 
         Running it again adds only what is missing: a new member, view or split, or the rest of an interrupted pass.
 

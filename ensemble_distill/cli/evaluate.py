@@ -2,110 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, Trust, command
-from ensemble_distill.cli.train import RunArgument
+from ensemble_distill.cli.command import Trust, command
+from ensemble_distill.cli.comparison import Comparison, Line
 from ensemble_distill.config import Settings
 
 COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
-MODELS = ("ensemble", "member", "student")
+
+# what a student that is the ensemble would get
+PERFECT = {
+    "diversity_explained": "1",
+    "deviation_correlation": "1",
+    "model_uncertainty_l1": "0",
+    "model_uncertainty_ratio": "1",
+    "model_uncertainty_spearman": "1",
+    "member_kl": "0",
+    "mean_kl": "0",
+    "agreement": "1",
+    "gap_closed": "1",
+}
+LABELS = {"macs": "multiply-accumulates", "latency_ms": "latency, one thread (ms)"}
+UNITS = {
+    "classification": "uncertainty (nats)",
+    "regression": "uncertainty (variances, in the target's unit squared)",
+}
+# what the table tells of each shift; the rest is in csv and json
+UNDER_SHIFT = ("accuracy", "rmse", "nll", "total_uncertainty", "data_uncertainty", "model_uncertainty")
+
+
+class Style(StrEnum):
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
 
 
 def register(app: typer.Typer) -> None:
     @command(app, "evaluate", ["train.device", "train.workers"])
     def evaluate(
         settings: Settings,
-        run: RunArgument = None,
+        runs: Annotated[
+            list[str] | None,
+            typer.Argument(
+                metavar="RUN",
+                help="Runs of one ensemble, by folder or name; the latest by default.",
+                show_default=False,
+            ),
+        ] = None,
         split: Annotated[
             str | None,
             typer.Option(help="Which rows; default test, or validation where there is none.", show_default=False),
         ] = None,
+        shifts: Annotated[
+            bool, typer.Option("--shifts", help="Evaluate on distorted rows too; the teachers are asked about them.")
+        ] = False,
         trust: Trust = False,
-        json: Json = False,
+        style: Annotated[Style, typer.Option("--format", help="How the result is written.")] = Style.table,
+        json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     ) -> None:
         """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.
 
-        Example: edistill evaluate hydra-s0 --split validation --json
+        Several runs of one ensemble stand side by side.
+
+        Example: edistill evaluate kd-s0 hydra-s0 --format markdown
         """
-        from ensemble_distill.workflows.evaluate import evaluate
+        from ensemble_distill.workflows import evaluate as workflow
 
         with render.Shown() as progress:
-            document = evaluate(settings, run, split=split, trust=trust, progress=progress)
-        if json:
+            if runs is None or len(runs) < 2:
+                run = runs[0] if runs else None
+                document = workflow.evaluate(settings, run, split=split, shifts=shifts, trust=trust, progress=progress)
+            else:
+                document = workflow.evaluate_together(
+                    settings, runs, split=split, shifts=shifts, trust=trust, progress=progress
+                )
+        if json or style is Style.json:
             render.document(document)
         else:
-            show(document)
+            show(Comparison(document), style)
 
 
-def show(document: Mapping[str, Any]) -> None:
-    """The document as tables, diversity first."""
-    fidelity = document["fidelity"]
-    control = fidelity["model_uncertainty_spearman_control"]
-    caption = None
-    if fidelity["model_uncertainty_spearman"] is not None:
-        caption = f"Control for the Spearman: the student's total uncertainty alone gives {render.number(control)}."
-    render.table(
-        f"{document['run']} on {document['rows']:,} rows of {document['split']}: how near the ensemble",
-        ["fidelity", "student", "perfect"],
-        [
-            [name.replace("_", " "), render.number(fidelity[name]), perfect]
-            for name, perfect in {
-                "diversity_explained": "1",
-                "deviation_correlation": "1",
-                "model_uncertainty_l1": "0",
-                "model_uncertainty_ratio": "1",
-                "model_uncertainty_spearman": "1",
-                "member_kl": "0",
-                "mean_kl": "0",
-                "agreement": "1",
-                "gap_closed": "1",
-            }.items()
-        ],
-        caption,
-    )
-    explained = fidelity["diversity_explained"]
-    if explained is not None and explained < COLLAPSED:
-        render.message(
-            f"The heads say nearly the same: they explain {explained:.0%} of the members' diversity, so this student's "
-            "model uncertainty stands for little. More or stronger views, more epochs, a larger learning rate and MLP "
-            "heads help."
-        )
-    models = document["models"]
-    render.table(
-        "quality and uncertainty (nats)",
-        ["", *MODELS],
-        [
-            [name.replace("_", " "), *(render.number(models[model][name]) for model in MODELS)]
-            for name in models["ensemble"]
-        ],
-        "member: the mean over members of each one's own.",
-    )
-    if document["ood"]:
-        render.table(
-            "out-of-distribution detection (AUROC)",
-            ["set, score", *MODELS],
-            [
-                [f"{name}, {score.replace('_', ' ')}", *(render.number(figures[model][score]) for model in MODELS)]
-                for name, figures in document["ood"].items()
-                for score in figures["ensemble"]
-            ],
-        )
-    costs = document["cost"]
-    known = [model for model in ("ensemble", "student") if costs[model] is not None]
-    render.table(
-        "cost of one row",
-        ["", *known],
-        [
-            [label, *(render.number(costs[model][name], 3) for model in known)]
-            for name, label in (
-                ("parameters", "parameters"),
-                ("macs", "multiply-accumulates"),
-                ("latency_ms", "latency, one thread (ms)"),
+def show(found: Comparison, style: Style) -> None:
+    """One table of all figures, and one more of the shifts."""
+    if style is Style.csv:
+        cells = [
+            (line.section, line.figure, model, value)
+            for line in found.lines()
+            for model, value in zip(found.columns, line.values, strict=True)
+        ]
+        render.csv(("section", "figure", "model", "value"), cells)
+        return
+    grid = render.markdown if style is Style.markdown else render.grid
+    grid(_title(found), ["", *found.columns], _sections(found), _caption(found))
+    if found.runs[0]["shifts"] is not None:
+        grid("under shifts", ["shift, severity", *found.columns], _shifted(found))
+    for run in found.runs:
+        explained = run["fidelity"]["diversity_explained"]
+        if explained is not None and explained < COLLAPSED:
+            render.message(
+                f"The heads of {run['run']} say nearly the same: they explain {explained:.0%} of the members' "
+                "diversity, so this student's model uncertainty stands for little. More or stronger views, more "
+                "epochs, a larger learning rate and MLP heads help."
             )
-        ],
-    )
+
+
+def _title(found: Comparison) -> str:
+    first = found.runs[0]
+    rows = f"on {first['rows']:,} rows of {first['split']}"
+    if len(found.runs) > 1:
+        return f"{len(found.runs)} runs {rows}"
+    explained = first["fidelity"]["diversity_explained"]
+    headline = "" if explained is None else f": {explained:.0%} of the members' diversity explained"
+    return f"{first['run']} {rows}{headline}"
+
+
+def _sections(found: Comparison) -> dict[str, list[list[str]]]:
+    """All but the shifts; figures that apply to no model are left out."""
+    sections: dict[str, list[list[str]]] = {}
+    for line in found.lines():
+        kind, _, name = line.section.partition("/")
+        if kind != "shifts" and any(value is not None for value in line.values):
+            title = {
+                "uncertainty": UNITS[found.runs[0]["task"]],
+                "ood": f"out of distribution: {name} (AUROC)",
+                "cost": "cost of one row",
+            }.get(kind, kind)
+            label = LABELS.get(line.figure, line.figure.replace("_", " "))
+            sections.setdefault(title, []).append([f"by {label}" if kind == "ood" else label, *_cells(line)])
+    return sections
+
+
+def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
+    """A section for each figure, with a row for each shift and severity, below that of the rows as they are."""
+    sections: dict[str, list[list[str]]] = {figure: [] for figure in UNDER_SHIFT}
+    for line in found.lines():
+        kind, *at = line.section.split("/")
+        if line.figure not in UNDER_SHIFT or kind not in ("quality", "uncertainty", "shifts"):
+            continue
+        label = "none"
+        if kind == "shifts":
+            shift, severity = at
+            label = f"{shift} {severity} ({found.runs[0]['shift_levels'][shift][int(severity) - 1]})"
+        sections[line.figure].append([label, *_cells(line)])
+    return {figure.replace("_", " "): rows for figure, rows in sections.items() if rows}
+
+
+def _cells(line: Line) -> list[str]:
+    if line.figure in ("parameters", "macs"):
+        return [render.short(value) for value in line.values]
+    cells = [render.number(value) for value in line.values]
+    if line.section == "fidelity":
+        cells[0] = PERFECT.get(line.figure, cells[0])
+    return cells
+
+
+def _caption(found: Comparison) -> str:
+    first = found.runs[0]
+    told = [
+        "ensemble, under fidelity: what a perfect student gets.",
+        "member: the mean over members of each one's own.",
+    ]
+    parts = [f"{name}: {' + '.join(names)}" for name, names in first["subensembles"].items() if names is not None]
+    if parts:
+        told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")
+    if any(run["fidelity"]["model_uncertainty_spearman"] is not None for run in found.runs):
+        told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
+    return "\n".join(told)

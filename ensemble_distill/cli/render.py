@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from csv import writer as csv_writer
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -92,12 +94,62 @@ def document(record: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
-    shown = Table(title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left")
-    for index, column in enumerate(columns):
-        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    shown = _columns(title, columns, caption)
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
     _console(stderr=False).print(shown)
+
+
+def _columns(title: str | None, columns: Sequence[str], caption: str | None) -> Table:
+    shown = Table(
+        title=None if title is None else escape(title),
+        title_justify="left",
+        title_style="bold",
+        caption=None if caption is None else escape(caption),
+        caption_justify="left",
+    )
+    for index, column in enumerate(columns):
+        shown.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
+    return shown
+
+
+Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin with their own label
+
+
+def grid(title: str, columns: Sequence[str], sections: Sections, caption: str | None = None) -> None:
+    """A table in sections, each under its title."""
+    shown = _columns(None, columns, None)
+    for name, rows in sections.items():
+        shown.add_row(f"[bold]{escape(name)}[/]")
+        for row in rows:
+            shown.add_row(*(escape(cell) for cell in row))
+        shown.add_section()
+    console = _console(stderr=False)
+    console.print(f"[bold]{escape(title)}[/]")  # outside the table, which would fold them at its own width
+    console.print(shown)
+    if caption is not None:
+        console.print(escape(caption))
+
+
+def markdown(title: str, columns: Sequence[str], sections: Sections, caption: str | None = None) -> None:
+    """The same table with pipes."""
+    lines = [_piped(columns), _piped(["---", *["---:"] * (len(columns) - 1)])]
+    for name, rows in sections.items():
+        lines += [_piped([f"**{name}**", *[""] * (len(columns) - 1)]), *map(_piped, rows)]
+    said = [f"**{title}**", "\n".join(lines), *([] if caption is None else ["  \n".join(caption.splitlines())])]
+    text("\n\n".join(said) + "\n\n")
+
+
+def _piped(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Values as they are, with every digit; nothing where there is none."""
+    file = io.StringIO()
+    writer = csv_writer(file, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    text(file.getvalue())
 
 
 def facts(title: str, pairs: Mapping[str, Any]) -> None:
@@ -129,11 +181,25 @@ def _inline(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A figure for a table; a dash where it does not apply."""
+def number(value: float | None) -> str:
+    """A figure for a table: four decimals, or three digits where that would show none; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.2e}"
+    return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def short(value: float | None) -> str:
+    """A count to three digits: 12.5M."""
+    if value is None:
+        return "–"
+    rounded, unit = float(f"{value:.3g}"), ""
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(rounded) < 1000 or unit == "T":
+            break
+        rounded /= 1000
+    return f"{rounded:.4g}{unit}"
 
 
 class Shown:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ensemble_distill.evaluation.metrics import Figures
+from ensemble_distill.evaluation.figures import Figures
 
 REPEATS = 30
 BUDGET = 3.0  # seconds; a large ensemble is timed less often, but three times at least
 
 
-def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
+def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor], budget: float = BUDGET) -> Figures:
     """Of running all `modules`, each on its own input (1, ...), one after the other on the CPU."""
     macs = 0
     latencies: list[float] = []
@@ -31,7 +31,7 @@ def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
                     module(x)
                 macs += counter.get_total_flops() // 2
             begun = time.perf_counter()
-            while len(latencies) < 3 or (len(latencies) < REPEATS and time.perf_counter() - begun < BUDGET):
+            while len(latencies) < 3 or (len(latencies) < REPEATS and time.perf_counter() - begun < budget):
                 started = time.perf_counter()
                 for module, x in zip(modules, inputs, strict=True):
                     module(x)
@@ -40,6 +40,13 @@ def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
         torch.set_num_threads(threads)
     parameters = sum(p.numel() for module in modules for p in module.parameters())
     return {"parameters": parameters, "macs": macs, "latency_ms": statistics.median(latencies)}
+
+
+def mean_cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
+    """The mean over `modules` of each one's own cost."""
+    each = [cost([module], [x], BUDGET / len(modules)) for module, x in zip(modules, inputs, strict=True)]
+    # of whole numbers the mean is whole where it can be
+    return {name: statistics.mean(figures[name] or 0 for figures in each) for name in each[0]}
 
 
 @contextmanager

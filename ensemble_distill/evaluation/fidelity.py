@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ensemble_distill.evaluation.metrics import Figures
+from ensemble_distill.evaluation.figures import Figures
 
 NAMES = (
     "diversity_explained",
@@ -27,42 +27,47 @@ NAMES = (
     "gap_closed",
 )
 
-ROUNDING = 1e-12  # below it a mean is noise of float64
+ROUNDING = 1e-12  # of the unit: below it a mean is noise of float64
 
 Rows = Mapping[str, NDArray[np.float64]]
 
 
-def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows) -> Figures:
+def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows, unit: float = 1.0) -> Figures:
     """All fidelity figures from the rows of the three models and of `fidelity_rows`.
 
-    - `diversity_explained` = 1 − member_kl ÷ (MU_ensemble + KL(p̄ ‖ q̄)). Since mean_m KL(p_m ‖ q̄) = MU + KL(p̄ ‖ q̄),
-      0 is a student whose heads collapsed to their own mean, and 1 is perfect. Below 0 the heads are worse than
-      their mean.
-    - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members and classes.
+    - `diversity_explained` = 1 − member_kl ÷ mean_m KL(p_m ‖ q̄), where q̄ is the student's mixture or, for numbers, the
+      normal distribution of its moments: 0 is a student whose heads collapsed to their own mean, and 1 is perfect.
+      Below 0 the heads are worse than their mean. The divisor is what the design writes as MU_ensemble + KL(p̄ ‖ q̄):
+      exactly equal for classes, and for numbers with mean_m KL(p_m ‖ p̄) in the place of MU_ensemble.
+    - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members and classes, of the
+      probabilities or, for numbers, the means.
     - `model_uncertainty_l1` = Σ|MU_s − MU_e| ÷ Σ MU_e; `_ratio` = mean ÷ mean; `_spearman` over rows, and as its
       `_control` the Spearman of the student's total uncertainty with the ensemble's model uncertainty.
     - `member_kl`, `mean_kl` in nats; `agreement` of the pooled classes.
     - `gap_closed` = (NLL_member − NLL_student) ÷ (NLL_member − NLL_ensemble).
+
+    Args:
+        unit: of the uncertainties; see `Task.unit`.
     """
     figures: Figures = dict.fromkeys(NAMES)
     figures["mean_kl"] = float(both["mean_kl"].mean())
-    figures["agreement"] = float(both["agreement"].mean())
-    uncertainty = ensemble.get("model_uncertainty")
-    if "member_kl" in both and uncertainty is not None:
+    if "prediction" in student:
+        figures["agreement"] = float((student["prediction"] == ensemble["prediction"]).mean())
+    if "member_kl" in both:
         figures["member_kl"] = float(both["member_kl"].mean())
-        figures["diversity_explained"] = _subtracted(
-            both["member_kl"].mean(), uncertainty.mean() + both["mixture_kl"].mean()
-        )
+        unexplained = _ratio(both["member_kl"].mean(), both["collapsed_kl"].mean())
+        figures["diversity_explained"] = None if unexplained is None else 1 - unexplained
         figures["deviation_correlation"] = _ratio(
             both["deviation_product"].mean(),
             np.sqrt(both["deviation_ensemble"].mean() * both["deviation_student"].mean()),
+            unit,
         )
-    if uncertainty is not None and "model_uncertainty" in student:
-        theirs = student["model_uncertainty"]
-        figures["model_uncertainty_l1"] = _ratio(np.abs(theirs - uncertainty).mean(), uncertainty.mean())
-        figures["model_uncertainty_ratio"] = _ratio(theirs.mean(), uncertainty.mean())
-        figures["model_uncertainty_spearman"] = spearman(theirs, uncertainty)
-        figures["model_uncertainty_spearman_control"] = spearman(student["total_uncertainty"], uncertainty)
+    if "model_uncertainty" in ensemble and "model_uncertainty" in student:
+        theirs, uncertainty = student["model_uncertainty"], ensemble["model_uncertainty"]
+        figures["model_uncertainty_l1"] = _ratio(np.abs(theirs - uncertainty).mean(), uncertainty.mean(), unit)
+        figures["model_uncertainty_ratio"] = _ratio(theirs.mean(), uncertainty.mean(), unit)
+        figures["model_uncertainty_spearman"] = spearman(theirs, uncertainty, unit)
+        figures["model_uncertainty_spearman_control"] = spearman(student["total_uncertainty"], uncertainty, unit)
     if "nll" in student:
         figures["gap_closed"] = _ratio(
             member["nll"].mean() - student["nll"].mean(), member["nll"].mean() - ensemble["nll"].mean()
@@ -70,19 +75,14 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows) -> Figures
     return figures
 
 
-def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64], unit: float = 1.0) -> float | None:
     """Rank correlation, ties sharing their mean rank; None where one side is constant up to rounding."""
-    if min(np.ptp(a), np.ptp(b)) <= ROUNDING:
+    if min(np.ptp(a), np.ptp(b)) <= ROUNDING * unit:
         return None
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a, b)]
     return _ratio((ranks[0] * ranks[1]).sum(), np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
 
 
-def _ratio(part: float, whole: float) -> float | None:
+def _ratio(part: float, whole: float, unit: float = 1.0) -> float | None:
     """None where the whole is 0 up to rounding: what it would say is noise."""
-    return float(part / whole) if abs(whole) > ROUNDING else None
-
-
-def _subtracted(part: float, whole: float) -> float | None:
-    ratio = _ratio(part, whole)
-    return None if ratio is None else 1 - ratio
+    return float(part / whole) if abs(whole) > ROUNDING * unit else None

@@ -5,67 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.evaluation.figures import Rows
+from ensemble_distill.evaluation.tasks import Task
+from ensemble_distill.predictive.protocol import Predictive
 
-Rows = dict[str, NDArray[np.float64]]  # each (B,) or, for the members, (B, M)
 
-
-def prediction_rows(predictive: Categorical, y: Tensor | None) -> Rows:
+def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Rows:
     """The pooled prediction's quality and the mixture's uncertainty, each (B,).
 
     Model uncertainty is left out for a single distribution: it does not apply there, and is not 0.
     """
     summary = predictive.summary()
-    rows = _quality(predictive.pooled(), y)
-    rows = {name: values[:, 0] for name, values in rows.items()}
+    rows = {name: values[:, 0] for name, values in task.quality(predictive.pooled(), y).items()}
+    if y is not None:
+        rows["nll"] = predictive.pooled_nll(y).numpy()
     rows["total_uncertainty"] = summary.total.numpy()
     rows["data_uncertainty"] = summary.data.numpy()
-    if predictive.members > 1:
+    if predictive.has_model_uncertainty:
         rows["model_uncertainty"] = summary.model.numpy()
     return rows
 
 
-def member_rows(predictive: Categorical, y: Tensor | None) -> Rows:
-    """Each member's own quality and entropy, (B, M)."""
-    rows = _quality(predictive, y)
-    rows["total_uncertainty"] = rows["data_uncertainty"] = predictive.entropy().numpy()
-    return rows
-
-
-def _quality(predictive: Categorical, y: Tensor | None) -> Rows:
-    log_probs = predictive.log_probs()
-    probs = log_probs.exp()
-    confidence, top = probs.max(-1)
-    rows = {"prediction": top.double().numpy(), "confidence": confidence.numpy()}
+def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Rows:
+    """Each member's own quality and uncertainty, (B, M)."""
+    rows = task.quality(members, y)
     if y is not None:
-        true = torch.nn.functional.one_hot(y, probs.shape[-1]).unsqueeze(1)
-        rows["nll"] = predictive.nll(y).numpy()
-        rows["correct"] = (top == y.unsqueeze(1)).double().numpy()
-        rows["brier"] = (probs - true).square().sum(-1).numpy()
+        rows["nll"] = members.nll(y).numpy()
+    rows["total_uncertainty"] = rows["data_uncertainty"] = task.uncertainty(members).numpy()
     return rows
 
 
-def fidelity_rows(ensemble: Categorical, student: Categorical) -> Rows:
+def fidelity_rows(ensemble: Predictive, student: Predictive) -> Rows:
     """How near the student is to the ensemble on each row, each (B,); nats.
 
-    `member_kl` and the three deviation sums (see `fidelity`) need one head per member, and are left out otherwise.
+    `member_kl`, `collapsed_kl` (what it would be, were every head the student's own mean) and the three deviation
+    sums (see `fidelity`) need one head per member, and are left out otherwise.
     """
-    pooled, theirs = ensemble.pooled(), student.pooled()
-    mixture = Categorical(ensemble.mixture_log_probs().unsqueeze(1))
-    mixture_theirs = Categorical(student.mixture_log_probs().unsqueeze(1))
-    rows = {
-        "mean_kl": pooled.kl(theirs)[:, 0].numpy(),
-        "mixture_kl": mixture.kl(mixture_theirs)[:, 0].numpy(),
-        "agreement": (pooled.logits.argmax(-1) == theirs.logits.argmax(-1))[:, 0].double().numpy(),
-    }
+    rows = {"mean_kl": ensemble.pooled().kl(student.pooled())[:, 0].numpy()}
     if student.members == ensemble.members > 1:
+        mixture = student.mixture()
         rows["member_kl"] = ensemble.member_mean(ensemble.kl(student)).numpy()
-        p = ensemble.log_probs().exp() - mixture.log_probs().exp()
-        q = student.log_probs().exp() - mixture_theirs.log_probs().exp()
+        rows["collapsed_kl"] = ensemble.member_mean(ensemble.kl(mixture)).numpy()
+        p = ensemble.means() - ensemble.mixture().means()
+        q = student.means() - mixture.means()
         rows["deviation_product"] = (p * q).sum((1, 2)).numpy()
         rows["deviation_ensemble"] = p.square().sum((1, 2)).numpy()
         rows["deviation_student"] = q.square().sum((1, 2)).numpy()

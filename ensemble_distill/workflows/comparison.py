@@ -1,0 +1,158 @@
+"""Students of one ensemble beside it, its mean member and its best sub-ensembles, on the same rows in one pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble_distill.data.shifts import SEVERITIES, Shifted, shifts_for
+from ensemble_distill.data.source import Array, Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.cost import cost, mean_cost
+from ensemble_distill.evaluation.figures import Figures, Rows
+from ensemble_distill.evaluation.rows import concatenate, fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.subensembles import SubEnsembles
+from ensemble_distill.evaluation.tasks import TASKS
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.students.run import Run
+from ensemble_distill.training.plain_rows import plain_batches
+from ensemble_distill.workflows.answers import PLAIN, Answers, first_input
+
+SIZES = {"best-2": 2, "best-3": 3}  # sub-ensembles, and how many members each has
+
+Model = str | int  # "ensemble", "member", "best-2", "best-3", or the position of the run whose student it is
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The rows of one split.
+
+    Attributes:
+        models: of each model.
+        nearness: to the ensemble, of each model that is not made of all its members; see `fidelity_rows`.
+    """
+
+    models: Mapping[Model, Rows]
+    nearness: Mapping[Model, Rows]
+
+
+class Comparison:
+    """Runs that share an ensemble.
+
+    Args:
+        runs: one or more.
+        answers: their ensemble's.
+    """
+
+    def __init__(self, runs: Sequence[Run], answers: Answers, progress: Progress) -> None:
+        self.runs, self.answers, self.progress = runs, answers, progress
+        self.task = TASKS[runs[0].config.task]
+        self.students = [run.student().to(answers.device) for run in runs]
+        self.chosen: dict[str, tuple[int, ...] | None] = dict.fromkeys(SIZES)
+
+    def choose(self, source: Source, labels: Array) -> None:
+        """Find the sub-ensembles of the least NLL on the validation rows; they are part of what is compared later."""
+        search, done = SubEnsembles(), 0
+        self.progress.start("choosing sub-ensembles on validation", total=len(source), unit="rows")
+        try:
+            for outputs in self.answers.of("validation", source):
+                search.add(self.answers.predictive(outputs), _labels(labels[done : done + len(outputs)]))
+                done += len(outputs)
+                self.progress.advance(len(outputs))
+        finally:  # an error here does not end the evaluation
+            self.progress.finish()
+        self.chosen = {name: search.best(size) for name, size in SIZES.items()}
+
+    def on(self, split: str, source: Source) -> Compared:
+        """Every model on a configured split; labels of OOD sets mean nothing here."""
+        labels = None if split.startswith("ood/") else source.labels
+        self.progress.start(f"evaluating {split}", total=len(source), unit="rows")
+        compared = self._compared(source, labels, self.answers.of(split, source), split)
+        self.progress.finish()
+        return compared
+
+    def shifted(self, split: str, source: Source) -> dict[str, dict[int, dict[Model, Figures]]]:
+        """{shift: {severity: {model: figures}}}, of every shift for such rows; the members are asked themselves."""
+        names = shifts_for(source.kind)
+        rows = len(names) * len(SEVERITIES) * len(source)
+        self.progress.start(f"evaluating shifts of {split}", total=rows, unit="rows")
+        found = {
+            name: {severity: self._on_shift(split, source, name, severity) for severity in SEVERITIES} for name in names
+        }
+        self.progress.finish()
+        return found
+
+    def _on_shift(self, split: str, source: Source, name: str, severity: int) -> dict[Model, Figures]:
+        shifted, named = Shifted(source, name, severity), f"{split}, {name} {severity}"
+        compared = self._compared(shifted, shifted.labels, self.answers.asked(shifted, named), named)
+        return {model: self.task.figures(rows) for model, rows in compared.models.items()}
+
+    def costs(self, source: Source) -> dict[Model, Figures]:
+        """Of one row; without those of the members where they are not at hand."""
+        found: dict[Model, Figures] = {}
+        if self.answers.at_hand:
+            modules = [module.cpu() for module in self.answers.modules]
+            inputs = [first_input(source, member.preprocessing) for member in self.answers.members]
+            found |= {"ensemble": cost(modules, inputs), "member": mean_cost(modules, inputs)}
+            for name, at in self.chosen.items():
+                if at is not None:
+                    found[name] = cost([modules[m] for m in at], [inputs[m] for m in at])
+        for index, (run, student) in enumerate(zip(self.runs, self.students, strict=True)):
+            found[index] = cost([student.cpu()], [first_input(source, run.config.preprocessing)])
+        return found
+
+    @torch.no_grad()
+    def _compared(self, source: Source, labels: Array | None, answers: Iterator[Tensor], named: str) -> Compared:
+        models: dict[Model, list[Rows]] = defaultdict(list)
+        nearness: dict[Model, list[Rows]] = defaultdict(list)
+        for (rows, students), outputs in zip(self._predicted(source, named), answers, strict=True):
+            ensemble = self.answers.predictive(outputs)
+            y = None if labels is None else _labels(labels[rows.start : rows.stop])
+            models["ensemble"].append(prediction_rows(self.task, ensemble, y))
+            models["member"].append(member_rows(self.task, ensemble, y))
+            others: dict[Model, Predictive] = {**students}
+            others |= {name: self.answers.predictive(outputs, at) for name, at in self.chosen.items() if at is not None}
+            for model, predictive in others.items():
+                models[model].append(prediction_rows(self.task, predictive, y))
+                nearness[model].append(fidelity_rows(ensemble, predictive))
+            self.progress.advance(len(rows))
+        return Compared(
+            {model: concatenate(batches) for model, batches in models.items()},
+            {model: concatenate(batches) for model, batches in nearness.items()},
+        )
+
+    def _predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[Model, Predictive]]]:
+        """The students' predictions, batch by batch; those of equal preprocessing share the rendering."""
+        different = list(dict.fromkeys(run.config.preprocessing for run in self.runs))
+        workers, device = self.answers.workers, self.answers.device
+        streams = [plain_batches(source, PLAIN, to, workers, device) for to in different]
+        for batches in zip(*streams, strict=True):
+            rows, inputs = batches[0][0], [x.to(device) for _, x in batches]
+            predicted: dict[Model, Predictive] = {}
+            for index, (run, student) in enumerate(zip(self.runs, self.students, strict=True)):
+                raw = student(inputs[different.index(run.config.preprocessing)]).cpu().double()
+                _refuse_not_finite(raw, run, rows, named)
+                predicted[index] = student.predictive(raw)
+            yield rows, predicted
+
+
+def _refuse_not_finite(raw: Tensor, run: Run, rows: range, named: str) -> None:
+    finite = raw.flatten(1).isfinite().all(1).numpy()
+    if not finite.all():
+        at = int(np.argmin(finite))
+        raise EdistillError(
+            f"The student of {run.folder} says {raw[at].flatten()[:4].tolist()} at row {rows[at]} of {named}: not "
+            "finite. Train it again with a smaller train.lr, or with train.clip-grad."
+        )
+
+
+def _labels(labels: Array) -> Tensor:
+    """Classes as int64, targets as float64."""
+    y = torch.as_tensor(np.asarray(labels))
+    return y.double() if y.is_floating_point() else y.long()

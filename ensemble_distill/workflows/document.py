@@ -1,0 +1,127 @@
+"""The document of one evaluated run, and how it is kept."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ensemble_distill.evaluation.fidelity import fidelity
+from ensemble_distill.evaluation.figures import Figures, Rows
+from ensemble_distill.evaluation.ood import detection
+from ensemble_distill.evaluation.rows import prefixed
+from ensemble_distill.evaluation.tasks import TASKS
+from ensemble_distill.runtime.files import write_json, write_whole
+from ensemble_distill.students.run import Run
+from ensemble_distill.workflows.comparison import SIZES, Compared, Model
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found of runs that share an ensemble.
+
+    Attributes:
+        task: what they predict.
+        split: which rows.
+        main: those rows.
+        ood: the rows of each OOD set.
+        shifts: {shift: {severity: {model: figures}}}; None where they were not asked for.
+        levels: what the severities of each shift mean.
+        costs: of each model that is at hand.
+        chosen: the positions of the members of each sub-ensemble.
+    """
+
+    task: str
+    split: str
+    main: Compared
+    ood: Mapping[str, Compared]
+    shifts: Mapping[str, Mapping[int, Mapping[Model, Figures]]] | None
+    levels: Mapping[str, tuple[str, ...]]
+    costs: Mapping[Model, Figures]
+    chosen: Mapping[str, tuple[int, ...] | None]
+
+    def document(self, run: Run, index: int, named: str) -> dict[str, Any]:
+        """What `evaluate --json` prints of the run at that position; null for what does not apply."""
+        names: dict[str, Model] = {"ensemble": "ensemble", "member": "member", "student": index}
+        names |= {name: name for name in SIZES}
+
+        def each(found: Mapping[Model, Figures]) -> dict[str, Figures | None]:
+            return {name: found.get(model) for name, model in names.items()}
+
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "task": self.task,
+            "run": named,
+            "split": self.split,
+            "rows": len(self.main.models["ensemble"]["total_uncertainty"]),
+            "models": each(self._figures),
+            "fidelity": self._nearness[index],
+            "ood": {name: each(found) for name, found in self._detected.items()},
+            "cost": each(self.costs),
+            "subensembles": {
+                name: None if at is None else [run.config.members[m].name for m in at]
+                for name, at in self.chosen.items()
+            },
+            "subensemble_fidelity": {name: self._nearness.get(name) for name in SIZES},
+            "shifts": None,
+            "shift_levels": None,
+        }
+        if self.shifts is not None:
+            document["shifts"] = {
+                shift: {str(severity): each(found) for severity, found in severities.items()}
+                for shift, severities in self.shifts.items()
+            }
+            document["shift_levels"] = {shift: list(self.levels[shift]) for shift in self.shifts}
+        return document
+
+    @cached_property
+    def _figures(self) -> dict[Model, Figures]:
+        return {model: TASKS[self.task].figures(rows) for model, rows in self.main.models.items()}
+
+    @cached_property
+    def _nearness(self) -> dict[Model, Figures]:
+        ensemble, member = self.main.models["ensemble"], self.main.models["member"]
+        unit = TASKS[self.task].unit(ensemble)
+        return {
+            model: fidelity(ensemble, member, self.main.models[model], rows, unit)
+            for model, rows in self.main.nearness.items()
+        }
+
+    @cached_property
+    def _detected(self) -> dict[str, dict[Model, Figures]]:
+        return {
+            name: {model: detection(self.main.models[model], rows) for model, rows in outside.models.items()}
+            for name, outside in self.ood.items()
+        }
+
+    def keep(self, run: Run, index: int, document: Mapping[str, Any]) -> None:
+        """Write the document into the run, with the figures of each row in `.npz`.
+
+        Shifts are kept apart: the next evaluation without them leaves them.
+        """
+        folder = run.folder / "evaluations"
+        write_json(folder / f"{self.split}.json", document)
+        write_whole(folder / f"{self.split}.npz", _npz(self.main, index))
+        for name, rows in self.ood.items():
+            write_whole(folder / "ood" / f"{name}.npz", _npz(rows, index))
+        if self.shifts is not None:
+            kept = ("schema", "task", "run", "split", "rows", "shifts", "shift_levels")
+            write_json(folder / "shifts" / f"{self.split}.json", {key: document[key] for key in kept})
+
+
+def _npz(compared: Compared, index: int) -> bytes:
+    named: Rows = {}
+    for model, rows in compared.models.items():
+        if model == index or isinstance(model, str):
+            named |= prefixed("student" if model == index else str(model), rows)
+    named |= prefixed("both", compared.nearness[index])
+    small: dict[str, Any] = {name: values.astype(np.float32) for name, values in named.items()}
+    file = io.BytesIO()
+    np.savez_compressed(file, **small)
+    return file.getvalue()

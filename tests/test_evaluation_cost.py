@@ -1,0 +1,128 @@
+"""What a prediction costs, for layers whose arithmetic is known."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.evaluation.cost import cost, mean_cost
+from ensemble_distill.predictive import members_family
+from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.student import Student
+
+CLASSES = members_family("classification")
+
+
+class Attention(nn.Module):
+    """Torch's own attention, which has fused kernels in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x, x, x, need_weights=False)[0]
+        return out
+
+
+class Products(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.view(1, 10, 4, 4).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+
+SEQUENCE = (10, 16)  # positions, features
+ATTENTION = 2 * 10 * 10 * 16  # scores, and their sums
+PROJECTIONS = 10 * 16 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "parameters", "macs"),
+    [
+        (nn.Linear(20, 30), (20,), 20 * 30 + 30, 20 * 30),
+        (nn.Conv2d(3, 8, 5, padding=2, stride=2), (3, 16, 16), 8 * 3 * 25 + 8, 8 * 3 * 25 * 8 * 8),
+        (nn.Conv2d(4, 4, 3, groups=4, bias=False), (4, 8, 8), 4 * 9, 4 * 9 * 6 * 6),
+        (nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)), (6,), 35 + 10 + 12, 30 + 10),
+        (Heads(7, 6, (5,), 3), (6,), 7 * (6 * 5 + 5 + 5 * 3 + 3), 7 * (6 * 5 + 5 * 3)),
+        (Student(nn.Linear(6, 4), Heads(7, 4, (), 3), CLASSES), (6,), 28 + 7 * 15, 24 + 7 * 12),
+        (Products(), SEQUENCE, 0, ATTENTION),
+        (Attention(), SEQUENCE, 4 * (16 * 16 + 16), PROJECTIONS + ATTENTION),
+        (
+            nn.TransformerEncoderLayer(16, 4, 32, batch_first=True),
+            SEQUENCE,
+            4 * (16 * 16 + 16) + 2 * 16 * 32 + 48 + 4 * 16,
+            PROJECTIONS + ATTENTION + 2 * 10 * 16 * 32,
+        ),
+        (nn.LSTM(16, 8, batch_first=True), SEQUENCE, 4 * 8 * (16 + 8 + 2), 10 * 4 * 8 * (16 + 8)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_parameters_and_macs_of_known_layers(
+    module: nn.Module, shape: tuple[int, ...], parameters: int, macs: int
+) -> None:
+    figures = cost([module.eval()], [torch.zeros(1, *shape)])
+    assert figures["parameters"] == parameters
+    assert figures["macs"] == macs
+    assert figures["latency_ms"] is not None
+    assert figures["latency_ms"] > 0
+
+
+def test_an_ensembles_cost_is_its_members_sum() -> None:
+    members = [nn.Linear(20, 30).eval(), nn.Conv2d(3, 8, 5).eval()]
+    inputs = [torch.zeros(1, 20), torch.zeros(1, 3, 9, 9)]
+    together, each = cost(members, inputs), [cost([m], [x]) for m, x in zip(members, inputs, strict=True)]
+    for name in ("parameters", "macs"):
+        assert together[name] == sum(figures[name] or 0 for figures in each)
+    with pytest.raises(ValueError, match="shorter"):
+        cost(members, inputs[:1])
+
+
+def test_tied_weights_count_once() -> None:
+    first, second = nn.Linear(6, 6), nn.Linear(6, 6)
+    second.weight = first.weight
+    assert cost([nn.Sequential(first, second)], [torch.zeros(1, 6)])["parameters"] == 36 + 12
+
+
+def test_measuring_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+
+    def state() -> Iterator[object]:
+        yield torch.backends.mha.get_fastpath_enabled()
+        yield torch.backends.mkldnn.enabled
+        yield torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+
+    before = list(state())
+    cost([nn.Linear(2, 2)], [torch.zeros(1, 2)])
+    assert list(state()) == before
+
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        cost([Fails()], [torch.zeros(1, 2)])
+    assert list(state()) == before
+    assert threads == [1, 3, 1, 3]
+
+
+def test_latency_grows_with_the_work() -> None:
+    def latency(width: int) -> float:
+        found = cost([nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))], [torch.zeros(1, width)])
+        assert found["latency_ms"] is not None
+        return found["latency_ms"]
+
+    assert latency(1500) > 3 * latency(4)
+
+
+def test_a_members_cost_is_the_mean_over_the_members() -> None:
+    members = [nn.Linear(20, 30).eval(), nn.Linear(20, 50).eval(), nn.Linear(20, 11).eval()]
+    inputs = [torch.zeros(1, 20)] * 3
+    found, whole = mean_cost(members, inputs), cost(members, inputs)
+    assert found["macs"] == pytest.approx((whole["macs"] or 0) / 3)
+    assert found["parameters"] == pytest.approx(21 * 91 / 3)
+    assert 0 < (found["latency_ms"] or 0) < (whole["latency_ms"] or 0)
+    alike = mean_cost(members[:1] * 2, inputs[:2])
+    assert isinstance(alike["parameters"], int), "as the members' own"
