@@ -51,7 +51,7 @@ class Factory:
         self.kind: Kind = first.kind
         # networks take batches, so only pixels, which are resized, may differ in shape from row to row
         self._shape = None if first.kind == "pixels" else first.x.shape
-        self._memo = Memo(self._length)
+        self._memo: Memo[Item] = Memo(self._length)
         self._probe()
 
     def __len__(self) -> int:
@@ -75,7 +75,14 @@ class Factory:
             return self._targets
         if self.item(0).y is None:
             return None
-        return np.array([self.item(row).y for row in range(len(self))])
+        labels = [self.item(row).y for row in range(len(self))]
+        missing = next((row for row, y in enumerate(labels) if y is None), None)
+        if missing is not None:
+            raise EdistillError(
+                f"{self.spec}: row {missing} has no y, but row 0 has. Give every row one, or none; rows without belong "
+                "in data.transfer."
+            )
+        return np.array(labels)
 
     @cached_property
     def scale(self) -> Array | None:

@@ -40,7 +40,7 @@ class ImageFolder:
         classes: tuple[str, ...] | None = None,
     ) -> None:
         self.root, self.names, self.labels, self.classes = root, tuple(names), labels, classes
-        self._memo = Memo(len(self.names))
+        self._memo: Memo[Item] = Memo(len(self.names))
 
     def __len__(self) -> int:
         return len(self.names)

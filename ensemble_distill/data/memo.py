@@ -1,43 +1,55 @@
-"""Keeping the decoded rows of a small source, so that later epochs do not decode them again."""
+"""Keeping what was decoded or rendered of small data, so that later epochs need not do it again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
 
-from ensemble_distill.data.source import Item
+from ensemble_distill.data.source import Array
 
 LIMIT = 512 * 2**20  # bytes
 
 
-class Memo:
-    """Items by row, at most `limit` bytes of them; a source that looks larger as a whole is not kept at all.
+class Kept(Protocol):
+    """What a memo keeps: mostly an array."""
+
+    @property
+    def x(self) -> Array: ...
+
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value", bound=Kept)
+
+
+class Memo(Generic[Value]):
+    """Values by key, at most `limit` bytes of them; a source that looks larger as a whole is not kept at all.
 
     A partial memo of a large source would cost memory in every loader process and be hit seldom, so the first
-    item read decides by its size times the rows. Threads may share a memo: two that miss at once both decode.
+    value read decides by its size times their number. Threads may share a memo: two that miss at once both read.
     """
 
-    def __init__(self, rows: int, limit: int = LIMIT) -> None:
-        self.rows, self.limit = rows, limit
-        self._kept: dict[int, Item] = {}
+    def __init__(self, count: int, limit: int = LIMIT) -> None:
+        self.count, self.limit = count, limit
+        self._kept: dict[Hashable, Value] = {}
         self._room: int | None = None
 
-    def get(self, row: int, read: Callable[[int], Item]) -> Item:
-        """The item of that row: the kept one, else `read(row)`, whose x becomes read-only."""
-        kept = self._kept.get(row)
+    def get(self, key: Key, read: Callable[[Key], Value]) -> Value:
+        """The value of that key: the kept one, else `read(key)`, whose x becomes read-only."""
+        kept = self._kept.get(key)
         if kept is not None:
             return kept
-        item = read(row)
-        item.x.flags.writeable = False
-        size = item.x.nbytes
+        value = read(key)
+        value.x.flags.writeable = False
+        size = value.x.nbytes
         if self._room is None:
-            self._room = self.limit if size * self.rows <= self.limit else 0
+            self._room = self.limit if size * self.count <= self.limit else 0
         if size <= self._room:
-            self._kept[row] = item
+            self._kept[key] = value
             self._room -= size
-        return item
+        return value
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __reduce__(self) -> tuple[type[Memo], tuple[int, int]]:
-        return Memo, (self.rows, self.limit)  # a process that gets a copy decodes for itself
+    def __reduce__(self) -> tuple[type[Memo[Value]], tuple[int, int]]:
+        return Memo, (self.count, self.limit)  # a process that gets a copy reads for itself

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ensemble_distill.cache.reader import Records
+from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.training.order import Index
+
+RENDERED = 2**30  # bytes of rendered rows that are kept
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,16 @@ class CachedRows(Dataset[Example]):
         self.sources = [(split.source, split.view, split.seed) for split in splits]
         self.offsets = np.cumsum([0, *(len(split.source) for split in splits)])
         self.to = to
+        self._memo: Memo[Example] = Memo(sum(len(s.source) * s.records.views for s in splits), RENDERED)
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
     def __getitem__(self, index: Index) -> Example:
+        # rendering costs more than a step of a small student; a loader process sees too few rows twice to keep them
+        return self._memo.get(index, self._rendered) if get_worker_info() is None else self._rendered(index)
+
+    def _rendered(self, index: Index) -> Example:
         part = int(np.searchsorted(self.offsets, index[0], side="right")) - 1
         source, view, seed = self.sources[part]
         row = index[0] - int(self.offsets[part])
