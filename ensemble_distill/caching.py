@@ -218,8 +218,10 @@ def _probe(
             x = item_plan.x(items, member.preprocessing)
             raw = forward(modules[member.name], torch.from_numpy(x)[None], member, f"on {name}")
             counts[member.name] = raw.shape[1]
-            if compare is not None:
-                compare(name, member, to_outputs(raw, member, name, [0]))
+            if numbers or compare is not None:
+                outputs = to_outputs(raw, member, name, [0])
+                if compare is not None:
+                    compare(name, member, outputs)
     if numbers:
         return ()
     if len(set(counts.values())) > 1:

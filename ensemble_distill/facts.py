@@ -98,7 +98,8 @@ class Member:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Member:
-        order, preprocessing, units = record["class_order"], record["preprocessing"], record["units"]
+        order, preprocessing = record["class_order"], record["preprocessing"]
+        units = record.get("units")  # a classifier's record may be older than this field and the next
         return cls(
             name=record["name"],
             sha256=record["sha256"],
@@ -107,5 +108,5 @@ class Member:
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
             model=record["model"],
             units=None if units is None else (units[0], units[1]),
-            variance=record["variance"],
+            variance=record.get("variance"),
         )

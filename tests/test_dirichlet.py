@@ -1,9 +1,11 @@
 """Dirichlet distributions against torch.distributions, SciPy, sampling and fifty digits, and where they are extreme."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from numpy.testing import assert_allclose
@@ -11,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.special import digamma, gammaln, softmax
 from scipy.stats import dirichlet as scipy_dirichlet
 from scipy.stats import entropy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
 from ensemble_distill.predictive.categorical import Categorical
-from ensemble_distill.predictive.dirichlet import Dirichlet, DirichletFamily, digamma_gap
+from ensemble_distill.predictive.dirichlet import Dirichlet, DirichletFamily, digamma_gap, log_plus
 
 Floats = NDArray[np.float64]
 
@@ -241,8 +243,51 @@ def test_the_digamma_gap_is_one_over_twice_alpha_where_psi_and_ln_cancel() -> No
         exact = [float(mp.digamma(mp.exp(mp.mpf(float(x))) + 1) - mp.mpf(float(x))) for x in logs]
     assert_allclose(found, exact, rtol=1e-11)
     assert_allclose(found[-1], 0.5e-15, rtol=1e-6)
-    far = digamma_gap(torch.tensor([-800.0, 800.0], dtype=torch.float64))
-    assert_allclose(far, [800 + float(digamma(1)), 0], rtol=1e-12, atol=1e-200)
+
+
+def test_the_digamma_gap_beyond_what_exp_can_hold() -> None:
+    far = torch.tensor([-800.0, 800.0], dtype=torch.float64, requires_grad=True)
+    gap = digamma_gap(far)
+    assert_allclose(gap.detach(), [800 + float(digamma(1)), 0], rtol=1e-12, atol=1e-200)
+    gap.sum().backward()  # type: ignore[no-untyped-call]
+    assert_close(far.grad, torch.tensor([-1.0, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_plus_is_numpys_logaddexp(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.linspace(-1e3, 1e3, 2001), torch.linspace(-30, 30, 2001)]).to(dtype).requires_grad_()
+    found = log_plus(x)
+    exact = np.logaddexp(0, x.detach().numpy().astype(np.float64))
+    assert_allclose(found.detach(), exact, rtol=1e-6 if dtype == torch.float32 else 1e-14, atol=1e-30)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert_close(x.grad, x.detach().sigmoid())  # at 0 as well
+
+
+class Uncertainties(nn.Module):
+    def forward(self, raw: Tensor) -> tuple[Tensor, ...]:
+        summary = DirichletFamily(1.0).predictive(raw, None, "probabilities").summary()
+        return summary.mean, summary.total, summary.data, summary.model
+
+
+def test_onnx_agrees_with_torch_however_large_the_outputs() -> None:
+    module = Uncertainties()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(2, 1, 3),),
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=({0: torch.export.Dim("batch_size")},),
+            input_names=["raw"],
+            verbose=False,
+        )
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    rows = [[500, -500, 0], [-500] * 3, [500] * 3, [-500, -400, 500], [14] * 3, [25, 26, 27], [-20, -21, -20], [0] * 3]
+    raw = torch.tensor(rows, dtype=torch.float32).unsqueeze(1)
+    for found, wanted in zip(session.run(None, {"raw": raw.numpy()}), module(raw), strict=True):
+        assert_allclose(found, wanted, rtol=1e-3, atol=1e-7)
 
 
 # --- gradients --------------------------------------------------------------------------------------------------
@@ -262,12 +307,12 @@ def test_gradients_are_those_of_finite_differences(figure: str) -> None:
         found: Tensor = ours.nll(y) if figure == "nll" else getattr(ours.summary(), figure)
         return found
 
-    assert gradcheck(f, inputs)  # type: ignore[no-untyped-call]
+    assert gradcheck(f, inputs)
 
 
 def test_the_gap_has_the_trigammas_gradient() -> None:
     logs = torch.linspace(-15, 30, 46, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(digamma_gap, [logs])  # type: ignore[no-untyped-call]
+    assert gradcheck(digamma_gap, [logs])
 
 
 def test_positions_are_independent_of_each_other() -> None:

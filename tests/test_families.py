@@ -265,7 +265,7 @@ def test_the_mixture_is_the_nearest_single_distribution(family: Family) -> None:
     members, q = predicted(family, raw_of(family), weights=WEIGHTS), predicted(family, raw_of(family, seed=3)[:, :1])
     mixture: Predictive = members.mixture()
     least = members.member_mean(members.kl(mixture))
-    assert_close(members.member_mean(members.kl(q)), least + mixture.kl(q)[:, 0])  # type: ignore[arg-type]
+    assert_close(members.member_mean(members.kl(q)), least + mixture.kl(q)[:, 0])
     assert (least > 0).all()
 
 

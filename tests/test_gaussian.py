@@ -46,9 +46,8 @@ def shares(weights: Floats | None, members: int = 4) -> Floats:
 
 def on_grid(ours: Gaussian, row: int, grid: Floats) -> Floats:
     """The density of one row's mixture at every point of the grid."""
-    copies = Gaussian(
-        *(values[row : row + 1].expand(len(grid), -1) for values in (ours.mean, ours.log_variance)), ours.weights
-    )
+    mean, log_variance = (values[row : row + 1].expand(len(grid), -1) for values in (ours.mean, ours.log_variance))
+    copies = Gaussian(mean, log_variance, ours.weights)
     density: Floats = (-copies.pooled_nll(torch.tensor(grid))).exp().numpy()
     return density
 
@@ -214,7 +213,7 @@ def test_gradients_are_those_of_finite_differences(figure: str) -> None:
     def f(mean: Tensor, log: Tensor, other: Tensor, other_log: Tensor) -> Tensor:
         return FIGURES[figure](Gaussian(mean, log, weights), Gaussian(other, other_log), y)
 
-    assert gradcheck(f, inputs)  # type: ignore[no-untyped-call]
+    assert gradcheck(f, inputs)
 
 
 @pytest.mark.parametrize("figure", FIGURES)

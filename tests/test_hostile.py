@@ -23,7 +23,7 @@ from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.loading import batches
-from ensemble_distill.teachers.outputs import to_logits
+from ensemble_distill.teachers.outputs import to_outputs
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
@@ -68,9 +68,9 @@ def test_probabilities_that_are_called_logits_are_refused() -> None:
     shares = torch.randn(8, 3).softmax(1)
     member = Member("m", "0" * 64, "logits")
     with pytest.raises(EdistillError, match=r'rows 10 to 17 of test .* teachers\.output = "probabilities"'):
-        to_logits(shares, member, "test", range(10, 18))
-    to_logits(shares - 0.1, member, "test", range(8))
-    to_logits(shares, Member("m", "0" * 64, "probabilities"), "test", range(8))
+        to_outputs(shares, member, "test", range(10, 18))
+    to_outputs(shares - 0.1, member, "test", range(8))
+    to_outputs(shares, Member("m", "0" * 64, "probabilities"), "test", range(8))
 
 
 def test_a_member_with_one_output_is_no_classifier(folder: Path) -> None:

@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.students.bodies import build_body
-from ensemble_distill.students.heads import Heads
+from ensemble_distill.predictive.categorical import CategoricalFamily
+from ensemble_distill.predictive.dirichlet import DirichletFamily
+from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.students.run import Run, StudentConfig, load_student
-from ensemble_distill.students.student import Student
 
 SHAPE = (6,)
 MODEL_FILE = """
@@ -47,6 +45,8 @@ def configured(**changes: Any) -> StudentConfig:
         kwargs={"width": 5},
         hidden=(3,),
         heads=4,
+        form="heads",
+        family=CategoricalFamily(),
         kind="features",
         shape=SHAPE,
         preprocessing=None,
@@ -257,6 +257,8 @@ configs = st.builds(
     kwargs=st.dictionaries(names, json_values | st.lists(sizes), max_size=3),
     hidden=st.lists(sizes, max_size=3).map(tuple),
     heads=sizes,
+    form=st.sampled_from(["heads", "rank-one"]),
+    family=st.sampled_from([CategoricalFamily(), DirichletFamily(1.0), GaussianFamily(22.5, 9.25)]),
     kind=st.sampled_from(["pixels", "tensor", "features"]),
     shape=st.lists(sizes, min_size=1, max_size=3).map(tuple),
     preprocessing=st.none() | preprocessings,
@@ -294,6 +296,8 @@ def test_config_json_says_what_others_read_in_it() -> None:
         "kwargs": {"width": 5},
         "hidden": [3],
         "heads": 4,
+        "form": "heads",
+        "family": {"name": "categorical"},
     }
     assert record["classes"] == ["cat", "dog", "Übel"]
     assert [member["sha256"] for member in record["members"]] == [f"{m:064x}" for m in range(4)]
@@ -338,37 +342,10 @@ def test_heads_that_are_not_the_members_pool_equally(heads: int) -> None:
 def test_weights_outlive_the_step_from_one_head_to_many() -> None:
     """Training starts from one head and copies it; what it reports on the way pools as the finished run will."""
     config = configured(weights=(2.0, 1.0, 1.0, 4.0))
-    grown = config.around(make_body(5), 5, 1).with_heads(4).eval()
+    grown = config.around(make_body(5), 5).with_heads(4).eval()
     raw = torch.randn(5, 4, 3)
     built = config.build(make_body)
     assert_close(grown.predictive(raw).pooled().logits, built.predictive(raw).pooled().logits)
     assert not torch.allclose(
         grown.predictive(raw).pooled().logits, configured().build(make_body).predictive(raw).pooled().logits
     )
-
-
-def test_more_heads_share_the_body_and_copy_the_first_head() -> None:
-    student = Student(make_body(), Heads(2, 4, (3,), 3), average="logits").eval()
-    more = student.with_heads(5)
-    x = torch.randn(6, *SHAPE)
-    assert more.body is student.body
-    assert more.average == "logits"
-    assert not more.training
-    assert student.train().with_heads(3).training
-    student.eval()
-    assert_close(more(x), student(x)[:, :1].expand(-1, 5, -1))
-    assert more.predictive(more(x)).summary().model.max() < 1e-6
-
-
-def test_biases_of_heads_and_what_the_body_names_are_not_decayed() -> None:
-    body = build_body("test_vit", {}, (3, 160, 160))
-    student = Student(body, Heads(3, 64, (5,), 2))
-    undecayed = student.no_weight_decay()
-    assert "body.pos_embed" in undecayed
-    theirs = {f"body.{name}" for name in timm.create_model("test_vit").no_weight_decay()}
-    assert undecayed == theirs
-    plain = Student(make_body(), Heads(3, 4, (), 2))
-    groups = param_groups_weight_decay(plain, 0.1, no_weight_decay_list=plain.no_weight_decay())
-    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
-    wanted = {"body.0.weight", "heads.layers.0.weight"}
-    assert {name for name, p in plain.named_parameters() if id(p) in decayed} == wanted

@@ -16,7 +16,7 @@ from scipy.special import log_softmax, logsumexp
 from teachers_helpers import context
 
 from ensemble_distill import load_student
-from ensemble_distill.caching import to_logits
+from ensemble_distill.teachers.outputs import to_outputs
 from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
@@ -83,7 +83,7 @@ def test_other_class_orders_are_mapped_by_name(digits: Path) -> None:
     teacher = run.load(path, context(data))
     assert teacher.member.class_order == (*range(1, 10), 0)
     raw = teacher.build()(pixels())
-    ordered = to_logits(raw, teacher.member, "test", range(6))
+    ordered = to_outputs(raw, teacher.member, "test", range(6))
     for position, name in enumerate(data):
         assert_allclose(ordered[:, position], raw[:, names.index(name)])
 

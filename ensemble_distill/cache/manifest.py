@@ -184,8 +184,9 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
         for what in ("sha256", "output", "class_order", "preprocessing", "model", "units", "variance"):
             there, here = getattr(member, what), getattr(other, what)
             if there != here:
+                said = "standardized" if what == "units" else what  # as the settings call it
                 raise EdistillError(
-                    f"{folder} holds member {member.name} with {what} {_short(there)}, but now it is {_short(here)}. "
+                    f"{folder} holds member {member.name} with {said} {_short(there)}, but now it is {_short(here)}. "
                     "Put the old one back, or run edistill cache-logits --overwrite."
                 )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -97,7 +99,7 @@ def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
                 external_data=False,
                 dynamic_shapes=({0: torch.export.Dim("batch_size")},),
                 input_names=[name],
-                output_names=list(module.names),
+                output_names=[f"edistill.{name}" for name in module.names],  # which no body has
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds; all mean that this body cannot be exported
@@ -108,8 +110,21 @@ def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
     finally:
         logging.disable(silenced)
     assert program is not None
+    _name_outputs(program.model.graph, module.names)
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Call the outputs by their names. A body that takes a mean has a value of that name too, and it gets another."""
+    from onnxscript import ir
+
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for value in node.outputs:
+            if value.name in names:
+                value.name = f"edistill.body.{value.name}"
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _reason(error: BaseException) -> str:

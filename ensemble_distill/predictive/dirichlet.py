@@ -124,8 +124,12 @@ def digamma_gap(log_a: Tensor) -> Tensor:
     square = 1 / (y * y)
     series = square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square * (1 / 240 - square / 132))))
     steps = sum((1 / (a + step) for step in range(2, 7)), 1 / (a + 1))
-    shift = torch.logaddexp(math.log(7) - log_a, torch.zeros_like(log_a))  # ln(y/α), also where 1/α overflows
-    return shift - 1 / (2 * y) - series - steps
+    return log_plus(math.log(7) - log_a) - 1 / (2 * y) - series - steps  # the first is ln(y/α)
+
+
+def log_plus(x: Tensor) -> Tensor:
+    """ln(1 + eˣ). Of torch's own two, softplus is off by 2e-9 above 20, and an exported logaddexp overflows at 89."""
+    return torch.maximum(x, torch.zeros_like(x)) + torch.log1p((-x.abs()).exp())
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ class DirichletFamily:
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Dirichlet:
         if self.offset == 0:
             return Dirichlet(raw)
-        return Dirichlet(torch.logaddexp(raw, torch.full_like(raw, math.log(self.offset))))
+        log_offset = math.log(self.offset)
+        return Dirichlet(log_offset + log_plus(raw - log_offset))
 
 
 FAMILY = DirichletFamily

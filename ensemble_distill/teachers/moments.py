@@ -104,10 +104,10 @@ def check_units(
     Raises:
         EdistillError: that is so.
     """
-    means, targets = means.astype(np.float64), targets.astype(np.float64)
-    center, spread, own = float(targets.mean()), float(targets.std()), float(means.std())
     if len(targets) < SMALLEST_ROWS or _constant(targets) or _constant(means):
         return
+    means, targets = means.astype(np.float64), targets.astype(np.float64)
+    center, spread, own = float(targets.mean()), float(targets.std()), float(means.std())
     correlation = float(np.mean((means - means.mean()) * (targets - center))) / (own * spread)
     if correlation <= 0 or correlation**2 < EXPLAINED:
         return
@@ -122,10 +122,10 @@ def check_units(
         f"Member {name} answers {means.mean():.4g} ± {own:.4g}, and the targets are {center:.4g} ± {spread:.4g}, "
         f"though the two agree but for the unit (correlation {correlation:.2f}). The settings say that its outputs are "
         f"{taken}. Set teachers.standardized = {{ mean = …, std = … }} to what the targets were standardized by when "
-        "the member was trained, or leave it out where they were not."
+        "the member was trained, or leave it out where they were not; then run edistill cache-logits --overwrite."
     )
 
 
-def _constant(values: NDArray[np.float64]) -> bool:
+def _constant(values: NDArray[np.floating[Any]]) -> bool:
     """But for the rounding of float32."""
     return bool(np.ptp(values) <= 1e-6 * np.abs(values).max())

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ensemble_distill.config import Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.serving import Served, records
+
+WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they are far from 0, they differ in those
 
 
 def latest_export(settings: Settings) -> Path:
@@ -46,8 +50,15 @@ def formatted(rows: Sequence[dict[str, Any]], style: Literal["csv", "json"]) -> 
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["row"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    writer.writerows({name: _cell(name, value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(name: str, value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    # the shortest text that float32 reads back as it was; NumPy's own goes into powers of ten from a million on
+    return repr(float(str(np.float32(value)))) if name in WHOLE else f"{value:.6g}"
 
 
 def refuse_target(path: Path, model: Path, inputs: Sequence[str]) -> None:

@@ -75,7 +75,8 @@ def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
 
 def open_ensemble(settings: Settings, classes: tuple[str, ...] | None, trust: bool = False) -> list[Teacher]:
     """The members in `teachers.path`, for data of these class names; see `open_teachers`."""
-    return open_teachers(Path(settings.teachers.path), Context(settings.teachers, classes, trust, settings.task))
+    names = classes if settings.task == "classification" else None  # numbers are no index of them
+    return open_teachers(Path(settings.teachers.path), Context(settings.teachers, names, trust, settings.task))
 
 
 def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocessing | None) -> Preprocessing | None:

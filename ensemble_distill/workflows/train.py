@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
 from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runtime import ranks
@@ -127,7 +129,7 @@ def method_options(method: Method, settings: Settings) -> BaseModel:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        valid = ", ".join(name.replace("_", "-") for name in method.Options.model_fields)
+        valid = ", ".join(name.replace("_", "-") for name in method.Options.model_fields) or "none"
         if problem["type"] == "extra_forbidden":
             raise EdistillError(
                 f"method.{key} is no option of {settings.train.method}. Its options are {valid}."
@@ -163,6 +165,11 @@ def _train(
     config, student = _build(
         folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
     )
+    if device.type == "mps" and isinstance(config.family, DirichletFamily):
+        raise EdistillError(
+            f"{settings.train.method} computes in float64, which train.device {device.type!r} does not have. Use "
+            "--device cpu."
+        )
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
     training = Training(
         folder=folder,
@@ -249,14 +256,19 @@ def _build(
 
 
 def _in_reach(cache: Cache, task: str) -> Family:
-    """What a head emits: for numbers in units of the members' own answers, so that a fresh head is near them."""
+    """What a head emits. For numbers in units of what the members answer over all rows: a fresh head's 0 and 0 then say
+    what they do of a row that nothing is known of."""
     family = members_family(task)
     if not isinstance(family, GaussianFamily):
         return family
     records = cache.open("train")
     rows = np.unique(np.linspace(0, len(records) - 1, SAMPLED).astype(np.int64))
-    means = records.read(rows)[..., 0].astype(np.float64).mean(1)
-    return GaussianFamily(center=float(means.mean()), scale=float(means.std()) or 1.0)
+    outputs = records.read(rows).astype(np.float64)
+    means, log_variances = outputs[..., 0].mean(1), outputs[..., 1]
+    # not of the means alone: members that know little hardly move theirs, and a head would start with a variance
+    # thousands of times too small
+    scale = math.sqrt(means.var() + math.exp(log_variances.mean()))
+    return GaussianFamily(center=float(means.mean()), scale=scale)
 
 
 def _relative_spec(settings: Settings, folder: Path) -> str:
