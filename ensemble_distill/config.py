@@ -1,6 +1,6 @@
 """`edistill.toml` as typed settings: the one definition behind the file, the flags and their help.
 
-Paths are relative to the file they stand in; once loaded they are absolute, and `write_settings` makes them
+Paths are relative to the file they stand in; once loaded they are absolute, and `settings_toml` makes them
 relative again to wherever the copy goes, so that a copy replays from its own place.
 """
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
 
-def arguments(description: str, here: Path) -> argparse.Namespace:
-    """`shared` (a folder with data/ and teachers/) and `--work` (where everything is written)."""
+def arguments(description: str, here: Path, **choices: Iterable[str]) -> argparse.Namespace:
+    """`shared` (a folder with data/ and teachers/) and `--work` (where everything is written).
+
+    `sets=("a", "b")` adds `--sets`, some of these; all of them when it is not given.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("shared", type=Path, help="folder that holds data/cifar10.zip and teachers/")
+    parser.add_argument("shared", type=Path, help="folder that holds data/ and teachers/")
     parser.add_argument("--work", type=Path, default=here / "output", help="where data, cache and runs go")
+    for name, values in choices.items():
+        known = tuple(values)
+        parser.add_argument(f"--{name}", nargs="+", choices=known, default=known, help="some of these; default all")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     return given
@@ -47,10 +56,24 @@ def write_digits(work: Path) -> None:
     np.savez_compressed(work / "digits.npz", x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
 
 
-def edistill(work: Path, *commands: str) -> None:
-    """Run `edistill COMMAND` in `work`, one after the other, showing what is run and how long it took."""
+def edistill(work: Path, *commands: str, into: Path | None = None) -> None:
+    """Run `edistill COMMAND` in `work`, one after the other, showing what is run and how long it took.
+
+    `into` is a file that gets what they print in place of the screen.
+    """
     for command in commands:
-        print(f"\n$ edistill {command}", flush=True)
+        print(f"\n$ edistill {command}{f' > {into.name}' if into else ''}", flush=True)
         started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "ensemble_distill", *command.split()], cwd=work, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ensemble_distill", *command.split()],
+            cwd=work,
+            check=True,
+            stdout=subprocess.PIPE if into else None,
+        )
+        if into is not None:
+            into.write_bytes(done.stdout)
         print(f"({time.monotonic() - started:.0f} s)", flush=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.students.bodies import build_body, feature_count, start_from
 from ensemble_distill.students.run import Run, StudentConfig, load_student
 
@@ -39,6 +40,8 @@ def configured(**changes: Any) -> StudentConfig:
         kwargs={"width": 5},
         hidden=(3,),
         heads=4,
+        form="heads",
+        family=CategoricalFamily(),
         kind="features",
         shape=SHAPE,
         preprocessing=None,

@@ -110,7 +110,9 @@ def test_parts_are_gone_once_they_are_joined_and_leftovers_with_the_next_writer(
 
 def test_a_block_of_another_length_is_a_bug(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 records"):
-        Writer(tmp_path, manifest()).put("ood/x", Block(0, 8), {("m-a", 0): encode(logits(("m-a", 0))[:3], layout(K, "float16"))})
+        Writer(tmp_path, manifest()).put(
+            "ood/x", Block(0, 8), {("m-a", 0): encode(logits(("m-a", 0))[:3], layout(K, "float16"))}
+        )
 
 
 def test_each_part_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

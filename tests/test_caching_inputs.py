@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.caching import SplitPlan, cache_outputs
+from ensemble_distill.caching.passes import cache_outputs
+from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing

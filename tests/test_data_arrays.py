@@ -68,12 +68,12 @@ def test_arrays_go_by_the_names_in_the_entry(saved: Any) -> None:
         open_source(SimpleNamespace(source=file, rows=None, x="val_x", y="val_y"))
 
 
-def test_scale_is_each_columns_deviation_and_1_for_a_constant(saved: Any) -> None:
+def test_scale_is_each_columns_deviation_and_0_for_a_constant(saved: Any) -> None:
     x = RNG.normal(size=(1000, 3)) * [1, 50, 0] + [5, -2, 0.1]
     scale = open_source(saved(x=x)).scale
     assert scale is not None
     assert scale.dtype == np.float32
-    assert_allclose(scale, [x[:, 0].std(), x[:, 1].std(), 1], rtol=1e-5)
+    assert_allclose(scale, [x[:, 0].std(), x[:, 1].std(), 0], rtol=1e-5)
     assert open_source(saved(x=GRAY)).scale is None
 
 

@@ -215,7 +215,7 @@ def test_regression_and_scale(factory: Any) -> None:
     spec = factory(returning("Rows([(np.array([row, 5.0]), row / 2) for row in range(10)])"))
     source = open_source(spec, "regression")
     assert_allclose(source.labels, np.arange(10) / 2)  # type: ignore[arg-type]
-    assert_allclose(source.scale, [np.arange(10).std(), 1], rtol=1e-6)  # type: ignore[arg-type]
+    assert_allclose(source.scale, [np.arange(10).std(), 0], rtol=1e-6)  # type: ignore[arg-type]
     with pytest.raises(EdistillError, match=r"y is float64\. Classes are whole numbers"):
         open_source(spec)
 

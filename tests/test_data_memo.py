@@ -19,12 +19,39 @@ def reader(sizes: list[int]) -> tuple[list[int], object]:
 
 
 def test_a_small_source_is_read_once() -> None:
-    read, item = reader([10] * 4)
-    memo = Memo(count=4, limit=40)
-    first = [memo.get(row, item) for row in (2, 0, 1, 3)]  # type: ignore[arg-type]
-    assert [memo.get(row, item) for row in (2, 0, 1, 3)] == first  # type: ignore[arg-type]
-    assert read == [2, 0, 1, 3]
-    assert not first[0].x.flags.writeable
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(3, 5)).astype(np.float32), rng.integers(0, 255, (7, 1), dtype=np.uint8), np.ones((2, 2))]
+    read: list[int] = []
+
+    def item(row: int) -> Item:
+        read.append(row)
+        return Item(values[row].copy(), np.array(row), "pixels")
+
+    memo = Memo[Item](count=3, limit=1000)
+    for _ in range(3):
+        for row in (2, 0, 1):
+            found = memo.get(row, item)
+            np.testing.assert_array_equal(found.x, values[row], strict=True)
+            assert found.y == row
+            assert not found.x.flags.writeable
+    assert read == [2, 0, 1]
+
+
+def test_what_is_kept_lies_in_few_pieces_of_memory() -> None:
+    """Thousands of small arrays kept among the passing tensors of training would let the process grow each step."""
+    memo = Memo[Item](count=1000, limit=2**20)
+    for _ in range(2):
+        found = [
+            memo.get(row, lambda row: Item(np.full(50, row % 256, np.uint8), None, "pixels")) for row in range(1000)
+        ]
+    bases = set()
+    for row, item in enumerate(found):
+        base = item.x
+        while base.base is not None:
+            base = base.base
+        bases.add(id(base))
+        assert (item.x == row % 256).all()
+    assert len(bases) == 1
 
 
 def test_a_large_source_is_not_kept() -> None:

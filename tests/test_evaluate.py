@@ -239,7 +239,7 @@ def test_changed_test_data(digits: Path, settings_of: SettingsOf) -> None:
         x, y = there["x"].copy(), there["y"]
     x[0, 0, 0] ^= 1
     np.savez(digits / "data/test.npz", x=x, y=y)
-    refused(digits, settings_of(digits), r"holds logits for test data \w+… \(400 rows\), but data\.test is \w+… \(400")
+    refused(digits, settings_of(digits), r"holds outputs for test data \w+… \(400 rows\), but data\.test is \w+… \(400")
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -153,7 +153,7 @@ def test_validation_rows_that_are_not_the_cached_ones_are_told_of(folder: Path) 
     tiny.save_data(folder, "validation", 12, x=tiny.examples(12, 99)[0])
     (said,) = lacking(folder).warnings
     assert said.startswith("No sub-ensembles, since they are chosen on validation rows. ")
-    assert "holds logits for validation data" in said
+    assert "holds outputs for validation data" in said
 
 
 def test_an_ensemble_of_two_has_none(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_constant_random_offsets_on_the_mean_fake_the_ratio_and_the_ranks_but_no
 
 # --- what does not apply ----------------------------------------------------------------------------------
 
-DIVERSITY = {"member_kl", "diversity_explained", "deviation_correlation"}
+DIVERSITY = {"member_kl", "collapsed_kl", "diversity_explained", "deviation_correlation"}
 UNCERTAINTY = {
     "model_uncertainty_l1",
     "model_uncertainty_ratio",

@@ -242,9 +242,7 @@ def test_a_body_that_torch_cannot_export(
     assert capfd.readouterr() == ("", ""), "the exporter prints nothing of its own"
 
 
-@pytest.mark.parametrize(
-    ("tolerance", "told"), [("LOGITS", "logits differs"), ("UNCERTAINTY", "uncertainty differs")]
-)
+@pytest.mark.parametrize(("tolerance", "told"), [("LOGITS", "logits differs"), ("UNCERTAINTY", "uncertainty differs")])
 def test_a_file_that_disagrees_with_torch_is_not_written(
     small: tuple[Student, StudentConfig, Tensor, Path], monkeypatch: pytest.MonkeyPatch, tolerance: str, told: str
 ) -> None:

@@ -31,7 +31,7 @@ def likelihood_loss(teacher: Floats, z: Floats, t: float, smoothing: float, w: F
 @pytest.mark.parametrize(("step", "temperature"), [(FIRST, 8.0), (HALF, 4.5), (LAST, 1.0)])
 def test_the_loss_is_the_papers_at_every_temperature(step: Step, temperature: float, weights: Floats | None) -> None:
     batch, method = a_batch(weights=weights), open_method("endd")
-    (stage,) = stages("endd", temperature=8.0, anneal_share=2 / 3, smoothing=0.01)
+    (stage,) = stages("endd", first_temperature=8.0, anneal_share=2 / 3, smoothing=0.01)
     z = np.random.default_rng(1).normal(1, 1, size=(B, 1, K))
     w = np.full(M, 1 / M) if weights is None else weights
     expected = likelihood_loss(np.asarray(batch.teacher.logits), z, temperature, 0.01, w)  # type: ignore[attr-defined]
@@ -40,17 +40,17 @@ def test_the_loss_is_the_papers_at_every_temperature(step: Step, temperature: fl
 
 
 def test_the_temperature_is_held_then_falls_in_a_line_to_1() -> None:
-    options = EnDDOptions(temperature=10, anneal_share=2 / 3)
+    options = EnDDOptions(first_temperature=10, anneal_share=2 / 3)
     found = [annealed(options, progress) for progress in (0.01, 0.2, 1 / 3, 5 / 12, 0.5, 7 / 12, 2 / 3, 0.8, 1)]
     assert found == pytest.approx([10, 10, 10, 7.75, 5.5, 3.25, 1, 1, 1])
     assert all(annealed(EnDDOptions(anneal_share=share), 1) == 1 for share in np.linspace(0.001, 1, 997))
-    assert {annealed(EnDDOptions(temperature=1), progress) for progress in (0.01, 0.5, 1)} == {1}
+    assert {annealed(EnDDOptions(first_temperature=1), progress) for progress in (0.01, 0.5, 1)} == {1}
 
 
 def test_validation_is_at_temperature_1() -> None:
     batch = a_batch()
     student = Dirichlet(torch.randn(B, 1, K, dtype=torch.float64))
-    (hot,), (cold,) = stages("endd", temperature=10), stages("endd", temperature=1)
+    (hot,), (cold,) = stages("endd", first_temperature=10), stages("endd", first_temperature=1)
     assert_close(hot.loss(batch, student, Step(0, 1)), cold.loss(batch, student, FIRST))
     assert float(hot.loss(batch, student, FIRST)) != pytest.approx(float(cold.loss(batch, student, FIRST)), rel=0.1)
 

@@ -343,7 +343,7 @@ def test_options_are_read_in_either_spelling_and_default() -> None:
         ("hydra", {"hinton-share": 1.0}, r"method\.hinton-share is 1\.0: Input should be less than 1\."),
         ("hydra", {"hinton-share": 0}, r"method\.hinton-share is 0: Input should be greater than 0\."),
         ("kd", {"temperature": -1}, r"method\.temperature is -1: Input should be greater than 0\."),
-        ("endd", {"temperature": 0.5}, r"method\.temperature is 0\.5: .* greater than or equal to 1\."),
+        ("endd", {"first-temperature": 0.5}, r"method\.first-temperature is 0\.5: .* greater than or equal to 1\."),
         ("endd", {"anneal-share": 0}, r"method\.anneal-share is 0: Input should be greater than 0\."),
         ("endd", {"anneal-share": 1.1}, r"method\.anneal-share is 1\.1: .* less than or equal to 1\."),
         ("endd", {"smoothing": 0}, r"method\.smoothing is 0: Input should be greater than 0\."),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ensemble_distill.cache.reader import Cache, Records
-from ensemble_distill.caching import SplitPlan, cache_outputs
+from ensemble_distill.caching.passes import cache_outputs
+from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.data import rendition
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.image_folder import ImageFolder

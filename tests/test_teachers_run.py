@@ -16,12 +16,12 @@ from scipy.special import log_softmax, logsumexp
 from teachers_helpers import context
 
 from ensemble_distill import load_student
-from ensemble_distill.teachers.outputs import to_outputs
 from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.teachers import open_teachers, run
+from ensemble_distill.teachers.outputs import to_outputs
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.train import train

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ensemble_distill import caching
+from ensemble_distill.caching import passes
 from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
@@ -185,14 +185,14 @@ def linear(seed: int) -> nn.Module:
 def rows_asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the rows that each member is asked about, the probe aside."""
     rows: Counter[str] = Counter()
-    forward = caching.forward
+    forward = passes.forward
 
     def counted(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
         if where.startswith("at row"):
             rows[member.name] += len(x)
         return forward(module, x, member, where)
 
-    monkeypatch.setattr(caching, "forward", counted)
+    monkeypatch.setattr(passes, "forward", counted)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""How one member's outputs on one row become a fixed number of bytes.
+"""How one member's outputs on one row become a fixed number of bytes: logits, or a mean and a log-variance.
 
 Logits are kept, not probabilities, so any temperature works later. A row's maximum is subtracted before
 rounding to float16 and kept beside it in float32: near the maximum, where the probability is, float16 is then

@@ -103,7 +103,12 @@ def show(found: Comparison, style: Style) -> None:
         grid("under shifts", ["shift, severity", *found.columns], _shifted(found))
     for run in found.runs:
         explained = run["fidelity"]["diversity_explained"]
-        if explained is not None and explained < COLLAPSED:
+        if explained is not None and explained < 0:
+            render.message(
+                f"The heads of {run['run']} are farther from their members than the heads' own mean is: what they "
+                "disagree about is not what the members do. More epochs or a smaller learning rate help."
+            )
+        elif explained is not None and explained < COLLAPSED:
             render.message(
                 f"The heads of {run['run']} say nearly the same: they explain {explained:.0%} of the members' "
                 "diversity, so this student's model uncertainty stands for little. More or stronger views, more "
@@ -117,7 +122,7 @@ def _title(found: Comparison) -> str:
     if len(found.runs) > 1:
         return f"{len(found.runs)} runs {rows}"
     explained = first["fidelity"]["diversity_explained"]
-    headline = "" if explained is None else f": {explained:.0%} of the members' diversity explained"
+    headline = "" if explained is None or explained < 0 else f": {explained:.0%} of the members' diversity explained"
     return f"{first['run']} {rows}{headline}"
 
 
@@ -170,6 +175,8 @@ def _caption(found: Comparison) -> str:
     parts = [f"{name}: {' + '.join(names)}" for name, names in first["subensembles"].items() if names is not None]
     if parts:
         told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")
+    if any(run["models"]["student"]["model_uncertainty"] is None for run in found.runs):
+        told.append("A single head cannot tell data from model uncertainty: what it calls data is the total.")
     if any(run["fidelity"]["model_uncertainty_spearman"] is not None for run in found.runs):
         told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
     return "\n".join(told)

@@ -9,6 +9,8 @@ import numpy as np
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 
+COARSE = 500  # steps of float32 within a standard deviation of the targets, at least
+
 
 def as_labels(y: Array, rows: int, task: str, classes: Sequence[str] | None, named: str, first_row: int = 0) -> Array:
     """int64 classes for "classification", float32 targets for "regression"; (rows,).
@@ -22,7 +24,8 @@ def as_labels(y: Array, rows: int, task: str, classes: Sequence[str] | None, nam
         first_row: the row that y[0] belongs to.
 
     Raises:
-        EdistillError: another shape or dtype, a class below 0 or without a name, a target that is not finite.
+        EdistillError: another shape or dtype, a class below 0 or without a name, a target that is not finite, or
+            targets that float32 cannot tell apart.
     """
     if y.shape != (rows,):
         raise EdistillError(f"{named} has shape {y.shape} for {rows} rows of x. Give one number a row.")
@@ -32,6 +35,12 @@ def as_labels(y: Array, rows: int, task: str, classes: Sequence[str] | None, nam
         with np.errstate(over="ignore"):
             y = y.astype(np.float32)
         _refuse(~np.isfinite(y), y, f"{named} is not finite", "Mend or drop that row.", first_row)
+        spread = float(y.std(dtype=np.float64))
+        if 0 < spread < COARSE * float(np.spacing(np.abs(y).max())):
+            raise EdistillError(
+                f"{named} lies about {float(y.mean(dtype=np.float64)):.9g} and varies by {spread:.3g}, which float32 "
+                "does not resolve. Take a constant off the targets, and off what the members return."
+            )
         return y
     if y.dtype.kind not in "biu":
         raise EdistillError(f"{named} is {y.dtype}. Classes are whole numbers from 0: store y.astype('int64').")

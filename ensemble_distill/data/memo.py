@@ -3,50 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from dataclasses import replace
+from threading import Lock
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ensemble_distill.data.source import Array
 
 LIMIT = 512 * 2**20  # bytes
+SLAB = 2**24  # bytes
+NOTHING = np.empty(0, np.uint8)
 
 
-class Kept(Protocol):
-    """What a memo keeps: mostly an array."""
+class HasX(Protocol):
+    """A dataclass that is mostly an array."""
 
     @property
     def x(self) -> Array: ...
 
 
 Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value", bound=Kept)
+Value = TypeVar("Value", bound=HasX)
+
+
+class _Place(NamedTuple):
+    slab: NDArray[np.uint8]
+    start: int
+    stop: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
 
 
 class Memo(Generic[Value]):
-    """Values by key, at most `limit` bytes of them; a source that looks larger as a whole is not kept at all.
+    """Values by key, at most `limit` bytes of their arrays; data that looks larger as a whole is not kept at all.
 
-    A partial memo of a large source would cost memory in every loader process and be hit seldom, so the first
-    value read decides by its size times their number. Threads may share a memo: two that miss at once both read.
+    A partial memo of large data would cost memory in every loader process and be hit seldom, so the first value read
+    decides by its size times their number. Threads may share a memo: two that miss at once both read.
+
+    The arrays lie in a few large slabs. Kept one by one, between the passing tensors of training steps, they would
+    leave holes that no later step fits into, and the process would grow by a step's tensors each step.
     """
 
     def __init__(self, count: int, limit: int = LIMIT) -> None:
         self.count, self.limit = count, limit
-        self._kept: dict[Hashable, Value] = {}
+        self._kept: dict[Hashable, tuple[Value, _Place]] = {}
         self._room: int | None = None
+        self._slab, self._used = NOTHING, 0
+        self._writing = Lock()
 
     def get(self, key: Key, read: Callable[[Key], Value]) -> Value:
-        """The value of that key: the kept one, else `read(key)`, whose x becomes read-only."""
+        """The value of that key: the kept one, else `read(key)`; its x is read-only."""
         kept = self._kept.get(key)
         if kept is not None:
-            return kept
+            value, place = kept
+            x = place.slab[place.start : place.stop].view(place.dtype).reshape(place.shape)
+            x.flags.writeable = False
+            return cast(Value, replace(cast(Any, value), x=x))
         value = read(key)
         value.x.flags.writeable = False
         size = value.x.nbytes
         if self._room is None:
             self._room = self.limit if size * self.count <= self.limit else 0
-        if size <= self._room:
-            self._kept[key] = value
-            self._room -= size
+        with self._writing:
+            if size <= self._room and key not in self._kept:
+                self._room -= size
+                self._kept[key] = (replace(cast(Any, value), x=NOTHING), self._stored(value.x))
         return value
+
+    def _stored(self, x: Array) -> _Place:
+        aligned = -(-x.nbytes // 16) * 16  # so that any dtype may look at the next one
+        if self._used + aligned > len(self._slab):
+            self._slab, self._used = np.empty(max(SLAB, aligned), np.uint8), 0
+        slab, start = self._slab, self._used
+        self._used += aligned
+        slab[start : start + x.nbytes] = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        return _Place(slab, start, start + x.nbytes, x.dtype, x.shape)
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -22,6 +22,7 @@ NAMES = (
     "model_uncertainty_spearman",
     "model_uncertainty_spearman_control",
     "member_kl",
+    "collapsed_kl",
     "mean_kl",
     "agreement",
     "gap_closed",
@@ -37,8 +38,8 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows, unit: floa
 
     - `diversity_explained` = 1 − member_kl ÷ mean_m KL(p_m ‖ q̄), where q̄ is the student's mixture or, for numbers, the
       normal distribution of its moments: 0 is a student whose heads collapsed to their own mean, and 1 is perfect.
-      Below 0 the heads are worse than their mean. The divisor is what the design writes as MU_ensemble + KL(p̄ ‖ q̄):
-      exactly equal for classes, and for numbers with mean_m KL(p_m ‖ p̄) in the place of MU_ensemble.
+      Below 0 the heads are worse than their mean. The divisor, `collapsed_kl`, is MU_ensemble + KL(p̄ ‖ q̄) for classes,
+      with p̄ and q̄ the mean probabilities; for numbers mean_m KL(p_m ‖ p̄) stands in the place of MU_ensemble.
     - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members and classes, of the
       probabilities or, for numbers, the means.
     - `model_uncertainty_l1` = Σ|MU_s − MU_e| ÷ Σ MU_e; `_ratio` = mean ÷ mean; `_spearman` over rows, and as its
@@ -55,6 +56,7 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows, unit: floa
         figures["agreement"] = float((student["prediction"] == ensemble["prediction"]).mean())
     if "member_kl" in both:
         figures["member_kl"] = float(both["member_kl"].mean())
+        figures["collapsed_kl"] = float(both["collapsed_kl"].mean())
         unexplained = _ratio(both["member_kl"].mean(), both["collapsed_kl"].mean())
         figures["diversity_explained"] = None if unexplained is None else 1 - unexplained
         figures["deviation_correlation"] = _ratio(

@@ -16,7 +16,9 @@ from ensemble_distill.predictive.protocol import Family, Predictive
 
 
 class EnDDOptions(Options):
-    temperature: float = Field(10.0, ge=1, description="What both sides of the loss are softened by at first.")
+    first_temperature: float = Field(
+        10.0, ge=1, description="What both sides of the loss are softened by at first; it falls to 1."
+    )
     anneal_share: float = Field(
         2 / 3,
         gt=0,
@@ -30,7 +32,7 @@ class EnDDOptions(Options):
 def annealed(options: EnDDOptions, progress: float) -> float:
     """The temperature T after a share of training, `progress` in (0, 1]; exactly 1 at the end."""
     left = min(max(2 - 2 * progress / options.anneal_share, 0.0), 1.0)
-    return 1 + (options.temperature - 1) * left
+    return 1 + (options.first_temperature - 1) * left
 
 
 class EnDD(Method):

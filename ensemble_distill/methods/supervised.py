@@ -15,7 +15,8 @@ from ensemble_distill.predictive.protocol import Predictive
 class Supervised(Method):
     """The same student, the same views and the same budget, but −ln q(y) as its loss.
 
-    What a distilled student has beyond this one is what the ensemble gave it. The mean is over the rows of a batch
+    What a distilled student has beyond this one is what the ensemble gave it. A transfer split without labels is left
+    out. The mean is over the rows of a batch
     that have a label.
     """
 

@@ -17,6 +17,7 @@ from ensemble_distill.teachers.logits import refuse_not_finite
 LARGEST_MEAN = 1e18  # float32 holds its square
 LARGEST_LOG_VARIANCE = 80.0  # either way: float32 holds the variance and its inverse
 SMALLEST_ROWS = 20  # fewer rows do not tell a member in another unit from a bad one
+FAR_OFF, NEAR = 30.0, 4.0  # of mean (y − μ)²/σ², which is 1 for a member that knows its own error
 EXPLAINED = 0.5  # share of the target's variance that makes outputs a prediction of it
 
 
@@ -124,6 +125,44 @@ def check_units(
         f"{taken}. Set teachers.standardized = {{ mean = …, std = … }} to what the targets were standardized by when "
         "the member was trained, or leave it out where they were not; then run edistill cache-logits --overwrite."
     )
+
+
+def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]]) -> None:
+    """Refuse a member whose second output is evidently something else than the settings say.
+
+    Targets lie about one standard deviation from the mean, so mean (y − μ)²/σ² is about 1. Where it is beyond
+    `FAR_OFF` either way, and reading the same numbers as a variance, a log-variance, a standard deviation or its
+    logarithm brings it within `NEAR` of 1, they are that.
+
+    Args:
+        moments: (N, 2), means and log-variances in the target's unit.
+        targets: (N,).
+
+    Raises:
+        EdistillError: that is so.
+    """
+    if member.variance is not None or len(targets) < SMALLEST_ROWS:
+        return
+    squares = (moments[:, 0].astype(np.float64) - targets) ** 2
+    log_variance = moments[:, 1].astype(np.float64)
+    as_said = float(np.mean(squares * np.exp(-log_variance)))
+    if 1 / FAR_OFF <= as_said <= FAR_OFF:
+        return
+    _, scale = member.units or (0.0, 1.0)
+    second = log_variance - 2 * np.log(scale)  # as the member returned it, if that was a log-variance
+    if member.output == "mean-variance":
+        second = np.exp(second)
+    readings = {"a log-variance": second, "the logarithm of a standard deviation": 2 * second}
+    if second.min() > 0:
+        readings |= {"a variance": np.log(second), "a standard deviation": 2 * np.log(second)}
+    for what, reading in readings.items():
+        otherwise = float(np.mean(squares * np.exp(np.clip(-reading, -80, 80)) / scale**2))
+        if 1 / NEAR <= otherwise <= NEAR:
+            raise EdistillError(
+                f"Member {member.name} is said to return {member.output}, but then targets lie {as_said**0.5:.3g} of "
+                f"its standard deviations from its mean; read as {what}, {otherwise**0.5:.3g}. Set teachers.output to "
+                "what it returns, or convert it in a factory of your own (teachers.model)."
+            )
 
 
 def _constant(values: NDArray[np.floating[Any]]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import refuse_other_data
 from ensemble_distill.cache.reader import Cache, Records
-from ensemble_distill.caching import numbered
+from ensemble_distill.caching.plan import numbered
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view

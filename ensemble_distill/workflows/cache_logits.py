@@ -1,4 +1,4 @@
-"""`edistill cache-logits`: every member's logits on every split and view, once."""
+"""`edistill cache-logits`: what every member says of every split and view, once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import NAME, Manifest
-from ensemble_distill.caching import cache_outputs
+from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.devices import loader_workers, resolve

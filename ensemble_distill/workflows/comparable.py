@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ensemble_distill.caching import numbered
+from ensemble_distill.caching.plan import numbered
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError

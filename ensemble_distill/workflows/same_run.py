@@ -47,9 +47,13 @@ def refuse_other_settings(folder: Path, settings: Settings) -> None:
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             raise EdistillError(
-                f"{folder} was made with {key} = {before.get(key)!r}, but now it is {now.get(key)!r}. Choose another "
-                "--name, set it back, or pass --overwrite."
+                f"{folder} was made with {key} = {_told(before.get(key))}, but now it is {_told(now.get(key))}. "
+                "Choose another --name, set it back, or pass --overwrite."
             )
+
+
+def _told(value: Any) -> str:
+    return "(default)" if value is None else repr(value)
 
 
 def _flat(settings: Settings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ensemble_distill.caching import SplitPlan
+from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.config import PreprocessingSettings, Settings
 from ensemble_distill.data import open_source
 from ensemble_distill.data.source import Source

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.caching import SplitPlan, library_versions, numbered
+from ensemble_distill.caching.plan import SplitPlan, numbered
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.data.replay import check_samples
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods import open_method
-from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
+from ensemble_distill.methods.method import Method
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.dirichlet import DirichletFamily
-from ensemble_distill.predictive.gaussian import GaussianFamily
-from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import clear_folder, write_json, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.students.bodies import build_body, feature_count, start_from
-from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
+from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
-from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.same_run import ARGS, FILES, refuse_other_cache, refuse_other_settings
@@ -49,8 +40,8 @@ from ensemble_distill.workflows.splits import (
     plan_split,
     student_preprocessing,
 )
-
-SAMPLED = 10_000  # training rows from which a target's center and scale are taken
+from ensemble_distill.workflows.student import build_student, refuse_broken
+from ensemble_distill.workflows.validation import validation
 
 
 @dataclass(frozen=True)
@@ -87,6 +78,12 @@ def train(
         raise EdistillError(
             f"{settings.train.method} is for {' and '.join(sorted(method.tasks))}, and the task is {settings.task}. "
             "Use another --method; edistill methods lists them."
+        )
+    temperature = getattr(options, "temperature", 1.0)
+    if settings.task == "regression" and temperature != 1:
+        raise EdistillError(
+            f"method.temperature is {temperature}, and with it a student of numbers would misstate its "
+            "variance. For regression leave it at 1."
         )
     folder = run_folder(settings)
     refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
@@ -162,7 +159,7 @@ def _train(
     rows = CachedRows(splits, preprocessing)
     device = resolve(settings.train.device)
     torch.manual_seed(settings.train.seed)
-    config, student = _build(
+    config, student = build_student(
         folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
     )
     if device.type == "mps" and isinstance(config.family, DirichletFamily):
@@ -170,11 +167,13 @@ def _train(
             f"{settings.train.method} computes in float64, which train.device {device.type!r} does not have. Use "
             "--device cpu."
         )
+    stages = method.stages(options, len(config.members))
+    refuse_broken(settings.train.method, stages, student, config)
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
     training = Training(
         folder=folder,
         student=student,
-        stages=method.stages(options, len(config.members)),
+        stages=stages,
         splits=splits,
         rows=rows,
         order=Order(
@@ -185,7 +184,7 @@ def _train(
         device=device,
         workers=loader_workers(settings.train.workers, device),
         progress=progress,
-        validate=_validation(settings, cache, config, pooling, device, "labels" in method.needs),
+        validate=validation(settings, cache, config, pooling, device, "labels" in method.needs),
     )
     if overwrite:  # only now, when nothing is left that could refuse the new run
         clear_folder(folder, FILES, last=ARGS)
@@ -206,118 +205,8 @@ def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     return CachedSplit(plan.source, plan.view, plan.seed, records)
 
 
-def _build(
-    folder: Path,
-    settings: Settings,
-    method: Method,
-    options: BaseModel,
-    cache: Cache,
-    plans: dict[str, SplitPlan],
-    teachers: Sequence[Teacher],
-    preprocessing: Preprocessing | None,
-    shape: tuple[int, ...],
-) -> tuple[StudentConfig, Student]:
-    """The configuration of the finished student, and the one-headed student that training starts from."""
-    student, manifest = settings.student, cache.manifest
-    assert student.model is not None
-    body = build_body(student.model, student.kwargs, shape)
-    if student.init is not None:
-        named = {teacher.member.name: teacher for teacher in teachers}
-        if student.init not in named:
-            there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
-            raise EdistillError(f"student.init is {student.init!r}, and {there}. Name a member that is.")
-        start_from(body, named[student.init].build(), student.init)
-    weights = settings.teachers.weights
-    if weights is not None and len(weights) != len(manifest.members):
-        raise EdistillError(
-            f"teachers.weights has {len(weights)} values for {len(manifest.members)} members. Give one each."
-        )
-    config = StudentConfig(
-        task=settings.task,
-        method=settings.train.method.rpartition(":")[2],
-        options=options.model_dump(mode="json"),
-        model=_relative_spec(settings, folder),
-        kwargs=student.kwargs,
-        hidden=student.heads,
-        heads=method.heads(len(manifest.members)),
-        form=method.form,
-        family=method.family(_in_reach(cache, settings.task)),
-        kind=plans["train"].source.kind,
-        shape=tuple(shape),
-        preprocessing=preprocessing,
-        classes=manifest.classes,
-        members=manifest.members,
-        average=settings.teachers.average,
-        weights=weights,
-        trained_on={name: manifest.splits[name].digest for name in plans},
-        versions=library_versions(),
-    )
-    return config, config.around(body, feature_count(body, tuple(shape), student.model))
-
-
-def _in_reach(cache: Cache, task: str) -> Family:
-    """What a head emits. For numbers in units of what the members answer over all rows: a fresh head's 0 and 0 then say
-    what they do of a row that nothing is known of."""
-    family = members_family(task)
-    if not isinstance(family, GaussianFamily):
-        return family
-    records = cache.open("train")
-    rows = np.unique(np.linspace(0, len(records) - 1, SAMPLED).astype(np.int64))
-    outputs = records.read(rows).astype(np.float64)
-    means, log_variances = outputs[..., 0].mean(1), outputs[..., 1]
-    # not of the means alone: members that know little hardly move theirs, and a head would start with a variance
-    # thousands of times too small
-    scale = math.sqrt(means.var() + math.exp(log_variances.mean()))
-    return GaussianFamily(center=float(means.mean()), scale=scale)
-
-
-def _relative_spec(settings: Settings, folder: Path) -> str:
-    """student.model with its file relative to the run folder."""
-    dumped = settings.model_dump(mode="json", context={"root": folder.absolute()})
-    spec: str = dumped["student"]["model"]
-    return spec
-
-
-def _validation(
-    settings: Settings,
-    cache: Cache,
-    config: StudentConfig,
-    pooling: Pooling,
-    device: torch.device,
-    needs_labels: bool,
-) -> Any:
-    """A function that gives the loss and the NLL on the validation rows; None when they are not cached, or lack the
-    labels that the loss needs."""
-    if "validation" not in settings.splits() or cache.manifest.views("validation") == 0:
-        return None
-    plan = plan_split(settings, "validation")
-    refuse_other_data(cache.folder, "validation", cache.manifest.splits["validation"], plan.facts())
-    records = cache.open("validation")
-    workers = loader_workers(settings.train.workers, device)
-    labels = plan.source.labels
-    if labels is None and needs_labels:
-        return None
-
-    @torch.no_grad()
-    def validate(student: Student, stage: Stage) -> dict[str, float]:
-        losses = nll = 0.0
-        for rows, x in plain_batches(plan.source, plan.view, config.preprocessing, workers, device):
-            teacher = pooling.predictive(torch.from_numpy(records.read(list(rows))).to(device))
-            predictive = student.predictive(student(x.to(device)).float())
-            y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)
-            ones = torch.ones(len(rows), device=device)
-            known = None if y is None else Labels(y, y, ones, ones.bool())
-            losses += len(rows) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
-            if y is not None:
-                nll += predictive.pooled_nll(y).sum().item()
-        count = len(plan.source)
-        return {"validation_loss": losses / count} | ({} if labels is None else {"validation_nll": nll / count})
-
-    return validate
-
-
 def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], trust: bool) -> list[Teacher]:
-    """The teachers where they are still there, known to be the cached ones: they are hashed again, since stale logits
+    """The teachers where they are still there, known to be the cached ones: they are hashed again, since stale outputs
     silently reused are the commonest mistake."""
     if not Path(settings.teachers.path).exists():
         return []

@@ -29,10 +29,11 @@ sys.path.insert(0, str(HERE.parent))
 from common import arguments, copy_teachers, unpack_cifar10  # noqa: E402
 
 from ensemble_distill.cache.reader import Cache  # noqa: E402
-from ensemble_distill.caching import SplitPlan, cache_outputs  # noqa: E402
+from ensemble_distill.caching.passes import cache_outputs  # noqa: E402
+from ensemble_distill.caching.plan import SplitPlan  # noqa: E402
 from ensemble_distill.config import Settings, settings_from  # noqa: E402
 from ensemble_distill.methods import open_method  # noqa: E402
-from ensemble_distill.predictive.categorical import Categorical  # noqa: E402
+from ensemble_distill.predictive.categorical import Categorical, CategoricalFamily  # noqa: E402
 from ensemble_distill.runtime.factories import load_factory  # noqa: E402
 from ensemble_distill.runtime.progress import Silent  # noqa: E402
 from ensemble_distill.students.heads import Heads  # noqa: E402
@@ -120,7 +121,7 @@ def student(make_member: Callable[[], nn.Module], heads: int) -> Student:
     torch.manual_seed(0)
     body = make_member()
     body.head = nn.Identity()
-    return Student(body, Heads(heads, 64, (), 10))
+    return Student(body, Heads(heads, 64, (), 10), CategoricalFamily())
 
 
 def cached_epoch(
@@ -136,7 +137,7 @@ def cached_epoch(
             splits=[split],
             rows=rows,
             order=Order(len(rows), split.records.views, BATCH, seed=0),
-            pooling=Pooling(),
+            pooling=Pooling(CategoricalFamily()),
             settings=settings.train,
             device=CPU,
             workers=0,

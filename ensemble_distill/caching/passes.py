@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +25,21 @@ from ensemble_distill.cache.manifest import (
     refuse_other_data,
     refuse_other_members,
 )
-from ensemble_distill.cache.records import decode, encode
+from ensemble_distill.cache.records import encode
 from ensemble_distill.cache.writer import Column, Writer, blocks, drop_member, record_path
+from ensemble_distill.caching.meaning import check_meaning
+from ensemble_distill.caching.plan import SplitPlan, library_versions
+from ensemble_distill.caching.probe import probe, refuse_changed
 from ensemble_distill.data.replay import check_samples, drop_samples, keep_samples
-from ensemble_distill.data.source import Array, Source, View
+from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.teachers.class_order import check_class_order
 from ensemble_distill.teachers.logits import FLOOR
-from ensemble_distill.teachers.moments import check_units
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
-
-PROBE_TOLERANCE = 0.02  # of a probability: float16 records and another batch's shape stay far below
-
-
-@dataclass(frozen=True)
-class SplitPlan:
-    """One split to cache: its rows, and the views to render of each."""
-
-    source: Source
-    view: View
-    transform: str
-    seed: int
-    count: int
-
-    def facts(self) -> Split:
-        return Split(
-            rows=len(self.source),
-            digest=self.source.digest,
-            digest_scope=self.source.digest_scope,
-            kind=self.source.kind,
-            transform=self.transform,
-            seed=self.seed,
-            labels=self.source.labels is not None,
-        )
 
 
 def cache_outputs(
@@ -110,7 +86,7 @@ def cache_outputs(
                 check_samples(folder, name, plan.source, plan.view, plan.seed, plan.count)
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         known = manifest.classes if manifest.records else None
-        classes = _probe(splits, members, modules, numbers, known, partial(_refuse_changed, folder, manifest))
+        classes = probe(splits, members, modules, numbers, known, partial(refuse_changed, folder, manifest))
         needed = [key for key in _keys(splits, members) if key not in manifest.records]
         if not needed and all(_record_exists(folder, key) for key in manifest.records):
             if manifest != before:  # a member that failed is gone
@@ -120,7 +96,7 @@ def cache_outputs(
         manifest = replace(manifest, classes=classes)
     else:
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
-        classes = _probe(splits, members, modules, numbers, classes=None)
+        classes = probe(splits, members, modules, numbers, classes=None)
         if overwrite:
             clear_folder(folder, FILES, last=NAME)
         caching = {**storage, "versions": library_versions()}
@@ -193,113 +169,6 @@ def _extended(
     return replace(manifest, members=tuple(members), splits={**found, **kept})
 
 
-def _probe(
-    splits: Mapping[str, SplitPlan],
-    members: Sequence[Member],
-    modules: Mapping[str, nn.Module],
-    numbers: bool,
-    classes: tuple[str, ...] | None,
-    compare: Callable[[str, Member, NDArray[np.float32]], None] | None = None,
-) -> tuple[str, ...]:
-    """Run the first row through every member, so that what cannot work fails before the pass, and find the
-    class names; there are none where the members predict numbers.
-
-    Args:
-        compare: is given a split, a member and its outputs (1, W) there, to refuse those of a changed member.
-    """
-    counts: dict[str, int] = {}
-    named: dict[str, tuple[str, ...]] = {}
-    for name, plan in splits.items():
-        if plan.source.classes is not None and not name.startswith("ood/"):
-            named[name] = plan.source.classes
-        item_plan = plan.view.plan(plan.seed, 0, 0, len(plan.source))
-        items = [plan.source.item(row) for row in item_plan.rows]
-        for member in members:
-            x = item_plan.x(items, member.preprocessing)
-            raw = forward(modules[member.name], torch.from_numpy(x)[None], member, f"on {name}")
-            counts[member.name] = raw.shape[1]
-            if numbers or compare is not None:
-                outputs = to_outputs(raw, member, name, [0])
-                if compare is not None:
-                    compare(name, member, outputs)
-    if numbers:
-        return ()
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise EdistillError(
-            f"The members disagree in their number of classes: {listed}. An ensemble shares its classes: remove the "
-            "members of another task from teachers.path."
-        )
-    number = next(iter(counts.values()))
-    if number < 2:
-        raise EdistillError(
-            f"The members return {number} output a row, and a classifier has one per class, two at least. Wrap a "
-            "single logit z as (0, z) in a factory of your own (teachers.model)."
-        )
-    first = next(iter(named), None)
-    for name, these in named.items():
-        if first is not None and these != named[first]:
-            different = [f"{a} / {b}" for a, b in itertools.zip_longest(named[first], these) if a != b][:3]
-            raise EdistillError(
-                f"data.{first} has {len(named[first])} classes and data.{name} has {len(these)}, or in another order "
-                f"({', '.join(different)}). Give every split the same class folders."
-            )
-    names = classes or (named[first] if first is not None else numbered(number))
-    if len(names) != number:
-        where = f"data.{first}" if classes is None else "the cache"
-        raise EdistillError(
-            f"The members have {number} classes, but {where} has {len(names)} ({', '.join(names[:4])}, …). Give the "
-            "data the members were trained on."
-        )
-    for name, plan in splits.items():
-        labels = plan.source.labels
-        if labels is None or not len(labels) or name.startswith("ood/"):
-            continue
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise EdistillError(f"data.{name} has labels of {labels.dtype}; classes are integers from 0.")
-        if labels.min() < 0 or labels.max() >= number:
-            bad = int(labels.max()) if labels.max() >= number else int(labels.min())
-            raise EdistillError(
-                f"data.{name} has label {bad}, but the members have classes 0 to {number - 1}. Give the data the "
-                "members were trained on."
-            )
-    return names
-
-
-def _refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member, outputs: NDArray[np.float32]) -> None:
-    """Weights are hashed, code is not: a member whose first answer is no longer the cached one has changed."""
-    path = record_path(folder, split, member.name, 0)
-    if f"{split}/{member.name}/0" not in manifest.records or not path.is_file():
-        return
-    try:
-        cached = decode(np.load(path, mmap_mode="r", allow_pickle=False)[:1])
-    except (OSError, ValueError, EOFError):
-        return  # a damaged record: for the reader to tell
-    if member.of_numbers:  # in standard deviations of the prediction, and as a share of the variance
-        apart = (outputs - cached) / np.array([np.exp(0.5 * cached[0, 1]), 1.0])
-        what = "its mean, in its own standard deviations, or its log-variance"
-    else:
-        now, then = (np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True)) for z in (outputs, cached))
-        apart, what = now - then, "a probability"
-    difference = float(np.abs(apart).max())
-    if not difference <= PROBE_TOLERANCE:
-        raise EdistillError(
-            f"Member {member.name} answers row 0 of {split} otherwise than it did for {folder}: {what} differs "
-            f"by {difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill "
-            "verify). Put them back, or run edistill cache-logits --overwrite."
-        )
-
-
-def library_versions() -> dict[str, str]:
-    """Of the libraries that outputs depend on."""
-    return {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
-
-
-def numbered(count: int) -> tuple[str, ...]:
-    """What classes are called where the data has no names for them."""
-    return tuple(str(k) for k in range(count))
-
-
 class _Rendered(Dataset[list[Array]]):
     """Row to its inputs: for each view, for each distinct preprocessing. Runs in the loader's processes."""
 
@@ -364,33 +233,6 @@ def _cache_split(
                     outputs[member_name, view].append(to_outputs(raw, member, name, rows))
                 progress.advance(len(rows))
             writer.put(name, block, {c: encode(np.concatenate(o), writer.manifest.record) for c, o in outputs.items()})
-    _check_meaning(writer, name, plan.source, todo, by_name, batch_size)
+    check_meaning(writer, name, plan.source, todo, by_name, batch_size)
     writer.join(name, todo, len(plan.source), batch_size)
     progress.finish()
-
-
-def _check_meaning(
-    writer: Writer,
-    name: str,
-    source: Source,
-    todo: Sequence[Column],
-    members: Mapping[str, Member],
-    batch_size: int,
-) -> None:
-    """Refuse a member whose classes are plainly in another order than the data's, or whose numbers are in another
-    unit, before its records count."""
-    if source.labels is None or name.startswith("ood/"):
-        return
-    classes = writer.manifest.classes
-    for column in todo:
-        if column[1] != 0:
-            continue
-        answers = ((block, decode(r)) for block, r in writer.written(name, column, blocks(len(source), batch_size)))
-        if classes:
-            confusion = np.zeros((len(classes), len(classes)), np.int64)
-            for block, logits in answers:
-                np.add.at(confusion, (source.labels[block.start : block.stop], logits.argmax(1)), 1)
-            check_class_order(column[0], confusion, classes)
-        else:
-            means = np.concatenate([moments[:, 0] for _, moments in answers])
-            check_units(column[0], means, source.labels, members[column[0]].units)

@@ -1,0 +1,1 @@
+"""The pass: sources × teachers → cache."""

@@ -1,0 +1,129 @@
+"""The student that a training starts from, and the configuration of the one it ends in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.caching.plan import SplitPlan, library_versions
+from ensemble_distill.config import Settings
+from ensemble_distill.data.source import Array
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Preprocessing
+from ensemble_distill.methods.method import Method, Stage
+from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive.gaussian import GaussianFamily
+from ensemble_distill.predictive.protocol import Family
+from ensemble_distill.students.bodies import build_body, feature_count, start_from
+from ensemble_distill.students.run import StudentConfig
+from ensemble_distill.students.student import Student
+from ensemble_distill.teachers.teacher import Teacher
+
+FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
+SAMPLED = 10_000  # training rows from which a target's center and scale are taken
+
+
+def build_student(
+    folder: Path,
+    settings: Settings,
+    method: Method,
+    options: BaseModel,
+    cache: Cache,
+    plans: Mapping[str, SplitPlan],
+    teachers: Sequence[Teacher],
+    preprocessing: Preprocessing | None,
+    shape: tuple[int, ...],
+) -> tuple[StudentConfig, Student]:
+    """The configuration of the finished student, and the one-headed student that training starts from."""
+    student, manifest = settings.student, cache.manifest
+    assert student.model is not None
+    body = build_body(student.model, student.kwargs, shape)
+    if student.init is not None:
+        named = {teacher.member.name: teacher for teacher in teachers}
+        if student.init not in named:
+            there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
+            raise EdistillError(f"student.init is {student.init!r}, and {there}. Name a member that is.")
+        start_from(body, named[student.init].build(), student.init)
+    weights = settings.teachers.weights
+    if weights is not None and len(weights) != len(manifest.members):
+        raise EdistillError(
+            f"teachers.weights has {len(weights)} values for {len(manifest.members)} members. Give one each."
+        )
+    config = StudentConfig(
+        task=settings.task,
+        method=settings.train.method.rpartition(":")[2],
+        options=options.model_dump(mode="json"),
+        model=_relative_spec(settings, folder),
+        kwargs=student.kwargs,
+        hidden=student.heads,
+        heads=method.heads(len(manifest.members)),
+        form=method.form,
+        family=method.family(_in_reach(cache, settings.task, plans["train"].source.labels, method.needs)),
+        kind=plans["train"].source.kind,
+        shape=tuple(shape),
+        preprocessing=preprocessing,
+        classes=manifest.classes,
+        members=manifest.members,
+        average=settings.teachers.average,
+        weights=weights,
+        trained_on={name: manifest.splits[name].digest for name in plans},
+        versions=library_versions(),
+    )
+    return config, config.around(body, feature_count(body, tuple(shape), student.model))
+
+
+def refuse_broken(name: str, stages: Sequence[Stage], student: Student, config: StudentConfig) -> None:
+    """Raise EdistillError when a method's stages do not end in the student that it promises: after the training the
+    run could not be loaded."""
+    total = sum(stage.share for stage in stages)
+    if not stages or abs(total - 1) > 1e-6:
+        raise EdistillError(f"{name} has {len(stages)} stages whose shares sum to {total:g}. They are to sum to 1.")
+    with torch.random.fork_rng(devices=[]):  # a trial: the training itself starts from the same random numbers
+        promised = student.formed(config.form, config.heads)
+        for stage in stages:
+            student = stage.start(student)
+    found, wanted = ({key: tuple(t.shape) for key, t in s.state_dict().items()} for s in (student, promised))
+    if found != wanted:
+        key = next(key for key in (*wanted, *found) if found.get(key) != wanted.get(key))
+        raise EdistillError(
+            f"{name} promises {config.heads} of form {config.form!r}, but its stages end in another student: {key} is "
+            f"{found.get(key, 'absent')} and not {wanted.get(key, 'absent')}. Make `heads`, `form` and `stages` agree."
+        )
+
+
+def _in_reach(cache: Cache, task: str, labels: Array | None, needs: frozenset[str]) -> Family:
+    """What a head emits: for numbers in units of what it is to learn, so that a fresh head is near it."""
+    family = members_family(task)
+    if not isinstance(family, GaussianFamily):
+        return family
+    if "teacher" in needs:
+        records = cache.open("train")
+        rows = np.unique(np.linspace(0, len(records) - 1, SAMPLED).astype(np.int64))
+        outputs = records.read(rows).astype(np.float64)
+        learned = outputs[..., 0].mean(1)
+        # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's variance
+        # would be thousands of times too small
+        variance = float(learned.var() + np.exp(outputs[..., 1].mean()))
+    else:
+        learned = np.asarray(labels, dtype=np.float64)
+        variance = float(learned.var()) if np.ptp(learned) else 1.0
+    center, scale = float(learned.mean()), math.sqrt(variance)
+    if abs(center) > FARTHEST * scale:
+        raise EdistillError(
+            f"What the student is to learn lies at {center:.6g} and varies by {scale:.3g}: in single precision little "
+            "is left of that. Take a constant off the targets, and off what the members return."
+        )
+    return GaussianFamily(center, scale)
+
+
+def _relative_spec(settings: Settings, folder: Path) -> str:
+    """student.model with its file relative to the run folder."""
+    dumped = settings.model_dump(mode="json", context={"root": folder.absolute()})
+    spec: str = dumped["student"]["model"]
+    return spec
