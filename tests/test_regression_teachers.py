@@ -108,10 +108,9 @@ def test_units_by_hand() -> None:
 
 
 def test_units_are_applied_before_rounding() -> None:
-    """float32 of 1,000,000 + .25 × .5 is exact only when .25 × .5 was not rounded to steps of .0625 on its way."""
-    raw = torch.tensor([[0.5, 0.0]], dtype=torch.bfloat16)
-    found = to_outputs(raw, member("mean-logvar", (1e6, 0.25)), "test", [0])
-    assert_array_equal(found, np.array([[1e6 + 0.125, 2 * np.log(0.25)]], np.float32))
+    """About a million float32 goes in steps of a sixteenth: .03 and .02 are 0 each, and together one step."""
+    found = to_outputs(torch.tensor([[0.02, 0.0]]), member("mean-logvar", (1_000_000.03, 1.0)), "test", [0])
+    assert_array_equal(found, np.array([[1_000_000.0625, 0]], np.float32))
 
 
 # --- values -----------------------------------------------------------------------------------------------------
@@ -200,7 +199,11 @@ def test_members_in_another_unit_are_refused(center: float, spread: float, follo
 def test_other_units_of_measure_are_refused() -> None:
     y, standardized = predictions(60, *UNITS, 0.95)
     right = LEVEL + SPREAD * standardized
-    for wrong in (right / 1000, right * 1000, 1.8 * right + 32, np.log(right), right**2):
+    aside = right - right.mean()
+    for wrong in (
+        *(right / 1000, right * 1000, 1.8 * right + 32, np.log(right), right**2),
+        *(right + 1.2 * SPREAD, right - 1.2 * SPREAD, LEVEL + 3 * aside, LEVEL - 0.9 * SPREAD + 3 * aside),
+    ):
         with refused("Member Ada answers", "the targets are 454 ± 17"):
             check_units("Ada", wrong, y, None)
 
@@ -237,3 +240,6 @@ def test_few_rows_and_constants_tell_nothing() -> None:
         varying = np.random.default_rng(0).normal(size=rows).astype(np.float32)
         check_units("of a constant target", varying, level, None)
         check_units("constant", level, varying, None)
+        rounded = np.where(varying > 0, np.nextafter(level, np.float32(1e9)), level)
+        check_units("of a target that is constant but for rounding", varying, rounded, None)
+        check_units("constant but for rounding", rounded, varying, None)

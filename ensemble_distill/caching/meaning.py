@@ -39,4 +39,5 @@ def check_meaning(
         else:
             moments = np.concatenate([answer for _, answer in answers])
             check_units(column[0], moments[:, 0], source.labels, members[column[0]].units)
-            check_spread(members[column[0]], moments, source.labels)
+            if name not in ("train", "transfer"):  # there views may mix rows, and members know the targets by heart
+                check_spread(members[column[0]], moments, source.labels)

@@ -17,7 +17,8 @@ from ensemble_distill.teachers.logits import refuse_not_finite
 LARGEST_MEAN = 1e18  # float32 holds its square
 LARGEST_LOG_VARIANCE = 80.0  # either way: float32 holds the variance and its inverse
 SMALLEST_ROWS = 20  # fewer rows do not tell a member in another unit from a bad one
-FAR_OFF, NEAR = 30.0, 4.0  # of mean (y − μ)²/σ², which is 1 for a member that knows its own error
+FAR_OFF, NEAR = 30.0, 4.0  # of (y − μ)²/σ², which is about 1 for a member that knows its own error
+MIDDLE = 0.4549364  # the median of a squared standard normal variable
 EXPLAINED = 0.5  # share of the target's variance that makes outputs a prediction of it
 
 
@@ -130,9 +131,10 @@ def check_units(
 def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]]) -> None:
     """Refuse a member whose second output is evidently something else than the settings say.
 
-    Targets lie about one standard deviation from the mean, so mean (y − μ)²/σ² is about 1. Where it is beyond
-    `FAR_OFF` either way, and reading the same numbers as a variance, a log-variance, a standard deviation or its
-    logarithm brings it within `NEAR` of 1, they are that.
+    Targets lie about one standard deviation from the mean: (y − μ)²/σ² is 1 on average, and about `MIDDLE` in the
+    middle. Where the middle is beyond `FAR_OFF` times that either way, and reading the same numbers as a variance, a
+    log-variance, a standard deviation or its logarithm brings both within `NEAR`, they are that. Averages alone would
+    take an overfitted member for one of those: a few rows make them.
 
     Args:
         moments: (N, 2), means and log-variances in the target's unit.
@@ -145,26 +147,25 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
         return
     squares = (moments[:, 0].astype(np.float64) - targets) ** 2
     log_variance = moments[:, 1].astype(np.float64)
-    as_said = float(np.mean(squares * np.exp(-log_variance)))
+    as_said = float(np.median(squares * np.exp(-log_variance))) / MIDDLE
     if 1 / FAR_OFF <= as_said <= FAR_OFF:
         return
     _, scale = member.units or (0.0, 1.0)
     second = log_variance - 2 * np.log(scale)  # as the member returned it, if that was a log-variance
+    readings = {}
     if member.output == "mean-variance":
         second = np.exp(second)
-    readings = {"a log-variance": second, "the logarithm of a standard deviation": 2 * second}
+    # small variances would all be logarithms near 0, of 1, and that fits whatever is standardized
+    if member.output == "mean-logvar" or np.median(second) > 1:
+        readings |= {"a log-variance": second, "the logarithm of a standard deviation": 2 * second}
     if second.min() > 0:
         readings |= {"a variance": np.log(second), "a standard deviation": 2 * np.log(second)}
     for what, reading in readings.items():
-        otherwise = float(np.mean(squares * np.exp(np.clip(-reading, -80, 80)) / scale**2))
-        if 1 / NEAR <= otherwise <= NEAR:
+        distances = squares * np.exp(np.clip(-reading, -80, 80)) / scale**2
+        average, middle = float(np.mean(distances)), float(np.median(distances)) / MIDDLE
+        if all(1 / NEAR <= otherwise <= NEAR for otherwise in (average, middle)):
             raise EdistillError(
                 f"Member {member.name} is said to return {member.output}, but then targets lie {as_said**0.5:.3g} of "
-                f"its standard deviations from its mean; read as {what}, {otherwise**0.5:.3g}. Set teachers.output to "
+                f"its standard deviations from its mean; read as {what}, {middle**0.5:.3g}. Set teachers.output to "
                 "what it returns, or convert it in a factory of your own (teachers.model)."
             )
-
-
-def _constant(values: NDArray[np.floating[Any]]) -> bool:
-    """But for the rounding of float32."""
-    return bool(np.ptp(values) <= 1e-6 * np.abs(values).max())
