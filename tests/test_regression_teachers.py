@@ -15,7 +15,7 @@ from tiny_regression import LEVEL, SPREAD, Float64
 from torch import Tensor, nn
 
 from ensemble_distill.facts import Member
-from ensemble_distill.teachers.moments import check_units
+from ensemble_distill.teachers.moments import check_spread, check_units
 from ensemble_distill.teachers.outputs import forward, to_outputs
 
 UNITS = (LEVEL, SPREAD)
@@ -243,3 +243,16 @@ def test_few_rows_and_constants_tell_nothing() -> None:
         rounded = np.where(varying > 0, np.nextafter(level, np.float32(1e9)), level)
         check_units("of a target that is constant but for rounding", varying, rounded, None)
         check_units("constant but for rounding", rounded, varying, None)
+
+
+@pytest.mark.parametrize("units", [None, UNITS])
+@pytest.mark.parametrize("typical", [1e-3, 1e-2, 0.1, 3.0])
+def test_overfitted_members_are_what_they_say(units: tuple[float, float] | None, typical: float) -> None:
+    """Their variances are far too small on other rows, some of them more than others; they say no other thing."""
+    scale = 1.0 if units is None else units[1]
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        errors, log_variance = scale * rng.normal(size=100), rng.normal(np.log(typical), 2.0, size=100)
+        moments = np.stack([np.full(100, LEVEL), log_variance + 2 * np.log(scale)], 1)
+        for output in ("mean-variance", "mean-logvar"):
+            check_spread(member(output, units), moments, LEVEL + errors)

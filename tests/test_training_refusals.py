@@ -159,7 +159,8 @@ def test_without_the_teachers_the_cache_is_enough(folder: Path) -> None:
 )
 def test_other_settings_are_refused_by_their_key(folder: Path, key: str, then: object, now: object) -> None:
     before = contents(folder / RUN)
-    with refused(f"{folder / RUN} was made with {key} = {then!r}, but now it is {now!r}", "--name", "--overwrite"):
+    told = "(default)" if then is None else repr(then)
+    with refused(f"{folder / RUN} was made with {key} = {told}, but now it is {now!r}", "--name", "--overwrite"):
         train(settings(folder, {key: now}))
     assert contents(folder / RUN) == before
 

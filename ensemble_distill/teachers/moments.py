@@ -152,7 +152,7 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
         return
     _, scale = member.units or (0.0, 1.0)
     second = log_variance - 2 * np.log(scale)  # as the member returned it, if that was a log-variance
-    readings = {}
+    readings: dict[str, NDArray[np.float64]] = {}
     if member.output == "mean-variance":
         second = np.exp(second)
     # small variances would all be logarithms near 0, of 1, and that fits whatever is standardized
@@ -169,3 +169,8 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
                 f"its standard deviations from its mean; read as {what}, {middle**0.5:.3g}. Set teachers.output to "
                 "what it returns, or convert it in a factory of your own (teachers.model)."
             )
+
+
+def _constant(values: NDArray[np.floating[Any]]) -> bool:
+    """But for the rounding of float32."""
+    return bool(np.ptp(values) <= 1e-6 * np.abs(values).max())
