@@ -1,0 +1,21 @@
+"""The networks: members of two hidden layers of 100, and a student body of one hidden layer of 50."""
+
+from torch import nn
+
+
+def make_teacher(inputs: int, width: int = 100, dropout: float = 0.0) -> nn.Module:
+    """Features (B, inputs) to mean and log-variance (B, 2) of the standardized target; dropout only while training."""
+    return nn.Sequential(
+        nn.Linear(inputs, width),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, 2),
+    )
+
+
+def make_body(inputs: int, width: int = 50) -> nn.Module:
+    """Features (B, inputs) to features (B, width)."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
