@@ -41,7 +41,8 @@ def main() -> None:
     runs = " ".join(f"{method}-s{seed}" for method in METHODS for seed in SEEDS)
     edistill(work, f"evaluate {runs} --format csv", into=work / "evaluation.csv")
     print_table(work / "evaluation.csv")
-    edistill(work, "evaluate hydra-s0 --shifts", "export hydra-s0 --onnx", "predict cifar10.npz -o predictions.csv")
+    edistill(work, "evaluate hydra-s0 --shifts --format csv", into=work / "shifts.csv")
+    edistill(work, "export hydra-s0 --onnx", "predict cifar10.npz -o predictions.csv")
 
 
 def _gray_cifar10(archive: Path) -> np.ndarray:
