@@ -77,7 +77,7 @@ def main() -> None:
         print(f"{ROWS:,} rows of CIFAR-10, {len(modules)} ResNet-8 members, batch {BATCH}, medians of {REPEATS}")
         tell("epoch from the cache ÷ supervised epoch", cached, supervised)
         tell("epoch from the cache ÷ online distillation", cached, online)
-        loaded = torch.stack([torch.from_numpy(rows[row, 0].x) for row in range(ROWS)])
+        loaded = torch.from_numpy(np.stack([rows[row, 0].x for row in range(ROWS)]))
         whole, bare = medians(
             lambda: cache_pass(None, plan, teachers), lambda: bare_forwards(modules, loaded, plan.count)
         )
