@@ -184,8 +184,10 @@ class StudentSettings(Section):
 
     model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
     kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
-    init: str | None = Field(None, description="Start the body from this member's weights.")
-    heads: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    init: str | tuple[str, ...] | None = Field(
+        None, description="Start the body from this member's weights; from several, that many bodies side by side."
+    )
+    heads: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = Field(
         (), description="Hidden sizes of each head; empty is a linear head."
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
@@ -215,12 +217,15 @@ class TrainSettings(Section):
     warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warmup in each stage.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
     clip_grad: float | None = Field(None, gt=0, description="Largest gradient norm.")
+    freeze_bn: bool | None = Field(
+        None, description="Keep the body's BatchNorm statistics; default on where student.init gives it a member's."
+    )
     amp: bool = Field(False, description="Mixed precision.")
     amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="Its lower precision.")
     model_ema: bool = Field(False, description="Keep an exponential moving average; it becomes the student.")
     model_ema_decay: float = Field(0.999, gt=0, lt=1, description="Its decay a step.")
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto.")
-    seed: int = Field(0, description="Seed of the student and of the order of rows.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the student and of the order of rows.")
     checkpoint_minutes: float = Field(5.0, gt=0, description="Save for resuming this often within an epoch.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -62,6 +63,34 @@ class Preprocessing:
         """Inverse of `to_json`; lists become tuples so that records compare equal."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What brings a student's uncertainty to its ensemble's; 1 everywhere changes nothing.
+
+    Attributes:
+        temperature: what logits are divided by.
+        spread: what the heads' deviations from their mean are multiplied by; a Dirichlet's precision is divided by its
+            square.
+        variance: what the heads' own variances are multiplied by; for numbers only.
+    """
+
+    temperature: float = 1.0
+    spread: float = 1.0
+    variance: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not 0 < value < math.inf:
+                raise EdistillError(f"A calibration's {name} is {value}. It is a number above 0: calibrate again.")
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, float]) -> Calibration:
+        return cls(**{name: float(value) for name, value in record.items()})
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ensemble_distill.config import Settings, TrainSettings, load_settings
 
 # names that users and scripts rely on
 COMMANDS = {"quickstart", "cache-logits", "train", "evaluate", "export", "predict", "inspect", "verify", "methods"}
+COMMANDS |= {"calibrate"}
 ROAD = ("cache-logits", "train --method hydra", "evaluate", "export --onnx")
 MODELS = ["ensemble", "member", "student", "best-2", "best-3"]
 MODEL = ["accuracy", "nll", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty"]
@@ -240,7 +241,7 @@ def test_every_flag_of_train_is_a_setting_with_its_help() -> None:
     for name in FLAGS:
         assert f"--{name} " in shown
         assert str(fields[name].description).split()[-1] in shown
-    assert set(fields) - set(FLAGS) == {"checkpoint-minutes"}, "reached by --set"
+    assert set(fields) - set(FLAGS) == {"checkpoint-minutes", "freeze-bn"}, "reached by --set"
 
 
 def test_set_reaches_any_key(quick: Path, asked: list[Settings]) -> None:

@@ -1,5 +1,6 @@
 """The registry of families, and what every family obeys: this file runs over whatever is discovered."""
 
+import itertools
 import json
 from dataclasses import fields
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive import (
     OF_TASK,
     family_from_json,
@@ -275,3 +278,51 @@ def test_one_member_has_no_model_uncertainty_of_its_own(family: Family) -> None:
     assert not one.has_model_uncertainty
     assert one.summary().model.max() < 1e-14
     assert predicted(family, raw_of(family)).has_model_uncertainty
+
+
+# --- from distributions back to numbers, and calibrated -----------------------------------------------------------
+
+
+@each
+@places
+def test_raw_numbers_mean_their_distributions(family: Family, positions: tuple[int, ...]) -> None:
+    ours = predicted(family, raw_of(family, positions))
+    back = predicted(family, family.raw(ours))
+    assert_close(back.means(), ours.means())
+    assert_close(uncertainties(back.summary()), uncertainties(ours.summary()))
+    assert_close(family.raw(back), family.raw(ours))
+
+
+@each
+@places
+@averages
+def test_a_calibration_of_ones_changes_nothing(family: Family, positions: tuple[int, ...], average: Average) -> None:
+    ours = predicted(family, raw_of(family, positions), average, WEIGHTS if with_members(family) else None)
+    same = ours.calibrated(Calibration())
+    assert_close(same.means(), ours.means())
+    assert_close(uncertainties(same.summary()), uncertainties(ours.summary()))
+
+
+@each
+@places
+@averages
+def test_spread_moves_the_model_uncertainty_and_keeps_the_prediction(
+    family: Family, positions: tuple[int, ...], average: Average
+) -> None:
+    weights = WEIGHTS if with_members(family) else None
+    ours = predicted(family, 0.5 * raw_of(family, positions), average, weights)
+    models = []
+    for spread in (0.25, 0.5, 1.0, 1.5, 2.0):
+        moved = ours.calibrated(Calibration(spread=spread))
+        models.append(moved.summary().model)
+        difference = (
+            ours.pooled().kl(moved.pooled()) if not numeric(family) else moved.summary().mean - ours.summary().mean
+        )
+        assert difference.abs().max() < 2e-3
+    assert all((b > a).all() for a, b in itertools.pairwise(models))
+
+
+def test_what_is_calibrated_is_a_number_above_0() -> None:
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(EdistillError, match=r"A calibration's spread is .* It is a number above 0"):
+            Calibration(spread=wrong)

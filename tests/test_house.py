@@ -32,6 +32,7 @@ DESIGN = {
     "methods": {"predictive", "students"},
     "training": {"data", "cache", "methods", "students", "predictive", "runtime"},
     "evaluation": {"data", "cache", "students", "predictive"},
+    "calibration": {"data", "cache", "students", "predictive"},
     "serving": {"facts", "data"},
     "export": {"students", "predictive", "serving"},
     "cli": {"workflows", "config"},
@@ -44,6 +45,8 @@ BEYOND = {
         "config",  # a kind reads the [teachers] section, instead of a second record of the same ten fields
         "runtime",  # a user's factory is loaded, and a run hashed, as everywhere else
     },
+    "predictive": {"facts"},  # a Calibration is what a student's predictions are corrected by, in files and in tensors
+    "calibration": {"facts"},
     "caching": {"facts"},  # Member and Preprocessing pass through it from teachers to cache
     "methods": {"runtime"},  # --method file.py:Class
     "training": {

@@ -1,5 +1,6 @@
 """The order of rows and views: a pure function of (seed, step) that ranks share without overlap."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble_distill.runtime.ranks import Rank, current
-from ensemble_distill.training.order import Index, Order, Steps
+from ensemble_distill.training.order import Every, Index, Order, Steps
 
 ROWS = st.integers(1, 60)
 VIEWS = st.integers(1, 5)
@@ -89,3 +90,26 @@ def test_ranks_are_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert current() == Rank(1, 3)
+
+
+@given(ROWS, VIEWS, BATCH, SEED)
+def test_every_row_comes_in_every_view_once(rows: int, views: int, batch: int, seed: int) -> None:
+    every = Every(Order(rows, views, batch, seed), limit=rows * views)
+    found = [index for indices in every for index in indices]
+    assert sorted(found) == list(itertools.product(range(rows), range(views)))
+    assert len(found) == every.count
+    assert max(map(len, every)) <= batch
+    assert list(Every(Order(rows, views, batch, seed + 1), rows * views)) == list(
+        every
+    )  # the seed shuffles nothing here
+
+
+@given(ROWS, VIEWS, st.integers(1, 200))
+def test_some_of_the_rows_are_evenly_spread(rows: int, views: int, limit: int) -> None:
+    every = Every(Order(rows, views, 4, 0), limit)
+    found = [index for indices in every for index in indices]
+    assert len(set(found)) == len(found) == every.count <= max(limit, 1)
+    assert every.count > limit / 2 or every.count == rows * views
+    if 2 <= limit < rows:
+        gaps = np.diff(sorted(row for row, _ in found))
+        assert gaps.max() - gaps.min() <= 1

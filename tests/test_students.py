@@ -179,6 +179,37 @@ def test_a_damaged_config_is_called_so(run: Run, text: str) -> None:
         Run.open(run.folder)
 
 
+NONSENSE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "heads as text": lambda record: record["student"].update(heads="8"),
+    "heads below 1": lambda record: record["student"].update(heads=-1),
+    "hidden as text": lambda record: record["student"].update(hidden="abc"),
+    "hidden below 1": lambda record: record["student"].update(hidden=[-1]),
+    "kwargs as a list": lambda record: record["student"].update(kwargs=[1]),
+    "model as a number": lambda record: record["student"].update(model=5),
+    "no members": lambda record: record.update(members=[]),
+    "weights of nothing": lambda record: record.update(weights=[0, 0, 0, 0]),
+    "weights as text": lambda record: record.update(weights="abcd"),
+    "too few weights": lambda record: record.update(weights=[1, 2]),
+    "another average": lambda record: record.update(average="x"),
+    "no classes": lambda record: record.update(classes=[]),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_a_config_that_no_training_writes_is_called_damaged(run: Run, what: str) -> None:
+    edited(run, NONSENSE[what])
+    with pytest.raises(EdistillError, match=r"config\.json is damaged"):
+        Run.open(run.folder)
+
+
+def test_weights_of_any_scale_pool_alike() -> None:
+    wanted = torch.tensor([1.0, 2.0, 3.0, 4.0]) / 10
+    for scale in (1e-300, 1.0, 4e307):
+        found = configured(weights=tuple(scale * w for w in (1.0, 2.0, 3.0, 4.0))).pooling(4)
+        assert found is not None
+        assert_close(found, wanted)
+
+
 def test_a_config_of_the_wrong_types_is_called_damaged(run: Run) -> None:
     edited(run, lambda record: record["input"].update(preprocessing="squash"))
     with pytest.raises(EdistillError, match=r"config\.json is damaged \(AttributeError"):
@@ -272,18 +303,21 @@ configs = st.builds(
             preprocessing=st.none() | preprocessings,
             model=names,
         ),
+        min_size=1,
         max_size=3,
     ).map(tuple),
     average=st.sampled_from(["probabilities", "logits"]),
-    weights=st.none() | st.lists(st.floats(0.1, 1), min_size=1, max_size=3).map(tuple),
+    bodies=st.integers(1, 9),
+    source=st.just("") | names,
     trained_on=st.dictionaries(names, names, max_size=2),
     versions=st.dictionaries(names, names, max_size=2),
 )
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(config=configs)
-def test_a_config_is_the_same_after_json(config: StudentConfig) -> None:
+@given(config=configs, weighted=st.booleans())
+def test_a_config_is_the_same_after_json(config: StudentConfig, weighted: bool) -> None:
+    config = replace(config, weights=tuple(0.5 + m for m in range(len(config.members))) if weighted else None)
     text = json.dumps(config.to_json(), allow_nan=False)
     assert StudentConfig.from_json(json.loads(text)) == config
 
@@ -294,6 +328,7 @@ def test_config_json_says_what_others_read_in_it() -> None:
     assert record["student"] == {
         "model": "../../model.py:make_body",
         "kwargs": {"width": 5},
+        "bodies": 1,
         "hidden": [3],
         "heads": 4,
         "form": "heads",

@@ -117,8 +117,8 @@ def test_losses_fall_in_both_stages(learned: TrainReport) -> None:
     assert [row["epoch"] for row in table] == [str(epoch) for epoch in range(1, 61)]
     stages = {name: [float(r["validation_loss"]) for r in table if r["stage"] == name] for name in ("hinton", "heads")}
     assert {name: len(losses) for name, losses in stages.items()} == {"hinton": 18, "heads": 42}
-    for losses in stages.values():
-        assert losses[-1] < losses[0] / 2
+    assert stages["hinton"][-1] < stages["hinton"][0] / 2
+    assert stages["heads"][-1] < 0.7 * stages["heads"][0]
     assert float(table[-1]["validation_nll"]) < 0.3 < float(table[0]["validation_nll"])
     train_losses = [float(row["train_loss"]) for row in table]
     assert max(train_losses[-5:]) < train_losses[0] / 2
@@ -198,7 +198,14 @@ def test_other_schedules_fall(cached: Path, sched: str) -> None:
 
 def test_gradients_are_clipped(cached: Path) -> None:
     """A norm of at most 1e-7 at a rate of 0.1, in 10 steps of momentum 0.9, moves weights by 1e-6 at most."""
-    slow = {"train__opt": "sgd", "train__lr": 0.1, "train__weight_decay": 0.0, "train__sched": "none", **ONE_STEP}
+    slow = {
+        "method__closed_form": False,
+        "train__opt": "sgd",
+        "train__lr": 0.1,
+        "train__weight_decay": 0.0,
+        "train__sched": "none",
+        **ONE_STEP,
+    }
     runs = [weights(trained(cached, **{**slow, **more})) for more in ({"train__clip_grad": 1e-7}, {})]
     start = weights(trained(cached, **{**slow, "train__lr": 1e-12}))
     moved, free = (

@@ -238,7 +238,7 @@ USELESS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"teachers.weights": [1, 2]}, ("teachers.weights has 2 values for 3 members",)),
     ({"train.method": "hydro"}, ("train.method is 'hydro', which is no method", "Did you mean hydra?")),
     ({"method.temprature": 2}, ("method.temprature is no option of hydra", "temperature, hinton-share")),
-    ({"method.temperature": 0}, ("method.temperature is 0", "greater than 0")),
+    ({"method.temperature": 0}, ("method.temperature is 0", "greater than or equal to 0.05")),
     ({"train.opt": "adamww"}, ("train.opt is 'adamww', which timm refuses",)),
     ({"train.opt": "adahessian"}, ("train.opt is 'adahessian', which needs second derivatives",)),
     ({"train.device": "cuda:77"}, ("Device 'cuda:77' cannot be used", "Try --device cpu or auto")),
@@ -278,8 +278,18 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step(folder: Path, opt: str)
     said = str(caught.value)
     assert said.startswith(("The loss is nan at step", "The loss is inf at step")), said
     assert "stage hinton, train.lr 1e+30" in said
-    assert "Lower train.lr or set train.clip-grad" in said
+    assert "Lower train.lr, set train.clip-grad" in said
+    assert ("The last checkpoint is kept" in said) == (folder / "runs/diverging/checkpoint.safetensors").exists()
     assert not (folder / "runs/diverging/student.safetensors").exists()
+
+
+def test_a_run_stays_until_the_one_that_replaces_it_has_a_checkpoint(folder: Path) -> None:
+    before = contents(folder / RUN)
+    diverging = {"train.lr": 1e30, "train.opt": "sgd", "train.sched": "none", "train.epochs": 1}
+    with refused("The loss is"):
+        train(settings(folder, {**diverging, "output.name": "hydra-s0"}), overwrite=True)
+    assert contents(folder / RUN) == before
+    assert not train(settings(folder)).fresh
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +302,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder: Path, monke
         return read(self, indices) * (float("nan") if len(calls) == 13 else 1)
 
     monkeypatch.setattr(TeacherOutputs, "read", poisoned)
-    with refused("The loss is nan at step 12 (stage heads, train.lr 0.01)", "the last checkpoint is kept"):
+    with refused("The loss is nan at step 12 (stage heads, train.lr 0.01)", "The last checkpoint is kept"):
         train(settings(folder, {"output.name": "new"}))
     assert train(settings(folder, {"output.name": "new"})).resumed_at == 10
     student = (folder / "runs/new/student.safetensors").read_bytes()

@@ -71,9 +71,13 @@ class StopsAt(Silent):
     def __init__(self, step: int) -> None:
         super().__init__()
         self.left = step
+        self.unit = ""
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.unit = unit
 
     def advance(self, count: int = 1, facts: object = None) -> None:
-        self.left -= count
+        self.left -= count if self.unit == "steps" else 0
         if self.left == 0:
             raise KeyboardInterrupt
 

@@ -1,5 +1,7 @@
 """Views: pure in (seed, view, row), what each transform does, and what is refused."""
 
+import itertools
+import math
 import pickle
 from collections import Counter
 from collections.abc import Iterator
@@ -11,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import stats
+from scipy import ndimage, stats
 
 from ensemble_distill.data import views
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.rendering import normalize, render
-from ensemble_distill.data.source import Array, Item, Plan, Source, View
-from ensemble_distill.data.views import open_view, require_kind, view_names
+from ensemble_distill.data.source import Array, Item, Kind, Plan, Source, View
+from ensemble_distill.data.views import affine, open_view, require_kind, view_names
+from ensemble_distill.data.views.affine import Affine
 from ensemble_distill.data.views.crop_flip import CropFlip
 from ensemble_distill.data.views.noise import NOISE
 from ensemble_distill.errors import EdistillError
@@ -33,7 +36,15 @@ SOURCES: dict[str, Arrays] = {
         (RNG.normal(size=(ROWS, 5)) * [1, 10, 100, 0.1, 0]).astype(np.float32), np.arange(ROWS), "features"
     ),
 }
-SPECS = [*view_names(), "crop-flip+mixup", "noise+mixup", "crop-flip+noise", "mixup+noise+crop-flip"]
+SPECS = [
+    *view_names(),
+    "crop-flip+mixup",
+    "affine+mixup",
+    "affine+crop-flip",
+    "noise+mixup",
+    "crop-flip+noise",
+    "mixup+noise+crop-flip",
+]
 
 
 def seen(plan: Plan, source: Source, to: Preprocessing | None = TO) -> Array:
@@ -181,6 +192,56 @@ def test_members_of_other_sizes_see_the_same_crop() -> None:
 # --- noise ------------------------------------------------------------------------------------------------
 
 
+def smooth(height: int, width: int) -> Array:
+    """A picture that bilinear interpolation follows closely: (height, width), in [0, 1]."""
+    y, x = np.mgrid[:height, :width]
+    return (0.5 + 0.25 * np.sin(2 * np.pi * y / height) + 0.25 * np.cos(2 * np.pi * x / width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "tensor"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        Affine(0, 0, 1, 0, 0),
+        Affine(0.3, 0, 1, 0, 0),
+        Affine(0, 0.2, 1, 0, 0),
+        Affine(0, 0, 1.2, 0, 0),
+        Affine(0, 0, 1, 0.1, -0.05),
+        Affine(-0.2, 0.1, 0.9, -0.04, 0.08),
+    ],
+)
+def test_affine_shows_each_point_where_it_went(change: Affine, kind: Kind) -> None:
+    """Points of the picture, moved forward by trigonometry: what is shown there is what was where they came from."""
+    height, width = 48, 40
+    picture = smooth(height, width)
+    x = picture[..., None] if kind == "pixels" else picture[None]
+    shown = change.apply(x, kind)
+    assert shown.dtype == np.float32
+    assert shown.shape == x.shape
+    shown = shown[..., 0] if kind == "pixels" else shown[0]
+    for down, right in itertools.product((-6, 0, 5), (-7, 1, 4)):  # from the center, in pixels
+        sheared = down, right + math.tan(-change.shear) * -down  # a shear tilts columns, to the right as one goes down
+        cos, sin = math.cos(change.rotation), math.sin(change.rotation)
+        turned = cos * sheared[0] - sin * sheared[1], sin * sheared[0] + cos * sheared[1]
+        row, column = (change.zoom * place for place in turned)
+        row, column = row + (height - 1) / 2 + change.down * height, column + (width - 1) / 2 + change.right * width
+        found = ndimage.map_coordinates(shown, [[row], [column]], order=1)[0]
+        there = ndimage.map_coordinates(picture, [[down + (height - 1) / 2], [right + (width - 1) / 2]], order=1)[0]
+        assert found == pytest.approx(there, abs=0.01)
+
+
+def test_affine_draws_within_its_bounds_and_repeats_the_border() -> None:
+    draws = [affine.draw(("affine", 0, 0, row), None) for row in range(2000)]
+    for name, bound in (("rotation", affine.ROTATION), ("shear", affine.SHEAR), ("down", affine.SHIFT)):
+        values = np.array([getattr(d, name) for d in draws]) / bound
+        assert stats.kstest(values, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    zooms = np.log([d.zoom for d in draws]) / affine.ZOOM
+    assert stats.kstest(zooms, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    striped = np.zeros((1, 10, 10), np.float32)
+    striped[0, 0] = 1
+    assert_array_equal(Affine(0, 0, 1, 0.3, 0).apply(striped, "tensor")[0, :4], np.ones((4, 10)))
+
+
 def test_noise_is_gaussian_of_the_stated_size() -> None:
     plain = Preprocessing((32, 32), (0.0,), (1.0,))
     gray = Arrays(np.full((1, 32, 32, 3), 128, np.uint8), None, "pixels")
@@ -246,9 +307,9 @@ def test_a_row_alone_is_its_own_partner() -> None:
     [
         ("crop_flip", "no 'crop_flip'. Did you mean crop-flip?"),
         ("mixup+noize", "no 'noize'. Did you mean noise?"),
-        ("", "Use one of crop-flip, mixup, noise, none, several joined by +"),
+        ("", "Use one of affine, crop-flip, mixup, noise, none, several joined by +"),
         ("noise+", "no ''"),
-        ("rotate", "Use one of crop-flip"),
+        ("rotate", "Use one of affine, crop-flip"),
         ("noise+mixup+noise", "names noise twice"),
     ],
 )

@@ -153,9 +153,9 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
     """Raise EdistillError when a split's data or views are not those the cache was made from."""
     if cached.digest != found.digest:
         raise EdistillError(
-            f"{folder} holds outputs for {name} data {cached.digest[:12]}… ({cached.rows} rows), but data.{name} is "
-            f"{found.digest[:12]}… ({found.rows} rows). Pass the data the cache was made from, or run edistill "
-            "cache-logits --overwrite."
+            f"{folder} holds outputs for {name} data {cached.digest[:12]}… ({cached.rows} rows), but "
+            f"data.{name.replace('/', '.')} is {found.digest[:12]}… ({found.rows} rows). Pass the data the cache was "
+            "made from, or run edistill cache-logits --overwrite."
         )
     for what, there, here in (
         ("transform", cached.transform, found.transform),

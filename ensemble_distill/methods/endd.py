@@ -17,7 +17,7 @@ from ensemble_distill.predictive.protocol import Family, Predictive
 
 class EnDDOptions(Options):
     first_temperature: float = Field(
-        10.0, ge=1, description="What both sides of the loss are softened by at first; it falls to 1."
+        10.0, ge=1, le=100, description="What both sides of the loss are softened by at first; it falls to 1."
     )
     anneal_share: float = Field(
         2 / 3,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ensemble_distill.methods.kd import pooled_loss
-from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
+from ensemble_distill.methods.method import Batch, Fit, Loss, Method, Options, Stage, Step
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.students.ridge import Ridge
+from ensemble_distill.students.student import Student
 
 
 def members_loss(temperature: float) -> Loss:
@@ -25,9 +27,39 @@ def members_loss(temperature: float) -> Loss:
     return loss
 
 
+def solved_heads(ridge: float) -> Fit:
+    """Every head's last layer as the least-squares map from what it sees to its member's outputs.
+
+    Heads that were just copied see the same, so one Gram matrix serves all of them. Least squares weighs what members
+    say of impossible classes as much as the rest, and rows on which they agree as much as others: it is where the
+    stage starts, and its loss does the rest.
+    """
+
+    def fit(student: Student, rows: Iterable[tuple[Tensor, Batch]]) -> None:
+        regression = Ridge()
+        for features, batch in rows:
+            seen = student.heads.hidden(features)
+            regression.add(seen if seen.dim() == 2 else seen[:, 0], student.family.raw(batch.teacher))
+        weight, bias = regression.solve(ridge)
+        last = student.heads.last
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)
+
+    return fit
+
+
 class HydraOptions(Options):
-    temperature: float = Field(1.0, gt=0, description="Softens both sides of the loss, which is scaled by its square.")
-    hinton_share: float = Field(0.3, gt=0, lt=1, description="Share of training that goes to the first phase.")
+    temperature: float = Field(
+        1.0, ge=0.05, le=100, description="Softens both sides of the loss, which is scaled by its square."
+    )
+    hinton_share: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="Share of training that goes to the first phase; 0 for bodies started from members.",
+    )
+    closed_form: bool = Field(False, description="Solve for the heads' last layers when the second phase begins.")
+    ridge: float = Field(1e-4, gt=0, description="How much that solution shrinks, relative to the features' variance.")
 
 
 class Hydra(Method):
@@ -49,10 +81,10 @@ class Hydra(Method):
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         assert isinstance(options, HydraOptions)
         temperature, share = options.temperature, options.hinton_share
-        return (
-            Stage("hinton", share, lambda student: student, pooled_loss(temperature)),
-            Stage("heads", 1 - share, lambda student: student.with_heads(members), members_loss(temperature)),
-        )
+        fit = solved_heads(options.ridge) if options.closed_form else None
+        hinton = Stage("hinton", share, lambda student: student, pooled_loss(temperature))
+        heads = Stage("heads", 1 - share, lambda student: student.with_heads(members), members_loss(temperature), fit)
+        return (hinton, heads) if share else (heads,)
 
 
 METHOD = Hydra

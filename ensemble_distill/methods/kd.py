@@ -23,7 +23,9 @@ def pooled_loss(temperature: float) -> Loss:
 
 
 class KDOptions(Options):
-    temperature: float = Field(1.0, gt=0, description="Softens both sides of the loss, which is scaled by its square.")
+    temperature: float = Field(
+        1.0, ge=0.05, le=100, description="Softens both sides of the loss, which is scaled by its square."
+    )
 
 
 class KnowledgeDistillation(Method):

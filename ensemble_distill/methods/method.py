@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +68,8 @@ class Step:
 
 
 Loss = Callable[[Batch, Predictive, Step], Tensor]  # a scalar
+# sets weights of the student from many rows: the body's features (B, F) of each batch, and what was said of its rows
+Fit = Callable[[Student, Iterable[tuple[Tensor, Batch]]], None]
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class Stage:
         share: of all steps, in (0, 1]; the shares of a method sum to 1.
         start: makes this stage's student from the last one's.
         loss: what is minimized, from a batch, the student's prediction of it, and the step.
+        fit: what is solved for before the first step, from the cached rows in their views; None for nothing.
     """
 
     name: str
     share: float
     start: Callable[[Student], Student]
     loss: Loss
+    fit: Fit | None = None
 
 
 class Options(BaseModel):
@@ -105,6 +109,7 @@ class Method(ABC):
         needs: of "teacher" (the members' outputs) and "labels"; without "teacher" only labeled splits are trained on.
         tasks: what it can be used for.
         form: how its student holds one prediction per member: "heads" or "rank-one".
+        source: sha256 of the file of a user's own method, since another loss is another method; else "".
         Options: the `[method]` table.
     """
 
@@ -114,6 +119,7 @@ class Method(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     tasks: ClassVar[frozenset[str]] = frozenset({"classification", "regression"})
     form: ClassVar[Form] = "heads"
+    source: str = ""
     Options: ClassVar[type[BaseModel]] = Options
 
     def family(self, of_members: Family) -> Family:

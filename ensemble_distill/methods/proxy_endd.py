@@ -20,7 +20,7 @@ Divisor = Literal["b0", "b0+K"]
 
 class ProxyEnDDOptions(Options):
     divisor: Divisor = Field("b0", description="What the entropy is divided by; b0+K is that of the authors' code.")
-    max_precision: float = Field(1e6, gt=0, description="Bounds the precision of members that agree.")
+    max_precision: float = Field(1e6, ge=1e-3, le=1e12, description="Bounds the precision of members that agree.")
 
 
 def members_precision(teacher: Categorical, largest: float) -> Tensor:

@@ -8,8 +8,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
+
+ANCHORED = 3  # times the pooled prediction is brought back; then it is within 1e-3 nats of where it was
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,26 @@ class Categorical:
     def tempered(self, temperature: float) -> Self:
         """softmax(logits / temperature); temperature > 0."""
         return replace(self, logits=self.logits / temperature)
+
+    def calibrated(self, by: Calibration) -> Self:
+        """Softened by the temperature; then the members' logits moved apart or together about their mean, by the
+        spread, without moving what they predict together.
+
+        Where they pool by logits, moving about the mean logits keeps it exactly. Where they pool by probabilities,
+        three times z_m += ln q* − ln mean_m softmax(z_m) bring the mixture back to what it was, q*.
+        """
+        soft = self.tempered(by.temperature)
+        if self.members == 1 or by.spread == 1:
+            return soft
+        log_probs = soft.log_probs()
+        center = self.member_mean(log_probs).unsqueeze(1)
+        moved = replace(soft, logits=center + by.spread * (log_probs - center))
+        if self.average == "logits":
+            return moved
+        anchor = soft.mixture().logits
+        for _ in range(ANCHORED):
+            moved = replace(moved, logits=moved.log_probs() + anchor - moved.mixture().logits)
+        return moved
 
     def log_probs(self) -> Tensor:
         """(B, M, *L, K)."""
@@ -108,6 +131,9 @@ class CategoricalFamily:
 
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Categorical:
         return Categorical(raw, weights, average)
+
+    def raw(self, predictive: Categorical) -> Tensor:
+        return predictive.logits - predictive.logits.mean(-1, keepdim=True)
 
 
 FAMILY = CategoricalFamily

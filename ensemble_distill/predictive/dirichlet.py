@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import weighted_mean
@@ -47,6 +48,13 @@ class Dirichlet:
     def tempered(self, temperature: float) -> Self:
         """α^(1/temperature): the expected probabilities are softened as a softmax is, and the doubt grows."""
         return replace(self, log_concentration=self.log_concentration / temperature)
+
+    def calibrated(self, by: Calibration) -> Self:
+        """Expected probabilities softened by the temperature, and the precision α_0 divided by the spread's square:
+        as members drawn from it would move apart by the spread."""
+        log_total = self.log_concentration.logsumexp(-1, keepdim=True) - 2 * math.log(by.spread)
+        log_mean = (self.log_concentration / by.temperature).log_softmax(-1)
+        return replace(self, log_concentration=log_mean + log_total)
 
     def means(self) -> Tensor:
         """Expected probabilities α_k/α_0, (B, 1, *L, K)."""
@@ -150,6 +158,15 @@ class DirichletFamily:
             return Dirichlet(raw)
         log_offset = math.log(self.offset)
         return Dirichlet(log_offset + log_plus(raw - log_offset))
+
+    def raw(self, predictive: Dirichlet) -> Tensor:
+        """Raises ValueError when a concentration is not above the offset: no number means that."""
+        log_concentration = predictive.log_concentration
+        if self.offset == 0:
+            return log_concentration
+        if not (log_concentration > math.log(self.offset)).all():
+            raise ValueError(f"a concentration of {log_concentration.min().exp():.4g} is not above {self.offset:.4g}")
+        return log_concentration + torch.log1p(-self.offset * (-log_concentration).exp())
 
 
 FAMILY = DirichletFamily

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 
+from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
 
@@ -39,6 +41,12 @@ class Gaussian:
     def tempered(self, temperature: float) -> Self:
         """The density to the power of 1/temperature, normalized: the variance times the temperature."""
         return replace(self, log_variance=self.log_variance + math.log(temperature))
+
+    def calibrated(self, by: Calibration) -> Self:
+        """The means moved apart or together about their mean, which stays; every variance by one factor."""
+        center = self.member_mean(self.mean).unsqueeze(1)
+        mean = self.mean if by.spread == 1 else center + by.spread * (self.mean - center)
+        return replace(self, mean=mean, log_variance=self.log_variance + math.log(by.variance))
 
     def means(self) -> Tensor:
         """(B, M, *L, 1)."""
@@ -113,6 +121,10 @@ class GaussianFamily:
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Gaussian:
         mean, log_variance = raw.unbind(-1)
         return Gaussian(self.center + self.scale * mean, log_variance + 2 * math.log(self.scale), weights)
+
+    def raw(self, predictive: Gaussian) -> Tensor:
+        mean = (predictive.mean - self.center) / self.scale
+        return torch.stack([mean, predictive.log_variance - 2 * math.log(self.scale)], dim=-1)
 
 
 FAMILY = GaussianFamily

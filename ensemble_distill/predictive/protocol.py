@@ -6,9 +6,11 @@ B batch, M members or heads, L positions (none for classifiers), K classes. Batc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor
+
+from ensemble_distill.facts import Calibration
 
 Average = Literal["probabilities", "logits"]
 
@@ -38,6 +40,7 @@ class Predictive(Protocol):
     def has_model_uncertainty(self) -> bool: ...  # a single distribution has none, which is not the same as 0
 
     def tempered(self, temperature: float) -> Self: ...  # p^(1/temperature), normalized; temperature above 0
+    def calibrated(self, by: Calibration) -> Self: ...  # spread and temperature corrected, the pooled mean kept
     def mixture(self) -> Predictive: ...  # the members' mixture or, where the family has none, its moments; M = 1
     def pooled(self) -> Predictive: ...  # the prediction made of them: the mixture, or as `Average` says; M = 1
     def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), (B, M, *L); an M of 1 is spread over the other's
@@ -57,4 +60,9 @@ class Family(Protocol):
     def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes` is 0 for regression
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Predictive:
         """Raw outputs (B, M, *L, width) as distributions; weights (M,) or None for equal ones."""
+        ...
+
+    def raw(self, predictive: Any) -> Tensor:
+        """Numbers (B, M, *L, width) that mean these distributions: of those that do, the ones that sum to 0 where a
+        constant changes nothing."""
         ...

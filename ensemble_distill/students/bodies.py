@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.students.side_by_side import SideBySide
 
 BodyFactory = Callable[..., nn.Module]
 
@@ -43,6 +44,14 @@ def build_body(
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
     feature_count(body, input_shape, model)
     return body
+
+
+def build_bodies(
+    count: int, model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ...], factory: BodyFactory | None = None
+) -> nn.Module:
+    """One body as `build_body` makes it, or several of them side by side."""
+    bodies = [build_body(model, kwargs, input_shape, factory) for _ in range(count)]
+    return bodies[0] if count == 1 else SideBySide(bodies)
 
 
 def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
@@ -90,7 +99,7 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
         ) from error
     finally:
         body.train(training)
-    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != 2:
+    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != 2 or features.shape[1] == 0:
         got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise EdistillError(
             f"student.model {model} returns {got} for 2 rows; a body returns features (2, F). Pool and flatten in it, "

@@ -52,10 +52,22 @@ class Heads(nn.Module):
         assert isinstance(layer, BatchedLinear)
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        for index, layer in enumerate(self.layers):
-            x = layer(x if index == 0 else x.relu())
+    @property
+    def last(self) -> BatchedLinear:
+        """The layer that gives the outputs."""
+        layer = self.layers[-1]
+        assert isinstance(layer, BatchedLinear)
+        return layer
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the last layer sees: features (B, F) themselves, or (B, count, hidden) once there are hidden layers."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
         return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layers[-1](self.hidden(x))
+        return outputs
 
     @torch.no_grad()
     def copied(self, count: int) -> Heads:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -14,16 +15,17 @@ from torch import Tensor
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import Calibration, Member, Preprocessing
 from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
-from ensemble_distill.students.bodies import BodyFactory, build_body, feature_count
+from ensemble_distill.students.bodies import BodyFactory, build_bodies, feature_count
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Form, Student
 
 WEIGHTS = "student.safetensors"
+CALIBRATION = "calibration.json"
 CONFIG = "config.json"
 
 
@@ -33,8 +35,9 @@ class StudentConfig:
 
     Attributes:
         task: "classification" or "regression".
-        method, options: what trained it.
+        method, options, source: what trained it; see `Method.source`.
         model, kwargs: its body; a file is written relative to the run folder.
+        bodies: how many of them stand side by side; 1 is the body itself.
         hidden, heads: hidden sizes of each head, and how many heads there are.
         form: whether they are heads on one body, or share body and head but for rank-one factors.
         family: what the numbers of a head mean.
@@ -65,15 +68,44 @@ class StudentConfig:
     weights: tuple[float, ...] | None = None
     trained_on: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    bodies: int = 1
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no training writes: a damaged file would become a student that is not the one."""
+        sizes = (self.heads, self.bodies, *self.hidden, *self.shape)
+        weights = self.weights
+        for what, holds in (
+            ("sizes are whole numbers above 0", all(type(size) is int and size > 0 for size in sizes)),
+            ("kwargs is a table", isinstance(self.kwargs, Mapping)),
+            ("model is a text", isinstance(self.model, str)),
+            ("there are members", len(self.members) > 0),
+            ("average is probabilities or logits", self.average in get_args(Average)),
+            ("form is heads or rank-one", self.form in get_args(Form)),
+            (
+                "there is a weight above 0 a member",
+                weights is None
+                or (
+                    len(weights) == len(self.members)
+                    and all(isinstance(w, float | int) and 0 <= w < math.inf for w in weights)
+                    and any(weights)
+                ),
+            ),
+            ("there are classes", self.task != "classification" or len(self.classes) > 0),
+        ):
+            if not holds:
+                raise ValueError(f"it does not hold that {what}")
 
     def to_json(self) -> dict[str, Any]:
         return {
             "edistill": __version__,
             "task": self.task,
-            "method": {"name": self.method, "options": dict(self.options)},
+            "method": {"name": self.method, "options": dict(self.options)}
+            | ({"source": self.source} if self.source else {}),
             "student": {
                 "model": self.model,
                 "kwargs": dict(self.kwargs),
+                "bodies": self.bodies,
                 "hidden": list(self.hidden),
                 "heads": self.heads,
                 "form": self.form,
@@ -115,6 +147,8 @@ class StudentConfig:
             weights=None if weights is None else tuple(weights),
             trained_on=record["trained_on"],
             versions=record["versions"],
+            bodies=student.get("bodies", 1),  # a run may be older than this
+            source=method.get("source", ""),
         )
 
     @classmethod
@@ -133,7 +167,7 @@ class StudentConfig:
         kwargs = dict(self.kwargs)
         if factory is None and ":" not in self.model:
             kwargs.pop("pretrained", None)
-        body = build_body(self.model, kwargs, self.shape, factory)
+        body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory)
         features = feature_count(body, self.shape, self.model)
         return self.around(body, features).formed(self.form, self.heads)
 
@@ -151,8 +185,9 @@ class StudentConfig:
         """The weights of that many heads; None where they are equal or do not stand for members."""
         if self.weights is None or heads != len(self.weights):
             return None
-        weights = torch.tensor(self.weights, dtype=torch.float32)
-        return weights / weights.sum()
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        weights = weights / weights.max()  # first, since their sum may be beyond any float
+        return (weights / weights.sum()).float()
 
 
 @dataclass(frozen=True)
@@ -180,11 +215,35 @@ class Run:
         write_whole(folder / WEIGHTS, save(tensors))
         return cls(folder, config)
 
-    def student(self, body: BodyFactory | None = None) -> Student:
+    @property
+    def calibration(self) -> Calibration | None:
+        """What `calibrate` left in the run, if anything. Raises EdistillError when it is damaged."""
+        path = self.folder / CALIBRATION
+        if not path.is_file():
+            return None
+        try:
+            return Calibration.from_json(read_json(path))
+        except (ValueError, TypeError, AttributeError, EdistillError) as error:
+            raise EdistillError(
+                f"{path} is damaged ({error}). Run edistill calibrate again, or edistill calibrate --remove."
+            ) from None
+
+    def keep_calibration(self, calibration: Calibration) -> None:
+        write_json(self.folder / CALIBRATION, calibration.to_json())
+
+    def forget_calibration(self) -> None:
+        """Raises EdistillError when the run has none."""
+        try:
+            (self.folder / CALIBRATION).unlink()
+        except FileNotFoundError:
+            raise EdistillError(f"{self.folder} is not calibrated. There is nothing to remove.") from None
+
+    def student(self, body: BodyFactory | None = None, *, calibrated: bool = True) -> Student:
         """The trained student in eval mode, on the CPU.
 
         Args:
             body: the factory of its body, where the one it was trained with is no longer at its place.
+            calibrated: whether it applies the run's calibration, if there is one.
         """
         config = self.config
         file, _, name = config.model.rpartition(":")
@@ -209,6 +268,7 @@ class Run:
                 f"body it was trained with, or pass it: load_student({str(self.folder)!r}, body=...)."
             )
         student.load_state_dict(saved)
+        student.calibration = self.calibration if calibrated else None
         return student.eval()
 
 

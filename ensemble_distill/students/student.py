@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
+from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
@@ -24,6 +25,7 @@ class Student(nn.Module):
         weights: (M,) how one head per member pools, as the members do; None for equal. Heads that are not the
             members' (a first stage's single one) pool equally.
         average: "probabilities" or "logits"; see `Categorical`.
+        calibration: what its predictions are corrected by; None for a student as it was trained.
     """
 
     weights: Tensor | None
@@ -41,6 +43,7 @@ class Student(nn.Module):
         self.heads = heads
         self.family = family
         self.average: Average = average
+        self.calibration: Calibration | None = None
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,9 +51,10 @@ class Student(nn.Module):
         return raw
 
     def predictive(self, raw: Tensor) -> Predictive:
-        """What raw outputs (B, H, W) mean."""
+        """What raw outputs (B, H, W) mean, calibrated where the student is."""
         weights = self.weights if self.weights is not None and len(self.weights) == raw.shape[1] else None
-        return self.family.predictive(raw, weights, self.average)
+        predictive = self.family.predictive(raw, weights, self.average)
+        return predictive if self.calibration is None else predictive.calibrated(self.calibration)
 
     def with_heads(self, count: int) -> Self:
         """The same body (shared, not copied) under `count` copies of head 0."""

@@ -28,7 +28,13 @@ def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
             f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "
             "teachers.preprocessing and teachers.model-kwargs against how it was trained."
         ) from error
-    return moments.joined(raw, len(x), member) if member.of_numbers else logits.joined(raw, len(x), member)
+    joined = moments.joined(raw, len(x), member) if member.of_numbers else logits.joined(raw, len(x), member)
+    if not joined.is_floating_point():
+        raise EdistillError(
+            f"Member {member.name} returns {str(joined.dtype).removeprefix('torch.')} numbers {where}, and "
+            f"{member.output} are real. Return floats (teachers.model)."
+        )
+    return joined
 
 
 def to_outputs(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:

@@ -5,6 +5,8 @@ Its student's pooled prediction is one member, so a student can teach the next o
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import partial
 from pathlib import Path
 
@@ -58,13 +60,21 @@ def load(path: Path, context: Context) -> Teacher:
         )
     member = Member(
         name=path.name,
-        sha256=sha256_file(path / WEIGHTS),
+        sha256=_hash(run),
         output="logits" if task == "classification" else "mean-logvar",
         class_order=None if context.classes is None else order_by_names(path.name, classes, context.classes, CONFIG),
         preprocessing=run.config.preprocessing,
         model="edistill run",
     )
     return Teacher(member, partial(_build, run))
+
+
+def _hash(run: Run) -> str:
+    """Of its weights, and of what its predictions are corrected by."""
+    weights = sha256_file(run.folder / WEIGHTS)
+    if run.calibration is None:
+        return weights
+    return hashlib.sha256(f"{weights}/{json.dumps(run.calibration.to_json())}".encode()).hexdigest()
 
 
 def _build(run: Run) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ensemble_distill.config import TrainSettings
 from ensemble_distill.errors import EdistillError
@@ -21,11 +23,13 @@ from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.student import Student
+from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
-from ensemble_distill.training.order import Order, Steps
+from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
 
 SUMMARY = "summary.csv"
+FITTED = 2**19  # rows in their views that a stage solves from, at most
 Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval mode to named figures
 
 
@@ -80,6 +84,18 @@ def boundaries(stages: Sequence[Stage], steps: int) -> list[int]:
     return ends
 
 
+def _number(loss: Tensor, stage: str) -> float:
+    """A loss as a number. Raises EdistillError when it is not one that can be minimized: methods are anyone's code."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
+        free = isinstance(loss, Tensor) and loss.numel() == 1
+        raise EdistillError(
+            f"The loss of stage {stage} is {shape}{' that does not depend on the student' if free else ''}. Return one "
+            "number that follows from the student's prediction: .mean() over rows and members, no .detach() or .item()."
+        )
+    return float(loss.detach())
+
+
 class Training:
     """One training, from its first step or from where it was interrupted.
 
@@ -101,15 +117,23 @@ class Training:
         workers: int,
         progress: Progress,
         validate: Validate | None = None,
+        claim: Callable[[], None] = lambda: None,
+        replacing: bool = False,
     ) -> None:
+        """
+        Args:
+            claim: makes the folder this training's own; called once, before its first file is written there.
+            replacing: the folder holds another run, which stays until the first checkpoint of this one.
+        """
         self.folder, self.stages, self.rows, self.order = folder, stages, rows, order
         self.pooling, self.settings, self.device, self.workers = pooling, settings, device, workers
         self.progress, self.validate = progress, validate
+        self.claim, self.replacing, self._claimed = claim, replacing, False
         self.outputs = TeacherOutputs(splits)
         self.steps = settings.epochs * order.steps_per_epoch
         self.ends = boundaries(stages, self.steps)
         torch.manual_seed(settings.seed)
-        self._first = self._enter(student.to(device), 0)
+        self._first = self._state(self._started(student.to(device), 0), 0)
         self.resumed_at = 0  # the step that `run` went on from
 
     def run(self) -> Student:
@@ -119,18 +143,18 @@ class Training:
             EdistillError: the loss is not finite, or the checkpoint is damaged.
         """
         torch.manual_seed(self.settings.seed)
-        saved = load_state(self.folder)
+        saved = None if self.replacing else load_state(self.folder)
+        if not self.replacing:
+            self._own()
         self.resumed_at = 0 if saved is None else int(saved["step"])
-        state = self._first if saved is None else self._restore(saved)
+        state = self._beginning() if saved is None else self._restore(saved)
         self.progress.start("training", self.steps, "steps", done=state.step)
         loader = self._loader(state.step)
         last_save = time.monotonic()
         started = time.monotonic()
         for batch in loader:
             if state.step == self.ends[state.stage]:
-                following = self._enter(self._finished(state), state.stage + 1)
-                following.step, following.table, following.losses = state.step, state.table, state.losses
-                state = following
+                state = self._following(state)
             loss = self._step(state, batch)
             state.losses.append(loss)
             state.step += 1
@@ -146,18 +170,77 @@ class Training:
         self.progress.finish()
         return self._finished(state)
 
+    def _own(self) -> None:
+        if not self._claimed:
+            self.claim()
+            self._claimed = True
+
     def _loader(self, start: int) -> Iterator[Rows]:
         steps = Steps(self.order, start, self.steps)
         return batches(self.rows, steps, collate, self.workers, self.device)
 
-    def _enter(self, student: Student, stage: int) -> _State:
-        """A stage's beginning: its student, and a fresh optimizer, schedule and average."""
+    def _started(self, student: Student, stage: int) -> Student:
+        """A stage's student, made from the last one's."""
+        return self._learning(self.stages[stage].start(student).to(self.device))
+
+    def _learning(self, student: Student) -> Student:
+        """The student in training mode; statistics that are to stay are used as in evaluation.
+
+        A body started from a member is that member only under the member's own statistics: mixed views have others,
+        and a student normalized by theirs would be somebody else on plain rows.
+        """
+        student.train()
+        if self.settings.freeze_bn:
+            for module in student.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return student
+
+    def _beginning(self) -> _State:
+        self._fit(self._first.student, 0)
+        return self._state(self._first.student, 0)  # again: its average starts from what was solved for
+
+    def _following(self, state: _State) -> _State:
+        """The next stage, before its first step."""
+        student = self._started(self._finished(state), state.stage + 1)
+        if self._fit(student, state.stage + 1):
+            self.progress.start("training", self.steps, "steps", done=state.step)
+        following = self._state(student, state.stage + 1)
+        following.step, following.table, following.losses = state.step, state.table, state.losses
+        return following
+
+    def _fit(self, student: Student, stage: int) -> bool:
+        """Solve for what the stage solves for; False when that is nothing."""
+        fit = self.stages[stage].fit
+        if fit is None:
+            return False
+        every = Every(self.order, FITTED)
+        self.progress.start(f"solving for {self.stages[stage].name}", every.count, "rows")
+        student.eval()  # by running statistics, as it will be used
+        with torch.no_grad():
+            fit(student, self._features(student, every))
+        self._learning(student)
+        self.progress.finish()
+        return True
+
+    def _features(self, student: Student, every: Every) -> Iterator[tuple[Tensor, Batch]]:
+        for rows in batches(self.rows, every, collate, self.workers, self.device):
+            yield self._body(student, rows), self._batch(rows)
+            self.progress.advance(len(rows.indices))
+
+    def _body(self, student: Student, rows: Rows) -> Tensor:
+        dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
+        with torch.autocast(self.device.type, dtype, enabled=self.settings.amp):
+            features: Tensor = student.body(rows.x.to(self.device, non_blocking=True))
+        return features.float()
+
+    def _state(self, student: Student, stage: int) -> _State:
+        """A student at the first step of a stage, with a fresh optimizer, schedule and average."""
         from timm.optim import create_optimizer_v2
         from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
         settings = self.settings
-        student = self.stages[stage].start(student).to(self.device).train()
         try:
             optimizer = create_optimizer_v2(
                 student, opt=settings.opt, lr=settings.lr, weight_decay=settings.weight_decay
@@ -186,21 +269,21 @@ class Training:
 
     def _step(self, state: _State, rows: Rows) -> float:
         """One update; returns its loss."""
-        stage, device = self.stages[state.stage], self.device
+        stage = self.stages[state.stage]
         before = self.ends[state.stage - 1] if state.stage else 0
         step = Step(state.step - before, self.ends[state.stage] - before)
         state.scheduler.step_update(step.index)
         batch = self._batch(rows)
-        dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
-        with torch.autocast(device.type, dtype, enabled=self.settings.amp):
-            features = state.student.body(rows.x.to(device, non_blocking=True))
-        raw = state.student.heads(features.float())  # in full: near-equal heads differ by less than bfloat16 resolves
+        # the heads in full: near-equal ones differ by less than bfloat16 resolves
+        raw = state.student.heads(self._body(state.student, rows))
         loss = stage.loss(batch, state.student.predictive(raw), step)
-        value = loss.item()
-        if value != value or value in (float("inf"), float("-inf")):
+        value = _number(loss, stage.name)
+        if not math.isfinite(value):
+            kept = "The last checkpoint is kept, and --overwrite starts again."
             raise EdistillError(
                 f"The loss is {value} at step {state.step} (stage {stage.name}, train.lr {self.settings.lr}). Lower "
-                "train.lr or set train.clip-grad; the last checkpoint is kept, and --overwrite starts again."
+                "train.lr, set train.clip-grad, or bring the options in [method] nearer to their defaults."
+                + (f" {kept}" if self._claimed and (self.folder / CHECKPOINT).is_file() else "")
             )
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -224,6 +307,7 @@ class Training:
         return student
 
     def _log(self, state: _State, seconds: float) -> None:
+        self._own()
         row: dict[str, Any] = {
             "epoch": state.step // self.order.steps_per_epoch,
             "stage": self.stages[state.stage].name,
@@ -234,7 +318,8 @@ class Training:
             student = self._finished(state)
             student.eval()
             row |= self.validate(student, self.stages[state.stage])
-            student.train(student is state.student)
+            if student is state.student:
+                self._learning(student)
         state.table.append({**row, "seconds": round(seconds, 2)})
         state.losses.clear()
         text = io.StringIO()
@@ -248,6 +333,7 @@ class Training:
         write_text(self.folder / SUMMARY, text.getvalue())
 
     def _save(self, state: _State) -> None:
+        self._own()
         save_state(
             self.folder,
             {
@@ -266,7 +352,7 @@ class Training:
     def _restore(self, saved: dict[str, Any]) -> _State:
         state = self._first
         for stage in range(1, saved["stage"] + 1):  # shapes only: the weights come from the checkpoint
-            state = self._enter(state.student, stage)
+            state = self._state(self._started(state.student, stage), stage)
         state.step = saved["step"]
         try:
             state.student.load_state_dict(saved["student"])

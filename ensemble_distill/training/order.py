@@ -44,10 +44,38 @@ class Order:
         epoch, at = divmod(step, self.steps_per_epoch)
         start = (at * self.rank.world + self.rank.index) * self.batch_size
         rows = _shuffled(self.rows, self.seed, epoch)[start : start + self.batch_size]
+        return list(zip(rows.tolist(), self.views_of(rows, epoch).tolist(), strict=True))
+
+    def views_of(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """The view in which each of the rows is seen in an epoch."""
         # Fibonacci hashing: neighboring rows land on unrelated views
         hashed = (rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-        views = (hashed.astype(np.int64) + epoch) % self.views
-        return list(zip(rows.tolist(), views.tolist(), strict=True))
+        views: NDArray[np.int64] = (hashed.astype(np.int64) + epoch) % self.views
+        return views
+
+
+class Every(Sampler[list[Index]]):
+    """Each row in each view once or, where those are more than `limit`, as many evenly spread ones, in batches.
+
+    Without shuffling, so that what is solved for from them is the same in each run.
+    """
+
+    def __init__(self, order: Order, limit: int) -> None:
+        self.order = order
+        self.epochs = min(order.views, max(1, limit // order.rows))
+        count = min(order.rows, limit)
+        self.rows = np.unique(np.linspace(0, order.rows - 1, count).astype(np.int64))
+
+    @property
+    def count(self) -> int:
+        return self.epochs * len(self.rows)
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        size = self.order.batch_size
+        for epoch in range(self.epochs):
+            views = self.order.views_of(self.rows, epoch)
+            every = list(zip(self.rows.tolist(), views.tolist(), strict=True))
+            yield from (every[start : start + size] for start in range(0, len(every), size))
 
 
 class Steps(Sampler[list[Index]]):

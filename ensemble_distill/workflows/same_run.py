@@ -9,12 +9,13 @@ from ensemble_distill.cache.manifest import Split
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.run import CONFIG, WEIGHTS, StudentConfig
+from ensemble_distill.methods.method import Method
+from ensemble_distill.students.run import CALIBRATION, CONFIG, WEIGHTS, StudentConfig
 from ensemble_distill.training import checkpoint
 from ensemble_distill.training.loop import SUMMARY
 
 ARGS = "args.toml"
-FILES = (ARGS, CONFIG, WEIGHTS, checkpoint.NAME, SUMMARY, "calibration.json", "evaluations", "export")  # a run's own
+FILES = (ARGS, CONFIG, WEIGHTS, checkpoint.NAME, SUMMARY, CALIBRATION, "evaluations", "export")  # a run's own
 # what may change between a run and its continuation without making it another run
 FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
 
@@ -37,6 +38,18 @@ def refuse_other_cache(folder: Path, cache: Cache) -> None:
                 f"{folder} was trained on {name} data {digest[:12]}…, and {cache.folder} holds "
                 f"{'none' if found is None else found.digest[:12] + '…'}. Choose another --name, or pass --overwrite."
             )
+
+
+def refuse_other_method(folder: Path, method: Method, named: str) -> None:
+    """Raise EdistillError when a user's own method was changed since the run was started."""
+    if not (folder / CONFIG).is_file():
+        return
+    then, now = StudentConfig.load(folder).source, method.source
+    if then != now:
+        raise EdistillError(
+            f"{folder} was made by another {named} (its file had sha256 {then[:12] or 'none'}…, and now it has "
+            f"{now[:12] or 'none'}…). Choose another --name, put the file back, or pass --overwrite."
+        )
 
 
 def refuse_other_settings(folder: Path, settings: Settings) -> None:

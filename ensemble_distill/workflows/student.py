@@ -20,8 +20,9 @@ from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
-from ensemble_distill.students.bodies import build_body, feature_count, start_from
+from ensemble_distill.students.bodies import build_bodies, feature_count, start_from
 from ensemble_distill.students.run import StudentConfig
+from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -43,13 +44,12 @@ def build_student(
     """The configuration of the finished student, and the one-headed student that training starts from."""
     student, manifest = settings.student, cache.manifest
     assert student.model is not None
-    body = build_body(student.model, student.kwargs, shape)
-    if student.init is not None:
-        named = {teacher.member.name: teacher for teacher in teachers}
-        if student.init not in named:
-            there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
-            raise EdistillError(f"student.init is {student.init!r}, and {there}. Name a member that is.")
-        start_from(body, named[student.init].build(), student.init)
+    starts = _starts(settings, teachers)
+    bodies = max(1, len(starts))
+    body = build_bodies(bodies, student.model, student.kwargs, shape)
+    each = body.bodies if isinstance(body, SideBySide) else [body]
+    for teacher, one in zip(starts, each, strict=False):  # without a start there is one body all the same
+        start_from(one, teacher.build(), teacher.member.name)
     weights = settings.teachers.weights
     if weights is not None and len(weights) != len(manifest.members):
         raise EdistillError(
@@ -74,8 +74,24 @@ def build_student(
         weights=weights,
         trained_on={name: manifest.splits[name].digest for name in plans},
         versions=library_versions(),
+        bodies=bodies,
+        source=method.source,
     )
     return config, config.around(body, feature_count(body, tuple(shape), student.model))
+
+
+def _starts(settings: Settings, teachers: Sequence[Teacher]) -> list[Teacher]:
+    """The members whose weights the bodies start from, in the order of `student.init`."""
+    init = settings.student.init
+    names = [] if init is None else [init] if isinstance(init, str) else list(init)
+    named = {teacher.member.name: teacher for teacher in teachers}
+    for name in names:
+        if name not in named:
+            there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
+            raise EdistillError(f"student.init is {name!r}, and {there}. Name a member that is.")
+        if names.count(name) > 1:
+            raise EdistillError(f"student.init names {name} {names.count(name)} times. Name each member once.")
+    return [named[name] for name in names]
 
 
 def refuse_broken(name: str, stages: Sequence[Stage], student: Student, config: StudentConfig) -> None:

@@ -32,7 +32,13 @@ from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
-from ensemble_distill.workflows.same_run import ARGS, FILES, refuse_other_cache, refuse_other_settings
+from ensemble_distill.workflows.same_run import (
+    ARGS,
+    FILES,
+    refuse_other_cache,
+    refuse_other_method,
+    refuse_other_settings,
+)
 from ensemble_distill.workflows.splits import (
     TRAINED,
     class_names,
@@ -63,7 +69,7 @@ def train(
     """Train the configured student; an interrupted run resumes, a finished one is left as it is.
 
     Args:
-        overwrite: replace the run that is there, once it is known that the new one can be made.
+        overwrite: replace the run that is there, once the new one has a checkpoint.
         trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
@@ -100,6 +106,7 @@ def train(
     with one_writer(folder):
         if not overwrite:
             refuse_other_settings(folder, settings)
+            refuse_other_method(folder, method, settings.train.method)
             cached = (Path(settings.output.cache) / MANIFEST).is_file()
             if cached:
                 refuse_other_cache(folder, Cache(Path(settings.output.cache)))
@@ -126,6 +133,8 @@ def method_options(method: Method, settings: Settings) -> BaseModel:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "missing":
+            raise EdistillError(f"method.{key} is not set, and {settings.train.method} needs it. Set it.") from None
         valid = ", ".join(name.replace("_", "-") for name in method.Options.model_fields) or "none"
         if problem["type"] == "extra_forbidden":
             raise EdistillError(
@@ -170,6 +179,13 @@ def _train(
     stages = method.stages(options, len(config.members))
     refuse_broken(settings.train.method, stages, student, config)
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
+
+    def claim() -> None:
+        if overwrite:
+            clear_folder(folder, FILES, last=ARGS)
+        write_text(folder / ARGS, settings_toml(settings, folder))
+        write_json(folder / CONFIG, config.to_json())
+
     training = Training(
         folder=folder,
         student=student,
@@ -180,19 +196,22 @@ def _train(
             len(rows), splits[0].records.views, settings.train.batch_size, settings.train.seed, ranks.current()
         ),
         pooling=pooling,
-        settings=settings.train,
+        settings=settings.train.model_copy(update={"freeze_bn": _freezes(settings)}),
         device=device,
         workers=loader_workers(settings.train.workers, device),
         progress=progress,
         validate=validation(settings, cache, config, pooling, device, "labels" in method.needs),
+        claim=claim,
+        replacing=overwrite,
     )
-    if overwrite:  # only now, when nothing is left that could refuse the new run
-        clear_folder(folder, FILES, last=ARGS)
-    write_text(folder / ARGS, settings_toml(settings, folder))
-    write_json(folder / CONFIG, config.to_json())
     student = training.run().eval()
     run = Run.save(folder, config, student.cpu())
     return _report(run, student, fresh=True, resumed_at=training.resumed_at, started=started)
+
+
+def _freezes(settings: Settings) -> bool:
+    asked = settings.train.freeze_bn
+    return settings.student.init is not None if asked is None else asked
 
 
 def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:

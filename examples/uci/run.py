@@ -69,7 +69,6 @@ def settings_of(folder: Path, rows: int, inputs: int, seed: int, method: str = M
             "student.kwargs": {"inputs": inputs},
             "train.epochs": math.ceil(STEPS / (rows // given.train.batch_size)),
             "train.method": method,
-            "method": {"closed-form": False} if method == "hydra" else {},  # as in the paper
             "train.seed": seed,
         },
     )

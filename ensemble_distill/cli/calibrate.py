@@ -1,0 +1,73 @@
+"""`edistill calibrate`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, Trust, command
+from ensemble_distill.cli.train import RunArgument
+from ensemble_distill.config import Settings
+
+SHOWN = (
+    "model_uncertainty_ratio",
+    "model_uncertainty_l1",
+    "model_uncertainty_spearman",
+    "diversity_explained",
+    "mean_kl",
+)
+CAPTION = (
+    "after: each half of the rows by a fit on the other, so what to expect elsewhere.\n"
+    "A calibration mends how much the heads disagree, not about what: it lowers the diversity explained where heads\n"
+    "disagree about other things than the members do."
+)
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "calibrate", ["train.device", "train.workers"])
+    def calibrate(
+        settings: Settings,
+        run: RunArgument = None,
+        split: Annotated[
+            str | None,
+            typer.Option(
+                help="Rows no member was trained on; default calibration, or validation where there is none.",
+                show_default=False,
+            ),
+        ] = None,
+        remove: Annotated[bool, typer.Option("--remove", help="Take the run's calibration away.")] = False,
+        trust: Trust = False,
+        json: Json = False,
+    ) -> None:
+        """Bring a run's uncertainty to its ensemble's, on rows that no member was trained on.
+
+        Evaluate, export and predict apply it from then on; export again what was exported before.
+
+        Example: edistill calibrate hydra-s0
+        """
+        from ensemble_distill.workflows.calibrate import calibrate
+
+        with render.Shown() as progress:
+            report = calibrate(settings, run, split=split, remove=remove, trust=trust, progress=progress)
+        if json:
+            render.document(asdict(report))
+        elif report.calibration is None:
+            render.message(f"{report.folder} is as it was trained again.")
+        else:
+            told = ", ".join(
+                f"{name} {value:.3g}" for name, value in report.calibration.to_json().items() if value != 1
+            )
+            rows = [
+                [name.replace("_", " "), render.number(report.before[name]), render.number(report.after[name])]
+                for name in SHOWN
+                if report.before[name] is not None
+            ]
+            render.table(
+                f"{report.folder.name} on {report.rows:,} rows of {report.split}: {told or 'nothing to correct'}",
+                ["", "before", "after"],
+                rows,
+            )
+            render.message(CAPTION)

@@ -1,0 +1,115 @@
+"""A method of the user's own: each answer is checked before it is used, and what it raises is told as its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.method import Batch, Method, Stage, Step
+from ensemble_distill.predictive.protocol import Family, Predictive
+from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.students.student import Form, Student
+
+NEEDS = {"teacher", "labels"}
+Found = TypeVar("Found")
+
+
+class UsersMethod(Method):
+    """`file.py:Class` or `package.module:Class`.
+
+    Raises:
+        EdistillError: the class is no `Method`, or what it says of itself is not what `Method` says it is; from its
+            methods, what they raise or return that cannot be used.
+    """
+
+    def __init__(self, spec: str) -> None:
+        own = load_factory(spec, "train.method")()
+        if not isinstance(own, Method):
+            raise EdistillError(
+                f"train.method {spec} makes {type(own).__name__}, which is no method. Derive the class from "
+                "ensemble_distill.methods.method.Method."
+            )
+        self.spec, self.own = spec, own
+        file = Path(spec.rpartition(":")[0])
+        self.source = sha256_file(file) if file.suffix == ".py" else ""
+        tasks, needs = type(own).tasks, type(own).needs
+        known = Method.tasks
+        self._check(tasks and known.issuperset(tasks), "tasks", own.tasks, f"some of {', '.join(sorted(known))}")
+        self._check(NEEDS.issuperset(needs), "needs", own.needs, "a set of teacher and labels")
+        self._check(own.form in get_args(Form), "form", own.form, f"one of {', '.join(get_args(Form))}")
+        options: Any = own.Options
+        self._check(
+            isinstance(options, type) and issubclass(options, BaseModel), "Options", options, "a pydantic BaseModel"
+        )
+        vars(self).update(title=own.title, paper=own.paper, outputs=own.outputs)
+        vars(self).update(needs=frozenset(needs), tasks=frozenset(tasks), form=own.form, Options=options)
+
+    def family(self, of_members: Family) -> Family:
+        found = self._asked("family", lambda: self.own.family(of_members))
+        usable = all(callable(getattr(found, name, None)) for name in ("width", "predictive", "raw"))
+        self._check(usable, "family", found, "a family of ensemble_distill.predictive")
+        return found
+
+    def heads(self, members: int) -> int:
+        found = self._asked("heads", lambda: self.own.heads(members))
+        self._check(isinstance(found, int) and not isinstance(found, bool) and found >= 1, "heads", found, "1 or more")
+        return found
+
+    def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
+        found: Any = self._asked("stages", lambda: list(self.own.stages(options, members)))
+        return [self._stage(stage) for stage in found]
+
+    def _stage(self, stage: Any) -> Stage:
+        self._check(isinstance(stage, Stage), "stages", stage, "Stage(name, share, start, loss)")
+        share: Any = stage.share
+        usable = isinstance(share, float | int) and math.isfinite(share) and 0 < share <= 1
+        self._check(usable, f"stage {stage.name}'s share", share, "a number above 0, at most 1")
+        for what in ("start", "loss"):
+            value = getattr(stage, what)
+            self._check(callable(value), f"stage {stage.name}'s {what}", value, "a function")
+
+        def start(student: Student) -> Student:
+            found: Student = self._asked(f"stage {stage.name}'s start", lambda: stage.start(student))
+            self._check(isinstance(found, Student), f"stage {stage.name}'s start", found, "a Student")
+            return found
+
+        def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
+            found: Tensor = self._asked(f"stage {stage.name}'s loss", lambda: stage.loss(batch, student, step))
+            return found
+
+        def fit(student: Student, rows: Iterable[tuple[Tensor, Batch]]) -> None:
+            assert stage.fit is not None
+            solve = stage.fit
+            self._asked(f"stage {stage.name}'s fit", lambda: solve(student, rows))
+
+        checked: Stage = replace(stage, start=start, loss=loss, fit=None if stage.fit is None else fit)
+        return checked
+
+    def _asked(self, what: str, answer: Callable[[], Found]) -> Found:
+        try:
+            return answer()
+        except EdistillError:
+            raise
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}".rstrip(".").partition("\n")[0]
+            raise EdistillError(f"train.method {self.spec}: {what} raised {told}{_line(error)}. Mend it.") from error
+
+    def _check(self, usable: object, what: str, found: object, wanted: str) -> None:
+        if not usable:
+            raise EdistillError(f"train.method {self.spec}: {what} is {found!r}. Make it {wanted}.")
+
+
+def _line(error: BaseException) -> str:
+    """Where in the code it was raised, as ", at mine.py, line 12"; the user's own, or what it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f", at {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"

@@ -1,0 +1,50 @@
+"""Linear layers in closed form: the least-squares map from features to what every head is to say, for all heads at
+once from one Gram matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Ridge:
+    """Ridge regression from features (N, F) to targets (N, M, W), a batch of rows at a time, with a free intercept.
+
+    The weights minimize the mean squared error + `ridge` · v · ‖W‖², where v is the features' mean variance, so that
+    the same `ridge` means the same for features of any unit.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._gram = self._cross = torch.empty(0)
+        self._shape: tuple[int, ...] = ()
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """B more rows: features (B, F) and targets (B, M, W), both finite."""
+        x = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+        y = targets.flatten(1).to(x)
+        if self.rows == 0:
+            self._shape = tuple(targets.shape[1:])
+            self._gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+            self._cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+        # products in the rows' own precision, on their device; only the sums over batches need more
+        self._gram += (x.T @ x).double().cpu()
+        self._cross += (x.T @ y).double().cpu()
+        self.rows += len(x)
+
+    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """Weights (M, F, W) and biases (M, W), float64 on the CPU.
+
+        Args:
+            ridge: above 0.
+        """
+        gram, cross = self._gram / self.rows, self._cross / self.rows
+        mean, target = gram[-1, :-1], cross[-1]
+        covariance = gram[:-1, :-1] - torch.outer(mean, mean)
+        # what is left of constant features is rounding, and nothing may be learned from it
+        least = 1e-12 * gram.diagonal()[:-1].mean() + torch.finfo(torch.float64).tiny
+        variance = torch.maximum(covariance.diagonal().mean(), least)
+        penalized = covariance + ridge * variance * torch.eye(len(mean), dtype=torch.float64)
+        weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))  # (F, M·W)
+        bias = target - mean @ weight
+        return weight.view(-1, *self._shape).transpose(0, 1).contiguous(), bias.view(self._shape)

@@ -1,0 +1,31 @@
+"""Several bodies as one: their features end to end, so that heads draw on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class SideBySide(nn.Module):
+    """x (B, ...) to features (B, F_1 + … + F_k) of k bodies that share nothing.
+
+    Started from k members, and under heads that are solved for, it is the ensemble of those k and a guess at the rest;
+    training it all on every member is then to make that better.
+    """
+
+    def __init__(self, bodies: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([body(x) for body in self.bodies], dim=1)
+
+    def no_weight_decay(self) -> set[str]:
+        """The bodies' own wishes; see `Student.no_weight_decay`."""
+        return {
+            f"bodies.{index}.{name}"
+            for index, body in enumerate(self.bodies)
+            for name in getattr(body, "no_weight_decay", set)()
+        }

@@ -1,0 +1,167 @@
+"""`edistill calibrate`: bring a run's uncertainty to its ensemble's, on rows that no member was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble_distill.calibration.fit import fit
+from ensemble_distill.config import Settings
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.fidelity import fidelity
+from ensemble_distill.evaluation.figures import Figures
+from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.tasks import TASKS
+from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.student import Student
+from ensemble_distill.training.plain_rows import plain_batches
+from ensemble_distill.workflows.answers import PLAIN, Answers
+from ensemble_distill.workflows.comparable import open_for
+from ensemble_distill.workflows.runs import find_run
+
+NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
+FEWEST = 20  # rows; fewer say nothing of a distribution's width
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What was fitted, and what it did.
+
+    Attributes:
+        split, rows: what it was fitted on.
+        calibration: what was fitted; None when it was taken away.
+        before, after: fidelity figures on those rows, `after` of each half by a fit on the other: what to expect
+            elsewhere.
+    """
+
+    folder: Path
+    split: str
+    rows: int
+    calibration: Calibration | None
+    before: Figures
+    after: Figures
+
+
+def calibrate(
+    settings: Settings,
+    run: str | None = None,
+    *,
+    split: str | None = None,
+    remove: bool = False,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> CalibrationReport:
+    """Fit a calibration and keep it in the run, where evaluate, export and predict apply it.
+
+    Args:
+        run: a run's folder or name; the latest by default.
+        split: rows that no member was trained on; calibration by default, or validation where there is none.
+        remove: take the run's calibration away instead.
+        trust: load pickled checkpoints that name arbitrary globals.
+
+    Raises:
+        EdistillError: no run, rows that members were trained on, too few rows, or none to remove.
+    """
+    progress = progress or Silent()
+    found = find_run(settings, run)
+    if remove:
+        with one_writer(found.folder):
+            found.forget_calibration()
+        return CalibrationReport(found.folder, "", 0, None, {}, {})
+    name = split or ("calibration" if "calibration" in settings.splits() else "validation")
+    source = open_for([found], settings, name)
+    if source.digest in (found.config.trained_on.get(trained) for trained in ("train", "transfer")):
+        raise EdistillError(
+            f"data.{name} is what {found.folder} was trained on, where members agree more than elsewhere. Set "
+            "data.calibration to rows that no member was trained on."
+        )
+    if len(source) < FEWEST:
+        raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
+    answers = Answers(settings, found, trust)
+    student = found.student(calibrated=False).to(answers.device)
+    progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
+    outputs, raw = [], []
+    keep = _kept(len(source), len(found.config.members) * max(2, len(found.config.classes)))
+    rows = zip(
+        plain_batches(source, PLAIN, found.config.preprocessing, answers.workers, answers.device),
+        answers.of(name, source),
+        strict=True,
+    )
+    for (batch, x), said in rows:
+        with torch.no_grad():
+            mine = student(x.to(answers.device)).cpu().double()
+        here = torch.from_numpy(keep[batch.start : batch.stop])
+        outputs.append(said[here])
+        raw.append(mine[here])
+        progress.advance(len(batch))
+    progress.finish()
+    pairs = _Pairs(answers, student.cpu(), found.config.task, torch.cat(outputs), torch.cat(raw))
+    if not pairs.raw.isfinite().all():
+        raise EdistillError(f"The student of {found.folder} gives numbers that are not finite. Train it again.")
+    calibration = pairs.fitted(slice(None))
+    halves = (slice(0, None, 2), slice(1, None, 2))
+    crossed = [pairs.figures(here, pairs.fitted(there)) for here, there in (halves, halves[::-1])]
+    with one_writer(found.folder):
+        found.keep_calibration(calibration)
+    return CalibrationReport(
+        folder=found.folder,
+        split=name,
+        rows=len(pairs.raw),
+        calibration=calibration,
+        before=pairs.figures(slice(None), Calibration()),
+        after=_means(crossed),
+    )
+
+
+def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """(N,) whether a row is used: all of them, or as many evenly spread ones as hold `NUMBERS` numbers."""
+    count = min(rows, max(FEWEST, NUMBERS // numbers))
+    keep = np.zeros(rows, bool)
+    keep[np.linspace(0, rows - 1, count).astype(np.int64)] = True
+    return keep
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What the ensemble and the student said of N rows."""
+
+    answers: Answers
+    student: Student
+    task: str
+    outputs: Tensor  # (N, M, W)
+    raw: Tensor  # (N, H, W)
+
+    def fitted(self, rows: slice) -> Calibration:
+        return fit(self.answers.predictive(self.outputs[rows]), self._said(rows))
+
+    def figures(self, rows: slice, calibration: Calibration) -> Figures:
+        task, ensemble = TASKS[self.task], cast(Predictive, self.answers.predictive(self.outputs[rows]))
+        student = self._said(rows).calibrated(calibration)
+        theirs = prediction_rows(task, ensemble, None)
+        return fidelity(
+            theirs,
+            member_rows(task, ensemble, None),
+            prediction_rows(task, student, None),
+            fidelity_rows(ensemble, student),
+            task.unit(theirs),
+        )
+
+    def _said(self, rows: slice) -> Predictive:
+        return self.student.predictive(self.raw[rows])
+
+
+def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
+    means: Figures = {}
+    for name in figures[0]:
+        known = [value for each in figures if (value := each[name]) is not None]
+        means[name] = sum(known) / len(known) if len(known) == len(figures) else None
+    return means
