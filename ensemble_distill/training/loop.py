@@ -197,8 +197,8 @@ class Training:
         return student
 
     def _beginning(self) -> _State:
-        self._fit(self._first.student, 0)
-        return self._state(self._first.student, 0)  # again: its average starts from what was solved for
+        solved = self._fit(self._first.student, 0)
+        return self._state(self._first.student, 0) if solved else self._first  # its average starts from the solution
 
     def _following(self, state: _State) -> _State:
         """The next stage, before its first step."""
