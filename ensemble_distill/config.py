@@ -6,8 +6,6 @@ relative again to wherever the copy goes, so that a copy replays from its own pl
 
 from __future__ import annotations
 
-import os
-import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,66 +17,17 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    PlainSerializer,
-    SerializationInfo,
     Tag,
     ValidationError,
-    ValidationInfo,
     field_validator,
 )
 
 from ensemble_distill.config_messages import explain, kebab, not_finite
+from ensemble_distill.config_paths import DataPath, ModelSpec, PathText, file_name
 from ensemble_distill.errors import EdistillError
 
 FILE_NAME = "edistill.toml"
 Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
-
-
-# --- paths ----------------------------------------------------------------------------------------------------
-
-
-def _is_file_spec(text: str) -> bool:
-    """True for `file.py:factory`, as against a timm name or `package.module:factory`."""
-    return text.rpartition(":")[0].endswith(".py")
-
-
-def _absolute(text: str, info: ValidationInfo) -> str:
-    root = (info.context or {}).get("root", Path())
-    return os.path.normpath(Path(root).absolute() / Path(text).expanduser())
-
-
-def _absolute_spec(text: str, info: ValidationInfo) -> str:
-    if not _is_file_spec(text):
-        return text
-    file, _, factory = text.rpartition(":")
-    return f"{_absolute(file, info)}:{factory}"
-
-
-def _absolute_data(text: str, info: ValidationInfo) -> str:
-    if _is_file_spec(text) or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        return _absolute_spec(text, info)
-    return _absolute(text, info)
-
-
-def _relative(text: str | None, info: SerializationInfo) -> str | None:
-    root = (info.context or {}).get("root")
-    if root is None or text is None or not Path(text.rpartition(":")[0] or text).is_absolute():
-        return text
-    file, colon, factory = text.rpartition(":") if _is_file_spec(text) else (text, "", "")
-    return Path(os.path.relpath(file, root)).as_posix() + colon + factory
-
-
-def _file_name(name: str) -> str:
-    """Names become files and folders, so they are letters, digits, spaces, dots, dashes and underscores."""
-    if not re.fullmatch(r"\w[\w .-]{0,99}", name):
-        raise ValueError(f"{name!r} names files: use letters, digits, spaces, dots, dashes and underscores")
-    return name
-
-
-_OUT = PlainSerializer(_relative, return_type=str | None)
-PathText = Annotated[str, AfterValidator(_absolute), _OUT]
-ModelSpec = Annotated[str, AfterValidator(_absolute_spec), _OUT]
-DataPath = Annotated[str, AfterValidator(_absolute_data), _OUT]
 
 
 # --- sections -------------------------------------------------------------------------------------------------
@@ -165,9 +114,9 @@ class SplitSettings(Section):
 
     @field_validator("ood")
     @classmethod
-    def _names_are_file_names(cls, sets: dict[str, Any]) -> dict[str, Any]:
+    def _names_arefile_names(cls, sets: dict[str, Any]) -> dict[str, Any]:
         for name in sets:
-            _file_name(name)
+            file_name(name)
         return sets
 
 
@@ -179,6 +128,28 @@ class ViewSettings(Section):
     seed: int = Field(0, description="Seed of the views, apart from the training seed.")
 
 
+class LastStageSettings(Section):
+    """`student.heads` as a table: every head has its own copy of the body's last stage."""
+
+    last_stage: str | None = Field(None, description="The body's module it begins with; default found by itself.")
+    adapt_from: str | None = Field(None, description="From this module on, adapters stand in for what is before it.")
+    rank: int | None = Field(None, ge=1, description="Channels of a bottleneck that the adapters share.")
+
+
+def _heads_as(heads: Any) -> str:
+    return (
+        "<word>" if isinstance(heads, str) else "<table>" if isinstance(heads, dict | LastStageSettings) else "<list>"
+    )
+
+
+HeadSettings = Annotated[
+    Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Tag("<list>")]
+    | Annotated[Literal["last-stage"], Tag("<word>")]
+    | Annotated[LastStageSettings, Tag("<table>")],
+    Discriminator(_heads_as),
+]
+
+
 class StudentSettings(Section):
     """`[student]`: its body and heads."""
 
@@ -187,8 +158,8 @@ class StudentSettings(Section):
     init: str | tuple[str, ...] | None = Field(
         None, description="Start the body from this member's weights; from several, that many bodies side by side."
     )
-    heads: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = Field(
-        (), description="Hidden sizes of each head; empty is a linear head."
+    heads: HeadSettings = Field(
+        (), description='Hidden sizes of each head; empty is linear. Or "last-stage": a copy of it each.'
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
 
@@ -234,7 +205,7 @@ class OutputSettings(Section):
 
     cache: PathText = Field("cache", validate_default=True, description="Folder of the cache.")
     runs: PathText = Field("runs", validate_default=True, description="Folder of the runs.")
-    name: Annotated[str, AfterValidator(_file_name)] | None = Field(
+    name: Annotated[str, AfterValidator(file_name)] | None = Field(
         None, description="Name of the run; default METHOD-sSEED."
     )
 

@@ -38,7 +38,7 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str
     """The dotted key of the first problem, and the problem in a sentence; unknown keys come first."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(part for part in map(str, problem["loc"]) if part not in ("<path>", "<table>"))
+    key = ".".join(part for part in map(str, problem["loc"]) if not part.startswith("<"))
     given = problem.get("input")
     if problem["type"] == "extra_forbidden":
         return key, f"unknown key {key}. {_nearest(key, settings)}"

@@ -19,8 +19,9 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # what the design lets each room import, besides errors and the version number
 DESIGN = {
     "errors": set(),
-    "config": {"config_messages"},
+    "config": {"config_messages", "config_paths"},
     "config_messages": set(),
+    "config_paths": set(),
     "facts": set(),
     "runtime": set(),
     "predictive": set(),

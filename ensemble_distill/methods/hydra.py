@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
@@ -30,35 +31,48 @@ def members_loss(temperature: float) -> Loss:
 def solved_heads(ridge: float) -> Fit:
     """Every head's last layer as the least-squares map from what it sees to its member's outputs.
 
-    Heads that were just copied see the same, so one Gram matrix serves all of them. Least squares weighs what members
-    say of impossible classes as much as the rest, and rows on which they agree as much as others: it is where the
-    stage starts, and its loss does the rest.
+    Linear heads see the same, so one Gram matrix serves all of them. Least squares weighs what members say of
+    impossible classes as much as the rest, and rows on which they agree as much as others: it is where the stage
+    starts, and its loss does the rest.
     """
 
     def fit(student: Student, rows: Iterable[tuple[Tensor, Batch]]) -> None:
-        regression = Ridge()
+        regressions: list[Ridge] = []
         for features, batch in rows:
-            seen = student.heads.hidden(features)
-            regression.add(seen if seen.dim() == 2 else seen[:, 0], student.family.raw(batch.teacher))
-        weight, bias = regression.solve(ridge)
+            seen, raw = student.heads.hidden(features), student.family.raw(batch.teacher)
+            own = (
+                [(seen, raw)]
+                if seen.dim() == 2
+                else list(zip(seen.chunk(seen.shape[1], 1), raw.chunk(raw.shape[1], 1), strict=True))
+            )
+            regressions = regressions or [Ridge() for _ in own]
+            for regression, (x, y) in zip(regressions, own, strict=True):
+                regression.add(x.flatten(1), y)
+        solved = [regression.solve(ridge) for regression in regressions]
         last = student.heads.last
-        last.weight.copy_(weight)
-        last.bias.copy_(bias)
+        last.weight.copy_(torch.cat([weight for weight, _ in solved]))
+        last.bias.copy_(torch.cat([bias for _, bias in solved]))
 
     return fit
+
+
+HINTON_SHARE = 0.3
 
 
 class HydraOptions(Options):
     temperature: float = Field(
         1.0, ge=0.05, le=100, description="Softens both sides of the loss, which is scaled by its square."
     )
-    hinton_share: float = Field(
-        0.3,
+    hinton_share: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Share of training that goes to the first phase; 0 for bodies started from members.",
+        description="Share of training of the first phase; default 0.3, and 0 for a start from several members.",
     )
-    closed_form: bool = Field(False, description="Solve for the heads' last layers when the second phase begins.")
+    closed_form: bool | None = Field(
+        None,
+        description="Solve for the heads' last layers when the second phase begins; default only after such a start.",
+    )
     ridge: float = Field(1e-4, gt=0, description="How much that solution shrinks, relative to the features' variance.")
 
 
@@ -78,9 +92,16 @@ class Hydra(Method):
     def heads(self, members: int) -> int:
         return members
 
+    def from_members(self, options: BaseModel) -> BaseModel:
+        """What several members' weights bring needs no first phase, which would train one head on their mean."""
+        assert isinstance(options, HydraOptions)
+        default = {"hinton_share": 0.0, "closed_form": True}
+        return options.model_copy(update={k: v for k, v in default.items() if getattr(options, k) is None})
+
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         assert isinstance(options, HydraOptions)
-        temperature, share = options.temperature, options.hinton_share
+        temperature = options.temperature
+        share = HINTON_SHARE if options.hinton_share is None else options.hinton_share
         fit = solved_heads(options.ridge) if options.closed_form else None
         hinton = Stage("hinton", share, lambda student: student, pooled_loss(temperature))
         heads = Stage("heads", 1 - share, lambda student: student.with_heads(members), members_loss(temperature), fit)

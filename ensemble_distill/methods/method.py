@@ -126,6 +126,10 @@ class Method(ABC):
         """What its student's heads emit, given what the members' cached outputs are: the same, if not overridden."""
         return of_members
 
+    def from_members(self, options: BaseModel) -> BaseModel:
+        """The options with defaults for a student that starts from several members; what was set stays."""
+        return options
+
     @abstractmethod
     def heads(self, members: int) -> int:
         """How many predictions the finished student makes of a row."""

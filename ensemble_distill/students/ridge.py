@@ -38,6 +38,34 @@ class Ridge:
         Args:
             ridge: above 0.
         """
+        _, weight, bias = self._solved(ridge)
+        return self._by_member(weight), bias.view(self._shape)
+
+    def reduced(self, ridge: float, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same through a bottleneck that all members share: (F, R), then weights (M, R, W) and biases (M, W).
+
+        Of all maps of that rank it is the nearest to the unrestricted one on these rows (reduced-rank regression,
+        Izenman 1975); the bottleneck's features are uncorrelated and of variance 1.
+
+        Args:
+            ridge: above 0.
+            rank: R, at most F and at most M·W.
+        """
+        covariance, weight, bias = self._solved(ridge)
+        root = torch.linalg.cholesky(covariance)
+        seen = root.T @ weight  # (F, M·W): its Gram matrix is the predictions' covariance
+        directions = torch.linalg.eigh(seen @ seen.T).eigenvectors[:, -rank:].flip(1)
+        shared = torch.linalg.solve_triangular(root.T, directions, upper=True)
+        own = directions.T @ seen
+        mean = self._gram[-1, :-1] / self.rows
+        bias = bias + mean @ (weight - shared @ own)
+        return shared, self._by_member(own), bias.view(self._shape)
+
+    def _by_member(self, weight: Tensor) -> Tensor:
+        return weight.view(len(weight), *self._shape).transpose(0, 1).contiguous()
+
+    def _solved(self, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The penalized covariance (F, F), weights (F, M·W) and biases (M·W)."""
         gram, cross = self._gram / self.rows, self._cross / self.rows
         mean, target = gram[-1, :-1], cross[-1]
         covariance = gram[:-1, :-1] - torch.outer(mean, mean)
@@ -45,6 +73,5 @@ class Ridge:
         least = 1e-12 * gram.diagonal()[:-1].mean() + torch.finfo(torch.float64).tiny
         variance = torch.maximum(covariance.diagonal().mean(), least)
         penalized = covariance + ridge * variance * torch.eye(len(mean), dtype=torch.float64)
-        weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))  # (F, M·W)
-        bias = target - mean @ weight
-        return weight.view(-1, *self._shape).transpose(0, 1).contiguous(), bias.view(self._shape)
+        weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))
+        return penalized, weight, target - mean @ weight

@@ -22,6 +22,7 @@ from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
 from ensemble_distill.students.bodies import BodyFactory, build_bodies, feature_count
 from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.last_stage import HeadStack, LastStage, apart
 from ensemble_distill.students.student import Form, Student
 
 WEIGHTS = "student.safetensors"
@@ -39,6 +40,7 @@ class StudentConfig:
         model, kwargs: its body; a file is written relative to the run folder.
         bodies: how many of them stand side by side; 1 is the body itself.
         hidden, heads: hidden sizes of each head, and how many heads there are.
+        last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.
         form: whether they are heads on one body, or share body and head but for rank-one factors.
         family: what the numbers of a head mean.
         kind, shape, preprocessing: its input: pixels, tensor or features; one example's shape; for pixels how
@@ -70,6 +72,7 @@ class StudentConfig:
     versions: Mapping[str, str] = field(default_factory=dict)
     bodies: int = 1
     source: str = ""
+    last_stage: LastStage | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no training writes: a damaged file would become a student that is not the one."""
@@ -110,7 +113,8 @@ class StudentConfig:
                 "heads": self.heads,
                 "form": self.form,
                 "family": family_to_json(self.family),
-            },
+            }
+            | ({"last_stage": self.last_stage.to_json()} if self.last_stage else {}),
             "input": {
                 "kind": self.kind,
                 "shape": list(self.shape),
@@ -149,6 +153,7 @@ class StudentConfig:
             versions=record["versions"],
             bodies=student.get("bodies", 1),  # a run may be older than this
             source=method.get("source", ""),
+            last_stage=None if student.get("last_stage") is None else LastStage.from_json(student["last_stage"]),
         )
 
     @classmethod
@@ -173,9 +178,15 @@ class StudentConfig:
 
     def around(self, body: torch.nn.Module, features: int) -> Student:
         """A student of this configuration on a given body, with the one fresh head that training starts from."""
+        outputs = self.family.width(len(self.classes))
+        heads: HeadStack
+        if self.last_stage is None:
+            heads = Heads(1, features, self.hidden, outputs)
+        else:
+            body, heads = apart(body, self.last_stage, self.shape, outputs)
         return Student(
             body,
-            Heads(1, features, self.hidden, self.family.width(len(self.classes))),
+            heads,
             self.family,
             self.pooling(len(self.members)),
             self.average,

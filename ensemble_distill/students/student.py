@@ -7,9 +7,10 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
-from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.last_stage import HeadStack, LastStageHeads
 from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
 
 Form = Literal["heads", "rank-one"]  # how a student holds one prediction per member
@@ -33,7 +34,7 @@ class Student(nn.Module):
     def __init__(
         self,
         body: nn.Module,
-        heads: Heads,
+        heads: HeadStack,
         family: Family,
         weights: Tensor | None = None,
         average: Average = "probabilities",
@@ -69,6 +70,11 @@ class Student(nn.Module):
         Raises:
             EdistillError: the body has no linear or convolutional layer.
         """
+        if isinstance(self.heads, LastStageHeads):
+            raise EdistillError(
+                "batch-ensemble gives each member its own factors in the last stage too, and there are "
+                "no heads to copy it into. Use student.heads = [] or a list of sizes, or --method hydra."
+            )
         body = rank_one_body(copy.deepcopy(self.body), count, spread)
         return self._with(body, rank_one_heads(self.heads, count, spread))
 
@@ -76,7 +82,7 @@ class Student(nn.Module):
         """`count` predictions in the given form, for weights that are to be loaded."""
         return self.with_heads(count) if form == "heads" else self.with_rank_one(count)
 
-    def _with(self, body: nn.Module, heads: Heads) -> Self:
+    def _with(self, body: nn.Module, heads: HeadStack) -> Self:
         student = type(self)(body, heads, self.family, self.weights, self.average)
         return student.to(next(self.heads.parameters()).device).train(self.training)
 

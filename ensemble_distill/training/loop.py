@@ -22,6 +22,7 @@ from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.students.last_stage import FromMembers
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
@@ -29,7 +30,8 @@ from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
 
 SUMMARY = "summary.csv"
-FITTED = 2**19  # rows in their views that a stage solves from, at most
+# rows in their views that a stage solves from: so many for each weight of an output, within bounds
+FITTED, FEWEST, MOST = 128, 2**14, 2**19
 Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval mode to named figures
 
 
@@ -119,16 +121,19 @@ class Training:
         validate: Validate | None = None,
         claim: Callable[[], None] = lambda: None,
         replacing: bool = False,
+        start: FromMembers | None = None,
     ) -> None:
         """
         Args:
             claim: makes the folder this training's own; called once, before its first file is written there.
+            start: sets the first stage's heads before its first step; None where they start as they are.
             replacing: the folder holds another run, which stays until the first checkpoint of this one.
         """
         self.folder, self.stages, self.rows, self.order = folder, stages, rows, order
         self.pooling, self.settings, self.device, self.workers = pooling, settings, device, workers
         self.progress, self.validate = progress, validate
         self.claim, self.replacing, self._claimed = claim, replacing, False
+        self.start = start
         self.outputs = TeacherOutputs(splits)
         self.steps = settings.epochs * order.steps_per_epoch
         self.ends = boundaries(stages, self.steps)
@@ -197,8 +202,10 @@ class Training:
         return student
 
     def _beginning(self) -> _State:
-        solved = self._fit(self._first.student, 0)
-        return self._state(self._first.student, 0) if solved else self._first  # its average starts from the solution
+        student = self._first.student
+        started = self._start(student)
+        solved = self._fit(student, 0) or started
+        return self._state(student, 0) if solved else self._first  # its average starts from the solution
 
     def _following(self, state: _State) -> _State:
         """The next stage, before its first step."""
@@ -209,12 +216,29 @@ class Training:
         following.step, following.table, following.losses = state.step, state.table, state.losses
         return following
 
+    def _start(self, student: Student) -> bool:
+        """Take the heads from the members; False where there is nothing to take."""
+        if self.start is None:
+            return False
+        every = Every(self.order, self.start.rows(self.rows[0, 0].x.shape))
+        self.progress.start("starting from the members", every.count, "rows")
+        student.eval()
+        self.start(student, self._inputs(every))
+        self._learning(student)
+        self.progress.finish()
+        return True
+
+    def _inputs(self, every: Every) -> Iterator[Tensor]:
+        for rows in batches(self.rows, every, collate, self.workers, self.device):
+            yield rows.x.to(self.device, non_blocking=True)
+            self.progress.advance(len(rows.indices))
+
     def _fit(self, student: Student, stage: int) -> bool:
         """Solve for what the stage solves for; False when that is nothing."""
         fit = self.stages[stage].fit
         if fit is None:
             return False
-        every = Every(self.order, FITTED)
+        every = Every(self.order, min(max(FITTED * student.heads.last.weight.shape[1], FEWEST), MOST))
         self.progress.start(f"solving for {self.stages[stage].name}", every.count, "rows")
         student.eval()  # by running statistics, as it will be used
         with torch.no_grad():

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import BaseModel
+from torch import nn
 
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching.plan import SplitPlan, library_versions
-from ensemble_distill.config import Settings
+from ensemble_distill.config import LastStageSettings, Settings
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
@@ -20,9 +21,11 @@ from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
-from ensemble_distill.students.bodies import build_bodies, feature_count, start_from
+from ensemble_distill.students.bodies import build_bodies, build_body, feature_count, start_from
+from ensemble_distill.students.last_stage import FromMembers, LastStage
 from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.students.side_by_side import SideBySide
+from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -40,16 +43,23 @@ def build_student(
     teachers: Sequence[Teacher],
     preprocessing: Preprocessing | None,
     shape: tuple[int, ...],
-) -> tuple[StudentConfig, Student]:
-    """The configuration of the finished student, and the one-headed student that training starts from."""
+) -> tuple[StudentConfig, Student, FromMembers | None]:
+    """The configuration of the finished student, the one-headed student that training starts from, and what sets its
+    heads then, where they start from the members."""
     student, manifest = settings.student, cache.manifest
     assert student.model is not None
+    shape = tuple(shape)
     starts = _starts(settings, teachers)
     bodies = max(1, len(starts))
     body = build_bodies(bodies, student.model, student.kwargs, shape)
     each = body.bodies if isinstance(body, SideBySide) else [body]
     for teacher, one in zip(starts, each, strict=False):  # without a start there is one body all the same
         start_from(one, teacher.build(), teacher.member.name)
+    stage = _last_stage(settings, each[0])
+    heads = method.heads(len(manifest.members))
+    start = None
+    if stage is not None and stage.adapted:
+        start = _from_members(settings, method, heads, stage, cache, teachers, shape)
     weights = settings.teachers.weights
     if weights is not None and len(weights) != len(manifest.members):
         raise EdistillError(
@@ -61,8 +71,8 @@ def build_student(
         options=options.model_dump(mode="json"),
         model=_relative_spec(settings, folder),
         kwargs=student.kwargs,
-        hidden=student.heads,
-        heads=method.heads(len(manifest.members)),
+        hidden=student.heads if isinstance(student.heads, tuple) else (),
+        heads=heads,
         form=method.form,
         family=method.family(_in_reach(cache, settings.task, plans["train"].source.labels, method.needs)),
         kind=plans["train"].source.kind,
@@ -76,8 +86,54 @@ def build_student(
         versions=library_versions(),
         bodies=bodies,
         source=method.source,
+        last_stage=stage,
     )
-    return config, config.around(body, feature_count(body, tuple(shape), student.model))
+    return config, config.around(body, feature_count(body, shape, student.model)), start
+
+
+def _last_stage(settings: Settings, body: nn.Module) -> LastStage | None:
+    """Where heads begin in the body; None for heads on all of it. They start from their own members, and so need
+    adapters to them, where `student.init` is a list."""
+    heads = settings.student.heads
+    if isinstance(heads, tuple):
+        return None
+    table = LastStageSettings.model_validate({}) if isinstance(heads, str) else heads
+    adapted = isinstance(settings.student.init, tuple)
+    for key, value in (("adapt-from", table.adapt_from), ("rank", table.rank)):
+        if value is not None and not adapted:
+            raise EdistillError(
+                f"student.heads has {key} = {value!r}, which is of adapters between a body and the members' own last "
+                'stages. List the members that the body starts from, student.init = ["member-00"], or leave it out.'
+            )
+    return LastStage(table.last_stage or last_stage_of(body), table.adapt_from, adapted, table.rank)
+
+
+def _from_members(
+    settings: Settings,
+    method: Method,
+    heads: int,
+    stage: LastStage,
+    cache: Cache,
+    teachers: Sequence[Teacher],
+    shape: tuple[int, ...],
+) -> FromMembers:
+    """What gives every head its own member's last stage; the members are bodies with a classifier."""
+    members = cache.manifest.members
+    if heads != len(members) or method.form != "heads":
+        raise EdistillError(
+            f"student.init is a list and student.heads a last stage, so every head starts from its own member, and "
+            f"{settings.train.method} has no head for each of the {len(members)}. Use --method hydra, or another "
+            "student.heads."
+        )
+    named = {teacher.member.name: teacher for teacher in teachers}
+    student = settings.student
+    assert student.model is not None
+    splits = []
+    for member in members:
+        body = build_body(student.model, student.kwargs, shape)
+        start_from(body, named[member.name].build(), member.name)
+        splits.append(stage.split(body.eval()))
+    return FromMembers(splits)
 
 
 def _starts(settings: Settings, teachers: Sequence[Teacher]) -> list[Teacher]:
@@ -94,7 +150,9 @@ def _starts(settings: Settings, teachers: Sequence[Teacher]) -> list[Teacher]:
     return [named[name] for name in names]
 
 
-def refuse_broken(name: str, stages: Sequence[Stage], student: Student, config: StudentConfig) -> None:
+def refuse_broken(
+    name: str, stages: Sequence[Stage], student: Student, config: StudentConfig, from_members: bool = False
+) -> None:
     """Raise EdistillError when a method's stages do not end in the student that it promises: after the training the
     run could not be loaded."""
     total = sum(stage.share for stage in stages)
@@ -102,8 +160,13 @@ def refuse_broken(name: str, stages: Sequence[Stage], student: Student, config: 
         raise EdistillError(f"{name} has {len(stages)} stages whose shares sum to {total:g}. They are to sum to 1.")
     with torch.random.fork_rng(devices=[]):  # a trial: the training itself starts from the same random numbers
         promised = student.formed(config.form, config.heads)
-        for stage in stages:
+        for index, stage in enumerate(stages):
             student = stage.start(student)
+            if from_members and index == 0 and student.heads.count != config.heads:
+                raise EdistillError(
+                    f"Each of {config.heads} heads is to start from its own member, and stage {stage.name} of {name} "
+                    f"has {student.heads.count}. Leave method.hinton-share out, or set it to 0."
+                )
     found, wanted = ({key: tuple(t.shape) for key, t in s.state_dict().items()} for s in (student, promised))
     if found != wanted:
         key = next(key for key in (*wanted, *found) if found.get(key) != wanted.get(key))

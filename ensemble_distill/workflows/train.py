@@ -80,6 +80,8 @@ def train(
     progress = progress or Silent()
     method = open_method(settings.train.method)
     options = method_options(method, settings)
+    if isinstance(settings.student.init, tuple):
+        options = method.from_members(options)
     if settings.task not in method.tasks:
         raise EdistillError(
             f"{settings.train.method} is for {' and '.join(sorted(method.tasks))}, and the task is {settings.task}. "
@@ -168,7 +170,7 @@ def _train(
     rows = CachedRows(splits, preprocessing)
     device = resolve(settings.train.device)
     torch.manual_seed(settings.train.seed)
-    config, student = build_student(
+    config, student, start = build_student(
         folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
     )
     if device.type == "mps" and isinstance(config.family, DirichletFamily):
@@ -177,7 +179,7 @@ def _train(
             "--device cpu."
         )
     stages = method.stages(options, len(config.members))
-    refuse_broken(settings.train.method, stages, student, config)
+    refuse_broken(settings.train.method, stages, student, config, start is not None)
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
 
     def claim() -> None:
@@ -203,6 +205,7 @@ def _train(
         validate=validation(settings, cache, config, pooling, device, "labels" in method.needs),
         claim=claim,
         replacing=overwrite,
+        start=start,
     )
     student = training.run().eval()
     run = Run.save(folder, config, student.cpu())

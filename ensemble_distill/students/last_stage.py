@@ -1,0 +1,196 @@
+"""Heads that each have their own copy of the body's last stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.students.adapters import Adapters
+from ensemble_distill.students.heads import BatchedLinear, Heads
+from ensemble_distill.students.per_head import give, per_head, resized
+from ensemble_distill.students.ridge import Ridge
+from ensemble_distill.students.side_by_side import SideBySide
+from ensemble_distill.students.split import Split, split
+
+RIDGE = 1e-6  # of the adapters' regression, whose many rows leave little to guard against
+
+
+@dataclass(frozen=True)
+class LastStage:
+    """Where heads begin in a body; a part of `config.json`.
+
+    Attributes:
+        at: the module of the body that is the first of the last stage.
+        adapt_from: the one from which on adapters stand in for what the body has there, up to `at`.
+        adapted: whether there are adapters; without them every head sees what the body gives.
+        rank: channels of the bottleneck that the adapters share; None for none.
+    """
+
+    at: str
+    adapt_from: str | None = None
+    adapted: bool = False
+    rank: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> LastStage:
+        return cls(**record)
+
+    def split(self, body: nn.Module) -> Split:
+        """Raises EdistillError when the body cannot be taken apart there."""
+        return split(body, self.at, self.adapt_from)
+
+
+class LastStageHeads(nn.Module):
+    """`count` heads on shared features (B, C, …): adapters where there are any, a last stage each, a linear layer each.
+
+    Output (B, count, outputs).
+    """
+
+    def __init__(self, adapters: Adapters | None, tail: nn.Module, last: BatchedLinear) -> None:
+        """`tail` is a last stage for as many heads as `last`; see `per_head`."""
+        super().__init__()
+        self.adapters, self.tail, self.last = adapters, tail, last
+
+    @property
+    def count(self) -> int:
+        return int(self.last.weight.shape[0])
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the last layer sees of features: (B, count, F)."""
+        if self.adapters is not None:
+            rows = self.adapters(x)
+        else:
+            rows = x.unsqueeze(1).expand(-1, self.count, *x.shape[1:]).flatten(0, 1)
+        features: Tensor = self.tail(rows)
+        return features.view(-1, self.count, features.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.last(self.hidden(x))
+        return outputs
+
+    @torch.no_grad()
+    def copied(self, count: int) -> LastStageHeads:
+        """`count` copies of head 0."""
+        _, inputs, outputs = self.last.weight.shape
+        last = BatchedLinear(count, inputs, outputs).to(self.last.weight)
+        last.weight.copy_(self.last.weight[:1].expand_as(last.weight))
+        last.bias.copy_(self.last.bias[:1].expand_as(last.bias))
+        adapters = None if self.adapters is None else self.adapters.copied(count)
+        return LastStageHeads(adapters, resized(self.tail, count), last)
+
+
+def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int) -> tuple[nn.Module, LastStageHeads]:
+    """A body, or several side by side, as the trunk that heads share and one head with its last stage.
+
+    Args:
+        shape: of one example.
+        outputs: numbers that a head emits.
+
+    Raises:
+        EdistillError: it cannot be taken apart there, the last stage cannot be given to each head, or adapters cannot
+            map between the two modules' shapes.
+    """
+    bodies = list(body.bodies) if isinstance(body, SideBySide) else [body]
+    parts = [stage.split(one) for one in bodies]
+    trunk: nn.Module = SideBySide(p.trunk for p in parts) if len(parts) > 1 else parts[0].trunk
+    seen, wanted, features = _run(trunk, parts[0], shape)
+    adapters = _adapters(stage, seen, wanted) if stage.adapted else None
+    heads = LastStageHeads(adapters, per_head(parts[0].tail, 1), BatchedLinear(1, features.shape[1], outputs))
+    return trunk, heads
+
+
+def _run(trunk: nn.Module, part: Split, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the trunk gives for two rows, what the last stage is given in the body, and what that makes of it."""
+    modules = (trunk, part.trunk, part.bridge, part.tail)
+    were = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    with torch.no_grad():
+        x = torch.zeros(2, *shape)
+        seen = trunk(x)
+        wanted = part.bridge(part.trunk(x))
+        features = part.tail(wanted)
+    for module, training in zip(modules, were, strict=True):
+        module.train(training)
+    return seen, wanted, features
+
+
+def _adapters(stage: LastStage, seen: Tensor, wanted: Tensor) -> Adapters:
+    maps = seen.dim() == 4
+    channel = 1 if maps else -1
+    inputs, outputs = seen.shape[channel], wanted.shape[channel]
+    stride = seen.shape[-1] // wanted.shape[-1] if maps and wanted.dim() == 4 else 1
+    if (
+        seen.dim() not in (2, 3, 4)
+        or seen.dim() != wanted.dim()
+        or (maps and _strided(seen, stride) != wanted.shape[2:])
+    ):
+        raise EdistillError(
+            f"Adapters are to map features of shape {tuple(seen.shape[1:])} to what {stage.at} is given, "
+            f"{tuple(wanted.shape[1:])}, and do so from maps to maps, or from vectors to vectors. Set adapt-from to a "
+            "module nearer to the last stage."
+        )
+    largest = inputs * (9 if maps else 1)
+    if stage.rank is not None and stage.rank > largest:
+        raise EdistillError(
+            f"The rank of the adapters is {stage.rank}, and they read {largest} numbers. Give fewer, or leave it out."
+        )
+    return Adapters(1, inputs, outputs, maps, max(1, stride), stage.rank)
+
+
+def _strided(seen: Tensor, stride: int) -> tuple[int, ...]:
+    return tuple((size - 1) // max(1, stride) + 1 for size in seen.shape[2:])
+
+
+class FromMembers:
+    """Gives every head its own member's last stage, behind an adapter that is solved for.
+
+    An adapter is the least-squares map from what the shared trunk says of a row to what the member's own layers would
+    have given its last stage.
+    """
+
+    POSITIONS = 2**19  # rows × positions of a map that the regression sees, at most
+    ROWS = 2**15
+
+    def __init__(self, members: Sequence[Split]) -> None:
+        self.members = list(members)
+
+    def rows(self, shape: Sequence[int]) -> int:
+        """How many rows of that shape the regression takes."""
+        wanted = _run(self.members[0].trunk, self.members[0], shape)[1]
+        positions = wanted[0].numel() // wanted.shape[1 if wanted.dim() == 4 else -1]
+        return max(1, min(self.ROWS, self.POSITIONS // positions))
+
+    @torch.no_grad()
+    def __call__(self, student: nn.Module, inputs: Iterable[Tensor]) -> None:
+        """Set the heads of a student in eval mode from rows x (B, …), on the student's device."""
+        heads, body = student.heads, student.body
+        assert isinstance(heads, LastStageHeads)
+        assert heads.adapters is not None
+        assert isinstance(body, nn.Module)
+        device = heads.last.weight.device
+        paths = [nn.Sequential(member.trunk, member.bridge).to(device).eval() for member in self.members]
+        for head, member in enumerate(self.members):
+            give(heads.tail, head, member.tail)
+        regression = Ridge()
+        for x in inputs:
+            columns = heads.adapters.patches(body(x))
+            wanted = torch.stack([self._by_position(path(x)) for path in paths], dim=1)
+            regression.add(columns, wanted)
+        heads.adapters.take(regression, RIDGE)
+
+    @staticmethod
+    def _by_position(wanted: Tensor) -> Tensor:
+        """(positions, C) of maps (B, C, H, W) or of vectors (B, …, C)."""
+        return (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).flatten(0, -2)
+
+
+HeadStack = Heads | LastStageHeads  # what a student's heads can be

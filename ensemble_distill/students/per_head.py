@@ -1,0 +1,214 @@
+"""Layers of which every head has its own, run side by side in single tensors.
+
+A tail of a network, made for one head, runs here on rows (B·count, …), the heads of a row side by side: whatever
+stands between its layers sees rows of one head each and needs no change, and the layers themselves are replaced by
+ones that hold `count` sets of weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from ensemble_distill.errors import EdistillError
+
+_CONVOLUTIONS = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}
+
+
+class PerHead(nn.Module):
+    """`count` copies of a layer; input and output (B·count, …).
+
+    Its parameters and buffers are those of the layer, by the same names, with the heads first: (count, …).
+
+    Attributes:
+        layer: the settings of the layer, without its tensors.
+        count: how many heads it serves.
+    """
+
+    layer: Any
+    weight: Any
+    bias: Any
+
+    def __init__(self, layer: nn.Module, count: int) -> None:
+        super().__init__()
+        object.__setattr__(self, "layer", _bare(layer))  # no submodule: it has nothing to train
+        self.count = count
+        for name, parameter in layer.named_parameters(recurse=False):
+            self.register_parameter(name, nn.Parameter(_repeated(parameter, count), parameter.requires_grad))
+        for name, buffer in layer.named_buffers(recurse=False):
+            if name != "num_batches_tracked":
+                self.register_buffer(name, _repeated(buffer, count))
+        for name in ("weight", "bias"):
+            if not hasattr(self, name):
+                self.register_parameter(name, None)
+
+    def resized(self, count: int) -> PerHead:
+        """`count` copies of its head 0."""
+        other = type(self)(self.layer, count)
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if isinstance(tensor, nn.Parameter):
+                setattr(other, name, nn.Parameter(_repeated(tensor[0], count), tensor.requires_grad))
+            else:
+                other.register_buffer(name, _repeated(tensor[0], count))
+        return other.train(self.training)
+
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        """Rows (B·count, C, …) as channels (B, count·C, …)."""
+        return x.view(-1, self.count * x.shape[1], *x.shape[2:])
+
+    def _by_row(self, x: Tensor) -> Tensor:
+        return x.view(-1, x.shape[1] // self.count, *x.shape[2:])
+
+    def extra_repr(self) -> str:
+        return f"{self.count} × {type(self.layer).__name__}"
+
+
+class PerHeadLinear(PerHead):
+    def forward(self, x: Tensor) -> Tensor:
+        each = x.view(-1, self.count, x.shape[1:-1].numel(), x.shape[-1])  # (B, count, positions, in)
+        y = torch.einsum("bmpi,moi->bmpo", each, self.weight)
+        if self.bias is not None:
+            y = y + self.bias.unsqueeze(1)
+        return y.reshape(-1, *x.shape[1:-1], y.shape[-1])
+
+
+class PerHeadConvolution(PerHead):
+    def forward(self, x: Tensor) -> Tensor:
+        layer: _ConvNd = self.layer
+        bias = None if self.bias is None else self.bias.flatten()
+        padding = layer.padding
+        if layer.padding_mode != "zeros":
+            x = functional.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+            padding = (0,) * (x.dim() - 2)
+        y = _CONVOLUTIONS[x.dim()](
+            self._side_by_side(x),
+            self.weight.flatten(0, 1),
+            bias,
+            layer.stride,
+            padding,
+            layer.dilation,
+            self.count * layer.groups,
+        )
+        return self._by_row(y)
+
+
+class PerHeadBatchNorm(PerHead):
+    def forward(self, x: Tensor) -> Tensor:
+        layer: _BatchNorm = self.layer
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, weight, bias = (
+            None if t is None else t.flatten() for t in (getattr(self, n, None) for n in names)
+        )
+        y = functional.batch_norm(
+            self._side_by_side(x),
+            mean,
+            variance,
+            weight,
+            bias,
+            self.training or mean is None,
+            0.1 if layer.momentum is None else layer.momentum,
+            layer.eps,
+        )
+        return self._by_row(y)
+
+
+class PerHeadLayerNorm(PerHead):
+    def forward(self, x: Tensor) -> Tensor:
+        layer: nn.LayerNorm = self.layer
+        y = functional.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        return _scaled(y, self.weight, self.bias, self.count, x.dim() - len(layer.normalized_shape) - 1)
+
+
+class PerHeadGroupNorm(PerHead):
+    def forward(self, x: Tensor) -> Tensor:
+        layer: nn.GroupNorm = self.layer
+        y = functional.group_norm(x, layer.num_groups, None, None, layer.eps)
+        weight, bias = (
+            None if t is None else t.view(*t.shape, *(1,) * (x.dim() - 2)) for t in (self.weight, self.bias)
+        )
+        return _scaled(y, weight, bias, self.count, 0)
+
+
+def per_head(tail: nn.Module, count: int) -> nn.Module:
+    """A tail for one head as one for `count` of them, all alike; `tail` itself is left as it is.
+
+    Raises:
+        EdistillError: it holds weights in a layer that is none of torch's linear, convolutional and normalization
+            layers, or the same layer at two places.
+    """
+    return _convert(copy.deepcopy(tail), count, "", set())
+
+
+def resized(tail: nn.Module, count: int) -> nn.Module:
+    """A converted tail with `count` copies of its head 0."""
+    tail = copy.deepcopy(tail)
+    for parent in list(tail.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, PerHead):
+                setattr(parent, name, child.resized(count))
+    return tail.resized(count) if isinstance(tail, PerHead) else tail
+
+
+@torch.no_grad()
+def give(tail: nn.Module, head: int, weights: nn.Module) -> None:
+    """Head `head` of a converted tail gets the weights of a tail that was made for one."""
+    theirs = weights.state_dict()
+    for name, tensor in tail.state_dict().items():
+        tensor[head].copy_(theirs[name])
+
+
+def _convert(module: nn.Module, count: int, name: str, seen: set[nn.Module]) -> nn.Module:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    layer = next((layer for kind, layer in _LAYERS.items() if isinstance(module, kind)), None)
+    if layer is not None and own:
+        if module in seen:
+            raise EdistillError(f"The layer {name} stands at two places of the last stage. Give each its own.")
+        seen.add(module)
+        return layer(module, count)
+    if own:
+        raise EdistillError(
+            f"The last stage holds {own[0][0]} in {name or 'itself'} ({type(module).__name__}), and only linear, "
+            "convolutional and normalization layers can be given to each head. Begin the last stage after it, or use "
+            "heads = [] or [100]."
+        )
+    for child, inner in list(module.named_children()):
+        setattr(module, child, _convert(inner, count, f"{name}.{child}".lstrip("."), seen))
+    return module
+
+
+_LAYERS: dict[type[nn.Module], type[PerHead]] = {
+    nn.Linear: PerHeadLinear,
+    nn.Conv1d: PerHeadConvolution,
+    nn.Conv2d: PerHeadConvolution,
+    nn.Conv3d: PerHeadConvolution,
+    _BatchNorm: PerHeadBatchNorm,
+    nn.LayerNorm: PerHeadLayerNorm,
+    nn.GroupNorm: PerHeadGroupNorm,
+}
+
+
+def _bare(layer: nn.Module) -> nn.Module:
+    """A layer's settings without its tensors."""
+    bare = copy.copy(layer)
+    bare._parameters, bare._buffers = dict.fromkeys(layer._parameters), {}
+    return bare
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    return tensor.detach().unsqueeze(0).repeat(count, *(1,) * tensor.dim())
+
+
+def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, count: int, between: int) -> Tensor:
+    """y (B·count, …) times and plus each head's (count, …), with `between` dimensions before those."""
+    if weight is None:
+        return y
+    each = y.view(-1, count, *y.shape[1:])
+    shape = (count, *(1,) * between, *weight.shape[1:])
+    each = each * weight.view(shape)
+    return (each if bias is None else each + bias.view(shape)).flatten(0, 1)

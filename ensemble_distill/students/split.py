@@ -1,0 +1,135 @@
+"""Taking a network apart at a module of it: what comes before, and what follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from ensemble_distill.errors import EdistillError
+
+
+@dataclass(frozen=True)
+class Split:
+    """A body in three parts that share its layers; one after the other they are the body.
+
+    Attributes:
+        trunk: x to what the first of the two modules is given.
+        bridge: from there to what the last stage is given; an identity where the two modules are one.
+        tail: from there to features (B, F).
+    """
+
+    trunk: nn.Module
+    bridge: nn.Module
+    tail: nn.Module
+
+
+def split(body: nn.Module, last_stage: str, adapt_from: str | None = None) -> Split:
+    """The body before and from `last_stage` on, both names of modules in it.
+
+    Args:
+        adapt_from: a module before the last stage, where the trunk is to end; the last stage itself by default.
+
+    Raises:
+        EdistillError: there is no such module, it does not run exactly once with one input, something passes it by
+            (a skip connection around it), or the body's forward cannot be traced.
+    """
+    names = (adapt_from or last_stage, last_stage)
+    graph = _traced(body, names)
+    first, last = (_input_of(graph, name) for name in names)
+    start = next(node for node in graph.nodes if node.op == "placeholder")
+    end = next(node for node in graph.nodes if node.op == "output").args[0]
+    return Split(
+        trunk=_between(body, start, first, names[0]),
+        bridge=_between(body, first, last, names[0]),
+        tail=_between(body, last, end, last_stage),
+    )
+
+
+def last_stage_of(body: nn.Module) -> str:
+    """The name of what is commonly called a body's last stage: timm's last level of features; else the last of its
+    children that has parameters or, where that is a sequence, the last such child of it.
+
+    Raises:
+        EdistillError: nothing has parameters.
+    """
+    levels = getattr(body, "feature_info", None)
+    if levels:
+        level = (list(levels) if isinstance(levels, list) else levels.info)[-1]["module"]
+        if level in dict(body.named_modules()):
+            return str(level)
+    name, module = "", body
+    while module is body or isinstance(module, nn.Sequential):
+        learned = [(child, m) for child, m in module.named_children() if next(m.parameters(), None) is not None]
+        if not learned:
+            break
+        name, module = f"{name}.{learned[-1][0]}".lstrip("."), learned[-1][1]
+        if len(learned) == 1 and not isinstance(module, nn.Sequential):
+            break
+    if not name:
+        raise EdistillError(
+            'student.heads is "last-stage", but the body has no module with parameters. Use heads = [] or [100].'
+        )
+    return name
+
+
+def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
+    known = dict(body.named_modules())
+    for name in names:
+        if not name or name not in known:
+            there = ", ".join(n for n in known if n and n.count(".") < 2) or "none"
+            raise EdistillError(
+                f"The student's last stage is to begin at {name!r}, and its body's modules are {there}."
+            )
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            # only what holds the named modules is looked into: the rest may be written as it likes
+            return not any(name.startswith(f"{module_qualified_name}.") for name in names)
+
+    try:
+        return Tracer().trace(body)
+    except Exception as error:  # the forward is anyone's code, and tracing runs it on stand-ins for tensors
+        raise EdistillError(
+            f"The body cannot be taken apart at {' and '.join(dict.fromkeys(names))}: its forward does not trace "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}). Call these modules from a "
+            "forward without branches that depend on the data, or use heads = [] or [100]."
+        ) from error
+
+
+def _input_of(graph: fx.Graph, name: str) -> fx.Node:
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
+    if len(calls) != 1 or len(calls[0].args) != 1 or calls[0].kwargs or not isinstance(calls[0].args[0], fx.Node):
+        how = f"runs {len(calls)} times" if len(calls) != 1 else "takes more than one input"
+        raise EdistillError(
+            f"The student's last stage is to begin at {name}, which {how} in the body's forward. Name a module that "
+            "runs once, on the output of what comes before."
+        )
+    found = calls[0].args[0]
+    assert isinstance(found, fx.Node)
+    return found
+
+
+def _between(body: nn.Module, start: fx.Node, end: fx.Node, name: str) -> nn.Module:
+    """The part of the graph that makes `end` of `start`."""
+    needed: dict[fx.Node, None] = {}
+
+    def visit(node: fx.Node) -> None:
+        if node is start or node in needed:
+            return
+        if node.op == "placeholder":
+            raise EdistillError(
+                f"What follows {name} in the body also reads what comes before it, so the body cannot be taken apart "
+                "there. Name a module that nothing passes by."
+            )
+        for other in node.all_input_nodes:
+            visit(other)
+        needed[node] = None
+
+    visit(end)
+    graph = fx.Graph()
+    copies = {start: graph.placeholder("x")}
+    for node in needed:  # dependencies come first
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[end])
+    return fx.GraphModule(body, graph)
