@@ -56,7 +56,7 @@ class Adapters(nn.Module):
         stride = self.stride if self.shared is None else 1
         y = self._map(x, self.own.flatten(0, 1), self.bias.flatten(), stride)
         if self.maps:
-            return y.view(-1, y.shape[1] // self.count, *y.shape[2:])
+            return y.reshape(-1, y.shape[1] // self.count, *y.shape[2:])
         each = y.view(*y.shape[:-1], self.count, y.shape[-1] // self.count)
         return each.movedim(-2, 1).flatten(0, 1)
 

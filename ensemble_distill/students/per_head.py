@@ -60,10 +60,10 @@ class PerHead(nn.Module):
 
     def _side_by_side(self, x: Tensor) -> Tensor:
         """Rows (B·count, C, …) as channels (B, count·C, …)."""
-        return x.view(-1, self.count * x.shape[1], *x.shape[2:])
+        return x.reshape(-1, self.count * x.shape[1], *x.shape[2:])  # no view where memory is channels last
 
     def _by_row(self, x: Tensor) -> Tensor:
-        return x.view(-1, x.shape[1] // self.count, *x.shape[2:])
+        return x.reshape(-1, x.shape[1] // self.count, *x.shape[2:])
 
     def extra_repr(self) -> str:
         return f"{self.count} × {type(self.layer).__name__}"
@@ -71,7 +71,7 @@ class PerHead(nn.Module):
 
 class PerHeadLinear(PerHead):
     def forward(self, x: Tensor) -> Tensor:
-        each = x.view(-1, self.count, x.shape[1:-1].numel(), x.shape[-1])  # (B, count, positions, in)
+        each = x.reshape(-1, self.count, x.shape[1:-1].numel(), x.shape[-1])  # (B, count, positions, in)
         y = torch.einsum("bmpi,moi->bmpo", each, self.weight)
         if self.bias is not None:
             y = y + self.bias.unsqueeze(1)
@@ -177,8 +177,9 @@ def _convert(module: nn.Module, count: int, name: str, seen: set[nn.Module]) -> 
             "convolutional and normalization layers can be given to each head. Begin the last stage after it, or use "
             "heads = [] or [100]."
         )
-    for child, inner in list(module.named_children()):
-        setattr(module, child, _convert(inner, count, f"{name}.{child}".lstrip("."), seen))
+    for child, inner in list(module._modules.items()):  # named_children() leaves out a second name
+        if inner is not None:
+            module._modules[child] = _convert(inner, count, f"{name}.{child}".lstrip("."), seen)
     return module
 
 
@@ -208,7 +209,7 @@ def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, count: int, b
     """y (B·count, …) times and plus each head's (count, …), with `between` dimensions before those."""
     if weight is None:
         return y
-    each = y.view(-1, count, *y.shape[1:])
+    each = y.reshape(-1, count, *y.shape[1:])
     shape = (count, *(1,) * between, *weight.shape[1:])
     each = each * weight.view(shape)
     return (each if bias is None else each + bias.view(shape)).flatten(0, 1)

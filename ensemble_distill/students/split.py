@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -48,19 +49,18 @@ def split(body: nn.Module, last_stage: str, adapt_from: str | None = None) -> Sp
 
 def last_stage_of(body: nn.Module) -> str:
     """The name of what is commonly called a body's last stage: timm's last level of features; else the last of its
-    children that has parameters or, where that is a sequence, the last such child of it.
+    children that has weights or, where that is a sequence, the last such child of it.
 
     Raises:
         EdistillError: nothing has parameters.
     """
-    levels = getattr(body, "feature_info", None)
-    if levels:
-        level = (list(levels) if isinstance(levels, list) else levels.info)[-1]["module"]
-        if level in dict(body.named_modules()):
-            return str(level)
+    known = dict(body.named_modules())
+    for level in reversed(getattr(body, "feature_info", None) or ()):
+        if isinstance(level, dict) and _learns(known.get(level.get("module", ""), nn.Identity())):
+            return str(level["module"])
     name, module = "", body
     while module is body or isinstance(module, nn.Sequential):
-        learned = [(child, m) for child, m in module.named_children() if next(m.parameters(), None) is not None]
+        learned = [(child, m) for child, m in module.named_children() if _learns(m)]
         if not learned:
             break
         name, module = f"{name}.{learned[-1][0]}".lstrip("."), learned[-1][1]
@@ -71,6 +71,11 @@ def last_stage_of(body: nn.Module) -> str:
             'student.heads is "last-stage", but the body has no module with parameters. Use heads = [] or [100].'
         )
     return name
+
+
+def _learns(module: nn.Module) -> bool:
+    """Whether it holds a matrix: a normalization alone is no stage."""
+    return any(parameter.dim() > 1 for parameter in module.parameters())
 
 
 def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
@@ -88,7 +93,10 @@ def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
             return not any(name.startswith(f"{module_qualified_name}.") for name in names)
 
     try:
-        return Tracer().trace(body)
+        # arguments with defaults, as masks are, are left at them
+        arguments = list(inspect.signature(body.forward).parameters.values())[1:]
+        given = {a.name: a.default for a in arguments if a.default is not a.empty}
+        return Tracer().trace(body, concrete_args=given)
     except Exception as error:  # the forward is anyone's code, and tracing runs it on stand-ins for tensors
         raise EdistillError(
             f"The body cannot be taken apart at {' and '.join(dict.fromkeys(names))}: its forward does not trace "

@@ -11,6 +11,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.students.last_stage import HeadStack, LastStageHeads
+from ensemble_distill.students.per_head import PerHead
 from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
 
 Form = Literal["heads", "rank-one"]  # how a student holds one prediction per member
@@ -87,11 +88,19 @@ class Student(nn.Module):
         return student.to(next(self.heads.parameters()).device).train(self.training)
 
     def no_weight_decay(self) -> set[str]:
-        """Names that timm's optimizer factory leaves undecayed, beside every bias: the body's own wishes, and the
-        rank-one factors, which belong near 1."""
+        """Names that timm's optimizer factory leaves undecayed, beside every bias: the body's own wishes, the
+        rank-one factors, which belong near 1, and the heads' own vectors, as those of one network are."""
         inner = self.body.inner if isinstance(self.body, RankOneBody) else self.body
         prefix = "body.inner" if isinstance(self.body, RankOneBody) else "body"
         wished: set[str] = getattr(inner, "no_weight_decay", set)()
         between = (name for name, module in self.named_modules() if isinstance(module, RankOne | RankOneLayer))
         factors = {f"{name}.{factor}" for name in between for factor in ("r", "s")}
-        return {f"{prefix}.{name}" for name in wished} | factors
+        # a vector for each head is a matrix by its shape alone
+        own = {
+            f"{name}.{key}"
+            for name, module in self.named_modules()
+            if isinstance(module, PerHead)
+            for key, parameter in module.named_parameters()
+            if parameter.dim() == 2
+        }
+        return {f"{prefix}.{name}" for name in wished} | factors | own

@@ -23,6 +23,7 @@ from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.last_stage import FromMembers
+from ensemble_distill.students.per_head import PerHeadBatchNorm
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
@@ -197,7 +198,7 @@ class Training:
         student.train()
         if self.settings.freeze_bn:
             for module in student.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, _BatchNorm | PerHeadBatchNorm):
                     module.eval()
         return student
 

@@ -1,0 +1,237 @@
+"""Heads with a last stage each: copies of the body's, or every member's own behind adapters, in the whole tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.students.last_stage import LastStageHeads
+from ensemble_distill.students.run import Run, load_student
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.evaluate import evaluate
+from ensemble_distill.workflows.export import export
+from ensemble_distill.workflows.train import train
+
+MODELS = """
+from torch import nn
+
+
+def mlp(body=False):
+    layers = (nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    return nn.Sequential(nn.Flatten(), *layers)[: 5 if body else None]
+
+
+class Net(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.stage = nn.Sequential(nn.Conv2d(4, 5, 3, 2, 1), nn.BatchNorm2d(5), nn.ReLU())
+        self.head = nn.Identity() if body else nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.stage(self.stem(x)).mean((2, 3)))
+
+
+def net(body=False):
+    return Net(body)
+"""
+ROWS = {"train": 240, "validation": 12, "test": 40}
+LISTED = {"student.init": ["member-0"]}
+START = {"train.epochs": 1, "train.lr": 1e-12, "train.opt": "sgd", "method.ridge": 1e-9}  # what is solved for stays
+MLP = {"student.heads": {"last-stage": "2", "adapt-from": "1"}, **LISTED}
+NET = {"student.heads": "last-stage", "student.init": ["member-0", "member-1", "member-2"]}
+
+
+def make(folder: Path, kind: str) -> Path:
+    """Three members of that kind, cached in two views."""
+    made = tiny.make_folder(folder, members=0, rows=ROWS)
+    for split, rows in ROWS.items():  # labels that members know nothing of, and so no order of theirs
+        tiny.save_data(made, split, rows, y=np.random.default_rng(0).integers(0, 3, rows))
+    (made / "model.py").write_text(MODELS)
+    (made / "teachers").mkdir()
+    namespace: dict[str, object] = {}
+    exec(MODELS, namespace)
+    for index in range(3):
+        torch.manual_seed(index)
+        module: nn.Module = namespace[kind]().train()  # type: ignore[operator]
+        for _ in range(30):
+            module(torch.rand(50, 1, 6, 6) * 2 - 1)
+        for parameter in module.parameters():
+            parameter.data *= 2
+        save_file(module.state_dict(), made / "teachers" / f"member-{index}.safetensors")
+    toml = (made / "edistill.toml").read_text()
+    toml = toml.replace("model.py:make_teacher", f"model.py:{kind}").replace("crop-flip+mixup", "crop-flip")
+    toml = toml.replace("model.py:make_body", f"model.py:{kind}")
+    toml = toml.replace("[student]", "[student]\nkwargs = { body = true }")
+    (made / "edistill.toml").write_text(toml.replace("[cache]", '[cache]\ndtype = "float32"'))
+    cache_logits(tiny.settings(made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def mlps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("mlps") / "f", "mlp")
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("nets") / "f", "net")
+
+
+def trained(folder: Path, name: str, *chosen: dict[str, object], **more: object) -> Run:
+    overrides: dict[str, object] = {"output.name": name}
+    for part in chosen:
+        overrides |= part
+    return Run.open(train(tiny.settings(folder, overrides | more)).folder)
+
+
+def explained(folder: Path, name: str) -> float:
+    found = evaluate(tiny.settings(folder), name)["fidelity"]["diversity_explained"]
+    assert isinstance(found, float)
+    return found
+
+
+# --- members' own last stages ------------------------------------------------------------------------------------
+
+
+def test_with_adapters_of_full_rank_the_student_is_the_ensemble(mlps: Path) -> None:
+    """A linear layer is what adapters stand in for, so nothing is lost, whatever the body's own first layer says."""
+    run = trained(mlps, "whole", MLP, START)
+    student = run.student()
+    assert isinstance(student.heads, LastStageHeads)
+    x = torch.rand(30, 1, 6, 6) * 2 - 1
+    for index in range(3):
+        theirs = load_file(mlps / f"teachers/member-{index}.safetensors")
+        layers = (nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+        module = nn.Sequential(nn.Flatten(), *layers)
+        module.load_state_dict(theirs)
+        with torch.no_grad():
+            assert Categorical(module(x).unsqueeze(1)).kl(Categorical(student(x)[:, [index]])).max() < 1e-4
+        # in float32 to the last bit: copied, not trained
+        assert torch.equal(student.heads.tail.get_parameter("3.weight")[index], theirs["3.weight"])
+    assert explained(mlps, "whole") > 0.999
+
+
+def test_a_lower_rank_costs_diversity_and_saves_weights(mlps: Path) -> None:
+    runs = [
+        trained(mlps, f"rank-{rank}", START, LISTED, {"student.heads": {**MLP["student.heads"], "rank": rank}})
+        for rank in (24, 12, 4)
+    ]
+    found = [explained(mlps, run.folder.name) for run in runs]
+    assert found[0] > found[1] > found[2]
+    assert found[0] > 0.9
+    sizes = [sum(p.numel() for p in run.student().parameters()) for run in runs]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_maps_of_all_members_side_by_side_are_enough_for_each(nets: Path) -> None:
+    run = trained(nets, "maps", NET, START)
+    assert (run.config.bodies, run.config.last_stage.at) == (3, "stage.0")  # type: ignore[union-attr]
+    assert explained(nets, "maps") > 0.99
+    state = run.student().state_dict()
+    for index in range(3):
+        theirs = load_file(nets / f"teachers/member-{index}.safetensors")
+        assert torch.equal(state["heads.tail.stage.1.running_var"][index], theirs["stage.1.running_var"])
+
+
+def test_training_goes_on_from_there(mlps: Path) -> None:
+    low = {"student.heads": {**MLP["student.heads"], "rank": 4}}
+    start = trained(mlps, "start", START, LISTED, low)
+    run = trained(mlps, "further", LISTED, low, {"train.epochs": 20, "train.lr": 0.005})
+    assert explained(mlps, "further") > explained(mlps, "start") + 0.05
+    assert not torch.equal(*(r.student().state_dict()["heads.tail.3.weight"] for r in (start, run)))
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("mlps", MLP), ("nets", NET)])
+def test_such_a_run_is_exported_loaded_and_a_teacher(
+    kind: str, chosen: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(kind)
+    run = trained(folder, "travels", chosen)
+    assert export(tiny.settings(folder), "travels", onnx=True)[0].is_file()
+    namespace: dict[str, object] = {}
+    exec(MODELS, namespace)
+    x = torch.randn(2, 1, 6, 6)
+    with torch.no_grad():
+        student = load_student(run.folder, lambda **given: namespace[kind[:-1]](**given))  # type: ignore[operator]
+        assert_close(student(x), run.student()(x))
+
+
+def test_an_interrupted_training_resumes_to_the_same_bytes(mlps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low = {"student.heads": {**MLP["student.heads"], "rank": 4}}
+    wanted = trained(mlps, "at-once", LISTED, low)
+    overrides = {"output.name": "twice", **LISTED, **low}
+    happened = False
+    for point in (4, 7, 12):
+        with tiny.killed_at(point, monkeypatch, mlps / "runs/twice") as killed:
+            train(tiny.settings(mlps, overrides))
+        happened |= bool(killed)
+    assert happened
+    train(tiny.settings(mlps, overrides))
+    files = [(run / "student.safetensors").read_bytes() for run in (wanted.folder, mlps / "runs/twice")]
+    assert files[0] == files[1]
+
+
+# --- copies of the body's own -------------------------------------------------------------------------------------
+
+
+def test_without_members_heads_are_copies_that_part(nets: Path) -> None:
+    run = trained(nets, "copies", {"student.heads": {"last-stage": "stage"}, "train.epochs": 6})
+    student = run.student()
+    assert isinstance(student.heads, LastStageHeads)
+    assert student.heads.adapters is None
+    weight = student.state_dict()["heads.tail.stage.0.weight"]
+    assert weight.shape == (3, 5, 4, 3, 3)
+    assert not torch.allclose(weight[0], weight[1])
+    assert not torch.equal(*student.state_dict()["heads.tail.stage.1.running_mean"][:2])  # statistics of their own
+    document = evaluate(tiny.settings(nets), "copies")
+    assert document["fidelity"]["diversity_explained"] is not None
+
+
+def test_one_head_of_a_last_stage_is_the_body(nets: Path) -> None:
+    split, plain = (
+        trained(nets, name, {"train.method": "kd", "student.heads": heads, "train.epochs": 2})
+        for name, heads in (("kd-split", {"last-stage": "stage"}), ("kd-plain", []))
+    )
+    x = torch.randn(4, 1, 6, 6)
+    with torch.no_grad():
+        assert_close(split.student()(x), plain.student()(x), atol=1e-4, rtol=1e-4)
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"student.heads": {"rank": 4}}, ("student.heads has rank = 4", 'student.init = ["member-00"]')),
+        ({"student.heads": {"adapt-from": "1"}, "student.init": "member-0"}, ("student.heads has adapt-from = '1'",)),
+        ({"student.heads": {"last-stage": "7"}}, ("begin at '7', and its body's modules are 0, 1, 2",)),
+        ({**LISTED, "student.heads": {"last-stage": "2", "adapt-from": "1", "rank": 99}}, ("rank", "99", "36 numbers")),
+        ({**LISTED, "student.heads": {"last-stage": "1", "adapt-from": "0"}}, ("(1, 6, 6)", "(36,)")),
+        ({**MLP, "train.method": "kd"}, ("kd has no head for each of the 3", "Use --method hydra")),
+        ({**MLP, "method.hinton-share": 0.5}, ("stage hinton of hydra has 1", "Leave method.hinton-share out")),
+        ({"student.heads": "last-stage", "train.method": "batch-ensemble"}, ("batch-ensemble", "student.heads = []")),
+    ],
+)
+def test_what_does_not_go_together_is_refused_and_nothing_is_written(
+    mlps: Path, chosen: dict[str, object], said: tuple[str, ...]
+) -> None:
+    with tiny.refused(*said):
+        trained(mlps, "refused", chosen)
+    assert not (mlps / "runs/refused/args.toml").exists()
+
+
+def test_a_member_of_another_architecture_is_refused(mlps: Path) -> None:
+    wider = "def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 9), nn.Tanh(), nn.Linear(9, 6))\n"
+    (mlps / "other.py").write_text(f"from torch import nn\n\n\n{wider}")
+    with tiny.refused("member-0", "the body's 1.weight is (9, 36)"):
+        trained(mlps, "other", MLP, {"student.model": str(mlps / "other.py:make"), "student.kwargs": {}})
