@@ -9,6 +9,7 @@ from methods_helpers import FEATURES, FIRST, WEIGHTS, B, Floats, K, M, a_batch, 
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
+from ensemble_distill.methods.method import Batch
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.predictive.protocol import Average
@@ -120,3 +121,82 @@ def test_the_hinton_head_is_copied_and_the_body_kept(task: str) -> None:
     assert grown.body is student.body
     x = torch.randn(B, FEATURES, dtype=torch.float64)
     assert_close(grown(x), student(x).expand(-1, M, -1))
+
+
+# --- a loss that sees deviations apart -----------------------------------------------------------------------------
+
+
+def deviations(logits: Floats, w: Floats, over: Floats) -> Floats:
+    """(M, K): logits less their w-mean over classes, less the members' mean of that."""
+    centered = np.stack([z - sum(w[k] * z[k] for k in range(K)) for z in logits])
+    return centered - sum(over[m] * centered[m] for m in range(M))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
+def test_the_deviation_loss_is_its_formula(temperature: float, weights: Floats | None) -> None:
+    batch = a_batch(weights=weights)
+    teacher = np.asarray(batch.teacher.logits) / temperature  # type: ignore[attr-defined]
+    over = np.full(M, 1 / M) if weights is None else weights
+    _, heads = stages("hydra", temperature=temperature, loss="deviation", deviation_weight=2.5)
+    student = np.random.default_rng(1).normal(size=(B, M, K))
+    expected = 0.0
+    for t, s in zip(teacher, student / temperature, strict=True):
+        w, q = (sum(over[m] * softened(z[m], 1) for m in range(M)) for z in (t, s))
+        expected += sum(w[k] * (np.log(w[k]) - np.log(q[k])) for k in range(K))
+        apart = deviations(t, w, over) - deviations(s, w, over)
+        expected += 2.5 / 2 * sum(over[m] * w[k] * apart[m, k] ** 2 for m in range(M) for k in range(K))
+    found = heads.loss(batch, Categorical(torch.tensor(student), batch.teacher.weights), FIRST)  # type: ignore[attr-defined]
+    assert float(found) == pytest.approx(temperature**2 * expected / B, rel=1e-12)
+
+
+def test_the_deviation_loss_of_numbers_is_its_formula() -> None:
+    batch = a_batch("regression")
+    teacher = batch.teacher
+    assert isinstance(teacher, Gaussian)
+    mean, log_variance = torch.randn(2, B, M, dtype=torch.float64)
+    _, heads = stages("hydra", loss="deviation", deviation_weight=0.5)
+    expected = 0.0
+    for row in range(B):
+        moments = []
+        for means, spreads in ((teacher.mean[row], teacher.log_variance[row]), (mean[row], log_variance[row])):
+            moments.append((means.mean(), (spreads.exp().mean() + means.var(unbiased=False)).sqrt()))
+        expected += float(kl_divergence(*(Normal(*m) for m in moments)))
+        data = teacher.log_variance[row].exp().mean()
+        for m in range(M):
+            d, v = (
+                (a[row, m] - a[row].mean()) - (b[row, m] - b[row].mean())
+                for a, b in ((teacher.mean, mean), (teacher.log_variance, log_variance))
+            )
+            expected += 0.5 / M * float(d**2 / (2 * data) + v**2 / 4)
+    assert float(heads.loss(batch, Gaussian(mean, log_variance), FIRST)) == pytest.approx(expected / B, rel=1e-12)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_near_the_members_both_losses_are_one(task: str) -> None:
+    """To second order the divergence of members is that of their mean and of their deviations."""
+    batch = a_batch(task)
+    plain, apart = (stages("hydra", loss=loss)[1].loss for loss in ("kl", "deviation"))
+    torch.manual_seed(0)
+    family = a_student("hydra", task).family
+    # members that nearly agree: else their own curvatures are not the pooled prediction's
+    raw = family.raw(batch.teacher)
+    raw = raw.mean(1, keepdim=True) + 0.01 * (raw - raw.mean(1, keepdim=True))
+    near = Batch(family.predictive(raw, None, "probabilities"), None)
+    student = family.predictive(raw + 1e-3 * torch.randn_like(raw), None, "probabilities")
+    assert float(apart(near, student, FIRST)) == pytest.approx(float(plain(near, student, FIRST)), rel=0.1)
+
+
+@pytest.mark.parametrize("loss", ["kl", "deviation"])
+def test_rows_weigh_by_their_members_disagreement(loss: str) -> None:
+    batch = a_batch()
+    student = Categorical(torch.randn(B, M, K, dtype=torch.float64))
+    plain, weighted = (stages("hydra", loss=loss, row_weight=power)[1].loss for power in (0.0, 0.5))
+    rows = []
+    for row in range(B):
+        alone = Batch(Categorical(batch.teacher.logits[[row]]), None)  # type: ignore[attr-defined]
+        rows.append(float(plain(alone, Categorical(student.logits[[row]]), FIRST)))
+    root = np.sqrt(np.asarray(batch.teacher.summary().model))
+    assert float(weighted(batch, student, FIRST)) == pytest.approx(np.dot(rows, root) / root.sum(), rel=1e-9)
+    same = Batch(Categorical(torch.zeros(B, M, K, dtype=torch.float64)), None)  # nobody disagrees anywhere
+    assert float(weighted(same, student, FIRST)) == pytest.approx(float(plain(same, student, FIRST)))

@@ -327,7 +327,15 @@ def test_options_are_read_in_either_spelling_and_default() -> None:
     for spelling in ("hinton-share", "hinton_share"):
         options = method_options(*asked("hydra", temperature=4, **{spelling: 0.5}))
         assert options.model_dump(include={"temperature", "hinton_share"}) == {"temperature": 4.0, "hinton_share": 0.5}
-    defaults = {"temperature": 1.0, "hinton_share": None, "closed_form": None, "ridge": 1e-4}
+    defaults = {
+        "temperature": 1.0,
+        "hinton_share": None,
+        "closed_form": None,
+        "loss": "kl",
+        "deviation_weight": 1.0,
+        "row_weight": 0.0,
+        "ridge": 1e-4,
+    }
     assert method_options(*asked("hydra")).model_dump() == defaults
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -16,16 +16,42 @@ from ensemble_distill.students.ridge import Ridge
 from ensemble_distill.students.student import Student
 
 
-def members_loss(temperature: float) -> Loss:
+def members_loss(temperature: float, row_weight: float = 0.0) -> Loss:
     """T² (1/M) Σ_m KL(member m ‖ the student's m-th prediction), the mean over rows, with temperature T on both
     sides; members of unequal weight count by theirs."""
 
     def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
         teacher = batch.teacher.tempered(temperature)
         divergence = teacher.member_mean(teacher.kl(student.tempered(temperature)))
-        return temperature**2 * divergence.mean()
+        return temperature**2 * _over_rows(divergence, batch, row_weight)
 
     return loss
+
+
+def deviation_loss(temperature: float, deviation_weight: float, row_weight: float = 0.0) -> Loss:
+    """T² KL(pooled members ‖ pooled heads) + a T² (1/M) Σ_m (how otherwise head m departs from the pooled heads than
+    member m from the pooled members), the mean over rows, with temperature T throughout and `deviation_weight` a.
+
+    At a = 1 it is `members_loss` to second order in the heads' error; what the heads get wrong together and what they
+    get wrong of their differences stand apart in it, so the second can weigh more. See `deviation_error`.
+    """
+
+    def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
+        teacher, student = batch.teacher.tempered(temperature), student.tempered(temperature)
+        pooled = teacher.pooled().kl(student.pooled())[:, 0]
+        apart = teacher.member_mean(teacher.deviation_error(student))
+        return temperature**2 * _over_rows(pooled + deviation_weight * apart, batch, row_weight)
+
+    return loss
+
+
+def _over_rows(losses: Tensor, batch: Batch, row_weight: float) -> Tensor:
+    """The mean over rows (B, …), each weighted by its members' model uncertainty to a power, in shares of the batch."""
+    if row_weight == 0:
+        return losses.mean()
+    disagreement = batch.teacher.summary().model
+    weight = (disagreement + torch.finfo(disagreement.dtype).tiny) ** row_weight
+    return (losses * weight).mean() / weight.mean()
 
 
 def solved_heads(ridge: float) -> Fit:
@@ -69,6 +95,15 @@ class HydraOptions(Options):
         lt=1,
         description="Share of training of the first phase; default 0.3, and 0 for a start from several members.",
     )
+    loss: Literal["kl", "deviation"] = Field(
+        "kl", description="Each head's divergence from its member; or the pooled one, and how heads deviate from it."
+    )
+    deviation_weight: float = Field(
+        1.0, ge=0, description='What deviations count beside the pooled prediction, with loss = "deviation".'
+    )
+    row_weight: float = Field(
+        0.0, ge=0, le=2, description="Power of the members' disagreement by which a row counts; 0 for all alike."
+    )
     closed_form: bool | None = Field(
         None,
         description="Solve for the heads' last layers when the second phase begins; default only after such a start.",
@@ -104,7 +139,11 @@ class Hydra(Method):
         share = HINTON_SHARE if options.hinton_share is None else options.hinton_share
         fit = solved_heads(options.ridge) if options.closed_form else None
         hinton = Stage("hinton", share, lambda student: student, pooled_loss(temperature))
-        heads = Stage("heads", 1 - share, lambda student: student.with_heads(members), members_loss(temperature), fit)
+        if options.loss == "kl":
+            loss = members_loss(temperature, options.row_weight)
+        else:
+            loss = deviation_loss(temperature, options.deviation_weight, options.row_weight)
+        heads = Stage("heads", 1 - share, lambda student: student.with_heads(members), loss, fit)
         return (hinton, heads) if share else (heads,)
 
 

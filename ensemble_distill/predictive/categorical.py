@@ -89,6 +89,21 @@ class Categorical:
         p, q = self.log_probs(), student.log_probs()
         return (p.exp() * (p - q)).sum(-1)
 
+    def deviation_error(self, student: Self) -> Tensor:
+        """How otherwise the student's members depart from what they say together, (B, M, *L), nats.
+
+        ½ Σ_k w_k (d_mk − d'_mk)², with w the mixture of self, and d_m the logits less their w-weighted mean over
+        classes, less the members' mean of that. For small differences it is KL(self ‖ student) of members whose
+        pooled predictions are equal.
+        """
+        w = self.mixture().log_probs().exp()
+        apart = self._deviations(w) - student._deviations(w)
+        return 0.5 * (w * apart.square()).sum(-1)
+
+    def _deviations(self, w: Tensor) -> Tensor:
+        centered = self.logits - (w * self.logits).sum(-1, keepdim=True)
+        return centered - self.member_mean(centered).unsqueeze(1)
+
     def nll(self, y: Tensor) -> Tensor:
         """−ln p(y), (B, M, *L), for classes y (B, *L)."""
         log_probs = self.log_probs()

@@ -76,6 +76,19 @@ class Gaussian:
         distance = (self.mean - student.mean).square() * (-student.log_variance).exp()
         return 0.5 * (ratio.expm1() - ratio + distance)  # expm1: exp(x) − 1 loses all digits where variances agree
 
+    def deviation_error(self, student: Self) -> Tensor:
+        """How otherwise the student's members depart from what they say together, (B, M, *L), nats.
+
+        ½ (d_m − d'_m)² / σ² + ¼ (v_m − v'_m)², with d the means and v the log-variances less their means over
+        members, and σ² the mean variance of self: KL(self ‖ student) to second order, of members with equal means.
+        """
+        variance = self.member_mean(self.log_variance.exp()).unsqueeze(1)
+        means, spreads = (
+            (a - self.member_mean(a).unsqueeze(1)) - (b - student.member_mean(b).unsqueeze(1))
+            for a, b in ((self.mean, student.mean), (self.log_variance, student.log_variance))
+        )
+        return 0.5 * means.square() / variance + 0.25 * spreads.square()
+
     def nll(self, y: Tensor) -> Tensor:
         """−ln N(y; μ_m, σ_m²), (B, M, *L), for targets y (B, *L)."""
         distance = (y.unsqueeze(1) - self.mean).square() * (-self.log_variance).exp()

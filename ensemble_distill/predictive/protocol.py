@@ -44,6 +44,7 @@ class Predictive(Protocol):
     def mixture(self) -> Predictive: ...  # the members' mixture or, where the family has none, its moments; M = 1
     def pooled(self) -> Predictive: ...  # the prediction made of them: the mixture, or as `Average` says; M = 1
     def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), (B, M, *L); an M of 1 is spread over the other's
+    def deviation_error(self, student: Self) -> Tensor: ...  # how far members depart otherwise, nats, (B, M, *L)
     def nll(self, y: Tensor) -> Tensor: ...  # −ln p_m(y), (B, M, *L)
     def pooled_nll(self, y: Tensor) -> Tensor: ...  # −ln p(y) of the prediction, (B, *L); for numbers the mixture's own
     def means(self) -> Tensor: ...  # expectations, (B, M, *L, K): probabilities; for numbers K = 1
