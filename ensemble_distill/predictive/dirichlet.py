@@ -87,6 +87,10 @@ class Dirichlet:
         normalizer = torch.lgamma(a.sum(-1)) - torch.lgamma(a).sum(-1)
         return (normalizer + ((a - 1) * log_probs).sum(-1)).to(self.log_concentration)
 
+    def deviation_error(self, student: Self) -> Tensor:
+        """0, (B, 1, *L): it is one distribution, with no members to depart from it."""
+        return torch.zeros_like(self.log_concentration[..., 0])
+
     def nll(self, y: Tensor) -> Tensor:
         """−ln(α_y/α_0), (B, 1, *L), for classes y (B, *L)."""
         return self.mixture().nll(y)
