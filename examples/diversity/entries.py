@@ -1,0 +1,105 @@
+"""What was tried, one idea at a time, and what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A training: flags of `edistill train` beside edistill.toml, and those that change the cache."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+
+
+SOLVED = ("--epochs", "1", "--lr", "1e-12", "--opt", "sgd")  # no step worth the name: what is solved for alone
+
+
+def _set(**values: str) -> tuple[str, ...]:
+    """`--set key=value` of each; two underscores are a dot, one is a dash."""
+    return tuple(part for k, v in values.items() for part in ("--set", f"{k.replace('__', '.').replace('_', '-')}={v}"))
+
+
+def _views(transform: str, count: int = 4) -> tuple[str, ...]:
+    cache = f"cache-{transform.replace('+', '-')}-{count}"
+    return _set(views__transform=transform, views__count=str(count), output__cache=cache)
+
+
+def _members(count: int) -> str:
+    return "[" + ",".join(f'"member-{index:02d}"' for index in range(count)) + "]"
+
+
+def _stage(rank: int | None, last: str = "2", before: str = "1") -> tuple[str, ...]:
+    """Heads that start from the members' own last stages, behind adapters of that rank."""
+    limit = "" if rank is None else f",rank={rank}"
+    return _set(student__heads=f'{{last-stage="{last}",adapt-from="{before}"{limit}}}', student__init=_members(1))
+
+
+_MIXED, _BODY = _views("affine+mixup"), _set(student__model="student.py:make_body")
+_LAYER, _PLAIN = _set(student__model="student.py:make_layer"), ("--epochs", "8", "--lr", "1e-3")
+_TEN = (*_BODY, *_set(student__init=_members(10)))
+_32 = (*_BODY, *_stage(32), "--lr", "1e-3")
+
+MNIST = (
+    # where it began: one body, a Hinton phase, heads that part by training alone
+    Entry("plain", (*_LAYER, *_set(student__heads="[100,100]"), *_PLAIN), _MIXED),
+    Entry("plain-linear", (*_LAYER, *_set(student__kwargs="{width=256}"), *_PLAIN), _MIXED),
+    # bodies of ten members side by side, linear heads
+    Entry("ten-bodies-solved", (*_TEN, *SOLVED), _MIXED),
+    Entry("ten-bodies", (*_TEN, "--lr", "1e-3"), _MIXED),
+    # each head its member's own last stage, behind a bottleneck of so many channels that all of them read
+    *(Entry(f"rank-{rank}-solved", (*_BODY, *_stage(rank), *SOLVED), _MIXED) for rank in (16, 32, 48, 64, 96, 128)),
+    # the limit: as large as the ensemble
+    Entry("full-rank-solved", (*_BODY, *_stage(None), *SOLVED), _MIXED),
+    # the bottleneck after one member's own first layer, in place of the pixels
+    Entry("one-members-layer-solved", (*_BODY, *_stage(None, "3", "3"), *SOLVED), _MIXED),
+    # training on from there
+    Entry("rank-96", (*_BODY, *_stage(96), "--lr", "1e-4"), _MIXED),
+    Entry("rank-32", _32, _MIXED),
+    Entry("rank-32-lr-1e-4", (*_32[:-1], "1e-4"), _MIXED),
+    Entry("rank-32-lr-3e-4", (*_32[:-1], "3e-4"), _MIXED),
+    # the loss
+    Entry("rank-32-t2", (*_32, *_set(method__temperature="2.0")), _MIXED),
+    Entry("rank-32-deviation", (*_32, *_set(method__loss="deviation")), _MIXED),
+    Entry("rank-32-deviation-4", (*_32, *_set(method__loss="deviation", method__deviation_weight="4.0")), _MIXED),
+    Entry("rank-32-rows", (*_32, *_set(method__row_weight="0.5")), _MIXED),
+    # the views
+    *(Entry(f"rank-32-{name.replace('+', '-')}", _32, _views(name)) for name in ("none", "affine", "mixup", "noise")),
+    Entry("rank-32-one-view", _32, _views("affine+mixup", 1)),
+)
+
+_CIFAR10 = _views("crop-flip+mixup")
+
+
+def _bodies(count: int) -> tuple[str, ...]:
+    return _set(student__init=_members(count))
+
+
+_TWO = ("--epochs", "2", "--lr", "1e-3")
+CIFAR10 = (
+    # where it began: one body from a member, a Hinton phase
+    Entry("plain", (*_set(student__init="member-00"), *_TWO), _CIFAR10),
+    # bodies of several members side by side, linear heads
+    *(Entry(f"bodies-{count}-solved", (*_bodies(count), *SOLVED), _CIFAR10) for count in (1, 2, 3, 4, 5, 6)),
+    Entry("bodies-3", (*_bodies(3), *_TWO), _CIFAR10),
+    Entry("bodies-5", (*_bodies(5), *_TWO), _CIFAR10),
+    # each head its member's own last stage
+    *(
+        Entry(
+            f"stages-{count}-rank-{rank}-solved",
+            (*_bodies(count), *_set(student__heads=f'{{last-stage="stages.2",rank={rank}}}'), *SOLVED),
+            _CIFAR10,
+        )
+        for count, rank in ((1, 96), (3, 96), (3, 192))
+    ),
+    Entry(
+        "stages-1-rank-96",
+        (*_bodies(1), *_set(student__heads='{last-stage="stages.2",rank=96}'), *_TWO),
+        _CIFAR10,
+    ),
+)
+
+SEARCH = {"mnist": MNIST, "cifar10": CIFAR10}
+FINAL = {"mnist": ("rank-96", "rank-64-solved"), "cifar10": ("bodies-3", "bodies-5")}

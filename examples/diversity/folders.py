@@ -1,0 +1,74 @@
+"""The folders that the study works in: members, data, and rows to choose on, to calibrate on, and to report on."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from common import copy_teachers, unpack_cifar10, write_digits
+from ensemble import train_members
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+OOD_ROWS = 2000
+CIFAR10_TRAIN_ROWS = 20_000  # of the 45,000 that the members were trained on
+
+
+def prepare_mnist(shared: Path, work: Path) -> None:
+    """The 50 MLPs of examples/mnist; two random halves of the 10,000 rows that none of them was trained on."""
+    shutil.copy(Path(__file__).parents[1] / "mnist" / "model.py", work / "model.py")
+    if not (work / "mnist.npz").exists():
+        shutil.copy(shared / "data" / "mnist.npz", work / "mnist.npz")
+    train_members(work / "mnist.npz", work)
+    order = np.random.Generator(np.random.PCG64(0)).permutation(10_000)
+    np.save(work / "validation_rows.npy", np.sort(order[:5000]))
+    np.save(work / "calibration_rows.npy", np.sort(order[5000:]))
+    if not (work / "photos.npz").exists():
+        np.savez_compressed(work / "cifar10.npz", x=_gray_cifar10(shared / "data" / "cifar10.zip"))
+        np.savez_compressed(work / "photos.npz", x=_patches(28))
+
+
+def prepare_cifar10(shared: Path, work: Path) -> None:
+    """The ten ResNet-8; two halves of the 5,000 rows that none of them was trained on."""
+    unpack_cifar10(shared, work)
+    copy_teachers(shared / "teachers" / "cifar10-resnet8", work)
+    write_digits(work)
+    unseen = np.sort(np.load(work / "teachers" / "unseen_train_rows.npy"))
+    seen = np.setdiff1d(np.arange(50_000), unseen)
+    order = np.random.Generator(np.random.PCG64(0)).permutation(seen)
+    np.save(work / "train_rows.npy", np.sort(order[:CIFAR10_TRAIN_ROWS]))
+    np.save(work / "validation_rows.npy", unseen[0::2])
+    np.save(work / "calibration_rows.npy", unseen[1::2])
+    if not (work / "mnist.npz").exists():
+        with np.load(shared / "data" / "mnist.npz") as arrays:
+            digits = arrays["test_x"][::5]
+        enlarged = [np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BILINEAR)) for x in digits]
+        np.savez_compressed(work / "mnist.npz", x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
+
+
+PREPARE = {"mnist": prepare_mnist, "cifar10": prepare_cifar10}
+
+
+def _gray_cifar10(archive: Path) -> np.ndarray:
+    """Test pictures of CIFAR-10, 28×28 and gray."""
+    with zipfile.ZipFile(archive) as file:
+        names = sorted(name for name in file.namelist() if "/test/" in name and name.endswith(".jpg"))
+        step = len(names) // OOD_ROWS
+        pictures = [Image.open(io.BytesIO(file.read(name))) for name in names[::step][:OOD_ROWS]]
+    return np.stack([np.asarray(picture.convert("L").resize((28, 28))) for picture in pictures])
+
+
+def _patches(size: int) -> np.ndarray:
+    """Gray patches of the two photographs that come with scikit-learn, at random places."""
+    random = np.random.Generator(np.random.PCG64(0))
+    photos = [np.asarray(Image.fromarray(photo).convert("L").reduce(2)) for photo in load_sample_images().images]
+    corners = random.random((OOD_ROWS, 2))
+    patches = []
+    for index, (down, right) in enumerate(corners):
+        photo = photos[index % len(photos)]
+        top, left = int(down * (photo.shape[0] - size)), int(right * (photo.shape[1] - size))
+        patches.append(photo[top : top + size, left : left + size])
+    return np.stack(patches)
