@@ -177,7 +177,7 @@ class TrainSettings(Section):
     """`[train]`: timm's names for timm's things."""
 
     method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
-    epochs: int = Field(20, ge=1, description="Passes over the training rows.")
+    epochs: int = Field(20, ge=0, description="Passes over the training rows; 0 keeps what is solved for.")
     batch_size: int = Field(128, ge=1, description="Rows in a step.")
     workers: int | None = Field(None, ge=0, description="Loader processes; default 0 on a CPU, else up to 8.")
     opt: str = Field("adamw", description="A timm optimizer.")

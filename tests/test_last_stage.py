@@ -45,7 +45,7 @@ def net(body=False):
 """
 ROWS = {"train": 240, "validation": 12, "test": 40}
 LISTED = {"student.init": ["member-0"]}
-START = {"train.epochs": 1, "train.lr": 1e-12, "train.opt": "sgd", "method.ridge": 1e-9}  # what is solved for stays
+START = {"train.epochs": 0, "method.ridge": 1e-9}  # what is solved for alone
 MLP = {"student.heads": {"last-stage": "2", "adapt-from": "1"}, **LISTED}
 NET = {"student.heads": "last-stage", "student.init": ["member-0", "member-1", "member-2"]}
 

@@ -331,3 +331,14 @@ def test_names_of_classes_that_only_another_split_has_are_known_to_training_too(
     cache_logits(settings(folder, second))
     assert Manifest.load(folder / "second").members[0].class_order == (1, 2, 0)
     assert train(settings(folder, second)).heads == 1
+
+
+def test_no_epochs_are_for_what_is_solved_for(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "f")
+    cache_logits(settings(folder))
+    for more in ({}, {"train.method": "kd"}, {"method.closed-form": True}, {"method.hinton-share": 0}):
+        with refused("train.epochs is 0, and the method begins with a stage that solves for nothing"):
+            train(settings(folder, {"train.epochs": 0, **more}))
+    solved = {"train.epochs": 0, "method.closed-form": True, "method.hinton-share": 0}
+    assert train(settings(folder, solved)).fresh
+    assert not train(settings(folder, solved)).fresh

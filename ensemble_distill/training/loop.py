@@ -137,7 +137,12 @@ class Training:
         self.start = start
         self.outputs = TeacherOutputs(splits)
         self.steps = settings.epochs * order.steps_per_epoch
-        self.ends = boundaries(stages, self.steps)
+        if self.steps == 0 and (len(stages) > 1 or stages[0].fit is None):
+            raise EdistillError(
+                "train.epochs is 0, and the method begins with a stage that solves for nothing. Raise train.epochs, or "
+                "set what is solved for: method.closed-form = true and method.hinton-share = 0."
+            )
+        self.ends = boundaries(stages, self.steps) if self.steps else [0]
         torch.manual_seed(settings.seed)
         self._first = self._state(self._started(student.to(device), 0), 0)
         self.resumed_at = 0  # the step that `run` went on from
@@ -274,7 +279,7 @@ class Training:
             raise EdistillError(f"train.opt is {settings.opt!r}, which timm refuses: {error}.") from None
         if getattr(optimizer, "is_second_order", False):
             raise EdistillError(f"train.opt is {settings.opt!r}, which needs second derivatives. Use another.")
-        steps = self.ends[stage] - (self.ends[stage - 1] if stage else 0)
+        steps = max(1, self.ends[stage] - (self.ends[stage - 1] if stage else 0))
         warmup = min(settings.warmup_epochs * self.order.steps_per_epoch, steps - 1) / steps
         scheduler, _ = create_scheduler_v2(
             optimizer,
