@@ -25,7 +25,7 @@ from ensemble_distill.methods.method import Stage
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.students.run import load_student
 from ensemble_distill.students.student import Student
-from ensemble_distill.training.loop import boundaries
+from ensemble_distill.training.shares import boundaries
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import TrainReport, train
 

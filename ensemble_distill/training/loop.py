@@ -29,6 +29,7 @@ from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
 from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
+from ensemble_distill.training.shares import boundaries
 
 SUMMARY = "summary.csv"
 # rows in their views that a stage solves from: so many for each weight of an output, within bounds
@@ -62,29 +63,6 @@ class _State:
     scaler: torch.amp.GradScaler
     table: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of the epoch so far
-
-
-def boundaries(stages: Sequence[Stage], steps: int) -> list[int]:
-    """The step at which each stage ends; the last is `steps`.
-
-    Raises:
-        EdistillError: there are fewer steps than stages.
-    """
-    if steps < len(stages):
-        names = ", ".join(stage.name for stage in stages)
-        raise EdistillError(
-            f"Training has {steps} steps, and the method has {len(stages)} stages ({names}). Raise train.epochs, or "
-            "lower train.batch-size."
-        )
-    ends: list[int] = []
-    share = 0.0
-    for index, stage in enumerate(stages):
-        share += stage.share
-        earliest = (ends[-1] if ends else 0) + 1
-        latest = steps - (len(stages) - 1 - index)
-        ends.append(min(max(round(share * steps), earliest), latest))
-    ends[-1] = steps
-    return ends
 
 
 def _number(loss: Tensor, stage: str) -> float:
@@ -137,12 +115,7 @@ class Training:
         self.start = start
         self.outputs = TeacherOutputs(splits)
         self.steps = settings.epochs * order.steps_per_epoch
-        if self.steps == 0 and (len(stages) > 1 or stages[0].fit is None):
-            raise EdistillError(
-                "train.epochs is 0, and the method begins with a stage that solves for nothing. Raise train.epochs, or "
-                "set what is solved for: method.closed-form = true and method.hinton-share = 0."
-            )
-        self.ends = boundaries(stages, self.steps) if self.steps else [0]
+        self.ends = boundaries(stages, self.steps)
         torch.manual_seed(settings.seed)
         self._first = self._state(self._started(student.to(device), 0), 0)
         self.resumed_at = 0  # the step that `run` went on from
