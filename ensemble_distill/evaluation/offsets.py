@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from scipy.optimize import brentq
@@ -17,6 +17,8 @@ from ensemble_distill.runtime.keys import normals
 
 LIMIT = 2**24  # numbers of the members that are kept: 128 MiB, all of 10,000 rows of 50 members and 10 classes
 CHUNK = 2**20  # numbers in flight at once
+DRAWS = 8  # of which the best is taken: those of few members are not alike
+SAMPLE = 2**18  # numbers that it is chosen on
 DOUBLINGS = 8  # of the first guess of the scale; it is exact for numbers, and near for classes
 
 
@@ -25,9 +27,10 @@ class Offsets:
 
     The fake's head m says ln q̄ + s·o_m for classes, with q̄ the mean probabilities of the student's heads and o_m (K,)
     drawn from a standard normal distribution; for numbers it says N(μ̄ + s·o_m, σ̄²), from the moments of the student's
-    mixture. The o_m are the same for every row and student, and nothing in them is about the members; s is such that
-    the mean model uncertainty is the ensemble's. Two passes over the rows are needed, so they are kept: all of them, or
-    evenly spread ones where they are more than `limit` numbers.
+    mixture. The o_m are the same for every row, and s is such that the mean model uncertainty is the ensemble's. Of
+    `DRAWS` such fakes that of the least l1 is taken: it is to be as good as one without knowledge of the members gets.
+    More than one pass over the rows is needed, so they are kept: all of them, or evenly spread ones where they are more
+    than `limit` numbers.
 
     Args:
         family: of the members' outputs.
@@ -59,27 +62,40 @@ class Offsets:
         as that of members which are sure of different classes.
         """
         outputs = torch.cat(self._outputs)
-        drawn = self._drawn(outputs)
         said = [self._pooling(part).summary() for part in self._chunks(outputs)]
-        wanted, total = (
-            float(torch.cat(each).mean()) for each in zip(*((s.model, s.total) for s in said), strict=True)
-        )
-        if wanted <= ROUNDING * total:
+        uncertainty, total = (torch.cat(each) for each in zip(*((s.model, s.total) for s in said), strict=True))
+        if uncertainty.mean() <= ROUNDING * total.mean():
             return {}
+        draws = [self._drawn(outputs, draw) for draw in range(DRAWS)]
         found: dict[int, Rows] = {}
         for student, parts in self._means.items():
             mean = torch.cat(parts)
-            scale = self._scale(mean, drawn, wanted)
+            drawn = draws[self._best(mean, draws, uncertainty)]
+            scale = self._scale(mean, drawn, float(uncertainty.mean()))
             if scale is not None:
                 pieces = zip(self._chunks(outputs), self._chunks(mean, outputs), strict=True)
                 found[student] = concatenate(self._faked(*piece, scale * drawn) for piece in pieces)
         return found
 
-    def _drawn(self, outputs: Tensor) -> Tensor:
+    def _drawn(self, outputs: Tensor, draw: int) -> Tensor:
         """Offsets (1, M, W) of scale 1; of numbers only the mean is moved, which is the first of a member's outputs."""
-        drawn = torch.from_numpy(normals((1, *outputs.shape[1:]), "offsets")).to(outputs)
+        drawn = torch.from_numpy(normals((1, *outputs.shape[1:]), "offsets", draw)).to(outputs)
         drawn[..., self._pooling(outputs[:1]).means().shape[-1] :] = 0
         return drawn
+
+    def _best(self, mean: Tensor, draws: Sequence[Tensor], uncertainty: Tensor) -> int:
+        """Which draw's l1 is the least, on evenly spread rows. Those of numbers are all alike: then it is the first."""
+        stride = -(-len(mean) * draws[0].numel() // SAMPLE)
+        mean, uncertainty = mean[::stride], uncertainty[::stride]
+        found = []
+        for drawn in draws:
+            scale = self._scale(mean, drawn, float(uncertainty.mean()))
+            if scale is None:
+                found.append(math.inf)
+            else:
+                theirs = self._pooling(mean + scale * drawn).summary().model
+                found.append(round(float((theirs - uncertainty).abs().sum() / uncertainty.sum()), 6))
+        return found.index(min(found))
 
     def _faked(self, outputs: Tensor, mean: Tensor, offsets: Tensor) -> Rows:
         ensemble, fake = self._pooling(outputs), self._pooling(mean + offsets)
@@ -87,7 +103,7 @@ class Offsets:
         return fidelity_rows(ensemble, fake) | {name: values.numpy() for name, values in uncertainties.items()}
 
     def _scale(self, mean: Tensor, drawn: Tensor, wanted: float) -> float | None:
-        """By which the offsets `drawn` give the fake a mean model uncertainty of `wanted`, above 0; None for no scale.
+        """By which the offsets `drawn` give the fake a mean model uncertainty of `wanted`; None where none does.
 
         Model uncertainty grows as the scale's square while it is small, for numbers always: from that guess a bracket
         is found and, in it, the scale itself.
@@ -101,7 +117,7 @@ class Offsets:
             return uncertainty(math.exp(log_scale)) / wanted - 1
 
         unscaled = uncertainty(1.0)
-        if unscaled <= 0:
+        if min(unscaled, wanted) <= 0:
             return None
         near = 0.5 * math.log(wanted / unscaled)
         at = excess(near)
