@@ -15,11 +15,11 @@ from ensemble_distill.evaluation.rows import concatenate, fidelity_rows
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime.keys import normals
 
-LIMIT = 2**24  # numbers of the members that are kept: 128 MiB, all of 10,000 rows of 50 members and 10 classes
+LIMIT = 2**22  # numbers of the members that are kept, 32 MiB: 8,000 rows of 50 members and 10 classes
 CHUNK = 2**20  # numbers in flight at once
 DRAWS = 8  # of which the best is taken: those of few members are not alike
 SAMPLE = 2**18  # numbers that it is chosen on
-DOUBLINGS = 8  # of the first guess of the scale; it is exact for numbers, and near for classes
+STEP, STEPS = 0.05, 8  # of the logarithm of the scale from the first guess, each twice as long as the last
 
 
 class Offsets:
@@ -70,8 +70,9 @@ class Offsets:
         found: dict[int, Rows] = {}
         for student, parts in self._means.items():
             mean = torch.cat(parts)
-            drawn = draws[self._best(mean, draws, uncertainty)]
-            scale = self._scale(mean, drawn, float(uncertainty.mean()))
+            best, guess = self._best(mean, draws, uncertainty)
+            drawn = draws[best]
+            scale = self._scale(mean, drawn, float(uncertainty.mean()), guess)
             if scale is not None:
                 pieces = zip(self._chunks(outputs), self._chunks(mean, outputs), strict=True)
                 found[student] = concatenate(self._faked(*piece, scale * drawn) for piece in pieces)
@@ -83,30 +84,32 @@ class Offsets:
         drawn[..., self._pooling(outputs[:1]).means().shape[-1] :] = 0
         return drawn
 
-    def _best(self, mean: Tensor, draws: Sequence[Tensor], uncertainty: Tensor) -> int:
-        """Which draw's l1 is the least, on evenly spread rows. Those of numbers are all alike: then it is the first."""
+    def _best(self, mean: Tensor, draws: Sequence[Tensor], uncertainty: Tensor) -> tuple[int, float | None]:
+        """Which draw's l1 is the least, and its scale, on evenly spread rows. Those of numbers are all alike: then it
+        is the first."""
         stride = -(-len(mean) * draws[0].numel() // SAMPLE)
         mean, uncertainty = mean[::stride], uncertainty[::stride]
+        scales = [self._scale(mean, drawn, float(uncertainty.mean())) for drawn in draws]
         found = []
-        for drawn in draws:
-            scale = self._scale(mean, drawn, float(uncertainty.mean()))
+        for drawn, scale in zip(draws, scales, strict=True):
             if scale is None:
                 found.append(math.inf)
             else:
                 theirs = self._pooling(mean + scale * drawn).summary().model
                 found.append(round(float((theirs - uncertainty).abs().sum() / uncertainty.sum()), 6))
-        return found.index(min(found))
+        best = found.index(min(found))
+        return best, scales[best]
 
     def _faked(self, outputs: Tensor, mean: Tensor, offsets: Tensor) -> Rows:
         ensemble, fake = self._pooling(outputs), self._pooling(mean + offsets)
         uncertainties = {"ensemble": ensemble.summary().model, "model_uncertainty": fake.summary().model}
         return fidelity_rows(ensemble, fake) | {name: values.numpy() for name, values in uncertainties.items()}
 
-    def _scale(self, mean: Tensor, drawn: Tensor, wanted: float) -> float | None:
+    def _scale(self, mean: Tensor, drawn: Tensor, wanted: float, guess: float | None = None) -> float | None:
         """By which the offsets `drawn` give the fake a mean model uncertainty of `wanted`; None where none does.
 
-        Model uncertainty grows as the scale's square while it is small, for numbers always: from that guess a bracket
-        is found and, in it, the scale itself.
+        From a guess a bracket is found and, in it, the scale. Model uncertainty grows as the scale's square while it is
+        small, for numbers always: that is the guess where there is no other.
         """
 
         def uncertainty(scale: float) -> float:
@@ -116,17 +119,18 @@ class Offsets:
         def excess(log_scale: float) -> float:
             return uncertainty(math.exp(log_scale)) / wanted - 1
 
-        unscaled = uncertainty(1.0)
-        if min(unscaled, wanted) <= 0:
-            return None
-        near = 0.5 * math.log(wanted / unscaled)
+        if guess is None:
+            unscaled = uncertainty(1.0)
+            if min(unscaled, wanted) <= 0:
+                return None
+            guess = math.sqrt(wanted / unscaled)
+        near = math.log(guess)
         at = excess(near)
-        step = math.copysign(math.log(2), -at)
-        for _ in range(DOUBLINGS):
-            far = near + step
+        for step in range(STEPS):
+            far = near + math.copysign(STEP * 2**step, -at)
             there = excess(far)
             if at * there <= 0:
-                return math.exp(brentq(excess, near, far, xtol=1e-7))
+                return math.exp(brentq(excess, near, far, xtol=1e-6))
             near, at = far, there
         return None
 
