@@ -131,7 +131,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(road: tuple[Path, dict[str,
 def test_the_table_of_evaluate_shows_every_figure(road: tuple[Path, dict[str, Result]]) -> None:
     _, said = road
     shown = said["evaluate"].stdout.replace(" ", "_")
-    for name in (*MODEL, *FIDELITY, "quarter-turned", "parameters", "latency", "Control_for_the_Spearman"):
+    for name in (*MODEL, *FIDELITY, "quarter-turned", "parameters", "latency", "collapsed", "offsets", "halves"):
         assert name in shown, name
 
 
