@@ -131,7 +131,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(road: tuple[Path, dict[str,
 def test_the_table_of_evaluate_shows_every_figure(road: tuple[Path, dict[str, Result]]) -> None:
     _, said = road
     shown = said["evaluate"].stdout.replace(" ", "_")
-    for name in (*MODEL, *FIDELITY, "quarter-turned", "parameters", "latency", "Control_for_the_Spearman"):
+    for name in (*MODEL, *FIDELITY, "quarter-turned", "parameters", "latency", "collapsed", "offsets", "halves"):
         assert name in shown, name
 
 
@@ -154,7 +154,8 @@ def test_a_second_time_all_is_up_to_date(road: tuple[Path, dict[str, Result]], m
 def test_evaluate_prints_the_promised_document(quick: Path) -> None:
     found = document(edistill("evaluate --json"))
     promised = ["schema", "task", "run", "split", "rows", "models", "fidelity", "ood", "cost"]
-    assert list(found) == [*promised, "subensembles", "subensemble_fidelity", "shifts", "shift_levels"]
+    more = ["subensembles", "subensemble_fidelity", "fidelity_controls", "shifts", "shift_levels"]
+    assert list(found) == [*promised, *more]
     assert {key: found[key] for key in list(found)[:5]} == {
         "schema": 1,
         "task": "classification",
@@ -167,6 +168,8 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         assert list(figures) == MODEL
         assert (figures["model_uncertainty"] is None) == (model == "member")
     assert set(found["fidelity"]) >= FIDELITY
+    assert list(found["fidelity_controls"]) == ["collapsed", "offsets", "total_uncertainty", "halves"]
+    assert all(list(figures) == list(found["fidelity"]) for figures in found["fidelity_controls"].values())
     assert list(found["ood"]) == ["quarter-turned"]
     for model, figures in found["ood"]["quarter-turned"].items():
         assert list(figures) == ["total_uncertainty", "model_uncertainty"]

@@ -56,6 +56,11 @@ def test_the_figures_are_those_of_the_members_and_the_student(digits: Path, sett
         "model_uncertainty_ratio": student["model_uncertainty"] / ensemble["model_uncertainty"],
     }
     assert_figures(document["fidelity"], wanted, rtol=5e-3, atol=1e-3)
+    controls = document["fidelity_controls"]
+    assert controls["collapsed"]["diversity_explained"] == 0
+    assert_allclose(controls["offsets"]["model_uncertainty_ratio"], 1, rtol=1e-5)
+    assert controls["offsets"]["diversity_explained"] < 0 < document["fidelity"]["diversity_explained"]
+    assert 0 < controls["halves"]["model_uncertainty_l1"] < 1
 
 
 def test_the_ensemble_pools_as_the_run_was_trained(digits: Path, settings_of: SettingsOf) -> None:
@@ -122,6 +127,8 @@ def test_a_student_of_one_head_leaves_null_what_needs_several(digits: Path, sett
     fidelity = document["fidelity"]
     known = {name for name, value in fidelity.items() if value is not None}
     assert known == {"mean_kl", "agreement", "gap_closed"}
+    controls = document["fidelity_controls"]
+    assert {name for name, found in controls.items() if any(v is not None for v in found.values())} == {"halves"}
 
 
 # --- where the members' outputs come from -----------------------------------------------------------------------

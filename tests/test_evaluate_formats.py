@@ -20,6 +20,8 @@ from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.app import app
+from ensemble_distill.cli.comparison import Comparison
+from ensemble_distill.cli.evaluate import Style, show
 from ensemble_distill.config import load_settings
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
@@ -54,6 +56,12 @@ def kept(folder: Path, run: str) -> dict[str, Any]:
     return found
 
 
+def headers(stdout: str) -> list[list[str]]:
+    """The columns of each printed table."""
+    lines = [line for line in stdout.splitlines() if line.startswith("┃")]
+    return [[cell.strip() for cell in line.strip("┃").split("┃")] for line in lines]
+
+
 def cells(stdout: str, bar: str) -> dict[str, list[str]]:
     """The rows of a printed table by their labels; the first of those that share one."""
     rows: dict[str, list[str]] = {}
@@ -72,15 +80,21 @@ def test_one_run_in_one_table(evaluate: Any, made: Path) -> None:
     found, document = cells(result.stdout, "│"), kept(made, "heads")
     explained = document["fidelity"]["diversity_explained"]
     assert result.stdout.startswith(f"heads on 10 rows of test: {explained:.0%} of the members' diversity explained\n")
-    header = [cell.strip() for cell in result.stdout.splitlines()[2].strip("┃").split("┃")]
-    assert header == ["", "ensemble", "member", "best-2", "best-3", "heads"]
+    near, alone = headers(result.stdout)
+    assert near == ["", "ensemble", "best-2", "best-3", "heads", "collapsed", "offsets", "total uncertainty", "halves"]
+    assert alone == ["", "ensemble", "member", "best-2", "best-3", "heads"]
     models = document["models"]
     shown = ("ensemble", "member", "best-2", "best-3", "student")
     for figure in ("accuracy", "nll", "brier", "ece", "total_uncertainty", "model_uncertainty"):
         assert found[figure.replace("_", " ")] == [render.number(models[model][figure]) for model in shown]
-    assert found["diversity explained"] == ["1", "–", "–", "–", render.number(explained)]
+    controls = document["fidelity_controls"]
+    offsets = render.number(controls["offsets"]["diversity_explained"])
+    assert found["diversity explained"] == ["1", "–", "–", render.number(explained), "0.0000", offsets, "–", "–"]
+    assert found["model uncertainty spearman"][4:] == [
+        render.number(figures["model_uncertainty_spearman"]) for figures in controls.values()
+    ]
     assert found["mean kl"][0] == "0", "the ensemble's own column is the aim"
-    assert found["gap closed"][2:] == [
+    assert found["gap closed"][1:4] == [
         render.number(figures["gap_closed"])
         for figures in (*document["subensemble_fidelity"].values(), document["fidelity"])
     ]
@@ -94,17 +108,43 @@ def test_one_run_in_one_table(evaluate: Any, made: Path) -> None:
     below = result.stdout[result.stdout.rindex("┘") :]
     names = " + ".join(document["subensembles"]["best-2"])
     assert f"best-2: {names}; best-3: " in below
-    assert "Control for the Spearman: " in below
+    assert "collapsed: every head says the student's mean.\n" in result.stdout
     assert "under shifts" not in result.stdout
+    repeated = {"model uncertainty spearman control", "collapsed kl"}
+    assert not repeated & found.keys(), "the columns tell it"
+
+
+def test_a_line_of_the_controls(
+    made: Path, evaluate: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate("heads")
+    monkeypatch.setattr(render, "_result", None)
+    document = kept(made, "heads")
+    l1 = {"collapsed": 1.0, "offsets": 0.34125, "total_uncertainty": 0.5, "halves": 0.08}
+    document["fidelity"]["model_uncertainty_l1"] = 0.25
+    for model in ("best-2", "best-3"):
+        document["subensemble_fidelity"][model]["model_uncertainty_l1"] = 0.75
+    for control, value in l1.items():
+        document["fidelity_controls"][control]["model_uncertainty_l1"] = value
+    show(Comparison(document), Style.markdown)
+    lines = capsys.readouterr().out.splitlines()
+    assert "|  | ensemble | best-2 | best-3 | heads | collapsed | offsets | total uncertainty | halves |" in lines
+    assert "| model uncertainty l1 | 0 | 0.7500 | 0.7500 | 0.2500 | 1.0000 | 0.3412 | 0.5000 | 0.0800 |" in lines
 
 
 def test_several_runs_are_columns(evaluate: Any, made: Path) -> None:
     result = evaluate("one heads")
     found = cells(result.stdout, "│")
     assert result.stdout.startswith("2 runs on 10 rows of test\n")
-    assert result.stdout.splitlines()[2].replace("┃", " ").split() == [
-        *("ensemble", "member", "best-2", "best-3", "one", "heads")
+    assert headers(result.stdout) == [
+        ["", "ensemble", "halves", "best-2", "best-3", "one", "heads"],
+        ["", "ensemble", "member", "best-2", "best-3", "one", "heads"],
     ]
+    assert "Control for the Spearman: " in result.stdout
+    control = kept(made, "heads")["fidelity"]["model_uncertainty_spearman_control"]
+    assert found["model uncertainty spearman control"][4:] == ["–", render.number(control)]
+    halves = kept(made, "heads")["fidelity_controls"]["halves"]
+    assert found["model uncertainty l1"][:2] == ["0", render.number(halves["model_uncertainty_l1"])]
     nll = [kept(made, run)["models"]["student"]["nll"] for run in ("one", "heads")]
     assert found["nll"][4:] == [render.number(value) for value in nll]
     assert found["diversity explained"][4] == "–", "one head has none"
@@ -155,7 +195,8 @@ def test_markdown_is_the_same_table_with_pipes(evaluate: Any) -> None:
         lines = [line for line in text.splitlines() if line.startswith("|")]
         assert {line.count("|") for line in lines} == {8}
         assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    assert first.startswith("**2 runs on 10 rows of test**\n\n|  | ensemble | member |")
+    assert first.startswith("**2 runs on 10 rows of test**\n\n|  | ensemble | halves | best-2 |")
+    assert "**each model by itself**\n\n|  | ensemble | member |" in first
     rows, table = cells(found, "|"), cells(evaluate("one heads --shifts").stdout, "│")
     assert rows["nll"] == table["nll"]
     assert rows["rotation 3 (54°)"] == table["rotation 3 (54°)"]
@@ -178,6 +219,9 @@ def test_csv_is_tidy_and_exact(evaluate: Any, made: Path) -> None:
         outside = document["ood"]["noise"]["student"]["total_uncertainty"]
         assert float(found["ood/noise", "total_uncertainty", run]) == outside
         assert float(found["shifts/blur/5", "brier", run]) == document["shifts"]["blur"]["5"]["student"]["brier"]
+    halves = documents["heads"]["fidelity_controls"]["halves"]
+    assert float(found["fidelity", "model_uncertainty_l1", "halves"]) == halves["model_uncertainty_l1"]
+    assert ("fidelity", "model_uncertainty_l1", "offsets") not in found, "of a single run alone"
     near = documents["one"]["subensemble_fidelity"]["best-2"]
     assert float(found["fidelity", "gap_closed", "best-2"]) == near["gap_closed"]
     assert found["fidelity", "diversity_explained", "one"] == found["uncertainty", "model_uncertainty", "member"] == ""

@@ -47,6 +47,7 @@ BEYOND = {
         "runtime",  # a user's factory is loaded, and a run hashed, as everywhere else
     },
     "predictive": {"facts"},  # a Calibration is what a student's predictions are corrected by, in files and in tensors
+    "evaluation": {"runtime"},  # the controls draw random numbers, by keys as everywhere else
     "calibration": {"facts"},
     "caching": {"facts"},  # Member and Preprocessing pass through it from teachers to cache
     "methods": {"runtime"},  # --method file.py:Class

@@ -26,6 +26,14 @@ PERFECT = {
     "agreement": "1",
     "gap_closed": "1",
 }
+# of a single run these stand in the columns of the controls
+TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl")
+CONTROLS = {
+    "collapsed": "every head says the student's mean.",
+    "offsets": "that mean with random offsets, the same on every row, of the ensemble's model uncertainty.",
+    "total_uncertainty": "the student's, scaled to a ratio of 1, in the place of its model uncertainty.",
+    "halves": "half of the members against the other half: what an independent ensemble of that size gets.",
+}
 LABELS = {"macs": "multiply-accumulates", "latency_ms": "latency, one thread (ms)"}
 UNITS = {
     "classification": "uncertainty (nats)",
@@ -88,17 +96,20 @@ def register(app: typer.Typer) -> None:
 
 
 def show(found: Comparison, style: Style) -> None:
-    """One table of all figures, and one more of the shifts."""
+    """A table of how near the students are, one of each model by itself, and one of the shifts."""
     if style is Style.csv:
         cells = [
             (line.section, line.figure, model, value)
             for line in found.lines()
-            for model, value in zip(found.columns, line.values, strict=True)
+            for model, value in zip(line.models, line.values, strict=True)
         ]
         render.csv(("section", "figure", "model", "value"), cells)
         return
     grid = render.markdown if style is Style.markdown else render.grid
-    grid(_title(found), ["", *found.columns], _sections(found), _caption(found))
+    near, alone = _sections(found)
+    headings = [name.replace("_", " ") if name in found.controls else name for name in found.near]
+    grid(_title(found), ["", *headings], near, _caption_near(found))
+    grid("each model by itself", ["", *found.columns], alone, _caption(found))
     if found.runs[0]["shifts"] is not None:
         grid("under shifts", ["shift, severity", *found.columns], _shifted(found))
     for run in found.runs:
@@ -126,12 +137,13 @@ def _title(found: Comparison) -> str:
     return f"{first['run']} {rows}{headline}"
 
 
-def _sections(found: Comparison) -> dict[str, list[list[str]]]:
-    """All but the shifts; figures that apply to no model are left out."""
+def _sections(found: Comparison) -> tuple[render.Sections, render.Sections]:
+    """Fidelity, and all else but the shifts; figures that apply to no model are left out."""
     sections: dict[str, list[list[str]]] = {}
     for line in found.lines():
         kind, _, name = line.section.partition("/")
-        if kind != "shifts" and any(value is not None for value in line.values):
+        repeated = len(found.runs) == 1 and line.figure in TOLD_BY_CONTROLS
+        if kind != "shifts" and not repeated and any(value is not None for value in line.values):
             title = {
                 "uncertainty": UNITS[found.runs[0]["task"]],
                 "ood": f"out of distribution: {name} (AUROC)",
@@ -139,7 +151,7 @@ def _sections(found: Comparison) -> dict[str, list[list[str]]]:
             }.get(kind, kind)
             label = LABELS.get(line.figure, line.figure.replace("_", " "))
             sections.setdefault(title, []).append([f"by {label}" if kind == "ood" else label, *_cells(line)])
-    return sections
+    return {"fidelity": sections.pop("fidelity")}, sections
 
 
 def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
@@ -166,17 +178,20 @@ def _cells(line: Line) -> list[str]:
     return cells
 
 
+def _caption_near(found: Comparison) -> str:
+    told = ["ensemble: what a perfect student gets."]
+    told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
+    if len(found.runs) > 1 and any(run["fidelity"]["model_uncertainty_spearman"] is not None for run in found.runs):
+        told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
+    return "\n".join(told)
+
+
 def _caption(found: Comparison) -> str:
     first = found.runs[0]
-    told = [
-        "ensemble, under fidelity: what a perfect student gets.",
-        "member: the mean over members of each one's own.",
-    ]
+    told = ["member: the mean over members of each one's own."]
     parts = [f"{name}: {' + '.join(names)}" for name, names in first["subensembles"].items() if names is not None]
     if parts:
         told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")
     if any(run["models"]["student"]["model_uncertainty"] is None for run in found.runs):
         told.append("A single head cannot tell data from model uncertainty: what it calls data is the total.")
-    if any(run["fidelity"]["model_uncertainty_spearman"] is not None for run in found.runs):
-        told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
     return "\n".join(told)

@@ -1,7 +1,7 @@
 """How much of the ensemble is left in the student, diversity first.
 
 The ratio and the rank correlation of model uncertainty are easily faked: constant random offsets on one mean reach
-a ratio of 1 and a Spearman of .95. `diversity_explained` is not.
+a ratio of 1 and a Spearman of .95. `diversity_explained` is not; what such fakes get is in `controls`.
 """
 
 from __future__ import annotations
@@ -54,27 +54,42 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows, unit: floa
     figures["mean_kl"] = float(both["mean_kl"].mean())
     if "prediction" in student:
         figures["agreement"] = float((student["prediction"] == ensemble["prediction"]).mean())
-    if "member_kl" in both:
-        figures["member_kl"] = float(both["member_kl"].mean())
-        figures["collapsed_kl"] = float(both["collapsed_kl"].mean())
-        unexplained = _ratio(both["member_kl"].mean(), both["collapsed_kl"].mean())
-        figures["diversity_explained"] = None if unexplained is None else 1 - unexplained
-        figures["deviation_correlation"] = _ratio(
-            both["deviation_product"].mean(),
-            np.sqrt(both["deviation_ensemble"].mean() * both["deviation_student"].mean()),
-            unit,
-        )
+    figures |= diversity_figures(both, unit)
     if "model_uncertainty" in ensemble and "model_uncertainty" in student:
-        theirs, uncertainty = student["model_uncertainty"], ensemble["model_uncertainty"]
-        figures["model_uncertainty_l1"] = _ratio(np.abs(theirs - uncertainty).mean(), uncertainty.mean(), unit)
-        figures["model_uncertainty_ratio"] = _ratio(theirs.mean(), uncertainty.mean(), unit)
-        figures["model_uncertainty_spearman"] = spearman(theirs, uncertainty, unit)
+        uncertainty = ensemble["model_uncertainty"]
+        figures |= spread_figures(student["model_uncertainty"], uncertainty, unit)
         figures["model_uncertainty_spearman_control"] = spearman(student["total_uncertainty"], uncertainty, unit)
     if "nll" in student:
         figures["gap_closed"] = _ratio(
             member["nll"].mean() - student["nll"].mean(), member["nll"].mean() - ensemble["nll"].mean()
         )
     return figures
+
+
+def diversity_figures(both: Rows, unit: float) -> Figures:
+    """The figures that need one head per member, from `fidelity_rows`; none where those have none."""
+    if "member_kl" not in both:
+        return {}
+    unexplained = _ratio(both["member_kl"].mean(), both["collapsed_kl"].mean())
+    return {
+        "diversity_explained": None if unexplained is None else 1 - unexplained,
+        "deviation_correlation": _ratio(
+            both["deviation_product"].mean(),
+            np.sqrt(both["deviation_ensemble"].mean() * both["deviation_student"].mean()),
+            unit,
+        ),
+        "member_kl": float(both["member_kl"].mean()),
+        "collapsed_kl": float(both["collapsed_kl"].mean()),
+    }
+
+
+def spread_figures(theirs: NDArray[np.float64], uncertainty: NDArray[np.float64], unit: float) -> Figures:
+    """l1, ratio and Spearman of `theirs` against the ensemble's model uncertainty, each (N,)."""
+    return {
+        "model_uncertainty_l1": _ratio(np.abs(theirs - uncertainty).mean(), uncertainty.mean(), unit),
+        "model_uncertainty_ratio": _ratio(theirs.mean(), uncertainty.mean(), unit),
+        "model_uncertainty_spearman": spearman(theirs, uncertainty, unit),
+    }
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64], unit: float = 1.0) -> float | None:

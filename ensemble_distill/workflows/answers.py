@@ -50,7 +50,7 @@ class Answers:
         self.workers = loader_workers(settings.train.workers, self.device)
         folder = Path(settings.output.cache)
         self._cache = Cache(folder) if (folder / MANIFEST).is_file() else None
-        self._family = members_family(run.config.task)
+        self.family = members_family(run.config.task)
         weights = run.config.pooling(len(self.members))
         self._weights = None if weights is None else weights.double()
 
@@ -58,7 +58,13 @@ class Answers:
         """The ensemble's prediction from all members' outputs (B, M, W), or that of the members at some positions."""
         at = list(range(len(self.members)) if some is None else some)
         weights = None if self._weights is None else self._weights[at]
-        return cast(Members, self._family.predictive(outputs[:, at], weights, self.run.config.average))
+        return cast(Members, self.family.predictive(outputs[:, at], weights, self.run.config.average))
+
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """The positions of the members that are part of the ensemble: those of a weight above 0."""
+        weights = [1.0] * len(self.members) if self._weights is None else self._weights.tolist()
+        return tuple(at for at, weight in enumerate(weights) if weight > 0)
 
     def of(self, split: str, source: Source) -> Iterator[Tensor]:
         """Every member's outputs (B, M, W) on a configured split, batch by batch as `plain_batches` cuts them."""

@@ -15,6 +15,8 @@ from ensemble_distill.data.source import Array, Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.cost import cost, mean_cost
 from ensemble_distill.evaluation.figures import Figures, Rows
+from ensemble_distill.evaluation.halves import halves, halves_rows
+from ensemble_distill.evaluation.offsets import Offsets
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.subensembles import SubEnsembles
 from ensemble_distill.evaluation.tasks import TASKS
@@ -36,10 +38,14 @@ class Compared:
     Attributes:
         models: of each model.
         nearness: to the ensemble, of each model that is not made of all its members; see `fidelity_rows`.
+        offsets: of each student's fake that there is; see `Offsets.rows`.
+        halves: of the ensemble; see `halves_rows`. None for too few members, and on rows that have no controls.
     """
 
     models: Mapping[Model, Rows]
     nearness: Mapping[Model, Rows]
+    offsets: Mapping[int, Rows]
+    halves: Rows | None
 
 
 class Comparison:
@@ -70,10 +76,11 @@ class Comparison:
         self.chosen = {name: search.best(size) for name, size in SIZES.items()}
 
     def on(self, split: str, source: Source) -> Compared:
-        """Every model on a configured split; labels of OOD sets mean nothing here."""
-        labels = None if split.startswith("ood/") else source.labels
+        """Every model on a configured split; labels of OOD sets mean nothing here, and there are no controls there."""
+        inside = not split.startswith("ood/")
+        labels = source.labels if inside else None
         self.progress.start(f"evaluating {split}", total=len(source), unit="rows")
-        compared = self._compared(source, labels, self.answers.of(split, source), split)
+        compared = self._compared(source, labels, self.answers.of(split, source), split, controlled=inside)
         self.progress.finish()
         return compared
 
@@ -108,33 +115,44 @@ class Comparison:
         return found
 
     @torch.no_grad()
-    def _compared(self, source: Source, labels: Array | None, answers: Iterator[Tensor], named: str) -> Compared:
+    def _compared(
+        self, source: Source, labels: Array | None, answers: Iterator[Tensor], named: str, controlled: bool = False
+    ) -> Compared:
         models: dict[Model, list[Rows]] = defaultdict(list)
         nearness: dict[Model, list[Rows]] = defaultdict(list)
+        offsets = Offsets(self.answers.family, self.answers.predictive, len(source))
+        splits, split_rows = halves(self.answers.pooled) if controlled else [], []
         for (rows, students), outputs in zip(self._predicted(source, named), answers, strict=True):
             ensemble = self.answers.predictive(outputs)
             y = None if labels is None else _labels(labels[rows.start : rows.stop])
             models["ensemble"].append(prediction_rows(self.task, ensemble, y))
             models["member"].append(member_rows(self.task, ensemble, y))
-            others: dict[Model, Predictive] = {**students}
+            others: dict[Model, Predictive] = dict(students.items())
             others |= {name: self.answers.predictive(outputs, at) for name, at in self.chosen.items() if at is not None}
             for model, predictive in others.items():
                 models[model].append(prediction_rows(self.task, predictive, y))
                 nearness[model].append(fidelity_rows(ensemble, predictive))
+            if controlled:
+                offsets.add(rows, outputs, students)
+            if splits:
+                pairs = [[self.answers.predictive(outputs, half) for half in pair] for pair in splits]
+                split_rows.append(halves_rows(pairs))
             self.progress.advance(len(rows))
         return Compared(
             {model: concatenate(batches) for model, batches in models.items()},
             {model: concatenate(batches) for model, batches in nearness.items()},
+            offsets.rows() if controlled else {},
+            concatenate(split_rows) if split_rows else None,
         )
 
-    def _predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[Model, Predictive]]]:
+    def _predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[int, Predictive]]]:
         """The students' predictions, batch by batch; those of equal preprocessing share the rendering."""
         different = list(dict.fromkeys(run.config.preprocessing for run in self.runs))
         workers, device = self.answers.workers, self.answers.device
         streams = [plain_batches(source, PLAIN, to, workers, device) for to in different]
         for batches in zip(*streams, strict=True):
             rows, inputs = batches[0][0], [x.to(device) for _, x in batches]
-            predicted: dict[Model, Predictive] = {}
+            predicted: dict[int, Predictive] = {}
             for index, (run, student) in enumerate(zip(self.runs, self.students, strict=True)):
                 raw = student(inputs[different.index(run.config.preprocessing)]).cpu().double()
                 _refuse_not_finite(raw, run, rows, named)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble_distill.evaluation.controls import controls
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.figures import Figures, Rows
 from ensemble_distill.evaluation.ood import detection
@@ -69,6 +70,7 @@ class Evaluation:
                 for name, at in self.chosen.items()
             },
             "subensemble_fidelity": {name: self._nearness.get(name) for name in SIZES},
+            "fidelity_controls": self._controls(index),
             "shifts": None,
             "shift_levels": None,
         }
@@ -92,6 +94,12 @@ class Evaluation:
             model: fidelity(ensemble, member, self.main.models[model], rows, unit)
             for model, rows in self.main.nearness.items()
         }
+
+    def _controls(self, index: int) -> dict[str, Figures]:
+        main, ensemble = self.main, self.main.models["ensemble"]
+        unit = TASKS[self.task].unit(ensemble)
+        student, both = main.models[index], main.nearness[index]
+        return controls(ensemble, student, both, main.offsets.get(index), main.halves, unit)
 
     @cached_property
     def _detected(self) -> dict[str, dict[Model, Figures]]:

@@ -1,0 +1,60 @@
+"""What fidelity figures are worth: those of students that imitate no member, and of the ensemble against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.evaluation.fidelity import NAMES, ROUNDING, diversity_figures, spread_figures
+from ensemble_distill.evaluation.figures import Figures
+from ensemble_distill.evaluation.halves import halves_figures
+
+CONTROLS = ("collapsed", "offsets", "total_uncertainty", "halves")
+
+Rows = Mapping[str, NDArray[np.float64]]
+
+
+def controls(
+    ensemble: Rows, student: Rows, both: Rows, offsets: Rows | None, halves: Rows | None, unit: float = 1.0
+) -> dict[str, Figures]:
+    """{control: figures}, named as those of `fidelity`. None for those of the pooled prediction, which the controls
+    leave as it is, and for those that the student itself cannot have: of diversity without a head per member, of model
+    uncertainty with a single head.
+
+    - `collapsed`: every head says the mean of all. D is 0 and the model uncertainty too: the l1 is 1.
+    - `offsets`: that mean with random offsets, the same on every row, of the ensemble's mean model uncertainty.
+    - `total_uncertainty`: the student's, times the one factor that makes the ratio 1, in the place of its model
+      uncertainty.
+    - `halves`: of the ensemble's members against each other; see `halves_figures`. Whose member a head imitates is not
+      asked between them: they have no diversity figures.
+
+    Args:
+        ensemble, student: `prediction_rows`.
+        both: `fidelity_rows`.
+        offsets: from `Offsets`; None where there is no such fake.
+        halves: from `halves_rows`; None for fewer than 4 members.
+        unit: of the uncertainties; see `Task.unit`.
+    """
+    found: dict[str, Figures] = {name: dict.fromkeys(NAMES) for name in CONTROLS}
+    if "model_uncertainty" in ensemble and "model_uncertainty" in student:
+        uncertainty, total = ensemble["model_uncertainty"], student["total_uncertainty"]
+        found["collapsed"] |= spread_figures(np.zeros_like(uncertainty), uncertainty, unit)
+        if total.mean() > ROUNDING * unit:
+            scaled = total * (uncertainty.mean() / total.mean())
+            found["total_uncertainty"] |= spread_figures(scaled, uncertainty, unit)
+        if offsets is not None:
+            found["offsets"] |= spread_figures(offsets["model_uncertainty"], offsets["ensemble"], unit)
+    if "member_kl" in both:
+        collapsed = {
+            "member_kl": both["collapsed_kl"],
+            "deviation_student": np.zeros(1),
+            "deviation_product": np.zeros(1),
+        }
+        found["collapsed"] |= diversity_figures({**both, **collapsed}, unit)
+        if offsets is not None:
+            found["offsets"] |= diversity_figures(offsets, unit)
+    if halves is not None:
+        found["halves"] |= halves_figures(halves, unit)
+    return found
