@@ -9,6 +9,7 @@ from pathlib import Path
 from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.config import PreprocessingSettings, Settings
 from ensemble_distill.data import open_source
+from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view, require_kind
 from ensemble_distill.errors import EdistillError
@@ -42,6 +43,11 @@ def plan_split(settings: Settings, name: str, source: Source | None = None) -> S
     views = settings.views
     view = open_view(views.transform, source.scale)
     require_kind(view, source.kind, views.transform)
+    if pushes(view) and settings.task == "regression":
+        raise EdistillError(
+            f"views.transform is {views.transform!r}, which moves inputs along the gradient of a classifier's probabilities, "
+            "and the task is regression. Take another, for instance noise."
+        )
     if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
         return SplitPlan(source, view, "none", 0, 1)
     return SplitPlan(source, view, _travelling(views.transform), views.seed, views.count)
