@@ -125,7 +125,7 @@ class ViewSettings(Section):
 
     count: int = Field(4, ge=1, description="Views of each training row in the cache.")
     transform: ModelSpec = Field(
-        "none", description="none, affine, crop-flip, mixup, noise, ods, confods, or a + of these."
+        "none", description="none, affine, crop-flip, mixup, noise, ods, confods; a + of these."
     )
     seed: int = Field(0, description="Seed of the views, apart from the training seed.")
 

@@ -61,8 +61,8 @@ def input_layout(shape: Sequence[int], dtype: str) -> np.dtype[np.void]:
 def encode_inputs(x: NDArray[np.float32], record: np.dtype[np.void]) -> NDArray[np.void]:
     """Inputs (B, ...) to B records.
 
-    Rounded to 8 bits, an input moved by about a level a value has still moved as far along the gradient, on average: what
-    rounding adds is noise across it. Members and student are shown the rounded one.
+    Rounded to 8 bits, an input moved by about a level a value has still moved as far along the gradient, on average:
+    what rounding adds is noise across it. Members and student are shown the rounded one.
     """
     records = np.empty(len(x), record)
     records["x"] = np.rint(255 * x) if record["x"].base == np.uint8 else x

@@ -1,4 +1,4 @@
-"""Moving a batch of inputs, each along the gradient of one member: what `views/ods.py` and `views/confods.py` draw, done."""
+"""Moving a batch of inputs, each along the gradient of one member, as the views `ods` and `confods` have drawn it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def moved(
     asked = np.array([push.member(len(members)) for push in pushes])
     for index in np.unique(asked):  # the rows of a member at once
         at = np.flatnonzero(asked == index)
-        member, mine = members[index], [pushes[i] for i in at]
-        of = [rows[i] for i in at]
+        member, mine, of = members[index], [pushes[int(i)] for i in at], [rows[int(i)] for i in at]
         shown = np.stack([normalized(one, kind, member.preprocessing) for one in x[at]])
         direction, confidence = gradient(
             modules[member.name], member, torch.from_numpy(shown).to(device), mine, split, of
@@ -61,8 +60,8 @@ def gradient(
 ) -> tuple[Array, Array]:
     """∇_x w·softmax(z) up to a positive factor a row, float64 of x's shape, and max softmax(z), (B,).
 
-    A confident member's softmax has gradients that single precision takes for 0. Only their direction counts, so that of
-    the logits is computed in float64 and taken to unit length before it goes back through the network.
+    A confident member's softmax has gradients that single precision takes for 0. Only their direction counts, so that
+    of the logits is computed in float64 and taken to unit length before it goes back through the network.
 
     Args:
         x: (B, C, H, W) as the member takes it.
@@ -113,12 +112,12 @@ def _of_outputs(values: Array, member: Member, pushes: Sequence[Push]) -> tuple[
     weights = np.stack([push.weights(values.shape[1]) for push in pushes])
     if member.class_order is not None:
         weights = weights[:, list(member.class_order)]
+    # probabilities sum to 1, so w may count from that of the likeliest class: else what is left near p = 1 is rounding
+    u = weights - np.take_along_axis(weights, values.argmax(axis=1)[:, None], axis=1)
     if member.output == "probabilities":
-        return weights, values.max(axis=1)
+        return u, values.max(axis=1)
     p = np.exp(values - values.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    # p ∘ (w − w·p), with w counted from that of the likeliest class: else what is left near p = 1 is rounding
-    u = weights - np.take_along_axis(weights, p.argmax(axis=1)[:, None], axis=1)
     slope = p * (u - (u * p).sum(axis=1, keepdims=True))
     norm = np.sqrt((slope**2).sum(axis=1, keepdims=True))
     return np.divide(slope, norm, out=np.zeros_like(slope), where=norm > 0), p.max(axis=1)

@@ -1,7 +1,7 @@
-"""The inputs of views that push: made once, stored, and from then on what every member is shown and the student trains on.
+"""The inputs of views that push: made once, stored, and from then on what members are shown and the student trains on.
 
-They depend on the members that there were. One that comes later labels what is stored, and new views ask all there are by
-then; the manifest notes for each view who was asked. Blocks, syncs and renames are the writer's, as for outputs.
+They depend on the members that there were. One that comes later labels what is stored, and new views ask all there are
+by then; the manifest notes for each view who was asked. Blocks, syncs and renames are the writer's, as for outputs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def push_inputs(
 def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], manifest: Manifest | None) -> None:
     """Raise EdistillError when members take inputs of other sizes: a stored one has a single size.
 
-    They may differ in mean and standard deviation, and in how they resize and crop: the input is rendered as for the first.
+    They may differ in mean and standard deviation, and in how they resize and crop: it is rendered as for the first.
     """
     if not pushes(plan.view):
         return
@@ -73,8 +73,8 @@ def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], ma
         if shape != first:
             raise EdistillError(
                 f"Member {members[0].name} takes {name} as {first}, and {member.name} as {shape}. With views.transform "
-                f"{plan.transform!r} an input is stored once for all members: remove those of another size, give all one "
-                "in teachers.preprocessing, or take ods or confods out of views.transform."
+                f"{plan.transform!r} an input is stored once for all members: remove those of another size, or take "
+                "ods or confods out of views.transform."
             )
     if stored is not None and stored.shape != first:
         raise EdistillError(
@@ -89,8 +89,8 @@ def refuse_other_making(folder: Path, name: str, plan: SplitPlan, manifest: Mani
     if manifest.holds(name) and stored != pushes(plan.view):
         was, now = (("" if one else "not ") + "along gradients" for one in (stored, pushes(plan.view)))
         raise EdistillError(
-            f"{folder} has inputs of {name} moved {was}, and views.transform {plan.transform!r} moves them {now}. Its code "
-            "has changed: put it back, or run edistill cache-logits --overwrite."
+            f"{folder} has inputs of {name} moved {was}, and views.transform {plan.transform!r} moves them {now}. Its "
+            "code has changed: put it back, or run edistill cache-logits --overwrite."
         )
 
 

@@ -1,4 +1,4 @@
-"""A push: which member moves a rendered input, along the gradient of what. Drawn from a key alone, before there are members.
+"""A push: which member moves a rendered input, along the gradient of what. It is drawn from a key alone.
 
 The gradient itself is taken where members are (`caching/gradient.py`).
 """

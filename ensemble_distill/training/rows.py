@@ -107,9 +107,9 @@ def _refuse_other_size(inputs: Inputs, to: Preprocessing) -> None:
     wanted = max(len(to.mean), len(to.std))
     if tuple(size) != to.size or wanted not in (1, channels):
         raise EdistillError(
-            f"The cache stores inputs of {channels} channels and size {size}, moved along the members' gradients, and the "
-            f"student takes {max(wanted, 1)} and {list(to.size)}. Leave size, mean and std out of student.preprocessing, or "
-            "take ods or confods out of views.transform."
+            f"The cache stores inputs of size {size} and {channels} channels, moved along the members' gradients, and "
+            f"the student takes {list(to.size)} and {wanted}. Leave size, mean and std out of student.preprocessing, "
+            "or take ods or confods out of views.transform."
         )
 
 

@@ -45,8 +45,8 @@ def plan_split(settings: Settings, name: str, source: Source | None = None) -> S
     require_kind(view, source.kind, views.transform)
     if pushes(view) and settings.task == "regression":
         raise EdistillError(
-            f"views.transform is {views.transform!r}, which moves inputs along the gradient of a classifier's probabilities, "
-            "and the task is regression. Take another, for instance noise."
+            f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and the "
+            "task is regression. Take ods or confods out of it; noise acts on any data."
         )
     if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
         return SplitPlan(source, view, "none", 0, 1)

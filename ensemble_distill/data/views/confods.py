@@ -1,7 +1,7 @@
 """ODS with a step in proportion to the asked member's confidence (ConfODS; Nam et al. 2021, arXiv:2110.14149).
 
-The step of `ods` times max_k softmax(z)_k of the member whose gradient it is: rows of which it is unsure move less. That is
-what the released code does, with its temperature as `ods` says.
+The step of `ods` times max_k softmax(z)_k of the member whose gradient it is: rows of which it is unsure move less.
+This is read from the released code; of its temperature, see `ods`.
 """
 
 from __future__ import annotations
