@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,14 @@ from ensemble_distill.runtime.files import sha256_file
 class Inputs:
     """The stored inputs of a split, memory-mapped, by row and view; a process that gets a copy maps them itself."""
 
-    def __init__(self, paths: Sequence[Path], records: Sequence[np.dtype[np.void]], rows: int) -> None:
+    def __init__(self, paths: Mapping[int, Path], records: Mapping[int, np.dtype[np.void]], rows: int) -> None:
         self.paths, self.records, self.rows = paths, records, rows
         self._maps: dict[int, NDArray[np.void]] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of an input."""
-        return self.records[0]["x"].shape
+        return next(iter(self.records.values()))["x"].shape
 
     def read(self, row: int, view: int) -> NDArray[np.float32]:
         """The input (C, H, W): pixels in [0, 1], before normalization, and tensors as members take them."""
@@ -45,12 +45,12 @@ class Inputs:
             self._maps[view] = mapped
         return self._maps[view]
 
-    def __reduce__(self) -> tuple[type[Inputs], tuple[Sequence[Path], Sequence[np.dtype[np.void]], int]]:
+    def __reduce__(self) -> tuple[type[Inputs], tuple[Mapping[int, Path], Mapping[int, np.dtype[np.void]], int]]:
         return Inputs, (self.paths, self.records, self.rows)
 
 
-def open_inputs(folder: Path, manifest: Manifest, split: str, views: int) -> Inputs | None:
-    """The inputs of the first views of a split; None where they are rendered, and not stored.
+def open_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[int]) -> Inputs | None:
+    """The inputs of some views of a split; None where they are rendered, and not stored.
 
     As with outputs, checksums are compared where they are at most 1 GiB in all, else sizes; `edistill verify` compares
     all checksums.
@@ -61,13 +61,14 @@ def open_inputs(folder: Path, manifest: Manifest, split: str, views: int) -> Inp
     if not manifest.pushed_views(split):
         return None
     place = f"{INPUTS}/{split}"
-    paths = [record_path(folder, place, INPUT, view) for view in range(views)]
-    for view, path in enumerate(paths):
+    paths = {view: record_path(folder, place, INPUT, view) for view in views}
+    for view, path in paths.items():
         if key(place, INPUT, view) not in manifest.records or not path.is_file():
             raise EdistillError(f"{path} is missing. Run edistill cache-logits to compute it again.")
-    inputs = Inputs(paths, [manifest.record_of(place, view) for view in range(views)], manifest.splits[split].rows)
-    small = sum(path.stat().st_size for path in paths) <= IN_MEMORY
-    for view, path in enumerate(paths):
+    records = {view: manifest.record_of(place, view) for view in views}
+    inputs = Inputs(paths, records, manifest.splits[split].rows)
+    small = sum(path.stat().st_size for path in paths.values()) <= IN_MEMORY
+    for view, path in paths.items():
         if small and (found := sha256_file(path)) != (wanted := manifest.records[key(place, INPUT, view)]):
             raise damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
         inputs.map(view)

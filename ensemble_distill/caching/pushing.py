@@ -56,7 +56,7 @@ def push_inputs(
         _push(writer, name, plan, [view for _, view in todo], members, modules, batch_size, device, workers, progress)
     else:
         writer.drop_parts(place)
-    return open_inputs(writer.folder, writer.manifest, name, max(views) + 1)
+    return open_inputs(writer.folder, writer.manifest, name, views)
 
 
 def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], manifest: Manifest | None) -> None:
@@ -182,6 +182,6 @@ def inputs_of_first_view(folder: Path, manifest: Manifest, split: str) -> Inputs
     if key(f"{INPUTS}/{split}", INPUT, 0) not in manifest.records:
         return None
     try:
-        return open_inputs(folder, manifest, split, 1)
+        return open_inputs(folder, manifest, split, [0])
     except EdistillError:
         return None

@@ -42,12 +42,12 @@ def plan_split(settings: Settings, name: str, source: Source | None = None) -> S
         return SplitPlan(source, open_view("none", None), "none", 0, 1)
     views = settings.views
     view = open_view(views.transform, source.scale)
-    require_kind(view, source.kind, views.transform)
     if pushes(view) and settings.task == "regression":
         raise EdistillError(
             f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and the "
             "task is regression. Take ods or confods out of it; noise acts on any data."
         )
+    require_kind(view, source.kind, views.transform)
     if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
         return SplitPlan(source, view, "none", 0, 1)
     return SplitPlan(source, view, _travelling(views.transform), views.seed, views.count)

@@ -227,7 +227,7 @@ def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     refuse_other_making(cache.folder, name, plan, cache.manifest)
     records = cache.open(name, plan.count)
     check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count)
-    inputs = open_inputs(cache.folder, cache.manifest, name, plan.count)
+    inputs = open_inputs(cache.folder, cache.manifest, name, range(plan.count))
     return CachedSplit(plan.source, plan.view, plan.seed, records, inputs)
 
 
