@@ -162,6 +162,21 @@ def test_inputs_move_as_the_closed_form_of_linear_members_says(spec: str, kind: 
         assert_allclose(np.sqrt(((found - x).astype(np.float64) ** 2).mean((1, 2, 3))), 1 / 255, rtol=1e-4)
 
 
+def test_channels_move_by_their_own_deviations() -> None:
+    to = Preprocessing((4, 5), (0.4, 0.5, 0.6), (0.1, 0.2, 0.4))
+    rng = np.random.default_rng(0)
+    a, x = rng.normal(size=(CLASSES, 60)), rng.uniform(0.2, 0.8, (6, 3, 4, 5)).astype(np.float32)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(60, CLASSES, bias=False))
+    module.load_state_dict({"1.weight": torch.tensor(a, dtype=torch.float32)})
+    push = [Push(("ods", 0, 0, row), 1 / 255, False) for row in range(6)]
+    found = moved(x, push, "pixels", [Member("a", "a", preprocessing=to)], {"a": module}, CPU, "train", range(6))
+    std = np.repeat(to.std, 20)
+    for row in range(6):
+        p, w = softmax(a @ ((x[row].ravel() - np.repeat(to.mean, 20)) / std)), push[row].weights(CLASSES)
+        g = a.T @ (p * (w - w @ p)) / std
+        assert_allclose(found[row].ravel() - x[row].ravel(), np.sqrt(60) / 255 * g / np.sqrt(g @ g), atol=1e-6)
+
+
 def test_a_row_moves_alike_whatever_the_batch() -> None:
     members, modules = members_and_modules("pixels")
     x = inputs_of(12)
@@ -422,6 +437,25 @@ def test_a_member_that_comes_in_the_middle_of_a_pass_is_not_asked(
     assert (folder / "again" / name).read_bytes() == (folder / "cache" / name).read_bytes()
     cache_logits(settings(folder, ODS))
     assert facts(folder / "again") == facts(folder / "cache")
+
+
+def test_a_pass_goes_on_rendering_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the members are in the order of their names, and the newcomer's crop is another."""
+    plan = plan_of("ods", 40)
+    cropped = Member("a", "a", preprocessing=replace(TO, crop_pct=0.7, mean=(0.1,)))
+    newcomer = Teacher(cropped, lambda: linear(1))
+    run(tmp_path / "whole", {"train": plan}, [member("b")])
+    with killed_at(4 * 4 + 1, monkeypatch, tmp_path) as happened:
+        run(tmp_path / "cache", {"train": plan}, [member("b")])
+    assert happened
+    assert any((tmp_path / "cache/parts/inputs/train").iterdir())
+    for cache in ("whole", "cache"):
+        run(tmp_path / cache, {"train": plan}, [newcomer, member("b")])
+    for view in range(2):
+        name = f"records/inputs/train/x.v{view}.npy"
+        assert (tmp_path / "cache" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    run(tmp_path / "other", {"train": plan}, [newcomer, member("b")])
+    assert (tmp_path / "other" / name).read_bytes() != (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("point", [4 * 4, 4 * 8, 4 * 11], ids=["inputs", "no outputs", "some outputs"])

@@ -62,7 +62,8 @@ def push_inputs(
 def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], manifest: Manifest | None) -> None:
     """Raise EdistillError when members take inputs of other sizes: a stored one has a single size.
 
-    They may differ in mean and standard deviation, and in how they resize and crop: it is rendered as for the first.
+    They may differ in mean and standard deviation, and in how they resize and crop: it is rendered as for the first one
+    that is asked.
     """
     if not pushes(plan.view):
         return
@@ -129,7 +130,9 @@ def _push(
 ) -> None:
     place, named = f"{INPUTS}/{name}", {member.name: member for member in members}
     columns, rows = [(INPUT, view) for view in views], len(plan.source)
-    kind, to = plan.source.kind, members[0].preprocessing
+    kind = plan.source.kind
+    asked = {v: [named[n] for n, _ in writer.manifest.pushed[f"{name}/{v}"].members] for v in views}
+    preprocessings = list(dict.fromkeys(asked[view][0].preprocessing for view in views))
     for module in modules.values():
         module.requires_grad_(False)  # of the inputs alone
     cut = blocks(rows, batch_size)
@@ -141,15 +144,16 @@ def _push(
             continue
         wanted = list(group)
         batched = [batch for block in wanted for batch in block.batches(batch_size)]
-        rendered = Rendered(plan, [view for _, view in lacking], [to])
+        rendered = Rendered(plan, [view for _, view in lacking], preprocessings)
         stream = zip(batched, batches(rendered, [list(b) for b in batched], stack, workers, device), strict=True)
         for block in wanted:
             made: dict[tuple[str, int], list[Array]] = {column: [] for column in lacking}
             for batch, inputs in itertools.islice(stream, len(block.batches(batch_size))):
-                for (_, view), x in zip(lacking, inputs, strict=True):
-                    asked = [named[n] for n, _ in writer.manifest.pushed[f"{name}/{view}"].members]
-                    drawn = list(_drawn(plan, view, batch))
-                    there = moved(_unit(x.numpy(), to, kind), drawn, kind, asked, modules, device, name, batch)
+                for position, (_, view) in enumerate(lacking):
+                    to = asked[view][0].preprocessing  # of the first one asked, whoever has come since
+                    at = position * len(preprocessings) + preprocessings.index(to)
+                    x, drawn = _unit(inputs[at].numpy(), to, kind), list(_drawn(plan, view, batch))
+                    there = moved(x, drawn, kind, asked[view], modules, device, name, batch)
                     made[INPUT, view].append(encode_inputs(there, writer.manifest.record_of(place, view)))
                 progress.advance(len(batch))
             writer.put(place, block, {column: np.concatenate(parts) for column, parts in made.items()})

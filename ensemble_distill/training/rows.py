@@ -1,4 +1,4 @@
-"""The rows a student trains on: inputs rendered again exactly as the members saw them, beside what they said."""
+"""The rows a student trains on: inputs as the members saw them, rendered again or stored, beside what they said."""
 
 from __future__ import annotations
 
