@@ -124,7 +124,9 @@ class ViewSettings(Section):
     """`[views]`: the renditions of each training row that the members are asked about."""
 
     count: int = Field(4, ge=1, description="Views of each training row in the cache.")
-    transform: ModelSpec = Field("none", description="none, affine, crop-flip, mixup, noise, or a + of these.")
+    transform: ModelSpec = Field(
+        "none", description="none, affine, crop-flip, mixup, noise, ods, confods; a + of these."
+    )
     seed: int = Field(0, description="Seed of the views, apart from the training seed.")
 
 

@@ -44,6 +44,7 @@ SPECS = [
     "noise+mixup",
     "crop-flip+noise",
     "mixup+noise+crop-flip",
+    "affine+mixup+ods",
 ]
 
 
@@ -307,9 +308,9 @@ def test_a_row_alone_is_its_own_partner() -> None:
     [
         ("crop_flip", "no 'crop_flip'. Did you mean crop-flip?"),
         ("mixup+noize", "no 'noize'. Did you mean noise?"),
-        ("", "Use one of affine, crop-flip, mixup, noise, none, several joined by +"),
+        ("", "Use one of affine, confods, crop-flip, mixup, noise, none, ods, several joined by +"),
         ("noise+", "no ''"),
-        ("rotate", "Use one of affine, crop-flip"),
+        ("rotate", "Use one of affine, confods, crop-flip"),
         ("noise+mixup+noise", "names noise twice"),
     ],
 )

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ensemble_distill.cache.records import layout
+from ensemble_distill.cache.records import input_layout, layout
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.files import read_json, write_json
 
 FORMAT = 1
 NAME = "manifest.json"
+INPUTS = "inputs"  # inputs of a split are kept like a member's outputs, called INPUT, on a split called inputs/SPLIT
+INPUT = "x"
 FILES = (NAME, "args.toml", "records", "parts", "replay")  # all that a cache folder holds of ours
 
 
@@ -43,6 +45,26 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Pushed:
+    """The stored inputs of one view of a split, for views that move inputs along the members' gradients.
+
+    Attributes:
+        members: name and sha256 of those that were asked for gradients, in the order that draws count them. One that
+            comes later only labels what is stored: the inputs stay.
+        shape: (C, H, W) of an input.
+        dtype: "uint8" of inputs in [0, 1], or "float32"; see `input_layout`.
+    """
+
+    members: tuple[tuple[str, str], ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Pushed:
+        return cls(tuple((n, s) for n, s in record["members"]), tuple(record["shape"]), record["dtype"])
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The file `manifest.json`. Records are keyed "split/member/view" and hold their file's sha256; regression has no
     classes."""
@@ -54,6 +76,7 @@ class Manifest:
     splits: Mapping[str, Split] = field(default_factory=dict)
     records: Mapping[str, str] = field(default_factory=dict)
     caching: Mapping[str, Any] = field(default_factory=dict)  # batch size, dtype, device, library versions
+    pushed: Mapping[str, Pushed] = field(default_factory=dict)  # keyed "split/view"; noted before the first is stored
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,6 +86,18 @@ class Manifest:
     def record(self) -> np.dtype[np.void]:
         """How a row's outputs are stored."""
         return layout(len(self.classes), self.dtype)
+
+    def record_of(self, split: str, view: int) -> np.dtype[np.void]:
+        """How a row of a split in a view is stored: its outputs, or, of inputs/SPLIT, its input."""
+        pushed = self.pushed.get(f"{split.removeprefix(f'{INPUTS}/')}/{view}")
+        if not split.startswith(f"{INPUTS}/") or pushed is None:
+            return self.record
+        return input_layout(pushed.shape, pushed.dtype)
+
+    @property
+    def answers(self) -> Mapping[str, str]:
+        """The records that hold what members said."""
+        return {name: sha256 for name, sha256 in self.records.items() if not name.startswith(f"{INPUTS}/")}
 
     @property
     def width(self) -> int:
@@ -77,21 +112,31 @@ class Manifest:
         return count
 
     def holds(self, split: str) -> bool:
-        """Whether any record of a split is complete."""
+        """Whether any record of what members said of a split is complete."""
         return any(record.rsplit("/", 2)[0] == split for record in self.records)
 
     def unfinished(self, member: str) -> bool:
         """Whether a member never got as far as the others: it has no record, or lacks one that another has."""
         held: dict[str, set[tuple[str, str]]] = {name: set() for name in self.names}
-        for record in self.records:
+        for record in self.answers:
             split, name, view = record.rsplit("/", 2)
             held.setdefault(name, set()).add((split, view))
         return not held[member] or any(other - held[member] for other in held.values())
 
     def without(self, member: str) -> Manifest:
         members = tuple(m for m in self.members if m.name != member)
-        records = {name: s for name, s in self.records.items() if name.rsplit("/", 2)[1] != member}
+        gone = {name for name in self.answers if name.rsplit("/", 2)[1] == member}
+        records = {name: s for name, s in self.records.items() if name not in gone}
         return replace(self, members=members, records=records)
+
+    def without_inputs(self, split: str, view: int) -> Manifest:
+        pushed = {name: one for name, one in self.pushed.items() if name != f"{split}/{view}"}
+        records = {name: s for name, s in self.records.items() if name != key(f"{INPUTS}/{split}", INPUT, view)}
+        return replace(self, pushed=pushed, records=records)
+
+    def pushed_views(self, split: str) -> list[int]:
+        """The views of a split whose inputs are stored, or were about to be, in order."""
+        return sorted(int(name.rsplit("/", 1)[1]) for name in self.pushed if name.rsplit("/", 1)[0] == split)
 
     def with_record(self, record: str, sha256: str) -> Manifest:
         return replace(self, records={**self.records, record: sha256})
@@ -107,6 +152,8 @@ class Manifest:
             "caching": dict(self.caching),
             "records": dict(sorted(self.records.items())),  # the same bytes in whatever order they were made
         }
+        if self.pushed:
+            record["pushed"] = {name: vars(pushed) for name, pushed in sorted(self.pushed.items())}
         # one flipped digit of a row count would silently shift every row
         write_json(folder / NAME, {**record, "sha256": _checksum(record)})
 
@@ -133,6 +180,7 @@ class Manifest:
                 splits={name: Split(**split) for name, split in record["splits"].items()},
                 records=record["records"],
                 caching=record["caching"],
+                pushed={name: Pushed.from_json(one) for name, one in record.get("pushed", {}).items()},
             )
         except (ValueError, KeyError, TypeError) as error:
             raise EdistillError(

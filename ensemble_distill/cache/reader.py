@@ -117,9 +117,9 @@ class Records:
         try:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise _damaged(path, str(error)) from None
+            raise damaged(path, str(error)) from None
         if mapped.shape != (self.split.rows,) or mapped.dtype != self._record:
-            raise _damaged(path, f"it has {mapped.shape[0]} records of {mapped.dtype}, not {self.split.rows}")
+            raise damaged(path, f"it has {mapped.shape[0]} records of {mapped.dtype}, not {self.split.rows}")
         return mapped  # type: ignore[no-any-return]
 
     def _read(self, member: int, view: int) -> NDArray[np.void]:
@@ -127,14 +127,15 @@ class Records:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise _damaged(path, error.strerror or str(error)) from None
+            raise damaged(path, error.strerror or str(error)) from None
         found, wanted = hashlib.sha256(content).hexdigest(), self._sums[member][view]
         if found != wanted:
-            raise _damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
+            raise damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
         return np.frombuffer(content, self._record, offset=len(content) - self.split.rows * self._record.itemsize)
 
 
-def _damaged(path: Path, reason: str) -> EdistillError:
+def damaged(path: Path, reason: str) -> EdistillError:
+    """What to raise when a record is not what was written."""
     return EdistillError(
         f"{path} is damaged: {reason}. Delete that file and run edistill cache-logits to compute it again."
     )

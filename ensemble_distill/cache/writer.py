@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ensemble_distill.cache.manifest import FILES, Manifest, key
+from ensemble_distill.cache.manifest import FILES, INPUT, INPUTS, Manifest, Pushed, key
 from ensemble_distill.runtime.files import TEMPORARY, sha256_file, write_whole
 
 BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
@@ -55,7 +55,20 @@ def drop_member(folder: Path, manifest: Manifest, member: str) -> Manifest:
     for name in manifest.records.keys() - manifest.without(member).records.keys():
         split, _, view = name.rsplit("/", 2)
         record_path(folder, split, member, int(view)).unlink(missing_ok=True)
-    return manifest.without(member)
+    manifest = manifest.without(member)
+    for name, pushed in manifest.pushed.items():  # inputs that nobody else has labeled are made again without it
+        split, view = name.rsplit("/", 1)
+        labeled = any(key(split, other, int(view)) in manifest.records for other in manifest.names)
+        if not labeled and member in dict(pushed.members):
+            manifest = drop_inputs(folder, manifest, split, int(view))
+    return manifest
+
+
+def drop_inputs(folder: Path, manifest: Manifest, split: str, view: int) -> Manifest:
+    """The manifest without the stored inputs of a view. They go, and the parts that they were to be made of."""
+    shutil.rmtree(folder / "parts" / INPUTS / split, ignore_errors=True)
+    record_path(folder, f"{INPUTS}/{split}", INPUT, view).unlink(missing_ok=True)
+    return manifest.without_inputs(split, view)
 
 
 class Writer:
@@ -70,11 +83,24 @@ class Writer:
         self.manifest.save(folder)
 
     def _present(self, manifest: Manifest) -> Iterator[tuple[str, str]]:
-        """The noted records whose file is there; a deleted (because damaged) one is computed again."""
-        for name, sha256 in manifest.records.items():
+        """The noted records whose file is there; a deleted (because damaged) one is computed again, and with inputs
+        what was said of them: on another machine they might come out a little different."""
+        lost = set()
+        for name in manifest.records:
             split, member, view = name.rsplit("/", 2)
-            if record_path(self.folder, split, member, int(view)).is_file():
-                yield name, sha256
+            if not record_path(self.folder, split, member, int(view)).is_file():
+                lost.add(name)
+                if split.startswith(f"{INPUTS}/"):
+                    lost |= {key(split.removeprefix(f"{INPUTS}/"), other, int(view)) for other in manifest.names}
+        return ((name, sha256) for name, sha256 in manifest.records.items() if name not in lost)
+
+    def note_pushed(self, split: str, pushed: Mapping[int, Pushed]) -> None:
+        """Note how the inputs of views will be made; parts of inputs that were to be made otherwise go."""
+        noted = {f"{split}/{view}": one for view, one in pushed.items()}
+        if noted.keys() & self.manifest.pushed.keys():
+            self.drop_parts(f"{INPUTS}/{split}")
+        self.manifest = replace(self.manifest, pushed={**self.manifest.pushed, **noted})
+        self.manifest.save(self.folder)
 
     def pending(self, split: str, columns: Sequence[Column]) -> list[Column]:
         """The columns whose record is not yet complete."""
@@ -98,7 +124,7 @@ class Writer:
 
     def written(self, split: str, column: Column, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
         """A column's records block by block, from its parts; every block must have been put."""
-        record = self.manifest.record
+        record = self.manifest.record_of(split, column[1])
         name = f"{column[0]}/{column[1]}"
         for block in cut:
             path = next(path for path, found in self._parts(split, block) if column in found)
@@ -107,8 +133,8 @@ class Writer:
 
     def join(self, split: str, columns: Sequence[Column], rows: int, batch_size: int) -> None:
         """Turn the parts of complete columns into records, note them in the manifest, drop the parts."""
-        header = _npy_header(self.manifest.record, rows)
         for column in columns:
+            header = _npy_header(self.manifest.record_of(split, column[1]), rows)
             path = record_path(self.folder, split, *column)
             content = (records.tobytes() for _, records in self.written(split, column, blocks(rows, batch_size)))
             write_whole(path, itertools.chain([header], content))

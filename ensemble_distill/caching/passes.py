@@ -1,5 +1,5 @@
 """The pass: sources × teachers → cache. Each row is decoded once, each view rendered once for all members that
-share a preprocessing, and each member's outputs go to its own record."""
+share a preprocessing, and each member's outputs go to its own record. Inputs of views that push are stored first."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
+from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.manifest import (
     FILES,
+    INPUTS,
     NAME,
     Manifest,
     Split,
@@ -26,14 +27,20 @@ from ensemble_distill.cache.manifest import (
     refuse_other_members,
 )
 from ensemble_distill.cache.records import encode
-from ensemble_distill.cache.writer import Column, Writer, blocks, drop_member, record_path
+from ensemble_distill.cache.writer import Column, Writer, blocks, drop_inputs, drop_member, record_path
 from ensemble_distill.caching.meaning import check_meaning
 from ensemble_distill.caching.plan import SplitPlan, library_versions
 from ensemble_distill.caching.probe import probe, refuse_changed
+from ensemble_distill.caching.pushing import (
+    inputs_of_first_view,
+    push_inputs,
+    refuse_other_making,
+    refuse_other_sizes,
+)
+from ensemble_distill.caching.seen import Rendered, Stored, stack
 from ensemble_distill.data.replay import check_samples, drop_samples, keep_samples
-from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import Member
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
@@ -82,11 +89,14 @@ def cache_outputs(
         before = Manifest.load(folder)
         manifest = _extended(folder, before, task, dtype, storage, found, members)
         for name, plan in splits.items():
+            refuse_other_making(folder, name, plan, manifest)
+            refuse_other_sizes(name, plan, members, manifest)
             if manifest.holds(name):  # first, since a member answers other inputs otherwise too
                 check_samples(folder, name, plan.source, plan.view, plan.seed, plan.count)
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
-        known = manifest.classes if manifest.records else None
-        classes = probe(splits, members, modules, numbers, known, partial(refuse_changed, folder, manifest))
+        known = manifest.classes if manifest.answers else None
+        stored = {name: inputs_of_first_view(folder, manifest, name) for name in manifest.splits.keys() & splits.keys()}
+        classes = probe(splits, members, modules, numbers, known, partial(refuse_changed, folder, manifest), stored)
         needed = [key for key in _keys(splits, members) if key not in manifest.records]
         if not needed and all(_record_exists(folder, key) for key in manifest.records):
             if manifest != before:  # a member that failed is gone
@@ -95,6 +105,8 @@ def cache_outputs(
             return 0
         manifest = replace(manifest, classes=classes)
     else:
+        for name, plan in splits.items():
+            refuse_other_sizes(name, plan, members, None)
         modules = {teacher.member.name: teacher.build() for teacher in teachers}
         classes = probe(splits, members, modules, numbers, classes=None)
         if overwrite:
@@ -110,9 +122,12 @@ def cache_outputs(
         todo = writer.pending(name, columns)
         if not todo:
             writer.drop_parts(name)
+            writer.drop_parts(f"{INPUTS}/{name}")
         else:
             keep_samples(folder, name, plan.source, plan.view, plan.seed, plan.count, members[0].preprocessing)
-            _cache_split(writer, name, plan, todo, members, modules, batch_size, device, workers, progress)
+            views = sorted({view for _, view in todo})
+            inputs = push_inputs(writer, name, plan, views, members, modules, batch_size, device, workers, progress)
+            _cache_split(writer, name, plan, todo, members, modules, batch_size, device, workers, progress, inputs)
     return len(writer.manifest.records) - there
 
 
@@ -140,9 +155,11 @@ def _extended(
 
     What failed in its first pass, a member or a split, may be taken away or replaced: its errors ask for that.
     """
-    if not manifest.records:  # a first pass that ran out of memory goes on with smaller batches, or another dtype
+    if not manifest.answers:  # a first pass that ran out of memory goes on with smaller batches, or another dtype
         if (manifest.dtype, manifest.caching["batch_size"]) != (dtype, storage["batch_size"]):
             shutil.rmtree(folder / "parts", ignore_errors=True)
+            for name in manifest.splits:
+                manifest = _without_inputs(folder, manifest, name)
         manifest = replace(manifest, dtype=dtype, caching={**manifest.caching, **storage})
     for what, there, here in (
         ("task", manifest.task, task),
@@ -160,6 +177,7 @@ def _extended(
         elif manifest.splits[name] != found[name]:
             shutil.rmtree(folder / "parts" / name, ignore_errors=True)
             drop_samples(folder, name)
+            manifest = _without_inputs(folder, manifest, name)
     now = {member.name: member for member in members}
     for member in manifest.members:
         if now.get(member.name) != member and manifest.unfinished(member.name):
@@ -169,28 +187,10 @@ def _extended(
     return replace(manifest, members=tuple(members), splits={**found, **kept})
 
 
-class _Rendered(Dataset[list[Array]]):
-    """Row to its inputs: for each view, for each distinct preprocessing. Runs in the loader's processes."""
-
-    def __init__(self, plan: SplitPlan, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]):
-        self.plan, self.views, self.preprocessings = plan, views, preprocessings
-
-    def __len__(self) -> int:
-        return len(self.plan.source)
-
-    def __getitem__(self, row: int) -> list[Array]:
-        source = self.plan.source
-        own = source.item(row)
-        inputs = []
-        for view in self.views:
-            plan = self.plan.view.plan(self.plan.seed, view, row, len(source))
-            items = [own, *(source.item(other) for other in plan.rows[1:])]
-            inputs += [plan.x(items, to) for to in self.preprocessings]
-        return inputs
-
-
-def _stack(rows: list[list[Array]]) -> list[Tensor]:
-    return [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
+def _without_inputs(folder: Path, manifest: Manifest, split: str) -> Manifest:
+    for view in manifest.pushed_views(split):
+        manifest = drop_inputs(folder, manifest, split, view)
+    return manifest
 
 
 def _cache_split(
@@ -204,6 +204,7 @@ def _cache_split(
     device: torch.device,
     workers: int,
     progress: Progress,
+    inputs: Inputs | None,
 ) -> None:
     by_name = {member.name: member for member in members}
     cut = blocks(len(plan.source), batch_size)
@@ -220,12 +221,16 @@ def _cache_split(
         preprocessings = list(dict.fromkeys(member.preprocessing for member in using))
         batched = [batch for block in wanted for batch in block.batches(batch_size)]
         cut_rows = [list(batch) for batch in batched]
-        loaded = batches(_Rendered(plan, views, preprocessings), cut_rows, _stack, workers, device)
-        stream = zip(batched, loaded, strict=True)
+        shown = (
+            Rendered(plan, views, preprocessings)
+            if inputs is None
+            else Stored(inputs, plan.source.kind, views, preprocessings)
+        )
+        stream = zip(batched, batches(shown, cut_rows, stack, workers, device), strict=True)
         for block in wanted:
             outputs: dict[Column, list[NDArray[np.float32]]] = {column: [] for column in columns}
-            for rows, inputs in itertools.islice(stream, len(block.batches(batch_size))):
-                on_device = [x.to(device, non_blocking=True) for x in inputs]
+            for rows, seen in itertools.islice(stream, len(block.batches(batch_size))):
+                on_device = [x.to(device, non_blocking=True) for x in seen]
                 for member_name, view in columns:
                     member = by_name[member_name]
                     at = views.index(view) * len(preprocessings) + preprocessings.index(member.preprocessing)

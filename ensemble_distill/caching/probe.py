@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import record_path
 from ensemble_distill.caching.plan import SplitPlan, numbered
+from ensemble_distill.caching.seen import normalized
+from ensemble_distill.data.rendition import pushes
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.teachers.outputs import forward, to_outputs
@@ -29,12 +32,14 @@ def probe(
     numbers: bool,
     classes: tuple[str, ...] | None,
     compare: Callable[[str, Member, NDArray[np.float32]], None] | None = None,
+    stored: Mapping[str, Inputs | None] | None = None,
 ) -> tuple[str, ...]:
     """Run the first row through every member, so that what cannot work fails before the pass, and find the
     class names; there are none where the members predict numbers.
 
     Args:
         compare: is given a split, a member and its outputs (1, W) there, to refuse those of a changed member.
+        stored: of splits whose views push, the inputs that outputs are of; without them nothing is compared there.
     """
     counts: dict[str, int] = {}
     named: dict[str, tuple[str, ...]] = {}
@@ -43,13 +48,19 @@ def probe(
             named[name] = plan.source.classes
         item_plan = plan.view.plan(plan.seed, 0, 0, len(plan.source))
         items = [plan.source.item(row) for row in item_plan.rows]
+        inputs = (stored or {}).get(name)
+        comparable = inputs is not None or not pushes(plan.view)
         for member in members:
-            x = item_plan.x(items, member.preprocessing)
+            x = (
+                item_plan.x(items, member.preprocessing)
+                if inputs is None
+                else normalized(inputs.read(0, 0), plan.source.kind, member.preprocessing)
+            )
             raw = forward(modules[member.name], torch.from_numpy(x)[None], member, f"on {name}")
             counts[member.name] = raw.shape[1]
             if numbers or compare is not None:
                 outputs = to_outputs(raw, member, name, [0])
-                if compare is not None:
+                if compare is not None and comparable:
                     compare(name, member, outputs)
     if numbers:
         return ()

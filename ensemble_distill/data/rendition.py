@@ -1,8 +1,9 @@
-"""A view as stages: geometry, then noise, then mixing, each drawn from its own key.
+"""A view as stages: geometry, then noise, then mixing, then a push, each drawn from its own key.
 
 A transform is a module of `views/`. One that distorts a single example has `draw(key, scale)`, which returns
 the change as a plain record; one that mixes two has `draw(key, row, total)`, which returns the partner's row
-and the weight of the own one. `STAGE` says which it is, `KINDS` what it can act on.
+and the weight of the own one; one that moves what was rendered along a member's gradient has `draw(key)`, which
+returns a `Push`. `STAGE` says which it is, `KINDS` what it can act on.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendering import normalize, render
-from ensemble_distill.data.source import Array, Item, Kind
+from ensemble_distill.data.source import Array, Item, Kind, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 
@@ -26,6 +28,7 @@ class Stage(IntEnum):
     GEOMETRY = 0  # moves the source's own pixels
     NOISE = 1  # changes their values, still at the source's size
     MIX = 2  # mixes two rendered examples
+    PUSH = 3  # moves the rendered input along a member's gradient: the caching pass does it
 
 
 class Change(Protocol):
@@ -38,6 +41,7 @@ class Change(Protocol):
 
 Draw = Callable[[Key, Array | None], Change]
 DrawMix = Callable[[Key, int, int], tuple[int, float]]
+DrawPush = Callable[[Key], Push]
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,13 @@ class Rendition:
         rows: the own row first.
         changes: for each of the rows, in the order they apply.
         weight: of the own row, in [0, 1].
+        push: what moves the input afterwards; `x` is the input before.
     """
 
     rows: tuple[int, ...]
     changes: tuple[tuple[Change, ...], ...]
     weight: float = 1.0
+    push: Push | None = None
 
     def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
         """The network's input, float32: (C, H, W) for pixels and tensors, (F,) for features.
@@ -97,6 +103,7 @@ class Composition:
         kinds: what every one of them can act on.
         distortions: name and draw, in the order they apply.
         mix: the one that mixes, if any.
+        push: the one that moves along a gradient, if any.
         scale: the source's, for noise on features.
     """
 
@@ -104,6 +111,12 @@ class Composition:
     distortions: tuple[tuple[str, Draw], ...] = ()
     mix: tuple[str, DrawMix] | None = None
     scale: Array | None = field(default=None, compare=False, repr=False)
+    push: tuple[str, DrawPush] | None = None
+
+    @property
+    def pushes(self) -> bool:
+        """Whether inputs depend on the members, and so are stored in the cache."""
+        return self.push is not None
 
     def plan(self, seed: int, view: int, row: int, total: int) -> Rendition:
         """Pure in its arguments. Names are part of the keys, so what one transform draws depends on no other;
@@ -118,4 +131,10 @@ class Composition:
             tuple(draw((name, seed, view, row, *role), self.scale) for name, draw in self.distortions)
             for role in ((), ("partner",))[: len(rows)]
         )
-        return Rendition(rows, changes, weight)
+        push = None if self.push is None else self.push[1]((self.push[0], seed, view, row))
+        return Rendition(rows, changes, weight, push)
+
+
+def pushes(view: View) -> bool:
+    """Whether a view moves inputs along the members' gradients; a user's own need not say that it does not."""
+    return bool(getattr(view, "pushes", False))

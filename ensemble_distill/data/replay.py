@@ -2,7 +2,8 @@
 
 A few rendered inputs are kept beside the records, in [0, 1] and before normalization. Training renders them
 again and refuses a difference above 2/255: exact hashes would refuse honest moves between machines and JPEG
-libraries, whose pixels differ by one.
+libraries, whose pixels differ by one. Of views that push, it is the input before the push that is kept and compared: it
+proves which rows were mixed, and so the labels.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 numpy's and torch's global generators differ between workers, and numpy promises the stability of its bit
 generators but not of the distributions drawn from them. So uniforms come from BLAKE2 of the key, and long
-streams of normals from Philox's raw words through Box-Muller.
+streams from Philox's raw words, normals through Box-Muller.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ def uniforms(count: int, *key: int | str) -> tuple[float, ...]:
 def _words(count: int, key: tuple[int | str, ...]) -> NDArray[np.uint64]:
     seed = int.from_bytes(_digest(key, 16), "little")
     return np.random.Philox(key=seed).random_raw(count)
+
+
+def uniform_row(count: int, *key: int | str) -> NDArray[np.float64]:
+    """Any number of floats in [0, 1), (count,), a pure function of the key; another stream than `uniforms`."""
+    row: NDArray[np.float64] = (_words(count, key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return row
 
 
 def normals(shape: tuple[int, ...], *key: int | str) -> NDArray[np.float32]:

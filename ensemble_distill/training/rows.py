@@ -1,4 +1,4 @@
-"""The rows a student trains on: inputs rendered again exactly as the members saw them, beside what they said."""
+"""The rows a student trains on: inputs as the members saw them, rendered again or stored, beside what they said."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.reader import Records
 from ensemble_distill.data.memo import Memo
-from ensemble_distill.data.source import Array, Source, View
+from ensemble_distill.data.rendering import normalize
+from ensemble_distill.data.source import Array, Item, Source, View
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.training.order import Index
 
@@ -22,12 +25,16 @@ RENDERED = 2**30  # bytes of rendered rows that are kept
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """A split and its records, whose view `view` of seed `seed` is what the members saw."""
+    """A split and its records, whose view `view` of seed `seed` is what the members saw.
+
+    Where the cache stores the inputs, moved along members' gradients, those are, and the view only says how labels mix.
+    """
 
     source: Source
     view: View
     seed: int
     records: Records
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,11 @@ class CachedRows(Dataset[Example]):
     """Several splits end to end (`train`, then `transfer`), indexed by (row, view)."""
 
     def __init__(self, splits: Sequence[CachedSplit], to: Preprocessing | None) -> None:
-        self.sources = [(split.source, split.view, split.seed) for split in splits]
+        """Raises: EdistillError when inputs are stored in another size than `to` has."""
+        for split in splits:
+            if split.inputs is not None and split.source.kind == "pixels" and to is not None:
+                _refuse_other_size(split.inputs, to)
+        self.sources = [(split.source, split.view, split.seed, split.inputs) for split in splits]
         self.offsets = np.cumsum([0, *(len(split.source) for split in splits)])
         self.to = to
         self._memo: Memo[Example] = Memo(sum(len(s.source) * s.records.views for s in splits), RENDERED)
@@ -76,13 +87,30 @@ class CachedRows(Dataset[Example]):
 
     def _rendered(self, index: Index) -> Example:
         part = int(np.searchsorted(self.offsets, index[0], side="right")) - 1
-        source, view, seed = self.sources[part]
+        source, view, seed, inputs = self.sources[part]
         row = index[0] - int(self.offsets[part])
         plan = view.plan(seed, index[1], row, len(source))
-        items = [source.item(other) for other in plan.rows]
+        if inputs is None:
+            items = [source.item(other) for other in plan.rows]
+            x = plan.x(items, self.to)
+        else:  # only labels are left to ask for: nothing is decoded
+            x, labels = inputs.read(row, index[1]), source.labels
+            items = [Item(x, None if labels is None else labels[other], source.kind) for other in plan.rows]
+            x = normalize(x, self.to) if source.kind == "pixels" and self.to is not None else x
         y = plan.y(items)
         own, partner, weight = (0, 0, 1.0) if y is None else (np.asarray(y[0]).item(), np.asarray(y[1]).item(), y[2])
-        return Example(index, plan.x(items, self.to), own, partner, weight, known=y is not None)
+        return Example(index, x, own, partner, weight, known=y is not None)
+
+
+def _refuse_other_size(inputs: Inputs, to: Preprocessing) -> None:
+    channels, *size = inputs.shape
+    wanted = max(len(to.mean), len(to.std))
+    if tuple(size) != to.size or wanted not in (1, channels):
+        raise EdistillError(
+            f"The cache stores inputs of size {size} and {channels} channels, moved along the members' gradients, and "
+            f"the student takes {list(to.size)} and {wanted}. Leave size, mean and std out of student.preprocessing, "
+            "or take ods or confods out of views.transform."
+        )
 
 
 class TeacherOutputs:

@@ -53,7 +53,7 @@ def cache_logits(
     if settings.views.transform == "none" and "train" in plans:
         progress.warn(
             'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
-            "to learn. Set views.transform to affine, crop-flip, mixup or noise."
+            "to learn. Set views.transform to affine, crop-flip, mixup, noise or ods."
         )
     device = resolve(settings.train.device)
     with one_writer(folder):

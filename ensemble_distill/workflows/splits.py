@@ -9,6 +9,7 @@ from pathlib import Path
 from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.config import PreprocessingSettings, Settings
 from ensemble_distill.data import open_source
+from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view, require_kind
 from ensemble_distill.errors import EdistillError
@@ -41,6 +42,11 @@ def plan_split(settings: Settings, name: str, source: Source | None = None) -> S
         return SplitPlan(source, open_view("none", None), "none", 0, 1)
     views = settings.views
     view = open_view(views.transform, source.scale)
+    if pushes(view) and settings.task == "regression":
+        raise EdistillError(
+            f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and the "
+            "task is regression. Take ods or confods out of it; noise acts on any data."
+        )
     require_kind(view, source.kind, views.transform)
     if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
         return SplitPlan(source, view, "none", 0, 1)

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ValidationError
 
+from ensemble_distill.cache.inputs import open_inputs
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching.plan import SplitPlan, numbered
+from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.data.replay import check_samples
 from ensemble_distill.errors import EdistillError
@@ -222,9 +224,11 @@ def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     if name not in cache.manifest.splits:
         raise EdistillError(f"{cache.folder} does not hold {name}. Run edistill cache-logits.")
     refuse_other_data(cache.folder, name, cache.manifest.splits[name], plan.facts())
+    refuse_other_making(cache.folder, name, plan, cache.manifest)
     records = cache.open(name, plan.count)
     check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count)
-    return CachedSplit(plan.source, plan.view, plan.seed, records)
+    inputs = open_inputs(cache.folder, cache.manifest, name, range(plan.count))
+    return CachedSplit(plan.source, plan.view, plan.seed, records, inputs)
 
 
 def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], trust: bool) -> list[Teacher]:

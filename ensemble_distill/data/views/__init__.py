@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import cast
 
-from ensemble_distill.data.rendition import Composition, Stage
+from ensemble_distill.data.rendition import Composition, Stage, pushes
 from ensemble_distill.data.source import Array, Kind, Plan, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import load_factory
@@ -31,7 +31,7 @@ def open_view(spec: str, scale: Array | None = None) -> View:
         scale: the source's `scale`, the unit of noise on features.
 
     Raises:
-        EdistillError: an unknown name, one that stands twice, two that mix, or a factory that fails.
+        EdistillError: an unknown name, one that stands twice, two that mix or that push, or a factory that fails.
     """
     if ":" in spec:
         return _users_view(spec)
@@ -41,17 +41,20 @@ def open_view(spec: str, scale: Array | None = None) -> View:
         raise EdistillError(f"views.transform is {spec!r}, which names {twice} twice. Name it once.")
     _refuse_unknown(names, spec)
     transforms = sorted(((name, _module(name)) for name in names), key=lambda t: (t[1].STAGE, t[0]))
-    distortions = [(name, module.draw) for name, module in transforms if module.STAGE is not Stage.MIX]
+    distortions = [(name, module.draw) for name, module in transforms if module.STAGE < Stage.MIX]
     mixes = [(name, module.draw) for name, module in transforms if module.STAGE is Stage.MIX]
-    if len(mixes) > 1:
-        raise EdistillError(
-            f"views.transform is {spec!r}, but {mixes[0][0]} and {mixes[1][0]} both mix two rows. Keep one."
-        )
+    moves = [(name, module.draw) for name, module in transforms if module.STAGE is Stage.PUSH]
+    for alike, what in ((mixes, "mix two rows"), (moves, "move the input along a gradient")):
+        if len(alike) > 1:
+            raise EdistillError(
+                f"views.transform is {spec!r}, but {alike[0][0]} and {alike[1][0]} both {what}. Keep one."
+            )
     return Composition(
         kinds=frozenset.intersection(*(module.KINDS for _, module in transforms)),
         distortions=tuple(distortions),
         mix=mixes[0] if mixes else None,
         scale=scale,
+        push=moves[0] if moves else None,
     )
 
 
@@ -99,7 +102,7 @@ class UsersView:
     """A user's view that other processes can make again: its class may come from a file none can import by name."""
 
     def __init__(self, spec: str, view: View) -> None:
-        self.spec, self.view, self.kinds = spec, view, view.kinds
+        self.spec, self.view, self.kinds, self.pushes = spec, view, view.kinds, pushes(view)
 
     def plan(self, seed: int, view: int, row: int, total: int) -> Plan:
         plan = self.view.plan(seed, view, row, total)

@@ -1,0 +1,123 @@
+"""Moving a batch of inputs, each along the gradient of one member, as the views `ods` and `confods` have drawn it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.caching.seen import normalized
+from ensemble_distill.data.push import Push
+from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.teachers.logits import joined, refuse_not_finite
+
+
+def moved(
+    x: Array,
+    pushes: Sequence[Push],
+    kind: Kind,
+    members: Sequence[Member],
+    modules: Mapping[str, nn.Module],
+    device: torch.device,
+    split: str,
+    rows: Sequence[int],
+) -> Array:
+    """Inputs x (B, C, H, W), each moved by its own push; pixels in [0, 1] stay there.
+
+    Args:
+        members: whom the pushes may ask, in the order they count.
+        split, rows: which inputs these are, for messages.
+
+    Raises:
+        EdistillError: a member fails, its output does not follow from its input by gradients, or one is not finite.
+    """
+    result = x.copy()
+    asked = np.array([push.member(len(members)) for push in pushes])
+    for index in np.unique(asked):  # the rows of a member at once
+        at = np.flatnonzero(asked == index)
+        member, mine, of = members[index], [pushes[int(i)] for i in at], [rows[int(i)] for i in at]
+        shown = np.stack([normalized(one, kind, member.preprocessing) for one in x[at]])
+        direction, confidence = gradient(
+            modules[member.name], member, torch.from_numpy(shown).to(device), mine, split, of
+        )
+        if kind == "pixels" and member.preprocessing is not None:
+            direction /= np.array(member.preprocessing.std)[:, None, None]  # from normalized inputs to those in [0, 1]
+        norm = np.sqrt((direction**2).sum(axis=tuple(range(1, x.ndim)), keepdims=True))
+        steps = np.array([p.step * (c if p.by_confidence else 1) for p, c in zip(mine, confidence, strict=True)])
+        size = steps.reshape(norm.shape) * math.sqrt(x[0].size)
+        there = x[at] + size * np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0)
+        result[at] = there.clip(0, 1) if kind == "pixels" else there
+    return result
+
+
+def gradient(
+    module: nn.Module, member: Member, x: Tensor, pushes: Sequence[Push], split: str, rows: Sequence[int]
+) -> tuple[Array, Array]:
+    """∇_x w·softmax(z) up to a positive factor a row, float64 of x's shape, and max softmax(z), (B,).
+
+    A confident member's softmax has gradients that single precision takes for 0. Only their direction counts, so that
+    of the logits is computed in float64 and taken to unit length before it goes back through the network.
+
+    Args:
+        x: (B, C, H, W) as the member takes it.
+        pushes: one a row; they draw w for the data's classes.
+
+    Raises:
+        EdistillError: see `moved`.
+    """
+    where = f"at row {rows[0]} of {split}"
+    leaf = x.requires_grad_()
+    try:
+        with torch.enable_grad():
+            raw = module(leaf.clone())  # a module may write into its input, and not into a leaf
+            values = joined(raw, len(x), member).double().cpu().numpy()
+            raw = raw.to_dense() if raw.is_sparse else raw
+            refuse_not_finite(values, member, split, rows)
+            back, confidence = _of_outputs(values, member, pushes)
+            found = (
+                torch.autograd.grad(raw, leaf, torch.from_numpy(back).to(raw), allow_unused=True)[0]
+                if raw.requires_grad
+                else None
+            )
+    except EdistillError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise EdistillError(
+            f"Member {member.name} runs out of memory at its gradient {where} with {len(x)} rows at once. Lower "
+            "cache.batch-size."
+        ) from error
+    except Exception as error:  # the module is anyone's code
+        raise EdistillError(
+            f"Member {member.name} gives no gradient {where}: {error}. The views ods and confods need one of every "
+            "member: take them out of views.transform, or mend its module."
+        ) from error
+    if found is None:
+        raise EdistillError(
+            f"Member {member.name} gives no gradient {where}: its output does not follow from its input in torch. The "
+            "views ods and confods need one of every member: take them out of views.transform, or mend its module "
+            "(no .detach(), no numpy, no torch.no_grad)."
+        )
+    slopes = found.double().cpu().numpy() if x.device.type != "mps" else found.cpu().double().numpy()
+    refuse_not_finite(slopes.reshape(len(slopes), -1), member, split, rows)
+    return slopes, confidence
+
+
+def _of_outputs(values: Array, member: Member, pushes: Sequence[Push]) -> tuple[Array, Array]:
+    """What to send back through a member from its raw outputs (B, K), and its largest probabilities (B,)."""
+    weights = np.stack([push.weights(values.shape[1]) for push in pushes])
+    if member.class_order is not None:
+        weights = weights[:, list(member.class_order)]
+    # probabilities sum to 1, so w may count from that of the likeliest class: else what is left near p = 1 is rounding
+    u = weights - np.take_along_axis(weights, values.argmax(axis=1)[:, None], axis=1)
+    if member.output == "probabilities":
+        return u, values.max(axis=1)
+    p = np.exp(values - values.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    slope = p * (u - (u * p).sum(axis=1, keepdims=True))
+    norm = np.sqrt((slope**2).sum(axis=1, keepdims=True))
+    return np.divide(slope, norm, out=np.zeros_like(slope), where=norm > 0), p.max(axis=1)

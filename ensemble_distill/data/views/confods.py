@@ -1,0 +1,19 @@
+"""ODS with a step in proportion to the asked member's confidence (ConfODS; Nam et al. 2021, arXiv:2110.14149).
+
+The step of `ods` times max_k softmax(z)_k of the member whose gradient it is: rows of which it is unsure move less.
+This is read from the released code; of its temperature, see `ods`.
+"""
+
+from __future__ import annotations
+
+from ensemble_distill.data.push import Push
+from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.source import Kind
+from ensemble_distill.data.views import ods
+
+STAGE = Stage.PUSH
+KINDS: frozenset[Kind] = ods.KINDS
+
+
+def draw(key: Key) -> Push:
+    return Push(key, ods.STEP, by_confidence=True)
