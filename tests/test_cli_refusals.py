@@ -70,7 +70,7 @@ def test_every_command_asks_for_its_settings(name: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("train --epochs 0", r"Error: train\.epochs is 0: input should be greater than or equal to 1\."),
+        ("train --epochs -1", r"Error: train\.epochs is -1: input should be greater than or equal to 0\."),
         ("train --sched step", r"train\.sched is 'step': input should be 'cosine', 'tanh'"),
         ("train --set train.epoch=3", r"unknown key train\.epoch\. Did you mean train\.epochs\?"),
         ("train --set epochs", r"--set epochs: write KEY=VALUE"),
