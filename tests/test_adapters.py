@@ -69,3 +69,20 @@ def test_copies_are_of_the_first(rank: int | None) -> None:
     wider = adapters.copied(4)
     assert wider.count == 4
     assert_close(wider(x).view(2, 4, C, 4, 4), first.expand(-1, 4, -1, -1, -1))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_features_that_do_not_vary_are_no_obstacle(rank: int) -> None:
+    """Pixels that are always black, far from 0 once normalized, and features that are copies of others."""
+    torch.manual_seed(0)
+    x = torch.randn(ROWS, 3)
+    seen = torch.cat([x, torch.full((ROWS, 40), -7.3), x], 1)
+    y = (x @ torch.randn(3, M * C) + 5).view(-1, M, C)
+    regression = Ridge()
+    for rows in torch.arange(ROWS).split(130):
+        regression.add(seen[rows], y[rows])
+    shared, own, bias = regression.reduced(1e-6, rank)
+    found = torch.einsum("nr,mrc->nmc", seen.double() @ shared, own) + bias
+    assert found.isfinite().all()
+    if rank == 3:
+        assert_close(found.float(), y, atol=1e-2, rtol=0)

@@ -16,12 +16,14 @@ class Ridge:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._gram = self._cross = torch.empty(0)
+        self._gram = self._cross = self._origin = torch.empty(0)
         self._shape: tuple[int, ...] = ()
 
     def add(self, features: Tensor, targets: Tensor) -> None:
         """B more rows: features (B, F) and targets (B, M, W), both finite."""
-        x = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+        if self.rows == 0:  # counted from there, features that do not vary leave no rounding behind
+            self._origin = features.mean(0)
+        x = torch.cat([features - self._origin, torch.ones_like(features[:, :1])], dim=1)
         y = targets.flatten(1).to(x)
         if self.rows == 0:
             self._shape = tuple(targets.shape[1:])
@@ -52,14 +54,19 @@ class Ridge:
             rank: R, at most F and at most M·W.
         """
         covariance, weight, bias = self._solved(ridge)
-        root = torch.linalg.cholesky(covariance)
+        values, vectors = torch.linalg.eigh(covariance)
+        root = vectors * values.clamp_min(values.max() * torch.finfo(torch.float64).eps).sqrt()
         seen = root.T @ weight  # (F, M·W): its Gram matrix is the predictions' covariance
         directions = torch.linalg.eigh(seen @ seen.T).eigenvectors[:, -rank:].flip(1)
-        shared = torch.linalg.solve_triangular(root.T, directions, upper=True)
+        shared = root / root.square().sum(0) @ directions  # its columns are orthogonal: the inverse, transposed
         own = directions.T @ seen
-        mean = self._gram[-1, :-1] / self.rows
-        bias = bias + mean @ (weight - shared @ own)
+        bias = bias + self._mean @ (weight - shared @ own)
         return shared, self._by_member(own), bias.view(self._shape)
+
+    @property
+    def _mean(self) -> Tensor:
+        """The features' mean, (F,)."""
+        return self._gram[-1, :-1] / self.rows + self._origin.double().cpu()
 
     def _by_member(self, weight: Tensor) -> Tensor:
         return weight.view(len(weight), *self._shape).transpose(0, 1).contiguous()
@@ -74,4 +81,4 @@ class Ridge:
         variance = torch.maximum(covariance.diagonal().mean(), least)
         penalized = covariance + ridge * variance * torch.eye(len(mean), dtype=torch.float64)
         weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))
-        return penalized, weight, target - mean @ weight
+        return penalized, weight, target - self._mean @ weight
