@@ -77,7 +77,7 @@ class Ridge:
         mean, target = gram[-1, :-1], cross[-1]
         covariance = gram[:-1, :-1] - torch.outer(mean, mean)
         # what is left of constant features is rounding, and nothing may be learned from it
-        least = 1e-12 * gram.diagonal()[:-1].mean() + torch.finfo(torch.float64).tiny
+        least = 1e-12 * gram.diagonal()[:-1].mean() + torch.finfo(torch.float64).tiny ** 0.5
         variance = torch.maximum(covariance.diagonal().mean(), least)
         penalized = covariance + ridge * variance * torch.eye(len(mean), dtype=torch.float64)
         weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))

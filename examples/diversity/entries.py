@@ -45,6 +45,9 @@ _32 = (*_BODY, *_stage(32), "--lr", "1e-3")
 MNIST = (
     # where it began: one body, a Hinton phase, heads that part by training alone
     Entry("plain", (*_LAYER, *_set(student__heads="[100,100]"), *_PLAIN), _MIXED),
+    Entry(
+        "plain-closed-form", (*_LAYER, *_set(student__heads="[100,100]", method__closed_form="true"), *_PLAIN), _MIXED
+    ),
     # bodies of ten members side by side, linear heads
     Entry("ten-bodies-solved", (*_TEN, *SOLVED), _MIXED),
     Entry("ten-bodies", (*_TEN, "--lr", "1e-3"), _MIXED),
