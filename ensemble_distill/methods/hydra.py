@@ -106,7 +106,8 @@ class HydraOptions(Options):
     )
     closed_form: bool | None = Field(
         None,
-        description="Solve for the heads' last layers when the second phase begins; default only after such a start.",
+        description="Solve for the heads' last layers when the second phase begins; default for classes, and after "
+        "such a start.",
     )
     ridge: float = Field(1e-4, gt=0, description="How much that solution shrinks, relative to the features' variance.")
 
@@ -127,10 +128,17 @@ class Hydra(Method):
     def heads(self, members: int) -> int:
         return members
 
-    def from_members(self, options: BaseModel) -> BaseModel:
-        """What several members' weights bring needs no first phase, which would train one head on their mean."""
+    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+        """What several members' weights bring needs no first phase, which would train one head on their mean.
+
+        Heads in closed form are where classifiers start best. Of numbers least squares misjudges the variances, so
+        there it is but what a start from members needs.
+        """
         assert isinstance(options, HydraOptions)
-        default = {"hinton_share": 0.0, "closed_form": True}
+        default = {
+            "hinton_share": 0.0 if from_members else HINTON_SHARE,
+            "closed_form": from_members or task == "classification",
+        }
         return options.model_copy(update={k: v for k, v in default.items() if getattr(options, k) is None})
 
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:

@@ -126,8 +126,8 @@ class Method(ABC):
         """What its student's heads emit, given what the members' cached outputs are: the same, if not overridden."""
         return of_members
 
-    def from_members(self, options: BaseModel) -> BaseModel:
-        """The options with defaults for a student that starts from several members; what was set stays."""
+    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+        """The options with the defaults that depend on the task, or on a start from several members; what was set stays."""
         return options
 
     @abstractmethod

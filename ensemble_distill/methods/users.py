@@ -63,6 +63,11 @@ class UsersMethod(Method):
         self._check(isinstance(found, int) and not isinstance(found, bool) and found >= 1, "heads", found, "1 or more")
         return found
 
+    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+        found = self._asked("settled", lambda: self.own.settled(options, task, from_members))
+        self._check(isinstance(found, type(options)), "settled", found, f"{type(options).__name__}, as Options is")
+        return found
+
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         found: Any = self._asked("stages", lambda: list(self.own.stages(options, members)))
         return [self._stage(stage) for stage in found]

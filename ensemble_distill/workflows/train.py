@@ -81,9 +81,8 @@ def train(
     started = time.monotonic()
     progress = progress or Silent()
     method = open_method(settings.train.method)
-    options = method_options(method, settings)
-    if isinstance(settings.student.init, tuple):
-        options = method.from_members(options)
+    several = isinstance(settings.student.init, tuple)
+    options = method.settled(method_options(method, settings), settings.task, several)
     if settings.task not in method.tasks:
         raise EdistillError(
             f"{settings.train.method} is for {' and '.join(sorted(method.tasks))}, and the task is {settings.task}. "

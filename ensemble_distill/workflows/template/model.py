@@ -12,6 +12,6 @@ def make_teacher(classes: int = 10, width: int = 64) -> nn.Module:
     return nn.Sequential(*layers(width), nn.Linear(width, classes))
 
 
-def make_body(width: int = 128) -> nn.Module:
-    """The student without its heads: images (B, 1, 8, 8) to features (B, width)."""
+def make_body(width: int = 64) -> nn.Module:
+    """A body of the student, a member without its last layer: images (B, 1, 8, 8) to features (B, width)."""
     return nn.Sequential(*layers(width))
