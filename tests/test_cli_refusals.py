@@ -102,7 +102,7 @@ def test_a_mistake_is_told_in_one_line(here: Path, line: str, told: str) -> None
         ("train --epochs 9", "train.epochs", "8", "9"),
         ("train --lr 0.125", "train.lr", r"[\d.]+", "0.125"),
         ("train --set method.temperature=3", "method.temperature", r"\(default\)", "3"),
-        ("train --set student.kwargs.width=64", "student.kwargs", "{'width': 128}", "{'width': 64}"),
+        ("train --set student.kwargs.width=32", "student.kwargs", "{'width': 64}", "{'width': 32}"),
     ],
 )
 def test_a_run_made_with_other_settings_is_named_by_key(here: Path, line: str, key: str, there: str, now: str) -> None:

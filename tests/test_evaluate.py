@@ -112,9 +112,9 @@ def test_costs_are_sane(digits: Path, settings_of: SettingsOf) -> None:
     for model, members in {"member": 1, "best-2": 2, "best-3": 3, "ensemble": 8}.items():
         assert cost[model]["macs"] == members * macs
         assert cost[model]["parameters"] == members * (macs + 64 + 64 + 10)
-    student = 64 * 128 + 128 * 128 + 8 * 128 * 10
+    student = 2 * (64 * 64 + 64 * 64) + 8 * 128 * 10  # two bodies, and heads on both
     assert cost["student"]["macs"] == student
-    assert cost["student"]["parameters"] == student + 128 + 128 + 8 * 10
+    assert cost["student"]["parameters"] == student + 2 * (64 + 64) + 8 * 10
     assert all(0 < figures["latency_ms"] < 1000 for figures in cost.values())
     assert cost["member"]["latency_ms"] < cost["ensemble"]["latency_ms"]
 

@@ -122,8 +122,8 @@ def show(found: Comparison, style: Style) -> None:
         elif explained is not None and explained < COLLAPSED:
             render.message(
                 f"The heads of {run['run']} say nearly the same: they explain {explained:.0%} of the members' "
-                "diversity, so this student's model uncertainty stands for little. More or stronger views, more "
-                "epochs, a larger learning rate and MLP heads help."
+                "diversity, so this student's model uncertainty stands for little. A start from several members "
+                "(student.init) helps most, then stronger views and more epochs."
             )
 
 
