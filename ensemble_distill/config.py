@@ -114,7 +114,7 @@ class SplitSettings(Section):
 
     @field_validator("ood")
     @classmethod
-    def _names_arefile_names(cls, sets: dict[str, Any]) -> dict[str, Any]:
+    def _names_are_file_names(cls, sets: dict[str, Any]) -> dict[str, Any]:
         for name in sets:
             file_name(name)
         return sets
@@ -157,13 +157,18 @@ class StudentSettings(Section):
 
     model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
     kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
-    init: str | tuple[str, ...] | None = Field(
+    init: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="Start the body from this member's weights; from several, that many bodies side by side."
     )
     heads: HeadSettings = Field(
         (), description='Hidden sizes of each head; empty is linear. Or "last-stage": a copy of it each.'
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
+
+    @property
+    def from_members(self) -> bool:
+        """Whether bodies and heads start from members, as a list says, and not one body from one of them."""
+        return isinstance(self.init, tuple)
 
 
 class CacheSettings(Section):

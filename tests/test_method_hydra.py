@@ -199,4 +199,6 @@ def test_rows_weigh_by_their_members_disagreement(loss: str) -> None:
     root = np.sqrt(np.asarray(batch.teacher.summary().model))
     assert float(weighted(batch, student, FIRST)) == pytest.approx(np.dot(rows, root) / root.sum(), rel=1e-9)
     same = Batch(Categorical(torch.zeros(B, M, K, dtype=torch.float64)), None)  # nobody disagrees anywhere
-    assert float(weighted(same, student, FIRST)) == pytest.approx(float(plain(same, student, FIRST)))
+    for power in (0.5, 1.25, 2.0):
+        weighted = stages("hydra", loss=loss, row_weight=power)[1].loss
+        assert float(weighted(same, student, FIRST)) == pytest.approx(float(plain(same, student, FIRST)))

@@ -128,6 +128,10 @@ def test_weights_that_are_no_layers_and_shared_layers_are_refused() -> None:
         per_head(nn.Sequential(nn.ReLU(), Scaled()), 2)
     with tiny.refused("holds in_proj_weight", "MultiheadAttention"):
         per_head(nn.MultiheadAttention(4, 2), 2)
+    with tiny.refused("only torch's own", "BatchNorm1d"):
+        per_head(nn.BatchNorm1d(3, momentum=None), 2)
+    with tiny.refused("The last stage holds bias in itself (ParametrizedLinear)"):
+        per_head(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), 2)
     layer = nn.Linear(3, 3)
     with tiny.refused("The layer 2 stands at two places"):
         per_head(nn.Sequential(layer, nn.ReLU(), layer), 2)

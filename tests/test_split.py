@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ensemble_distill.predictive.categorical import CategoricalFamily
+from ensemble_distill.students.last_stage import LastStage, apart
+from ensemble_distill.students.per_head import per_head
 from ensemble_distill.students.split import last_stage_of, split
+from ensemble_distill.students.student import Student
 
 
 class Block(nn.Module):
@@ -101,6 +105,50 @@ def test_bodies_of_timm_can_be_taken_apart(name: str) -> None:
     with torch.no_grad():
         assert_close(parts.tail(parts.bridge(parts.trunk(x))), body(x))
     assert sum(p.numel() for p in parts.tail.parameters()) > 0
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet", "test_byobnet", "mobilenetv3_small_050"])
+def test_tails_of_timm_are_the_same_for_each_head(name: str) -> None:
+    """BatchNormAct2d among them, a normalization with its activation behind it."""
+    torch.manual_seed(0)
+    body = timm.create_model(name, num_classes=0).eval()
+    parts = split(body, last_stage_of(body))
+    with torch.no_grad():
+        h = parts.bridge(parts.trunk(torch.randn(2, 3, 64, 64)))
+        both = per_head(parts.tail, 2).eval()(h.repeat_interleave(2, 0))
+        assert_close(both, parts.tail(h).repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet_gn", "test_nfnet"])
+def test_layers_with_a_forward_of_their_own_are_refused(name: str) -> None:
+    body = timm.create_model(name, num_classes=0).eval()
+    with tiny.refused("and only torch's own linear, convolutional and normalization layers"):
+        per_head(split(body, last_stage_of(body)).tail, 2)
+
+
+def test_dropout_of_a_forward_does_not_go_on_in_evaluation() -> None:
+    torch.manual_seed(0)
+    body = timm.create_model("resnet10t", num_classes=0, drop_rate=0.5)
+    parts = split(body, "layer4")
+    assert parts.tail.training
+    for part in (body, parts.trunk, parts.tail):
+        part.eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert_close(parts.tail(parts.trunk(x)), body(x))
+
+
+def test_what_a_body_wants_undecayed_stays_so() -> None:
+    class Wishing(Body):
+        def no_weight_decay(self) -> set[str]:
+            return {"stem.weight", "norm.weight", "nothing"}
+
+    body = Wishing()
+    config = LastStage("stages.2")
+    trunk, heads = apart(body, config, (3, 8, 8), 2)
+    undecayed = Student(trunk, heads, CategoricalFamily()).no_weight_decay()
+    assert {"body.stem.weight", "heads.tail.norm.weight"} <= undecayed
+    assert "body.nothing" not in undecayed
 
 
 def test_the_last_stage_is_found() -> None:

@@ -342,3 +342,16 @@ def test_no_epochs_are_for_what_is_solved_for(tmp_path: Path) -> None:
     solved = {"train.epochs": 0, "method.closed-form": True, "method.hinton-share": 0}
     assert train(settings(folder, solved)).fresh
     assert not train(settings(folder, solved)).fresh
+
+
+def test_no_epochs_over_another_run_leave_nothing_of_it(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "f")
+    cache_logits(settings(folder))
+    solved = {"method.closed-form": True, "method.hinton-share": 0, "output.name": "run"}
+    train(settings(folder, {**solved, "train.epochs": 1}))
+    (folder / "runs/run/calibration.json").write_text("{}")
+    train(settings(folder, {**solved, "train.epochs": 0}), overwrite=True)
+    assert {path.name for path in (folder / "runs/run").iterdir()} - {".lock"} == {
+        *("args.toml", "config.json", "student.safetensors")
+    }
+    assert not train(settings(folder, {**solved, "train.epochs": 0})).fresh

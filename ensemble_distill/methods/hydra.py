@@ -50,7 +50,8 @@ def _over_rows(losses: Tensor, batch: Batch, row_weight: float) -> Tensor:
     if row_weight == 0:
         return losses.mean()
     disagreement = batch.teacher.summary().model
-    weight = (disagreement + torch.finfo(disagreement.dtype).tiny) ** row_weight
+    least = torch.finfo(disagreement.dtype)
+    weight = (disagreement / disagreement.amax().clamp_min(least.tiny) + least.eps) ** row_weight
     return (losses * weight).mean() / weight.mean()
 
 

@@ -127,7 +127,7 @@ class Method(ABC):
         return of_members
 
     def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
-        """The options with the defaults that depend on the task, or on a start from several members; what was set stays."""
+        """The options with defaults that depend on the task or on a start from members; what was set stays."""
         return options
 
     @abstractmethod

@@ -88,8 +88,8 @@ class Dirichlet:
         return (normalizer + ((a - 1) * log_probs).sum(-1)).to(self.log_concentration)
 
     def deviation_error(self, student: Self) -> Tensor:
-        """0, (B, 1, *L): it is one distribution, with no members to depart from it."""
-        return torch.zeros_like(self.log_concentration[..., 0])
+        """Raises TypeError: it is one distribution, with no members to depart from it."""
+        raise TypeError("a Dirichlet has no members whose deviations could be compared")
 
     def nll(self, y: Tensor) -> Tensor:
         """−ln(α_y/α_0), (B, 1, *L), for classes y (B, *L)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.adapters import Adapters
+from ensemble_distill.students.adapters import KERNEL, Adapters
 from ensemble_distill.students.heads import BatchedLinear, Heads
-from ensemble_distill.students.per_head import give, per_head, resized
-from ensemble_distill.students.ridge import Ridge
+from ensemble_distill.students.per_head import per_head, resized
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.split import Split, split
-
-RIDGE = 1e-6  # of the adapters' regression, whose many rows leave little to guard against
 
 
 @dataclass(frozen=True)
@@ -101,13 +98,13 @@ def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int)
     bodies = list(body.bodies) if isinstance(body, SideBySide) else [body]
     parts = [stage.split(one) for one in bodies]
     trunk: nn.Module = SideBySide(p.trunk for p in parts) if len(parts) > 1 else parts[0].trunk
-    seen, wanted, features = _run(trunk, parts[0], shape)
+    seen, wanted, features = run_apart(trunk, parts[0], shape)
     adapters = _adapters(stage, seen, wanted) if stage.adapted else None
     heads = LastStageHeads(adapters, per_head(parts[0].tail, 1), BatchedLinear(1, features.shape[1], outputs))
     return trunk, heads
 
 
-def _run(trunk: nn.Module, part: Split, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def run_apart(trunk: nn.Module, part: Split, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """What the trunk gives for two rows, what the last stage is given in the body, and what that makes of it."""
     modules = (trunk, part.trunk, part.bridge, part.tail)
     were = [module.training for module in modules]
@@ -138,7 +135,7 @@ def _adapters(stage: LastStage, seen: Tensor, wanted: Tensor) -> Adapters:
             f"{tuple(wanted.shape[1:])}, and do so from maps to maps, or from vectors to vectors. Set adapt-from to a "
             "module nearer to the last stage."
         )
-    largest = inputs * (9 if maps else 1)
+    largest = inputs * (KERNEL**2 if maps else 1)
     if stage.rank is not None and stage.rank > largest:
         raise EdistillError(
             f"The rank of the adapters is {stage.rank}, and they read {largest} numbers. Give fewer, or leave it out."
@@ -148,49 +145,6 @@ def _adapters(stage: LastStage, seen: Tensor, wanted: Tensor) -> Adapters:
 
 def _strided(seen: Tensor, stride: int) -> tuple[int, ...]:
     return tuple((size - 1) // max(1, stride) + 1 for size in seen.shape[2:])
-
-
-class FromMembers:
-    """Gives every head its own member's last stage, behind an adapter that is solved for.
-
-    An adapter is the least-squares map from what the shared trunk says of a row to what the member's own layers would
-    have given its last stage.
-    """
-
-    POSITIONS = 2**19  # rows × positions of a map that the regression sees, at most
-    ROWS = 2**15
-
-    def __init__(self, members: Sequence[Split]) -> None:
-        self.members = list(members)
-
-    def rows(self, shape: Sequence[int]) -> int:
-        """How many rows of that shape the regression takes."""
-        wanted = _run(self.members[0].trunk, self.members[0], shape)[1]
-        positions = wanted[0].numel() // wanted.shape[1 if wanted.dim() == 4 else -1]
-        return max(1, min(self.ROWS, self.POSITIONS // positions))
-
-    @torch.no_grad()
-    def __call__(self, student: nn.Module, inputs: Iterable[Tensor]) -> None:
-        """Set the heads of a student in eval mode from rows x (B, …), on the student's device."""
-        heads, body = student.heads, student.body
-        assert isinstance(heads, LastStageHeads)
-        assert heads.adapters is not None
-        assert isinstance(body, nn.Module)
-        device = heads.last.weight.device
-        paths = [nn.Sequential(member.trunk, member.bridge).to(device).eval() for member in self.members]
-        for head, member in enumerate(self.members):
-            give(heads.tail, head, member.tail)
-        regression = Ridge()
-        for x in inputs:
-            columns = heads.adapters.patches(body(x))
-            wanted = torch.stack([self._by_position(path(x)) for path in paths], dim=1)
-            regression.add(columns, wanted)
-        heads.adapters.take(regression, RIDGE)
-
-    @staticmethod
-    def _by_position(wanted: Tensor) -> Tensor:
-        """(positions, C) of maps (B, C, H, W) or of vectors (B, …, C)."""
-        return (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).flatten(0, -2)
 
 
 HeadStack = Heads | LastStageHeads  # what a student's heads can be

@@ -44,6 +44,8 @@ class PerHead(nn.Module):
         for name, buffer in layer.named_buffers(recurse=False):
             if name != "num_batches_tracked":
                 self.register_buffer(name, _repeated(buffer, count))
+        for name, child in layer.named_children():
+            self.add_module(name, child)
         for name in ("weight", "bias"):
             if not hasattr(self, name):
                 self.register_parameter(name, None)
@@ -115,7 +117,10 @@ class PerHeadBatchNorm(PerHead):
             0.1 if layer.momentum is None else layer.momentum,
             layer.eps,
         )
-        return self._by_row(y)
+        y = self._by_row(y)
+        for behind in self.children():  # timm's dropout and activation
+            y = behind(y)
+        return y
 
 
 class PerHeadLayerNorm(PerHead):
@@ -165,22 +170,45 @@ def give(tail: nn.Module, head: int, weights: nn.Module) -> None:
 
 def _convert(module: nn.Module, count: int, name: str, seen: set[nn.Module]) -> nn.Module:
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    layer = next((layer for kind, layer in _LAYERS.items() if isinstance(module, kind)), None)
+    layer = _per_head_layer(module)
     if layer is not None and own:
         if module in seen:
             raise EdistillError(f"The layer {name} stands at two places of the last stage. Give each its own.")
         seen.add(module)
         return layer(module, count)
-    if own:
+    if own or hasattr(module, "parametrizations"):
+        held = own[0][0] if own else "a parametrization"
         raise EdistillError(
-            f"The last stage holds {own[0][0]} in {name or 'itself'} ({type(module).__name__}), and only linear, "
-            "convolutional and normalization layers can be given to each head. Begin the last stage after it, or use "
-            "heads = [] or [100]."
+            f"The last stage holds {held} in {name or 'itself'} ({type(module).__name__}), and only torch's own "
+            "linear, convolutional and normalization layers can be given to each head. Begin the last stage after it, or "
+            "use heads = [] or [100]."
         )
     for child, inner in list(module._modules.items()):  # named_children() leaves out a second name
         if inner is not None:
             module._modules[child] = _convert(inner, count, f"{name}.{child}".lstrip("."), seen)
     return module
+
+
+def _per_head_layer(module: nn.Module) -> type[PerHead] | None:
+    """What serves heads with such layers; None where none does as the layer does, as for kinds with a forward of their
+    own."""
+    kind = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
+    if kind is None or hasattr(module, "parametrizations"):
+        return None
+    if isinstance(module, _BatchNorm) and module.momentum is None:
+        return None  # its statistics are means over all batches, and count them
+    if type(module).forward is kind.forward or _is_normalization_with_activation(module):
+        return _LAYERS[kind]
+    return None
+
+
+def _is_normalization_with_activation(module: nn.Module) -> bool:
+    """timm's BatchNorm2d with a dropout and an activation behind it."""
+    if not isinstance(module, nn.BatchNorm2d) or type(module) is nn.BatchNorm2d:
+        return False
+    from timm.layers import BatchNormAct2d
+
+    return type(module) is BatchNormAct2d
 
 
 _LAYERS: dict[type[nn.Module], type[PerHead]] = {
@@ -198,6 +226,7 @@ def _bare(layer: nn.Module) -> nn.Module:
     """A layer's settings without its tensors."""
     bare = copy.copy(layer)
     bare._parameters, bare._buffers = dict.fromkeys(layer._parameters), {}
+    bare._modules = dict(layer._modules)
     return bare
 
 

@@ -29,7 +29,8 @@ class Ridge:
             self._shape = tuple(targets.shape[1:])
             self._gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
             self._cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
-        # products in the rows' own precision, on their device; only the sums over batches need more
+        if x.device.type == "cpu":  # elsewhere float64 is slow or missing, and products round to float32
+            x, y = x.double(), y.double()
         self._gram += (x.T @ x).double().cpu()
         self._cross += (x.T @ y).double().cpu()
         self.rows += len(x)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ensemble_distill.students.split import undecayed
+
 
 class SideBySide(nn.Module):
     """x (B, ...) to features (B, F_1 + … + F_k) of k bodies that share nothing.
@@ -24,8 +26,4 @@ class SideBySide(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """The bodies' own wishes; see `Student.no_weight_decay`."""
-        return {
-            f"bodies.{index}.{name}"
-            for index, body in enumerate(self.bodies)
-            for name in getattr(body, "no_weight_decay", set)()
-        }
+        return {f"bodies.{index}.{name}" for index, body in enumerate(self.bodies) for name in undecayed(body)}

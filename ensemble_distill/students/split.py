@@ -9,6 +9,16 @@ from torch import fx, nn
 
 from ensemble_distill.errors import EdistillError
 
+WISHES = "no_weight_decay"  # what copies of a traced graph keep is its `meta` alone
+
+
+def undecayed(module: nn.Module) -> set[str]:
+    """Names of the parameters that a network, or a part of one, wants free of weight decay."""
+    if isinstance(module, fx.GraphModule):
+        return set(module.meta.get(WISHES, ()))
+    wished: set[str] = getattr(module, "no_weight_decay", set)()
+    return wished
+
 
 @dataclass(frozen=True)
 class Split:
@@ -92,6 +102,8 @@ def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
             # only what holds the named modules is looked into: the rest may be written as it likes
             return not any(name.startswith(f"{module_qualified_name}.") for name in names)
 
+    training = body.training
+    body.eval()  # what a forward does in training alone, as functional dropout, would be done ever after
     try:
         # arguments with defaults, as masks are, are left at them
         arguments = list(inspect.signature(body.forward).parameters.values())[1:]
@@ -103,6 +115,8 @@ def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
             f"({type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}). Call these modules from a "
             "forward without branches that depend on the data, or use heads = [] or [100]."
         ) from error
+    finally:
+        body.train(training)
 
 
 def _input_of(graph: fx.Graph, name: str) -> fx.Node:
@@ -140,4 +154,6 @@ def _between(body: nn.Module, start: fx.Node, end: fx.Node, name: str) -> nn.Mod
     for node in needed:  # dependencies come first
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[end])
-    return fx.GraphModule(body, graph)
+    part = fx.GraphModule(body, graph)
+    part.meta[WISHES] = undecayed(body) & dict(part.named_parameters()).keys()
+    return part.train(body.training)

@@ -13,6 +13,7 @@ from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.students.last_stage import HeadStack, LastStageHeads
 from ensemble_distill.students.per_head import PerHead
 from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
+from ensemble_distill.students.split import undecayed
 
 Form = Literal["heads", "rank-one"]  # how a student holds one prediction per member
 
@@ -92,7 +93,7 @@ class Student(nn.Module):
         rank-one factors, which belong near 1, and the heads' own vectors, as those of one network are."""
         inner = self.body.inner if isinstance(self.body, RankOneBody) else self.body
         prefix = "body.inner" if isinstance(self.body, RankOneBody) else "body"
-        wished: set[str] = getattr(inner, "no_weight_decay", set)()
+        wished = undecayed(inner)
         between = (name for name, module in self.named_modules() if isinstance(module, RankOne | RankOneLayer))
         factors = {f"{name}.{factor}" for name in between for factor in ("r", "s")}
         # a vector for each head is a matrix by its shape alone
@@ -103,4 +104,6 @@ class Student(nn.Module):
             for key, parameter in module.named_parameters()
             if parameter.dim() == 2
         }
+        if isinstance(self.heads, LastStageHeads):
+            own |= {f"heads.tail.{name}" for name in undecayed(self.heads.tail)}
         return {f"{prefix}.{name}" for name in wished} | factors | own

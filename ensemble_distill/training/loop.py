@@ -22,7 +22,7 @@ from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.students.last_stage import FromMembers
+from ensemble_distill.students.from_members import FromMembers
 from ensemble_distill.students.per_head import PerHeadBatchNorm
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
@@ -152,6 +152,7 @@ class Training:
                 self._save(state)
                 last_save = time.monotonic()
         self.progress.finish()
+        self._own()  # without a step nothing has been written
         return self._finished(state)
 
     def _own(self) -> None:
@@ -204,6 +205,7 @@ class Training:
         student.eval()
         self.start(student, self._inputs(every))
         self._learning(student)
+        self.start = None  # and with it the members, which are large
         self.progress.finish()
         return True
 

@@ -22,7 +22,8 @@ from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.students.bodies import build_bodies, build_body, feature_count, start_from
-from ensemble_distill.students.last_stage import FromMembers, LastStage
+from ensemble_distill.students.from_members import FromMembers
+from ensemble_distill.students.last_stage import LastStage
 from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.split import last_stage_of
@@ -50,6 +51,8 @@ def build_student(
     assert student.model is not None
     shape = tuple(shape)
     starts = _starts(settings, teachers)
+    if student.from_members:
+        _refuse_other_inputs(starts if isinstance(student.heads, tuple) else teachers, preprocessing)
     bodies = max(1, len(starts))
     body = build_bodies(bodies, student.model, student.kwargs, shape)
     each = body.bodies if isinstance(body, SideBySide) else [body]
@@ -91,6 +94,18 @@ def build_student(
     return config, config.around(body, feature_count(body, shape, student.model)), start
 
 
+def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: Preprocessing | None) -> None:
+    """Raise EdistillError for members that see rows otherwise than the student: in it they would be somebody else."""
+    for teacher in teachers:
+        theirs = teacher.member.preprocessing
+        if theirs != preprocessing:
+            raise EdistillError(
+                f"The student starts from {teacher.member.name}, whose preprocessing is {theirs}, and its own is "
+                f"{preprocessing}. Start from members that share the student's (student.preprocessing), or leave the "
+                "list in student.init out."
+            )
+
+
 def _last_stage(settings: Settings, body: nn.Module) -> LastStage | None:
     """Where heads begin in the body; None for heads on all of it. They start from their own members, and so need
     adapters to them, where `student.init` is a list."""
@@ -98,7 +113,7 @@ def _last_stage(settings: Settings, body: nn.Module) -> LastStage | None:
     if isinstance(heads, tuple):
         return None
     table = LastStageSettings.model_validate({}) if isinstance(heads, str) else heads
-    adapted = isinstance(settings.student.init, tuple)
+    adapted = settings.student.from_members
     for key, value in (("adapt-from", table.adapt_from), ("rank", table.rank)):
         if value is not None and not adapted:
             raise EdistillError(
@@ -166,6 +181,11 @@ def refuse_broken(
                 raise EdistillError(
                     f"Each of {config.heads} heads is to start from its own member, and stage {stage.name} of {name} "
                     f"has {student.heads.count}. Leave method.hinton-share out, or set it to 0."
+                )
+            if from_members and index == 0 and stage.fit is None:
+                raise EdistillError(
+                    f"Each head starts from its own member's last stage, and stage {stage.name} of {name} does not "
+                    "solve for what stands behind it. Leave method.closed-form and method.hinton-share out."
                 )
     found, wanted = ({key: tuple(t.shape) for key, t in s.state_dict().items()} for s in (student, promised))
     if found != wanted:

@@ -81,8 +81,7 @@ def train(
     started = time.monotonic()
     progress = progress or Silent()
     method = open_method(settings.train.method)
-    several = isinstance(settings.student.init, tuple)
-    options = method.settled(method_options(method, settings), settings.task, several)
+    options = method.settled(method_options(method, settings), settings.task, settings.student.from_members)
     if settings.task not in method.tasks:
         raise EdistillError(
             f"{settings.train.method} is for {' and '.join(sorted(method.tasks))}, and the task is {settings.task}. "

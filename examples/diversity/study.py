@@ -59,21 +59,26 @@ def _search(work: Path, table: Path, entry: Entry) -> None:
     if (entry.name, "0", "validation", "no") in _done(table):
         return
     started = time.monotonic()
-    name = _trained(work, entry, 0)
+    name = _uncalibrated(work, entry, 0)
     _write(table, work, entry, name, 0, "validation", started)
 
 
 def _final(work: Path, table: Path, entry: Entry, seed: int) -> None:
     started = time.monotonic()
     if (entry.name, str(seed), "test", "no") not in _done(table):
-        name = _trained(work, entry, seed)
-        if (work / "runs" / name / "calibration.json").exists():
-            _edistill(work, "calibrate", name, "--remove")
+        name = _uncalibrated(work, entry, seed)
         _write(table, work, entry, name, seed, "test", started)
     if (entry.name, str(seed), "test", "yes") not in _done(table):
         name = _trained(work, entry, seed)
         _edistill(work, "calibrate", name, *entry.views)
         _write(table, work, entry, name, seed, "test", started)
+
+
+def _uncalibrated(work: Path, entry: Entry, seed: int) -> str:
+    name = _trained(work, entry, seed)
+    if (work / "runs" / name / "calibration.json").exists():
+        _edistill(work, "calibrate", name, "--remove")
+    return name
 
 
 def _trained(work: Path, entry: Entry, seed: int) -> str:

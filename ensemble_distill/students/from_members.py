@@ -1,0 +1,58 @@
+"""Heads that start as their members' own last stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.students.last_stage import LastStageHeads, run_apart
+from ensemble_distill.students.per_head import give
+from ensemble_distill.students.ridge import Ridge
+from ensemble_distill.students.split import Split
+
+RIDGE = 1e-6  # of the adapters' regression, whose many rows leave little to guard against
+
+
+class FromMembers:
+    """Gives every head its own member's last stage, behind an adapter that is solved for.
+
+    An adapter is the least-squares map from what the shared trunk says of a row to what the member's own layers would
+    have given its last stage.
+    """
+
+    POSITIONS = 2**19  # rows × positions of a map that the regression sees, at most
+    ROWS = 2**15
+
+    def __init__(self, members: Sequence[Split]) -> None:
+        self.members = list(members)
+
+    def rows(self, shape: Sequence[int]) -> int:
+        """How many rows of that shape the regression takes."""
+        wanted = run_apart(self.members[0].trunk, self.members[0], shape)[1]
+        positions = wanted[0].numel() // wanted.shape[1 if wanted.dim() == 4 else -1]
+        return max(1, min(self.ROWS, self.POSITIONS // positions))
+
+    @torch.no_grad()
+    def __call__(self, student: nn.Module, inputs: Iterable[Tensor]) -> None:
+        """Set the heads of a student in eval mode from rows x (B, …), on the student's device."""
+        heads, body = student.heads, student.body
+        assert isinstance(heads, LastStageHeads)
+        assert heads.adapters is not None
+        assert isinstance(body, nn.Module)
+        device = heads.last.weight.device
+        paths = [nn.Sequential(member.trunk, member.bridge).to(device).eval() for member in self.members]
+        for head, member in enumerate(self.members):
+            give(heads.tail, head, member.tail)
+        regression = Ridge()
+        for x in inputs:
+            columns = heads.adapters.patches(body(x))
+            wanted = torch.stack([self._by_position(path(x)) for path in paths], dim=1)
+            regression.add(columns, wanted)
+        heads.adapters.take(regression, RIDGE)
+
+    @staticmethod
+    def _by_position(wanted: Tensor) -> Tensor:
+        """(positions, C) of maps (B, C, H, W) or of vectors (B, …, C)."""
+        return (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).flatten(0, -2)
