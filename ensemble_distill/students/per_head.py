@@ -180,8 +180,8 @@ def _convert(module: nn.Module, count: int, name: str, seen: set[nn.Module]) -> 
         held = own[0][0] if own else "a parametrization"
         raise EdistillError(
             f"The last stage holds {held} in {name or 'itself'} ({type(module).__name__}), and only torch's own "
-            "linear, convolutional and normalization layers can be given to each head. Begin the last stage after it, or "
-            "use heads = [] or [100]."
+            "linear, convolutional and normalization layers can be given to each head. Begin the last stage after it, "
+            "or use heads = [] or [100]."
         )
     for child, inner in list(module._modules.items()):  # named_children() leaves out a second name
         if inner is not None:
