@@ -133,8 +133,8 @@ class ViewSettings(Section):
 class LastStageSettings(Section):
     """`student.heads` as a table: every head has its own copy of the body's last stage."""
 
-    last_stage: str | None = Field(None, description="The body's module it begins with; default found by itself.")
-    adapt_from: str | None = Field(None, description="From this module on, adapters stand in for what is before it.")
+    last_stage: str | None = Field(None, min_length=1, description="The body's module it begins with.")
+    adapt_from: str | None = Field(None, min_length=1, description="From here to there stand adapters.")
     rank: int | None = Field(None, ge=1, description="Channels of a bottleneck that the adapters share.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.predictive.categorical import Categorical
-from ensemble_distill.students.last_stage import LastStageHeads
+from ensemble_distill.students.last_stage import LastStage, LastStageHeads, apart
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
@@ -214,9 +215,14 @@ def test_one_head_of_a_last_stage_is_the_body(nets: Path) -> None:
     [
         ({"student.heads": {"rank": 4}}, ("student.heads has rank = 4", 'student.init = ["member-00"]')),
         ({"student.heads": {"adapt-from": "1"}, "student.init": "member-0"}, ("student.heads has adapt-from = '1'",)),
-        ({"student.heads": {"last-stage": "7"}}, ("begin at '7', and its body's modules are 0, 1, 2",)),
+        ({"student.heads": {"last-stage": "7"}}, ("taken apart at '7', and its modules are 0, 1, 2",)),
         ({**LISTED, "student.heads": {"last-stage": "2", "adapt-from": "1", "rank": 99}}, ("rank", "99", "36 numbers")),
         ({**LISTED, "student.heads": {"last-stage": "1", "adapt-from": "0"}}, ("(1, 6, 6)", "(36,)")),
+        (
+            {**LISTED, "student.heads": {"last-stage": "1", "adapt-from": "3"}},
+            ("adapt-from is '3', which comes",),
+        ),
+        ({"student.heads": {"last-stage": ""}}, ("student.heads.last-stage",)),
         ({"student.init": []}, ("student.init",)),
         ({**MLP, "method.closed-form": False}, ("does not solve for what stands behind it",)),
         ({**MLP, "student.preprocessing": {"mean": [0.2]}}, ("starts from member-0, whose preprocessing is", "0.2")),
@@ -238,3 +244,34 @@ def test_a_member_of_another_architecture_is_refused(mlps: Path) -> None:
     (mlps / "other.py").write_text(f"from torch import nn\n\n\n{wider}")
     with tiny.refused("member-0", "the body's 1.weight is (9, 36)"):
         trained(mlps, "other", MLP, {"student.model": str(mlps / "other.py:make"), "student.kwargs": {}})
+
+
+def test_a_forward_that_drops_what_it_changes_in_place_is_refused() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            x.relu_()
+            y: Tensor = self.b(x)
+            return y
+
+    with tiny.refused("Taken apart at its last stage, the body gives", "x = x.relu()"):
+        apart(InPlace(), LastStage("b"), (3,), 2)
+
+
+@pytest.mark.parametrize(("key", "value"), [("rank", "96"), ("rank", 0), ("rank", True), ("at", ["3"]), ("at", None)])
+def test_a_damaged_last_stage_is_a_damaged_config(mlps: Path, key: str, value: object) -> None:
+    run = trained(mlps, "whole", MLP, START)
+    config = run.folder / "config.json"
+    whole = config.read_text()
+    document = json.loads(whole)
+    document["student"]["last_stage"][key] = value
+    config.write_text(json.dumps(document))
+    try:
+        with tiny.refused("config.json is damaged"):
+            Run.open(run.folder)
+    finally:
+        config.write_text(whole)

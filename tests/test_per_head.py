@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -132,6 +133,13 @@ def test_weights_that_are_no_layers_and_shared_layers_are_refused() -> None:
         per_head(nn.BatchNorm1d(3, momentum=None), 2)
     with tiny.refused("The last stage holds bias in itself (ParametrizedLinear)"):
         per_head(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), 2)
+    with tiny.refused("only torch's own", "weight_g"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        per_head(nn.utils.weight_norm(nn.Linear(3, 3)), 2)
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    with tiny.refused("Layers of the last stage share weights"):
+        per_head(tied, 2)
     layer = nn.Linear(3, 3)
     with tiny.refused("The layer 2 stands at two places"):
         per_head(nn.Sequential(layer, nn.ReLU(), layer), 2)

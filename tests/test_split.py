@@ -82,7 +82,7 @@ def test_weights_of_a_part_are_those_of_the_body() -> None:
     [
         (Body(around=True), "What follows stages.2 in the body also reads what comes before it"),
         (Body(branch=True), "its forward does not trace (TraceError"),
-        (Body(twice=True), "begin at stages.2, which runs 2 times"),
+        (Body(twice=True), "taken apart at stages.2, which runs 2 times"),
     ],
 )
 def test_what_cannot_be_taken_apart_is_refused(body: nn.Module, said: str) -> None:
@@ -91,7 +91,7 @@ def test_what_cannot_be_taken_apart_is_refused(body: nn.Module, said: str) -> No
 
 
 def test_a_module_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with tiny.refused("begin at 'layer4', and its body's modules are stem, stages, stages.0", "norm"):
+    with tiny.refused("taken apart at 'layer4', and its modules are stem, stages, stages.0", "norm"):
         split(Body(), "layer4")
 
 

@@ -337,7 +337,7 @@ def test_no_epochs_are_for_what_is_solved_for(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "f")
     cache_logits(settings(folder))
     for more in ({}, {"train.method": "kd"}, {"method.hinton-share": 0, "method.closed-form": False}):
-        with refused("train.epochs is 0, and the method begins with a stage that solves for nothing"):
+        with refused("train.epochs is 0, and the method begins with stage", "which solves for nothing"):
             train(settings(folder, {"train.epochs": 0, **more}))
     solved = {"train.epochs": 0, "method.closed-form": True, "method.hinton-share": 0}
     assert train(settings(folder, solved)).fresh

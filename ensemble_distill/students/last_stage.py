@@ -33,6 +33,13 @@ class LastStage:
     adapted: bool = False
     rank: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no training writes."""
+        named = all(isinstance(name, str) and name for name in (self.at, self.adapt_from or "none"))
+        limited = self.rank is None or (type(self.rank) is int and self.rank > 0)
+        if not (named and limited and isinstance(self.adapted, bool)):
+            raise ValueError(f"last_stage is {self}")
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -99,6 +106,7 @@ def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int)
     parts = [stage.split(one) for one in bodies]
     trunk: nn.Module = SideBySide(p.trunk for p in parts) if len(parts) > 1 else parts[0].trunk
     seen, wanted, features = run_apart(trunk, parts[0], shape)
+    _refuse_changed(bodies[0], parts[0], shape)
     adapters = _adapters(stage, seen, wanted) if stage.adapted else None
     heads = LastStageHeads(adapters, per_head(parts[0].tail, 1), BatchedLinear(1, features.shape[1], outputs))
     return trunk, heads
@@ -118,6 +126,28 @@ def run_apart(trunk: nn.Module, part: Split, shape: Sequence[int]) -> tuple[Tens
     for module, training in zip(modules, were, strict=True):
         module.train(training)
     return seen, wanted, features
+
+
+@torch.no_grad()
+def _refuse_changed(body: nn.Module, part: Split, shape: Sequence[int]) -> None:
+    """Raise EdistillError when the parts in a row do not give what the body gives: a forward that changes tensors in
+    place and drops the result cannot be followed."""
+    modules = (body, part.trunk, part.bridge, part.tail)
+    were = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    wanted, seen = body(x.clone()), part.bridge(part.trunk(x.clone()))
+    apart = (part.tail(seen.clone()), per_head(part.tail, 1).eval()(seen.clone()))
+    for module, training in zip(modules, were, strict=True):
+        module.train(training)
+    for found in apart:
+        if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
+            raise EdistillError(
+                f"Taken apart at its last stage, the body gives {float((found - wanted).abs().max()):.2g} more or less "
+                f"than whole (of {float(wanted.abs().max()):.2g}). Use the result of every step in its forward, as in "
+                "x = x.relu(), and not x.relu_() alone; or use heads = [] or [100]."
+            )
 
 
 def _adapters(stage: LastStage, seen: Tensor, wanted: Tensor) -> Adapters:

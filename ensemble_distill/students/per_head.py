@@ -147,7 +147,13 @@ def per_head(tail: nn.Module, count: int) -> nn.Module:
         EdistillError: it holds weights in a layer that is none of torch's linear, convolutional and normalization
             layers, or the same layer at two places.
     """
-    return _convert(copy.deepcopy(tail), count, "", set())
+    for name, module in tail.named_modules():
+        _refuse_unfit(module, name)
+    converted = _convert(copy.deepcopy(tail), count, "", set())
+    named = [parameter for _, parameter in tail.named_parameters(remove_duplicate=False)]
+    if len(named) > len(set(named)):
+        raise EdistillError("Layers of the last stage share weights, which each head's copies would not. Untie them.")
+    return converted
 
 
 def resized(tail: nn.Module, count: int) -> nn.Module:
@@ -176,17 +182,23 @@ def _convert(module: nn.Module, count: int, name: str, seen: set[nn.Module]) -> 
             raise EdistillError(f"The layer {name} stands at two places of the last stage. Give each its own.")
         seen.add(module)
         return layer(module, count)
-    if own or hasattr(module, "parametrizations"):
-        held = own[0][0] if own else "a parametrization"
-        raise EdistillError(
-            f"The last stage holds {held} in {name or 'itself'} ({type(module).__name__}), and only torch's own "
-            "linear, convolutional and normalization layers can be given to each head. Begin the last stage after it, "
-            "or use heads = [] or [100]."
-        )
     for child, inner in list(module._modules.items()):  # named_children() leaves out a second name
         if inner is not None:
             module._modules[child] = _convert(inner, count, f"{name}.{child}".lstrip("."), seen)
     return module
+
+
+def _refuse_unfit(module: nn.Module, name: str) -> None:
+    """Raise EdistillError for a module whose weights no per-head layer holds."""
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    parametrized = hasattr(module, "parametrizations")
+    if parametrized or (own and _per_head_layer(module) is None):
+        held = own[0][0] if own else "a parametrization"
+        raise EdistillError(
+            f"The last stage holds {held} in {name or 'itself'} ({type(module).__name__}), and only torch's own "
+            "linear, convolutional and normalization layers can be given to each head. Begin the last stage after "
+            "it, or use heads = [] or [100]."
+        )
 
 
 def _per_head_layer(module: nn.Module) -> type[PerHead] | None:
@@ -195,6 +207,8 @@ def _per_head_layer(module: nn.Module) -> type[PerHead] | None:
     kind = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
     if kind is None or hasattr(module, "parametrizations"):
         return None
+    if {name for name, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}:
+        return None  # a weight that is made of others, as by weight_norm
     if isinstance(module, _BatchNorm) and module.momentum is None:
         return None  # its statistics are means over all batches, and count them
     if type(module).forward is kind.forward or _is_normalization_with_activation(module):

@@ -48,6 +48,12 @@ def split(body: nn.Module, last_stage: str, adapt_from: str | None = None) -> Sp
     names = (adapt_from or last_stage, last_stage)
     graph = _traced(body, names)
     first, last = (_input_of(graph, name) for name in names)
+    order = list(graph.nodes)
+    if order.index(first) > order.index(last):
+        raise EdistillError(
+            f"adapt-from is {adapt_from!r}, which comes after the last stage's {last_stage!r} in the body. Adapters "
+            "stand in for what is before the last stage: swap the two, or leave adapt-from out."
+        )
     start = next(node for node in graph.nodes if node.op == "placeholder")
     end = next(node for node in graph.nodes if node.op == "output").args[0]
     return Split(
@@ -94,7 +100,7 @@ def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
         if not name or name not in known:
             there = ", ".join(n for n in known if n and n.count(".") < 2) or "none"
             raise EdistillError(
-                f"The student's last stage is to begin at {name!r}, and its body's modules are {there}."
+                f"The body is to be taken apart at {name!r}, and its modules are {there}. Name one of them."
             )
 
     class Tracer(fx.Tracer):
@@ -122,10 +128,10 @@ def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
 def _input_of(graph: fx.Graph, name: str) -> fx.Node:
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(calls) != 1 or len(calls[0].args) != 1 or calls[0].kwargs or not isinstance(calls[0].args[0], fx.Node):
-        how = f"runs {len(calls)} times" if len(calls) != 1 else "takes more than one input"
+        how = f"runs {len(calls)} times" if len(calls) != 1 else "is not called with one input by position"
         raise EdistillError(
-            f"The student's last stage is to begin at {name}, which {how} in the body's forward. Name a module that "
-            "runs once, on the output of what comes before."
+            f"The body is to be taken apart at {name}, which {how} in its forward. Name a module that runs once, as "
+            f"self.{name}(x) on the output of what comes before."
         )
     found = calls[0].args[0]
     assert isinstance(found, fx.Node)

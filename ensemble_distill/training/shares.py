@@ -17,8 +17,8 @@ def boundaries(stages: Sequence[Stage], steps: int) -> list[int]:
     if steps == 0:
         if len(stages) > 1 or stages[0].fit is None:
             raise EdistillError(
-                "train.epochs is 0, and the method begins with a stage that solves for nothing. Raise train.epochs, or "
-                "set what is solved for: method.closed-form = true and method.hinton-share = 0."
+                f"train.epochs is 0, and the method begins with stage {stages[0].name}, which solves for nothing. "
+                "Raise train.epochs. None is enough for hydra that starts from members, or whose hinton-share is 0."
             )
         return [0]
     if steps < len(stages):

@@ -159,7 +159,7 @@ def _starts(settings: Settings, teachers: Sequence[Teacher]) -> list[Teacher]:
     for name in names:
         if name not in named:
             there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
-            raise EdistillError(f"student.init is {name!r}, and {there}. Name a member that is.")
+            raise EdistillError(f"student.init is {name!r}, and {there}. Name a member that is, or put it back.")
         if names.count(name) > 1:
             raise EdistillError(f"student.init names {name} {names.count(name)} times. Name each member once.")
     return [named[name] for name in names]

@@ -19,3 +19,9 @@ def make_teacher(inputs: int, width: int = 100, dropout: float = 0.0) -> nn.Modu
 def make_body(inputs: int, width: int = 50) -> nn.Module:
     """Features (B, inputs) to features (B, width)."""
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
+
+
+def make_whole(inputs: int, width: int = 100) -> nn.Module:
+    """Features (B, inputs) to features (B, width): a member without its last layer."""
+    layers = list(make_teacher(inputs, width).children())
+    return nn.Sequential(*layers[:-1])
