@@ -113,6 +113,8 @@ def show(found: Comparison, style: Style) -> None:
     if found.runs[0]["shifts"] is not None:
         grid("under shifts", ["shift, severity", *found.columns], _shifted(found))
     for run in found.runs:
+        if run["calibrated"]:
+            render.message(f"{run['run']} is calibrated; edistill calibrate {run['run']} --remove takes that away.")
         explained = run["fidelity"]["diversity_explained"]
         if explained is not None and explained < 0:
             render.message(

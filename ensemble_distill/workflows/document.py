@@ -60,6 +60,7 @@ class Evaluation:
             "task": self.task,
             "run": named,
             "split": self.split,
+            "calibrated": run.calibration is not None,
             "rows": len(self.main.models["ensemble"]["total_uncertainty"]),
             "models": each(self._figures),
             "fidelity": self._nearness[index],
