@@ -60,7 +60,6 @@ class Evaluation:
             "task": self.task,
             "run": named,
             "split": self.split,
-            "calibrated": run.calibration is not None,
             "rows": len(self.main.models["ensemble"]["total_uncertainty"]),
             "models": each(self._figures),
             "fidelity": self._nearness[index],
@@ -72,6 +71,7 @@ class Evaluation:
             },
             "subensemble_fidelity": {name: self._nearness.get(name) for name in SIZES},
             "fidelity_controls": self._controls(index),
+            "calibrated": run.calibration is not None,
             "shifts": None,
             "shift_levels": None,
         }
