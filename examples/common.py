@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -42,6 +44,15 @@ def unpack_cifar10(shared: Path, work: Path) -> Path:
             archive.extractall(work / "data")
         done.touch()
     return work / "data" / "cifar10"
+
+
+def gray_cifar10(shared: Path, count: int) -> NDArray[np.uint8]:
+    """Test pictures of CIFAR-10, (count, 28, 28) and gray: what no digit looks like."""
+    with zipfile.ZipFile(shared / "data" / "cifar10.zip") as archive:
+        names = sorted(name for name in archive.namelist() if "/test/" in name and name.endswith(".jpg"))
+        step = len(names) // count
+        pictures = [Image.open(io.BytesIO(archive.read(name))) for name in names[::step][:count]]
+    return np.stack([np.asarray(picture.convert("L").resize((28, 28))) for picture in pictures])
 
 
 def copy_teachers(source: Path, work: Path) -> None:

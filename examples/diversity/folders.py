@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
-from common import copy_teachers, unpack_cifar10, write_digits
+from common import copy_teachers, gray_cifar10, unpack_cifar10, write_digits
 from ensemble import train_members
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -27,7 +25,7 @@ def prepare_mnist(shared: Path, work: Path) -> None:
     np.save(work / "validation_rows.npy", np.sort(order[:5000]))
     np.save(work / "calibration_rows.npy", np.sort(order[5000:]))
     if not (work / "photos.npz").exists():
-        np.savez_compressed(work / "cifar10.npz", x=_gray_cifar10(shared / "data" / "cifar10.zip"))
+        np.savez_compressed(work / "cifar10.npz", x=gray_cifar10(shared, OOD_ROWS))
         np.savez_compressed(work / "photos.npz", x=_patches(28))
 
 
@@ -50,15 +48,6 @@ def prepare_cifar10(shared: Path, work: Path) -> None:
 
 
 PREPARE = {"mnist": prepare_mnist, "cifar10": prepare_cifar10}
-
-
-def _gray_cifar10(archive: Path) -> np.ndarray:
-    """Test pictures of CIFAR-10, 28×28 and gray."""
-    with zipfile.ZipFile(archive) as file:
-        names = sorted(name for name in file.namelist() if "/test/" in name and name.endswith(".jpg"))
-        step = len(names) // OOD_ROWS
-        pictures = [Image.open(io.BytesIO(file.read(name))) for name in names[::step][:OOD_ROWS]]
-    return np.stack([np.asarray(picture.convert("L").resize((28, 28))) for picture in pictures])
 
 
 def _patches(size: int) -> np.ndarray:

@@ -5,18 +5,15 @@ Goes on where it was interrupted. `evaluate` writes evaluation.csv; table.py mak
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from common import arguments, edistill  # noqa: E402
+from common import arguments, edistill, gray_cifar10  # noqa: E402
 from ensemble import train_members  # noqa: E402
 from table import METHODS, SEEDS, print_table  # noqa: E402
 
@@ -33,7 +30,7 @@ def main() -> None:
     if not (work / "mnist.npz").exists():
         shutil.copy(given.shared / "data" / "mnist.npz", work / "mnist.npz")
     if not (work / "cifar10.npz").exists():
-        np.savez_compressed(work / "cifar10.npz", x=_gray_cifar10(given.shared / "data" / "cifar10.zip"))
+        np.savez_compressed(work / "cifar10.npz", x=gray_cifar10(given.shared, OOD_ROWS))
     train_members(work / "mnist.npz", work)
     edistill(work, "cache-logits")
     for name in METHODS:
@@ -43,15 +40,6 @@ def main() -> None:
     print_table(work / "evaluation.csv")
     edistill(work, "evaluate hydra-s0 --shifts --format csv", into=work / "shifts.csv")
     edistill(work, "export hydra-s0 --onnx", "predict cifar10.npz -o predictions.csv")
-
-
-def _gray_cifar10(archive: Path) -> np.ndarray:
-    """Test pictures of CIFAR-10, 28×28 and gray: what no digit looks like."""
-    with zipfile.ZipFile(archive) as file:
-        names = sorted(name for name in file.namelist() if "/test/" in name and name.endswith(".jpg"))
-        step = len(names) // OOD_ROWS
-        pictures = [Image.open(io.BytesIO(file.read(name))) for name in names[::step][:OOD_ROWS]]
-    return np.stack([np.asarray(picture.convert("L").resize((28, 28))) for picture in pictures])
 
 
 if __name__ == "__main__":
