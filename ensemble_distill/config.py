@@ -163,6 +163,10 @@ class StudentSettings(Section):
     heads: HeadSettings = Field(
         (), description='Hidden sizes of each head; empty is linear. Or "last-stage": a copy of it each.'
     )
+    share: dict[str, str] = Field(
+        {},
+        description="STUDENT_MODULE=TEACHER_MODULE, copied and frozen; head is the student's output layer.",
+    )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
 
     @property
@@ -184,6 +188,10 @@ class TrainSettings(Section):
     """`[train]`: timm's names for timm's things."""
 
     method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
+    generations: int | None = Field(
+        None, ge=1, description="A chain of so many students, each of which learns from the one before."
+    )
+    teacher: str | None = Field(None, description="Learn from this member alone; default all of them.")
     epochs: int = Field(20, ge=0, description="Passes over the training rows; 0 keeps what is solved for.")
     batch_size: int = Field(128, ge=1, description="Rows in a step.")
     workers: int | None = Field(None, ge=0, description="Loader processes; default 0 on a CPU, else up to 8.")

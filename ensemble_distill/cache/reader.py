@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,6 +27,23 @@ class Cache:
         """Raises: EdistillError when there is no cache in `folder` or its manifest is damaged."""
         self.folder = folder
         self.manifest = Manifest.load(folder)
+
+    def only(self, member: str) -> Cache:
+        """The same cache as if it held one member alone.
+
+        Raises:
+            EdistillError: it does not hold that one.
+        """
+        if member not in self.manifest.names:
+            raise EdistillError(
+                f"train.teacher is {member!r}, and {self.folder} holds {', '.join(self.manifest.names)}. Name one of "
+                "these, or leave it out to learn from all."
+            )
+        alone = copy.copy(self)
+        for other in self.manifest.names:
+            if other != member:
+                alone.manifest = alone.manifest.without(other)
+        return alone
 
     def views(self, split: str) -> int:
         """Complete views of a split; 0 where it is not cached.

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ensemble_distill.cli import render
 from ensemble_distill.config import Settings, load_settings, parse_assignment
+from ensemble_distill.errors import EdistillError
 
 SHORT = {"batch-size": "-b", "workers": "-j"}
 
@@ -46,7 +47,9 @@ def command(
                 if settings:
                     file = given.pop("config_file")
                     overrides = dict(parse_assignment(text) for text in given.pop("assignments") or ())
-                    overrides |= {key: v for n, key in made.items() if (v := given.pop(n)) is not None}
+                    overrides |= {
+                        key: _value(key, v) for n, key in made.items() if (v := given.pop(n)) not in (None, [])
+                    }
                     given["settings"] = load_settings(file, overrides)
                 function(**given)
 
@@ -93,7 +96,7 @@ def _flag(parameter: str, key: str) -> inspect.Parameter:
     word = key.rpartition(".")[2]
     kind = _plain_type(field.annotation)
     names = [f"--{word}/--no-{word}"] if kind is bool else [*([SHORT[word]] if word in SHORT else []), f"--{word}"]
-    default = "" if field.default in (None, "") else f" Default {_shown(field.default)}."
+    default = "" if field.default in (None, "", {}) else f" Default {_shown(field.default)}."
     option = typer.Option(*names, help=f"{field.description}{default}")
     return inspect.Parameter(
         parameter,
@@ -110,7 +113,24 @@ def _plain_type(annotation: Any) -> Any:
     options = [t for t in get_args(annotation) if t is not type(None)]
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
         return _plain_type(options[0])
+    if get_origin(annotation) is dict:
+        return list[str]  # the flag once for each key
     return annotation if annotation in (int, float, bool) else str
+
+
+def _value(key: str, given: Any) -> Any:
+    """What a flag says, as the file would; a table comes as A=B, once for each of its keys."""
+    if not isinstance(given, list):
+        return given
+    table = {}
+    for text in given:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise EdistillError(f"--{key.rpartition('.')[2]} {text}: write two names with = between them.")
+        if name in table:
+            raise EdistillError(f"--{key.rpartition('.')[2]} names {name} twice. Name it once.")
+        table[name] = value
+    return table
 
 
 def _shown(default: Any) -> str:

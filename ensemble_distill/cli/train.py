@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Overwrite, Trust, command
 from ensemble_distill.config import Settings
+
+if TYPE_CHECKING:
+    from ensemble_distill.workflows.chain import ChainReport
 
 FLAGS = [
     "method",
@@ -23,20 +26,31 @@ FLAGS = [
     "weight-decay",
     "clip-grad",
 ]
+FLAGS += ["generations", "teacher"]
 FLAGS += ["amp", "amp-dtype", "model-ema", "model-ema-decay", "device", "seed"]
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "train", [f"train.{name}" for name in FLAGS] + ["output.name"])
+    @command(app, "train", [f"train.{name}" for name in FLAGS] + ["student.share", "output.name"])
     def train(settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False) -> None:
         """Train a student from the cache.
 
         An interrupted training goes on where it was; a finished one is left as it is.
 
         Example: edistill train --method hydra --epochs 40 --seed 1
+
+        With --generations the students are a chain: each learns from the one before.
+
+        Example: edistill train --method ban --generations 3
         """
+        from ensemble_distill.workflows.chain import train_chain
         from ensemble_distill.workflows.train import train
 
+        if settings.train.generations is not None:
+            with render.Shown() as progress:
+                chain = train_chain(settings, overwrite=overwrite, trust=trust, progress=progress)
+            _show_chain(chain, json)
+            return
         with render.Shown() as progress:
             report = train(settings, overwrite=overwrite, trust=trust, progress=progress)
         if json:
@@ -50,6 +64,19 @@ def register(app: typer.Typer) -> None:
             ["method", "heads", "parameters", "seconds"],
             [[report.method, heads, f"{report.parameters:,}", f"{report.seconds:.1f}"]],
         )
+
+
+def _show_chain(report: ChainReport, json: bool) -> None:
+    if json:
+        render.document(asdict(report))
+        return
+    if not report.fresh:
+        render.message(f"{report.folder} is up to date.")
+    render.table(
+        f"{report.folder.name}: {len(report.generations)} generations by {report.method}",
+        ["", "parameters", "seconds"],
+        [[one.folder.name, f"{one.parameters:,}", f"{one.seconds:.1f}"] for one in report.generations],
+    )
 
 
 RunArgument = Annotated[

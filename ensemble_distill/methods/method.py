@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,10 +56,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """Where in its stage a step is: 0 ≤ index < steps."""
+    """Where in its stage a step is: 0 ≤ index < steps; and the seed of what a loss draws at random."""
 
     index: int
     steps: int
+    seed: int = 0
 
     @property
     def progress(self) -> float:
@@ -68,6 +69,7 @@ class Step:
 
 
 Loss = Callable[[Batch, Predictive, Step], Tensor]  # a scalar
+Watch = Callable[[Batch, Predictive], Mapping[str, Tensor]]  # named scalars, that nothing is trained by
 # sets weights of the student from many rows: the body's features (B, F) of each batch, and what was said of its rows
 Fit = Callable[[Student, Iterable[tuple[Tensor, Batch]]], None]
 
@@ -82,6 +84,7 @@ class Stage:
         start: makes this stage's student from the last one's.
         loss: what is minimized, from a batch, the student's prediction of it, and the step.
         fit: what is solved for before the first step, from the cached rows in their views; None for nothing.
+        watch: what `summary.csv` tells of the training rows beside the loss, means over an epoch; None for nothing.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Stage:
     start: Callable[[Student], Student]
     loss: Loss
     fit: Fit | None = None
+    watch: Watch | None = None
 
 
 class Options(BaseModel):
@@ -107,6 +111,7 @@ class Method(ABC):
         paper: who describes it.
         outputs: what its student emits, in words.
         needs: of "teacher" (the members' outputs) and "labels"; without "teacher" only labeled splits are trained on.
+            `needed` may add to it.
         tasks: what it can be used for.
         form: how its student holds one prediction per member: "heads" or "rank-one".
         source: sha256 of the file of a user's own method, since another loss is another method; else "".
@@ -125,6 +130,10 @@ class Method(ABC):
     def family(self, of_members: Family) -> Family:
         """What its student's heads emit, given what the members' cached outputs are: the same, if not overridden."""
         return of_members
+
+    def needed(self, options: BaseModel) -> frozenset[str]:
+        """What it needs with these options: `needs`, if not overridden."""
+        return self.needs
 
     def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
         """The options with defaults that depend on the task or on a start from members; what was set stays."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -68,6 +68,11 @@ class UsersMethod(Method):
         self._check(isinstance(found, type(options)), "settled", found, f"{type(options).__name__}, as Options is")
         return found
 
+    def needed(self, options: BaseModel) -> frozenset[str]:
+        found: Any = self._asked("needed", lambda: frozenset(self.own.needed(options)))
+        self._check(NEEDS.issuperset(found), "needed", found, "a set of teacher and labels")
+        return frozenset(found)
+
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         found: Any = self._asked("stages", lambda: list(self.own.stages(options, members)))
         return [self._stage(stage) for stage in found]
@@ -95,7 +100,23 @@ class UsersMethod(Method):
             solve = stage.fit
             self._asked(f"stage {stage.name}'s fit", lambda: solve(student, rows))
 
-        checked: Stage = replace(stage, start=start, loss=loss, fit=None if stage.fit is None else fit)
+        def watch(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
+            assert stage.watch is not None
+            ask = stage.watch
+            found: Mapping[str, Tensor] = self._asked(f"stage {stage.name}'s watch", lambda: ask(batch, student))
+            usable = isinstance(found, Mapping) and all(
+                isinstance(v, Tensor) and v.numel() == 1 for v in found.values()
+            )
+            self._check(usable, f"stage {stage.name}'s watch", found, "a mapping of names to tensors of one number")
+            return found
+
+        checked: Stage = replace(
+            stage,
+            start=start,
+            loss=loss,
+            fit=None if stage.fit is None else fit,
+            watch=None if stage.watch is None else watch,
+        )
         return checked
 
     def _asked(self, what: str, answer: Callable[[], Found]) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class Student(nn.Module):
             members' (a first stage's single one) pool equally.
         average: "probabilities" or "logits"; see `Categorical`.
         calibration: what its predictions are corrected by; None for a student as it was trained.
+        frozen: names of modules that training leaves as they are, statistics included.
     """
 
     weights: Tensor | None
@@ -47,6 +49,7 @@ class Student(nn.Module):
         self.family = family
         self.average: Average = average
         self.calibration: Calibration | None = None
+        self.frozen: tuple[str, ...] = ()
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,6 +61,19 @@ class Student(nn.Module):
         weights = self.weights if self.weights is not None and len(self.weights) == raw.shape[1] else None
         predictive = self.family.predictive(raw, weights, self.average)
         return predictive if self.calibration is None else predictive.calibrated(self.calibration)
+
+    def freeze(self, modules: Iterable[str]) -> None:
+        """Leave modules as they are from now on: their weights are not trained, and they stay in eval mode."""
+        self.frozen = tuple(modules)
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def with_heads(self, count: int) -> Self:
         """The same body (shared, not copied) under `count` copies of head 0."""
@@ -86,6 +102,8 @@ class Student(nn.Module):
 
     def _with(self, body: nn.Module, heads: HeadStack) -> Self:
         student = type(self)(body, heads, self.family, self.weights, self.average)
+        if body is self.body:  # new heads are to be trained
+            student.frozen = tuple(name for name in self.frozen if name.startswith("body"))
         return student.to(next(self.heads.parameters()).device).train(self.training)
 
     def no_weight_decay(self) -> set[str]:

@@ -60,7 +60,7 @@ def load(path: Path, context: Context) -> Teacher:
         )
     member = Member(
         name=path.name,
-        sha256=_hash(run),
+        sha256=weights_and_calibration(run),
         output="logits" if task == "classification" else "mean-logvar",
         class_order=None if context.classes is None else order_by_names(path.name, classes, context.classes, CONFIG),
         preprocessing=run.config.preprocessing,
@@ -69,8 +69,8 @@ def load(path: Path, context: Context) -> Teacher:
     return Teacher(member, partial(_build, run))
 
 
-def _hash(run: Run) -> str:
-    """Of its weights, and of what its predictions are corrected by."""
+def weights_and_calibration(run: Run) -> str:
+    """The sha256 of its weights and of what its predictions are corrected by; of the weights alone where nothing is."""
     weights = sha256_file(run.folder / WEIGHTS)
     if run.calibration is None:
         return weights

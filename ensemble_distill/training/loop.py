@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import math
@@ -27,6 +28,7 @@ from ensemble_distill.students.per_head import PerHeadBatchNorm
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
+from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
 from ensemble_distill.training.shares import boundaries
@@ -63,6 +65,7 @@ class _State:
     scaler: torch.amp.GradScaler
     table: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of the epoch so far
+    watched: dict[str, list[float]] = field(default_factory=dict)  # and what else is told of its steps
 
 
 def _number(loss: Tensor, stage: str) -> float:
@@ -155,6 +158,31 @@ class Training:
         self._own()  # without a step nothing has been written
         return self._finished(state)
 
+    def seconds_a_batch(self, steps: int = 3) -> tuple[float, float]:
+        """Of an update, and of a pass without one, rendering included; measured on a copy, before `run`."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            state = self._state(copy.deepcopy(self._first.student), 0)
+            taken = []
+            for at in range(1 + steps):  # the first one, which sets things up, does not count
+                started = time.monotonic()
+                rows = collate([self.rows[index] for index in self.order.batch(at)])
+                rendered = time.monotonic() - started
+                self._step(state, rows)
+                whole = time.monotonic() - started
+                state.student.eval()
+                with torch.no_grad():
+                    self._body(state.student, rows).sum().item()
+                taken.append((whole, rendered + time.monotonic() - started - whole))
+                self._learning(state.student)
+        updates, passes = zip(*taken[1:], strict=True)
+        return min(updates), min(passes)
+
+    def bytes(self) -> tuple[int, int]:
+        """Of the student, and of a checkpoint at most: with the optimizer's moments, and the average where one is."""
+        student = sum(tensor.nbytes for tensor in self._first.student.state_dict().values())
+        return student, student * (4 if self.settings.model_ema else 3)
+
     def _own(self) -> None:
         if not self._claimed:
             self.claim()
@@ -193,7 +221,8 @@ class Training:
         if self._fit(student, state.stage + 1):
             self.progress.start("training", self.steps, "steps", done=state.step)
         following = self._state(student, state.stage + 1)
-        following.step, following.table, following.losses = state.step, state.table, state.losses
+        following.step, following.table = state.step, state.table
+        following.losses, following.watched = state.losses, state.watched
         return following
 
     def _start(self, student: Student) -> bool:
@@ -241,32 +270,11 @@ class Training:
 
     def _state(self, student: Student, stage: int) -> _State:
         """A student at the first step of a stage, with a fresh optimizer, schedule and average."""
-        from timm.optim import create_optimizer_v2
-        from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
         settings = self.settings
-        try:
-            optimizer = create_optimizer_v2(
-                student, opt=settings.opt, lr=settings.lr, weight_decay=settings.weight_decay
-            )
-        except (ValueError, AssertionError, KeyError) as error:
-            raise EdistillError(f"train.opt is {settings.opt!r}, which timm refuses: {error}.") from None
-        if getattr(optimizer, "is_second_order", False):
-            raise EdistillError(f"train.opt is {settings.opt!r}, which needs second derivatives. Use another.")
         steps = max(1, self.ends[stage] - (self.ends[stage - 1] if stage else 0))
-        warmup = min(settings.warmup_epochs * self.order.steps_per_epoch, steps - 1) / steps
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            # timm's "none" knows no warmup; steps that multiply the rate by 1 do
-            sched="step" if settings.sched == "none" else settings.sched,
-            decay_rate=1.0,  # for timm's poly this is the power: a straight line to 0
-            num_epochs=1,  # the stage is one cycle of `steps` updates
-            warmup_epochs=warmup,
-            warmup_lr=settings.lr / 100,
-            step_on_epochs=False,
-            updates_per_epoch=steps,
-        )
+        optimizer, scheduler = optimization(student, settings, steps, self.order.steps_per_epoch)
         ema = ModelEmaV3(student, decay=settings.model_ema_decay, use_warmup=True) if settings.model_ema else None
         lower = settings.amp and settings.amp_dtype == "float16"
         scaler = torch.amp.GradScaler(self.device.type, enabled=lower and self.device.type == "cuda")
@@ -276,12 +284,13 @@ class Training:
         """One update; returns its loss."""
         stage = self.stages[state.stage]
         before = self.ends[state.stage - 1] if state.stage else 0
-        step = Step(state.step - before, self.ends[state.stage] - before)
+        step = Step(state.step - before, self.ends[state.stage] - before, self.settings.seed)
         state.scheduler.step_update(step.index)
         batch = self._batch(rows)
         # the heads in full: near-equal ones differ by less than bfloat16 resolves
         raw = state.student.heads(self._body(state.student, rows))
-        loss = stage.loss(batch, state.student.predictive(raw), step)
+        predictive = state.student.predictive(raw)
+        loss = stage.loss(batch, predictive, step)
         value = _number(loss, stage.name)
         if not math.isfinite(value):
             kept = "The last checkpoint is kept, and --overwrite starts again."
@@ -299,6 +308,10 @@ class Training:
         state.scaler.update()
         if state.ema is not None:
             state.ema.update(state.student, step=step.index)
+        if stage.watch is not None:
+            with torch.no_grad():
+                for name, figure in stage.watch(batch, predictive).items():
+                    state.watched.setdefault(name, []).append(figure.item())
         return value
 
     def _batch(self, rows: Rows) -> Batch:
@@ -318,6 +331,7 @@ class Training:
             "stage": self.stages[state.stage].name,
             "lr": state.optimizer.param_groups[0]["lr"],
             "train_loss": sum(state.losses) / len(state.losses),
+            **{name: sum(values) / len(values) for name, values in state.watched.items()},
         }
         if self.validate is not None:
             student = self._finished(state)
@@ -327,6 +341,7 @@ class Training:
                 self._learning(student)
         state.table.append({**row, "seconds": round(seconds, 2)})
         state.losses.clear()
+        state.watched.clear()
         text = io.StringIO()
         # a continuation may have gained or lost its validation rows
         columns = list(dict.fromkeys(column for line in state.table for column in line))
@@ -351,6 +366,7 @@ class Training:
                 "random": random_state(self.device),
                 "table": state.table,
                 "losses": state.losses,
+                "watched": state.watched,
             },
         )
 
@@ -373,4 +389,5 @@ class Training:
             state.scaler.load_state_dict(saved["scaler"])
         restore_random_state(saved["random"], self.device)
         state.table, state.losses = saved["table"], saved["losses"]
+        state.watched = saved.get("watched", {})  # a checkpoint may be older than this
         return state

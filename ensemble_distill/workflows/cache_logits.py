@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +32,17 @@ class CacheReport:
 
 
 def cache_logits(
-    settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
+    settings: Settings,
+    *,
+    only: Collection[str] | None = None,
+    overwrite: bool = False,
+    trust: bool = False,
+    progress: Progress | None = None,
 ) -> CacheReport:
     """Bring the cache up to date with the settings; what is there already is not computed again.
 
     Args:
+        only: these splits, without a word on what more members or views would do; default all that are configured.
         overwrite: drop the cache that is there, once it is known that another can be made.
         trust: load pickled checkpoints that name arbitrary globals.
 
@@ -46,11 +53,11 @@ def cache_logits(
     progress = progress or Silent()
     folder = Path(settings.output.cache)
     refuse_foreign(folder, NAME, "a cache", "output.cache")
-    plans = plan_splits(settings)
+    plans = plan_splits(settings, only)
     teachers = open_ensemble(settings, class_names({name: plan.source for name, plan in plans.items()}), trust)
-    if len(teachers) == 1:
+    if len(teachers) == 1 and only is None:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
-    if settings.views.transform == "none" and "train" in plans:
+    if settings.views.transform == "none" and "train" in plans and only is None:
         progress.warn(
             'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
             "to learn. Set views.transform to affine, crop-flip, mixup, noise or ods."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ def refuse_other_method(folder: Path, method: Method, named: str) -> None:
         )
 
 
-def refuse_other_settings(folder: Path, settings: Settings) -> None:
-    """Raise EdistillError naming the first setting in which a run differs from what is asked now."""
+def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str] = ()) -> None:
+    """Raise EdistillError naming the first setting in which a run differs from what is asked now, those in `free` and
+    those of how it is computed aside."""
     if not (folder / ARGS).is_file():
         return
     before, now = (_flat(s) for s in (load_settings(folder / ARGS), settings))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
+        if before.get(key) != now.get(key) and key not in free:
             raise EdistillError(
                 f"{folder} was made with {key} = {_told(before.get(key))}, but now it is {_told(now.get(key))}. "
                 "Choose another --name, set it back, or pass --overwrite."

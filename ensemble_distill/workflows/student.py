@@ -25,9 +25,11 @@ from ensemble_distill.students.bodies import build_bodies, build_body, feature_c
 from ensemble_distill.students.from_members import FromMembers
 from ensemble_distill.students.last_stage import LastStage
 from ensemble_distill.students.run import StudentConfig
+from ensemble_distill.students.sharing import HEAD, share
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student
+from ensemble_distill.teachers.run import Pooled
 from ensemble_distill.teachers.teacher import Teacher
 
 FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
@@ -63,7 +65,7 @@ def build_student(
     start = None
     if stage is not None and stage.adapted:
         start = _from_members(settings, method, heads, stage, cache, teachers, shape)
-    weights = settings.teachers.weights
+    weights = None if settings.train.teacher else settings.teachers.weights
     if weights is not None and len(weights) != len(manifest.members):
         raise EdistillError(
             f"teachers.weights has {len(weights)} values for {len(manifest.members)} members. Give one each."
@@ -77,7 +79,7 @@ def build_student(
         hidden=student.heads if isinstance(student.heads, tuple) else (),
         heads=heads,
         form=method.form,
-        family=method.family(_in_reach(cache, settings.task, plans["train"].source.labels, method.needs)),
+        family=method.family(_in_reach(cache, settings.task, plans["train"].source.labels, method.needed(options))),
         kind=plans["train"].source.kind,
         shape=tuple(shape),
         preprocessing=preprocessing,
@@ -91,7 +93,37 @@ def build_student(
         source=method.source,
         last_stage=stage,
     )
-    return config, config.around(body, feature_count(body, shape, student.model)), start
+    built = config.around(body, feature_count(body, shape, student.model))
+    if student.share:
+        _share(settings, built, teachers, heads)
+    return config, built, start
+
+
+def _share(settings: Settings, student: Student, teachers: Sequence[Teacher], heads: int) -> None:
+    """Give the student the modules of its one teacher that `student.share` names."""
+    if not teachers:
+        raise EdistillError(
+            f"student.share copies modules of the teacher, and {settings.teachers.path} is not there. Put it back."
+        )
+    if len(teachers) > 1:
+        raise EdistillError(
+            f"student.share copies modules of one teacher, and there are {len(teachers)}: "
+            f"{', '.join(teacher.member.name for teacher in teachers[:6])}. Choose one, --teacher "
+            f"{teachers[0].member.name}."
+        )
+    if heads > 1:
+        raise EdistillError(
+            f"student.share is for students with one head, and {settings.train.method} makes {heads}. Leave it out."
+        )
+    if HEAD in settings.student.share and settings.task == "regression":
+        raise EdistillError(
+            f"student.share names {HEAD}, and the numbers that a student emits are in another unit than its teacher's. "
+            "For regression share modules of the body alone."
+        )
+    (teacher,) = teachers
+    module = teacher.build()
+    root = module.student if isinstance(module, Pooled) else module
+    share(student, root, f"member {teacher.member.name}", settings.student.share, teacher.member.class_order)
 
 
 def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: Preprocessing | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,13 +67,21 @@ class TrainReport:
 
 
 def train(
-    settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    trust: bool = False,
+    progress: Progress | None = None,
+    begin: Callable[[Training], None] | None = None,
 ) -> TrainReport:
     """Train the configured student; an interrupted run resumes, a finished one is left as it is.
+
+    Several generations are `train_chain`'s.
 
     Args:
         overwrite: replace the run that is there, once the new one has a checkpoint.
         trust: load pickled checkpoints that name arbitrary globals.
+        begin: is given the training before its first step, when nothing has been written yet.
 
     Raises:
         EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
@@ -80,13 +89,7 @@ def train(
     """
     started = time.monotonic()
     progress = progress or Silent()
-    method = open_method(settings.train.method)
-    options = method.settled(method_options(method, settings), settings.task, settings.student.from_members)
-    if settings.task not in method.tasks:
-        raise EdistillError(
-            f"{settings.train.method} is for {' and '.join(sorted(method.tasks))}, and the task is {settings.task}. "
-            "Use another --method; edistill methods lists them."
-        )
+    method, options = settled_method(settings)
     temperature = getattr(options, "temperature", 1.0)
     if settings.task == "regression" and temperature != 1:
         raise EdistillError(
@@ -109,14 +112,34 @@ def train(
         if not overwrite:
             refuse_other_settings(folder, settings)
             refuse_other_method(folder, method, settings.train.method)
-            cached = (Path(settings.output.cache) / MANIFEST).is_file()
-            if cached:
-                refuse_other_cache(folder, Cache(Path(settings.output.cache)))
+            if (Path(settings.output.cache) / MANIFEST).is_file():
+                refuse_other_cache(folder, _learned(settings, Cache(Path(settings.output.cache))))
             if (folder / WEIGHTS).is_file():  # finished: it no longer needs its cache
                 run = Run.open(folder)
                 return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
         cache = Cache(Path(settings.output.cache))
-        return _train(folder, settings, method, options, cache, overwrite, trust, progress, started)
+        return _train(folder, settings, method, options, cache, overwrite, trust, progress, started, begin)
+
+
+def settled_method(settings: Settings) -> tuple[Method, BaseModel]:
+    """The method and its options, with defaults that depend on the other settings.
+
+    Raises:
+        EdistillError: there is no such method or option, or it is for another task.
+    """
+    method = open_method(settings.train.method)
+    options = method.settled(method_options(method, settings), settings.task, settings.student.from_members)
+    if settings.task not in method.tasks:
+        raise EdistillError(
+            f"{settings.train.method} is for {' and '.join(sorted(method.tasks))}, and the task is {settings.task}. "
+            "Use another --method; edistill methods lists them."
+        )
+    return method, options
+
+
+def _learned(settings: Settings, cache: Cache) -> Cache:
+    """The cache of the members that the student learns from."""
+    return cache if settings.train.teacher is None else cache.only(settings.train.teacher)
 
 
 def run_folder(settings: Settings) -> Path:
@@ -155,15 +178,24 @@ def _train(
     trust: bool,
     progress: Progress,
     started: float,
+    begin: Callable[[Training], None] | None,
 ) -> TrainReport:
     plans = {name: plan_split(settings, name) for name in TRAINED if name in settings.splits()}
     if "train" not in plans:
         raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
-    if "labels" in method.needs and plans["train"].source.labels is None:
-        raise EdistillError(f"{settings.train.method} needs labels, and data.train has none. Use --method hydra.")
-    if "teacher" not in method.needs:  # nothing says what an unlabeled row should be
+    needs = method.needed(options)
+    if "labels" in needs and plans["train"].source.labels is None:
+        without = "Use --method hydra." if "labels" in method.needs else "Choose options that need none."
+        told = " ".join(str(value) for key, value in settings.method.items() if key == "objective")
+        raise EdistillError(
+            f"{f'{settings.train.method} {told}'.strip()} needs labels, and data.train has none. {without}"
+        )
+    if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
     teachers = _teachers(settings, cache, plans, trust)
+    if settings.train.teacher is not None:
+        cache = _learned(settings, cache)
+        teachers = [teacher for teacher in teachers if teacher.member.name == settings.train.teacher]
     splits = [_cached(cache, name, plan) for name, plan in plans.items()]
 
     preprocessing = student_preprocessing(settings.student.preprocessing, cache.manifest.members[0].preprocessing)
@@ -202,11 +234,13 @@ def _train(
         device=device,
         workers=loader_workers(settings.train.workers, device),
         progress=progress,
-        validate=validation(settings, cache, config, pooling, device, "labels" in method.needs),
+        validate=validation(settings, cache, config, pooling, device, "labels" in needs),
         claim=claim,
         replacing=overwrite,
         start=start,
     )
+    if begin is not None:
+        begin(training)
     student = training.run().eval()
     run = Run.save(folder, config, student.cpu())
     return _report(run, student, fresh=True, resumed_at=training.resumed_at, started=started)

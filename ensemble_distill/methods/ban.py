@@ -1,0 +1,169 @@
+"""Born-again networks (Furlanello et al. 2018, arXiv:1805.04770): a student that learns from one teacher.
+
+The paper's teacher is a network as large as the student; here it is also the pooled prediction of an ensemble, or the
+student of the generation before. All four objectives are at temperature 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.method import Batch, Method, Options, Stage, Step
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.keys import uniform_row
+
+Objective = Literal["ban", "ban+l", "cwtm", "dkpp"]
+
+
+def teacher_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
+    """KL(teacher ‖ student), the mean over rows and positions: "BAN", equation 4.
+
+    It is the paper's cross-entropy less the teacher's own entropy, which no gradient sees: 0 is a perfect copy.
+    """
+    return batch.teacher.pooled().kl(student).mean()
+
+
+def labels_loss(batch: Batch, student: Predictive) -> Tensor:
+    """−ln q(y), the mean over the rows that have a label; 0 in a batch without any."""
+    labels = batch.labels
+    if labels is None:
+        return 0.0 * student.means().sum()  # still a function of the student, as a loss is to be
+    return labels.nll(student).sum() / labels.known.sum().clamp_min(1)
+
+
+def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
+    """−ln q(y) of each row, weighted by the teacher's largest probability, "CWTM", equation 10:
+    Σ_s (max p_s ÷ Σ_u max p_u) (−ln q_s(y_s)), u over the whole minibatch.
+
+    The weight is the teacher's confidence also where the teacher is wrong. Rows without a label count in neither sum.
+    On several ranks u goes over all of them, and the loss is scaled so that the mean of the ranks' gradients, which
+    distributed training takes, is the gradient of one process with all rows.
+    """
+    labels = batch.labels
+    if labels is None:
+        return labels_loss(batch, student)
+    confidence = batch.teacher.pooled().means().amax(-1)[:, 0]
+    confidence = torch.where(labels.known, confidence, 0.0)
+    total = ranks.summed(confidence.sum()).clamp_min(torch.finfo(confidence.dtype).tiny)
+    return ranks.current().world * (confidence * labels.nll(student)[:, 0]).sum() / total
+
+
+def permuted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
+    """KL(teacher whose dark knowledge is permuted ‖ student), the mean over rows and positions: "DKPP", equation 11."""
+    teacher = batch.teacher.pooled()
+    assert isinstance(teacher, Categorical)
+    target = Categorical(permuted_but_the_largest(teacher.log_probs(), step))
+    assert isinstance(student, Categorical)
+    return target.kl(student).mean()
+
+
+def permuted_but_the_largest(values: Tensor, step: Step) -> Tensor:
+    """The last dimension's entries in a random order, but for the largest, which stays where it is.
+
+    Each row and position has its own permutation, uniform over all of them, drawn afresh in each step: the paper
+    leaves open whether it is. They follow from the step's seed and the rank alone.
+    """
+    drawn = uniform_row(values.numel(), "dkpp", step.seed, step.index, ranks.current().index)
+    keys = torch.from_numpy(drawn).view(values.shape).argsort(-1).to(values.device)  # a random order of each row
+    largest = values.argmax(-1, keepdim=True)
+    # the largest sorts last in both orders, so the first K − 1 of each are the others: ascending, and at random
+    classes = values.shape[-1]
+    ascending = torch.arange(classes, device=values.device).expand_as(keys)
+    places, sources = (order.scatter(-1, largest, classes).argsort(-1)[..., :-1] for order in (ascending, keys))
+    return values.scatter(-1, places, values.gather(-1, sources))
+
+
+def gradient_split(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
+    """How the gradient by the student's logits, q − p, splits (section 3.1): its squared norm, the mean over rows.
+
+    `gradient_label` is (q_* − p_*)² of the label's class, the ground-truth gradient with the label scaled by the
+    teacher's p_*; `gradient_dark` is Σ (q_k − p_k)² of all others, the dark knowledge. Rows whose label is unknown or
+    mixed with another's are left out.
+    """
+    labels, teacher = batch.labels, batch.teacher.pooled()
+    if labels is None or not isinstance(teacher, Categorical) or labels.own.is_floating_point():
+        return {}
+    plain = labels.known & ((labels.weight == 1) | (labels.own == labels.partner))
+    squared = (student.means()[:, 0] - teacher.means()[:, 0]).square()
+    of_label = squared.gather(1, torch.where(plain, labels.own, 0).unsqueeze(1))[:, 0]
+    count = plain.sum().clamp_min(1)
+    return {
+        "gradient_label": torch.where(plain, of_label, 0.0).sum() / count,
+        "gradient_dark": torch.where(plain, squared.sum(1) - of_label, 0.0).sum() / count,
+    }
+
+
+class BornAgainOptions(Options):
+    objective: Objective = Field(
+        "ban",
+        description="The teacher alone; with labels; labels weighted by its confidence; its dark knowledge permuted.",
+    )
+    label_weight: float | None = Field(
+        None, gt=0, description='What labels count beside the teacher, with objective = "ban+l"; default 1.'
+    )
+
+
+class BornAgain(Method):
+    """One head against one teacher, generation after generation with `train.generations`: each learns from the one
+    before, under a new seed and the same schedule.
+
+    The weight of the labels in BAN+L is not stated in the paper; here both terms count alike, if not set otherwise.
+    """
+
+    title = "one head that learns from one teacher, which may be the generation before"
+    paper = "Furlanello et al. 2018, arXiv:1805.04770"
+    outputs = "one distribution"
+    Options: ClassVar[type[BaseModel]] = BornAgainOptions
+
+    def needed(self, options: BaseModel) -> frozenset[str]:
+        assert isinstance(options, BornAgainOptions)
+        return self.needs | ({"labels"} if options.objective in ("ban+l", "cwtm") else set())
+
+    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+        """Raises EdistillError for an objective of classes where the task has none, and a weight that nothing has."""
+        assert isinstance(options, BornAgainOptions)
+        objective, weight = options.objective, options.label_weight
+        if task == "regression" and objective in ("cwtm", "dkpp"):
+            raise EdistillError(
+                f"method.objective is {objective!r}, which is about the probabilities of classes, and the task is "
+                "regression. Use ban or ban+l."
+            )
+        if objective == "ban+l":
+            return options.model_copy(update={"label_weight": 1.0 if weight is None else weight})
+        if weight is not None:
+            raise EdistillError(
+                f"method.label-weight is {weight:g}, and method.objective {objective!r} has no such weight. Set "
+                'method.objective to "ban+l", or leave the weight out.'
+            )
+        return options
+
+    def heads(self, members: int) -> int:
+        return 1
+
+    def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
+        assert isinstance(options, BornAgainOptions)
+        weight = 1.0 if options.label_weight is None else options.label_weight
+
+        def with_labels(batch: Batch, student: Predictive, step: Step) -> Tensor:
+            return teacher_loss(batch, student, step) + weight * labels_loss(batch, student)
+
+        losses = {
+            "ban": teacher_loss,
+            "ban+l": with_labels,
+            "cwtm": confidence_weighted_loss,
+            "dkpp": permuted_loss,
+        }
+        return (
+            Stage(options.objective, 1.0, lambda student: student, losses[options.objective], watch=gradient_split),
+        )
+
+
+METHOD = BornAgain

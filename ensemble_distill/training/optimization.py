@@ -1,0 +1,43 @@
+"""The optimizer and the schedule of a stage: timm's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ensemble_distill.config import TrainSettings
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.students.student import Student
+
+
+def optimization(
+    student: Student, settings: TrainSettings, steps: int, steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, Any]:
+    """A fresh optimizer of a student's weights that are not frozen, and a schedule over so many steps.
+
+    Raises:
+        EdistillError: timm has no such optimizer, or it needs second derivatives.
+    """
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    try:
+        optimizer = create_optimizer_v2(student, opt=settings.opt, lr=settings.lr, weight_decay=settings.weight_decay)
+    except (ValueError, AssertionError, KeyError) as error:
+        raise EdistillError(f"train.opt is {settings.opt!r}, which timm refuses: {error}.") from None
+    if getattr(optimizer, "is_second_order", False):
+        raise EdistillError(f"train.opt is {settings.opt!r}, which needs second derivatives. Use another.")
+    warmup = min(settings.warmup_epochs * steps_per_epoch, steps - 1) / steps
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        # timm's "none" knows no warmup; steps that multiply the rate by 1 do
+        sched="step" if settings.sched == "none" else settings.sched,
+        decay_rate=1.0,  # for timm's poly this is the power: a straight line to 0
+        num_epochs=1,  # the stage is one cycle of `steps` updates
+        warmup_epochs=warmup,
+        warmup_lr=settings.lr / 100,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    return optimizer, scheduler

@@ -1,0 +1,175 @@
+"""`edistill train --generations K`: train → run → teacher → cache → train, generation after generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_distill.cache.manifest import NAME as MANIFEST
+from ensemble_distill.config import Settings, settings_toml
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import clear_folder, write_text
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
+from ensemble_distill.training.loop import Training
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.forecast import Forecast
+from ensemble_distill.workflows.generations import CACHES, Chain, generation_settings, named, refuse_changed
+from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings
+from ensemble_distill.workflows.splits import TRAINED
+from ensemble_distill.workflows.train import TrainReport, run_folder, settled_method, train
+
+FILES = (ARGS, CACHES, "evaluations")  # a chain's own, beside its generations
+SEEN = (*TRAINED, "validation")  # the splits that a generation is asked about to teach the next
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """A finished chain, and what this call did for it."""
+
+    folder: Path
+    method: str
+    generations: tuple[TrainReport, ...]
+    fresh: bool  # False: it was up to date
+    seconds: float
+
+
+def train_chain(
+    settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
+) -> ChainReport:
+    """Train `train.generations` students, each from the one before, the first from the cached members.
+
+    An interrupted chain goes on at the generation and step where it was; a finished one is left as it is, and grows
+    when more generations are asked for.
+
+    Args:
+        overwrite: replace the chain that is there, once the first generation of the new one has a checkpoint.
+        trust: load pickled checkpoints that name arbitrary globals.
+
+    Raises:
+        EdistillError: as `train` does; the method's students cannot follow each other; a generation is not the one
+            that the next has learned from.
+    """
+    started = time.monotonic()
+    progress = progress or Silent()
+    count = settings.train.generations or 1
+    _refuse_unfit(settings)
+    folder = run_folder(settings)
+    _refuse_foreign(folder)
+    with one_writer(folder):
+        if not overwrite:
+            _refuse_other_chain(folder, settings)
+        there = _finished(folder)
+        if not overwrite and there >= count:
+            Chain.open(folder)
+        forecast = Forecast(folder, count - (0 if overwrite else there), progress)
+        reports: list[TrainReport] = []
+        for generation in range(1, count + 1):
+            own = generation_settings(settings, folder, generation)
+            shown = _Titled(progress, f"generation {generation} of {count}: ")
+            if generation > 1:
+                _refuse_changed_predecessor(folder, generation)
+                if not (folder / named(generation) / WEIGHTS).is_file():
+                    cache_logits(own, only=[name for name in SEEN if name in own.splits()], trust=trust, progress=shown)
+
+            def begin(training: Training, own: Settings = own, first: bool = generation == 1) -> None:
+                if first:
+                    _claim(training, folder, settings, overwrite)
+                forecast.say(training, own)
+
+            report = train(own, overwrite=overwrite and generation == 1, trust=trust, progress=shown, begin=begin)
+            if there < generation:
+                write_text(folder / ARGS, settings_toml(settings, folder))
+            reports.append(report)
+            forecast.done(report)
+    fresh = any(report.fresh for report in reports)
+    return ChainReport(folder, reports[0].method, tuple(reports), fresh, time.monotonic() - started)
+
+
+def _refuse_unfit(settings: Settings) -> None:
+    method, options = settled_method(settings)
+    name = settings.train.method
+    if "teacher" not in method.needed(options):
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and {name} learns from no teacher. Use --method ban."
+        )
+    if method.heads(2) != 1:
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and {name} makes a head for each member, while a "
+            f"generation has one teacher. Use --method ban; --method {name} can learn from a finished chain."
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise EdistillError when `folder` holds things that are not a chain's."""
+    if folder.exists() and not folder.is_dir():
+        raise EdistillError(f"{folder} is a file, and a chain needs a folder. Choose another --name.")
+    if not folder.is_dir():
+        return
+    if (folder / CONFIG).is_file() or (folder / MANIFEST).is_file():
+        what = "a run without generations" if (folder / CONFIG).is_file() else "a cache"
+        raise EdistillError(f"{folder} is {what}, and a chain needs a folder of its own. Choose another --name.")
+    others = [path.name for path in folder.iterdir() if path.name not in (".lock", f"{ARGS}.part", named(1))]
+    if others and not (folder / ARGS).exists():
+        raise EdistillError(
+            f"{folder} exists and is no chain (it holds {', '.join(sorted(others)[:3])}). Choose another --name, or "
+            "move it away."
+        )
+
+
+def _refuse_other_chain(folder: Path, settings: Settings) -> None:
+    """Raise EdistillError naming the first setting in which the chain differs from what is asked now, but for how many
+    generations there are to be."""
+    refuse_other_settings(folder, settings, free=("train.generations",))
+
+
+def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
+    after = folder / named(generation)
+    if (after / CONFIG).is_file():
+        refuse_changed(Run.open(folder / named(generation - 1)), Run(after, StudentConfig.load(after)))
+
+
+def _finished(folder: Path) -> int:
+    count = 0
+    while (folder / named(count + 1) / WEIGHTS).is_file():
+        count += 1
+    return count
+
+
+def _claim(training: Training, folder: Path, settings: Settings, overwrite: bool) -> None:
+    """When the first generation makes its folder its own, make the chain's so too."""
+    own = training.claim
+
+    def claim() -> None:
+        if overwrite:  # the later generations learned from one that goes now
+            later = sorted(path.name for path in folder.glob("generation-*") if path.name != named(1))
+            clear_folder(folder, (*reversed(later), *FILES), last=ARGS)
+        write_text(folder / ARGS, settings_toml(settings, folder))
+        own()
+
+    training.claim = claim
+
+
+class _Titled:
+    """Progress whose tasks begin with which generation they are of."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress, self.title = progress, title
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.progress.start(self.title + task, total, unit, done)
+
+    def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None:
+        self.progress.advance(count, facts)
+
+    def finish(self) -> None:
+        self.progress.finish()
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)
+
+    def warn(self, text: str) -> None:
+        self.progress.warn(text)

@@ -1,0 +1,103 @@
+"""A born-again chain on disk: a folder of runs, each of which learned from the one before.
+
+CHAIN/args.toml                   the settings, train.generations among them
+CHAIN/generation-1 … generation-K each a run like any other
+CHAIN/caches/generation-1 …       what each but the last said of the training rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_distill.config import Settings
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.keys import uniforms
+from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
+from ensemble_distill.teachers.run import weights_and_calibration
+
+CACHES = "caches"
+
+
+def named(generation: int) -> str:
+    """What the generation, counted from 1, is called wherever it stands."""
+    return f"generation-{generation}"
+
+
+def is_chain(folder: Path) -> bool:
+    return (folder / named(1) / CONFIG).is_file()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The finished generations of a chain, in order; at least one."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> Chain:
+        """Raises EdistillError when no generation is finished, or one did not learn from the one before as it is."""
+        runs: list[Run] = []
+        while (folder / named(len(runs) + 1) / WEIGHTS).is_file():
+            runs.append(Run.open(folder / named(len(runs) + 1)))
+            if len(runs) > 1:
+                refuse_changed(runs[-2], runs[-1])
+        if not runs:
+            raise EdistillError(f"{folder} holds no finished generation. Run edistill train to go on with it.")
+        return cls(folder, tuple(runs))
+
+    @property
+    def teachers(self) -> tuple[Member, ...]:
+        """What the first generation learned from."""
+        return self.runs[0].config.members
+
+
+def refuse_changed(before: Run, after: Run) -> None:
+    """Raise EdistillError when a generation is not the one that the next has learned from.
+
+    One that was calibrated since is: that changes what it predicts, and not what it was.
+    """
+    learned = after.config.members[0].sha256
+    if learned not in (sha256_file(before.folder / WEIGHTS), weights_and_calibration(before)):
+        raise EdistillError(
+            f"{after.folder} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "
+            f"{weights_and_calibration(before)[:12]}…. Put the old one back, or run edistill train --overwrite."
+        )
+
+
+def generation_settings(settings: Settings, folder: Path, generation: int) -> Settings:
+    """The settings of one generation, a run by itself: its own seed, and from the second on the generation before as
+    its teacher.
+
+    A start of the body from a member is the first one's alone: the later ones begin at random, as in the paper.
+    """
+    seed = int(uniforms(1, "generation", settings.train.seed, generation)[0] * 2**31)
+    train = {"generations": None, "seed": seed}
+    output = {"runs": str(folder), "name": named(generation)}
+    if generation == 1:
+        return _replaced(settings, train=train, output=output)
+    before = named(generation - 1)
+    return _replaced(
+        settings,
+        train={**train, "teacher": None},
+        output={**output, "cache": str(folder / CACHES / before)},
+        teachers={
+            "path": str(folder / before),
+            "model": None,
+            "model_kwargs": {},
+            "preprocessing": None,
+            "weights": None,
+            "average": "probabilities",
+        },
+        # what the first took from the teacher is in each student under the student's own names
+        student={"init": None, "share": {name: name for name in settings.student.share}},
+    )
+
+
+def _replaced(settings: Settings, **tables: Mapping[str, object]) -> Settings:
+    changed = {name: getattr(settings, name).model_copy(update=values) for name, values in tables.items()}
+    return settings.model_copy(update=changed)
