@@ -35,9 +35,11 @@ class Comparison:
 
     Attributes:
         runs: each one's own document.
-        columns: the models: those that the runs share, then each run's student, by the run's name.
+        columns: the models: those that the runs share, then each run's student, by the run's name; of a chain its
+            generations and their averages.
         controls: those that stand beside the fidelity figures: all that say something of a single run; of several, what
             the halves of their ensemble get.
+        headings: what a column is called in a table where that is not its model's name.
         near: the columns of fidelity: the models but the mean member, and the controls. Those are behind a single run,
             and before several.
     """
@@ -45,7 +47,12 @@ class Comparison:
     def __init__(self, document: Document) -> None:
         self.runs: Sequence[Document] = document.get("runs") or [document]
         self._shared = [name for name in SHARED if self.runs[0]["models"][name] is not None]
-        students = [run["run"] for run in self.runs]
+        self.generations = list(self.runs[0]["generation_fidelity"] or ())
+        alone = self.runs[0]["models"]["ensemble"]["model_uncertainty"] is None
+        if self.generations and alone:  # one teacher, which is its own mean member
+            self._shared.remove("member")
+        self.headings = {"ensemble": "teacher"} if self.generations and alone else {}
+        students = self.generations or [run["run"] for run in self.runs]
         self.columns = [*self._shared, *students]
         found = self.runs[0]["fidelity_controls"]
         told = [name for name in CONTROLS if any(value is not None for value in found[name].values())]
@@ -62,7 +69,7 @@ class Comparison:
             section, first = tables[0]
             near = section == "fidelity"
             before, behind = (self._before, self._behind) if near else (self._shared, [])
-            students = [table["student"] for _, table in tables]
+            students = [first[name] for name in self.generations] or [table["student"] for _, table in tables]
             models = [*map(first.get, before), *students, *map(first.get, behind)]
             for figure in first["student"] or ():
                 values = tuple(None if model is None else model[figure] for model in models)
@@ -71,7 +78,8 @@ class Comparison:
 
 def _tables(run: Document) -> Iterator[tuple[str, Models]]:
     """The sections of one run's document."""
-    yield "fidelity", {"student": run["fidelity"], **run["subensemble_fidelity"], **run["fidelity_controls"]}
+    parts = {**run["subensemble_fidelity"], **(run["generation_fidelity"] or {})}
+    yield "fidelity", {"student": run["fidelity"], **parts, **run["fidelity_controls"]}
     for section, uncertain in (("quality", False), ("uncertainty", True)):
         yield section, {model: _only(figures, uncertain) for model, figures in run["models"].items()}
     for name, models in run["ood"].items():

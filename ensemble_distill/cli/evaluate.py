@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Argument(
                 metavar="RUN",
-                help="Runs of one ensemble, by folder or name; the latest by default.",
+                help="Runs of one ensemble, or a chain, by folder or name; the latest by default.",
                 show_default=False,
             ),
         ] = None,
@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.
 
-        Several runs of one ensemble stand side by side.
+        Several runs of one ensemble stand side by side, and so do the generations of a chain.
 
         Example: edistill evaluate kd-s0 hydra-s0 --format markdown
         """
@@ -107,14 +107,18 @@ def show(found: Comparison, style: Style) -> None:
         return
     grid = render.markdown if style is Style.markdown else render.grid
     near, alone = _sections(found)
-    headings = [name.replace("_", " ") if name in found.controls else name for name in found.near]
+    headings = [
+        name.replace("_", " ") if name in found.controls else found.headings.get(name, name) for name in found.near
+    ]
+    columns = [found.headings.get(name, name) for name in found.columns]
     grid(_title(found), ["", *headings], near, _caption_near(found))
-    grid("each model by itself", ["", *found.columns], alone, _caption(found))
+    grid("each model by itself", ["", *columns], alone, _caption(found))
     if found.runs[0]["shifts"] is not None:
-        grid("under shifts", ["shift, severity", *found.columns], _shifted(found))
+        grid("under shifts", ["shift, severity", *columns], _shifted(found))
     for run in found.runs:
         if run["calibrated"]:
-            render.message(f"{run['run']} is calibrated; edistill calibrate {run['run']} --remove takes that away.")
+            which = "GENERATION" if found.generations else run["run"]
+            render.message(f"{run['run']} is calibrated; edistill calibrate {which} --remove takes that away.")
         explained = run["fidelity"]["diversity_explained"]
         if explained is not None and explained < 0:
             render.message(
@@ -181,7 +185,7 @@ def _cells(line: Line) -> list[str]:
 
 
 def _caption_near(found: Comparison) -> str:
-    told = ["ensemble: what a perfect student gets."]
+    told = [f"{found.headings.get('ensemble', 'ensemble')}: what a perfect student gets."]
     told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
     if len(found.runs) > 1 and any(run["fidelity"]["model_uncertainty_spearman"] is not None for run in found.runs):
         told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
@@ -190,7 +194,9 @@ def _caption_near(found: Comparison) -> str:
 
 def _caption(found: Comparison) -> str:
     first = found.runs[0]
-    told = ["member: the mean over members of each one's own."]
+    told = ["member: the mean over members of each one's own."] if "member" in found.columns else []
+    if found.generations:
+        told.append("bane-k: the average of what the first k generations predict, an ensemble like any other.")
     parts = [f"{name}: {' + '.join(names)}" for name, names in first["subensembles"].items() if names is not None]
     if parts:
         told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")

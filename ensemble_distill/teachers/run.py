@@ -17,6 +17,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
+from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.files import read_json, sha256_file
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
@@ -32,11 +33,16 @@ class Pooled(nn.Module):
         self.student = student
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.student.predictive(self.student(x)).pooled()
-        if isinstance(pooled, Gaussian):
-            return torch.cat([pooled.mean, pooled.log_variance], dim=1)
-        assert isinstance(pooled, Categorical)
-        return pooled.logits.squeeze(1)
+        return as_one_member(self.student.predictive(self.student(x)))
+
+
+def as_one_member(predictive: Predictive) -> Tensor:
+    """What a student predicts, in a member's numbers: logits (B, K), or mean and log-variance (B, 2)."""
+    pooled = predictive.pooled()
+    if isinstance(pooled, Gaussian):
+        return torch.cat([pooled.mean, pooled.log_variance], dim=1)
+    assert isinstance(pooled, Categorical)
+    return pooled.logits.squeeze(1)
 
 
 def claims(path: Path) -> bool:

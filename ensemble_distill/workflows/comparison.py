@@ -23,12 +23,15 @@ from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.run import Run
+from ensemble_distill.teachers.run import as_one_member
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workflows.answers import PLAIN, Answers, first_input
 
 SIZES = {"best-2": 2, "best-3": 3}  # sub-ensembles, and how many members each has
 
-Model = str | int  # "ensemble", "member", "best-2", "best-3", or the position of the run whose student it is
+# "ensemble", "member", "best-2", "best-3", an average of students by its name, or the position of the run whose student
+# it is
+Model = str | int
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,18 @@ class Comparison:
     Args:
         runs: one or more.
         answers: their ensemble's.
+        averages: ensembles of the runs' students by name, each with the positions of their runs.
     """
 
-    def __init__(self, runs: Sequence[Run], answers: Answers, progress: Progress) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        answers: Answers,
+        progress: Progress,
+        averages: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self.runs, self.answers, self.progress = runs, answers, progress
+        self.averages = averages or {}
         self.task = TASKS[runs[0].config.task]
         self.students = [run.student().to(answers.device) for run in runs]
         self.chosen: dict[str, tuple[int, ...] | None] = dict.fromkeys(SIZES)
@@ -112,6 +123,9 @@ class Comparison:
                     found[name] = cost([modules[m] for m in at], [inputs[m] for m in at])
         for index, (run, student) in enumerate(zip(self.runs, self.students, strict=True)):
             found[index] = cost([student.cpu()], [first_input(source, run.config.preprocessing)])
+        for average, indices in self.averages.items():
+            inputs = [first_input(source, self.runs[index].config.preprocessing) for index in indices]
+            found[average] = cost([self.students[index] for index in indices], inputs)
         return found
 
     @torch.no_grad()
@@ -127,11 +141,15 @@ class Comparison:
             y = None if labels is None else _labels(labels[rows.start : rows.stop])
             models["ensemble"].append(prediction_rows(self.task, ensemble, y))
             models["member"].append(member_rows(self.task, ensemble, y))
+            averages = {name: self._average([students[index] for index in at]) for name, at in self.averages.items()}
             others: dict[Model, Predictive] = dict(students.items())
             others |= {name: self.answers.predictive(outputs, at) for name, at in self.chosen.items() if at is not None}
             for model, predictive in others.items():
                 models[model].append(prediction_rows(self.task, predictive, y))
                 nearness[model].append(fidelity_rows(ensemble, predictive))
+            for name, average in averages.items():
+                models[name].append(prediction_rows(self.task, average, y))
+                nearness[name].append(fidelity_rows(ensemble, average.pooled()))  # of nobody's heads
             if controlled:
                 offsets.add(rows, outputs, students)
             if splits:
@@ -144,6 +162,11 @@ class Comparison:
             offsets.rows() if controlled else {},
             concatenate(split_rows) if split_rows else None,
         )
+
+    def _average(self, students: Sequence[Predictive]) -> Predictive:
+        """The ensemble whose members are what the students predict, each with equal weight."""
+        raw = torch.stack([as_one_member(student) for student in students], dim=1)
+        return self.answers.family.predictive(raw, None, "probabilities")
 
     def _predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[int, Predictive]]]:
         """The students' predictions, batch by batch; those of equal preprocessing share the rendering."""

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Evaluation:
 
     Attributes:
         task: what they predict.
+        members: the ensemble's names.
         split: which rows.
         main: those rows.
         ood: the rows of each OOD set.
@@ -39,6 +41,7 @@ class Evaluation:
     """
 
     task: str
+    members: tuple[str, ...]
     split: str
     main: Compared
     ood: Mapping[str, Compared]
@@ -47,10 +50,15 @@ class Evaluation:
     costs: Mapping[Model, Figures]
     chosen: Mapping[str, tuple[int, ...] | None]
 
-    def document(self, run: Run, index: int, named: str) -> dict[str, Any]:
-        """What `evaluate --json` prints of the run at that position; null for what does not apply."""
+    def document(self, run: Run, index: int, named: str, also: Mapping[str, Model] | None = None) -> dict[str, Any]:
+        """What `evaluate --json` prints of the run at that position; null for what does not apply.
+
+        Args:
+            also: more models by the names they get there: the generations of a chain, and their averages.
+        """
+        more = also or {}
         names: dict[str, Model] = {"ensemble": "ensemble", "member": "member", "student": index}
-        names |= {name: name for name in SIZES}
+        names |= {**{name: name for name in SIZES}, **more}
 
         def each(found: Mapping[Model, Figures]) -> dict[str, Figures | None]:
             return {name: found.get(model) for name, model in names.items()}
@@ -66,11 +74,11 @@ class Evaluation:
             "ood": {name: each(found) for name, found in self._detected.items()},
             "cost": each(self.costs),
             "subensembles": {
-                name: None if at is None else [run.config.members[m].name for m in at]
-                for name, at in self.chosen.items()
+                name: None if at is None else [self.members[m] for m in at] for name, at in self.chosen.items()
             },
             "subensemble_fidelity": {name: self._nearness.get(name) for name in SIZES},
             "fidelity_controls": self._controls(index),
+            "generation_fidelity": {name: self._nearness[model] for name, model in more.items()} if more else None,
             "calibrated": run.calibration is not None,
             "shifts": None,
             "shift_levels": None,
@@ -109,27 +117,32 @@ class Evaluation:
             for name, outside in self.ood.items()
         }
 
-    def keep(self, run: Run, index: int, document: Mapping[str, Any]) -> None:
-        """Write the document into the run, with the figures of each row in `.npz`.
+    def keep(self, of: Path, students: Mapping[str, int], document: Mapping[str, Any]) -> None:
+        """Write the document into the folder of a run or a chain, with the figures of each row in `.npz`.
 
         Shifts are kept apart: the next evaluation without them leaves them.
+
+        Args:
+            students: the positions of its runs, by the names their students get in `.npz`.
         """
-        folder = run.folder / "evaluations"
+        folder = of / "evaluations"
         write_json(folder / f"{self.split}.json", document)
-        write_whole(folder / f"{self.split}.npz", _npz(self.main, index))
+        write_whole(folder / f"{self.split}.npz", _npz(self.main, students))
         for name, rows in self.ood.items():
-            write_whole(folder / "ood" / f"{name}.npz", _npz(rows, index))
+            write_whole(folder / "ood" / f"{name}.npz", _npz(rows, students))
         if self.shifts is not None:
             kept = ("schema", "task", "run", "split", "rows", "shifts", "shift_levels")
             write_json(folder / "shifts" / f"{self.split}.json", {key: document[key] for key in kept})
 
 
-def _npz(compared: Compared, index: int) -> bytes:
+def _npz(compared: Compared, students: Mapping[str, int]) -> bytes:
     named: Rows = {}
     for model, rows in compared.models.items():
-        if model == index or isinstance(model, str):
-            named |= prefixed("student" if model == index else str(model), rows)
-    named |= prefixed("both", compared.nearness[index])
+        if isinstance(model, str):
+            named |= prefixed(model, rows)
+    for name, index in students.items():
+        named |= prefixed(name, compared.models[index])
+        named |= prefixed("both" if name == "student" else f"both_{name}", compared.nearness[index])
     small: dict[str, Any] = {name: values.astype(np.float32) for name, values in named.items()}
     file = io.BytesIO()
     np.savez_compressed(file, **small)

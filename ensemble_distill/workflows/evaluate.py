@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensemble_distill.config import Settings
@@ -12,9 +12,10 @@ from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.run import Run
 from ensemble_distill.workflows.answers import Answers
 from ensemble_distill.workflows.comparable import open_for, refuse_unlike
-from ensemble_distill.workflows.comparison import SIZES, Comparison
+from ensemble_distill.workflows.comparison import SIZES, Comparison, Model
 from ensemble_distill.workflows.document import Evaluation
-from ensemble_distill.workflows.runs import find_run
+from ensemble_distill.workflows.generations import Chain, named
+from ensemble_distill.workflows.runs import find, find_run
 
 
 def evaluate(
@@ -26,27 +27,32 @@ def evaluate(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare a run with its ensemble on a split and on the OOD sets.
+    """Compare a run, or the generations of a chain, with the ensemble it learned from on a split and on the OOD sets.
 
     The members' outputs come from the cache where it holds the split, else straight from the teachers. The best
     sub-ensembles are chosen on the validation rows; without labels there, they are null.
 
     Args:
-        run: a run's folder or name; the latest by default.
+        run: a run's or a chain's folder or name; the latest by default.
         split: test by default, or validation where there is no test.
         shifts: evaluate every shift of the split too, in five severities, for which the teachers themselves are asked.
         trust: load pickled checkpoints that name arbitrary globals.
 
     Returns:
         The document that `evaluate --json` prints; it is also kept in the run, `evaluations/SPLIT.json`, with
-        the figures of each row beside it in `.npz`.
+        the figures of each row beside it in `.npz`. Of a chain the student is the last generation; `models` has each
+        of them, and BANE, the averages of the first 2, 3, ... generations' predictions, as `bane-2`, `bane-3`, ....
 
     Raises:
         EdistillError: no such run or split; the data is not what the cache was made from, or not what the
             student takes; the members are not those of the run.
     """
-    (document,) = _evaluated(settings, [find_run(settings, run)], split, shifts, trust, progress or Silent())
-    return document
+    progress = progress or Silent()
+    found = find(settings, run)
+    if isinstance(found, Run):
+        (document,) = _evaluated(settings, [found], split, shifts, trust, progress)
+        return document
+    return _of_chain(settings, found, split, shifts, trust, progress)
 
 
 def evaluate_together(
@@ -82,19 +88,57 @@ def _evaluated(
 ) -> list[dict[str, Any]]:
     """Each run's document; they are kept once all are known."""
     refuse_unlike(settings, runs)
+    evaluation = _evaluation(settings, runs, {}, split, shifts, trust, progress)
+    names = [run.folder.name for run in runs]
+    documents = [
+        evaluation.document(run, index, name if names.count(name) == 1 else str(run.folder))
+        for index, (run, name) in enumerate(zip(runs, names, strict=True))
+    ]
+    for index, (run, document) in enumerate(zip(runs, documents, strict=True)):
+        evaluation.keep(run.folder, {"student": index}, document)
+    return documents
+
+
+def _of_chain(
+    settings: Settings, chain: Chain, split: str | None, shifts: bool, trust: bool, progress: Progress
+) -> dict[str, Any]:
+    """The document of all generations and their averages, kept in the chain's folder."""
+    refuse_unlike(settings, chain.runs[:1])
+    count = len(chain.runs)
+    averages = {f"bane-{size}": tuple(range(size)) for size in range(2, count + 1)}
+    evaluation = _evaluation(settings, chain.runs, averages, split, shifts, trust, progress)
+    generations = {named(index + 1): index for index in range(count)}
+    models: dict[str, Model] = {**generations, **{name: name for name in averages}}
+    document = evaluation.document(chain.runs[-1], count - 1, chain.folder.name, models)
+    document["calibrated"] = any(run.calibration is not None for run in chain.runs)
+    evaluation.keep(chain.folder, generations, document)
+    return document
+
+
+def _evaluation(
+    settings: Settings,
+    runs: Sequence[Run],
+    averages: Mapping[str, Sequence[int]],
+    split: str | None,
+    shifts: bool,
+    trust: bool,
+    progress: Progress,
+) -> Evaluation:
+    """All that there is to find of runs beside the ensemble of the first of them."""
     split = split or next((name for name in ("test", "validation") if name in settings.splits()), "test")
     source = open_for(runs, settings, split)
     elsewhere = {name: open_for(runs, settings, name) for name in settings.splits() if name.startswith("ood/")}
     answers = Answers(settings, runs[0], trust)
     if shifts and not answers.at_hand:
         raise EdistillError(
-            f"--shifts asks the members about distorted rows, and there is no {settings.teachers.path}. Put the "
-            "teachers back, or leave --shifts out."
+            f"--shifts asks the members about distorted rows, and there is no {answers.settings.teachers.path}. Put "
+            "the teachers back, or leave --shifts out."
         )
-    comparison = Comparison(runs, answers, progress)
+    comparison = Comparison(runs, answers, progress, averages)
     _choose_subensembles(comparison, settings, split, progress)
-    evaluation = Evaluation(
+    return Evaluation(
         task=runs[0].config.task,
+        members=tuple(member.name for member in answers.members),
         split=split,
         main=comparison.on(split, source),
         ood={name.removeprefix("ood/"): comparison.on(name, outside) for name, outside in elsewhere.items()},
@@ -103,21 +147,14 @@ def _evaluated(
         costs=comparison.costs(source),
         chosen=comparison.chosen,
     )
-    names = [run.folder.name for run in runs]
-    documents = [
-        evaluation.document(run, index, name if names.count(name) == 1 else str(run.folder))
-        for index, (run, name) in enumerate(zip(runs, names, strict=True))
-    ]
-    for index, (run, document) in enumerate(zip(runs, documents, strict=True)):
-        evaluation.keep(run, index, document)
-    return documents
 
 
 def _choose_subensembles(comparison: Comparison, settings: Settings, split: str, progress: Progress) -> None:
     """Choose on the validation rows, or say why not: without this baseline the rest still stands."""
     members = len(comparison.answers.members)
     if members <= min(SIZES.values()):
-        return progress.note(f"No sub-ensembles: the ensemble has {members} members, and a part of it fewer.")
+        count = f"{members} member{'s' if members > 1 else ''}"
+        return progress.note(f"No sub-ensembles: the ensemble has {count}, and a part of it fewer.")
     if "validation" not in settings.splits():
         return progress.note("No sub-ensembles: data.validation, on which they would be chosen, is not set.")
     try:

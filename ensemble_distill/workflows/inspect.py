@@ -13,10 +13,11 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.workflows.generations import Chain, is_chain
 
 
 def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False) -> dict[str, Any]:
-    """A run, a cache, an exported file, a folder of teachers, or data, as a record to print.
+    """A run, a chain, a cache, an exported file, a folder of teachers, or data, as a record to print.
 
     Args:
         settings: what `[teachers]` says, for a folder of bare checkpoints.
@@ -31,6 +32,8 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         return _cache(path)
     if path.suffix == ".onnx":
         return _onnx(path)
+    if is_chain(path):
+        return _chain(path)
     if (path / "args.toml").is_file():
         return _run(path)
     if (config := _exported(path)) is not None:
@@ -68,6 +71,21 @@ def _run(path: Path) -> dict[str, Any]:
     run = Run.open(path)
     files = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     return {"kind": "run", **run.config.to_json(), "files": files}
+
+
+def _chain(path: Path) -> dict[str, Any]:
+    chain = Chain.open(path)
+    first = chain.runs[0].config
+    return {
+        "kind": "chain",
+        "task": first.task,
+        "method": {"name": first.method, "options": dict(first.options)},
+        "teachers": [member.to_json() for member in chain.teachers],
+        "generations": {
+            run.folder.name: {"student": run.config.to_json()["student"], "learned_from": run.config.members[0].sha256}
+            for run in chain.runs
+        },
+    }
 
 
 def _onnx(path: Path) -> dict[str, Any]:
