@@ -22,33 +22,41 @@ def densenet_bc(
     compression: float = 0.5,
     classes: int = 0,
     stem: int | None = None,
+    ratio: float = 1.0,
     squeezed: bool = False,
 ) -> nn.Module:
     """DenseNet-BC for CIFAR (Huang et al. 2017, arXiv:1608.06993).
+
+    Of another depth, twice the units at half the growth and the same `stem` leave every hidden state its size. So
+    does another `ratio`, which makes the blocks alone narrower or wider.
 
     Args:
         depth: each of the three dense blocks has (depth - 4) // 6 bottleneck units.
         growth: channels that a unit adds.
         compression: of a dense block's channels, the share that the transition after it keeps.
         stem: channels of the first convolution, 2 × growth by default.
-        squeezed: whether the last block's channels are compressed too.
+        ratio: of the channels within the blocks to those at 1.0, by a projection into each block and one out of it.
+        squeezed: whether the last block's channels are compressed too, as the counts of Born-Again Networks imply.
     """
     units = _units(depth)
-    first = channels = stem or 2 * growth
+    first = channels = inside = stem or 2 * growth
     stages: list[nn.Module] = []
     for stage in range(3):
         layers: list[nn.Module] = []
         if stage:
-            kept = int(channels * compression)
-            layers.append(Transition(channels, kept))
-            channels = kept
+            channels = int(channels * compression)
+            layers.append(Transition(inside, channels))
+        inside = int(channels * ratio)
+        if ratio != 1:
+            layers.append(Projection(channels, inside))
         for _ in range(units):
-            layers.append(DenseUnit(channels, growth))
-            channels += growth
+            layers.append(DenseUnit(inside, int(growth * ratio)))
+            inside += int(growth * ratio)
+        channels += units * growth
         if stage == 2 and squeezed:
-            kept = int(channels * compression)
-            layers.append(Projection(channels, kept))
-            channels = kept
+            channels = int(channels * compression)
+        if stage == 2 and (squeezed or ratio != 1):
+            layers.append(Projection(inside, channels))
         stages.append(nn.Sequential(*layers))
     return Network(first, stages, channels, classes)
 
@@ -63,7 +71,7 @@ def wide_resnet(depth: int = 16, width: int = 1, classes: int = 0) -> nn.Module:
     units = _units(depth)
     channels, stages = 16, []
     for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
-        stages.append(_residual(units, channels, out, "basic", stride=2 if stage else 1))
+        stages.append(nn.Sequential(*_residual(units, channels, out, "basic", stride=2 if stage else 1)))
         channels = out
     return Network(16, stages, channels, classes)
 
@@ -79,7 +87,9 @@ def ban_resnet(
 ) -> nn.Module:
     """A DenseNet-BC, the teacher, with residual units in the place of its dense blocks.
 
-    The first convolution and the output layer are the teacher's in shape, and so is what each transition leaves.
+    The first convolution and the output layer are the teacher's in shape, and so is what each transition leaves. The
+    paper gives no layout. Of those tried this one alone has its counts for all four with basic blocks; no layout
+    that fits these fits the two with bottlenecks, which here are a quarter as wide as the unit, as is usual.
 
     Args:
         units: residual units in the place of each dense block.
@@ -87,18 +97,20 @@ def ban_resnet(
         block: "bottleneck" (the paper's Pre) or "basic", two convolutions of 3 × 3 (the paper's Wide).
         squeezed: whether the teacher is.
     """
+    if units < 1:
+        raise ValueError(f"units is {units}. Use 1 or more.")
     grown = teacher_growth * _units(teacher_depth)
-    first = channels = 2 * teacher_growth
-    teachers, stages = channels, []  # the teacher's channels up to here
+    first = channels = teachers = 2 * teacher_growth
+    stages: list[nn.Module] = []
     for stage in range(3):
         layers: list[nn.Module] = []
         if stage:
-            teachers = teachers // 2
+            teachers //= 2
             layers.append(Transition(channels, teachers))
             channels = teachers
         teachers += grown
         out = int(teachers // 2 * ratio)
-        layers += _residual(units, channels, out, block, stride=1)
+        layers += _residual(units, channels, out, block)
         channels = out
         if stage == 2:
             teachers = teachers // 2 if squeezed else teachers
@@ -168,7 +180,7 @@ class ResidualUnit(nn.Module):
     Where it changes the shape, the shortcut is a convolution of the activated input.
     """
 
-    def __init__(self, channels: int, out: int, block: Block, stride: int) -> None:
+    def __init__(self, channels: int, out: int, block: Block, stride: int = 1) -> None:
         super().__init__()
         inner = out if block == "basic" else out // 4
         self.norm1, self.norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(inner)
@@ -192,10 +204,9 @@ class ResidualUnit(nn.Module):
         return total
 
 
-def _residual(units: int, channels: int, out: int, block: Block, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(ResidualUnit(out if unit else channels, out, block, 1 if unit else stride) for unit in range(units))
-    )
+def _residual(units: int, channels: int, out: int, block: Block, stride: int = 1) -> list[nn.Module]:
+    later: list[nn.Module] = [ResidualUnit(out, out, block) for _ in range(units - 1)]
+    return [ResidualUnit(channels, out, block, stride), *later]
 
 
 def _units(depth: int) -> int:
