@@ -77,7 +77,9 @@ def _found(root: nn.Module, name: str, where: str, others: Sequence[str]) -> nn.
         raise EdistillError(f"student.share names {name} of {where}, which has no weights. Name a module that has.")
     names = [*others, *(path for path, module in modules.items() if module.state_dict())]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:6]
-    raise EdistillError(f"student.share names {name!r}, and {where} has no such module. It has {', '.join(near)}, ….")
+    raise EdistillError(
+        f"student.share names {name!r}, and {where} has no such module. Name one of its own, such as {', '.join(near)}."
+    )
 
 
 def _output_layer(module: nn.Module, what: str, order: Sequence[int] | None = None) -> Tensors:
