@@ -1,0 +1,139 @@
+"""What the study trains: of each group and seed, the runs in their order, and which arms each of them gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """A network of model.py, as a body and, with classes, as a member."""
+
+    factory: str
+    kwargs: Mapping[str, int | float | str]
+
+    def told(self, **more: int) -> str:
+        """The arguments as TOML."""
+        values = {**self.kwargs, **more}.items()
+        return "{ " + ", ".join(f'{k} = "{v}"' if isinstance(v, str) else f"{k} = {v}" for k, v in values) + " }"
+
+    def student(self) -> tuple[str, ...]:
+        return _set(**{"student.model": f"model.py:{self.factory}", "student.kwargs": self.told()})
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run or a chain, and the commands that lead to it.
+
+    Attributes:
+        arms: the lines it gives: {arm: its name in the document that evaluate prints}.
+        name: of the run.
+        settings: flags that cache-logits, train and evaluate share.
+        flags: those of train alone.
+        needs: runs of the same group that it learns from.
+        lent: runs of other groups that it learns from.
+    """
+
+    arms: Mapping[str, str]
+    name: str
+    settings: tuple[str, ...]
+    flags: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    lent: tuple[str, ...] = ()
+
+    def folders(self) -> Mapping[str, str]:
+        """The run of each arm under runs/; an average of generations has that of its last one."""
+        return {arm: _folder(self.name, model) for arm, model in self.arms.items()}
+
+
+FAMILIES = {
+    "wrn": Family("wide_resnet", {"depth": 16, "width": 1}),
+    "densenet": Family("densenet_bc", {"depth": 22, "growth": 12}),
+}
+# a step of it takes as long as one of WRN-16-1; its stem and output layer have the shapes of the DenseNet's
+BAN_RESNET = Family(
+    "ban_resnet", {"units": 2, "ratio": 0.5, "block": "basic", "teacher_depth": 22, "teacher_growth": 12}
+)
+GROUPS = (*FAMILIES, "cross")
+OBJECTIVES = ("ban+l", "cwtm", "dkpp")
+GRADIENTS = ("ban-1", *OBJECTIVES)  # arms whose gradient's split is kept
+CHAIN = {f"ban-{k}": f"generation-{k}" for k in (1, 2, 3)} | {f"bane-{k}": f"bane-{k}" for k in (2, 3)}
+STUDENT = "student"
+
+
+def planned(group: str, seed: int) -> list[Planned]:
+    return _cross(seed) if group == "cross" else _family(group, seed)
+
+
+def _family(name: str, seed: int) -> list[Planned]:
+    family = FAMILIES[name]
+    teacher, chain = f"{name}-teacher-s{seed}", f"{name}-chain-s{seed}"
+    # train reads rows and views out of a cache, so there has to be one before there is any teacher: that of a member
+    # that knows nothing, which a supervised training does not listen to
+    start = _cached(f"untrained-{name}", f"cache-{name}") + family.student()
+    start += _set(**{"teachers.model": f"model.py:{family.factory}", "teachers.model-kwargs": family.told(classes=10)})
+    taught = _cached(f"runs/{teacher}", f"cache-{name}-s{seed}") + family.student()
+    averaged = _cached(f"runs/{chain}", f"cache-{name}-bane-s{seed}") + family.student()
+    return [
+        _one("teacher", teacher, start, ("--method", "supervised", *_seed(seed))),
+        _one("second", f"{name}-second-s{seed}", start, ("--method", "supervised", *_seed(100 + seed))),
+        Planned(CHAIN, chain, taught, ("--method", "ban", "--generations", "3", *_seed(seed)), (teacher,)),
+        *(
+            _one(
+                objective,
+                f"{name}-{objective.replace('+', '')}-s{seed}",
+                taught,
+                # of one seed, student and teacher would start from the same weights
+                ("--method", "ban", *_set(**{"method.objective": objective}), *_seed(1000 + seed)),
+                needs=(teacher,),
+            )
+            for objective in OBJECTIVES
+        ),
+        _one("hydra", f"{name}-hydra-s{seed}", averaged, ("--method", "hydra", *_seed(2000 + seed)), needs=(chain,)),
+    ]
+
+
+def _cross(seed: int) -> list[Planned]:
+    """Students of another family than their teacher, which the groups of the families train."""
+    wrn, densenet = (f"{name}-teacher-s{seed}" for name in ("wrn", "densenet"))
+    # caches of its own: no other process writes them
+    of_wrn = _cached(f"runs/{wrn}", f"cache-cross-wrn-s{seed}")
+    of_densenet = _cached(f"runs/{densenet}", f"cache-cross-densenet-s{seed}")
+    ban = ("--method", "ban", *_seed(1000 + seed))
+    shared = ("--share", "stem=stem", "--share", "head=head")
+    resnet = of_densenet + BAN_RESNET.student()
+    plain = ("--method", "supervised", *_seed(1000 + seed))
+    return [
+        _one("densenet-from-wrn", f"densenet-from-wrn-s{seed}", of_wrn + FAMILIES["densenet"].student(), ban, lent=wrn),
+        _one("wrn-from-densenet", f"wrn-from-densenet-s{seed}", of_densenet + FAMILIES["wrn"].student(), ban, densenet),
+        _one("ban-resnet", f"ban-resnet-s{seed}", resnet, (*ban, *shared), lent=densenet),
+        _one("ban-resnet-plain", f"ban-resnet-plain-s{seed}", resnet, plain, lent=densenet),
+    ]
+
+
+def _one(
+    arm: str,
+    name: str,
+    settings: tuple[str, ...],
+    flags: tuple[str, ...],
+    lent: str | None = None,
+    needs: tuple[str, ...] = (),
+) -> Planned:
+    return Planned({arm: STUDENT}, name, settings, flags, needs, () if lent is None else (lent,))
+
+
+def _folder(name: str, model: str) -> str:
+    return name if model == STUDENT else f"{name}/{model.replace('bane', 'generation')}"
+
+
+def _cached(teachers: str, cache: str) -> tuple[str, ...]:
+    return _set(**{"teachers.path": teachers, "output.cache": cache})
+
+
+def _seed(seed: int) -> tuple[str, str]:
+    return "--seed", str(seed)
+
+
+def _set(**values: str) -> tuple[str, ...]:
+    return tuple(part for key, value in values.items() for part in ("--set", f"{key}={value}"))

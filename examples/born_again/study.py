@@ -1,0 +1,167 @@
+"""Born-Again Networks on CIFAR-10, five seeds: python examples/born_again/study.py ../shared --work DIR
+
+Trains and evaluates what arms.py plans. What an arm gave on the test rows with a seed becomes a line of
+cifar10/results-GROUP.csv, and how its gradient split one of gradients-GROUP.csv; arms that have their line are passed
+over, so the study goes on anywhere. Groups may run in processes of their own at the same time. The exit status is 1
+while lines are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE)]
+from arms import GRADIENTS, GROUPS, Planned, planned  # noqa: E402
+from folders import prepare  # noqa: E402
+
+SEEDS = (0, 1, 2, 3, 4)  # of which each is a pair in every comparison
+FIGURES = ("nll", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty")
+COLUMNS = (
+    *("arm", "seed", "nll", "error", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty"),
+    *("diversity_explained", "parameters", "parameters_of_teachers", "seconds", "command"),
+)
+SPLIT = ("gradient_label", "gradient_dark", "train_loss", "validation_nll")
+Line = Mapping[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, help="folder that holds data/")
+    parser.add_argument("--work", type=Path, default=HERE / "output", help="where data, caches and runs go")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="some of these; default all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default 0 1 2 3 4")
+    parser.add_argument("--into", type=Path, default=HERE / "cifar10", help="where the tables go")
+    given = parser.parse_args()
+    prepare(given.shared, given.work)
+    missing = 0
+    for seed in given.seeds:  # outermost, so that a study cut short has whole pairs
+        for group in given.groups:
+            missing += _Study(given.work, given.into, group, seed).run()
+    print(f"{missing} arms have no line yet." if missing else "Every arm has its line.", flush=True)
+    return 1 if missing else 0
+
+
+class _Study:
+    """One group with one seed."""
+
+    def __init__(self, work: Path, into: Path, group: str, seed: int) -> None:
+        self.work, self.seed = work, seed
+        self.results, self.gradients = into / f"results-{group}.csv", into / f"gradients-{group}.csv"
+        self.plan = planned(group, seed)
+        self.cached: set[tuple[str, ...]] = set()
+
+    def run(self) -> int:
+        """Train, then evaluate, what has no line; how many arms still have none."""
+        todo = [run for run in self.plan if not self._done(run)]
+        needed = {run.name for run in todo}
+        for run in reversed(self.plan):  # whoever is needed stands before those that need it
+            if run.name in needed:
+                needed |= set(run.needs)
+        trained = [run.name for run in self.plan if run.name in needed and self._train(run)]
+        for run in todo:
+            if run.name in trained:
+                self._evaluate(run)
+        return sum(len(run.arms) for run in self.plan if not self._done(run))
+
+    def _done(self, run: Planned) -> bool:
+        done = {(line["arm"], line["seed"]) for line in _lines(self.results)}
+        return all((arm, str(self.seed)) in done for arm in run.arms)
+
+    def _train(self, run: Planned) -> bool:
+        for teacher in run.lent:
+            if not (self.work / "runs" / teacher / "student.safetensors").exists():
+                print(f"{run.name} waits for {teacher}, which another group trains.", flush=True)
+                return False
+        if run.settings not in self.cached:
+            self._edistill("cache-logits", *run.settings)
+            self.cached.add(run.settings)
+        self._edistill("train", "--name", run.name, *run.settings, *run.flags)
+        return True
+
+    def _evaluate(self, run: Planned) -> None:
+        """Add the lines of a run to the tables."""
+        command = ("evaluate", f"runs/{run.name}", "--split", "test", "--json", *run.settings)
+        try:
+            document = json.loads(self._edistill(*command))
+        except subprocess.CalledProcessError as error:
+            if error.returncode != 2:  # 2: it says why, and the rest goes on
+                raise
+            return
+        for arm, model in run.arms.items():
+            self._add(run, arm, document, model)
+            if arm in GRADIENTS:
+                self._add_gradients(arm, run.folders()[arm])
+
+    def _add(self, run: Planned, arm: str, document: Mapping[str, Any], model: str) -> None:
+        figures, cost = document["models"][model], document["cost"]
+        averaged = int(model.removeprefix("bane-")) if model.startswith("bane-") else 1
+        folders = [run.folders()[arm]]
+        if averaged > 1:
+            folders = [f"{run.name}/generation-{k}" for k in range(1, averaged + 1)]
+        hydra = arm == "hydra"
+        line = {
+            "arm": arm,
+            "seed": self.seed,
+            **{name: figures[name] for name in FIGURES},
+            "error": 1 - figures["accuracy"],
+            "diversity_explained": document["fidelity"]["diversity_explained"] if hydra else None,
+            "parameters": averaged * cost["student"]["parameters"],
+            "parameters_of_teachers": cost["ensemble"]["parameters"] if hydra else None,
+            "seconds": round(sum(float(row["seconds"]) for name in folders for row in self._epochs(name))),
+            "command": _told("train", "--name", run.name, *run.settings, *run.flags),
+        }
+        _append(self.results, COLUMNS, [line], "arm", "seed")
+        print({key: value for key, value in line.items() if key != "command"}, flush=True)
+
+    def _add_gradients(self, arm: str, folder: str) -> None:
+        lines = [
+            {"arm": arm, "seed": self.seed, "epoch": row["epoch"], **{name: row[name] for name in SPLIT}}
+            for row in self._epochs(folder)
+        ]
+        _append(self.gradients, ("arm", "seed", "epoch", *SPLIT), lines, "arm", "seed", "epoch")
+
+    def _epochs(self, folder: str) -> list[dict[str, str]]:
+        return _lines(self.work / "runs" / folder / "summary.csv")
+
+    def _edistill(self, *arguments: str) -> str:
+        """Run `edistill` in the work folder; what it prints to stdout."""
+        print("$", _told(*arguments), flush=True)
+        command = [sys.executable, "-m", "ensemble_distill", *arguments]
+        return subprocess.run(command, cwd=self.work, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _told(*arguments: str) -> str:
+    return " ".join(("edistill", *(f"'{a}'" if any(c in a for c in '[]{} "') else a for a in arguments)))
+
+
+def _lines(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(table: Path, columns: Sequence[str], lines: Sequence[Line], *key: str) -> None:
+    """Lines take the place of those with the same key. The table is whole at any moment."""
+    shown = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines]
+    own = {tuple(str(line[name]) for name in key) for line in shown}
+    kept = [line for line in _lines(table) if tuple(line[name] for name in key) not in own]
+    table.parent.mkdir(parents=True, exist_ok=True)
+    part = table.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *shown])
+    part.replace(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
