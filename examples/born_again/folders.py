@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 HERE = Path(__file__).parent
-TRAIN, VALIDATION = 1000, 100  # rows of each class
+TRAIN, VALIDATION = 600, 100  # rows of each class
 FACTORIES: Mapping[str, Callable[..., nn.Module]] = {"wide_resnet": wide_resnet, "densenet_bc": densenet_bc}
 
 
