@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.table import Table
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.durations import told
 
 TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal for a bar
 WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
@@ -210,11 +211,15 @@ class Shown:
         self.bars: Progress | None = None
         self.task: TaskID | None = None
         self.name, self.total, self.unit, self.done, self.told = "", 0, "", 0, 0.0
+        self.begun, self.before = 0.0, 0  # when the task began here, and what had been done of it by then
+        self.shown: set[str] = set()
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         self.name, self.total, self.unit, self.done, self.told = task, total, unit, done, time.monotonic()
-        if done:
+        self.begun, self.before = self.told, done
+        if done and task not in self.shown:  # else it was only interrupted by another task
             self.note(f"{task}: going on at {unit[:-1]} {done:,} of {total:,}")
+        self.shown.add(task)
         if self.console.is_terminal:
             self.bars = Progress(
                 TextColumn("{task.description}"),
@@ -237,8 +242,10 @@ class Shown:
         else:  # a log file: say where it is, once in a while
             self.done += count
             if time.monotonic() - self.told > TELL_EVERY:
-                self.note(f"{self.name}: {self.done:,} of {self.total:,} {self.unit}")
                 self.told = time.monotonic()
+                left = (self.told - self.begun) / (self.done - self.before) * (self.total - self.done)
+                done = f"{self.done:,} of {self.total:,} {self.unit}"
+                self.note(f"{self.name}: {done}, about {told(left)} left")
 
     def finish(self) -> None:
         if self.bars is not None:

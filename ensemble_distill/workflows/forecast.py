@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import Settings
+from ensemble_distill.runtime.durations import told
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.training.loop import Training
 from ensemble_distill.workflows.train import TrainReport
@@ -64,11 +65,3 @@ class Forecast:
         if left:
             rest = left * sum(self._seconds) / len(self._seconds)
             self.progress.note(f"{report.folder.name} took {told(report.seconds)}; about {told(rest)} left.")
-
-
-def told(seconds: float) -> str:
-    """A duration as people say it: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

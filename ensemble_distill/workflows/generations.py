@@ -28,6 +28,7 @@ def named(generation: int) -> str:
 
 
 def is_chain(folder: Path) -> bool:
+    """Whether the first generation of a chain was at least begun there."""
     return (folder / named(1) / CONFIG).is_file()
 
 

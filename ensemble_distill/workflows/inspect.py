@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -13,7 +13,9 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.workflows.generations import Chain, is_chain
+
+if TYPE_CHECKING:
+    from ensemble_distill.workflows.generations import Chain
 
 
 def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False) -> dict[str, Any]:
@@ -32,10 +34,8 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         return _cache(path)
     if path.suffix == ".onnx":
         return _onnx(path)
-    if is_chain(path):
-        return _chain(path)
     if (path / "args.toml").is_file():
-        return _run(path)
+        return _trained(path)
     if (config := _exported(path)) is not None:
         return config
     task = settings.task if settings is not None else "classification"
@@ -65,16 +65,19 @@ def _cache(path: Path) -> dict[str, Any]:
     }
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _trained(path: Path) -> dict[str, Any]:
+    """A run or a chain of them."""
     from ensemble_distill.students.run import Run
+    from ensemble_distill.workflows.generations import Chain, is_chain
 
+    if is_chain(path):
+        return _chain(Chain.open(path))
     run = Run.open(path)
     files = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     return {"kind": "run", **run.config.to_json(), "files": files}
 
 
-def _chain(path: Path) -> dict[str, Any]:
-    chain = Chain.open(path)
+def _chain(chain: Chain) -> dict[str, Any]:
     first = chain.runs[0].config
     return {
         "kind": "chain",
