@@ -65,7 +65,10 @@ class _Study:
         for run in reversed(self.plan):  # whoever is needed stands before those that need it
             if run.name in needed:
                 needed |= set(run.needs)
-        trained = [run.name for run in self.plan if run.name in needed and self._train(run)]
+        trained: list[str] = []
+        for run in self.plan:
+            if run.name in needed and all(name in trained for name in run.needs) and self._train(run):
+                trained.append(run.name)
         for run in todo:
             if run.name in trained:
                 self._evaluate(run)
@@ -81,20 +84,17 @@ class _Study:
                 print(f"{run.name} waits for {teacher}, which another group trains.", flush=True)
                 return False
         if run.settings not in self.cached:
-            self._edistill("cache-logits", *run.settings)
+            if self._edistill("cache-logits", *run.settings) is None:
+                return False
             self.cached.add(run.settings)
-        self._edistill("train", "--name", run.name, *run.settings, *run.flags)
-        return True
+        return self._edistill("train", "--name", run.name, *run.settings, *run.flags) is not None
 
     def _evaluate(self, run: Planned) -> None:
         """Add the lines of a run to the tables."""
-        command = ("evaluate", f"runs/{run.name}", "--split", "test", "--json", *run.settings)
-        try:
-            document = json.loads(self._edistill(*command))
-        except subprocess.CalledProcessError as error:
-            if error.returncode != 2:  # 2: it says why, and the rest goes on
-                raise
+        printed = self._edistill("evaluate", f"runs/{run.name}", "--split", "test", "--json", *run.settings)
+        if printed is None:
             return
+        document = json.loads(printed)
         for arm, model in run.arms.items():
             self._add(run, arm, document, model)
             if arm in GRADIENTS:
@@ -131,11 +131,15 @@ class _Study:
     def _epochs(self, folder: str) -> list[dict[str, str]]:
         return _lines(self.work / "runs" / folder / "summary.csv")
 
-    def _edistill(self, *arguments: str) -> str:
-        """Run `edistill` in the work folder; what it prints to stdout."""
+    def _edistill(self, *arguments: str) -> str | None:
+        """Run `edistill` in the work folder; what it prints to stdout, or None where it refuses and says why."""
         print("$", _told(*arguments), flush=True)
         command = [sys.executable, "-m", "ensemble_distill", *arguments]
-        return subprocess.run(command, cwd=self.work, check=True, stdout=subprocess.PIPE, text=True).stdout
+        done = subprocess.run(command, cwd=self.work, stdout=subprocess.PIPE, text=True)
+        if done.returncode == 2:  # a loss that is no number, say; the other arms go on
+            return None
+        done.check_returncode()
+        return done.stdout
 
 
 def _told(*arguments: str) -> str:

@@ -1,0 +1,76 @@
+"""Which differences the study looks at, and what the paper says of them.
+
+The paper's side is its error: in how many of its networks the first arm's is below the second's. It has one training
+of each, and no second one of a teacher, so that the teacher itself stands for it. Table 1 is on CIFAR-10, the others on
+CIFAR-100; Table 2, with the other objectives and the generations, is about DenseNets alone (its BAN-1 is ban-1 here).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arms import FAMILIES
+
+Arm = tuple[str, str]  # its group and its name
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A difference of two arms.
+
+    Attributes:
+        lower: networks of the paper in which the first has the lower error.
+        networks: how many it compares; 0 where it compares none.
+    """
+
+    first: Arm
+    second: Arm
+    lower: int = 0
+    networks: int = 0
+
+    @property
+    def ordering(self) -> str:
+        """What most of the paper's networks say of the first beside the second; empty where it has none to compare."""
+        if not self.networks:
+            return ""
+        return "even" if 2 * self.lower == self.networks else "better" if 2 * self.lower > self.networks else "worse"
+
+    def __str__(self) -> str:
+        (of, first), (beside, second) = self.first, self.second
+        return f"{first} − {second}" if of == beside else f"{first} − {beside} {second}"
+
+
+def of_family(name: str) -> list[Claim]:
+    pairs = (
+        ("ban-1", "second", 6, 8),  # Tables 1 and 3 of Wide-ResNets, 1 and 2 of DenseNets: in both families alike
+        ("ban-1", "teacher", 6, 8),
+        ("ban+l", "ban-1", 0, 4),
+        ("cwtm", "second", 2, 4),  # one higher, one equal
+        ("dkpp", "second", 4, 4),
+        ("cwtm", "ban-1", 0, 4),
+        ("dkpp", "ban-1", 0, 4),
+        ("ban-2", "ban-1", 2, 4),  # one higher, one equal
+        ("ban-3", "ban-2", 2, 3),
+        ("bane-2", "ban-1", 4, 4),
+        ("bane-3", "bane-2", 3, 4),
+        ("bane-3", "second", 4, 4),
+        ("hydra", "bane-3", 0, 0),
+        ("hydra", "ban-3", 0, 0),
+    )
+    return [Claim((name, first), (name, second), *paper) for first, second, *paper in pairs]
+
+
+def across() -> list[Claim]:
+    """Table 3 gives a DenseNet-90-60 four Wide-ResNets as teachers; Table 2 has it alone and born again."""
+    densenet, wrn = ("cross", "densenet-from-wrn"), ("cross", "wrn-from-densenet")
+    return [
+        Claim(densenet, ("wrn", "teacher"), 4, 4),
+        Claim(densenet, ("densenet", "second"), 2, 4),  # the two strongest teachers
+        Claim(densenet, ("densenet", "ban-1"), 0, 4),
+        Claim(wrn, ("wrn", "second")),
+        Claim(wrn, ("wrn", "ban-1")),
+        Claim(("cross", "ban-resnet"), ("cross", "ban-resnet-plain"), 6, 6),
+    ]
+
+
+CLAIMS = {**{name: of_family(name) for name in FAMILIES}, "across families": across()}

@@ -1,0 +1,150 @@
+"""The tables of README.md, from the study's lines: python examples/born_again/table.py"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE)]
+from arms import FAMILIES, GRADIENTS, GROUPS  # noqa: E402
+from claims import CLAIMS, Claim  # noqa: E402
+
+LEVEL = 0.95
+MEASURES = {"nll": "NLL", "error": "error, %"}
+SCALE = {"error": 100.0, "diversity_explained": 100.0}
+Lines = Sequence[Mapping[str, str]]
+Verdict = tuple[str, Claim, str, str]  # the table, what is compared, the measure, and what its interval says
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "cifar10", help="folder of the study's lines")
+    folder: Path = parser.parse_args().results
+    results = {group: _lines(folder / f"results-{group}.csv") for group in GROUPS}
+    for group, lines in results.items():
+        _print_arms(group, lines)
+    verdicts = [verdict for name, claims in CLAIMS.items() for verdict in _print_claims(name, claims, results)]
+    _print_orderings(verdicts)
+    _print_gradients({family: _lines(folder / f"gradients-{family}.csv") for family in FAMILIES})
+
+
+def _print_arms(group: str, lines: Lines) -> None:
+    if not lines:
+        return
+    columns = {**MEASURES, "ece": "ECE", "model_uncertainty": "model uncertainty", "parameters": "parameters"}
+    print(f"\n| {group} | seeds | " + " | ".join(columns.values()) + " |\n|---" + "|---:" * (len(columns) + 1) + "|")
+    for arm in dict.fromkeys(line["arm"] for line in lines):
+        of = [line for line in lines if line["arm"] == arm]
+        print(f"| {arm} | {len(of)} | " + " | ".join(_spread(of, column) for column in columns) + " |")
+    hydra = [line for line in lines if line["arm"] == "hydra"]
+    if hydra:
+        share = np.mean([float(line["parameters"]) / float(line["parameters_of_teachers"]) for line in hydra])
+        explained = _spread(hydra, "diversity_explained")
+        print(f"\nhydra explains {explained} % of the diversity of bane-3, with {share:.2f} of its parameters.")
+
+
+def _print_claims(name: str, claims: Sequence[Claim], results: Mapping[str, Lines]) -> list[Verdict]:
+    """Paired differences by seed, and what they tell of each measure."""
+    heads = " | ".join(f"{told} | verdict" for told in MEASURES.values())
+    print(f"\n| {name} | seeds | paper, lower error in | {heads} |\n|---|---:|---" + "|---:|---" * len(MEASURES) + "|")
+    verdicts: list[Verdict] = []
+    for claim in claims:
+        cells: list[str] = []
+        for measure in MEASURES:
+            differences = _paired(claim, results, measure)
+            if len(differences) < 2:
+                cells += ["–", "–"]
+                continue
+            low, high = _interval(differences)
+            verdict = "better" if high < 0 else "worse" if low > 0 else "cannot tell"
+            verdicts.append((name, claim, measure, verdict))
+            digits = 2 if measure == "error" else 4
+            cells += [f"{differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]", verdict]
+        seeds = len(_paired(claim, results, "nll"))
+        paper = f"{claim.lower} of {claim.networks}: {claim.ordering}" if claim.ordering else "–"
+        print(f"| {claim} | {seeds} | {paper} | " + " | ".join(cells) + " |")
+    return verdicts
+
+
+def _paired(claim: Claim, results: Mapping[str, Lines], measure: str) -> NDArray[np.float64]:
+    """First less second, of each seed that has both."""
+    first, second = (
+        {line["seed"]: float(line[measure]) for line in results[group] if line["arm"] == arm}
+        for group, arm in (claim.first, claim.second)
+    )
+    seeds = sorted(first.keys() & second.keys(), key=int)
+    return np.array([SCALE.get(measure, 1.0) * (first[seed] - second[seed]) for seed in seeds])
+
+
+def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the mean, by Student's t."""
+    half = stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences)
+    return float(differences.mean() - half), float(differences.mean() + half)
+
+
+def _print_orderings(verdicts: Sequence[Verdict]) -> None:
+    """Which of the paper's orderings held, and how many verdicts there would be if there were nothing to find."""
+    for measure, told in MEASURES.items():
+        found: dict[str, list[str]] = {"held": [], "the other way round": [], "cannot tell": []}
+        for name, claim, of, verdict in verdicts:
+            if of == measure and claim.ordering in ("better", "worse"):
+                held = "held" if verdict == claim.ordering else "the other way round"
+                found[verdict if verdict == "cannot tell" else held].append(f"{claim} ({name})")
+        print(f"\nThe paper's orderings by {told.split(',')[0]}:\n")
+        for answer, claims in found.items():
+            print(f"- {answer}, {len(claims)}: {', '.join(claims) or 'none'}")
+    clear = sum(verdict != "cannot tell" for *_, verdict in verdicts)
+    chance = (1 - LEVEL) * len(verdicts)
+    print(
+        f"\n{clear} of {len(verdicts)} intervals leave 0 out; if no arms differed, about {chance:.0f} would by chance."
+    )
+
+
+def _print_gradients(gradients: Mapping[str, Lines]) -> None:
+    """The share of the gradient's squared norm that is dark knowledge, at three epochs."""
+    print("\n| dark knowledge, % of the gradient | first epoch | middle | last |\n|---|---:|---:|---:|")
+    for family, lines in gradients.items():
+        for arm in GRADIENTS:
+            of = [line for line in lines if line["arm"] == arm]
+            if not of:
+                continue
+            last = max(int(line["epoch"]) for line in of)
+            shares = []
+            for epoch in (1, (1 + last) // 2, last):
+                at = [line for line in of if int(line["epoch"]) == epoch]
+                label, dark = (np.array([float(line[f"gradient_{part}"]) for line in at]) for part in ("label", "dark"))
+                shares.append(_told(100 * dark / (label + dark), 1))
+            print(f"| {family} {arm} | " + " | ".join(shares) + " |")
+
+
+def _spread(lines: Lines, column: str) -> str:
+    found = np.array([float(line[column]) for line in lines if line[column]]) * SCALE.get(column, 1.0)
+    if column == "parameters":
+        return f"{found.mean():,.0f}"
+    return _told(found, 2 if column == "error" else 1 if column == "diversity_explained" else 4)
+
+
+def _told(found: NDArray[np.float64], digits: int) -> str:
+    """Mean ± standard deviation."""
+    if not len(found):
+        return "–"
+    return f"{found.mean():.{digits}f}" + (f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 else "")
+
+
+def _lines(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    main()
