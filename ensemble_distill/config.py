@@ -249,7 +249,8 @@ class Settings(Section):
 
 
 def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read settings from a toml file and apply overrides, {"train.epochs": 3}; flags come in this way.
+    """Read settings from a toml file and apply overrides, {"train.epochs": 3}; flags come in this way. None takes a key
+    out, so that its default holds.
 
     Without `file`, `edistill.toml` of the working folder is read.
 
@@ -343,7 +344,10 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
         here = here.setdefault(_spelled(here, table), {})
         if not isinstance(here, dict):
             raise EdistillError(f"--set {key}: {table} is {here!r}, not a table. Set {table} itself, as a whole.")
-    here[_spelled(here, last)] = value
+    if value is None:
+        here.pop(_spelled(here, last), None)
+    else:
+        here[_spelled(here, last)] = value
 
 
 def _spelled(table: Mapping[str, Any], key: str) -> str:
@@ -352,7 +356,7 @@ def _spelled(table: Mapping[str, Any], key: str) -> str:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`train.epochs=3` to ("train.epochs", 3); values are TOML, and a bare word is a string.
+    """`train.epochs=3` to ("train.epochs", 3); values are TOML, a bare word is a string, and nothing is None: unset.
 
     Raises:
         EdistillError: there is no "=".
@@ -360,6 +364,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise EdistillError(f"--set {text}: write KEY=VALUE, for instance --set train.epochs=3.")
+    if not value.strip():
+        return key.strip(), None
     try:
         parsed = tomllib.loads(f"value = {value}")
         if len(parsed) > 1:

@@ -154,7 +154,15 @@ def test_a_second_time_all_is_up_to_date(road: tuple[Path, dict[str, Result]], m
 def test_evaluate_prints_the_promised_document(quick: Path) -> None:
     found = document(edistill("evaluate --json"))
     promised = ["schema", "task", "run", "split", "rows", "models", "fidelity", "ood", "cost"]
-    more = ["subensembles", "subensemble_fidelity", "fidelity_controls", "calibrated", "shifts", "shift_levels"]
+    more = [
+        "subensembles",
+        "subensemble_fidelity",
+        "fidelity_controls",
+        "generation_fidelity",
+        "calibrated",
+        "shifts",
+        "shift_levels",
+    ]
     assert list(found) == [*promised, *more]
     assert {key: found[key] for key in list(found)[:5]} == {
         "schema": 1,

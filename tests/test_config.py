@@ -358,11 +358,17 @@ def test_an_override_inside_what_is_no_table_is_refused(tmp_path: Path) -> None:
         ("train.method = hydra", "train.method", "hydra"),
         ("data.train=../a b/x=y.npz", "data.train", "../a b/x=y.npz"),
         ("student.model=model.py:make", "student.model", "model.py:make"),
-        ("output.name=", "output.name", ""),
+        ("output.name=", "output.name", None),
     ],
 )
 def test_an_assignment_is_toml_or_a_bare_word(text: str, key: str, value: Any) -> None:
     assert parse_assignment(text) == (key, value)
+
+
+def test_nothing_takes_a_key_out(tmp_path: Path) -> None:
+    (tmp_path / "edistill.toml").write_text('[student]\ninit = ["a", "b"]\n[train]\nwarmup_epochs = 3\n')
+    found = load_settings(tmp_path, {"student.init": None, "train.warmup-epochs": None, "train.lr": None})
+    assert (found.student.init, found.train.warmup_epochs, found.train.lr) == (None, 0, 1e-3)
 
 
 @pytest.mark.parametrize("text", ["train.epochs", "=3", " = 3", ""])

@@ -69,7 +69,8 @@ def command(
 def _settings_parameters() -> list[inspect.Parameter]:
     file = Annotated[Path | None, typer.Option("-c", "--config", help="The settings file; default edistill.toml here.")]
     sets = Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, by its toml name.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, by its toml name; KEY= unsets it."),
     ]
     return [
         inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file),

@@ -35,13 +35,10 @@ def register(app: typer.Typer) -> None:
     def train(settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False) -> None:
         """Train a student from the cache.
 
-        An interrupted training goes on where it was; a finished one is left as it is.
+        An interrupted training goes on where it was; a finished one is left as it is. With --generations the students
+        are a chain: each learns from the one before.
 
         Example: edistill train --method hydra --epochs 40 --seed 1
-
-        With --generations the students are a chain: each learns from the one before.
-
-        Example: edistill train --method ban --generations 3
         """
         from ensemble_distill.workflows.chain import train_chain
         from ensemble_distill.workflows.train import train

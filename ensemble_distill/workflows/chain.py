@@ -92,6 +92,11 @@ def train_chain(
 def _refuse_unfit(settings: Settings) -> None:
     method, options = settled_method(settings)
     name = settings.train.method
+    if settings.student.from_members:
+        raise EdistillError(
+            f"student.init is a list of {len(settings.student.init or ())} members whose bodies stand side by side, "
+            "and later generations of a chain have no members to start from. Leave it out: --set student.init="
+        )
     if "teacher" not in method.needed(options):
         raise EdistillError(
             f"train.generations is {settings.train.generations}, and {name} learns from no teacher. Use --method ban."
