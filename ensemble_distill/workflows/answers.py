@@ -28,7 +28,6 @@ from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.plain_rows import BATCH, plain_batches
-from ensemble_distill.workflows.generations import beside
 from ensemble_distill.workflows.splits import open_ensemble, plan_split
 
 PLAIN = open_view("none", None)
@@ -45,7 +44,6 @@ class Answers:
     """
 
     def __init__(self, settings: Settings, run: Run, trust: bool) -> None:
-        settings = beside(settings, run)
         self.settings, self.run, self.trust = settings, run, trust
         self.members = run.config.members
         self.device = resolve(settings.train.device)

@@ -15,7 +15,7 @@ from ensemble_distill.workflows.comparable import open_for, refuse_unlike
 from ensemble_distill.workflows.comparison import SIZES, Comparison, Model
 from ensemble_distill.workflows.document import Evaluation
 from ensemble_distill.workflows.generations import Chain, named
-from ensemble_distill.workflows.runs import find, find_run
+from ensemble_distill.workflows.runs import beside_its_teachers, find, find_run
 
 
 def evaluate(
@@ -125,13 +125,14 @@ def _evaluation(
     progress: Progress,
 ) -> Evaluation:
     """All that there is to find of runs beside the ensemble of the first of them."""
+    settings = beside_its_teachers(settings, runs[0], progress)
     split = split or next((name for name in ("test", "validation") if name in settings.splits()), "test")
     source = open_for(runs, settings, split)
     elsewhere = {name: open_for(runs, settings, name) for name in settings.splits() if name.startswith("ood/")}
     answers = Answers(settings, runs[0], trust)
     if shifts and not answers.at_hand:
         raise EdistillError(
-            f"--shifts asks the members about distorted rows, and there is no {answers.settings.teachers.path}. Put "
+            f"--shifts asks the members about distorted rows, and there is no {settings.teachers.path}. Put "
             "the teachers back, or leave --shifts out."
         )
     comparison = Comparison(runs, answers, progress, averages)

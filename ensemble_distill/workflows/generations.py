@@ -99,15 +99,6 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
     )
 
 
-def beside(settings: Settings, run: Run) -> Settings:
-    """The settings with the teacher that a run learned from: of a later generation of a chain the one before."""
-    folder = run.folder.absolute()
-    number = folder.name.rpartition("-")[2]
-    if not (is_chain(folder.parent) and number.isdigit() and folder.name == named(int(number)) and int(number) > 1):
-        return settings
-    return generation_settings(settings, folder.parent, int(number))
-
-
 def _replaced(settings: Settings, **tables: Mapping[str, object]) -> Settings:
     changed = {name: getattr(settings, name).model_copy(update=values) for name, values in tables.items()}
     return settings.model_copy(update=changed)
