@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from ensemble_distill.workflows.generations import Chain
 from ensemble_distill.workflows.splits import plan_split
 from ensemble_distill.workflows.train import train
 
+NEAR: dict[str, Any] = CACHED
 WEIGHTS = "student.safetensors"
 ROWS = {"train": 40, "validation": 24, "test": 10, "transfer": 9}
 
@@ -111,10 +113,10 @@ def test_a_cache_holds_what_its_generation_says(made: Path, generation: int) -> 
         records = opened.open(split, 2)
         for view in (0, 1):
             found = log_softmax(records.read(range(ROWS[split]), view).astype(np.float64), axis=-1)
-            assert_allclose(found, said_of_views(made, run, split, view), **CACHED)
+            assert_allclose(found, said_of_views(made, run, split, view), **NEAR)
     found = log_softmax(opened.open("validation").read(range(24)).astype(np.float64), axis=-1)
     plain = student_of(run, pixels_of(made / "data/validation.npz"))
-    assert_allclose(found, plain, **CACHED)
+    assert_allclose(found, plain, **NEAR)
     other = student_of(made / "runs/whole/generation-3", pixels_of(made / "data/validation.npz"))
     assert np.abs(found - other).max() > 0.01, "which it could be mistaken for otherwise"
 
@@ -175,7 +177,7 @@ def test_a_later_generation_is_an_ordinary_distillation(folder: Path) -> None:
 
 def test_the_first_generation_learns_from_one_member(folder: Path) -> None:
     """As from a folder that holds no other; the members' weights mean nothing then."""
-    weighted = {"teachers__weights": [1.0, 2.0, 3.0]}
+    weighted: dict[str, Any] = {"teachers__weights": [1.0, 2.0, 3.0]}
     chain = chained(folder, "of-one", 2, train__teacher="member-1", **weighted).folder
     assert [member.name for member in Chain.open(chain).teachers] == ["member-1"]
     assert load_settings(chain / "generation-2/args.toml").train.teacher is None
@@ -238,6 +240,25 @@ def test_a_chain_grows_without_the_ensemble(folder: Path) -> None:
     shutil.rmtree(folder / "cache")
     assert chained(folder, "grown", 3).fresh
     assert weights(folder / "runs/grown") == weights(folder / "runs/whole")
+
+
+def test_a_chain_grows_from_what_a_calibrated_generation_predicts(folder: Path) -> None:
+    """And earlier ones may be calibrated since; taking the calibration away makes it another teacher."""
+    chained(folder, "grown", 2)
+    for generation in (1, 2):
+        calibrate(settings(folder), f"grown/generation-{generation}")
+    chain = chained(folder, "grown", 3).folder
+    found = Cache(chain / "caches/generation-2").open("validation").read(range(24))
+    temperature = json.loads((chain / "generation-2/calibration.json").read_text())["temperature"]
+    plain = student_of(chain / "generation-2", pixels_of(folder / "data/validation.npz"))
+    assert_allclose(log_softmax(found, axis=-1), log_softmax(plain / temperature, axis=-1), **NEAR)
+    assert weights(chain)[:2] == weights(folder / "runs/whole")[:2]
+    assert weights(chain)[2] != weights(folder / "runs/whole")[2]
+    calibrate(settings(folder), "grown/generation-1", remove=True)
+    chained(folder, "grown", 3)
+    calibrate(settings(folder), "grown/generation-2", remove=True)
+    with refused_and_kept(folder, "generation-3 learned from generation-2 with sha256"):
+        chained(folder, "grown", 3)
 
 
 def test_an_overwritten_chain_keeps_nothing_of_the_old_one(folder: Path) -> None:

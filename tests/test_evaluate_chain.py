@@ -1,4 +1,4 @@
-"""`evaluate` on a chain: its generations and their averages against NumPy's, its teacher, and which command finds it."""
+"""`evaluate` on a chain: its generations and their averages against NumPy's, its teacher, and what finds it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import tiny_regression
 import torch
 from evaluate_helpers import CACHED, Floats, assert_figures, ensemble_of, figures, pixels_of, student_of
 from numpy.testing import assert_allclose
+from scipy.special import log_softmax
 from scipy.stats import entropy, norm
 from sklearn.metrics import roc_auc_score
 from tiny import contents, make_folder, refused, settings
@@ -38,7 +39,7 @@ from ensemble_distill.workflows.generations import Chain
 from ensemble_distill.workflows.runs import find, find_run
 from ensemble_distill.workflows.train import train
 
-EXACT = {"rtol": 1e-5, "atol": 1e-7}  # float32 networks
+EXACT: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}  # float32 networks
 GENERATIONS = ["generation-1", "generation-2", "generation-3"]
 ROWS = {"train": 40, "validation": 24, "test": 30, "ood/noise": 21}
 
@@ -114,7 +115,11 @@ def test_nearness_is_of_what_they_say_together(folder: Path) -> None:
     near = document["generation_fidelity"]
     assert list(near) == [*GENERATIONS, "bane-2", "bane-3"]
     own = np.mean([figures(members[:, [m]], y)["nll"] for m in range(3)])
-    for name, at in {**{name: [g] for g, name in enumerate(GENERATIONS)}, "bane-2": [0, 1], "bane-3": [0, 1, 2]}.items():
+    for name, at in {
+        **{name: [g] for g, name in enumerate(GENERATIONS)},
+        "bane-2": [0, 1],
+        "bane-3": [0, 1, 2],
+    }.items():
         q = np.exp(every[:, at]).mean(1)
         wanted = {
             "mean_kl": entropy(p, q, axis=1).mean(),
@@ -172,7 +177,10 @@ def test_a_calibrated_generation_is_averaged_as_it_predicts(folder: Path) -> Non
     after = evaluate(settings(folder), "all")
     assert (before["calibrated"], after["calibrated"]) == (False, True)
     x, y = rows_of_test(folder)
-    assert_figures(after["models"]["bane-3"], figures(generations_of(folder / "runs/all", x, 3), y), **EXACT)
+    every = generations_of(folder / "runs/all", x, 3)
+    temperature = json.loads((folder / "runs/all/generation-1/calibration.json").read_text())["temperature"]
+    every[:, 0] = log_softmax(every[:, 0] / temperature, axis=-1)
+    assert_figures(after["models"]["bane-3"], figures(every, y), **EXACT)
     assert after["models"]["bane-3"]["nll"] != before["models"]["bane-3"]["nll"]
     assert after["models"]["generation-2"] == before["models"]["generation-2"]
 
@@ -188,12 +196,12 @@ def test_shifts_of_all_models(folder: Path) -> None:
 # --- the teacher ------------------------------------------------------------------------------------------------
 
 
-def edistill(folder: Path, line: str) -> str:
+def edistill(folder: Path, line: str, messages: bool = False) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         result = CliRunner().invoke(app, shlex.split(line))
     assert result.exit_code == 0, result.output
-    return result.stdout
+    return result.stderr if messages else result.stdout
 
 
 def columns(folder: Path, line: str) -> list[list[str]]:
@@ -301,6 +309,16 @@ def test_runs_that_are_called_like_generations_are_no_chain(folder: Path) -> Non
     shutil.rmtree(folder / "runs/all")
     run = train(settings(folder, {"train.method": "kd", "output.name": "generation-1"})).folder
     assert find(settings(folder), None) == Run.open(run)
+
+
+def test_a_chain_on_the_command_line(folder: Path) -> None:
+    line = "train --method ban --generations 2 --teacher member-1 --name of-one"
+    assert "runs/of-one is up to date." in edistill(folder, line, messages=True).replace("\n", "")
+    found = json.loads(edistill(folder, "train --method ban --generations 2 --epochs 1 --seed 4 --json"))
+    assert Path(found["folder"]).name == "ban-s4"
+    assert found["fresh"]
+    assert [Path(one["folder"]).name for one in found["generations"]] == GENERATIONS[:2]
+    assert "ban-s4: 2 generations by ban" in edistill(folder, "train --method ban --generations 2 --epochs 1 --seed 4")
 
 
 # --- the chain as an ensemble -----------------------------------------------------------------------------------
