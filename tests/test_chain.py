@@ -198,6 +198,8 @@ def test_the_first_generation_learns_from_one_member(folder: Path) -> None:
         {"method__objective": "cwtm"},
         {"method__objective": "dkpp", "data__validation": None},
         {"views__transform": "ods", "output__cache": "pushed"},
+        {"student__model": "model.py:make_teacher", "student__init": "member-0"},
+        {"student__kwargs": {"width": 3}, "student__share": {"2": "2"}, "train__teacher": "member-1"},
         {"train__model_ema": True, "teachers__average": "logits"},
     ],
     ids=lambda more: "-".join(map(str, more.values())),

@@ -18,6 +18,7 @@ from tiny import contents, killed_at, make_folder, refused, settings
 from ensemble_distill.config import Settings
 from ensemble_distill.runtime import files
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.training.loop import Training
 from ensemble_distill.workflows import forecast
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.chain import ChainReport, train_chain
@@ -264,6 +265,17 @@ def test_what_is_left_is_told_of_a_growing_chain(folder: Path, name: str, monkey
     silent = Heard()
     train_chain(plain(folder, name, 3), progress=silent)
     assert silent.events == []
+
+
+def test_the_forecast_adds_up(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a second for an update of 8 rows, half of one for a pass, and students of 2 MB with checkpoints of 6."""
+    monkeypatch.setattr(Training, "seconds_a_batch", lambda training: (1.0, 0.5))
+    monkeypatch.setattr(Training, "bytes", lambda training: (2_000_000, 6_000_000))
+    heard = Heard()
+    train_chain(plain(folder, name, 3), progress=heard)
+    a_training = 3 * 40 / 8 + 0.5 * 3 * 12 / 8
+    a_cache = 0.5 * (2 * 40 + 12) / 8  # the last generation needs none
+    assert heard.of("note")[0].endswith(f"about {3 * a_training + 2 * a_cache:.0f} s and 24.0 MB.")
 
 
 @pytest.mark.parametrize(
