@@ -158,7 +158,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         "subensembles",
         "subensemble_fidelity",
         "fidelity_controls",
-        "generation_fidelity",
+        "chain_fidelity",
         "calibrated",
         "shifts",
         "shift_levels",

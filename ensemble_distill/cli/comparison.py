@@ -47,12 +47,12 @@ class Comparison:
     def __init__(self, document: Document) -> None:
         self.runs: Sequence[Document] = document.get("runs") or [document]
         self._shared = [name for name in SHARED if self.runs[0]["models"][name] is not None]
-        self.generations = list(self.runs[0]["generation_fidelity"] or ())
+        self.in_chain = list(self.runs[0]["chain_fidelity"] or ())
         alone = self.runs[0]["models"]["ensemble"]["model_uncertainty"] is None
-        if self.generations and alone:  # one teacher, which is its own mean member
+        if self.in_chain and alone:  # one teacher, which is its own mean member
             self._shared.remove("member")
-        self.headings = {"ensemble": "teacher"} if self.generations and alone else {}
-        students = self.generations or [run["run"] for run in self.runs]
+        self.headings = {"ensemble": "teacher"} if self.in_chain and alone else {}
+        students = self.in_chain or [run["run"] for run in self.runs]
         self.columns = [*self._shared, *students]
         found = self.runs[0]["fidelity_controls"]
         told = [name for name in CONTROLS if any(value is not None for value in found[name].values())]
@@ -69,7 +69,7 @@ class Comparison:
             section, first = tables[0]
             near = section == "fidelity"
             before, behind = (self._before, self._behind) if near else (self._shared, [])
-            students = [first[name] for name in self.generations] or [table["student"] for _, table in tables]
+            students = [first[name] for name in self.in_chain] or [table["student"] for _, table in tables]
             models = [*map(first.get, before), *students, *map(first.get, behind)]
             for figure in first["student"] or ():
                 values = tuple(None if model is None else model[figure] for model in models)
@@ -78,7 +78,7 @@ class Comparison:
 
 def _tables(run: Document) -> Iterator[tuple[str, Models]]:
     """The sections of one run's document."""
-    parts = {**run["subensemble_fidelity"], **(run["generation_fidelity"] or {})}
+    parts = {**run["subensemble_fidelity"], **(run["chain_fidelity"] or {})}
     yield "fidelity", {"student": run["fidelity"], **parts, **run["fidelity_controls"]}
     for section, uncertain in (("quality", False), ("uncertainty", True)):
         yield section, {model: _only(figures, uncertain) for model, figures in run["models"].items()}

@@ -117,7 +117,7 @@ def show(found: Comparison, style: Style) -> None:
         grid("under shifts", ["shift, severity", *columns], _shifted(found))
     for run in found.runs:
         if run["calibrated"]:
-            which = "GENERATION" if found.generations else run["run"]
+            which = "GENERATION" if found.in_chain else run["run"]
             render.message(f"{run['run']} is calibrated; edistill calibrate {which} --remove takes that away.")
         explained = run["fidelity"]["diversity_explained"]
         if explained is not None and explained < 0:
@@ -195,7 +195,7 @@ def _caption_near(found: Comparison) -> str:
 def _caption(found: Comparison) -> str:
     first = found.runs[0]
     told = ["member: the mean over members of each one's own."] if "member" in found.columns else []
-    if found.generations:
+    if found.in_chain:
         told.append("bane-k: the average of what the first k generations predict, an ensemble like any other.")
     parts = [f"{name}: {' + '.join(names)}" for name, names in first["subensembles"].items() if names is not None]
     if parts:

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
+from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import clear_folder, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
+from ensemble_distill.teachers.run import weights_and_calibration
 from ensemble_distill.training.loop import Training
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.forecast import Forecast
-from ensemble_distill.workflows.generations import CACHES, Chain, generation_settings, named, refuse_changed
+from ensemble_distill.workflows.generations import CACHES, Chain, generation_name, generation_settings, refuse_changed
 from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings
-from ensemble_distill.workflows.splits import TRAINED
+from ensemble_distill.workflows.same_run import FILES as RUN_FILES
+from ensemble_distill.workflows.splits import TRAINED, plan_split
 from ensemble_distill.workflows.train import TrainReport, run_folder, settled_method, train
 
 FILES = (ARGS, CACHES, "evaluations")  # a chain's own, beside its generations
@@ -62,7 +65,7 @@ def train_chain(
     with one_writer(folder):
         if not overwrite:
             _refuse_other_chain(folder, settings)
-        there = _finished(folder)
+        there = _finished_generations(folder)
         if not overwrite and there >= count:
             Chain.open(folder)
         forecast = Forecast(folder, count - (0 if overwrite else there), progress)
@@ -72,15 +75,17 @@ def train_chain(
             shown = _Titled(progress, f"generation {generation} of {count}: ")
             if generation > 1:
                 _refuse_changed_predecessor(folder, generation)
-                if not (folder / named(generation) / WEIGHTS).is_file():
+                if not (folder / generation_name(generation) / WEIGHTS).is_file():
+                    _refuse_other_rows(own, Run.open(folder / generation_name(1)))
+                    _refuse_changed_since_cached(own)
                     cache_logits(own, only=[name for name in SEEN if name in own.splits()], trust=trust, progress=shown)
 
-            def begin(training: Training, own: Settings = own, first: bool = generation == 1) -> None:
+            def first_step(training: Training, own: Settings = own, first: bool = generation == 1) -> None:
                 if first:
-                    _claim(training, folder, settings, overwrite)
+                    _claim_with_the_first(training, folder, settings, overwrite)
                 forecast.say(training, own)
 
-            report = train(own, overwrite=overwrite and generation == 1, trust=trust, progress=shown, begin=begin)
+            report = train(own, overwrite=overwrite and generation == 1, trust=trust, progress=shown, begin=first_step)
             if there < generation:
                 write_text(folder / ARGS, settings_toml(settings, folder))
             reports.append(report)
@@ -117,7 +122,7 @@ def _refuse_foreign(folder: Path) -> None:
     if (folder / CONFIG).is_file() or (folder / MANIFEST).is_file():
         what = "a run without generations" if (folder / CONFIG).is_file() else "a cache"
         raise EdistillError(f"{folder} is {what}, and a chain needs a folder of its own. Choose another --name.")
-    others = [path.name for path in folder.iterdir() if path.name not in (".lock", f"{ARGS}.part", named(1))]
+    others = [path.name for path in folder.iterdir() if path.name not in (".lock", f"{ARGS}.part", generation_name(1))]
     if others and not (folder / ARGS).exists():
         raise EdistillError(
             f"{folder} exists and is no chain (it holds {', '.join(sorted(others)[:3])}). Choose another --name, or "
@@ -132,28 +137,55 @@ def _refuse_other_chain(folder: Path, settings: Settings) -> None:
 
 
 def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
-    after = folder / named(generation)
+    after = folder / generation_name(generation)
     if (after / CONFIG).is_file():
-        refuse_changed(Run.open(folder / named(generation - 1)), Run(after, StudentConfig.load(after)))
+        refuse_changed(Run.open(folder / generation_name(generation - 1)), Run(after, StudentConfig.load(after)))
 
 
-def _finished(folder: Path) -> int:
+def _refuse_other_rows(settings: Settings, first: Run) -> None:
+    """Raise EdistillError when the chain's first generation was trained on other data than there is now."""
+    for name, digest in first.config.trained_on.items():
+        found = plan_split(settings, name).facts().digest
+        if found != digest:
+            raise EdistillError(
+                f"{first.folder} was trained on {name} data {digest[:12]}…, but data.{name} is {found[:12]}…. Put the "
+                "data back, or choose another --name."
+            )
+
+
+def _refuse_changed_since_cached(settings: Settings) -> None:
+    """Raise EdistillError when a generation is not the one that was asked to teach the next."""
+    cache, before = Path(settings.output.cache), Run.open(Path(settings.teachers.path))
+    if not (cache / MANIFEST).is_file():
+        return
+    for member in Manifest.load(cache).members:
+        now = weights_and_calibration(before)
+        if member.sha256 != now:
+            raise EdistillError(
+                f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
+                f"{now[:12]}…. Put the old one back (edistill calibrate {before.folder} --remove, where it was "
+                f"calibrated since), or delete {cache} to ask it again."
+            )
+
+
+def _finished_generations(folder: Path) -> int:
     count = 0
-    while (folder / named(count + 1) / WEIGHTS).is_file():
+    while (folder / generation_name(count + 1) / WEIGHTS).is_file():
         count += 1
     return count
 
 
-def _claim(training: Training, folder: Path, settings: Settings, overwrite: bool) -> None:
+def _claim_with_the_first(training: Training, folder: Path, settings: Settings, overwrite: bool) -> None:
     """When the first generation makes its folder its own, make the chain's so too."""
-    own = training.claim
+    claim_run = training.claim
 
     def claim() -> None:
-        if overwrite:  # the later generations learned from one that goes now
-            later = sorted(path.name for path in folder.glob("generation-*") if path.name != named(1))
+        if overwrite:  # all of the old chain goes before the new one's settings are written
+            clear_folder(folder / generation_name(1), RUN_FILES, last=ARGS)
+            later = sorted(path.name for path in folder.glob("generation-*") if path.name != generation_name(1))
             clear_folder(folder, (*reversed(later), *FILES), last=ARGS)
         write_text(folder / ARGS, settings_toml(settings, folder))
-        own()
+        claim_run()
 
     training.claim = claim
 

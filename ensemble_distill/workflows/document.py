@@ -78,7 +78,7 @@ class Evaluation:
             },
             "subensemble_fidelity": {name: self._nearness.get(name) for name in SIZES},
             "fidelity_controls": self._controls(index),
-            "generation_fidelity": {name: self._nearness[model] for name, model in more.items()} if more else None,
+            "chain_fidelity": {name: self._nearness[model] for name, model in more.items()} if more else None,
             "calibrated": run.calibration is not None,
             "shifts": None,
             "shift_levels": None,

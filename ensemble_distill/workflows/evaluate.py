@@ -14,7 +14,7 @@ from ensemble_distill.workflows.answers import Answers
 from ensemble_distill.workflows.comparable import open_for, refuse_unlike
 from ensemble_distill.workflows.comparison import SIZES, Comparison, Model
 from ensemble_distill.workflows.document import Evaluation
-from ensemble_distill.workflows.generations import Chain, named
+from ensemble_distill.workflows.generations import Chain, generation_name
 from ensemble_distill.workflows.runs import beside_its_teachers, find, find_run
 
 
@@ -107,7 +107,7 @@ def _of_chain(
     count = len(chain.runs)
     averages = {f"bane-{size}": tuple(range(size)) for size in range(2, count + 1)}
     evaluation = _evaluation(settings, chain.runs, averages, split, shifts, trust, progress)
-    generations = {named(index + 1): index for index in range(count)}
+    generations = {generation_name(index + 1): index for index in range(count)}
     models: dict[str, Model] = {**generations, **{name: name for name in averages}}
     document = evaluation.document(chain.runs[-1], count - 1, chain.folder.name, models)
     document["calibrated"] = any(run.calibration is not None for run in chain.runs)

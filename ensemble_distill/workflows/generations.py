@@ -18,18 +18,19 @@ from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.keys import uniforms
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.teachers.run import weights_and_calibration
+from ensemble_distill.workflows.same_run import ARGS
 
 CACHES = "caches"
 
 
-def named(generation: int) -> str:
+def generation_name(generation: int) -> str:
     """What the generation, counted from 1, is called wherever it stands."""
     return f"generation-{generation}"
 
 
 def is_chain(folder: Path) -> bool:
     """Whether the first generation of a chain was at least begun there."""
-    return (folder / named(1) / CONFIG).is_file()
+    return (folder / ARGS).is_file() and (folder / generation_name(1) / CONFIG).is_file()
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Chain:
     def open(cls, folder: Path) -> Chain:
         """Raises EdistillError when no generation is finished, or one did not learn from the one before as it is."""
         runs: list[Run] = []
-        while (folder / named(len(runs) + 1) / WEIGHTS).is_file():
-            runs.append(Run.open(folder / named(len(runs) + 1)))
+        while (folder / generation_name(len(runs) + 1) / WEIGHTS).is_file():
+            runs.append(Run.open(folder / generation_name(len(runs) + 1)))
             if len(runs) > 1:
                 refuse_changed(runs[-2], runs[-1])
         if not runs:
@@ -78,10 +79,10 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
     """
     seed = int(uniforms(1, "generation", settings.train.seed, generation)[0] * 2**31)
     train = {"generations": None, "seed": seed}
-    output = {"runs": str(folder), "name": named(generation)}
+    output = {"runs": str(folder), "name": generation_name(generation)}
     if generation == 1:
         return _replaced(settings, train=train, output=output)
-    before = named(generation - 1)
+    before = generation_name(generation - 1)
     return _replaced(
         settings,
         train={**train, "teacher": None},

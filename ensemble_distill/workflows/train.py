@@ -35,6 +35,7 @@ from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
+from ensemble_distill.workflows.generations import is_chain
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -100,6 +101,11 @@ def train(
     refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
     if (folder / MANIFEST).is_file():
         raise EdistillError(f"{folder} is a cache, and a run needs a folder of its own. Choose another --name.")
+    if is_chain(folder):
+        raise EdistillError(
+            f"{folder} is a chain of generations, and a run needs a folder of its own. Choose another --name, or pass "
+            "--generations."
+        )
     if settings.student.model is None:
         raise EdistillError(
             "student.model is not set. Give a timm name, or a factory whose output is (B, F): student.model = "
