@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from methods_helpers import FEATURES, FIRST, WEIGHTS, B, Floats, K, M, a_batch, a_student, gradient, softened, stages
+from tiny import refused
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
+from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Batch
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
@@ -202,3 +204,12 @@ def test_rows_weigh_by_their_members_disagreement(loss: str) -> None:
     for power in (0.5, 1.25, 2.0):
         weighted = stages("hydra", loss=loss, row_weight=power)[1].loss
         assert float(weighted(same, student, FIRST)) == pytest.approx(float(plain(same, student, FIRST)))
+
+
+def test_a_weight_of_deviations_needs_their_loss() -> None:
+    method = open_method("hydra")
+    asked = method.Options.model_validate({"deviation_weight": 2.5})
+    with refused("deviation-weight is 2.5", "'kl'", "deviation"):
+        method.settled(asked, "classification", False)
+    settled = method.settled(method.Options.model_validate({"loss": "deviation"}), "classification", False)
+    assert settled.model_dump()["deviation_weight"] == 1.0

@@ -332,7 +332,7 @@ def test_options_are_read_in_either_spelling_and_default() -> None:
         "hinton_share": None,
         "closed_form": None,
         "loss": "kl",
-        "deviation_weight": 1.0,
+        "deviation_weight": None,
         "row_weight": 0.0,
         "ridge": 1e-4,
     }

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.kd import pooled_loss
 from ensemble_distill.methods.method import Batch, Fit, Loss, Method, Options, Stage, Step
 from ensemble_distill.predictive.protocol import Predictive
@@ -99,8 +100,10 @@ class HydraOptions(Options):
     loss: Literal["kl", "deviation"] = Field(
         "kl", description="Each head's divergence from its member; or the pooled one, and how heads deviate from it."
     )
-    deviation_weight: float = Field(
-        1.0, ge=0, description='What deviations count beside the pooled prediction, with loss = "deviation".'
+    deviation_weight: float | None = Field(
+        None,
+        ge=0,
+        description='What deviations count beside the pooled prediction, with loss = "deviation"; default 1.',
     )
     row_weight: float = Field(
         0.0, ge=0, le=2, description="Power of the members' disagreement by which a row counts; 0 for all alike."
@@ -134,9 +137,18 @@ class Hydra(Method):
 
         Heads in closed form are where classifiers start best. Of numbers least squares misjudges the variances, so
         there it is but what a start from members needs.
+
+        Raises:
+            EdistillError: deviations get a weight, and the loss has no such term.
         """
         assert isinstance(options, HydraOptions)
+        if options.loss != "deviation" and options.deviation_weight is not None:
+            raise EdistillError(
+                f"method.deviation-weight is {options.deviation_weight:g}, and method.loss {options.loss!r} has no such "
+                'weight. Set method.loss to "deviation", or leave the weight out.'
+            )
         default = {
+            "deviation_weight": 1.0 if options.loss == "deviation" else None,
             "hinton_share": 0.0 if from_members else HINTON_SHARE,
             "closed_form": from_members or task == "classification",
         }
@@ -151,7 +163,8 @@ class Hydra(Method):
         if options.loss == "kl":
             loss = members_loss(temperature, options.row_weight)
         else:
-            loss = deviation_loss(temperature, options.deviation_weight, options.row_weight)
+            weight = 1.0 if options.deviation_weight is None else options.deviation_weight
+            loss = deviation_loss(temperature, weight, options.row_weight)
         heads = Stage("heads", 1 - share, lambda student: student.with_heads(members), loss, fit)
         return (hinton, heads) if share else (heads,)
 
