@@ -144,8 +144,8 @@ class Hydra(Method):
         assert isinstance(options, HydraOptions)
         if options.loss != "deviation" and options.deviation_weight is not None:
             raise EdistillError(
-                f"method.deviation-weight is {options.deviation_weight:g}, and method.loss {options.loss!r} has no such "
-                'weight. Set method.loss to "deviation", or leave the weight out.'
+                f"method.deviation-weight is {options.deviation_weight:g}, and method.loss {options.loss!r} has none. "
+                'Set method.loss to "deviation", or leave the weight out.'
             )
         default = {
             "deviation_weight": 1.0 if options.loss == "deviation" else None,

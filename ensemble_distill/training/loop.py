@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +18,6 @@ from ensemble_distill.config import TrainSettings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
-from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.from_members import FromMembers
@@ -32,8 +29,8 @@ from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
 from ensemble_distill.training.shares import boundaries
+from ensemble_distill.training.summary import Summary
 
-SUMMARY = "summary.csv"
 # rows in their views that a stage solves from: so many for each weight of an output, within bounds
 FITTED, FEWEST, MOST = 128, 2**14, 2**19
 Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval mode to named figures
@@ -63,9 +60,7 @@ class _State:
     scheduler: Any  # timm's
     ema: Any  # timm's ModelEmaV3, or None
     scaler: torch.amp.GradScaler
-    table: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # of the epoch so far
-    watched: dict[str, list[float]] = field(default_factory=dict)  # and what else is told of its steps
+    summary: Summary = field(default_factory=Summary)
 
 
 def _number(loss: Tensor, stage: str) -> float:
@@ -143,7 +138,6 @@ class Training:
             if state.step == self.ends[state.stage]:
                 state = self._following(state)
             loss = self._step(state, batch)
-            state.losses.append(loss)
             state.step += 1
             self.progress.advance(1, {"loss": loss})
             if state.step % self.order.steps_per_epoch == 0:
@@ -221,8 +215,7 @@ class Training:
         if self._fit(student, state.stage + 1):
             self.progress.start("training", self.steps, "steps", done=state.step)
         following = self._state(student, state.stage + 1)
-        following.step, following.table = state.step, state.table
-        following.losses, following.watched = state.losses, state.watched
+        following.step, following.summary = state.step, state.summary
         return following
 
     def _start(self, student: Student) -> bool:
@@ -308,10 +301,8 @@ class Training:
         state.scaler.update()
         if state.ema is not None:
             state.ema.update(state.student, step=step.index)
-        if stage.watch is not None:
-            with torch.no_grad():
-                for name, figure in stage.watch(batch, predictive).items():
-                    state.watched.setdefault(name, []).append(figure.item())
+        with torch.no_grad():
+            state.summary.add(value, {} if stage.watch is None else stage.watch(batch, predictive))
         return value
 
     def _batch(self, rows: Rows) -> Batch:
@@ -326,31 +317,20 @@ class Training:
 
     def _log(self, state: _State, seconds: float) -> None:
         self._own()
-        row: dict[str, Any] = {
+        facts = {
             "epoch": state.step // self.order.steps_per_epoch,
             "stage": self.stages[state.stage].name,
             "lr": state.optimizer.param_groups[0]["lr"],
-            "train_loss": sum(state.losses) / len(state.losses),
-            **{name: sum(values) / len(values) for name, values in state.watched.items()},
         }
+        validated: dict[str, float] = {}
         if self.validate is not None:
             student = self._finished(state)
             student.eval()
-            row |= self.validate(student, self.stages[state.stage])
+            validated = self.validate(student, self.stages[state.stage])
             if student is state.student:
                 self._learning(student)
-        state.table.append({**row, "seconds": round(seconds, 2)})
-        state.losses.clear()
-        state.watched.clear()
-        text = io.StringIO()
-        # a continuation may have gained or lost its validation rows
-        columns = list(dict.fromkeys(column for line in state.table for column in line))
-        writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()} for line in state.table
-        )
-        write_text(self.folder / SUMMARY, text.getvalue())
+        state.summary.end_epoch(facts, {**validated, "seconds": round(seconds, 2)})
+        state.summary.write(self.folder)
 
     def _save(self, state: _State) -> None:
         self._own()
@@ -364,9 +344,7 @@ class Training:
                 "ema": None if state.ema is None else state.ema.module.state_dict(),
                 "scaler": state.scaler.state_dict(),
                 "random": random_state(self.device),
-                "table": state.table,
-                "losses": state.losses,
-                "watched": state.watched,
+                **state.summary.saved(),
             },
         )
 
@@ -388,6 +366,5 @@ class Training:
         if saved["scaler"]:  # empty after steps without one, on a CPU
             state.scaler.load_state_dict(saved["scaler"])
         restore_random_state(saved["random"], self.device)
-        state.table, state.losses = saved["table"], saved["losses"]
-        state.watched = saved.get("watched", {})  # a checkpoint may be older than this
+        state.summary = Summary.restored(saved)
         return state

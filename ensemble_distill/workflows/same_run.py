@@ -13,7 +13,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Method
 from ensemble_distill.students.run import CALIBRATION, CONFIG, WEIGHTS, StudentConfig
 from ensemble_distill.training import checkpoint
-from ensemble_distill.training.loop import SUMMARY
+from ensemble_distill.training.summary import NAME as SUMMARY
 
 ARGS = "args.toml"
 FILES = (ARGS, CONFIG, WEIGHTS, checkpoint.NAME, SUMMARY, CALIBRATION, "evaluations", "export")  # a run's own
