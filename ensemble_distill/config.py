@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from ensemble_distill.config_messages import explain, kebab, not_finite
+from ensemble_distill.config_messages import explain, kebab, not_finite, unknown
 from ensemble_distill.config_paths import DataPath, ModelSpec, PathText, file_name
 from ensemble_distill.errors import EdistillError
 
@@ -345,7 +345,8 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(here, dict):
             raise EdistillError(f"--set {key}: {table} is {here!r}, not a table. Set {table} itself, as a whole.")
     if value is None:
-        here.pop(_spelled(here, last), None)
+        if here.pop(_spelled(here, last), None) is None and (told := unknown(key, Settings)) is not None:
+            raise EdistillError(f"--set {key}=: {told}")
     else:
         here[_spelled(here, last)] = value
 

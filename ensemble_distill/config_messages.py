@@ -49,6 +49,21 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str
     return key, f"{key} is {given!r}: {told}."
 
 
+def unknown(key: str, settings: type[BaseModel]) -> str | None:
+    """What is wrong with a dotted key that is none of the settings'; None for one that is, or is in a free table."""
+    section: type[BaseModel] | None = settings
+    for part in key.split("."):
+        if section is None:
+            return None
+        field = next((f for name, f in section.model_fields.items() if kebab(name) == kebab(part)), None)
+        if field is None:
+            return f"unknown key {key}. {_nearest(key, settings)}"
+        if _free(field.annotation):
+            return None
+        section = next(_sections(field.annotation), None)
+    return None
+
+
 def _nearest(key: str, settings: type[BaseModel]) -> str:
     """What an unknown key may have meant: a key of its own table, else one of that name elsewhere."""
     table, _, last = key.rpartition(".")
@@ -67,10 +82,14 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         key = prefix + kebab(name)
         yield key
-        free = getattr(field.annotation, "__origin__", None) is dict
         inner = next(_sections(field.annotation), None)
         if inner is not None:
-            yield from _keys(inner, f"{key}.NAME." if free else f"{key}.")
+            yield from _keys(inner, f"{key}.NAME." if _free(field.annotation) else f"{key}.")
+
+
+def _free(annotation: Any) -> bool:
+    """Whether a table may have any keys."""
+    return getattr(annotation, "__origin__", None) is dict
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -27,9 +27,9 @@ from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
-from ensemble_distill.workflows.chain import ChainReport, train_chain
+from ensemble_distill.workflows.chain import Chain
 from ensemble_distill.workflows.evaluate import evaluate
-from ensemble_distill.workflows.generations import Chain
+from ensemble_distill.workflows.generations import ChainReport, train_chain
 from ensemble_distill.workflows.splits import plan_split
 from ensemble_distill.workflows.train import train
 
@@ -107,6 +107,7 @@ def test_a_cache_holds_what_its_generation_says(made: Path, generation: int) -> 
         "train": (40, 2),
         "transfer": (9, 2),
         "validation": (24, 1),
+        "test": (10, 1),
     }
     assert [member.name for member in opened.manifest.members] == [f"generation-{generation}"]
     for split in ("train", "transfer"):
@@ -297,7 +298,7 @@ def test_objectives_of_labels_need_them(folder: Path, objective: str) -> None:
     np.savez(folder / "data/plain.npz", x=np.load(folder / "data/train.npz")["x"])
     plain = {"data.train": "data/plain.npz", "output.cache": "plain"}
     cache_logits(settings(folder, plain))
-    with refused_and_kept(folder, f"ban {objective} needs labels, and data.train has none"):
+    with refused_and_kept(folder, f"ban with objective = {objective!r} needs labels, and data.train has none"):
         train_chain(settings(folder, {**asked("plain", 2), **plain, "method.objective": objective}))
     train_chain(settings(folder, {**asked("plain", 1), **plain}))
 
@@ -361,7 +362,7 @@ def test_a_generation_calibrated_before_the_next_is_trained(folder: Path) -> Non
 def test_changed_data(folder: Path) -> None:
     chained(folder, "grown", 1)
     save_data(folder, "train", 40, x=np.load(folder / "data/train.npz")["x"] ^ 1)
-    with refused_and_kept(folder, "train"):
+    with refused_and_kept(folder, "generation-1 was trained on train data", "but data.train is"):
         chained(folder, "grown", 2)
 
 

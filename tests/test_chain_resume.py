@@ -21,7 +21,7 @@ from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.training.loop import Training
 from ensemble_distill.workflows import forecast
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.chain import ChainReport, train_chain
+from ensemble_distill.workflows.generations import ChainReport, train_chain
 
 WRITE = 4  # crash points of one write
 COUNT = 3

@@ -32,10 +32,10 @@ from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.students.run import Run
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
-from ensemble_distill.workflows.chain import train_chain
+from ensemble_distill.workflows.chain import Chain
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
 from ensemble_distill.workflows.export import export
-from ensemble_distill.workflows.generations import Chain
+from ensemble_distill.workflows.generations import train_chain
 from ensemble_distill.workflows.runs import find, find_run
 from ensemble_distill.workflows.train import train
 

@@ -55,7 +55,6 @@ BEYOND = {
         "config",  # the loop takes the [train] section as it is
         "facts",  # the student's Preprocessing renders its rows
     },
-    "cli": {"runtime"},  # durations are told one way
     "export": {"runtime"},  # every write of the project goes through runtime.files
 }
 ALLOWED = {room: rooms | BEYOND.get(room, set()) | {"errors"} for room, rooms in DESIGN.items()}

@@ -14,9 +14,10 @@ from torch import Tensor, multiprocessing
 from torch.testing import assert_close
 
 from ensemble_distill.methods import open_method
-from ensemble_distill.methods.ban import permuted_but_the_largest
+from ensemble_distill.methods.ban import labels_loss, permuted_but_the_largest
 from ensemble_distill.methods.method import Batch, Labels, Loss, Step
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.protocol import Predictive
 
 OBJECTIVES = ("ban", "ban+l", "cwtm", "dkpp")
 
@@ -144,28 +145,36 @@ def test_for_numbers_ban_is_the_divergence_from_the_mixtures_moments() -> None:
 # --- across ranks -------------------------------------------------------------------------------------------------
 
 
-def test_cwtm_divides_by_the_confidence_of_every_rank(tmp_path_factory: pytest.TempPathFactory, logits: Tensor) -> None:
-    """The mean of two ranks' gradients is the gradient of one process with all rows."""
+def labels_alone(batch: Batch, student: Predictive, step: Step) -> Tensor:
+    return labels_loss(batch, student)
+
+
+@pytest.mark.parametrize(("objective", "first"), [("cwtm", 2), ("cwtm", 1), ("labels", 3)])
+def test_what_is_divided_by_is_of_every_rank(
+    tmp_path_factory: pytest.TempPathFactory, logits: Tensor, objective: str, first: int
+) -> None:
+    """The mean of two ranks' gradients is the gradient of one process with all rows, also where a rank has no label."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(rank, (str(folder), logits), nprocs=2)
+    multiprocessing.spawn(rank, (str(folder), logits, objective, first), nprocs=2)
     parts = [torch.load(folder / f"{index}.pt", weights_only=True).numpy() for index in range(2)]
-    expected = found_gradient(loss_of("cwtm"), a_batch(), logits)
+    expected = found_gradient(labels_alone if objective == "labels" else loss_of(objective), a_batch(), logits)
     assert_close(np.concatenate(parts) / 2, expected)
 
 
-def rank(index: int, folder: str, logits: Tensor) -> None:
-    """Rank 0 has the first two rows, one of them without a label, and rank 1 the rest."""
+def rank(index: int, folder: str, logits: Tensor, objective: str, first: int) -> None:
+    """Rank 0 has the first rows, and rank 1 the rest; row 0 has no label."""
     import os
 
     os.environ.update(RANK=str(index), WORLD_SIZE="2")
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=2)
-    rows = slice(0, 2) if index == 0 else slice(2, None)
+    rows = slice(0, first) if index == 0 else slice(first, None)
     whole = a_batch()
     assert whole.labels is not None
     assert isinstance(whole.teacher, Categorical)
     labels = Labels(*(getattr(whole.labels, name)[rows] for name in ("own", "partner", "weight", "known")))
-    part = Batch(Categorical(whole.teacher.logits[rows]), labels)
-    torch.save(torch.tensor(found_gradient(loss_of("cwtm"), part, logits[rows])), f"{folder}/{index}.pt")
+    part = Batch(Categorical(whole.teacher.logits[rows]), labels if labels.known.any() else None)
+    loss = labels_alone if objective == "labels" else loss_of(objective)
+    torch.save(torch.tensor(found_gradient(loss, part, logits[rows])), f"{folder}/{index}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -196,8 +205,11 @@ def test_of_two_classes_there_is_nothing_to_permute() -> None:
 
 
 def test_of_equal_entries_one_stays_and_none_is_lost() -> None:
-    values = torch.full((4, 1, 3), 1 / 3)
-    assert torch.equal(permuted_but_the_largest(values, FIRST), values)
+    values = torch.tensor([0.1, 0.4, 0.4, 0.1]).expand(50, 1, 4)
+    permuted = permuted_but_the_largest(values, FIRST)
+    assert torch.equal(permuted.sort(-1).values, values.sort(-1).values)
+    assert (permuted[..., 1] == 0.4).all(), "the first of the largest"
+    assert not torch.equal(permuted, values)
 
 
 # --- the split of the gradient ------------------------------------------------------------------------------------
@@ -224,6 +236,10 @@ def test_without_labels_or_classes_there_is_no_split() -> None:
     (stage,) = stages("ban")
     assert stage.watch is not None
     assert not stage.watch(Batch(a_batch().teacher, None), Categorical(torch.zeros(B, 1, K)))
+    whole = a_batch().labels
+    assert whole is not None
+    mixed = Labels(torch.zeros(B).long(), torch.ones(B).long(), torch.full((B,), 0.7), whole.known)
+    assert not stage.watch(Batch(a_batch().teacher, mixed), Categorical(torch.zeros(B, 1, K)))
     assert not stage.watch(a_batch("regression"), predictive("regression", torch.zeros(B, 1, 2)))
 
 

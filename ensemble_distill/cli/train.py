@@ -12,7 +12,7 @@ from ensemble_distill.cli.command import Json, Overwrite, Trust, command
 from ensemble_distill.config import Settings
 
 if TYPE_CHECKING:
-    from ensemble_distill.workflows.chain import ChainReport
+    from ensemble_distill.workflows.generations import ChainReport
 
 FLAGS = [
     "method",
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill train --method hydra --epochs 40 --seed 1
         """
-        from ensemble_distill.workflows.chain import train_chain
+        from ensemble_distill.workflows.generations import train_chain
         from ensemble_distill.workflows.train import train
 
         if settings.train.generations is not None:

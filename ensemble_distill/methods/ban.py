@@ -32,11 +32,16 @@ def teacher_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
 
 
 def labels_loss(batch: Batch, student: Predictive) -> Tensor:
-    """−ln q(y), the mean over the rows that have a label; 0 in a batch without any."""
-    labels = batch.labels
-    if labels is None:
-        return 0.0 * student.means().sum()  # still a function of the student, as a loss is to be
-    return labels.nll(student).sum() / labels.known.sum().clamp_min(1)
+    """−ln q(y), the mean over the rows of all ranks that have a label; 0 where none has."""
+    known = torch.zeros(()) if batch.labels is None else batch.labels.known.sum()
+    return ranks.share_of_all(_label_nll(batch, student).sum(), known.to(student.means()), 1.0)
+
+
+def _label_nll(batch: Batch, student: Predictive) -> Tensor:
+    """−ln q(y) of each row, (B,); 0 for those without a label, and still a function of the student."""
+    if batch.labels is None:
+        return 0.0 * student.means().flatten(1).sum(1)
+    return batch.labels.nll(student)[:, 0]
 
 
 def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
@@ -44,16 +49,13 @@ def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> T
     Σ_s (max p_s ÷ Σ_u max p_u) (−ln q_s(y_s)), u over the whole minibatch.
 
     The weight is the teacher's confidence also where the teacher is wrong. Rows without a label count in neither sum.
-    On several ranks u goes over all of them, and the loss is scaled so that the mean of the ranks' gradients, which
-    distributed training takes, is the gradient of one process with all rows.
+    On several ranks u goes over the rows of all.
     """
-    labels = batch.labels
-    if labels is None:
-        return labels_loss(batch, student)
     confidence = batch.teacher.pooled().means().amax(-1)[:, 0]
-    confidence = torch.where(labels.known, confidence, 0.0)
-    total = ranks.summed(confidence.sum()).clamp_min(torch.finfo(confidence.dtype).tiny)
-    return ranks.current().world * (confidence * labels.nll(student)[:, 0]).sum() / total
+    known = torch.zeros_like(confidence) if batch.labels is None else batch.labels.known
+    weight = torch.where(known.bool(), confidence, 0.0)
+    least = torch.finfo(weight.dtype).tiny
+    return ranks.share_of_all((weight * _label_nll(batch, student)).sum(), weight.sum(), least)
 
 
 def permuted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
@@ -82,19 +84,22 @@ def permuted_but_the_largest(values: Tensor, step: Step) -> Tensor:
 
 
 def gradient_split(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
-    """How the gradient by the student's logits, q − p, splits (section 3.1): its squared norm, the mean over rows.
+    """How q − p, the gradient of the divergence from the teacher by the student's logits, splits (section 3.1): its
+    squared norm, the mean over rows, whatever is minimized.
 
     `gradient_label` is (q_* − p_*)² of the label's class, the ground-truth gradient with the label scaled by the
     teacher's p_*; `gradient_dark` is Σ (q_k − p_k)² of all others, the dark knowledge. Rows whose label is unknown or
-    mixed with another's are left out.
+    mixed with another's are left out; nothing is told of a batch without any other.
     """
     labels, teacher = batch.labels, batch.teacher.pooled()
     if labels is None or not isinstance(teacher, Categorical) or labels.own.is_floating_point():
         return {}
     plain = labels.known & ((labels.weight == 1) | (labels.own == labels.partner))
+    if not plain.any():
+        return {}
     squared = (student.means()[:, 0] - teacher.means()[:, 0]).square()
     of_label = squared.gather(1, torch.where(plain, labels.own, 0).unsqueeze(1))[:, 0]
-    count = plain.sum().clamp_min(1)
+    count = plain.sum()
     return {
         "gradient_label": torch.where(plain, of_label, 0.0).sum() / count,
         "gradient_dark": torch.where(plain, squared.sum(1) - of_label, 0.0).sum() / count,

@@ -25,12 +25,16 @@ def current() -> Rank:
     return Rank(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def summed(value: Tensor) -> Tensor:
-    """The sum of every rank's value, without gradient; the value itself where there is one process."""
+def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
+    """`part` ÷ the sum of every rank's `whole`, which is `least` at least, times the number of ranks: the mean of the
+    ranks' gradients, which distributed training takes, is then that of one process with all rows.
+
+    Every rank has to call it, also with nothing of its own.
+    """
     from torch import distributed
 
+    total = whole.detach().clone()
     if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = value.detach().clone()
+        return part / total.clamp_min(least)
     distributed.all_reduce(total)
-    return total
+    return distributed.get_world_size() * part / total.clamp_min(least)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,28 +153,34 @@ class Training:
         self._own()  # without a step nothing has been written
         return self._finished(state)
 
-    def seconds_a_batch(self, steps: int = 3) -> tuple[float, float]:
-        """Of an update, and of a pass without one, rendering included; measured on a copy, before `run`."""
+    def seconds_a_batch(self, steps: int = 3) -> tuple[float, float, float]:
+        """Of an update, of a pass without one, and of rendering; measured on a copy, before `run`."""
         devices = [self.device] if self.device.type == "cuda" else []
+        taken = []
         with torch.random.fork_rng(devices=devices):
             state = self._state(copy.deepcopy(self._first.student), 0)
-            taken = []
             for at in range(1 + steps):  # the first one, which sets things up, does not count
-                started = time.monotonic()
+                times = [time.monotonic()]
                 rows = collate([self.rows[index] for index in self.order.batch(at)])
-                rendered = time.monotonic() - started
+                times.append(time.monotonic())
                 self._step(state, rows)
-                whole = time.monotonic() - started
+                times.append(time.monotonic())
                 state.student.eval()
                 with torch.no_grad():
                     self._body(state.student, rows).sum().item()
-                taken.append((whole, rendered + time.monotonic() - started - whole))
+                times.append(time.monotonic())
                 self._learning(state.student)
-        updates, passes = zip(*taken[1:], strict=True)
-        return min(updates), min(passes)
+                taken.append([later - earlier for earlier, later in pairwise(times)])
+        rendering, update, asked = (min(each) for each in zip(*taken[1:], strict=True))
+        return update, asked, rendering / max(1, self.workers)
 
-    def bytes(self) -> tuple[int, int]:
-        """Of the student, and of a checkpoint at most: with the optimizer's moments, and the average where one is."""
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether a row in a view is rendered once, and not at every step."""
+        return self.workers == 0 and self.rows.kept
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the student, and of a checkpoint at most: with two moments, and the average where there is one."""
         student = sum(tensor.nbytes for tensor in self._first.student.state_dict().values())
         return student, student * (4 if self.settings.model_ema else 3)
 

@@ -81,6 +81,11 @@ class CachedRows(Dataset[Example]):
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
+    @property
+    def kept(self) -> bool:
+        """Whether rows that were read are kept rendered, as far as can be told from those read so far."""
+        return len(self._memo) > 0
+
     def __getitem__(self, index: Index) -> Example:
         # rendering costs more than a step of a small student; a loader process sees too few rows twice to keep them
         return self._memo.get(index, self._rendered) if get_worker_info() is None else self._rendered(index)

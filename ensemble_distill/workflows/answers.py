@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
-from ensemble_distill.cache.manifest import refuse_other_data
+from ensemble_distill.cache.manifest import Manifest, refuse_other_data
 from ensemble_distill.cache.reader import Cache, Records
 from ensemble_distill.caching.plan import numbered
-from ensemble_distill.config import Settings
+from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
@@ -24,10 +24,12 @@ from ensemble_distill.evaluation.subensembles import Members
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.predictive import members_family
 from ensemble_distill.runtime.devices import loader_workers, resolve
+from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.plain_rows import BATCH, plain_batches
+from ensemble_distill.workflows.same_run import ARGS
 from ensemble_distill.workflows.splits import open_ensemble, plan_split
 
 PLAIN = open_view("none", None)
@@ -133,6 +135,34 @@ class Answers:
             return None
         refuse_other_data(self._cache.folder, split, cached, plan_split(self.settings, split, source).facts())
         return self._cache.open(split)
+
+
+def beside_its_teachers(settings: Settings, run: Run, trust: bool, progress: Progress) -> Settings:
+    """The settings; or, where neither the cache nor the teachers that they name hold the members that a run learned
+    from, with those that the run's own settings name, if they do. A run is compared with what it learned from."""
+    args = run.folder / ARGS
+    if not args.is_file() or _hold(settings, run, trust):
+        return settings
+    own = load_settings(args)
+    if not _hold(own, run, trust):
+        return settings
+    progress.note(f"{run.folder} learned from {own.teachers.path}, and is compared with that.")
+    output = settings.output.model_copy(update={"cache": own.output.cache})
+    return settings.model_copy(update={"teachers": own.teachers, "output": output})
+
+
+def _hold(settings: Settings, run: Run, trust: bool) -> bool:
+    """Whether the cache that settings name, or else their teachers, are of all the members of a run."""
+    wanted = {member.sha256 for member in run.config.members}
+    cache = Path(settings.output.cache)
+    if (cache / MANIFEST).is_file() and wanted <= {member.sha256 for member in Manifest.load(cache).members}:
+        return True
+    classes = run.config.classes
+    try:
+        teachers = open_ensemble(settings, None if classes == numbered(len(classes)) else classes, trust)
+    except EdistillError:
+        return False
+    return wanted <= {teacher.member.sha256 for teacher in teachers}
 
 
 def first_input(source: Source, to: Preprocessing | None) -> Tensor:

@@ -91,12 +91,18 @@ def cache_logits(
     )
 
 
+def holds_something(path: Path) -> bool:
+    """Whether it is a file or a folder with one, locks aside: those stay where a command was refused."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return any(file.is_file() and file.name != ".lock" for file in files)
+
+
 def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
     """Raise EdistillError when `folder` holds things that are not ours to write among."""
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
     if folder.is_dir() and not (folder / mark).exists():
-        others = [path.name for path in folder.iterdir() if path.name not in (".lock", f"{mark}.part")]
+        others = [path.name for path in folder.iterdir() if path.name != f"{mark}.part" and holds_something(path)]
         if others:
             raise EdistillError(
                 f"{folder} exists and is not {what} (it holds {', '.join(sorted(others)[:3])}). Name another folder in "

@@ -24,9 +24,9 @@ from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
-from ensemble_distill.workflows.answers import PLAIN, Answers
+from ensemble_distill.workflows.answers import PLAIN, Answers, beside_its_teachers
 from ensemble_distill.workflows.comparable import open_for
-from ensemble_distill.workflows.runs import beside_its_teachers, find_run
+from ensemble_distill.workflows.runs import find_run
 
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
 FEWEST = 20  # rows; fewer say nothing of a distribution's width
@@ -86,7 +86,7 @@ def calibrate(
         )
     if len(source) < FEWEST:
         raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
-    answers = Answers(beside_its_teachers(settings, found, progress), found, trust)
+    answers = Answers(beside_its_teachers(settings, found, trust, progress), found, trust)
     student = found.student(calibrated=False).to(answers.device)
     progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
     outputs, raw = [], []

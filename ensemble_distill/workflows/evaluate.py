@@ -10,12 +10,12 @@ from ensemble_distill.data.shifts import levels, shifts_for
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.run import Run
-from ensemble_distill.workflows.answers import Answers
+from ensemble_distill.workflows.answers import Answers, beside_its_teachers
+from ensemble_distill.workflows.chain import Chain, generation_name
 from ensemble_distill.workflows.comparable import open_for, refuse_unlike
 from ensemble_distill.workflows.comparison import SIZES, Comparison, Model
 from ensemble_distill.workflows.document import Evaluation
-from ensemble_distill.workflows.generations import Chain, generation_name
-from ensemble_distill.workflows.runs import beside_its_teachers, find, find_run
+from ensemble_distill.workflows.runs import find, find_run
 
 
 def evaluate(
@@ -125,7 +125,7 @@ def _evaluation(
     progress: Progress,
 ) -> Evaluation:
     """All that there is to find of runs beside the ensemble of the first of them."""
-    settings = beside_its_teachers(settings, runs[0], progress)
+    settings = beside_its_teachers(settings, runs[0], trust, progress)
     split = split or next((name for name in ("test", "validation") if name in settings.splits()), "test")
     source = open_for(runs, settings, split)
     elsewhere = {name: open_for(runs, settings, name) for name in settings.splits() if name.startswith("ood/")}

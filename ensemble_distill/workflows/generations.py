@@ -1,105 +1,207 @@
-"""A born-again chain on disk: a folder of runs, each of which learned from the one before.
-
-CHAIN/args.toml                   the settings, train.generations among them
-CHAIN/generation-1 … generation-K each a run like any other
-CHAIN/caches/generation-1 …       what each but the last said of the training rows
-"""
+"""`edistill train --generations K`: train → run → teacher → cache → train, generation after generation."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ensemble_distill.config import Settings
+from ensemble_distill.cache.manifest import NAME as MANIFEST
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member
-from ensemble_distill.runtime.files import sha256_file
-from ensemble_distill.runtime.keys import uniforms
-from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
+from ensemble_distill.runtime.files import clear_folder, write_text
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
 from ensemble_distill.teachers.run import weights_and_calibration
-from ensemble_distill.workflows.same_run import ARGS
+from ensemble_distill.workflows.cache_logits import cache_logits, holds_something
+from ensemble_distill.workflows.chain import CACHES, generation_name, generation_settings, refuse_changed
+from ensemble_distill.workflows.forecast import Forecast
+from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings
+from ensemble_distill.workflows.same_run import FILES as RUN_FILES
+from ensemble_distill.workflows.splits import plan_split
+from ensemble_distill.workflows.train import TrainReport, run_folder, settled_method, train
 
-CACHES = "caches"
-
-
-def generation_name(generation: int) -> str:
-    """What the generation, counted from 1, is called wherever it stands."""
-    return f"generation-{generation}"
-
-
-def is_chain(folder: Path) -> bool:
-    """Whether the first generation of a chain was at least begun there."""
-    return (folder / ARGS).is_file() and (folder / generation_name(1) / CONFIG).is_file()
+FILES = (ARGS, CACHES, "evaluations")  # a chain's own, beside its generations
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The finished generations of a chain, in order; at least one."""
+class ChainReport:
+    """A finished chain, and what this call did for it."""
 
     folder: Path
-    runs: tuple[Run, ...]
-
-    @classmethod
-    def open(cls, folder: Path) -> Chain:
-        """Raises EdistillError when no generation is finished, or one did not learn from the one before as it is."""
-        runs: list[Run] = []
-        while (folder / generation_name(len(runs) + 1) / WEIGHTS).is_file():
-            runs.append(Run.open(folder / generation_name(len(runs) + 1)))
-            if len(runs) > 1:
-                refuse_changed(runs[-2], runs[-1])
-        if not runs:
-            raise EdistillError(f"{folder} holds no finished generation. Run edistill train to go on with it.")
-        return cls(folder, tuple(runs))
-
-    @property
-    def teachers(self) -> tuple[Member, ...]:
-        """What the first generation learned from."""
-        return self.runs[0].config.members
+    method: str
+    generations: tuple[TrainReport, ...]
+    fresh: bool  # False: it was up to date
+    seconds: float
 
 
-def refuse_changed(before: Run, after: Run) -> None:
-    """Raise EdistillError when a generation is not the one that the next has learned from.
+def train_chain(
+    settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
+) -> ChainReport:
+    """Train `train.generations` students, each from the one before, the first from the cached members.
 
-    One that was calibrated since is: that changes what it predicts, and not what it was.
+    An interrupted chain goes on at the generation and step where it was; a finished one is left as it is, and grows
+    when more generations are asked for.
+
+    Args:
+        overwrite: replace the chain that is there, once the first generation of the new one has a checkpoint.
+        trust: load pickled checkpoints that name arbitrary globals.
+
+    Raises:
+        EdistillError: as `train` does; the method's students cannot follow each other; a generation is not the one
+            that the next has learned from.
     """
-    learned = after.config.members[0].sha256
-    if learned not in (sha256_file(before.folder / WEIGHTS), weights_and_calibration(before)):
+    started = time.monotonic()
+    progress = progress or Silent()
+    count = settings.train.generations or 1
+    _refuse_unfit(settings)
+    folder = run_folder(settings)
+    _refuse_foreign(folder)
+    with one_writer(folder):
+        if not overwrite:
+            refuse_other_settings(folder, settings, free=("train.generations",))
+        there = 0 if overwrite else _finished_generations(folder)
+        if 0 < there < count:
+            _refuse_other_rows(settings, Run.open(folder / generation_name(1)))
+        forecast = Forecast(folder, count - there, progress)
+        reports: list[TrainReport] = []
+        for generation in range(1, count + 1):
+            own = generation_settings(settings, folder, generation)
+            shown = _Titled(progress, f"generation {generation} of {count}: ")
+            if generation > 1:
+                _refuse_changed_predecessor(folder, generation)
+                if generation > there:
+                    _cache(own, trust, shown)
+            report = train(
+                own,
+                overwrite=overwrite and generation == 1,
+                trust=trust,
+                progress=shown,
+                begin=partial(forecast.say, own),
+                claim=partial(_claim, folder, settings, overwrite) if generation == 1 else lambda: None,
+            )
+            if generation > there:  # a chain that grows has more generations than it was begun with
+                write_text(folder / ARGS, settings_toml(settings, folder))
+            reports.append(report)
+            forecast.done(report)
+    fresh = any(report.fresh for report in reports)
+    return ChainReport(folder, reports[0].method, tuple(reports), fresh, time.monotonic() - started)
+
+
+def _refuse_unfit(settings: Settings) -> None:
+    method, options = settled_method(settings)
+    name = settings.train.method
+    if settings.student.from_members:
         raise EdistillError(
-            f"{after.folder} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "
-            f"{weights_and_calibration(before)[:12]}…. Put the old one back, or run edistill train --overwrite."
+            f"student.init is a list of {len(settings.student.init or ())} members whose bodies stand side by side, "
+            "and later generations of a chain have no members to start from. Leave it out: --set student.init="
+        )
+    if "teacher" not in method.needed(options):
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and {name} learns from no teacher. Use --method ban."
+        )
+    if method.heads(2) != 1:
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and {name} makes a head for each member, while a "
+            f"generation has one teacher. Use --method ban; --method {name} can learn from a finished chain."
         )
 
 
-def generation_settings(settings: Settings, folder: Path, generation: int) -> Settings:
-    """The settings of one generation, a run by itself: its own seed, and from the second on the generation before as
-    its teacher.
+def _refuse_foreign(folder: Path) -> None:
+    """Raise EdistillError when `folder` holds things that are not a chain's."""
+    if folder.exists() and not folder.is_dir():
+        raise EdistillError(f"{folder} is a file, and a chain needs a folder. Choose another --name.")
+    if not folder.is_dir():
+        return
+    if (folder / CONFIG).is_file() or (folder / MANIFEST).is_file():
+        what = "a run without generations" if (folder / CONFIG).is_file() else "a cache"
+        raise EdistillError(f"{folder} is {what}, and a chain needs a folder of its own. Choose another --name.")
+    others = [path.name for path in folder.iterdir() if path.name != f"{ARGS}.part" and holds_something(path)]
+    if others and not (folder / ARGS).exists():
+        raise EdistillError(
+            f"{folder} exists and is no chain (it holds {', '.join(sorted(others)[:3])}). Choose another --name, or "
+            "move it away."
+        )
 
-    A start of the body from a member is the first one's alone: the later ones begin at random, as in the paper.
+
+def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
+    after = folder / generation_name(generation)
+    if (after / CONFIG).is_file():
+        refuse_changed(Run.open(folder / generation_name(generation - 1)), Run(after, StudentConfig.load(after)))
+
+
+def _refuse_other_rows(settings: Settings, first: Run) -> None:
+    """Raise EdistillError when the chain's first generation was trained on other data than there is now."""
+    for name, digest in first.config.trained_on.items():
+        found = plan_split(settings, name).facts().digest
+        if found != digest:
+            raise EdistillError(
+                f"{first.folder} was trained on {name} data {digest[:12]}…, but data.{name} is {found[:12]}…. Put the "
+                "data back, or choose another --name."
+            )
+
+
+def _cache(settings: Settings, trust: bool, progress: Progress) -> None:
+    """Ask the generation before about all rows but OOD ones, of which those of any split may name the classes.
+
+    Raises:
+        EdistillError: it is not the one that was asked at first, or the data or the views are not those.
     """
-    seed = int(uniforms(1, "generation", settings.train.seed, generation)[0] * 2**31)
-    train = {"generations": None, "seed": seed}
-    output = {"runs": str(folder), "name": generation_name(generation)}
-    if generation == 1:
-        return _replaced(settings, train=train, output=output)
-    before = generation_name(generation - 1)
-    return _replaced(
-        settings,
-        train={**train, "teacher": None},
-        output={**output, "cache": str(folder / CACHES / before)},
-        teachers={
-            "path": str(folder / before),
-            "model": None,
-            "model_kwargs": {},
-            "preprocessing": None,
-            "weights": None,
-            "average": "probabilities",
-        },
-        # what the first took from the teacher is in each student under the student's own names
-        student={"init": None, "share": {name: name for name in settings.student.share}},
-    )
+    cache, before = Path(settings.output.cache), Run.open(Path(settings.teachers.path))
+    if (cache / MANIFEST).is_file():
+        (member,), now = Manifest.load(cache).members, weights_and_calibration(before)
+        if member.sha256 != now:
+            raise EdistillError(
+                f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
+                f"{now[:12]}…. Put the old one back (edistill calibrate {before.folder} --remove, where it was "
+                f"calibrated since), or delete {cache} to ask it again."
+            )
+    seen = [name for name in settings.splits() if not name.startswith("ood/")]
+    try:
+        cache_logits(settings, only=seen, trust=trust, progress=progress)
+    except EdistillError as error:
+        if "cache-logits" not in str(error):
+            raise
+        raise EdistillError(f"{error} But that cache is the chain's own: delete {cache} instead.") from error
 
 
-def _replaced(settings: Settings, **tables: Mapping[str, object]) -> Settings:
-    changed = {name: getattr(settings, name).model_copy(update=values) for name, values in tables.items()}
-    return settings.model_copy(update=changed)
+def _finished_generations(folder: Path) -> int:
+    count = 0
+    while (folder / generation_name(count + 1) / WEIGHTS).is_file():
+        count += 1
+    return count
+
+
+def _claim(folder: Path, settings: Settings, overwrite: bool) -> None:
+    """Make the folder the chain's own, when its first generation makes its one so."""
+    if overwrite:  # all of the old chain goes before the new one's settings are written
+        clear_folder(folder / generation_name(1), RUN_FILES, last=ARGS)
+        later = [path.name for path in folder.glob("generation-*") if path.name != generation_name(1)]
+        clear_folder(folder, (*sorted(later, key=lambda name: (-len(name), name)), *FILES), last=ARGS)
+    write_text(folder / ARGS, settings_toml(settings, folder))
+
+
+class _Titled:
+    """Progress whose tasks begin with which generation they are of."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress, self.title = progress, title
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.progress.start(self.title + task, total, unit, done)
+
+    def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None:
+        self.progress.advance(count, facts)
+
+    def finish(self) -> None:
+        self.progress.finish()
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)
+
+    def warn(self, text: str) -> None:
+        self.progress.warn(text)

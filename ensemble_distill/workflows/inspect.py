@@ -15,7 +15,7 @@ from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
 
 if TYPE_CHECKING:
-    from ensemble_distill.workflows.generations import Chain
+    from ensemble_distill.workflows.chain import Chain
 
 
 def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _cache(path: Path) -> dict[str, Any]:
 def _trained(path: Path) -> dict[str, Any]:
     """A run or a chain of them."""
     from ensemble_distill.students.run import Run
-    from ensemble_distill.workflows.generations import Chain, is_chain
+    from ensemble_distill.workflows.chain import Chain, is_chain
 
     if is_chain(path):
         return _chain(Chain.open(path))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
-from ensemble_distill.workflows.generations import Chain, is_chain
-from ensemble_distill.workflows.same_run import ARGS
+from ensemble_distill.workflows.chain import Chain, is_chain
 
 
 def find(settings: Settings, name: str | None) -> Run | Chain:
@@ -46,20 +44,6 @@ def find_run(settings: Settings, name: str | None) -> Run:
             f"{found.folder.name}/{found.runs[-1].folder.name}."
         )
     return found
-
-
-def beside_its_teachers(settings: Settings, run: Run, progress: Progress) -> Settings:
-    """The settings, or where they name other teachers than a run was trained from and those are still at their place,
-    with the run's own teachers and cache: a run is compared with what it learned from."""
-    args = run.folder / ARGS
-    if not args.is_file():
-        return settings
-    own = load_settings(args)
-    if own.teachers.path == settings.teachers.path or not Path(own.teachers.path).exists():
-        return settings
-    progress.note(f"{run.folder} learned from {own.teachers.path}, and is compared with that.")
-    output = settings.output.model_copy(update={"cache": own.output.cache})
-    return settings.model_copy(update={"teachers": own.teachers, "output": output})
 
 
 def _finished(runs: Path) -> list[Path]:

@@ -95,7 +95,7 @@ def build_student(
     )
     built = config.around(body, feature_count(body, shape, student.model))
     if student.share:
-        _share(settings, built, teachers, heads)
+        _share(settings, built, [one for one in teachers if one.member.name in manifest.names], heads)
     return config, built, start
 
 
@@ -207,6 +207,7 @@ def refuse_broken(
         raise EdistillError(f"{name} has {len(stages)} stages whose shares sum to {total:g}. They are to sum to 1.")
     with torch.random.fork_rng(devices=[]):  # a trial: the training itself starts from the same random numbers
         promised = student.formed(config.form, config.heads)
+        frozen = student.frozen
         for index, stage in enumerate(stages):
             student = stage.start(student)
             if from_members and index == 0 and student.heads.count != config.heads:
@@ -219,6 +220,12 @@ def refuse_broken(
                     f"Each head starts from its own member's last stage, and stage {stage.name} of {name} does not "
                     "solve for what stands behind it. Leave method.closed-form and method.hinton-share out."
                 )
+    if student.frozen != frozen:
+        gone = ", ".join(module for module in frozen if module not in student.frozen)
+        raise EdistillError(
+            f"student.share freezes {gone}, and {name} would train it anew. Share others, or use --method ban, kd or "
+            "supervised."
+        )
     found, wanted = ({key: tuple(t.shape) for key, t in s.state_dict().items()} for s in (student, promised))
     if found != wanted:
         key = next(key for key in (*wanted, *found) if found.get(key) != wanted.get(key))

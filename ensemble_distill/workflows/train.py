@@ -35,7 +35,7 @@ from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
-from ensemble_distill.workflows.generations import is_chain
+from ensemble_distill.workflows.chain import is_chain
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -74,6 +74,7 @@ def train(
     trust: bool = False,
     progress: Progress | None = None,
     begin: Callable[[Training], None] | None = None,
+    claim: Callable[[], None] = lambda: None,
 ) -> TrainReport:
     """Train the configured student; an interrupted run resumes, a finished one is left as it is.
 
@@ -83,6 +84,7 @@ def train(
         overwrite: replace the run that is there, once the new one has a checkpoint.
         trust: load pickled checkpoints that name arbitrary globals.
         begin: is given the training before its first step, when nothing has been written yet.
+        claim: is called just before the run's folder is made its own, and the run that is to be replaced goes.
 
     Raises:
         EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
@@ -90,6 +92,11 @@ def train(
     """
     started = time.monotonic()
     progress = progress or Silent()
+    if settings.train.generations is not None:
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and this trains one run. Use train_chain of "
+            "ensemble_distill.workflows.generations."
+        )
     method, options = settled_method(settings)
     temperature = getattr(options, "temperature", 1.0)
     if settings.task == "regression" and temperature != 1:
@@ -124,7 +131,7 @@ def train(
                 run = Run.open(folder)
                 return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
         cache = Cache(Path(settings.output.cache))
-        return _train(folder, settings, method, options, cache, overwrite, trust, progress, started, begin)
+        return _train(folder, settings, method, options, cache, overwrite, trust, progress, started, begin, claim)
 
 
 def settled_method(settings: Settings) -> tuple[Method, BaseModel]:
@@ -185,23 +192,22 @@ def _train(
     progress: Progress,
     started: float,
     begin: Callable[[Training], None] | None,
+    claim_more: Callable[[], None],
 ) -> TrainReport:
     plans = {name: plan_split(settings, name) for name in TRAINED if name in settings.splits()}
     if "train" not in plans:
         raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
     needs = method.needed(options)
     if "labels" in needs and plans["train"].source.labels is None:
-        without = "Use --method hydra." if "labels" in method.needs else "Choose options that need none."
-        told = " ".join(str(value) for key, value in settings.method.items() if key == "objective")
-        raise EdistillError(
-            f"{f'{settings.train.method} {told}'.strip()} needs labels, and data.train has none. {without}"
-        )
+        asked = ", ".join(f"{key} = {value!r}" for key, value in settings.method.items())
+        with_options = f" with {asked}" if asked else ""
+        without = "Use a method that needs none." if "labels" in method.needs else "Choose options that need none."
+        raise EdistillError(f"{settings.train.method}{with_options} needs labels, and data.train has none. {without}")
     if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
     teachers = _teachers(settings, cache, plans, trust)
     if settings.train.teacher is not None:
         cache = _learned(settings, cache)
-        teachers = [teacher for teacher in teachers if teacher.member.name == settings.train.teacher]
     splits = [_cached(cache, name, plan) for name, plan in plans.items()]
 
     preprocessing = student_preprocessing(settings.student.preprocessing, cache.manifest.members[0].preprocessing)
@@ -221,6 +227,7 @@ def _train(
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
 
     def claim() -> None:
+        claim_more()
         if overwrite:
             clear_folder(folder, FILES, last=ARGS)
         write_text(folder / ARGS, settings_toml(settings, folder))

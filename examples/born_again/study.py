@@ -113,7 +113,7 @@ class _Study:
             **{name: figures[name] for name in FIGURES},
             "error": 1 - figures["accuracy"],
             "diversity_explained": document["fidelity"]["diversity_explained"] if hydra else None,
-            "parameters": averaged * cost["student"]["parameters"],
+            "parameters": cost[model]["parameters"],
             "parameters_of_teachers": cost["ensemble"]["parameters"] if hydra else None,
             "seconds": round(sum(float(row["seconds"]) for name in folders for row in self._epochs(name))),
             "command": _told("train", "--name", run.name, *run.settings, *run.flags),

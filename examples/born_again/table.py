@@ -110,7 +110,8 @@ def _print_orderings(verdicts: Sequence[Verdict]) -> None:
 
 def _print_gradients(gradients: Mapping[str, Lines]) -> None:
     """The share of the gradient's squared norm that is dark knowledge, at three epochs."""
-    print("\n| dark knowledge, % of the gradient | first epoch | middle | last |\n|---|---:|---:|---:|")
+    print("\n| dark knowledge, % of the gradient of KL(teacher ‖ student) | first epoch | middle | last |")
+    print("|---|---:|---:|---:|")
     for family, lines in gradients.items():
         for arm in GRADIENTS:
             of = [line for line in lines if line["arm"] == arm]
