@@ -22,6 +22,7 @@ from ensemble_distill.training.loop import Training
 from ensemble_distill.workflows import forecast
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.generations import ChainReport, train_chain
+from ensemble_distill.workflows.words import told
 
 WRITE = 4  # crash points of one write
 COUNT = 3
@@ -260,19 +261,22 @@ def test_what_is_left_is_told_of_a_growing_chain(folder: Path, name: str, monkey
     assert silent.events == []
 
 
-def test_the_forecast_adds_up(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a second for an update of 8 rows, half of one for a pass, and students of 2 MB with checkpoints of 6."""
-    monkeypatch.setattr(Training, "seconds_a_batch", lambda training: (1.0, 0.5))
-    monkeypatch.setattr(Training, "bytes", lambda training: (2_000_000, 6_000_000))
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_forecast_adds_up(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, keeps: bool) -> None:
+    """Of 4 seconds for an update of 8 rows, 2 for a pass, 1 to render; students of 2 MB with checkpoints of 6."""
+    monkeypatch.setattr(Training, "seconds_a_batch", lambda training: (4.0, 2.0, 1.0))
+    monkeypatch.setattr(Training, "sizes", lambda training: (2_000_000, 6_000_000))
+    monkeypatch.setattr(Training, "keeps_rows", keeps)
     heard = Heard()
     train_chain(plain(folder, name, 3), progress=heard)
-    a_training = 3 * 40 / 8 + 0.5 * 3 * 12 / 8
-    a_cache = 0.5 * (2 * 40 + 12) / 8  # the last generation needs none
-    assert heard.of("note")[0].endswith(f"about {3 * a_training + 2 * a_cache:.0f} s and 24.0 MB.")
+    rendered = 2 if keeps else 3  # kept, a row is rendered once for each of its two views, not at each of three epochs
+    a_training = (4 * 3 + rendered) * 40 / 8 + 3 * 3 * 12 / 8
+    a_cache = 3 * (2 * 40 + 12 + 10) / 8  # the last generation needs none
+    assert heard.of("note")[0].endswith(f"about {told(3 * a_training + 2 * a_cache)} and 24.0 MB.")
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0 s"), (45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min"), (7_200, "2 h 00 min")]
 )
 def test_durations_as_people_say_them(seconds: float, text: str) -> None:
-    assert forecast.told(seconds) == text
+    assert told(seconds) == text

@@ -119,15 +119,15 @@ def test_new_heads_are_trained_again() -> None:
 @pytest.mark.parametrize(
     ("modules", "said"),
     [
-        ({"frst": "stem"}, ("'frst'", "student's body", "first")),
+        ({"frst": "stem"}, ("'frst'", "body of the student", "first")),
         ({"first": "stm"}, ("'stm'", "member a", "stem")),
         ({"act": "relu"}, ("act", "no weights")),
         ({"first": "relu"}, ("relu of member a", "no weights")),
         ({"second": "stem"}, ("second", "stem", "weight is (5, 5)", "absent")),
         ({"second": "fc"}, ("weight is (5, 5) in the student", "(3, 5) in the teacher")),
         ({"head": "stem"}, ("head", "stem", "Sequential", "linear layer")),
-        ({"head": "stem.0"}, ("(5, 3) in the student", "(4, 5) in the teacher")),
-        ({"head": "wide"}, ("(5, 3) in the student", "(5, 4) in the teacher")),
+        ({"head": "stem.0"}, ("(3, 5) in the student", "(5, 4) in the teacher")),
+        ({"head": "wide"}, ("(3, 5) in the student", "(4, 5) in the teacher")),
     ],
 )
 def test_modules_that_cannot_be_shared_are_refused(modules: Mapping[str, str], said: tuple[str, ...]) -> None:
@@ -135,8 +135,35 @@ def test_modules_that_cannot_be_shared_are_refused(modules: Mapping[str, str], s
         share(a_student(), a_teacher(), "member a", modules)
 
 
+@pytest.mark.parametrize("modules", [{"first": "stem", "first.1": "stem.1"}, {"first.1": "stem.1", "first": "stem"}])
+def test_a_weight_is_shared_once(modules: Mapping[str, str]) -> None:
+    with refused("first.1", " and ", "weights in common"):
+        share(a_student(), a_teacher(), "member a", modules)
+
+
+def test_tied_weights_are_one() -> None:
+    student, teacher = a_student(), a_teacher()
+    student.body.get_submodule("second").weight = student.body.get_submodule("first.0").weight = nn.Parameter(
+        torch.zeros(FEATURES, FEATURES)
+    )
+    teacher.stem = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.BatchNorm1d(FEATURES))
+    with refused("first and second", "weights in common"):
+        share(student, teacher, "member a", {"first": "stem", "second": "stem.0"})
+
+
+def test_something_is_left_to_train() -> None:
+    student = Student(nn.Sequential(nn.Linear(4, FEATURES)), Heads(1, FEATURES, (), CLASSES), CategoricalFamily())
+    with refused("freezes all of the student", "0, head"):
+        share(student, a_teacher(), "member a", {"0": "stem.0", "head": "fc"})
+
+
+def test_a_teacher_of_many_heads_has_no_head_to_share() -> None:
+    with refused("member a has 3"):
+        share(a_student(), a_student().with_heads(3), "member a", {"head": "head"})
+
+
 def test_a_head_of_many_cannot_be_shared() -> None:
-    with refused("head", "one head"):
+    with refused("head", "one head", "the student has 2"):
         share(a_student().with_heads(2), a_teacher(), "member a", {"head": "fc"})
 
 
@@ -180,7 +207,7 @@ def test_every_generation_keeps_what_the_first_took(folder: Path) -> None:
         ({"train.teacher": None}, ("3: member-0, member-1, member-2", "--teacher member-0")),
         ({"train.method": "hydra", "train.teacher": None}, ("there are 3",)),
         ({"train.teacher": "member-7"}, ("member-7", "member-0, member-1, member-2")),
-        ({"student.heads": "last-stage"}, ("the output layer of a student with one head and no last stage",)),
+        ({"student.heads": "last-stage"}, ("the output layer where there is one head", "a last stage")),
         ({"train.method": "hydra"}, ("student.share freezes heads.layers.0, and hydra would train it anew",)),
         ({"train.method": "batch-ensemble"}, ("batch-ensemble would train it anew",)),
     ],

@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.workflows.durations import told
+from ensemble_distill.workflows.words import told
 
 TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal for a bar
 WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table is no data

@@ -69,8 +69,10 @@ def _show_chain(report: ChainReport, json: bool) -> None:
         return
     if not report.fresh:
         render.message(f"{report.folder} is up to date.")
+    from ensemble_distill.workflows.words import counted
+
     render.table(
-        f"{report.folder.name}: {len(report.generations)} generations by {report.method}",
+        f"{report.folder.name}: {counted(len(report.generations), 'generation')} by {report.method}",
         ["", "parameters", "seconds"],
         [[one.folder.name, f"{one.parameters:,}", f"{one.seconds:.1f}"] for one in report.generations],
     )

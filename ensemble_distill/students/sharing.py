@@ -35,9 +35,10 @@ def share(
     Raises:
         EdistillError: there is no such module, it holds nothing, or its tensors are not those of the other.
     """
+    shared: dict[int, str] = {}  # which module each of the student's tensors belongs to
     for mine, theirs in modules.items():
-        own = _of_student(student, mine)
-        given = _of_teacher(teacher, theirs, named)
+        own, given = _of_student(student, mine), _of_teacher(teacher, theirs, named)
+        _refuse_overlap(mine, own, shared)
         if mine == HEAD:
             target, source = _output_layer(own, HEAD), _output_layer(given, f"the {theirs} of {named}", order)
         else:
@@ -47,23 +48,38 @@ def share(
             tensor.copy_(source[key])
     names = {id(module): name for name, module in student.named_modules()}
     student.freeze([names[id(_of_student(student, mine))] for mine in modules])
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise EdistillError(
+            f"student.share freezes all of the student ({', '.join(modules)}). Leave something to train."
+        )
 
 
-def _of_student(student: Student, name: str, where: str = "the student's body") -> nn.Module:
-    return _last(student) if name == HEAD else _found(student.body, name, where, [HEAD])
+def _refuse_overlap(name: str, module: nn.Module, shared: dict[int, str]) -> None:
+    """Raise EdistillError when a weight of the module is part of another that is shared too, or tied to one."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        other = shared.setdefault(id(tensor), name)
+        if other != name:
+            raise EdistillError(
+                f"student.share names {other} and {name}, which have weights in common. Name one of them, or parts "
+                "that have none."
+            )
+
+
+def _of_student(student: Student, name: str, named: str = "the student") -> nn.Module:
+    return _last(student, named) if name == HEAD else _found(student.body, name, f"the body of {named}", [HEAD])
 
 
 def _of_teacher(teacher: nn.Module, name: str, named: str) -> nn.Module:
     if isinstance(teacher, Student):
-        return _of_student(teacher, name, f"the body of {named}")
+        return _of_student(teacher, name, named)
     return _found(teacher, name, named, [])
 
 
-def _last(student: Student) -> BatchedLinear:
+def _last(student: Student, named: str) -> BatchedLinear:
     if not isinstance(student.heads, Heads) or student.heads.count != 1:
         raise EdistillError(
-            f"student.share names {HEAD}, the output layer of a student with one head and no last stage of its own. "
-            "Set student.heads to [] or to hidden sizes, and use a method with one head."
+            f"student.share names {HEAD}, the output layer where there is one head on the whole body, and {named} has "
+            f"{student.heads.count} or a last stage for it. Share modules of the body alone."
         )
     return student.heads.last
 
@@ -83,11 +99,11 @@ def _found(root: nn.Module, name: str, where: str, others: Sequence[str]) -> nn.
 
 
 def _output_layer(module: nn.Module, what: str, order: Sequence[int] | None = None) -> Tensors:
-    """The weight (F, K) and bias (K,) of an output layer, classes in the student's order; views where they can be."""
+    """The weight (K, F) and bias (K,) of an output layer, classes in the student's order; views where they can be."""
     if isinstance(module, BatchedLinear):  # a student's own
-        weight, bias = module.weight[0], module.bias[0]
+        weight, bias = module.weight[0].T, module.bias[0]
     elif isinstance(module, nn.Linear):
-        weight = module.weight.T
+        weight = module.weight
         bias = torch.zeros(module.out_features) if module.bias is None else module.bias.view(-1)
     else:
         raise EdistillError(
@@ -96,7 +112,7 @@ def _output_layer(module: nn.Module, what: str, order: Sequence[int] | None = No
         )
     if order is not None and len(order) == len(bias):
         back = torch.as_tensor(order).argsort()
-        weight, bias = weight[:, back], bias[back]
+        weight, bias = weight[back], bias[back]
     return {"weight": weight, "bias": bias}
 
 

@@ -265,7 +265,20 @@ class Training:
     def _body(self, student: Student, rows: Rows) -> Tensor:
         dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
         with torch.autocast(self.device.type, dtype, enabled=self.settings.amp):
-            features: Tensor = student.body(rows.x.to(self.device, non_blocking=True))
+            try:
+                features: Tensor = student.body(rows.x.to(self.device, non_blocking=True))
+            except Exception as error:  # the body is anyone's code, and was asked in eval mode alone so far
+                told = f"{type(error).__name__}: {error}".rstrip(".")
+                mode = "training" if student.body.training else "eval"
+                raise EdistillError(
+                    f"The student's body fails in {mode} mode on {len(rows.x)} rows: {told}. Mend it, or where memory "
+                    "ran out lower train.batch-size."
+                ) from error
+        if len(features) != len(rows.x):
+            raise EdistillError(
+                f"The student's body returns {len(features)} rows of {len(rows.x)}. Return features (B, F) in training "
+                "mode too."
+            )
         return features.float()
 
     def _state(self, student: Student, stage: int) -> _State:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble_distill.config import Settings
+from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.files import sha256_file
@@ -48,9 +48,20 @@ class Chain:
             runs.append(Run.open(folder / generation_name(len(runs) + 1)))
             if len(runs) > 1:
                 refuse_changed(runs[-2], runs[-1])
+        later = [path.parent.name for path in folder.glob(f"generation-*/{WEIGHTS}")]
+        if runs and len(later) > len(runs):
+            raise EdistillError(
+                f"{folder} has {len(later)} finished generations, and {generation_name(len(runs) + 1)} is not among "
+                "them. Put it back, or run edistill train to make it again."
+            )
         if not runs:
             raise EdistillError(f"{folder} holds no finished generation. Run edistill train to go on with it.")
         return cls(folder, tuple(runs))
+
+    @property
+    def planned(self) -> int:
+        """How many generations it is to have."""
+        return load_settings(self.folder / ARGS).train.generations or len(self.runs)
 
     @property
     def teachers(self) -> tuple[Member, ...]:
@@ -67,8 +78,8 @@ def refuse_changed(before: Run, after: Run) -> None:
     if learned not in (sha256_file(before.folder / WEIGHTS), weights_and_calibration(before)):
         raise EdistillError(
             f"{after.folder} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "
-            f"{weights_and_calibration(before)[:12]}…. Put the old one back, calibration included, or run edistill "
-            "train --overwrite."
+            f"{weights_and_calibration(before)[:12]}…. Put the old one back, calibration included, or delete "
+            f"{after.folder} and run edistill train again."
         )
 
 

@@ -105,6 +105,8 @@ def _of_chain(
     """The document of all generations and their averages, kept in the chain's folder."""
     refuse_unlike(settings, chain.runs[:1])
     count = len(chain.runs)
+    if count < chain.planned:
+        progress.note(f"{chain.folder} has {count} of its {chain.planned} generations so far.")
     averages = {f"bane-{size}": tuple(range(size)) for size in range(2, count + 1)}
     evaluation = _evaluation(settings, chain.runs, averages, split, shifts, trust, progress)
     generations = {generation_name(index + 1): index for index in range(count)}

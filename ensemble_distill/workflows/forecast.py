@@ -11,9 +11,9 @@ from ensemble_distill.cache.records import input_layout
 from ensemble_distill.config import Settings
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.training.loop import Training
-from ensemble_distill.workflows.durations import told
 from ensemble_distill.workflows.splits import TRAINED
 from ensemble_distill.workflows.train import TrainReport
+from ensemble_distill.workflows.words import counted, told
 
 
 class Forecast:
@@ -58,10 +58,8 @@ class Forecast:
             pushed = next(iter(manifest.pushed.values()))
             seconds += cached * views / batch * update
             space += cached * views * input_layout(pushed.shape, pushed.dtype).itemsize
-        self.progress.note(
-            f"{self.left} generation{'s' if self.left > 1 else ''} of {train.epochs} epochs: about {told(seconds)} and "
-            f"{space / 1e6:,.1f} MB."
-        )
+        what = f"{counted(self.left, 'generation')} of {counted(train.epochs, 'epoch')}"
+        self.progress.note(f"{what}: about {told(seconds)} and {space / 1e6:,.1f} MB.")
         free = shutil.disk_usage(self.folder).free
         if space > free:
             self.progress.warn(

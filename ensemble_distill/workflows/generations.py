@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,14 +77,15 @@ def train_chain(
                 _refuse_changed_predecessor(folder, generation)
                 if generation > there:
                     _cache(own, trust, shown)
-            report = train(
-                own,
-                overwrite=overwrite and generation == 1,
-                trust=trust,
-                progress=shown,
-                begin=partial(forecast.say, own),
-                claim=partial(_claim, folder, settings, overwrite) if generation == 1 else lambda: None,
-            )
+            with _remedies(own, its_own=generation > 1):
+                report = train(
+                    own,
+                    overwrite=overwrite and generation == 1,
+                    trust=trust,
+                    progress=shown,
+                    begin=partial(forecast.say, own),
+                    claim=partial(_claim, folder, settings, overwrite) if generation == 1 else lambda: None,
+                )
             if generation > there:  # a chain that grows has more generations than it was begun with
                 write_text(folder / ARGS, settings_toml(settings, folder))
             reports.append(report)
@@ -130,6 +132,10 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
     after = folder / generation_name(generation)
+    if (after / WEIGHTS).is_file() and not (after / CONFIG).is_file():
+        raise EdistillError(
+            f"{after} has lost its {CONFIG}. Delete {after}, and run the command again to make it anew."
+        )
     if (after / CONFIG).is_file():
         refuse_changed(Run.open(folder / generation_name(generation - 1)), Run(after, StudentConfig.load(after)))
 
@@ -152,21 +158,29 @@ def _cache(settings: Settings, trust: bool, progress: Progress) -> None:
         EdistillError: it is not the one that was asked at first, or the data or the views are not those.
     """
     cache, before = Path(settings.output.cache), Run.open(Path(settings.teachers.path))
-    if (cache / MANIFEST).is_file():
-        (member,), now = Manifest.load(cache).members, weights_and_calibration(before)
-        if member.sha256 != now:
-            raise EdistillError(
-                f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
-                f"{now[:12]}…. Put the old one back (edistill calibrate {before.folder} --remove, where it was "
-                f"calibrated since), or delete {cache} to ask it again."
-            )
-    seen = [name for name in settings.splits() if not name.startswith("ood/")]
-    try:
+    with _remedies(settings, its_own=True):
+        if (cache / MANIFEST).is_file():
+            (member,), now = Manifest.load(cache).members, weights_and_calibration(before)
+            if member.sha256 != now:
+                raise EdistillError(
+                    f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
+                    f"{now[:12]}…. Put the old one back (edistill calibrate {before.folder} --remove, where it was "
+                    f"calibrated since), or delete {cache} to ask it again."
+                )
+        seen = [name for name in settings.splits() if not name.startswith("ood/")]
         cache_logits(settings, only=seen, trust=trust, progress=progress)
+
+
+@contextmanager
+def _remedies(settings: Settings, its_own: bool) -> Iterator[None]:
+    """Send nobody who has trouble with one of the chain's own caches to cache-logits, which makes the ensemble's."""
+    try:
+        yield
     except EdistillError as error:
-        if "cache-logits" not in str(error):
+        if not its_own or "edistill cache-logits" not in str(error):
             raise
-        raise EdistillError(f"{error} But that cache is the chain's own: delete {cache} instead.") from error
+        cache = settings.output.cache
+        raise EdistillError(f"{error} But this cache is the chain's own: delete {cache} and go on instead.") from error
 
 
 def _finished_generations(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""How long something takes, in words."""
+"""How long something takes and how many there are, in words."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ def told(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
