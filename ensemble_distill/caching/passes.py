@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.manifest import (
@@ -29,7 +28,7 @@ from ensemble_distill.cache.manifest import (
 from ensemble_distill.cache.records import encode
 from ensemble_distill.cache.writer import Column, Writer, blocks, drop_inputs, drop_member, record_path
 from ensemble_distill.caching.meaning import check_meaning
-from ensemble_distill.caching.plan import SplitPlan, library_versions
+from ensemble_distill.caching.plan import Panel, SplitPlan, library_versions
 from ensemble_distill.caching.probe import probe, refuse_changed
 from ensemble_distill.caching.pushing import (
     inputs_of_first_view,
@@ -117,6 +116,7 @@ def cache_outputs(
     there = len(writer.manifest.records)
     for module in modules.values():
         module.to(device)
+    panel = Panel(members, modules, batch_size, device, workers, progress)
     for name, plan in splits.items():
         columns = [(m.name, v) for m in members for v in range(plan.count)]
         todo = writer.pending(name, columns)
@@ -126,8 +126,8 @@ def cache_outputs(
         else:
             keep_samples(folder, name, plan.source, plan.view, plan.seed, plan.count, members[0].preprocessing)
             views = sorted({view for _, view in todo})
-            inputs = push_inputs(writer, name, plan, views, members, modules, batch_size, device, workers, progress)
-            _cache_split(writer, name, plan, todo, members, modules, batch_size, device, workers, progress, inputs)
+            inputs = push_inputs(writer, name, plan, views, panel)
+            _cache_split(writer, name, plan, todo, panel, inputs)
     return len(writer.manifest.records) - there
 
 
@@ -198,19 +198,14 @@ def _cache_split(
     name: str,
     plan: SplitPlan,
     todo: Sequence[Column],
-    members: Sequence[Member],
-    modules: Mapping[str, nn.Module],
-    batch_size: int,
-    device: torch.device,
-    workers: int,
-    progress: Progress,
+    panel: Panel,
     inputs: Inputs | None,
 ) -> None:
-    by_name = {member.name: member for member in members}
-    cut = blocks(len(plan.source), batch_size)
+    by_name = {member.name: member for member in panel.members}
+    cut = blocks(len(plan.source), panel.batch_size)
     missing = {block: writer.missing(name, block, todo) for block in cut}
     done = sum(b.stop - b.start for b, columns in missing.items() if not columns)
-    progress.start(f"caching {name}", total=len(plan.source), unit="rows", done=done)
+    panel.progress.start(f"caching {name}", total=len(plan.source), unit="rows", done=done)
     # rows that miss the same columns go through one loader; only a pass resumed with other members has several
     for columns, group in itertools.groupby(cut, key=lambda block: missing[block]):
         if not columns:
@@ -219,25 +214,25 @@ def _cache_split(
         views = sorted({view for _, view in columns})
         using = [by_name[m] for m in dict.fromkeys(m for m, _ in columns)]
         preprocessings = list(dict.fromkeys(member.preprocessing for member in using))
-        batched = [batch for block in wanted for batch in block.batches(batch_size)]
+        batched = [batch for block in wanted for batch in block.batches(panel.batch_size)]
         cut_rows = [list(batch) for batch in batched]
         shown = (
             Rendered(plan, views, preprocessings)
             if inputs is None
             else Stored(inputs, plan.source.kind, views, preprocessings)
         )
-        stream = zip(batched, batches(shown, cut_rows, stack, workers, device), strict=True)
+        stream = zip(batched, batches(shown, cut_rows, stack, panel.workers, panel.device), strict=True)
         for block in wanted:
             outputs: dict[Column, list[NDArray[np.float32]]] = {column: [] for column in columns}
-            for rows, seen in itertools.islice(stream, len(block.batches(batch_size))):
-                on_device = [x.to(device, non_blocking=True) for x in seen]
+            for rows, seen in itertools.islice(stream, len(block.batches(panel.batch_size))):
+                on_device = [x.to(panel.device, non_blocking=True) for x in seen]
                 for member_name, view in columns:
                     member = by_name[member_name]
                     at = views.index(view) * len(preprocessings) + preprocessings.index(member.preprocessing)
-                    raw = forward(modules[member_name], on_device[at], member, f"at row {rows[0]} of {name}")
+                    raw = forward(panel.modules[member_name], on_device[at], member, f"at row {rows[0]} of {name}")
                     outputs[member_name, view].append(to_outputs(raw, member, name, rows))
-                progress.advance(len(rows))
+                panel.progress.advance(len(rows))
             writer.put(name, block, {c: encode(np.concatenate(o), writer.manifest.record) for c, o in outputs.items()})
-    check_meaning(writer, name, plan.source, todo, by_name, batch_size)
-    writer.join(name, todo, len(plan.source), batch_size)
-    progress.finish()
+    check_meaning(writer, name, plan.source, todo, by_name, panel.batch_size)
+    writer.join(name, todo, len(plan.source), panel.batch_size)
+    panel.progress.finish()

@@ -1,12 +1,18 @@
-"""What the caching pass is asked to do of one split, and what it notes beside."""
+"""What the caching pass is asked to do of one split, by whom it is done, and what it notes beside."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import torch
+from torch import nn
+
 from ensemble_distill.cache.manifest import Split
 from ensemble_distill.data.source import Source, View
+from ensemble_distill.facts import Member
+from ensemble_distill.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,22 @@ class SplitPlan:
             seed=self.seed,
             labels=self.source.labels is not None,
         )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The members as they are asked: all of a batch of rows, which `workers` loader processes bring.
+
+    Attributes:
+        members, modules: their facts in order, and each one's module by its name, on `device`.
+    """
+
+    members: Sequence[Member]
+    modules: Mapping[str, nn.Module]
+    batch_size: int
+    device: torch.device
+    workers: int
+    progress: Progress
 
 
 def library_versions() -> dict[str, str]:

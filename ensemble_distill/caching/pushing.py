@@ -7,19 +7,17 @@ by then; the manifest notes for each view who was asked. Blocks, syncs and renam
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from ensemble_distill.cache.inputs import Inputs, open_inputs
 from ensemble_distill.cache.manifest import INPUT, INPUTS, Manifest, Pushed, key
 from ensemble_distill.cache.records import encode_inputs
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.caching.gradient import moved
-from ensemble_distill.caching.plan import SplitPlan
+from ensemble_distill.caching.plan import Panel, SplitPlan
 from ensemble_distill.caching.seen import Rendered, stack
 from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendition import pushes
@@ -27,7 +25,6 @@ from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.loading import batches
-from ensemble_distill.runtime.progress import Progress
 
 
 def push_inputs(
@@ -35,12 +32,7 @@ def push_inputs(
     name: str,
     plan: SplitPlan,
     views: Sequence[int],
-    members: Sequence[Member],
-    modules: Mapping[str, nn.Module],
-    batch_size: int,
-    device: torch.device,
-    workers: int,
-    progress: Progress,
+    panel: Panel,
 ) -> Inputs | None:
     """Store the inputs of the views that are not stored yet; None for views that do not push.
 
@@ -52,8 +44,8 @@ def push_inputs(
     place = f"{INPUTS}/{name}"
     todo = writer.pending(place, [(INPUT, view) for view in views])
     if todo:
-        _plan(writer, name, plan, [view for _, view in todo], members, _shape(plan, members[0]))
-        _push(writer, name, plan, [view for _, view in todo], members, modules, batch_size, device, workers, progress)
+        _plan(writer, name, plan, [view for _, view in todo], panel.members, _shape(plan, panel.members[0]))
+        _push(writer, name, plan, [view for _, view in todo], panel)
     else:
         writer.drop_parts(place)
     return open_inputs(writer.folder, writer.manifest, name, views)
@@ -116,49 +108,39 @@ def _plan(
         writer.note_pushed(name, fresh)
 
 
-def _push(
-    writer: Writer,
-    name: str,
-    plan: SplitPlan,
-    views: Sequence[int],
-    members: Sequence[Member],
-    modules: Mapping[str, nn.Module],
-    batch_size: int,
-    device: torch.device,
-    workers: int,
-    progress: Progress,
-) -> None:
-    place, named = f"{INPUTS}/{name}", {member.name: member for member in members}
+def _push(writer: Writer, name: str, plan: SplitPlan, views: Sequence[int], panel: Panel) -> None:
+    place, named = f"{INPUTS}/{name}", {member.name: member for member in panel.members}
     columns, rows = [(INPUT, view) for view in views], len(plan.source)
     kind = plan.source.kind
     asked = {v: [named[n] for n, _ in writer.manifest.pushed[f"{name}/{v}"].members] for v in views}
     preprocessings = list(dict.fromkeys(asked[view][0].preprocessing for view in views))
-    for module in modules.values():
+    for module in panel.modules.values():
         module.requires_grad_(False)  # of the inputs alone
-    cut = blocks(rows, batch_size)
+    cut = blocks(rows, panel.batch_size)
     missing = {block: writer.missing(place, block, columns) for block in cut}
     done = sum(b.stop - b.start for b, lacking in missing.items() if not lacking)
-    progress.start(f"moving inputs of {name}", total=rows, unit="rows", done=done)
+    panel.progress.start(f"moving inputs of {name}", total=rows, unit="rows", done=done)
     for lacking, group in itertools.groupby(cut, key=lambda block: missing[block]):
         if not lacking:
             continue
         wanted = list(group)
-        batched = [batch for block in wanted for batch in block.batches(batch_size)]
+        batched = [batch for block in wanted for batch in block.batches(panel.batch_size)]
         rendered = Rendered(plan, [view for _, view in lacking], preprocessings)
-        stream = zip(batched, batches(rendered, [list(b) for b in batched], stack, workers, device), strict=True)
+        loaded = batches(rendered, [list(b) for b in batched], stack, panel.workers, panel.device)
+        stream = zip(batched, loaded, strict=True)
         for block in wanted:
             made: dict[tuple[str, int], list[Array]] = {column: [] for column in lacking}
-            for batch, inputs in itertools.islice(stream, len(block.batches(batch_size))):
+            for batch, inputs in itertools.islice(stream, len(block.batches(panel.batch_size))):
                 for position, (_, view) in enumerate(lacking):
                     to = asked[view][0].preprocessing  # of the first one asked, whoever has come since
                     at = position * len(preprocessings) + preprocessings.index(to)
                     x, drawn = _unit(inputs[at].numpy(), to, kind), list(_drawn(plan, view, batch))
-                    there = moved(x, drawn, kind, asked[view], modules, device, name, batch)
+                    there = moved(x, drawn, kind, asked[view], panel.modules, panel.device, name, batch)
                     made[INPUT, view].append(encode_inputs(there, writer.manifest.record_of(place, view)))
-                progress.advance(len(batch))
+                panel.progress.advance(len(batch))
             writer.put(place, block, {column: np.concatenate(parts) for column, parts in made.items()})
-    writer.join(place, columns, rows, batch_size)
-    progress.finish()
+    writer.join(place, columns, rows, panel.batch_size)
+    panel.progress.finish()
 
 
 def _drawn(plan: SplitPlan, view: int, rows: Sequence[int]) -> Iterator[Push]:
