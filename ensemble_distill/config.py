@@ -165,7 +165,7 @@ class StudentSettings(Section):
     )
     share: dict[str, str] = Field(
         {},
-        description="STUDENT_MODULE=TEACHER_MODULE, copied and frozen; head is the student's output layer.",
+        description="STUDENT=TEACHER: this module of the teacher, copied and frozen; head is the output layer.",
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
 

@@ -284,13 +284,14 @@ def refused_and_kept(folder: Path, *said: str) -> Iterator[None]:
     assert contents(folder) == before
 
 
-def test_commands_that_take_one_run(made: Path) -> None:
-    told = ("runs/all is a chain of 3 generations", "Name one of them: all/generation-3")
-    with refused_and_kept(made, *told):
-        export(settings(made), "all", safetensors=True)
-    with refused_and_kept(made, *told):
-        calibrate(settings(made), "all")
-    with refused_and_kept(made, *told):
+def test_commands_that_take_one_run_take_the_last_generation(folder: Path) -> None:
+    export(settings(folder), "all", safetensors=True)
+    assert (folder / "runs/all/generation-3/export/model.safetensors").is_file()
+    assert calibrate(settings(folder), "all").folder == folder / "runs/all/generation-3"
+
+
+def test_runs_that_stand_side_by_side(made: Path) -> None:
+    with refused_and_kept(made, "runs/all is a chain", "edistill evaluate all", "all/generation-1"):
         evaluate_together(settings(made), ["all", "plain"])
     with refused_and_kept(made, "There is no run other", "all, of-one, plain"):
         evaluate(settings(made), "other")

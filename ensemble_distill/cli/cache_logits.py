@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         Example: edistill cache-logits -j 4
         """
         from ensemble_distill.workflows.cache_logits import cache_logits
+        from ensemble_distill.workflows.words import counted
 
         with render.Shown() as progress:
             report = cache_logits(settings, overwrite=overwrite, trust=trust, progress=progress)
@@ -33,7 +34,7 @@ def register(app: typer.Typer) -> None:
         if not report.added:
             render.message(f"{report.folder} is up to date.")
         render.table(
-            f"{report.folder.name}: {len(report.members)} members, {_predicted(report.classes)}, "
+            f"{report.folder.name}: {counted(len(report.members), 'member')}, {_predicted(report.classes)}, "
             f"{report.bytes / 1e6:.1f} MB",
             ["split", "rows", "views"],
             [[name, f"{rows:,}", str(views)] for name, (rows, views) in report.splits.items()],

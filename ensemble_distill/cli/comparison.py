@@ -49,9 +49,9 @@ class Comparison:
         self._shared = [name for name in SHARED if self.runs[0]["models"][name] is not None]
         self.in_chain = list(self.runs[0]["chain_fidelity"] or ())
         alone = self.runs[0]["models"]["ensemble"]["model_uncertainty"] is None
-        if self.in_chain and alone:  # one teacher, which is its own mean member
+        if alone and "member" in self._shared:  # one teacher, which is its own mean member
             self._shared.remove("member")
-        self.headings = {"ensemble": "teacher"} if self.in_chain and alone else {}
+        self.headings = {"ensemble": "teacher"} if alone else {}
         students = self.in_chain or [run["run"] for run in self.runs]
         self.columns = [*self._shared, *students]
         found = self.runs[0]["fidelity_controls"]

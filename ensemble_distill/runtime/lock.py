@@ -18,6 +18,7 @@ def one_writer(folder: Path) -> Iterator[None]:
     Raises:
         EdistillError: another process is writing there now.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
@@ -29,4 +30,7 @@ def one_writer(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if new and [path.name for path in folder.iterdir()] == [".lock"]:  # what was asked for was refused
+            (folder / ".lock").unlink(missing_ok=True)
+            folder.rmdir()
         lock.release()

@@ -15,7 +15,7 @@ from ensemble_distill.workflows.chain import Chain, generation_name
 from ensemble_distill.workflows.comparable import open_for, refuse_unlike
 from ensemble_distill.workflows.comparison import SIZES, Comparison, Model
 from ensemble_distill.workflows.document import Evaluation
-from ensemble_distill.workflows.runs import find, find_run
+from ensemble_distill.workflows.runs import find, find_runs
 
 
 def evaluate(
@@ -78,7 +78,7 @@ def evaluate_together(
     Raises:
         EdistillError: as for `evaluate`; or a run is given twice, or they differ in task, members or training data.
     """
-    found = [find_run(settings, run) for run in runs]
+    found = find_runs(settings, runs)
     documents = _evaluated(settings, found, split, shifts, trust, progress or Silent())
     return {key: documents[0][key] for key in ("schema", "task", "split", "rows")} | {"runs": documents}
 
@@ -155,9 +155,10 @@ def _evaluation(
 def _choose_subensembles(comparison: Comparison, settings: Settings, split: str, progress: Progress) -> None:
     """Choose on the validation rows, or say why not: without this baseline the rest still stands."""
     members = len(comparison.answers.members)
+    if members == 1:  # a teacher, whom nobody expects to have parts
+        return None
     if members <= min(SIZES.values()):
-        count = f"{members} member{'s' if members > 1 else ''}"
-        return progress.note(f"No sub-ensembles: the ensemble has {count}, and a part of it fewer.")
+        return progress.note(f"No sub-ensembles: the ensemble has {members} members, and a part of it fewer.")
     if "validation" not in settings.splits():
         return progress.note("No sub-ensembles: data.validation, on which they would be chosen, is not set.")
     try:

@@ -78,6 +78,8 @@ def _trained(path: Path) -> dict[str, Any]:
 
 
 def _chain(chain: Chain) -> dict[str, Any]:
+    from ensemble_distill.teachers.run import weights_and_calibration
+
     first = chain.runs[0].config
     return {
         "kind": "chain",
@@ -85,7 +87,11 @@ def _chain(chain: Chain) -> dict[str, Any]:
         "method": {"name": first.method, "options": dict(first.options)},
         "teachers": [member.to_json() for member in chain.teachers],
         "generations": {
-            run.folder.name: {"student": run.config.to_json()["student"], "learned_from": run.config.members[0].sha256}
+            run.folder.name: {
+                "student": run.config.to_json()["student"],
+                "learned_from": [member.name for member in run.config.members],
+                "sha256": weights_and_calibration(run),
+            }
             for run in chain.runs
         },
     }

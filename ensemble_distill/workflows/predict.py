@@ -23,7 +23,8 @@ WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they 
 def latest_export(settings: Settings) -> Path:
     """The newest `export/model.onnx` of the runs. Raises EdistillError when there is none."""
     runs = Path(settings.output.runs)
-    exports = sorted(runs.glob("*/export/model.onnx"), key=lambda path: path.stat().st_mtime)
+    found = [*runs.glob("*/export/model.onnx"), *runs.glob("*/generation-*/export/model.onnx")]
+    exports = sorted(found, key=lambda path: path.stat().st_mtime)
     if not exports:
         raise EdistillError(f"{runs} holds no exported student. Run edistill export --onnx, or pass --model FILE.")
     return exports[-1]

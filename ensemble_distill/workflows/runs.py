@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble_distill.config import Settings
@@ -30,20 +31,26 @@ def find(settings: Settings, name: str | None) -> Run | Chain:
 
 
 def find_run(settings: Settings, name: str | None) -> Run:
-    """One run; of the latest chain its latest generation by default.
+    """One run, and of a chain its latest finished generation; the latest by default.
 
     Raises:
-        EdistillError: there is none; or it is a chain, and does not say which of its generations.
+        EdistillError: there is none.
     """
-    if name is None:
-        return Run.open(_latest(Path(settings.output.runs)).parent)
     found = find(settings, name)
-    if isinstance(found, Chain):
-        raise EdistillError(
-            f"{found.folder} is a chain of {len(found.runs)} generations. Name one of them: "
-            f"{found.folder.name}/{found.runs[-1].folder.name}."
-        )
-    return found
+    return found.runs[-1] if isinstance(found, Chain) else found
+
+
+def find_runs(settings: Settings, names: Sequence[str]) -> list[Run]:
+    """Runs that are to stand side by side. Raises EdistillError when there is no such run, or it is a chain."""
+    found = [find(settings, name) for name in names]
+    for one in found:
+        if isinstance(one, Chain):
+            raise EdistillError(
+                f"{one.folder} is a chain, whose generations have a table of their own: edistill evaluate "
+                f"{one.folder.name}. Beside runs of the same ensemble its first can stand, "
+                f"{one.folder.name}/{one.runs[0].folder.name}."
+            )
+    return [one for one in found if isinstance(one, Run)]
 
 
 def _finished(runs: Path) -> list[Path]:

@@ -29,6 +29,7 @@ from ensemble_distill.students.sharing import HEAD, share
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student
+from ensemble_distill.teachers.names import first_few
 from ensemble_distill.teachers.run import Pooled
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -108,7 +109,7 @@ def _share(settings: Settings, student: Student, teachers: Sequence[Teacher], he
     if len(teachers) > 1:
         raise EdistillError(
             f"student.share copies modules of one teacher, and there are {len(teachers)}: "
-            f"{', '.join(teacher.member.name for teacher in teachers[:6])}. Choose one, --teacher "
+            f"{first_few([teacher.member.name for teacher in teachers], 6)}. Choose one, --teacher "
             f"{teachers[0].member.name}."
         )
     if heads > 1:

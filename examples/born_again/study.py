@@ -34,12 +34,14 @@ Line = Mapping[str, Any]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shared", type=Path, help="folder that holds data/")
+    parser.add_argument("shared", type=Path, help="folder with data/cifar10.zip: ROOT/train/CLASS/*.jpg, ROOT/test/…")
     parser.add_argument("--work", type=Path, default=HERE / "output", help="where data, caches and runs go")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="some of these; default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default 0 1 2 3 4")
     parser.add_argument("--into", type=Path, default=HERE / "cifar10", help="where the tables go")
     given = parser.parse_args()
+    if not (given.shared / "data" / "cifar10.zip").is_file():
+        parser.error(f"{given.shared} has no data/cifar10.zip (ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg in it)")
     prepare(given.shared, given.work)
     missing = 0
     for seed in given.seeds:  # outermost, so that a study cut short has whole pairs
