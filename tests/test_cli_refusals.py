@@ -172,7 +172,7 @@ def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(f"ensemble_distill.workflows.{module}.{module}", raising(KeyboardInterrupt()))
     result = edistill(name)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "Interrupted. What was finished is kept; cache-logits and train go on from there.\n"
+    assert result.stderr == "Interrupted. What was finished is kept; the same command goes on from there.\n"
 
 
 def test_a_bug_is_status_1_and_keeps_its_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

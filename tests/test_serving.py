@@ -187,7 +187,11 @@ def test_the_newest_export_is_taken(digits: Path, pictures: NDArray[np.uint8]) -
 
 def test_an_output_file_is_written_whole(digits: Path, pictures: NDArray[np.uint8]) -> None:
     result = edistill("predict photos -o out.csv")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "out.csv is written.\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        0,
+        "",
+        "By runs/hydra-s0/export/model.onnx, the newest export.\nout.csv is written.\n",
+    )
     assert Path("out.csv").read_text() == edistill("predict photos").stdout
     assert not list(digits.glob("*.part"))
 

@@ -45,11 +45,11 @@ def register(app: typer.Typer) -> None:
         if model is None and config_file is None and not Path(FILE_NAME).is_file():
             raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
         file = model if model is not None else workflow.latest_export(load_settings(config_file))
-        if model is None:
-            render.message(f"Predicting with {file}, the newest export.")
         if output is not None:
             workflow.refuse_target(output, file, inputs)
         content = workflow.formatted(workflow.predict(file, inputs), "json" if json else style.value)
+        if model is None:
+            render.message(f"By {file}, the newest export.")
         if output is None:
             render.text(content)
         else:

@@ -65,7 +65,7 @@ def exit_statuses() -> Iterator[None]:
         fail(f"A module of your own ended the process (sys.exit({error.code})). Import it without running it.")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        message("Interrupted. What was finished is kept; The same command goes on from there.")
+        message("Interrupted. What was finished is kept; the same command goes on from there.")
         raise typer.Exit(130) from None
 
 
