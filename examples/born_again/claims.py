@@ -44,6 +44,7 @@ def of_family(name: str) -> list[Claim]:
     pairs = (
         ("ban-1", "second", 6, 8),  # Tables 1 and 3 of Wide-ResNets, 1 and 2 of DenseNets: in both families alike
         ("ban-1", "teacher", 6, 8),
+        ("ban+l", "second", 4, 4),
         ("ban+l", "ban-1", 0, 4),
         ("cwtm", "second", 2, 4),  # one higher, one equal
         ("dkpp", "second", 4, 4),
