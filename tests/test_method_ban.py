@@ -60,7 +60,7 @@ def logits() -> Tensor:
 
 
 def test_ban_is_the_student_less_the_teacher(logits: Tensor) -> None:
-    """Equation 4: q − p, the mean over the batch."""
+    """q − p, the mean over the batch."""
     batch = a_batch()
     q, p = softened(logits[:, 0].numpy(), 1.0), probabilities(batch)
     assert_close(found_gradient(loss_of("ban"), batch, logits), (q - p) / B)

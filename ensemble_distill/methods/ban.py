@@ -24,7 +24,7 @@ Objective = Literal["ban", "ban+l", "cwtm", "dkpp"]
 
 
 def teacher_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
-    """KL(teacher ‖ student), the mean over rows and positions: "BAN", equation 4.
+    """KL(teacher ‖ student), the mean over rows and positions: "BAN".
 
     It is the paper's cross-entropy less the teacher's own entropy, which no gradient sees: 0 is a perfect copy.
     """
@@ -84,8 +84,8 @@ def permuted_but_the_largest(values: Tensor, step: Step) -> Tensor:
 
 
 def gradient_split(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
-    """How q − p, the gradient of the divergence from the teacher by the student's logits, splits (section 3.1): its
-    squared norm, the mean over rows, whatever is minimized.
+    """How q − p, the gradient of the divergence from the teacher by the student's logits, splits in
+    the paper: its squared norm, the mean over rows, whatever is minimized.
 
     `gradient_label` is (q_* − p_*)² of the label's class, the ground-truth gradient with the label scaled by the
     teacher's p_*; `gradient_dark` is Σ (q_k − p_k)² of all others, the dark knowledge. Rows whose label is unknown or

@@ -2,7 +2,7 @@
 
 CHAIN/args.toml                   the settings, train.generations among them
 CHAIN/generation-1 … generation-K each a run like any other
-CHAIN/caches/generation-1 …       what each but the last said of the training rows
+CHAIN/caches/generation-1 …       what each but the last said, to teach the next
 """
 
 from __future__ import annotations
