@@ -1,7 +1,7 @@
 """Modules that a student takes from its teacher as they are, and that stay so: the first convolution, the output layer.
 
-Furlanello et al. 2018 (arXiv:1805.04770, Table 5) train residual networks so, which keep the first and the last layer of
-a DenseNet.
+Furlanello et al. 2018 (arXiv:1805.04770, Table 5) train residual networks so, which keep the first and the last
+layer of a DenseNet.
 """
 
 from __future__ import annotations
