@@ -57,3 +57,9 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the shared data folder beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crashes are raised, and nothing here survives a power cut: syncing for real would only take time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

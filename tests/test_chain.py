@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import torch
 from evaluate_helpers import CACHED, Floats, pixels_of, student_of
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
-from tiny import contents, make_folder, refused, save_data, settings
+from tiny import contents, make_folder, refused_and_kept, save_data, settings
 
 from ensemble_distill import load_student
 from ensemble_distill.cache.reader import Cache
@@ -38,9 +35,7 @@ WEIGHTS = "student.safetensors"
 ROWS = {"train": 40, "validation": 24, "test": 10, "transfer": 9}
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +67,6 @@ def chained(folder: Path, name: str, generations: int, overwrite: bool = False, 
 def weights(chain: Path) -> list[bytes]:
     """Of every generation."""
     return [path.read_bytes() for path in sorted(chain.glob(f"generation-*/{WEIGHTS}"))]
-
-
-@contextmanager
-def refused_and_kept(folder: Path, *said: str) -> Iterator[None]:
-    """Expects an EdistillError that says all of this, and that no file has changed."""
-    before = contents(folder)
-    with refused(*said):
-        yield
-    assert contents(folder) == before
 
 
 # --- what each generation learned from --------------------------------------------------------------------------

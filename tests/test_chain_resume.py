@@ -4,7 +4,6 @@ and what is told of how long all of it takes."""
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -42,9 +41,7 @@ OTHER = {"train.lr": 0.05}  # another chain's
 POINTS = range(3, 224, 29)
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 @pytest.fixture(scope="module")

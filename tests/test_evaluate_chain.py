@@ -8,8 +8,6 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from numpy.testing import assert_allclose
 from scipy.special import log_softmax
 from scipy.stats import entropy, norm
 from sklearn.metrics import roc_auc_score
-from tiny import contents, make_folder, refused, settings
+from tiny import make_folder, refused, refused_and_kept, settings
 from typer.testing import CliRunner
 
 from ensemble_distill import load_student
@@ -274,14 +272,6 @@ def test_an_unfinished_chain_has_its_finished_generations(folder: Path) -> None:
     (folder / "runs/all/generation-1/student.safetensors").unlink()
     with refused("runs/all holds no finished generation", "Run edistill train"):
         evaluate(settings(folder), "all")
-
-
-@contextmanager
-def refused_and_kept(folder: Path, *said: str) -> Iterator[None]:
-    before = contents(folder)
-    with refused(*said):
-        yield
-    assert contents(folder) == before
 
 
 def test_commands_that_take_one_run_take_the_last_generation(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,7 @@ def returning(output: str, form: str, variance: float | None = None) -> dict[str
     return {"teachers.output": output, "teachers.variance": variance, "teachers.model-kwargs": kwargs}
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 # --- what it holds ----------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,9 +37,7 @@ ROWS = {"train": 40, "validation": 12}
 METHODS = ["hydra", "kd", "supervised", "batch-ensemble"]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,9 +28,7 @@ EACH_STEP = 1e-9  # minutes between checkpoints
 HARD = {"train.model-ema": True, "train.model-ema-decay": 0.7, "method.hinton-share": 0.4, "train.batch-size": 12}
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,15 @@ def refused(*said: str) -> Iterator[None]:
         assert part in str(caught.value), f"{part!r} is not in: {caught.value}"
 
 
+@contextmanager
+def refused_and_kept(folder: Path, *said: str) -> Iterator[None]:
+    """Expects an EdistillError that says all of this, and that no file has changed."""
+    before = contents(folder)
+    with refused(*said):
+        yield
+    assert contents(folder) == before
+
+
 class Killed(BaseException):
     """What a crash raises: nothing may catch it."""
 
