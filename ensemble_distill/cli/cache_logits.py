@@ -10,6 +10,7 @@ import typer
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Overwrite, Trust, command
 from ensemble_distill.config import Settings
+from ensemble_distill.workflows.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +25,6 @@ def register(app: typer.Typer) -> None:
         Example: edistill cache-logits -j 4
         """
         from ensemble_distill.workflows.cache_logits import cache_logits
-        from ensemble_distill.workflows.words import counted
 
         with render.Shown() as progress:
             report = cache_logits(settings, overwrite=overwrite, trust=trust, progress=progress)

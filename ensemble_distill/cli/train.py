@@ -10,6 +10,7 @@ import typer
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Overwrite, Trust, command
 from ensemble_distill.config import Settings
+from ensemble_distill.workflows.words import counted
 
 if TYPE_CHECKING:
     from ensemble_distill.workflows.generations import ChainReport
@@ -55,11 +56,10 @@ def register(app: typer.Typer) -> None:
             return
         if not report.fresh:
             render.message(f"{report.folder} is up to date.")
-        heads = f"{report.heads} heads" if report.heads > 1 else "1 head"
         render.table(
             f"{report.folder.name}",
             ["method", "heads", "parameters", "seconds"],
-            [[report.method, heads, f"{report.parameters:,}", f"{report.seconds:.1f}"]],
+            [[report.method, counted(report.heads, "head"), f"{report.parameters:,}", f"{report.seconds:.1f}"]],
         )
 
 
@@ -69,8 +69,6 @@ def _show_chain(report: ChainReport, json: bool) -> None:
         return
     if not report.fresh:
         render.message(f"{report.folder} is up to date.")
-    from ensemble_distill.workflows.words import counted
-
     render.table(
         f"{report.folder.name}: {counted(len(report.generations), 'generation')} by {report.method}",
         ["", "parameters", "seconds"],
