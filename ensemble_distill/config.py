@@ -158,10 +158,13 @@ class StudentSettings(Section):
     model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
     kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
     init: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
-        None, description="Start the body from this member's weights; from several, that many bodies side by side."
+        None, description='Start the body from this member; from a list, as ["member-*"], that many side by side.'
     )
     heads: HeadSettings = Field(
         (), description='Hidden sizes of each head; empty is linear. Or "last-stage": a copy of it each.'
+    )
+    compress: float | None = Field(
+        None, gt=0, lt=1, description="Share of their parameters that bodies from student.init keep, in thinner layers."
     )
     share: dict[str, str] = Field(
         {},

@@ -54,6 +54,11 @@ def build_bodies(
     return bodies[0] if count == 1 else SideBySide(bodies)
 
 
+def each(body: nn.Module) -> list[nn.Module]:
+    """The bodies that stand side by side in one; the one itself where none do."""
+    return list(body.bodies) if isinstance(body, SideBySide) else [body]
+
+
 def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
     import timm
 

@@ -35,10 +35,14 @@ class Heads(nn.Module):
 
     Hidden sizes [100, 100] and 10 outputs are the [100, 100, 10] of Tran et al. 2020; none make it linear.
     Output (B, count, outputs).
+
+    Attributes:
+        own: whether features are (B, count · F), and head m reads the m-th F of them alone.
     """
 
-    def __init__(self, count: int, features: int, hidden: Sequence[int], outputs: int) -> None:
+    def __init__(self, count: int, features: int, hidden: Sequence[int], outputs: int, own: bool = False) -> None:
         super().__init__()
+        self.own = own
         sizes = [features, *hidden, outputs]
         self.layers = nn.ModuleList(BatchedLinear(count, i, o) for i, o in itertools.pairwise(sizes))
 
@@ -60,7 +64,10 @@ class Heads(nn.Module):
         return layer
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the last layer sees: features (B, F) themselves, or (B, count, hidden) once there are hidden layers."""
+        """What the last layer sees: features (B, F) themselves, or (B, count, …) where heads have their own or hidden
+        layers."""
+        if self.own:
+            x = torch.unflatten(x, 1, (self.count, -1))
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return x
@@ -73,7 +80,7 @@ class Heads(nn.Module):
     def copied(self, count: int) -> Heads:
         """`count` copies of head 0. They part because their targets differ, not because they do."""
         sizes = [layer.weight.shape for layer in self.layers if isinstance(layer, BatchedLinear)]
-        heads = Heads(count, sizes[0][1], [size[2] for size in sizes[:-1]], sizes[-1][2])
+        heads = Heads(count, sizes[0][1], [size[2] for size in sizes[:-1]], sizes[-1][2], self.own)
         heads.to(self._first.weight)
         for mine, theirs in zip(self.parameters(), heads.parameters(), strict=True):
             theirs.copy_(mine[:1].expand_as(theirs))

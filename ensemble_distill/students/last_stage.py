@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.adapters import KERNEL, Adapters
+from ensemble_distill.students.bodies import each
 from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.per_head import per_head, resized
 from ensemble_distill.students.side_by_side import SideBySide
@@ -102,7 +103,7 @@ def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int)
         EdistillError: it cannot be taken apart there, the last stage cannot be given to each head, or adapters cannot
             map between the two modules' shapes.
     """
-    bodies = list(body.bodies) if isinstance(body, SideBySide) else [body]
+    bodies = each(body)
     parts = [stage.split(one) for one in bodies]
     trunk: nn.Module = SideBySide(p.trunk for p in parts) if len(parts) > 1 else parts[0].trunk
     seen, wanted, features = run_apart(trunk, parts[0], shape)

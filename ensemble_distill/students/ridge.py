@@ -56,7 +56,9 @@ class Ridge:
         """
         covariance, weight, bias = self._solved(ridge)
         values, vectors = torch.linalg.eigh(covariance)
-        root = vectors * values.clamp_min(values.max() * torch.finfo(torch.float64).eps).sqrt()
+        # where nothing varies, nothing is scaled to: the inverse would leave single precision
+        least = max(float(values.max()) * torch.finfo(torch.float64).eps, torch.finfo(torch.float32).tiny ** 0.5)
+        root = vectors * values.clamp_min(least).sqrt()
         seen = root.T @ weight  # (F, M·W): its Gram matrix is the predictions' covariance
         directions = torch.linalg.eigh(seen @ seen.T).eigenvectors[:, -rank:].flip(1)
         shared = root / root.square().sum(0) @ directions  # its columns are orthogonal: the inverse, transposed

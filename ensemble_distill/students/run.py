@@ -20,7 +20,8 @@ from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
-from ensemble_distill.students.bodies import BodyFactory, build_bodies, feature_count
+from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
+from ensemble_distill.students.factored import Ranks, factor
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.last_stage import HeadStack, LastStage, apart
 from ensemble_distill.students.student import Form, Student
@@ -39,6 +40,8 @@ class StudentConfig:
         method, options, source: what trained it; see `Method.source`.
         model, kwargs: its body; a file is written relative to the run folder.
         bodies: how many of them stand side by side; 1 is the body itself.
+        compressed: of each of them the layers that are factors, and their ranks; none for whole bodies.
+        own: whether each head reads the features of its own body alone.
         hidden, heads: hidden sizes of each head, and how many heads there are.
         last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.
         form: whether they are heads on one body, or share body and head but for rank-one factors.
@@ -73,6 +76,8 @@ class StudentConfig:
     bodies: int = 1
     source: str = ""
     last_stage: LastStage | None = None
+    compressed: tuple[Mapping[str, Ranks], ...] = ()
+    own: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no training writes: a damaged file would become a student that is not the one."""
@@ -94,6 +99,11 @@ class StudentConfig:
                     and any(weights)
                 ),
             ),
+            ("each body has its own ranks", len(self.compressed) in (0, self.bodies)),
+            (
+                "heads with their own bodies have one each",
+                self.own is False or (self.own is True and self.bodies == self.heads),
+            ),
             ("there are classes", self.task != "classification" or len(self.classes) > 0),
         ):
             if not holds:
@@ -114,7 +124,9 @@ class StudentConfig:
                 "form": self.form,
                 "family": family_to_json(self.family),
             }
-            | ({"last_stage": self.last_stage.to_json()} if self.last_stage else {}),
+            | ({"last_stage": self.last_stage.to_json()} if self.last_stage else {})
+            | ({"compressed": [dict(ranks) for ranks in self.compressed]} if self.compressed else {})
+            | ({"own": True} if self.own else {}),
             "input": {
                 "kind": self.kind,
                 "shape": list(self.shape),
@@ -154,6 +166,11 @@ class StudentConfig:
             bodies=student.get("bodies", 1),  # a run may be older than this
             source=method.get("source", ""),
             last_stage=None if student.get("last_stage") is None else LastStage.from_json(student["last_stage"]),
+            compressed=tuple(
+                {layer: (inner, outer) for layer, (inner, outer) in ranks.items()}
+                for ranks in student.get("compressed", ())
+            ),
+            own=student.get("own", False),
         )
 
     @classmethod
@@ -173,6 +190,8 @@ class StudentConfig:
         if factory is None and ":" not in self.model:
             kwargs.pop("pretrained", None)
         body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory)
+        for one, ranks in zip(each(body), self.compressed, strict=False):
+            factor(one, ranks)
         features = feature_count(body, self.shape, self.model)
         return self.around(body, features).formed(self.form, self.heads)
 
@@ -181,7 +200,7 @@ class StudentConfig:
         outputs = self.family.width(len(self.classes))
         heads: HeadStack
         if self.last_stage is None:
-            heads = Heads(1, features, self.hidden, outputs)
+            heads = Heads(1, features // self.bodies if self.own else features, self.hidden, outputs, self.own)
         else:
             body, heads = apart(body, self.last_stage, self.shape, outputs)
         return Student(

@@ -36,6 +36,7 @@ from ensemble_distill.training.order import Order
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
+from ensemble_distill.workflows.compress import Thinning, interrupted
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -213,9 +214,11 @@ def _train(
     preprocessing = student_preprocessing(settings.student.preprocessing, cache.manifest.members[0].preprocessing)
     rows = CachedRows(splits, preprocessing)
     device = resolve(settings.train.device)
+    order = Order(len(rows), splits[0].records.views, settings.train.batch_size, settings.train.seed, ranks.current())
+    thinning = Thinning(rows, order, device, progress, None if overwrite else interrupted(folder))
     torch.manual_seed(settings.train.seed)
     config, student, start = build_student(
-        folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
+        folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape, thinning
     )
     if device.type == "mps" and isinstance(config.family, DirichletFamily):
         raise EdistillError(
@@ -239,9 +242,7 @@ def _train(
         stages=stages,
         splits=splits,
         rows=rows,
-        order=Order(
-            len(rows), splits[0].records.views, settings.train.batch_size, settings.train.seed, ranks.current()
-        ),
+        order=order,
         pooling=pooling,
         settings=settings.train.model_copy(update={"freeze_bn": _freezes(settings)}),
         device=device,

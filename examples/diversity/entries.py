@@ -86,6 +86,12 @@ def _stages(bodies: int, rank: int | None) -> tuple[str, ...]:
     return (*_bodies(bodies), *_set(student__heads=f'{{last-stage="stages.2"{limit}}}'))
 
 
+def _thin(percent: int, count: int | None = None) -> tuple[str, ...]:
+    """So many members, or all, at a share of their parameters."""
+    init = '["member-*"]' if count is None else _members(count)
+    return _set(student__init=init, student__compress=f"{percent / 100:g}")
+
+
 CIFAR10 = (
     # bodies of several members side by side, linear heads
     *(Entry(f"bodies-{count}-solved", (*_bodies(count), *SOLVED), _CIFAR10) for count in (3, 5)),
@@ -102,6 +108,13 @@ CIFAR10 = (
     Entry("bodies-5", (*_bodies(5), *_TWO), _CIFAR10),
     # where it began: one body from a member, a Hinton phase
     Entry("plain", (*_set(student__init="member-00"), *_TWO), _CIFAR10),
+    # all ten members, each in thinner layers, each head on its own
+    *(Entry(f"thin-{share}-solved", (*_thin(share), *SOLVED), _CIFAR10) for share in (34, 50, 70)),
+    Entry("thin-34", (*_thin(34), "--epochs", "10", "--lr", "1e-3"), _CIFAR10),
+    Entry("thin-50", (*_thin(50), *_TWO), _CIFAR10),
+    # fewer members, less thin, and heads on all of them
+    Entry("thin-50-six-solved", (*_thin(50, 6), *SOLVED), _CIFAR10),
+    Entry("thin-50-six", (*_thin(50, 6), *_TWO), _CIFAR10),
 )
 
 SEARCH = {"mnist": MNIST, "cifar10": CIFAR10}

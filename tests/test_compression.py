@@ -1,0 +1,271 @@
+"""Thinned networks, against what linear algebra says they can be at best; and students made of thinned members."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.students.compression import compress
+from ensemble_distill.students.factored import factored
+from ensemble_distill.students.run import Run, load_student
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.evaluate import evaluate
+from ensemble_distill.workflows.export import export
+from ensemble_distill.workflows.train import train
+
+
+def thinned(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, tuple[int, int]]:
+    return compress(body.eval(), share, inputs, "member-7", lambda done: None)
+
+
+def count(body: nn.Module) -> int:
+    return sum(p.numel() for p in body.parameters())
+
+
+def convolutional(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, 32, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 20)),
+    )
+
+
+def pictures(rows: int = 60, seed: int = 1) -> list[Tensor]:
+    return list(torch.randn(rows, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).split(20))
+
+
+def test_a_linear_layer_loses_what_eckart_and_young_say() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 30) @ torch.randn(30, 30)
+    layer = nn.Linear(30, 20)
+    body = nn.Sequential(layer)
+    wanted = layer(x).detach()
+    ranks = thinned(body, 0.5, [x])
+    rank = ranks["0"][0]
+    assert rank == (310 - 20) // 50  # 620 parameters, of which half are 50 a rank and the bias
+    lost = (body(x) - wanted).square().sum().item()
+    spectrum = torch.linalg.svdvals((wanted - wanted.mean(0)).double()).square()
+    assert_close(lost, spectrum[rank:].sum().item(), rtol=1e-3, atol=0)
+
+
+def test_a_layer_that_is_a_product_is_found_again() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 24, 3, 2, 1)
+    thin = factored(layer, (5, 6))
+    layer.weight.data = torch.einsum(
+        "or,rshw,si->oihw", thin.expand.weight[..., 0, 0], thin.core.weight, thin.reduce.weight[..., 0, 0]
+    )
+    inputs = list(torch.randn(200, 16, 8, 8).split(50))
+    body = nn.Sequential(layer)
+    wanted = body(inputs[0]).detach()
+    (ranks,) = thinned(body, 0.3, inputs).values()
+    assert ranks[0] >= 5
+    assert ranks[1] >= 6
+    assert_close(body(inputs[0]), wanted, rtol=0, atol=1e-3 * float(wanted.std()))
+
+
+def test_a_larger_share_is_kept_within_and_loses_less() -> None:
+    x, lost = pictures(200), []
+    for share in (0.3, 0.5, 0.8):
+        body = convolutional()
+        body.eval()
+        wanted = torch.cat([body(batch) for batch in x]).detach()
+        whole = count(body)
+        thinned(body, share, x)
+        assert 0.9 * share * whole < count(body) <= share * whole
+        lost.append(((torch.cat([body(batch) for batch in x]) - wanted).square().mean() / wanted.var(0).mean()).item())
+    assert 1 > lost[0] > lost[1] > lost[2]
+
+
+def test_the_last_layer_makes_up_for_what_the_others_lost_of_the_mean() -> None:
+    x, body = pictures(200), convolutional().eval()
+    wanted = torch.cat([body(batch) for batch in x]).detach()
+    assert "9" in thinned(body, 0.3, x)  # solved from what the thin layers before it give
+    found = torch.cat([body(batch) for batch in x]).detach()
+    assert (found - wanted).square().mean() > 0.01 * wanted.var(0).mean()
+    assert_close(found.mean(0), wanted.mean(0), rtol=0, atol=1e-3 * float(wanted.std(0).mean()))
+
+
+class Strange(nn.Module):
+    """Runs a layer twice, one by keyword, and ties two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.keyword = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.tied, self.other = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.other.weight = self.tied.weight
+        self.unused = nn.Linear(12, 12)
+        self.plain = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twice(self.twice(x).relu()).relu()
+        x = self.keyword(input=x).relu()
+        plain: Tensor = self.plain(self.other(self.tied(x).relu()).relu())
+        return plain
+
+
+def test_layers_that_cannot_be_thinned_stay_whole() -> None:
+    body = Strange()
+    assert thinned(body, 0.95, [torch.randn(50, 12)]).keys() == {"plain"}
+    assert isinstance(body.twice, nn.Linear)
+
+
+def test_too_small_a_share_is_refused_with_the_least_there_is() -> None:
+    with pytest.raises(EdistillError, match=r"compress is 0.3.*member-7 keeps 0\.8.*above 0\.8"):
+        thinned(Strange(), 0.3, [torch.randn(50, 12)])
+
+
+def test_constant_inputs_are_no_trouble() -> None:
+    body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    thinned(body, 0.7, [torch.zeros(20, 8)])
+    assert torch.isfinite(body(torch.zeros(2, 8))).all()
+
+
+# --- in a student ---------------------------------------------------------------------------------------------
+
+BODY = """
+from torch import nn
+
+
+def make_teacher():
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, 1, 1), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    )
+
+
+def make_body():
+    return make_teacher()[:5]
+"""
+VIEWS = {"cache.dtype": "float32", "views.count": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three convolutional members of unlike weights."""
+    made = tiny.make_folder(tmp_path_factory.mktemp("thin") / "f", members=0, rows={"train": 120, "test": 60})
+    (made / "model.py").write_text(BODY)
+    (made / "teachers").mkdir()
+    for index in range(3):
+        torch.manual_seed(20 + index)
+        module = nn.Sequential(
+            *(nn.Conv2d(1, 12, 3, 1, 1), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU(), nn.Flatten()),
+            nn.Linear(144, 3),
+        )
+        module[5].weight.data *= 8
+        save_file(module.state_dict(), made / "teachers" / f"member-{index}.safetensors")
+    cache_logits(tiny.settings(made, VIEWS))
+    return made
+
+
+def trained(folder: Path, name: str, **more: object) -> Run:
+    chosen = {"student.init": ["member-*"], "output.name": name, "train.epochs": 0, **VIEWS}
+    chosen |= {key.replace("__", "."): value for key, value in more.items()}
+    return Run.open(train(tiny.settings(folder, chosen)).folder)
+
+
+def diversity(folder: Path, run: Run) -> float:
+    document = evaluate(tiny.settings(folder, VIEWS), run.folder.name)
+    return float(document["fidelity"]["diversity_explained"])
+
+
+def test_heads_on_a_body_each_read_that_one_alone(folder: Path) -> None:
+    run = trained(folder, "whole", student__init=["member-2", "member-0", "member-1"], method__ridge=1e-8)
+    assert (run.config.own, run.config.bodies, run.config.compressed) == (True, 3, ())
+    student = run.student()
+    assert student.heads.last.weight.shape == (3, 144, 3)
+    theirs = load_file(folder / "teachers/member-1.safetensors")
+    assert_close(student.body.bodies[1].state_dict()["2.weight"], theirs["2.weight"])
+    assert diversity(folder, run) > 0.999  # it is the ensemble
+
+
+def test_thinned_members_keep_what_their_share_allows(folder: Path) -> None:
+    runs = [trained(folder, f"thin-{share}", student__compress=share) for share in (0.3, 0.8)]
+    less, more = (diversity(folder, run) for run in runs)
+    assert 0.2 < less < more < 0.999
+    assert more > 0.9
+    for run, share in zip(runs, (0.3, 0.8), strict=True):
+        whole = sum(
+            t.numel() for name, t in load_file(folder / "teachers/member-0.safetensors").items() if name[0] < "5"
+        )
+        assert all(count(body) <= share * whole for body in run.student().body.bodies)
+
+
+def test_such_a_run_is_trained_on_exported_and_loaded(folder: Path) -> None:
+    run = trained(folder, "on", student__compress=0.2, train__epochs=8, train__lr=1e-3)
+    rows = csv.DictReader((run.folder / "summary.csv").read_text().splitlines())
+    losses = [float(row["train_loss"]) for row in rows]
+    assert losses[-1] < losses[0] / 2
+    assert export(tiny.settings(folder, VIEWS), "on", onnx=True)[0].is_file()
+    x = torch.randn(2, 1, 6, 6)
+    with torch.no_grad():
+        assert_close(load_student(run.folder)(x), run.student()(x))
+
+
+def test_an_interrupted_training_has_the_ranks_it_began_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(folder, "straight", student__compress=0.4, train__epochs=2)
+
+    class Killed(BaseException):
+        pass
+
+    from ensemble_distill.training import loop
+
+    step = loop.Training._step
+
+    def dies(self: loop.Training, state: Any, rows: Any) -> float:
+        if state.step == 20:
+            raise Killed
+        return step(self, state, rows)
+
+    ways = {"student__compress": 0.4, "train__epochs": 2, "train__checkpoint_minutes": 1e-9}
+    monkeypatch.setattr(loop.Training, "_step", dies)
+    with pytest.raises(Killed):
+        trained(folder, "killed", **ways)
+    monkeypatch.setattr(loop.Training, "_step", step)
+    monkeypatch.setattr("ensemble_distill.workflows.compress.compress", None)  # the checkpoint holds what it found
+    resumed = trained(folder, "killed", **ways)
+    assert (resumed.folder / "student.safetensors").read_bytes() == (whole.folder / "student.safetensors").read_bytes()
+
+
+def test_one_body_from_one_member_is_thinned_too(folder: Path) -> None:
+    run = trained(folder, "single", student__init="member-0", student__compress=0.4, train__epochs=1)
+    assert (run.config.own, run.config.bodies, len(run.config.compressed)) == (False, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"student.init": None}, r"student.compress is 0.4.*student.init = \[\"member-\*\"\] for all"),
+        ({"student.heads": "last-stage"}, "student.compress is 0.4, and student.heads begin at"),
+        ({"student.compress": 0.01}, r"student.compress is 0.01.*member-0 keeps 0\.\d+ of its"),
+        ({"student.compress": 1.0}, "less than 1"),
+        ({"method.hinton-share": 0.3}, "stage hinton of hydra has 1"),
+        ({"student.init": ["nobody-*"]}, "student.init is 'nobody-\\*', and the members are member-0"),
+        ({"student.init": ["member-*", "member-1"]}, "names member-1 2 times"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(folder: Path, more: dict[str, object], told: str) -> None:
+    chosen = {"student.init": ["member-*"], "student.compress": 0.4, "output.name": "refused", **VIEWS, **more}
+    with pytest.raises(EdistillError, match=told):
+        train(tiny.settings(folder, {key: value for key, value in chosen.items() if value is not None}))
+    assert not (folder / "runs" / "refused" / "student.safetensors").exists()
+
+
+def test_a_damaged_record_of_ranks_is_refused_by_name(folder: Path) -> None:
+    run = trained(folder, "damaged", student__compress=0.4)
+    config = run.folder / "config.json"
+    good = config.read_text()
+    for old, new in (('"compressed": [', '"compressed": [{}, '), ('"own": true', '"own": 3')):
+        assert old in good
+        config.write_text(good.replace(old, new))
+        with pytest.raises(EdistillError, match=r"config\.json is damaged"):
+            Run.open(run.folder)
