@@ -118,4 +118,4 @@ CIFAR10 = (
 )
 
 SEARCH = {"mnist": MNIST, "cifar10": CIFAR10}
-FINAL = {"mnist": ("rank-96",), "cifar10": ("bodies-5",)}
+FINAL = {"mnist": ("rank-96",), "cifar10": ("bodies-5", "thin-50-six")}
