@@ -115,6 +115,7 @@ CIFAR10 = (
     # training on from there
     Entry("thin-50-six-lr-1e-3", (*_thin(50, 6), *_TWO), _CIFAR10),
     Entry("thin-50-six", (*_thin(50, 6), "--epochs", "2", "--lr", "2e-4"), _CIFAR10),
+    Entry("thin-50", (*_thin(50), "--epochs", "2", "--lr", "2e-4"), _CIFAR10),
 )
 
 SEARCH = {"mnist": MNIST, "cifar10": CIFAR10}
