@@ -37,7 +37,7 @@ from ensemble_distill.workflows.generations import train_chain
 from ensemble_distill.workflows.runs import find, find_run
 from ensemble_distill.workflows.train import train
 
-EXACT: dict[str, Any] = {"rtol": 5e-5, "atol": 1e-7}  # float32 networks
+EXACT: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}  # float32 networks
 GENERATIONS = ["generation-1", "generation-2", "generation-3"]
 ROWS = {"train": 40, "validation": 24, "test": 30, "ood/noise": 21}
 
