@@ -164,7 +164,7 @@ class StudentSettings(Section):
         (), description='Hidden sizes of each head; empty is linear. Or "last-stage": a copy of it each.'
     )
     compress: float | None = Field(
-        None, gt=0, lt=1, description="Share of their parameters that bodies from student.init keep, in thinner layers."
+        None, gt=0, lt=1, description="Share of the parameters that bodies from student.init keep, in low-rank layers."
     )
     share: dict[str, str] = Field(
         {},

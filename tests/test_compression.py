@@ -1,29 +1,35 @@
-"""Thinned networks, against what linear algebra says they can be at best; and students made of thinned members."""
+"""Compressed networks, against what linear algebra says they can be at best; and students made of such members."""
 
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.compression import compress
-from ensemble_distill.students.factored import factored
+from ensemble_distill.students.factored import factor, factors_of
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
+from ensemble_distill.workflows.generations import train_chain
 from ensemble_distill.workflows.train import train
 
 
-def thinned(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, tuple[int, int]]:
+def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, tuple[int, int]]:
     return compress(body.eval(), share, inputs, "member-7", lambda done: None)
 
 
@@ -50,7 +56,7 @@ def test_a_linear_layer_loses_what_eckart_and_young_say() -> None:
     layer = nn.Linear(30, 20)
     body = nn.Sequential(layer)
     wanted = layer(x).detach()
-    ranks = thinned(body, 0.5, [x])
+    ranks = compressed(body, 0.5, [x])
     rank = ranks["0"][0]
     assert rank == (310 - 20) // 50  # 620 parameters, of which half are 50 a rank and the bias
     lost = (body(x) - wanted).square().sum().item()
@@ -61,14 +67,14 @@ def test_a_linear_layer_loses_what_eckart_and_young_say() -> None:
 def test_a_layer_that_is_a_product_is_found_again() -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(16, 24, 3, 2, 1)
-    thin = factored(layer, (5, 6))
+    thin = factors_of(layer, (5, 6))
     layer.weight.data = torch.einsum(
         "or,rshw,si->oihw", thin.expand.weight[..., 0, 0], thin.core.weight, thin.reduce.weight[..., 0, 0]
     )
     inputs = list(torch.randn(200, 16, 8, 8).split(50))
     body = nn.Sequential(layer)
     wanted = body(inputs[0]).detach()
-    (ranks,) = thinned(body, 0.3, inputs).values()
+    (ranks,) = compressed(body, 0.3, inputs).values()
     assert ranks[0] >= 5
     assert ranks[1] >= 6
     assert_close(body(inputs[0]), wanted, rtol=0, atol=1e-3 * float(wanted.std()))
@@ -81,7 +87,7 @@ def test_a_larger_share_is_kept_within_and_loses_less() -> None:
         body.eval()
         wanted = torch.cat([body(batch) for batch in x]).detach()
         whole = count(body)
-        thinned(body, share, x)
+        compressed(body, share, x)
         assert 0.9 * share * whole < count(body) <= share * whole
         lost.append(((torch.cat([body(batch) for batch in x]) - wanted).square().mean() / wanted.var(0).mean()).item())
     assert 1 > lost[0] > lost[1] > lost[2]
@@ -90,14 +96,14 @@ def test_a_larger_share_is_kept_within_and_loses_less() -> None:
 def test_the_last_layer_makes_up_for_what_the_others_lost_of_the_mean() -> None:
     x, body = pictures(200), convolutional().eval()
     wanted = torch.cat([body(batch) for batch in x]).detach()
-    assert "9" in thinned(body, 0.3, x)  # solved from what the thin layers before it give
+    assert "9" in compressed(body, 0.3, x)  # solved from what the thin layers before it give
     found = torch.cat([body(batch) for batch in x]).detach()
     assert (found - wanted).square().mean() > 0.01 * wanted.var(0).mean()
     assert_close(found.mean(0), wanted.mean(0), rtol=0, atol=1e-3 * float(wanted.std(0).mean()))
 
 
 class Strange(nn.Module):
-    """Runs a layer twice, one by keyword, and ties two."""
+    """Runs a layer twice, one by keyword, ties two, reads the weight of one and has one where nobody looks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,30 +111,114 @@ class Strange(nn.Module):
         self.tied, self.other = nn.Linear(12, 12), nn.Linear(12, 12)
         self.other.weight = self.tied.weight
         self.unused = nn.Linear(12, 12)
+        self.read, self.behind = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.list = [self.behind]
         self.plain = nn.Linear(12, 12)
 
     def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
         x = self.twice(self.twice(x).relu()).relu()
         x = self.keyword(input=x).relu()
+        x = self.list[0](self.read(x.to(self.read.weight.dtype)))
         plain: Tensor = self.plain(self.other(self.tied(x).relu()).relu())
         return plain
 
 
-def test_layers_that_cannot_be_thinned_stay_whole() -> None:
-    body = Strange()
-    assert thinned(body, 0.95, [torch.randn(50, 12)]).keys() == {"plain"}
+def test_layers_that_cannot_be_factors_stay_whole() -> None:
+    body, x = Strange(), torch.randn(50, 12)
+    kept = x.clone()
+    assert compressed(body, 0.97, [x]).keys() == {"plain"}
     assert isinstance(body.twice, nn.Linear)
+    assert_close(x, kept)
+    body(x)
+
+
+def test_transformer_layers_run_on_whatever_stands_in_them() -> None:
+    body = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Flatten(), nn.Linear(80, 20))
+    assert compressed(body, 0.8, [torch.randn(40, 5, 16)]).keys() == {"2"}
+    for mode in (True, False):
+        with torch.no_grad():
+            assert body.train(mode)(torch.randn(2, 5, 16)).isfinite().all()
 
 
 def test_too_small_a_share_is_refused_with_the_least_there_is() -> None:
-    with pytest.raises(EdistillError, match=r"compress is 0.3.*member-7 keeps 0\.8.*above 0\.8"):
-        thinned(Strange(), 0.3, [torch.randn(50, 12)])
+    with pytest.raises(EdistillError, match=r"compress is 0.3.*member-7 keeps 0\.9 of.*above 0\.9"):
+        compressed(Strange(), 0.3, [torch.randn(50, 12)])
 
 
-def test_constant_inputs_are_no_trouble() -> None:
-    body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-    thinned(body, 0.7, [torch.zeros(20, 8)])
-    assert torch.isfinite(body(torch.zeros(2, 8))).all()
+@pytest.mark.parametrize("body", [nn.Linear(12, 12), nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten())])
+def test_a_body_without_a_layer_to_make_smaller_is_refused(body: nn.Module) -> None:
+    x = torch.randn(9, 12) if isinstance(body, nn.Linear) else torch.randn(9, 4, 5, 5)
+    with pytest.raises(EdistillError, match="none of member-7's layers can be made smaller"):
+        compressed(body, 0.5, [x])
+
+
+@pytest.mark.parametrize("value", [0.0, 1000.0, -0.3])
+def test_what_does_not_vary_gets_no_weight(value: float) -> None:
+    x, varied = torch.full((80, 6, 8, 8), value), torch.randn(80, 6, 8, 8)
+    varied[:, 3:] = value
+    for rows in (x, varied):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Conv2d(6, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(288, 8))
+        wanted = body.eval()(rows).detach()
+        assert compressed(body, 0.6, [rows])
+        assert max(float(p.detach().abs().max()) for p in body.parameters()) < 1e4
+        assert (body(rows).detach() - wanted).square().mean() < 0.3 * wanted.square().mean()
+
+
+class OneDead(nn.Module):
+    """All that comes through is of one channel: ranks beyond the first bring nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 40, 3, 1, 1, bias=False), nn.Conv2d(40, 40, 3, 1, 1)
+        self.first.weight.data[1:] = self.first.weight.data[:1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.second(self.first(x)).flatten(1)
+        return found
+
+
+def test_ranks_that_bring_nothing_are_not_paid_for() -> None:
+    body, x = OneDead().eval(), torch.randn(60, 1, 6, 6)
+    wanted = body(x).detach()
+    ranks = compressed(body, 0.9, [x])["second"]
+    assert ranks[0] == 1  # what nine neighbors say of 40 channels is rank 9 at most
+    assert ranks[1] <= 9
+    assert count(body) < 0.2 * count(OneDead())
+    assert_close(body(x), wanted, rtol=0, atol=2e-3 * float(wanted.std()))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
+    st.floats(0.05, 0.95),
+    st.integers(0, 99),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_whatever_ranks_are_chosen_can_be_solved_for(
+    layers: list[tuple[int, int, int]], share: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    widths = [2, *(width for width, _, _ in layers)]
+    body = nn.Sequential(
+        *(
+            nn.Conv2d(inputs, outputs, (height, width), padding=(height // 2, width // 2))
+            for (inputs, outputs), (_, height, width) in zip(itertools.pairwise(widths), layers, strict=True)
+        ),
+        nn.Flatten(),
+    )
+    whole, x = count(body), torch.randn(30, 2, 4, 4)
+    try:
+        ranks = compressed(body, share, [x])
+    except EdistillError:
+        return  # so small a share there is not
+    assert count(body) <= share * whole
+    assert torch.isfinite(body(x)).all()
+    fresh = nn.Sequential(*(nn.Conv2d(layer_in, out, 1) for layer_in, out in itertools.pairwise(widths)), nn.Flatten())
+    for index, (_, height, width) in enumerate(layers):
+        fresh[index] = nn.Conv2d(widths[index], widths[index + 1], (height, width))
+    factor(fresh, ranks)  # as a run is loaded
+    assert fresh.state_dict().keys() == body.state_dict().keys()
 
 
 # --- in a student ---------------------------------------------------------------------------------------------
@@ -180,7 +270,7 @@ def diversity(folder: Path, run: Run) -> float:
 
 def test_heads_on_a_body_each_read_that_one_alone(folder: Path) -> None:
     run = trained(folder, "whole", student__init=["member-2", "member-0", "member-1"], method__ridge=1e-8)
-    assert (run.config.own, run.config.bodies, run.config.compressed) == (True, 3, ())
+    assert (run.config.own_body, run.config.bodies, run.config.compressed) == (True, 3, ())
     student = run.student()
     assert student.heads.last.weight.shape == (3, 144, 3)
     theirs = load_file(folder / "teachers/member-1.safetensors")
@@ -231,19 +321,36 @@ def test_an_interrupted_training_has_the_ranks_it_began_with(folder: Path, monke
     with pytest.raises(Killed):
         trained(folder, "killed", **ways)
     monkeypatch.setattr(loop.Training, "_step", step)
-    monkeypatch.setattr("ensemble_distill.workflows.compress.compress", None)  # the checkpoint holds what it found
+    monkeypatch.setattr("ensemble_distill.workflows.compressed.compress", None)  # the checkpoint holds what it found
     resumed = trained(folder, "killed", **ways)
     assert (resumed.folder / "student.safetensors").read_bytes() == (whole.folder / "student.safetensors").read_bytes()
 
 
 def test_one_body_from_one_member_is_thinned_too(folder: Path) -> None:
     run = trained(folder, "single", student__init="member-0", student__compress=0.4, train__epochs=1)
-    assert (run.config.own, run.config.bodies, len(run.config.compressed)) == (False, 1, 1)
+    assert (run.config.own_body, run.config.bodies, len(run.config.compressed)) == (False, 1, 1)
+
+
+@pytest.mark.parametrize("method", ["kd", "ban", "endd", "proxy-endd", "batch-ensemble", "supervised"])
+def test_methods_with_fewer_heads_than_bodies_read_all_of_them(folder: Path, method: str) -> None:
+    run = trained(folder, method, student__compress=0.5, train__method=method, train__epochs=1)
+    assert (run.config.own_body, run.config.bodies, len(run.config.compressed)) == (False, 3, 3)
+    with torch.no_grad():
+        assert run.student()(torch.randn(2, 1, 6, 6)).isfinite().all()
+
+
+def test_the_first_of_a_chain_alone_starts_from_a_member(folder: Path) -> None:
+    chosen = {"student.init": "member-1", "student.compress": 0.4, "train.teacher": "member-1", **VIEWS}
+    chosen |= {"train.method": "ban", "train.generations": 2, "output.name": "chain", "train.epochs": 1}
+    chain = train_chain(tiny.settings(folder, chosen)).folder
+    assert [len(Run.open(chain / f"generation-{g}").config.compressed) for g in (1, 2)] == [1, 0]
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        ({"train.method": "kd", "student.heads": "last-stage"}, "student.compress is 0.4, and student.heads begin at"),
+        ({"student.init": "member-*"}, r"student.init is 'member-\*', and the members are"),
         ({"student.init": None}, r"student.compress is 0.4.*student.init = \[\"member-\*\"\] for all"),
         ({"student.heads": "last-stage"}, "student.compress is 0.4, and student.heads begin at"),
         ({"student.compress": 0.01}, r"student.compress is 0.01.*member-0 keeps 0\.\d+ of its"),
@@ -264,7 +371,15 @@ def test_a_damaged_record_of_ranks_is_refused_by_name(folder: Path) -> None:
     run = trained(folder, "damaged", student__compress=0.4)
     config = run.folder / "config.json"
     good = config.read_text()
-    for old, new in (('"compressed": [', '"compressed": [{}, '), ('"own": true', '"own": 3')):
+    ranks = re.search(r'"2": \[\s*(\d+),', good)
+    assert ranks is not None
+    for old, new in (
+        ('"compressed": [', '"compressed": [{}, '),
+        (ranks[0], ranks[0].replace(ranks[1], "-1")),
+        (ranks[0], ranks[0].replace(ranks[1], "2.5")),
+        (ranks[0], ranks[0] + " 1,"),
+        ('"own_body": true', '"own_body": 3'),
+    ):
         assert old in good
         config.write_text(good.replace(old, new))
         with pytest.raises(EdistillError, match=r"config\.json is damaged"):

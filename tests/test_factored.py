@@ -11,7 +11,15 @@ from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.factored import factor, factored, is_factorable, most, weights_of
+from ensemble_distill.students.factored import (
+    admits,
+    channels,
+    factor,
+    factors_of,
+    is_factorable,
+    parameters_of,
+    positions,
+)
 
 LAYERS = st.builds(
     lambda kind, inputs, outputs, stride: {
@@ -28,24 +36,41 @@ LAYERS = st.builds(
 
 
 @given(LAYERS, st.data())
-def test_factors_have_the_shapes_and_the_weights_that_they_are_counted_at(
+def test_factors_have_the_shapes_and_the_parameters_that_they_are_counted_at(
     layer: nn.Conv2d | nn.Linear, data: st.DataObject
 ) -> None:
-    inner, outer = (data.draw(st.integers(1, limit)) for limit in most(layer))
-    ranks = (inner, outer if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1) else inner)
-    factors = factored(layer, ranks)
+    inner, outer = (data.draw(st.integers(1, limit)) for limit in channels(layer))
+    ranks = (inner, outer if positions(layer) > 1 else inner)
+    factors = factors_of(layer, ranks)
     x = torch.randn(2, layer.in_features) if isinstance(layer, nn.Linear) else torch.randn(2, layer.in_channels, 9, 8)
     assert factors(x).shape == layer(x).shape
-    weights = sum(p.numel() for name, p in factors.named_parameters() if name.endswith("weight"))
-    assert weights_of(layer, ranks) == min(weights, layer.weight.numel())
+    assert parameters_of(layer, ranks) == sum(p.numel() for p in factors.parameters())
+    assert parameters_of(layer) == sum(p.numel() for p in layer.parameters())
     assert [name for name, _ in factors.named_parameters() if name.endswith("bias")] == [
         "expand.bias" if hasattr(factors, "expand") else "core.bias"
     ]
 
 
+@given(LAYERS, st.data())
+def test_ranks_are_admitted_where_each_factor_can_have_full_rank(
+    layer: nn.Conv2d | nn.Linear, data: st.DataObject
+) -> None:
+    ranks = tuple(data.draw(st.integers(1, 7)) for _ in range(2))
+    factors = dict(factors_of(layer, (ranks[0], ranks[1])).named_children())
+    core = factors["core"].weight
+    assert isinstance(core, torch.Tensor)
+    wide = channels(layer)
+    fits = ranks[0] <= wide[0] and ranks[1] <= wide[1]
+    if positions(layer) == 1:
+        fits = ranks[0] == ranks[1] <= min(wide)
+    else:  # the core, seen from either side, has rows enough for its columns
+        fits &= ranks[1] <= core[0].numel() and ranks[0] <= core[:, 0].numel()
+    assert admits(layer, (ranks[0], ranks[1])) == fits
+
+
 def test_three_factors_are_one_convolution_whose_kernel_is_their_product() -> None:
     layer = nn.Conv2d(5, 7, 3, 2, 1)
-    factors = factored(layer, (2, 4))
+    factors = factors_of(layer, (2, 4))
     reduce, core, expand = factors.reduce.weight[..., 0, 0], factors.core.weight, factors.expand.weight[..., 0, 0]
     kernel = torch.einsum("or,rshw,si->oihw", expand, core, reduce)
     x = torch.randn(3, 5, 8, 8)
@@ -71,10 +96,11 @@ def test_other_layers_are_left_as_they_are(layer: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("ranks", "told"),
     [
-        ({"1": (1, 1)}, "body's 1, and that is a ReLU"),
-        ({"2": (1, 1)}, "body's 2, and that is not there"),
-        ({"0": (3, 3)}, r"factors of rank \(3, 3\).*no more than \(2, 2\)"),
-        ({"0": (0, 0)}, r"factors of rank \(0, 0\)"),
+        ({"1": (1, 1)}, "body's '1', and that is a ReLU"),
+        ({"2": (1, 1)}, "body's '2', and that is not there"),
+        ({"": (1, 1)}, "body's '', and that is not there"),
+        ({"0": (3, 3)}, r"factors of ranks \(3, 3\).*a layer of 4 to 2 channels has none such"),
+        ({"0": (0, 0)}, r"factors of ranks \(0, 0\)"),
     ],
 )
 def test_factors_that_do_not_fit_the_body_are_refused(ranks: dict[str, tuple[int, int]], told: str) -> None:

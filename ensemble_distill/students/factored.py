@@ -1,5 +1,5 @@
-"""Layers as products of thinner ones: a convolution in three factors (Tucker-2: Kim et al. 2016, arXiv:1511.06530), a
-linear layer in two."""
+"""Layers as products of factors of lower rank: of a convolution three (Tucker-2: Kim et al. 2016, arXiv:1511.06530), of
+a linear layer two."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 
-Ranks = tuple[int, int]  # channels between the factors: after the first and before the last; a linear layer has one
+Ranks = tuple[int, int]  # channels after the first factor and before the last; of two factors they are the same
 PUT_BACK = "Put back the body it was trained with."
 Layer = nn.Conv2d | nn.Linear
 
 
 def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
     """Whether it is torch's own linear or ungrouped 2-D convolution, and not a kind of it with ways of its own."""
-    if hasattr(module, "parametrizations"):
+    if hasattr(module, "parametrizations") or module._forward_hooks or module._forward_pre_hooks:
         return False
     if type(module) is nn.Conv2d:
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return type(module) is nn.Linear
 
 
-def is_spatial(layer: Layer) -> bool:
-    """Whether it has a kernel of several positions, and so a core between two factors."""
-    return isinstance(layer, nn.Conv2d) and math.prod(layer.kernel_size) > 1
+def positions(layer: Layer) -> int:
+    """Of its kernel; with several there is a core between two factors."""
+    return math.prod(layer.kernel_size) if isinstance(layer, nn.Conv2d) else 1
 
 
 def channels(layer: Layer) -> tuple[int, int]:
@@ -38,26 +38,32 @@ def channels(layer: Layer) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
-def most(layer: Layer) -> Ranks:
-    """The highest ranks that its factors may have."""
-    inputs, outputs = channels(layer)
-    return (inputs, outputs) if is_spatial(layer) else (min(inputs, outputs),) * 2
-
-
-def weights_of(layer: Layer, ranks: Ranks) -> int:
-    """How many weights its factors have, biases aside; those of the layer where factors would have more."""
-    inputs, outputs = channels(layer)
+def admits(layer: Layer, ranks: Ranks) -> bool:
+    """Whether its factors may have these ranks: none is higher than the factors beside it let through."""
     inner, outer = ranks
+    inputs, outputs = channels(layer)
+    kernel = positions(layer)
+    if kernel == 1:
+        return 0 < inner == outer <= min(inputs, outputs)
+    return 0 < inner <= min(inputs, outer * kernel) and 0 < outer <= min(outputs, inner * kernel)
+
+
+def parameters_of(layer: Layer, ranks: Ranks | None = None) -> int:
+    """How many its factors have, the bias included; without ranks those of the layer itself."""
     whole = layer.weight.numel()
-    if not is_spatial(layer):
-        return min(whole, inner * (inputs + outputs))
+    inputs, outputs = channels(layer)
+    if ranks is None:
+        return whole + (0 if layer.bias is None else outputs)
+    inner, outer = ranks
+    if positions(layer) == 1:
+        return inner * (inputs + outputs) + outputs
     reduce, expand = (inputs * inner if inner < inputs else 0), (outer * outputs if outer < outputs else 0)
-    return min(whole, reduce + whole // (inputs * outputs) * inner * outer + expand)
+    return reduce + positions(layer) * inner * outer + expand + outputs
 
 
-def factored(layer: Layer, ranks: Ranks) -> nn.Sequential:
-    """Fresh factors of a layer, on its device: `reduce`, `core` and `expand`, of which those of full rank are left out;
-    without a kernel of several positions `core` is a thin layer and there is no `reduce`.
+def factors_of(layer: Layer, ranks: Ranks) -> nn.Sequential:
+    """Fresh factors of a layer, on its device: `reduce`, `core` and `expand`. For a kernel of one position there is no
+    `reduce`; elsewhere `reduce` and `expand` are left out at full rank.
 
     x to the same shape as the layer's. Only the last of them has a bias, so that padding stays zero to the core.
     """
@@ -67,9 +73,9 @@ def factored(layer: Layer, ranks: Ranks) -> nn.Sequential:
     if isinstance(layer, nn.Linear):
         parts["core"], parts["expand"] = nn.Linear(inputs, outer, bias=False), nn.Linear(outer, outputs)
     else:
-        if is_spatial(layer) and inner < inputs:
+        if positions(layer) > 1 and inner < inputs:
             parts["reduce"], inputs = nn.Conv2d(inputs, inner, 1, bias=False), inner
-        expanded = outer < outputs or not is_spatial(layer)
+        expanded = outer < outputs or positions(layer) == 1
         ways: Any = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation")}
         parts["core"] = nn.Conv2d(inputs, outer, **ways, bias=not expanded)
         if expanded:
@@ -85,16 +91,17 @@ def factor(body: nn.Module, ranks: Mapping[str, Ranks]) -> None:
     """
     layers = dict(body.named_modules())
     for name, wanted in ranks.items():
-        layer = layers.get(name)
+        layer = layers.get(name) if name else None  # a body that is a layer itself has nowhere to put factors
         if layer is None or not is_factorable(layer):
             there = "is not there" if layer is None else f"is a {type(layer).__name__}, which has none"
-            raise EdistillError(f"The student has factors of its body's {name}, and that {there}. {PUT_BACK}")
-        if not all(0 < rank <= limit for rank, limit in zip(wanted, most(layer), strict=True)):
+            raise EdistillError(f"The student has factors of its body's {name!r}, and that {there}. {PUT_BACK}")
+        if not admits(layer, wanted):
+            inputs, outputs = channels(layer)
             raise EdistillError(
-                f"The student has factors of rank {wanted} of its body's {name}, and they can have no more than "
-                f"{most(layer)}. {PUT_BACK}"
+                f"The student has factors of ranks {wanted} of its body's {name}, and a layer of {inputs} to {outputs} "
+                f"channels has none such. {PUT_BACK}"
             )
-        replace(body, name, factored(layer, wanted))
+        replace(body, name, factors_of(layer, wanted))
 
 
 def replace(body: nn.Module, name: str, module: nn.Module) -> None:
@@ -103,6 +110,6 @@ def replace(body: nn.Module, name: str, module: nn.Module) -> None:
     body.get_submodule(parent)._modules[child] = module
 
 
-def flat(x: Tensor, layer: Layer) -> Tensor:
+def by_position(x: Tensor, layer: Layer) -> Tensor:
     """A layer's input or output as (positions, channels)."""
     return (x.movedim(1, -1) if isinstance(layer, nn.Conv2d) else x).flatten(0, -2)

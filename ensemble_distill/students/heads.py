@@ -37,12 +37,12 @@ class Heads(nn.Module):
     Output (B, count, outputs).
 
     Attributes:
-        own: whether features are (B, count · F), and head m reads the m-th F of them alone.
+        own_body: whether features are (B, count · F), and head m reads the m-th F of them alone.
     """
 
-    def __init__(self, count: int, features: int, hidden: Sequence[int], outputs: int, own: bool = False) -> None:
+    def __init__(self, count: int, features: int, hidden: Sequence[int], outputs: int, own_body: bool = False) -> None:
         super().__init__()
-        self.own = own
+        self.own_body = own_body
         sizes = [features, *hidden, outputs]
         self.layers = nn.ModuleList(BatchedLinear(count, i, o) for i, o in itertools.pairwise(sizes))
 
@@ -66,7 +66,7 @@ class Heads(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """What the last layer sees: features (B, F) themselves, or (B, count, …) where heads have their own or hidden
         layers."""
-        if self.own:
+        if self.own_body:
             x = torch.unflatten(x, 1, (self.count, -1))
         for layer in self.layers[:-1]:
             x = layer(x).relu()
@@ -80,7 +80,7 @@ class Heads(nn.Module):
     def copied(self, count: int) -> Heads:
         """`count` copies of head 0. They part because their targets differ, not because they do."""
         sizes = [layer.weight.shape for layer in self.layers if isinstance(layer, BatchedLinear)]
-        heads = Heads(count, sizes[0][1], [size[2] for size in sizes[:-1]], sizes[-1][2], self.own)
+        heads = Heads(count, sizes[0][1], [size[2] for size in sizes[:-1]], sizes[-1][2], self.own_body)
         heads.to(self._first.weight)
         for mine, theirs in zip(self.parameters(), heads.parameters(), strict=True):
             theirs.copy_(mine[:1].expand_as(theirs))

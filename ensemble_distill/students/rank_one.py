@@ -133,7 +133,7 @@ class RankOneHeads(Heads):
 
     def __init__(self, layers: list[RankOneLayer]) -> None:
         nn.Module.__init__(self)
-        self.own = False
+        self.own_body = False
         self.layers = nn.ModuleList(layers)
 
     @property

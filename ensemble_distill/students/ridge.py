@@ -56,12 +56,12 @@ class Ridge:
         """
         covariance, weight, bias = self._solved(ridge)
         values, vectors = torch.linalg.eigh(covariance)
-        # where nothing varies, nothing is scaled to: the inverse would leave single precision
+        # where nothing varies, nothing is scaled to 1: the inverse would leave single precision
         least = max(float(values.max()) * torch.finfo(torch.float64).eps, torch.finfo(torch.float32).tiny ** 0.5)
-        root = vectors * values.clamp_min(least).sqrt()
-        seen = root.T @ weight  # (F, M·W): its Gram matrix is the predictions' covariance
-        directions = torch.linalg.eigh(seen @ seen.T).eigenvectors[:, -rank:].flip(1)
-        shared = root / root.square().sum(0) @ directions  # its columns are orthogonal: the inverse, transposed
+        values = torch.where(values > least, values, 0)
+        seen = (vectors * values.sqrt()).T @ weight  # (F, M·W): its Gram matrix is the predictions' covariance
+        directions = torch.linalg.svd(seen, full_matrices=False).U[:, :rank]
+        shared = vectors * torch.where(values > 0, values.rsqrt(), 0) @ directions
         own = directions.T @ seen
         bias = bias + self._mean @ (weight - shared @ own)
         return shared, self._by_member(own), bias.view(self._shape)
@@ -75,13 +75,15 @@ class Ridge:
         return weight.view(len(weight), *self._shape).transpose(0, 1).contiguous()
 
     def _solved(self, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The penalized covariance (F, F), weights (F, M·W) and biases (M·W)."""
+        """The penalized covariance (F, F), weights (F, M·W) and biases (M·W); 0 but for biases where nothing varies."""
         gram, cross = self._gram / self.rows, self._cross / self.rows
         mean, target = gram[-1, :-1], cross[-1]
         covariance = gram[:-1, :-1] - torch.outer(mean, mean)
-        # what is left of constant features is rounding, and nothing may be learned from it
-        least = 1e-12 * gram.diagonal()[:-1].mean() + torch.finfo(torch.float64).tiny ** 0.5
-        variance = torch.maximum(covariance.diagonal().mean(), least)
+        # what is left of constant features is rounding of single precision, and nothing may be learned from it
+        size = gram.diagonal()[:-1].mean() + self._origin.double().cpu().square().mean()
+        variance = covariance.diagonal().mean()
+        if variance <= 1e-12 * size + torch.finfo(torch.float64).tiny ** 0.5:
+            return torch.zeros_like(covariance), torch.zeros_like(cross[:-1]), target
         penalized = covariance + ridge * variance * torch.eye(len(mean), dtype=torch.float64)
         weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))
         return penalized, weight, target - self._mean @ weight

@@ -41,7 +41,7 @@ class StudentConfig:
         model, kwargs: its body; a file is written relative to the run folder.
         bodies: how many of them stand side by side; 1 is the body itself.
         compressed: of each of them the layers that are factors, and their ranks; none for whole bodies.
-        own: whether each head reads the features of its own body alone.
+        own_body: whether each head reads the features of its own body alone.
         hidden, heads: hidden sizes of each head, and how many heads there are.
         last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.
         form: whether they are heads on one body, or share body and head but for rank-one factors.
@@ -77,7 +77,7 @@ class StudentConfig:
     source: str = ""
     last_stage: LastStage | None = None
     compressed: tuple[Mapping[str, Ranks], ...] = ()
-    own: bool = False
+    own_body: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no training writes: a damaged file would become a student that is not the one."""
@@ -101,8 +101,12 @@ class StudentConfig:
             ),
             ("each body has its own ranks", len(self.compressed) in (0, self.bodies)),
             (
+                "ranks are whole numbers above 0",
+                all(type(rank) is int and rank > 0 for one in self.compressed for two in one.values() for rank in two),
+            ),
+            (
                 "heads with their own bodies have one each",
-                self.own is False or (self.own is True and self.bodies == self.heads),
+                self.own_body is False or (self.own_body is True and self.bodies == self.heads),
             ),
             ("there are classes", self.task != "classification" or len(self.classes) > 0),
         ):
@@ -126,7 +130,7 @@ class StudentConfig:
             }
             | ({"last_stage": self.last_stage.to_json()} if self.last_stage else {})
             | ({"compressed": [dict(ranks) for ranks in self.compressed]} if self.compressed else {})
-            | ({"own": True} if self.own else {}),
+            | ({"own_body": True} if self.own_body else {}),
             "input": {
                 "kind": self.kind,
                 "shape": list(self.shape),
@@ -170,7 +174,7 @@ class StudentConfig:
                 {layer: (inner, outer) for layer, (inner, outer) in ranks.items()}
                 for ranks in student.get("compressed", ())
             ),
-            own=student.get("own", False),
+            own_body=student.get("own_body", False),
         )
 
     @classmethod
@@ -200,7 +204,9 @@ class StudentConfig:
         outputs = self.family.width(len(self.classes))
         heads: HeadStack
         if self.last_stage is None:
-            heads = Heads(1, features // self.bodies if self.own else features, self.hidden, outputs, self.own)
+            heads = Heads(
+                1, features // self.bodies if self.own_body else features, self.hidden, outputs, self.own_body
+            )
         else:
             body, heads = apart(body, self.last_stage, self.shape, outputs)
         return Student(

@@ -87,7 +87,8 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
     """The settings of one generation, a run by itself: its own seed, and from the second on the generation before as
     its teacher.
 
-    A start of the body from a member is the first one's alone: the later ones begin at random, as in the paper.
+    A start of the body from a member, compressed or not, is the first one's alone: the later ones begin at random, as
+    in the paper.
     """
     seed = int(uniforms(1, "generation", settings.train.seed, generation)[0] * 2**31)
     train = {"generations": None, "seed": seed}
@@ -108,7 +109,7 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
             "average": "probabilities",
         },
         # what the first took from the teacher is in each student under the student's own names
-        student={"init": None, "share": {name: name for name in settings.student.share}},
+        student={"init": None, "compress": None, "share": {name: name for name in settings.student.share}},
     )
 
 

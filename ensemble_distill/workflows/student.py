@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.students.bodies import build_bodies, build_body, each, feature_count, start_from
-from ensemble_distill.students.factored import Ranks
 from ensemble_distill.students.from_members import FromMembers
 from ensemble_distill.students.last_stage import LastStage
 from ensemble_distill.students.run import StudentConfig
@@ -48,19 +47,17 @@ def build_student(
     teachers: Sequence[Teacher],
     preprocessing: Preprocessing | None,
     shape: tuple[int, ...],
-    thinned: Callable[[Sequence[nn.Module], Sequence[str], float], tuple[Mapping[str, Ranks], ...]],
 ) -> tuple[StudentConfig, Student, FromMembers | None]:
     """The configuration of the finished student, the one-headed student that training starts from, and what sets its
     heads then, where they start from the members.
 
     Args:
         shape: of one row as the student sees it.
-        thinned: thins bodies, named as the members they are, in place to a share of their parameters.
     """
     student, manifest = settings.student, cache.manifest
     assert student.model is not None
     shape = tuple(shape)
-    starts = _starts(settings, teachers)
+    starts = starting_members(settings, teachers)
     names = [teacher.member.name for teacher in starts]
     if student.from_members:
         _refuse_other_inputs(starts if isinstance(student.heads, tuple) else teachers, preprocessing)
@@ -70,10 +67,8 @@ def build_student(
         start_from(one, teacher.build(), teacher.member.name)
     stage = _last_stage(settings, each(body)[0])
     heads = method.heads(len(manifest.members))
-    compressed: tuple[Mapping[str, Ranks], ...] = ()
     if student.compress is not None:
         _refuse_uncompressed(settings, stage)
-        compressed = thinned(each(body), names, student.compress)
     start = None
     if stage is not None and stage.adapted:
         start = _from_members(settings, method, heads, stage, cache, teachers, shape)
@@ -104,9 +99,14 @@ def build_student(
         bodies=bodies,
         source=method.source,
         last_stage=stage,
-        compressed=compressed,
         # with a body each, what the others' say of a member is little, and costs as many weights again
-        own=student.from_members and stage is None and method.form == "heads" and tuple(names) == manifest.names,
+        own_body=(
+            student.from_members
+            and stage is None
+            and method.form == "heads"
+            and heads == bodies > 1
+            and tuple(names) == manifest.names
+        ),
     )
     built = config.around(body, feature_count(body, shape, student.model))
     if student.share:
@@ -199,12 +199,12 @@ def _from_members(
 
 
 def _refuse_uncompressed(settings: Settings, stage: LastStage | None) -> None:
-    """Raise EdistillError for bodies whose layers cannot be thinned."""
+    """Raise EdistillError for bodies that cannot be compressed."""
     given = f"student.compress is {settings.student.compress:g}"
     if settings.student.init is None:
         raise EdistillError(
-            f"{given}, and thinner layers are made of a member's. Say which the body starts from, as in student.init = "
-            '["member-*"] for all of them, or leave it out.'
+            f"{given}, and it is members' layers that are compressed. Say which the body starts from, as in "
+            'student.init = ["member-*"] for all of them, or leave it out.'
         )
     if stage is not None:
         raise EdistillError(
@@ -215,12 +215,14 @@ def _refuse_uncompressed(settings: Settings, stage: LastStage | None) -> None:
         raise EdistillError(f"{given}, and student.share copies modules as they are. Leave one of the two out.")
 
 
-def _starts(settings: Settings, teachers: Sequence[Teacher]) -> list[Teacher]:
+def starting_members(settings: Settings, teachers: Sequence[Teacher]) -> list[Teacher]:
     """The members whose weights the bodies start from, in the order of `student.init`."""
     init = settings.student.init
     named = {teacher.member.name: teacher for teacher in teachers}
-    asked = [] if init is None else [init] if isinstance(init, str) else list(init)
-    names = [name for pattern in asked for name in fnmatch.filter(named, pattern) or [pattern]]
+    if init is None or isinstance(init, str):
+        names = [] if init is None else [init]
+    else:
+        names = [name for pattern in init for name in _matching(named, pattern) or [pattern]]
     for name in names:
         if name not in named:
             there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
@@ -230,6 +232,12 @@ def _starts(settings: Settings, teachers: Sequence[Teacher]) -> list[Teacher]:
     if len(names) == len(named):  # so that head m, which imitates member m, has the body that is member m
         names.sort(key=list(named).index)
     return [named[name] for name in names]
+
+
+def _matching(names: Iterable[str], pattern: str) -> list[str]:
+    """The names that a pattern stands for; a name with [brackets] of its own stands for itself."""
+    names = list(names)
+    return [pattern] if pattern in names else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 def refuse_broken(
@@ -245,7 +253,7 @@ def refuse_broken(
         frozen = student.frozen
         for index, stage in enumerate(stages):
             student = stage.start(student)
-            if (from_members or config.own) and index == 0 and student.heads.count != config.heads:
+            if (from_members or config.own_body) and index == 0 and student.heads.count != config.heads:
                 raise EdistillError(
                     f"Each of {config.heads} heads is to start from its own member, and stage {stage.name} of {name} "
                     f"has {student.heads.count}. Leave method.hinton-share out, or set it to 0."

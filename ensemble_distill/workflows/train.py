@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import clear_folder, write_json, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.bodies import each
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.teacher import Teacher
@@ -36,7 +37,7 @@ from ensemble_distill.training.order import Order
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
-from ensemble_distill.workflows.compress import Thinning, interrupted
+from ensemble_distill.workflows.compressed import compress_bodies, known_ranks
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -51,7 +52,7 @@ from ensemble_distill.workflows.splits import (
     plan_split,
     student_preprocessing,
 )
-from ensemble_distill.workflows.student import build_student, refuse_broken
+from ensemble_distill.workflows.student import build_student, refuse_broken, starting_members
 from ensemble_distill.workflows.validation import validation
 
 
@@ -215,10 +216,9 @@ def _train(
     rows = CachedRows(splits, preprocessing)
     device = resolve(settings.train.device)
     order = Order(len(rows), splits[0].records.views, settings.train.batch_size, settings.train.seed, ranks.current())
-    thinning = Thinning(rows, order, device, progress, None if overwrite else interrupted(folder))
     torch.manual_seed(settings.train.seed)
     config, student, start = build_student(
-        folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape, thinning
+        folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
     )
     if device.type == "mps" and isinstance(config.family, DirichletFamily):
         raise EdistillError(
@@ -227,6 +227,13 @@ def _train(
         )
     stages = method.stages(options, len(config.members))
     refuse_broken(settings.train.method, stages, student, config, start is not None)
+    if settings.student.compress is not None:
+        names = [teacher.member.name for teacher in starting_members(settings, teachers)]
+        known = () if overwrite else known_ranks(folder)
+        compressed = compress_bodies(
+            each(student.body), names, settings.student.compress, rows, order, device, progress, known
+        )
+        config = replace(config, compressed=compressed)
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
 
     def claim() -> None:
