@@ -15,12 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.compression import compress
-from ensemble_distill.students.factored import factor, factors_of
+from ensemble_distill.students.factored import factor, factors_of, is_factorable
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
@@ -30,7 +31,18 @@ from ensemble_distill.workflows.train import train
 
 
 def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, tuple[int, int]]:
-    return compress(body.eval(), share, inputs, "member-7", lambda done: None)
+    done: list[int] = []
+    layers = sum(is_factorable(module) for module in body.modules())
+    with torch.no_grad():
+        wanted = torch.cat([body.eval()(x.clone()) for x in inputs])
+    found = compress(body, share, inputs, "member-7", done.append)
+    assert sum(done) == layers
+    with torch.no_grad():
+        given = torch.cat([body(x.clone()) for x in inputs])
+    if wanted.var(0).mean() > 1e-9:
+        kept = r2_score(wanted.flatten(1).numpy(), given.flatten(1).numpy(), multioutput="variance_weighted")
+        assert found.kept == pytest.approx(kept, abs=1e-4)
+    return dict(found.ranks)
 
 
 def count(body: nn.Module) -> int:

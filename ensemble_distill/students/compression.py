@@ -43,11 +43,25 @@ STEPS = 64  # of a layer's width, that ranks are chosen by
 NOTHING = 1e-12  # of a variance: rounding
 
 
+@dataclass(frozen=True)
+class Compression:
+    """What became of a body.
+
+    Attributes:
+        ranks: by layer, see `factor`.
+        kept: of its features' variance, R² averaged over features by variance: 1 for all of it, below 0 for worse than
+            their mean.
+    """
+
+    ranks: Mapping[str, Ranks]
+    kept: float
+
+
 @torch.no_grad()
 def compress(
     body: nn.Module, share: float, inputs: Sequence[Tensor], name: str, advance: Callable[[int], None]
-) -> dict[str, Ranks]:
-    """Put factors in the place of a body's layers, down to a share of its parameters; the ranks by layer, see `factor`.
+) -> Compression:
+    """Put factors in the place of a body's layers, down to a share of its parameters.
 
     Args:
         body: a trained network x (B, …) to features (B, F), in eval mode.
@@ -66,7 +80,7 @@ def compress(
     for layer, wanted in ranks.items():  # in the order in which they run
         _solve(body, whole, layer, wanted, seen[layer], inputs)
         advance(1)
-    return ranks
+    return Compression(ranks, _kept(body, whole, inputs))
 
 
 class _Covariance:
@@ -265,6 +279,14 @@ def _solve(body: nn.Module, whole: nn.Module, name: str, ranks: Ranks, seen: _Se
         core.weight.copy_(weight[0].T.reshape(core.weight.shape))
         core.bias.copy_(bias[0])
     replace(body, name, factors)
+
+
+def _kept(body: nn.Module, whole: nn.Module, inputs: Sequence[Tensor]) -> float:
+    """See `Compression`."""
+    wanted = torch.cat([whole(x.clone()) for x in inputs]).cpu().double()
+    found = torch.cat([body(x.clone()) for x in inputs]).cpu().double()
+    varied = (wanted - wanted.mean(0)).square().mean()
+    return 1 - float((found - wanted).square().mean() / varied) if varied > 0 else 1.0
 
 
 def _columns(layer: Layer, x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:

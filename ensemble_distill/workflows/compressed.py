@@ -33,7 +33,8 @@ def compress_bodies(
 ) -> tuple[Mapping[str, Ranks], ...]:
     """Compress bodies on the CPU, which are the members of those names, in place; the ranks of each, see `compress`.
 
-    They are solved for from a sample of the training rows and views, the same for each seed and on each process.
+    They are solved for from a sample of the training rows and views, the same for each seed and on each process. How
+    much they keep is noted.
 
     Args:
         share: of its parameters that each body keeps.
@@ -54,7 +55,13 @@ def compress_bodies(
             found.append(compress(body, share, sample, name, progress.advance))
             body.cpu()
         progress.finish()
-    return tuple(found)
+    least, most = (f"{100 * of(one.kept for one in found):.3g}" for of in (min, max))
+    progress.note(
+        f"With {100 * share:g} % of their parameters the bodies keep {least} to {most} % of their features' variance."
+        if least != most
+        else f"With {100 * share:g} % of its parameters a body keeps {most} % of its features' variance."
+    )
+    return tuple(one.ranks for one in found)
 
 
 def known_ranks(folder: Path) -> tuple[Mapping[str, Ranks], ...]:
