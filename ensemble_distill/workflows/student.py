@@ -226,7 +226,10 @@ def starting_members(settings: Settings, teachers: Sequence[Teacher]) -> list[Te
     for name in names:
         if name not in named:
             there = f"the members are {', '.join(named)}" if named else f"{settings.teachers.path} is not there"
-            raise EdistillError(f"student.init is {name!r}, and {there}. Name a member that is, or put it back.")
+            several = f' For all that match, make it a list: ["{name}"].' if init == name and "*" in name else ""
+            raise EdistillError(
+                f"student.init is {name!r}, and {there}. Name a member that is, or put it back.{several}"
+            )
         if names.count(name) > 1:
             raise EdistillError(f"student.init names {name} {names.count(name)} times. Name each member once.")
     if len(names) == len(named):  # so that head m, which imitates member m, has the body that is member m
