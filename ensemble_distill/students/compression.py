@@ -9,9 +9,8 @@ earlier ones lost (Zhang et al. 2016, arXiv:1505.06798, do so with factors of th
 
 from __future__ import annotations
 
-import copy
+import functools
 import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,26 +20,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.factored import (
     Layer,
     Ranks,
-    admits,
     by_position,
     channels,
     factors_of,
     is_factorable,
-    parameters_of,
     positions,
     replace,
 )
+from ensemble_distill.students.rank_choice import NOTHING, Brought, choose_ranks
 from ensemble_distill.students.ridge import Ridge
 
 RIDGE = 1e-6  # of the regressions, whose many positions leave little to guard against
-POSITIONS = 2**16  # that a layer's regression sees, at most
+POSITIONS = 2**16  # of all batches, that a layer is judged by and solved for from
 AT_ONCE = 2**25  # numbers in the patches that are held at a time
-STEPS = 64  # of a layer's width, that ranks are chosen by
-NOTHING = 1e-12  # of a variance: rounding
+WIDEST = 2**13  # inputs of a layer: beyond that solving for it takes longer than training
 
 
 @dataclass(frozen=True)
@@ -49,17 +45,24 @@ class Compression:
 
     Attributes:
         ranks: by layer, see `factor`.
-        kept: of its features' variance, R² averaged over features by variance: 1 for all of it, below 0 for worse than
-            their mean.
+        share: of its parameters that it has.
+        kept: of its features' variance on rows that nothing was solved for, R² averaged over features by variance: 1
+            for all of it, below 0 for worse than their mean.
     """
 
     ranks: Mapping[str, Ranks]
+    share: float
     kept: float
 
 
 @torch.no_grad()
 def compress(
-    body: nn.Module, share: float, inputs: Sequence[Tensor], name: str, advance: Callable[[int], None]
+    body: nn.Module,
+    share: float,
+    inputs: Sequence[Tensor],
+    held_out: Sequence[Tensor],
+    name: str,
+    advance: Callable[[int], None],
 ) -> Compression:
     """Put factors in the place of a body's layers, down to a share of its parameters.
 
@@ -67,20 +70,36 @@ def compress(
         body: a trained network x (B, …) to features (B, F), in eval mode.
         share: above 0 and below 1.
         inputs: batches of rows as it is to see them.
+        held_out: more of them, on which what it keeps is measured.
         name: of the member that it is, for messages.
         advance: is told how many layers more are done; in the end all that are factorable.
 
     Raises:
         EdistillError: what has no factors has more parameters than that.
     """
+    parameters = _count(body)
+    wanted = _features(body, held_out)
     seen = _look(body, inputs)
-    ranks = _ranks(seen, body, share, name)
+    layers = {key: one.layer for key, one in seen.items()}
+    brought = {key: one.brought() for key, one in seen.items()}
+    ranks = choose_ranks(layers, brought, parameters, share, name)
     advance(sum(map(is_factorable, body.modules())) - len(ranks))
-    whole = copy.deepcopy(body)
-    for layer, wanted in ranks.items():  # in the order in which they run
-        _solve(body, whole, layer, wanted, seen[layer], inputs)
+    factors: dict[str, nn.Module] = {}
+    for layer, own in ranks.items():  # in the order in which they run
+        factors[layer] = _solved(body, factors, layer, own, seen, inputs)
         advance(1)
-    return Compression(ranks, _kept(body, whole, inputs))
+    for layer, module in factors.items():
+        replace(body, layer, module)
+    lost, varied = (_features(body, held_out) - wanted).square().mean(), wanted.var(0, correction=0).mean()
+    return Compression(ranks, _count(body) / parameters, 1 - float(lost / varied) if varied > 0 else 1.0)
+
+
+def _count(body: nn.Module) -> int:
+    return sum(p.numel() for p in body.parameters())
+
+
+def _features(body: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+    return torch.cat([body(x.clone()) for x in inputs]).cpu().double()  # it may change its input in place
 
 
 class _Covariance:
@@ -91,7 +110,7 @@ class _Covariance:
         self._origin = self._sum = self._gram = torch.empty(0)
 
     def add(self, x: Tensor) -> None:
-        x = _some(x, POSITIONS).cpu().double()
+        x = x.cpu().double()
         if self._rows == 0:  # counted from there, channels that do not vary leave little rounding behind
             self._origin = x.mean(0)
             self._sum, self._gram = torch.zeros_like(self._origin), x.new_zeros(x.shape[1], x.shape[1])
@@ -111,70 +130,91 @@ class _Covariance:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A layer, and how its input and its output vary over rows and positions."""
+    """A layer, and how its output varies over rows and positions, and its input where that is reduced first."""
 
     layer: Layer
     input: _Covariance = field(default_factory=_Covariance)
     output: _Covariance = field(default_factory=_Covariance)
 
-    def brought(self) -> tuple[list[float], list[float]]:
+    def add(self, given: Tensor, made: Tensor, count: int) -> None:
+        """Some positions of more rows."""
+        if positions(self.layer) > 1:
+            self.input.add(_some(by_position(given, self.layer), count))
+        self.output.add(_some(by_position(made, self.layer), count))
+
+    def brought(self) -> Brought:
         """What the first so many channels between the factors bring, from none on: of those after the first factor,
         and of those before the last, as shares of the output's variance."""
-        outer = _shares(self.output.spectrum()[0])
+        inputs, outputs = channels(self.layer)
+        outer = _shares(self.output.spectrum()[0])[: min(outputs, inputs * positions(self.layer)) + 1]
         if positions(self.layer) == 1:  # one number of channels, counted once
-            outer = outer[: min(channels(self.layer)) + 1]
             return outer, [0.0] * len(outer)
-        return _shares(torch.linalg.svdvals(self._whitened()).square()), outer
+        return _shares(self._heard[0].square()), outer
 
     def directions(self, rank: int) -> Tensor:
         """(rank, in): what of the input tells most of the output, at any position of the kernel, scaled to variance 1;
         0 for what does not vary."""
-        values, vectors = self.input.spectrum()
-        best = torch.linalg.svd(self._whitened(), full_matrices=False).U[:, :rank]
-        found: Tensor = (vectors * torch.where(values > 0, values.rsqrt(), 0) @ best).T
-        return found
+        return self._heard[1][:rank]
 
-    def _whitened(self) -> Tensor:
-        """The weights (in, positions · out) for an input that is turned and scaled to have covariance 1."""
+    @functools.cached_property
+    def _heard(self) -> tuple[Tensor, Tensor]:
+        """How much the output says of directions of the input (R,), most first, and these (R, in)."""
         values, vectors = self.input.spectrum()
-        weight = self.layer.weight.detach().cpu().double()
-        found: Tensor = (vectors * values.sqrt()).T @ weight.transpose(0, 1).flatten(1)
-        return found
+        weight = self.layer.weight.detach().cpu().double().transpose(0, 1).flatten(1)
+        # for an input that is turned and scaled to have covariance 1
+        found = torch.linalg.svd((vectors * values.sqrt()).T @ weight, full_matrices=False)
+        return found.S, (vectors * torch.where(values > 0, values.rsqrt(), 0) @ found.U).T
 
 
 def _look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, _Seen]:
     """The layers that can be factors, in the order in which they run: those that run once with one input by position,
-    share no weights, and that the body runs, and does not look into, whatever stands in their place."""
+    share nothing, and that the body runs, and does not look into, whatever stands in their place."""
     owners = Counter(id(p) for _, p in body.named_parameters(remove_duplicate=False))
     layers = {
         name: module
         for name, module in body.named_modules()
-        if name and is_factorable(module) and owners[id(module.weight)] == 1
+        if name
+        and is_factorable(module)
+        and channels(module)[0] <= WIDEST
+        and all(owners[id(p)] == 1 for p in module.parameters())
     }
     seen: dict[str, _Seen] = {}
     runs: Counter[str] = Counter()
     strange = {name for name, layer in layers.items() if not _runs_replaced(body, name, layer, inputs[0][:2])}
 
-    def noting(name: str, layer: Layer) -> Callable[..., None]:
+    def noting(name: str, layer: Layer, batch: int) -> Callable[..., None]:
         def note(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-            if len(given) != 1 or (isinstance(layer, nn.Conv2d) and made.dim() != 4):
+            if len(given) != 1 or not _by_rows(layer, given[0], made, batch):
                 strange.add(name)
                 return
             runs[name] += 1
-            at = seen.setdefault(name, _Seen(layer))
-            at.input.add(by_position(given[0], layer))
-            at.output.add(by_position(made, layer))
+            seen.setdefault(name, _Seen(layer)).add(given[0], made, POSITIONS // len(inputs) + 1)
 
         return note
 
-    handles = [layers[name].register_forward_hook(noting(name, layers[name])) for name in layers if name not in strange]
-    try:
-        for x in inputs:
-            body(x.clone())  # it may change its input in place
-    finally:
-        for handle in handles:
-            handle.remove()
+    for x in inputs:
+        handles = [
+            layer.register_forward_hook(noting(name, layer, len(x)))
+            for name, layer in layers.items()
+            if name not in strange
+        ]
+        try:
+            body(x.clone())
+        finally:
+            for handle in handles:
+                handle.remove()
     return {name: at for name, at in seen.items() if runs[name] == len(inputs) and name not in strange}
+
+
+def _by_rows(layer: Layer, given: Tensor, made: Tensor, batch: int) -> bool:
+    """Whether a layer ran on as many positions of each row: not on rows that are chosen by what they are."""
+    dims = 4 if isinstance(layer, nn.Conv2d) else 2
+    return (
+        given.dim() >= dims
+        and given.numel() > 0
+        and len(given) % batch == 0
+        and bool(given.isfinite().all() and made.isfinite().all())
+    )
 
 
 def _runs_replaced(body: nn.Module, name: str, layer: Layer, x: Tensor) -> bool:
@@ -192,82 +232,30 @@ def _runs_replaced(body: nn.Module, name: str, layer: Layer, x: Tensor) -> bool:
     return len(ran) > 0
 
 
-def _ranks(seen: Mapping[str, _Seen], body: nn.Module, share: float, name: str) -> dict[str, Ranks]:
-    """The ranks on which the parameters are best spent, in the order of the layers; those that stay whole have none."""
-    layers = {key: at.layer for key, at in seen.items()}
-    ranks: dict[str, Ranks] = dict.fromkeys(layers, (1, 1))
-    parameters = sum(p.numel() for p in body.parameters())
-    spent = parameters - sum(parameters_of(layer) - _cost(layer, (1, 1)) for layer in layers.values())
-    if spent > share * parameters:
-        least = math.ceil(100 * spent / parameters) / 100
-        raise EdistillError(
-            f"student.compress is {share:g}, and "
-            + (
-                f"with factors of rank 1 {name} keeps {least:g} of its {parameters:,} parameters. Set it above "
-                f"{least:g}, or start from fewer members."
-                if least < 1
-                else f"none of {name}'s layers can be made smaller: only torch's own linear and ungrouped "
-                "2-D convolutional layers can. Leave it out, and start from fewer members."
-            )
-        )
-    brought = {key: at.brought() for key, at in seen.items()}
-    steps = {key: list(_steps(layer, ranks[key], brought[key])) for key, layer in layers.items()}
-    while True:
-        affordable = [
-            (step.gain / max(1, step.cost), key, step)
-            for key, some in steps.items()
-            for step in some
-            if spent + step.cost <= share * parameters
-        ]
-        if not affordable:
-            return {key: r for key, r in ranks.items() if _cost(layers[key], r) < parameters_of(layers[key])}
-        _, key, best = max(affordable, key=lambda one: one[0])
-        spent += best.cost
-        ranks[key] = best.ranks
-        steps[key] = list(_steps(layers[key], best.ranks, brought[key]))
-
-
-@dataclass(frozen=True)
-class _Step:
-    """To higher ranks of a layer."""
-
-    ranks: Ranks
-    gain: float  # shares of the output's variance
-    cost: int  # parameters
-
-
-def _steps(layer: Layer, ranks: Ranks, brought: tuple[list[float], list[float]]) -> Iterator[_Step]:
-    """The next ranks of a layer that bring anything."""
-    # both at once where each alone would be more than the other lets through
-    sides = ((1, 0), (0, 1), (1, 1)) if positions(layer) > 1 else ((1, 1),)
-    for side in sides:
-        inner, outer = (
-            min(len(b) - 1, rank + at * max(1, (len(b) - 1) // STEPS))
-            for b, rank, at in zip(brought, ranks, side, strict=True)
-        )
-        gain = sum(b[to] - b[rank] for b, rank, to in zip(brought, ranks, (inner, outer), strict=True))
-        if gain > NOTHING and admits(layer, (inner, outer)):
-            yield _Step((inner, outer), gain, _cost(layer, (inner, outer)) - _cost(layer, ranks))
-
-
-def _cost(layer: Layer, ranks: Ranks) -> int:
-    """The parameters of its factors, or its own where they would have more: then it stays whole."""
-    return min(parameters_of(layer), parameters_of(layer, ranks))
-
-
-def _solve(body: nn.Module, whole: nn.Module, name: str, ranks: Ranks, seen: _Seen, inputs: Sequence[Tensor]) -> None:
-    """Put a layer's factors in its place."""
-    layer = seen.layer
+def _solved(
+    body: nn.Module,
+    before: Mapping[str, nn.Module],
+    name: str,
+    ranks: Ranks,
+    seen: Mapping[str, _Seen],
+    inputs: Sequence[Tensor],
+) -> nn.Sequential:
+    """The factors of a layer, given those of the layers before it; the body is whole, and stays so."""
+    layer = seen[name].layer
     factors = factors_of(layer, ranks)
     parts: Any = dict(factors.named_children())
     reduce, core, expand = (parts.get(part) for part in ("reduce", "core", "expand"))
     if reduce is not None:
-        reduce.weight.copy_(seen.directions(ranks[0])[..., None, None])
-    few = max(1, POSITIONS // len(inputs))
+        reduce.weight.copy_(seen[name].directions(ranks[0])[..., None, None])
     regression = Ridge()
     for x in inputs:
-        given, wanted = _at(body, name, x).input, _at(whole, name, x).output
-        for columns, target in _columns(layer, given if reduce is None else reduce(given), wanted, few):
+        wanted = _at(body, name, x).output
+        for key, module in before.items():
+            replace(body, key, module)
+        given = _at(body, name, x).input
+        for key in before:
+            replace(body, key, seen[key].layer)
+        for columns, target in _columns(layer, given if reduce is None else reduce(given), wanted, len(inputs)):
             regression.add(columns, target.unsqueeze(1))
     if expand is not None:
         shared, own, bias = regression.reduced(RIDGE, ranks[1])
@@ -278,28 +266,21 @@ def _solve(body: nn.Module, whole: nn.Module, name: str, ranks: Ranks, seen: _Se
         weight, bias = regression.solve(RIDGE)
         core.weight.copy_(weight[0].T.reshape(core.weight.shape))
         core.bias.copy_(bias[0])
-    replace(body, name, factors)
+    return factors
 
 
-def _kept(body: nn.Module, whole: nn.Module, inputs: Sequence[Tensor]) -> float:
-    """See `Compression`."""
-    wanted = torch.cat([whole(x.clone()) for x in inputs]).cpu().double()
-    found = torch.cat([body(x.clone()) for x in inputs]).cpu().double()
-    varied = (wanted - wanted.mean(0)).square().mean()
-    return 1 - float((found - wanted).square().mean() / varied) if varied > 0 else 1.0
-
-
-def _columns(layer: Layer, x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the layer sees at some positions of the rows (positions, kernel · in), and what it gave there."""
+def _columns(layer: Layer, x: Tensor, y: Tensor, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the layer sees at some positions of a batch's rows (positions, kernel · in), and what it gave there."""
+    count = max(1, POSITIONS // batches)
     if isinstance(layer, nn.Linear):
         yield _some(by_position(x, layer), count), _some(by_position(y, layer), count)
         return
     rows = max(1, AT_ONCE // (x.shape[1] * positions(layer) * y.shape[2] * y.shape[3]))
     kernel: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     for few, made in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
-        patches = functional.unfold(few, *kernel)
-        share = max(1, count * len(few) // len(x))
-        yield _some(patches.transpose(1, 2).flatten(0, 1), share), _some(by_position(made, layer), share)
+        patches = functional.unfold(few, *kernel).transpose(1, 2).flatten(0, 1)
+        part = max(1, count * len(few) // len(x))
+        yield _some(patches, part), _some(by_position(made, layer), part)
 
 
 def _some(x: Tensor, count: int) -> Tensor:

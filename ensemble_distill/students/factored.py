@@ -18,7 +18,8 @@ Layer = nn.Conv2d | nn.Linear
 
 
 def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
-    """Whether it is torch's own linear or ungrouped 2-D convolution, and not a kind of it with ways of its own."""
+    """Whether it is torch's own linear layer or 2-D convolution with nothing that a product would not do: groups, other
+    padding than so many zeros, hooks, parametrizations, ways of a subclass."""
     if hasattr(module, "parametrizations") or module._forward_hooks or module._forward_pre_hooks:
         return False
     if type(module) is nn.Conv2d:
@@ -80,7 +81,8 @@ def factors_of(layer: Layer, ranks: Ranks) -> nn.Sequential:
         parts["core"] = nn.Conv2d(inputs, outer, **ways, bias=not expanded)
         if expanded:
             parts["expand"] = nn.Conv2d(outer, outputs, 1)
-    return nn.Sequential(parts).to(layer.weight).train(layer.training)
+    factors = nn.Sequential(parts).to(layer.weight).train(layer.training)
+    return factors.requires_grad_(layer.weight.requires_grad)
 
 
 def factor(body: nn.Module, ranks: Mapping[str, Ranks]) -> None:

@@ -48,7 +48,8 @@ class Ridge:
         """The same through a bottleneck that all members share: (F, R), then weights (M, R, W) and biases (M, W).
 
         Of all maps of that rank it is the nearest to the unrestricted one on these rows (reduced-rank regression,
-        Izenman 1975); the bottleneck's features are uncorrelated and of variance 1.
+        Izenman 1975); the bottleneck's features are uncorrelated and of variance 1, or 0
+        where nothing varies.
 
         Args:
             ridge: above 0.

@@ -200,7 +200,10 @@ class StudentConfig:
         return self.around(body, features).formed(self.form, self.heads)
 
     def around(self, body: torch.nn.Module, features: int) -> Student:
-        """A student of this configuration on a given body, with the one fresh head that training starts from."""
+        """A student of this configuration on a given body, with the one fresh head that training starts from.
+
+        Where each head reads its own body it runs once there are as many heads as bodies.
+        """
         outputs = self.family.width(len(self.classes))
         heads: HeadStack
         if self.last_stage is None:

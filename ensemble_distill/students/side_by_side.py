@@ -22,7 +22,9 @@ class SideBySide(nn.Module):
         self.bodies = nn.ModuleList(bodies)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([body(x) for body in self.bodies], dim=1)
+        *others, last = self.bodies
+        # a copy each: a body may change its input in place
+        return torch.cat([*(body(x.clone()) for body in others), last(x)], dim=1)
 
     def no_weight_decay(self) -> set[str]:
         """The bodies' own wishes; see `Student.no_weight_decay`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.compression import compress
@@ -19,6 +21,9 @@ from ensemble_distill.training.rows import CachedRows, collate
 
 NUMBERS = 2**22  # of all inputs together, about
 FEWEST, MOST = 512, 2**13  # rows
+PER_INPUT = 4  # rows for each input of a linear layer
+BATCH = 128
+HELD_OUT = 9  # of that many batches one
 
 
 def compress_bodies(
@@ -31,13 +36,14 @@ def compress_bodies(
     progress: Progress,
     known: Sequence[Mapping[str, Ranks]] = (),
 ) -> tuple[Mapping[str, Ranks], ...]:
-    """Compress bodies on the CPU, which are the members of those names, in place; the ranks of each, see `compress`.
+    """Compress bodies in place, which come and leave on the CPU; the ranks of each, see `compress`.
 
-    They are solved for from a sample of the training rows and views, the same for each seed and on each process. How
-    much they keep is noted.
+    They are solved for from a sample of the training rows and views, the same for each seed. How much they keep is
+    noted.
 
     Args:
-        share: of its parameters that each body keeps.
+        names: of the members that they are.
+        share: of its parameters that each body is to keep.
         known: ranks that were found before, where a checkpoint brings the weights: the factors are fresh.
     """
     with torch.random.fork_rng(devices=[]):  # what follows starts from the same random numbers either way
@@ -45,27 +51,46 @@ def compress_bodies(
             for body, ranks in zip(bodies, known, strict=True):
                 factor(body, ranks)
             return tuple(known)
-        every = Every(order, min(max(NUMBERS // rows[0, 0].x.size, FEWEST), MOST))
+        layers = [module for body in bodies for module in body.modules() if is_factorable(module)]
+        every = Every(replace(order, batch_size=BATCH), _rows(rows[0, 0].x.size, layers))
         sample = [some.x.to(device) for some in batches(rows, every, collate, 0, device)]
-        layers = sum(is_factorable(module) for body in bodies for module in body.modules())
-        progress.start("compressing the members", layers, "layers")
+        held_out = sample[::HELD_OUT]
+        solved_from = [some for index, some in enumerate(sample) if index % HELD_OUT] or sample
+        progress.start("compressing the members", len(layers), "layers")
         found = []
         for body, name in zip(bodies, names, strict=True):
             body.to(device).eval()
-            found.append(compress(body, share, sample, name, progress.advance))
+            found.append(compress(body, share, solved_from, held_out, name, progress.advance))
             body.cpu()
         progress.finish()
-    least, most = (f"{100 * of(one.kept for one in found):.3g}" for of in (min, max))
-    progress.note(
-        f"With {100 * share:g} % of their parameters the bodies keep {least} to {most} % of their features' variance."
-        if least != most
-        else f"With {100 * share:g} % of its parameters a body keeps {most} % of its features' variance."
-    )
+    parameters, kept = _told([one.share for one in found]), _told([one.kept for one in found])
+    progress.note(f"With {parameters} of its parameters a body keeps {kept} of its features' variance.")
     return tuple(one.ranks for one in found)
 
 
-def known_ranks(folder: Path) -> tuple[Mapping[str, Ranks], ...]:
-    """The ranks of an interrupted training, whose checkpoint brings the weights; none where there is no such."""
+def _rows(size: int, layers: Sequence[nn.Module]) -> int:
+    """How many rows of so many numbers to solve from."""
+    widest = max((layer.in_features for layer in layers if isinstance(layer, nn.Linear)), default=0)
+    return min(max(NUMBERS // size, FEWEST, PER_INPUT * widest) * HELD_OUT // (HELD_OUT - 1), MOST)
+
+
+def _told(shares: Sequence[float]) -> str:
+    least, most = (f"{100 * of(shares):.3g}" for of in (min, max))
+    return f"{least} %" if least == most else f"{least} to {most} %"
+
+
+def known_ranks(folder: Path, bodies: int) -> tuple[Mapping[str, Ranks], ...]:
+    """The ranks of an interrupted training, whose checkpoint brings the weights; none where there is no such.
+
+    Raises:
+        EdistillError: its record is of another number of bodies.
+    """
     if not (folder / CHECKPOINT).is_file() or not (folder / CONFIG).is_file():
         return ()
-    return StudentConfig.load(folder).compressed
+    found = StudentConfig.load(folder).compressed
+    if len(found) not in (0, bodies):
+        raise EdistillError(
+            f"{folder / CONFIG} is damaged: it has the ranks of {len(found)} bodies, and {bodies} are trained. Start "
+            "over with --overwrite."
+        )
+    return found

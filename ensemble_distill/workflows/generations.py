@@ -99,8 +99,8 @@ def _refuse_unfit(settings: Settings) -> None:
     name = settings.train.method
     if settings.student.from_members:
         raise EdistillError(
-            f"student.init is a list of {len(settings.student.init or ())} members whose bodies stand side by side, "
-            "and later generations of a chain have no members to start from. Leave it out: --set student.init="
+            "student.init is a list of members whose bodies stand side by side, and later generations of a chain have "
+            "no members to start from. Leave it out: --set student.init="
         )
     if "teacher" not in method.needed(options):
         raise EdistillError(

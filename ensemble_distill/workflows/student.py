@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,19 +100,32 @@ def build_student(
         bodies=bodies,
         source=method.source,
         last_stage=stage,
-        # with a body each, what the others' say of a member is little, and costs as many weights again
-        own_body=(
-            student.from_members
-            and stage is None
-            and method.form == "heads"
-            and heads == bodies > 1
-            and tuple(names) == manifest.names
-        ),
     )
-    built = config.around(body, feature_count(body, shape, student.model))
+    features = feature_count(body, shape, student.model)
+    built = config.around(body, features)
+    if _one_each(settings, method, stage, names, manifest.names):
+        with torch.random.fork_rng(devices=[]):  # a trial
+            first = method.stages(options, len(manifest.members))[0].start(built)
+        if first.heads.count == heads:
+            config = replace(config, own_body=True)
+            built = config.around(body, features)
     if student.share:
         _share(settings, built, [one for one in teachers if one.member.name in manifest.names], heads)
     return config, built, start
+
+
+def _one_each(
+    settings: Settings, method: Method, stage: LastStage | None, bodies: Sequence[str], members: Sequence[str]
+) -> bool:
+    """Whether there is a body for each head: what the others' say of a member is little then, and costs as many weights
+    again."""
+    return (
+        settings.student.from_members
+        and stage is None
+        and method.form == "heads"
+        and method.heads(len(members)) == len(bodies) > 1
+        and list(bodies) == list(members)
+    )
 
 
 def _share(settings: Settings, student: Student, teachers: Sequence[Teacher], heads: int) -> None:
@@ -256,7 +270,7 @@ def refuse_broken(
         frozen = student.frozen
         for index, stage in enumerate(stages):
             student = stage.start(student)
-            if (from_members or config.own_body) and index == 0 and student.heads.count != config.heads:
+            if from_members and index == 0 and student.heads.count != config.heads:
                 raise EdistillError(
                     f"Each of {config.heads} heads is to start from its own member, and stage {stage.name} of {name} "
                     f"has {student.heads.count}. Leave method.hinton-share out, or set it to 0."

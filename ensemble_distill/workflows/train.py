@@ -229,7 +229,7 @@ def _train(
     refuse_broken(settings.train.method, stages, student, config, start is not None)
     if settings.student.compress is not None:
         names = [teacher.member.name for teacher in starting_members(settings, teachers)]
-        known = () if overwrite else known_ranks(folder)
+        known = () if overwrite else known_ranks(folder, len(names))
         compressed = compress_bodies(
             each(student.body), names, settings.student.compress, rows, order, device, progress, known
         )
