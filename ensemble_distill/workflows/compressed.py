@@ -22,7 +22,7 @@ from ensemble_distill.training.rows import CachedRows, collate
 NUMBERS = 2**22  # of all inputs together, about
 FEWEST, MOST = 512, 2**13  # rows
 PER_INPUT = 4  # rows for each input of a linear layer
-BATCH = 128
+BATCH = 128  # of them, at most
 HELD_OUT = 9  # of that many batches one
 
 
@@ -52,7 +52,9 @@ def compress_bodies(
                 factor(body, ranks)
             return tuple(known)
         layers = [module for body in bodies for module in body.modules() if is_factorable(module)]
-        every = Every(replace(order, batch_size=BATCH), _rows(rows[0, 0].x.size, layers))
+        wanted = _rows(rows[0, 0].x.size, layers)
+        batch_size = min(BATCH, max(1, Every(order, wanted).count // HELD_OUT))
+        every = Every(replace(order, batch_size=batch_size), wanted)
         sample = [some.x.to(device) for some in batches(rows, every, collate, 0, device)]
         held_out = sample[::HELD_OUT]
         solved_from = [some for index, some in enumerate(sample) if index % HELD_OUT] or sample
