@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.testing import assert_close
 
@@ -49,8 +49,7 @@ VIEWS = {"cache.dtype": "float32", "views.count": 4}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three convolutional members of unlike weights."""
     made = tiny.make_folder(tmp_path_factory.mktemp("compressed") / "f", members=0, rows={"train": 120, "test": 60})
-    (made / "model.py").write_text(BODY)
-    (made / "teachers").mkdir()
+    modules = []
     for index in range(3):
         torch.manual_seed(20 + index)
         module = nn.Sequential(
@@ -58,7 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             nn.Linear(144, 3),
         )
         module[5].weight.data *= 8
-        save_file(module.state_dict(), made / "teachers" / f"member-{index}.safetensors")
+        modules.append(module)
+    tiny.put_members(made, BODY, modules)
     cache_logits(tiny.settings(made, VIEWS))
     return made
 
@@ -107,17 +107,13 @@ def test_such_a_run_is_trained_on_exported_and_loaded(folder: Path) -> None:
         assert_close(load_student(run.folder)(x), run.student()(x))
 
 
-class Killed(BaseException):
-    pass
-
-
 def kill(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Let the training end at a step, as a killed process does."""
     step = loop.Training._step
 
     def dies(self: loop.Training, state: Any, rows: Any) -> float:
         if state.step == at:
-            raise Killed
+            raise tiny.Killed
         return step(self, state, rows)
 
     monkeypatch.setattr(loop.Training, "_step", dies)
@@ -128,7 +124,7 @@ def test_an_interrupted_training_has_the_ranks_it_began_with(folder: Path, monke
 
     ways = {"student__compress": 0.4, "train__epochs": 2, "train__checkpoint_minutes": 1e-9}
     kill(monkeypatch, at=20)
-    with pytest.raises(Killed):
+    with pytest.raises(tiny.Killed):
         trained(folder, "killed", **ways)
     monkeypatch.undo()
     monkeypatch.setattr("ensemble_distill.workflows.compressed.compress", None)  # the checkpoint holds what it found
@@ -158,7 +154,7 @@ def test_where_training_begins_with_one_head_the_heads_read_all_bodies(folder: P
 def test_the_ranks_of_other_bodies_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = {"student__compress": 0.4, "train__epochs": 2, "train__checkpoint_minutes": 1e-9}
     kill(monkeypatch, at=20)
-    with pytest.raises(Killed):
+    with pytest.raises(tiny.Killed):
         trained(folder, "cut", **ways)
     monkeypatch.undo()
     config = folder / "runs/cut/config.json"

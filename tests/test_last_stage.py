@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -56,8 +56,7 @@ def make(folder: Path, kind: str) -> Path:
     made = tiny.make_folder(folder, members=0, rows=ROWS)
     for split, rows in ROWS.items():  # labels that members know nothing of, and so no order of theirs
         tiny.save_data(made, split, rows, y=np.random.default_rng(0).integers(0, 3, rows))
-    (made / "model.py").write_text(MODELS)
-    (made / "teachers").mkdir()
+    modules = []
     namespace: dict[str, object] = {}
     exec(MODELS, namespace)
     for index in range(3):
@@ -67,7 +66,8 @@ def make(folder: Path, kind: str) -> Path:
             module(torch.rand(50, 1, 6, 6) * 2 - 1)
         for parameter in module.parameters():
             parameter.data *= 2
-        save_file(module.state_dict(), made / "teachers" / f"member-{index}.safetensors")
+        modules.append(module)
+    tiny.put_members(made, MODELS, modules)
     toml = (made / "edistill.toml").read_text()
     toml = toml.replace("model.py:make_teacher", f"model.py:{kind}").replace("crop-flip+mixup", "crop-flip")
     toml = toml.replace("model.py:make_body", f"model.py:{kind}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -38,12 +38,11 @@ START = {"train.epochs": 0, "method.hinton-share": 0, "method.ridge": 1e-7, "met
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four members of two layers, whose features a body can take over."""
     made = tiny.make_folder(tmp_path_factory.mktemp("side") / "f", members=0, rows={"train": 200, "test": 40})
-    (made / "model.py").write_text(BODY)
-    (made / "teachers").mkdir()
+    modules = []
     for index in range(4):
         torch.manual_seed(index)
-        module = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 3))
-        save_file(module.state_dict(), made / "teachers" / f"member-{index}.safetensors")
+        modules.append(nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 3)))
+    tiny.put_members(made, BODY, modules)
     cache_logits(tiny.settings(made, {"cache.dtype": "float32", "views.count": 4}))
     return made
 
@@ -132,13 +131,13 @@ def test_names_that_are_no_members_or_stand_twice_are_refused(folder: Path, init
 def normalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Members with BatchNorm, whose statistics are of plain rows."""
     made = tiny.make_folder(tmp_path_factory.mktemp("norm") / "f", members=0, rows={"train": 40})
-    (made / "model.py").write_text(BODY.replace("nn.Tanh()", "nn.BatchNorm1d(8)"))
-    (made / "teachers").mkdir()
+    modules = []
     for index in range(2):
         torch.manual_seed(index)
         module = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train()
         module(torch.randn(50, 1, 6, 6))
-        save_file(module.state_dict(), made / f"teachers/member-{index}.safetensors")
+        modules.append(module)
+    tiny.put_members(made, BODY.replace("nn.Tanh()", "nn.BatchNorm1d(8)"), modules)
     cache_logits(tiny.settings(made))
     return made
 

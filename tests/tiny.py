@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,14 @@ def save_member(folder: Path, index: int, seed: int | None = None) -> Path:
     file.parent.mkdir(exist_ok=True)
     save_file(member_state(index if seed is None else seed), file)
     return file
+
+
+def put_members(folder: Path, source: str, modules: Iterable[nn.Module]) -> None:
+    """Members of another architecture: the text of their model.py, and the modules it makes."""
+    (folder / "model.py").write_text(source)
+    (folder / "teachers").mkdir()
+    for index, module in enumerate(modules):
+        save_file(module.state_dict(), folder / "teachers" / f"member-{index}.safetensors")
 
 
 def make_folder(folder: Path, members: int = 3, rows: Mapping[str, int] = ROWS) -> Path:
