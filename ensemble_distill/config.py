@@ -209,6 +209,7 @@ class TrainSettings(Section):
     freeze_bn: bool | None = Field(
         None, description="Keep the body's BatchNorm statistics; default on where student.init gives it a member's."
     )
+    channels_last: bool = Field(False, description="Lay out pictures and kernels for faster convolutions.")
     amp: bool = Field(False, description="Mixed precision.")
     amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="Its lower precision.")
     model_ema: bool = Field(False, description="Keep an exponential moving average; it becomes the student.")

@@ -232,7 +232,10 @@ def test_flags_are_timms_and_reach_the_settings(quick: Path, asked: list[Setting
     assert (
         edistill(f"train {given} --amp-dtype float16 --model-ema --device cuda:1 --seed 5 --name mine").exit_code == 0
     )
-    assert edistill("train --batch-size 9 --workers 2 --no-amp --no-model-ema --clip-grad 2").exit_code == 0
+    assert (
+        edistill("train --batch-size 9 --workers 2 --no-amp --no-model-ema --clip-grad 2 --channels-last").exit_code
+        == 0
+    )
     assert edistill("train").exit_code == 0
     first, second, bare = asked
     assert first.output.name == "mine"
@@ -240,7 +243,10 @@ def test_flags_are_timms_and_reach_the_settings(quick: Path, asked: list[Setting
         (first, {"batch_size": 7, "workers": 3, "opt": "sgd", "lr": 0.5, "sched": "poly", "epochs": 11}),
         (first, {"warmup_epochs": 2, "weight_decay": 0.25, "amp": True, "amp_dtype": "float16"}),
         (first, {"model_ema": True, "device": "cuda:1", "seed": 5}),
-        (second, {"batch_size": 9, "workers": 2, "amp": False, "model_ema": False, "clip_grad": 2}),
+        (
+            second,
+            {"batch_size": 9, "workers": 2, "amp": False, "model_ema": False, "clip_grad": 2, "channels_last": True},
+        ),
     ):
         assert {name: getattr(settings.train, name) for name in wanted} == wanted
     assert bare == load_settings(quick), "what is not given is the file's"

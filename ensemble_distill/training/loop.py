@@ -26,6 +26,7 @@ from ensemble_distill.students.per_head import PerHeadBatchNorm
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
+from ensemble_distill.training.memory_format import channels_last, channels_last_state, laid_out
 from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
@@ -195,7 +196,10 @@ class Training:
 
     def _started(self, student: Student, stage: int) -> Student:
         """A stage's student, made from the last one's."""
-        return self._learning(self.stages[stage].start(student).to(self.device))
+        student = self.stages[stage].start(student).to(self.device)
+        if self.settings.channels_last:
+            channels_last(student)
+        return self._learning(student)
 
     def _learning(self, student: Student) -> Student:
         """The student in training mode; statistics that are to stay are used as in evaluation.
@@ -263,10 +267,12 @@ class Training:
             self.progress.advance(len(rows.indices))
 
     def _body(self, student: Student, rows: Rows) -> Tensor:
+        x = rows.x.to(self.device, non_blocking=True)
+        x = laid_out(x) if self.settings.channels_last else x
         dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
         with torch.autocast(self.device.type, dtype, enabled=self.settings.amp):
             try:
-                features: Tensor = student.body(rows.x.to(self.device, non_blocking=True))
+                features: Tensor = student.body(x)
             except Exception as error:  # the body is anyone's code, and was asked in eval mode alone so far
                 told = f"{type(error).__name__}: {error}".rstrip(".")
                 mode = "training" if student.body.training else "eval"
@@ -376,6 +382,8 @@ class Training:
         try:
             state.student.load_state_dict(saved["student"])
             state.optimizer.load_state_dict(saved["optimizer"])
+            if self.settings.channels_last:
+                channels_last_state(state.optimizer)
             if state.ema is not None:
                 state.ema.module.load_state_dict(saved["ema"])
         except (RuntimeError, ValueError) as error:
