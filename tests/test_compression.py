@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.students.canonical import decompose, product
 from ensemble_distill.students.compression import compress
 from ensemble_distill.students.factored import factor, factors_of, is_factorable
 
 
-def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, tuple[int, int]]:
+def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, int]:
     done: list[int] = []
     parameters = count(body)
     layers = sum(is_factorable(module) for module in body.modules())
@@ -60,7 +61,7 @@ def test_a_linear_layer_loses_what_eckart_and_young_say() -> None:
     body = nn.Sequential(layer)
     wanted = layer(x).detach()
     ranks = compressed(body, 0.5, [x])
-    rank = ranks["0"][0]
+    rank = ranks["0"]
     assert rank == (310 - 20) // 50  # 620 parameters, of which half are 50 a rank and the bias
     lost = (body(x) - wanted).square().sum().item()
     spectrum = torch.linalg.svdvals((wanted - wanted.mean(0)).double()).square()
@@ -70,17 +71,31 @@ def test_a_linear_layer_loses_what_eckart_and_young_say() -> None:
 def test_a_layer_that_is_a_product_is_found_again() -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(16, 24, 3, 2, 1)
-    thin = factors_of(layer, (5, 6))
-    layer.weight.data = torch.einsum(
-        "or,rshw,si->oihw", thin.expand.weight[..., 0, 0], thin.core.weight, thin.reduce.weight[..., 0, 0]
-    )
+    thin = factors_of(layer, 6)
+    factors = (getattr(thin, name).weight.detach().flatten(1) for name in ("expand", "reduce", "core"))
+    expand, reduce, core = factors
+    layer.weight.data = product(expand, reduce.T, core.T).view_as(layer.weight)
     inputs = list(torch.randn(200, 16, 8, 8).split(50))
     body = nn.Sequential(layer)
     wanted = body(inputs[0]).detach()
-    (ranks,) = compressed(body, 0.3, inputs).values()
-    assert ranks[0] >= 5
-    assert ranks[1] >= 6
-    assert_close(body(inputs[0]), wanted, rtol=0, atol=1e-3 * float(wanted.std()))
+    (rank,) = compressed(body, 0.3, inputs).values()
+    assert rank >= 6
+    assert_close(body(inputs[0]), wanted, rtol=0, atol=1e-2 * float(wanted.std()))
+
+
+def test_a_kernel_loses_what_its_factors_lose_of_it_where_inputs_are_alike() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(12, 16, 3)  # inputs of variance 1 that nothing binds: their covariance is known
+    inputs = list(torch.randn(4000, 12, 3, 3).split(500))
+    body = nn.Sequential(layer)
+    wanted = torch.cat([layer(x) for x in inputs]).detach()
+    ranks = compressed(body, 0.5, inputs)
+    weight = layer.weight.detach().double().flatten(2).permute(1, 2, 0)
+    size = weight.square().sum()
+    least = (weight - product(*decompose(weight, ranks["0"], 2000))).square().sum() / size
+    given = torch.cat([body(x) for x in inputs]).detach()
+    share = float((given - wanted).square().mean() / wanted.var((0, 2, 3)).mean())
+    assert 0.9 * least < share < 1.25 * least
 
 
 def test_a_larger_share_is_kept_within_and_loses_less() -> None:
@@ -133,6 +148,7 @@ class Strange(nn.Module):
 
 
 def test_layers_that_cannot_be_factors_stay_whole() -> None:
+    torch.manual_seed(0)
     body, x = Strange(), torch.randn(50, 12)
     kept = x.clone()
     assert compressed(body, 0.98, [x]).keys() == {"plain"}
@@ -141,9 +157,9 @@ def test_layers_that_cannot_be_factors_stay_whole() -> None:
     body(x)
 
 
-def test_transformer_layers_run_on_whatever_stands_in_them() -> None:
+def test_transformer_layers_that_are_looked_into_stay_whole() -> None:
     body = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Flatten(), nn.Linear(80, 20))
-    assert compressed(body, 0.8, [torch.randn(40, 5, 16)]).keys() == {"2"}
+    assert compressed(body, 0.75, [torch.randn(40, 5, 16)]).keys() == {"2"}  # in eval mode it reads their weights
     for mode in (True, False):
         with torch.no_grad():
             assert body.train(mode)(torch.randn(2, 5, 16)).isfinite().all()
@@ -154,7 +170,7 @@ def test_wide_layers_that_read_little_have_all_the_ranks_that_can_be_paid_for(
     outputs: int, share: float, wanted: int
 ) -> None:
     body = nn.Sequential(nn.Conv2d(1, outputs, 3, 1, 1), nn.Flatten())
-    assert compressed(body, share, [torch.randn(50, 1, 6, 6)])["0"] == (1, wanted)
+    assert compressed(body, share, [torch.randn(50, 1, 6, 6)])["0"] == wanted
 
 
 def test_what_is_kept_is_measured_on_rows_that_nothing_was_solved_from() -> None:
@@ -214,11 +230,10 @@ class OneDead(nn.Module):
 def test_ranks_that_bring_nothing_are_not_paid_for() -> None:
     body, x = OneDead().eval(), torch.randn(60, 1, 6, 6)
     wanted = body(x).detach()
-    ranks = compressed(body, 0.9, [x])["second"]
-    assert ranks[0] == 1  # what nine neighbors say of 40 channels is rank 9 at most
-    assert ranks[1] <= 9
+    # what nine neighbors say of 40 channels is rank 9 at most
+    assert compressed(body, 0.9, [x])["second"] <= 9
     assert count(body) < 0.2 * count(OneDead())
-    assert_close(body(x), wanted, rtol=0, atol=2e-3 * float(wanted.std()))
+    assert_close(body(x), wanted, rtol=0, atol=1e-2 * float(wanted.std()))
 
 
 @given(

@@ -44,6 +44,20 @@ def test_features_of_another_unit_give_the_same_predictions() -> None:
     assert_allclose(said[2], said[1], atol=1e-6)
 
 
+def test_through_a_bottleneck_it_is_the_regression_on_what_comes_through() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y, shared = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((ROWS, 6), (ROWS, 4), (6, 2)))
+    x[:, 1] += x[:, 0]
+    found = Ridge()
+    for part in torch.arange(ROWS).split(17):
+        found.add(x[part], y[part].view(-1, 2, 2))
+    own, bias = found.through(1e-9, shared)
+    said = torch.einsum("br,mro->bmo", x @ shared, own) + bias
+    design = np.c_[x @ shared, np.ones(ROWS)]
+    wanted = design @ np.linalg.lstsq(design, y.numpy(), rcond=None)[0]
+    assert_allclose(said.flatten(1), wanted, atol=1e-6)
+
+
 def test_features_that_are_constant_leave_the_mean() -> None:
     found = Ridge()
     y = torch.randn(ROWS, M, 2, dtype=torch.float64)

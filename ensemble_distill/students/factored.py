@@ -1,5 +1,6 @@
-"""Layers as products of factors of lower rank: of a convolution three (Tucker-2: Kim et al. 2016, arXiv:1511.06530), of
-a linear layer two."""
+"""Layers as products of factors: a linear layer two of lower rank; a convolution three, of which the middle one sees
+each channel by itself (canonical polyadic factors, as in Lebedev et al. 2015, arXiv:1412.6553, with both sides of the
+kernel in one)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 
-Ranks = tuple[int, int]  # channels after the first factor and before the last; of two factors they are the same
 PUT_BACK = "Put back the body it was trained with."
 Layer = nn.Conv2d | nn.Linear
 
@@ -28,7 +28,7 @@ def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
 
 
 def positions(layer: Layer) -> int:
-    """Of its kernel; with several there is a core between two factors."""
+    """Of its kernel; with several there is a core between the two outer factors."""
     return math.prod(layer.kernel_size) if isinstance(layer, nn.Conv2d) else 1
 
 
@@ -39,71 +39,62 @@ def channels(layer: Layer) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
-def admits(layer: Layer, ranks: Ranks) -> bool:
-    """Whether its factors may have these ranks: none is higher than the factors beside it let through."""
-    inner, outer = ranks
+def highest_rank(layer: Layer) -> int:
+    """More channels between its factors would add nothing that these cannot say."""
+    (inputs, outputs), kernel = channels(layer), positions(layer)
+    return min(inputs, outputs) if kernel == 1 else min(inputs * outputs, inputs * kernel, outputs * kernel)
+
+
+def parameters_of(layer: Layer, rank: int | None = None) -> int:
+    """How many its factors have, the bias included; without a rank those of the layer itself."""
     inputs, outputs = channels(layer)
+    if rank is None:
+        return layer.weight.numel() + (0 if layer.bias is None else outputs)
     kernel = positions(layer)
-    if kernel == 1:
-        return 0 < inner == outer <= min(inputs, outputs)
-    return 0 < inner <= min(inputs, outer * kernel) and 0 < outer <= min(outputs, inner * kernel)
+    return rank * (inputs + outputs + (kernel if kernel > 1 else 0)) + outputs
 
 
-def parameters_of(layer: Layer, ranks: Ranks | None = None) -> int:
-    """How many its factors have, the bias included; without ranks those of the layer itself."""
-    whole = layer.weight.numel()
-    inputs, outputs = channels(layer)
-    if ranks is None:
-        return whole + (0 if layer.bias is None else outputs)
-    inner, outer = ranks
-    if positions(layer) == 1:
-        return inner * (inputs + outputs) + outputs
-    reduce, expand = (inputs * inner if inner < inputs else 0), (outer * outputs if outer < outputs else 0)
-    return reduce + positions(layer) * inner * outer + expand + outputs
+def factors_of(layer: Layer, rank: int) -> nn.Sequential:
+    """Fresh factors of a layer, on its device, with so many channels between them: `reduce`, `core` and `expand`. For a
+    kernel of one position there is no `core`.
 
-
-def factors_of(layer: Layer, ranks: Ranks) -> nn.Sequential:
-    """Fresh factors of a layer, on its device: `reduce`, `core` and `expand`. For a kernel of one position there is no
-    `reduce`; elsewhere `reduce` and `expand` are left out at full rank.
-
-    x to the same shape as the layer's. Only the last of them has a bias, so that padding stays zero to the core.
+    x to the same shape as the layer's. Only `expand` has a bias, so that padding stays zero to the core.
     """
     inputs, outputs = channels(layer)
-    inner, outer = ranks
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if isinstance(layer, nn.Linear):
-        parts["core"], parts["expand"] = nn.Linear(inputs, outer, bias=False), nn.Linear(outer, outputs)
+        parts["reduce"], parts["expand"] = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs)
     else:
-        if positions(layer) > 1 and inner < inputs:
-            parts["reduce"], inputs = nn.Conv2d(inputs, inner, 1, bias=False), inner
-        expanded = outer < outputs or positions(layer) == 1
         ways: Any = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation")}
-        parts["core"] = nn.Conv2d(inputs, outer, **ways, bias=not expanded)
-        if expanded:
-            parts["expand"] = nn.Conv2d(outer, outputs, 1)
+        if positions(layer) == 1:
+            parts["reduce"] = nn.Conv2d(inputs, rank, **ways, bias=False)
+        else:
+            parts["reduce"] = nn.Conv2d(inputs, rank, 1, bias=False)
+            parts["core"] = nn.Conv2d(rank, rank, **ways, groups=rank, bias=False)
+        parts["expand"] = nn.Conv2d(rank, outputs, 1)
     factors = nn.Sequential(parts).to(layer.weight).train(layer.training)
     return factors.requires_grad_(layer.weight.requires_grad)
 
 
-def factor(body: nn.Module, ranks: Mapping[str, Ranks]) -> None:
+def factor(body: nn.Module, ranks: Mapping[str, int]) -> None:
     """Put fresh factors in the place of a body's layers; those of `ranks` alone.
 
     Raises:
-        EdistillError: there is no such layer, or it has no factors of these ranks.
+        EdistillError: there is no such layer, or it has no factors of this rank.
     """
     layers = dict(body.named_modules())
-    for name, wanted in ranks.items():
+    for name, rank in ranks.items():
         layer = layers.get(name) if name else None  # a body that is a layer itself has nowhere to put factors
         if layer is None or not is_factorable(layer):
             there = "is not there" if layer is None else f"is a {type(layer).__name__}, which has none"
             raise EdistillError(f"The student has factors of its body's {name!r}, and that {there}. {PUT_BACK}")
-        if not admits(layer, wanted):
+        if not 0 < rank <= highest_rank(layer):
             inputs, outputs = channels(layer)
             raise EdistillError(
-                f"The student has factors of ranks {wanted} of its body's {name}, and a layer of {inputs} to {outputs} "
+                f"The student has factors of rank {rank} of its body's {name}, and a layer of {inputs} to {outputs} "
                 f"channels has none such. {PUT_BACK}"
             )
-        replace(body, name, factors_of(layer, wanted))
+        replace(body, name, factors_of(layer, rank))
 
 
 def replace(body: nn.Module, name: str, module: nn.Module) -> None:

@@ -72,6 +72,29 @@ class Ridge:
         """The features' mean, (F,)."""
         return self._gram[-1, :-1] / self.rows + self._origin.double().cpu()
 
+    def solution(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """The penalized covariance (F, F) of the features, and the weights (F, M·W).
+
+        Args:
+            ridge: above 0.
+        """
+        covariance, weight, _ = self._solved(ridge)
+        return covariance, weight
+
+    def through(self, ridge: float, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """The same through a given bottleneck (F, R): weights (M, R, W) and biases (M, W).
+
+        Args:
+            ridge: above 0.
+        """
+        covariance, weight, bias = self._solved(ridge)
+        seen = covariance @ shared
+        gram = shared.T @ seen
+        least = ridge * gram.diagonal().mean() + torch.finfo(torch.float32).tiny ** 0.5
+        own = torch.linalg.solve(gram + least * torch.eye(len(gram), dtype=gram.dtype), seen.T @ weight)
+        bias = bias + self._mean @ (weight - shared @ own)
+        return self._by_member(own), bias.view(self._shape)
+
     def _by_member(self, weight: Tensor) -> Tensor:
         return weight.view(len(weight), *self._shape).transpose(0, 1).contiguous()
 

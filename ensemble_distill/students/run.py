@@ -21,7 +21,7 @@ from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
 from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
-from ensemble_distill.students.factored import Ranks, factor
+from ensemble_distill.students.factored import factor
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.last_stage import HeadStack, LastStage, apart
 from ensemble_distill.students.student import Form, Student
@@ -76,7 +76,7 @@ class StudentConfig:
     bodies: int = 1
     source: str = ""
     last_stage: LastStage | None = None
-    compressed: tuple[Mapping[str, Ranks], ...] = ()
+    compressed: tuple[Mapping[str, int], ...] = ()
     own_body: bool = False
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class StudentConfig:
             ("each body has its own ranks", len(self.compressed) in (0, self.bodies)),
             (
                 "ranks are whole numbers above 0",
-                all(type(rank) is int and rank > 0 for one in self.compressed for two in one.values() for rank in two),
+                all(type(rank) is int and rank > 0 for one in self.compressed for rank in one.values()),
             ),
             (
                 "heads with their own bodies have one each",
@@ -170,10 +170,7 @@ class StudentConfig:
             bodies=student.get("bodies", 1),  # a run may be older than this
             source=method.get("source", ""),
             last_stage=None if student.get("last_stage") is None else LastStage.from_json(student["last_stage"]),
-            compressed=tuple(
-                {layer: (inner, outer) for layer, (inner, outer) in ranks.items()}
-                for ranks in student.get("compressed", ())
-            ),
+            compressed=tuple(dict(ranks) for ranks in student.get("compressed", ())),
             own_body=student.get("own_body", False),
         )
 

@@ -13,7 +13,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.compression import compress
-from ensemble_distill.students.factored import Ranks, factor, is_factorable
+from ensemble_distill.students.factored import factor, is_factorable
 from ensemble_distill.students.run import CONFIG, StudentConfig
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.order import Every, Order
@@ -34,8 +34,8 @@ def compress_bodies(
     order: Order,
     device: torch.device,
     progress: Progress,
-    known: Sequence[Mapping[str, Ranks]] = (),
-) -> tuple[Mapping[str, Ranks], ...]:
+    known: Sequence[Mapping[str, int]] = (),
+) -> tuple[Mapping[str, int], ...]:
     """Compress bodies in place, which come and leave on the CPU; the ranks of each, see `compress`.
 
     They are solved for from a sample of the training rows and views, the same for each seed. How much they keep is
@@ -81,7 +81,7 @@ def _told(shares: Sequence[float]) -> str:
     return f"{least} %" if least == most else f"{least} to {most} %"
 
 
-def known_ranks(folder: Path, bodies: int) -> tuple[Mapping[str, Ranks], ...]:
+def known_ranks(folder: Path, bodies: int) -> tuple[Mapping[str, int], ...]:
     """The ranks of an interrupted training, whose checkpoint brings the weights; none where there is no such.
 
     Raises:
