@@ -172,6 +172,16 @@ def test_channels_last_is_the_same_student_and_goes_on_where_it_was(
     assert (resumed.folder / "student.safetensors").read_bytes() == (whole.folder / "student.safetensors").read_bytes()
 
 
+def test_a_body_that_cannot_be_laid_out_is_told_why(folder: Path) -> None:
+    code = (folder / "model.py").read_text().replace("nn.Flatten()", "Rows()")
+    more = "\n\nclass Rows(nn.Module):\n    def forward(self, x):\n        return x.view(len(x), -1)\n"
+    (folder / "rows.py").write_text(code + more)
+    chosen: dict[str, object] = {"student.init": None, "student.model": "rows.py:make_body", "output.name": "rows"}
+    chosen |= {**VIEWS, "train.epochs": 2, "train.channels-last": True}
+    with pytest.raises(EdistillError, match=r"view.*or leave out train\.channels-last"):
+        train(tiny.settings(folder, {key: value for key, value in chosen.items() if value is not None}))
+
+
 def test_one_body_from_one_member_is_compressed_too(folder: Path) -> None:
     run = trained(folder, "single", student__init="member-0", student__compress=0.4, train__epochs=1)
     assert (run.config.own_body, run.config.bodies, len(run.config.compressed)) == (False, 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 
 import hypothesis
@@ -111,6 +112,15 @@ def test_a_larger_share_is_kept_within_and_loses_less() -> None:
     assert 1 > lost[0] > lost[1] > lost[2]
 
 
+def test_convolutions_have_whole_blocks_of_channels_between_their_factors() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 48, 3), nn.Flatten(), nn.Linear(768, 40))
+    ranks = compressed(body, 0.6, pictures(90))
+    assert ranks.keys() >= {"2", "4"}
+    assert ranks["2"] % 8 == 0
+    assert ranks["4"] % 8 != 0  # a linear layer's are as many as can be paid for
+
+
 def test_the_last_layer_makes_up_for_what_the_others_lost_of_the_mean() -> None:
     x, body = pictures(200), convolutional().eval()
     wanted = torch.cat([body(batch) for batch in x]).detach()
@@ -214,6 +224,61 @@ def test_what_does_not_vary_gets_no_weight(value: float) -> None:
         assert (body(rows).detach() - wanted).square().mean() < 0.3 * wanted.square().mean()
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_layers_that_had_nothing_to_read_can_still_learn(size: int) -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(2, 16, 3), nn.ReLU(), nn.Conv2d(16, 64, size), nn.AdaptiveAvgPool2d(1)).eval()
+    body[0].bias.data.fill_(-99)
+    x = torch.randn(90, 2, 6, 6)
+    wanted = body(x).detach()
+    assert compressed(body, 0.8, [x]).keys() >= {"2"}
+    assert_close(body(x), wanted)
+    first = body[0].expand.bias if isinstance(body[0], nn.Sequential) else body[0].bias
+    first.data.fill_(1.0)
+    (body(x) - 1).square().sum().backward()
+    assert body[2].expand.weight.grad.any()  # and with that, the rest follows
+
+
+def test_what_cannot_be_measured_is_not_called_kept() -> None:
+    found = compress(
+        nn.Sequential(nn.Linear(20, 30)), 0.3, [torch.randn(50, 20)], [torch.randn(1, 20)], "m", lambda done: None
+    )
+    assert math.isnan(found.kept)
+
+
+class Log(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log()
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(EdistillError, match="member-7's features are not finite"):
+        compressed(nn.Sequential(nn.Linear(12, 12), Log()), 0.5, [torch.randn(30, 12)])
+
+
+class Exit(nn.Module):
+    """Leaves early where its first layer gives little: compressed, that is so of other rows."""
+
+    least = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 40), nn.Linear(40, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first: Tensor = self.first(x).relu()
+        return self.second(first) if first.mean().item() > self.least else first
+
+
+def test_layers_that_no_longer_run_are_told_of() -> None:
+    torch.manual_seed(0)
+    body = Exit().eval()
+    x = [torch.randn(1, 20) for _ in range(60)]
+    body.least = min(body.first(row).relu().mean().item() for row in x) - 1e-6
+    with pytest.raises(EdistillError, match=r"member-7's layer second runs on other rows.*Leave it out"):
+        compressed(body, 0.4, x)
+
+
 class OneDead(nn.Module):
     """All that comes through is of one channel: ranks beyond the first bring nothing."""
 
@@ -228,6 +293,7 @@ class OneDead(nn.Module):
 
 
 def test_ranks_that_bring_nothing_are_not_paid_for() -> None:
+    torch.manual_seed(0)
     body, x = OneDead().eval(), torch.randn(60, 1, 6, 6)
     wanted = body(x).detach()
     # what nine neighbors say of 40 channels is rank 9 at most

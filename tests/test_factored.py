@@ -69,9 +69,33 @@ def test_three_factors_are_one_convolution_whose_kernel_is_their_product() -> No
     assert_close(factors(x), conv2d(x, kernel, factors.expand.bias, 2, 1, (2, 1)), atol=1e-5, rtol=1e-5)
 
 
+def patched() -> nn.Linear:
+    layer = nn.Linear(4, 4)
+    layer.forward = lambda x: x  # type: ignore[method-assign]
+    return layer
+
+
+def hooked() -> nn.Linear:
+    layer = nn.Linear(4, 4)
+    layer.register_full_backward_hook(lambda *_: None)
+    return layer
+
+
+def test_what_is_frozen_stays_so() -> None:
+    layer = nn.Linear(4, 4)
+    for weight, bias in ((True, False), (False, True)):
+        layer.weight.requires_grad_(weight)
+        layer.bias.requires_grad_(bias)
+        trained = {name: p.requires_grad for name, p in factors_of(layer, 2).named_parameters()}
+        assert trained == {"reduce.weight": weight, "expand.weight": weight, "expand.bias": bias}
+
+
 @pytest.mark.parametrize(
     "layer",
     [
+        patched(),
+        hooked(),
+        nn.Linear(4, 4, dtype=torch.complex64),
         nn.Conv2d(4, 4, 3, groups=2),
         nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3, padding_mode="reflect"),

@@ -9,6 +9,7 @@ and of that regression's weights the factors that lose least of what it says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.canonical import decompose
 from ensemble_distill.students.factored import (
     Layer,
@@ -26,11 +28,10 @@ from ensemble_distill.students.factored import (
     positions,
     replace,
 )
-from ensemble_distill.students.layers_seen import POSITIONS, RIDGE, Seen, look, patches_of, some_of
+from ensemble_distill.students.layers_seen import AT_ONCE, POSITIONS, RIDGE, Seen, look, patches_of, some_of
 from ensemble_distill.students.rank_choice import NOTHING, choose_ranks
 from ensemble_distill.students.ridge import Ridge
 
-AT_ONCE = 2**25  # numbers in the patches that are held at a time
 SWEEPS = 200  # of alternating least squares for a kernel's factors
 
 
@@ -42,7 +43,7 @@ class Compression:
         ranks: by layer, see `factor`.
         share: of its parameters that it has.
         kept: of its features' variance on rows that nothing was solved for, R² averaged over features by variance: 1
-            for all of it, below 0 for worse than their mean.
+            for all of it, below 0 for worse than their mean, NaN where they do not vary.
     """
 
     ranks: Mapping[str, int]
@@ -70,10 +71,13 @@ def compress(
         advance: is told how many layers more are done; in the end all that are factorable.
 
     Raises:
-        EdistillError: what has no factors has more parameters than that.
+        EdistillError: what has no factors has more parameters than that, the features are not finite, or what runs
+            depends on what the layers give.
     """
     parameters = _count(body)
     wanted = _features(body, held_out)
+    if not wanted.isfinite().all():
+        raise EdistillError(f"{name}'s features are not finite on all training rows. Leave student.compress out.")
     seen = look(body, inputs)
     layers = {key: one.layer for key, one in seen.items()}
     brought = {key: one.brought() for key, one in seen.items()}
@@ -81,12 +85,18 @@ def compress(
     advance(sum(map(is_factorable, body.modules())) - len(ranks))
     factors: dict[str, nn.Module] = {}
     for layer, own in ranks.items():  # in the order in which they run
-        factors[layer] = _solved(body, factors, layer, own, seen, inputs)
+        regression = _regression(body, factors, layer, seen, inputs)
+        if regression is None:
+            raise EdistillError(
+                f"student.compress is {share:g}, and {name}'s layer {layer} runs on other rows once the layers before "
+                "it are compressed: what it gives cannot be learned. Leave it out."
+            )
+        factors[layer] = _solved(regression, seen[layer].layer, own)
         advance(1)
     for layer, module in factors.items():
         replace(body, layer, module)
     lost, varied = (_features(body, held_out) - wanted).square().mean(), wanted.var(0, correction=0).mean()
-    return Compression(ranks, _count(body) / parameters, 1 - float(lost / varied) if varied > 0 else 1.0)
+    return Compression(ranks, _count(body) / parameters, 1 - float(lost / varied) if varied > 0 else math.nan)
 
 
 def _count(body: nn.Module) -> int:
@@ -97,38 +107,52 @@ def _features(body: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
     return torch.cat([body(x.clone()) for x in inputs]).cpu().double()  # it may change its input in place
 
 
-def _solved(
+def _regression(
     body: nn.Module,
     before: Mapping[str, nn.Module],
     name: str,
-    rank: int,
     seen: Mapping[str, Seen],
     inputs: Sequence[Tensor],
-) -> nn.Sequential:
-    """The factors of a layer, given those of the layers before it; the body is whole, and stays so."""
+) -> Ridge | None:
+    """From what a layer is given behind the factors of those before it to what it gave; the body is whole, and stays
+    so. None where it is given something else altogether."""
     layer = seen[name].layer
     regression = Ridge()
     for x in inputs:
-        wanted = _at(body, name, x).output
+        whole = _at(body, name, x)
         for key, module in before.items():
             replace(body, key, module)
-        given = _at(body, name, x).input
+        behind = _at(body, name, x)
         for key in before:
             replace(body, key, seen[key].layer)
-        for columns, target in _columns(layer, given, wanted, len(inputs)):
+        if whole is None or behind is None or whole.input.shape != behind.input.shape:
+            return None
+        for columns, target in _columns(layer, behind.input, whole.output, len(inputs)):
             regression.add(columns, target.unsqueeze(1))
+    return regression
+
+
+def _solved(regression: Ridge, layer: Layer, rank: int) -> nn.Sequential:
+    """The factors of a layer that are nearest to a regression of what it gave."""
     factors: Any = factors_of(layer, rank)
     if positions(layer) == 1:
         shared, own, bias = regression.reduced(RIDGE, rank)
-        factors.reduce.weight.copy_(shared.T.reshape(factors.reduce.weight.shape))
+        factors.reduce.weight.copy_(_alive(shared.T).view(factors.reduce.weight.shape))
     else:
         reduce, core = _kernel_factors(*regression.solution(RIDGE), layer, rank)
-        factors.reduce.weight.copy_(reduce.view(factors.reduce.weight.shape))
-        factors.core.weight.copy_(core.view(factors.core.weight.shape))
         own, bias = regression.through(RIDGE, (reduce.unsqueeze(2) * core.unsqueeze(1)).flatten(1).T)
+        factors.reduce.weight.copy_(_alive(reduce).view(factors.reduce.weight.shape))
+        factors.core.weight.copy_(_alive(core).view(factors.core.weight.shape))
     factors.expand.weight.copy_(own[0].T.reshape(factors.expand.weight.shape))
     factors.expand.bias.copy_(bias[0])
     return factors  # type: ignore[no-any-return]
+
+
+def _alive(weight: Tensor) -> Tensor:
+    """A factor's channels (R, C), at random where nothing is told of them: at 0, like what reads them, they and all
+    layers before would never learn."""
+    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)
+    return torch.where((weight == 0).all(1, keepdim=True), drawn / math.sqrt(weight.shape[1]), weight)
 
 
 def _kernel_factors(covariance: Tensor, weight: Tensor, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
@@ -157,7 +181,7 @@ def _halves(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inverse_root(variances: Tensor) -> Tensor:
-    """Of each that is not 0."""
+    """Of each that is above 0; 0 of the others."""
     return torch.where(variances > 0, variances.rsqrt(), 0)
 
 
@@ -183,8 +207,8 @@ class _Passing:
     output: Tensor
 
 
-def _at(body: nn.Module, name: str, x: Tensor) -> _Passing:
-    """What a layer is given and gives when the body runs on x."""
+def _at(body: nn.Module, name: str, x: Tensor) -> _Passing | None:
+    """What a layer is given and gives when the body runs on x; None where it does not run."""
     passing: list[_Passing] = []
 
     def note(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
@@ -198,4 +222,4 @@ def _at(body: nn.Module, name: str, x: Tensor) -> _Passing:
         pass
     finally:
         handle.remove()
-    return passing[0]
+    return passing[0] if passing else None

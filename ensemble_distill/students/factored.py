@@ -19,8 +19,11 @@ Layer = nn.Conv2d | nn.Linear
 
 def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
     """Whether it is torch's own linear layer or 2-D convolution with nothing that a product would not do: groups, other
-    padding than so many zeros, hooks, parametrizations, ways of a subclass."""
-    if hasattr(module, "parametrizations") or module._forward_hooks or module._forward_pre_hooks:
+    padding than so many zeros, complex numbers, hooks, parametrizations, ways of a subclass or of its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if hasattr(module, "parametrizations") or any(hooks) or "forward" in vars(module):
+        return False
+    if not isinstance(module, nn.Conv2d | nn.Linear) or not module.weight.is_floating_point():
         return False
     if type(module) is nn.Conv2d:
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
@@ -73,7 +76,10 @@ def factors_of(layer: Layer, rank: int) -> nn.Sequential:
             parts["core"] = nn.Conv2d(rank, rank, **ways, groups=rank, bias=False)
         parts["expand"] = nn.Conv2d(rank, outputs, 1)
     factors = nn.Sequential(parts).to(layer.weight).train(layer.training)
-    return factors.requires_grad_(layer.weight.requires_grad)
+    factors.requires_grad_(layer.weight.requires_grad)
+    if layer.bias is not None:
+        factors.get_parameter("expand.bias").requires_grad_(layer.bias.requires_grad)
+    return factors
 
 
 def factor(body: nn.Module, ranks: Mapping[str, int]) -> None:

@@ -30,6 +30,7 @@ from ensemble_distill.students.rank_choice import NOTHING
 
 RIDGE = 1e-6  # of a mean variance: what varies less is not learned from
 POSITIONS = 2**16  # of all batches, that a layer is judged by and solved for from
+AT_ONCE = 2**25  # numbers in the patches that are held at a time
 WIDEST = 2**13  # inputs of a layer: beyond that solving for it takes longer than training
 JUDGED = (1 / 8, 1 / 4, 1 / 2), 20  # of the ranks of a kernel, and the sweeps, that the others are judged from
 
@@ -81,7 +82,9 @@ class Seen:
             self.output.add(some_of(by_position(made, layer), count))
             return
         self.input.add(some_of(by_position(given, layer), count))
-        rows = given[: max(1, count // given[0, 0].numel())]
+        places = made[0, 0].numel()
+        most = AT_ONCE // (given.shape[1] * positions(layer) * places)
+        rows = given[: max(1, min(count // places, most))]
         patches = patches_of(layer, rows - rows.mean((0, 2, 3), keepdim=True))
         self.nearby.add(patches.reshape(-1, positions(layer)))
 

@@ -31,8 +31,8 @@ class Ridge:
             self._cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
         if x.device.type == "cpu":  # elsewhere float64 is slow or missing, and products round to float32
             x, y = x.double(), y.double()
-        self._gram += (x.T @ x).double().cpu()
-        self._cross += (x.T @ y).double().cpu()
+        self._gram += (x.T @ x).cpu().double()
+        self._cross += (x.T @ y).cpu().double()
         self.rows += len(x)
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ class Ridge:
     @property
     def _mean(self) -> Tensor:
         """The features' mean, (F,)."""
-        return self._gram[-1, :-1] / self.rows + self._origin.double().cpu()
+        return self._gram[-1, :-1] / self.rows + self._origin.cpu().double()
 
     def solution(self, ridge: float) -> tuple[Tensor, Tensor]:
         """The penalized covariance (F, F) of the features, and the weights (F, M·W).
@@ -104,7 +104,7 @@ class Ridge:
         mean, target = gram[-1, :-1], cross[-1]
         covariance = gram[:-1, :-1] - torch.outer(mean, mean)
         # what is left of constant features is rounding of single precision, and nothing may be learned from it
-        size = gram.diagonal()[:-1].mean() + self._origin.double().cpu().square().mean()
+        size = gram.diagonal()[:-1].mean() + self._origin.cpu().double().square().mean()
         variance = covariance.diagonal().mean()
         if variance <= 1e-12 * size + torch.finfo(torch.float64).tiny ** 0.5:
             return torch.zeros_like(covariance), torch.zeros_like(cross[:-1]), target

@@ -276,9 +276,10 @@ class Training:
             except Exception as error:  # the body is anyone's code, and was asked in eval mode alone so far
                 told = f"{type(error).__name__}: {error}".rstrip(".")
                 mode = "training" if student.body.training else "eval"
+                without = " leave out train.channels-last, or" if self.settings.channels_last else ""
                 raise EdistillError(
-                    f"The student's body fails in {mode} mode on {len(rows.x)} rows: {told}. Mend it, or where memory "
-                    "ran out lower train.batch-size."
+                    f"The student's body fails in {mode} mode on {len(rows.x)} rows: {told}. Mend it, or{without} "
+                    "where memory ran out lower train.batch-size."
                 ) from error
         if len(features) != len(rows.x):
             raise EdistillError(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lay out a module's 2-D kernels, which keep their shapes and values. Others stay: `Module.to` refuses 3-D ones."""
+    """Lay out a module's parameters of four dimensions; shapes and values stay. `Module.to` refuses 3-D kernels."""
     for parameter in module.parameters():
         parameter.data = laid_out(parameter.data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.compression import compress
-from ensemble_distill.students.factored import factor, is_factorable
+from ensemble_distill.students.factored import channels, factor, is_factorable, positions
 from ensemble_distill.students.run import CONFIG, StudentConfig
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.order import Every, Order
@@ -21,7 +22,7 @@ from ensemble_distill.training.rows import CachedRows, collate
 
 NUMBERS = 2**22  # of all inputs together, about
 FEWEST, MOST = 512, 2**13  # rows
-PER_INPUT = 4  # rows for each input of a linear layer
+PER_INPUT = 4  # rows for each input of a layer that sees one position, which may be a row's only one
 BATCH = 128  # of them, at most
 HELD_OUT = 9  # of that many batches one
 
@@ -65,14 +66,15 @@ def compress_bodies(
             found.append(compress(body, share, solved_from, held_out, name, progress.advance))
             body.cpu()
         progress.finish()
-    parameters, kept = _told([one.share for one in found]), _told([one.kept for one in found])
-    progress.note(f"With {parameters} of its parameters a body keeps {kept} of its features' variance.")
+    parameters, kept = _told([one.share for one in found]), [one.kept for one in found if not math.isnan(one.kept)]
+    of = f"{_told(kept)} of its features' variance" if kept else "what could not be measured on so few rows"
+    progress.note(f"With {parameters} of its parameters a body keeps {of}.")
     return tuple(one.ranks for one in found)
 
 
 def _rows(size: int, layers: Sequence[nn.Module]) -> int:
     """How many rows of so many numbers to solve from."""
-    widest = max((layer.in_features for layer in layers if isinstance(layer, nn.Linear)), default=0)
+    widest = max((channels(layer)[0] for layer in layers if is_factorable(layer) and positions(layer) == 1), default=0)
     return min(max(NUMBERS // size, FEWEST, PER_INPUT * widest) * HELD_OUT // (HELD_OUT - 1), MOST)
 
 
