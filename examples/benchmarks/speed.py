@@ -1,10 +1,11 @@
-"""Is the cache worth it? Three ratios, each from alternating runs in this process.
+"""Is the cache worth it? Four ratios, each from alternating runs in this process.
 
     python examples/benchmarks/speed.py ../shared
 
 1. A training epoch from the cache ÷ an epoch of plain supervised training of the same body on the same rows.
 2. A training epoch from the cache ÷ an epoch of online distillation, which runs all ten members at each step.
-3. The caching pass ÷ the bare sum of the members' forward passes on tensors that are already loaded.
+3. The same epoch with --channels-last ÷ without.
+4. The caching pass ÷ the bare sum of the members' forward passes on tensors that are already loaded.
 
 The machine should have nothing else to do.
 """
@@ -69,14 +70,16 @@ def main() -> None:
         cache_pass(cache, plan, teachers)
         split = CachedSplit(plan.source, plan.view, plan.seed, Cache(cache).open("train", plan.count))
         rows = CachedRows([split], teachers[0].member.preprocessing)
-        cached, supervised, online = medians(
+        cached, laid_out, supervised, online = medians(
             lambda: cached_epoch(make_member, split, rows, settings),
+            lambda: cached_epoch(make_member, split, rows, settings, channels_last=True),
             lambda: supervised_epoch(make_member, rows, settings),
             lambda: online_epoch(make_member, rows, settings, modules),
         )
         print(f"{ROWS:,} rows of CIFAR-10, {len(modules)} ResNet-8 members, batch {BATCH}, medians of {REPEATS}")
         tell("epoch from the cache ÷ supervised epoch", cached, supervised)
         tell("epoch from the cache ÷ online distillation", cached, online)
+        tell("epoch from the cache, --channels-last ÷ without", laid_out, cached)
         loaded = torch.from_numpy(np.stack([rows[row, 0].x for row in range(ROWS)]))
         whole, bare = medians(
             lambda: cache_pass(None, plan, teachers), lambda: bare_forwards(modules, loaded, plan.count)
@@ -85,7 +88,7 @@ def main() -> None:
 
 
 def tell(what: str, a: float, b: float) -> None:
-    print(f"{what:<45}{a / b:5.2f}   ({a:.1f} s / {b:.1f} s)", flush=True)
+    print(f"{what:<48}{a / b:5.2f}   ({a:.1f} s / {b:.1f} s)", flush=True)
 
 
 def settings_of(work: Path) -> Settings:
@@ -125,7 +128,11 @@ def student(make_member: Callable[[], nn.Module], heads: int) -> Student:
 
 
 def cached_epoch(
-    make_member: Callable[[], nn.Module], split: CachedSplit, rows: CachedRows, settings: Settings
+    make_member: Callable[[], nn.Module],
+    split: CachedSplit,
+    rows: CachedRows,
+    settings: Settings,
+    channels_last: bool = False,
 ) -> None:
     """What `edistill train --epochs 1` does once everything is open: both stages, checkpoint and log included."""
     method = open_method("hydra")
@@ -138,7 +145,7 @@ def cached_epoch(
             rows=rows,
             order=Order(len(rows), split.records.views, BATCH, seed=0),
             pooling=Pooling(CategoricalFamily()),
-            settings=settings.train,
+            settings=settings.train.model_copy(update={"channels_last": channels_last}),
             device=CPU,
             workers=0,
             progress=Silent(),

@@ -1,7 +1,8 @@
 """Latency of exported students, one row, one thread, in onnxruntime: python examples/diversity/latency.py
 
 On the folders that study.py left. MNIST's student against its 50 members as one graph of batched layers, which is
-faster than one after the other; CIFAR-10's, one body under ten linear heads, against a single member.
+faster than one after the other; CIFAR-10's one body under ten linear heads against a single member, and compressed
+members against the ten as one graph.
 """
 
 from __future__ import annotations
@@ -46,6 +47,17 @@ class Batched(nn.Module):
         return y.softmax(-1).mean(1)
 
 
+class Ensemble(nn.Module):
+    """The mean of members' probabilities."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x).softmax(-1) for member in self.members]).mean(0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=HERE / "output")
@@ -57,9 +69,14 @@ def main() -> None:
     sys.path.insert(0, str(cifar10 / "teachers"))
     from model import make_teacher
 
-    member = make_teacher().eval()
-    member.load_state_dict(load_file(cifar10 / "teachers" / "member-00.safetensors"))
-    _compare("CIFAR-10, plain ÷ one member", _exported(cifar10, "plain-s0"), _graph(member, (3, 32, 32)))
+    ten = []
+    for file in sorted((cifar10 / "teachers").glob("*.safetensors")):
+        ten.append(make_teacher().eval())
+        ten[-1].load_state_dict(load_file(file))
+    _compare("CIFAR-10, plain ÷ one member", _exported(cifar10, "plain-s0"), _graph(ten[0], (3, 32, 32)))
+    ensemble = _graph(Ensemble(ten), (3, 32, 32))
+    for run in ("compressed-34-s0", "compressed-42-seven-s0"):
+        _compare(f"CIFAR-10, {run} ÷ the ensemble as one graph", _exported(cifar10, run), ensemble)
 
 
 def _exported(folder: Path, run: str) -> onnxruntime.InferenceSession:
