@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,3 +158,15 @@ def test_the_command_tells_before_and_after_and_what_it_costs(digits: Path, monk
     taken = CliRunner().invoke(app, ["calibrate", "--remove"])
     assert "as it was trained" in taken.stderr
     assert not (digits / "runs/hydra-s0/calibration.json").exists()
+
+
+def test_the_command_names_exports_of_before(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(digits)
+    shutil.rmtree("runs/hydra-s0/export")
+    assert "xport again" not in CliRunner().invoke(app, ["calibrate"]).stderr
+    assert CliRunner().invoke(app, ["export", "--onnx", "--safetensors"]).exit_code == 0
+    shown = CliRunner().invoke(app, ["calibrate", "--remove"]).stderr
+    assert "model.onnx and runs/hydra-s0/export/model.safetensors" in " ".join(shown.split())
+    again = shown.partition("Export again: edistill ")[2].split()
+    assert again == ["export", "runs/hydra-s0", "--onnx", "--safetensors"]
+    assert CliRunner().invoke(app, again).exit_code == 0

@@ -19,6 +19,7 @@ SHOWN = (
     "diversity_explained",
     "mean_kl",
 )
+FORMATS = {".onnx": "--onnx", ".safetensors": "--safetensors"}
 CAPTION = (
     "after: each half of the rows by a fit on the other, so what to expect elsewhere.\n"
     "A calibration mends how much the heads disagree, not about what: it lowers the diversity explained where heads\n"
@@ -71,3 +72,7 @@ def register(app: typer.Typer) -> None:
                 rows,
             )
             render.message(CAPTION)
+        if report.stale and not json:
+            files = " and ".join(render.near(str(file)) for file in report.stale)
+            flags = " ".join(FORMATS[file.suffix] for file in report.stale)
+            render.message(f"{files}: exported before. Export again: edistill export {render.near(str(report.folder))} {flags}")

@@ -26,6 +26,7 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workflows.answers import PLAIN, Answers, beside_its_teachers
 from ensemble_distill.workflows.comparable import open_for
+from ensemble_distill.workflows.export import EXPORTS
 from ensemble_distill.workflows.runs import find_run
 
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
@@ -41,6 +42,7 @@ class CalibrationReport:
         calibration: what was fitted; None when it was taken away.
         before, after: fidelity figures on those rows, `after` of each half by a fit on the other: what to expect
             elsewhere.
+        stale: files that were exported before, and say what the run said then.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class CalibrationReport:
     calibration: Calibration | None
     before: Figures
     after: Figures
+    stale: tuple[Path, ...]
 
 
 def calibrate(
@@ -76,7 +79,7 @@ def calibrate(
     if remove:
         with one_writer(found.folder):
             found.forget_calibration()
-        return CalibrationReport(found.folder, "", 0, None, {}, {})
+        return CalibrationReport(found.folder, "", 0, None, {}, {}, _exported(found.folder))
     name = split or ("calibration" if "calibration" in settings.splits() else "validation")
     source = open_for([found], settings, name)
     if source.digest in (found.config.trained_on.get(trained) for trained in ("train", "transfer")):
@@ -119,7 +122,13 @@ def calibrate(
         calibration=calibration,
         before=pairs.figures(slice(None), Calibration()),
         after=_means(crossed),
+        stale=_exported(found.folder),
     )
+
+
+def _exported(run: Path) -> tuple[Path, ...]:
+    files = (run / EXPORTS / name for name in ("model.onnx", "model.safetensors"))
+    return tuple(file for file in files if file.is_file())
 
 
 def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -17,6 +17,7 @@ from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.workflows.runs import find_run
 from ensemble_distill.workflows.splits import open_split
 
+EXPORTS = "export"  # a run's folder of exported files
 CHECKED_ROWS = 32
 
 
@@ -31,7 +32,7 @@ def export(settings: Settings, run: str | None = None, *, onnx: bool = False, sa
         raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
     found = find_run(settings, run)
     student = found.student()
-    folder = found.folder / "export"
+    folder = found.folder / EXPORTS
     written = []
     with one_writer(folder):
         if onnx:
