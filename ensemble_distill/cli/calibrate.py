@@ -73,6 +73,7 @@ def register(app: typer.Typer) -> None:
             )
             render.message(CAPTION)
         if report.stale and not json:
-            files = " and ".join(render.near(str(file)) for file in report.stale)
+            files = " and ".join(str(file) for file in report.stale)
             flags = " ".join(FORMATS[file.suffix] for file in report.stale)
-            render.message(f"{files}: exported before. Export again: edistill export {render.near(str(report.folder))} {flags}")
+            again = f"edistill export {report.folder} {flags}"
+            render.message(render.near(f"{files}: exported before. Export again: {again}"))

@@ -139,8 +139,9 @@ def _solved(regression: Ridge, layer: Layer, rank: int) -> nn.Sequential:
         shared, own, bias = regression.reduced(RIDGE, rank)
         factors.reduce.weight.copy_(_alive(shared.T).view(factors.reduce.weight.shape))
     else:
-        reduce, core = _kernel_factors(*regression.solution(RIDGE), layer, rank)
-        own, bias = regression.through(RIDGE, (reduce.unsqueeze(2) * core.unsqueeze(1)).flatten(1).T)
+        solution = regression.solution(RIDGE)
+        reduce, core = _kernel_factors(solution.covariance, solution.weight, layer, rank)
+        own, bias = regression.through(solution, RIDGE, (reduce.unsqueeze(2) * core.unsqueeze(1)).flatten(1).T)
         factors.reduce.weight.copy_(_alive(reduce).view(factors.reduce.weight.shape))
         factors.core.weight.copy_(_alive(core).view(factors.core.weight.shape))
     factors.expand.weight.copy_(own[0].T.reshape(factors.expand.weight.shape))

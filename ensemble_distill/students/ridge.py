@@ -3,8 +3,21 @@ once from one Gram matrix."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Solution(NamedTuple):
+    """Attributes:
+    covariance: the features', (F, F), with the penalty on its diagonal.
+    weight, bias: (F, M·W) and (M·W,); weights are 0 where nothing varies.
+    """
+
+    covariance: Tensor
+    weight: Tensor
+    bias: Tensor
 
 
 class Ridge:
@@ -41,7 +54,7 @@ class Ridge:
         Args:
             ridge: above 0.
         """
-        _, weight, bias = self._solved(ridge)
+        _, weight, bias = self.solution(ridge)
         return self._by_member(weight), bias.view(self._shape)
 
     def reduced(self, ridge: float, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +68,7 @@ class Ridge:
             ridge: above 0.
             rank: R, at most F and at most M·W.
         """
-        covariance, weight, bias = self._solved(ridge)
+        covariance, weight, bias = self.solution(ridge)
         values, vectors = torch.linalg.eigh(covariance)
         # where nothing varies, nothing is scaled to 1: the inverse would leave single precision
         least = max(float(values.max()) * torch.finfo(torch.float64).eps, torch.finfo(torch.float32).tiny ** 0.5)
@@ -72,22 +85,31 @@ class Ridge:
         """The features' mean, (F,)."""
         return self._gram[-1, :-1] / self.rows + self._origin.cpu().double()
 
-    def solution(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """The penalized covariance (F, F) of the features, and the weights (F, M·W).
+    def solution(self, ridge: float) -> Solution:
+        """For all members at once, float64 on the CPU.
 
         Args:
             ridge: above 0.
         """
-        covariance, weight, _ = self._solved(ridge)
-        return covariance, weight
+        gram, cross = self._gram / self.rows, self._cross / self.rows
+        mean, target = gram[-1, :-1], cross[-1]
+        covariance = gram[:-1, :-1] - torch.outer(mean, mean)
+        # what is left of constant features is rounding of single precision, and nothing may be learned from it
+        size = gram.diagonal()[:-1].mean() + self._origin.cpu().double().square().mean()
+        variance = covariance.diagonal().mean()
+        if variance <= 1e-12 * size + torch.finfo(torch.float64).tiny ** 0.5:
+            return Solution(torch.zeros_like(covariance), torch.zeros_like(cross[:-1]), target)
+        penalized = covariance + ridge * variance * torch.eye(len(mean), dtype=torch.float64)
+        weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))
+        return Solution(penalized, weight, target - self._mean @ weight)
 
-    def through(self, ridge: float, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """The same through a given bottleneck (F, R): weights (M, R, W) and biases (M, W).
+    def through(self, solution: Solution, ridge: float, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """A solution through a given bottleneck (F, R): weights (M, R, W) and biases (M, W).
 
         Args:
-            ridge: above 0.
+            ridge: what the solution was found with.
         """
-        covariance, weight, bias = self._solved(ridge)
+        covariance, weight, bias = solution
         seen = covariance @ shared
         gram = shared.T @ seen
         least = ridge * gram.diagonal().mean() + torch.finfo(torch.float32).tiny ** 0.5
@@ -97,17 +119,3 @@ class Ridge:
 
     def _by_member(self, weight: Tensor) -> Tensor:
         return weight.view(len(weight), *self._shape).transpose(0, 1).contiguous()
-
-    def _solved(self, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The penalized covariance (F, F), weights (F, M·W) and biases (M·W); 0 but for biases where nothing varies."""
-        gram, cross = self._gram / self.rows, self._cross / self.rows
-        mean, target = gram[-1, :-1], cross[-1]
-        covariance = gram[:-1, :-1] - torch.outer(mean, mean)
-        # what is left of constant features is rounding of single precision, and nothing may be learned from it
-        size = gram.diagonal()[:-1].mean() + self._origin.cpu().double().square().mean()
-        variance = covariance.diagonal().mean()
-        if variance <= 1e-12 * size + torch.finfo(torch.float64).tiny ** 0.5:
-            return torch.zeros_like(covariance), torch.zeros_like(cross[:-1]), target
-        penalized = covariance + ridge * variance * torch.eye(len(mean), dtype=torch.float64)
-        weight = torch.linalg.solve(penalized, cross[:-1] - torch.outer(mean, target))
-        return penalized, weight, target - self._mean @ weight

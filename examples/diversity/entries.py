@@ -22,8 +22,8 @@ def _set(**values: str) -> tuple[str, ...]:
     return tuple(part for k, v in values.items() for part in ("--set", f"{k.replace('__', '.').replace('_', '-')}={v}"))
 
 
-def _views(transform: str, count: int = 4) -> tuple[str, ...]:
-    cache = f"cache-{transform.replace('+', '-')}-{count}"
+def _views(transform: str, count: int = 4, more: str = "") -> tuple[str, ...]:
+    cache = "-".join(filter(None, ("cache", transform.replace("+", "-"), str(count), more)))
     return _set(views__transform=transform, views__count=str(count), output__cache=cache)
 
 
@@ -59,6 +59,7 @@ MNIST = (
     Entry("one-members-layer-solved", (*_BODY, *_stage(None, "3", "3"), *SOLVED), _MIXED),
     # training on from there
     Entry("rank-96", (*_BODY, *_stage(96), "--lr", "1e-4"), _MIXED),
+    Entry("rank-80", (*_BODY, *_stage(80), "--lr", "1e-4"), _MIXED),
     Entry("rank-32", _32, _MIXED),
     Entry("rank-32-lr-1e-4", (*_32[:-1], "1e-4"), _MIXED),
     # the loss
@@ -71,6 +72,7 @@ MNIST = (
 )
 
 _CIFAR10, _CROPPED = _views("crop-flip+mixup"), _views("crop-flip")
+_PHOTOS = (*_views("crop-flip", more="photos"), *_set(data__transfer="photos.npz"))
 
 
 def _bodies(count: int) -> tuple[str, ...]:
@@ -113,9 +115,12 @@ CIFAR10 = (
     Entry("compressed-34-solved", (*_compressed(34.4), *SOLVED), _CROPPED),
     # training on from there
     Entry("compressed-34", (*_compressed(34.4), *_ON), _CROPPED),
+    # with transfer rows: patches of photographs, of which members say other things
+    Entry("compressed-34-photos-solved", (*_compressed(34.4), *SOLVED), _PHOTOS),
+    Entry("compressed-35-photos", (*_compressed(34.7), "--epochs", "3", "--lr", "2e-4", "--channels-last"), _PHOTOS),
     # seven members, compressed less, and heads on all of them
     Entry("compressed-42-seven", (*_compressed(42, 7), *_ON), _CROPPED),
 )
 
 SEARCH = {"mnist": MNIST, "cifar10": CIFAR10}
-FINAL = {"mnist": ("rank-96",), "cifar10": ("bodies-5", "compressed-42-seven")}
+FINAL = {"mnist": ("rank-96", "rank-80"), "cifar10": ("bodies-5", "compressed-42-seven", "compressed-35-photos")}

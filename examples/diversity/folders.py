@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 OOD_ROWS = 2000
+TRANSFER_ROWS = 5000
 CIFAR10_TRAIN_ROWS = 20_000  # of the 45,000 that the members were trained on
 
 
@@ -30,7 +31,7 @@ def prepare_mnist(shared: Path, work: Path) -> None:
 
 
 def prepare_cifar10(shared: Path, work: Path) -> None:
-    """The ten ResNet-8; two halves of the 5,000 rows that none of them was trained on."""
+    """The ten ResNet-8; two halves of the 5,000 rows that none of them was trained on; transfer rows of photographs."""
     unpack_cifar10(shared, work)
     copy_teachers(shared / "teachers" / "cifar10-resnet8", work)
     write_digits(work)
@@ -40,6 +41,8 @@ def prepare_cifar10(shared: Path, work: Path) -> None:
     np.save(work / "train_rows.npy", np.sort(order[:CIFAR10_TRAIN_ROWS]))
     np.save(work / "validation_rows.npy", unseen[0::2])
     np.save(work / "calibration_rows.npy", unseen[1::2])
+    if not (work / "photos.npz").exists():
+        np.savez_compressed(work / "photos.npz", x=_scaled_patches(32))
     if not (work / "mnist.npz").exists():
         with np.load(shared / "data" / "mnist.npz") as arrays:
             digits = arrays["test_x"][::5]
@@ -60,4 +63,18 @@ def _patches(size: int) -> np.ndarray:
         photo = photos[index % len(photos)]
         top, left = int(down * (photo.shape[0] - size)), int(right * (photo.shape[1] - size))
         patches.append(photo[top : top + size, left : left + size])
+    return np.stack(patches)
+
+
+def _scaled_patches(size: int) -> np.ndarray:
+    """Color patches of the same photographs, of `size` to eleven times as many pixels a side, reduced to `size`."""
+    random = np.random.Generator(np.random.PCG64(0))
+    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    patches = []
+    for index in range(TRANSFER_ROWS):
+        photo = photos[index % len(photos)]
+        side = round(size * 2 ** (random.random() * 3.5))
+        top, left = int(random.random() * (photo.height - side)), int(random.random() * (photo.width - side))
+        patch = photo.crop((left, top, left + side, top + side))
+        patches.append(np.asarray(patch.resize((size, size), Image.Resampling.BOX)))
     return np.stack(patches)
