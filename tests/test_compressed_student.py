@@ -245,6 +245,17 @@ def test_what_does_not_go_together_is_refused(folder: Path, more: dict[str, obje
     assert not (folder / "runs" / "refused" / "student.safetensors").exists()
 
 
+def test_too_few_steps_are_refused_before_anything_is_compressed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compressed(*given: object) -> None:
+        raise AssertionError("compressed")
+
+    monkeypatch.setattr("ensemble_distill.workflows.train.compress_bodies", compressed)
+    with pytest.raises(EdistillError, match=r"train\.epochs is 0, and the method begins with stage hinton"):
+        trained(folder, "none", student__compress=0.4, student__init="member-0", train__epochs=0)
+    with pytest.raises(AssertionError, match="compressed"):
+        trained(folder, "none", student__compress=0.4, student__init="member-0", train__epochs=2)
+
+
 def test_a_damaged_record_of_ranks_is_refused_by_name(folder: Path) -> None:
     run = trained(folder, "damaged", student__compress=0.4)
     config = run.folder / "config.json"

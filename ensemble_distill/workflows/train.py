@@ -35,6 +35,7 @@ from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
 from ensemble_distill.training.rows import CachedRows, CachedSplit
+from ensemble_distill.training.shares import boundaries
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
 from ensemble_distill.workflows.compressed import compress_bodies, known_ranks
@@ -227,7 +228,8 @@ def _train(
         )
     stages = method.stages(options, len(config.members))
     refuse_broken(settings.train.method, stages, student, config, start is not None)
-    if settings.student.compress is not None:
+    if settings.student.compress is not None:  # which may take minutes: what training would refuse, it refuses before
+        boundaries(stages, settings.train.epochs * order.steps_per_epoch)
         names = [teacher.member.name for teacher in starting_members(settings, teachers)]
         known = () if overwrite else known_ranks(folder, len(names))
         compressed = compress_bodies(
