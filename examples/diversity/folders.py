@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from common import copy_teachers, gray_cifar10, unpack_cifar10, write_digits
 from ensemble import train_members
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
 OOD_ROWS = 2000
@@ -43,11 +43,33 @@ def prepare_cifar10(shared: Path, work: Path) -> None:
     np.save(work / "calibration_rows.npy", unseen[1::2])
     if not (work / "photos.npz").exists():
         np.savez_compressed(work / "photos.npz", x=_scaled_patches(32))
-    if not (work / "mnist.npz").exists():
+    if not (work / "more-mnist.npz").exists():
         with np.load(shared / "data" / "mnist.npz") as arrays:
-            digits = arrays["test_x"][::5]
-        enlarged = [np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BILINEAR)) for x in digits]
-        np.savez_compressed(work / "mnist.npz", x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
+            _write_gray(work / "mnist.npz", arrays["test_x"][::5])
+            _write_gray(work / "more-mnist.npz", arrays["val_x"][::5])
+    if not (work / "print.npz").exists():
+        text = (shared / "data" / "text" / "wikitext2-test.txt").read_text(encoding="utf-8")
+        _write_gray(work / "print.npz", _printed(text))
+
+
+def _write_gray(path: Path, x: np.ndarray) -> None:
+    """Gray pictures (N, H, W) as 32 x 32 ones of three channels."""
+    enlarged = [np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BILINEAR)) for one in x]
+    np.savez_compressed(path, x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
+
+
+def _printed(text: str) -> np.ndarray:
+    """Scraps of a printed text, (OOD_ROWS, 32, 32): black on white and white on black, in several sizes."""
+    random = np.random.Generator(np.random.PCG64(0))
+    words = text.split()
+    scraps = []
+    for index in range(OOD_ROWS):
+        start, size = int(random.random() * (len(words) - 12)), 8 + int(random.random() * 16)
+        scrap = Image.new("L", (32, 32), 255)
+        lines = "\n".join(" ".join(words[start + i : start + i + 3]) for i in range(0, 12, 3))
+        ImageDraw.Draw(scrap).multiline_text((1, 1), lines, fill=0, font=ImageFont.load_default(size))
+        scraps.append(np.asarray(scrap) if index % 2 else 255 - np.asarray(scrap))
+    return np.stack(scraps)
 
 
 PREPARE = {"mnist": prepare_mnist, "cifar10": prepare_cifar10}
