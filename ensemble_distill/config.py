@@ -164,7 +164,10 @@ class StudentSettings(Section):
         (), description='Hidden sizes of each head; empty is linear. Or "last-stage": a copy of it each.'
     )
     compress: float | None = Field(
-        None, gt=0, lt=1, description="Share of the parameters that bodies from student.init keep, in low-rank layers."
+        None,
+        gt=0,
+        lt=1,
+        description="Share of its parameters that a body from student.init keeps, in products of thin layers.",
     )
     share: dict[str, str] = Field(
         {},

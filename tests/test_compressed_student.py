@@ -12,10 +12,11 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.students.compression import Compression, compress
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.students.student import Student
 from ensemble_distill.training import loop
@@ -95,6 +96,30 @@ def test_compressed_members_keep_what_their_share_allows(folder: Path) -> None:
             t.numel() for name, t in load_file(folder / "teachers/member-0.safetensors").items() if name[0] < "5"
         )
         assert all(count(body) <= share * whole for body in run.student().body.bodies)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_is_kept_is_measured_on_rows_that_no_view_was_solved_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """All views of a row are alike here, and each row is of its own."""
+    from ensemble_distill.workflows import compressed
+
+    sets: list[list[set[bytes]]] = []
+
+    def noted(body: nn.Module, share: float, inputs: list[Tensor], held_out: list[Tensor], *more: Any) -> Compression:
+        sets.append([{x.numpy().tobytes() for batch in some for x in batch} for some in (inputs, held_out)])
+        return compress(body, share, inputs, held_out, *more)
+
+    monkeypatch.setattr(compressed, "compress", noted)
+    views = {"views.count": count, "views.transform": "none", "output.cache": f"plain-{count}"}
+    cache_logits(tiny.settings(folder, {**VIEWS, **views}))
+    ways = {"student.init": ["member-*"], "student.compress": 0.4, "train.epochs": 0, "output.name": f"plain-{count}"}
+    train(tiny.settings(folder, {**VIEWS, **views, **ways}))
+    for solved_from, held_out in sets:
+        assert len(solved_from | held_out) == 120
+        assert len(held_out) == 13 + 3  # the first of nine batches and the first of the next nine
+        assert not solved_from & held_out
 
 
 def test_such_a_run_is_trained_on_exported_and_loaded(folder: Path) -> None:

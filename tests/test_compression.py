@@ -199,6 +199,20 @@ def test_frozen_layers_have_frozen_factors() -> None:
     assert {name[0]: p.requires_grad for name, p in body.named_parameters()} == {"0": False, "1": True}
 
 
+def test_padding_by_name_is_padding_by_number() -> None:
+    by_name, by_number = convolutional(), convolutional()
+    by_name[0].padding = "same"
+    ways = [compressed(body, 0.5, pictures()) for body in (by_name, by_number)]
+    assert ways[0] == ways[1]
+    for x in pictures():
+        assert_close(by_name(x), by_number(x))
+
+
+def test_a_body_without_parameters_is_refused() -> None:
+    with pytest.raises(EdistillError, match=r"member-7's body has no parameters\. Leave it out"):
+        compress(nn.Flatten(), 0.5, pictures(), pictures(), "member-7", lambda layers: None)
+
+
 def test_too_small_a_share_is_refused_with_the_least_there_is() -> None:
     with pytest.raises(EdistillError, match=r"compress is 0.3.*member-7 keeps 0\.\d+ of its.*above 0\.\d+, or"):
         compressed(Strange(), 0.3, [torch.randn(50, 12)])

@@ -28,8 +28,10 @@ LAYERS = st.builds(
         "pointwise": lambda: nn.Conv2d(inputs, outputs, 1, stride, bias=False),
         "square": lambda: nn.Conv2d(inputs, outputs, 3, stride, 1),
         "long": lambda: nn.Conv2d(inputs, outputs, (3, 5), stride, (2, 4), dilation=2),
+        "same": lambda: nn.Conv2d(inputs, outputs, (3, 2), padding="same", dilation=2),
+        "valid": lambda: nn.Conv2d(inputs, outputs, 2, stride, padding="valid"),
     }[kind](),
-    st.sampled_from(("linear", "pointwise", "square", "long")),
+    st.sampled_from(("linear", "pointwise", "square", "long", "same", "valid")),
     st.integers(1, 6),
     st.integers(1, 6),
     st.integers(1, 2),
@@ -40,6 +42,7 @@ LAYERS = st.builds(
 def test_factors_have_the_shapes_and_the_parameters_that_they_are_counted_at(
     layer: nn.Conv2d | nn.Linear, rank: int
 ) -> None:
+    assert is_factorable(layer)
     factors = factors_of(layer, rank)
     x = torch.randn(2, layer.in_features) if isinstance(layer, nn.Linear) else torch.randn(2, layer.in_channels, 9, 8)
     assert factors(x).shape == layer(x).shape
@@ -97,7 +100,7 @@ def test_what_is_frozen_stays_so() -> None:
         hooked(),
         nn.Linear(4, 4, dtype=torch.complex64),
         nn.Conv2d(4, 4, 3, groups=2),
-        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 2, padding="same"),
         nn.Conv2d(4, 4, 3, padding_mode="reflect"),
         nn.Conv1d(4, 4, 3),
         nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),

@@ -26,8 +26,18 @@ def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
     if not isinstance(module, nn.Conv2d | nn.Linear) or not module.weight.is_floating_point():
         return False
     if type(module) is nn.Conv2d:
-        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return module.groups == 1 and module.padding_mode == "zeros" and padding_of(module) is not None
     return type(module) is nn.Linear
+
+
+def padding_of(layer: nn.Conv2d) -> tuple[int, ...] | None:
+    """How many zeros at either end of height and width; None for more at one end, as "same" has for even kernels."""
+    if not isinstance(layer.padding, str):
+        return layer.padding
+    if layer.padding == "valid":
+        return 0, 0
+    both = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return tuple(zeros // 2 for zeros in both) if all(zeros % 2 == 0 for zeros in both) else None
 
 
 def positions(layer: Layer) -> int:

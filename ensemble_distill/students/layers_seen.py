@@ -22,17 +22,18 @@ from ensemble_distill.students.factored import (
     factors_of,
     highest_rank,
     is_factorable,
+    padding_of,
     parameters_of,
     positions,
     replace,
 )
-from ensemble_distill.students.rank_choice import NOTHING
+from ensemble_distill.students.rank_choice import NOTHING, WIDEST
 
 RIDGE = 1e-6  # of a mean variance: what varies less is not learned from
 POSITIONS = 2**16  # of all batches, that a layer is judged by and solved for from
 AT_ONCE = 2**25  # numbers in the patches that are held at a time
-WIDEST = 2**13  # inputs of a layer: beyond that solving for it takes longer than training
-JUDGED = (1 / 8, 1 / 4, 1 / 2), 20  # of the ranks of a kernel, and the sweeps, that the others are judged from
+JUDGED = 1 / 8, 1 / 4, 1 / 2  # of the ranks of a kernel, that the others are judged from
+JUDGING_SWEEPS = 20
 
 
 class _Covariance:
@@ -100,16 +101,16 @@ class Seen:
 
 
 def _judged(kernel: Tensor, highest: int) -> list[float]:
-    """What ranks from 0 on bring of a kernel, where its inputs have covariance 1: what is lost falls about as a power,
-    from one rank that is tried to the next."""
-    size, (parts, sweeps) = kernel.square().sum(), JUDGED
+    """What ranks from 0 on bring of a kernel, where its inputs have covariance 1: what is lost falls about
+    geometrically, from one rank that is tried to the next."""
+    size = kernel.square().sum()
     if size == 0:
         return [0.0, 0.0]
     sides = sorted(int(torch.linalg.matrix_rank(kernel.movedim(side, 0).flatten(1))) for side in range(3))
     highest = min(highest, sides[0] * sides[1])  # it is whole then
     ranks, logs = [0], [0.0]
-    for rank in sorted({max(1, int(part * highest)) for part in parts}):
-        lost = (kernel - product(*decompose(kernel, rank, sweeps))).square().sum() / size
+    for rank in sorted({max(1, int(part * highest)) for part in JUDGED}):
+        lost = (kernel - product(*decompose(kernel, rank, JUDGING_SWEEPS))).square().sum() / size
         ranks.append(rank)
         logs.append(min(logs[-1], math.log(max(float(lost), NOTHING))))
     falls = (logs[-1] - logs[-2]) / (ranks[-1] - ranks[-2])
@@ -201,7 +202,7 @@ def _shares(variances: Tensor) -> list[float]:
 
 def patches_of(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """(positions, in · kernel): what a convolution sees at each position."""
-    kernel: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    kernel: Any = (layer.kernel_size, layer.dilation, padding_of(layer), layer.stride)
     return functional.unfold(x, *kernel).transpose(1, 2).flatten(0, 1)
 
 

@@ -16,6 +16,7 @@ STEPS = 64  # of a layer's width, that ranks are chosen by
 # took three times as long for a compressed ResNet-8
 BLOCK = 8
 NOTHING = 1e-12  # of a variance: rounding
+WIDEST = 2**13  # inputs of a layer: beyond that solving for it takes longer than training
 
 
 def choose_ranks(
@@ -30,8 +31,10 @@ def choose_ranks(
         name: of the member that it is, for messages.
 
     Raises:
-        EdistillError: with ranks of 1 it has more.
+        EdistillError: with ranks of 1 it has more, or it has no parameters.
     """
+    if parameters == 0:
+        raise EdistillError(f"student.compress is {share:g}, and {name}'s body has no parameters. Leave it out.")
     ranks = dict.fromkeys(layers, 1)
     spent = parameters - sum(parameters_of(layer) - _cost(layer, 1) for layer in layers.values())
     if spent > share * parameters:
@@ -55,13 +58,13 @@ def _least(name: str, spent: int, parameters: int) -> str:
     if spent > 0.999 * parameters:
         return (
             f"none of {name}'s layers can be made much smaller: only torch's own linear layers and 2-D convolutions "
-            "can, without groups, with zeros for padding, and run once for each row. Leave it out, and start from "
-            "fewer members."
+            f"can, without groups, with zeros for padding, of at most {WIDEST:,} inputs, and run once for each row. "
+            "Leave it out, and start from fewer members."
         )
     least = f"{math.ceil(1000 * spent / parameters) / 1000:g}"
     return (
-        f"with factors of rank 1 {name} keeps {least} of its {parameters:,} parameters. Set it above {least}, or start "
-        "from fewer members."
+        f"with factors of rank 1 {name} keeps {least} of its {parameters:,} parameters (layers of more than "
+        f"{WIDEST:,} inputs stay whole). Set it above {least}, or start from fewer members."
     )
 
 

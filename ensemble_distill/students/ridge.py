@@ -70,8 +70,8 @@ class Ridge:
         """
         covariance, weight, bias = self.solution(ridge)
         values, vectors = torch.linalg.eigh(covariance)
-        # where nothing varies, nothing is scaled to 1: the inverse would leave single precision
-        least = max(float(values.max()) * torch.finfo(torch.float64).eps, torch.finfo(torch.float32).tiny ** 0.5)
+        # where nothing varies, nothing is scaled to 1
+        least = max(float(values.max()) * torch.finfo(torch.float64).eps, torch.finfo(torch.float32).tiny)
         values = torch.where(values > least, values, 0)
         seen = (vectors * values.sqrt()).T @ weight  # (F, M·W): its Gram matrix is the predictions' covariance
         directions = torch.linalg.svd(seen, full_matrices=False).U[:, :rank]

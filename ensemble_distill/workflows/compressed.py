@@ -54,11 +54,12 @@ def compress_bodies(
             return tuple(known)
         layers = [module for body in bodies for module in body.modules() if is_factorable(module)]
         wanted = _rows(rows[0, 0].x.size, layers)
-        batch_size = min(BATCH, max(1, Every(order, wanted).count // HELD_OUT))
+        batch_size = min(BATCH, max(1, len(Every(order, wanted).rows) // HELD_OUT))
         every = Every(replace(order, batch_size=batch_size), wanted)
         sample = [some.x.to(device) for some in batches(rows, every, collate, 0, device)]
-        held_out = sample[::HELD_OUT]
-        solved_from = [some for index, some in enumerate(sample) if index % HELD_OUT] or sample
+        per_view = len(sample) // every.epochs  # batches; those of each view are of the same rows
+        held_out = [some for index, some in enumerate(sample) if index % per_view % HELD_OUT == 0]
+        solved_from = [some for index, some in enumerate(sample) if index % per_view % HELD_OUT] or sample
         progress.start("compressing the members", len(layers), "layers")
         found = []
         for body, name in zip(bodies, names, strict=True):

@@ -50,10 +50,10 @@ def plan_split(settings: Settings, name: str, source: Source | None = None) -> S
     require_kind(view, source.kind, views.transform)
     if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
         return SplitPlan(source, view, "none", 0, 1)
-    return SplitPlan(source, view, _travelling(views.transform), views.seed, views.count)
+    return SplitPlan(source, view, _traveling(views.transform), views.seed, views.count)
 
 
-def _travelling(transform: str) -> str:
+def _traveling(transform: str) -> str:
     """A transform's name for manifests: a user's file without its folder."""
     file, colon, factory = transform.rpartition(":")
     return f"{Path(file).name}:{factory}" if colon else transform
