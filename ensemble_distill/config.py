@@ -48,19 +48,19 @@ class Section(BaseModel):
 class PreprocessingSettings(Section):
     """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
 
-    size: tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
+    size: tuple[int, int] | None = Field(None, description="Height and width.")
+    mean: tuple[float, ...] | None = Field(None, description="Of each channel, of pixels in [0, 1].")
+    std: tuple[float, ...] | None = Field(None, description="Likewise.")
+    interpolation: str | None = Field(None, description="As timm names it.")
+    crop_pct: float | None = Field(None, description="Share of the resized picture that is cropped.")
+    crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
 
 
 class UnitSettings(Section):
     """What standardized outputs are multiplied by and moved to: target = mean + std × output."""
 
-    mean: float
-    std: float = Field(gt=0)
+    mean: float = Field(description="Of the target, over the members' training rows.")
+    std: float = Field(gt=0, description="Likewise.")
 
 
 class TeacherSettings(Section):
@@ -86,10 +86,10 @@ class TeacherSettings(Section):
 class DataEntry(Section):
     """A split written out: which source, which of its arrays, which of its rows."""
 
-    source: DataPath
-    rows: PathText | None = None
-    x: str = "x"
-    y: str = "y"
+    source: DataPath = Field(description="Instead of a path alone: what it would be.")
+    rows: PathText | None = Field(None, description="An .npy of the rows of it; default all.")
+    x: str = Field("x", description="Of an .npz, the array of inputs.")
+    y: str = Field("y", description="Of an .npz, the array of labels or targets.")
 
 
 def _written_as(entry: Any) -> str:
@@ -235,14 +235,14 @@ class OutputSettings(Section):
 class Settings(Section):
     """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
 
-    task: Literal["classification", "regression"] = "classification"
+    task: Literal["classification", "regression"] = Field("classification", description="Or regression.")
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
     views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))
     student: StudentSettings = Field(default_factory=lambda: StudentSettings.model_validate({}))
     cache: CacheSettings = Field(default_factory=lambda: CacheSettings.model_validate({}))
     train: TrainSettings = Field(default_factory=lambda: TrainSettings.model_validate({}))
-    method: dict[str, Any] = Field({}, description="The method's own fields.")
+    method: dict[str, Any] = Field({}, description="The method's own options; edistill methods lists them.")
     output: OutputSettings = Field(default_factory=lambda: OutputSettings.model_validate({}))
 
     def splits(self) -> dict[str, DataSettings]:

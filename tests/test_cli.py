@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
 from ensemble_distill import __version__
 from ensemble_distill.cli.app import SUMMARIES, app, load
 from ensemble_distill.cli.train import FLAGS
-from ensemble_distill.config import Settings, TrainSettings, load_settings
+from ensemble_distill.config import Settings, TrainSettings, load_settings, settings_from
+from ensemble_distill.config_messages import unknown
 
 # names that users and scripts rely on
 COMMANDS = {"quickstart", "cache-logits", "train", "evaluate", "export", "predict", "inspect", "verify", "methods"}
-COMMANDS |= {"calibrate"}
+COMMANDS |= {"settings", "calibrate"}
 ROAD = ("cache-logits", "train --method hydra", "evaluate", "export --onnx")
 MODELS = ["ensemble", "member", "student", "best-2", "best-3"]
 MODEL = ["accuracy", "nll", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty"]
@@ -212,6 +214,25 @@ def test_methods_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
+
+
+def test_every_key_is_listed_as_a_file_that_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = edistill("settings").stdout
+    (tmp_path / "edistill.toml").write_text(text)
+    assert load_settings() == settings_from({}, Path())
+    listed = [key["key"] for key in document(edistill("settings --json"))]
+    assert len(listed) == len(set(listed)) > 60
+    assert all(unknown(key, Settings) is None for key in listed)
+    shown = re.findall(r"^(?:# )?([a-z.-]+) =", text, re.M)
+    assert shown == [key.partition(".")[2] or key for key in listed if key != "method"]
+
+
+@pytest.mark.parametrize("section", [Settings, *(field.annotation for field in Settings.model_fields.values())])
+def test_every_key_says_what_it_is(section: Any) -> None:
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        for name, field in section.model_fields.items():
+            assert field.description or issubclass(field.annotation, BaseModel), name  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_a_mistake_is_one_message_and_status_2(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(set(SUMMARIES) - {"quickstart", "methods", "inspect", "verify"}))
+@pytest.mark.parametrize("name", sorted(set(SUMMARIES) - {"quickstart", "methods", "settings", "inspect", "verify"}))
 def test_every_command_asks_for_its_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = "Pass -m FILE.onnx" if name == "predict" else "There is no edistill.toml here"

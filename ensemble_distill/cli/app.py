@@ -23,6 +23,7 @@ SUMMARIES = {
     "inspect": "Say what a path is and what it holds.",
     "verify": "Compute every checksum of a cache again.",
     "methods": "List the methods a student can be trained by.",
+    "settings": "List every key of edistill.toml, with its default.",
 }
 
 

@@ -1,8 +1,8 @@
 """How to keep the diversity, one idea at a time: python examples/diversity/study.py mnist ../shared
 
 Entries are in entries.py. Each is trained and evaluated on validation rows, and what it gave becomes a line of
-SET/search.csv; entries that have their line are passed over, so the study goes on anywhere. `--final` trains the chosen
-ones with three seeds, calibrates them, and evaluates them on the test rows: SET/final.csv.
+SET/search.csv; entries that have their line are passed over, so the study goes on anywhere, unless `--again` is given.
+`--final` trains the chosen ones with three seeds, calibrates them, and evaluates them on the test rows: SET/final.csv.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +37,34 @@ def main() -> None:
     parser.add_argument("set", choices=sorted(SEARCH))
     parser.add_argument("shared", type=Path, help="folder that holds data/ and teachers/")
     parser.add_argument("--work", type=Path, help="where data, caches and runs go")
-    parser.add_argument("--only", nargs="+", help="these entries alone")
+    parser.add_argument("--only", nargs="+", metavar="ENTRY", help="these entries alone")
+    parser.add_argument("--again", action="store_true", help="train them anew, though they have their lines")
     parser.add_argument("--final", action="store_true", help="the chosen entries, three seeds, on test rows")
     given = parser.parse_args()
+    known = {entry.name: entry for entry in SEARCH[given.set] if not given.final or entry.name in FINAL[given.set]}
+    if unknown := [name for name in given.only or () if name not in known]:
+        parser.error(f"{given.set} has no {' and no '.join(unknown)}; it has {', '.join(known)}")
     work: Path = given.work or HERE / "output" / given.set
     work.mkdir(parents=True, exist_ok=True)
     PREPARE[given.set](given.shared, work)
     shutil.copy(HERE / given.set / "edistill.toml", work)
     shutil.copy(HERE / given.set / "model.py", work / "student.py")
-    entries = [entry for entry in SEARCH[given.set] if not given.only or entry.name in given.only]
-    if given.final:
-        for entry in (entry for entry in entries if entry.name in FINAL[given.set]):
+    table = HERE / given.set / ("final.csv" if given.final else "search.csv")
+    for name in given.only or known:
+        if given.again:
+            _forget(table, work, name)
+        if given.final:
             for seed in SEEDS:
-                _final(work, HERE / given.set / "final.csv", entry, seed)
-    else:
-        for entry in entries:
-            _search(work, HERE / given.set / "search.csv", entry)
+                _final(work, table, known[name], seed)
+        else:
+            _search(work, table, known[name])
+
+
+def _forget(table: Path, work: Path, entry: str) -> None:
+    """The lines and the runs of an entry."""
+    _save(table, [line for line in _lines(table) if line["entry"] != entry])
+    for run in (work / "runs").glob(f"{entry}-s[0-9]"):
+        shutil.rmtree(run)
 
 
 def _search(work: Path, table: Path, entry: Entry) -> None:
@@ -68,6 +80,7 @@ def _final(work: Path, table: Path, entry: Entry, seed: int) -> None:
     if (entry.name, str(seed), "test", "no") not in _done(table):
         name = _uncalibrated(work, entry, seed)
         _write(table, work, entry, name, seed, "test", started)
+    started = time.monotonic()
     if (entry.name, str(seed), "test", "yes") not in _done(table):
         name = _trained(work, entry, seed)
         _edistill(work, "calibrate", name, *entry.views)
@@ -113,12 +126,15 @@ def _write(table: Path, work: Path, entry: Entry, name: str, seed: int, split: s
         "command": " ".join(("edistill train", *(_quoted(flag) for flag in (*entry.views, *entry.flags)))),
     }
     lines = [*_lines(table), {key: f"{v:.4f}" if isinstance(v, float) else v for key, v in line.items()}]
-    table.parent.mkdir(exist_ok=True)
+    _save(table, lines)
+    print({key: lines[-1].get(key) for key in COLUMNS[:-1]}, flush=True)
+
+
+def _save(table: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    print({key: lines[-1].get(key) for key in COLUMNS[:-1]}, flush=True)
 
 
 def _lines(table: Path) -> list[Mapping[str, Any]]:

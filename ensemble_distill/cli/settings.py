@@ -1,0 +1,46 @@
+"""`edistill settings`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import tomli_w
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, command
+
+COLUMN = 30  # where the comments begin
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "settings", settings=False)
+    def settings(json: Json = False) -> None:
+        """List every key of edistill.toml, with its default.
+
+        As such a file: whole, it changes nothing; keys without a default are comments.
+
+        Example: edistill settings --json
+        """
+        from ensemble_distill.workflows.settings import settings_keys
+
+        keys = settings_keys()
+        if json:
+            render.document([asdict(key) for key in keys])
+            return
+        section = ""
+        for key in keys:
+            here, _, name = key.key.partition(".")
+            if name and here != section:
+                render.text(f"\n[{here}]\n")
+                section = here
+            render.text(f"{_line(name or here, key.default, top=not name):<{COLUMN}} # {key.what}\n")
+
+
+def _line(name: str, default: Any, top: bool) -> str:
+    """Of a table in a table a comment: a part of it would be all of it."""
+    if default == {}:
+        return f"\n[{name}]" if top else f"{name} = {{}}"
+    value = "" if default is None else tomli_w.dumps({"": default}).partition("=")[2].strip()
+    return f"# {name} = {value}".rstrip() if default is None or "." in name else f"{name} = {value}"
