@@ -1,7 +1,8 @@
 """Students that start from their members: python examples/uci/from_members.py ../shared --sets concrete
 
-The first layers of ten members side by side, a bottleneck of 24 channels that all heads read, and behind it every
-member's own second layer; then 2,000 steps, as for the students of run.py. Goes on where it was interrupted.
+The first layers of ten members side by side, a bottleneck of 24 channels that all heads read, and behind it for every
+member the least-squares map to what its own second layer gave, and its output layer; then 2,000 steps, as for the
+students of run.py. Goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +35,6 @@ FIGURES = ("rmse", "nll", "coverage95")
 
 def main() -> None:
     given = arguments(__doc__ or "", HERE, sets=FOLDERS)
-    table = given.work / "from_members.csv"
-    rows = []
     for name in given.sets:
         train_set(given.shared / "data" / "uci", name, given.work)
         for number in range(SPLITS):
@@ -46,14 +46,25 @@ def main() -> None:
                 cache_logits(settings)
                 train(settings)
                 write_json(folder / "from_members.json", evaluate(settings, "from-members"))
-            rows.append([name, number, *_figures(json.loads((folder / "from_members.json").read_text()))])
-            print(*rows[-1], flush=True)
-            with table.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                shared = [f"{model}_{figure}" for figure in FIGURES for model in ("ensemble", "student")]
-                writer.writerow(["set", "split", *shared, "diversity_explained", "model_uncertainty_l1", "parameters"])
-                writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+            rows = _write(given.work)
+            print(f"{name} split-{number} is done", flush=True)
     _print_pooled(np.array([row[0] for row in rows]), np.array([row[2:] for row in rows]))
+
+
+def _write(work: Path) -> list[list[Any]]:
+    """The table of all splits that are done, of whichever sets."""
+    rows = []
+    for name in FOLDERS:
+        for number in range(SPLITS):
+            file = work / name / f"split-{number}" / "from_members.json"
+            if file.exists():
+                rows.append([name, number, *_figures(json.loads(file.read_text(encoding="utf-8")))])
+    with (work / "from_members.csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table, lineterminator="\n")
+        shared = [f"{model}_{figure}" for figure in FIGURES for model in ("ensemble", "student")]
+        writer.writerow(["set", "split", *shared, "diversity_explained", "model_uncertainty_l1", "parameters"])
+        writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+    return rows
 
 
 def settings_of(folder: Path, seed: int) -> Settings:
@@ -77,10 +88,9 @@ def settings_of(folder: Path, seed: int) -> Settings:
     )
 
 
-def _figures(document: dict[str, dict[str, dict[str, float]]]) -> list[float]:
-    models, cost = document["models"], document["cost"]
+def _figures(document: dict[str, Any]) -> list[float]:
+    models, cost, fidelity = document["models"], document["cost"], document["fidelity"]
     found = [models[model][figure] for figure in FIGURES for model in ("ensemble", "student")]
-    fidelity: dict[str, float] = document["fidelity"]  # type: ignore[assignment]
     share = cost["student"]["parameters"] / cost["ensemble"]["parameters"]
     return [*found, fidelity["diversity_explained"], fidelity["model_uncertainty_l1"], share]
 
