@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from ensemble_distill.students.canonical import decompose, product
+from ensemble_distill.students.compression.canonical import decompose, product
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.compression import Compression, compress
+from ensemble_distill.students.compression.compress import Compression, compress
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.students.student import Student
 from ensemble_distill.training import loop
@@ -103,7 +103,7 @@ def test_what_is_kept_is_measured_on_rows_that_no_view_was_solved_from(
     folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """All views of a row are alike here, and each row is of its own."""
-    from ensemble_distill.workflows import compressed
+    from ensemble_distill.workflows import compress_bodies
 
     sets: list[list[set[bytes]]] = []
 
@@ -111,7 +111,7 @@ def test_what_is_kept_is_measured_on_rows_that_no_view_was_solved_from(
         sets.append([{x.numpy().tobytes() for batch in some for x in batch} for some in (inputs, held_out)])
         return compress(body, share, inputs, held_out, *more)
 
-    monkeypatch.setattr(compressed, "compress", noted)
+    monkeypatch.setattr(compress_bodies, "compress", noted)
     views = {"views.count": count, "views.transform": "none", "output.cache": f"plain-{count}"}
     cache_logits(tiny.settings(folder, {**VIEWS, **views}))
     ways = {"student.init": ["member-*"], "student.compress": 0.4, "train.epochs": 0, "output.name": f"plain-{count}"}
@@ -153,7 +153,9 @@ def test_an_interrupted_training_has_the_ranks_it_began_with(folder: Path, monke
     with pytest.raises(tiny.Killed):
         trained(folder, "killed", **ways)
     monkeypatch.undo()
-    monkeypatch.setattr("ensemble_distill.workflows.compressed.compress", None)  # the checkpoint holds what it found
+    monkeypatch.setattr(
+        "ensemble_distill.workflows.compress_bodies.compress", None
+    )  # the checkpoint holds what it found
     resumed = trained(folder, "killed", **ways)
     assert (resumed.folder / "student.safetensors").read_bytes() == (whole.folder / "student.safetensors").read_bytes()
 

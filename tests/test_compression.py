@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.canonical import decompose, product
-from ensemble_distill.students.compression import compress
-from ensemble_distill.students.factored import factor, factors_of, is_factorable
+from ensemble_distill.students.compression.canonical import decompose, product
+from ensemble_distill.students.compression.compress import compress
+from ensemble_distill.students.compression.factored import factor, factors_of, is_factorable
 
 
 def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, int]:

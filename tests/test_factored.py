@@ -11,8 +11,8 @@ from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.canonical import decompose, product
-from ensemble_distill.students.factored import (
+from ensemble_distill.students.compression.canonical import decompose, product
+from ensemble_distill.students.compression.factored import (
     channels,
     factor,
     factors_of,

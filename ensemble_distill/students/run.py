@@ -21,7 +21,7 @@ from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
 from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
-from ensemble_distill.students.factored import factor
+from ensemble_distill.students.compression.factored import factor
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.last_stage import HeadStack, LastStage, apart
 from ensemble_distill.students.student import Form, Student

@@ -38,7 +38,7 @@ from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.training.shares import boundaries
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
-from ensemble_distill.workflows.compressed import compress_bodies, known_ranks
+from ensemble_distill.workflows.compress_bodies import compress_bodies, known_ranks
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,

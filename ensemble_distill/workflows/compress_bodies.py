@@ -13,8 +13,8 @@ from torch import nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.students.compression import compress
-from ensemble_distill.students.factored import channels, factor, is_factorable, positions
+from ensemble_distill.students.compression.compress import compress
+from ensemble_distill.students.compression.factored import channels, factor, is_factorable, positions
 from ensemble_distill.students.run import CONFIG, StudentConfig
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.order import Every, Order

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.factored import Layer, parameters_of
+from ensemble_distill.students.compression.factored import Layer, parameters_of
 
 STEPS = 64  # of a layer's width, that ranks are chosen by
 # of channels between a convolution's factors: runtimes read them in blocks, and with other numbers of them onnxruntime

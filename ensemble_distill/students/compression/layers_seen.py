@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ensemble_distill.students.canonical import decompose, product
-from ensemble_distill.students.factored import (
+from ensemble_distill.students.compression.canonical import decompose, product
+from ensemble_distill.students.compression.factored import (
     Layer,
     by_position,
     channels,
@@ -27,7 +27,7 @@ from ensemble_distill.students.factored import (
     positions,
     replace,
 )
-from ensemble_distill.students.rank_choice import NOTHING, WIDEST
+from ensemble_distill.students.compression.ranks import NOTHING, WIDEST
 
 RIDGE = 1e-6  # of a mean variance: what varies less is not learned from
 POSITIONS = 2**16  # of all batches, that a layer is judged by and solved for from

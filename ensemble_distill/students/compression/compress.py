@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.canonical import decompose
-from ensemble_distill.students.factored import (
+from ensemble_distill.students.compression.canonical import decompose
+from ensemble_distill.students.compression.factored import (
     Layer,
     by_position,
     channels,
@@ -28,8 +28,8 @@ from ensemble_distill.students.factored import (
     positions,
     replace,
 )
-from ensemble_distill.students.layers_seen import AT_ONCE, POSITIONS, RIDGE, Seen, look, patches_of, some_of
-from ensemble_distill.students.rank_choice import NOTHING, choose_ranks
+from ensemble_distill.students.compression.layers_seen import AT_ONCE, POSITIONS, RIDGE, Seen, look, patches_of, some_of
+from ensemble_distill.students.compression.ranks import NOTHING, choose_ranks
 from ensemble_distill.students.ridge import Ridge
 
 SWEEPS = 200  # of alternating least squares for a kernel's factors
