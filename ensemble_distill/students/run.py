@@ -265,7 +265,13 @@ class Run:
             ) from None
 
     def keep_calibration(self, calibration: Calibration) -> None:
-        write_json(self.folder / CALIBRATION, calibration.to_json())
+        """The file stays as it is, its time included, where it says the same."""
+        try:
+            same = self.calibration == calibration
+        except EdistillError:
+            same = False
+        if not same:
+            write_json(self.folder / CALIBRATION, calibration.to_json())
 
     def forget_calibration(self) -> None:
         """Raises EdistillError when the run has none."""

@@ -22,6 +22,7 @@ from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.run import CALIBRATION
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workflows.answers import PLAIN, Answers, beside_its_teachers
@@ -79,7 +80,7 @@ def calibrate(
     if remove:
         with one_writer(found.folder):
             found.forget_calibration()
-        return CalibrationReport(found.folder, "", 0, None, {}, {}, _exported(found.folder))
+        return CalibrationReport(found.folder, "", 0, None, {}, {}, _exported_files(found.folder))
     name = split or ("calibration" if "calibration" in settings.splits() else "validation")
     source = open_for([found], settings, name)
     if source.digest in (found.config.trained_on.get(trained) for trained in ("train", "transfer")):
@@ -122,13 +123,17 @@ def calibrate(
         calibration=calibration,
         before=pairs.figures(slice(None), Calibration()),
         after=_means(crossed),
-        stale=_exported(found.folder),
+        stale=tuple(file for file in _exported_files(found.folder) if _time(file) < _time(found.folder / CALIBRATION)),
     )
 
 
-def _exported(run: Path) -> tuple[Path, ...]:
+def _exported_files(run: Path) -> tuple[Path, ...]:
     files = (run / EXPORTS / name for name in ("model.onnx", "model.safetensors"))
     return tuple(file for file in files if file.is_file())
+
+
+def _time(file: Path) -> int:
+    return file.stat().st_mtime_ns
 
 
 def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
