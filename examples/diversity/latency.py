@@ -1,8 +1,8 @@
 """Latency of exported students, one row, one thread, in onnxruntime: python examples/diversity/latency.py
 
-On the folders that study.py left. MNIST's student against its 50 members as one graph of batched layers, which is
-faster than one after the other; CIFAR-10's one body under ten linear heads against a single member, and compressed
-members against the ten as one graph.
+On the folders that study.py left, and of the runs below those that are there. MNIST's students against its 50 members
+as one graph of batched layers, which is faster than one after the other; CIFAR-10's one body under ten linear heads
+against a single member, and compressed members against the ten as one graph.
 """
 
 from __future__ import annotations
@@ -62,21 +62,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=HERE / "output")
     work = parser.parse_args().work
-    mnist, cifar10 = work / "mnist", work / "cifar10"
-    members = [load_file(file) for file in sorted((mnist / "teachers").glob("*.safetensors"))]
-    student = _exported(mnist, "rank-96-s0")
-    _compare("MNIST, rank-96 ÷ the ensemble as one graph", student, _graph(Batched(members), (1, 28, 28)))
-    sys.path.insert(0, str(cifar10 / "teachers"))
+    if (work / "mnist").is_dir():
+        _mnist(work / "mnist")
+    if (work / "cifar10").is_dir():
+        _cifar10(work / "cifar10")
+
+
+def _mnist(folder: Path) -> None:
+    members = [load_file(file) for file in sorted((folder / "teachers").glob("*.safetensors"))]
+    ensemble = _graph(Batched(members), (1, 28, 28))
+    for run in _there(folder, "rank-96-s0", "rank-80-s0"):
+        _compare(f"MNIST, {run} ÷ the ensemble as one graph", _exported(folder, run), ensemble)
+
+
+def _cifar10(folder: Path) -> None:
+    sys.path.insert(0, str(folder / "teachers"))
     from model import make_teacher
 
-    ten = []
-    for file in sorted((cifar10 / "teachers").glob("*.safetensors")):
-        ten.append(make_teacher().eval())
-        ten[-1].load_state_dict(load_file(file))
-    _compare("CIFAR-10, plain ÷ one member", _exported(cifar10, "plain-s0"), _graph(ten[0], (3, 32, 32)))
-    ensemble = _graph(Ensemble(ten), (3, 32, 32))
-    for run in ("compressed-34-s0", "compressed-42-seven-s0"):
-        _compare(f"CIFAR-10, {run} ÷ the ensemble as one graph", _exported(cifar10, run), ensemble)
+    members = []
+    for file in sorted((folder / "teachers").glob("*.safetensors")):
+        members.append(make_teacher().eval())
+        members[-1].load_state_dict(load_file(file))
+    for run in _there(folder, "plain-s0"):
+        _compare(f"CIFAR-10, {run} ÷ one member", _exported(folder, run), _graph(members[0], (3, 32, 32)))
+    ensemble = _graph(Ensemble(members), (3, 32, 32))
+    for run in _there(folder, "compressed-34-s0", "compressed-345-photos-s0", "compressed-42-seven-s0"):
+        _compare(f"CIFAR-10, {run} ÷ the ensemble as one graph", _exported(folder, run), ensemble)
+
+
+def _there(folder: Path, *runs: str) -> list[str]:
+    return [run for run in runs if (folder / "runs" / run / "student.safetensors").exists()]
 
 
 def _exported(folder: Path, run: str) -> onnxruntime.InferenceSession:
