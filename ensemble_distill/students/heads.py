@@ -27,7 +27,7 @@ class BatchedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # products, not einsum: of that onnxruntime copies the weights at every call, ten times the work of one row
         if x.dim() == 2:
-            y = (x @ self.weight.transpose(0, 1).flatten(1)).unflatten(1, self.bias.shape)
+            y = (x @ self.weight.transpose(0, 1).flatten(1)).view(-1, *self.bias.shape)
         else:
             y = (x.transpose(0, 1) @ self.weight).transpose(0, 1)
         return y + self.bias

@@ -76,10 +76,11 @@ class PerHeadLinear(PerHead):
         positions = x.shape[1:-1].numel()
         each = x.reshape(-1, self.count, positions, x.shape[-1])
         each = each.transpose(0, 1).flatten(1, 2)  # (count, B · positions, in)
-        y = each @ self.weight.transpose(1, 2)  # no einsum, see `BatchedLinear`
+        y: Tensor = each @ self.weight.transpose(1, 2)  # no einsum, see `BatchedLinear`
         if self.bias is not None:
             y = y + self.bias.unsqueeze(1)
-        return y.unflatten(1, (-1, positions)).transpose(0, 1).reshape(-1, *x.shape[1:-1], y.shape[-1])
+        y = y.view(self.count, -1, positions, y.shape[-1]).transpose(0, 1)
+        return y.reshape(-1, *x.shape[1:-1], y.shape[-1])
 
 
 class PerHeadConvolution(PerHead):
