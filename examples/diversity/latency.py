@@ -73,6 +73,9 @@ def _mnist(folder: Path) -> None:
     ensemble = _graph(Batched(members), (1, 28, 28))
     for run in _there(folder, "rank-96-s0", "rank-80-s0"):
         _compare(f"MNIST, {run} ÷ the ensemble as one graph", _exported(folder, run), ensemble)
+        weights = sum(t.numel() for t in load_file(folder / "runs" / run / "student.safetensors").values())
+        product = nn.Sequential(nn.Flatten(), nn.Linear(784, weights // 784))
+        _compare(f"MNIST, as many weights as {run} in one product ÷ that", _graph(product, (1, 28, 28)), ensemble)
 
 
 def _cifar10(folder: Path) -> None:
