@@ -25,7 +25,7 @@ class BatchedLinear(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        # products, not einsum: of that onnxruntime copies the weights at every call, ten times the work of one row
+        # products, not einsum: of that onnxruntime copies the weights at every call, most of a row's time
         if x.dim() == 2:
             y = (x @ self.weight.transpose(0, 1).flatten(1)).view(-1, *self.bias.shape)
         else:
