@@ -136,6 +136,7 @@ class LastStageSettings(Section):
     last_stage: str | None = Field(None, min_length=1, description="The body's module it begins with.")
     adapt_from: str | None = Field(None, min_length=1, description="From here to there stand adapters.")
     rank: int | None = Field(None, ge=1, description="Channels of a bottleneck that the adapters share.")
+    compress: float | None = Field(None, gt=0, lt=1, description="Share of its parameters that a member's stage keeps.")
 
 
 def _heads_as(heads: Any) -> str:
@@ -179,6 +180,10 @@ class StudentSettings(Section):
     def from_members(self) -> bool:
         """Whether bodies and heads start from members, as a list says, and not one body from one of them."""
         return isinstance(self.init, tuple)
+
+    @property
+    def compresses(self) -> bool:
+        return self.compress is not None or (isinstance(self.heads, LastStageSettings) and bool(self.heads.compress))
 
 
 class CacheSettings(Section):

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.compression.compress import Compression, compress
+from ensemble_distill.students.compression.ranks import Share
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.students.student import Student
 from ensemble_distill.training import loop
@@ -103,15 +104,15 @@ def test_what_is_kept_is_measured_on_rows_that_no_view_was_solved_from(
     folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """All views of a row are alike here, and each row is of its own."""
-    from ensemble_distill.workflows import compress_bodies
+    from ensemble_distill.workflows import compress_start
 
     sets: list[list[set[bytes]]] = []
 
-    def noted(body: nn.Module, share: float, inputs: list[Tensor], held_out: list[Tensor], *more: Any) -> Compression:
+    def noted(body: nn.Module, share: Share, inputs: list[Tensor], held_out: list[Tensor], *more: Any) -> Compression:
         sets.append([{x.numpy().tobytes() for batch in some for x in batch} for some in (inputs, held_out)])
         return compress(body, share, inputs, held_out, *more)
 
-    monkeypatch.setattr(compress_bodies, "compress", noted)
+    monkeypatch.setattr(compress_start, "compress", noted)
     views = {"views.count": count, "views.transform": "none", "output.cache": f"plain-{count}"}
     cache_logits(tiny.settings(folder, {**VIEWS, **views}))
     ways = {"student.init": ["member-*"], "student.compress": 0.4, "train.epochs": 0, "output.name": f"plain-{count}"}
@@ -154,7 +155,7 @@ def test_an_interrupted_training_has_the_ranks_it_began_with(folder: Path, monke
         trained(folder, "killed", **ways)
     monkeypatch.undo()
     monkeypatch.setattr(
-        "ensemble_distill.workflows.compress_bodies.compress", None
+        "ensemble_distill.workflows.compress_start.compress", None
     )  # the checkpoint holds what it found
     resumed = trained(folder, "killed", **ways)
     assert (resumed.folder / "student.safetensors").read_bytes() == (whole.folder / "student.safetensors").read_bytes()
@@ -259,7 +260,7 @@ def test_the_first_of_a_chain_alone_starts_from_a_member(folder: Path) -> None:
         ),
         ({"student.init": None}, r"student.compress is 0.4.*student.init = \[\"member-\*\"\] for all"),
         ({"student.heads": "last-stage"}, "student.compress is 0.4, and student.heads begin at"),
-        ({"student.compress": 0.01}, r"student.compress is 0.01.*member-0 keeps 0\.\d+ of its"),
+        ({"student.compress": 0.01}, r"student.compress is 0.01.*member-0.s body keeps 0\.\d+ of its"),
         ({"student.compress": 1.0}, "less than 1"),
         ({"student.init": ["nobody-*"]}, "student.init is 'nobody-\\*', and the members are member-0"),
         ({"student.init": ["member-*", "member-1"]}, "names member-1 2 times"),
@@ -276,7 +277,7 @@ def test_too_few_steps_are_refused_before_anything_is_compressed(folder: Path, m
     def compressed(*given: object) -> None:
         raise AssertionError("compressed")
 
-    monkeypatch.setattr("ensemble_distill.workflows.train.compress_bodies", compressed)
+    monkeypatch.setattr("ensemble_distill.workflows.train.compress_start", compressed)
     with pytest.raises(EdistillError, match=r"train\.epochs is 0, and the method begins with stage hinton"):
         trained(folder, "none", student__compress=0.4, student__init="member-0", train__epochs=0)
     with pytest.raises(AssertionError, match="compressed"):

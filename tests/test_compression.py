@@ -17,8 +17,9 @@ from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.compression.canonical import decompose, product
-from ensemble_distill.students.compression.compress import compress
+from ensemble_distill.students.compression.compress import Shown, compress, compress_alike
 from ensemble_distill.students.compression.factored import factor, factors_of, is_factorable
+from ensemble_distill.students.compression.ranks import Share
 
 
 def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, int]:
@@ -27,7 +28,7 @@ def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str,
     layers = sum(is_factorable(module) for module in body.modules())
     with torch.no_grad():
         wanted = torch.cat([body.eval()(x.clone()) for x in inputs])
-    found = compress(body, share, inputs, inputs, "member-7", done.append)
+    found = compress(body, Share(share), inputs, inputs, "member-7", done.append)
     assert sum(done) == layers
     with torch.no_grad():
         given = torch.cat([body(x.clone()) for x in inputs])
@@ -67,6 +68,39 @@ def test_a_linear_layer_loses_what_eckart_and_young_say() -> None:
     lost = (body(x) - wanted).square().sum().item()
     spectrum = torch.linalg.svdvals((wanted - wanted.mean(0)).double()).square()
     assert_close(lost, spectrum[rank:].sum().item(), rtol=1e-3, atol=0)
+
+
+def test_networks_that_are_to_be_alike_have_one_rank_and_factors_of_their_own() -> None:
+    """Each loses of its own output, on its own inputs, what Eckart and Young say of the rank that they share."""
+    torch.manual_seed(0)
+    rows, shown, wanted = torch.randn(400, 12), [], []
+    for index in range(3):
+        before, layer = nn.Linear(12, 30), nn.Linear(30, 20)
+        layer.weight.data *= torch.logspace(0, -index, 20).unsqueeze(1)  # more and less of what a channel brings
+        shown.append(Shown(f"member-{index}", nn.Sequential(layer), before))
+        with torch.no_grad():
+            wanted.append(layer(before(rows)))
+    done: list[int] = []
+    found = compress_alike(shown, Share(0.5), list(rows.split(100)), [rows], done.append)
+    assert sum(done) == 3
+    (rank,) = {one.ranks["0"] for one in found}
+    assert rank == (310 - 20) // 50
+    for one, member, whole in zip(found, shown, wanted, strict=True):
+        assert member.before is not None
+        with torch.no_grad():
+            lost = (member.body(member.before(rows)) - whole).square().sum().item()
+        spectrum = torch.linalg.svdvals((whole - whole.mean(0)).double()).square()
+        assert_close(lost, spectrum[rank:].sum().item(), rtol=2e-3, atol=0)
+        assert one.kept == pytest.approx(1 - lost / spectrum.sum().item(), abs=1e-4)
+
+
+def test_what_only_some_of_them_can_have_thinner_stays_whole_in_all() -> None:
+    """A layer that never runs in one of them, as its rows are chosen by what they are."""
+    torch.manual_seed(0)
+    shown = [Shown(f"member-{i}", nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 20))) for i in range(2)]
+    shown[1].body[2].register_forward_hook(lambda *_: None)  # type: ignore[index, operator]
+    found = compress_alike(shown, Share(0.7), [torch.randn(300, 12)], [torch.randn(50, 12)], lambda layers: None)
+    assert [one.ranks.keys() for one in found] == [{"0"}, {"0"}]
 
 
 def test_a_layer_that_is_a_product_is_found_again() -> None:
@@ -188,7 +222,7 @@ def test_what_is_kept_is_measured_on_rows_that_nothing_was_solved_from() -> None
     body = nn.Sequential(nn.Linear(40, 200), nn.ReLU(), nn.Linear(200, 60)).eval()
     fitted, fresh = torch.randn(150, 40), torch.randn(5000, 40)
     wanted = body(fresh).detach()
-    kept = compress(body, 0.5, [fitted], list(fresh.split(1000)), "member-7", lambda done: None).kept
+    kept = compress(body, Share(0.5), [fitted], list(fresh.split(1000)), "member-7", lambda done: None).kept
     assert kept == pytest.approx(r2_score(wanted, body(fresh).detach(), multioutput="variance_weighted"), abs=1e-5)
 
 
@@ -210,11 +244,11 @@ def test_padding_by_name_is_padding_by_number() -> None:
 
 def test_a_body_without_parameters_is_refused() -> None:
     with pytest.raises(EdistillError, match=r"member-7's body has no parameters\. Leave it out"):
-        compress(nn.Flatten(), 0.5, pictures(), pictures(), "member-7", lambda layers: None)
+        compress(nn.Flatten(), Share(0.5), pictures(), pictures(), "member-7", lambda layers: None)
 
 
 def test_too_small_a_share_is_refused_with_the_least_there_is() -> None:
-    with pytest.raises(EdistillError, match=r"compress is 0.3.*member-7 keeps 0\.\d+ of its.*above 0\.\d+, or"):
+    with pytest.raises(EdistillError, match=r"compress is 0.3.*member-7's body keeps 0\.\d+ of its.*above 0\.\d+, or"):
         compressed(Strange(), 0.3, [torch.randn(50, 12)])
 
 
@@ -255,7 +289,12 @@ def test_layers_that_had_nothing_to_read_can_still_learn(size: int) -> None:
 
 def test_what_cannot_be_measured_is_not_called_kept() -> None:
     found = compress(
-        nn.Sequential(nn.Linear(20, 30)), 0.3, [torch.randn(50, 20)], [torch.randn(1, 20)], "m", lambda done: None
+        nn.Sequential(nn.Linear(20, 30)),
+        Share(0.3),
+        [torch.randn(50, 20)],
+        [torch.randn(1, 20)],
+        "m",
+        lambda done: None,
     )
     assert math.isnan(found.kept)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.adapters import KERNEL, Adapters
 from ensemble_distill.students.bodies import each
+from ensemble_distill.students.compression.factored import factor
 from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.per_head import per_head, resized
 from ensemble_distill.students.side_by_side import SideBySide
@@ -27,18 +29,21 @@ class LastStage:
         adapt_from: the one from which on adapters stand in for what the body has there, up to `at`.
         adapted: whether there are adapters; without them every head sees what the body gives.
         rank: channels of the bottleneck that the adapters share; None for none.
+        compressed: the layers of the last stage that are factors, and their ranks, the same for every head.
     """
 
     at: str
     adapt_from: str | None = None
     adapted: bool = False
     rank: int | None = None
+    compressed: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no training writes."""
         named = all(isinstance(name, str) and name for name in (self.at, self.adapt_from or "none"))
         limited = self.rank is None or (type(self.rank) is int and self.rank > 0)
-        if not (named and limited and isinstance(self.adapted, bool)):
+        ranked = all(type(rank) is int and rank > 0 for rank in self.compressed.values())
+        if not (named and limited and ranked and isinstance(self.adapted, bool)):
             raise ValueError(f"last_stage is {self}")
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +56,12 @@ class LastStage:
     def split(self, body: nn.Module) -> Split:
         """Raises EdistillError when the body cannot be taken apart there."""
         return split(body, self.at, self.adapt_from)
+
+    def with_factors(self, tail: nn.Module) -> nn.Module:
+        """A last stage with fresh factors where there are to be some; `tail` itself is left as it is."""
+        tail = copy.deepcopy(tail)
+        factor(tail, self.compressed)
+        return tail
 
 
 class LastStageHeads(nn.Module):
@@ -109,7 +120,8 @@ def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int)
     seen, wanted, features = run_apart(trunk, parts[0], shape)
     _refuse_changed(bodies[0], parts[0], shape)
     adapters = _adapters(stage, seen, wanted) if stage.adapted else None
-    heads = LastStageHeads(adapters, per_head(parts[0].tail, 1), BatchedLinear(1, features.shape[1], outputs))
+    tail = per_head(stage.with_factors(parts[0].tail), 1)
+    heads = LastStageHeads(adapters, tail, BatchedLinear(1, features.shape[1], outputs))
     return trunk, heads
 
 

@@ -175,10 +175,10 @@ def _last_stage(settings: Settings, body: nn.Module) -> LastStage | None:
         return None
     table = LastStageSettings.model_validate({}) if isinstance(heads, str) else heads
     adapted = settings.student.from_members
-    for key, value in (("adapt-from", table.adapt_from), ("rank", table.rank)):
+    for key, value in (("adapt-from", table.adapt_from), ("rank", table.rank), ("compress", table.compress)):
         if value is not None and not adapted:
             raise EdistillError(
-                f"student.heads has {key} = {value!r}, which is of adapters between a body and the members' own last "
+                f"student.heads has {key} = {value!r}, which is for heads that start from their members' own last "
                 'stages. List the members that the body starts from, student.init = ["member-00"], or leave it out.'
             )
     return LastStage(table.last_stage or last_stage_of(body), table.adapt_from, adapted, table.rank)
@@ -222,8 +222,8 @@ def _refuse_uncompressed(settings: Settings, stage: LastStage | None) -> None:
         )
     if stage is not None:
         raise EdistillError(
-            f"{given}, and student.heads begin at {stage.at}: only whole bodies are compressed. Use heads = [], or "
-            "leave it out."
+            f"{given}, and student.heads begin at {stage.at}: it is for whole bodies. Use heads = [], or "
+            "leave it out and give student.heads a compress of its own."
         )
     if settings.student.share:
         raise EdistillError(f"{given}, and student.share copies modules as they are. Leave one of the two out.")

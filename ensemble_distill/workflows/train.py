@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +28,6 @@ from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import clear_folder, write_json, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.students.bodies import each
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.teacher import Teacher
@@ -38,7 +37,7 @@ from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.training.shares import boundaries
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
-from ensemble_distill.workflows.compress_bodies import compress_bodies, known_ranks
+from ensemble_distill.workflows.compress_start import Sampling, compress_start, interrupted_config
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -228,14 +227,12 @@ def _train(
         )
     stages = method.stages(options, len(config.members))
     refuse_broken(settings.train.method, stages, student, config, start is not None)
-    if settings.student.compress is not None:  # which may take minutes: what training would refuse, it refuses before
+    if settings.student.compresses:  # which may take minutes: what training would refuse, it refuses before
         boundaries(stages, settings.train.epochs * order.steps_per_epoch)
         names = [teacher.member.name for teacher in starting_members(settings, teachers)]
-        known = () if overwrite else known_ranks(folder, len(names))
-        compressed = compress_bodies(
-            each(student.body), names, settings.student.compress, rows, order, device, progress, known
-        )
-        config = replace(config, compressed=compressed)
+        interrupted = None if overwrite else interrupted_config(folder)
+        sampling = Sampling(rows, order, device)
+        config = compress_start(settings.student, config, student, start, names, sampling, progress, interrupted)
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
 
     def claim() -> None:

@@ -31,10 +31,11 @@ def _members(count: int) -> str:
     return "[" + ",".join(f'"member-{index:02d}"' for index in range(count)) + "]"
 
 
-def _stage(rank: int | None, last: str = "2", before: str = "1") -> tuple[str, ...]:
-    """Heads that start from the members' own last stages, behind adapters of that rank."""
-    limit = "" if rank is None else f",rank={rank}"
-    return _set(student__heads=f'{{last-stage="{last}",adapt-from="{before}"{limit}}}', student__init=_members(1))
+def _stage(rank: int | None, last: str = "2", before: str = "1", percent: float | None = None) -> tuple[str, ...]:
+    """Heads that start from the members' own last stages, at a share of their parameters, behind adapters of that
+    rank."""
+    more = "".join(("" if rank is None else f",rank={rank}", "" if percent is None else f",compress={percent / 100:g}"))
+    return _set(student__heads=f'{{last-stage="{last}",adapt-from="{before}"{more}}}', student__init=_members(1))
 
 
 _MIXED, _BODY = _views("affine+mixup"), _set(student__model="student.py:make_body")
@@ -56,9 +57,16 @@ MNIST = (
     Entry("full-rank-solved", (*_BODY, *_stage(None), *SOLVED), _MIXED),
     # the bottleneck after one member's own first layer, in place of the pixels
     Entry("one-members-layer-solved", (*_BODY, *_stage(None, "3", "3"), *SOLVED), _MIXED),
+    # and those last stages compressed
+    *(
+        Entry(f"rank-{rank}-stages-{percent}-solved", (*_BODY, *_stage(rank, percent=percent), *SOLVED), _MIXED)
+        for rank, percent in ((80, 65), (80, 49), (80, 33), (96, 49))
+    ),
     # training on from there
     Entry("rank-96", (*_BODY, *_stage(96), "--lr", "1e-4"), _MIXED),
     Entry("rank-80", (*_BODY, *_stage(80), "--lr", "1e-4"), _MIXED),
+    Entry("rank-96-stages-49", (*_BODY, *_stage(96, percent=49), "--lr", "1e-4"), _MIXED),
+    Entry("rank-80-stages-49", (*_BODY, *_stage(80, percent=49), "--lr", "1e-4"), _MIXED),
     Entry("rank-32", _32, _MIXED),
     Entry("rank-32-lr-1e-4", (*_32[:-1], "1e-4"), _MIXED),
     # the loss

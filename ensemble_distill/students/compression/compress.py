@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +29,8 @@ from ensemble_distill.students.compression.factored import (
     positions,
     replace,
 )
-from ensemble_distill.students.compression.layers_seen import AT_ONCE, POSITIONS, RIDGE, Seen, look, patches_of, some_of
-from ensemble_distill.students.compression.ranks import NOTHING, choose_ranks
+from ensemble_distill.students.compression.layers_seen import AT_ONCE, POSITIONS, RIDGE, look, patches_of, some_of
+from ensemble_distill.students.compression.ranks import NOTHING, Share, choose_ranks
 from ensemble_distill.students.ridge import Ridge
 
 SWEEPS = 200  # of alternating least squares for a kernel's factors
@@ -51,10 +52,9 @@ class Compression:
     kept: float
 
 
-@torch.no_grad()
 def compress(
     body: nn.Module,
-    share: float,
+    share: Share,
     inputs: Sequence[Tensor],
     held_out: Sequence[Tensor],
     name: str,
@@ -64,7 +64,6 @@ def compress(
 
     Args:
         body: a trained network x (B, …) to features (B, F), in eval mode.
-        share: above 0 and below 1.
         inputs: batches of rows as it is to see them.
         held_out: more of them, on which what it keeps is measured.
         name: of the member that it is, for messages.
@@ -74,29 +73,94 @@ def compress(
         EdistillError: what has no factors has more parameters than that, the features are not finite, or what runs
             depends on what the layers give.
     """
-    parameters = _count(body)
-    wanted = _features(body, held_out)
-    if not wanted.isfinite().all():
-        raise EdistillError(f"{name}'s features are not finite on all training rows. Leave student.compress out.")
-    seen = look(body, inputs)
-    layers = {key: one.layer for key, one in seen.items()}
-    brought = {key: one.brought() for key, one in seen.items()}
-    ranks = choose_ranks(layers, brought, parameters, share, name)
-    advance(sum(map(is_factorable, body.modules())) - len(ranks))
+    return compress_alike([Shown(name, body)], share, inputs, held_out, advance)[0]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A network, or the part of one that follows another, and how it comes to its inputs.
+
+    Attributes:
+        name: of the member that it is, for messages.
+        body: see `compress`.
+        before: rows x (B, …) to what `body` is given; None where it is given the rows.
+    """
+
+    name: str
+    body: nn.Module
+    before: nn.Module | None = None
+
+    def given(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        before = self.before
+        return rows if before is None else [before(x.clone()) for x in rows]  # it may change its input in place
+
+
+@torch.no_grad()
+def compress_alike(
+    networks: Sequence[Shown],
+    share: Share,
+    inputs: Sequence[Tensor],
+    held_out: Sequence[Tensor],
+    advance: Callable[[int], None],
+) -> list[Compression]:
+    """Compress networks of one architecture to the same ranks, so that they can run side by side in single tensors.
+
+    What a channel more would bring is averaged over them. Each then has factors of its own; see `compress`.
+    """
+    first = networks[0]
+    parameters = _count(first.body)
+    wanted, layers, brought = [], [], []
+    for network in networks:
+        wanted.append(_features(network.body, network.given(held_out)))
+        if not wanted[-1].isfinite().all():
+            raise EdistillError(
+                f"{network.name}'s features are not finite on all training rows. Leave {share.key} out."
+            )
+        seen = look(network.body, network.given(inputs))
+        layers.append({key: one.layer for key, one in seen.items()})
+        brought.append({key: one.brought() for key, one in seen.items()})
+    common = {key: layer for key, layer in layers[0].items() if all(key in theirs for theirs in layers)}
+    together = {key: _averaged([theirs[key] for theirs in brought]) for key in common}
+    ranks = choose_ranks(common, together, parameters, share, first.name)
+    found = []
+    for network, theirs, features in zip(networks, layers, wanted, strict=True):
+        advance(sum(map(is_factorable, network.body.modules())) - len(ranks))
+        _replace_layers(network, theirs, ranks, share, inputs, advance)
+        lost = (_features(network.body, network.given(held_out)) - features).square().mean()
+        varied = features.var(0, correction=0).mean()
+        kept = 1 - float(lost / varied) if varied > 0 else math.nan
+        found.append(Compression(ranks, _count(network.body) / parameters, kept))
+    return found
+
+
+def _averaged(brought: Sequence[Sequence[float]]) -> list[float]:
+    """What ranks from 0 on bring on average; who has no further ranks has all that there is."""
+    longest = max(map(len, brought))
+    filled = [[*one, *[one[-1]] * (longest - len(one))] for one in brought]
+    return [float(share) for share in np.mean(filled, axis=0)]
+
+
+def _replace_layers(
+    network: Shown,
+    layers: Mapping[str, Layer],
+    ranks: Mapping[str, int],
+    share: Share,
+    inputs: Sequence[Tensor],
+    advance: Callable[[int], None],
+) -> None:
+    body, given = network.body, network.given(inputs)
     factors: dict[str, nn.Module] = {}
-    for layer, own in ranks.items():  # in the order in which they run
-        regression = _regression(body, factors, layer, seen, inputs)
+    for layer, rank in ranks.items():  # in the order in which they run
+        regression = _regression(body, factors, layer, layers, given)
         if regression is None:
             raise EdistillError(
-                f"student.compress is {share:g}, and {name}'s layer {layer} runs on other rows once the layers before "
-                "it are compressed: what it gives cannot be learned. Leave it out."
+                f"{share}, and {network.name}'s layer {layer} runs on other rows once the layers before it are "
+                "compressed: what it gives cannot be learned. Leave it out."
             )
-        factors[layer] = _solved(regression, seen[layer].layer, own)
+        factors[layer] = _solved(regression, layers[layer], rank)
         advance(1)
     for layer, module in factors.items():
         replace(body, layer, module)
-    lost, varied = (_features(body, held_out) - wanted).square().mean(), wanted.var(0, correction=0).mean()
-    return Compression(ranks, _count(body) / parameters, 1 - float(lost / varied) if varied > 0 else math.nan)
 
 
 def _count(body: nn.Module) -> int:
@@ -111,12 +175,12 @@ def _regression(
     body: nn.Module,
     before: Mapping[str, nn.Module],
     name: str,
-    seen: Mapping[str, Seen],
+    layers: Mapping[str, Layer],
     inputs: Sequence[Tensor],
 ) -> Ridge | None:
     """From what a layer is given behind the factors of those before it to what it gave; the body is whole, and stays
     so. None where it is given something else altogether."""
-    layer = seen[name].layer
+    layer = layers[name]
     regression = Ridge()
     for x in inputs:
         whole = _at(body, name, x)
@@ -124,7 +188,7 @@ def _regression(
             replace(body, key, module)
         behind = _at(body, name, x)
         for key in before:
-            replace(body, key, seen[key].layer)
+            replace(body, key, layers[key])
         if whole is None or behind is None or whole.input.shape != behind.input.shape:
             return None
         for columns, target in _columns(layer, behind.input, whole.output, len(inputs)):

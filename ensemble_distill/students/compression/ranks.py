@@ -19,32 +19,51 @@ NOTHING = 1e-12  # of a variance: rounding
 WIDEST = 2**13  # inputs of a layer: beyond that solving for it takes longer than training
 
 
+@dataclass(frozen=True)
+class Share:
+    """Of its parameters that a network is to keep.
+
+    Attributes:
+        of: above 0 and below 1.
+        key, part, instead: the setting that says so, what of a member the network is, and what else makes a student
+            smaller; for messages.
+    """
+
+    of: float
+    key: str = "student.compress"
+    part: str = "body"
+    instead: str = "start from fewer members"
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.of:g}"
+
+
 def choose_ranks(
-    layers: Mapping[str, Layer], brought: Mapping[str, Sequence[float]], parameters: int, share: float, name: str
+    layers: Mapping[str, Layer], brought: Mapping[str, Sequence[float]], parameters: int, share: Share, name: str
 ) -> dict[str, int]:
     """The ranks of the layers that become factors, in their order: step by step what brings most for its parameters.
 
     Args:
         brought: by layer, the share of its output's variance that ranks bring, from 0 to the highest there is.
         parameters: of the whole network.
-        share: of them that it may have.
         name: of the member that it is, for messages.
 
     Raises:
         EdistillError: with ranks of 1 it has more, or it has no parameters.
     """
     if parameters == 0:
-        raise EdistillError(f"student.compress is {share:g}, and {name}'s body has no parameters. Leave it out.")
+        raise EdistillError(f"{share}, and {name}'s {share.part} has no parameters. Leave it out.")
     ranks = dict.fromkeys(layers, 1)
     spent = parameters - sum(parameters_of(layer) - _cost(layer, 1) for layer in layers.values())
-    if spent > share * parameters:
-        raise EdistillError(f"student.compress is {share:g}, and {_least(name, spent, parameters)}")
+    most = share.of * parameters
+    if spent > most:
+        raise EdistillError(f"{share}, and {_least(share, name, spent, parameters)}")
     for finest in (False, True):  # what is left after the last step that can be paid for goes by the least there is
         steps = {key: _step(layer, ranks[key], brought[key], finest) for key, layer in layers.items()}
         while affordable := [
             (step.gain / max(1, step.cost), key, step)
             for key, step in steps.items()
-            if step is not None and spent + step.cost <= share * parameters
+            if step is not None and spent + step.cost <= most
         ]:
             _, key, best = max(affordable, key=lambda one: one[0])
             spent += best.cost
@@ -53,18 +72,18 @@ def choose_ranks(
     return {key: r for key, r in ranks.items() if _cost(layers[key], r) < parameters_of(layers[key])}
 
 
-def _least(name: str, spent: int, parameters: int) -> str:
-    """What is wrong and what to do where a body cannot be as small as it is to be."""
+def _least(share: Share, name: str, spent: int, parameters: int) -> str:
+    """What is wrong and what to do where a network cannot be as small as it is to be."""
     if spent > 0.999 * parameters:
         return (
             f"none of {name}'s layers can be made much smaller: only torch's own linear layers and 2-D convolutions "
             f"can, without groups, with zeros for padding, of at most {WIDEST:,} inputs, and run once for each row. "
-            "Leave it out, and start from fewer members."
+            f"Leave it out, and {share.instead}."
         )
     least = f"{math.ceil(1000 * spent / parameters) / 1000:g}"
     return (
-        f"with factors of rank 1 {name} keeps {least} of its {parameters:,} parameters (layers of more than "
-        f"{WIDEST:,} inputs stay whole). Set it above {least}, or start from fewer members."
+        f"with factors of rank 1 {name}'s {share.part} keeps {least} of its {parameters:,} parameters (layers of more "
+        f"than {WIDEST:,} inputs stay whole). Set it above {least}, or {share.instead}."
     )
 
 
