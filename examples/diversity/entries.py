@@ -60,7 +60,7 @@ MNIST = (
     # and those last stages compressed
     *(
         Entry(f"rank-{rank}-stages-{percent}-solved", (*_BODY, *_stage(rank, percent=percent), *SOLVED), _MIXED)
-        for rank, percent in ((80, 65), (80, 49), (80, 33), (96, 49))
+        for rank, percent in ((80, 65), (80, 49), (80, 33), (96, 49), (128, 49))
     ),
     # training on from there
     Entry("rank-96", (*_BODY, *_stage(96), "--lr", "1e-4"), _MIXED),
@@ -74,7 +74,8 @@ MNIST = (
     Entry("rank-32-deviation-4", (*_32, *_set(method__loss="deviation", method__deviation_weight="4.0")), _MIXED),
     Entry("rank-32-rows", (*_32, *_set(method__row_weight="0.5")), _MIXED),
     # the views
-    *(Entry(f"rank-32-{name.replace('+', '-')}", _32, _views(name)) for name in ("none", "affine", "mixup")),
+    *(Entry(f"rank-32-{name.replace('+', '-')}", _32, _views(name)) for name in ("none", "affine", "mixup", "ods")),
+    Entry("rank-32-affine-mixup-ods", _32, _views("affine+mixup+ods")),
     Entry("rank-32-one-view", _32, _views("affine+mixup", 1)),
 )
 
@@ -123,6 +124,8 @@ CIFAR10 = (
     Entry("compressed-34-solved", (*_compressed(34.4), *SOLVED), _CROPPED),
     # training on from there
     Entry("compressed-34", (*_compressed(34.4), *_ON), _CROPPED),
+    # on views that are moved to where members differ more
+    Entry("compressed-34-ods", (*_compressed(34.4), *_ON), _views("crop-flip+ods")),
     # with transfer rows: patches of photographs, of which members say other things
     Entry("compressed-345-photos", (*_compressed(34.5), *_THREE), _PHOTOS),
     # seven members, compressed less, and heads on all of them
@@ -130,4 +133,7 @@ CIFAR10 = (
 )
 
 SEARCH = {"mnist": MNIST, "cifar10": CIFAR10}
-FINAL = {"mnist": ("rank-96", "rank-80"), "cifar10": ("bodies-5", "compressed-42-seven", "compressed-345-photos")}
+FINAL = {
+    "mnist": ("rank-96", "rank-80", "rank-96-stages-49"),
+    "cifar10": ("bodies-5", "compressed-42-seven", "compressed-345-photos"),
+}

@@ -71,7 +71,7 @@ def main() -> None:
 def _mnist(folder: Path) -> None:
     members = [load_file(file) for file in sorted((folder / "teachers").glob("*.safetensors"))]
     ensemble = _graph(Batched(members), (1, 28, 28))
-    for run in _there(folder, "rank-96-s0", "rank-80-s0"):
+    for run in _there(folder, "rank-80-s0", "rank-96-stages-49-s0", "rank-80-stages-49-s0"):
         _compare(f"MNIST, {run} ÷ the ensemble as one graph", _exported(folder, run), ensemble)
         weights = sum(t.numel() for t in load_file(folder / "runs" / run / "student.safetensors").values())
         product = nn.Sequential(nn.Flatten(), nn.Linear(784, weights // 784))
