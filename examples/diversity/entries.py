@@ -13,6 +13,11 @@ class Entry:
     flags: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
 
+    @property
+    def architecture(self) -> str:
+        """What the student is, whatever it is trained on and for how long: entries that share it take as long a row."""
+        return " ".join(flag for flag in self.flags if flag.startswith("student."))
+
 
 SOLVED = ("--epochs", "0")  # what is solved for alone
 

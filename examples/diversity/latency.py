@@ -1,14 +1,16 @@
-"""Latency of exported students, one row, one thread, in onnxruntime: python examples/diversity/latency.py
+"""Latency of exported students, one row, one thread, in onnxruntime: python examples/diversity/latency.py mnist
 
-On the folders that study.py left, and of the runs below those that are there. MNIST's students against its 50 members
-as one graph of batched layers, which is faster than one after the other; CIFAR-10's one body under ten linear heads
-against a single member, and compressed members against the ten as one graph.
+Of every entry that study.py left a run of (seed 0, as trained), as a share of the ensemble's as one graph, to
+SET/latency.csv. MNIST's 50 members are one graph of batched layers, which is faster than one after the other. Leave the
+machine alone meanwhile: beside other work the ratios are others.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import io
+import math
 import statistics
 import subprocess
 import sys
@@ -24,7 +26,12 @@ from torch import Tensor, nn
 from ensemble_distill.students.heads import BatchedLinear
 
 HERE = Path(__file__).parent
-REPEATS = 300
+sys.path.insert(0, str(HERE))
+from entries import SEARCH  # noqa: E402
+
+ROUNDS, REPEATS = 5, 200
+SHARES = (0.2, 0.3)
+COLUMNS = ("architecture", "entry", "latency", "least", "most", "milliseconds", "ensemble_milliseconds")
 
 
 class Batched(nn.Module):
@@ -60,45 +67,55 @@ class Ensemble(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=HERE / "output")
-    work = parser.parse_args().work
-    if (work / "mnist").is_dir():
-        _mnist(work / "mnist")
-    if (work / "cifar10").is_dir():
-        _cifar10(work / "cifar10")
+    parser.add_argument("set", choices=sorted(SEARCH))
+    parser.add_argument("--work", type=Path, help="where study.py left its runs")
+    given = parser.parse_args()
+    folder: Path = given.work or HERE / "output" / given.set
+    shape, ensemble, member = _teachers(folder / "teachers", given.set)
+    whole = _graph(ensemble, shape)
+    lines: dict[str, dict[str, str]] = {}
+    for entry in SEARCH[given.set]:
+        run = f"{entry.name}-s0"
+        if entry.architecture in lines or not (folder / "runs" / run / "student.safetensors").exists():
+            continue
+        student = _exported(folder, run)
+        lines[entry.architecture] = {"entry": entry.name, **_compare(run, student, "the ensemble", whole)}
+        if entry.name == "plain" and given.set == "cifar10":
+            _compare(run, student, "a member", _graph(member, shape))
+    weights = sum(p.numel() for p in ensemble.parameters())
+    for share in SHARES:
+        product = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), int(share * weights) // math.prod(shape)))
+        _compare(f"{share:g} of its weights in one product", _graph(product, shape), "the ensemble", whole)
+    with (HERE / given.set / "latency.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"architecture": key, **line} for key, line in lines.items())
 
 
-def _mnist(folder: Path) -> None:
-    members = [load_file(file) for file in sorted((folder / "teachers").glob("*.safetensors"))]
-    ensemble = _graph(Batched(members), (1, 28, 28))
-    for run in _there(folder, "rank-80-s0", "rank-96-stages-49-s0", "rank-80-stages-49-s0"):
-        _compare(f"MNIST, {run} ÷ the ensemble as one graph", _exported(folder, run), ensemble)
-        weights = sum(t.numel() for t in load_file(folder / "runs" / run / "student.safetensors").values())
-        product = nn.Sequential(nn.Flatten(), nn.Linear(784, weights // 784))
-        _compare(f"MNIST, as many weights as {run} in one product ÷ that", _graph(product, (1, 28, 28)), ensemble)
-
-
-def _cifar10(folder: Path) -> None:
-    sys.path.insert(0, str(folder / "teachers"))
+def _teachers(folder: Path, name: str) -> tuple[tuple[int, ...], nn.Module, nn.Module]:
+    """One row's shape, the ensemble and its first member."""
+    states = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    where = folder if name == "cifar10" else folder.parent
+    sys.path.insert(0, str(where))
     from model import make_teacher
 
-    members = []
-    for file in sorted((folder / "teachers").glob("*.safetensors")):
-        members.append(make_teacher().eval())
-        members[-1].load_state_dict(load_file(file))
-    for run in _there(folder, "plain-s0"):
-        _compare(f"CIFAR-10, {run} ÷ one member", _exported(folder, run), _graph(members[0], (3, 32, 32)))
-    ensemble = _graph(Ensemble(members), (3, 32, 32))
-    for run in _there(folder, "compressed-34-s0", "compressed-345-photos-s0", "compressed-42-seven-s0"):
-        _compare(f"CIFAR-10, {run} ÷ the ensemble as one graph", _exported(folder, run), ensemble)
-
-
-def _there(folder: Path, *runs: str) -> list[str]:
-    return [run for run in runs if (folder / "runs" / run / "student.safetensors").exists()]
+    members = [make_teacher().eval() for _ in states]
+    for member, state in zip(members, states, strict=True):
+        member.load_state_dict(state)
+    return (
+        ((1, 28, 28), Batched(states), members[0]) if name == "mnist" else ((3, 32, 32), Ensemble(members), members[0])
+    )
 
 
 def _exported(folder: Path, run: str) -> onnxruntime.InferenceSession:
-    subprocess.run([sys.executable, "-m", "ensemble_distill", "export", run, "--onnx"], cwd=folder, check=True)
+    """As trained; a calibration is put back."""
+    calibration, aside = folder / "runs" / run / "calibration.json", folder / "runs" / run / "calibration.aside"
+    if calibration.exists():
+        calibration.rename(aside)
+    command = [sys.executable, "-m", "ensemble_distill", "export", run, "--onnx"]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if aside.exists():
+        aside.rename(calibration)
     return _session((folder / "runs" / run / "export" / "model.onnx").read_bytes())
 
 
@@ -120,18 +137,27 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options)
 
 
-def _compare(what: str, one: onnxruntime.InferenceSession, other: onnxruntime.InferenceSession) -> None:
-    """Medians of alternating calls."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPEATS):
-        for session, found in zip((one, other), times, strict=True):
-            entry = session.get_inputs()[0]
-            x = np.zeros((1, *entry.shape[1:]), np.float32)
-            started = time.perf_counter()
-            session.run(None, {entry.name: x})
-            found.append(time.perf_counter() - started)
-    a, b = (1000 * statistics.median(found) for found in times)
-    print(f"{what}: {a / b:.2f} ({a:.3f} ms, {b:.3f} ms)")
+def _compare(
+    name: str, one: onnxruntime.InferenceSession, other_name: str, other: onnxruntime.InferenceSession
+) -> dict[str, str]:
+    """Medians of alternating calls, in several rounds; of the ratio the median round, and the least and the most."""
+    rounds = []
+    for _ in range(ROUNDS):
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(REPEATS):
+            for session, found in zip((one, other), times, strict=True):
+                entry = session.get_inputs()[0]
+                x = np.zeros((1, *entry.shape[1:]), np.float32)
+                started = time.perf_counter()
+                session.run(None, {entry.name: x})
+                found.append(time.perf_counter() - started)
+        a, b = (1000 * statistics.median(found) for found in times)
+        rounds.append((a / b, a, b))
+    rounds.sort()
+    ratio, a, b = rounds[ROUNDS // 2]
+    least, most = rounds[0][0], rounds[-1][0]
+    print(f"{name} ÷ {other_name}: {ratio:.3f} ({least:.3f} to {most:.3f}; {a:.3f} ms, {b:.3f} ms)", flush=True)
+    return dict(zip(COLUMNS[2:], (f"{number:.3f}" for number in (ratio, least, most, a, b)), strict=True))
 
 
 if __name__ == "__main__":

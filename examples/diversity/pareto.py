@@ -1,11 +1,10 @@
-"""What keeping the diversity costs, from SET/search.csv: python examples/diversity/pareto.py mnist
+"""What keeping the diversity costs, from SET/search.csv and SET/latency.csv: python examples/diversity/pareto.py mnist
 
 Writes SET/pareto.png: D and NLL against parameters and latency, each as a share of the ensemble's.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
@@ -15,16 +14,18 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-COSTS = {"parameters": "parameters ÷ ensemble", "latency": "latency of one row ÷ ensemble"}
+sys.path.insert(0, str(HERE))
+from table import lines as lines_of  # noqa: E402
+
+COSTS = {"parameters": "parameters ÷ ensemble", "latency": "latency of one row, exported ÷ ensemble"}
 GAINS = {"diversity_explained": "diversity explained", "nll_ratio": "NLL ÷ ensemble"}
 
 
 def main(name: str) -> None:
-    with (HERE / name / "search.csv").open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharex="col", sharey="row")
     for row, (gain, gained) in zip(axes, GAINS.items(), strict=True):
         for axis, (cost, paid) in zip(row, COSTS.items(), strict=True):
+            lines = [line for line in lines_of(name, "search.csv") if line[cost]]
             x = [float(line[cost]) for line in lines]
             y = [float(line[gain]) for line in lines]
             higher = gain == "diversity_explained"

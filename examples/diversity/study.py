@@ -27,7 +27,7 @@ SEEDS = (0, 1, 2)
 COLUMNS = (
     *("entry", "seed", "calibrated", "split", "diversity_explained", "deviation_correlation", "model_uncertainty_l1"),
     *("model_uncertainty_ratio", "model_uncertainty_spearman", "model_uncertainty_spearman_control", "gap_closed"),
-    *("nll", "nll_ratio", "member_kl", "mean_kl", "auroc_differences", "parameters", "macs", "latency", "seconds"),
+    *("nll", "nll_ratio", "member_kl", "mean_kl", "auroc_differences", "parameters", "macs", "seconds"),
     "command",
 )
 
@@ -121,7 +121,6 @@ def _write(table: Path, work: Path, entry: Entry, name: str, seed: int, split: s
         "auroc_differences": " ".join(f"{ood} {difference:+.4f}" for ood, difference in apart.items()),
         "parameters": cost["student"]["parameters"] / cost["ensemble"]["parameters"],
         "macs": cost["student"]["macs"] / cost["ensemble"]["macs"],
-        "latency": cost["student"]["latency_ms"] / cost["ensemble"]["latency_ms"],
         "seconds": f"{time.monotonic() - started:.0f}",
         "command": " ".join(("edistill train", *(_quoted(flag) for flag in (*entry.views, *entry.flags)))),
     }

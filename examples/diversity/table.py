@@ -1,4 +1,4 @@
-"""The tables of README.md, from search.csv and final.csv: python examples/diversity/table.py mnist"""
+"""The tables of README.md, from search.csv, final.csv and latency.csv: python examples/diversity/table.py mnist"""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from entries import SEARCH  # noqa: E402
+
 COLUMNS = {
     "D": "diversity_explained",
     "MU l1": "model_uncertainty_l1",
@@ -26,9 +29,9 @@ HEADING = "| {} | " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * len(COLUMNS) 
 
 def main(name: str) -> None:
     print(HEADING.format("validation rows, seed 0"))
-    for line in _lines(HERE / name / "search.csv"):
+    for line in lines(name, "search.csv"):
         print(f"| {line['entry']} | " + " | ".join(_number([line], key) for key in COLUMNS.values()) + " |")
-    final = _lines(HERE / name / "final.csv")
+    final = lines(name, "final.csv")
     print("\n" + HEADING.format("test rows, mean ± standard deviation"))
     for entry, calibrated in dict.fromkeys((line["entry"], line["calibrated"]) for line in final):
         of = [line for line in final if (line["entry"], line["calibrated"]) == (entry, calibrated)]
@@ -37,7 +40,19 @@ def main(name: str) -> None:
         print(f"  <!-- {len(of)} seeds; AUROC by model uncertainty less the ensemble's: {_aurocs(of)} -->")
 
 
-def _lines(table: Path) -> list[dict[str, str]]:
+def lines(name: str, table: str) -> list[dict[str, str]]:
+    """A table of a set, in the order of the entries, each line with the latency of its architecture: empty where that
+    was not measured."""
+    measured = {line["architecture"]: line["latency"] for line in _read(HERE / name / "latency.csv")}
+    entries = {entry.name: entry for entry in SEARCH[name]}
+    found = [
+        {**line, "latency": measured.get(entries[line["entry"]].architecture, "")}
+        for line in _read(HERE / name / table)
+    ]
+    return sorted(found, key=lambda line: list(entries).index(line["entry"]))
+
+
+def _read(table: Path) -> list[dict[str, str]]:
     if not table.exists():
         return []
     with table.open(newline="", encoding="utf-8") as file:
@@ -49,7 +64,9 @@ def _number(lines: list[dict[str, str]], key: str) -> str:
     if not len(found):
         return "–"
     digits = 2 if key in ("parameters", "macs", "latency") else 3
-    spread = f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 and key not in ("parameters", "macs") else ""
+    spread = (
+        f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 and key not in ("parameters", "macs", "latency") else ""
+    )
     return f"{found.mean():.{digits}f}{spread}"
 
 
