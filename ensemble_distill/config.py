@@ -183,7 +183,8 @@ class StudentSettings(Section):
 
     @property
     def compresses(self) -> bool:
-        return self.compress is not None or (isinstance(self.heads, LastStageSettings) and bool(self.heads.compress))
+        """Whether what it starts from is made thinner: bodies, or the heads' last stages."""
+        return self.compress is not None or getattr(self.heads, "compress", None) is not None
 
 
 class CacheSettings(Section):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.compression.compress import Compression, compress
-from ensemble_distill.students.compression.ranks import Share
+from ensemble_distill.students.compression.compress import Compression, Piece, compress
+from ensemble_distill.students.compression.ranks import Budget
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.students.student import Student
 from ensemble_distill.training import loop
@@ -104,15 +104,17 @@ def test_what_is_kept_is_measured_on_rows_that_no_view_was_solved_from(
     folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """All views of a row are alike here, and each row is of its own."""
-    from ensemble_distill.workflows import compress_start
+    from ensemble_distill.workflows import compressing
 
     sets: list[list[set[bytes]]] = []
 
-    def noted(body: nn.Module, share: Share, inputs: list[Tensor], held_out: list[Tensor], *more: Any) -> Compression:
+    def noted(
+        pieces: list[Piece], budget: Budget, inputs: list[Tensor], held_out: list[Tensor], *more: Any
+    ) -> list[Compression]:
         sets.append([{x.numpy().tobytes() for batch in some for x in batch} for some in (inputs, held_out)])
-        return compress(body, share, inputs, held_out, *more)
+        return compress(pieces, budget, inputs, held_out, *more)
 
-    monkeypatch.setattr(compress_start, "compress", noted)
+    monkeypatch.setattr(compressing, "compress", noted)
     views = {"views.count": count, "views.transform": "none", "output.cache": f"plain-{count}"}
     cache_logits(tiny.settings(folder, {**VIEWS, **views}))
     ways = {"student.init": ["member-*"], "student.compress": 0.4, "train.epochs": 0, "output.name": f"plain-{count}"}
@@ -154,11 +156,24 @@ def test_an_interrupted_training_has_the_ranks_it_began_with(folder: Path, monke
     with pytest.raises(tiny.Killed):
         trained(folder, "killed", **ways)
     monkeypatch.undo()
-    monkeypatch.setattr(
-        "ensemble_distill.workflows.compress_start.compress", None
-    )  # the checkpoint holds what it found
+    monkeypatch.setattr("ensemble_distill.workflows.compressing.compress", None)  # the checkpoint holds what it found
     resumed = trained(folder, "killed", **ways)
     assert (resumed.folder / "student.safetensors").read_bytes() == (whole.folder / "student.safetensors").read_bytes()
+
+
+def test_overwriting_an_interrupted_training_finds_ranks_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = {"train__epochs": 2, "train__checkpoint_minutes": 1e-9}
+    fresh = trained(folder, "fresh", student__compress=0.6, **ways)
+    kill(monkeypatch, at=20)
+    with pytest.raises(tiny.Killed):
+        trained(folder, "over", student__compress=0.3, **ways)
+    monkeypatch.undo()
+    chosen = {"student.init": ["member-*"], "student.compress": 0.6, "output.name": "over", **VIEWS}
+    chosen |= {key.replace("__", "."): value for key, value in ways.items()}
+    over = train(tiny.settings(folder, chosen), overwrite=True).folder
+    assert (over / "student.safetensors").read_bytes() == (fresh.folder / "student.safetensors").read_bytes()
 
 
 def test_channels_last_is_the_same_student_and_goes_on_where_it_was(
@@ -277,7 +292,7 @@ def test_too_few_steps_are_refused_before_anything_is_compressed(folder: Path, m
     def compressed(*given: object) -> None:
         raise AssertionError("compressed")
 
-    monkeypatch.setattr("ensemble_distill.workflows.train.compress_start", compressed)
+    monkeypatch.setattr("ensemble_distill.workflows.compressing.compress", compressed)
     with pytest.raises(EdistillError, match=r"train\.epochs is 0, and the method begins with stage hinton"):
         trained(folder, "none", student__compress=0.4, student__init="member-0", train__epochs=0)
     with pytest.raises(AssertionError, match="compressed"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections.abc import Callable
 
 import hypothesis
 import pytest
@@ -17,9 +18,26 @@ from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.compression.canonical import decompose, product
-from ensemble_distill.students.compression.compress import Shown, compress, compress_alike
+from ensemble_distill.students.compression.compress import Compression, Piece, compress
 from ensemble_distill.students.compression.factored import factor, factors_of, is_factorable
-from ensemble_distill.students.compression.ranks import Share
+from ensemble_distill.students.compression.ranks import Budget
+
+CPU = torch.device("cpu")
+
+
+def budget(share: float) -> Budget:
+    return Budget(share, "student.compress", "body")
+
+
+def alone(
+    body: nn.Module,
+    share: float,
+    inputs: list[Tensor],
+    held_out: list[Tensor],
+    advance: Callable[[int], None] = lambda layers: None,
+) -> Compression:
+    (found,) = compress([Piece("member-7", body.eval())], budget(share), inputs, held_out, CPU, advance)
+    return found
 
 
 def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str, int]:
@@ -28,7 +46,7 @@ def compressed(body: nn.Module, share: float, inputs: list[Tensor]) -> dict[str,
     layers = sum(is_factorable(module) for module in body.modules())
     with torch.no_grad():
         wanted = torch.cat([body.eval()(x.clone()) for x in inputs])
-    found = compress(body, Share(share), inputs, inputs, "member-7", done.append)
+    found = alone(body, share, inputs, inputs, done.append)
     assert sum(done) == layers
     with torch.no_grad():
         given = torch.cat([body(x.clone()) for x in inputs])
@@ -73,34 +91,96 @@ def test_a_linear_layer_loses_what_eckart_and_young_say() -> None:
 def test_networks_that_are_to_be_alike_have_one_rank_and_factors_of_their_own() -> None:
     """Each loses of its own output, on its own inputs, what Eckart and Young say of the rank that they share."""
     torch.manual_seed(0)
-    rows, shown, wanted = torch.randn(400, 12), [], []
+    rows, pieces, wanted = torch.randn(400, 12), [], []
     for index in range(3):
         before, layer = nn.Linear(12, 30), nn.Linear(30, 20)
         layer.weight.data *= torch.logspace(0, -index, 20).unsqueeze(1)  # more and less of what a channel brings
-        shown.append(Shown(f"member-{index}", nn.Sequential(layer), before))
+        pieces.append(Piece(f"member-{index}", nn.Sequential(layer), before))
         with torch.no_grad():
             wanted.append(layer(before(rows)))
     done: list[int] = []
-    found = compress_alike(shown, Share(0.5), list(rows.split(100)), [rows], done.append)
+    found = compress(pieces, budget(0.5), list(rows.split(100)), [rows], CPU, done.append)
     assert sum(done) == 3
     (rank,) = {one.ranks["0"] for one in found}
     assert rank == (310 - 20) // 50
-    for one, member, whole in zip(found, shown, wanted, strict=True):
-        assert member.before is not None
+    for one, piece, whole in zip(found, pieces, wanted, strict=True):
+        assert piece.before is not None
         with torch.no_grad():
-            lost = (member.body(member.before(rows)) - whole).square().sum().item()
+            lost = (piece.network(piece.before(rows)) - whole).square().sum().item()
         spectrum = torch.linalg.svdvals((whole - whole.mean(0)).double()).square()
         assert_close(lost, spectrum[rank:].sum().item(), rtol=2e-3, atol=0)
         assert one.kept == pytest.approx(1 - lost / spectrum.sum().item(), abs=1e-4)
 
 
-def test_what_only_some_of_them_can_have_thinner_stays_whole_in_all() -> None:
-    """A layer that never runs in one of them, as its rows are chosen by what they are."""
+def of_rank(rank: int, size: int = 24) -> nn.Linear:
+    """A layer whose output varies in so many directions, equally where its inputs do."""
+    layer = nn.Linear(size, size)
+    layer.weight.data = torch.linalg.qr(torch.randn(size, size)).Q * (torch.arange(size) < rank)
+    return layer
+
+
+@pytest.mark.parametrize("ranks", [((3, 8), (8, 3)), ((2, 2), (2, 9)), ((9, 2), (2, 2))])
+def test_ranks_are_those_that_serve_all_on_average(ranks: tuple[tuple[int, int], ...]) -> None:
+    """Of all pairs of ranks that are as dear, the chosen one keeps most of both layers of both networks."""
     torch.manual_seed(0)
-    shown = [Shown(f"member-{i}", nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 20))) for i in range(2)]
-    shown[1].body[2].register_forward_hook(lambda *_: None)  # type: ignore[index, operator]
-    found = compress_alike(shown, Share(0.7), [torch.randn(300, 12)], [torch.randn(50, 12)], lambda layers: None)
-    assert [one.ranks.keys() for one in found] == [{"0"}, {"0"}]
+    pieces = [Piece(f"member-{i}", nn.Sequential(*map(of_rank, of))) for i, of in enumerate(ranks)]
+    rows = torch.randn(4000, 24)
+    spectra = []
+    for piece in pieces:
+        with torch.no_grad():
+            outputs = [piece.network[0](rows), piece.network(rows)]  # type: ignore[index]
+        variances = [torch.linalg.svdvals((y - y.mean(0)).double()).square() for y in outputs]
+        spectra.append([v / v.sum() for v in variances])
+    share = (2 * 24 + 12 * 48) / (2 * 24 * 25)  # 12 channels for the two layers, of which 11 are less than a whole one
+
+    def kept(pair: tuple[int, int]) -> float:
+        return sum(float(of[:rank].sum()) for both in spectra for of, rank in zip(both, pair, strict=True))
+
+    found = compress(pieces, budget(share), list(rows.split(500)), [rows], CPU, lambda layers: None)
+    chosen = found[0].ranks["0"], found[0].ranks["1"]
+    best = max(((rank, 12 - rank) for rank in range(1, 12)), key=kept)
+    assert kept(chosen) == pytest.approx(kept(best), rel=0.01)
+    assert [one.ranks for one in found] == [found[0].ranks] * 2
+
+
+class Skipping(nn.Module):
+    def __init__(self, skips: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(12, 30), nn.Linear(30, 30), nn.Linear(30, 20)
+        self.skips = skips
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        y: Tensor = self.last(x if self.skips else self.second(x).relu())
+        return y
+
+
+def test_what_only_some_of_them_can_have_thinner_stays_whole_in_all() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(300, 12)
+
+    def both() -> list[Piece]:
+        return [Piece(f"member-{i}", Skipping(skips=i == 1)) for i in range(2)]
+
+    found = compress(both(), budget(0.7), [rows], [rows], CPU, lambda layers: None)
+    assert [one.ranks.keys() for one in found] == [{"first", "last"}] * 2
+    told = r"member-0's body keeps 0\.\d+ of .*member-1's layer second cannot be, though member-0's can"
+    with pytest.raises(EdistillError, match=told):
+        compress(both(), budget(0.1), [rows], [rows], CPU, lambda layers: None)
+
+
+class Negated(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.neg_()
+
+
+def test_rows_stay_as_they_are_where_a_network_works_in_place() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(300, 12)
+    before = rows.clone()
+    pieces = [Piece(f"member-{i}", nn.Sequential(nn.Linear(12, 12)), Negated()) for i in range(2)]
+    compress(pieces, budget(0.6), [rows], [rows], CPU, lambda layers: None)
+    assert torch.equal(rows, before)
 
 
 def test_a_layer_that_is_a_product_is_found_again() -> None:
@@ -222,7 +302,7 @@ def test_what_is_kept_is_measured_on_rows_that_nothing_was_solved_from() -> None
     body = nn.Sequential(nn.Linear(40, 200), nn.ReLU(), nn.Linear(200, 60)).eval()
     fitted, fresh = torch.randn(150, 40), torch.randn(5000, 40)
     wanted = body(fresh).detach()
-    kept = compress(body, Share(0.5), [fitted], list(fresh.split(1000)), "member-7", lambda done: None).kept
+    kept = alone(body, 0.5, [fitted], list(fresh.split(1000))).kept
     assert kept == pytest.approx(r2_score(wanted, body(fresh).detach(), multioutput="variance_weighted"), abs=1e-5)
 
 
@@ -244,7 +324,7 @@ def test_padding_by_name_is_padding_by_number() -> None:
 
 def test_a_body_without_parameters_is_refused() -> None:
     with pytest.raises(EdistillError, match=r"member-7's body has no parameters\. Leave it out"):
-        compress(nn.Flatten(), Share(0.5), pictures(), pictures(), "member-7", lambda layers: None)
+        alone(nn.Flatten(), 0.5, pictures(), pictures())
 
 
 def test_too_small_a_share_is_refused_with_the_least_there_is() -> None:
@@ -288,14 +368,7 @@ def test_layers_that_had_nothing_to_read_can_still_learn(size: int) -> None:
 
 
 def test_what_cannot_be_measured_is_not_called_kept() -> None:
-    found = compress(
-        nn.Sequential(nn.Linear(20, 30)),
-        Share(0.3),
-        [torch.randn(50, 20)],
-        [torch.randn(1, 20)],
-        "m",
-        lambda done: None,
-    )
+    found = alone(nn.Sequential(nn.Linear(20, 30)), 0.3, [torch.randn(50, 20)], [torch.randn(1, 20)])
     assert math.isnan(found.kept)
 
 

@@ -10,11 +10,13 @@ import onnx
 import pytest
 import tiny
 import torch
+from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.serving import Served
 from ensemble_distill.students.last_stage import LastStage, LastStageHeads, apart
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.workflows.cache_logits import cache_logits
@@ -52,14 +54,14 @@ MLP = {"student.heads": {"last-stage": "2", "adapt-from": "1"}, **LISTED}
 NET = {"student.heads": "last-stage", "student.init": ["member-0", "member-1", "member-2"]}
 
 
-def make(folder: Path, kind: str) -> Path:
+def make(folder: Path, kind: str, models: str = MODELS) -> Path:
     """Three members of that kind, cached in two views."""
     made = tiny.make_folder(folder, members=0, rows=ROWS)
     for split, rows in ROWS.items():  # labels that members know nothing of, and so no order of theirs
         tiny.save_data(made, split, rows, y=np.random.default_rng(0).integers(0, 3, rows))
     modules = []
     namespace: dict[str, object] = {}
-    exec(MODELS, namespace)
+    exec(models, namespace)
     for index in range(3):
         torch.manual_seed(index)
         module: nn.Module = namespace[kind]().train()  # type: ignore[operator]
@@ -68,7 +70,7 @@ def make(folder: Path, kind: str) -> Path:
         for parameter in module.parameters():
             parameter.data *= 2
         modules.append(module)
-    tiny.put_members(made, MODELS, modules)
+    tiny.put_members(made, models, modules)
     toml = (made / "edistill.toml").read_text()
     toml = toml.replace("model.py:make_teacher", f"model.py:{kind}").replace("crop-flip+mixup", "crop-flip")
     toml = toml.replace("model.py:make_body", f"model.py:{kind}")
@@ -182,7 +184,7 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
         happened |= bool(killed)
     assert happened
     assert (run / "checkpoint.safetensors").is_file()
-    monkeypatch.setattr("ensemble_distill.workflows.compress_start.compress_alike", None)  # the checkpoint has it
+    monkeypatch.setattr("ensemble_distill.workflows.compressing.compress", None)  # the checkpoint has it
     train(tiny.settings(mlps, overrides))
     files = [(folder / "student.safetensors").read_bytes() for folder in (wanted.folder, run)]
     assert files[0] == files[1]
@@ -227,10 +229,52 @@ def test_such_a_run_is_trained_on_exported_and_loaded(mlps: Path) -> None:
     run = trained(mlps, "thin-on", LISTED, thin(0.6), {"train.epochs": 10, "train.lr": 0.003})
     assert run.config.last_stage == start.config.last_stage
     assert explained(mlps, "thin-on") > explained(mlps, "thin-start")
-    assert export(tiny.settings(mlps), "thin-on", onnx=True)[0].is_file()
-    x = torch.randn(2, 1, 6, 6)
+    (file,) = export(tiny.settings(mlps), "thin-on", onnx=True)
+    x = np.random.default_rng(0).normal(size=(5, 1, 6, 6)).astype(np.float32)
+    w = {name: t.double().numpy() for name, t in load_file(run.folder / "student.safetensors").items()}
+    own, bias = w["heads.adapters.own"], w["heads.adapters.bias"]  # (3, 8, 36) and (3, 8)
+    for head in range(3):
+        h = np.tanh(x.reshape(5, 36) @ own[head].T + bias[head])
+        h = h @ w["heads.tail.3.reduce.weight"][head].T @ w["heads.tail.3.expand.weight"][head].T
+        h = np.tanh(h + w["heads.tail.3.expand.bias"][head])
+        logits = h @ w["heads.last.weight"][head] + w["heads.last.bias"][head]
+        assert_allclose(Served(file).run(x)["head_logits"][:, head], logits, atol=1e-4)
     with torch.no_grad():
-        assert_close(load_student(run.folder)(x), run.student()(x))
+        assert_close(torch.tensor(Served(file).run(x)["head_logits"]), load_student(run.folder)(torch.tensor(x)))
+
+
+TWICE = """
+from torch import nn
+
+
+class Twice(nn.Module):
+    def __init__(self, body, inplace=False):
+        super().__init__()
+        self.stem, self.block = nn.Linear(36, 9), nn.Sequential(nn.Linear(9, 9), nn.Tanh())
+        self.mid, self.head = nn.Linear(9, 9), nn.Identity() if body else nn.Linear(9, 3)
+        self.inplace = inplace
+
+    def forward(self, x):
+        x = (x.mul_(-1.5) if self.inplace else x * -1.5).flatten(1)
+        x = self.block(self.stem(x))
+        return self.head(self.block(self.mid(x)))
+
+
+def twice(body=False, inplace=False):
+    return Twice(body, inplace)
+"""
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_runs_before_and_in_the_last_stage_stays_whole_before_it(tmp_path: Path, inplace: bool) -> None:
+    """And rows are what they are to each member, though a network may work in place."""
+    folder = make(tmp_path / "f", "twice", TWICE)
+    stage = {"last-stage": "mid", "adapt-from": "stem"}
+    chosen = {"student.kwargs": {"body": True, "inplace": inplace}, **LISTED, **START}
+    trained(folder, "whole", chosen, {"student.heads": stage})
+    assert explained(folder, "whole") > 0.98  # the adapters are linear, and before mid there is a tanh
+    trained(folder, "thin", chosen, {"student.heads": {**stage, "compress": 0.85}})
+    assert explained(folder, "thin") > 0.9
 
 
 # --- copies of the body's own -------------------------------------------------------------------------------------
@@ -255,7 +299,7 @@ def test_one_head_of_a_last_stage_is_the_body(nets: Path) -> None:
         for name, heads in (("kd-split", {"last-stage": "stage"}), ("kd-plain", []))
     )
     x = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
+    with torch.no_grad():  # two trainings, whose sums are taken in different orders
         assert_close(split.student()(x), plain.student()(x), atol=1e-3, rtol=1e-3)
 
 

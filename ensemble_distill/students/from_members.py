@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,18 @@ class FromMembers:
     def __init__(self, members: Sequence[Split]) -> None:
         self.members = list(members)
 
+    def last_stages(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """A copy of each member's last stage, and what makes its inputs of rows, in eval mode.
+
+        A copy, since a module that serves both would be changed in both.
+        """
+        for member in self.members:
+            yield copy.deepcopy(member.tail).eval(), nn.Sequential(member.trunk, member.bridge).eval()
+
+    def take_last_stages(self, tails: Sequence[nn.Module]) -> None:
+        """Start heads from these in the place of the members' own."""
+        self.members = [replace(member, tail=tail) for member, tail in zip(self.members, tails, strict=True)]
+
     def rows(self, shape: Sequence[int]) -> int:
         """How many rows of that shape the regression takes."""
         wanted = run_apart(self.members[0].trunk, self.members[0], shape)[1]
@@ -47,8 +61,8 @@ class FromMembers:
             give(heads.tail, head, member.tail)
         regression = Ridge()
         for x in inputs:
-            columns = heads.adapters.patches(body(x))
-            wanted = torch.stack([self._by_position(path(x)) for path in paths], dim=1)
+            columns = heads.adapters.patches(body(x.clone()))  # any of them may work in place
+            wanted = torch.stack([self._by_position(path(x.clone())) for path in paths], dim=1)
             regression.add(columns, wanted)
         heads.adapters.take(regression, RIDGE)
 

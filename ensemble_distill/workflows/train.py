@@ -37,7 +37,7 @@ from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.training.shares import boundaries
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
-from ensemble_distill.workflows.compress_start import Sampling, compress_start, interrupted_config
+from ensemble_distill.workflows.compressing import Compressing
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -230,9 +230,8 @@ def _train(
     if settings.student.compresses:  # which may take minutes: what training would refuse, it refuses before
         boundaries(stages, settings.train.epochs * order.steps_per_epoch)
         names = [teacher.member.name for teacher in starting_members(settings, teachers)]
-        interrupted = None if overwrite else interrupted_config(folder)
-        sampling = Sampling(rows, order, device)
-        config = compress_start(settings.student, config, student, start, names, sampling, progress, interrupted)
+        compressing = Compressing(rows, order, device, progress, None if overwrite else folder)
+        config = compressing.start(settings.student, config, student, start, names)
     pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
 
     def claim() -> None:

@@ -29,16 +29,43 @@ from ensemble_distill.students.compression.factored import (
     positions,
     replace,
 )
-from ensemble_distill.students.compression.layers_seen import AT_ONCE, POSITIONS, RIDGE, look, patches_of, some_of
-from ensemble_distill.students.compression.ranks import NOTHING, Share, choose_ranks
+from ensemble_distill.students.compression.layers_seen import AT_ONCE, POSITIONS, RIDGE, look, patches_of, run, some_of
+from ensemble_distill.students.compression.ranks import NOTHING, Budget, choose_ranks
 from ensemble_distill.students.ridge import Ridge
 
+CPU = torch.device("cpu")
 SWEEPS = 200  # of alternating least squares for a kernel's factors
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A network, or the part of one that follows another.
+
+    Attributes:
+        name: of the member that it is of, for messages.
+        network: trained, what it is given to features (B, F), in eval mode.
+        before: rows x (B, …) to what the network is given, in eval mode; None where it is given the rows.
+    """
+
+    name: str
+    network: nn.Module
+    before: nn.Module | None = None
+
+    @torch.no_grad()
+    def given(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        before = self.before
+        return rows if before is None else [run(before, x).to(x.device) for x in rows]
+
+    def to(self, device: torch.device) -> Piece:
+        for module in (self.network, self.before):
+            if module is not None:
+                module.to(device)
+        return self
+
+
+@dataclass(frozen=True)
 class Compression:
-    """What became of a body.
+    """What became of a network.
 
     Attributes:
         ranks: by layer, see `factor`.
@@ -52,85 +79,76 @@ class Compression:
     kept: float
 
 
+@torch.no_grad()
 def compress(
-    body: nn.Module,
-    share: Share,
+    pieces: Sequence[Piece],
+    budget: Budget,
     inputs: Sequence[Tensor],
     held_out: Sequence[Tensor],
-    name: str,
+    device: torch.device,
     advance: Callable[[int], None],
-) -> Compression:
-    """Put factors in the place of a body's layers, down to a share of its parameters.
+) -> list[Compression]:
+    """Put factors in the place of networks' layers, down to a share of their parameters.
+
+    They are of one architecture, and get the same ranks, so that they can run side by side in single tensors: what
+    another channel brings is averaged over them. Each has factors of its own.
 
     Args:
-        body: a trained network x (B, …) to features (B, F), in eval mode.
-        inputs: batches of rows as it is to see them.
-        held_out: more of them, on which what it keeps is measured.
-        name: of the member that it is, for messages.
+        pieces: changed in place; they come and leave on the CPU.
+        inputs: batches of rows as they are to see them.
+        held_out: more of them, on which what is kept is measured.
+        device: where the networks run, one at a time, a batch at a time.
         advance: is told how many layers more are done; in the end all that are factorable.
 
     Raises:
         EdistillError: what has no factors has more parameters than that, the features are not finite, or what runs
             depends on what the layers give.
     """
-    return compress_alike([Shown(name, body)], share, inputs, held_out, advance)[0]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A network, or the part of one that follows another, and how it comes to its inputs.
-
-    Attributes:
-        name: of the member that it is, for messages.
-        body: see `compress`.
-        before: rows x (B, …) to what `body` is given; None where it is given the rows.
-    """
-
-    name: str
-    body: nn.Module
-    before: nn.Module | None = None
-
-    def given(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
-        before = self.before
-        return rows if before is None else [before(x.clone()) for x in rows]  # it may change its input in place
-
-
-@torch.no_grad()
-def compress_alike(
-    networks: Sequence[Shown],
-    share: Share,
-    inputs: Sequence[Tensor],
-    held_out: Sequence[Tensor],
-    advance: Callable[[int], None],
-) -> list[Compression]:
-    """Compress networks of one architecture to the same ranks, so that they can run side by side in single tensors.
-
-    What a channel more would bring is averaged over them. Each then has factors of its own; see `compress`.
-    """
-    first = networks[0]
-    parameters = _count(first.body)
+    parameters = _count(pieces[0].network)
     wanted, layers, brought = [], [], []
-    for network in networks:
-        wanted.append(_features(network.body, network.given(held_out)))
+    for piece in pieces:
+        piece.to(device)
+        wanted.append(_features(piece, held_out))
         if not wanted[-1].isfinite().all():
-            raise EdistillError(
-                f"{network.name}'s features are not finite on all training rows. Leave {share.key} out."
-            )
-        seen = look(network.body, network.given(inputs))
+            raise EdistillError(f"{piece.name}'s features are not finite on training rows. Leave {budget.key} out.")
+        seen = look(piece.network, piece.given(inputs))
         layers.append({key: one.layer for key, one in seen.items()})
         brought.append({key: one.brought() for key, one in seen.items()})
+        piece.to(CPU)
+    ranks = _common_ranks(pieces, layers, brought, parameters, budget)
+    found = []
+    for piece, theirs, features in zip(pieces, layers, wanted, strict=True):
+        piece.to(device)
+        advance(sum(map(is_factorable, piece.network.modules())) - len(ranks))
+        _replace_layers(piece, theirs, ranks, budget, inputs, advance)
+        lost, varied = (_features(piece, held_out) - features).square().mean(), features.var(0, correction=0).mean()
+        kept = 1 - float(lost / varied) if varied > 0 else math.nan
+        found.append(Compression(ranks, _count(piece.network) / parameters, kept))
+        piece.to(CPU)
+    return found
+
+
+def _common_ranks(
+    pieces: Sequence[Piece],
+    layers: Sequence[Mapping[str, Layer]],
+    brought: Sequence[Mapping[str, Sequence[float]]],
+    parameters: int,
+    budget: Budget,
+) -> dict[str, int]:
+    """For the layers that can become thinner in all of them."""
     common = {key: layer for key, layer in layers[0].items() if all(key in theirs for theirs in layers)}
     together = {key: _averaged([theirs[key] for theirs in brought]) for key in common}
-    ranks = choose_ranks(common, together, parameters, share, first.name)
-    found = []
-    for network, theirs, features in zip(networks, layers, wanted, strict=True):
-        advance(sum(map(is_factorable, network.body.modules())) - len(ranks))
-        _replace_layers(network, theirs, ranks, share, inputs, advance)
-        lost = (_features(network.body, network.given(held_out)) - features).square().mean()
-        varied = features.var(0, correction=0).mean()
-        kept = 1 - float(lost / varied) if varied > 0 else math.nan
-        found.append(Compression(ranks, _count(network.body) / parameters, kept))
-    return found
+    try:
+        return choose_ranks(common, together, parameters, budget, pieces[0].name)
+    except EdistillError as error:
+        named = list(zip(pieces, layers, strict=True))
+        odd = [(one.name, key, other.name) for one, a in named for other, b in named for key in b.keys() - a.keys()]
+        if not odd:
+            raise
+        one, key, other = odd[0]
+        raise EdistillError(
+            f"{error} All are made thinner alike, and {one}'s layer {key} cannot be, though {other}'s can."
+        ) from None
 
 
 def _averaged(brought: Sequence[Sequence[float]]) -> list[float]:
@@ -141,34 +159,34 @@ def _averaged(brought: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _replace_layers(
-    network: Shown,
+    piece: Piece,
     layers: Mapping[str, Layer],
     ranks: Mapping[str, int],
-    share: Share,
+    budget: Budget,
     inputs: Sequence[Tensor],
     advance: Callable[[int], None],
 ) -> None:
-    body, given = network.body, network.given(inputs)
+    given = piece.given(inputs)
     factors: dict[str, nn.Module] = {}
     for layer, rank in ranks.items():  # in the order in which they run
-        regression = _regression(body, factors, layer, layers, given)
+        regression = _regression(piece.network, factors, layer, layers, given)
         if regression is None:
             raise EdistillError(
-                f"{share}, and {network.name}'s layer {layer} runs on other rows once the layers before it are "
+                f"{budget}, and {piece.name}'s layer {layer} runs on other rows once the layers before it are "
                 "compressed: what it gives cannot be learned. Leave it out."
             )
         factors[layer] = _solved(regression, layers[layer], rank)
         advance(1)
     for layer, module in factors.items():
-        replace(body, layer, module)
+        replace(piece.network, layer, module)
 
 
-def _count(body: nn.Module) -> int:
-    return sum(p.numel() for p in body.parameters())
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
-def _features(body: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
-    return torch.cat([body(x.clone()) for x in inputs]).cpu().double()  # it may change its input in place
+def _features(piece: Piece, inputs: Sequence[Tensor]) -> Tensor:
+    return torch.cat([run(piece.network, x).cpu() for x in piece.given(inputs)]).double()
 
 
 def _regression(
@@ -282,7 +300,7 @@ def _at(body: nn.Module, name: str, x: Tensor) -> _Passing | None:
 
     handle = body.get_submodule(name).register_forward_hook(note)
     try:
-        body(x.clone())
+        run(body, x)
     except _EnoughError:
         pass
     finally:

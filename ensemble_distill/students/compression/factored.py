@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 
-PUT_BACK = "Put back the body it was trained with."
+PUT_BACK = "Put back the body it was trained with, or the config.json of the run."
 Layer = nn.Conv2d | nn.Linear
 
 

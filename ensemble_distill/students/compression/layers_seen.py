@@ -118,6 +118,13 @@ def _judged(kernel: Tensor, highest: int) -> list[float]:
     return [*(1 - math.exp(log) for log in np.interp(range(highest), ranks, logs)), 1.0]
 
 
+def run(network: nn.Module, x: Tensor) -> Tensor:
+    """What a network makes of a batch, wherever that lies, and stays as it is though the network may work in place."""
+    device = next((p.device for p in network.parameters()), x.device)
+    made: Tensor = network(x.to(device, copy=True))
+    return made
+
+
 def look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Seen]:
     """The layers that can be factors, in the order in which they run: those that run once with one input by position,
     share nothing, and that the body runs, and does not look into, whatever stands in their place."""
@@ -151,7 +158,7 @@ def look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Seen]:
             if name not in strange
         ]
         try:
-            body(x.clone())
+            run(body, x)
         finally:
             for handle in handles:
                 handle.remove()
@@ -186,7 +193,7 @@ def _runs_replaced(body: nn.Module, name: str, layer: Layer, x: Tensor) -> bool:
     factors = _Probe(*factors_of(layer, 1))
     replace(body, name, factors)
     try:
-        body(x.clone())
+        run(body, x)
     except Exception:  # whatever: it looks into the layer
         return False
     finally:

@@ -20,26 +20,24 @@ WIDEST = 2**13  # inputs of a layer: beyond that solving for it takes longer tha
 
 
 @dataclass(frozen=True)
-class Share:
-    """Of its parameters that a network is to keep.
+class Budget:
+    """The share of its parameters that a network may have.
 
     Attributes:
-        of: above 0 and below 1.
-        key, part, instead: the setting that says so, what of a member the network is, and what else makes a student
-            smaller; for messages.
+        share: above 0 and below 1.
+        key, part: the setting that says so, and what of a member the network is; for messages.
     """
 
-    of: float
-    key: str = "student.compress"
-    part: str = "body"
-    instead: str = "start from fewer members"
+    share: float
+    key: str
+    part: str
 
     def __str__(self) -> str:
-        return f"{self.key} is {self.of:g}"
+        return f"{self.key} is {self.share:g}"
 
 
 def choose_ranks(
-    layers: Mapping[str, Layer], brought: Mapping[str, Sequence[float]], parameters: int, share: Share, name: str
+    layers: Mapping[str, Layer], brought: Mapping[str, Sequence[float]], parameters: int, budget: Budget, name: str
 ) -> dict[str, int]:
     """The ranks of the layers that become factors, in their order: step by step what brings most for its parameters.
 
@@ -52,12 +50,12 @@ def choose_ranks(
         EdistillError: with ranks of 1 it has more, or it has no parameters.
     """
     if parameters == 0:
-        raise EdistillError(f"{share}, and {name}'s {share.part} has no parameters. Leave it out.")
+        raise EdistillError(f"{budget}, and {name}'s {budget.part} has no parameters. Leave it out.")
     ranks = dict.fromkeys(layers, 1)
     spent = parameters - sum(parameters_of(layer) - _cost(layer, 1) for layer in layers.values())
-    most = share.of * parameters
+    most = budget.share * parameters
     if spent > most:
-        raise EdistillError(f"{share}, and {_least(share, name, spent, parameters)}")
+        raise EdistillError(f"{budget}, and {_least(budget, name, spent, parameters)}")
     for finest in (False, True):  # what is left after the last step that can be paid for goes by the least there is
         steps = {key: _step(layer, ranks[key], brought[key], finest) for key, layer in layers.items()}
         while affordable := [
@@ -72,18 +70,18 @@ def choose_ranks(
     return {key: r for key, r in ranks.items() if _cost(layers[key], r) < parameters_of(layers[key])}
 
 
-def _least(share: Share, name: str, spent: int, parameters: int) -> str:
+def _least(budget: Budget, name: str, spent: int, parameters: int) -> str:
     """What is wrong and what to do where a network cannot be as small as it is to be."""
     if spent > 0.999 * parameters:
         return (
             f"none of {name}'s layers can be made much smaller: only torch's own linear layers and 2-D convolutions "
             f"can, without groups, with zeros for padding, of at most {WIDEST:,} inputs, and run once for each row. "
-            f"Leave it out, and {share.instead}."
+            "Leave it out."
         )
     least = f"{math.ceil(1000 * spent / parameters) / 1000:g}"
     return (
-        f"with factors of rank 1 {name}'s {share.part} keeps {least} of its {parameters:,} parameters (layers of more "
-        f"than {WIDEST:,} inputs stay whole). Set it above {least}, or {share.instead}."
+        f"with factors of rank 1 {name}'s {budget.part} keeps {least} of its {parameters:,} parameters (layers of more "
+        f"than {WIDEST:,} inputs stay whole). Set it above {least}, or leave it out."
     )
 
 
