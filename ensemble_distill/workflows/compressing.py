@@ -66,26 +66,26 @@ class Compressing:
 
         Args:
             names: of the members that its bodies are.
-        """
-        if settings.compress is not None:
-            return replace(config, compressed=self.bodies(names, each(student.body), settings.compress))
-        heads, stage = settings.heads, config.last_stage
-        assert isinstance(heads, LastStageSettings)
-        assert heads.compress is not None
-        assert isinstance(student.heads, LastStageHeads)
-        assert stage is not None
-        assert start is not None
-        whole = start.members[0].tail
-        stage = replace(stage, compressed=self.last_stages(config.members, start, heads.compress))
-        student.heads.tail = per_head(stage.with_factors(whole), 1)
-        return replace(config, last_stage=stage)
-
-    def bodies(self, names: Sequence[str], bodies: Sequence[nn.Module], share: float) -> tuple[Mapping[str, int], ...]:
-        """Compress bodies in place, each as suits it; the ranks of each.
 
         Raises:
-            EdistillError: see `compress`, or the interrupted training has not the ranks of so many bodies.
+            EdistillError: see `compress`, or the interrupted training has no ranks for this student.
         """
+        with torch.random.fork_rng(devices=[]):  # what follows starts from the same random numbers either way
+            if settings.compress is not None:
+                return replace(config, compressed=self._bodies(names, each(student.body), settings.compress))
+            heads, stage = settings.heads, config.last_stage
+            assert isinstance(heads, LastStageSettings)
+            assert heads.compress is not None
+            assert isinstance(student.heads, LastStageHeads)
+            assert stage is not None
+            assert start is not None
+            whole = start.members[0].tail
+            stage = replace(stage, compressed=self._last_stages(config.members, start, heads.compress))
+            student.heads.tail = per_head(stage.with_factors(whole), 1)
+            return replace(config, last_stage=stage)
+
+    def _bodies(self, names: Sequence[str], bodies: Sequence[nn.Module], share: float) -> tuple[Mapping[str, int], ...]:
+        """Each as suits it; the ranks of each."""
         before = self._interrupted()
         if before is not None:
             if len(before.compressed) != len(bodies):
@@ -96,14 +96,9 @@ class Compressing:
         pieces = [[Piece(name, body.eval())] for name, body in zip(names, bodies, strict=True)]
         return tuple(one.ranks for one in self._compress(pieces, Budget(share, "student.compress", "body")))
 
-    def last_stages(self, members: Sequence[Member], start: FromMembers, share: float) -> Mapping[str, int]:
-        """Compress the last stages that heads start from, in place, all to the same ranks; these.
-
-        They are solved for from what their own members give them: what adapters make of that is not yet known.
-
-        Raises:
-            EdistillError: see `compress`, or the interrupted training has no such ranks.
-        """
+    def _last_stages(self, members: Sequence[Member], start: FromMembers, share: float) -> Mapping[str, int]:
+        """All to the same ranks; these. They are solved for from what their own members give them, since what adapters
+        make of that is not yet known."""
         before = self._interrupted()
         if before is not None:
             if before.last_stage is None or not before.last_stage.compressed:
@@ -130,12 +125,11 @@ class Compressing:
         pieces = [piece for group in groups for piece in group]
         layers = [module for piece in pieces for module in piece.network.modules() if is_factorable(module)]
         found = []
-        with torch.random.fork_rng(devices=[]):  # what follows starts from the same random numbers either way
-            solved_from, held_out = self._sample(pieces[0], layers)
-            self.progress.start(f"compressing the members' {budget.part}", len(layers), "layers")
-            for group in groups:
-                found += compress(group, budget, solved_from, held_out, self.device, self.progress.advance)
-            self.progress.finish()
+        solved_from, held_out = self._sample(pieces[0], layers)
+        self.progress.start(f"compressing the members ({budget.part})", len(layers), "layers")
+        for group in groups:
+            found += compress(group, budget, solved_from, held_out, self.device, self.progress.advance)
+        self.progress.finish()
         parameters, kept = _told([one.share for one in found]), [one.kept for one in found if not math.isnan(one.kept)]
         of = f"{_told(kept)} of its features' variance" if kept else "what could not be measured on so few rows"
         self.progress.note(f"With {parameters} of its parameters a {budget.part} keeps {of}.")
