@@ -19,10 +19,12 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
-from ensemble_distill.config_messages import explain, kebab, not_finite, unknown
+from ensemble_distill.config_assignments import place
+from ensemble_distill.config_messages import explain, kebab, misfit, not_finite
 from ensemble_distill.config_paths import DataPath, ModelSpec, PathText, file_name
 from ensemble_distill.errors import EdistillError
 
@@ -43,6 +45,14 @@ class Section(BaseModel):
         frozen=True,
         protected_namespaces=(),
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if told := misfit(value, cls.model_fields[info.field_name].annotation):
+            raise ValueError(told)
+        return value
 
 
 class PreprocessingSettings(Section):
@@ -133,10 +143,10 @@ class ViewSettings(Section):
 class LastStageSettings(Section):
     """`student.heads` as a table: every head has its own copy of the body's last stage."""
 
-    last_stage: str | None = Field(None, min_length=1, description="The body's module it begins with.")
-    adapt_from: str | None = Field(None, min_length=1, description="From here to there stand adapters.")
+    last_stage: str | None = Field(None, min_length=1, description="The body's module where it begins.")
+    adapt_from: str | None = Field(None, min_length=1, description="The body's module from which adapters lead there.")
     rank: int | None = Field(None, ge=1, description="Channels of a bottleneck that the adapters share.")
-    compress: float | None = Field(None, gt=0, lt=1, description="Share of its parameters that a member's stage keeps.")
+    compress: float | None = Field(None, gt=0, lt=1, description="Share of its parameters that each of them keeps.")
 
 
 def _heads_as(heads: Any) -> str:
@@ -153,16 +163,26 @@ HeadSettings = Annotated[
 ]
 
 
+def _init_as(init: Any) -> str:
+    return "<list>" if isinstance(init, list | tuple) else "<name>"
+
+
+InitSettings = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(_init_as),
+]
+
+
 class StudentSettings(Section):
     """`[student]`: its body and heads."""
 
     model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
     kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
-    init: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+    init: InitSettings | None = Field(
         None, description='Start the body from this member; from a list, as ["member-*"], that many side by side.'
     )
     heads: HeadSettings = Field(
-        (), description='Hidden sizes of each head; empty is linear. Or "last-stage": a copy of it each.'
+        (), description='Hidden sizes of each head; empty is linear. Or "last-stage": its member\'s, or a copy, each.'
     )
     compress: float | None = Field(
         None,
@@ -284,7 +304,7 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
             "quickstart for a folder with a working one to edit."
         )
     for key, value in (overrides or {}).items():
-        _place(values, key, value)
+        place(values, key, value, Settings)
     return settings_from(values, root=path.parent, named=str(path), overridden=overrides or ())
 
 
@@ -348,45 +368,6 @@ def _contradiction(settings: Settings) -> tuple[str, str] | None:
             "regression leave it out: float32 is used."
         )
     return None
-
-
-def _place(values: dict[str, Any], key: str, value: Any) -> None:
-    *tables, last = key.split(".")
-    here = values
-    for table in tables:
-        here = here.setdefault(_spelled(here, table), {})
-        if not isinstance(here, dict):
-            raise EdistillError(f"--set {key}: {table} is {here!r}, not a table. Set {table} itself, as a whole.")
-    if value is None:
-        if here.pop(_spelled(here, last), None) is None and (told := unknown(key, Settings)) is not None:
-            raise EdistillError(f"--set {key}=: {told}")
-    else:
-        here[_spelled(here, last)] = value
-
-
-def _spelled(table: Mapping[str, Any], key: str) -> str:
-    """The key as the table has it: `batch-size` and `batch_size` are one."""
-    return next((there for there in table if kebab(there) == kebab(key)), key)
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """`train.epochs=3` to ("train.epochs", 3); values are TOML, a bare word is a string, and nothing is None: unset.
-
-    Raises:
-        EdistillError: there is no "=".
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise EdistillError(f"--set {text}: write KEY=VALUE, for instance --set train.epochs=3.")
-    if not value.strip():
-        return key.strip(), None
-    try:
-        parsed = tomllib.loads(f"value = {value}")
-        if len(parsed) > 1:
-            raise EdistillError(f"--set {text}: one key at a time; pass --set again for the next.")
-        return key.strip(), parsed["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
 
 
 # --- writing --------------------------------------------------------------------------------------------------

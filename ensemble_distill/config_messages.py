@@ -25,6 +25,25 @@ def not_finite(value: Any, key: str = "") -> tuple[str, str] | None:
     return None
 
 
+def misfit(value: Any, annotation: Any) -> str | None:
+    """What is wrong with true where a number belongs, or a number where true or false do, which pydantic would take for
+    one another."""
+    kinds = {kind if isinstance(kind, type) else type(kind) for kind in _kinds(annotation)}
+    if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+        return "it should be a number"
+    if isinstance(value, int | float) and not isinstance(value, bool) and bool in kinds and not kinds & {int, float}:
+        return "it should be true or false"
+    return None
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    inner = get_args(annotation)
+    if not inner:
+        yield annotation
+    for part in inner:
+        yield from _kinds(part)
+
+
 # what pydantic says of a wrong type, in the words of the file
 _TYPES = {
     "dict_type": "it should be a table",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from ensemble_distill.errors import EdistillError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
 OUTPUTS = ("logits", "probabilities", "mean", "mean-variance", "mean-logvar")
 
 
@@ -34,6 +34,9 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
+        numbers = (*self.size, *self.mean, *self.std, self.crop_pct)
+        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+            raise EdistillError(f"preprocessing holds {numbers}. Give numbers for size, mean, std and crop-pct.")
         if len(self.size) != 2 or min(self.size) < 1:
             raise EdistillError(f"preprocessing.size is {list(self.size)}. Give height and width, [224, 224].")
         if min(self.std, default=0.0) <= 0:
@@ -82,15 +85,21 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not 0 < value < math.inf:
-                raise EdistillError(f"A calibration's {name} is {value}. It is a number above 0: calibrate again.")
+            if not isinstance(value, float) or not FAINTEST <= value <= 1 / FAINTEST:
+                raise EdistillError(
+                    f"A calibration's {name} is {value!r}. It is a number from {FAINTEST:g} to {1 / FAINTEST:g}: "
+                    "calibrate again."
+                )
 
     def to_json(self) -> dict[str, float]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, float]) -> Calibration:
-        return cls(**{name: float(value) for name, value in record.items()})
+        """Raises TypeError where anything is missing: it was not fitted to be 1."""
+        if record.keys() != asdict(cls()).keys():
+            raise TypeError(f"it has {', '.join(record) or 'nothing'}, and not {', '.join(asdict(cls()))}")
+        return cls(**{name: float(v) if type(v) is int else v for name, v in record.items()})
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,19 @@ class Member:
     model: str = ""
     units: tuple[float, float] | None = None
     variance: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no record holds."""
+        for what, holds in (
+            ("name and sha256 are texts", all(isinstance(text, str) for text in (self.name, self.sha256))),
+            (f"output is one of {', '.join(OUTPUTS)}", self.output in OUTPUTS),
+            (
+                "class_order has each position once",
+                self.class_order is None or sorted(self.class_order) == list(range(len(self.class_order))),
+            ),
+        ):
+            if not holds:
+                raise ValueError(f"it does not hold of member {self.name} that {what}")
 
     @property
     def of_numbers(self) -> bool:

@@ -15,10 +15,10 @@ from ensemble_distill.config import (
     DataEntry,
     Settings,
     load_settings,
-    parse_assignment,
     settings_from,
     settings_toml,
 )
+from ensemble_distill.config_assignments import parse_assignment
 from ensemble_distill.errors import EdistillError
 
 # every key that a user may rely on, none at its default
@@ -264,6 +264,13 @@ def test_an_unknown_key_is_told_before_a_wrong_value() -> None:
         ("views.count", 0, "views.count is 0: input should be greater than or equal to 1."),
         ("student.heads", "layer4", "student.heads is 'layer4': input should be 'last-stage'."),
         ("student.heads", 3, "student.heads is 3: it should be a list."),
+        ("student.heads", {"rank": True}, "student.heads.rank is True: it should be a number."),
+        ("student.init", [], "student.init is []: tuple should have at least 1 item"),
+        ("student.init", [1, 2], "student.init.0 is 1: it should be a string."),
+        ("student.init", 3, "student.init is 3: it should be a string."),
+        ("views.count", True, "views.count is True: it should be a number."),
+        ("train.lr", True, "train.lr is True: it should be a number."),
+        ("train.amp", 0, "train.amp is 0: it should be true or false."),
         ("student.heads.rank", 0, "student.heads.rank is 0: input should be greater than or equal to 1."),
         ("student.heads", [10, 0], "student.heads.1 is 0: input should be greater than or equal to 1."),
         ("cache.dtype", "bfloat16", "cache.dtype is 'bfloat16': input should be 'float16' or 'float32'."),

@@ -292,5 +292,5 @@ def test_a_student_that_is_not_finite(folder: Path) -> None:
     name = next(name for name in weights if name.startswith("heads") and name.endswith("bias"))
     weights[name][0, 0] = float("nan")
     save_file(weights, path)
-    with refused("The student of ", "runs/first says [nan, ", "at row 0 of test: not finite. Train it again"):
+    with refused("Head 0 of the student of ", "runs/first says [nan, ", "at row 0 of test: not finite. Train it again"):
         evaluate(settings(folder), "first")

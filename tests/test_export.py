@@ -338,6 +338,17 @@ def test_safetensors_that_read_back_otherwise_are_removed(tmp_path: Path, monkey
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_a_student_that_says_nothing_finite_is_not_exported(tmp_path: Path) -> None:
+    student, config = small_student()
+    with torch.no_grad():
+        next(student.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(EdistillError, match="holds numbers that are not finite"):
+        export_safetensors(student, config, tmp_path / "model.safetensors")
+    with pytest.raises(EdistillError, match="says numbers that are not finite on real rows"):
+        export_onnx(student, config, rows((4,)), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- the command's own refusals ---------------------------------------------------------------------------------
 
 

@@ -322,7 +322,7 @@ def test_spread_moves_the_model_uncertainty_and_keeps_the_prediction(
     assert all((b > a).all() for a, b in itertools.pairwise(models))
 
 
-def test_what_is_calibrated_is_a_number_above_0() -> None:
-    for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(EdistillError, match=r"A calibration's spread is .* It is a number above 0"):
+def test_what_is_calibrated_is_a_number_near_1() -> None:
+    for wrong in (0.0, -1.0, 1e-300, 1e44, True, "1.5", float("nan"), float("inf")):
+        with pytest.raises(EdistillError, match=r"A calibration's spread is .* It is a number from 0.001"):
             Calibration(spread=wrong)

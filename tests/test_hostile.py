@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli.app import app
-from ensemble_distill.config import load_settings, parse_assignment
+from ensemble_distill.config import load_settings
+from ensemble_distill.config_assignments import parse_assignment
 from ensemble_distill.data import open_source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import tiny
 import torch
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
+from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.serving import Served
 from ensemble_distill.students.last_stage import LastStage, LastStageHeads, apart
 from ensemble_distill.students.run import Run, load_student
@@ -144,6 +147,36 @@ def test_maps_of_all_members_side_by_side_are_enough_for_each(nets: Path) -> Non
     for index in range(3):
         theirs = load_file(nets / f"teachers/member-{index}.safetensors")
         assert torch.equal(state["heads.tail.stage.1.running_var"][index], theirs["stage.1.running_var"])
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("rank", [24, 6])
+def test_what_the_adapters_say_is_told(mlps: Path, rank: int) -> None:
+    progress = Notes()
+    chosen = {**START, **LISTED, "student.heads": {**MLP["student.heads"], "rank": rank}, "output.name": f"told-{rank}"}
+    folder = train(tiny.settings(mlps, chosen), progress=progress).folder
+    told = re.fullmatch(r"Adapters say ([\d.]+) % of .*last stages are given\.", progress.notes[-1])
+    assert told is not None
+    heads = Run.open(folder).student().heads
+    assert isinstance(heads, LastStageHeads)
+    assert heads.adapters is not None
+    with np.load(mlps / "data/train.npz") as arrays:
+        x = torch.tensor(arrays["x"]).float() / 255 * 2 - 1  # all of them, and not in views
+    layers = [load_file(mlps / f"teachers/member-{index}.safetensors") for index in range(3)]
+    wanted = torch.cat([x.flatten(1) @ one["1.weight"].T + one["1.bias"] for one in layers], dim=1)
+    with torch.no_grad():
+        said = heads.adapters(x.flatten(1)).view(len(x), -1)
+    kept = r2_score(wanted.numpy(), said.numpy(), multioutput="variance_weighted")
+    assert float(told[1]) == pytest.approx(100 * kept, abs=0.1 if rank == 24 else 8)
+    assert (float(told[1]) > 99.9) == (rank == 24)
 
 
 def test_training_goes_on_from_there(mlps: Path) -> None:
@@ -316,7 +349,10 @@ def test_one_head_of_a_last_stage_is_the_body(nets: Path) -> None:
         ({**LISTED, **thin(1.5)}, ("student.heads.compress", "less than 1")),
         ({**LISTED, **thin(0.5), "student.compress": 0.5}, ("student.compress is 0.5", "a compress of its own")),
         ({"student.heads": {"last-stage": "7"}}, ("taken apart at '7', and its modules are 0, 1, 2",)),
-        ({**LISTED, "student.heads": {"last-stage": "2", "adapt-from": "1", "rank": 99}}, ("rank", "99", "36 numbers")),
+        (
+            {**LISTED, "student.heads": {"last-stage": "2", "adapt-from": "1", "rank": 99}},
+            ("rank = 99", "3 × 8 numbers", "at most 24"),
+        ),
         ({**LISTED, "student.heads": {"last-stage": "1", "adapt-from": "0"}}, ("(1, 6, 6)", "(36,)")),
         (
             {**LISTED, "student.heads": {"last-stage": "1", "adapt-from": "3"}},

@@ -14,7 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from ensemble_distill.cli.app import SUMMARIES, app, load
-from ensemble_distill.config import load_settings, parse_assignment, settings_from
+from ensemble_distill.config import load_settings, settings_from
+from ensemble_distill.config_assignments import parse_assignment
 
 README = Path(__file__).parents[1] / "README.md"
 

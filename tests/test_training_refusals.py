@@ -292,6 +292,56 @@ def test_a_run_stays_until_the_one_that_replaces_it_has_a_checkpoint(folder: Pat
     assert not train(settings(folder)).fresh
 
 
+BODIES = """
+import torch
+from torch import nn
+
+
+class Body(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.linear, self.how = nn.Linear(36, 12), how
+
+    def forward(self, x):
+        if self.how == "picky" and not self.training and len(x) > 8:
+            raise ValueError("too many")
+        x = self.linear(x.flatten(1))
+        return x.double() if self.how == "double" else x / 0 if self.how == "divided" and len(x) > 2 else x
+
+
+def make_body(how):
+    return Body(how)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "more", "said"),
+    [
+        ("picky", {"train.epochs": 2}, ("fails in eval mode on 12 rows: ValueError: too many", "take fewer rows")),
+        ("double", {}, ("returns features of torch.float64 for rows of torch.float32", ".float()")),
+        ("divided", {"train.epochs": 0, "method.hinton-share": 0.0}, ("not finite: head 0, at training row 0",)),
+    ],
+)
+def test_a_body_that_is_no_use_takes_nothing_with_it(
+    folder: Path, how: str, more: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    (folder / "bodies.py").write_text(BODIES)
+    more = {"student.model": "bodies.py:make_body", "student.kwargs": {"how": how}, **more}
+    refuses(folder, more, *said)
+    before = contents(folder / RUN)
+    with refused(*said):
+        train(settings(folder, {**more, "output.name": "hydra-s0"}), overwrite=True)
+    assert contents(folder / RUN) == before
+
+
+@pytest.mark.parametrize("what", ["cache-logits", "train"])
+def test_rows_of_another_kind_are_refused_before_anything_is_asked(folder: Path, what: str) -> None:
+    np.savez(folder / "data/flat.npz", x=np.zeros((30, 36), np.float32))
+    chosen = settings(folder, {"data.transfer": "data/flat.npz", "output.name": "mixed", "views.transform": "mixup"})
+    with refused("data.transfer holds features", "data.train pixels", "Give rows like those"):
+        cache_logits(chosen) if what == "cache-logits" else train(chosen)
+
+
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ensemble_distill.training.rows import TeacherOutputs
 

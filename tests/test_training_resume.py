@@ -245,7 +245,9 @@ def test_a_body_whose_code_changed_is_refused(folder: Path) -> None:
         train(mine, progress=StopsAt(6))
     before = contents(folder / "runs/changing")
     (folder / "width.txt").write_text("6")
-    with refused("checkpoint in", "does not fit the student", "code of student.model has changed", "--overwrite"):
+    with refused(
+        "checkpoint in", "does not fit the student", "code of student.model or config.json has changed", "--overwrite"
+    ):
         train(mine)
     assert contents(folder / "runs/changing") == before
     (folder / "width.txt").write_text("5")

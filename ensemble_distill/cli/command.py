@@ -14,7 +14,8 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ensemble_distill.cli import render
-from ensemble_distill.config import Settings, load_settings, parse_assignment
+from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.config_assignments import parse_assignment
 from ensemble_distill.errors import EdistillError
 
 SHORT = {"batch-size": "-b", "workers": "-j"}

@@ -123,13 +123,15 @@ def show(found: Comparison, style: Style) -> None:
         if explained is not None and explained < 0:
             render.message(
                 f"The heads of {run['run']} are farther from their members than the heads' own mean is: what they "
-                "disagree about is not what the members do. More epochs or a smaller learning rate help."
+                "disagree about is not what the members do. Where they were trained, more epochs or a smaller learning "
+                "rate help; where they start from members (student.init), another last stage, a higher rank, or all of "
+                "the members compressed."
             )
         elif explained is not None and explained < COLLAPSED:
             render.message(
                 f"The heads of {run['run']} say nearly the same: they explain {explained:.0%} of the members' "
                 "diversity, so this student's model uncertainty stands for little. A start from several members "
-                "(student.init) helps most, then stronger views and more epochs."
+                "or more of them (student.init) helps most, then stronger views and more epochs."
             )
 
 

@@ -139,6 +139,11 @@ def _reason(error: BaseException) -> str:
 def _compare(module: Predictions, served: Served, x: Tensor) -> None:
     for batch in (x[:1], x):
         wanted = dict(zip(module.names, module(batch), strict=True))
+        if not all(values.isfinite().all() for values in wanted.values()):
+            raise EdistillError(
+                "The student says numbers that are not finite on real rows, so nothing was written. Train it again, or "
+                "calibrate it again (edistill calibrate)."
+            )
         found = served.run(batch.numpy())
         for name, values in wanted.items():
             apart = np.abs(found[name] - values.numpy())

@@ -18,9 +18,11 @@ def export_safetensors(student: Student, config: StudentConfig, path: Path) -> P
     """Write `path`, with the config in its metadata and as `config.json` beside it, and load it back.
 
     Raises:
-        EdistillError: what was read back is not what was written.
+        EdistillError: a weight is not finite, or what was read back is not what was written.
     """
     tensors = {name: t.detach().clone().contiguous() for name, t in student.state_dict().items()}
+    if odd := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise EdistillError(f"The student's {odd[0]} holds numbers that are not finite. Train it again.")
     record = config.to_json()
     write_whole(path, save(tensors, metadata={"edistill": json.dumps(record, ensure_ascii=False)}))
     write_json(path.with_name(CONFIG), record)

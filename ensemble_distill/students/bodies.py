@@ -110,6 +110,11 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
             f"student.model {model} returns {got} for 2 rows; a body returns features (2, F). Pool and flatten in it, "
             "and leave the classifier out."
         )
+    if features.dtype != torch.float32:
+        raise EdistillError(
+            f"student.model {model} returns features of {features.dtype} for rows of torch.float32. End its forward "
+            "with .float()."
+        )
     return int(features.shape[1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -42,15 +43,25 @@ class FromMembers:
         """Start heads from these in the place of the members' own."""
         self.members = [replace(member, tail=tail) for member, tail in zip(self.members, tails, strict=True)]
 
+    def width(self, shape: Sequence[int]) -> int:
+        """Numbers that a last stage is given at each position, for rows of that shape."""
+        wanted = run_apart(self.members[0].trunk, self.members[0], shape)[1]
+        return int(wanted.shape[1 if wanted.dim() == 4 else -1])
+
     def rows(self, shape: Sequence[int]) -> int:
         """How many rows of that shape the regression takes."""
         wanted = run_apart(self.members[0].trunk, self.members[0], shape)[1]
-        positions = wanted[0].numel() // wanted.shape[1 if wanted.dim() == 4 else -1]
+        positions = wanted[0].numel() // self.width(shape)
         return max(1, min(self.ROWS, self.POSITIONS // positions))
 
     @torch.no_grad()
-    def __call__(self, student: nn.Module, inputs: Iterable[Tensor]) -> None:
-        """Set the heads of a student in eval mode from rows x (B, …), on the student's device."""
+    def __call__(self, student: nn.Module, inputs: Iterable[Tensor]) -> float:
+        """Set the heads of a student in eval mode from rows x (B, …), on the student's device.
+
+        Returns:
+            how much of what the members' last stages are given the adapters say, R² on the first of these batches: 1
+            for all of it, NaN where it does not vary.
+        """
         heads, body = student.heads, student.body
         assert isinstance(heads, LastStageHeads)
         assert heads.adapters is not None
@@ -60,11 +71,19 @@ class FromMembers:
         for head, member in enumerate(self.members):
             give(heads.tail, head, member.tail)
         regression = Ridge()
+        first: tuple[Tensor, Tensor] | None = None
         for x in inputs:
             columns = heads.adapters.patches(body(x.clone()))  # any of them may work in place
             wanted = torch.stack([self._by_position(path(x.clone())) for path in paths], dim=1)
             regression.add(columns, wanted)
+            first = first or (x, wanted)
         heads.adapters.take(regression, RIDGE)
+        assert first is not None
+        x, wanted = first
+        said = heads.adapters(body(x.clone())).unflatten(0, (len(x), -1))
+        said = torch.stack([self._by_position(one) for one in said.unbind(1)], dim=1)
+        varied = (wanted - wanted.mean(0)).square().mean()
+        return 1 - float((said - wanted).square().mean() / varied) if varied > 0 else math.nan
 
     @staticmethod
     def _by_position(wanted: Tensor) -> Tensor:

@@ -154,6 +154,8 @@ def _refuse_changed(body: nn.Module, part: Split, shape: Sequence[int]) -> None:
     apart = (part.tail(seen.clone()), per_head(part.tail, 1).eval()(seen.clone()))
     for module, training in zip(modules, were, strict=True):
         module.train(training)
+    if not wanted.isfinite().all():
+        raise EdistillError("The body gives numbers that are not finite on random rows. Mend it, or its weights.")
     for found in apart:
         if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
             raise EdistillError(

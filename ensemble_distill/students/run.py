@@ -17,6 +17,7 @@ from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, Member, Preprocessing
 from ensemble_distill.predictive import family_from_json, family_to_json
+from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import read_json, write_json, write_whole
@@ -108,7 +109,18 @@ class StudentConfig:
                 "heads with their own bodies have one each",
                 self.own_body is False or (self.own_body is True and self.bodies == self.heads),
             ),
-            ("there are classes", self.task != "classification" or len(self.classes) > 0),
+            ("task is classification or regression", self.task in ("classification", "regression")),
+            ("there are classes, by name", len(self.classes) > 0 or self.task == "regression"),
+            ("classes are texts, each once", len({c for c in self.classes if isinstance(c, str)}) == len(self.classes)),
+            (
+                "members order as many classes",
+                all(m.class_order is None or len(m.class_order) == len(self.classes) for m in self.members),
+            ),
+            ("a Dirichlet has one head", not isinstance(self.family, DirichletFamily) or self.heads == 1),
+            (
+                "options, trained_on and versions are tables",
+                all(isinstance(table, Mapping) for table in (self.options, self.trained_on, self.versions)),
+            ),
         ):
             if not holds:
                 raise ValueError(f"it does not hold that {what}")
@@ -180,7 +192,7 @@ class StudentConfig:
         path = folder / CONFIG
         try:
             return cls.from_json(read_json(path))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EdistillError) as error:
             raise EdistillError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or run edistill train --overwrite."
             ) from None
@@ -239,7 +251,8 @@ class Run:
         missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
         if missing is not None:
             what = "an unfinished run" if (folder / "args.toml").is_file() else "no run"
-            raise EdistillError(f"{folder} holds {what} ({missing} is missing). Run edistill train.")
+            again = "Run edistill train" + (" --overwrite." if (folder / WEIGHTS).is_file() else ".")
+            raise EdistillError(f"{folder} holds {what} ({missing} is missing). {again}")
         return cls(folder, StudentConfig.load(folder))
 
     @classmethod
@@ -255,11 +268,11 @@ class Run:
     def calibration(self) -> Calibration | None:
         """What `calibrate` left in the run, if anything. Raises EdistillError when it is damaged."""
         path = self.folder / CALIBRATION
-        if not path.is_file():
+        if not path.exists():
             return None
         try:
             return Calibration.from_json(read_json(path))
-        except (ValueError, TypeError, AttributeError, EdistillError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, EdistillError) as error:
             raise EdistillError(
                 f"{path} is damaged ({error}). Run edistill calibrate again, or edistill calibrate --remove."
             ) from None
@@ -303,10 +316,10 @@ class Run:
             saved = load_file(weights)
         except SafetensorError as error:
             raise EdistillError(f"{weights} is damaged ({error}). Run edistill train --overwrite.") from None
-        misfit = _misfit(saved, student.state_dict())
-        if misfit is not None:
+        unlike = misfit(saved, student.state_dict())
+        if unlike is not None:
             raise EdistillError(
-                f"{weights} does not fit the body {config.model} with {dict(config.kwargs)}: {misfit}. Put back the "
+                f"{weights} does not fit the body {config.model} with {dict(config.kwargs)}: {unlike}. Put back the "
                 f"body it was trained with, or pass it: load_student({str(self.folder)!r}, body=...)."
             )
         student.load_state_dict(saved)
@@ -314,7 +327,7 @@ class Run:
         return student.eval()
 
 
-def _misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+def misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
     """The first tensor that is not the same on both sides, and how many more; None where all are."""
     shapes, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (saved, wanted))
     names = [name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name)]

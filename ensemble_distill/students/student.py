@@ -53,8 +53,24 @@ class Student(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        raw: Tensor = self.heads(self.body(x))
+        raw: Tensor = self.heads(self.features(x))
         return raw
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the body makes of x: (B, F), or (B, H, F).
+
+        Raises:
+            EdistillError: it fails, which it may do on other rows than it was tried on.
+        """
+        try:
+            features: Tensor = self.body(x)
+        except Exception as error:  # the body is anyone's code
+            mode = "training" if self.body.training else "eval"
+            raise EdistillError(
+                f"The student's body fails in {mode} mode on {x.shape[0]} rows: {type(error).__name__}: "
+                f"{str(error).rstrip('.')}. Mend it, or where memory ran out take fewer rows at once."
+            ) from error
+        return features
 
     def predictive(self, raw: Tensor) -> Predictive:
         """What raw outputs (B, H, W) mean, calibrated where the student is."""

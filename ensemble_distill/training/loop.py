@@ -23,9 +23,11 @@ from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.from_members import FromMembers
 from ensemble_distill.students.per_head import PerHeadBatchNorm
+from ensemble_distill.students.run import misfit
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
+from ensemble_distill.training.finite import number, refuse_not_finite
 from ensemble_distill.training.memory_format import channels_last, channels_last_state, laid_out
 from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Every, Order, Steps
@@ -63,18 +65,6 @@ class _State:
     ema: Any  # timm's ModelEmaV3, or None
     scaler: torch.amp.GradScaler
     summary: Summary = field(default_factory=Summary)
-
-
-def _number(loss: Tensor, stage: str) -> float:
-    """A loss as a number. Raises EdistillError when it is not one that can be minimized: methods are anyone's code."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
-        free = isinstance(loss, Tensor) and loss.numel() == 1
-        raise EdistillError(
-            f"The loss of stage {stage} is {shape}{' that does not depend on the student' if free else ''}. Return one "
-            "number that follows from the student's prediction: .mean() over rows and members, no .detach() or .item()."
-        )
-    return float(loss.detach())
 
 
 class Training:
@@ -151,8 +141,16 @@ class Training:
                 self._save(state)
                 last_save = time.monotonic()
         self.progress.finish()
+        if self.steps == 0:
+            self._refuse_not_finite(state.student)
         self._own()  # without a step nothing has been written
         return self._finished(state)
+
+    @torch.no_grad()
+    def _refuse_not_finite(self, student: Student) -> None:
+        student.eval()
+        for rows in batches(self.rows, Every(self.order, FEWEST), collate, self.workers, self.device):
+            refuse_not_finite(student.heads(self._body(student, rows)), rows.indices[:, 0].tolist())
 
     def seconds_a_batch(self, steps: int = 3) -> tuple[float, float, float]:
         """Of an update, of a pass without one, and of rendering; measured on a copy, before `run`."""
@@ -236,10 +234,13 @@ class Training:
         every = Every(self.order, self.start.rows(self.rows[0, 0].x.shape))
         self.progress.start("starting from the members", every.count, "rows")
         student.eval()
-        self.start(student, self._inputs(every))
+        kept = self.start(student, self._inputs(every))
         self._learning(student)
         self.start = None  # and with it the members, which are large
         self.progress.finish()
+        self.progress.note(
+            f"Adapters say {100 * kept:.3g} % of the variance of what the members' last stages are given."
+        )
         return True
 
     def _inputs(self, every: Every) -> Iterator[Tensor]:
@@ -272,15 +273,10 @@ class Training:
         dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
         with torch.autocast(self.device.type, dtype, enabled=self.settings.amp):
             try:
-                features: Tensor = student.body(x)
-            except Exception as error:  # the body is anyone's code, and was asked in eval mode alone so far
-                told = f"{type(error).__name__}: {error}".rstrip(".")
-                mode = "training" if student.body.training else "eval"
-                without = " leave out train.channels-last, or" if self.settings.channels_last else ""
-                raise EdistillError(
-                    f"The student's body fails in {mode} mode on {len(rows.x)} rows: {told}. Mend it, or{without} "
-                    "where memory ran out lower train.batch-size."
-                ) from error
+                features = student.features(x)
+            except EdistillError as error:
+                without = ", or leave out train.channels-last" if self.settings.channels_last else ""
+                raise EdistillError(f"{error} In training: lower train.batch-size{without}.") from error
         if len(features) != len(rows.x):
             raise EdistillError(
                 f"The student's body returns {len(features)} rows of {len(rows.x)}. Return features (B, F) in training "
@@ -311,7 +307,7 @@ class Training:
         raw = state.student.heads(self._body(state.student, rows))
         predictive = state.student.predictive(raw)
         loss = stage.loss(batch, predictive, step)
-        value = _number(loss, stage.name)
+        value = number(loss, stage.name)
         if not math.isfinite(value):
             kept = "The last checkpoint is kept, and --overwrite starts again."
             raise EdistillError(
@@ -343,7 +339,6 @@ class Training:
         return student
 
     def _log(self, state: _State, seconds: float) -> None:
-        self._own()
         facts = {
             "epoch": state.step // self.order.steps_per_epoch,
             "stage": self.stages[state.stage].name,
@@ -356,6 +351,7 @@ class Training:
             validated = self.validate(student, self.stages[state.stage])
             if student is state.student:
                 self._learning(student)
+        self._own()  # from here on nothing of the student's own can fail, and the run that it replaces may go
         state.summary.end_epoch(facts, {**validated, "seconds": round(seconds, 2)})
         state.summary.write(self.folder)
 
@@ -388,9 +384,10 @@ class Training:
             if state.ema is not None:
                 state.ema.module.load_state_dict(saved["ema"])
         except (RuntimeError, ValueError) as error:
+            told = misfit(saved["student"], state.student.state_dict()) or str(error).partition("\n")[0].rstrip(".:")
             raise EdistillError(
-                f"The checkpoint in {self.folder} does not fit the student: {error}. The code of student.model has "
-                "changed since: put it back, or run edistill train --overwrite."
+                f"The checkpoint in {self.folder} does not fit the student: {told}. The code of student.model or "
+                "config.json has changed since: put it back, or run edistill train --overwrite."
             ) from None
         if saved["scaler"]:  # empty after steps without one, on a CPU
             state.scaler.load_state_dict(saved["scaler"])

@@ -187,9 +187,11 @@ def _refuse_not_finite(raw: Tensor, run: Run, rows: range, named: str) -> None:
     finite = raw.flatten(1).isfinite().all(1).numpy()
     if not finite.all():
         at = int(np.argmin(finite))
+        head = int(raw[at].isfinite().all(-1).int().argmin())
         raise EdistillError(
-            f"The student of {run.folder} says {raw[at].flatten()[:4].tolist()} at row {rows[at]} of {named}: not "
-            "finite. Train it again with a smaller train.lr, or with train.clip-grad."
+            f"Head {head} of the student of {run.folder} says {raw[at, head, :4].tolist()} at row {rows[at]} of "
+            f"{named}: not finite. Train it again, with a smaller train.lr or train.clip-grad where it was trained, "
+            "from other members (student.init) where it was solved for."
         )
 
 

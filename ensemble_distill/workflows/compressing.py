@@ -126,7 +126,7 @@ class Compressing:
         layers = [module for piece in pieces for module in piece.network.modules() if is_factorable(module)]
         found = []
         solved_from, held_out = self._sample(pieces[0], layers)
-        self.progress.start(f"compressing the members ({budget.part})", len(layers), "layers")
+        self.progress.start(f"compressing {len(pieces)} members ({budget.part})", len(layers), "layers")
         for group in groups:
             found += compress(group, budget, solved_from, held_out, self.device, self.progress.advance)
         self.progress.finish()

@@ -70,7 +70,24 @@ def plan_splits(settings: Settings, names: Iterable[str] | None = None) -> dict[
         raise EdistillError(
             "There is no data: set data.train, and better data.validation and data.test, in edistill.toml."
         )
+    refuse_unlike({name: plan.source for name, plan in plans.items()})
     return plans
+
+
+def refuse_unlike(sources: Mapping[str, Source]) -> None:
+    """Raise EdistillError for splits whose rows no one network can take."""
+    (first, like), *others = sources.items()
+    for name, source in others:
+        same = source.kind == like.kind
+        told = [f"{one.kind}" for one in (source, like)]
+        if same and source.kind != "pixels":  # which may differ in size
+            told = [f"{one.kind} of {one.item(0).x.shape}" for one in (source, like)]
+            same = told[0] == told[1]
+        if not same:
+            raise EdistillError(
+                f"data.{name.replace('/', '.')} holds {told[0]}, and data.{first.replace('/', '.')} {told[1]}. Give "
+                "rows like those."
+            )
 
 
 def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:

@@ -209,7 +209,15 @@ def _from_members(
         body = build_body(student.model, student.kwargs, shape)
         start_from(body, named[member.name].build(), member.name)
         splits.append(stage.split(body.eval()))
-    return FromMembers(splits)
+    start = FromMembers(splits)
+    width = start.width(shape)
+    if stage.rank is not None and stage.rank > len(members) * width:
+        raise EdistillError(
+            f"student.heads has rank = {stage.rank}, and the last stages of {len(members)} members are given "
+            f"{len(members)} × {width} numbers: a bottleneck of more would say nothing more. Give at most "
+            f"{len(members) * width}, or leave it out."
+        )
+    return start
 
 
 def _refuse_uncompressed(settings: Settings, stage: LastStage | None) -> None:

@@ -50,6 +50,7 @@ from ensemble_distill.workflows.splits import (
     class_names,
     open_ensemble,
     plan_split,
+    refuse_unlike,
     student_preprocessing,
 )
 from ensemble_distill.workflows.student import build_student, refuse_broken, starting_members
@@ -205,6 +206,7 @@ def _train(
         with_options = f" with {asked}" if asked else ""
         without = "Use a method that needs none." if "labels" in method.needs else "Choose options that need none."
         raise EdistillError(f"{settings.train.method}{with_options} needs labels, and data.train has none. {without}")
+    refuse_unlike({name: plan.source for name, plan in plans.items()})
     if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
     teachers = _teachers(settings, cache, plans, trust)

@@ -186,7 +186,13 @@ def _count(network: nn.Module) -> int:
 
 
 def _features(piece: Piece, inputs: Sequence[Tensor]) -> Tensor:
-    return torch.cat([run(piece.network, x).cpu() for x in piece.given(inputs)]).double()
+    try:
+        return torch.cat([run(piece.network, x).cpu() for x in piece.given(inputs)]).double()
+    except Exception as error:  # the network is anyone's code
+        raise EdistillError(
+            f"{piece.name}'s network fails on {len(inputs[0])} rows: {type(error).__name__}: {str(error).rstrip('.')}. "
+            "Mend it, or compress nothing."
+        ) from error
 
 
 def _regression(

@@ -134,7 +134,7 @@ def look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Seen]:
         for name, module in body.named_modules()
         if name
         and is_factorable(module)
-        and channels(module)[0] * positions(module) <= WIDEST
+        and max(channels(module)[0] * positions(module), channels(module)[1]) <= WIDEST
         and all(owners[id(p)] == 1 for p in module.parameters())
     }
     seen: dict[str, Seen] = {}

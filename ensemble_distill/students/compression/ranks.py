@@ -16,7 +16,7 @@ STEPS = 64  # of a layer's width, that ranks are chosen by
 # took three times as long for a compressed ResNet-8
 BLOCK = 8
 NOTHING = 1e-12  # of a variance: rounding
-WIDEST = 2**13  # inputs of a layer: beyond that solving for it takes longer than training
+WIDEST = 2**13  # inputs of a layer, or outputs: beyond that solving for it takes longer than training
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,14 @@ def _least(budget: Budget, name: str, spent: int, parameters: int) -> str:
     if spent > 0.999 * parameters:
         return (
             f"none of {name}'s layers can be made much smaller: only torch's own linear layers and 2-D convolutions "
-            f"can, without groups, with zeros for padding, of at most {WIDEST:,} inputs, and run once for each row. "
-            "Leave it out."
+            f"can, without groups, with zeros for padding, of at most {WIDEST:,} inputs and outputs, and run once for "
+            "each row. Leave it out."
         )
     least = f"{math.ceil(1000 * spent / parameters) / 1000:g}"
     return (
-        f"with factors of rank 1 {name}'s {budget.part} keeps {least} of its {parameters:,} parameters (layers of more "
-        f"than {WIDEST:,} inputs stay whole). Set it above {least}, or leave it out."
+        f"with factors of rank 1 {name}'s {budget.part} keeps {least} of its {parameters:,} parameters (what is not "
+        f"torch's own, runs twice or has more than {WIDEST:,} inputs or outputs stays whole). Set it above {least}, or "
+        "leave it out."
     )
 
 
