@@ -15,12 +15,11 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "diversity"
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    names = ("entries", "table")
-    for name in names:  # other examples have files of these names
+    for name in ("entries", "table"):  # other examples have files of these names
         monkeypatch.delitem(sys.modules, name, raising=False)
-    found = {name: importlib.import_module(name) for name in names}
-    for name in names:
-        monkeypatch.delitem(sys.modules, name)
+    found = {name: importlib.import_module(name) for name in ("table", "entries")}
+    for name in found:
+        del sys.modules[name]
     return found
 
 

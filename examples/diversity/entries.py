@@ -139,6 +139,6 @@ CIFAR10 = (
 
 SEARCH = {"mnist": MNIST, "cifar10": CIFAR10}
 FINAL = {
-    "mnist": ("rank-96", "rank-80", "rank-96-stages-49"),
+    "mnist": ("rank-96", "rank-80", "rank-96-stages-49", "rank-80-stages-49"),
     "cifar10": ("bodies-5", "compressed-42-seven", "compressed-345-photos"),
 }

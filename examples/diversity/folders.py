@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from common import copy_teachers, gray_cifar10, unpack_cifar10, write_digits
 from ensemble import train_members
+from photos import patches, scaled_patches
 from PIL import Image, ImageDraw, ImageFont
-from sklearn.datasets import load_sample_images
 
 OOD_ROWS = 2000
 TRANSFER_ROWS = 5000
@@ -27,7 +27,7 @@ def prepare_mnist(shared: Path, work: Path) -> None:
     np.save(work / "calibration_rows.npy", np.sort(order[5000:]))
     if not (work / "photos.npz").exists():
         np.savez_compressed(work / "cifar10.npz", x=gray_cifar10(shared, OOD_ROWS))
-        np.savez_compressed(work / "photos.npz", x=_patches(28))
+        np.savez_compressed(work / "photos.npz", x=patches(28, OOD_ROWS))
 
 
 def prepare_cifar10(shared: Path, work: Path) -> None:
@@ -42,7 +42,7 @@ def prepare_cifar10(shared: Path, work: Path) -> None:
     np.save(work / "validation_rows.npy", unseen[0::2])
     np.save(work / "calibration_rows.npy", unseen[1::2])
     if not (work / "photos.npz").exists():
-        np.savez_compressed(work / "photos.npz", x=_scaled_patches(32))
+        np.savez_compressed(work / "photos.npz", x=scaled_patches(32, TRANSFER_ROWS))
     if not (work / "more-mnist.npz").exists():
         with np.load(shared / "data" / "mnist.npz") as arrays:
             _write_gray(work / "mnist.npz", arrays["test_x"][::5])
@@ -73,30 +73,3 @@ def _printed(text: str) -> np.ndarray:
 
 
 PREPARE = {"mnist": prepare_mnist, "cifar10": prepare_cifar10}
-
-
-def _patches(size: int) -> np.ndarray:
-    """Gray patches of the two photographs that come with scikit-learn, at random places."""
-    random = np.random.Generator(np.random.PCG64(0))
-    photos = [np.asarray(Image.fromarray(photo).convert("L").reduce(2)) for photo in load_sample_images().images]
-    corners = random.random((OOD_ROWS, 2))
-    patches = []
-    for index, (down, right) in enumerate(corners):
-        photo = photos[index % len(photos)]
-        top, left = int(down * (photo.shape[0] - size)), int(right * (photo.shape[1] - size))
-        patches.append(photo[top : top + size, left : left + size])
-    return np.stack(patches)
-
-
-def _scaled_patches(size: int) -> np.ndarray:
-    """Color patches of the same photographs, of `size` to eleven times as many pixels a side, reduced to `size`."""
-    random = np.random.Generator(np.random.PCG64(0))
-    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    patches = []
-    for index in range(TRANSFER_ROWS):
-        photo = photos[index % len(photos)]
-        side = round(size * 2 ** (random.random() * 3.5))
-        top, left = int(random.random() * (photo.height - side)), int(random.random() * (photo.width - side))
-        patch = photo.crop((left, top, left + side, top + side))
-        patches.append(np.asarray(patch.resize((size, size), Image.Resampling.BOX)))
-    return np.stack(patches)
