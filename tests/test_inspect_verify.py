@@ -138,6 +138,7 @@ def test_data(here: Path) -> None:
         ("torn.safetensors", "torn.safetensors"),
         ("unfinished", "unfinished holds an unfinished run (student.safetensors is missing). Run edistill train."),
         ("odd", "odd/manifest.json is damaged"),
+        (".", ". is a folder to work in, by its edistill.toml. Give a part of it: cache/, data/, "),
     ],
 )
 def test_what_is_none_of_these(here: Path, path: str, told: str) -> None:

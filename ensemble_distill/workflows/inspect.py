@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.config import Settings
+from ensemble_distill.config import FILE_NAME, Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
 
@@ -38,6 +38,11 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         return _trained(path)
     if (config := _exported(path)) is not None:
         return config
+    if (path / FILE_NAME).is_file():
+        inside = ", ".join(sorted(f"{one.name}/" for one in path.iterdir() if one.is_dir() and one.name[0] not in "._"))
+        raise EdistillError(
+            f"{path} is a folder to work in, by its {FILE_NAME}. Give a part of it: {inside or 'none yet'}."
+        )
     task = settings.task if settings is not None else "classification"
     try:
         return _teachers(path, settings, task, trust)
