@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from ensemble_distill.config_assignments import place
-from ensemble_distill.config_messages import explain, kebab, misfit, not_finite
+from ensemble_distill.config_messages import explain, kebab, not_finite, wrong_kind
 from ensemble_distill.config_paths import DataPath, ModelSpec, PathText, file_name
 from ensemble_distill.errors import EdistillError
 
@@ -50,7 +50,7 @@ class Section(BaseModel):
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
-        if told := misfit(value, cls.model_fields[info.field_name].annotation):
+        if told := wrong_kind(value, cls.model_fields[info.field_name].annotation):
             raise ValueError(told)
         return value
 

@@ -25,7 +25,7 @@ def not_finite(value: Any, key: str = "") -> tuple[str, str] | None:
     return None
 
 
-def misfit(value: Any, annotation: Any) -> str | None:
+def wrong_kind(value: Any, annotation: Any) -> str | None:
     """What is wrong with true where a number belongs, or a number where true or false do, which pydantic would take for
     one another."""
     kinds = {kind if isinstance(kind, type) else type(kind) for kind in _kinds(annotation)}

@@ -46,6 +46,15 @@ def refuses(folder: Path, more: dict[str, Any], *said: str) -> None:
     assert not (folder / "runs/new/student.safetensors").exists()
 
 
+def refuses_and_keeps(folder: Path, more: dict[str, Any], *said: str) -> None:
+    """Also with --overwrite: what cannot be replaced is not dropped."""
+    refuses(folder, more, *said)
+    before = contents(folder / RUN)
+    with refused(*said):
+        train(settings(folder, {**more, "output.name": "hydra-s0"}), overwrite=True)
+    assert contents(folder / RUN) == before
+
+
 # --- the cache --------------------------------------------------------------------------------------------------
 
 
@@ -254,12 +263,7 @@ USELESS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 def test_useless_settings_are_refused_before_anything_is_lost(
     folder: Path, more: dict[str, Any], said: tuple[str, ...]
 ) -> None:
-    """Also with --overwrite: what cannot be replaced is not dropped."""
-    refuses(folder, more, *said)
-    before = contents(folder / RUN)
-    with refused(*said):
-        train(settings(folder, {**more, "output.name": "hydra-s0"}), overwrite=True)
-    assert contents(folder / RUN) == before
+    refuses_and_keeps(folder, more, *said)
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
@@ -327,11 +331,7 @@ def test_a_body_that_is_no_use_takes_nothing_with_it(
 ) -> None:
     (folder / "bodies.py").write_text(BODIES)
     more = {"student.model": "bodies.py:make_body", "student.kwargs": {"how": how}, **more}
-    refuses(folder, more, *said)
-    before = contents(folder / RUN)
-    with refused(*said):
-        train(settings(folder, {**more, "output.name": "hydra-s0"}), overwrite=True)
-    assert contents(folder / RUN) == before
+    refuses_and_keeps(folder, more, *said)
 
 
 @pytest.mark.parametrize("what", ["cache-logits", "train"])

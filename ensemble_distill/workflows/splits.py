@@ -77,17 +77,18 @@ def plan_splits(settings: Settings, names: Iterable[str] | None = None) -> dict[
 def refuse_unlike(sources: Mapping[str, Source]) -> None:
     """Raise EdistillError for splits whose rows no one network can take."""
     (first, like), *others = sources.items()
+    wanted = _held(like)
     for name, source in others:
-        same = source.kind == like.kind
-        told = [f"{one.kind}" for one in (source, like)]
-        if same and source.kind != "pixels":  # which may differ in size
-            told = [f"{one.kind} of {one.item(0).x.shape}" for one in (source, like)]
-            same = told[0] == told[1]
-        if not same:
+        if (held := _held(source)) != wanted:
             raise EdistillError(
-                f"data.{name.replace('/', '.')} holds {told[0]}, and data.{first.replace('/', '.')} {told[1]}. Give "
-                "rows like those."
+                f"data.{name.replace('/', '.')} holds {held}, and data.{first.replace('/', '.')} {wanted}. Give rows "
+                "like those."
             )
+
+
+def _held(source: Source) -> str:
+    """What a network is given of it; pixels may differ in size."""
+    return "pixels" if source.kind == "pixels" else f"{source.kind} of {source.item(0).x.shape}"
 
 
 def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
