@@ -46,7 +46,7 @@ def make_cache(tmp_path: Path) -> Path:
 
 
 def facts(cache: Path) -> dict[str, bytes]:
-    return contents(cache, ["args.toml", "args.toml.part"])
+    return contents(cache, ["args.toml", ".part"])
 
 
 def stored(cache: Path, views: int, split: str = "train") -> Inputs:

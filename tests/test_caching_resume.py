@@ -65,7 +65,7 @@ def again(folder: Path) -> Settings:
 
 def facts(cache: Path) -> dict[str, bytes]:
     """All that a cache holds, without the settings beside it, which say where it lies."""
-    return contents(cache, ["args.toml", "args.toml.part"])
+    return contents(cache, ["args.toml", ".part"])
 
 
 # --- every point ------------------------------------------------------------------------------------------------

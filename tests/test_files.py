@@ -8,8 +8,18 @@ from pathlib import Path
 import pytest
 from tiny import Killed, killed_at
 
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import files
-from ensemble_distill.runtime.files import read_json, sha256_file, write_json, write_text, write_whole
+from ensemble_distill.runtime.files import (
+    read_json,
+    refuse_outside,
+    sha256_file,
+    write_json,
+    write_output,
+    write_text,
+    write_whole,
+)
+from ensemble_distill.runtime.lock import one_writer
 
 STEPS = ["before write", "before sync", "before rename", "after rename"]
 
@@ -38,9 +48,11 @@ def test_a_crash_leaves_the_old_or_all_the_new(
         assert not file.exists()
     else:
         assert file.read_bytes() == old
-    write_whole(file, b"once more")
+    with one_writer(file.parent):
+        write_whole(file, b"once more")
     assert file.read_bytes() == b"once more"
-    assert [path.name for path in file.parent.iterdir()] == ["a"], "a temporary file was left behind"
+    names = {path.name for path in file.parent.iterdir()} - {".lock"}
+    assert names == {"a"}, "a temporary file was left behind"
 
 
 def test_there_is_no_further_crash_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +96,83 @@ def test_text_and_json(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")  # the example of FIPS 180-2
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# --- links, and what is no regular file -------------------------------------------------------------------------
+
+
+def test_a_planted_link_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "0" * 2 * size)
+    planted = tmp_path / f".edistill-{'0' * 16}.part"
+    planted.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "a", b"new")
+    assert victim.read_bytes() == b"mine"
+
+
+def test_a_file_of_ours_that_became_a_link_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / "a").symlink_to(victim)
+    write_whole(tmp_path / "a", b"new")
+    assert (victim.read_bytes(), (tmp_path / "a").read_bytes()) == (b"mine", b"new")
+    assert not (tmp_path / "a").is_symlink()
+
+
+def test_an_output_goes_where_its_link_points_and_keeps_its_rights(tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere" / "results.csv"
+    real.parent.mkdir()
+    real.write_bytes(b"old")
+    real.chmod(0o600)
+    (tmp_path / "results.csv").symlink_to(real)
+    write_output(tmp_path / "results.csv", b"new")
+    assert (tmp_path / "results.csv").is_symlink()
+    assert real.read_bytes() == b"new"
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_output(pipe, b"new")
+    assert os.read(reading, 10) == b"new"
+    os.close(reading)
+    assert pipe.is_fifo()
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[bytes]:
+        yield b"first "
+        write_whole(tmp_path / "a", b"second")
+        yield b"writer"
+
+    write_whole(tmp_path / "a", interrupted())
+    assert (tmp_path / "a").read_bytes() == b"first writer"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_nothing_and_names_its_file(tmp_path: Path, error: BaseException) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"half"
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        write_whole(tmp_path / "a", failing())
+    assert list(tmp_path.iterdir()) == []
+    if isinstance(caught.value, OSError):
+        assert caught.value.filename == str(tmp_path / "a")
+
+
+def test_what_lies_elsewhere_by_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "cache" / "records").symlink_to(tmp_path / "outside")
+    refuse_outside(tmp_path / "cache", tmp_path / "cache" / "parts" / "x")
+    with pytest.raises(EdistillError, match="outside"):
+        refuse_outside(tmp_path / "cache", tmp_path / "cache" / "records" / "x")
+    (tmp_path / "here").symlink_to(tmp_path / "cache")  # the folder itself may lie elsewhere: the user named it
+    refuse_outside(tmp_path / "here", tmp_path / "here" / "parts" / "x")

@@ -233,7 +233,7 @@ def strange(pictures: NDArray[np.uint8]) -> None:
         ("photos -m photos", "There is no photos. Run edistill export"),
         ("photos -m text.onnx", "text.onnx is no ONNX file that onnxruntime can run: "),
         ("photos -m foreign.onnx", "foreign.onnx has no edistill metadata, so its preprocessing and classes are unk"),
-        ("photos -m older.onnx", "older.onnx was written by edistill 0.1.0, without method, classes, kind, shape, "),
+        ("photos -m older.onnx", "older.onnx was written by edistill 0.1.1, without method, classes, kind, shape, "),
         ("photos -o nowhere/out.csv", "nowhere is no folder, so out.csv cannot be written there. Make it first."),
     ],
 )

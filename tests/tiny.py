@@ -140,9 +140,11 @@ def settings(folder: Path, overrides: Mapping[str, Any] | None = None) -> Settin
 
 
 def contents(folder: Path, without: Sequence[str] = ()) -> dict[str, bytes]:
-    """Every file by its relative name; not the lock, nor files of the names in `without`."""
+    """Every file by its relative name; not the lock, nor files of the names in `without`. What a killed writer left is
+    there under one name, whatever it drew."""
     every = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", *without))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in every}
+    named = {path: path.with_name(".part") if files.is_temporary(path) else path for path in every}
+    return {named[path].relative_to(folder).as_posix(): path.read_bytes() for path in every}
 
 
 @contextmanager

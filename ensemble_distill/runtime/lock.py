@@ -9,6 +9,7 @@ from pathlib import Path
 import filelock
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import remove_temporaries
 
 
 @contextmanager
@@ -28,6 +29,7 @@ def one_writer(folder: Path) -> Iterator[None]:
             f"Another process is writing to {folder}. Wait until it ends, then run the command again."
         ) from None
     try:
+        remove_temporaries(folder)  # of a writer that was killed
         yield
     finally:
         if new and [path.name for path in folder.iterdir()] == [".lock"]:  # what was asked for was refused

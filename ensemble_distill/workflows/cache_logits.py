@@ -12,7 +12,7 @@ from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.devices import loader_workers, resolve
-from ensemble_distill.runtime.files import write_text
+from ensemble_distill.runtime.files import is_temporary, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits
@@ -92,9 +92,10 @@ def cache_logits(
 
 
 def holds_something(path: Path) -> bool:
-    """Whether it is a file or a folder with one, locks aside: those stay where a command was refused."""
+    """Whether it is a file or a folder with one. Locks do not count, which stay where a command was refused, nor does
+    what a killed writer left."""
     files = [path] if path.is_file() else path.rglob("*")
-    return any(file.is_file() and file.name != ".lock" for file in files)
+    return any(file.is_file() and file.name != ".lock" and not is_temporary(file) for file in files)
 
 
 def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:

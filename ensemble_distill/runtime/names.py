@@ -1,0 +1,74 @@
+"""Names that come from files and from users: which may become paths, and how they are shown."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+from ensemble_distill.errors import EdistillError
+
+TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of writing
+LONGEST = 255  # bytes of one file name, on every common file system
+
+
+def is_plain(name: object) -> bool:
+    """Whether a name can become one file or folder below another: no path, nothing hidden in it."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not re.search(r"[/\\\0\n\t]", name)
+        and harmless(name) == name
+        and len(name.encode("utf-8", "replace")) <= LONGEST
+    )
+
+
+def refuse_not_plain(name: object, what: str) -> None:
+    """Refuse a name read from a file before it is joined to a path.
+
+    Args:
+        what: what it names, and where it stands: "a member in cache/manifest.json".
+
+    Raises:
+        EdistillError: it is no plain name.
+    """
+    if not is_plain(name):
+        raise EdistillError(
+            f"{name!r} is the name of {what}, and a name is one part of a path: no / and no control characters. The "
+            "file was not written by edistill, or was changed since: restore it, or make it again."
+        )
+
+
+def harmless(text: str) -> str:
+    """The text with what a terminal would obey, or what hides other text, written as escapes.
+
+    Those are control characters but for the line feed and the tab, characters that change the direction of writing, and
+    lone surrogates, which are bytes of file names that are no UTF-8.
+    """
+    return "".join(_escaped(character) if _obeyed(character) else character for character in text)
+
+
+def _obeyed(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return character in TURNING or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def harmless_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it.
+
+    Numbers stay numbers, and a control character is written as an escape.
+    """
+    if not isinstance(value, str):
+        return value
+    value = harmless(value)
+    formula = value.lstrip()[:1] in ("=", "+", "-", "@") and not _is_number(value)
+    return f"'{value}" if formula or value[:1] in ("\t", "\n") else value
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE) is not None

@@ -1,0 +1,81 @@
+"""Names from files and users: which may become paths, and how they are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.names import harmless, harmless_cell, is_plain, refuse_not_plain
+
+PLAIN = ["member-0", "a b", "café", "x.y", "..x", "=1+1", "x" * 255]
+OTHER: list[Any] = [
+    "",
+    ".",
+    "..",
+    "a/b",
+    "/etc",
+    "../x",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "\x1b[2J",
+    "x" * 256,
+    "\u202eabc",
+    7,
+    None,
+    ["a"],
+]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_part_of_a_path_is_plain(name: str) -> None:
+    assert is_plain(name)
+    refuse_not_plain(name, "a member")
+
+
+@pytest.mark.parametrize("name", OTHER, ids=ascii)
+def test_anything_else_is_not(name: Any) -> None:
+    assert not is_plain(name)
+    with pytest.raises(EdistillError, match="a member in cache/manifest"):
+        refuse_not_plain(name, "a member in cache/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain µ → ü", "plain µ → ü"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("bell\x07 back\x08 return\r", r"bell\x07 back\x08 return\r"),
+        ("\x9b2J", r"\x9b2J"),
+        ("gnp.\u202eexe", r"gnp.\u202eexe"),
+        ("file\udcff", r"file\udcff"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_as_text(text: str, shown: str) -> None:
+    assert harmless(text) == shown
+    shown.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("+1+1", "'+1+1"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("  =1", "'  =1"),
+        ("\t=1", "'\t=1"),
+        ("-0.5", "-0.5"),
+        ("+1e-7", "+1e-7"),
+        ("cat", "cat"),
+        ("a-b", "a-b"),
+        ("\x1b=1", r"\x1b=1"),
+        (-0.5, -0.5),
+        (None, None),
+    ],
+)
+def test_no_spreadsheet_takes_a_cell_for_a_formula(value: Any, cell: Any) -> None:
+    assert harmless_cell(value) == cell

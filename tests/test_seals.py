@@ -1,0 +1,81 @@
+"""Seals: every byte of a sealed file is covered by the digest that it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from ensemble_distill.runtime.seals import (
+    BLANK,
+    is_whole,
+    read_sealed_json,
+    safetensors_metadata,
+    seal,
+    write_sealed_json,
+)
+
+
+def test_the_digest_is_of_the_content_with_the_blank_in_its_place() -> None:
+    content = b"before " + BLANK.encode() + b" after"
+    digest = hashlib.sha256(content).hexdigest()
+    assert seal(content) == b"before " + digest.encode() + b" after"
+    assert is_whole(seal(content), digest)
+
+
+@pytest.mark.parametrize("content", [b"none", 2 * BLANK.encode()])
+def test_there_is_one_place_for_a_digest(content: bytes) -> None:
+    with pytest.raises(ValueError, match="places for a digest"):
+        seal(content)
+
+
+@pytest.mark.parametrize("digest", [None, 7, "", "0" * 64, "x"])
+def test_what_is_no_digest_of_it_fits_nothing(digest: object) -> None:
+    assert not is_whole(seal(BLANK.encode()), digest)
+
+
+def test_every_flipped_bit_of_a_sealed_document_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    record = {"a": [1, 2.5, None], "b": {"c": "µ"}}
+    file = tmp_path / "a.json"
+    write_sealed_json(file, record)
+    assert read_sealed_json(file) == (record, True)
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        for bit in (1, 16, 128):
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            try:
+                found, sealed = read_sealed_json(file)
+            except ValueError:
+                continue
+            # only the key of the digest can be hit without a word, and then it says that it has none
+            assert not sealed
+            assert {name: found[name] for name in record} == record
+
+
+def test_a_document_of_before_has_no_digest(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
+    assert read_sealed_json(tmp_path / "a.json") == ({"a": 1}, False)
+
+
+def test_the_digest_of_safetensors_stands_in_their_metadata() -> None:
+    content = seal(save({"x": np.arange(5, dtype=np.float32)}, metadata={"sha256": BLANK, "other": "µ"}))
+    said = safetensors_metadata(content)
+    assert said["other"] == "µ"
+    assert is_whole(content, said["sha256"])
+    for at in range(len(content)):
+        damaged = content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+        try:
+            said = safetensors_metadata(damaged)
+        except ValueError:
+            continue
+        assert not is_whole(damaged, said.get("sha256"))
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40, (10**12).to_bytes(8, "little") + b"{}"])
+def test_what_is_no_safetensors_is_told_before_anything_is_allocated(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011, any of its kinds
+        safetensors_metadata(content)
