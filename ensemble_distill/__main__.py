@@ -1,5 +1,21 @@
 """`python -m ensemble_distill` is `edistill`."""
 
-from ensemble_distill.cli.app import main
+import sys
 
-main()
+from ensemble_distill.cli import interrupts
+
+
+def main() -> None:
+    """The command line, whose first second is spent on imports: Ctrl-C is one line there too."""
+    interrupts.install()
+    try:
+        from ensemble_distill.cli import app
+
+        app.main()
+    except KeyboardInterrupt:
+        interrupts.tell()
+        sys.exit(interrupts.STATUS)
+
+
+if __name__ == "__main__":
+    main()

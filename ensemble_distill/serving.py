@@ -21,6 +21,7 @@ from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.runtime.names import harmless_json
 
 BATCH = 64
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
@@ -61,7 +62,9 @@ class Card:
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
             "members": [member.to_json() for member in self.members],
         }
-        return {f"edistill.{name}": json.dumps(value, ensure_ascii=False) for name, value in record.items()}
+        return {
+            f"edistill.{name}": harmless_json(json.dumps(value, ensure_ascii=False)) for name, value in record.items()
+        }
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:

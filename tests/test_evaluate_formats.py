@@ -306,7 +306,7 @@ def test_a_pipe_in_a_cell_is_no_column(printed: Callable[[], str]) -> None:
 
 
 def test_what_looks_like_markup_is_printed_as_it_is(printed: Callable[[], str]) -> None:
-    render.grid("[red]t[/]", ["", "[b]a"], {"[s]": [["[x]", "1"]]}, "[c]")
+    render.grid("[red]t[/]", ["", "[b]a"], {"[s]": [["[x]", "1"]]}, ["[c]"])
     shown = printed()
     for text in ("[red]t[/]", "[b]a", "[s]", "[x]", "[c]"):
         assert text in shown

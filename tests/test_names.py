@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import unicodedata
 from typing import Any
 
 import pytest
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import json_text, parse_json
 from ensemble_distill.runtime.names import harmless, harmless_cell, is_plain, refuse_not_plain
 
 PLAIN = ["member-0", "a b", "café", "x.y", "..x", "=1+1", "x" * 255]
@@ -57,6 +61,30 @@ def test_anything_else_is_not(name: Any) -> None:
 def test_what_a_terminal_would_obey_is_shown_as_text(text: str, shown: str) -> None:
     assert harmless(text) == shown
     shown.encode()
+
+
+def test_every_character_a_terminal_obeys_is_escaped() -> None:
+    """Unicode's own tables say which those are."""
+    turning = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    for character in map(chr, range(sys.maxunicode + 1)):
+        obeyed = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in "\n\t"
+        obeyed |= unicodedata.bidirectional(character) in turning or character in "\u061c\u200e\u200f"
+        assert (harmless(character) != character) is obeyed, ascii(character)
+
+
+def test_json_says_the_same_and_shows_nothing_to_obey() -> None:
+    record = {"name": "\x1b[2J\x7f\x9b \u202e \udcff µ \n"}
+    text = json_text(record)
+    assert harmless(text) == text
+    assert json.loads(text.encode()) == record
+    assert "µ" in text
+    assert json_text(record, only_ascii=True).isascii()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "\xff", "1" * 5000])
+def test_json_that_cannot_be_read_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        parse_json(text.encode("latin-1"))
 
 
 @pytest.mark.parametrize(

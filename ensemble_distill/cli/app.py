@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ensemble_distill import __version__
+from ensemble_distill.cli import interrupts
+from ensemble_distill.cli.statuses import exit_statuses
 
 # The first line of each command's own help; a test holds the two equal. Importing the commands to ask them would
 # make `edistill --help` build every flag of every command.
@@ -46,7 +48,8 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in SUMMARIES:
-            self.commands[args[0]] = load(args[0])
+            with exit_statuses():  # imports take long enough to be interrupted, and may fail as all else
+                self.commands[args[0]] = load(args[0])
         return super().resolve_command(ctx, args)
 
 
@@ -77,4 +80,5 @@ def _common(
 
 
 def main() -> None:
+    interrupts.install()
     app()

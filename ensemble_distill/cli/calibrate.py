@@ -71,9 +71,10 @@ def register(app: typer.Typer) -> None:
                 ["", "before", "after"],
                 rows,
             )
-            render.message(CAPTION)
+            for line in CAPTION.splitlines():
+                render.message(line)
         if report.stale and not json:
             files = " and ".join(str(file) for file in report.stale)
             flags = " ".join(FORMATS[file.suffix] for file in report.stale)
             again = f"edistill export {report.folder} {flags}"
-            render.message(render.near(f"{files}: exported before. Export again: {again}"))
+            render.message(f"{files}: exported before. Export again: {again}")

@@ -14,6 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ensemble_distill.cli import render
+from ensemble_distill.cli.statuses import exit_statuses
 from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.config_assignments import parse_assignment
 from ensemble_distill.errors import EdistillError
@@ -44,7 +45,7 @@ def command(
         made = {_parameter_name(key): key for key in flags}
 
         def run(**given: Any) -> None:
-            with render.exit_statuses():
+            with exit_statuses(), render.result_apart():
                 if settings:
                     file = given.pop("config_file")
                     overrides = dict(parse_assignment(text) for text in given.pop("assignments") or ())

@@ -186,15 +186,15 @@ def _cells(line: Line) -> list[str]:
     return cells
 
 
-def _caption_near(found: Comparison) -> str:
+def _caption_near(found: Comparison) -> render.Lines:
     told = [f"{found.headings.get('ensemble', 'ensemble')}: what a perfect student gets."]
     told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
     if len(found.runs) > 1 and any(run["fidelity"]["model_uncertainty_spearman"] is not None for run in found.runs):
         told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
-    return "\n".join(told)
+    return told
 
 
-def _caption(found: Comparison) -> str:
+def _caption(found: Comparison) -> render.Lines:
     first = found.runs[0]
     told = ["member: the mean over members of each one's own."] if "member" in found.columns else []
     if found.in_chain:
@@ -204,4 +204,4 @@ def _caption(found: Comparison) -> str:
         told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")
     if any(run["models"]["student"]["model_uncertainty"] is None for run in found.runs):
         told.append("A single head cannot tell data from model uncertainty: what it calls data is the total.")
-    return "\n".join(told)
+    return told

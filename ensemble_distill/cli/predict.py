@@ -47,11 +47,13 @@ def register(app: typer.Typer) -> None:
         file = model if model is not None else workflow.latest_export(load_settings(config_file))
         if output is not None:
             workflow.refuse_target(output, file, inputs)
-        content = workflow.formatted(workflow.predict(file, inputs), "json" if json else style.value)
+        rows, style = workflow.predict(file, inputs), Style.json if json else style
         if model is None:
             render.message(f"By {file}, the newest export.")
-        if output is None:
-            render.text(content)
+        if output is None and style is Style.json:
+            render.document(rows)
+        elif output is None:
+            render.text(workflow.formatted(rows, style.value))
         else:
-            workflow.save(output, content)
+            workflow.save(output, workflow.formatted(rows, style.value))
             render.message(f"{output} is written.")

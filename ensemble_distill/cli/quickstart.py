@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_distill.cli import render
+from ensemble_distill.cli import interrupts, render
 from ensemble_distill.cli.command import command
 
 
@@ -34,12 +34,16 @@ def register(app: typer.Typer) -> None:
         for line in COMMANDS:
             render.text(f"\n$ edistill {line}\n")
             # a process each, as the user would run them
-            done = subprocess.run([sys.executable, "-m", "ensemble_distill", *line.split()], cwd=folder, check=False)
+            with interrupts.left_to_child():
+                done = subprocess.run(
+                    [sys.executable, "-m", "ensemble_distill", *line.split()], cwd=folder, check=False
+                )
             if done.returncode:
                 raise typer.Exit(done.returncode)
         made = sorted(path for path in (folder / "runs").rglob("*") if path.is_file() and not path.name.startswith("."))
+        render.text("\n")
         render.table(
-            f"\nwhat {folder}/ holds now, beside its data, teachers and cache",
+            f"what {folder}/ holds now, beside its data, teachers and cache",
             ["file", "size"],
             [[str(path), f"{path.stat().st_size / 1000:.1f} kB"] for path in made],
         )

@@ -1,19 +1,23 @@
-"""The only code that prints: results to stdout, progress and messages to stderr."""
+"""The only code that prints: results to stdout, progress and messages to stderr.
+
+Names come from files, from users and from their data, so all that is shown goes through `harmless`: none of them
+reaches the terminal as something to obey. What stdout cannot say in its encoding is written as an escape.
+"""
 
 from __future__ import annotations
 
 import io
-import json
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from csv import writer as csv_writer
 from pathlib import Path
 from typing import Any, TextIO
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -27,7 +31,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import json_text
+from ensemble_distill.runtime.names import harmless, harmless_cell
 from ensemble_distill.workflows.words import told
 
 TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal for a bar
@@ -37,128 +42,192 @@ WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table
 _result: TextIO | None = None  # stdout as it was when the command began
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # the error that rich is handling: it would end the process itself
+
+
 def _console(stderr: bool) -> Console:
-    console = Console(file=sys.stderr if stderr else _result or sys.stdout, soft_wrap=True, highlight=False)
+    file = sys.stderr if stderr else _result or sys.stdout
+    console = _Console(file=file, soft_wrap=True, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
     return console
 
 
-@contextmanager
-def exit_statuses() -> Iterator[None]:
-    """0 done, 2 the user's mistake, 130 interrupted; anything else is a bug and leaves its traceback.
+# --- the streams ------------------------------------------------------------------------------------------------
 
-    Whatever a user's own module prints meanwhile goes to stderr: stdout is the result alone.
-    """
+
+@contextmanager
+def result_apart() -> Iterator[None]:
+    """Whatever a user's own module prints meanwhile goes to stderr, as warnings do: stdout is the result alone."""
     global _result
-    _result = sys.stdout
+    before, _result, shown = _result, sys.stdout, warnings.showwarning
+    warnings.showwarning = _warned
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except EdistillError as error:
-        fail(str(error))
-        raise typer.Exit(2) from None
-    except OSError as error:  # a full disk, a folder that may not be written, a name too long
-        fail(f"{error.filename or 'The system'}: {error.strerror or error}. What was finished before is kept.")
-        raise typer.Exit(2) from None
-    except SystemExit as error:
-        fail(f"A module of your own ended the process (sys.exit({error.code})). Import it without running it.")
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        message("Interrupted. What was finished is kept; the same command goes on from there.")
-        raise typer.Exit(130) from None
+    finally:
+        _result, warnings.showwarning = before, shown
+
+
+def ready() -> None:
+    """Let both streams take any text, and be there: a program may be started with either of them closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, for as long as the process runs
+        with suppress(AttributeError):  # what a caller from Python put there may be any file
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def hush() -> None:
+    """Nobody reads stdout any more: what is left in its buffer goes nowhere, without a word."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of a library or of a user's own code, in one line."""
+    told = str(message).strip().partition("\n")[0]
+    warn(f"{category.__name__}: {told} ({Path(filename).name}, line {lineno})")
+
+
+# --- messages ---------------------------------------------------------------------------------------------------
 
 
 def near(text: str) -> str:
     """Paths under the working folder as the user would type them."""
-    return text.replace(str(Path.cwd()) + os.sep, "")
+    try:
+        here = str(Path.cwd()) + os.sep
+    except OSError:  # the working folder is gone
+        return text
+    return text.replace(here, "")
+
+
+def shown(text: str) -> str:
+    """A text as rich prints it unchanged, but for what a terminal would obey."""
+    return escape(harmless(text))
+
+
+def _indented(text: str) -> str:
+    """Lines after the first are indented, so that none of them, from a name, passes for a message of its own."""
+    return shown(near(text)).replace("\n", "\n  ")
 
 
 def fail(text: str) -> None:
-    _console(stderr=True).print(f"[bold red]Error:[/] {escape(near(text))}")
+    _console(stderr=True).print(f"[bold red]Error:[/] {_indented(text)}")
+
+
+def warn(text: str) -> None:
+    _console(stderr=True).print(f"[yellow]Warning:[/] {_indented(text)}")
 
 
 def message(text: str) -> None:
-    _console(stderr=True).print(escape(near(text)))
+    _console(stderr=True).print(_indented(text))
+
+
+def traceback(text: str) -> None:
+    """For a bug report."""
+    _console(stderr=True).print(shown(text), end="")
+
+
+# --- results ----------------------------------------------------------------------------------------------------
 
 
 def text(content: str) -> None:
-    """A result that is already text, byte for byte."""
+    """A result that is already text."""
     out = _result or sys.stdout
-    out.write(content)
+    out.write(harmless(content))
     out.flush()
 
 
 def document(record: Any) -> None:
-    """Exactly one JSON document."""
-    text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    """Exactly one JSON document, of the exact names: what stdout cannot say is escaped as JSON does."""
+    out = _result or sys.stdout
+    utf8 = (out.encoding or "ascii").lower().replace("-", "") == "utf8"
+    text(json_text(record, only_ascii=not utf8, default=str))
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
-    shown = _columns(title, columns, caption)
+def _cell(text: str) -> str:
+    """One line: a name that holds a line feed shows it as an escape."""
+    return shown(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    drawn = _columns(title, columns)
     for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
-    _console(stderr=False).print(shown)
+        drawn.add_row(*map(_cell, row))
+    _console(stderr=False).print(drawn)
 
 
-def _columns(title: str | None, columns: Sequence[str], caption: str | None) -> Table:
-    shown = Table(
-        title=None if title is None else escape(title),
-        title_justify="left",
-        title_style="bold",
-        caption=None if caption is None else escape(caption),
-        caption_justify="left",
-    )
+def _columns(title: str | None, columns: Sequence[str]) -> Table:
+    drawn = Table(title=None if title is None else _cell(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        shown.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
-    return shown
+        drawn.add_column(_cell(column), justify="left" if index == 0 else "right", overflow="fold")
+    return drawn
 
 
 Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin with their own label
+Lines = Sequence[str]
 
 
-def grid(title: str, columns: Sequence[str], sections: Sections, caption: str | None = None) -> None:
+def grid(title: str, columns: Sequence[str], sections: Sections, caption: Lines | None = None) -> None:
     """A table in sections, each under its title."""
-    shown = _columns(None, columns, None)
+    drawn = _columns(None, columns)
     for name, rows in sections.items():
-        shown.add_row(f"[bold]{escape(name)}[/]")
+        drawn.add_row(f"[bold]{_cell(name)}[/]")
         for row in rows:
-            shown.add_row(*(escape(cell) for cell in row))
-        shown.add_section()
+            drawn.add_row(*map(_cell, row))
+        drawn.add_section()
     console = _console(stderr=False)
-    console.print(f"[bold]{escape(title)}[/]")  # outside the table, which would fold them at its own width
-    console.print(shown)
+    console.print(f"[bold]{_cell(title)}[/]")  # outside the table, which would fold them at its own width
+    console.print(drawn)
     if caption is not None:
-        console.print(escape(caption))
+        console.print("\n".join(map(_cell, caption)))
 
 
-def markdown(title: str, columns: Sequence[str], sections: Sections, caption: str | None = None) -> None:
+def markdown(title: str, columns: Sequence[str], sections: Sections, caption: Lines | None = None) -> None:
     """The same table with pipes."""
-    lines = [_piped(columns), _piped(["---", *["---:"] * (len(columns) - 1)])]
+    lines = [_piped(map(_plain, columns)), _piped(["---", *["---:"] * (len(columns) - 1)])]
     for name, rows in sections.items():
-        lines += [_piped([f"**{name}**", *[""] * (len(columns) - 1)]), *map(_piped, rows)]
-    said = [f"**{title}**", "\n".join(lines), *([] if caption is None else ["  \n".join(caption.splitlines())])]
-    text("\n\n".join(said) + "\n\n")
+        lines += [_piped([f"**{_plain(name)}**", *[""] * (len(columns) - 1)])]
+        lines += [_piped(map(_plain, row)) for row in rows]
+    told = [] if caption is None else ["  \n".join(map(_plain, caption))]
+    text("\n\n".join([f"**{_plain(title)}**", "\n".join(lines), *told]) + "\n\n")
 
 
-def _piped(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _plain(text: str) -> str:
+    """A text that markdown shows as it is: no table, no code, no HTML, no link in it, and in one line."""
+    one_line = harmless(text).replace("\n", "\\n")
+    return re.sub(r"[\\`*\[\]<>&|~]", r"\\\g<0>", one_line)
+
+
+def _piped(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Values as they are, with every digit; nothing where there is none."""
+    """Values as they are, with every digit; nothing where there is none. No name is a formula."""
     file = io.StringIO()
     writer = csv_writer(file, lineterminator="\n")
-    writer.writerows([columns, *rows])
+    writer.writerows([harmless_cell(cell) for cell in row] for row in [columns, *rows])
     text(file.getvalue())
 
 
 def facts(title: str, pairs: Mapping[str, Any]) -> None:
     """Names and values, one a line; nested records are indented."""
     console = _console(stderr=False)
-    console.print(f"[bold]{escape(title)}[/]")
+    console.print(f"[bold]{_cell(title)}[/]")
     for line in _lines(pairs, "  "):
-        console.print(escape(line))
+        console.print(_cell(line))
 
 
 def _lines(value: Any, indent: str) -> Iterator[str]:
@@ -222,22 +291,22 @@ class Shown:
         self.shown.add(task)
         if self.console.is_terminal:
             self.bars = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(unit),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[facts]}"),
+                TextColumn("{task.fields[facts]}", markup=False),
                 console=self.console,
             )
             self.bars.start()
-            self.task = self.bars.add_task(task, total=total, completed=done, facts="")
+            self.task = self.bars.add_task(harmless(task), total=total, completed=done, facts="")
 
     def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None:
         if self.bars is not None and self.task is not None:
             if facts:
-                self.bars.update(self.task, facts=" ".join(f"{name} {value:.4f}" for name, value in facts.items()))
+                self.bars.update(self.task, facts=harmless(" ".join(f"{k} {v:.4f}" for k, v in facts.items())))
             self.bars.advance(self.task, count)
         else:  # a log file: say where it is, once in a while
             self.done += count
@@ -255,10 +324,10 @@ class Shown:
             self.note(f"{self.name}: {self.total:,} {self.unit}")
 
     def note(self, text: str) -> None:
-        self.console.print(escape(text))
+        self.console.print(_indented(text))
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]Warning:[/] {escape(text)}")
+        self.console.print(f"[yellow]Warning:[/] {_indented(text)}")
 
     def __enter__(self) -> Shown:
         return self

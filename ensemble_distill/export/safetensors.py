@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import write_json, write_whole
+from ensemble_distill.runtime.names import harmless_json
 from ensemble_distill.students.run import CONFIG, StudentConfig
 from ensemble_distill.students.student import Student
 
@@ -24,7 +25,7 @@ def export_safetensors(student: Student, config: StudentConfig, path: Path) -> P
     if odd := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
         raise EdistillError(f"The student's {odd[0]} holds numbers that are not finite. Train it again.")
     record = config.to_json()
-    write_whole(path, save(tensors, metadata={"edistill": json.dumps(record, ensure_ascii=False)}))
+    write_whole(path, save(tensors, metadata={"edistill": harmless_json(json.dumps(record, ensure_ascii=False))}))
     write_json(path.with_name(CONFIG), record)
     back = load_file(path)
     if back.keys() != tensors.keys() or any(not torch.equal(back[name], t) for name, t in tensors.items()):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.names import harmless_json
 
 TEMPORARY = ".part"
 _PREFIX = ".edistill-"
@@ -117,9 +118,14 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, text.encode())
 
 
+def json_text(record: Any, *, only_ascii: bool = False, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON for people and programs: indented, in the order given, NaN refused; safe to show, as any UTF-8 to write."""
+    text = json.dumps(record, indent=2, ensure_ascii=only_ascii, allow_nan=False, default=default)
+    return harmless_json(text) + "\n"
+
+
 def write_json(path: Path, record: Any) -> None:
-    """JSON for people and programs: indented, in the order given, NaN refused."""
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(record))
 
 
 def clear_folder(folder: Path, names: Sequence[str], last: str) -> None:
@@ -134,7 +140,21 @@ def clear_folder(folder: Path, names: Sequence[str], last: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file says.
+
+    Raises:
+        ValueError: it is no JSON, no UTF-8, or nested too deeply to be read.
+        OSError: it cannot be read.
+    """
+    return parse_json(path.read_bytes())
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What a JSON text says. Raises ValueError when it is none, no UTF-8, or nested too deeply to be read."""
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def sha256_file(path: Path) -> str:

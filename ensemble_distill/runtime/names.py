@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
 
-TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of writing
+# control characters but for the line feed and the tab, line separators, the direction of writing, and lone surrogates
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 255  # bytes of one file name, on every common file system
 
 
@@ -45,17 +45,12 @@ def harmless(text: str) -> str:
     Those are control characters but for the line feed and the tab, characters that change the direction of writing, and
     lone surrogates, which are bytes of file names that are no UTF-8.
     """
-    return "".join(_escaped(character) if _obeyed(character) else character for character in text)
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _obeyed(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    return character in TURNING or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+def harmless_json(text: str) -> str:
+    """A JSON text with the same characters written as JSON escapes: what it says stays exactly the same."""
+    return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def harmless_cell(value: Any) -> Any:

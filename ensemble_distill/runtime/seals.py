@@ -7,11 +7,10 @@ The digest is of every byte of the file, with `BLANK` where the digest stands. I
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.files import json_text, parse_json, write_whole
 
 KEY = "sha256"  # where JSON documents and safetensors metadata hold it
 BLANK = ("edistill seal " * 5)[:64]  # as long as a digest, and in no file by chance
@@ -39,8 +38,7 @@ def is_whole(content: bytes, digest: object) -> bool:
 
 def write_sealed_json(path: Path, record: dict[str, Any]) -> None:
     """As `files.write_json` does, with the digest as the last key."""
-    text = json.dumps({**record, KEY: BLANK}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(path, seal(text.encode()))
+    write_whole(path, seal(json_text({**record, KEY: BLANK}).encode()))
 
 
 def read_sealed_json(path: Path) -> tuple[Any, bool]:
@@ -51,7 +49,7 @@ def read_sealed_json(path: Path) -> tuple[Any, bool]:
         OSError: it cannot be read.
     """
     content = path.read_bytes()
-    record = json.loads(content)
+    record = parse_json(content)
     if not isinstance(record, dict) or KEY not in record:
         return record, False
     if not is_whole(content, record.pop(KEY)):
@@ -68,7 +66,7 @@ def safetensors_metadata(content: bytes) -> dict[str, str]:
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > len(content) - 8:
         raise ValueError(f"its header should have {size} bytes, and it has {max(0, len(content) - 8)}")
-    header = json.loads(content[8 : 8 + size])
+    header = parse_json(content[8 : 8 + size])
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its header is not that of safetensors")

@@ -12,6 +12,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from ensemble_distill.runtime.files import write_text
+from ensemble_distill.runtime.names import harmless_cell
 
 NAME = "summary.csv"
 
@@ -48,9 +49,9 @@ class Summary:
         text = io.StringIO()
         # a continuation may have gained or lost its validation rows
         columns = list(dict.fromkeys(column for row in self.table for column in row))
-        writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in self.table)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(map(harmless_cell, columns))  # what a user's method watches has any name
+        writer.writerows([_cell(row.get(column)) for column in columns] for row in self.table)
         write_text(folder / NAME, text.getvalue())
 
     def saved(self) -> dict[str, Any]:
@@ -62,3 +63,7 @@ class Summary:
         return cls(
             saved["table"], saved["losses"], saved.get("watched", {})
         )  # a checkpoint may be older than `watched`
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else harmless_cell(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,8 @@ import numpy as np
 from ensemble_distill.config import Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import write_text
+from ensemble_distill.runtime.files import json_text, write_text
+from ensemble_distill.runtime.names import harmless_cell
 from ensemble_distill.serving import Served, records
 
 WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they are far from 0, they differ in those
@@ -45,9 +45,9 @@ def predict(model: Path, inputs: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def formatted(rows: Sequence[dict[str, Any]], style: Literal["csv", "json"]) -> str:
-    """The records as CSV with a header, or as one JSON array."""
+    """The records as CSV with a header, or as one JSON array. In CSV no name is a formula; JSON has the exact names."""
     if style == "json":
-        return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["row"], lineterminator="\n")
     writer.writeheader()
@@ -57,7 +57,7 @@ def formatted(rows: Sequence[dict[str, Any]], style: Literal["csv", "json"]) -> 
 
 def _cell(name: str, value: Any) -> Any:
     if not isinstance(value, float):
-        return value
+        return harmless_cell(value)
     # the shortest text that float32 reads back as it was; NumPy's own goes into powers of ten from a million on
     return repr(float(str(np.float32(value)))) if name in WHOLE else f"{value:.6g}"
 

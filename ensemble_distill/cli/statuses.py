@@ -1,0 +1,105 @@
+"""How a command ends: one message and one exit status for all that can happen, and the traceback of a bug."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from ensemble_distill import __version__
+from ensemble_distill.cli import interrupts, render
+from ensemble_distill.errors import EdistillError
+
+BUG, MISTAKE = 1, 2
+UNREAD = 141  # 128 and the number of SIGPIPE: what shells call it when a reader such as `head` has gone
+SWITCH = "EDISTILL_TRACEBACK"  # set in the environment, it shows where any error comes from
+KEPT = "What was finished before is kept."
+
+
+@contextmanager
+def exit_statuses() -> Iterator[None]:
+    """0 done, 2 one message that a user can act on, 130 interrupted, 141 nobody reads the result; 1 is a bug.
+
+    A bug shows its traceback, and then its message. Other errors show theirs where `SWITCH` is set.
+    """
+    render.ready()
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        interrupts.tell()
+        raise typer.Exit(interrupts.STATUS) from None
+    except BrokenPipeError as error:
+        _trace(error)
+        render.hush()
+        raise typer.Exit(UNREAD) from None
+    except (Exception, SystemExit) as error:
+        told = mistake(error)
+        _trace(error, always=told is None)
+        render.fail(told or _bug(error))
+        raise typer.Exit(BUG if told is None else MISTAKE) from None
+
+
+def mistake(error: BaseException) -> str | None:
+    """What a user can do about an error; None for a bug."""
+    if isinstance(error, EdistillError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"A module of your own ended the process (sys.exit({error.code})). Import it without running it."
+    if _is_out_of_memory(error):
+        return (
+            f"The memory does not suffice: {_line(error)}. {KEPT} Choose a smaller cache.batch-size or "
+            "train.batch-size, fewer train.workers, or a smaller student; or close other programs."
+        )
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written, a name too long
+        return f"{_named(error)}: {error.strerror or _line(error)}. {KEPT}"
+    if isinstance(error, UnicodeError):
+        return f"A text or a name is not in the encoding it should be in (UTF-8): {_line(error)}. Mend it. {KEPT}"
+    if isinstance(error, RecursionError):
+        return f"Something that was read is nested too deeply, or code of your own calls itself without end. {KEPT}"
+    if isinstance(error, Warning):
+        return (
+            f"Python was asked to raise warnings as errors, and this one was given: {type(error).__name__}: "
+            f"{_line(error)}. Unset PYTHONWARNINGS, or leave -W out. {KEPT}"
+        )
+    return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")  # where it is not imported, it raised nothing
+    if torch is None or not isinstance(error, RuntimeError):
+        return False
+    # torch has a class of its own for CUDA; of a CPU's allocator and of mps there is only the text
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("DefaultCPUAllocator", "backend out of memory")
+    )
+
+
+def _named(error: OSError) -> str:
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return " and ".join(names) or "The system"
+
+
+def _bug(error: BaseException) -> str:
+    return (
+        f"This is a bug in edistill {__version__}, not a mistake of yours: {type(error).__name__}: {_line(error)}. "
+        f"{KEPT} Please report it with the traceback above."
+    )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().partition("\n")[0].rstrip(" .:")) or type(error).__name__
+
+
+def _trace(error: BaseException, always: bool = False) -> None:
+    if always or os.environ.get(SWITCH, "0") not in ("", "0"):
+        system = f"edistill {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        render.traceback("".join(traceback.format_exception(error)) + system)

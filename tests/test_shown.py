@@ -1,0 +1,241 @@
+"""What reaches the terminal and spreadsheets: no name of a file, a class or a member is obeyed by either, and JSON has
+the exact names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny import CLASSES, ROWS, examples, make_folder
+from typer.testing import CliRunner, Result
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.app import SUMMARIES, app
+from ensemble_distill.runtime.names import harmless
+from ensemble_distill.training.summary import Summary
+
+OBEYED = "\x1b[2J\x1b]0;title\x07\r\x9b1m\u202egnp"
+# as folders may be called: one is no UTF-8
+NAMES = [f"=1+1{OBEYED}", "@a|`b`<b>&amp;*c* [red]d[bold] :fire: ü", os.fsdecode(b"-2+3\xff\n\tError: two lines")]
+
+
+def edistill(*line: str) -> Result:
+    return CliRunner().invoke(app, list(line))
+
+
+def assert_harmless(result: Result, status: int = 0) -> None:
+    assert result.exit_code == status, result.output
+    for said in (result.stdout, result.stderr):
+        assert harmless(said) == said
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder whose classes, pictures and OOD rows are called as above. Do not write to it."""
+    folder = make_folder(tmp_path_factory.mktemp("shown") / "tiny", rows={})
+    toml = (folder / "edistill.toml").read_text()
+    for split, rows in ROWS.items():
+        x, y = examples(rows, 1)
+        for row in range(rows):
+            picture = folder / "data" / split / NAMES[y[row]] / f"{NAMES[row % CLASSES]}{row}.png".replace("/", "-")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x[row]).save(picture)
+        toml += f'{split.replace("/", ".")} = "data/{split}"\n'
+    (folder / "edistill.toml").write_text(toml)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in (["cache-logits"], ["train"], ["evaluate"], ["export", "--onnx"]):
+            assert_harmless(edistill(*line))
+    return folder
+
+
+@pytest.fixture
+def here(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(hostile)
+    return hostile
+
+
+SHOWING = [
+    "cache-logits",
+    "train",
+    "evaluate",
+    "evaluate --format markdown",
+    "evaluate --format csv",
+    "evaluate --json",
+    "inspect cache",
+    "inspect cache --json",
+    "inspect runs/hydra-s0",
+    "inspect runs/hydra-s0/export/model.onnx",
+    "inspect runs/hydra-s0/export/model.onnx --json",
+    "inspect data/test",
+    "inspect data/test --json",
+    "predict data/test",
+    "predict data/test --json",
+    "verify",
+    "methods",
+    "settings",
+]
+
+
+@pytest.mark.parametrize("line", SHOWING)
+def test_no_command_shows_what_a_terminal_obeys(here: Path, line: str) -> None:
+    result = edistill(*line.split())
+    assert_harmless(result)
+    if "--json" in line:
+        json.loads(result.stdout)
+
+
+def test_every_command_that_shows_names_is_asked() -> None:
+    asked = {line.split()[0] for line in SHOWING} | {"quickstart", "calibrate", "export"}  # the last: in `hostile`
+    assert asked == set(SUMMARIES)
+
+
+def test_json_has_the_exact_names_and_csv_what_a_spreadsheet_shows(here: Path) -> None:
+    classes = json.loads(edistill("inspect", "runs/hydra-s0/export/model.onnx", "--json").stdout)["classes"]
+    assert sorted(classes) == sorted(NAMES)
+    exact = json.loads(edistill("predict", "data/test", "--json").stdout)
+    table = list(csv.DictReader(io.StringIO(edistill("predict", "data/test").stdout)))
+    assert {row["class"] for row in exact} <= set(NAMES)
+    for told, row in zip(exact, table, strict=True):
+        assert row["class"][0] == "'"
+        assert row["class"][1:] == harmless(told["class"])
+        for column in ("probability", "total_uncertainty", "data_uncertainty", "model_uncertainty"):
+            assert float(row[column]) == pytest.approx(told[column], rel=1e-5), "figures are read as before"
+
+
+@pytest.mark.parametrize("inputs", ["data/nothing", "nothing.png"])
+def test_errors_show_names_as_text(here: Path, inputs: str) -> None:
+    assert_harmless(edistill("predict", inputs + OBEYED), status=2)
+    assert_harmless(edistill("evaluate", OBEYED), status=2)
+    assert_harmless(edistill("train", "--set", f"train.{OBEYED}=1"), status=2)
+    assert_harmless(edistill("inspect", OBEYED), status=2)
+    for line in ([OBEYED], ["train", f"--{OBEYED}"], ["train", "--epochs", OBEYED]):  # typer's own
+        said = edistill(*line)
+        assert said.exit_code == 2
+        assert "\x1b" not in said.stderr
+
+
+# --- every function that prints ---------------------------------------------------------------------------------
+
+WAYS: dict[str, Callable[[str], None]] = {
+    "fail": render.fail,
+    "warn": render.warn,
+    "message": render.message,
+    "traceback": render.traceback,
+    "text": render.text,
+    "document": lambda name: render.document({name: [name]}),
+    "table": lambda name: render.table(name, [name, name], [[name, name]]),
+    "grid": lambda name: render.grid(name, [name, name], {name: [[name, name]]}, [name]),
+    "markdown": lambda name: render.markdown(name, [name, name], {name: [[name, name]]}, [name]),
+    "csv": lambda name: render.csv([name, name], [[name, name]]),
+    "facts": lambda name: render.facts(name, {name: name, f"{name}2": {name: [name]}, f"{name}3": [{name: name}]}),
+    "a bar": lambda name: bar(name),
+    "a note": lambda name: render.Shown().note(name),
+    "a warning": lambda name: render.Shown().warn(name),
+    "Python's warnings": lambda name: warned(name),
+}
+
+
+def bar(name: str) -> None:
+    progress = render.Shown()
+    with progress:
+        progress.start(name, 3, "rows", done=1)
+        progress.advance(1, {name: 0.5})
+        progress.finish()
+
+
+def warned(name: str) -> None:
+    with warnings.catch_warnings(), render.result_apart():
+        warnings.simplefilter("always")
+        warnings.warn(name, stacklevel=1)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_whatever_is_printed_is_harmless(
+    name: str, way: str, terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if terminal:  # styles of rich's own are the only escapes there, none of the name's
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "1000")
+    WAYS[way](name)
+    said = "".join(capsys.readouterr())
+    assert said
+    for part in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e", "\udcff"):
+        assert part not in said
+    if not terminal:
+        assert harmless(said) == said
+    if way not in ("document", "csv", "markdown", "Python's warnings") and "[red]" in name:
+        assert "[red]d[bold] :fire: ü" in said, "no markup of rich's either"
+
+
+@pytest.mark.parametrize("way", ["fail", "warn", "message", "facts", "table", "grid", "a note", "a warning"])
+def test_no_line_of_a_name_passes_for_a_message(way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    WAYS[way]("name\nError: all is lost")
+    assert not any(line.startswith("Error: all") for line in "".join(capsys.readouterr()).splitlines())
+
+
+def test_markdown_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a|b`c<d>*e*[f](g)&lt;\n# h\\"
+    render.markdown("t", ["", name], {name: [[name, "1"]]})
+    title, table, _ = capsys.readouterr().out.split("\n\n")
+    escaped = r"a\|b\`c\<d\>\*e\*\[f\](g)\&lt;\\n# h\\"
+    assert title == "**t**"
+    assert table.splitlines() == [f"|  | {escaped} |", "| --- | ---: |", f"| **{escaped}** |  |", f"| {escaped} | 1 |"]
+
+
+def test_csv_is_read_back_with_every_digit(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = [-0.1, 1e-300, -12345.678901234567, 0.1 + 0.2, None]
+    render.csv(["=name", "value"], [["-name", value] for value in figures])
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["'=name", "value"]
+    assert [float(value) if value else None for _, value in rows] == figures
+    assert {name for name, _ in rows} == {"'-name"}
+
+
+def test_summary_csv_holds_no_formula(tmp_path: Path) -> None:
+    summary = Summary(table=[{"epoch": 0, "=1+1": -0.5}, {"epoch": 1, "@late": "=x"}])
+    summary.write(tmp_path)
+    rows = list(csv.reader(io.StringIO((tmp_path / "summary.csv").read_text())))
+    assert rows == [["epoch", "'=1+1", "'@late"], ["0", "-0.5", ""], ["1", "", "'=x"]]
+
+
+# --- encodings --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["predict data/test", "predict data/test --json", "evaluate", "inspect cache --json"])
+def test_stdout_that_is_no_utf8_shows_all_of_it(here: Path, line: str) -> None:
+    result = CliRunner(charset="ascii").invoke(app, line.split())
+    assert result.exit_code == 0, result.output
+    assert result.stdout_bytes.isascii()
+    if "--json" in line:
+        assert json.loads(result.stdout_bytes) == json.loads(edistill(*line.split()).stdout)
+
+
+def test_a_program_started_with_ascii_streams(here: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ensemble_distill", "predict", "data/test", "--json"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.isascii()) == (0, True), done.stderr
+    assert {row["class"] for row in json.loads(done.stdout)} <= set(NAMES)
+
+
+def test_a_file_of_predictions_holds_the_same(here: Path, tmp_path: Path) -> None:
+    for style in ("csv", "json"):
+        file = tmp_path / f"out.{style}"
+        assert_harmless(edistill("predict", "data/test", "--format", style, "-o", str(file)))
+        assert file.read_text(encoding="utf-8") == edistill("predict", "data/test", "--format", style).stdout
