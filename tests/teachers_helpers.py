@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -38,3 +41,12 @@ def lowered(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def net(width: int = 4, classes: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(5, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes))
+
+
+def follow(message: str, pattern: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **names: Any) -> None:
+    """Run the code that a message gives, in the folder of the file."""
+    found = re.search(pattern, message)
+    assert found is not None, message
+    monkeypatch.chdir(folder)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # takes back what the code adds
+        exec(found[1], {"torch": torch, "argparse": argparse, **names})

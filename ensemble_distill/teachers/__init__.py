@@ -13,7 +13,7 @@ from ensemble_distill.teachers.names import first_few, is_weights_file, member_n
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
 # what other tools save models as; passing one over would silently shrink the ensemble
-FOREIGN = (".ckpt", ".h5", ".keras", ".msgpack", ".onnx", ".pickle", ".pkl")
+FOREIGN = (".h5", ".keras", ".msgpack", ".onnx", ".pickle", ".pkl")
 
 
 def kinds() -> dict[str, TeacherKind]:
@@ -49,6 +49,8 @@ def open_teachers(path: Path, context: Context) -> list[Teacher]:
     _check_weights(context.settings.weights, len(claimed))
     teachers = [kind.load(entry, context) for entry, kind in claimed]
     _check_distinct(teachers)
+    for teacher in teachers:
+        _tell_unused(teacher, context)
     return teachers
 
 
@@ -139,11 +141,23 @@ def _check_weights(weights: tuple[float, ...] | None, members: int) -> None:
 
 def _check_distinct(teachers: list[Teacher]) -> None:
     seen: dict[str, str] = {}
-    for member in (teacher.member for teacher in teachers):
-        other = seen.setdefault(member.sha256, member.name)
+    for teacher in teachers:
+        member, origin = teacher.member, teacher.origin
+        weights = (origin and origin.fingerprint) or member.sha256  # a prefix to all names makes them no others
+        other = seen.setdefault(weights, member.name)
         if other != member.name:
             raise EdistillError(
                 f"{other} and {member.name} hold the same weights (sha256 {member.sha256[:12]}…), for "
                 f"instance the last and the best epoch of one run. Remove one: a copy adds no diversity and "
                 "counts its model twice."
             )
+
+
+def _tell_unused(teacher: Teacher, context: Context) -> None:
+    origin = teacher.origin
+    if origin is not None and origin.unused:
+        used = origin.key or "its tensors by name"
+        context.progress.warn(
+            f"{teacher.member.name}: {origin.file} holds several sets of weights. Used: {used}. Not used: "
+            f"{first_few(list(origin.unused))}. If another was meant, save it by itself in a file of its own."
+        )

@@ -1,4 +1,4 @@
-"""A bare checkpoint file (.safetensors .pth .pt .bin .pth.tar), whose module `teachers.model` builds."""
+"""A bare checkpoint file (.safetensors .pth .pt .bin .ckpt .pth.tar), whose module `teachers.model` builds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(path: Path, context: Context) -> Teacher:
         preprocessing=preprocessing,
         model=_portable(spec),
     )
-    return deferred(member, path, context.trust, construct)
+    return deferred(member, path, weights, context, construct)
 
 
 def _from_factory(spec: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -61,7 +61,7 @@ def load(path: Path, context: Context) -> Teacher:
     )
     built_from = f"architecture, num_classes and model_args in {path / CONFIG}"
     construct = partial(timm_models.create, architecture, kwargs, built_from, {**registered, **saved})
-    return deferred(member, file, context.trust, construct, built_from)
+    return deferred(member, file, weights, context, construct, built_from)
 
 
 def _weights(folder: Path) -> Path | None:

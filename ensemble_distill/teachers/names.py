@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".tar")
+SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
 def is_weights_file(path: Path) -> bool:

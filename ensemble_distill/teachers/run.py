@@ -22,7 +22,7 @@ from ensemble_distill.runtime.files import read_json, sha256_file
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.class_order import order_by_names
-from ensemble_distill.teachers.teacher import Context, Teacher
+from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 
 
 class Pooled(nn.Module):
@@ -72,7 +72,7 @@ def load(path: Path, context: Context) -> Teacher:
         preprocessing=run.config.preprocessing,
         model="edistill run",
     )
-    return Teacher(member, partial(_build, run))
+    return Teacher(member, partial(_build, run), Origin(WEIGHTS))
 
 
 def weights_and_calibration(run: Run) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,34 @@ from torch import nn
 
 from ensemble_distill.config import TeacherSettings
 from ensemble_distill.facts import Member
+from ensemble_distill.runtime.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a member's weights stand.
+
+    Attributes:
+        file: the file's name.
+        key: where they stand in it, "ema.shadow"; empty where they are the whole file.
+        average: whether they are known to be an average of several steps.
+        unused: where others stand in it that could have been meant.
+        fingerprint: their digest without the prefix that all names share, empty where there is none.
+    """
+
+    file: str
+    key: str = ""
+    average: bool = False
+    unused: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "key": self.key or None,
+            "average": self.average,
+            "unused": list(self.unused),
+        }
 
 
 @dataclass(frozen=True)
@@ -21,10 +49,12 @@ class Teacher:
         member: its facts, weights hashed.
         build: makes the module on the CPU in eval mode with the weights loaded, x to raw outputs;
             raises EdistillError when weights and module do not fit.
+        origin: where the weights came from; None for what comes from no file.
     """
 
     member: Member
     build: Callable[[], nn.Module]
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -36,12 +66,14 @@ class Context:
         classes: the data's class names in its label order; None where the data has no names.
         trust: load pickled checkpoints that name arbitrary globals (`--trust-checkpoints`).
         task: what the student is for; see `Settings`.
+        progress: is told what was chosen among several weights, and what was done so that they fit.
     """
 
     settings: TeacherSettings
     classes: tuple[str, ...] | None = None
     trust: bool = False
     task: str = "classification"
+    progress: Progress = field(default_factory=Silent)
 
     @property
     def stated(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def load(path: Path, context: Context) -> Teacher:
         model=model,
     )
     construct = partial(timm_models.create, model, kwargs, built_from)
-    return deferred(member, checkpoint, context.trust, construct, built_from)
+    return deferred(member, checkpoint, weights, context, construct, built_from)
 
 
 def _checkpoint(folder: Path) -> Path | None:

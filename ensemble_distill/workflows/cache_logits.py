@@ -54,7 +54,8 @@ def cache_logits(
     folder = Path(settings.output.cache)
     refuse_foreign(folder, NAME, "a cache", "output.cache")
     plans = plan_splits(settings, only)
-    teachers = open_ensemble(settings, class_names({name: plan.source for name, plan in plans.items()}), trust)
+    names = class_names({name: plan.source for name, plan in plans.items()})
+    teachers = open_ensemble(settings, names, trust, progress)
     if len(teachers) == 1 and only is None:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
     if settings.views.transform == "none" and "train" in plans and only is None:

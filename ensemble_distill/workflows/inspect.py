@@ -15,6 +15,7 @@ from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
 
 if TYPE_CHECKING:
+    from ensemble_distill.teachers.teacher import Teacher
     from ensemble_distill.workflows.chain import Chain
 
 
@@ -146,7 +147,13 @@ def _teachers(path: Path, settings: Settings | None, task: str, trust: bool) -> 
 
     section = settings.teachers if settings is not None else TeacherSettings.model_validate({})
     teachers = open_teachers(path, Context(section, trust=trust, task=task))
-    return {"kind": "teachers", "members": [teacher.member.to_json() for teacher in teachers]}
+    return {"kind": "teachers", "members": [_member(teacher) for teacher in teachers]}
+
+
+def _member(teacher: Teacher) -> dict[str, Any]:
+    """Its facts, and where its weights stand."""
+    origin = teacher.origin
+    return teacher.member.to_json() | ({} if origin is None else {"weights": origin.to_json()})
 
 
 def _data(path: Path, task: str) -> dict[str, Any]:

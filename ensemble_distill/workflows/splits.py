@@ -14,6 +14,7 @@ from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view, require_kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
+from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.teachers import open_teachers
 from ensemble_distill.teachers.teacher import Context, Teacher
 
@@ -97,10 +98,16 @@ def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
     return next(named, None)
 
 
-def open_ensemble(settings: Settings, classes: tuple[str, ...] | None, trust: bool = False) -> list[Teacher]:
+def open_ensemble(
+    settings: Settings,
+    classes: tuple[str, ...] | None,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> list[Teacher]:
     """The members in `teachers.path`, for data of these class names; see `open_teachers`."""
     names = classes if settings.task == "classification" else None  # numbers are no index of them
-    return open_teachers(Path(settings.teachers.path), Context(settings.teachers, names, trust, settings.task))
+    context = Context(settings.teachers, names, trust, settings.task, progress or Silent())
+    return open_teachers(Path(settings.teachers.path), context)
 
 
 def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocessing | None) -> Preprocessing | None:
