@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,13 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
                 f"{folder} was made with views.{what} = {there!r}, but the settings say {here!r}. Set views.{what} "
                 f"to {there!r}, name another output.cache, or run edistill cache-logits --overwrite."
             )
+
+
+def as_recorded(cached: Sequence[Member], found: Member, kinds: Collection[str]) -> Member:
+    """A member as it is now. Where no split of `kinds` holds pixels, it has the preprocessing that the cache recorded,
+    since it acts on nothing else."""
+    there = next((member for member in cached if member.name == found.name), None)
+    return found if there is None or "pixels" in kinds else replace(found, preprocessing=there.preprocessing)
 
 
 def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence[Member]) -> None:

@@ -22,6 +22,7 @@ from ensemble_distill.cache.manifest import (
     NAME,
     Manifest,
     Split,
+    as_recorded,
     refuse_other_data,
     refuse_other_members,
 )
@@ -86,6 +87,7 @@ def cache_outputs(
     storage = {"batch_size": batch_size, "device": device.type, "dtype": "float32", "floor": FLOOR}
     if (folder / NAME).is_file() and not overwrite:
         before = Manifest.load(folder)
+        members = [as_recorded(before.members, member, {split.kind for split in found.values()}) for member in members]
         manifest = _extended(folder, before, task, dtype, storage, found, members)
         for name, plan in splits.items():
             refuse_other_making(folder, name, plan, manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -60,6 +60,11 @@ class EnDD(Method):
 
     def heads(self, members: int) -> int:
         return 1
+
+    def idle(self, options: BaseModel) -> Mapping[str, str]:
+        assert isinstance(options, EnDDOptions)
+        constant = options.first_temperature == 1
+        return {"anneal-share": "method.first-temperature is 1, so that nothing falls"} if constant else {}
 
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         assert isinstance(options, EnDDOptions)

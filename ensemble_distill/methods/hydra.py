@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -153,6 +153,10 @@ class Hydra(Method):
             "closed_form": from_members or task == "classification",
         }
         return options.model_copy(update={k: v for k, v in default.items() if getattr(options, k) is None})
+
+    def idle(self, options: BaseModel) -> Mapping[str, str]:
+        assert isinstance(options, HydraOptions)
+        return {} if options.closed_form else {"ridge": "no heads are solved for, since method.closed-form is off"}
 
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         assert isinstance(options, HydraOptions)

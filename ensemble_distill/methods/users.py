@@ -73,6 +73,12 @@ class UsersMethod(Method):
         self._check(NEEDS.issuperset(found), "needed", found, "a set of teacher and labels")
         return frozenset(found)
 
+    def idle(self, options: BaseModel) -> Mapping[str, str]:
+        found: Any = self._asked("idle", lambda: dict(self.own.idle(options)))
+        texts = all(isinstance(text, str) for text in (*found.keys(), *found.values()))
+        self._check(texts, "idle", found, "a mapping of options' names to why they do nothing")
+        return dict(found)
+
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         found: Any = self._asked("stages", lambda: list(self.own.stages(options, members)))
         return [self._stage(stage) for stage in found]

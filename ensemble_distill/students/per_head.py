@@ -259,3 +259,8 @@ def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, count: int, b
     shape = (count, *(1,) * between, *weight.shape[1:])
     each = each * weight.view(shape)
     return (each if bias is None else each + bias.view(shape)).flatten(0, 1)
+
+
+def normalizes_batches(module: nn.Module) -> bool:
+    """Whether it is BatchNorm, of one network or of a head each: in training it reads the whole batch."""
+    return isinstance(module, _BatchNorm | PerHeadBatchNorm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def load(path: Path, context: Context) -> Teacher:
         preprocessing=preprocessing,
         model=_portable(spec),
     )
-    return deferred(member, path, weights, context, construct)
+    return replace(deferred(member, path, weights, context, construct), bare=True)
 
 
 def _from_factory(spec: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -24,6 +24,8 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.class_order import order_by_names
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 
+MODEL = "edistill run"  # what builds such a member, in its record
+
 
 class Pooled(nn.Module):
     """x to what a student's heads predict together: logits (B, K), or mean and log-variance (B, 2)."""
@@ -70,7 +72,7 @@ def load(path: Path, context: Context) -> Teacher:
         output="logits" if task == "classification" else "mean-logvar",
         class_order=None if context.classes is None else order_by_names(path.name, classes, context.classes, CONFIG),
         preprocessing=run.config.preprocessing,
-        model="edistill run",
+        model=MODEL,
     )
     return Teacher(member, partial(_build, run), Origin(WEIGHTS))
 

@@ -50,11 +50,13 @@ class Teacher:
         build: makes the module on the CPU in eval mode with the weights loaded, x to raw outputs;
             raises EdistillError when weights and module do not fit.
         origin: where the weights came from; None for what comes from no file.
+        bare: whether it is weights alone, whose module `teachers.model` builds.
     """
 
     member: Member
     build: Callable[[], nn.Module]
     origin: Origin | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ensemble_distill.config import TrainSettings
 from ensemble_distill.errors import EdistillError
@@ -22,7 +21,7 @@ from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.from_members import FromMembers
-from ensemble_distill.students.per_head import PerHeadBatchNorm
+from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.run import misfit
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
@@ -208,7 +207,7 @@ class Training:
         student.train()
         if self.settings.freeze_bn:
             for module in student.modules():
-                if isinstance(module, _BatchNorm | PerHeadBatchNorm):
+                if normalizes_batches(module):
                     module.eval()
         return student
 

@@ -15,6 +15,7 @@ from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import is_temporary, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.workflows.idle import Caching, tell_idle_caching
 from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits
 
 
@@ -54,8 +55,9 @@ def cache_logits(
     folder = Path(settings.output.cache)
     refuse_foreign(folder, NAME, "a cache", "output.cache")
     plans = plan_splits(settings, only)
-    names = class_names({name: plan.source for name, plan in plans.items()})
-    teachers = open_ensemble(settings, names, trust, progress)
+    sources = {name: plan.source for name, plan in plans.items()}
+    teachers = open_ensemble(settings, class_names(sources), trust, progress)
+    tell_idle_caching(Caching(settings, sources, teachers), progress)
     if len(teachers) == 1 and only is None:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
     if settings.views.transform == "none" and "train" in plans and only is None:

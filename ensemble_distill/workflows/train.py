@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble_distill.cache.inputs import open_inputs
 from ensemble_distill.cache.manifest import NAME as MANIFEST
-from ensemble_distill.cache.manifest import refuse_other_data, refuse_other_members
+from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching.plan import SplitPlan, numbered
 from ensemble_distill.caching.pushing import refuse_other_making
@@ -28,6 +28,7 @@ from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import clear_folder, write_json, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.teacher import Teacher
@@ -38,6 +39,7 @@ from ensemble_distill.training.shares import boundaries
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
 from ensemble_distill.workflows.compressing import Compressing
+from ensemble_distill.workflows.idle import Learning, tell_idle_training
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -206,7 +208,8 @@ def _train(
         with_options = f" with {asked}" if asked else ""
         without = "Use a method that needs none." if "labels" in method.needs else "Choose options that need none."
         raise EdistillError(f"{settings.train.method}{with_options} needs labels, and data.train has none. {without}")
-    refuse_unlike({name: plan.source for name, plan in plans.items()})
+    sources = {name: plan.source for name, plan in plans.items()}
+    refuse_unlike(sources)
     if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
     teachers = _teachers(settings, cache, plans, trust)
@@ -229,6 +232,8 @@ def _train(
         )
     stages = method.stages(options, len(config.members))
     refuse_broken(settings.train.method, stages, student, config, start is not None)
+    normalizes = any(map(normalizes_batches, student.modules()))
+    tell_idle_training(Learning(settings, sources, method, options, stages, normalizes), progress)
     if settings.student.compresses:  # which may take minutes: what training would refuse, it refuses before
         boundaries(stages, settings.train.epochs * order.steps_per_epoch)
         names = [teacher.member.name for teacher in starting_members(settings, teachers)]
@@ -289,7 +294,11 @@ def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], tru
     silently reused are the commonest mistake."""
     if not Path(settings.teachers.path).exists():
         return []
-    teachers = open_ensemble(settings, _known_names(cache, plans), trust)
+    kinds = [plan.source.kind for plan in plans.values()]
+    teachers = [
+        replace(teacher, member=as_recorded(cache.manifest.members, teacher.member, kinds))
+        for teacher in open_ensemble(settings, _known_names(cache, plans), trust)
+    ]
     found = [teacher.member for teacher in teachers]
     refuse_other_members(cache.folder, cache.manifest.members, found)
     new = [member.name for member in found if member.name not in cache.manifest.names]
