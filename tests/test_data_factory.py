@@ -128,13 +128,15 @@ def test_failures_name_the_spec_and_chain_the_cause(tmp_path: Path) -> None:
         ("Image.new('RGBA', (5, 6), (7, 7, 7, 255))", "pixels", (6, 5, 3)),
         ("np.full((3, 6, 5), 7.0)", "tensor", (3, 6, 5)),
         ("np.full(4, 7.0)", "features", (4,)),
+        ("{'x': np.full(4, 7.0)}", "features", (4,)),
+        ("Image.fromarray(np.full((6, 5), 7 * 257, np.uint16))", "pixels", (6, 5, 1)),
         ("[7.0, 7.0]", None, None),
     ],
 )
 def test_what_x_may_be(factory: Any, x: str, kind: str | None, shape: tuple[int, ...] | None) -> None:
     spec = factory(returning(f"Rows([({x}, 1), ({x}, 0)])"))
     if kind is None:
-        with pytest.raises(EdistillError, match=r"row 0 is a tuple of 2\. Return \(x, y\), or x"):
+        with pytest.raises(EdistillError, match=r"x of row 0 is a list of 2\. Return \(x, y\), or x"):
             open_source(spec)
         return
     source = open_source(spec)
@@ -233,7 +235,11 @@ def test_a_copy_for_another_process_reloads_the_file(factory: Any) -> None:
         ("iter([1])", "returned a list_iterator. Return an object with __len__"),
         ("Rows([])", "Rows without rows"),
         ("Rows([(np.zeros(2), 1, 2)])", r"row 0 is a tuple of 3\. Return \(x, y\), or x"),
-        ("Rows([{'x': np.zeros(2)}])", r"row 0 is a dict of 1\. Return \(x, y\), or x"),
+        (
+            "Rows([{'picture': np.zeros(2), 'mask': np.zeros(2)}])",
+            r"row 0 is a table of picture, mask\. .*\(row\['picture'\], row\['mask'\]\)",
+        ),
+        ("Rows([({'a': np.zeros(2), 3: 1}, 0)])", r"x of row 0 is a table of a, 3\. .*\(row\['a'\], y\)"),
         ("Rows([(np.zeros(2, int), 1)])", r"x holds int64 of shape \(2,\) per row"),
         ("Rows([('text', 1)])", "x holds <U4"),
         ("Rows([(np.zeros((3, 6, 5), np.uint8), 1)])", "5 channels. Put the channels last"),

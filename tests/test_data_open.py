@@ -99,7 +99,7 @@ def test_refused_rows(subset: Any, rows: Any, message: str) -> None:
 
 
 def test_files_that_hold_no_rows(file: str, tmp_path: Path) -> None:
-    for name, message in ((file, "holds several arrays"), (f"{tmp_path}/gone.npy", "is no .npy")):
+    for name, message in ((file, "it is a zip archive"), (f"{tmp_path}/gone.npy", "is no .npy")):
         with pytest.raises(EdistillError, match=message):
             open_source(SimpleNamespace(source=file, rows=name, x="x", y="y"))
 

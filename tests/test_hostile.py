@@ -8,7 +8,6 @@ import pickle
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tiny import contents, make_folder, refused, settings
@@ -19,7 +18,6 @@ from typer.testing import CliRunner, Result
 from ensemble_distill.cli.app import app
 from ensemble_distill.config import load_settings
 from ensemble_distill.config_assignments import parse_assignment
-from ensemble_distill.data import open_source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
@@ -209,14 +207,6 @@ def test_a_byte_order_mark_is_no_mistake(folder: Path) -> None:
 def test_one_assignment_sets_one_key() -> None:
     with pytest.raises(EdistillError, match="one key at a time"):
         parse_assignment("train.epochs=3\nviews.count=9")
-
-
-def test_pixels_of_16_bits_are_refused(tmp_path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(EdistillError, match=r"deep\.png .*mode I;16, and 8 bits a channel"):
-        open_source(tmp_path).item(0)
 
 
 def test_a_sparse_or_tracked_output_is_an_output() -> None:

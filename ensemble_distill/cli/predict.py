@@ -47,7 +47,9 @@ def register(app: typer.Typer) -> None:
         file = model if model is not None else workflow.latest_export(load_settings(config_file))
         if output is not None:
             workflow.refuse_target(output, file, inputs)
-        rows, style = workflow.predict(file, inputs), Style.json if json else style
+        with render.Shown() as progress:
+            rows = workflow.predict(file, inputs, progress)
+        style = Style.json if json else style
         if model is None:
             render.message(f"By {file}, the newest export.")
         if output is None and style is Style.json:

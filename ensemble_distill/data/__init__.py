@@ -16,6 +16,7 @@ from ensemble_distill.data import image_folder
 from ensemble_distill.data.entry import Described, Entry
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset, read_rows
+from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory
 
@@ -57,7 +58,7 @@ def open_source(entry: str | os.PathLike[str] | Described, task: str = "classifi
     kind = next((kind for kind in source_kinds() if kind.claims(described.source)), None)
     path = Path(described.source)
     if kind is None:
-        wrong = "is neither a folder nor an .npz" if path.exists() else "does not exist"
+        wrong = "is neither a folder nor an .npz" if there(path) else "does not exist"
         raise EdistillError(f"The data's source {path} {wrong}. Give a folder of images, an .npz, or file.py:factory.")
     source = kind.load(described, task)
     return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
@@ -70,7 +71,7 @@ def open_inputs(inputs: Sequence[str], task: str = "classification") -> Source:
         EdistillError: a file does not exist, or folders and files are mixed.
     """
     if len(inputs) == 1 and not image_folder.is_image(inputs[0]):
-        if not is_factory(inputs[0]) and not Path(inputs[0]).exists():
+        if not is_factory(inputs[0]) and not there(inputs[0]):
             raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
         return open_source(inputs[0], task)
     for name in inputs:
@@ -79,6 +80,6 @@ def open_inputs(inputs: Sequence[str], task: str = "classification") -> Source:
                 f"{name} is no image file (those end in {' '.join(image_folder.EXTENSIONS)}). Give image "
                 "files, or one folder, or one .npz."
             )
-        if not Path(name).is_file():
+        if not there(name):
             raise EdistillError(f"There is no {name}.")
     return image_folder.ImageFolder(Path(), inputs)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from ensemble_distill.data.digests import arrays_digest
 from ensemble_distill.data.entry import Entry
@@ -15,6 +11,8 @@ from ensemble_distill.data.kinds import as_inputs
 from ensemble_distill.data.labels import as_classes, as_labels
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.stored import Archive
+from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError
 
 
@@ -26,11 +24,20 @@ class Arrays:
         y: (N,) int64 classes or float32 targets, or None.
         kind: pixels, tensor or features.
         classes: names in the order of the labels, or None.
+        remarks: see `Source`.
     """
 
     digest_scope = "all arrays whole"
 
-    def __init__(self, x: Array, y: Array | None, kind: Kind, classes: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        x: Array,
+        y: Array | None,
+        kind: Kind,
+        classes: tuple[str, ...] | None = None,
+        remarks: tuple[str, ...] = (),
+    ) -> None:
+        self.remarks = remarks
         self.x, self.labels, self.kind, self.classes = x.view(), y, kind, classes
         self.x.flags.writeable = False
 
@@ -53,7 +60,7 @@ class Arrays:
 
 
 def claims(source: str) -> bool:
-    return source.endswith(".npz") and not Path(source).is_dir()
+    return source.endswith(".npz") and not is_folder(source)
 
 
 def load(entry: Entry, task: str) -> Source:
@@ -64,22 +71,16 @@ def load(entry: Entry, task: str) -> Source:
             lengths that differ, a value that is not finite, labels that do not fit the task or the names.
     """
     path = Path(entry.source)
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array")
-            if entry.x not in archive.files or (entry.y != "y" and entry.y not in archive.files):
-                missing = entry.x if entry.x not in archive.files else entry.y
-                raise EdistillError(
-                    f"{path} has no array {missing!r}; it holds {', '.join(archive.files) or 'none'}. "
-                    f'Name the right ones: {{ source = "{path.name}", x = ..., y = ... }}.'
-                )
-            x = _array(archive, entry.x, path)
-            y = _array(archive, entry.y, path) if entry.y in archive.files else None
-            names = _array(archive, "classes", path) if "classes" in archive.files else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise EdistillError(f"{path} cannot be read as .npz: {error}. Write it with numpy.savez.") from error
+    archive = Archive(path)
+    if entry.x not in archive.names or (entry.y != "y" and entry.y not in archive.names):
+        missing = entry.x if entry.x not in archive.names else entry.y
+        raise EdistillError(
+            f"{path} has no array {missing!r}; it holds {', '.join(archive.names) or 'none'}. "
+            f'Name the right ones: {{ source = "{path.name}", x = ..., y = ... }}.'
+        )
+    x = archive.read(entry.x)
+    y = archive.read(entry.y) if entry.y in archive.names else None
+    names = archive.read("classes") if "classes" in archive.names else None
     if x.ndim == 0 or len(x) == 0:
         raise EdistillError(f"{path}: {entry.x} has shape {x.shape}, so no rows.")
     classes = None
@@ -92,17 +93,15 @@ def load(entry: Entry, task: str) -> Source:
         classes = as_classes(names.tolist(), f"{path}: classes")
     x, kind = as_inputs(x, f"{path}: {entry.x}")
     labels = None if y is None else as_labels(y, len(x), task, classes, f"{path}: {entry.y}")
-    return Arrays(x, labels, kind, classes)
+    return Arrays(x, labels, kind, classes, _remarks(archive, entry, len(x)) if y is None else ())
 
 
-def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> Array:
-    try:
-        array: Array = archive[key]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise EdistillError(
-            f"{path}: {key} is an array of Python objects, which only unpickling could read. Store "
-            "numbers, or names as numpy.array(names, dtype=str)."
-        ) from error
-    return array
+def _remarks(archive: Archive, entry: Entry, rows: int) -> tuple[str, ...]:
+    """Of data without labels, which arrays could be them: one number a row."""
+    others = [name for name in archive.names if name not in (entry.x, "classes") and archive.shape(name) == (rows,)]
+    if not others:
+        return ()
+    return (
+        f"{archive.path} has no array y, so its rows have no labels, and {', '.join(others)} (one value a row) is not "
+        f'read. If those are labels, name them: {{ source = "{archive.path.name}", y = "{others[0]}" }}.',
+    )

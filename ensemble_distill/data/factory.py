@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ensemble_distill.data.decoding import as_color, in_eight_bits
 from ensemble_distill.data.digests import examples_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.kinds import as_inputs
@@ -17,6 +17,7 @@ from ensemble_distill.data.labels import as_classes, as_labels
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory, load_factory
 
@@ -33,6 +34,8 @@ class Factory:
     Raises:
         EdistillError: the factory fails or returns something else, or the first rows are not as said.
     """
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, spec: str, task: str) -> None:
         self.spec, self.task = spec, task
@@ -144,11 +147,7 @@ class Factory:
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             raise EdistillError(f"{self.spec}: reading row {row} raised {told}.") from error
-        x, y = value if isinstance(value, tuple | list) and len(value) == 2 else (value, None)
-        if isinstance(x, tuple | list | dict):
-            raise EdistillError(
-                f"{self.spec}: row {row} is a {type(value).__name__} of {len(value)}. Return (x, y), or x."
-            )
+        x, y = self._parts(value, row)
         named = f"{self.spec}: x"
         inputs, kind = as_inputs(_as_array(x, named)[None], named, row)
         if y is not None:
@@ -166,9 +165,31 @@ class Factory:
             y = self._targets[row]
         return Item(inputs[0].copy(), y, kind)  # the user's object may use its buffer again
 
+    def _parts(self, value: Any, row: int) -> tuple[Any, Any]:
+        """x and y of what the dataset gave; a list or table of one is that one."""
+        if isinstance(value, tuple | list) and len(value) in (1, 2):
+            x, y = value if len(value) == 2 else (value[0], None)
+            which, remedy = f"x of row {row}", "(row[{0!r}], y)"
+        else:
+            x, y, which, remedy = value, None, f"row {row}", "(row[{0!r}], row[{1!r}])"
+        if isinstance(x, Mapping) and len(x) == 1:
+            (x,) = x.values()
+        if isinstance(x, Mapping):
+            keys = list(x)
+            example = remedy.format(*keys[:2]) if keys else "(x, y)"
+            raise EdistillError(
+                f"{self.spec}: {which} is a table of {', '.join(map(str, keys)) or 'nothing'}. Return the one array "
+                f"that the members take, and the label: for instance {example}."
+            )
+        if isinstance(x, tuple | list):
+            raise EdistillError(
+                f"{self.spec}: {which} is a {type(x).__name__} of {len(x)}. Return (x, y), or x, where x is one array."
+            )
+        return x, y
+
 
 def claims(source: str) -> bool:
-    return is_factory(source) and not Path(source).exists()
+    return is_factory(source) and not there(source)
 
 
 def load(entry: Entry, task: str) -> Source:
@@ -179,7 +200,11 @@ def load(entry: Entry, task: str) -> Source:
 def _as_array(value: Any, named: str) -> Array:
     """An array of what may be an array, a PIL image, a number, a list, or a tensor of torch."""
     if isinstance(value, Image.Image):
-        return np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+        try:
+            value = in_eight_bits(value)
+        except ValueError as error:
+            raise EdistillError(f"{named} is an image, and {error}. Return its array, uint8 or float.") from error
+        return np.asarray(value if value.mode in ("L", "RGB") else as_color(value))
     try:
         for step in ("detach", "cpu", "numpy"):  # what a tensor has; torch itself is not imported
             if not isinstance(value, np.ndarray) and hasattr(value, step):

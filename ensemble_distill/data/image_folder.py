@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ensemble_distill.data.decoding import read_image
 from ensemble_distill.data.digests import folder_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.walk import files_below, is_directory, is_folder, place, unlisted
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.names import harmless
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -27,6 +29,7 @@ class ImageFolder:
         names: one file a row, with "/" between folders.
         labels: (N,) int64, or None.
         classes: names in the order of the labels, or None.
+        remarks: see `Source`.
     """
 
     kind: Kind = "pixels"
@@ -38,7 +41,9 @@ class ImageFolder:
         names: Sequence[str],
         labels: Array | None = None,
         classes: tuple[str, ...] | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> None:
+        self.remarks = remarks
         self.root, self.names, self.labels, self.classes = root, tuple(names), labels, classes
         self._memo: Memo[Item] = Memo(len(self.names))
 
@@ -56,10 +61,8 @@ class ImageFolder:
     def _read(self, row: int) -> Item:
         path = self.root / self.names[row]
         try:
-            with path.open("rb") as file, Image.open(file) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"its pixels are of mode {image.mode}, and 8 bits a channel are read")
-                pixels = np.asarray(image.convert("RGB"))
+            with path.open("rb") as file:
+                pixels = read_image(file)
         except Exception as error:  # each of Pillow's decoders has errors of its own
             raise EdistillError(
                 f"{path} (row {row}) does not decode: {error}. Replace the file, or remove it; rows after it "
@@ -68,7 +71,7 @@ class ImageFolder:
         return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
 
     def name(self, row: int) -> str:
-        return self.names[row]
+        return harmless(self.names[row])  # the system gives bytes that are no UTF-8 as what no file can be written in
 
     @cached_property
     def _digest(self) -> tuple[str, str]:
@@ -84,7 +87,7 @@ class ImageFolder:
 
 
 def claims(source: str) -> bool:
-    return Path(source).is_dir()
+    return is_folder(source)
 
 
 def load(entry: Entry, task: str) -> Source:
@@ -98,9 +101,7 @@ def load(entry: Entry, task: str) -> Source:
     """
     entry.refuse_names()
     root = Path(entry.source)
-    with os.scandir(root) as entries:
-        classes = sorted(found.name for found in entries if found.is_dir())
-    loose = sorted(path.name for path in root.iterdir() if is_image(path.name) and not path.is_dir())
+    classes, loose = _contents(root)
     if not classes:
         if not loose:
             raise EdistillError(f"{root} holds no images. Known extensions are {' '.join(EXTENSIONS)}.")
@@ -114,10 +115,46 @@ def load(entry: Entry, task: str) -> Source:
         raise EdistillError(
             f"{root} has class folders, but the task is {task}. Give targets as y of an .npz, or by file.py:factory."
         )
+    _refuse_unnamable(root, classes)
+    return _labeled(root, classes)
+
+
+def _contents(root: Path) -> tuple[list[str], list[str]]:
+    """Names of folders and of images in a folder, each in order."""
+    try:
+        with os.scandir(root) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise unlisted(error) from error
+    folders = [entry.name for entry in entries if is_directory(entry)]
+    return folders, [entry.name for entry in entries if is_image(entry.name) and not is_directory(entry)]
+
+
+def _refuse_unnamable(root: Path, classes: Sequence[str]) -> None:
+    for name in classes:
+        if harmless(name) != name:
+            raise EdistillError(
+                f"{root} has a class folder {harmless(name)!r}: its name holds bytes that are no UTF-8, or control "
+                "characters. Rename it, in all splits alike."
+            )
+
+
+def _labeled(root: Path, classes: Sequence[str]) -> ImageFolder:
+    """Every class folder's images. A folder below them that is a link to another of the walk counts there alone: else a
+    link to a folder above would bring every image again and again, under every label."""
+    places = [place(root / name) for name in classes]
+    for at, name in zip(places, classes, strict=True):
+        if (first := classes[places.index(at)]) != name:
+            raise EdistillError(
+                f"{root / first} and {root / name} are one folder, so its images would have two classes. Remove the "
+                "link."
+            )
+    walked, passed = files_below([root / name for name in classes], {place(root)})
     names: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = list(_images(root, name))
+    for label, (name, found) in enumerate(zip(classes, walked, strict=True)):
+        folders = [(Path(here).relative_to(root).as_posix(), inside) for here, inside in found]
+        files = [f"{here}/{file}" for here, inside in folders for file in inside if is_image(file)]
         if not files:
             raise EdistillError(
                 f"{root / name} holds no images, so class {name!r} has no rows. Remove the folder, or add "
@@ -125,21 +162,16 @@ def load(entry: Entry, task: str) -> Source:
             )
         names += files
         labels += [label] * len(files)
-    return ImageFolder(root, names, np.array(labels, dtype=np.int64), tuple(classes))
+    return ImageFolder(root, names, np.array(labels, dtype=np.int64), tuple(classes), _remarks(passed))
+
+
+def _remarks(passed: Sequence[str]) -> tuple[str, ...]:
+    if not passed:
+        return ()
+    more = f" and {len(passed) - 1} more are" if len(passed) > 1 else " is"
+    return (f"{harmless(passed[0])}{more} passed over: they lead to folders whose images are read elsewhere.",)
 
 
 def is_image(name: str) -> bool:
     """Whether a file's name ends as an image's does."""
     return name.lower().endswith(EXTENSIONS)
-
-
-def _images(root: Path, folder: str) -> Iterator[str]:
-    """Files under root/folder in torchvision's order: folders by their whole path, files by name in each."""
-    walked = sorted(os.walk(root / folder, onerror=_refuse, followlinks=True))
-    for here, _, files in walked:
-        prefix = Path(here).relative_to(root).as_posix()
-        yield from (f"{prefix}/{name}" for name in sorted(files) if is_image(name))
-
-
-def _refuse(error: OSError) -> None:
-    raise EdistillError(f"{error.filename} cannot be listed: {error.strerror}. Permit reading it.") from error

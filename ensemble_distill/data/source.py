@@ -40,6 +40,8 @@ class Source(Protocol):
     classes: tuple[str, ...] | None  # names in the order of the labels; None where the data has no names
 
     @property
+    def remarks(self) -> Sequence[str]: ...  # what was passed over in reading it, a sentence each, to be warned of
+    @property
     def scale(self) -> Array | None: ...  # features only: (F,) deviations over the rows, the unit of noise
     @property
     def digest(self) -> str: ...  # sha256 hex of the contents, cheap and honest; see `digests.py`

@@ -10,6 +10,7 @@ import numpy as np
 from ensemble_distill.data.digests import subset_digest
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Source
+from ensemble_distill.data.stored import read_npy
 from ensemble_distill.errors import EdistillError
 
 
@@ -23,7 +24,7 @@ class Subset:
 
     def __init__(self, whole: Source, rows: Array) -> None:
         self.whole, self.rows = whole, rows
-        self.kind, self.classes = whole.kind, whole.classes
+        self.kind, self.classes, self.remarks = whole.kind, whole.classes, whole.remarks
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,13 +61,13 @@ def read_rows(file: str, total: int) -> Array:
     Raises:
         EdistillError: not a one-dimensional array of whole numbers, or a row out of range or listed twice.
     """
-    try:
-        rows = np.load(Path(file), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise EdistillError(f"rows: {file} is no .npy: {error}. Write it with numpy.save.") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
-        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
-        raise EdistillError(f"rows: {file} holds {found}. Store a one-dimensional array of row numbers.")
+    rows = read_npy(Path(file), "rows")
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
+        raise EdistillError(
+            f"rows: {file} holds {rows.dtype} {rows.shape}. Store a one-dimensional array of row numbers."
+        )
+    if rows.max() >= 2**63:  # which the next line would make negative
+        raise EdistillError(f"rows: {file} lists row {rows.max()}, and the source has rows 0 to {total - 1}.")
     rows = rows.astype(np.int64)
     outside = (rows < 0) | (rows >= total)
     if outside.any():

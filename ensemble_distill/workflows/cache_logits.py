@@ -16,7 +16,7 @@ from ensemble_distill.runtime.files import is_temporary, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.workflows.idle import Caching, tell_idle_caching
-from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits
+from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits, tell_remarks
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def cache_logits(
     plans = plan_splits(settings, only)
     sources = {name: plan.source for name, plan in plans.items()}
     teachers = open_ensemble(settings, class_names(sources), trust, progress)
+    tell_remarks(sources, progress)
     tell_idle_caching(Caching(settings, sources, teachers), progress)
     if len(teachers) == 1 and only is None:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")

@@ -166,4 +166,5 @@ def _data(path: Path, task: str) -> dict[str, Any]:
         "labels": source.labels is not None,
         "digest": source.digest,
         "digest_scope": source.digest_scope,
+        **({"remarks": list(source.remarks)} if source.remarks else {}),
     }

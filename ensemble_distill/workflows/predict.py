@@ -15,6 +15,7 @@ from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import json_text, write_text
 from ensemble_distill.runtime.names import harmless_cell
+from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.serving import Served, records
 
 WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they are far from 0, they differ in those
@@ -30,18 +31,22 @@ def latest_export(settings: Settings) -> Path:
     return exports[-1]
 
 
-def predict(model: Path, inputs: Sequence[str]) -> list[dict[str, Any]]:
+def predict(model: Path, inputs: Sequence[str], progress: Progress | None = None) -> list[dict[str, Any]]:
     """A record per row: its name, class and probability, or mean and 95 % interval; and the uncertainties.
 
     Args:
         model: a file that `edistill export --onnx` wrote.
         inputs: image files, one folder, or one `.npz`.
+        progress: is warned of what of them was passed over.
 
     Raises:
         EdistillError: the model or the inputs cannot be read, or do not fit each other.
     """
     served = Served(model)
-    return list(records(served, open_inputs(inputs, served.card.task)))
+    source = open_inputs(inputs, served.card.task)
+    for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
+        (progress or Silent()).warn(remark)
+    return list(records(served, source))
 
 
 def formatted(rows: Sequence[dict[str, Any]], style: Literal["csv", "json"]) -> str:

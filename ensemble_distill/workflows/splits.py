@@ -92,6 +92,14 @@ def _held(source: Source) -> str:
     return "pixels" if source.kind == "pixels" else f"{source.kind} of {source.item(0).x.shape}"
 
 
+def tell_remarks(sources: Mapping[str, Source], progress: Progress) -> None:
+    """Warn of what reading each split passed over; of OOD rows nobody asks for labels."""
+    for name, source in sources.items():
+        if not name.startswith("ood/") or source.labels is not None:
+            for remark in source.remarks:
+                progress.warn(f"data.{name.replace('/', '.')}: {remark}")
+
+
 def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
     """The data's class names, from the first split that has any."""
     named = (s.classes for name, s in sources.items() if s.classes is not None and not name.startswith("ood/"))

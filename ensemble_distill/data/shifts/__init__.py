@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -106,6 +107,10 @@ class Shifted:
 
     def name(self, row: int) -> str:
         return self.source.name(row)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return self.source.remarks
 
     @property
     def labels(self) -> Array | None:
