@@ -12,7 +12,6 @@ import pytest
 import torch
 from tiny import contents, make_folder, refused, settings
 from torch import nn
-from torch.utils.data import Dataset
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli.app import app
@@ -21,12 +20,9 @@ from ensemble_distill.config_assignments import parse_assignment
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.runtime.loading import batches
 from ensemble_distill.teachers.outputs import to_outputs
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -130,25 +126,6 @@ def test_a_users_view_answers_for_its_own_row_and_crosses_processes(tmp_path: Pa
     assert view.plan(0, 0, 3, 5).rows == (3,)
     with pytest.raises(EdistillError, match=r"plans rows \(4,\) for row 3 of 5"):
         open_view(f"{tmp_path / 'mine.py'}:wrong").plan(0, 0, 3, 5)
-
-
-class Broken(Dataset[int]):
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, row: int) -> int:
-        if row == 4:
-            raise EdistillError("row 4 does not decode. Replace it.")
-        return row
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_a_loader_process_stays_one_message(workers: int) -> None:
-    loaded = batches(Broken(), [[0, 1], [2, 3], [4, 5]], list, workers, CPU)
-    assert next(loaded) == [0, 1]
-    assert next(loaded) == [2, 3]
-    with pytest.raises(EdistillError, match=r"^row 4 does not decode\. Replace it\.$"):
-        next(loaded)
 
 
 # --- folders and names ------------------------------------------------------------------------------------------

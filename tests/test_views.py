@@ -19,7 +19,7 @@ from ensemble_distill.data import views
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.rendering import normalize, render
 from ensemble_distill.data.source import Array, Item, Kind, Plan, Source, View
-from ensemble_distill.data.views import affine, open_view, require_kind, view_names
+from ensemble_distill.data.views import UsersPlan, affine, open_view, require_kind, view_names
 from ensemble_distill.data.views.affine import Affine
 from ensemble_distill.data.views.crop_flip import CropFlip
 from ensemble_distill.data.views.noise import NOISE
@@ -354,7 +354,9 @@ def test_users_views(tmp_path: Path) -> None:
         "def make():\n    return open_view('noise')\n"
         "def wrong():\n    return object()\n"
     )
-    assert open_view(f"{file}:make").plan(0, 0, 3, ROWS) == open_view("noise").plan(0, 0, 3, ROWS)
+    planned, same = (view.plan(0, 0, 3, ROWS) for view in (open_view(f"{file}:make"), open_view("noise")))
+    assert isinstance(planned, UsersPlan)
+    assert (planned.own, planned.rows) == (same, same.rows)
     with pytest.raises(EdistillError, match=r"returned a object\. Return an object with plan\(seed"):
         open_view(f"{file}:wrong")
     with pytest.raises(EdistillError, match=r"views\.transform is .*gone\.py:make', but there is no file"):

@@ -16,6 +16,7 @@ from ensemble_distill.methods.method import Batch, Method, Stage, Step
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.own import told_as_own
 from ensemble_distill.students.student import Form, Student
 
 NEEDS = {"teacher", "labels"}
@@ -126,22 +127,9 @@ class UsersMethod(Method):
         return checked
 
     def _asked(self, what: str, answer: Callable[[], Found]) -> Found:
-        try:
+        with told_as_own(f"train.method {self.spec}: {what}"):
             return answer()
-        except EdistillError:
-            raise
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}".rstrip(".").partition("\n")[0]
-            raise EdistillError(f"train.method {self.spec}: {what} raised {told}{_line(error)}. Mend it.") from error
 
     def _check(self, usable: object, what: str, found: object, wanted: str) -> None:
         if not usable:
             raise EdistillError(f"train.method {self.spec}: {what} is {found!r}. Make it {wanted}.")
-
-
-def _line(error: BaseException) -> str:
-    """Where in the code it was raised, as ", at mine.py, line 12"; the user's own, or what it called."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f", at {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"

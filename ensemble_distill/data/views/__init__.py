@@ -13,9 +13,11 @@ from types import ModuleType
 from typing import cast
 
 from ensemble_distill.data.rendition import Composition, Stage, pushes
-from ensemble_distill.data.source import Array, Kind, Plan, View
+from ensemble_distill.data.source import Array, Item, Kind, Plan, View
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.runtime.own import told_as_own
 
 
 def view_names() -> list[str]:
@@ -105,14 +107,31 @@ class UsersView:
         self.spec, self.view, self.kinds, self.pushes = spec, view, view.kinds, pushes(view)
 
     def plan(self, seed: int, view: int, row: int, total: int) -> Plan:
-        plan = self.view.plan(seed, view, row, total)
-        rows = tuple(plan.rows)
+        with told_as_own(f"views.transform {self.spec}: plan"):
+            plan = self.view.plan(seed, view, row, total)
+            rows = tuple(plan.rows)
         if not rows or rows[0] != row or not all(0 <= other < total for other in rows):
             raise EdistillError(
                 f"views.transform {self.spec} plans rows {rows} for row {row} of {total}. The first is the row itself, "
                 "and the others are rows of the split."
             )
-        return plan
+        return UsersPlan(self.spec, plan, rows)
 
     def __reduce__(self) -> tuple[Callable[[str], View], tuple[str]]:
         return _users_view, (self.spec,)
+
+
+class UsersPlan:
+    """What a user's view plans, whose errors are told as its own."""
+
+    def __init__(self, spec: str, plan: Plan, rows: tuple[int, ...]) -> None:
+        self.spec, self.own, self.rows = spec, plan, rows
+        self.push = getattr(plan, "push", None)
+
+    def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
+        with told_as_own(f"views.transform {self.spec}: x of row {self.rows[0]}"):
+            return self.own.x(items, to)
+
+    def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:
+        with told_as_own(f"views.transform {self.spec}: y of row {self.rows[0]}"):
+            return self.own.y(items)

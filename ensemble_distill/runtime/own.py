@@ -1,0 +1,36 @@
+"""What code of the user's own raises, told as its own: with its text, and where it was raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ensemble_distill.errors import EdistillError
+
+
+@contextmanager
+def told_as_own(what: str) -> Iterator[None]:
+    """Around each call of a user's code.
+
+    Args:
+        what: where it stands, and what was called: "train.method mine.py:Mine: heads".
+
+    Raises:
+        EdistillError: whatever it raised, but for its own EdistillError, which passes as it is, and for MemoryError.
+    """
+    try:
+        yield
+    except (EdistillError, MemoryError):
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".rstrip(".").partition("\n")[0]
+        raise EdistillError(f"{what} raised {told}{_line(error)}. Mend it.") from error
+
+
+def _line(error: BaseException) -> str:
+    """Where in the code it was raised, as ", at mine.py, line 12"; the user's own, or what it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f", at {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"
