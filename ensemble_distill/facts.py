@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.names import is_plain
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
@@ -129,7 +130,8 @@ class Member:
     def __post_init__(self) -> None:
         """Raises ValueError for what no record holds."""
         for what, holds in (
-            ("name and sha256 are texts", all(isinstance(text, str) for text in (self.name, self.sha256))),
+            ("its name can be that of a file", is_plain(self.name)),
+            ("its sha256 is a text", isinstance(self.sha256, str)),
             (f"output is one of {', '.join(OUTPUTS)}", self.output in OUTPUTS),
             (
                 "class_order has each position once",
@@ -137,7 +139,7 @@ class Member:
             ),
         ):
             if not holds:
-                raise ValueError(f"it does not hold of member {self.name} that {what}")
+                raise ValueError(f"it does not hold of member {self.name!r} that {what}")
 
     @property
     def of_numbers(self) -> bool:

@@ -12,11 +12,12 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from tiny import contents, refused
 
-from ensemble_distill.cache import reader, writer
+from ensemble_distill.cache import parts, reader, writer
 from ensemble_distill.cache.manifest import NAME, Manifest, Split
+from ensemble_distill.cache.parts import Block, Column
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.cache.records import encode, layout
-from ensemble_distill.cache.writer import Block, Column, Writer, blocks, record_path
+from ensemble_distill.cache.writer import Writer, blocks, record_path
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 
@@ -117,14 +118,13 @@ def test_a_block_of_another_length_is_a_bug(tmp_path: Path) -> None:
 
 def test_each_part_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(Writer(tmp_path, manifest()))
-    parts = len(blocks(ROWS, BATCH))
     hashed: list[int] = []
-    digest = writer._digest
-    monkeypatch.setattr(writer, "_digest", lambda tensors: (hashed.append(1), digest(tensors))[1])
+    digest = parts._digest
+    monkeypatch.setattr(parts, "_digest", lambda tensors: (hashed.append(1), digest(tensors))[1])
     later = Writer(tmp_path, manifest())
     assert not any(later.missing("ood/x", block, COLUMNS) for block in blocks(ROWS, BATCH))
     later.join("ood/x", COLUMNS, ROWS, BATCH)
-    assert len(hashed) == parts, "as many columns as there are would each hash all of them"
+    assert len(hashed) == len(blocks(ROWS, BATCH)), "as many columns as there are would each hash all of them"
 
 
 Damage = Callable[[bytes], bytes]

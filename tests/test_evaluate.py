@@ -180,7 +180,12 @@ def test_another_split_is_kept_beside(digits: Path, settings_of: SettingsOf) -> 
     document = evaluate(settings, split="calibration")
     assert (document["split"], document["rows"]) == ("calibration", 197)
     kept = digits / "runs/hydra-s0/evaluations"
-    assert {path.name for path in kept.glob("*.*")} == {"test.json", "test.npz", "calibration.json", "calibration.npz"}
+    assert {path.name for path in kept.glob("[!.]*.*")} == {
+        "test.json",
+        "test.npz",
+        "calibration.json",
+        "calibration.npz",
+    }
 
 
 def test_without_test_rows_the_validation_rows_are_taken(digits: Path, settings_of: SettingsOf) -> None:

@@ -43,6 +43,7 @@ DESIGN["workflows"] = set(DESIGN) - {"cli"}
 
 # and what it did not foresee, each with its reason
 BEYOND = {
+    "facts": {"runtime"},  # a Member's name is a plain one (runtime.names), whatever file it is read from
     "teachers": {
         "config",  # a kind reads the [teachers] section, instead of a second record of the same ten fields
         "runtime",  # a user's factory is loaded, and a run hashed, as everywhere else

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ensemble_distill.cache.records import input_layout, layout
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.files import read_json, write_json
+from ensemble_distill.runtime.names import is_plain
 
 FORMAT = 1
 NAME = "manifest.json"
 INPUTS = "inputs"  # inputs of a split are kept like a member's outputs, called INPUT, on a split called inputs/SPLIT
 INPUT = "x"
+LARGEST_INPUT = 1 << 28  # values; NumPy has no larger records
 FILES = (NAME, "args.toml", "records", "parts", "replay")  # all that a cache folder holds of ours
 
 
@@ -35,10 +41,10 @@ class Split:
         labels: whether it has any.
     """
 
-    rows: int
+    rows: Annotated[int, Field(ge=1)]
     digest: str
     digest_scope: str
-    kind: str
+    kind: Literal["pixels", "tensor", "features"]
     transform: str = "none"
     seed: int = 0
     labels: bool = True
@@ -55,22 +61,18 @@ class Pushed:
         dtype: "uint8" of inputs in [0, 1], or "float32"; see `input_layout`.
     """
 
-    members: tuple[tuple[str, str], ...]
-    shape: tuple[int, ...]
-    dtype: str
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Pushed:
-        return cls(tuple((n, s) for n, s in record["members"]), tuple(record["shape"]), record["dtype"])
+    members: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    dtype: Literal["uint8", "float32"]
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The file `manifest.json`. Records are keyed "split/member/view" and hold their file's sha256; regression has no
-    classes."""
+    classes. The types here are what a file is held to that is loaded."""
 
-    task: str
-    dtype: str
+    task: Annotated[str, Field(pattern="^(classification|regression)$")]
+    dtype: Annotated[str, Field(pattern="^(float16|float32)$")]
     classes: tuple[str, ...]
     members: tuple[Member, ...] = ()
     splits: Mapping[str, Split] = field(default_factory=dict)
@@ -123,9 +125,10 @@ class Manifest:
             held.setdefault(name, set()).add((split, view))
         return not held[member] or any(other - held[member] for other in held.values())
 
-    def without(self, member: str) -> Manifest:
-        members = tuple(m for m in self.members if m.name != member)
-        gone = {name for name in self.answers if name.rsplit("/", 2)[1] == member}
+    def without(self, *others: str) -> Manifest:
+        """The manifest as if these members had never been asked for an answer."""
+        members = tuple(m for m in self.members if m.name not in others)
+        gone = {name for name in self.answers if name.rsplit("/", 2)[1] in others}
         records = {name: s for name, s in self.records.items() if name not in gone}
         return replace(self, members=members, records=records)
 
@@ -138,8 +141,8 @@ class Manifest:
         """The views of a split whose inputs are stored, or were about to be, in order."""
         return sorted(int(name.rsplit("/", 1)[1]) for name in self.pushed if name.rsplit("/", 1)[0] == split)
 
-    def with_record(self, record: str, sha256: str) -> Manifest:
-        return replace(self, records={**self.records, record: sha256})
+    def with_records(self, records: Mapping[str, str]) -> Manifest:
+        return replace(self, records={**self.records, **records})
 
     def save(self, folder: Path) -> None:
         record = {
@@ -155,38 +158,101 @@ class Manifest:
         if self.pushed:
             record["pushed"] = {name: vars(pushed) for name, pushed in sorted(self.pushed.items())}
         # one flipped digit of a row count would silently shift every row
-        write_json(folder / NAME, {**record, "sha256": _checksum(record)})
+        write_json(folder / NAME, {**record, "sha256": _checksum(record)}, within=folder)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Raises: EdistillError when there is none, it is damaged, or another version wrote it."""
+        """Raises: EdistillError when there is none, it cannot be read or is damaged, or another version wrote it."""
         path = folder / NAME
-        if not path.is_file():
+        if not is_cache(folder):
             raise EdistillError(f"{folder} holds no cache ({NAME} is missing). Run edistill cache-logits first.")
         try:
             record = read_json(path)
-            if record["format"] != FORMAT:
+            if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+                raise ValueError("it has no format")
+            if (written := record.pop("format")) != FORMAT:
                 raise EdistillError(
-                    f"{folder} has cache format {record['format']}, and this edistill reads format {FORMAT}. "
-                    "Run edistill cache-logits --overwrite."
+                    f"{folder} has cache format {written}, and this edistill reads format {FORMAT}. Run edistill "
+                    "cache-logits --overwrite."
                 )
-            if record.pop("sha256", None) != _checksum(record):
+            if record.pop("sha256", None) != _checksum({"format": FORMAT, **record}):
                 raise ValueError("its checksum is that of another text")
-            return cls(
-                task=record["task"],
-                dtype=record["dtype"],
-                classes=tuple(record["classes"]),
-                members=tuple(Member.from_json(member) for member in record["members"]),
-                splits={name: Split(**split) for name, split in record["splits"].items()},
-                records=record["records"],
-                caching=record["caching"],
-                pushed={name: Pushed.from_json(one) for name, one in record.get("pushed", {}).items()},
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise EdistillError(
-                f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or run edistill cache-logits "
-                "--overwrite."
-            ) from None
+            return _parsed(record)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except (ValueError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise EdistillError(
+            f"{path} is damaged ({reason}). Restore it, or run edistill cache-logits --overwrite."
+        ) from None
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether a folder says that it is a cache; a manifest that cannot be read says so, too."""
+    return (folder / NAME).exists() or (folder / NAME).is_symlink()
+
+
+@cache
+def _types() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _parsed(record: Mapping[str, Any]) -> Manifest:
+    """The manifest that a JSON document is.
+
+    Raises:
+        ValueError: it is none, or one that could make somebody write outside the cache.
+    """
+    try:
+        # names of classes may be those of folders, which need not be Unicode, as pydantic's texts are
+        if not isinstance(classes := record.get("classes"), list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError(f"classes is {classes!r}")
+        manifest = _types().validate_json(json.dumps({**record, "classes": []}), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except EdistillError as error:
+        raise ValueError(str(error)) from None
+    manifest = replace(manifest, classes=tuple(classes))
+    for problem in _problems(manifest):
+        raise ValueError(problem)
+    return manifest
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """What types cannot say of a manifest, a sentence each."""
+    names, batch_size = set(manifest.names), manifest.caching.get("batch_size")
+    if len(names) < len(manifest.members):
+        yield "two members share a name"
+    if type(batch_size) is not int or batch_size < 1:
+        yield f"caching.batch_size is {batch_size!r}"
+    if bool(manifest.classes) != (manifest.task == "classification"):
+        yield f"there are {len(manifest.classes)} classes, and the task is {manifest.task}"
+    for split in manifest.splits:
+        if not _is_split(split):
+            yield f"{split!r} is no name of a split"
+    for name, pushed in manifest.pushed.items():
+        if name.rpartition("/")[0] not in manifest.splits or not _is_view(name.rpartition("/")[2]):
+            yield f"pushed has {name!r}, which is no view of a split"
+        if math.prod(pushed.shape) > LARGEST_INPUT or not all(is_plain(asked) for asked, _ in pushed.members):
+            yield f"pushed {name!r} is {pushed}"
+    for name, sha256 in manifest.records.items():
+        split, member, view = ("", "", *name.rsplit("/", 2))[-3:]
+        pushed_of = split.removeprefix(f"{INPUTS}/") if member == INPUT else None
+        stored = split.startswith(f"{INPUTS}/") and f"{pushed_of}/{view}" in manifest.pushed
+        if not (stored or (split in manifest.splits and member in names)) or not _is_view(view):
+            yield f"{name!r} is no record of its splits, members and views"
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            yield f"the sha256 of {name!r} is {sha256!r}"
+
+
+def _is_split(name: str) -> bool:
+    """A plain name, or ood/NAME."""
+    return name != INPUTS and is_plain(name.removeprefix("ood/"))
+
+
+def _is_view(text: str) -> bool:
+    return re.fullmatch("0|[1-9][0-9]{0,8}", text) is not None
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.manifest import Manifest, key
+from ensemble_distill.cache.manifest import INPUTS, Manifest, key
 from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import record_path
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import sha256_file
 
 IN_MEMORY = 1 << 30  # bytes of a split's records up to which they are read, and verified, at once
 OPEN_MAPS = 512  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
@@ -40,9 +43,7 @@ class Cache:
                 "these, or leave it out to learn from all."
             )
         alone = copy.copy(self)
-        for other in self.manifest.names:
-            if other != member:
-                alone.manifest = alone.manifest.without(other)
+        alone.manifest = self.manifest.without(*(other for other in self.manifest.names if other != member))
         return alone
 
     def views(self, split: str) -> int:
@@ -80,13 +81,17 @@ class Cache:
         for name, sha256 in self.manifest.records.items():
             split, member, view = name.rsplit("/", 2)
             path = record_path(self.folder, split, member, int(view))
-            if not path.is_file():
-                problems.append(f"{path} is missing")
-            else:
-                with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            rows = self.manifest.splits[split.removeprefix(f"{INPUTS}/")].rows
+            try:
+                found = sha256_file(path)
                 if found != sha256:
                     problems.append(f"{path} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…")
+                else:
+                    _mapped(path, self.manifest.record_of(split, int(view)), rows)
+            except FileNotFoundError:
+                problems.append(f"{path} is missing")
+            except (OSError, ValueError) as error:
+                problems.append(f"{path} cannot be read ({_told(error)})")
         return problems
 
 
@@ -131,25 +136,58 @@ class Records:
         return outputs
 
     def _map(self, member: int, view: int) -> NDArray[np.void]:
-        path = self._paths[member][view]
-        try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise damaged(path, str(error)) from None
-        if mapped.shape != (self.split.rows,) or mapped.dtype != self._record:
-            raise damaged(path, f"it has {mapped.shape[0]} records of {mapped.dtype}, not {self.split.rows}")
-        return mapped  # type: ignore[no-any-return]
+        return mapped(self._paths[member][view], self._record, self.split.rows)
 
     def _read(self, member: int, view: int) -> NDArray[np.void]:
         path = self._paths[member][view]
         try:
             content = path.read_bytes()
-        except OSError as error:
-            raise damaged(path, error.strerror or str(error)) from None
-        found, wanted = hashlib.sha256(content).hexdigest(), self._sums[member][view]
-        if found != wanted:
-            raise damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
-        return np.frombuffer(content, self._record, offset=len(content) - self.split.rows * self._record.itemsize)
+            refuse_other_sum(path, hashlib.sha256(content).hexdigest(), self._sums[member][view])
+            start = _start(io.BytesIO(content), len(content), self._record, self.split.rows)
+        except (OSError, ValueError) as error:
+            raise damaged(path, _told(error)) from None
+        return np.frombuffer(content, self._record, offset=start)
+
+
+def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
+    """A record file (rows,), memory-mapped. Raises EdistillError when it is not one of that many records."""
+    try:
+        return _mapped(path, record, rows)
+    except (OSError, ValueError) as error:
+        raise damaged(path, _told(error)) from None
+
+
+def _mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
+    with path.open("rb") as file:
+        start = _start(file, path.stat().st_size, record, rows)
+    return np.memmap(path, record, "r", start, (rows,))
+
+
+def _start(file: BinaryIO, size: int, record: np.dtype[np.void], rows: int) -> int:
+    """Where in a file of that size its records start. Raises ValueError when it holds anything else."""
+    try:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy evaluates what stands there, which can be anything
+        raise ValueError(f"it has no header of an array: {error}") from None
+    start, wanted = file.tell(), rows * record.itemsize
+    if shape != (rows,) or dtype != record:
+        raise ValueError(f"it has {shape} records of {dtype}, not {rows} of {record}")
+    if size - start != wanted:
+        raise ValueError(f"it has {size - start} bytes of records, not {wanted}")
+    return start
+
+
+def _told(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def refuse_other_sum(path: Path, found: str, wanted: str) -> None:
+    """Raise EdistillError when the checksum of a record file is not the one that the manifest says."""
+    if found != wanted:
+        raise damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
 
 
 def damaged(path: Path, reason: str) -> EdistillError:

@@ -6,36 +6,29 @@ on from the last whole block. The bytes of a record do not depend on where a pas
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
-import shutil
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from ensemble_distill.cache.manifest import FILES, INPUT, INPUTS, Manifest, Pushed, key
-from ensemble_distill.runtime.files import TEMPORARY, sha256_file, write_whole
+from ensemble_distill.cache.parts import PARTS, Block, Column, Parts
+from ensemble_distill.runtime.files import (
+    TEMPORARY,
+    is_temporary,
+    remove_file,
+    remove_tree,
+    sha256_file,
+    write_whole,
+)
 
 BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
-
-Column = tuple[str, int]  # a member's name and a view
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows start to stop − 1, a whole number of batches (but for the split's end)."""
-
-    start: int
-    stop: int
-
-    def batches(self, size: int) -> list[range]:
-        return [range(i, min(i + size, self.stop)) for i in range(self.start, self.stop, size)]
+SAVE_EVERY = 1024  # records joined between two saves of the manifest, which grows with their number
 
 
 def blocks(rows: int, batch_size: int) -> list[Block]:
@@ -51,35 +44,42 @@ def record_path(folder: Path, split: str, member: str, view: int) -> Path:
 
 def drop_member(folder: Path, manifest: Manifest, member: str) -> Manifest:
     """The manifest without a member. Its records go, and all parts, whose columns go by members' names."""
-    shutil.rmtree(folder / "parts", ignore_errors=True)
-    for name in manifest.records.keys() - manifest.without(member).records.keys():
+    remove_tree(folder / PARTS, within=folder)
+    left = manifest.without(member)
+    for name in manifest.records.keys() - left.records.keys():
         split, _, view = name.rsplit("/", 2)
-        record_path(folder, split, member, int(view)).unlink(missing_ok=True)
-    manifest = manifest.without(member)
-    for name, pushed in manifest.pushed.items():  # inputs that nobody else has labeled are made again without it
+        remove_file(record_path(folder, split, member, int(view)), within=folder)
+    for name, pushed in left.pushed.items():  # inputs that nobody else has labeled are made again without it
         split, view = name.rsplit("/", 1)
-        labeled = any(key(split, other, int(view)) in manifest.records for other in manifest.names)
+        labeled = any(key(split, other, int(view)) in left.records for other in left.names)
         if not labeled and member in dict(pushed.members):
-            manifest = drop_inputs(folder, manifest, split, int(view))
-    return manifest
+            left = drop_inputs(folder, left, split, int(view))
+    return left
 
 
 def drop_inputs(folder: Path, manifest: Manifest, split: str, view: int) -> Manifest:
     """The manifest without the stored inputs of a view. They go, and the parts that they were to be made of."""
-    shutil.rmtree(folder / "parts" / INPUTS / split, ignore_errors=True)
-    record_path(folder, f"{INPUTS}/{split}", INPUT, view).unlink(missing_ok=True)
+    drop_parts(folder, f"{INPUTS}/{split}")
+    remove_file(record_path(folder, f"{INPUTS}/{split}", INPUT, view), within=folder)
     return manifest.without_inputs(split, view)
+
+
+def drop_parts(folder: Path, split: str = "") -> None:
+    """Remove what the records of a split, or of all, were to be joined from."""
+    Parts(folder).drop(split)
 
 
 class Writer:
     """Writes the records of one cache; hold `runtime.lock.one_writer` around its use."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Makes the folder a cache, and first of all makes it where there is none."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.manifest = replace(manifest, records=dict(self._present(manifest)))
-        self._held: dict[Path, list[Column]] = {}  # of the parts known to be whole: each is hashed once
+        self._parts = Parts(folder)
         for path in leftovers(folder):
-            path.unlink()
+            remove_file(path, within=folder)
         self.manifest.save(folder)
 
     def _present(self, manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -108,73 +108,40 @@ class Writer:
 
     def missing(self, split: str, block: Block, columns: Sequence[Column]) -> tuple[Column, ...]:
         """The columns that no whole part of this block holds."""
-        held = {column for _, found in self._parts(split, block) for column in found}
+        held = self._parts.holding(split, block)
         return tuple(column for column in columns if column not in held)
 
     def put(self, split: str, block: Block, records: Mapping[Column, NDArray[np.void]]) -> None:
         """Store a block's records; on return they survive a crash."""
-        tensors = {f"{m}/{v}": values.view(np.uint8).reshape(-1) for (m, v), values in records.items()}
-        for (member, view), values in records.items():
-            if len(values) != block.stop - block.start:
-                raise ValueError(f"{member} view {view}: {len(values)} records for {block}")
-        identity = hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()[:8]
-        path = self._part_folder(split) / f"{block.start:010d}-{block.stop:010d}-{identity}.safetensors"
-        write_whole(path, save(tensors, metadata={"sha256": _digest(tensors)}))
-        self._held[path] = list(records)
+        self._parts.put(split, block, records)
 
     def written(self, split: str, column: Column, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
         """A column's records block by block, from its parts; every block must have been put."""
         record = self.manifest.record_of(split, column[1])
-        name = f"{column[0]}/{column[1]}"
         for block in cut:
-            path = next(path for path, found in self._parts(split, block) if column in found)
-            with safe_open(path, framework="numpy") as part:
-                yield block, part.get_tensor(name).view(record)
+            yield block, self._parts.read(split, block, column).view(record)
 
     def join(self, split: str, columns: Sequence[Column], rows: int, batch_size: int) -> None:
-        """Turn the parts of complete columns into records, note them in the manifest, drop the parts."""
-        for column in columns:
-            header = _npy_header(self.manifest.record_of(split, column[1]), rows)
-            path = record_path(self.folder, split, *column)
-            content = (records.tobytes() for _, records in self.written(split, column, blocks(rows, batch_size)))
-            write_whole(path, itertools.chain([header], content))
-            self.manifest = self.manifest.with_record(key(split, *column), sha256_file(path))
-        self.manifest.save(self.folder)
+        """Turn the parts of complete columns into records, note them in the manifest, drop the parts.
+
+        The manifest is saved as it goes: what it notes is not joined again after a kill.
+        """
+        cut = blocks(rows, batch_size)
+        for start in range(0, len(columns), SAVE_EVERY):
+            joined = {}
+            for column in columns[start : start + SAVE_EVERY]:
+                header = _npy_header(self.manifest.record_of(split, column[1]), rows)
+                path = record_path(self.folder, split, *column)
+                content = (records.tobytes() for _, records in self.written(split, column, cut))
+                write_whole(path, itertools.chain([header], content), within=self.folder)
+                joined[key(split, *column)] = sha256_file(path)
+            self.manifest = self.manifest.with_records(joined)
+            self.manifest.save(self.folder)
         self.drop_parts(split)
 
     def drop_parts(self, split: str) -> None:
         """Remove what a split's records were joined from."""
-        shutil.rmtree(self._part_folder(split), ignore_errors=True)
-
-    def _part_folder(self, split: str) -> Path:
-        return self.folder / "parts" / split
-
-    def _parts(self, split: str, block: Block) -> Iterator[tuple[Path, list[Column]]]:
-        """The whole parts of a block and what they hold; a part whose bytes changed counts as absent."""
-        for path in sorted(self._part_folder(split).glob(f"{block.start:010d}-{block.stop:010d}-*.safetensors")):
-            if path not in self._held:
-                self._held[path] = _columns(path)
-            if self._held[path]:
-                yield path, self._held[path]
-
-
-def _columns(part: Path) -> list[Column]:
-    """What a part holds; nothing when its bytes are not those that were written."""
-    try:
-        with safe_open(part, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            whole = (file.metadata() or {}).get("sha256") == _digest(tensors)
-    except (SafetensorError, OSError):
-        return []
-    return [(m, int(v)) for m, _, v in (name.rpartition("/") for name in tensors)] if whole else []
-
-
-def _digest(tensors: Mapping[str, NDArray[np.uint8]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].data)
-    return digest.hexdigest()
+        self._parts.drop(split)
 
 
 def _npy_header(record: np.dtype[np.void], rows: int) -> bytes:
@@ -187,11 +154,25 @@ def _npy_header(record: np.dtype[np.void], rows: int) -> bytes:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files of writes that never finished: harmless, removed by the next pass."""
-    return [path for name in ("", "records", "parts", "replay") for path in _temporaries(folder, name)]
+    """Temporary files of writes that never finished, also of version 0.1.0: harmless, removed by the next pass."""
+    beside = [path for path in folder.glob(f"*{TEMPORARY}") if is_temporary(path) or path.stem in FILES]
+    return [*beside, *(path for path in _below(folder, "records", PARTS, "replay") if path.name.endswith(TEMPORARY))]
 
 
-def _temporaries(folder: Path, name: str) -> list[Path]:
-    if name:
-        return sorted((folder / name).rglob(f"*{TEMPORARY}"))
-    return [path for file in FILES if (path := folder / f"{file}{TEMPORARY}").is_file()]
+def unneeded(folder: Path) -> list[Path]:
+    """What a complete cache still holds of the pass that made it."""
+    return [*leftovers(folder), *_below(folder, PARTS)]
+
+
+def clean(folder: Path) -> None:
+    """Remove what is unneeded; nothing is touched where there is nothing."""
+    if unneeded(folder):
+        drop_parts(folder)
+        for path in leftovers(folder):
+            remove_file(path, within=folder)
+
+
+def _below(folder: Path, *names: str) -> list[Path]:
+    """The files in folders of these names; links to folders in them are not followed."""
+    walks = itertools.chain.from_iterable(os.walk(folder / name) for name in names)
+    return sorted(Path(here, file) for here, _, files in walks for file in files)

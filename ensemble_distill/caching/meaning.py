@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ensemble_distill.cache.parts import Column
 from ensemble_distill.cache.records import decode
-from ensemble_distill.cache.writer import Column, Writer, blocks
+from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.data.source import Source
 from ensemble_distill.facts import Member
 from ensemble_distill.teachers.class_order import check_class_order

@@ -4,8 +4,7 @@ share a preprocessing, and each member's outputs go to its own record. Inputs of
 from __future__ import annotations
 
 import itertools
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,14 @@ from ensemble_distill.cache.manifest import (
     Manifest,
     Split,
     as_recorded,
+    is_cache,
     refuse_other_data,
     refuse_other_members,
 )
+from ensemble_distill.cache.parts import Column
 from ensemble_distill.cache.records import encode
-from ensemble_distill.cache.writer import Column, Writer, blocks, drop_inputs, drop_member, record_path
+from ensemble_distill.cache.writer import Writer, blocks, clean, drop_inputs, drop_member, drop_parts
+from ensemble_distill.caching.complete import keys, record_exists
 from ensemble_distill.caching.meaning import check_meaning
 from ensemble_distill.caching.plan import Panel, SplitPlan, library_versions
 from ensemble_distill.caching.probe import probe, refuse_changed
@@ -85,7 +87,7 @@ def cache_outputs(
     found = {name: plan.facts() for name, plan in splits.items()}
     members = [teacher.member for teacher in teachers]
     storage = {"batch_size": batch_size, "device": device.type, "dtype": "float32", "floor": FLOOR}
-    if (folder / NAME).is_file() and not overwrite:
+    if is_cache(folder) and not overwrite:
         before = Manifest.load(folder)
         members = [as_recorded(before.members, member, {split.kind for split in found.values()}) for member in members]
         manifest = _extended(folder, before, task, dtype, storage, found, members)
@@ -98,11 +100,11 @@ def cache_outputs(
         known = manifest.classes if manifest.answers else None
         stored = {name: inputs_of_first_view(folder, manifest, name) for name in manifest.splits.keys() & splits.keys()}
         classes = probe(splits, members, modules, numbers, known, partial(refuse_changed, folder, manifest), stored)
-        needed = [key for key in _keys(splits, members) if key not in manifest.records]
-        if not needed and all(_record_exists(folder, key) for key in manifest.records):
+        needed = [key for key in keys(splits, members) if key not in manifest.records]
+        if not needed and all(record_exists(folder, key) for key in manifest.records):
             if manifest != before:  # a member that failed is gone
                 manifest.save(folder)
-            shutil.rmtree(folder / "parts", ignore_errors=True)  # of a pass that died when it was all but done
+            clean(folder)  # after a pass that died when it was all but done
             return 0
         manifest = replace(manifest, classes=classes)
     else:
@@ -133,17 +135,6 @@ def cache_outputs(
     return len(writer.manifest.records) - there
 
 
-def _keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator[str]:
-    for name, plan in splits.items():
-        for member, view in itertools.product(members, range(plan.count)):
-            yield f"{name}/{member.name}/{view}"
-
-
-def _record_exists(folder: Path, key: str) -> bool:
-    split, member, view = key.rsplit("/", 2)
-    return record_path(folder, split, member, int(view)).is_file()
-
-
 def _extended(
     folder: Path,
     manifest: Manifest,
@@ -159,7 +150,7 @@ def _extended(
     """
     if not manifest.answers:  # a first pass that ran out of memory goes on with smaller batches, or another dtype
         if (manifest.dtype, manifest.caching["batch_size"]) != (dtype, storage["batch_size"]):
-            shutil.rmtree(folder / "parts", ignore_errors=True)
+            drop_parts(folder)
             for name in manifest.splits:
                 manifest = _without_inputs(folder, manifest, name)
         manifest = replace(manifest, dtype=dtype, caching={**manifest.caching, **storage})
@@ -177,7 +168,7 @@ def _extended(
         if manifest.holds(name):
             refuse_other_data(folder, name, manifest.splits[name], found[name])
         elif manifest.splits[name] != found[name]:
-            shutil.rmtree(folder / "parts" / name, ignore_errors=True)
+            drop_parts(folder, name)
             drop_samples(folder, name)
             manifest = _without_inputs(folder, manifest, name)
     now = {member.name: member for member in members}

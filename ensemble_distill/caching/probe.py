@@ -13,6 +13,7 @@ from torch import nn
 
 from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import record_path
 from ensemble_distill.caching.plan import SplitPlan, numbered
@@ -112,8 +113,8 @@ def refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member,
     if f"{split}/{member.name}/0" not in manifest.records or not path.is_file():
         return
     try:
-        cached = decode(np.load(path, mmap_mode="r", allow_pickle=False)[:1])
-    except (OSError, ValueError, EOFError):
+        cached = decode(mapped(path, manifest.record, manifest.splits[split].rows)[:1])
+    except EdistillError:
         return  # a damaged record: for the reader to tell
     if member.of_numbers:  # in standard deviations of the prediction, and as a share of the variance
         apart = (outputs - cached) / np.array([np.exp(0.5 * cached[0, 1]), 1.0])

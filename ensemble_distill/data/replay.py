@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
-from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.files import remove_file, write_whole
 
 ROWS = 4
 VIEWS = 4
@@ -53,12 +53,13 @@ def keep_samples(
     if _path(folder, split).is_file():
         check_samples(folder, split, source, view, seed, count)
     samples = dict(_samples(source, view, seed, count, to))
-    write_whole(_path(folder, split), save(samples, metadata={"to": json.dumps(to and to.to_json())}))
+    content = save(samples, metadata={"to": json.dumps(to and to.to_json())})
+    write_whole(_path(folder, split), content, within=folder)
 
 
 def drop_samples(folder: Path, split: str) -> None:
     """Forget a split of which nothing was cached after all."""
-    _path(folder, split).unlink(missing_ok=True)
+    remove_file(_path(folder, split), within=folder)
 
 
 def check_samples(folder: Path, split: str, source: Source, view: View, seed: int, count: int) -> None:
@@ -75,7 +76,11 @@ def check_samples(folder: Path, split: str, source: Source, view: View, seed: in
             kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             record = json.loads(file.metadata()["to"])
         to = None if record is None else Preprocessing.from_json(record)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        if odd := [name for name, x in kept.items() if x.dtype != np.float32 or not np.isfinite(x).all() or not x.size]:
+            raise ValueError(f"{odd[0]} is not what is kept here")
+        if to is None and source.kind == "pixels":
+            raise ValueError("it does not say how pixels were rendered")
+    except Exception as error:  # safetensors' errors share no base class, and what it is given can be anything
         raise EdistillError(
             f"{path} is damaged ({error}). Restore it, or run edistill cache-logits --overwrite."
         ) from None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.outputs import allowed, named_outputs
-from ensemble_distill.runtime.files import TEMPORARY, sync_folder, write_whole
+from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.serving import Card, Served
 from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.students.student import Student
@@ -75,14 +75,7 @@ def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) 
     )
     onnx.helper.set_model_props(model, card.to_metadata())
     onnx.checker.check_model(model)
-    unchecked = path.with_name(f"{path.stem}.unchecked{TEMPORARY}")
-    write_whole(unchecked, model.SerializeToString())
-    try:
-        _compare(module, Served(unchecked), x)
-        unchecked.replace(path)
-        sync_folder(path.parent)
-    finally:
-        unchecked.unlink(missing_ok=True)
+    write_whole(path, model.SerializeToString(), check=lambda written: _compare(module, Served(written), x))
     return path
 
 

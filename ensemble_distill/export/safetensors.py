@@ -25,10 +25,13 @@ def export_safetensors(student: Student, config: StudentConfig, path: Path) -> P
     if odd := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
         raise EdistillError(f"The student's {odd[0]} holds numbers that are not finite. Train it again.")
     record = config.to_json()
-    write_whole(path, save(tensors, metadata={"edistill": harmless_json(json.dumps(record, ensure_ascii=False))}))
+
+    def refuse_other(written: Path) -> None:
+        back = load_file(written)
+        if back.keys() != tensors.keys() or any(not torch.equal(back[name], t) for name, t in tensors.items()):
+            raise EdistillError(f"{path} does not read back as it was written, so it stays as it was. Check the disk.")
+
+    content = save(tensors, metadata={"edistill": harmless_json(json.dumps(record, ensure_ascii=False))})
+    write_whole(path, content, check=refuse_other)
     write_json(path.with_name(CONFIG), record)
-    back = load_file(path)
-    if back.keys() != tensors.keys() or any(not torch.equal(back[name], t) for name, t in tensors.items()):
-        path.unlink()
-        raise EdistillError(f"{path} did not read back as it was written, so it was removed. Check the disk.")
     return path

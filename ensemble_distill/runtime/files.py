@@ -1,7 +1,9 @@
-"""Every write of the project: whole or absent, and never through a link to somewhere else.
+"""Every write and every removal of the project: whole or absent, and never through a link to somewhere else.
 
 A file is written beside its place under a name that nobody can foresee, flushed to disk, renamed over it, and the
 folder is synced. `crash_point` is called around each of those steps; tests replace it to stop there.
+
+What lies below a folder that a user named is written and removed with that folder as `within`: see `refuse_outside`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -20,6 +23,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.names import harmless_json
 
 TEMPORARY = ".part"
+LOCK = ".lock"  # in every folder that somebody writes to; see `runtime/lock.py`
 _PREFIX = ".edistill-"
 
 
@@ -38,15 +42,34 @@ def sync_folder(folder: Path) -> None:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_whole(
+    path: Path,
+    content: bytes | Iterable[bytes],
+    *,
+    within: Path | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write a file so that, whenever the process dies, `path` holds the old bytes or all the new ones.
 
     A link at `path` is replaced, not followed: see `write_output` for files that a user named.
+
+    Args:
+        within: the folder that a user named, where `path` lies somewhere below it.
+        check: is given the written file before it gets its name; what it raises leaves `path` as it was.
+
+    Raises:
+        EdistillError: a link leads out of `within`, or `within` is gone.
     """
+    if within is not None:
+        _refuse_removed(within)
+        refuse_outside(within, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(8)}{TEMPORARY}")
     chunks = [content] if isinstance(content, bytes) else content
@@ -60,6 +83,8 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
             crash_point("before sync", path)
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
         crash_point("before rename", path)
         temporary.replace(path)
     except (Exception, KeyboardInterrupt) as error:
@@ -74,9 +99,14 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
 def write_output(path: Path, content: bytes) -> None:
     """Write a file that a user named: whole or absent; where a link is, what it points to.
 
-    What is no regular file, such as /dev/stdout or a named pipe, is written to and stays.
+    What is no regular file, such as a named pipe, is written to and stays. So is /dev/stdout, whatever it is: the
+    shell may have more to write there.
     """
-    target = path.resolve()
+    if (descriptor := _open_descriptor(path)) is not None:
+        with open(os.dup(descriptor), "wb") as file:  # noqa: PTH123, of a descriptor
+            file.write(content)
+        return
+    target = real(path)
     if target.exists() and not target.is_file():
         with target.open("wb") as file:
             file.write(content)
@@ -87,18 +117,59 @@ def write_output(path: Path, content: bytes) -> None:
         target.chmod(mode)
 
 
+def is_stream(path: Path) -> bool:
+    """Whether what is written there goes on to somebody, and replaces nothing: a pipe, a terminal, /dev/stdout."""
+    return _open_descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _open_descriptor(path: Path) -> int | None:
+    """The number in /dev/fd/N and its other names."""
+    named = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    number = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
+    return int(number[1]) if number else named.get(str(path))
+
+
+def real(path: Path) -> Path:
+    """Where a path leads once all links are followed; of links in a circle, one of them."""
+    return Path(os.path.realpath(path))
+
+
 def refuse_outside(folder: Path, path: Path) -> None:
     """Refuse to write or remove what lies below a folder by name, and elsewhere by a link on the way.
 
     Raises:
         EdistillError: the folder of `path` is not below `folder`.
     """
-    real = path.parent.resolve()
-    if not real.is_relative_to(folder.resolve()):
+    there = real(path.parent)
+    if not there.is_relative_to(real(folder)):
         raise EdistillError(
-            f"{path} would be written in {real}, since a link leads out of {folder}. Remove the link, or name the real "
-            "folder in edistill.toml."
+            f"{path} lies in {there}, since a link leads out of {folder}, and nothing is written or removed there. "
+            "Remove the link, or put the folder that it leads to in its place."
         )
+
+
+def _refuse_removed(folder: Path) -> None:
+    if not folder.is_dir():
+        raise EdistillError(f"{folder} was removed while it was written to. Run the command again.")
+
+
+def remove_file(path: Path, within: Path) -> None:
+    """Remove a file, or a link in its place; none is no mistake. Raises EdistillError: see `refuse_outside`."""
+    refuse_outside(within, path)
+    path.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path, within: Path) -> None:
+    """Remove a folder with all that is in it, or whatever has its name; a link goes, and what it leads to stays.
+
+    Raises:
+        EdistillError: see `refuse_outside`.
+    """
+    refuse_outside(within, path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
@@ -107,15 +178,19 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left anywhere in a folder that nobody else is writing to; links are not followed."""
-    for here, _, names in os.walk(folder):
+    """Remove what killed writers left in a folder that nobody else is writing to; links are not followed.
+
+    Folders in it that have a lock of their own are their writers' to clean: one may be at work.
+    """
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(here, name, LOCK).exists()]
         for name in names:
             if is_temporary(Path(here, name)):
                 Path(here, name).unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    write_whole(path, text.encode())
+def write_text(path: Path, text: str, *, within: Path | None = None) -> None:
+    write_whole(path, text.encode(), within=within)
 
 
 def json_text(record: Any, *, only_ascii: bool = False, default: Callable[[Any], Any] | None = None) -> str:
@@ -124,19 +199,15 @@ def json_text(record: Any, *, only_ascii: bool = False, default: Callable[[Any],
     return harmless_json(text) + "\n"
 
 
-def write_json(path: Path, record: Any) -> None:
-    write_text(path, json_text(record))
+def write_json(path: Path, record: Any, *, within: Path | None = None) -> None:
+    write_text(path, json_text(record), within=within)
 
 
 def clear_folder(folder: Path, names: Sequence[str], last: str) -> None:
     """Remove the named files and folders and nothing else, `last` at the end: by it a folder left half empty is still
     known as ours."""
     for name in sorted(names, key=lambda name: name == last):
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove_tree(folder / name, within=folder)
 
 
 def read_json(path: Path) -> Any:

@@ -9,21 +9,28 @@ from pathlib import Path
 import filelock
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import remove_temporaries
+from ensemble_distill.runtime.files import LOCK, refuse_outside, remove_temporaries
 
 
 @contextmanager
-def one_writer(folder: Path) -> Iterator[None]:
+def one_writer(folder: Path, within: Path | None = None, patience: float = 0.0) -> Iterator[None]:
     """Hold `folder` for writing. The system frees the lock when its holder dies, so none is ever stale.
 
+    Args:
+        within: the folder that a user named, where `folder` lies below it.
+        patience: seconds to wait for another process.
+
     Raises:
-        EdistillError: another process is writing there now.
+        EdistillError: another process is writing there now; or a link leads out of `within`.
     """
+    if within is not None:
+        refuse_outside(within, folder / LOCK)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
+    _refuse_linked(folder / LOCK)
+    lock = filelock.FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except filelock.Timeout:
         raise EdistillError(
             f"Another process is writing to {folder}. Wait until it ends, then run the command again."
@@ -32,7 +39,14 @@ def one_writer(folder: Path) -> Iterator[None]:
         remove_temporaries(folder)  # of a writer that was killed
         yield
     finally:
-        if new and [path.name for path in folder.iterdir()] == [".lock"]:  # what was asked for was refused
-            (folder / ".lock").unlink(missing_ok=True)
+        # what was asked for was refused; or somebody removed the folder meanwhile
+        if new and folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink(missing_ok=True)
             folder.rmdir()
         lock.release()
+
+
+def _refuse_linked(lock: Path) -> None:
+    """Raise EdistillError for a lock that is a link: taking it would empty the file that it leads to."""
+    if lock.is_symlink():
+        raise EdistillError(f"{lock} is a link to {lock.readlink()}, and a lock is a file. Delete it.")

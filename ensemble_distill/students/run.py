@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.factories import load_factory
-from ensemble_distill.runtime.files import read_json, write_json, write_whole
+from ensemble_distill.runtime.files import read_json, remove_file, write_json, write_whole
 from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
 from ensemble_distill.students.compression.factored import factor
 from ensemble_distill.students.heads import Heads
@@ -288,10 +289,9 @@ class Run:
 
     def forget_calibration(self) -> None:
         """Raises EdistillError when the run has none."""
-        try:
-            (self.folder / CALIBRATION).unlink()
-        except FileNotFoundError:
-            raise EdistillError(f"{self.folder} is not calibrated. There is nothing to remove.") from None
+        if not os.path.lexists(self.folder / CALIBRATION):
+            raise EdistillError(f"{self.folder} is not calibrated. There is nothing to remove.")
+        remove_file(self.folder / CALIBRATION, within=self.folder)
 
     def student(self, body: BodyFactory | None = None, *, calibrated: bool = True) -> Student:
         """The trained student in eval mode, on the CPU.

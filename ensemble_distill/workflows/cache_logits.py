@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble_distill.cache.manifest import NAME, Manifest
+from ensemble_distill.cache.manifest import NAME, Manifest, is_cache
+from ensemble_distill.caching.complete import is_complete
 from ensemble_distill.caching.passes import cache_outputs
+from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import is_temporary, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workflows.idle import Caching, tell_idle_caching
 from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits, tell_remarks
+
+ARGS = "args.toml"  # the settings that a cache was made with
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def cache_logits(
             "to learn. Set views.transform to affine, crop-flip, mixup, noise or ods."
         )
     device = resolve(settings.train.device)
-    with one_writer(folder):
+    with _held(folder, plans, teachers, overwrite):
         added = cache_outputs(
             folder,
             settings.task,
@@ -80,8 +86,8 @@ def cache_logits(
             progress=progress,
             overwrite=overwrite,
         )
-        if added or not (folder / "args.toml").is_file():
-            write_text(folder / "args.toml", settings_toml(settings, folder))
+        if added or not (folder / ARGS).is_file():
+            write_text(folder / ARGS, settings_toml(settings, folder), within=folder)
     manifest = Manifest.load(folder)
     size = sum(path.stat().st_size for path in (folder / "records").rglob("*.npy"))
     return CacheReport(
@@ -95,6 +101,19 @@ def cache_logits(
     )
 
 
+def _held(
+    folder: Path, plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher], overwrite: bool
+) -> AbstractContextManager[None]:
+    """The lock; none for a complete cache, where nothing will be written: it may be read-only, or another's."""
+    complete = (
+        not overwrite
+        and is_cache(folder)
+        and (folder / ARGS).is_file()
+        and is_complete(folder, plans, [teacher.member for teacher in teachers])
+    )
+    return nullcontext() if complete else one_writer(folder)
+
+
 def holds_something(path: Path) -> bool:
     """Whether it is a file or a folder with one. Locks do not count, which stay where a command was refused, nor does
     what a killed writer left."""
@@ -106,7 +125,7 @@ def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
     """Raise EdistillError when `folder` holds things that are not ours to write among."""
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
-    if folder.is_dir() and not (folder / mark).exists():
+    if folder.is_dir() and not ((folder / mark).exists() or (folder / mark).is_symlink()):
         others = [path.name for path in folder.iterdir() if path.name != f"{mark}.part" and holds_something(path)]
         if others:
             raise EdistillError(

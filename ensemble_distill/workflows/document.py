@@ -18,10 +18,12 @@ from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.rows import prefixed
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.runtime.files import write_json, write_whole
+from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.students.run import Run
 from ensemble_distill.workflows.comparison import SIZES, Compared, Model
 
 SCHEMA = 1
+PATIENCE = 60.0  # seconds that one evaluation waits for another to keep its document, which takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,15 @@ class Evaluation:
             students: the positions of its runs, by the names their students get in `.npz`.
         """
         folder = of / "evaluations"
-        write_json(folder / f"{self.split}.json", document)
-        write_whole(folder / f"{self.split}.npz", _npz(self.main, students))
-        for name, rows in self.ood.items():
-            write_whole(folder / "ood" / f"{name}.npz", _npz(rows, students))
-        if self.shifts is not None:
-            kept = ("schema", "task", "run", "split", "rows", "shifts", "shift_levels")
-            write_json(folder / "shifts" / f"{self.split}.json", {key: document[key] for key in kept})
+        with one_writer(folder, within=of, patience=PATIENCE):
+            write_json(folder / f"{self.split}.json", document, within=of)
+            write_whole(folder / f"{self.split}.npz", _npz(self.main, students), within=of)
+            for name, rows in self.ood.items():
+                write_whole(folder / "ood" / f"{name}.npz", _npz(rows, students), within=of)
+            if self.shifts is not None:
+                kept = ("schema", "task", "run", "split", "rows", "shifts", "shift_levels")
+                shown = {key: document[key] for key in kept}
+                write_json(folder / "shifts" / f"{self.split}.json", shown, within=of)
 
 
 def _npz(compared: Compared, students: Mapping[str, int]) -> bytes:

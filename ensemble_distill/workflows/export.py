@@ -34,7 +34,7 @@ def export(settings: Settings, run: str | None = None, *, onnx: bool = False, sa
     student = found.student()
     folder = found.folder / EXPORTS
     written = []
-    with one_writer(folder):
+    with one_writer(folder, within=found.folder):
         if onnx:
             x = _real_rows(settings, found.config.preprocessing)
             if tuple(x.shape[1:]) != found.config.shape:

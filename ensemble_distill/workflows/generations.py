@@ -13,7 +13,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import clear_folder, write_text
+from ensemble_distill.runtime.files import clear_folder, refuse_outside, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
@@ -72,6 +72,9 @@ def train_chain(
         reports: list[TrainReport] = []
         for generation in range(1, count + 1):
             own = generation_settings(settings, folder, generation)
+            refuse_outside(folder, run_folder(own) / ARGS)
+            if generation > 1:
+                refuse_outside(folder, Path(own.output.cache) / MANIFEST)
             shown = _Titled(progress, f"generation {generation} of {count}: ")
             if generation > 1:
                 _refuse_changed_predecessor(folder, generation)
