@@ -31,6 +31,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         style: Annotated[Style, typer.Option("--format", help="csv or json.")] = Style.csv,
         json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+        overwrite: Annotated[
+            bool,
+            typer.Option("--overwrite", help="Replace a file that predict did not write."),
+        ] = False,
         config_file: Annotated[
             Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")
         ] = None,
@@ -46,7 +50,7 @@ def register(app: typer.Typer) -> None:
             raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
         file = model if model is not None else workflow.latest_export(load_settings(config_file))
         if output is not None:
-            workflow.refuse_target(output, file, inputs)
+            workflow.refuse_target(output, file, inputs, overwrite)
         with render.Shown() as progress:
             rows = workflow.predict(file, inputs, progress)
         style = Style.json if json else style

@@ -124,7 +124,7 @@ def is_stream(path: Path) -> bool:
 
 def _open_descriptor(path: Path) -> int | None:
     """The number in /dev/fd/N and its other names."""
-    named = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    named = {"/dev/stdout": 1, "/dev/stderr": 2}
     number = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
     return int(number[1]) if number else named.get(str(path))
 
