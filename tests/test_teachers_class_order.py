@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import tracemalloc
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -9,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.teachers.class_order import check_class_order, order_by_names
+from ensemble_distill.teachers.class_order import CHANCE, LEAST_GAIN, LEAST_RATIO, check_class_order, order_by_names
 
 Counts = NDArray[np.int64]
 
@@ -53,9 +58,15 @@ def simulated(seed: int, accuracy: float, rows: NDArray[np.int64], order: NDArra
     return counts if order is None else counts[:, order]
 
 
+def check(name: str, counts: Counts, classes: Sequence[str] | None = None) -> None:
+    """The check of rows that are so counted, label by predicted class."""
+    labels, predicted = (np.repeat(index, counts.ravel()) for index in np.indices(counts.shape).reshape(2, -1))
+    check_class_order(name, labels, predicted, classes)
+
+
 def refused(counts: Counts) -> bool:
     try:
-        check_class_order("m", counts)
+        check("m", counts)
     except EdistillError:
         return True
     return False
@@ -86,7 +97,7 @@ def test_two_swapped_classes_among_many_are_refused_by_name() -> None:
     counts = simulated(0, 0.8, np.full(10, 200), order)
     names = [f"class{index}" for index in range(10)]
     with pytest.raises(EdistillError) as error:
-        check_class_order("member-07", counts, names)
+        check("member-07", counts, names)
     text = str(error.value)
     right, reordered = np.trace(counts) / 2000, np.trace(counts[:, order]) / 2000
     assert f"{right:.1%} of 2000 rows are right; reordered, {reordered:.1%} would be" in text
@@ -97,7 +108,7 @@ def test_two_swapped_classes_among_many_are_refused_by_name() -> None:
 
 def test_the_message_names_classes_by_number_where_the_data_has_no_names() -> None:
     with pytest.raises(EdistillError, match="0 is called 1, 1 is called 0"):
-        check_class_order("m", np.array([[5, 95], [90, 10]]))
+        check("m", np.array([[5, 95], [90, 10]]))
 
 
 def test_natural_for_lexicographic_folders_is_what_gets_caught() -> None:
@@ -150,4 +161,66 @@ def test_a_few_rows_prove_nothing() -> None:
 def test_a_diagonal_that_dominates_its_columns_always_passes(seed: int, classes: int, rows: int) -> None:
     counts = np.random.default_rng(seed).multinomial(rows, np.full(classes, 1 / classes), size=classes)
     assume((counts.diagonal() >= counts.max(axis=0)).all())
-    check_class_order("m", counts)
+    check("m", counts)
+
+
+# --- against another way, and of many classes -------------------------------------------------------------------
+
+
+def misnamed(counts: Counts) -> bool | None:
+    """Whether some cycle of the best of all reorderings is evidently misnamed, by going through all of them; None where
+    several are best."""
+    total = counts.sum(1)
+    seen = [index for index in range(len(counts)) if total[index]]
+    gains = {
+        order: sum(counts[i, j] / total[i] for i, j in zip(seen, order, strict=True))
+        for order in itertools.permutations(seen)
+    }
+    best = max(gains.values(), default=0.0)
+    orders = [order for order, gain in gains.items() if gain > best - 1e-9]
+    if len(orders) != 1:
+        return None
+    following, left, found = dict(zip(seen, orders[0], strict=True)), set(seen), False
+    while left:
+        cycle = [left.pop()]
+        while (after := following[cycle[-1]]) != cycle[0]:
+            cycle.append(after)
+        left -= set(cycle)
+        now, then = (
+            [counts[i, j] for i, j in zip(cycle, to, strict=True)] for to in (cycle, map(following.get, cycle))
+        )
+        n = [total[i] for i in cycle]
+        shares = [(sum(x / m for x, m in zip(xs, n, strict=True)) / len(n), sum(xs) / sum(n)) for xs in (now, then)]
+        risen = all(b - a >= LEAST_GAIN and b >= LEAST_RATIO * a for a, b in zip(*shares, strict=True))
+        gain = len(n) * (shares[1][0] - shares[0][0])
+        odds = gain**2 / (2 * sum(1 / m for m in n)) >= len(n) * math.log(len(seen)) - math.log(CHANCE)
+        found |= len(cycle) > 1 and risen and odds
+    return found
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+def test_decisions_are_those_of_going_through_every_reordering(classes: int) -> None:
+    told = []
+    for seed in range(120):
+        rng = np.random.default_rng((classes, seed))
+        rows = rng.integers(0, 120, classes) * (rng.random(classes) < 0.8)  # some classes do not occur
+        counts = simulated(seed, rng.uniform(0.3, 0.95), rows, rng.permutation(classes) if seed % 2 else None)
+        expected = misnamed(counts)
+        if expected is not None:
+            told.append(expected)
+            assert refused(counts) == expected, counts
+    assert any(told)
+    assert not all(told)
+
+
+def test_of_many_classes_only_those_that_occur_cost_anything() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.choice(21_843, 30, replace=False), 5)
+    predicted = np.where(rng.random(150) < 0.6, labels, rng.integers(0, 21_843, 150))
+    tracemalloc.start()
+    check_class_order("m", labels, predicted)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+    first, second = np.repeat(21_842, 40), np.repeat(7, 40)
+    with pytest.raises(EdistillError, match="7 is called 21842, 21842 is called 7"):
+        check_class_order("m", np.concatenate([first, second]), np.concatenate([second, first]))

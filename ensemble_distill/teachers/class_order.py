@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,9 @@ def _repeated(names: Sequence[str]) -> list[str]:
     return sorted({label for label in names if names.count(label) > 1})
 
 
-def check_class_order(name: str, confusion: NDArray[Any], classes: Sequence[str] | None = None) -> None:
+def check_class_order(
+    name: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str] | None = None
+) -> None:
     """Refuse a member whose outputs are evidently in another order than the data's classes.
 
     A member that predicts its most probable class has in each predicted column its own class most often, so
@@ -70,23 +71,22 @@ def check_class_order(name: str, confusion: NDArray[Any], classes: Sequence[str]
 
     Args:
         name: the member's.
-        confusion: (K, K) counts of rows, label by predicted class, in the order now assumed.
-        classes: the data's K names; None where it has none.
+        labels, predicted: (N,) each row's class, and the one its member finds most probable in the order now assumed.
+        classes: the data's names; None where it has none.
 
     Raises:
         EdistillError: some classes are swapped.
     """
-    counts = np.asarray(confusion, dtype=np.float64)
-    rows = counts.sum(axis=1)
-    seen = np.flatnonzero(rows)  # a class without rows says nothing, neither as label nor as prediction
-    swapped = [cycle for cycle in _cycles(counts, rows, seen) if _is_misnamed(counts, rows, cycle, len(seen))]
+    seen, rows = np.unique(labels, return_counts=True)  # a class without rows says nothing, as label or as prediction
+    counts = _among(seen, labels, predicted)
+    swapped = [cycle for cycle in _cycles(counts, rows) if _is_misnamed(counts, rows, cycle)]
     if not swapped:
         return
     right = np.trace(counts)
     reordered = right + sum(_right(counts, cycle).sum() - np.diag(counts)[cycle].sum() for cycle in swapped)
-    labels = [str(index) for index in range(len(rows))] if classes is None else list(classes)
+    named = [str(label) if classes is None else classes[label] for label in seen]
     pairs = [
-        f"{labels[label]} is called {labels[called]}"
+        f"{named[label]} is called {named[called]}"
         for cycle in swapped
         for label, called in zip(cycle, np.roll(cycle, -1), strict=True)
     ]
@@ -99,23 +99,33 @@ def check_class_order(name: str, confusion: NDArray[Any], classes: Sequence[str]
     )
 
 
-def _cycles(counts: NDArray[np.float64], rows: NDArray[np.float64], seen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _among(seen: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(S, S) counts of rows, label by predicted class, of the S classes that are seen; other predictions are left out.
+
+    Of tens of thousands of classes a few hundred rows have few.
+    """
+    at = np.searchsorted(seen, predicted)
+    among = seen[at.clip(max=len(seen) - 1)] == predicted
+    pairs = np.searchsorted(seen, labels[among]) * len(seen) + at[among]
+    return np.bincount(pairs, minlength=len(seen) ** 2).reshape(len(seen), len(seen)).astype(np.float64)
+
+
+def _cycles(counts: NDArray[np.float64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """The cycles, longer than one class, of the reordering that is right most often, classes counting alike.
 
     In each, rows of a class are predicted as the next one.
     """
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped,unused-ignore]
 
-    shares = counts[np.ix_(seen, seen)] / rows[seen, None]
-    _, assigned = linear_sum_assignment(shares, maximize=True)
-    cycles, left = [], set(range(len(seen)))
+    _, assigned = linear_sum_assignment(counts / rows[:, None], maximize=True)
+    cycles, left = [], set(range(len(rows)))
     while left:
         cycle = [min(left)]
         while (following := int(assigned[cycle[-1]])) != cycle[0]:
             cycle.append(following)
         left -= set(cycle)
         if len(cycle) > 1:
-            cycles.append(seen[cycle])
+            cycles.append(np.array(cycle))
     return cycles
 
 
@@ -124,9 +134,7 @@ def _right(counts: NDArray[np.float64], cycle: NDArray[np.int64]) -> NDArray[np.
     return counts[cycle, np.roll(cycle, -1)]
 
 
-def _is_misnamed(
-    counts: NDArray[np.float64], rows: NDArray[np.float64], cycle: NDArray[np.int64], candidates: int
-) -> bool:
+def _is_misnamed(counts: NDArray[np.float64], rows: NDArray[np.int64], cycle: NDArray[np.int64]) -> bool:
     before, after, total = counts[cycle, cycle], _right(counts, cycle), rows[cycle]
     by_class = float((before / total).mean()), float((after / total).mean())
     by_row = before.sum() / total.sum(), after.sum() / total.sum()
@@ -135,4 +143,4 @@ def _is_misnamed(
     # the gain is a sum over rows, each of which moves it by at most 1 / rows of its class either way
     gain = len(cycle) * (by_class[1] - by_class[0])
     evidence = gain**2 / (2 * (1 / total).sum())
-    return bool(evidence >= len(cycle) * math.log(candidates) - math.log(CHANCE))
+    return bool(evidence >= len(cycle) * math.log(len(rows)) - math.log(CHANCE))

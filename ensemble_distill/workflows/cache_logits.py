@@ -60,9 +60,10 @@ def cache_logits(
     progress = progress or Silent()
     folder = Path(settings.output.cache)
     refuse_foreign(folder, NAME, "a cache", "output.cache")
-    plans = plan_splits(settings, only)
+    known = None if overwrite or not (folder / NAME).is_file() else Manifest.load(folder).classes
+    plans = plan_splits(settings, only, known)
     sources = {name: plan.source for name, plan in plans.items()}
-    teachers = open_ensemble(settings, class_names(sources), trust, progress)
+    teachers = open_ensemble(settings, class_names(sources, known), trust, progress)
     tell_remarks(sources, progress)
     tell_idle_caching(Caching(settings, sources, teachers), progress)
     if len(teachers) == 1 and only is None:

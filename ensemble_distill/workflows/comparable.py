@@ -10,7 +10,7 @@ from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.run import Run, StudentConfig
 from ensemble_distill.workflows.answers import first_input
-from ensemble_distill.workflows.splits import open_split
+from ensemble_distill.workflows.splits import open_split, with_classes
 
 MEMBER = ("name", "sha256", "output", "class_order", "preprocessing", "units", "variance")
 
@@ -59,6 +59,9 @@ def open_for(runs: Sequence[Run], settings: Settings, split: str) -> Source:
         EdistillError: it is not configured, or they do not.
     """
     source = open_split(settings, split)
+    classes = runs[0].config.classes  # the same for all that are evaluated together
+    if classes != numbered(len(classes)):
+        source = with_classes(source, classes, split)
     for run in runs:
         _refuse_misfit(run, source, split)
     return source
@@ -74,8 +77,8 @@ def _refuse_misfit(run: Run, source: Source, split: str) -> None:
         raise EdistillError(f"{named} gives inputs of {shape}, and {wants}. Give rows like those it was trained on.")
     if split.startswith("ood/") or config.task == "regression":
         return
-    names, known = source.classes, config.classes != numbered(len(config.classes))
-    if names is not None and (len(names) != len(config.classes) or (known and names != config.classes)):
+    names = source.classes
+    if names is not None and len(names) != len(config.classes):
         raise EdistillError(
             f"{named} has the classes {', '.join(names[:4])}, … ({len(names)}), and {run.folder} has "
             f"{', '.join(config.classes[:4])}, … ({len(config.classes)}). Give it the same class folders."

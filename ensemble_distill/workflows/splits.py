@@ -9,6 +9,7 @@ from pathlib import Path
 from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.config import PreprocessingSettings, Settings
 from ensemble_distill.data import open_source
+from ensemble_distill.data.renamed import by_name
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view, require_kind
@@ -60,19 +61,31 @@ def _traveling(transform: str) -> str:
     return f"{Path(file).name}:{factory}" if colon else transform
 
 
-def plan_splits(settings: Settings, names: Iterable[str] | None = None) -> dict[str, SplitPlan]:
-    """All configured splits, or those named.
+def plan_splits(
+    settings: Settings, names: Iterable[str] | None = None, known: tuple[str, ...] | None = None
+) -> dict[str, SplitPlan]:
+    """All configured splits, or those named, whose labels index the ensemble's classes.
+
+    Args:
+        known: the classes of a cache that is there, which has asked about more splits.
 
     Raises:
-        EdistillError: none is configured, or one cannot be opened.
+        EdistillError: none is configured, one cannot be opened, or one has a class that the others lack.
     """
     plans = {name: plan_split(settings, name) for name in (names or settings.splits())}
     if not plans:
         raise EdistillError(
             "There is no data: set data.train, and better data.validation and data.test, in edistill.toml."
         )
-    refuse_unlike({name: plan.source for name, plan in plans.items()})
-    return plans
+    sources = {name: plan.source for name, plan in plans.items()}
+    refuse_unlike(sources)
+    classes = class_names(sources, known)
+    return {name: replace(plan, source=with_classes(plan.source, classes, name)) for name, plan in plans.items()}
+
+
+def with_classes(source: Source, classes: tuple[str, ...] | None, name: str) -> Source:
+    """A split whose labels index these classes, by their names; OOD rows keep their own."""
+    return source if name.startswith("ood/") else by_name(source, classes, f"data.{name}")
 
 
 def refuse_unlike(sources: Mapping[str, Source]) -> None:
@@ -100,10 +113,12 @@ def tell_remarks(sources: Mapping[str, Source], progress: Progress) -> None:
                 progress.warn(f"data.{name.replace('/', '.')}: {remark}")
 
 
-def class_names(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
-    """The data's class names, from the first split that has any."""
-    named = (s.classes for name, s in sources.items() if s.classes is not None and not name.startswith("ood/"))
-    return next(named, None)
+def class_names(sources: Mapping[str, Source], known: tuple[str, ...] | None = None) -> tuple[str, ...] | None:
+    """The ensemble's class names: those of the first split that has most, since others may lack some; or those that
+    are known, where they are these and more. None where no split has names."""
+    named = [s.classes for name, s in sources.items() if s.classes is not None and not name.startswith("ood/")]
+    found = max(named, key=len, default=None)
+    return known if found is not None and known is not None and set(found) <= set(known) else found
 
 
 def open_ensemble(

@@ -51,8 +51,7 @@ from ensemble_distill.workflows.splits import (
     TRAINED,
     class_names,
     open_ensemble,
-    plan_split,
-    refuse_unlike,
+    plan_splits,
     student_preprocessing,
 )
 from ensemble_distill.workflows.student import build_student, refuse_broken, starting_members
@@ -199,9 +198,10 @@ def _train(
     begin: Callable[[Training], None] | None,
     claim_more: Callable[[], None],
 ) -> TrainReport:
-    plans = {name: plan_split(settings, name) for name in TRAINED if name in settings.splits()}
-    if "train" not in plans:
+    trained = [name for name in TRAINED if name in settings.splits()]
+    if "train" not in trained:
         raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
+    plans = plan_splits(settings, trained, cache.manifest.classes)
     needs = method.needed(options)
     if "labels" in needs and plans["train"].source.labels is None:
         asked = ", ".join(f"{key} = {value!r}" for key, value in settings.method.items())
@@ -209,7 +209,6 @@ def _train(
         without = "Use a method that needs none." if "labels" in method.needs else "Choose options that need none."
         raise EdistillError(f"{settings.train.method}{with_options} needs labels, and data.train has none. {without}")
     sources = {name: plan.source for name, plan in plans.items()}
-    refuse_unlike(sources)
     if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
     teachers = _teachers(settings, cache, plans, trust)
@@ -312,7 +311,7 @@ def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], tru
 
 def _known_names(cache: Cache, plans: dict[str, SplitPlan]) -> tuple[str, ...] | None:
     """The class names that the members were opened with for the cache; None where the data had none."""
-    names = class_names({name: plan.source for name, plan in plans.items()})
+    names = class_names({name: plan.source for name, plan in plans.items()}, cache.manifest.classes)
     if names is None and cache.manifest.classes != numbered(len(cache.manifest.classes)):
         return cache.manifest.classes  # another split has them
     return names

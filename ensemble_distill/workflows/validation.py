@@ -13,7 +13,7 @@ from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.loop import Pooling, Validate
 from ensemble_distill.training.plain_rows import plain_batches
-from ensemble_distill.workflows.splits import plan_split
+from ensemble_distill.workflows.splits import plan_splits
 
 
 def validation(
@@ -28,7 +28,7 @@ def validation(
     labels that the loss needs."""
     if "validation" not in settings.splits() or cache.manifest.views("validation") == 0:
         return None
-    plan = plan_split(settings, "validation")
+    plan = plan_splits(settings, ["validation"], cache.manifest.classes)["validation"]
     refuse_other_data(cache.folder, "validation", cache.manifest.splits["validation"], plan.facts())
     records = cache.open("validation")
     workers = loader_workers(settings.train.workers, device)

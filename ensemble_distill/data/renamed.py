@@ -1,0 +1,80 @@
+"""A split whose labels are told by their names, since it lacks some classes or lists them in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ensemble_distill.data.source import Array, Item, Source
+from ensemble_distill.errors import EdistillError
+
+
+class Renamed:
+    """The same rows, with labels that index `classes`.
+
+    Its digest is the source's own, which covers the names that this follows from.
+
+    Args:
+        source: has names for its classes, all of them among `classes`.
+        classes: the ensemble's.
+    """
+
+    def __init__(self, source: Source, classes: tuple[str, ...]) -> None:
+        assert source.classes is not None
+        self.source = source
+        self.classes: tuple[str, ...] | None = classes
+        self.kind, self.remarks = source.kind, source.remarks
+        at = {name: label for label, name in enumerate(classes)}
+        self._labels = np.array([at[name] for name in source.classes], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def item(self, row: int) -> Item:
+        item = self.source.item(row)
+        return item if item.y is None else replace(item, y=self._labels[item.y])
+
+    def name(self, row: int) -> str:
+        return self.source.name(row)
+
+    @property
+    def scale(self) -> Array | None:
+        return self.source.scale
+
+    @property
+    def labels(self) -> Array | None:
+        labels = self.source.labels
+        return None if labels is None else self._labels[labels]
+
+    @property
+    def digest(self) -> str:
+        return self.source.digest
+
+    @property
+    def digest_scope(self) -> str:
+        return self.source.digest_scope
+
+
+def by_name(source: Source, classes: Sequence[str] | None, named: str) -> Source:
+    """The source, with labels that index `classes`; itself where they do so already, or where either has no names.
+
+    Args:
+        named: what it is, for the message.
+
+    Raises:
+        EdistillError: it has a class that is not among them.
+    """
+    if source.classes is None or classes is None or source.classes == tuple(classes):
+        return source
+    known = set(classes)
+    unknown = [name for name in source.classes if name not in known]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise EdistillError(
+            f"{named} has the class {unknown[0]!r}{more}, which is not among the {len(classes)} of the ensemble "
+            f"({', '.join(classes[:4])}{', …' if len(classes) > 4 else ''}). Rename it as it is called there, or take "
+            "its rows out; rows of other classes belong in data.ood."
+        )
+    return Renamed(source, tuple(classes))
