@@ -31,6 +31,7 @@ from ensemble_distill.training.memory_format import channels_last, channels_last
 from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, Rows, TeacherOutputs, collate
+from ensemble_distill.training.rows_at_once import remedy
 from ensemble_distill.training.shares import boundaries
 from ensemble_distill.training.summary import Summary
 
@@ -274,8 +275,7 @@ class Training:
             try:
                 features = student.features(x)
             except EdistillError as error:
-                without = ", or leave out train.channels-last" if self.settings.channels_last else ""
-                raise EdistillError(f"{error} In training: lower train.batch-size{without}.") from error
+                raise EdistillError(f"{error} {remedy(student, x, self.settings)}") from error
         if len(features) != len(rows.x):
             raise EdistillError(
                 f"The student's body returns {len(features)} rows of {len(rows.x)}. Return features (B, F) in training "

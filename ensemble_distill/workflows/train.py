@@ -126,7 +126,7 @@ def train(
     if processes > 1:
         raise EdistillError(f"torchrun started {processes} processes, and training runs in one. Run it by itself.")
     with one_writer(folder):
-        if not overwrite:
+        if not overwrite and _has_trained(folder):
             refuse_other_settings(folder, settings)
             refuse_other_method(folder, method, settings.train.method)
             if (Path(settings.output.cache) / MANIFEST).is_file():
@@ -136,6 +136,11 @@ def train(
                 return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
         cache = Cache(Path(settings.output.cache))
         return _train(folder, settings, method, options, cache, overwrite, trust, progress, started, begin, claim)
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether a run holds more than what it was to be: one that failed at its first step may be another's."""
+    return any((folder / name).exists() for name in FILES if name not in (ARGS, CONFIG))
 
 
 def settled_method(settings: Settings) -> tuple[Method, BaseModel]:
