@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
@@ -35,8 +36,11 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
+        lists = (self.size, self.mean, self.std)
+        if not all(isinstance(values, tuple | list) and values for values in lists):
+            raise EdistillError(f"preprocessing holds {lists}. Give lists of numbers for size, mean and std.")
         numbers = (*self.size, *self.mean, *self.std, self.crop_pct)
-        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        if any(isinstance(n, bool) or not isinstance(n, int | float) or not isfinite(n) for n in numbers):
             raise EdistillError(f"preprocessing holds {numbers}. Give numbers for size, mean, std and crop-pct.")
         if len(self.size) != 2 or min(self.size) < 1:
             raise EdistillError(f"preprocessing.size is {list(self.size)}. Give height and width, [224, 224].")

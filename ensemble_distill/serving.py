@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from ensemble_distill.data.source import Item, Source
+from ensemble_distill.data.source import Item, Kind, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.runtime.files import parse_json
 from ensemble_distill.runtime.names import harmless_json
 
 BATCH = 64
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
+
+PREFIX = "edistill."  # of its metadata in the file
+FLOATS = "tensor(float)"
+LARGEST = 2**31 - 1  # bytes of a protobuf message
+SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
+ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -68,12 +76,14 @@ class Card:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:
-        """Raises: EdistillError when edistill did not write the file."""
-        record: dict[str, Any] = {
-            name.removeprefix("edistill."): json.loads(value)
-            for name, value in metadata.items()
-            if name.startswith("edistill.")
-        }
+        """Raises: EdistillError when edistill did not write the file, or it says what no file of ours does."""
+        record: dict[str, Any] = {}
+        try:
+            for name, value in metadata.items():
+                if name.startswith(PREFIX):
+                    record[name.removeprefix(PREFIX)] = parse_json(value)
+        except ValueError as error:
+            raise _damaged(named, f"{name} is no JSON: {error}") from None
         if "task" not in record:
             raise EdistillError(
                 f"{named} has no edistill metadata, so its preprocessing and classes are unknown. Give a file that "
@@ -85,8 +95,20 @@ class Card:
                 f"{named} was written by edistill {record.get('version', 'of another version')}, without "
                 f"{', '.join(lacking)}. Export the run again: edistill export --onnx."
             )
+        try:
+            return cls._of(record)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, EdistillError) as error:
+            told = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise _damaged(named, told.rstrip(".")) from None
+
+    @classmethod
+    def _of(cls, record: Mapping[str, Any]) -> Card:
+        """Raises one of many errors where a value is not of its kind."""
+        for name, holds, wanted in _RULES:
+            if not holds(record[name]):
+                raise ValueError(f"{PREFIX}{name} is {_short(record[name])}, and not {wanted}")
         preprocessing = record["preprocessing"]
-        return cls(
+        card = cls(
             task=record["task"],
             method=record["method"],
             version=record["version"],
@@ -96,6 +118,106 @@ class Card:
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
             members=tuple(Member.from_json(member) for member in record["members"]),
         )
+        if len(card.shape) != (1 if card.kind == "features" else 3):
+            raise ValueError(f"its rows are {card.kind} of shape {card.shape}")
+        if (card.task == "regression") != (not card.classes):
+            raise ValueError(f"it is for {card.task} and has {len(card.classes)} classes")
+        size = None if card.preprocessing is None else card.preprocessing.size
+        if card.kind == "pixels" and size != card.shape[1:]:
+            raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {card.shape}")
+        return card
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size > 0 for size in value)
+
+
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("task", lambda value: value in ("classification", "regression"), "classification or regression"),
+    ("method", lambda value: isinstance(value, str), "a text"),
+    ("version", lambda value: isinstance(value, str), "a text"),
+    ("classes", lambda value: _texts(value) and len(set(value)) == len(value), "a list of different texts"),
+    ("kind", lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
+    ("shape", _sizes, "a list of sizes"),
+    ("preprocessing", lambda value: value is None or isinstance(value, dict), "a table or null"),
+    ("members", lambda value: isinstance(value, list), "a list"),
+)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _damaged(named: Path, told: str) -> EdistillError:
+    return EdistillError(
+        f"{named} is damaged, or was not written by edistill: in its metadata, {told}. Export the run again: edistill "
+        "export --onnx."
+    )
+
+
+def _content(path: Path) -> bytes:
+    """Raises: EdistillError when the file is larger than ONNX files are, and so none."""
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise EdistillError(f"{path} has {size / 2**30:.1f} GB, and an ONNX file has 2 at most. Give an exported one.")
+    return path.read_bytes()
+
+
+def _metadata(content: bytes, path: Path) -> dict[str, str]:
+    """The metadata of a graph whose weights are all in the file.
+
+    Raises:
+        EdistillError: it is no ONNX file, or names others to read from: no file of ours does, and those could be any.
+    """
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except Exception as error:  # protobuf's error has no name that all its versions have
+        raise EdistillError(f"{path} is no ONNX file that onnxruntime can run: {_first_line(error)}") from None
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
+            raise EdistillError(
+                f"{path} has weights that are to be read from {where}, and a file of edistill has all of its own. "
+                "Nothing was read. Give a file that edistill export --onnx wrote."
+            )
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor in a protobuf message, however deep: initializers, attributes, subgraphs, functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(part)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class _End:
+    """An input of a graph; a size is a number, or a name where it is free."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether it takes any number of rows of that shape."""
+        batch, *sizes = self.shape or (1,)
+        fits = len(sizes) == len(shape) and all(
+            a == b or not isinstance(a, int) for a, b in zip(sizes, shape, strict=True)
+        )
+        return self.type == FLOATS and not isinstance(batch, int) and fits
 
 
 class Served:
@@ -107,18 +229,64 @@ class Served:
             path = path / "export" / "model.onnx"
         if not path.is_file():
             raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no base class of their own
-            raise EdistillError(f"{path} is no ONNX file that onnxruntime can run: {error}") from None
+        content = _content(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = SILENT
         self.path = path
-        self.card = Card.from_metadata(self.session.get_modelmeta().custom_metadata_map, path)
+        self.card = Card.from_metadata(_metadata(content, path), path)
+        try:
+            # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no base class of their own
+            raise EdistillError(f"{path} is no ONNX file that onnxruntime can run: {_first_line(error)}") from None
+        self._refuse_other_ends()
         self.input: str = self.session.get_inputs()[0].name
         self.outputs: tuple[str, ...] = tuple(output.name for output in self.session.get_outputs())
 
+    def _refuse_other_ends(self) -> None:
+        """Raises: EdistillError when inputs or outputs are not those of the card."""
+        inputs = [_End(i.name, i.type, tuple(i.shape)) for i in self.session.get_inputs()]
+        outputs = {o.name: o.type for o in self.session.get_outputs()}
+        if len(inputs) != 1 or not inputs[0].takes(self.card.shape):
+            told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
+            raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
+        for name in ("mean", "variance") if self.card.task == "regression" else ("logits",):
+            if name not in outputs:
+                raise self._other(f"it has no output {name}, and {', '.join(outputs) or 'none at all'}")
+        for name in self._ends(0).keys() & outputs.keys():
+            if outputs[name] != FLOATS:
+                raise self._other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
+
+    def _ends(self, rows: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each output that is read."""
+        numbers = ("mean", "variance") if self.card.task == "regression" else ()
+        logits = {} if numbers else {"logits": (rows, len(self.card.classes))}
+        return {**logits, **dict.fromkeys((*numbers, *UNCERTAINTIES), (rows,))}
+
+    def _other(self, told: str) -> EdistillError:
+        return EdistillError(
+            f"{self.path} is not as edistill writes it: {told}. Export the run again: edistill export --onnx."
+        )
+
     def run(self, x: NDArray[np.float32]) -> Outputs:
-        """Named outputs for preprocessed inputs (B, *shape), float32."""
-        return dict(zip(self.outputs, self.session.run(None, {self.input: x}), strict=True))
+        """Named outputs for preprocessed inputs (B, *shape), float32.
+
+        Raises:
+            EdistillError: the graph fails, or gives outputs of another shape than its rows and classes have.
+        """
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = SILENT
+        try:
+            found = dict(zip(self.outputs, self.session.run(None, {self.input: x}, options), strict=True))
+        except Exception as error:  # as above
+            raise EdistillError(
+                f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {_first_line(error)}. Export the run "
+                "again: edistill export --onnx."
+            ) from None
+        for name, shape in self._ends(len(x)).items():
+            if name in found and found[name].shape != shape:
+                raise self._other(f"of {len(x)} rows it gives {name} of shape {found[name].shape}, and not {shape}")
+        return found
 
     def predict(self, source: Source) -> Iterator[tuple[range, Outputs]]:
         """Rows of a source and their outputs, a batch at a time.
@@ -154,16 +322,27 @@ def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:
     """For each row: its name, the class and its probability, or the mean and its 95 % interval; and the uncertainties
     that the student has."""
     for rows, outputs in served.predict(source):
-        shown = [name for name in ("logits", "mean", *UNCERTAINTIES) if name in outputs]
-        finite = np.all([np.isfinite(outputs[name]).reshape(len(rows), -1).all(axis=1) for name in shown], axis=0)
-        if not finite.all():
-            raise EdistillError(
-                f"{source.name(rows[int(np.argmin(finite))])} gives outputs that are not finite. Check its values."
-            )
+        _refuse_no_numbers(source, rows, outputs)
         predictions = _classes(outputs, served.card.classes) if "logits" in outputs else _intervals(outputs)
         for at, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
             uncertainties = {name: float(outputs[name][at]) for name in UNCERTAINTIES if name in outputs}
             yield {"row": source.name(row), **prediction, **uncertainties}
+
+
+def _refuse_no_numbers(source: Source, rows: range, outputs: Outputs) -> None:
+    """Raises: EdistillError when outputs of a row are not finite, or are no probabilities or variances."""
+    shown = [name for name in ("logits", "mean", "variance", *UNCERTAINTIES) if name in outputs]
+    usable = np.all([np.isfinite(outputs[name]).reshape(len(rows), -1).all(axis=1) for name in shown], axis=0)
+    if "logits" in outputs:
+        with np.errstate(all="ignore"):
+            usable &= np.abs(np.exp(outputs["logits"]).sum(axis=1) - 1) < ROUNDED
+    if "variance" in outputs:
+        usable &= outputs["variance"] >= 0
+    if not usable.all():
+        raise EdistillError(
+            f"{source.name(rows[int(np.argmin(usable))])} gives outputs that are not finite, or no probabilities or "
+            "variances. Check its values, or export the run again."
+        )
 
 
 def _classes(outputs: Outputs, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
