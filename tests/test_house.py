@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -166,6 +167,41 @@ def test_files_are_short() -> None:
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
     assert not long
+
+
+# what makes, changes or removes files; `replace` and `open` are looked at below, since other things are called so
+TOUCHES = {"unlink", "rmdir", "rmtree", "rename", "renames", "write_bytes", "mkdir", "makedirs", "touch", "symlink_to"}
+TOUCHES |= {"hardlink_to", "link", "symlink", "move", "copy2", "copyfile", "copytree", "chmod", "truncate", "tofile"}
+TOUCHES |= {"save_file", "savetxt", "NamedTemporaryFile", "TemporaryDirectory", "mkstemp", "mkdtemp", "removedirs"}
+
+
+def touches(path: Path) -> Iterator[str]:
+    """What in a file writes or removes files."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        module = getattr(getattr(node.func, "value", None), "id", "")
+        said = [*node.args[:2], *(word.value for word in node.keywords if word.arg == "mode")]
+        modes = [value.value for value in said if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+        if (
+            name in TOUCHES
+            or (name == "open" and any(re.fullmatch("r?b?[wax+][bt+]*", mode) for mode in modes))
+            or (name in ("remove", "replace") and module == "os")
+            or (name == "write_text" and isinstance(node.func, ast.Attribute))  # ours is a function
+            or (name == "save" and module in ("np", "torch", "onnx"))
+        ):
+            yield name
+
+
+def test_only_the_room_of_files_touches_files() -> None:
+    """So that every write is whole, and none goes through a link to somewhere else."""
+    touching = {str(path.relative_to(ROOT)): set(touches(path)) for path in MODULES if any(touches(path))}
+    files = touching.pop("runtime/files.py")
+    assert {"unlink", "rmtree", "mkdir", "open", "chmod"} <= files, "the test looks for what files.py does not do"
+    assert touching.pop("runtime/lock.py") == {"mkdir", "unlink", "rmdir"}
+    assert touching.pop("cli/render.py", {"open"}) == {"open"}  # of os.devnull
+    assert not touching
 
 
 def prints(path: Path) -> Iterator[str]:

@@ -21,6 +21,7 @@ from ensemble_distill.cache.parts import PARTS, Block, Column, Parts
 from ensemble_distill.runtime.files import (
     TEMPORARY,
     is_temporary,
+    make_folder,
     remove_file,
     remove_tree,
     sha256_file,
@@ -74,7 +75,7 @@ class Writer:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         """Makes the folder a cache, and first of all makes it where there is none."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.folder = folder
         self.manifest = replace(manifest, records=dict(self._present(manifest)))
         self._parts = Parts(folder)

@@ -70,7 +70,7 @@ def write_whole(
     if within is not None:
         _refuse_removed(within)
         refuse_outside(within, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(8)}{TEMPORARY}")
     chunks = [content] if isinstance(content, bytes) else content
     crash_point("before write", path)
@@ -146,6 +146,11 @@ def refuse_outside(folder: Path, path: Path) -> None:
             f"{path} lies in {there}, since a link leads out of {folder}, and nothing is written or removed there. "
             "Remove the link, or put the folder that it leads to in its place."
         )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it lies in; one that is there is no mistake."""
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse_removed(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.teachers.names import first_few, is_weights_file, member_name, natural_key
+from ensemble_distill.teachers.names import first_few, is_weights_file, member_name, natural_key, refuse_unfit
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
 # what other tools save models as; passing one over would silently shrink the ensemble
@@ -116,6 +116,7 @@ def _accepted() -> str:
 def _check_names(paths: list[Path]) -> None:
     taken: dict[str, Path] = {}
     for path in paths:
+        refuse_unfit(path)
         other = taken.setdefault(member_name(path), path)
         if other is not path:
             raise EdistillError(

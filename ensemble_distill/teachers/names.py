@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.names import LONGEST, is_plain
+
+ROOM = 15  # bytes of a file's name that say which view of a member it holds
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
@@ -19,6 +23,20 @@ def member_name(path: Path) -> str:
         return path.resolve().name
     ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
     return path.name[: len(path.name) - len(ending)]
+
+
+def refuse_unfit(path: Path) -> None:
+    """Refuse a member whose name cannot be that of the files that hold its outputs.
+
+    Raises:
+        EdistillError: it has control characters or bytes that are no UTF-8, is nothing, or is too long.
+    """
+    name = member_name(path)
+    if not is_plain(name) or len(name.encode()) > LONGEST - ROOM:
+        raise EdistillError(
+            f"{path} would be member {name!r}, and a member's name becomes that of files: at most {LONGEST - ROOM} "
+            "bytes of UTF-8, without control characters and backslashes. Rename it."
+        )
 
 
 def natural_key(text: str) -> tuple[list[int | str], str]:
