@@ -108,6 +108,30 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class MadeFrom:
+    """Of which student a file was made.
+
+    Attributes:
+        weights: the sha256 of the run's weights.
+        calibration: what the run's predictions were corrected by; None for nothing.
+    """
+
+    weights: str
+    calibration: Calibration | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> MadeFrom:
+        """Raises ValueError, TypeError, LookupError or EdistillError for what `to_json` never wrote."""
+        weights, calibration = record["weights"], record["calibration"]
+        if not isinstance(weights, str):
+            raise TypeError(f"weights are {weights!r}, and not a sha256")
+        return cls(weights, None if calibration is None else Calibration.from_json(calibration))
+
+
+@dataclass(frozen=True)
 class Member:
     """One model of the ensemble, as recorded wherever its outputs go.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,9 +21,10 @@ from PIL import Image
 from ensemble_distill.data.source import Item, Kind, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import MadeFrom, Member, Preprocessing
 from ensemble_distill.runtime.files import parse_json
 from ensemble_distill.runtime.names import harmless_json
+from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, UNSEALED, check, onnx_metadata
 
 BATCH = 64
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
@@ -47,6 +48,7 @@ class Card:
         classes: names, in the order of the logits; none for regression.
         kind, shape, preprocessing: of its input; see `Item` and `Preprocessing`.
         members: the ensemble it stands for.
+        made_from: the weights and the calibration that are in it; None where it does not say.
     """
 
     task: str
@@ -57,9 +59,10 @@ class Card:
     shape: tuple[int, ...]
     preprocessing: Preprocessing | None
     members: tuple[Member, ...]
+    made_from: MadeFrom | None = None
 
     def to_metadata(self) -> dict[str, str]:
-        """One JSON value a key, since ONNX metadata are strings."""
+        """One JSON value a key, since ONNX metadata are strings; and room for the file's digest."""
         record = {
             "task": self.task,
             "method": self.method,
@@ -69,10 +72,10 @@ class Card:
             "shape": list(self.shape),
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
             "members": [member.to_json() for member in self.members],
+            **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
         }
-        return {
-            f"edistill.{name}": harmless_json(json.dumps(value, ensure_ascii=False)) for name, value in record.items()
-        }
+        said = {name: harmless_json(json.dumps(value, ensure_ascii=False)) for name, value in record.items()}
+        return {**{f"edistill.{name}": text for name, text in said.items()}, ONNX_KEY: BLANK}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:
@@ -80,7 +83,7 @@ class Card:
         record: dict[str, Any] = {}
         try:
             for name, value in metadata.items():
-                if name.startswith(PREFIX):
+                if name.startswith(PREFIX) and name != ONNX_KEY:
                     record[name.removeprefix(PREFIX)] = parse_json(value)
         except ValueError as error:
             raise _damaged(named, f"{name} is no JSON: {error}") from None
@@ -89,7 +92,7 @@ class Card:
                 f"{named} has no edistill metadata, so its preprocessing and classes are unknown. Give a file that "
                 "edistill export --onnx wrote."
             )
-        lacking = [field.name for field in fields(cls) if field.name not in record]
+        lacking = [field.name for field in fields(cls) if field.default is MISSING and field.name not in record]
         if lacking:
             raise EdistillError(
                 f"{named} was written by edistill {record.get('version', 'of another version')}, without "
@@ -107,7 +110,7 @@ class Card:
         for name, holds, wanted in _RULES:
             if not holds(record[name]):
                 raise ValueError(f"{PREFIX}{name} is {_short(record[name])}, and not {wanted}")
-        preprocessing = record["preprocessing"]
+        preprocessing, made_from = record["preprocessing"], record.get("made_from")
         card = cls(
             task=record["task"],
             method=record["method"],
@@ -117,6 +120,7 @@ class Card:
             shape=tuple(record["shape"]),
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
             members=tuple(Member.from_json(member) for member in record["members"]),
+            made_from=None if made_from is None else MadeFrom.from_json(made_from),
         )
         if len(card.shape) != (1 if card.kind == "features" else 3):
             raise ValueError(f"its rows are {card.kind} of shape {card.shape}")
@@ -230,10 +234,14 @@ class Served:
         if not path.is_file():
             raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
         content = _content(path)
+        _refuse_damaged(path, content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
         self.path = path
-        self.card = Card.from_metadata(_metadata(content, path), path)
+        metadata = _metadata(content, path)
+        self.card = Card.from_metadata(metadata, path)
+        if ONNX_KEY not in metadata and self.card.version not in UNSEALED:
+            raise _damaged(path, f"the sha256 is missing that files of edistill {self.card.version} hold")
         try:
             # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -316,6 +324,28 @@ class Served:
         if item.kind == "pixels" and self.card.shape[0] == 1 and item.x.shape[2] == 3:
             return replace(item, x=np.asarray(Image.fromarray(item.x).convert("L"))[..., None])
         return item
+
+
+def made_from(path: Path) -> MadeFrom | None:
+    """Of which student an exported file was made, found without its graph; None where it does not say.
+
+    Raises:
+        EdistillError: it is damaged.
+    """
+    content = path.read_bytes()
+    _refuse_damaged(path, content)
+    said = onnx_metadata(content, f"{PREFIX}made_from")
+    try:
+        return None if said is None else MadeFrom.from_json(parse_json(said))
+    except (ValueError, LookupError, TypeError, AttributeError, EdistillError) as error:
+        raise _damaged(path, f"{PREFIX}made_from: {error}") from None
+
+
+def _refuse_damaged(path: Path, content: bytes) -> None:
+    try:
+        check(content, onnx_metadata(content, ONNX_KEY), None)
+    except ValueError as error:
+        raise EdistillError(f"{path} is damaged ({error}). Export the run again: edistill export --onnx.") from None
 
 
 def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:

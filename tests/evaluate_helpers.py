@@ -15,6 +15,7 @@ from scipy.stats import entropy
 
 from ensemble_distill import load_student
 from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.runtime.seals import read_sealed_json
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +25,13 @@ CACHED = {"rtol": 2e-3, "atol": 2e-4}
 
 def pixels_of(path: Path) -> torch.Tensor:
     return torch.from_numpy((np.load(path)["x"][:, None].astype(np.float32) / 255 - 0.5) / 0.5)
+
+
+def kept_document(path: Path) -> dict[str, Any]:
+    """What a run keeps of an evaluation, but for what it says of itself: the version, the weights, the digests."""
+    record, sealed = read_sealed_json(path)
+    assert sealed
+    return {key: value for key, value in record.items() if key not in ("edistill", "made_from", "figures_of_rows")}
 
 
 @torch.no_grad()
@@ -42,7 +50,7 @@ def ensemble_of(folder: Path, x: torch.Tensor) -> Floats:
 @torch.no_grad()
 def student_of(run: Path, x: torch.Tensor) -> Floats:
     """Log-probabilities (N, H, K) of a run's heads."""
-    found: Floats = log_softmax(load_student(run)(x).double().numpy(), axis=-1)
+    found: Floats = log_softmax(load_student(run, trust=True)(x).double().numpy(), axis=-1)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from evaluate_helpers import kept_document
 from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
@@ -187,7 +188,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         assert (figures["model_uncertainty"] is None) == (model == "member")
     assert list(found["cost"]) == MODELS
     assert all(list(figures) == ["parameters", "macs", "latency_ms"] for figures in found["cost"].values())
-    assert json.loads((quick / "runs/hydra-s0/evaluations/test.json").read_text()) == found
+    assert kept_document(quick / "runs/hydra-s0/evaluations/test.json") == found
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import one_head
 import pytest
-from evaluate_helpers import CACHED, assert_figures, ensemble_of, figures, pixels_of, student_of
+from evaluate_helpers import CACHED, assert_figures, ensemble_of, figures, kept_document, pixels_of, student_of
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.stats import entropy
 from sklearn.metrics import roc_auc_score
+from tiny import unseal
 
 from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
@@ -81,7 +82,7 @@ def test_the_ensemble_pools_as_the_run_was_trained(digits: Path, settings_of: Se
 def test_kept_rows_reduce_to_the_figures(digits: Path, settings_of: SettingsOf) -> None:
     document = evaluate(settings_of(digits))
     kept = digits / "runs/hydra-s0/evaluations"
-    assert json.loads((kept / "test.json").read_text()) == document
+    assert kept_document(kept / "test.json") == document
     with np.load(kept / "test.npz") as rows, np.load(kept / "ood/quarter-turned.npz") as away:
         for model, found in document["models"].items():
             for name, value in found.items():
@@ -297,7 +298,7 @@ def test_labels_that_mean_other_classes(digits: Path, settings_of: SettingsOf) -
     refused(
         digits, settings, r"data\.test has the classes a, b, c, d, … \(11\), and .+hydra-s0 has 0, 1, 2, 3, … \(10\)"
     )
-    config = digits / "runs/hydra-s0/config.json"
+    config = unseal(digits / "runs/hydra-s0")
     record = json.loads(config.read_text())
     config.write_text(json.dumps({**record, "classes": list("abcdefghij")}))
     np.savez(digits / "data/other.npz", x=x, y=y, classes=np.array(list("zacdefghij")))

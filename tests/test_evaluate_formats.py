@@ -15,6 +15,7 @@ import one_head
 import pytest
 import tiny
 import tiny_regression
+from evaluate_helpers import kept_document
 from tiny import settings
 from typer.testing import CliRunner, Result
 
@@ -52,8 +53,7 @@ def evaluate(made: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def kept(folder: Path, run: str) -> dict[str, Any]:
     """The document of the last evaluation, whose latencies no other one has."""
-    found: dict[str, Any] = json.loads((folder / "runs" / run / "evaluations/test.json").read_text())
-    return found
+    return kept_document(folder / "runs" / run / "evaluations/test.json")
 
 
 def headers(stdout: str) -> list[list[str]]:

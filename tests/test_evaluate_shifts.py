@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import tiny
 import tiny_regression
 import torch
-from evaluate_helpers import assert_figures, figures, student_of
+from evaluate_helpers import assert_figures, figures, kept_document, student_of
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
 from tiny import refused, settings
@@ -75,13 +74,13 @@ def test_figures_are_those_of_the_distorted_rows(folder: Path) -> None:
 def test_they_are_kept_and_an_evaluation_without_them_leaves_them(folder: Path) -> None:
     document = evaluate(settings(folder), shifts=True)
     kept = folder / "runs/hydra-s0/evaluations"
-    assert json.loads((kept / "test.json").read_text()) == document
-    apart = json.loads((kept / "shifts/test.json").read_text())
+    assert kept_document(kept / "test.json") == document
+    apart = kept_document(kept / "shifts/test.json")
     assert apart == {key: document[key] for key in apart}
     assert list(apart) == ["schema", "task", "run", "split", "rows", "shifts", "shift_levels"]
     later = evaluate(settings(folder))
     assert later["shifts"] is later["shift_levels"] is None
-    assert json.loads((kept / "shifts/test.json").read_text()) == apart
+    assert kept_document(kept / "shifts/test.json") == apart
 
 
 def test_several_runs_share_them(folder: Path) -> None:

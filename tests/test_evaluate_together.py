@@ -15,12 +15,12 @@ import one_head
 import pytest
 import tiny
 import torch
-from evaluate_helpers import assert_figures, figures, pixels_of
+from evaluate_helpers import assert_figures, figures, kept_document, pixels_of
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
-from tiny import refused, settings
+from tiny import refused, settings, unseal
 
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.workflows import answers
@@ -202,7 +202,7 @@ def test_each_run_has_the_document_it_has_alone(folder: Path) -> None:
     for document, own in zip(together["runs"], alone[::-1], strict=True):
         assert without_latency(document) == without_latency(own)
         kept = folder / "runs" / document["run"] / "evaluations"
-        assert json.loads((kept / "test.json").read_text()) == document
+        assert kept_document(kept / "test.json") == document
         with np.load(kept / "test.npz") as rows:
             assert {key.partition("_")[0] for key in rows} == {*document["models"], "both"}
             heads = document["models"]["student"]["model_uncertainty"]
@@ -240,7 +240,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(folder: Path) -> None:
 
 
 def edit_config(run: Path, edit: dict[str, Any]) -> None:
-    path = run / "config.json"
+    path = unseal(run)
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
 
 
@@ -287,7 +287,7 @@ def test_a_run_of_another_task_than_the_settings(folder: Path) -> None:
 
 
 def test_a_student_that_is_not_finite(folder: Path) -> None:
-    path = folder / "runs/first/student.safetensors"
+    path = unseal(folder / "runs/first").with_name("student.safetensors")
     weights = load_file(path)
     name = next(name for name in weights if name.startswith("heads") and name.endswith("bias"))
     weights[name][0, 0] = float("nan")

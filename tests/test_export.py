@@ -33,6 +33,8 @@ from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.runtime import files
 from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.seals import read_sealed_json
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.run import Run, StudentConfig
 from ensemble_distill.students.student import Student
@@ -119,7 +121,7 @@ def test_inputs_outputs_and_the_dynamic_batch(digits_session: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 3, 33])
 def test_a_batch_of_any_size_is_what_torch_computes(digits_session: Path, real: Tensor, batch: int) -> None:
     run = digits_session / "runs/hydra-s0"
-    found = assert_same_as_torch(run / "export/model.onnx", load_student(run), real[:batch])
+    found = assert_same_as_torch(run / "export/model.onnx", load_student(run, trust=True), real[:batch])
     assert tuple(found) == ALL
     assert_allclose(np.exp(found["logits"]).sum(-1), 1, atol=1e-6)
 
@@ -127,7 +129,9 @@ def test_a_batch_of_any_size_is_what_torch_computes(digits_session: Path, real: 
 def test_the_metadata_say_all_that_serving_needs(digits_session: Path) -> None:
     run = Run.open(digits_session / "runs/hydra-s0")
     model = onnx.load(run.folder / "export/model.onnx")
-    found = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("edistill.")}
+    found = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith("edistill.")}
+    assert len(found.pop("edistill.sha256")) == 64
+    found = {key: json.loads(value) for key, value in found.items()}
     manifest = Manifest.load(digits_session / "cache")
     assert found == {
         "edistill.task": "classification",
@@ -141,6 +145,7 @@ def test_the_metadata_say_all_that_serving_needs(digits_session: Path) -> None:
             **{"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"},
         },
         "edistill.members": json.loads(json.dumps([member.to_json() for member in manifest.members])),
+        "edistill.made_from": {"weights": sha256_file(run.folder / "student.safetensors"), "calibration": None},
     }
     assert [member["name"] for member in found["edistill.members"]] == [f"member-{index:02d}" for index in range(8)]
 
@@ -155,7 +160,7 @@ def test_a_student_of_one_head_has_no_model_uncertainty(
     report = train(settings)
     assert (report.folder.name, report.heads) == ("OneHead-s0", 1)
     (path,) = export(settings, "OneHead-s0", onnx=True)
-    found = assert_same_as_torch(path, load_student(report.folder), real[:3])
+    found = assert_same_as_torch(path, load_student(report.folder, trust=True), real[:3])
     assert tuple(found) == ("logits", "total_uncertainty", "data_uncertainty"), "absent, not 0"
     assert_allclose(found["total_uncertainty"], found["data_uncertainty"])
 
@@ -306,13 +311,15 @@ def test_safetensors_rebuild_the_student(digits_session: Path, real: Tensor) -> 
     path = run / "export/model.safetensors"
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["edistill"])
-    assert record == json.loads((path.parent / "config.json").read_text())
+    beside, sealed = read_sealed_json(path.parent / "config.json")
+    assert sealed
+    assert record == beside
     config = StudentConfig.from_json(record)
     assert config == Run.open(run).config
     student = config.build(load_factory(f"{digits_session / 'model.py'}:make_body", "student.model"))
     student.load_state_dict(load_file(path))
     with torch.no_grad():
-        assert torch.equal(student.eval()(real), load_student(run)(real))
+        assert torch.equal(student.eval()(real), load_student(run, trust=True)(real))
 
 
 def test_tied_weights_leave_as_copies(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ BEYOND = {
         "config",  # a kind reads the [teachers] section, instead of a second record of the same ten fields
         "runtime",  # a user's factory is loaded, and a run hashed, as everywhere else
     },
+    "students": {"config"},  # `load_student` asks the working folder's settings where the user's own runs stand
     "predictive": {"facts"},  # a Calibration is what a student's predictions are corrected by, in files and in tensors
     "evaluation": {"runtime"},  # the controls draw random numbers, by keys as everywhere else
     "calibration": {"facts"},
@@ -59,8 +60,11 @@ BEYOND = {
         "config",  # the loop takes the [train] section as it is
         "facts",  # the student's Preprocessing renders its rows
     },
-    "serving": {"runtime"},  # names inside the file are written so that any of them is UTF-8
-    "export": {"runtime"},  # every write of the project goes through runtime.files
+    "serving": {"runtime"},  # an exported file is read as every file is: its digest, its JSON
+    "export": {
+        "runtime",  # every write of the project goes through runtime.files
+        "facts",  # an exported file says of which run it is, `MadeFrom`
+    },
 }
 ALLOWED = {room: rooms | BEYOND.get(room, set()) | {"errors"} for room, rooms in DESIGN.items()}
 

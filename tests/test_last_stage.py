@@ -22,6 +22,7 @@ from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.serving import Served
 from ensemble_distill.students.last_stage import LastStage, LastStageHeads, apart
 from ensemble_distill.students.run import Run, load_student
+from ensemble_distill.students.trust import EVERYTHING
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
@@ -112,7 +113,7 @@ def explained(folder: Path, name: str) -> float:
 def test_with_adapters_of_full_rank_the_student_is_the_ensemble(mlps: Path) -> None:
     """A linear layer is what adapters stand in for, so nothing is lost, whatever the body's own first layer says."""
     run = trained(mlps, "whole", MLP, START)
-    student = run.student()
+    student = run.student(trust=EVERYTHING)
     assert isinstance(student.heads, LastStageHeads)
     x = torch.rand(30, 1, 6, 6) * 2 - 1
     for index in range(3):
@@ -135,7 +136,7 @@ def test_a_lower_rank_costs_diversity_and_saves_weights(mlps: Path) -> None:
     found = [explained(mlps, run.folder.name) for run in runs]
     assert found[0] > found[1] > found[2]
     assert found[0] > 0.9
-    sizes = [sum(p.numel() for p in run.student().parameters()) for run in runs]
+    sizes = [sum(p.numel() for p in run.student(trust=EVERYTHING).parameters()) for run in runs]
     assert sizes[0] > sizes[1] > sizes[2]
 
 
@@ -143,7 +144,7 @@ def test_maps_of_all_members_side_by_side_are_enough_for_each(nets: Path) -> Non
     run = trained(nets, "maps", NET, START)
     assert (run.config.bodies, run.config.last_stage.at) == (3, "stage.0")  # type: ignore[union-attr]
     assert explained(nets, "maps") > 0.99
-    state = run.student().state_dict()
+    state = run.student(trust=EVERYTHING).state_dict()
     for index in range(3):
         theirs = load_file(nets / f"teachers/member-{index}.safetensors")
         assert torch.equal(state["heads.tail.stage.1.running_var"][index], theirs["stage.1.running_var"])
@@ -165,7 +166,7 @@ def test_what_the_adapters_say_is_told(mlps: Path, rank: int) -> None:
     folder = train(tiny.settings(mlps, chosen), progress=progress).folder
     told = re.fullmatch(r"Adapters say ([\d.]+) % of .*last stages are given\.", progress.notes[-1])
     assert told is not None
-    heads = Run.open(folder).student().heads
+    heads = Run.open(folder).student(trust=EVERYTHING).heads
     assert isinstance(heads, LastStageHeads)
     assert heads.adapters is not None
     with np.load(mlps / "data/train.npz") as arrays:
@@ -184,7 +185,7 @@ def test_training_goes_on_from_there(mlps: Path) -> None:
     start = trained(mlps, "start", START, LISTED, low)
     run = trained(mlps, "further", LISTED, low, {"train.epochs": 20, "train.lr": 0.005})
     assert explained(mlps, "further") > explained(mlps, "start") + 0.05
-    assert not torch.equal(*(r.student().state_dict()["heads.tail.3.weight"] for r in (start, run)))
+    assert not torch.equal(*(r.student(trust=EVERYTHING).state_dict()["heads.tail.3.weight"] for r in (start, run)))
 
 
 @pytest.mark.parametrize(("kind", "chosen"), [("mlps", MLP), ("nets", NET)])
@@ -200,7 +201,7 @@ def test_such_a_run_is_exported_loaded_and_a_teacher(
     x = torch.randn(2, 1, 6, 6)
     with torch.no_grad():
         student = load_student(run.folder, lambda **given: namespace[kind[:-1]](**given))  # type: ignore[operator]
-        assert_close(student(x), run.student()(x))
+        assert_close(student(x), run.student(trust=EVERYTHING)(x))
 
 
 @pytest.mark.parametrize("more", [{"rank": 4}, {"compress": 0.8}])
@@ -236,7 +237,7 @@ def test_compressed_last_stages_keep_what_their_share_allows(mlps: Path) -> None
     assert less < more < 0.999
     assert more > 0.5
     for run, share in zip(runs, (0.5, 0.8), strict=True):
-        stage, heads = run.config.last_stage, run.student().heads
+        stage, heads = run.config.last_stage, run.student(trust=EVERYTHING).heads
         assert stage is not None
         assert stage.compressed.keys() == {"3"}  # of 8 inputs and 6 outputs, with a Tanh on either side
         assert isinstance(heads, LastStageHeads)
@@ -249,7 +250,7 @@ def test_kernels_of_last_stages_are_compressed_too(nets: Path) -> None:
     """And the statistics of each head's own normalization stay its member's."""
     chosen = {"student.heads": {"last-stage": "stage.0", "compress": 0.9}, "student.init": NET["student.init"]}
     run = trained(nets, "thin-maps", chosen, START)
-    state = run.student().state_dict()
+    state = run.student(trust=EVERYTHING).state_dict()
     assert state["heads.tail.stage.0.core.weight"].shape[0] == 3
     assert state["heads.tail.stage.0.core.weight"].shape[2:] == (1, 3, 3)
     theirs = load_file(nets / "teachers/member-2.safetensors")
@@ -273,7 +274,9 @@ def test_such_a_run_is_trained_on_exported_and_loaded(mlps: Path) -> None:
         logits = h @ w["heads.last.weight"][head] + w["heads.last.bias"][head]
         assert_allclose(Served(file).run(x)["head_logits"][:, head], logits, atol=1e-4)
     with torch.no_grad():
-        assert_close(torch.tensor(Served(file).run(x)["head_logits"]), load_student(run.folder)(torch.tensor(x)))
+        assert_close(
+            torch.tensor(Served(file).run(x)["head_logits"]), load_student(run.folder, trust=True)(torch.tensor(x))
+        )
 
 
 TWICE = """
@@ -315,7 +318,7 @@ def test_what_runs_before_and_in_the_last_stage_stays_whole_before_it(tmp_path: 
 
 def test_without_members_heads_are_copies_that_part(nets: Path) -> None:
     run = trained(nets, "copies", {"student.heads": {"last-stage": "stage"}, "train.epochs": 6})
-    student = run.student()
+    student = run.student(trust=EVERYTHING)
     assert isinstance(student.heads, LastStageHeads)
     assert student.heads.adapters is None
     weight = student.state_dict()["heads.tail.stage.0.weight"]
@@ -333,7 +336,7 @@ def test_one_head_of_a_last_stage_is_the_body(nets: Path) -> None:
     )
     x = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():  # two trainings, whose sums are taken in different orders
-        assert_close(split.student()(x), plain.student()(x), atol=1e-3, rtol=1e-3)
+        assert_close(split.student(trust=EVERYTHING)(x), plain.student(trust=EVERYTHING)(x), atol=1e-3, rtol=1e-3)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -407,7 +410,7 @@ def test_a_forward_that_drops_what_it_changes_in_place_is_refused() -> None:
 )
 def test_a_damaged_last_stage_is_a_damaged_config(mlps: Path, key: str, value: object) -> None:
     run = trained(mlps, "whole", MLP, START)
-    config = run.folder / "config.json"
+    config = tiny.unseal(run.folder)
     whole = config.read_text()
     document = json.loads(whole)
     document["student"]["last_stage"][key] = value

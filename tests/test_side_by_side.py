@@ -15,6 +15,7 @@ from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.students.run import Run, load_student
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.student import Student
+from ensemble_distill.students.trust import EVERYTHING
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
@@ -61,7 +62,7 @@ def test_two_bodies_are_their_features_end_to_end() -> None:
 def test_heads_on_the_features_of_members_are_those_members(folder: Path) -> None:
     run = trained(folder, "two", ["member-2", "member-0"])
     assert (run.config.bodies, run.config.heads) == (2, 4)
-    student = run.student()
+    student = run.student(trust=EVERYTHING)
     x = torch.randn(30, 1, 6, 6)
     with torch.no_grad():
         found = student(x)
@@ -84,11 +85,13 @@ def test_such_a_run_is_evaluated_exported_and_loaded_with_its_factory(folder: Pa
 
     x = torch.randn(2, 1, 6, 6)
     with torch.no_grad():
-        assert_close(load_student(run.folder, make_body)(x), run.student()(x))
+        assert_close(load_student(run.folder, make_body)(x), run.student(trust=EVERYTHING)(x))
 
 
 def test_one_name_in_a_list_is_that_body_itself(folder: Path) -> None:
-    alone, listed = (trained(folder, f"one-{i}", init).student() for i, init in enumerate(("member-1", ["member-1"])))
+    alone, listed = (
+        trained(folder, f"one-{i}", init).student(trust=EVERYTHING) for i, init in enumerate(("member-1", ["member-1"]))
+    )
     assert alone.state_dict().keys() == listed.state_dict().keys()
     assert all(
         torch.equal(a, b) for a, b in zip(alone.state_dict().values(), listed.state_dict().values(), strict=True)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tiny import unseal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -74,9 +75,10 @@ def run(tmp_path: Path) -> Run:
 
 def edited(run: Run, edit: Callable[[dict[str, Any]], object]) -> Run:
     """The run with its config.json changed."""
-    record = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    config = unseal(run.folder)
+    record = json.loads(config.read_text(encoding="utf-8"))
     edit(record)
-    (run.folder / "config.json").write_text(json.dumps(record))
+    config.write_text(json.dumps(record))
     return run
 
 
@@ -103,21 +105,21 @@ def test_a_saved_student_comes_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_a_run_finds_its_body_where_it_was_trained(run: Run) -> None:
     x = torch.randn(3, *SHAPE)
-    assert torch.equal(load_student(str(run.folder))(x), load_student(run.folder, body=make_body)(x))
+    assert torch.equal(load_student(str(run.folder), trust=True)(x), load_student(run.folder, body=make_body)(x))
 
 
 def test_a_run_travels_with_its_folder(run: Run, tmp_path: Path) -> None:
-    wanted = load_student(run.folder)(torch.ones(2, *SHAPE))
+    wanted = load_student(run.folder, trust=True)(torch.ones(2, *SHAPE))
     (tmp_path / "work" / "runs").mkdir(parents=True)
     (tmp_path / "model.py").rename(tmp_path / "work" / "model.py")
     moved = run.folder.rename(tmp_path / "work" / "runs" / "renamed")
-    assert torch.equal(load_student(moved)(torch.ones(2, *SHAPE)), wanted)
+    assert torch.equal(load_student(moved, trust=True)(torch.ones(2, *SHAPE)), wanted)
 
 
 def test_a_run_whose_body_file_is_gone_says_how_to_pass_it(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model.py").unlink()
     with pytest.raises(EdistillError, match=r"model\.py:make_body, and .*model\.py is not there.*body=make_body\)"):
-        load_student(run.folder)
+        load_student(run.folder, trust=True)
     assert load_student(run.folder, body=make_body)(torch.ones(2, *SHAPE)).shape == (2, 4, 3)
 
 
@@ -142,7 +144,7 @@ def test_truncated_weights_are_called_damaged(run: Run) -> None:
     weights = run.folder / "student.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(EdistillError, match=r"student\.safetensors is damaged .*--overwrite"):
-        load_student(run.folder)
+        load_student(run.folder, trust=True)
 
 
 @pytest.mark.parametrize(
@@ -152,15 +154,15 @@ def test_truncated_weights_are_called_damaged(run: Run) -> None:
 def test_a_folder_without_a_finished_run_says_what_is_missing(run: Run, missing: str, says: str) -> None:
     (run.folder / missing).unlink()
     with pytest.raises(EdistillError, match=f"no run .{re.escape(says)}.*edistill train"):
-        load_student(run.folder)
+        load_student(run.folder, trust=True)
     (run.folder / "args.toml").write_text("")
     with pytest.raises(EdistillError, match="an unfinished run"):
-        load_student(run.folder)
+        load_student(run.folder, trust=True)
 
 
 def test_no_folder_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(EdistillError, match=r"nowhere holds no run \(student\.safetensors is missing\)"):
-        load_student(tmp_path / "nowhere")
+        load_student(tmp_path / "nowhere", trust=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor, nn
 
 from ensemble_distill.caching import passes
@@ -28,6 +29,7 @@ from ensemble_distill.runtime import files
 SIDE, CLASSES = 6, 3
 ROWS = {"train": 40, "validation": 12, "test": 10, "ood/noise": 7}
 MODEL = """
+import json
 import os
 import time
 
@@ -145,6 +147,16 @@ def contents(folder: Path, without: Sequence[str] = ()) -> dict[str, bytes]:
     every = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", *without))
     named = {path: path.with_name(".part") if files.is_temporary(path) else path for path in every}
     return {named[path].relative_to(folder).as_posix(): path.read_bytes() for path in every}
+
+
+def unseal(run: Path) -> Path:
+    """Make a run what version 0.1.0 wrote, which held no digests, so that a test can edit it; returns its config."""
+    config, weights = run / "config.json", run / "student.safetensors"
+    record = json.loads(config.read_text())
+    record.pop("sha256", None)
+    config.write_text(json.dumps({**record, "edistill": "0.1.0"}))
+    weights.write_bytes(save(load(weights.read_bytes())))
+    return config
 
 
 @contextmanager

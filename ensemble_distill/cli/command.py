@@ -25,7 +25,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Trust = Annotated[
     bool,
-    typer.Option("--trust-checkpoints", help="Unpickle checkpoints that hold any Python object: they can run code."),
+    typer.Option(
+        "--trust-checkpoints",
+        help="Unpickle checkpoints that hold any Python object, and run the code that runs from elsewhere name.",
+    ),
 ]
 
 

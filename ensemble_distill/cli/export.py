@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, command
+from ensemble_distill.cli.command import Json, Trust, command
 from ensemble_distill.cli.train import RunArgument
 from ensemble_distill.config import Settings
 
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
         run: RunArgument = None,
         onnx: Annotated[bool, typer.Option("--onnx", help="export/model.onnx, checked against torch.")] = False,
         safetensors: Annotated[bool, typer.Option("--safetensors", help="export/model.safetensors.")] = False,
+        trust: Trust = False,
         json: Json = False,
     ) -> None:
         """Write a run's student for serving, and verify the file on real rows.
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
         from ensemble_distill.workflows.export import export
 
         with render.Shown():
-            written = export(settings, run, onnx=onnx, safetensors=safetensors)
+            written = export(settings, run, onnx=onnx, safetensors=safetensors, trust=trust)
         if json:
             render.document({"files": [str(path) for path in written]})
             return

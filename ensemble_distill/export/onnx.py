@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.outputs import allowed, named_outputs
+from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.seals import seal
 from ensemble_distill.serving import Card, Served
-from ensemble_distill.students.run import StudentConfig
+from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.student import Student
 
 LARGEST = 2**31 - 1  # a protobuf message, and so one ONNX file
@@ -40,7 +42,9 @@ class Predictions(nn.Module):
         return tuple(named_outputs(self.student.predictive(self.student(x))).values())
 
 
-def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) -> Path:
+def export_onnx(
+    student: Student, config: StudentConfig, x: Tensor, path: Path, made_from: MadeFrom | None = None
+) -> Path:
     """Write `path` and check it against torch.
 
     Args:
@@ -48,6 +52,7 @@ def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) 
         config: what it is; goes into the file's metadata.
         x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
         path: the .onnx file; it appears only when the comparison has passed.
+        made_from: the run that the student is of, which the file then names.
 
     Raises:
         EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ
@@ -72,10 +77,11 @@ def export_onnx(student: Student, config: StudentConfig, x: Tensor, path: Path) 
         shape=config.shape,
         preprocessing=config.preprocessing,
         members=config.members,
+        made_from=made_from,
     )
     onnx.helper.set_model_props(model, card.to_metadata())
     onnx.checker.check_model(model)
-    write_whole(path, model.SerializeToString(), check=lambda written: _compare(module, Served(written), x))
+    write_whole(path, seal(model.SerializeToString()), check=lambda written: _compare(module, Served(written), x))
     return path
 
 
@@ -103,9 +109,26 @@ def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
     finally:
         logging.disable(silenced)
     assert program is not None
+    _forget_the_machine(program.model)
     _name_outputs(program.model.graph, module.names)
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _forget_the_machine(model: Any) -> None:
+    """Remove the exporter's notes, which tell where on this machine the code of each node stands."""
+    from onnxscript import ir
+
+    for graph in (model.graph, *model.functions.values()):
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            for noted in (node, *node.outputs):
+                noted.metadata_props.clear()
+                noted.doc_string = None
+        for noted in (graph, *graph.inputs, *getattr(graph, "initializers", {}).values()):
+            noted.metadata_props.clear()
+            noted.doc_string = None
+    model.metadata_props.clear()
+    model.doc_string = None
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:

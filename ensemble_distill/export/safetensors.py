@@ -9,14 +9,20 @@ import torch
 from safetensors.torch import load_file, save
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import write_json, write_whole
+from ensemble_distill.facts import MadeFrom
+from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.names import harmless_json
-from ensemble_distill.students.run import CONFIG, StudentConfig
+from ensemble_distill.runtime.seals import seal_safetensors, sealed_metadata
+from ensemble_distill.students.belonging import MADE_FROM
+from ensemble_distill.students.config import CONFIG, StudentConfig
 from ensemble_distill.students.student import Student
 
 
-def export_safetensors(student: Student, config: StudentConfig, path: Path) -> Path:
+def export_safetensors(student: Student, config: StudentConfig, path: Path, made_from: MadeFrom | None = None) -> Path:
     """Write `path`, with the config in its metadata and as `config.json` beside it, and load it back.
+
+    Args:
+        made_from: the run that the student is of, which the file then names.
 
     Raises:
         EdistillError: a weight is not finite, or what was read back is not what was written.
@@ -31,7 +37,9 @@ def export_safetensors(student: Student, config: StudentConfig, path: Path) -> P
         if back.keys() != tensors.keys() or any(not torch.equal(back[name], t) for name, t in tensors.items()):
             raise EdistillError(f"{path} does not read back as it was written, so it stays as it was. Check the disk.")
 
-    content = save(tensors, metadata={"edistill": harmless_json(json.dumps(record, ensure_ascii=False))})
-    write_whole(path, content, check=refuse_other)
-    write_json(path.with_name(CONFIG), record)
+    said = {"edistill": harmless_json(json.dumps(record, ensure_ascii=False)), **sealed_metadata()}
+    if made_from is not None:
+        said[MADE_FROM] = json.dumps(made_from.to_json())
+    write_whole(path, seal_safetensors(save(tensors, metadata=said)), check=refuse_other)
+    write_whole(path.with_name(CONFIG), config.content())
     return path

@@ -51,7 +51,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_whole(
     path: Path,
-    content: bytes | Iterable[bytes],
+    content: bytes | Iterable[bytes | memoryview],
     *,
     within: Path | None = None,
     check: Callable[[Path], None] | None = None,

@@ -12,6 +12,10 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import LOCK, refuse_outside, remove_temporaries
 
 
+class BusyError(EdistillError):
+    """Another process is writing there."""
+
+
 @contextmanager
 def one_writer(folder: Path, within: Path | None = None, patience: float = 0.0) -> Iterator[None]:
     """Hold `folder` for writing. The system frees the lock when its holder dies, so none is ever stale.
@@ -21,7 +25,8 @@ def one_writer(folder: Path, within: Path | None = None, patience: float = 0.0) 
         patience: seconds to wait for another process.
 
     Raises:
-        EdistillError: another process is writing there now; or a link leads out of `within`.
+        BusyError: another process is writing there now.
+        EdistillError: a link leads out of `within`.
     """
     if within is not None:
         refuse_outside(within, folder / LOCK)
@@ -32,7 +37,7 @@ def one_writer(folder: Path, within: Path | None = None, patience: float = 0.0) 
     try:
         lock.acquire(timeout=patience)
     except filelock.Timeout:
-        raise EdistillError(
+        raise BusyError(
             f"Another process is writing to {folder}. Wait until it ends, then run the command again."
         ) from None
     try:

@@ -1,19 +1,29 @@
 """Files that hold their own digest, so that damage is found when they are opened.
 
 The digest is of every byte of the file, with `BLANK` where the digest stands. It works for any format that has room for
-64 characters: a key of a JSON document, the metadata of safetensors and of ONNX.
+64 characters: a key of a JSON document, the metadata of safetensors and of ONNX, a comment.
+
+Files of version 0.1.0 hold none. A file that says a later version wrote it must.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+from ensemble_distill import __version__
 from ensemble_distill.runtime.files import json_text, parse_json, write_whole
 
 KEY = "sha256"  # where JSON documents and safetensors metadata hold it
+ONNX_KEY = "edistill.sha256"
+WRITTEN_BY = "edistill"  # where JSON documents say the version that wrote them
+VERSION = "version"  # where safetensors metadata do
 BLANK = ("edistill seal " * 5)[:64]  # as long as a digest, and in no file by chance
+UNSEALED = (None, "0.1.0")  # versions of before; None is a file that says none, as most of those did
+_COMMENT = re.compile(rb"^# edistill \S+, sha256 ([0-9a-f]{64})\n\Z", re.MULTILINE)
 
 
 def seal(content: bytes) -> bytes:
@@ -36,25 +46,72 @@ def is_whole(content: bytes, digest: object) -> bool:
     return sha.hexdigest() == digest
 
 
-def write_sealed_json(path: Path, record: dict[str, Any]) -> None:
-    """As `files.write_json` does, with the digest as the last key."""
-    write_whole(path, seal(json_text({**record, KEY: BLANK}).encode()))
+def check(content: bytes, digest: object, version: object) -> None:
+    """Raises ValueError when the content is not what was sealed, or should have been sealed and is not.
+
+    Args:
+        digest: what the content says of itself; None where it says nothing.
+        version: of edistill, which the content says wrote it; None where it says nothing.
+    """
+    if digest is None and version not in UNSEALED:
+        raise ValueError(f"it says that edistill {version} wrote it, and the sha256 is missing that such a file holds")
+    if digest is not None and not is_whole(content, digest):
+        raise ValueError("its sha256 is not that of what it says")
 
 
-def read_sealed_json(path: Path) -> tuple[Any, bool]:
-    """The document without its digest, and whether it had one: files of version 0.1.0 have none.
+# --- JSON -------------------------------------------------------------------------------------------------------
+
+
+def sealed_json(record: dict[str, Any]) -> bytes:
+    """A JSON document as `files.write_json` writes one, with the digest as the last key."""
+    return seal(json_text({**record, KEY: BLANK}).encode())
+
+
+def write_sealed_json(path: Path, record: dict[str, Any], *, within: Path | None = None) -> None:
+    write_whole(path, sealed_json(record), within=within)
+
+
+def parse_sealed_json(content: bytes) -> tuple[Any, bool]:
+    """The document without its digest, and whether it had one.
 
     Raises:
         ValueError: it is no JSON, or not what was written.
-        OSError: it cannot be read.
     """
-    content = path.read_bytes()
     record = parse_json(content)
-    if not isinstance(record, dict) or KEY not in record:
+    if not isinstance(record, dict):
         return record, False
-    if not is_whole(content, record.pop(KEY)):
-        raise ValueError("its sha256 is not that of what it says")
-    return record, True
+    digest = record.pop(KEY, None)
+    check(content, digest, record.get(WRITTEN_BY))
+    return record, digest is not None
+
+
+def read_sealed_json(path: Path) -> tuple[Any, bool]:
+    """The same of a file. Raises ValueError too; and OSError where it cannot be read."""
+    return parse_sealed_json(path.read_bytes())
+
+
+# --- safetensors ------------------------------------------------------------------------------------------------
+
+
+def sealed_metadata() -> dict[str, str]:
+    """What the metadata of a safetensors file hold besides, before it is sealed."""
+    return {VERSION: __version__, KEY: BLANK}
+
+
+def seal_safetensors(content: bytes) -> tuple[bytes, memoryview]:
+    """The header and the tensors of a safetensors file with `sealed_metadata` among its own, sealed.
+
+    The library writes metadata in any order, and here they are sorted, so that the same tensors make the same bytes.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, tensors = json.loads(content[8:end]), memoryview(content)[end:]
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    blank = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(blank)
+    digest.update(tensors)
+    return blank.replace(BLANK.encode(), digest.hexdigest().encode()), tensors
 
 
 def safetensors_metadata(content: bytes) -> dict[str, str]:
@@ -71,3 +128,47 @@ def safetensors_metadata(content: bytes) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its header is not that of safetensors")
     return metadata
+
+
+def checked_metadata(content: bytes) -> dict[str, str]:
+    """The same, of a file that is whole. Raises ValueError where it is not."""
+    metadata = safetensors_metadata(content)
+    check(content, metadata.get(KEY), metadata.get(VERSION))
+    return metadata
+
+
+# --- ONNX and comments ------------------------------------------------------------------------------------------
+
+
+def onnx_metadata(content: bytes, key: str) -> str | None:
+    """What an ONNX file has under a key of its metadata, found without reading the graph; None where it has no such.
+
+    An entry of protobuf: field 1 is the key, field 2 the value, each with its length before it. The metadata stand
+    behind the graph.
+    """
+    named = key.encode()
+    marked = b"\x0a" + bytes([len(named)]) + named + b"\x12"
+    at = content.rfind(marked)
+    if at < 0:
+        return None
+    at += len(marked)
+    size, shift = 0, 0
+    for byte in content[at : at + 5]:  # a varint: seven bits a byte, the least first
+        at, size, shift = at + 1, size | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            return content[at : at + size].decode("utf-8", "replace")
+    return None
+
+
+def sealed_comment(text: str) -> bytes:
+    """A text with its digest in a last line that begins with a #."""
+    return seal(f"{text.rstrip()}\n# edistill {__version__}, sha256 {BLANK}\n".encode())
+
+
+def check_comment(content: bytes) -> None:
+    """Raises ValueError when a text that says its digest in its last line is not what was sealed.
+
+    A last line that no longer reads so was hit itself, and changes nothing of what the text says.
+    """
+    if (found := _COMMENT.search(content)) is not None:
+        check(content, found[1].decode(), None)

@@ -18,9 +18,12 @@ from ensemble_distill.facts import Member
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.predictive.protocol import Predictive
-from ensemble_distill.runtime.files import read_json, sha256_file
-from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
+from ensemble_distill.runtime.files import read_json
+from ensemble_distill.students.belonging import WEIGHTS
+from ensemble_distill.students.config import CONFIG
+from ensemble_distill.students.run import Run
 from ensemble_distill.students.student import Student
+from ensemble_distill.students.trust import Trust
 from ensemble_distill.teachers.class_order import order_by_names
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 
@@ -74,16 +77,15 @@ def load(path: Path, context: Context) -> Teacher:
         preprocessing=run.config.preprocessing,
         model=MODEL,
     )
-    return Teacher(member, partial(_build, run), Origin(WEIGHTS))
+    return Teacher(member, partial(_build, run, context.trusted), Origin(WEIGHTS))
 
 
 def weights_and_calibration(run: Run) -> str:
     """The sha256 of its weights and of what its predictions are corrected by; of the weights alone where nothing is."""
-    weights = sha256_file(run.folder / WEIGHTS)
     if run.calibration is None:
-        return weights
-    return hashlib.sha256(f"{weights}/{json.dumps(run.calibration.to_json())}".encode()).hexdigest()
+        return run.weights
+    return hashlib.sha256(f"{run.weights}/{json.dumps(run.calibration.to_json())}".encode()).hexdigest()
 
 
-def _build(run: Run) -> nn.Module:
-    return Pooled(run.student()).eval().requires_grad_(False)
+def _build(run: Run, trusted: Trust) -> nn.Module:
+    return Pooled(run.student(trust=trusted)).eval().requires_grad_(False)

@@ -12,6 +12,7 @@ from torch import nn
 from ensemble_distill.config import TeacherSettings
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.trust import NOTHING, Trust
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Context:
         trust: load pickled checkpoints that name arbitrary globals (`--trust-checkpoints`).
         task: what the student is for; see `Settings`.
         progress: is told what was chosen among several weights, and what was done so that they fit.
+        trusted: of runs: whose code may make their bodies.
     """
 
     settings: TeacherSettings
@@ -76,6 +78,7 @@ class Context:
     trust: bool = False
     task: str = "classification"
     progress: Progress = field(default_factory=Silent)
+    trusted: Trust = NOTHING
 
     @property
     def stated(self) -> dict[str, Any]:

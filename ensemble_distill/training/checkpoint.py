@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.files import parse_json, write_whole
+from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
 
 NAME = "checkpoint.safetensors"
 _MARK = "tensor:"
@@ -23,7 +24,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write nested dicts, lists and tuples whose leaves are tensors, their dtypes or JSON values."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_split(state, "", tensors))
-    write_whole(folder / NAME, save(tensors, metadata={"state": text}))
+    write_whole(folder / NAME, seal_safetensors(save(tensors, metadata={"state": text, **sealed_metadata()})))
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
@@ -36,13 +37,20 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = json.loads(file.metadata()["state"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise EdistillError(f"{path} is damaged ({error}). Run edistill train --overwrite.") from None
-    joined: dict[str, Any] = _join(state, tensors)
-    return joined
+        content = path.read_bytes()
+        metadata = checked_metadata(content)
+        state = _join(parse_json(metadata["state"]), load(content))
+        if not isinstance(state, dict):
+            raise ValueError("its state is no table")
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged(folder, error) from None
+    return state
+
+
+def damaged(folder: Path, error: Exception) -> EdistillError:
+    """What is told of a checkpoint that `save_state` never wrote so."""
+    told = f"{type(error).__name__}: {error}"
+    return EdistillError(f"{folder / NAME} is damaged ({told}). Run edistill train --overwrite.")
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

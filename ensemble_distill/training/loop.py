@@ -25,7 +25,7 @@ from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.run import misfit
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
-from ensemble_distill.training.checkpoint import load_state, random_state, restore_random_state, save_state
+from ensemble_distill.training.checkpoint import damaged, load_state, random_state, restore_random_state, save_state
 from ensemble_distill.training.finite import number, refuse_not_finite
 from ensemble_distill.training.memory_format import channels_last, channels_last_state, laid_out
 from ensemble_distill.training.optimization import optimization
@@ -372,24 +372,26 @@ class Training:
 
     def _restore(self, saved: dict[str, Any]) -> _State:
         state = self._first
-        for stage in range(1, saved["stage"] + 1):  # shapes only: the weights come from the checkpoint
-            state = self._state(self._started(state.student, stage), stage)
-        state.step = saved["step"]
         try:
+            for stage in range(1, saved["stage"] + 1):  # shapes only: the weights come from the checkpoint
+                state = self._state(self._started(state.student, stage), stage)
+            state.step = saved["step"]
             state.student.load_state_dict(saved["student"])
             state.optimizer.load_state_dict(saved["optimizer"])
             if self.settings.channels_last:
                 channels_last_state(state.optimizer)
             if state.ema is not None:
                 state.ema.module.load_state_dict(saved["ema"])
+            if saved["scaler"]:  # empty after steps without one, on a CPU
+                state.scaler.load_state_dict(saved["scaler"])
+            restore_random_state(saved["random"], self.device)
+            state.summary = Summary.restored(saved)
         except (RuntimeError, ValueError) as error:
             told = misfit(saved["student"], state.student.state_dict()) or str(error).partition("\n")[0].rstrip(".:")
             raise EdistillError(
                 f"The checkpoint in {self.folder} does not fit the student: {told}. The code of student.model or "
                 "config.json has changed since: put it back, or run edistill train --overwrite."
             ) from None
-        if saved["scaler"]:  # empty after steps without one, on a CPU
-            state.scaler.load_state_dict(saved["scaler"])
-        restore_random_state(saved["random"], self.device)
-        state.summary = Summary.restored(saved)
+        except (LookupError, TypeError, AttributeError) as error:  # what `_save` never wrote
+            raise damaged(self.folder, error) from None
         return state

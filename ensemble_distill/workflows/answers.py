@@ -16,7 +16,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest, refuse_other_data
 from ensemble_distill.cache.reader import Cache, Records
 from ensemble_distill.caching.plan import numbered
-from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
@@ -29,8 +29,8 @@ from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.plain_rows import BATCH, plain_batches
-from ensemble_distill.workflows.same_run import ARGS
-from ensemble_distill.workflows.splits import open_ensemble, plan_split
+from ensemble_distill.workflows.same_run import ARGS, read_args
+from ensemble_distill.workflows.splits import open_ensemble, plan_split, trusted_by
 
 PLAIN = open_view("none", None)
 # what a run recorded of its members that the settings may say otherwise, and by which key of [teachers]
@@ -46,7 +46,7 @@ class Answers:
     """
 
     def __init__(self, settings: Settings, run: Run, trust: bool) -> None:
-        self.settings, self.run, self.trust = settings, run, trust
+        self.settings, self.run, self.trusted = settings, run, trusted_by(settings, trust)
         self.members = run.config.members
         self.device = resolve(settings.train.device)
         self.workers = loader_workers(settings.train.workers, self.device)
@@ -108,7 +108,7 @@ class Answers:
     def _teachers(self) -> list[Teacher]:
         classes, folder = self.run.config.classes, self.run.folder
         names = None if classes == numbered(len(classes)) else classes
-        found = {teacher.member.sha256: teacher for teacher in open_ensemble(self.settings, names, self.trust)}
+        found = {teacher.member.sha256: teacher for teacher in open_ensemble(self.settings, names, self.trusted)}
         for member in self.members:
             if member.sha256 not in found:
                 raise EdistillError(
@@ -142,10 +142,11 @@ class Answers:
 def beside_its_teachers(settings: Settings, run: Run, trust: bool, progress: Progress) -> Settings:
     """The settings; or, where neither the cache nor the teachers that they name hold the members that a run learned
     from, with those that the run's own settings name, if they do. A run is compared with what it learned from."""
-    args = run.folder / ARGS
-    if not args.is_file() or _hold(settings, run, trust):
+    if not (run.folder / ARGS).is_file() or _hold(settings, run, trust):
         return settings
-    own = load_settings(args)
+    if not trusted_by(settings, trust).covers(run.folder):  # its settings name code too: what builds the members
+        return settings
+    own = read_args(run.folder)
     if not _hold(own, run, trust):
         return settings
     progress.note(f"{run.folder} learned from {own.teachers.path}, and is compared with that.")

@@ -22,13 +22,12 @@ from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.students.run import CALIBRATION
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workflows.answers import PLAIN, Answers, beside_its_teachers
 from ensemble_distill.workflows.comparable import open_for
-from ensemble_distill.workflows.export import EXPORTS
 from ensemble_distill.workflows.runs import find_run
+from ensemble_distill.workflows.stale import stale_exports
 
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
 FEWEST = 20  # rows; fewer say nothing of a distribution's width
@@ -80,7 +79,7 @@ def calibrate(
     if remove:
         with one_writer(found.folder):
             found.forget_calibration()
-        return CalibrationReport(found.folder, "", 0, None, {}, {}, _exported_files(found.folder))
+        return CalibrationReport(found.folder, "", 0, None, {}, {}, stale_exports(found.folder))
     name = split or ("calibration" if "calibration" in settings.splits() else "validation")
     source = open_for([found], settings, name)
     if source.digest in (found.config.trained_on.get(trained) for trained in ("train", "transfer")):
@@ -91,7 +90,7 @@ def calibrate(
     if len(source) < FEWEST:
         raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
     answers = Answers(beside_its_teachers(settings, found, trust, progress), found, trust)
-    student = found.student(calibrated=False).to(answers.device)
+    student = found.student(calibrated=False, trust=answers.trusted).to(answers.device)
     progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
     outputs, raw = [], []
     keep = _kept(len(source), len(found.config.members) * max(2, len(found.config.classes)))
@@ -115,6 +114,7 @@ def calibrate(
     halves = (slice(0, None, 2), slice(1, None, 2))
     crossed = [pairs.figures(here, pairs.fitted(there)) for here, there in (halves, halves[::-1])]
     with one_writer(found.folder):
+        found.refuse_other_weights()
         found.keep_calibration(calibration)
     return CalibrationReport(
         folder=found.folder,
@@ -123,17 +123,8 @@ def calibrate(
         calibration=calibration,
         before=pairs.figures(slice(None), Calibration()),
         after=_means(crossed),
-        stale=tuple(file for file in _exported_files(found.folder) if _time(file) < _time(found.folder / CALIBRATION)),
+        stale=stale_exports(found.folder),
     )
-
-
-def _exported_files(run: Path) -> tuple[Path, ...]:
-    files = (run / EXPORTS / name for name in ("model.onnx", "model.safetensors"))
-    return tuple(file for file in files if file.is_file())
-
-
-def _time(file: Path) -> int:
-    return file.stat().st_mtime_ns
 
 
 def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.keys import uniforms
-from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
+from ensemble_distill.students.belonging import WEIGHTS
+from ensemble_distill.students.config import CONFIG, StudentConfig
+from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.run import weights_and_calibration
-from ensemble_distill.workflows.same_run import ARGS
+from ensemble_distill.workflows.same_run import ARGS, read_args
 
 CACHES = "caches"
 
@@ -47,7 +48,7 @@ class Chain:
         while (folder / generation_name(len(runs) + 1) / WEIGHTS).is_file():
             runs.append(Run.open(folder / generation_name(len(runs) + 1)))
             if len(runs) > 1:
-                refuse_changed(runs[-2], runs[-1])
+                refuse_changed(runs[-2], runs[-1].folder, runs[-1].config)
         later = [path.parent.name for path in folder.glob(f"generation-*/{WEIGHTS}")]
         if runs and len(later) > len(runs):
             raise EdistillError(
@@ -61,7 +62,7 @@ class Chain:
     @property
     def planned(self) -> int:
         """How many generations it is to have."""
-        return load_settings(self.folder / ARGS).train.generations or len(self.runs)
+        return read_args(self.folder).train.generations or len(self.runs)
 
     @property
     def teachers(self) -> tuple[Member, ...]:
@@ -69,17 +70,20 @@ class Chain:
         return self.runs[0].config.members
 
 
-def refuse_changed(before: Run, after: Run) -> None:
+def refuse_changed(before: Run, after: Path, config: StudentConfig) -> None:
     """Raise EdistillError when a generation is not the one that the next has learned from.
 
     One that was calibrated since is: that changes what it predicts, and not what it was.
+
+    Args:
+        after, config: the next one's folder, and what it says; it need not be finished.
     """
-    learned = after.config.members[0].sha256
-    if learned not in (sha256_file(before.folder / WEIGHTS), weights_and_calibration(before)):
+    learned = config.members[0].sha256
+    if learned not in (before.weights, weights_and_calibration(before)):
         raise EdistillError(
-            f"{after.folder} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "
+            f"{after} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "
             f"{weights_and_calibration(before)[:12]}…. Put the old one back, calibration included, or delete "
-            f"{after.folder} and run edistill train again."
+            f"{after} and run edistill train again."
         )
 
 

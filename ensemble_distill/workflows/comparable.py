@@ -8,7 +8,8 @@ from ensemble_distill.caching.plan import numbered
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.run import Run, StudentConfig
+from ensemble_distill.students.config import StudentConfig
+from ensemble_distill.students.run import Run
 from ensemble_distill.workflows.answers import first_input
 from ensemble_distill.workflows.splits import open_split, with_classes
 

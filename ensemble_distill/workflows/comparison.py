@@ -70,7 +70,7 @@ class Comparison:
         self.runs, self.answers, self.progress = runs, answers, progress
         self.averages = averages or {}
         self.task = TASKS[runs[0].config.task]
-        self.students = [run.student().to(answers.device) for run in runs]
+        self.students = [run.student(trust=answers.trusted).to(answers.device) for run in runs]
         self.chosen: dict[str, tuple[int, ...] | None] = dict.fromkeys(SIZES)
 
     def choose(self, source: Source, labels: Array) -> None:

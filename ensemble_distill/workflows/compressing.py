@@ -19,10 +19,10 @@ from ensemble_distill.students.bodies import each
 from ensemble_distill.students.compression.compress import Compression, Piece, compress
 from ensemble_distill.students.compression.factored import Layer, channels, factor, is_factorable, positions
 from ensemble_distill.students.compression.ranks import Budget
+from ensemble_distill.students.config import CONFIG, StudentConfig
 from ensemble_distill.students.from_members import FromMembers
 from ensemble_distill.students.last_stage import LastStageHeads
 from ensemble_distill.students.per_head import per_head
-from ensemble_distill.students.run import CONFIG, StudentConfig
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.order import Every, Order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from ensemble_distill import __version__
 from ensemble_distill.evaluation.controls import controls
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.figures import Figures, Rows
 from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.rows import prefixed
 from ensemble_distill.evaluation.tasks import TASKS
-from ensemble_distill.runtime.files import write_json, write_whole
-from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.seals import WRITTEN_BY, write_sealed_json
+from ensemble_distill.students.belonging import MADE_FROM
 from ensemble_distill.students.run import Run
 from ensemble_distill.workflows.comparison import SIZES, Compared, Model
+from ensemble_distill.workflows.stale import EVALUATIONS, FIGURES_OF_ROWS
 
 SCHEMA = 1
-PATIENCE = 60.0  # seconds that one evaluation waits for another to keep its document, which takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -119,24 +122,32 @@ class Evaluation:
             for name, outside in self.ood.items()
         }
 
-    def keep(self, of: Path, students: Mapping[str, int], document: Mapping[str, Any]) -> None:
+    def keep(self, of: Path, students: Mapping[str, tuple[int, Run]], document: Mapping[str, Any]) -> None:
         """Write the document into the folder of a run or a chain, with the figures of each row in `.npz`.
 
-        Shifts are kept apart: the next evaluation without them leaves them.
+        What is kept says of which weights it is, and which `.npz` belong to it. Shifts are kept apart: the next
+        evaluation without them leaves them.
 
         Args:
-            students: the positions of its runs, by the names their students get in `.npz`.
+            students: its runs by the names that their students get in `.npz`, each with its position.
         """
-        folder = of / "evaluations"
-        with one_writer(folder, within=of, patience=PATIENCE):
-            write_json(folder / f"{self.split}.json", document, within=of)
-            write_whole(folder / f"{self.split}.npz", _npz(self.main, students), within=of)
-            for name, rows in self.ood.items():
-                write_whole(folder / "ood" / f"{name}.npz", _npz(rows, students), within=of)
-            if self.shifts is not None:
-                kept = ("schema", "task", "run", "split", "rows", "shifts", "shift_levels")
-                shown = {key: document[key] for key in kept}
-                write_json(folder / "shifts" / f"{self.split}.json", shown, within=of)
+        folder = of / EVALUATIONS
+        at = {name: index for name, (index, _) in students.items()}
+        rows = {f"{self.split}.npz": _npz(self.main, at)}
+        rows |= {f"ood/{name}.npz": _npz(outside, at) for name, outside in self.ood.items()}
+        for name, content in rows.items():
+            write_whole(folder / name, content, within=of)
+        made: dict[str, Any] = {
+            WRITTEN_BY: __version__,
+            MADE_FROM: {name: run.made_from.to_json() for name, (_, run) in students.items()},
+        }
+        figures = {name: hashlib.sha256(content).hexdigest() for name, content in rows.items()}
+        # last, since it tells of the others
+        write_sealed_json(folder / f"{self.split}.json", {**document, **made, FIGURES_OF_ROWS: figures}, within=of)
+        if self.shifts is not None:
+            kept = ("schema", "task", "run", "split", "rows", "shifts", "shift_levels")
+            shifts = {key: document[key] for key in kept}
+            write_sealed_json(folder / "shifts" / f"{self.split}.json", {**shifts, **made}, within=of)
 
 
 def _npz(compared: Compared, students: Mapping[str, int]) -> bytes:

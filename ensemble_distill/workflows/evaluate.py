@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from ensemble_distill.config import Settings
 from ensemble_distill.data.shifts import levels, shifts_for
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.lock import BusyError, one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.run import Run
 from ensemble_distill.workflows.answers import Answers, beside_its_teachers
@@ -16,6 +19,8 @@ from ensemble_distill.workflows.comparable import open_for, refuse_unlike
 from ensemble_distill.workflows.comparison import SIZES, Comparison, Model
 from ensemble_distill.workflows.document import Evaluation
 from ensemble_distill.workflows.runs import find, find_runs
+
+PATIENCE = 10.0  # seconds to wait for another evaluation to keep its document, which takes milliseconds
 
 
 def evaluate(
@@ -39,9 +44,10 @@ def evaluate(
         trust: load pickled checkpoints that name arbitrary globals.
 
     Returns:
-        The document that `evaluate --json` prints; it is also kept in the run, `evaluations/SPLIT.json`, with
-        the figures of each row beside it in `.npz`. Of a chain the student is the last generation; `models` has each
-        of them, and BANE, the averages of the first 2, 3, ... generations' predictions, as `bane-2`, `bane-3`, ....
+        The document that `evaluate --json` prints; it is also kept in the run, `evaluations/SPLIT.json`, with the
+        figures of each row beside it in `.npz`, where that can be written. Of a chain the student is the last
+        generation; `models` has each of them, and BANE, the averages of the first 2, 3, ... generations' predictions,
+        as `bane-2`, `bane-3`, ....
 
     Raises:
         EdistillError: no such run or split; the data is not what the cache was made from, or not what the
@@ -95,7 +101,7 @@ def _evaluated(
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
     for index, (run, document) in enumerate(zip(runs, documents, strict=True)):
-        evaluation.keep(run.folder, {"student": index}, document)
+        _keep(evaluation, run.folder, {"student": (index, run)}, document, progress)
     return documents
 
 
@@ -113,8 +119,41 @@ def _of_chain(
     models: dict[str, Model] = {**generations, **{name: name for name in averages}}
     document = evaluation.document(chain.runs[-1], count - 1, chain.folder.name, models)
     document["calibrated"] = any(run.calibration is not None for run in chain.runs)
-    evaluation.keep(chain.folder, generations, document)
+    students = {name: (index, chain.runs[index]) for name, index in generations.items()}
+    _keep(evaluation, chain.folder, students, document, progress)
     return document
+
+
+def _keep(
+    evaluation: Evaluation,
+    of: Path,
+    students: Mapping[str, tuple[int, Run]],
+    document: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    """Keep a document in the folder of a run or a chain, or say why not: the figures are known all the same.
+
+    Args:
+        students: its runs by the names their students get, each with its position.
+
+    Raises:
+        EdistillError: a run was replaced or calibrated otherwise since it was opened, and the figures are of no run.
+    """
+    runs = [run for _, run in students.values()]
+    again = f"The figures are not kept in {of}"
+    try:
+        with ExitStack() as locks:
+            for folder in dict.fromkeys((*(run.folder for run in runs), of)):
+                locks.enter_context(one_writer(folder, patience=PATIENCE))
+            for run in runs:
+                run.refuse_replaced()
+            evaluation.keep(of, students, document)
+    except BusyError as busy:
+        for run in runs:
+            run.refuse_replaced()
+        progress.warn(f"{again}. {busy}")
+    except OSError as error:
+        progress.warn(f"{again}: {error.strerror or error}. To keep them, mend that and run the command again.")
 
 
 def _evaluation(

@@ -13,16 +13,28 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.onnx import export_onnx
 from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Preprocessing
+from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.students.belonging import EXPORTS
 from ensemble_distill.workflows.runs import find_run
-from ensemble_distill.workflows.splits import open_split
+from ensemble_distill.workflows.splits import open_split, trusted_by
 
-EXPORTS = "export"  # a run's folder of exported files
 CHECKED_ROWS = 32
 
 
-def export(settings: Settings, run: str | None = None, *, onnx: bool = False, safetensors: bool = False) -> list[Path]:
+def export(
+    settings: Settings,
+    run: str | None = None,
+    *,
+    onnx: bool = False,
+    safetensors: bool = False,
+    trust: bool = False,
+) -> list[Path]:
     """Write `export/model.onnx` and/or `export/model.safetensors` into the run; returns the files.
+
+    Args:
+        run: a run's folder or name; the latest by default.
+        trust: run the code that a run from elsewhere names for its body.
 
     Raises:
         EdistillError: no format was asked for, no run, no data to verify on, or the file does not agree with the
@@ -31,10 +43,12 @@ def export(settings: Settings, run: str | None = None, *, onnx: bool = False, sa
     if not (onnx or safetensors):
         raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
     found = find_run(settings, run)
-    student = found.student()
     folder = found.folder / EXPORTS
     written = []
-    with one_writer(folder, within=found.folder):
+    refuse_outside(found.folder, folder / "model.onnx")
+    with one_writer(found.folder):  # from here on no training replaces the run
+        found.refuse_replaced()
+        student = found.student(trust=trusted_by(settings, trust))
         if onnx:
             x = _real_rows(settings, found.config.preprocessing)
             if tuple(x.shape[1:]) != found.config.shape:
@@ -42,9 +56,9 @@ def export(settings: Settings, run: str | None = None, *, onnx: bool = False, sa
                     f"{found.folder} takes inputs of shape {found.config.shape}, but the configured data gives "
                     f"{tuple(x.shape[1:])}. Export from the folder it was trained in."
                 )
-            written.append(export_onnx(student, found.config, x, folder / "model.onnx"))
+            written.append(export_onnx(student, found.config, x, folder / "model.onnx", found.made_from))
         if safetensors:
-            written.append(export_safetensors(student, found.config, folder / "model.safetensors"))
+            written.append(export_safetensors(student, found.config, folder / "model.safetensors", found.made_from))
     return written
 
 

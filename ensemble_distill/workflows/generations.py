@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.config import Settings, settings_toml
+from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import clear_folder, refuse_outside, write_text
+from ensemble_distill.runtime.files import clear_folder, refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.students.run import CONFIG, WEIGHTS, Run, StudentConfig
+from ensemble_distill.students.belonging import WEIGHTS
+from ensemble_distill.students.config import CONFIG, StudentConfig
+from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.run import weights_and_calibration
 from ensemble_distill.workflows.cache_logits import cache_logits, holds_something
 from ensemble_distill.workflows.chain import CACHES, generation_name, generation_settings, refuse_changed
 from ensemble_distill.workflows.forecast import Forecast
-from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings
+from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings, write_args
 from ensemble_distill.workflows.same_run import FILES as RUN_FILES
 from ensemble_distill.workflows.splits import plan_split
+from ensemble_distill.workflows.stale import EVALUATIONS
 from ensemble_distill.workflows.train import TrainReport, run_folder, settled_method, train
 
-FILES = (ARGS, CACHES, "evaluations")  # a chain's own, beside its generations
+FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generations
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def train_chain(
     _refuse_unfit(settings)
     folder = run_folder(settings)
     _refuse_foreign(folder)
-    with one_writer(folder):
+    complete = not overwrite and _finished_generations(folder) >= count
+    with nullcontext() if complete else one_writer(folder):  # one that is up to date may stand where none may write
         if not overwrite:
             refuse_other_settings(folder, settings, free=("train.generations",))
         there = 0 if overwrite else _finished_generations(folder)
@@ -88,9 +92,10 @@ def train_chain(
                     progress=shown,
                     begin=partial(forecast.say, own),
                     claim=partial(_claim, folder, settings, overwrite) if generation == 1 else lambda: None,
+                    own_runs=Path(settings.output.runs),
                 )
             if generation > there:  # a chain that grows has more generations than it was begun with
-                write_text(folder / ARGS, settings_toml(settings, folder))
+                write_args(folder, settings)
             reports.append(report)
             forecast.done(report)
     fresh = any(report.fresh for report in reports)
@@ -140,7 +145,7 @@ def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
             f"{after} has lost its {CONFIG}. Delete {after}, and run the command again to make it anew."
         )
     if (after / CONFIG).is_file():
-        refuse_changed(Run.open(folder / generation_name(generation - 1)), Run(after, StudentConfig.load(after)))
+        refuse_changed(Run.open(folder / generation_name(generation - 1)), after, StudentConfig.load(after))
 
 
 def _refuse_other_rows(settings: Settings, first: Run) -> None:
@@ -199,7 +204,7 @@ def _claim(folder: Path, settings: Settings, overwrite: bool) -> None:
         clear_folder(folder / generation_name(1), RUN_FILES, last=ARGS)
         later = [path.name for path in folder.glob("generation-*") if path.name != generation_name(1)]
         clear_folder(folder, (*sorted(later, key=lambda name: (-len(name), name)), *FILES), last=ARGS)
-    write_text(folder / ARGS, settings_toml(settings, folder))
+    write_args(folder, settings)
 
 
 class _Titled:

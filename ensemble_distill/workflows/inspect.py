@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError, safe_open
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import FILE_NAME, Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import parse_json
+from ensemble_distill.runtime.seals import checked_metadata, safetensors_metadata
+from ensemble_distill.students.belonging import MADE_FROM
 
 if TYPE_CHECKING:
     from ensemble_distill.teachers.teacher import Teacher
@@ -75,18 +76,27 @@ def _trained(path: Path) -> dict[str, Any]:
     """A run or a chain of them."""
     from ensemble_distill.students.run import Run
     from ensemble_distill.workflows.chain import Chain, is_chain
+    from ensemble_distill.workflows.stale import stale_evaluations, stale_exports
 
     if is_chain(path):
         return _chain(Chain.open(path))
     run = Run.open(path)
     files = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
-    return {"kind": "run", **run.config.to_json(), "files": files}
+    stale = (*stale_exports(path), *stale_evaluations(path, {"student": run.made_from}))
+    return {"kind": "run", **run.config.to_json(), "files": files, **_stale(path, stale)}
+
+
+def _stale(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """What is in the folder of other weights or another calibration than it has now; absent where nothing is."""
+    return {"stale": [str(file.relative_to(folder)) for file in files]} if files else {}
 
 
 def _chain(chain: Chain) -> dict[str, Any]:
     from ensemble_distill.teachers.run import weights_and_calibration
+    from ensemble_distill.workflows.stale import stale_evaluations
 
     first = chain.runs[0].config
+    stale = stale_evaluations(chain.folder, {run.folder.name: run.made_from for run in chain.runs})
     return {
         "kind": "chain",
         "task": first.task,
@@ -100,6 +110,7 @@ def _chain(chain: Chain) -> dict[str, Any]:
             }
             for run in chain.runs
         },
+        **_stale(chain.folder, stale),
     }
 
 
@@ -122,6 +133,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         },
         "outputs": list(served.outputs),
         "members": [member.to_json() for member in card.members],
+        **({} if card.made_from is None else {"made_from": card.made_from.to_json()}),
         "bytes": path.stat().st_size,
     }
 
@@ -130,14 +142,24 @@ def _exported(path: Path) -> dict[str, Any] | None:
     """An exported safetensors file, by the config it carries."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
+    content = path.read_bytes()
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError:
+        if "edistill" not in safetensors_metadata(content):
+            return None
+    except ValueError:
         return None
-    if "edistill" not in metadata:
-        return None
-    return {"kind": "safetensors", **json.loads(metadata["edistill"]), "bytes": path.stat().st_size}
+    try:
+        metadata = checked_metadata(content)
+        config = parse_json(metadata["edistill"])
+        made_from = parse_json(metadata.get(MADE_FROM, "null"))
+        if not isinstance(config, dict):
+            raise ValueError("its config is no table")
+    except ValueError as error:
+        raise EdistillError(
+            f"{path} is damaged ({error}). Export the run again: edistill export --safetensors."
+        ) from None
+    told = {} if made_from is None else {MADE_FROM: made_from}
+    return {"kind": "safetensors", **config, **told, "bytes": len(content)}
 
 
 def _teachers(path: Path, settings: Settings | None, task: str, trust: bool) -> dict[str, Any]:

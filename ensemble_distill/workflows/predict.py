@@ -20,6 +20,7 @@ from ensemble_distill.runtime.files import is_stream, json_text, real, write_out
 from ensemble_distill.runtime.names import harmless_cell
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.serving import UNCERTAINTIES, Served, records
+from ensemble_distill.workflows.stale import refuse_other_weights
 
 EXPORTED = "export/model.onnx"  # in a run, which stands for it
 WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they are far from 0, they differ in those
@@ -44,9 +45,11 @@ def predict(model: Path, inputs: Sequence[str], progress: Progress | None = None
         progress: is warned of what of them was passed over.
 
     Raises:
-        EdistillError: the model or the inputs cannot be read, or do not fit each other.
+        EdistillError: the model or the inputs cannot be read, or do not fit each other; the model stands in a run whose
+            weights are others.
     """
     served = Served(model)
+    refuse_other_weights(served.path)
     source = open_inputs(inputs, served.card.task)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         (progress or Silent()).warn(remark)

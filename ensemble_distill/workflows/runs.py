@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
+from ensemble_distill.students.belonging import WEIGHTS
+from ensemble_distill.students.config import CONFIG
+from ensemble_distill.students.run import Run
 from ensemble_distill.workflows.chain import Chain, is_chain
 
 

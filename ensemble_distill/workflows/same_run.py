@@ -8,17 +8,37 @@ from typing import Any
 
 from ensemble_distill.cache.manifest import Split
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.config import Settings, load_settings, settings_toml
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Method
-from ensemble_distill.students.run import CALIBRATION, CONFIG, WEIGHTS, StudentConfig
+from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.seals import check_comment, sealed_comment
+from ensemble_distill.students.belonging import CALIBRATION, EXPORTS, WEIGHTS
+from ensemble_distill.students.config import CONFIG, StudentConfig
 from ensemble_distill.training import checkpoint
 from ensemble_distill.training.summary import NAME as SUMMARY
+from ensemble_distill.workflows.stale import EVALUATIONS
 
 ARGS = "args.toml"
-FILES = (ARGS, CONFIG, WEIGHTS, checkpoint.NAME, SUMMARY, CALIBRATION, "evaluations", "export")  # a run's own
+FILES = (ARGS, CONFIG, WEIGHTS, checkpoint.NAME, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS)  # a run's own
 # what may change between a run and its continuation without making it another run
 FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
+
+
+def write_args(folder: Path, settings: Settings) -> None:
+    """Keep the settings of a run or a chain in its folder, as a file that replays from there."""
+    write_whole(folder / ARGS, sealed_comment(settings_toml(settings, folder)))
+
+
+def read_args(folder: Path) -> Settings:
+    """The settings that a run or a chain was made with. Raises EdistillError when they are damaged."""
+    path = folder / ARGS
+    try:
+        check_comment(path.read_bytes())
+        return load_settings(path)
+    except (ValueError, EdistillError) as error:
+        told = str(error).removeprefix(f"{path} ").rstrip(".")
+        raise EdistillError(f"{path} is damaged ({told}). Restore it, or run edistill train --overwrite.") from None
 
 
 def refuse_other_cache(folder: Path, cache: Cache) -> None:
@@ -58,7 +78,7 @@ def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str
     those of how it is computed aside."""
     if not (folder / ARGS).is_file():
         return
-    before, now = (_flat(s) for s in (load_settings(folder / ARGS), settings))
+    before, now = (_flat(s) for s in (read_args(folder), settings))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in free:
             raise EdistillError(

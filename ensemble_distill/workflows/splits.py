@@ -16,6 +16,7 @@ from ensemble_distill.data.views import open_view, require_kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.trust import Trust
 from ensemble_distill.teachers import open_teachers
 from ensemble_distill.teachers.teacher import Context, Teacher
 
@@ -121,15 +122,26 @@ def class_names(sources: Mapping[str, Source], known: tuple[str, ...] | None = N
     return known if found is not None and known is not None and set(found) <= set(known) else found
 
 
+def trusted_by(settings: Settings, everything: bool = False, own_runs: Path | None = None) -> Trust:
+    """What the settings' user trusts.
+
+    Args:
+        everything: runs from anywhere (`--trust-checkpoints`).
+        own_runs: where the user's own runs stand; output.runs by default.
+    """
+    return Trust(own_runs or Path(settings.output.runs), settings.student.model, everything)
+
+
 def open_ensemble(
     settings: Settings,
     classes: tuple[str, ...] | None,
-    trust: bool = False,
+    trust: bool | Trust = False,
     progress: Progress | None = None,
 ) -> list[Teacher]:
     """The members in `teachers.path`, for data of these class names; see `open_teachers`."""
     names = classes if settings.task == "classification" else None  # numbers are no index of them
-    context = Context(settings.teachers, names, trust, settings.task, progress or Silent())
+    trusted = trust if isinstance(trust, Trust) else trusted_by(settings, trust)
+    context = Context(settings.teachers, names, trusted.everything, settings.task, progress or Silent(), trusted)
     return open_teachers(Path(settings.teachers.path), context)
 
 

@@ -24,9 +24,9 @@ from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.students.bodies import build_bodies, build_body, each, feature_count, start_from
+from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.from_members import FromMembers
 from ensemble_distill.students.last_stage import LastStage
-from ensemble_distill.students.run import StudentConfig
 from ensemble_distill.students.sharing import HEAD, share
 from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student

@@ -16,7 +16,7 @@ from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refu
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching.plan import SplitPlan, numbered
 from ensemble_distill.caching.pushing import refuse_other_making
-from ensemble_distill.config import Settings, settings_toml
+from ensemble_distill.config import Settings
 from ensemble_distill.data.replay import check_samples
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods import open_method
@@ -25,12 +25,15 @@ from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.devices import loader_workers, resolve
-from ensemble_distill.runtime.files import clear_folder, write_json, write_text
+from ensemble_distill.runtime.files import clear_folder, write_whole
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.belonging import WEIGHTS
+from ensemble_distill.students.config import CONFIG
 from ensemble_distill.students.per_head import normalizes_batches
-from ensemble_distill.students.run import CONFIG, WEIGHTS, Run
+from ensemble_distill.students.run import Run
 from ensemble_distill.students.student import Student
+from ensemble_distill.students.trust import Trust
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
@@ -46,6 +49,7 @@ from ensemble_distill.workflows.same_run import (
     refuse_other_cache,
     refuse_other_method,
     refuse_other_settings,
+    write_args,
 )
 from ensemble_distill.workflows.splits import (
     TRAINED,
@@ -53,6 +57,7 @@ from ensemble_distill.workflows.splits import (
     open_ensemble,
     plan_splits,
     student_preprocessing,
+    trusted_by,
 )
 from ensemble_distill.workflows.student import build_student, refuse_broken, starting_members
 from ensemble_distill.workflows.validation import validation
@@ -79,6 +84,7 @@ def train(
     progress: Progress | None = None,
     begin: Callable[[Training], None] | None = None,
     claim: Callable[[], None] = lambda: None,
+    own_runs: Path | None = None,
 ) -> TrainReport:
     """Train the configured student; an interrupted run resumes, a finished one is left as it is.
 
@@ -89,6 +95,7 @@ def train(
         trust: load pickled checkpoints that name arbitrary globals.
         begin: is given the training before its first step, when nothing has been written yet.
         claim: is called just before the run's folder is made its own, and the run that is to be replaced goes.
+        own_runs: where runs stand whose code may make their bodies; output.runs by default.
 
     Raises:
         EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
@@ -125,17 +132,28 @@ def train(
     processes = ranks.current().world
     if processes > 1:
         raise EdistillError(f"torchrun started {processes} processes, and training runs in one. Run it by itself.")
+    trusted = trusted_by(settings, trust, own_runs)
+
+    def up_to_date() -> TrainReport | None:
+        if overwrite or not _has_trained(folder):
+            return None
+        refuse_other_settings(folder, settings)
+        refuse_other_method(folder, method, settings.train.method)
+        if (Path(settings.output.cache) / MANIFEST).is_file():
+            refuse_other_cache(folder, _learned(settings, Cache(Path(settings.output.cache))))
+        if not (folder / WEIGHTS).is_file():
+            return None
+        run = Run.open(folder)  # finished: it no longer needs its cache
+        return _report(run, run.student(trust=trusted), fresh=False, resumed_at=0, started=started)
+
+    # first without the lock: what is finished may stand where nobody may write
+    if (folder / WEIGHTS).is_file() and (report := up_to_date()) is not None:
+        return report
     with one_writer(folder):
-        if not overwrite and _has_trained(folder):
-            refuse_other_settings(folder, settings)
-            refuse_other_method(folder, method, settings.train.method)
-            if (Path(settings.output.cache) / MANIFEST).is_file():
-                refuse_other_cache(folder, _learned(settings, Cache(Path(settings.output.cache))))
-            if (folder / WEIGHTS).is_file():  # finished: it no longer needs its cache
-                run = Run.open(folder)
-                return _report(run, run.student(), fresh=False, resumed_at=0, started=started)
+        if (report := up_to_date()) is not None:
+            return report
         cache = Cache(Path(settings.output.cache))
-        return _train(folder, settings, method, options, cache, overwrite, trust, progress, started, begin, claim)
+        return _train(folder, settings, method, options, cache, overwrite, trusted, progress, started, begin, claim)
 
 
 def _has_trained(folder: Path) -> bool:
@@ -197,7 +215,7 @@ def _train(
     options: BaseModel,
     cache: Cache,
     overwrite: bool,
-    trust: bool,
+    trusted: Trust,
     progress: Progress,
     started: float,
     begin: Callable[[Training], None] | None,
@@ -216,7 +234,7 @@ def _train(
     sources = {name: plan.source for name, plan in plans.items()}
     if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
-    teachers = _teachers(settings, cache, plans, trust)
+    teachers = _teachers(settings, cache, plans, trusted)
     if settings.train.teacher is not None:
         cache = _learned(settings, cache)
     splits = [_cached(cache, name, plan) for name, plan in plans.items()]
@@ -249,8 +267,8 @@ def _train(
         claim_more()
         if overwrite:
             clear_folder(folder, FILES, last=ARGS)
-        write_text(folder / ARGS, settings_toml(settings, folder))
-        write_json(folder / CONFIG, config.to_json())
+        write_args(folder, settings)
+        write_whole(folder / CONFIG, config.content())
 
     training = Training(
         folder=folder,
@@ -293,7 +311,7 @@ def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     return CachedSplit(plan.source, plan.view, plan.seed, records, inputs)
 
 
-def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], trust: bool) -> list[Teacher]:
+def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], trusted: Trust) -> list[Teacher]:
     """The teachers where they are still there, known to be the cached ones: they are hashed again, since stale outputs
     silently reused are the commonest mistake."""
     if not Path(settings.teachers.path).exists():
@@ -301,7 +319,7 @@ def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], tru
     kinds = [plan.source.kind for plan in plans.values()]
     teachers = [
         replace(teacher, member=as_recorded(cache.manifest.members, teacher.member, kinds))
-        for teacher in open_ensemble(settings, _known_names(cache, plans), trust)
+        for teacher in open_ensemble(settings, _known_names(cache, plans), trusted)
     ]
     found = [teacher.member for teacher in teachers]
     refuse_other_members(cache.folder, cache.manifest.members, found)

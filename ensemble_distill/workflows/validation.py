@@ -9,7 +9,7 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.config import Settings
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.runtime.devices import loader_workers
-from ensemble_distill.students.run import StudentConfig
+from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.loop import Pooling, Validate
 from ensemble_distill.training.plain_rows import plain_batches

@@ -21,6 +21,7 @@ from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, predict
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.students.run import Run
+from ensemble_distill.students.trust import EVERYTHING
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workflows.answers import PLAIN, Answers
 from ensemble_distill.workflows.comparable import open_for
@@ -67,7 +68,7 @@ def _said(settings: Settings, run: Run, split: str) -> tuple[Categorical, Catego
     """What ensemble and student say of a split."""
     answers = Answers(settings, run, trust=False)
     source = open_for([run], settings, split)
-    student = run.student(calibrated=False)
+    student = run.student(calibrated=False, trust=EVERYTHING)
     with torch.no_grad():
         batches = plain_batches(source, PLAIN, run.config.preprocessing, answers.workers, answers.device)
         raw = torch.cat([student(x).double() for _, x in batches])

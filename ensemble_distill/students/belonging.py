@@ -1,0 +1,65 @@
+"""What in a run's folder is of which weights, told without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemble_distill import __version__
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Calibration, MadeFrom
+from ensemble_distill.runtime.files import sha256_file, write_whole
+from ensemble_distill.runtime.seals import WRITTEN_BY, parse_sealed_json, sealed_json
+
+WEIGHTS = "student.safetensors"
+CALIBRATION = "calibration.json"
+EXPORTS = "export"  # a run's folder of exported files
+MADE_FROM = "made_from"  # under which documents and safetensors say of which students they are
+
+
+def write_calibration(folder: Path, calibration: Calibration, weights: str) -> None:
+    record = {WRITTEN_BY: __version__, "weights": weights, **calibration.to_json()}
+    write_whole(folder / CALIBRATION, sealed_json(record))
+
+
+def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration:
+    """What the bytes of a run's `calibration.json` say.
+
+    Args:
+        weights: the sha256 of the run's weights.
+
+    Raises:
+        EdistillError: they are damaged, or of other weights.
+    """
+    path = folder / CALIBRATION
+    again = f"Run edistill calibrate {folder}, or edistill calibrate {folder} --remove."
+    try:
+        record, _ = parse_sealed_json(content)
+        if not isinstance(record, dict):
+            raise ValueError("it is no table")
+        of, version = record.pop("weights", None), record.pop(WRITTEN_BY, None)
+        if (of is None) != (version is None):  # version 0.1.0 said neither
+            raise ValueError("it does not say of which weights it is")
+        found = Calibration.from_json(record)
+    except (ValueError, TypeError, AttributeError, EdistillError) as error:
+        raise EdistillError(f"{path} is damaged ({error}). {again}") from None
+    if of not in (None, weights):
+        raise EdistillError(
+            f"{path} is of weights {str(of)[:12]}…, and those of the run are {weights[:12]}…: it corrects another "
+            f"student. {again}"
+        )
+    return found
+
+
+def content_of(path: Path) -> bytes | None:
+    """None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def made_from_now(folder: Path) -> MadeFrom:
+    """Of what the run in a folder is now. Raises EdistillError as `parse_calibration` does."""
+    weights = sha256_file(folder / WEIGHTS)
+    calibrated = content_of(folder / CALIBRATION)
+    return MadeFrom(weights, None if calibrated is None else parse_calibration(calibrated, folder, weights))
