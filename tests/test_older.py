@@ -74,7 +74,7 @@ def assert_close(now: Any, then: Any) -> None:
 def test_its_exported_file_predicts(older: Path) -> None:
     said = predict(older / RUN / "export" / "model.onnx", ["data/test.npz"])
     assert len(said) == 10
-    student = load_student(RUN, trust=True)
+    student = load_student(RUN)
     assert student.calibration is not None
 
 
