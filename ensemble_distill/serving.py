@@ -24,7 +24,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom, Member, Preprocessing
 from ensemble_distill.runtime.files import parse_json
 from ensemble_distill.runtime.names import harmless_json
-from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, UNSEALED, check, onnx_metadata
+from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
 
 BATCH = 64
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
@@ -62,7 +62,7 @@ class Card:
     made_from: MadeFrom | None = None
 
     def to_metadata(self) -> dict[str, str]:
-        """One JSON value a key, since ONNX metadata are strings; and room for the file's digest."""
+        """One JSON value a key, since ONNX metadata are strings."""
         record = {
             "task": self.task,
             "method": self.method,
@@ -75,7 +75,7 @@ class Card:
             **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
         }
         said = {name: harmless_json(json.dumps(value, ensure_ascii=False)) for name, value in record.items()}
-        return {**{f"edistill.{name}": text for name, text in said.items()}, ONNX_KEY: BLANK}
+        return {f"{PREFIX}{name}": text for name, text in said.items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:

@@ -20,7 +20,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.outputs import allowed, named_outputs
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import write_whole
-from ensemble_distill.runtime.seals import seal
+from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving import Card, Served
 from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.student import Student
@@ -79,7 +79,7 @@ def export_onnx(
         members=config.members,
         made_from=made_from,
     )
-    onnx.helper.set_model_props(model, card.to_metadata())
+    onnx.helper.set_model_props(model, {**card.to_metadata(), ONNX_KEY: BLANK})
     onnx.checker.check_model(model)
     write_whole(path, seal(model.SerializeToString()), check=lambda written: _compare(module, Served(written), x))
     return path
