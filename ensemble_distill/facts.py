@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -26,6 +26,8 @@ class Preprocessing:
         interpolation: nearest, bilinear, bicubic or lanczos.
         crop_pct: share of the resized image that the center crop keeps, in (0, 1].
         crop_mode: center (keep the ratio, crop), squash (stretch, crop) or border (fit, pad).
+        channels: 1 for a network of gray pixels, whose pictures in color become gray; None where the pixels decide. No
+            part of what makes two equal, since records of version 0.1.0 lack it.
     """
 
     size: tuple[int, ...]
@@ -34,6 +36,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    channels: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         lists = (self.size, self.mean, self.std)
@@ -62,9 +65,14 @@ class Preprocessing:
             )
         if self.crop_mode not in CROP_MODES:
             raise EdistillError(f"preprocessing.crop-mode is {self.crop_mode!r}. Use one of {', '.join(CROP_MODES)}.")
+        if self.channels not in (None, 1) or (self.channels == 1 and max(len(self.mean), len(self.std)) > 1):
+            raise EdistillError(
+                f"preprocessing is of {self.channels} channel, with mean {list(self.mean)} and std {list(self.std)}. "
+                "Give one value each."
+            )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "channels" or value is not None}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Preprocessing:
@@ -175,7 +183,7 @@ class Member:
         return self.output.startswith("mean")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"preprocessing": None if self.preprocessing is None else self.preprocessing.to_json()}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Member:

@@ -38,7 +38,7 @@ def render(pixels: Array, to: Preprocessing) -> Array:
 
     Args:
         pixels: (H, W, C), uint8 or float32 in [0, 1].
-        to: one channel becomes as many as its mean or std has.
+        to: one channel becomes as many as its mean or std has, and three become one where it is of one.
 
     Returns:
         float32 (C, *to.size), contiguous, in [0, 1].
@@ -46,7 +46,7 @@ def render(pixels: Array, to: Preprocessing) -> Array:
     Raises:
         EdistillError: mean or std has neither one entry nor one a channel.
     """
-    pixels = _with_channels(pixels, max(len(to.mean), len(to.std)))
+    pixels = _gray(pixels) if to.channels == 1 else _with_channels(pixels, max(len(to.mean), len(to.std)))
     height, width = pixels.shape[:2]
     frame = _frame(height, width, to)
     if frame is not None:
@@ -70,6 +70,16 @@ def normalize(x: Array, to: Preprocessing) -> Array:
 def _moments(to: Preprocessing) -> tuple[Array, Array]:
     mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (to.mean, to.std))
     return mean, std
+
+
+def _gray(pixels: Array) -> Array:
+    """Color as its luma, as Pillow and so timm make it; what is gray stays as it is."""
+    if pixels.shape[2] != 3:
+        return pixels
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+    luma: Array = pixels @ np.array([0.299, 0.587, 0.114], dtype=pixels.dtype)
+    return luma[:, :, None]
 
 
 def _with_channels(pixels: Array, channels: int) -> Array:

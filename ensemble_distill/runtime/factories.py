@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
@@ -27,7 +28,9 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
     """The callable that `spec` names. A relative `file.py` starts at the working folder.
 
     The folder of a file can be imported from while the file is imported and while the factory runs, so a user
-    may split code over several files. The same file is imported once, however often it is asked for.
+    may split code over several files. A file that imports relatively is imported as part of its package, whose folder
+    can be imported from, too. A package is looked for in the working folder where it is not installed. The same file
+    is imported once, however often it is asked for.
 
     Args:
         spec: `file.py:factory` or `package.module:factory`.
@@ -40,17 +43,14 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
         raise EdistillError(f"{what} is {spec!r}. Write file.py:factory or package.module:factory.")
-    folder = None
-    if place.endswith(".py"):
-        file = Path(place).expanduser().resolve()
-        folder = file.parent
-        if not file.is_file():
-            raise EdistillError(f"{what} is {spec!r}, but there is no file {file}. Mend the path.")
-    with _importable(folder):
+    file = Path(place).expanduser().resolve() if place.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise EdistillError(f"{what} is {spec!r}, but there is no file {file}. Mend the path.")
+    with _importable(file):
         try:
-            module = importlib.import_module(place) if folder is None else _import_file(file)
+            module = importlib.import_module(place) if file is None else _import_file(file)
         except Exception as error:
-            hint = "" if folder else f" If it is a file, write {place.replace('.', '/')}.py:{name}."
+            hint = "" if file else f" If it is a file, write {place.replace('.', '/')}.py:{name}."
             told = f"importing {place} raised {_told(error)}."
             raise EdistillError(f"{what} is {spec!r}: {told}{hint}") from error
     factory = getattr(module, name, None)
@@ -59,7 +59,7 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
 
     @functools.wraps(factory)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _importable(folder):
+        with _importable(file):
             try:
                 return factory(*args, **kwargs)
             except EdistillError:
@@ -72,35 +72,71 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def _importable(folder: Path | None) -> Iterator[None]:
-    if folder is None:
-        yield
-        return
-    entry = str(folder)
-    sys.path.insert(0, entry)
+def _importable(file: Path | None) -> Iterator[None]:
+    """The file's folder and its package's come before what is installed; without a file the working folder after it."""
+    before = [] if file is None else [str(file.parent), *([] if (top := _package(file)) is None else [str(top.parent)])]
+    after = [str(Path.cwd())] if file is None else []
+    sys.path[:0] = before
+    sys.path += after
     try:
         yield
     finally:
-        if entry in sys.path:
-            sys.path.remove(entry)
+        for entry in before:
+            if entry in sys.path:
+                sys.path.remove(entry)
+        for entry in after:
+            if entry in sys.path:  # the last of it: it may have been there before
+                del sys.path[len(sys.path) - 1 - sys.path[::-1].index(entry)]
 
 
 def _import_file(file: Path) -> ModuleType:
     """The module of a file, under a name no other file can have."""
-    name = f"_edistill_{file.stem}_{hashlib.blake2b(str(file).encode(), digest_size=6).hexdigest()}"
+    package = _package(file)
+    if package is None:
+        return _import_as(_own_name(file), file)
+    parts = [part for part in file.relative_to(package).with_suffix("").parts if part != "__init__"]
+    name = _own_name(package)
+    _import_as(name, package / "__init__.py", package)
+    return importlib.import_module(".".join([name, *parts]))
+
+
+def _own_name(path: Path) -> str:
+    return f"_edistill_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()}"
+
+
+def _import_as(name: str, file: Path, package: Path | None = None) -> ModuleType:
+    """A file as the module of that name, or a package; one without `__init__.py` is an empty module."""
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
+    inside = None if package is None else [str(package)]
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=inside)
     assert spec is not None
     assert spec.loader is not None  # a .py file always has one
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up there
     try:
-        spec.loader.exec_module(module)
+        if package is None or file.is_file():
+            spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        for loaded in [other for other in sys.modules if other == name or other.startswith(f"{name}.")]:
+            del sys.modules[loaded]
         raise
     return module
+
+
+def _package(file: Path) -> Path | None:
+    """The folder of the outermost package of a file that imports relatively; None for any other file."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None  # importing it tells what is wrong
+    levels = [node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    if not levels:
+        return None
+    top = file.parents[min(max(levels), len(file.parents)) - 1]
+    while (top / "__init__.py").is_file() and (top.parent / "__init__.py").is_file():
+        top = top.parent
+    return top
 
 
 def _told(error: Exception) -> str:

@@ -61,8 +61,17 @@ def _entries(folder: Path) -> list[Path]:
     """What a folder holds, hidden files and Python's caches aside, in the members' order."""
     if not folder.is_dir():
         return []
-    shown = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__"))]
+    shown = [entry for entry in _listed(folder) if not entry.name.startswith((".", "__"))]
     return sorted(shown, key=lambda entry: (natural_key(member_name(entry)), entry.name))
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise EdistillError(
+            f"{folder} cannot be listed: {error.strerror}. Permit reading it, or move it out."
+        ) from None
 
 
 def _kind_of(path: Path, missed: bool = False) -> TeacherKind | None:
@@ -89,7 +98,7 @@ def _looks_like_a_member(path: Path) -> bool:
     if path.is_dir():
         return any(
             entry.name in ("args.yaml", "config.json") or _looks_like_a_member(entry)
-            for entry in path.iterdir()
+            for entry in _listed(path)
             if not entry.is_dir()
         )
     return is_weights_file(path) or path.suffix.lower() in FOREIGN

@@ -33,6 +33,7 @@ def load(path: Path, context: Context) -> Teacher:
             'teachers.model = "resnet50" (a timm name), "model.py:make_teacher" or "package.module:factory", '
             "and its arguments in teachers.model-kwargs."
         )
+    spec = timm_models.plain_name(spec, "teachers.model", context.progress)
     preprocessing: Preprocessing | None
     if is_factory(spec):
         weights = read_weights(path, context.trust)

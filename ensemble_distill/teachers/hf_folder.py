@@ -5,7 +5,6 @@ It is what `timm.models.save_for_hf` and `push_to_hf_hub` write.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,15 @@ from ensemble_distill.facts import Member
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.class_order import Order, order_by_names
 from ensemble_distill.teachers.fit import deferred
-from ensemble_distill.teachers.names import member_name
+from ensemble_distill.teachers.names import gone, member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
+from ensemble_distill.teachers.said import json_said, refuse_other_kinds
 from ensemble_distill.teachers.teacher import Context, Teacher
 from ensemble_distill.teachers.weights import digest, read_weights
 
 CONFIG = "config.json"
+KINDS = {"model_args": "a table", "label_names": "a list or a table", "labels": "a list or a table"}
+PREPROCESSING = {"input_size": "a list of numbers", "mean": "a list of numbers", "std": "a list of numbers"}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -29,16 +31,17 @@ def claims(path: Path) -> bool:
     if not (path / CONFIG).is_file() or _weights(path) is None:
         return False
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except ValueError:
+        config = json_said(path / CONFIG)
+    except EdistillError:
         return True  # so that `load` can say what is wrong with it
     return not isinstance(config, dict) or "edistill" not in config
 
 
 def load(path: Path, context: Context) -> Teacher:
     config, file, name = _read_config(path / CONFIG), _weights(path), member_name(path)
-    assert file is not None  # claimed
-    architecture = config["architecture"]
+    if file is None:
+        raise gone(path)
+    architecture = timm_models.plain_name(config["architecture"], f"architecture in {path / CONFIG}", context.progress)
     registered = timm_models.default_config(architecture, f"architecture in {path / CONFIG}")
     kwargs = dict(config.get("model_args") or {})
     kwargs["num_classes"] = config["num_classes"]
@@ -70,10 +73,7 @@ def _weights(folder: Path) -> Path | None:
 
 def _read_config(file: Path) -> dict[str, Any]:
     """The config in timm's present layout; its first one had everything at the top level."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EdistillError(f"{file} is not valid JSON: {error}. Copy it again from where it came.") from None
+    config = json_said(file)
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         kind = config.get("architectures") or config.get("model_type") if isinstance(config, dict) else None
         raise EdistillError(
@@ -81,9 +81,11 @@ def _read_config(file: Path) -> dict[str, Any]:
             f"folders, only those of timm models load, as timm.models.save_for_hf writes them. For another "
             "model, move its weights file out and give teachers.model a factory that builds the module."
         )
+    refuse_other_kinds(file, config, KINDS)
     saved = config.get("pretrained_cfg")
     if not isinstance(saved, dict):
         saved = config
+    refuse_other_kinds(file, saved, KINDS | PREPROCESSING)
     count = config.get("num_classes", saved.get("num_classes"))
     if not isinstance(count, int):
         raise EdistillError(f"{file} does not say num_classes. Add the number of the model's outputs.")

@@ -52,3 +52,11 @@ def first_few(items: list[str], count: int = 3) -> str:
     """`a, b, c and 4 more`, for messages."""
     rest = len(items) - count
     return ", ".join(items[:count]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def gone(path: Path) -> EdistillError:
+    """What was there when its folder was listed, and is no longer."""
+    return EdistillError(
+        f"{path} has changed since it was listed: its weights are gone. Run the command again when nothing writes to "
+        "the teachers."
+    )

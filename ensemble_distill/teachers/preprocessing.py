@@ -28,6 +28,8 @@ def from_timm(config: Mapping[str, Any]) -> Said:
     if config.get("input_size"):
         channels, *size = config["input_size"]
         said["size"] = tuple(size)
+        if channels == 1:
+            said["channels"] = 1  # pictures in color become gray, as timm's train.py opens them
     for key in ("mean", "std"):
         if config.get(key):
             values = tuple(float(value) for value in config[key])

@@ -55,7 +55,7 @@ def claims(path: Path) -> bool:
     config = path / CONFIG
     try:
         record = read_json(config) if config.is_file() else None
-    except ValueError:
+    except (ValueError, OSError, RecursionError):  # another kind's, or no one's
         return False
     return isinstance(record, dict) and "edistill" in record
 

@@ -12,8 +12,31 @@ from typing import Any
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.progress import Progress
 
 Config = dict[str, Any]
+
+
+def plain_name(name: str, where: str, progress: Progress) -> str:
+    """The registry's name for what may be written `hf_hub:timm/NAME`, which is told: nothing is asked of the hub.
+
+    Raises:
+        EdistillError: what the hub or a folder alone describes.
+    """
+    scheme, colon, place = name.partition(":")
+    if not colon or scheme.replace("_", "-") not in ("hf-hub", "local-dir"):
+        return name
+    owner, _, architecture = place.rpartition("/")
+    if scheme == "local-dir" or owner != "timm":
+        raise EdistillError(
+            f"{where} is {name!r}, and its architecture stands in the config.json there alone. Write that file's "
+            "architecture in its place, a timm name such as resnet50."
+        )
+    progress.note(
+        f"{where} is {name!r}: built as {architecture} of this timm, with its preprocessing where the files say none. "
+        "Nothing is asked of the hub."
+    )
+    return architecture
 
 
 def default_config(name: str, where: str) -> Config:
@@ -78,7 +101,7 @@ def create(name: str, kwargs: Mapping[str, Any], built_from: str, config: Config
         arguments["pretrained_cfg"] = {key: value for key, value in config.items() if key in known}
     try:
         module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # timm's models check arguments by failing on them, each in its own way
         raise EdistillError(
             f"timm cannot build {name} with {dict(kwargs)}: {str(error) or type(error).__name__}. Check {built_from}."
         ) from error

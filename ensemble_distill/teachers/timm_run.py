@@ -17,12 +17,14 @@ from ensemble_distill.facts import Member
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.class_order import Order, order_by_names
 from ensemble_distill.teachers.fit import deferred
-from ensemble_distill.teachers.names import SUFFIXES, is_weights_file, member_name, natural_key
+from ensemble_distill.teachers.names import SUFFIXES, gone, is_weights_file, member_name, natural_key
 from ensemble_distill.teachers.preprocessing import Said, from_timm, settled
+from ensemble_distill.teachers.said import read_said, refuse_other_kinds, yaml_said
 from ensemble_distill.teachers.teacher import Context, Teacher
 from ensemble_distill.teachers.weights import digest, read_weights
 
 ARGS = "args.yaml"
+KINDS = {"input_size": "a list of numbers", "dataset": "a text", "model_kwargs": "a table"}
 
 
 def claims(path: Path) -> bool:
@@ -31,8 +33,9 @@ def claims(path: Path) -> bool:
 
 def load(path: Path, context: Context) -> Teacher:
     args, checkpoint, name = _read_args(path / ARGS), _checkpoint(path), member_name(path)
-    assert checkpoint is not None  # claimed
-    model = args["model"]
+    if checkpoint is None:
+        raise gone(path)
+    model = timm_models.plain_name(args["model"], f"model in {path / ARGS}", context.progress)
     config = timm_models.default_config(model, f"model in {path / ARGS}")
     weights = read_weights(checkpoint, context.trust)
     counted = timm_models.class_count(weights.state, config)
@@ -65,20 +68,13 @@ def _checkpoint(folder: Path) -> Path | None:
 
 
 def _read_args(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        args = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EdistillError(
-            f"{file} is not the plain YAML that timm's train.py writes: {_told(error)}. Mend it by hand, or "
-            f"use the checkpoint alone with teachers.model."
-        ) from None
+    args = yaml_said(file)
     if not isinstance(args, dict) or not isinstance(args.get("model"), str):
         raise EdistillError(
             f"{file} does not say which model was trained: it has no key model. Add it (model: resnet50), or "
-            f"use the checkpoint alone with teachers.model."
+            f"move the checkpoint out of the folder and use it alone with teachers.model."
         )
+    refuse_other_kinds(file, args, KINDS)
     return args
 
 
@@ -95,7 +91,7 @@ def _model_kwargs(args: dict[str, Any], config: timm_models.Config, counted: int
         "global_pool": args.get("gp"),
         "bn_eps": args.get("bn_eps"),
         # models of one input size (most transformers) are built for it
-        "img_size": tuple(size[1:]) if size[1] and config.get("fixed_input_size") else None,
+        "img_size": tuple(size[1:]) if any(size[1:]) and config.get("fixed_input_size") else None,
     }
     return {key: value for key, value in named.items() if value is not None} | (args.get("model_kwargs") or {})
 
@@ -123,7 +119,7 @@ def _class_order(path: Path, args: dict[str, Any], count: int | None, context: C
         return None
     if args.get("class_map"):
         file = _class_map(path, str(args["class_map"]))
-        names = file.read_text(encoding="utf-8").splitlines()
+        names = read_said(file).splitlines()
         return order_by_names(name, [line.strip() for line in names], classes, str(file))
     if count is not None and count != len(classes):
         raise EdistillError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.teachers.choosing import SAVE_STATE, Weights, choose, whole_module
-from ensemble_distill.teachers.states import digest, unwrapped
+from ensemble_distill.teachers.states import digest, refuse_unreadable, unwrapped
 
 __all__ = ["Weights", "digest", "read_weights"]
 
@@ -34,7 +34,9 @@ def read_weights(path: Path, trust: bool = False) -> Weights:
     """
     _refuse_pointer(path)
     if path.name.lower().endswith(".safetensors"):
-        return Weights(unwrapped(_read_safetensors(path)))
+        state = unwrapped(_read_safetensors(path))
+        refuse_unreadable(path, state)
+        return Weights(state)
     return choose(path, _read_pickle(path, trust))
 
 
@@ -57,7 +59,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         state: dict[str, Tensor] = load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, MemoryError, RuntimeError) as error:
         raise _corrupt(path, error) from None
     if not state:
         raise EdistillError(f"{path} holds no tensors. Save the trained weights: {SAVE_STATE}.")
@@ -84,10 +86,11 @@ def _read_pickle(path: Path, trust: bool) -> object:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # no archive, or one that torch will not read either
 
 
 def _refused(path: Path, reason: str) -> EdistillError:

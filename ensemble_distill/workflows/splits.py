@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.config import PreprocessingSettings, Settings
@@ -149,7 +150,9 @@ def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocess
     """The first member's, with what the settings say instead."""
     if asked is None:
         return first
-    given = {name: value for name, value in asked if value is not None}
+    given: dict[str, Any] = {name: value for name, value in asked if value is not None}
+    if max(len(given.get(name, ())) for name in ("mean", "std")) > 1:
+        given["channels"] = None  # the student sees the colors that a first member of one channel does not
     if first is not None:
         return replace(first, **given)
     lacking = [name for name in ("size", "mean", "std") if name not in given]
