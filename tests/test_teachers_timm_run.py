@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,18 @@ def test_a_run_that_does_not_fit_points_to_its_args(tmp_path: Path) -> None:
     run = write_run(tmp_path, small_model(), num_classes=9)
     with pytest.raises(EdistillError, match=r"trained on 3 classes.*built for 9.*model_kwargs in .*args\.yaml"):
         timm_run.load(run, context()).build()
+
+
+@pytest.mark.parametrize("given", ["gone.txt", "gone.pkl", "there.pkl", "elsewhere/gone"])
+def test_the_remedy_for_a_class_map_works(tmp_path: Path, given: str) -> None:
+    run = write_run(tmp_path / "run", small_model(), class_map=given)
+    (run / "there.pkl").touch()
+    with pytest.raises(EdistillError, match="class_map") as error:
+        timm_run.load(run, context(("ant", "bee", "cat")))
+    told = re.search(r"at (\S+?\.txt)( and name it in class_map)?\.$", str(error.value))
+    assert told is not None
+    Path(told[1]).write_text("cat\nant\nbee\n")
+    if told[2]:
+        args = (run / "args.yaml").read_text()
+        (run / "args.yaml").write_text(args.replace(given, Path(told[1]).name))
+    assert timm_run.load(run, context(("ant", "bee", "cat"))).member.class_order == (2, 0, 1)

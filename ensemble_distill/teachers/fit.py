@@ -141,7 +141,8 @@ def _misfit(
     if not (missing or unexpected) and (counts := _only_classes(shapes)):
         return EdistillError(
             f"{name} was trained on {counts[0]} classes, but its module is built for {counts[1]} "
-            f"({first_few(list(shapes))}). Set num_classes to {counts[0]} in {built_from}."
+            f"({first_few(list(shapes))}). Set num_classes to {counts[0]} in {built_from}"
+            + (", by the name that a factory of yours has for it." if built_from == BARE else ".")
         )
     problems = [
         f"{what}: {first_few(keys)}"

@@ -137,6 +137,7 @@ def _class_map(path: Path, given: str) -> Path:
         raise EdistillError(
             f"{path / ARGS} takes its class order from class_map {given}, which {problem}. Put the list of "
             f"class names, one a line in the order of the outputs, at "
-            f"{path / Path(given).with_suffix('.txt').name}" + ("." if found is None else " and name it in class_map.")
+            f"{path / Path(given).with_suffix('.txt').name}"
+            + ("." if Path(given).suffix == ".txt" else " and name it in class_map.")
         )
     return found
