@@ -6,7 +6,6 @@ relative again to wherever the copy goes, so that a copy replays from its own pl
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,13 +22,24 @@ from pydantic import (
     field_validator,
 )
 
-from ensemble_distill.config_assignments import place
-from ensemble_distill.config_messages import explain, kebab, not_finite, wrong_kind
+from ensemble_distill.config_assignments import place, read_toml
+from ensemble_distill.config_messages import explain, kebab, unusable, wrong_kind
 from ensemble_distill.config_paths import DataPath, ModelSpec, PathText, file_name
 from ensemble_distill.errors import EdistillError
 
 FILE_NAME = "edistill.toml"
 Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
+
+# every number has bounds, beyond which lies a slip of the finger and not a use; a test asks all of them
+MOST_ROWS = 2**20  # in a batch
+WIDEST = 2**20  # layer, in units
+SIDE = 2**14  # of a picture, in pixels
+MOST_EPOCHS = 10**6
+SEED = 2**63  # seeds are below
+LARGE = 1e6  # learning rates, and weights of terms of a loss
+FAR = 1e30  # targets, whose unit is anyone's; float32 ends at 3e38
+Side = Annotated[int, Field(ge=1, le=SIDE)]
+Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]
 
 
 # --- sections -------------------------------------------------------------------------------------------------
@@ -58,19 +68,19 @@ class Section(BaseModel):
 class PreprocessingSettings(Section):
     """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
 
-    size: tuple[int, int] | None = Field(None, description="Height and width.")
-    mean: tuple[float, ...] | None = Field(None, description="Of each channel, of pixels in [0, 1].")
-    std: tuple[float, ...] | None = Field(None, description="Likewise.")
+    size: tuple[Side, Side] | None = Field(None, description="Height and width.")
+    mean: tuple[Level, ...] | None = Field(None, description="Of each channel, of pixels in [0, 1].")
+    std: tuple[Annotated[float, Field(gt=0, le=LARGE)], ...] | None = Field(None, description="Likewise.")
     interpolation: str | None = Field(None, description="As timm names it.")
-    crop_pct: float | None = Field(None, description="Share of the resized picture that is cropped.")
+    crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that is cropped.")
     crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
 
 
 class UnitSettings(Section):
     """What standardized outputs are multiplied by and moved to: target = mean + std × output."""
 
-    mean: float = Field(description="Of the target, over the members' training rows.")
-    std: float = Field(gt=0, description="Likewise.")
+    mean: float = Field(ge=-FAR, le=FAR, description="Of the target, over the members' training rows.")
+    std: float = Field(gt=0, le=FAR, description="Likewise.")
 
 
 class TeacherSettings(Section):
@@ -86,11 +96,16 @@ class TeacherSettings(Section):
         None, description="Regression: the target's mean and std, where the members return standardized numbers."
     )
     variance: float | None = Field(
-        None, gt=0, description="Regression with members that return a mean alone: their noise, target unit squared."
+        None,
+        gt=0,
+        le=FAR,
+        description="Regression with members that return a mean alone: their noise, target unit squared.",
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
     average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
-    weights: tuple[float, ...] | None = Field(None, description="One weight per member; equal when left out.")
+    weights: tuple[Annotated[float, Field(ge=0, le=FAR)], ...] | None = Field(
+        None, description="One weight per member; equal when left out."
+    )
 
 
 class DataEntry(Section):
@@ -133,11 +148,11 @@ class SplitSettings(Section):
 class ViewSettings(Section):
     """`[views]`: the renditions of each training row that the members are asked about."""
 
-    count: int = Field(4, ge=1, description="Views of each training row in the cache.")
+    count: int = Field(4, ge=1, le=2**16, description="Views of each training row in the cache.")
     transform: ModelSpec = Field(
         "none", description="none, affine, crop-flip, mixup, noise, ods, confods; a + of these."
     )
-    seed: int = Field(0, description="Seed of the views, apart from the training seed.")
+    seed: int = Field(0, ge=-SEED, lt=SEED, description="Seed of the views, apart from the training seed.")
 
 
 class LastStageSettings(Section):
@@ -145,7 +160,7 @@ class LastStageSettings(Section):
 
     last_stage: str | None = Field(None, min_length=1, description="The body's module where it begins.")
     adapt_from: str | None = Field(None, min_length=1, description="The body's module from which adapters lead there.")
-    rank: int | None = Field(None, ge=1, description="Channels of a bottleneck that the adapters share.")
+    rank: int | None = Field(None, ge=1, le=WIDEST, description="Channels of a bottleneck that the adapters share.")
     compress: float | None = Field(None, gt=0, lt=1, description="Share of its parameters that each of them keeps.")
 
 
@@ -156,7 +171,7 @@ def _heads_as(heads: Any) -> str:
 
 
 HeadSettings = Annotated[
-    Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Tag("<list>")]
+    Annotated[tuple[Annotated[int, Field(ge=1, le=WIDEST)], ...], Field(max_length=64), Tag("<list>")]
     | Annotated[Literal["last-stage"], Tag("<word>")]
     | Annotated[LastStageSettings, Tag("<table>")],
     Discriminator(_heads_as),
@@ -213,7 +228,7 @@ class CacheSettings(Section):
     dtype: Literal["float16", "float32"] | None = Field(
         None, description="Storage: float16 by default for classes, always float32 for regression."
     )
-    batch_size: int = Field(256, ge=1, description="Rows in a forward pass of the members.")
+    batch_size: int = Field(256, ge=1, le=MOST_ROWS, description="Rows in a forward pass of the members.")
 
 
 class TrainSettings(Section):
@@ -221,20 +236,22 @@ class TrainSettings(Section):
 
     method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
     generations: int | None = Field(
-        None, ge=1, description="A chain of so many students, each of which learns from the one before."
+        None, ge=1, le=1000, description="A chain of so many students, each of which learns from the one before."
     )
     teacher: str | None = Field(None, description="Learn from this member alone; default all of them.")
-    epochs: int = Field(20, ge=0, description="Passes over the training rows; 0 keeps what is solved for.")
-    batch_size: int = Field(128, ge=1, description="Rows in a step.")
-    workers: int | None = Field(None, ge=0, description="Loader processes; default 0 on a CPU, else up to 8.")
+    epochs: int = Field(
+        20, ge=0, le=MOST_EPOCHS, description="Passes over the training rows; 0 keeps what is solved for."
+    )
+    batch_size: int = Field(128, ge=1, le=MOST_ROWS, description="Rows in a step.")
+    workers: int | None = Field(None, ge=0, le=256, description="Loader processes; default 0 on a CPU, else up to 8.")
     opt: str = Field("adamw", description="A timm optimizer.")
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    lr: float = Field(1e-3, gt=0, le=LARGE, description="Peak learning rate.")
     sched: Literal["cosine", "tanh", "poly", "none"] = Field(
         "cosine", description="A timm schedule, over each stage, stepped each update."
     )
-    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warmup in each stage.")
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
-    clip_grad: float | None = Field(None, gt=0, description="Largest gradient norm.")
+    warmup_epochs: float = Field(0.0, ge=0, le=MOST_EPOCHS, description="Epochs of linear warmup in each stage.")
+    weight_decay: float = Field(0.01, ge=0, le=LARGE, description="Weight decay.")
+    clip_grad: float | None = Field(None, gt=0, le=1e12, description="Largest gradient norm.")
     freeze_bn: bool | None = Field(
         None, description="Keep the body's BatchNorm statistics; default on where student.init gives it a member's."
     )
@@ -244,8 +261,8 @@ class TrainSettings(Section):
     model_ema: bool = Field(False, description="Keep an exponential moving average; it becomes the student.")
     model_ema_decay: float = Field(0.999, gt=0, lt=1, description="Its decay a step.")
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the student and of the order of rows.")
-    checkpoint_minutes: float = Field(5.0, gt=0, description="Save for resuming this often within an epoch.")
+    seed: int = Field(0, ge=0, lt=SEED, description="Seed of the student and of the order of rows.")
+    checkpoint_minutes: float = Field(5.0, gt=0, le=LARGE, description="Save for resuming this often within an epoch.")
 
 
 class OutputSettings(Section):
@@ -293,16 +310,12 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
     path = file or Path(FILE_NAME)
     if path.is_dir():
         path = path / FILE_NAME
-    if path.is_file():
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise EdistillError(f"{path} is not valid TOML: {error}.") from None
-    else:
+    if not path.exists():
         raise EdistillError(
             f"There is no {path} {'here' if file is None else ''}".rstrip() + ". Pass -c FILE, or run edistill "
             "quickstart for a folder with a working one to edit."
         )
+    values = read_toml(path)
     for key, value in (overrides or {}).items():
         place(values, key, value, Settings)
     return settings_from(values, root=path.parent, named=str(path), overridden=overrides or ())
@@ -325,7 +338,7 @@ def settings_from(
     for name in ("teachers", "output"):
         values.setdefault(name, {})
     try:
-        problem = not_finite(values)
+        problem = unusable(values)
         if problem is None:
             settings = Settings.model_validate(values, context={"root": root})
             problem = _contradiction(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -36,6 +37,30 @@ def _spelled(table: Mapping[str, Any], key: str) -> str:
     return next((there for there in table if kebab(there) == kebab(key)), key)
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """A settings file as nested tables.
+
+    Raises:
+        EdistillError: it is no file, cannot be read, or is not TOML in UTF-8.
+    """
+    if path.is_dir():
+        raise EdistillError(f"{path} is a folder, and settings are a file. Move it away, or pass -c FILE.")
+    try:
+        return _parsed(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise EdistillError(f"{path} cannot be read: {error.strerror}. Permit reading it, or pass -c FILE.") from None
+    except ValueError as error:  # what is no UTF-8, too
+        raise EdistillError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Raises ValueError for what is not TOML, or lies in too many tables to be read."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("tables or lists stand in too many others") from None
+
+
 def parse_assignment(text: str) -> tuple[str, Any]:
     """`train.epochs=3` to ("train.epochs", 3); values are TOML, a bare word is a string, and nothing is None: unset.
 
@@ -48,9 +73,9 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not value.strip():
         return key.strip(), None
     try:
-        parsed = tomllib.loads(f"value = {value}")
+        parsed = _parsed(f"value = {value}")
         if len(parsed) > 1:
             raise EdistillError(f"--set {text}: one key at a time; pass --set again for the next.")
         return key.strip(), parsed["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return key.strip(), value.strip()

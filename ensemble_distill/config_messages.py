@@ -10,27 +10,49 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+DEEPEST = 32  # tables or lists in one another
+LONGEST = 200  # characters of a value in a message
+
 
 def kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
-def not_finite(value: Any, key: str = "") -> tuple[str, str] | None:
-    """The first nan or inf, wherever it stands: free tables such as model-kwargs have no types to refuse it."""
-    if isinstance(value, Mapping):
-        found = (not_finite(item, f"{key}.{name}".lstrip(".")) for name, item in value.items())
-        return next((problem for problem in found if problem is not None), None)
-    if isinstance(value, float) and not isfinite(value):
-        return key, f"{key} is {value!r}: input should be a finite number."
+def unusable(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The key of the first nan or inf, wherever it stands, or of what lies too deep to be written again; and what is
+    wrong. Free tables such as model-kwargs have no types to refuse it."""
+    waiting: list[tuple[str, Any, int]] = [("", values, 0)]
+    while waiting:
+        key, value, depth = waiting.pop(0)
+        if isinstance(value, float) and not isfinite(value):
+            return key, f"{key} is {value!r}: input should be a finite number."
+        if isinstance(value, Mapping | list | tuple) and depth == DEEPEST:
+            return key, f"{shown(key)} holds tables or lists in {DEEPEST} others. Give it fewer levels."
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{name}".lstrip("."), item, depth + 1) for name, item in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(key, item, depth + 1) for item in value]
     return None
+
+
+def shown(value: Any) -> str:
+    """A value as it is written, its middle left out where it is long."""
+    try:
+        text = value if isinstance(value, str) and "\n" not in value else repr(value)
+    except (ValueError, RecursionError):  # of thousands of digits, or of tables in tables
+        return f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
 
 
 def wrong_kind(value: Any, annotation: Any) -> str | None:
     """What is wrong with true where a number belongs, or a number where true or false do, which pydantic would take for
     one another."""
     kinds = {kind if isinstance(kind, type) else type(kind) for kind in _kinds(annotation)}
-    if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+    numbers = bool not in kinds and bool(kinds & {int, float})
+    if numbers and isinstance(value, bool):
         return "it should be a number"
+    if numbers and isinstance(value, list | tuple) and any(isinstance(item, bool) for item in value):
+        return "its entries should be numbers"
     if isinstance(value, int | float) and not isinstance(value, bool) and bool in kinds and not kinds & {int, float}:
         return "it should be true or false"
     return None
@@ -59,13 +81,14 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     key = ".".join(part for part in map(str, problem["loc"]) if not part.startswith("<"))
     given = problem.get("input")
+    written = shown(given if not isinstance(given, str) else repr(given))
     if problem["type"] == "extra_forbidden":
         return key, f"unknown key {key}. {_nearest(key, settings)}"
     if problem["type"] == "missing":
-        return key, f"{key} is missing from {given!r}."
+        return key, f"{key} is missing from {written}."
     message = problem["msg"].removeprefix("Value error, ")
     told = _TYPES.get(problem["type"], message[0].lower() + message[1:])
-    return key, f"{key} is {given!r}: {told}."
+    return key, f"{key} is {written}: {told}."
 
 
 def unknown(key: str, settings: type[BaseModel]) -> str | None:

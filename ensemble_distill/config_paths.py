@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, PlainSerializer, SerializationInfo, ValidationInfo
 
+LONGEST = 255  # bytes of a name, on every common file system
+
 
 def _is_file_spec(text: str) -> bool:
     """True for `file.py:factory`, as against a timm name or `package.module:factory`."""
@@ -18,7 +20,14 @@ def _is_file_spec(text: str) -> bool:
 
 def _absolute(text: str, info: ValidationInfo) -> str:
     root = (info.context or {}).get("root", Path())
-    return os.path.normpath(Path(root).absolute() / Path(text).expanduser())
+    if "\0" in text:
+        raise ValueError("no path has a null character in it")
+    if any(len(part.encode("utf-8", "surrogateescape")) > LONGEST for part in Path(text).parts):
+        raise ValueError(f"no part of a path is longer than {LONGEST} bytes")
+    try:
+        return os.path.normpath(Path(root).absolute() / Path(text).expanduser())
+    except RuntimeError:  # ~ of somebody whom the system does not know
+        raise ValueError("there is no such home folder") from None
 
 
 def _absolute_spec(text: str, info: ValidationInfo) -> str:

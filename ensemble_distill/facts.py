@@ -12,6 +12,7 @@ from ensemble_distill.runtime.names import is_plain
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+SIDE = 2**14  # the largest of a network's input, in pixels, as in the settings
 FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
 OUTPUTS = ("logits", "probabilities", "mean", "mean-variance", "mean-logvar")
 
@@ -45,8 +46,10 @@ class Preprocessing:
         numbers = (*self.size, *self.mean, *self.std, self.crop_pct)
         if any(isinstance(n, bool) or not isinstance(n, int | float) or not isfinite(n) for n in numbers):
             raise EdistillError(f"preprocessing holds {numbers}. Give numbers for size, mean, std and crop-pct.")
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise EdistillError(f"preprocessing.size is {list(self.size)}. Give height and width, [224, 224].")
+        if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= SIDE:
+            raise EdistillError(
+                f"preprocessing.size is {list(self.size)}. Give height and width, [224, 224], each at most {SIDE}."
+            )
         if min(self.std, default=0.0) <= 0:
             raise EdistillError(
                 f"preprocessing.std is {list(self.std)}. Every standard deviation is above 0: "

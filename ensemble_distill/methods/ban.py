@@ -112,7 +112,7 @@ class BornAgainOptions(Options):
         description="The teacher alone; with labels; labels weighted by its confidence; its dark knowledge permuted.",
     )
     label_weight: float | None = Field(
-        None, gt=0, description='What labels count beside the teacher, with objective = "ban+l"; default 1.'
+        None, gt=0, le=1e6, description='What labels count beside the teacher, with objective = "ban+l"; default 1.'
     )
 
 

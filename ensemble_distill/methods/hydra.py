@@ -103,6 +103,7 @@ class HydraOptions(Options):
     deviation_weight: float | None = Field(
         None,
         ge=0,
+        le=1e6,
         description='What deviations count beside the pooled prediction, with loss = "deviation"; default 1.',
     )
     row_weight: float = Field(
@@ -113,7 +114,9 @@ class HydraOptions(Options):
         description="Solve for the heads' last layers when the second phase begins; default for classes, and after "
         "such a start.",
     )
-    ridge: float = Field(1e-4, gt=0, description="How much that solution shrinks, relative to the features' variance.")
+    ridge: float = Field(
+        1e-4, gt=0, le=1e6, description="How much that solution shrinks, relative to the features' variance."
+    )
 
 
 class Hydra(Method):
