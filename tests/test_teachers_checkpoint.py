@@ -92,7 +92,7 @@ def test_a_file_that_changes_meanwhile_is_refused(bare: Path) -> None:
         ({"model": "zzzzqqqq"}, r"timm\.list_models\(\) lists them"),
         ({"model": "test_resnet.no_such_tag"}, "Invalid pretrained tag.*without what follows the dot"),
         ({"model": "model.py:make", "preprocessing": {"mean": [0.5]}}, "a: preprocessing lacks size and std"),
-        ({"model": "test_resnet", "preprocessing": {"crop_pct": 2.0}}, "a: preprocessing.crop-pct is 2.0"),
+        ({"model": "test_resnet", "preprocessing": {"crop_mode": "round"}}, "a: preprocessing.crop-mode is 'round'"),
     ],
 )
 def test_what_cannot_be_listed_is_refused(
