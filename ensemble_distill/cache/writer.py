@@ -25,11 +25,12 @@ from ensemble_distill.runtime.files import (
     remove_file,
     remove_tree,
     sha256_file,
-    write_whole,
+    write_all,
 )
 
 BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
-SAVE_EVERY = 1024  # records joined between two saves of the manifest, which grows with their number
+SAVE_EVERY = 1024  # records joined between two saves of the manifest, which grows with their number,
+SAVE_BYTES = 1 << 26  # or fewer, that are that large
 
 
 def blocks(rows: int, batch_size: int) -> list[Block]:
@@ -128,17 +129,22 @@ class Writer:
         The manifest is saved as it goes: what it notes is not joined again after a kill.
         """
         cut = blocks(rows, batch_size)
-        for start in range(0, len(columns), SAVE_EVERY):
-            joined = {}
-            for column in columns[start : start + SAVE_EVERY]:
-                header = _npy_header(self.manifest.record_of(split, column[1]), rows)
-                path = record_path(self.folder, split, *column)
-                content = (records.tobytes() for _, records in self.written(split, column, cut))
-                write_whole(path, itertools.chain([header], content), within=self.folder)
-                joined[key(split, *column)] = sha256_file(path)
+        largest = max((self.manifest.record_of(split, view).itemsize for _, view in columns), default=1) * rows
+        together = max(1, min(SAVE_EVERY, SAVE_BYTES // largest))
+        for start in range(0, len(columns), together):
+            some = {column: record_path(self.folder, split, *column) for column in columns[start : start + together]}
+            contents = ((path, self._content(split, column, rows, cut)) for column, path in some.items())
+            write_all(contents, within=self.folder)
+            joined = {key(split, *column): sha256_file(path) for column, path in some.items()}
             self.manifest = self.manifest.with_records(joined)
             self.manifest.save(self.folder)
         self.drop_parts(split)
+
+    def _content(self, split: str, column: Column, rows: int, cut: Sequence[Block]) -> Iterator[bytes]:
+        """A record's file, piece by piece."""
+        yield _npy_header(self.manifest.record_of(split, column[1]), rows)
+        for _, records in self.written(split, column, cut):
+            yield records.tobytes()
 
     def drop_parts(self, split: str) -> None:
         """Remove what a split's records were joined from."""

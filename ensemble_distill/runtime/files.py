@@ -15,7 +15,9 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ensemble_distill.runtime.names import harmless_json
 
 TEMPORARY = ".part"
 LOCK = ".lock"  # in every folder that somebody writes to; see `runtime/lock.py`
+SYNCS = 16  # at once
 _PREFIX = ".edistill-"
 
 
@@ -67,33 +70,74 @@ def write_whole(
     Raises:
         EdistillError: a link leads out of `within`, or `within` is gone.
     """
-    if within is not None:
-        _refuse_removed(within)
-        refuse_outside(within, path)
-    make_folder(path.parent)
-    temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(8)}{TEMPORARY}")
-    chunks = [content] if isinstance(content, bytes) else content
-    crash_point("before write", path)
+    write_all([(path, content)], within=within, check=check)
+
+
+def write_all(
+    files: Iterable[tuple[Path, bytes | Iterable[bytes]]],
+    *,
+    within: Path | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write files, each as `write_whole` does: a disk syncs many together in a small part of the time."""
+    written: list[tuple[Path, Path]] = []
     try:
-        # refuses what is there already, also a link that somebody put there to have its target overwritten
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        with open(descriptor, "wb") as file:  # noqa: PTH123, of a descriptor
-            for chunk in chunks:
-                file.write(chunk)
+        for path, content in files:
+            if within is not None:
+                _refuse_removed(within)
+                refuse_outside(within, path)
+            make_folder(path.parent)
+            crash_point("before write", path)
+            temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(8)}{TEMPORARY}")
+            written.append((temporary, path))
+            with _named(path, temporary):
+                _write(temporary, [content] if isinstance(content, bytes) else content)
             crash_point("before sync", path)
-            file.flush()
-            os.fsync(file.fileno())
-        if check is not None:
-            check(temporary)
-        crash_point("before rename", path)
-        temporary.replace(path)
-    except (Exception, KeyboardInterrupt) as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # what the user knows of; a full disk names no file at all
+        _sync(written)
+        for temporary, path in written:
+            if check is not None:
+                check(temporary)
+            crash_point("before rename", path)
+            with _named(path, temporary):
+                temporary.replace(path)
+            crash_point("after rename", path)
+    except (Exception, KeyboardInterrupt):
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
         raise
-    crash_point("after rename", path)
-    sync_folder(path.parent)
+    for folder in dict.fromkeys(path.parent for _, path in written):
+        sync_folder(folder)
+
+
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
+    # refuses what is there already, also a link that somebody put there to have its target overwritten
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    with open(descriptor, "wb") as file:  # noqa: PTH123, of a descriptor
+        for chunk in chunks:
+            file.write(chunk)
+
+
+def _sync(written: Sequence[tuple[Path, Path]]) -> None:
+    def one(pair: tuple[Path, Path]) -> None:
+        with _named(pair[1], pair[0]), pair[0].open("r+b") as file:
+            os.fsync(file.fileno())
+
+    if len(written) == 1:
+        one(written[0])
+        return
+    with ThreadPoolExecutor(SYNCS) as threads:
+        list(threads.map(one, written))
+
+
+@contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Let the system's errors name what the user knows of; a full disk names no file at all."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
 
 
 def write_output(path: Path, content: bytes) -> None:
