@@ -27,6 +27,7 @@ from ensemble_distill.runtime.names import harmless_json
 TEMPORARY = ".part"
 LOCK = ".lock"  # in every folder that somebody writes to; see `runtime/lock.py`
 SYNCS = 16  # at once
+Content = bytes | Iterable[bytes | memoryview]  # of a file, whole or piece by piece
 _PREFIX = ".edistill-"
 
 
@@ -54,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_whole(
     path: Path,
-    content: bytes | Iterable[bytes | memoryview],
+    content: Content,
     *,
     within: Path | None = None,
     check: Callable[[Path], None] | None = None,
@@ -74,7 +75,7 @@ def write_whole(
 
 
 def write_all(
-    files: Iterable[tuple[Path, bytes | Iterable[bytes]]],
+    files: Iterable[tuple[Path, Content]],
     *,
     within: Path | None = None,
     check: Callable[[Path], None] | None = None,
@@ -109,7 +110,7 @@ def write_all(
         sync_folder(folder)
 
 
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
+def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     # refuses what is there already, also a link that somebody put there to have its target overwritten
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     with open(descriptor, "wb") as file:  # noqa: PTH123, of a descriptor
@@ -136,7 +137,7 @@ def _named(path: Path, temporary: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename in (None, str(temporary)):
-            error.filename = str(path)
+            error.filename, error.filename2 = str(path), None
         raise
 
 
