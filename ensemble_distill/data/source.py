@@ -20,10 +20,10 @@ Kind = Literal["pixels", "tensor", "features"]
 
 @dataclass(frozen=True)
 class Item:
-    """One example, undistorted.
+    """One example, undistorted. Several views and preprocessings are given the same one, so none may write into it.
 
     Attributes:
-        x: pixels: uint8 (H, W, C); tensor: float32 (C, H, W), already preprocessed; features: float32 (F,).
+        x: pixels: uint8 (H, W, C); tensor: float32 (C, H, W), already preprocessed; features: float32 (F,). Read-only.
         y: the class (int64 scalar) or the target (float32); None where the split has no labels.
         kind: which of the three `x` is.
     """
@@ -31,6 +31,11 @@ class Item:
     x: Array
     y: Array | None
     kind: Kind
+
+    def __post_init__(self) -> None:
+        x = self.x.view()  # whoever made the array may go on writing into it
+        x.flags.writeable = False
+        object.__setattr__(self, "x", x)
 
 
 class Source(Protocol):

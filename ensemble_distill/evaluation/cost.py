@@ -28,12 +28,13 @@ def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor], budget: float =
         with torch.no_grad():
             for module, x in zip(modules, inputs, strict=True):
                 with _unfused(), FlopCounterMode(display=False) as counter:
-                    module(x)
+                    module(x.clone())
                 macs += counter.get_total_flops() // 2
             begun = time.perf_counter()
             while len(latencies) < 3 or (len(latencies) < REPEATS and time.perf_counter() - begun < budget):
+                own = [x.clone() for x in inputs]  # modules may work in place, over and over
                 started = time.perf_counter()
-                for module, x in zip(modules, inputs, strict=True):
+                for module, x in zip(modules, own, strict=True):
                     module(x)
                 latencies.append(1000 * (time.perf_counter() - started))
     finally:

@@ -10,11 +10,12 @@ from ensemble_distill.errors import EdistillError
 
 
 @contextmanager
-def told_as_own(what: str) -> Iterator[None]:
+def told_as_own(what: str, remedy: str = "Mend it.") -> Iterator[None]:
     """Around each call of a user's code.
 
     Args:
         what: where it stands, and what was called: "train.method mine.py:Mine: heads".
+        remedy: what else is to be said.
 
     Raises:
         EdistillError: whatever it raised, but for its own EdistillError, which passes as it is, and for MemoryError.
@@ -25,7 +26,7 @@ def told_as_own(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         told = f"{type(error).__name__}: {error}".rstrip(".").partition("\n")[0]
-        raise EdistillError(f"{what} raised {told}{_line(error)}. Mend it.") from error
+        raise EdistillError(f"{what} raised {told}{_line(error)}. {remedy}") from error
 
 
 def _line(error: BaseException) -> str:

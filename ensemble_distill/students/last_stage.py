@@ -84,7 +84,8 @@ class LastStageHeads(nn.Module):
         if self.adapters is not None:
             rows = self.adapters(x)
         else:
-            rows = x.unsqueeze(1).expand(-1, self.count, *x.shape[1:]).flatten(0, 1)
+            # a copy, which a single head would not get else: its tail may work in place
+            rows = x.clone().unsqueeze(1).expand(-1, self.count, *x.shape[1:]).flatten(0, 1)
         features: Tensor = self.tail(rows)
         return features.view(-1, self.count, features.shape[-1])
 
@@ -132,10 +133,10 @@ def run_apart(trunk: nn.Module, part: Split, shape: Sequence[int]) -> tuple[Tens
     for module in modules:
         module.eval()
     with torch.no_grad():
-        x = torch.zeros(2, *shape)
-        seen = trunk(x)
-        wanted = part.bridge(part.trunk(x))
-        features = part.tail(wanted)
+        x = torch.zeros(2, *shape)  # any of them may work in place
+        seen = trunk(x.clone())
+        wanted = part.bridge(part.trunk(x.clone()))
+        features = part.tail(wanted.clone())
     for module, training in zip(modules, were, strict=True):
         module.train(training)
     return seen, wanted, features

@@ -57,13 +57,13 @@ class Student(nn.Module):
         return raw
 
     def features(self, x: Tensor) -> Tensor:
-        """What the body makes of x: (B, F), or (B, H, F).
+        """What the body makes of x: (B, F), or (B, H, F). It is given an x of its own, since it may work in place.
 
         Raises:
             EdistillError: it fails, which it may do on other rows than it was tried on.
         """
         try:
-            features: Tensor = self.body(x)
+            features: Tensor = self.body(x.clone())
         except Exception as error:  # the body is anyone's code
             mode = "training" if self.body.training else "eval"
             raise EdistillError(
@@ -75,6 +75,7 @@ class Student(nn.Module):
     def predictive(self, raw: Tensor) -> Predictive:
         """What raw outputs (B, H, W) mean, calibrated where the student is."""
         weights = self.weights if self.weights is not None and len(self.weights) == raw.shape[1] else None
+        weights = None if weights is None else weights.clone()  # a method's loss may be anyone's code
         predictive = self.family.predictive(raw, weights, self.average)
         return predictive if self.calibration is None else predictive.calibrated(self.calibration)
 

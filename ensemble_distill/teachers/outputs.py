@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from ensemble_distill.facts import Member
 from ensemble_distill.teachers import logits, moments
 
 
-def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
-    """A member's raw output (B, ·); `where` says in an error at which rows. Raises EdistillError when it fails."""
+def run(module: nn.Module, x: Tensor, member: Member, where: str) -> Any:
+    """Whatever a member returns; `where` says in an error at which rows. Raises EdistillError when it fails.
+
+    It is given an x of its own: it may work in place, and others are shown the same.
+    """
     try:
         with torch.inference_mode():
-            raw = module(x)
+            return module(x.clone())
     except torch.OutOfMemoryError as error:
         raise EdistillError(
             f"Member {member.name} runs out of memory {where} with {len(x)} rows at once. Lower cache.batch-size."
@@ -28,13 +32,22 @@ def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
             f"Member {member.name} fails {where} on an input of shape {tuple(x.shape)}: {error}. Check "
             "teachers.preprocessing and teachers.model-kwargs against how it was trained."
         ) from error
+
+
+def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
+    """A member's raw output (B, ·), copied, since the module may use its buffer again; see `run`.
+
+    Raises:
+        EdistillError: it fails, or returns something else.
+    """
+    raw = run(module, x, member, where)
     joined = moments.joined(raw, len(x), member) if member.of_numbers else logits.joined(raw, len(x), member)
     if not joined.is_floating_point():
         raise EdistillError(
             f"Member {member.name} returns {str(joined.dtype).removeprefix('torch.')} numbers {where}, and "
             f"{member.output} are real. Return floats (teachers.model)."
         )
-    return joined
+    return joined.clone()
 
 
 def to_outputs(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:

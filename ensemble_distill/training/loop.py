@@ -49,8 +49,9 @@ class Pooling:
     average: Average = "probabilities"
 
     def predictive(self, outputs: Tensor) -> Predictive:
-        """Outputs (B, M, W) as M distributions a row."""
-        return self.family.predictive(outputs, self.weights, self.average)
+        """Outputs (B, M, W) as M distributions a row, with weights of their own: a method's loss is anyone's code."""
+        weights = None if self.weights is None else self.weights.clone()
+        return self.family.predictive(outputs, weights, self.average)
 
 
 @dataclass
@@ -304,8 +305,9 @@ class Training:
         batch = self._batch(rows)
         # the heads in full: near-equal ones differ by less than bfloat16 resolves
         raw = state.student.heads(self._body(state.student, rows))
-        predictive = state.student.predictive(raw)
-        loss = stage.loss(batch, predictive, step)
+        # what is watched is what was said, whatever the loss does to its own
+        seen = None if stage.watch is None else (self._batch(rows), state.student.predictive(raw.detach().clone()))
+        loss = stage.loss(batch, state.student.predictive(raw), step)
         value = number(loss, stage.name)
         if not math.isfinite(value):
             kept = "The last checkpoint is kept, and --overwrite starts again."
@@ -324,13 +326,13 @@ class Training:
         if state.ema is not None:
             state.ema.update(state.student, step=step.index)
         with torch.no_grad():
-            state.summary.add(value, {} if stage.watch is None else stage.watch(batch, predictive))
+            state.summary.add(value, {} if stage.watch is None or seen is None else stage.watch(*seen))
         return value
 
     def _batch(self, rows: Rows) -> Batch:
         device = self.device
         teacher = self.pooling.predictive(self.outputs.read(rows.indices).to(device, non_blocking=True))
-        labels = (y.to(device, non_blocking=True) for y in (rows.own, rows.partner, rows.weight, rows.known))
+        labels = (y.to(device, non_blocking=True, copy=True) for y in (rows.own, rows.partner, rows.weight, rows.known))
         return Batch(teacher, Labels(*labels) if bool(rows.known.any()) else None)
 
     def _finished(self, state: _State) -> Student:

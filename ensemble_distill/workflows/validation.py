@@ -44,10 +44,11 @@ def validation(
             predictive = student.predictive(student(x.to(device)).float())
             y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)
             ones = torch.ones(len(rows), device=device)
-            known = None if y is None else Labels(y, y, ones, ones.bool())
-            losses += len(rows) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
+            known = None if y is None else Labels(y, y.clone(), ones, ones.bool())
             if y is not None:
                 nll += predictive.pooled_nll(y).sum().item()
+            # last, since a method's loss may change what it is given
+            losses += len(rows) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
         count = len(plan.source)
         return {"validation_loss": losses / count} | ({} if labels is None else {"validation_nll": nll / count})
 

@@ -12,12 +12,17 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import cast
 
+import numpy as np
+
 from ensemble_distill.data.rendition import Composition, Stage, pushes
 from ensemble_distill.data.source import Array, Item, Kind, Plan, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.own import told_as_own
+
+# why a view may fail that was tried elsewhere, and what to do
+SHARED = "Mend it; its items are read-only, since others are given the same: x = item.x.copy() is one to write into."
 
 
 def view_names() -> list[str]:
@@ -122,16 +127,17 @@ class UsersView:
 
 
 class UsersPlan:
-    """What a user's view plans, whose errors are told as its own."""
+    """What a user's view plans, whose errors are told as its own, and what it renders copied: it may use its array again
+    for the next row."""
 
     def __init__(self, spec: str, plan: Plan, rows: tuple[int, ...]) -> None:
         self.spec, self.own, self.rows = spec, plan, rows
         self.push = getattr(plan, "push", None)
 
     def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
-        with told_as_own(f"views.transform {self.spec}: x of row {self.rows[0]}"):
-            return self.own.x(items, to)
+        with told_as_own(f"views.transform {self.spec}: x of row {self.rows[0]}", SHARED):
+            return np.array(self.own.x(items, to))
 
     def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:
-        with told_as_own(f"views.transform {self.spec}: y of row {self.rows[0]}"):
+        with told_as_own(f"views.transform {self.spec}: y of row {self.rows[0]}", SHARED):
             return self.own.y(items)

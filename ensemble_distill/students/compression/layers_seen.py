@@ -119,10 +119,11 @@ def _judged(kernel: Tensor, highest: int) -> list[float]:
 
 
 def run(network: nn.Module, x: Tensor) -> Tensor:
-    """What a network makes of a batch, wherever that lies, and stays as it is though the network may work in place."""
+    """What a network makes of a batch, wherever that lies. Both stay as they are, though it may work in place or return
+    its buffer again."""
     device = next((p.device for p in network.parameters()), x.device)
     made: Tensor = network(x.to(device, copy=True))
-    return made
+    return made.clone()
 
 
 def look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Seen]:
