@@ -144,8 +144,8 @@ def test_what_was_said_of_units_is_checked_against_targets(tmp_path: Path) -> No
     [
         ("negative", "the variance -1 at row 0 of train"),
         ("infinite", "at row 0 of train: not finite"),
-        ("wide", "returns (1, 3) for 1 rows"),
-        ("failing", "fails on train on an input of shape (1, 3)"),
+        ("wide", "returns (8, 3) for 8 rows"),
+        ("failing", "fails on train on an input of shape (8, 3)"),
     ],
 )
 def test_a_broken_member_costs_no_cache(tmp_path: Path, form: str, said: str) -> None:
@@ -224,5 +224,5 @@ def test_a_classifiers_weights_predict_no_numbers(tmp_path: Path) -> None:
         seed = int(file.stem[-1])
         weights = torch.randn(11, 10, generator=torch.Generator().manual_seed(seed))
         save_file({"weight": weights[:3].T.contiguous(), "bias": weights[3].contiguous()}, file)
-    with refused("Member member-0 returns (1, 10) for 1 rows", "mean-logvar", "(rows, 2), or a pair of (rows,)"):
+    with refused("Member member-0 returns (8, 10) for 8 rows", "mean-logvar", "(rows, 2), or a pair of (rows,)"):
         cache_logits(settings(folder))

@@ -32,7 +32,7 @@ from ensemble_distill.cache.writer import Writer, blocks, clean, drop_inputs, dr
 from ensemble_distill.caching.complete import keys, record_exists
 from ensemble_distill.caching.meaning import check_meaning
 from ensemble_distill.caching.plan import Panel, SplitPlan, library_versions
-from ensemble_distill.caching.probe import probe, refuse_changed
+from ensemble_distill.caching.probe import open_modules, probe, refuse_changed
 from ensemble_distill.caching.pushing import (
     inputs_of_first_view,
     push_inputs,
@@ -96,8 +96,8 @@ def cache_outputs(
             refuse_other_sizes(name, plan, members, manifest)
             if manifest.holds(name):  # first, since a member answers other inputs otherwise too
                 check_samples(folder, name, plan.source, plan.view, plan.seed, plan.count)
-        modules = {teacher.member.name: teacher.build() for teacher in teachers}
         known = manifest.classes if manifest.answers else None
+        modules = open_modules(splits, teachers, known, progress)
         stored = {name: inputs_of_first_view(folder, manifest, name) for name in manifest.splits.keys() & splits.keys()}
         classes = probe(splits, members, modules, numbers, known, partial(refuse_changed, folder, manifest), stored)
         needed = [key for key in keys(splits, members) if key not in manifest.records]
@@ -110,7 +110,7 @@ def cache_outputs(
     else:
         for name, plan in splits.items():
             refuse_other_sizes(name, plan, members, None)
-        modules = {teacher.member.name: teacher.build() for teacher in teachers}
+        modules = open_modules(splits, teachers, None, progress)
         classes = probe(splits, members, modules, numbers, classes=None)
         if overwrite:
             clear_folder(folder, FILES, last=NAME)

@@ -1,4 +1,4 @@
-"""The first row through every member, so that what cannot work fails before the pass."""
+"""A few rows through every member, so that what cannot work fails before the pass."""
 
 from __future__ import annotations
 
@@ -17,13 +17,54 @@ from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import record_path
 from ensemble_distill.caching.plan import SplitPlan, numbered
-from ensemble_distill.caching.seen import normalized
+from ensemble_distill.caching.seen import Rendered, normalized, stack
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
+from ensemble_distill.runtime.own_row import some_rows
+from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.teachers.outputs import forward, to_outputs
+from ensemble_distill.teachers.picking import remedy
+from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.teachers.trial import tried
 
 PROBE_TOLERANCE = 0.02  # of a probability: float16 records and another batch's shape stay far below
+
+
+def open_modules(
+    splits: Mapping[str, SplitPlan],
+    teachers: Sequence[Teacher],
+    classes: tuple[str, ...] | None,
+    progress: Progress,
+) -> dict[str, nn.Module]:
+    """Every member's module by its name, tried on a few rows of the split that has most; see `tried`.
+
+    Args:
+        classes: names that are known already.
+    """
+    name = max(splits, key=lambda split: (not split.startswith("ood/"), len(splits[split].source)))
+    plan, number = splits[name], _count_classes(splits, classes)
+    rows = some_rows(len(plan.source))
+    preprocessings = list(dict.fromkeys(teacher.member.preprocessing for teacher in teachers))
+    rendered = Rendered(plan, [0], preprocessings)
+    shown = stack([rendered[row] for row in rows])
+    modules = {}
+    for teacher in teachers:
+        member, x = teacher.member, shown[preprocessings.index(teacher.member.preprocessing)]
+        modules[member.name], told = tried(teacher.build(), x, member, name, rows, number)
+        if told is not None:
+            progress.note(told)
+    return modules
+
+
+def _count_classes(splits: Mapping[str, SplitPlan], classes: tuple[str, ...] | None) -> int | None:
+    """How many classes the data has: as many as it names or, where it names none, as its labels count."""
+    sources = [plan.source for name, plan in splits.items() if not name.startswith("ood/")]
+    named = [len(source.classes) for source in sources if source.classes is not None]
+    if classes or named:
+        return len(classes) if classes else named[0]
+    labels = [source.labels for source in sources if source.labels is not None]
+    return max((int(y.max()) + 1 for y in labels if len(y) and np.issubdtype(y.dtype, np.integer)), default=None)
 
 
 def probe(
@@ -74,8 +115,8 @@ def probe(
     number = next(iter(counts.values()))
     if number < 2:
         raise EdistillError(
-            f"The members return {number} output a row, and a classifier has one per class, two at least. Wrap a "
-            "single logit z as (0, z) in a factory of your own (teachers.model)."
+            f"The members return {number} output a row, and a classifier has one per class, two at least: of a single "
+            f"logit z, (0, z). {remedy(members[0], 'out * out.new_tensor([0, 1])')}"
         )
     first = next(iter(named), None)
     for name, these in named.items():

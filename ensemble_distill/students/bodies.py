@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.runtime.parts import parts
 from ensemble_distill.students.side_by_side import SideBySide
 
 BodyFactory = Callable[..., nn.Module]
@@ -105,10 +106,10 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
     finally:
         body.train(training)
     if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != 2 or features.shape[1] == 0:
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        got = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
         raise EdistillError(
-            f"student.model {model} returns {got} for 2 rows; a body returns features (2, F). Pool and flatten in it, "
-            "and leave the classifier out."
+            f"student.model {model} returns {got} for 2 rows; a body returns features (2, F). {_of_several(features)}"
+            "Pool and flatten in it, and leave the classifier out."
         )
     if features.dtype != torch.float32:
         raise EdistillError(
@@ -116,6 +117,16 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
             "with .float()."
         )
     return int(features.shape[1])
+
+
+def _of_several(returned: Any) -> str:
+    """What else to return, where it is a tuple, a table or an object; "" where there is nothing."""
+    found = [] if isinstance(returned, Tensor) else list(parts(returned))
+    fitting = [part for part in found if part.tensor.dim() == 2 and len(part.tensor) == 2]
+    if not fitting:
+        return ""
+    listed = " or ".join(f"out{part.path} {tuple(part.tensor.shape)}" for part in fitting)
+    return f"Let its forward, whose result is now called out, return {listed} alone. "
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
+from ensemble_distill.teachers.picking import remedy
 
 SUSPICIOUS = 8  # rows that all look like probabilities
 FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
@@ -23,8 +24,8 @@ def joined(raw: Any, rows: int, member: Member) -> Tensor:
     if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != rows:
         got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         raise EdistillError(
-            f"Member {member.name} returns {got} for {rows} rows; a classifier returns (rows, classes). Wrap it in "
-            'a factory of your own that does (teachers.model = "model.py:make_teacher").'
+            f"Member {member.name} returns {got} for {rows} rows; a classifier returns (rows, classes). "
+            + _as_matrix(raw, rows, member)
         )
     return raw
 
@@ -47,9 +48,11 @@ def checked(values: NDArray[np.float32], member: Member, split: str, rows: Seque
         wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)
         if wrong.any():
             at = int(np.argmax(wrong))
+            alone = values.min() >= 0 and values.max() <= 1 and wrong.mean() > 0.5  # and not a row at fault
             raise EdistillError(
                 f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
-                f'{values[at].min():.4f} and they sum to {sums[at]:.4f}. Set teachers.output = "logits".'
+                f"{values[at].min():.4f} and they sum to {sums[at]:.4f}. "
+                + (f"All lie between 0 and 1: {_sigmoids(member)}" if alone else 'Set teachers.output = "logits".')
             )
         values = np.log(np.maximum(values, FLOOR))
     if member.class_order is not None:
@@ -57,6 +60,37 @@ def checked(values: NDArray[np.float32], member: Member, split: str, rows: Seque
         ordered[:, list(member.class_order)] = values
         values = ordered
     return values
+
+
+def _as_matrix(raw: Any, rows: int, member: Member) -> str:
+    """What to do about an output of another shape."""
+    if isinstance(raw, Tensor) and raw.dim() != 2 and raw.numel() and len(raw.reshape(-1)) % rows == 0:
+        return remedy(member, "out.flatten(1)" if raw.dim() > 2 else "out.unsqueeze(1) * out.new_tensor([0, 1])")
+    return "Let its module do so (teachers.model)."
+
+
+def refuse_sigmoids(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> None:
+    """Raise EdistillError for outputs (B, K) that are said to be logits, and of enough rows all lie between 0 and 1.
+
+    A softmax does not notice what is added to all logits of a row, so those of an honest member seldom do; where they
+    do, something can be added.
+    """
+    inside = len(rows) >= SUSPICIOUS and values.min() >= 0 and values.max() <= 1 and values.min() < values.max()
+    if member.output != "logits" or not inside or np.abs(values.sum(axis=1) - 1).max() < 1e-3:  # see `checked`
+        return
+    raise EdistillError(
+        f"Member {member.name} is said to return logits, but at {len(rows)} rows of {split} all lie between "
+        f"{values.min():.4f} and {values.max():.4f}, and at row {rows[0]} they sum to {values[0].sum():.4f}: "
+        f"{_sigmoids(member)}"
+    )
+
+
+def _sigmoids(member: Member) -> str:
+    """What to do about outputs that look like a sigmoid each. What is taken off all logits of a row changes nothing."""
+    logits = 'teachers.output = "logits" and out - 1, if they are logits all the same'
+    return 'sigmoids, one a class. Set teachers.output = "probabilities", and let each row sum to 1. ' + remedy(
+        member, "out / out.sum(1, keepdim=True)", logits
+    )
 
 
 def refuse_not_finite(values: NDArray[Any], member: Member, split: str, rows: Sequence[int]) -> None:

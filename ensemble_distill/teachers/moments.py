@@ -30,16 +30,23 @@ def joined(raw: Any, rows: int, member: Member) -> Tensor:
     """
     parts = list(raw) if isinstance(raw, tuple | list) else [raw]
     width = 1 if member.output == "mean" else 2
-    if all(isinstance(part, Tensor) and _by_row(part, rows) for part in parts):
-        values = torch.cat([part.detach().reshape(rows, -1) for part in parts], dim=1)
-        if values.shape[1] == width:
-            return values
+    if is_joined(raw, rows, member):
+        return torch.cat([part.detach().reshape(rows, -1) for part in parts], dim=1)
     got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
     what = "(rows,) or (rows, 1)" if width == 1 else "(rows, 2), or a pair of (rows,)"
     raise EdistillError(
         f"Member {member.name} returns {got} for {rows} rows; one that returns {member.output} gives {what}. Set "
         "teachers.output to what it returns, or wrap it in a factory of your own (teachers.model)."
     )
+
+
+def is_joined(raw: Any, rows: int, member: Member) -> bool:
+    """Whether `joined` takes it."""
+    parts = list(raw) if isinstance(raw, tuple | list) else [raw]
+    if not all(isinstance(part, Tensor) and _by_row(part, rows) for part in parts):
+        return False
+    numbers: int = sum(part.numel() for part in parts)
+    return numbers == rows * (1 if member.output == "mean" else 2)
 
 
 def _by_row(part: Tensor, rows: int) -> bool:

@@ -24,10 +24,12 @@ from ensemble_distill.evaluation.subensembles import Members
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.predictive import members_family
 from ensemble_distill.runtime.devices import loader_workers, resolve
+from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.teachers.trial import tried
 from ensemble_distill.training.plain_rows import BATCH, plain_batches
 from ensemble_distill.workflows.same_run import ARGS, read_args
 from ensemble_distill.workflows.splits import open_ensemble, plan_split, trusted_by
@@ -45,8 +47,9 @@ class Answers:
         trust: load pickled checkpoints that name arbitrary globals.
     """
 
-    def __init__(self, settings: Settings, run: Run, trust: bool) -> None:
+    def __init__(self, settings: Settings, run: Run, trust: bool, progress: Progress) -> None:
         self.settings, self.run, self.trusted = settings, run, trusted_by(settings, trust)
+        self.progress = progress
         self.members = run.config.members
         self.device = resolve(settings.train.device)
         self.workers = loader_workers(settings.train.workers, self.device)
@@ -54,6 +57,7 @@ class Answers:
         self._cache = Cache(folder) if (folder / MANIFEST).is_file() else None
         self.family = members_family(run.config.task)
         weights = run.config.pooling(len(self.members))
+        self._picked: list[nn.Module] | None = None
         self._weights = None if weights is None else weights.double()
 
     def predictive(self, outputs: Tensor, some: Sequence[int] | None = None) -> Members:
@@ -81,18 +85,30 @@ class Answers:
 
     def asked(self, source: Source, named: str) -> Iterator[Tensor]:
         """The same of any rows, from the members themselves; those of equal preprocessing share the rendering."""
-        modules = [module.to(self.device) for module in self.modules]
         different = list(dict.fromkeys(member.preprocessing for member in self.members))
         streams = [plain_batches(source, PLAIN, to, self.workers, self.device) for to in different]
         for batches in zip(*streams, strict=True):
             on_device = [x.to(self.device) for _, x in batches]
             rows = batches[0][0]
+            inputs = [on_device[different.index(member.preprocessing)] for member in self.members]
             outputs = []
-            for member, module in zip(self.members, modules, strict=True):
-                x = on_device[different.index(member.preprocessing)]
+            for member, module, x in zip(self.members, self._asked(inputs, named, rows), inputs, strict=True):
                 raw = forward(module, x, member, f"at row {rows[0]} of {named}")
                 outputs.append(to_outputs(raw, member, named, rows))
             yield torch.from_numpy(np.stack(outputs, axis=1)).double()
+
+    def _asked(self, inputs: Sequence[Tensor], named: str, rows: Sequence[int]) -> list[nn.Module]:
+        """The members' modules, which before their first batch are tried on some of its rows."""
+        modules = [module.to(self.device) for module in self.modules]
+        if self._picked is None:
+            some, self._picked = some_rows(len(rows)), []
+            for module, member, x in zip(modules, self.members, inputs, strict=True):
+                number = len(self.run.config.classes) or None
+                picked, told = tried(module, x[some], member, named, [rows[at] for at in some], number)
+                self._picked.append(picked)
+                if told is not None:
+                    self.progress.note(told)
+        return self._picked
 
     @property
     def at_hand(self) -> bool:

@@ -21,7 +21,9 @@ from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workflows.answers import PLAIN, Answers, beside_its_teachers
@@ -89,7 +91,7 @@ def calibrate(
         )
     if len(source) < FEWEST:
         raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
-    answers = Answers(beside_its_teachers(settings, found, trust, progress), found, trust)
+    answers = Answers(beside_its_teachers(settings, found, trust, progress), found, trust, progress)
     student = found.student(calibrated=False, trust=answers.trusted).to(answers.device)
     progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
     outputs, raw = [], []
@@ -100,6 +102,8 @@ def calibrate(
         strict=True,
     )
     for (batch, x), said in rows:
+        if batch.start == 0:
+            refuse_dependent(student, x[some_rows(len(x))].to(answers.device), str(found.folder))
         with torch.no_grad():
             mine = student(x.to(answers.device)).cpu().double()
         here = torch.from_numpy(keep[batch.start : batch.stop])

@@ -21,7 +21,9 @@ from ensemble_distill.evaluation.rows import concatenate, fidelity_rows, member_
 from ensemble_distill.evaluation.subensembles import SubEnsembles
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.run import as_one_member
 from ensemble_distill.training.plain_rows import plain_batches
@@ -72,6 +74,7 @@ class Comparison:
         self.task = TASKS[runs[0].config.task]
         self.students = [run.student(trust=answers.trusted).to(answers.device) for run in runs]
         self.chosen: dict[str, tuple[int, ...] | None] = dict.fromkeys(SIZES)
+        self._tried = False
 
     def choose(self, source: Source, labels: Array) -> None:
         """Find the sub-ensembles of the least NLL on the validation rows; they are part of what is compared later."""
@@ -175,12 +178,20 @@ class Comparison:
         streams = [plain_batches(source, PLAIN, to, workers, device) for to in different]
         for batches in zip(*streams, strict=True):
             rows, inputs = batches[0][0], [x.to(device) for _, x in batches]
+            self._refuse_dependent([inputs[different.index(run.config.preprocessing)] for run in self.runs])
             predicted: dict[int, Predictive] = {}
             for index, (run, student) in enumerate(zip(self.runs, self.students, strict=True)):
                 raw = student(inputs[different.index(run.config.preprocessing)]).cpu().double()
                 _refuse_not_finite(raw, run, rows, named)
                 predicted[index] = student.predictive(raw)
             yield rows, predicted
+
+    def _refuse_dependent(self, inputs: Sequence[Tensor]) -> None:
+        """Once, on some rows of the first batch: raise EdistillError for a student that is no function of its row."""
+        if not self._tried:
+            for run, student, x in zip(self.runs, self.students, inputs, strict=True):
+                refuse_dependent(student, x[some_rows(len(x))], str(run.folder))
+        self._tried = True
 
 
 def _refuse_not_finite(raw: Tensor, run: Run, rows: range, named: str) -> None:

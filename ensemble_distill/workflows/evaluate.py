@@ -170,7 +170,7 @@ def _evaluation(
     split = split or next((name for name in ("test", "validation") if name in settings.splits()), "test")
     source = open_for(runs, settings, split)
     elsewhere = {name: open_for(runs, settings, name) for name in settings.splits() if name.startswith("ood/")}
-    answers = Answers(settings, runs[0], trust)
+    answers = Answers(settings, runs[0], trust, progress)
     if shifts and not answers.at_hand:
         raise EdistillError(
             f"--shifts asks the members about distorted rows, and there is no {settings.teachers.path}. Put "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching.plan import SplitPlan, library_versions
@@ -27,6 +28,7 @@ from ensemble_distill.students.bodies import build_bodies, build_body, each, fea
 from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.from_members import FromMembers
 from ensemble_distill.students.last_stage import LastStage
+from ensemble_distill.students.own_row import refuse_dependent_body
 from ensemble_distill.students.sharing import HEAD, share
 from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student
@@ -47,17 +49,17 @@ def build_student(
     plans: Mapping[str, SplitPlan],
     teachers: Sequence[Teacher],
     preprocessing: Preprocessing | None,
-    shape: tuple[int, ...],
+    shown: Tensor,
 ) -> tuple[StudentConfig, Student, FromMembers | None]:
     """The configuration of the finished student, the one-headed student that training starts from, and what sets its
     heads then, where they start from the members.
 
     Args:
-        shape: of one row as the student sees it.
+        shown: (B, …), some training rows as the student sees them.
     """
     student, manifest = settings.student, cache.manifest
     assert student.model is not None
-    shape = tuple(shape)
+    shape = tuple(shown.shape[1:])
     starts = starting_members(settings, teachers)
     names = [teacher.member.name for teacher in starts]
     if student.from_members:
@@ -66,6 +68,7 @@ def build_student(
     body = build_bodies(bodies, student.model, student.kwargs, shape)
     for teacher, one in zip(starts, each(body), strict=False):  # without a start there is one body all the same
         start_from(one, teacher.build(), teacher.member.name)
+    refuse_dependent_body(body, shown, student.model)
     stage = _last_stage(settings, each(body)[0])
     heads = method.heads(len(manifest.members))
     if student.compress is not None:
@@ -89,7 +92,7 @@ def build_student(
         form=method.form,
         family=method.family(_in_reach(cache, settings.task, plans["train"].source.labels, method.needed(options))),
         kind=plans["train"].source.kind,
-        shape=tuple(shape),
+        shape=shape,
         preprocessing=preprocessing,
         classes=manifest.classes,
         members=manifest.members,
@@ -105,7 +108,7 @@ def build_student(
     built = config.around(body, features)
     if _one_each(settings, method, stage, names, manifest.names):
         with torch.random.fork_rng(devices=[]):  # a trial
-            first = method.stages(options, len(manifest.members))[0].start(built)
+            first = method.stages(options, len(manifest.members))[0].start(copy.deepcopy(built))
         if first.heads.count == heads:
             config = replace(config, own_body=True)
             built = config.around(body, features)
@@ -274,6 +277,7 @@ def refuse_broken(
     if not stages or abs(total - 1) > 1e-6:
         raise EdistillError(f"{name} has {len(stages)} stages whose shares sum to {total:g}. They are to sum to 1.")
     with torch.random.fork_rng(devices=[]):  # a trial: the training itself starts from the same random numbers
+        student = copy.deepcopy(student)  # and weights: a method is anyone's code, and may change them in place
         promised = student.formed(config.form, config.heads)
         frozen = student.frozen
         for index, stage in enumerate(stages):

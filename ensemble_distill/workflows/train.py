@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +28,7 @@ from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import clear_folder, write_whole
 from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.belonging import WEIGHTS
 from ensemble_distill.students.config import CONFIG
@@ -245,7 +247,7 @@ def _train(
     order = Order(len(rows), splits[0].records.views, settings.train.batch_size, settings.train.seed, ranks.current())
     torch.manual_seed(settings.train.seed)
     config, student, start = build_student(
-        folder, settings, method, options, cache, plans, teachers, preprocessing, rows[0, 0].x.shape
+        folder, settings, method, options, cache, plans, teachers, preprocessing, _some(rows)
     )
     if device.type == "mps" and isinstance(config.family, DirichletFamily):
         raise EdistillError(
@@ -292,6 +294,11 @@ def _train(
     student = training.run().eval()
     run = Run.save(folder, config, student.cpu())
     return _report(run, student, fresh=True, resumed_at=training.resumed_at, started=started)
+
+
+def _some(rows: CachedRows) -> torch.Tensor:
+    """A few training rows, (B, …), as the student sees them."""
+    return torch.from_numpy(np.stack([rows[row, 0].x for row in some_rows(len(rows))]))
 
 
 def _freezes(settings: Settings) -> bool:

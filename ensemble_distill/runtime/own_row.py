@@ -1,0 +1,112 @@
+"""Whether what a network says of a row follows from that row alone: asked again, in another order, alone, and without
+its neighbors. A few rows are enough: dropout and batch statistics spare none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+
+ROWS = 8  # that are asked about, five times each at most
+# Shares of the unit by which an answer may differ. The same batch goes through the same kernels, and only a device that
+# adds up in any order rounds it otherwise. Batches of another shape go through others, and layers in bfloat16 round to
+# less than three digits each. Dropout and batch statistics change answers by tenths.
+AGAIN, ELSEWHERE = 1e-3, 0.05
+
+Answers = NDArray[np.float64]
+How = Literal["again", "in another order", "alone", "among fewer"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How answers (B, W) are compared; both one number, or (W,).
+
+    Attributes:
+        unit: how far apart answers are that differ.
+        rounding: by how much they may differ whatever the unit.
+    """
+
+    unit: NDArray[np.float64] | float
+    rounding: NDArray[np.float64] | float
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number of an answer that is not what it was.
+
+    Attributes:
+        how: what was different when the row was asked the second time.
+        row, output: which number, counted in the rows that were asked about and in their answers.
+        first, other: the number then, and afterwards; None where there was no second answer, as `failure` says.
+    """
+
+    how: How
+    row: int
+    output: int
+    first: float
+    other: float | None
+    failure: str = ""
+
+    @property
+    def random(self) -> bool:
+        """Whether it is not even a function of its batch."""
+        return self.how == "again"
+
+
+def some_rows(total: int) -> list[int]:
+    """Evenly spread rows of a split to ask about; all of a small one."""
+    return sorted({int(row) for row in np.linspace(0, total - 1, ROWS)})
+
+
+def find_change(ask: Callable[[Tensor], Answers], x: Tensor, scale: Callable[[Answers], Scale]) -> Change | None:
+    """Ask about rows x (B, …) in several ways; None where the answers (B, W) are the same but for rounding.
+
+    The caller's random numbers stay untouched. Of a single row it is only told whether a second answer is the first.
+
+    Raises:
+        EdistillError: what `ask` raises on all rows together.
+    """
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        first = ask(x)
+        if not np.isfinite(first).all():
+            return None  # for others to tell
+        return _first_change(ask, x, first, scale(first))
+
+
+def _first_change(ask: Callable[[Tensor], Answers], x: Tensor, first: Answers, scale: Scale) -> Change | None:
+    every = list(range(len(x)))
+    trials: list[tuple[How, list[int], float]] = [("again", every, AGAIN)]
+    if len(x) > 1:
+        trials += [
+            ("in another order", every[::-1], ELSEWHERE),
+            ("alone", every[:1], ELSEWHERE),
+            ("among fewer", every[1:], ELSEWHERE),
+        ]
+    for how, at, share in trials:
+        try:
+            other = ask(x[at])
+        except EdistillError as error:
+            return Change(how, at[0], 0, float(first[at[0], 0]), None, str(error))
+        change = _difference(how, at, first[at], other, share * scale.unit + scale.rounding)
+        if change is not None:
+            return change
+    return None
+
+
+def _difference(how: How, at: list[int], first: Answers, other: Answers, allowed: Any) -> Change | None:
+    if other.shape != first.shape:
+        return Change(how, at[0], 0, float(first[0, 0]), None, f"It returns {other.shape}, and not {first.shape}.")
+    beyond = np.abs(other - first) - np.broadcast_to(allowed, first.shape)
+    beyond[~np.isfinite(other)] = np.inf
+    row, output = np.unravel_index(int(beyond.argmax()), beyond.shape)
+    if beyond[row, output] <= 0:
+        return None
+    return Change(how, at[int(row)], int(output), float(first[row, output]), float(other[row, output]))

@@ -1,0 +1,77 @@
+"""Whether what a student's body says of a row follows from that row alone, in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change
+from ensemble_distill.students.student import Student
+
+ROUNDING = 1e-5  # of the largest number; float32 resolves a hundredth of that
+
+
+def refuse_dependent_body(body: nn.Module, x: Tensor, model: str) -> None:
+    """Raise EdistillError for a body whose features of a row are no function of it, before it is trained.
+
+    Args:
+        x: (B, …), some rows as the body takes them.
+        model: what builds it, for the message.
+    """
+    modes = {module: module.training for module in body.modules()}
+    body.eval()
+    try:
+        change = _change(lambda rows: body(rows.clone()), x)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if change is not None:
+        raise _dependent(f"The body {model}", change)
+
+
+def refuse_dependent(student: Student, x: Tensor, named: str) -> None:
+    """Raise EdistillError for a trained student, in eval mode, whose prediction of a row is no function of it.
+
+    Args:
+        x: (B, …), some rows as it takes them, on its device.
+        named: the run that it is of, for the message.
+    """
+    change = _change(student, x)
+    if change is not None:
+        raise _dependent(f"The student of {named}", change)
+
+
+@torch.no_grad()
+def _change(network: Callable[[Tensor], Tensor], x: Tensor) -> Change | None:
+    def ask(rows: Tensor) -> Answers:
+        try:
+            return network(rows).flatten(1).cpu().double().numpy()
+        except EdistillError:
+            raise
+        except Exception as error:  # the body is anyone's code
+            raise EdistillError(f"{type(error).__name__}: {error}") from error
+
+    def scale(first: Answers) -> Scale:
+        largest = float(np.abs(first).max())
+        return Scale(largest, ROUNDING * largest)
+
+    return find_change(ask, x, scale)
+
+
+def _dependent(who: str, change: Change) -> EdistillError:
+    said = f"{who} gives {change.first:.4g} for a row in eval mode and, "
+    if change.random:
+        return EdistillError(
+            f"{said}asked again, {change.other:.4g}. It is no function of its row: the body draws random numbers, as "
+            "F.dropout(x) does without training=self.training, or keeps a state. Write "
+            "F.dropout(x, training=self.training), or use torch.nn.Dropout."
+        )
+    other = f"it fails ({change.failure.rstrip('.')})" if change.other is None else f"{change.other:.4g}"
+    return EdistillError(
+        f"{said}asked about it {change.how}, {other}. It is no function of its row: the body depends on the rest of "
+        "the batch, as BatchNorm does with track_running_stats=False. Leave that at True, and train it anew."
+    )

@@ -1,0 +1,96 @@
+"""Which of the tensors that a member returns is its answer, where it returns several: a tuple, a table, an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.runtime.parts import Part, Steps, parts
+
+NAME = "logits"
+
+
+class Picked(nn.Module):
+    """A member, of whose outputs one is its answer."""
+
+    def __init__(self, own: nn.Module, steps: Steps) -> None:
+        super().__init__()
+        self.own, self.steps = own, steps
+
+    def forward(self, x: Tensor) -> Any:
+        found = self.own(x)
+        for attribute, key in self.steps:
+            found = getattr(found, key) if attribute else found[key]
+        return found
+
+
+def pick(member: Member, several: Any, one: Any, rows: int, classes: int | None) -> Part:
+    """The tensor that is plainly the answer.
+
+    Of a classifier that is the one named logits, else the only one of shape (rows, classes); where the number of
+    classes is not known, or nothing has as many, the only one of shape (rows, ·). Of a regressor it is the only one
+    with as many numbers a row as `teachers.output` says.
+
+    Args:
+        several, one: what the member returns of `rows` rows, and of the first alone. A tensor that has as many rows
+            each time is about the rows.
+
+    Raises:
+        EdistillError: several are, or none.
+    """
+    alone = {part.path: part for part in parts(one)}
+    there = [part for part in parts(several) if part.path in alone]
+    by_row = [p for p in there if _is_by_row(p.tensor, rows) and _is_by_row(alone[p.path].tensor, 1)]
+    if member.of_numbers:
+        width = 1 if member.output == "mean" else 2
+        fitting = [part for part in by_row if part.tensor.numel() == rows * width]
+    else:
+        matrices = [part for part in by_row if part.tensor.dim() == 2 and part.tensor.shape[1] > 1]
+        named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == NAME]
+        fitting = named or [part for part in matrices if part.tensor.shape[1] == classes] or matrices
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise _undecided(member, several, fitting, rows)
+    raise _unfit(member, several, there, rows)
+
+
+def _is_by_row(tensor: Tensor, rows: int) -> bool:
+    return tensor.dim() in (1, 2) and len(tensor) == rows and tensor.is_floating_point()
+
+
+def _undecided(member: Member, whole: Any, fitting: Sequence[Part], rows: int) -> EdistillError:
+    listed = " and ".join(part.said for part in fitting)
+    others = " or ".join(f"out{part.path}" for part in fitting[1:])
+    return EdistillError(
+        f"Member {member.name} returns a {type(whole).__name__} with {listed} for {rows} rows, and each could be its "
+        f"{member.output}. {remedy(member, f'out{fitting[0].path}', others)}"
+    )
+
+
+def _unfit(member: Member, whole: Any, there: Sequence[Part], rows: int) -> EdistillError:
+    listed = ", ".join(part.said for part in there) or "no tensor in it"
+    what = member.output if member.of_numbers else "(rows, classes)"
+    maps = [part for part in there if part.tensor.dim() > 2 and len(part.tensor) == rows]
+    return EdistillError(
+        f"Member {member.name} returns a {type(whole).__name__} ({listed}) for {rows} rows, and none of it is {what}. "
+        + (remedy(member, f"out{maps[0].path}.flatten(1)") if maps else "Let its module return that (teachers.model).")
+    )
+
+
+def remedy(member: Member, expression: str, otherwise: str = "") -> str:
+    """How to make a member return an expression of what it returns now, `out`; the weights keep their names.
+
+    Args:
+        otherwise: another expression, and when to use it.
+    """
+    factory = member.model if ":" in member.model else "a factory of your own (teachers.model)"
+    return (
+        f"Say it in {factory}, on a line before it returns the module"
+        f"{f' (or with {otherwise})' if otherwise else ''}: "
+        f"module.register_forward_hook(lambda module, inputs, out: {expression})"
+    )

@@ -1,0 +1,111 @@
+"""A few rows through a member before it is relied on: which of its outputs count, and that they follow from the row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change
+from ensemble_distill.teachers import logits, moments
+from ensemble_distill.teachers.outputs import forward, run, to_outputs
+from ensemble_distill.teachers.picking import Picked, pick
+
+FAINT = 1e-3  # nats: by so much logits and log-variances may always differ
+ROUNDING = 1e-5  # of the largest output; float32 resolves a hundredth of that
+# how a Monte-Carlo member is given: in its factory's module, in place of dropout, and in each of its checkpoints
+MASK = 'self.register_buffer("mask", torch.ones(width))'
+MASKED = "x * self.mask"
+DRAWN = "(torch.rand(width) > p) / (1 - p)"
+MONTE_CARLO = (
+    "A Monte-Carlo member is given as several, each with a mask that stays: in its module's __init__ "
+    f"{MASK}, in its forward {MASKED} in place of dropout, and one checkpoint a mask, which holds {DRAWN} under that "
+    "buffer's name beside the weights."
+)
+
+
+def tried(
+    module: nn.Module, x: Tensor, member: Member, split: str, rows: Sequence[int], classes: int | None
+) -> tuple[nn.Module, str | None]:
+    """The module whose output is the member's answer, and what to tell of that; None where it returns nothing else.
+
+    Args:
+        x: (B, …) of these rows of the split, as the member takes them.
+        classes: how many the data has, where that is known.
+
+    Raises:
+        EdistillError: it fails; what it returns is not plainly an answer; its numbers are each between 0 and 1, as
+            sigmoids are; or what it says of a row does not follow from that row alone.
+    """
+    module, told = _picked(module, x, member, split, classes)
+    asked = _Asked(module, member, split, rows)
+    change = find_change(asked, x, asked.scale)
+    if change is not None:
+        raise _dependent(change, member, split, rows[change.row])
+    return module, told
+
+
+def _picked(
+    module: nn.Module, x: Tensor, member: Member, split: str, classes: int | None
+) -> tuple[nn.Module, str | None]:
+    several = run(module, x, member, f"on {split}")
+    if isinstance(several, Tensor) or (member.of_numbers and moments.is_joined(several, len(x), member)):
+        return module, None
+    part = pick(member, several, run(module, x[:1], member, f"on {split}"), len(x), classes)
+    what = member.output if member.of_numbers else "logits" if member.output == "logits" else "probabilities"
+    return (
+        Picked(module, part.steps).eval(),
+        f"Member {member.name} returns a {type(several).__name__}; its {what} are taken to be {part.said}.",
+    )
+
+
+class _Asked:
+    """A member's answers (B, W): logits about their mean, or means and log-variances."""
+
+    def __init__(self, module: nn.Module, member: Member, split: str, rows: Sequence[int]) -> None:
+        self.module, self.member, self.split, self.rows = module, member, split, rows
+        self.rounding = 0.0
+
+    def __call__(self, x: Tensor) -> Answers:
+        raw = forward(self.module, x, self.member, f"on {self.split}")
+        if not self.member.of_numbers and len(x) == len(self.rows):
+            logits.refuse_sigmoids(raw.float().cpu().numpy(), self.member, self.split, self.rows)
+        answers = to_outputs(raw, self.member, self.split, self.rows[: len(x)]).astype(np.float64)
+        fineness = max(ROUNDING, 2 * torch.finfo(raw.dtype).eps)
+        if self.member.of_numbers:
+            self.rounding = max(self.rounding, fineness * float(np.abs(answers[:, 0]).max()))
+            return answers
+        self.rounding = max(self.rounding, fineness * float(np.abs(answers).max()))
+        centered: Answers = answers - answers.mean(axis=1, keepdims=True)
+        return centered
+
+    def scale(self, first: Answers) -> Scale:
+        if not self.member.of_numbers:
+            return Scale(float(np.abs(first).max()), FAINT + self.rounding)
+        apart = float(np.ptp(first[:, 0]) + np.exp(0.5 * first[:, 1].max()))
+        return Scale(np.array([apart, 1.0]), np.array([self.rounding, FAINT]))
+
+
+def _dependent(change: Change, member: Member, split: str, row: int) -> EdistillError:
+    if member.of_numbers:
+        what = ("a mean", "a log-variance")[change.output]
+    else:
+        what = f"a logit of class {change.output}, counted from the row's mean,"
+    said = f"{what} of {change.first:.4g}"
+    if change.random:
+        return EdistillError(
+            f"Member {member.name} says {said} at row {row} of {split} and, asked again, {change.other:.4g}. It is no "
+            "function of its row: it draws random numbers, as F.dropout(x) does without training=self.training, or "
+            f"keeps a state. Mend that in its module. {MONTE_CARLO}"
+        )
+    other = f"it fails ({change.failure.rstrip('.')})" if change.other is None else f"{change.other:.4g}"
+    return EdistillError(
+        f"Member {member.name} says {said} at row {row} of {split} and, asked about the row {change.how}, {other}. It "
+        "is no function of its row: it depends on the rest of the batch, as BatchNorm does with "
+        "track_running_stats=False. Let the module keep statistics (track_running_stats=True, momentum=None), show it "
+        "training rows once in training mode, and save it again."
+    )
