@@ -89,11 +89,13 @@ def test_one_obvious_set_of_logits_is_taken_and_told(form: str) -> None:
 
 def test_without_known_classes_the_only_matrix_is_taken() -> None:
     x = torch.randn(8, 1, 6, 6)
-    _, said = tried(Returning(lambda z, f: (z, f[:, None, None], f[:, :1])), x, MEMBER, "train", range(8), None)
+    _, said = tried(Returning(lambda z, f: (z, f[:, None, None], f[:, 0])), x, MEMBER, "train", range(8), None)
     assert said is not None
     assert "out[0] (8, 3)" in said
     with refused("out[0] (8, 3) and out[1] (8, 36)", "each could be its logits"):
         tried(Returning(lambda z, f: (z, f)), x, MEMBER, "train", range(8), None)
+    with refused("out[0] (8, 1) and out[1] (8, 36)", "each could be its logits"):  # the one logit of two classes
+        tried(Returning(lambda z, f: (z[:, :1], f)), x, MEMBER, "train", range(8), 2)
 
 
 def test_a_tensor_is_told_nothing_of() -> None:

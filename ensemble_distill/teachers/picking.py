@@ -49,7 +49,7 @@ def pick(member: Member, several: Any, one: Any, rows: int, classes: int | None)
         width = 1 if member.output == "mean" else 2
         fitting = [part for part in by_row if part.tensor.numel() == rows * width]
     else:
-        matrices = [part for part in by_row if part.tensor.dim() == 2 and part.tensor.shape[1] > 1]
+        matrices = [part for part in by_row if part.tensor.dim() == 2]
         named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == NAME]
         fitting = named or [part for part in matrices if part.tensor.shape[1] == classes] or matrices
     if len(fitting) == 1:

@@ -21,7 +21,6 @@ from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.own import told_as_own
 
-# why a view may fail that was tried elsewhere, and what to do
 SHARED = "Mend it; its items are read-only, since others are given the same: x = item.x.copy() is one to write into."
 
 
@@ -127,8 +126,8 @@ class UsersView:
 
 
 class UsersPlan:
-    """What a user's view plans, whose errors are told as its own, and what it renders copied: it may use its array again
-    for the next row."""
+    """What a user's view plans. Its errors are told as its own; what it renders is copied, since it may use its array
+    again for the next row."""
 
     def __init__(self, spec: str, plan: Plan, rows: tuple[int, ...]) -> None:
         self.spec, self.own, self.rows = spec, plan, rows
