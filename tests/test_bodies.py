@@ -173,8 +173,8 @@ class Returns(nn.Module):
         (lambda x: x.view(2, 3, 2), r"\(2, 3, 2\)"),
         (lambda x: x.sum(-1), r"\(2,\)"),
         (lambda x: x.view(1, 12), r"\(1, 12\)"),
-        (lambda x: (x, x), "tuple"),
-        (lambda x: {"features": x}, "dict"),
+        (lambda x: (x, x), "a tuple"),
+        (lambda x: {"features": x}, "a dict"),
     ],
 )
 def test_a_body_that_returns_no_features_is_refused(returned: Callable[[Tensor], Any], got: str) -> None:

@@ -35,19 +35,20 @@ def run(module: nn.Module, x: Tensor, member: Member, where: str) -> Any:
 
 
 def forward(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
-    """A member's raw output (B, ·), copied, since the module may use its buffer again; see `run`.
+    """A member's raw output (B, ·), copied, since the module may use its buffer again. Raises EdistillError when it
+    fails, or returns something else."""
+    return joined(run(module, x, member, where), len(x), member, where)
 
-    Raises:
-        EdistillError: it fails, or returns something else.
-    """
-    raw = run(module, x, member, where)
-    joined = moments.joined(raw, len(x), member) if member.of_numbers else logits.joined(raw, len(x), member)
-    if not joined.is_floating_point():
+
+def joined(raw: Any, rows: int, member: Member, where: str) -> Tensor:
+    """What a member returned of so many rows as one tensor (B, ·), copied. Raises EdistillError when it is none."""
+    values = moments.joined(raw, rows, member) if member.of_numbers else logits.joined(raw, rows, member)
+    if not values.is_floating_point():
         raise EdistillError(
-            f"Member {member.name} returns {str(joined.dtype).removeprefix('torch.')} numbers {where}, and "
+            f"Member {member.name} returns {str(values.dtype).removeprefix('torch.')} numbers {where}, and "
             f"{member.output} are real. Return floats (teachers.model)."
         )
-    return joined.clone()
+    return values.clone()
 
 
 def to_outputs(raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change
 from ensemble_distill.teachers import logits, moments
-from ensemble_distill.teachers.outputs import forward, run, to_outputs
+from ensemble_distill.teachers.outputs import forward, joined, run, to_outputs
 from ensemble_distill.teachers.picking import Picked, pick
 
 FAINT = 1e-3  # nats: by so much logits and log-variances may always differ
@@ -41,26 +41,21 @@ def tried(
         EdistillError: it fails; what it returns is not plainly an answer; its numbers are each between 0 and 1, as
             sigmoids are; or what it says of a row does not follow from that row alone.
     """
-    module, told = _picked(module, x, member, split, classes)
+    where = f"on {split}"
+    returned, told = run(module, x, member, where), None
+    if not (isinstance(returned, Tensor) or (member.of_numbers and moments.is_joined(returned, len(x), member))):
+        part = pick(member, returned, run(module, x[:1], member, where), len(x), classes)
+        said = f"a {type(returned).__name__}, of which {part.said} is taken as its {member.output}"
+        told = f"Member {member.name} returns {said}."
+        module, returned = Picked(module, part.steps).eval(), part.tensor
+    raw = joined(returned, len(x), member, where)
+    if not member.of_numbers:
+        logits.refuse_sigmoids(raw.float().cpu().numpy(), member, split, rows)
     asked = _Asked(module, member, split, rows)
-    change = find_change(asked, x, asked.scale)
+    change = find_change(asked, x, asked.scale, asked.answers(raw))
     if change is not None:
         raise _dependent(change, member, split, rows[change.row])
     return module, told
-
-
-def _picked(
-    module: nn.Module, x: Tensor, member: Member, split: str, classes: int | None
-) -> tuple[nn.Module, str | None]:
-    several = run(module, x, member, f"on {split}")
-    if isinstance(several, Tensor) or (member.of_numbers and moments.is_joined(several, len(x), member)):
-        return module, None
-    part = pick(member, several, run(module, x[:1], member, f"on {split}"), len(x), classes)
-    what = member.output if member.of_numbers else "logits" if member.output == "logits" else "probabilities"
-    return (
-        Picked(module, part.steps).eval(),
-        f"Member {member.name} returns a {type(several).__name__}; its {what} are taken to be {part.said}.",
-    )
 
 
 class _Asked:
@@ -71,15 +66,15 @@ class _Asked:
         self.rounding = 0.0
 
     def __call__(self, x: Tensor) -> Answers:
-        raw = forward(self.module, x, self.member, f"on {self.split}")
-        if not self.member.of_numbers and len(x) == len(self.rows):
-            logits.refuse_sigmoids(raw.float().cpu().numpy(), self.member, self.split, self.rows)
-        answers = to_outputs(raw, self.member, self.split, self.rows[: len(x)]).astype(np.float64)
+        return self.answers(forward(self.module, x, self.member, f"on {self.split}"))
+
+    def answers(self, raw: Tensor) -> Answers:
+        answers = to_outputs(raw, self.member, self.split, self.rows[: len(raw)]).astype(np.float64)
         fineness = max(ROUNDING, 2 * torch.finfo(raw.dtype).eps)
         if self.member.of_numbers:
-            self.rounding = max(self.rounding, fineness * float(np.abs(answers[:, 0]).max()))
+            self.rounding = fineness * float(np.abs(answers[:, 0]).max())
             return answers
-        self.rounding = max(self.rounding, fineness * float(np.abs(answers).max()))
+        self.rounding = fineness * float(np.abs(answers).max())
         centered: Answers = answers - answers.mean(axis=1, keepdims=True)
         return centered
 
