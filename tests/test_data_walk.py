@@ -128,7 +128,7 @@ def test_class_names_that_are_no_utf_8_are_refused(root: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
 def test_a_folder_that_may_not_be_read_is_one_message(root: Path) -> None:
     (root / "cat").chmod(0)
-    with refused("cannot be listed", "Permit reading it"):
+    with refused("cannot be listed", "permit reading it"):
         open_source(root)
     (root / "cat").chmod(0o755)
     assert_array_equal(open_source(root).labels, [0, 0, 1, 1])  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from ensemble_distill.data import image_folder
 from ensemble_distill.data.entry import Described, Entry
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset, read_rows
-from ensemble_distill.data.walk import there
+from ensemble_distill.data.walk import is_folder, there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory
 
@@ -70,7 +70,7 @@ def open_inputs(inputs: Sequence[str], task: str = "classification") -> Source:
     Raises:
         EdistillError: a file does not exist, or folders and files are mixed.
     """
-    if len(inputs) == 1 and not image_folder.is_image(inputs[0]):
+    if len(inputs) == 1 and (is_folder(inputs[0]) or not image_folder.is_image(inputs[0])):
         if not is_factory(inputs[0]) and not there(inputs[0]):
             raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
         return open_source(inputs[0], task)

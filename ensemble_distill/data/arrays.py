@@ -76,7 +76,7 @@ def load(entry: Entry, task: str) -> Source:
         missing = entry.x if entry.x not in archive.names else entry.y
         raise EdistillError(
             f"{path} has no array {missing!r}; it holds {', '.join(archive.names) or 'none'}. "
-            f'Name the right ones: {{ source = "{path.name}", x = ..., y = ... }}.'
+            f'Name the right ones: {{ source = "{path}", x = ..., y = ... }}.'
         )
     x = archive.read(entry.x)
     y = archive.read(entry.y) if entry.y in archive.names else None
@@ -103,5 +103,5 @@ def _remarks(archive: Archive, entry: Entry, rows: int) -> tuple[str, ...]:
         return ()
     return (
         f"{archive.path} has no array y, so its rows have no labels, and {', '.join(others)} (one value a row) is not "
-        f'read. If those are labels, name them: {{ source = "{archive.path.name}", y = "{others[0]}" }}.',
+        f'read. If those are labels, name them: {{ source = "{archive.path}", y = "{others[0]}" }}.',
     )

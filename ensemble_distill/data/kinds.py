@@ -33,7 +33,7 @@ def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
             raise EdistillError(f"{found}, which is empty. {ACCEPTED}.")
         if x.ndim == 4 and x.shape[3] > 4 >= x.shape[1]:
             raise EdistillError(
-                f"{found}: {x.shape[3]} channels. Put the channels last, (H, W, C): x.transpose(0, 2, 3, 1)."
+                f"{found}: {x.shape[3]} channels. Put the channels last, (H, W, C): numpy.moveaxis(x, -3, -1)."
             )
         return (x if x.ndim == 4 else x[..., None]), "pixels"
     if x.dtype.kind != "f" or x.ndim not in (2, 4) or x.size == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ def as_labels(y: Array, rows: int, task: str, classes: Sequence[str] | None, nam
             )
         return y
     if y.dtype.kind not in "biu":
-        raise EdistillError(f"{named} is {y.dtype}. Classes are whole numbers from 0: store y.astype('int64').")
+        raise EdistillError(f"{named} is {y.dtype}. Classes are whole numbers from 0: {_numbered(y)}.")
     y = y.astype(np.int64)
     _refuse(y < 0, y, f"{named} is negative", "Number the classes from 0.", first_row)
     if classes is not None:
@@ -59,10 +60,19 @@ def as_classes(names: Sequence[object], named: str) -> tuple[str, ...]:
         EdistillError: a name stands twice.
     """
     classes = tuple(str(name) for name in names)
-    twice = next((name for name in classes if classes.count(name) > 1), None)
-    if twice is not None:
+    if len(set(classes)) < len(classes):
+        (twice, _), *_ = Counter(classes).most_common(1)
         raise EdistillError(f"{named} names {twice!r} twice. Give every class its own name.")
     return classes
+
+
+def _numbered(y: Array) -> str:
+    """How labels become that."""
+    if y.dtype.kind in "US":
+        return "store classes, y = numpy.unique(y, return_inverse=True)"
+    if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all():
+        return "store y.astype('int64')"
+    return 'for numbers set task = "regression"'
 
 
 def _refuse(bad: Array, y: Array, wrong: str, remedy: str, first_row: int) -> None:

@@ -114,7 +114,7 @@ def _read(opened: Callable[[], IO[bytes]], size: int, named: str) -> Array:
     if claimed > (memory := _memory()):
         raise EdistillError(
             f"{named} is {shape} of {dtype}: {claimed / 2**30:,.1f} GiB, and this machine's memory has "
-            f"{memory / 2**30:,.1f}. Split it, or give a dataset that reads a row at a time, by file.py:factory."
+            f"{memory / 2**30:,.1f}. Give a dataset that reads a row at a time, by file.py:factory."
         )
     with opened() as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)

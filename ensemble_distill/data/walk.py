@@ -85,4 +85,4 @@ def is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def unlisted(error: OSError) -> EdistillError:
-    return EdistillError(f"{error.filename} cannot be listed: {error.strerror}. Permit reading it.")
+    return EdistillError(f"{error.filename} cannot be listed: {error.strerror}. Restore it, or permit reading it.")

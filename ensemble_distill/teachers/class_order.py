@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,12 +46,13 @@ def order_by_names(name: str, names: Sequence[str], classes: Sequence[str], sour
             + (f" ({'; '.join(told)})" if told else f", and {first_few(_repeated(names))} comes twice")
             + f". Rename the data's class folders or mend {source}, so that both have the same names."
         )
-    order = tuple(classes.index(label) for label in names)
+    at = {label: index for index, label in enumerate(classes)}
+    order = tuple(at[label] for label in names)
     return None if order == tuple(range(len(classes))) else order
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({label for label in names if names.count(label) > 1})
+    return sorted(label for label, count in Counter(names).items() if count > 1)
 
 
 def check_class_order(

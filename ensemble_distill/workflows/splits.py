@@ -157,5 +157,8 @@ def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocess
         return replace(first, **given)
     lacking = [name for name in ("size", "mean", "std") if name not in given]
     if lacking:
-        raise EdistillError(f"student.preprocessing lacks {', '.join(lacking)}, and the members have none to fill it.")
+        raise EdistillError(
+            f"student.preprocessing lacks {', '.join(lacking)}, and the members have none to fill it. "
+            "Give size, mean and std."
+        )
     return Preprocessing(**given)
