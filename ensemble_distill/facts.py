@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
@@ -12,6 +11,7 @@ from ensemble_distill.runtime.names import is_plain
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+LARGE = 10**6  # beyond any level of pixels, which nan is, too
 SIDE = 2**14  # the largest of a network's input, in pixels, as in the settings
 FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
 OUTPUTS = ("logits", "probabilities", "mean", "mean-variance", "mean-logvar")
@@ -44,7 +44,7 @@ class Preprocessing:
         if not all(isinstance(values, tuple | list) and values for values in lists):
             raise EdistillError(f"preprocessing holds {lists}. Give lists of numbers for size, mean and std.")
         numbers = (*self.size, *self.mean, *self.std, self.crop_pct)
-        if any(isinstance(n, bool) or not isinstance(n, int | float) or not isfinite(n) for n in numbers):
+        if any(isinstance(n, bool) or not isinstance(n, int | float) or not abs(n) <= LARGE for n in numbers):
             raise EdistillError(f"preprocessing holds {numbers}. Give numbers for size, mean, std and crop-pct.")
         if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= SIDE:
             raise EdistillError(
