@@ -240,6 +240,28 @@ def test_rights_follow_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a/file").stat().st_mode & 0o777 == 0o640
 
 
+# --- folders in folders that are removed as a whole -------------------------------------------------------------
+
+
+INSIDE = ["cache/parts", "cache/records/mine", "runs/hydra-s0/evaluations", "runs/hydra-s0/export/a"]
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_nothing_is_made_in_what_is_removed_with_something_else(folder: Path, inside: str) -> None:
+    """`cache/parts/hydra-s1` would go with the next cache-logits."""
+    shutil.rmtree(folder / "runs/hydra-s0/evaluations")
+    before = contents(folder)
+    runs = {"output.runs": inside, "output.name": "mine"}
+    for overrides, command in (
+        ({"output.cache": f"{inside}/mine"}, cache_logits),
+        (runs, train),
+        ({**runs, "train.method": "ban", "train.generations": 2}, train_chain),
+    ):
+        with refused(f"{inside}/mine lies in", "Name another folder in output."):
+            command(settings(folder, {**QUICK, **overrides}))  # type: ignore[operator]
+    assert contents(folder) == before
+
+
 # --- links in a run ---------------------------------------------------------------------------------------------
 
 WRITERS: dict[str, tuple[str, Callable[[Settings], object]]] = {

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble_distill.cache.manifest import NAME, Manifest, is_cache
+from ensemble_distill.cache.manifest import FILES, NAME, Manifest, is_cache
 from ensemble_distill.caching.complete import is_complete
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.caching.plan import SplitPlan
@@ -18,8 +18,10 @@ from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import is_temporary, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.students.config import CONFIG
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workflows.idle import Caching, tell_idle_caching
+from ensemble_distill.workflows.same_run import FILES as RUN_FILES
 from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits, tell_remarks
 
 ARGS = "args.toml"  # the settings that a cache was made with
@@ -122,8 +124,21 @@ def holds_something(path: Path) -> bool:
     return any(file.is_file() and file.name != ".lock" and not is_temporary(file) for file in files)
 
 
+def refuse_within(folder: Path, key: str) -> None:
+    """Raise EdistillError when `folder` lies in what a cache or a run keeps, and so goes when that is made again."""
+    for parent in folder.absolute().parents:
+        first = folder.absolute().relative_to(parent).parts[0]
+        for what, mark, names in (("cache", NAME, FILES), ("run", CONFIG, RUN_FILES)):
+            if first in names and (parent / mark).is_file():
+                raise EdistillError(
+                    f"{folder} lies in {parent}, a {what} that removes its {first} when it is made again. Name another "
+                    f"folder in {key}."
+                )
+
+
 def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
-    """Raise EdistillError when `folder` holds things that are not ours to write among."""
+    """Raise EdistillError when `folder` holds things that are not ours to write among, or lies in such."""
+    refuse_within(folder, key)
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
     if folder.is_dir() and not ((folder / mark).exists() or (folder / mark).is_symlink()):

@@ -20,7 +20,7 @@ from ensemble_distill.students.belonging import WEIGHTS
 from ensemble_distill.students.config import CONFIG, StudentConfig
 from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.run import weights_and_calibration
-from ensemble_distill.workflows.cache_logits import cache_logits, holds_something
+from ensemble_distill.workflows.cache_logits import cache_logits, holds_something, refuse_within
 from ensemble_distill.workflows.chain import CACHES, generation_name, generation_settings, refuse_changed
 from ensemble_distill.workflows.forecast import Forecast
 from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings, write_args
@@ -122,7 +122,8 @@ def _refuse_unfit(settings: Settings) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise EdistillError when `folder` holds things that are not a chain's."""
+    """Raise EdistillError when `folder` holds things that are not a chain's, or lies in such."""
+    refuse_within(folder, "output.runs or --name")
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and a chain needs a folder. Choose another --name.")
     if not folder.is_dir():
