@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 
+import ensemble_distill
 import ensemble_distill.export.onnx as onnx_format
 import ensemble_distill.export.outputs as export_outputs
 from ensemble_distill import __version__, load_student
@@ -382,3 +384,15 @@ def test_an_unfinished_run_is_not_exported(digits: Path, settings_of: Callable[.
         export(settings_of(digits), "hydra-s0", onnx=True)
     with pytest.raises(EdistillError, match=r"holds no finished run\. Run edistill train first"):
         export(settings_of(digits), onnx=True)
+
+
+def test_an_exported_graph_tells_nothing_of_the_machine(digits_session: Path) -> None:
+    path = digits_session / "runs/hydra-s0/export/model.onnx"
+    content = path.read_bytes()
+    package = Path(ensemble_distill.__file__).parent
+    places = (Path.home(), Path.cwd(), digits_session, package, sysconfig.get_paths()["purelib"])
+    for name in (*map(str, places), "stack_trace", "site-packages", "pkg.torch"):
+        assert name.encode() not in content
+    model = onnx.load_from_string(content)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert {entry.key.partition(".")[0] for entry in model.metadata_props} == {"edistill"}

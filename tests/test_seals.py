@@ -7,15 +7,23 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from ensemble_distill.runtime.seals import (
     BLANK,
+    ONNX_KEY,
+    check_comment,
+    checked_metadata,
     is_whole,
+    onnx_metadata,
     read_sealed_json,
     safetensors_metadata,
     seal,
+    seal_safetensors,
+    sealed_comment,
+    sealed_metadata,
     write_sealed_json,
 )
 
@@ -79,3 +87,30 @@ def test_the_digest_of_safetensors_stands_in_their_metadata() -> None:
 def test_what_is_no_safetensors_is_told_before_anything_is_allocated(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011, any of its kinds
         safetensors_metadata(content)
+
+
+def test_a_seal_of_tensors_is_the_same_in_whatever_order_their_metadata_come(tmp_path: Path) -> None:
+    tensors, more = {"b": np.arange(3.0), "a": np.ones((2, 2), np.float32)}, {str(i): "µ" for i in range(9)}
+    made = {b"".join(seal_safetensors(save(tensors, metadata={**more, **sealed_metadata()}))) for _ in range(9)}
+    (content,) = made
+    assert checked_metadata(content).keys() == {*more, "version", "sha256"}
+    back = load(content)
+    assert all((back[name] == values).all() for name, values in tensors.items())
+
+
+@pytest.mark.parametrize("value", ["", "x", "µ" * 64, "long " * 100_000])
+def test_metadata_of_a_graph_are_found_without_it(value: str) -> None:
+    model = onnx.ModelProto()
+    onnx.helper.set_model_props(model, {"edistill.a": value, ONNX_KEY: BLANK, "edistill.b": "b"})
+    content = seal(model.SerializeToString())
+    assert onnx_metadata(content, "edistill.a") == value
+    assert is_whole(content, onnx_metadata(content, ONNX_KEY))
+    assert onnx_metadata(content, "edistill.c") is None
+
+
+def test_a_text_is_sealed_by_its_last_line() -> None:
+    content = sealed_comment('a = "µ"\n')
+    check_comment(content)
+    for at in range(content.index(b"#")):
+        with pytest.raises(ValueError, match="sha256"):
+            check_comment(content[:at] + bytes([content[at] ^ 2]) + content[at + 1 :])

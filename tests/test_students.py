@@ -23,6 +23,7 @@ from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.gaussian import GaussianFamily
+from ensemble_distill.runtime.names import is_plain
 from ensemble_distill.students.run import Run, StudentConfig, load_student
 
 SHAPE = (6,)
@@ -317,7 +318,7 @@ some_config = partial(
     members=st.lists(
         st.builds(
             Member,
-            name=names,
+            name=names.filter(is_plain),
             sha256=names,
             class_order=st.none() | st.permutations(range(4)).map(tuple),
             preprocessing=st.none() | preprocessings,

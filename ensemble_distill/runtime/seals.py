@@ -23,7 +23,7 @@ WRITTEN_BY = "edistill"  # where JSON documents say the version that wrote them
 VERSION = "version"  # where safetensors metadata do
 BLANK = ("edistill seal " * 5)[:64]  # as long as a digest, and in no file by chance
 UNSEALED = (None, "0.1.0")  # versions of before; None is a file that says none, as most of those did
-_COMMENT = re.compile(rb"^# edistill \S+, sha256 ([0-9a-f]{64})\n\Z", re.MULTILINE)
+_COMMENT = re.compile(rb"# edistill \S+, sha256 ([0-9a-f]{64})\n\Z")
 
 
 def seal(content: bytes) -> bytes:

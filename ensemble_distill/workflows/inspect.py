@@ -146,7 +146,11 @@ def _exported(path: Path) -> dict[str, Any] | None:
     try:
         if "edistill" not in safetensors_metadata(content):
             return None
-    except ValueError:
+    except ValueError as error:
+        from ensemble_distill.workflows.stale import run_of
+
+        if run_of(path) is not None:
+            raise _damaged(path, error) from None
         return None
     try:
         metadata = checked_metadata(content)
@@ -155,11 +159,13 @@ def _exported(path: Path) -> dict[str, Any] | None:
         if not isinstance(config, dict):
             raise ValueError("its config is no table")
     except ValueError as error:
-        raise EdistillError(
-            f"{path} is damaged ({error}). Export the run again: edistill export --safetensors."
-        ) from None
+        raise _damaged(path, error) from None
     told = {} if made_from is None else {MADE_FROM: made_from}
     return {"kind": "safetensors", **config, **told, "bytes": len(content)}
+
+
+def _damaged(path: Path, error: Exception) -> EdistillError:
+    return EdistillError(f"{path} is damaged ({error}). Export the run again: edistill export --safetensors.")
 
 
 def _teachers(path: Path, settings: Settings | None, task: str, trust: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ FIGURES_OF_ROWS = "figures_of_rows"  # in a document: the sha256 of each .npz th
 
 def refuse_other_weights(export: Path) -> None:
     """Raise EdistillError when an exported file stands in a run whose weights are others, or is damaged."""
-    run, said = _run_of(export), made_from(export)
+    run, said = run_of(export), made_from(export)
     if run is None or said is None:
         return
     now = sha256_file(run / WEIGHTS)
@@ -34,7 +34,7 @@ def calibrated_since(export: Path) -> str | None:
     """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not."""
     if export.is_dir():  # a run stands for its export
         export = export / EXPORTS / "model.onnx"
-    run, said = _run_of(export), made_from(export)
+    run, said = run_of(export), made_from(export)
     if run is None or said is None or said == made_from_now(run):
         return None
     return f"{run} is calibrated otherwise than when {export} was made. Export again: {_again(export, run)}"
@@ -71,7 +71,7 @@ def made_from(export: Path) -> MadeFrom | None:
         ) from None
 
 
-def _run_of(export: Path) -> Path | None:
+def run_of(export: Path) -> Path | None:
     """The run in whose folder an exported file stands; None where it stands elsewhere."""
     folder = export.absolute().parent
     return export.parent.parent if folder.name == EXPORTS and (folder.parent / WEIGHTS).is_file() else None
