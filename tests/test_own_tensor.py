@@ -21,11 +21,13 @@ from ensemble_distill.data.source import Item
 from ensemble_distill.data.views import open_view
 from ensemble_distill.evaluation.cost import cost
 from ensemble_distill.facts import Member
+from ensemble_distill.predictive import members_family
 from ensemble_distill.serving import Served
 from ensemble_distill.students.compression.layers_seen import run as run_network
-from ensemble_distill.students.heads import BatchedLinear
+from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.last_stage import LastStageHeads
 from ensemble_distill.students.per_head import per_head
+from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.outputs import forward
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
@@ -340,6 +342,13 @@ def test_a_method_that_starts_in_place_is_tried_on_a_copy(tmp_path: Path) -> Non
         cache_logits(these)
         heads.append(load_student(train(these).folder, trust=True).heads.state_dict()["layers.0.weight"])
     assert_array_equal(heads[0], 0.5 * heads[1])
+
+
+def test_a_loss_cannot_change_how_heads_pool() -> None:
+    student = Student(nn.Identity(), Heads(2, 3, (), 4), members_family("classification"), torch.tensor([0.25, 0.75]))
+    said: Any = student.predictive(student(torch.ones(1, 3)))
+    said.weights.zero_()
+    assert_array_equal(student.weights, [0.25, 0.75])
 
 
 # --- views ------------------------------------------------------------------------------------------------------
