@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
@@ -27,8 +27,8 @@ class Preprocessing:
         interpolation: nearest, bilinear, bicubic or lanczos.
         crop_pct: share of the resized image that the center crop keeps, in (0, 1].
         crop_mode: center (keep the ratio, crop), squash (stretch, crop) or border (fit, pad).
-        channels: 1 for a network of gray pixels, whose pictures in color become gray; None where the pixels decide. No
-            part of what makes two equal, since records of version 0.1.0 lack it.
+        channels: 1 for a network of gray pixels, whose pictures in color become gray; None where the pixels decide, and
+            in every record of version 0.1.0: see `is_what`.
     """
 
     size: tuple[int, ...]
@@ -37,7 +37,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
     crop_mode: str = "center"
-    channels: int | None = field(default=None, compare=False)
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         lists = (self.size, self.mean, self.std)
@@ -73,6 +73,12 @@ class Preprocessing:
                 f"preprocessing is of {self.channels} channel, with mean {list(self.mean)} and std {list(self.std)}. "
                 "Give one value each."
             )
+
+    def is_what(self, record: Preprocessing | None) -> bool:
+        """Whether it is what a record says, which may be older than `channels`."""
+        return self == record or (
+            record is not None and record.channels is None and replace(self, channels=None) == record
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "channels" or value is not None}

@@ -343,6 +343,7 @@ def test_an_honest_member_with_small_logits_goes_on_as_the_message_says(tmp_path
         lambda z, f: (z - z.amax(1, keepdim=True)).clamp_min(-1),
         lambda z, f: z.log_softmax(1),
         lambda z, f: torch.full_like(z, 0.5),  # says nothing of any class
+        lambda z, f: 0.3 + 0.05 * z.sigmoid(),  # has hardly learned: sure of nothing, as no sigmoids are
         lambda z, f: 0.01 * z,
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from teachers_helpers import assert_equal_outputs, context, small_model
 from timm.data import create_transform, resolve_data_config
 from tiny import refused
 
+from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import load_settings
 from ensemble_distill.data import open_source
 from ensemble_distill.data.rendering import as_unit, render
@@ -91,10 +93,35 @@ def test_distorted_pixels_become_gray_by_the_same_weights() -> None:
     np.testing.assert_allclose(render(as_unit(pixels), to), render(pixels, to), atol=0.51 / 255)
 
 
-def test_gray_is_told_in_records_and_takes_no_part_in_comparing_them() -> None:
-    """Caches of version 0.1.0 do not hold it."""
+def test_gray_and_color_members_see_renderings_of_their_own(tmp_path: Path, pictures: Path) -> None:
+    alike = {"mean": [0.5], "std": [0.25]}
+    write_run(tmp_path / "teachers" / "gray", 0, in_chans=1, input_size=[1, 32, 32], **alike)
+    write_run(tmp_path / "teachers" / "color", 1, input_size=[3, 32, 32], **alike)
+    (tmp_path / "edistill.toml").write_text('[data]\ntest = "images"\n[train]\ndevice = "cpu"\nworkers = 0\n')
+    assert cache_logits(load_settings(tmp_path / "edistill.toml")).added == 2
+
+
+def test_a_cache_of_before_gray_was_told_is_up_to_date(tmp_path: Path) -> None:
+    """Its members saw gray arrays, which are the same either way."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "test.npz", x=rng.integers(0, 256, (9, 32, 32), dtype=np.uint8), y=np.arange(9) % 3)
+    write_run(tmp_path / "teachers" / "run", in_chans=1, input_size=[1, 32, 32])
+    (tmp_path / "edistill.toml").write_text('[data]\ntest = "test.npz"\n[train]\ndevice = "cpu"\nworkers = 0\n')
+    cache_logits(load_settings(tmp_path / "edistill.toml"))
+    manifest = Manifest.load(tmp_path / "cache")
+    (member,) = manifest.members
+    assert member.preprocessing is not None
+    before = replace(member, preprocessing=replace(member.preprocessing, channels=None))
+    replace(manifest, members=(before,)).save(tmp_path / "cache")
+    assert cache_logits(load_settings(tmp_path / "edistill.toml")).added == 0
+
+
+def test_gray_is_told_in_records_but_for_those_of_before() -> None:
     gray, plain = Preprocessing((8, 8), (0.5,), (0.5,), channels=1), Preprocessing((8, 8), (0.5,), (0.5,))
-    assert gray == plain
+    assert gray != plain
+    assert gray.is_what(plain)
+    assert not plain.is_what(gray)
+    assert not gray.is_what(Preprocessing((8, 8), (0.4,), (0.5,)))
     assert "channels" not in plain.to_json()
     assert "channels" not in Member("m", "s", preprocessing=plain).to_json()["preprocessing"]
     record = json.loads(json.dumps(Member("m", "s", preprocessing=gray).to_json()))

@@ -283,10 +283,13 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
 
 
 def as_recorded(cached: Sequence[Member], found: Member, kinds: Collection[str]) -> Member:
-    """A member as it is now. Where no split of `kinds` holds pixels, it has the preprocessing that the cache recorded,
-    since it acts on nothing else."""
+    """A member as it is now, with the preprocessing that the cache recorded where that acts on nothing, no split of
+    `kinds` being of pixels, or says the same in the words of an older version."""
     there = next((member for member in cached if member.name == found.name), None)
-    return found if there is None or "pixels" in kinds else replace(found, preprocessing=there.preprocessing)
+    if there is None:
+        return found
+    same = found.preprocessing is not None and found.preprocessing.is_what(there.preprocessing)
+    return replace(found, preprocessing=there.preprocessing) if same or "pixels" not in kinds else found
 
 
 def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence[Member]) -> None:

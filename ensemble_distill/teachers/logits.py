@@ -70,13 +70,15 @@ def _as_matrix(raw: Any, rows: int, member: Member) -> str:
 
 
 def refuse_sigmoids(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> None:
-    """Raise EdistillError for outputs (B, K) that are said to be logits, and of enough rows all lie between 0 and 1.
+    """Raise EdistillError for outputs (B, K) that are said to be logits where enough rows lie between 0 and 1, most of
+    them with one above a half.
 
-    A softmax does not notice what is added to all logits of a row, so those of an honest member seldom do; where they
-    do, something can be added.
+    A softmax does not notice what is added to all logits of a row, so those of an honest member seldom lie there; small
+    ones of a network that has hardly learned may. Where others do, something can be added.
     """
-    inside = len(rows) >= SUSPICIOUS and values.min() >= 0 and values.max() <= 1 and values.min() < values.max()
-    if member.output != "logits" or not inside or np.abs(values.sum(axis=1) - 1).max() < 1e-3:  # see `checked`
+    inside = len(rows) >= SUSPICIOUS and values.min() >= 0 and values.max() <= 1
+    sure = inside and np.median(values.max(axis=1)) > 0.5 and values.min() < values.max()
+    if member.output != "logits" or not sure or np.abs(values.sum(axis=1) - 1).max() < 1e-3:  # see `checked`
         return
     raise EdistillError(
         f"Member {member.name} is said to return logits, but at {len(rows)} rows of {split} all lie between "

@@ -135,7 +135,7 @@ class Answers:
                 if what == "preprocessing" and self.run.config.kind != "pixels":
                     continue  # it acts on nothing else
                 there, here = getattr(member, what), getattr(found[member.sha256].member, what)
-                if there != here:
+                if there != here and not (what == "preprocessing" and here is not None and here.is_what(there)):
                     raise EdistillError(
                         f"{folder} was trained from member {member.name} with {what} {there}, but now it is "
                         f"{here}. Set teachers.{key} back."
