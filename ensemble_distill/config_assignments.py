@@ -45,6 +45,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         raise EdistillError(f"{path} is a folder, and settings are a file. Move it away, or pass -c FILE.")
+    if path.exists() and not path.is_file():  # reading it may never end
+        raise EdistillError(f"{path} is a pipe or a device, and settings are a file. Pass -c FILE.")
     try:
         return _parsed(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

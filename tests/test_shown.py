@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny import CLASSES, ROWS, examples, make_folder
+from tiny import examples, make_folder
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli import render
@@ -39,22 +39,35 @@ def assert_harmless(result: Result, status: int = 0) -> None:
     assert "Traceback" not in result.stderr
 
 
+DATA = """
+import numpy as np
+class Rows:
+    classes = NAMES
+    targets = [0, 1, 2] * 8
+    def __len__(self):
+        return 24
+    def __getitem__(self, row):
+        return np.full((6, 6), 10 * row, np.uint8)
+class Outside(Rows):
+    def __getitem__(self, row):
+        return np.full((6, 6), 255 - row, np.uint8)
+"""
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished folder whose classes, pictures and OOD rows are called as above. Do not write to it."""
+    """A finished folder whose classes are called as above, and photos/ of such names. Do not write to it."""
     folder = make_folder(tmp_path_factory.mktemp("shown") / "tiny", rows={})
-    toml = (folder / "edistill.toml").read_text()
-    for split, rows in ROWS.items():
-        x, y = examples(rows, 1)
-        for row in range(rows):
-            picture = folder / "data" / split / NAMES[y[row]] / f"{NAMES[row % CLASSES]}{row}.png".replace("/", "-")
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(x[row]).save(picture)
-        toml += f'{split.replace("/", ".")} = "data/{split}"\n'
-    (folder / "edistill.toml").write_text(toml)
+    (folder / "rows.py").write_text(DATA.replace("NAMES", ascii(NAMES)))
+    with (folder / "edistill.toml").open("a") as toml:
+        toml.write("".join(f'{split} = "rows.py:Rows"\n' for split in ("train", "validation", "test")))
+        toml.write('ood.noise = "rows.py:Outside"\n')
+    (folder / "photos").mkdir()
+    for row, picture in enumerate(examples(6, 1)[0]):
+        Image.fromarray(picture).save(folder / "photos" / f"{NAMES[row % 3]}{row}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for line in (["cache-logits"], ["train"], ["evaluate"], ["export", "--onnx"]):
+        for line in (["cache-logits"], ["train"], ["evaluate"], ["export", "--onnx", "--safetensors"]):
             assert_harmless(edistill(*line))
     return folder
 
@@ -77,10 +90,12 @@ SHOWING = [
     "inspect runs/hydra-s0",
     "inspect runs/hydra-s0/export/model.onnx",
     "inspect runs/hydra-s0/export/model.onnx --json",
-    "inspect data/test",
-    "inspect data/test --json",
-    "predict data/test",
-    "predict data/test --json",
+    "inspect runs/hydra-s0/export/model.safetensors",
+    "inspect photos",
+    "inspect photos --json",
+    "predict rows.py:Rows",
+    "predict photos",
+    "predict photos --json",
     "verify",
     "methods",
     "settings",
@@ -103,17 +118,19 @@ def test_every_command_that_shows_names_is_asked() -> None:
 def test_json_has_the_exact_names_and_csv_what_a_spreadsheet_shows(here: Path) -> None:
     classes = json.loads(edistill("inspect", "runs/hydra-s0/export/model.onnx", "--json").stdout)["classes"]
     assert sorted(classes) == sorted(NAMES)
-    exact = json.loads(edistill("predict", "data/test", "--json").stdout)
-    table = list(csv.DictReader(io.StringIO(edistill("predict", "data/test").stdout)))
+    exact = json.loads(edistill("predict", "photos", "--json").stdout)
+    table = list(csv.DictReader(io.StringIO(edistill("predict", "photos").stdout)))
     assert {row["class"] for row in exact} <= set(NAMES)
+    assert {row["row"] for row in exact} == {path.name for path in Path("photos").iterdir()}
     for told, row in zip(exact, table, strict=True):
         assert row["class"][0] == "'"
         assert row["class"][1:] == harmless(told["class"])
+        assert row["row"][1:] == harmless(told["row"])
         for column in ("probability", "total_uncertainty", "data_uncertainty", "model_uncertainty"):
             assert float(row[column]) == pytest.approx(told[column], rel=1e-5), "figures are read as before"
 
 
-@pytest.mark.parametrize("inputs", ["data/nothing", "nothing.png"])
+@pytest.mark.parametrize("inputs", ["nothing", "nothing.png"])
 def test_errors_show_names_as_text(here: Path, inputs: str) -> None:
     assert_harmless(edistill("predict", inputs + OBEYED), status=2)
     assert_harmless(edistill("evaluate", OBEYED), status=2)
@@ -214,7 +231,7 @@ def test_summary_csv_holds_no_formula(tmp_path: Path) -> None:
 # --- encodings --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["predict data/test", "predict data/test --json", "evaluate", "inspect cache --json"])
+@pytest.mark.parametrize("line", ["predict photos", "predict photos --json", "evaluate", "inspect cache --json"])
 def test_stdout_that_is_no_utf8_shows_all_of_it(here: Path, line: str) -> None:
     result = CliRunner(charset="ascii").invoke(app, line.split())
     assert result.exit_code == 0, result.output
@@ -225,7 +242,7 @@ def test_stdout_that_is_no_utf8_shows_all_of_it(here: Path, line: str) -> None:
 
 def test_a_program_started_with_ascii_streams(here: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ensemble_distill", "predict", "data/test", "--json"],
+        [sys.executable, "-m", "ensemble_distill", "predict", "photos", "--json"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=False,
@@ -237,5 +254,5 @@ def test_a_program_started_with_ascii_streams(here: Path) -> None:
 def test_a_file_of_predictions_holds_the_same(here: Path, tmp_path: Path) -> None:
     for style in ("csv", "json"):
         file = tmp_path / f"out.{style}"
-        assert_harmless(edistill("predict", "data/test", "--format", style, "-o", str(file)))
-        assert file.read_text(encoding="utf-8") == edistill("predict", "data/test", "--format", style).stdout
+        assert_harmless(edistill("predict", "photos", "--format", style, "-o", str(file)))
+        assert file.read_text(encoding="utf-8") == edistill("predict", "photos", "--format", style).stdout

@@ -19,6 +19,7 @@ from ensemble_distill.data.subset import Subset, read_rows
 from ensemble_distill.data.walk import is_folder, there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory
+from ensemble_distill.runtime.files import refuse_special
 
 __all__ = ["open_inputs", "open_source", "source_kinds"]
 
@@ -60,6 +61,9 @@ def open_source(entry: str | os.PathLike[str] | Described, task: str = "classifi
     if kind is None:
         wrong = "is neither a folder nor an .npz" if there(path) else "does not exist"
         raise EdistillError(f"The data's source {path} {wrong}. Give a folder of images, an .npz, or file.py:factory.")
+    for read in (described.source, described.rows):
+        if read is not None:
+            refuse_special(read)
     source = kind.load(described, task)
     return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
 

@@ -14,7 +14,7 @@ from ensemble_distill.data.digests import folder_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.source import Array, Item, Kind, Source
-from ensemble_distill.data.walk import files_below, is_directory, is_folder, place, unlisted
+from ensemble_distill.data.walk import files_below, is_directory, is_folder, is_pipe, place, unlisted
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.names import harmless
 
@@ -71,7 +71,7 @@ class ImageFolder:
         return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
 
     def name(self, row: int) -> str:
-        return harmless(self.names[row])  # the system gives bytes that are no UTF-8 as what no file can be written in
+        return self.names[row]
 
     @cached_property
     def _digest(self) -> tuple[str, str]:
@@ -127,7 +127,8 @@ def _contents(root: Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise unlisted(error) from error
     folders = [entry.name for entry in entries if is_directory(entry)]
-    return folders, [entry.name for entry in entries if is_image(entry.name) and not is_directory(entry)]
+    images = [entry for entry in entries if is_image(entry.name)]
+    return folders, [entry.name for entry in images if not is_directory(entry) and not is_pipe(entry)]
 
 
 def _refuse_unnamable(root: Path, classes: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import is_special
 
 Place = tuple[int, int]  # a directory's device and inode
 
@@ -60,7 +61,8 @@ def _listed(folder: str) -> tuple[list[str], list[str], list[str]]:
     kinds: tuple[list[str], list[str], list[str]] = ([], [], [])
     for entry in found:
         if not is_directory(entry):
-            kinds[2].append(entry.name)
+            if not is_pipe(entry):
+                kinds[2].append(entry.name)
         else:
             kinds[1 if entry.is_symlink() else 0].append(entry.path)
     return kinds
@@ -80,6 +82,14 @@ def is_directory(entry: os.DirEntry[str]) -> bool:
     """Links followed; a link to itself is none."""
     try:
         return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_pipe(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe, a device or a socket, which holds no image whatever its name, and may never end."""
+    try:
+        return not entry.is_file() and is_special(entry.path)
     except OSError:
         return False
 

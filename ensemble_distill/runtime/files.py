@@ -222,6 +222,20 @@ def remove_tree(path: Path, within: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def refuse_special(path: str | Path) -> None:
+    """Refuse to read a pipe, a device or a socket: one waits for its other end, another has no end.
+
+    Raises:
+        EdistillError: there is something at `path`, and it is neither a file nor a folder.
+    """
+    if is_special(path):
+        raise EdistillError(f"{path} is neither a file nor a folder, but a pipe, a device or a socket. Give a file.")
+
+
+def is_special(path: str | Path) -> bool:
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112, PTH113
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is one that a killed writer left: no one's."""
     return path.name.startswith(_PREFIX) and path.name.endswith(TEMPORARY)

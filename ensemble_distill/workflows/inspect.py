@@ -11,9 +11,11 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import FILE_NAME, Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import parse_json
+from ensemble_distill.runtime.files import parse_json, refuse_special
 from ensemble_distill.runtime.seals import checked_metadata, safetensors_metadata
 from ensemble_distill.students.belonging import MADE_FROM
+
+LARGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 if TYPE_CHECKING:
     from ensemble_distill.teachers.teacher import Teacher
@@ -32,6 +34,7 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
     """
     if not path.exists():
         raise EdistillError(f"There is no {path}. Give a run, a cache, an .onnx file, a folder of teachers, or data.")
+    refuse_special(path)
     if (path / MANIFEST).is_file():
         return _cache(path)
     if path.suffix == ".onnx":
@@ -142,9 +145,8 @@ def _exported(path: Path) -> dict[str, Any] | None:
     """An exported safetensors file, by the config it carries."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
-    content = path.read_bytes()
     try:
-        if "edistill" not in safetensors_metadata(content):
+        if "edistill" not in safetensors_metadata(_header(path)):
             return None
     except ValueError as error:
         from ensemble_distill.workflows.stale import run_of
@@ -152,6 +154,7 @@ def _exported(path: Path) -> dict[str, Any] | None:
         if run_of(path) is not None:
             raise _damaged(path, error) from None
         return None
+    content = path.read_bytes()
     try:
         metadata = checked_metadata(content)
         config = parse_json(metadata["edistill"])
@@ -166,6 +169,15 @@ def _exported(path: Path) -> dict[str, Any] | None:
 
 def _damaged(path: Path, error: Exception) -> EdistillError:
     return EdistillError(f"{path} is damaged ({error}). Export the run again: edistill export --safetensors.")
+
+
+def _header(path: Path) -> bytes:
+    """A safetensors file up to its weights, which may be many GB. Raises ValueError where it is no such file."""
+    with path.open("rb") as file:
+        size = file.read(8)
+        if int.from_bytes(size, "little") > LARGEST_HEADER:
+            raise ValueError("no header of safetensors is that large")
+        return size + file.read(int.from_bytes(size, "little"))
 
 
 def _teachers(path: Path, settings: Settings | None, task: str, trust: bool) -> dict[str, Any]:
@@ -186,6 +198,7 @@ def _member(teacher: Teacher) -> dict[str, Any]:
 
 def _data(path: Path, task: str) -> dict[str, Any]:
     source = open_inputs([str(path)], task)
+    source.item(0)  # raises where what is called a picture is none
     return {
         "kind": "data",
         "rows": len(source),
