@@ -5,12 +5,11 @@ Everything needed is in the file: how pixels become its input, the class names, 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,150 +17,24 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from ensemble_distill.data.source import Item, Kind, Source
+from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import MadeFrom, Member, Preprocessing
+from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import parse_json
-from ensemble_distill.runtime.names import harmless_json
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
+from ensemble_distill.serving_card import PREFIX, Card, damaged
 
 BATCH = 64
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
 
-PREFIX = "edistill."  # of its metadata in the file
 FLOATS = "tensor(float)"
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
 ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
 
 Outputs = Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Card:
-    """What an exported file says of itself, as its ONNX `metadata_props`.
-
-    Attributes:
-        task, method, version: "classification" or "regression"; the method; the edistill that wrote it.
-        classes: names, in the order of the logits; none for regression.
-        kind, shape, preprocessing: of its input; see `Item` and `Preprocessing`.
-        members: the ensemble it stands for.
-        made_from: the weights and the calibration that are in it; None where it does not say.
-    """
-
-    task: str
-    method: str
-    version: str
-    classes: tuple[str, ...]
-    kind: str
-    shape: tuple[int, ...]
-    preprocessing: Preprocessing | None
-    members: tuple[Member, ...]
-    made_from: MadeFrom | None = None
-
-    def to_metadata(self) -> dict[str, str]:
-        """One JSON value a key, since ONNX metadata are strings."""
-        record = {
-            "task": self.task,
-            "method": self.method,
-            "version": self.version,
-            "classes": list(self.classes),
-            "kind": self.kind,
-            "shape": list(self.shape),
-            "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
-            "members": [member.to_json() for member in self.members],
-            **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
-        }
-        said = {name: harmless_json(json.dumps(value, ensure_ascii=False)) for name, value in record.items()}
-        return {f"{PREFIX}{name}": text for name, text in said.items()}
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:
-        """Raises: EdistillError when edistill did not write the file, or it says what no file of ours does."""
-        record: dict[str, Any] = {}
-        try:
-            for name, value in metadata.items():
-                if name.startswith(PREFIX) and name != ONNX_KEY:
-                    record[name.removeprefix(PREFIX)] = parse_json(value)
-        except ValueError as error:
-            raise _damaged(named, f"{name} is no JSON: {error}") from None
-        if "task" not in record:
-            raise EdistillError(
-                f"{named} has no edistill metadata, so its preprocessing and classes are unknown. Give a file that "
-                "edistill export --onnx wrote."
-            )
-        lacking = [field.name for field in fields(cls) if field.default is MISSING and field.name not in record]
-        if lacking:
-            raise EdistillError(
-                f"{named} was written by edistill {record.get('version', 'of another version')}, without "
-                f"{', '.join(lacking)}. Export the run again: edistill export --onnx."
-            )
-        try:
-            return cls._of(record)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, EdistillError) as error:
-            told = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise _damaged(named, told.rstrip(".")) from None
-
-    @classmethod
-    def _of(cls, record: Mapping[str, Any]) -> Card:
-        """Raises one of many errors where a value is not of its kind."""
-        for name, holds, wanted in _RULES:
-            if not holds(record[name]):
-                raise ValueError(f"{PREFIX}{name} is {_short(record[name])}, and not {wanted}")
-        preprocessing, made_from = record["preprocessing"], record.get("made_from")
-        card = cls(
-            task=record["task"],
-            method=record["method"],
-            version=record["version"],
-            classes=tuple(record["classes"]),
-            kind=record["kind"],
-            shape=tuple(record["shape"]),
-            preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
-            members=tuple(Member.from_json(member) for member in record["members"]),
-            made_from=None if made_from is None else MadeFrom.from_json(made_from),
-        )
-        if len(card.shape) != (1 if card.kind == "features" else 3):
-            raise ValueError(f"its rows are {card.kind} of shape {card.shape}")
-        if (card.task == "regression") != (not card.classes):
-            raise ValueError(f"it is for {card.task} and has {len(card.classes)} classes")
-        size = None if card.preprocessing is None else card.preprocessing.size
-        if card.kind == "pixels" and size != card.shape[1:]:
-            raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {card.shape}")
-        return card
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(size) is int and size > 0 for size in value)
-
-
-_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("task", lambda value: value in ("classification", "regression"), "classification or regression"),
-    ("method", lambda value: isinstance(value, str), "a text"),
-    ("version", lambda value: isinstance(value, str), "a text"),
-    ("classes", lambda value: _texts(value) and len(set(value)) == len(value), "a list of different texts"),
-    ("kind", lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
-    ("shape", _sizes, "a list of sizes"),
-    ("preprocessing", lambda value: value is None or isinstance(value, dict), "a table or null"),
-    ("members", lambda value: isinstance(value, list), "a list"),
-)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def _damaged(named: Path, told: str) -> EdistillError:
-    return EdistillError(
-        f"{named} is damaged, or was not written by edistill: in its metadata, {told}. Export the run again: edistill "
-        "export --onnx."
-    )
 
 
 def _content(path: Path) -> bytes:
@@ -241,7 +114,7 @@ class Served:
         metadata = _metadata(content, path)
         self.card = Card.from_metadata(metadata, path)
         if ONNX_KEY not in metadata and self.card.version not in UNSEALED:
-            raise _damaged(path, f"the sha256 is missing that files of edistill {self.card.version} hold")
+            raise damaged(path, f"the sha256 is missing that files of edistill {self.card.version} hold")
         try:
             # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -338,7 +211,7 @@ def made_from(path: Path) -> MadeFrom | None:
     try:
         return None if said is None else MadeFrom.from_json(parse_json(said))
     except (ValueError, LookupError, TypeError, AttributeError, EdistillError) as error:
-        raise _damaged(path, f"{PREFIX}made_from: {error}") from None
+        raise damaged(path, f"{PREFIX}made_from: {error}") from None
 
 
 def _refuse_damaged(path: Path, content: bytes) -> None:

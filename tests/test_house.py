@@ -36,8 +36,9 @@ DESIGN = {
     "training": {"data", "cache", "methods", "students", "predictive", "runtime"},
     "evaluation": {"data", "cache", "students", "predictive"},
     "calibration": {"data", "cache", "students", "predictive"},
-    "serving": {"facts", "data"},
-    "export": {"students", "predictive", "serving"},
+    "serving": {"facts", "data", "serving_card"},
+    "serving_card": {"facts", "data"},
+    "export": {"students", "predictive", "serving", "serving_card"},
     "cli": {"workflows", "config", "config_assignments"},
 }
 DESIGN["workflows"] = set(DESIGN) - {"cli"}
@@ -61,6 +62,7 @@ BEYOND = {
         "facts",  # the student's Preprocessing renders its rows
     },
     "serving": {"runtime"},  # an exported file is read as every file is: its digest, its JSON
+    "serving_card": {"runtime"},
     "export": {
         "runtime",  # every write of the project goes through runtime.files
         "facts",  # an exported file says of which run it is, `MadeFrom`

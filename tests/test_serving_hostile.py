@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli.app import app
 from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.serving import Card
+from ensemble_distill.serving_card import Card
 
 WIDTH = 4
 CLASSES = Card(

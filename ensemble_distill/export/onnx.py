@@ -21,7 +21,8 @@ from ensemble_distill.export.outputs import allowed, named_outputs
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
-from ensemble_distill.serving import Card, Served
+from ensemble_distill.serving import Served
+from ensemble_distill.serving_card import Card
 from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.student import Student
 
