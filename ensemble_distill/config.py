@@ -36,8 +36,8 @@ WIDEST = 2**20  # layer, in units
 SIDE = 2**14  # of a picture, in pixels
 MOST_EPOCHS = 10**6
 SEED = 2**63  # seeds are below
-LARGE = 1e6  # learning rates, and weights of terms of a loss
-FAR = 1e30  # targets, whose unit is anyone's; float32 ends at 3e38
+LARGE = 1e6  # levels of pixels, minutes, and weights of terms of a loss
+FAR = 1e30  # targets, whose unit is anyone's, and rates; float32 ends at 3e38
 Side = Annotated[int, Field(ge=1, le=SIDE)]
 Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]
 
@@ -245,7 +245,7 @@ class TrainSettings(Section):
     batch_size: int = Field(128, ge=1, le=MOST_ROWS, description="Rows in a step.")
     workers: int | None = Field(None, ge=0, le=256, description="Loader processes; default 0 on a CPU, else up to 8.")
     opt: str = Field("adamw", description="A timm optimizer.")
-    lr: float = Field(1e-3, gt=0, le=LARGE, description="Peak learning rate.")
+    lr: float = Field(1e-3, gt=0, le=FAR, description="Peak learning rate.")
     sched: Literal["cosine", "tanh", "poly", "none"] = Field(
         "cosine", description="A timm schedule, over each stage, stepped each update."
     )

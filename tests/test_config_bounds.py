@@ -73,6 +73,7 @@ ALLOWED = {
     "teachers.preprocessing.mean": {-1},
     "student.preprocessing.mean": {-1},
     "views.seed": {-1, 10**18},
+    "train.lr": {10**18},  # at which a step tells that the loss is no number
     "train.seed": {10**18},
 }
 REGRESSION = {"task": "regression", "teachers.output": "mean", "teachers.variance": 1.0}

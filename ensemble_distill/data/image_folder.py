@@ -16,7 +16,6 @@ from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.walk import files_below, is_directory, is_folder, is_pipe, place, unlisted
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.names import harmless
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -115,7 +114,6 @@ def load(entry: Entry, task: str) -> Source:
         raise EdistillError(
             f"{root} has class folders, but the task is {task}. Give targets as y of an .npz, or by file.py:factory."
         )
-    _refuse_unnamable(root, classes)
     return _labeled(root, classes)
 
 
@@ -129,15 +127,6 @@ def _contents(root: Path) -> tuple[list[str], list[str]]:
     folders = [entry.name for entry in entries if is_directory(entry)]
     images = [entry for entry in entries if is_image(entry.name)]
     return folders, [entry.name for entry in images if not is_directory(entry) and not is_pipe(entry)]
-
-
-def _refuse_unnamable(root: Path, classes: Sequence[str]) -> None:
-    for name in classes:
-        if harmless(name) != name:
-            raise EdistillError(
-                f"{root} has a class folder {harmless(name)!r}: its name holds bytes that are no UTF-8, or control "
-                "characters. Rename it, in all splits alike."
-            )
 
 
 def _labeled(root: Path, classes: Sequence[str]) -> ImageFolder:
@@ -170,7 +159,7 @@ def _remarks(passed: Sequence[str]) -> tuple[str, ...]:
     if not passed:
         return ()
     more = f" and {len(passed) - 1} more are" if len(passed) > 1 else " is"
-    return (f"{harmless(passed[0])}{more} passed over: they lead to folders whose images are read elsewhere.",)
+    return (f"{passed[0]}{more} passed over: they lead to folders whose images are read elsewhere.",)
 
 
 def is_image(name: str) -> bool:
