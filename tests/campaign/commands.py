@@ -100,7 +100,7 @@ class Running:
                 os.dup2(os.open(self._scratch / name, os.O_WRONLY | os.O_CREAT), descriptor)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             sys.argv = ["edistill", *arguments]
-            from ensemble_distill.cli.app import main
+            from ensemble_distill.__main__ import main
 
             main()
             status = 0
