@@ -87,7 +87,8 @@ def seen_in_caching(folder: Path, splits: dict[str, SplitPlan], workers: int = 0
     witness = Witness()
     run(folder, splits, [Teacher(Member("m", "s", preprocessing=TO), lambda: witness)], workers)
     seen: Hashes = {}
-    shown = iter(witness.seen[len(splits) :])  # the first ones are probes
+    batches = sum(-(-len(plan.source) // BATCH) * plan.count for plan in splits.values())
+    shown = iter(witness.seen[-batches:])  # those before are trials and probes
     offset = 0
     for plan in splits.values():
         for start in range(0, len(plan.source), BATCH):
@@ -180,7 +181,7 @@ def test_decoded_images_replay_too(tmp_path: Path) -> None:
     rows = CachedRows([CachedSplit(later, view, SEED, records)], to)
     for view_index in range(2):
         for row in range(5):
-            assert_array_equal(rows[row, view_index].x, witness.seen[1 + view_index][row])
+            assert_array_equal(rows[row, view_index].x, witness.seen[view_index - 2][row])
 
 
 # --- the proof --------------------------------------------------------------------------------------------------
