@@ -49,7 +49,7 @@ def predict(model: Path, inputs: Sequence[str], progress: Progress | None = None
             weights are others.
     """
     served = Served(model)
-    refuse_other_weights(served.path)
+    refuse_other_weights(served.path, served.card.made_from)
     source = open_inputs(inputs, served.card.task)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         (progress or Silent()).warn(remark)

@@ -17,9 +17,9 @@ EVALUATIONS = "evaluations"  # a run's or a chain's folder of documents
 FIGURES_OF_ROWS = "figures_of_rows"  # in a document: the sha256 of each .npz that belongs to it
 
 
-def refuse_other_weights(export: Path) -> None:
-    """Raise EdistillError when an exported file stands in a run whose weights are others, or is damaged."""
-    run, said = run_of(export), made_from(export)
+def refuse_other_weights(export: Path, said: MadeFrom | None) -> None:
+    """Raise EdistillError when an exported file, which says what it was made from, stands in a run of other weights."""
+    run = run_of(export)
     if run is None or said is None:
         return
     now = sha256_file(run / WEIGHTS)
