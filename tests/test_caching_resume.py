@@ -269,7 +269,7 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bytes(large: Path) 
         while process.poll() is None and not (large / "cache/.lock").is_file() and time.monotonic() < started + 60:
             time.sleep(0.01)
         try:
-            process.wait(timeout=rng.uniform(2, 7))  # of which imports take some
+            process.wait(timeout=rng.uniform(3, 9))  # of which imports and the first few rows take some
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
