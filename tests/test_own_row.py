@@ -61,6 +61,7 @@ MIXINGS = {
     "batch statistics": (NORM.format("", False), "self.norm(x)", BATCH),
     "the batch's mean": ("pass", "x - x.mean(0)", BATCH),
     "the row before": ("pass", "x + x.roll(1, 0)", BATCH),
+    "the rows before": ("pass", "x.cumsum(0)", BATCH),  # of which the first has none
 }
 RUN = {"views.transform": "crop-flip", "train.epochs": 1}
 DATA = {"train": 24, "validation": 24, "test": 30}

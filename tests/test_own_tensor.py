@@ -285,16 +285,16 @@ class Mine(Method):
             if IN_PLACE:
                 batch.teacher.logits.mul_(0.5)
                 batch.teacher.weights.square_()
-                batch.labels.own.add_(1).remainder_(3)
+                batch.labels.own.add_(1).clamp_(max=2)
                 student.logits.mul_(0.5)
                 teacher, labels = batch.teacher, batch.labels
             else:
                 teacher = replace(
                     batch.teacher, logits=batch.teacher.logits * 0.5, weights=batch.teacher.weights.square()
                 )
-                labels = replace(batch.labels, own=(batch.labels.own + 1).remainder(3))
+                labels = replace(batch.labels, own=(batch.labels.own + 1).clamp(max=2))
                 student = replace(student, logits=student.logits * 0.5)
-            return teacher.pooled().kl(student).mean() + labels.nll(student).mean()
+            return teacher.pooled().kl(student).mean() + labels.nll(student).mean() + labels.partner.float().mean()
 
         def watch(batch, student):
             return {{
