@@ -100,20 +100,28 @@ class _End:
 class Served:
     """An exported student, ready to run."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises: EdistillError when there is no such file, or it is not an ONNX file of ours."""
+    def __init__(self, path: Path, *, changed: bool = False) -> None:
+        """
+        Args:
+            changed: its user changed the file since it was exported, by quantizing it for instance: its sha256 is left
+                aside.
+
+        Raises:
+            EdistillError: there is no such file, or it is not an ONNX file of ours.
+        """
         if (path / "export" / "model.onnx").is_file():  # a run stands for its export
             path = path / "export" / "model.onnx"
         if not path.is_file():
             raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
         content = _content(path)
-        _refuse_damaged(path, content)
+        if not changed:
+            _refuse_damaged(path, content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
         self.path = path
         metadata = _metadata(content, path)
         self.card = Card.from_metadata(metadata, path)
-        if ONNX_KEY not in metadata and self.card.version not in UNSEALED:
+        if not changed and ONNX_KEY not in metadata and self.card.version not in UNSEALED:
             raise damaged(path, f"the sha256 is missing that files of edistill {self.card.version} hold")
         try:
             # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
@@ -199,14 +207,18 @@ class Served:
         return item
 
 
-def made_from(path: Path) -> MadeFrom | None:
+def made_from(path: Path, *, changed: bool = False) -> MadeFrom | None:
     """Of which student an exported file was made, found without its graph; None where it does not say.
+
+    Args:
+        changed: see `Served`.
 
     Raises:
         EdistillError: it is damaged.
     """
     content = path.read_bytes()
-    _refuse_damaged(path, content)
+    if not changed:
+        _refuse_damaged(path, content)
     said = onnx_metadata(content, f"{PREFIX}made_from")
     try:
         return None if said is None else MadeFrom.from_json(parse_json(said))
@@ -218,7 +230,10 @@ def _refuse_damaged(path: Path, content: bytes) -> None:
     try:
         check(content, onnx_metadata(content, ONNX_KEY), None)
     except ValueError as error:
-        raise EdistillError(f"{path} is damaged ({error}). Export the run again: edistill export --onnx.") from None
+        raise EdistillError(
+            f"{path} is damaged ({error}). Export the run again: edistill export --onnx. If you changed the file "
+            "yourself, by quantizing it for instance, pass --changed to edistill predict."
+        ) from None
 
 
 def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:

@@ -205,6 +205,20 @@ def test_an_output_file_is_written_whole(digits: Path, pictures: NDArray[np.uint
     assert not list(digits.glob("*.part"))
 
 
+def test_a_file_that_its_user_changed_is_taken_as_the_message_says(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(digits)
+    model = onnx.load("runs/hydra-s0/export/model.onnx")
+    weights = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    halves = onnx.numpy_helper.to_array(weights).astype(np.float16).astype(np.float32)  # as quantizing does
+    weights.CopyFrom(onnx.numpy_helper.from_array(halves, weights.name))
+    onnx.save(model, "smaller.onnx")
+    assert "pass --changed to edistill predict" in refused("predict data/test.npz -m smaller.onnx")
+    result = edistill("predict data/test.npz -m smaller.onnx --changed")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 1 + len(np.load("data/test.npz")["y"]))
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------
 
 

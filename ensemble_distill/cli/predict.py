@@ -35,6 +35,12 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--overwrite", help="Replace a file that predict did not write."),
         ] = False,
+        changed: Annotated[
+            bool,
+            typer.Option(
+                "--changed", help="The .onnx was changed since its export (quantized, say): leave its sha256 aside."
+            ),
+        ] = False,
         config_file: Annotated[
             Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")
         ] = None,
@@ -53,9 +59,9 @@ def register(app: typer.Typer) -> None:
         if output is not None:
             workflow.refuse_target(output, file, inputs, overwrite)
         with render.Shown() as progress:
-            rows = workflow.predict(file, inputs, progress)
+            rows = workflow.predict(file, inputs, progress, changed=changed)
         style = Style.json if json else style
-        if (told := calibrated_since(file)) is not None:
+        if (told := calibrated_since(file, changed=changed)) is not None:
             render.message(told)
         if model is None:
             render.message(f"By {file}, the newest export.")

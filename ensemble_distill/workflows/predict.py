@@ -36,19 +36,22 @@ def latest_export(settings: Settings) -> Path:
     return exports[-1]
 
 
-def predict(model: Path, inputs: Sequence[str], progress: Progress | None = None) -> list[dict[str, Any]]:
+def predict(
+    model: Path, inputs: Sequence[str], progress: Progress | None = None, *, changed: bool = False
+) -> list[dict[str, Any]]:
     """A record per row: its name, class and probability, or mean and 95 % interval; and the uncertainties.
 
     Args:
         model: a file that `edistill export --onnx` wrote.
         inputs: image files, one folder, or one `.npz`.
         progress: is warned of what of them was passed over.
+        changed: the user changed the model since it was exported; see `Served`.
 
     Raises:
         EdistillError: the model or the inputs cannot be read, or do not fit each other; the model stands in a run whose
             weights are others.
     """
-    served = Served(model)
+    served = Served(model, changed=changed)
     refuse_other_weights(served.path, served.card.made_from)
     source = open_inputs(inputs, served.card.task)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for

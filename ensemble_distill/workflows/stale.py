@@ -30,11 +30,15 @@ def refuse_other_weights(export: Path, said: MadeFrom | None) -> None:
         )
 
 
-def calibrated_since(export: Path) -> str | None:
-    """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not."""
+def calibrated_since(export: Path, *, changed: bool = False) -> str | None:
+    """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not.
+
+    Args:
+        changed: see `Served`.
+    """
     if export.is_dir():  # a run stands for its export
         export = export / EXPORTS / "model.onnx"
-    run, said = run_of(export), made_from(export)
+    run, said = run_of(export), serving.made_from(export, changed=changed)
     if run is None or said is None or said == made_from_now(run):
         return None
     return f"{run} is calibrated otherwise than when {export} was made. Export again: {_again(export, run)}"
