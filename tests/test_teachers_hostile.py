@@ -6,14 +6,16 @@ import json
 import re
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import save_file
-from teachers_helpers import context, net, small_model
+from teachers_helpers import assert_equal_outputs, context, net, small_model
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
@@ -115,6 +117,36 @@ def an_hf_folder(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     save_file(small_model().state_dict(), folder / "model.safetensors")
     return folder
+
+
+def a_timm_run_with(folder: Path, kwargs: dict[str, Any]) -> Any:
+    (a_run(folder) / "args.yaml").write_text(
+        yaml.safe_dump({"model": "test_resnet", "num_classes": 3, "model_kwargs": kwargs})
+    )
+    return timm_run.load(folder, context())
+
+
+def an_hf_folder_with(folder: Path, kwargs: dict[str, Any]) -> Any:
+    config = json.loads((an_hf_folder(folder) / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_args": kwargs}))
+    return hf_folder.load(folder, context())
+
+
+def a_checkpoint_with(folder: Path, kwargs: dict[str, Any]) -> Any:
+    return checkpoint.load(a_run(folder) / "last.safetensors", context(model="test_resnet", **{"model-kwargs": kwargs}))
+
+
+@pytest.mark.parametrize("make", [a_timm_run_with, an_hf_folder_with, a_checkpoint_with])
+@pytest.mark.parametrize("key", ["pretrained", "checkpoint_path"])
+def test_weights_that_a_models_arguments_name_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any], key: str
+) -> None:
+    """timm would fetch the one, and unpickle the other: in some versions with all the code in it."""
+    asked: list[str] = []
+    monkeypatch.setattr(timm.models._factory, "load_checkpoint", lambda model, path, **_: asked.append(path))
+    teacher = make(tmp_path / "member", {key: True if key == "pretrained" else str(tmp_path / "evil.pth")})
+    assert_equal_outputs(teacher.build(), small_model())
+    assert asked == []
 
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))

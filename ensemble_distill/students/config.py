@@ -28,7 +28,13 @@ from ensemble_distill.students.student import Form, Student
 CONFIG = "config.json"
 OF_WEIGHTS = "sha256_of_weights"  # in it: of the student.safetensors that it belongs to
 LARGEST_INPUT = 2**28  # numbers in one example
-FETCHING = ("pretrained", "checkpoint_path")  # arguments by which timm loads weights; a student has its own
+FETCHING = ("pretrained", "checkpoint_path")  # arguments by which timm loads weights
+
+
+def without_fetching(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A timm model's arguments, for one whose weights are at hand: those that a file names would be fetched, or
+    unpickled, which older versions of timm do with all the code in them."""
+    return {name: value for name, value in kwargs.items() if name not in FETCHING}
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ class StudentConfig:
         """A student whose weights are to be loaded; none are fetched for a pretrained body."""
         kwargs = dict(self.kwargs)
         if factory is None and not self.names_code:
-            kwargs = {name: value for name, value in kwargs.items() if name not in FETCHING}
+            kwargs = without_fetching(kwargs)
         body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory)
         for one, ranks in zip(each(body), self.compressed, strict=False):
             factor(one, ranks)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.students.config import without_fetching
 
 Config = dict[str, Any]
 
@@ -81,7 +82,7 @@ def class_count(state: Mapping[str, Tensor], config: Config) -> int | None:
 
 
 def create(name: str, kwargs: Mapping[str, Any], built_from: str, config: Config | None = None) -> nn.Module:
-    """Build a timm model without weights, offline.
+    """Build a timm model without weights, offline: of weights that its arguments name, none are loaded.
 
     Args:
         built_from: what the user edits to get another module, for the message.
@@ -95,7 +96,7 @@ def create(name: str, kwargs: Mapping[str, Any], built_from: str, config: Config
     import timm
     from timm.models import PretrainedCfg
 
-    arguments = dict(kwargs)
+    arguments = without_fetching(kwargs)
     if config is not None:
         known = {field.name for field in fields(PretrainedCfg)}
         arguments["pretrained_cfg"] = {key: value for key, value in config.items() if key in known}
