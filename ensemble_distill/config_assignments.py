@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from ensemble_distill.config_messages import kebab, unknown
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import DOCUMENT, read_whole
 
 
 def place(values: dict[str, Any], key: str, value: Any, settings: type[BaseModel]) -> None:
@@ -48,7 +49,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():  # reading it may never end
         raise EdistillError(f"{path} is a pipe or a device, and settings are a file. Pass -c FILE.")
     try:
-        return _parsed(path.read_text(encoding="utf-8-sig"))
+        return _parsed(read_whole(path, DOCUMENT).decode("utf-8-sig"))
     except OSError as error:
         raise EdistillError(f"{path} cannot be read: {error.strerror}. Permit reading it, or pass -c FILE.") from None
     except ValueError as error:  # what is no UTF-8, too

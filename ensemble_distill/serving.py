@@ -21,7 +21,7 @@ from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
-from ensemble_distill.runtime.files import parse_json
+from ensemble_distill.runtime.files import parse_json, read_whole
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
 from ensemble_distill.serving_card import PREFIX, Card, damaged
 
@@ -42,7 +42,10 @@ def _content(path: Path) -> bytes:
     size = path.stat().st_size
     if size > LARGEST:
         raise EdistillError(f"{path} has {size / 2**30:.1f} GB, and an ONNX file has 2 at most. Give an exported one.")
-    return path.read_bytes()
+    try:
+        return read_whole(path, LARGEST)
+    except ValueError as error:
+        raise EdistillError(f"{path} is no ONNX file: {error}. Give an exported one.") from None
 
 
 def _metadata(content: bytes, path: Path) -> dict[str, str]:
@@ -216,7 +219,7 @@ def made_from(path: Path, *, changed: bool = False) -> MadeFrom | None:
     Raises:
         EdistillError: it is damaged.
     """
-    content = path.read_bytes()
+    content = _content(path)
     if not changed:
         _refuse_damaged(path, content)
     said = onnx_metadata(content, f"{PREFIX}made_from")

@@ -108,13 +108,13 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(
     file = archive(tmp_path / "a.npz", x=npy(np.zeros((256, 64, 64), np.uint8)))
     assert file.stat().st_size < 5000
     assert len(open_source(file)) == 256
-    monkeypatch.setattr(stored, "_memory", lambda: 2**19)
+    monkeypatch.setattr(stored, "memory", lambda: 2**19)
     with refused("a.npz: x is (256, 64, 64) of uint8", "memory", "by file.py:factory"):
         open_source(file)
 
 
 def test_this_machine_has_memory() -> None:
-    assert stored._memory() > 2**26
+    assert stored.memory() > 2**26
 
 
 def test_an_archive_that_is_encrypted_or_holds_a_name_twice(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ BEYOND = {
         "config",  # a kind reads the [teachers] section, instead of a second record of the same ten fields
         "runtime",  # a user's factory is loaded, and a run hashed, as everywhere else
     },
+    "config_assignments": {"runtime"},  # the settings are read as every file is: up to a size
     "students": {"config"},  # `load_student` asks the working folder's settings where the user's own runs stand
     "predictive": {"facts"},  # a Calibration is what a student's predictions are corrected by, in files and in tensors
     "evaluation": {"runtime"},  # the controls draw random numbers, by keys as everywhere else

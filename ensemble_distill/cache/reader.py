@@ -17,9 +17,10 @@ from ensemble_distill.cache.manifest import INPUTS, Manifest, key
 from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import record_path
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
 
 IN_MEMORY = 1 << 30  # bytes of a split's records up to which they are read, and verified, at once
+HEADER = 1 << 16  # bytes of a record file before its records, at most
 OPEN_MAPS = 512  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
 
 
@@ -83,11 +84,9 @@ class Cache:
             path = record_path(self.folder, split, member, int(view))
             rows = self.manifest.splits[split.removeprefix(f"{INPUTS}/")].rows
             try:
-                found = sha256_file(path)
-                if found != sha256:
+                _mapped(path, self.manifest.record_of(split, int(view)), rows)  # first: it reads no more than a header
+                if (found := sha256_file(path)) != sha256:
                     problems.append(f"{path} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…")
-                else:
-                    _mapped(path, self.manifest.record_of(split, int(view)), rows)
             except FileNotFoundError:
                 problems.append(f"{path} is missing")
             except (OSError, ValueError) as error:
@@ -141,7 +140,7 @@ class Records:
     def _read(self, member: int, view: int) -> NDArray[np.void]:
         path = self._paths[member][view]
         try:
-            content = path.read_bytes()
+            content = read_whole(path, HEADER + self.split.rows * self._record.itemsize)
             refuse_other_sum(path, hashlib.sha256(content).hexdigest(), self._sums[member][view])
             start = _start(io.BytesIO(content), len(content), self._record, self.split.rows)
         except (OSError, ValueError) as error:
@@ -158,6 +157,7 @@ def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]
 
 
 def _mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
+    refuse_endless(path)
     with path.open("rb") as file:
         start = _start(file, path.stat().st_size, record, rows)
     return np.memmap(path, record, "r", start, (rows,))

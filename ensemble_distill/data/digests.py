@@ -14,6 +14,7 @@ import numpy as np
 
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import read_whole
 
 WHOLE = 2**30  # bytes of contents that are hashed without sampling
 SAMPLE = 1000  # rows hashed beyond
@@ -49,7 +50,7 @@ def folder_digest(
                 whole = row + 1
         sampled = _spaced(whole, len(names))
         for row in [*range(whole), *sampled]:
-            hasher.content((root / names[row]).read_bytes())
+            hasher.content(_content(root / names[row]))
     part = f"the first {whole} rows and of {len(sampled)} sampled ones"
     contents = "all rows" if whole == len(names) else part
     return hasher.hexdigest(), f"name, size and label of every row, contents of {contents}"
@@ -80,6 +81,13 @@ def subset_digest(base: str, rows: Array) -> str:
     hasher.text("subset", base)
     hasher.array("rows", rows)
     return hasher.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_whole(path)
+    except ValueError as error:
+        raise EdistillError(f"{path} is no image: {error}. Replace the file, or remove it.") from None
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import memory
 
 HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -111,18 +111,11 @@ def _read(opened: Callable[[], IO[bytes]], size: int, named: str) -> Array:
     claimed = math.prod(shape) * dtype.itemsize
     if claimed != there:
         raise ValueError(f"its header claims {claimed:,} bytes, an array {shape} of {dtype}, and {there:,} are there")
-    if claimed > (memory := _memory()):
+    if claimed > (most := memory()):
         raise EdistillError(
             f"{named} is {shape} of {dtype}: {claimed / 2**30:,.1f} GiB, and this machine's memory has "
-            f"{memory / 2**30:,.1f}. Give a dataset that reads a row at a time, by file.py:factory."
+            f"{most / 2**30:,.1f}. Give a dataset that reads a row at a time, by file.py:factory."
         )
     with opened() as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)
     return array
-
-
-def _memory() -> int:
-    """Bytes of memory that the machine has; where the system does not say (Windows), as many as can be counted."""
-    if not hasattr(os, "sysconf"):
-        return 2**63
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import read_whole
 
 
 def is_factory(text: str) -> bool:
@@ -127,7 +128,7 @@ def _import_as(name: str, file: Path, package: Path | None = None) -> ModuleType
 def _package(file: Path) -> Path | None:
     """The folder of the outermost package of a file that imports relatively; None for any other file."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(read_whole(file))
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None  # importing it tells what is wrong
     levels = [node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]

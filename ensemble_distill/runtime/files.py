@@ -28,6 +28,7 @@ TEMPORARY = ".part"
 LOCK = ".lock"  # in every folder that somebody writes to; see `runtime/lock.py`
 SYNCS = 16  # at once
 Content = bytes | Iterable[bytes | memoryview]  # of a file, whole or piece by piece
+DOCUMENT = 1 << 28  # bytes of a text that says something: a manifest of a million records has half of that
 _PREFIX = ".edistill-"
 
 
@@ -232,6 +233,37 @@ def refuse_special(path: str | Path) -> None:
         raise EdistillError(f"{path} is neither a file nor a folder, but a pipe, a device or a socket. Give a file.")
 
 
+def read_whole(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a file that is to be held in memory.
+
+    Args:
+        most: bytes that what belongs there has at most; None where only the machine's memory says.
+
+    Raises:
+        ValueError: it is a pipe, a device or a socket, or has more; what it claims to have takes no memory.
+        OSError: it cannot be read.
+    """
+    refuse_endless(path)
+    with path.open("rb") as file:
+        size, most = os.fstat(file.fileno()).st_size, memory() if most is None else most
+        if size > most:
+            raise ValueError(f"it has {size:,} bytes, and {most:,} are read at most")
+        return file.read(size)  # as many are allocated
+
+
+def refuse_endless(path: Path) -> None:
+    """Raise ValueError for a pipe, a device or a socket in the place of a file of ours; see `refuse_special`."""
+    if is_special(path):
+        raise ValueError("it is no file, but a pipe, a device or a socket")
+
+
+def memory() -> int:
+    """Bytes of memory that the machine has; where the system does not say (Windows), as many as can be counted."""
+    if not hasattr(os, "sysconf"):
+        return 2**63 - 1
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def is_special(path: str | Path) -> bool:
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112, PTH113
 
@@ -278,10 +310,10 @@ def read_json(path: Path) -> Any:
     """What a JSON file says.
 
     Raises:
-        ValueError: it is no JSON, no UTF-8, or nested too deeply to be read.
+        ValueError: it is no JSON, no UTF-8, nested too deeply or larger than such a file is.
         OSError: it cannot be read.
     """
-    return parse_json(path.read_bytes())
+    return parse_json(read_whole(path, DOCUMENT))
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -293,5 +325,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def sha256_file(path: Path) -> str:
+    """Raises ValueError for what is no file, and may have no end."""
+    refuse_endless(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill import __version__
-from ensemble_distill.runtime.files import json_text, parse_json, write_whole
+from ensemble_distill.runtime.files import DOCUMENT, json_text, parse_json, read_whole, write_whole
 
 KEY = "sha256"  # where JSON documents and safetensors metadata hold it
 ONNX_KEY = "edistill.sha256"
@@ -87,7 +87,7 @@ def parse_sealed_json(content: bytes) -> tuple[Any, bool]:
 
 def read_sealed_json(path: Path) -> tuple[Any, bool]:
     """The same of a file. Raises ValueError too; and OSError where it cannot be read."""
-    return parse_sealed_json(path.read_bytes())
+    return parse_sealed_json(read_whole(path, DOCUMENT))
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------

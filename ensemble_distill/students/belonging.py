@@ -7,7 +7,7 @@ from pathlib import Path
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, MadeFrom
-from ensemble_distill.runtime.files import sha256_file, write_whole
+from ensemble_distill.runtime.files import read_whole, sha256_file, write_whole
 from ensemble_distill.runtime.seals import WRITTEN_BY, parse_sealed_json, sealed_json
 
 WEIGHTS = "student.safetensors"
@@ -51,11 +51,13 @@ def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration
 
 
 def content_of(path: Path) -> bytes | None:
-    """None where there is no such file."""
+    """None where there is no such file. Raises EdistillError where what is there is none of ours, or too large."""
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise EdistillError(f"{path} is damaged ({error}). Restore it, or move it away.") from None
 
 
 def made_from_now(folder: Path) -> MadeFrom:

@@ -19,6 +19,7 @@ from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.seals import parse_sealed_json, sealed_json
+from ensemble_distill.students.belonging import content_of
 from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
 from ensemble_distill.students.compression.factored import factor
 from ensemble_distill.students.heads import Heads
@@ -195,7 +196,7 @@ class StudentConfig:
     @classmethod
     def load(cls, folder: Path) -> StudentConfig:
         """What a run's `config.json` says. Raises EdistillError when it is damaged."""
-        return cls.parse((folder / CONFIG).read_bytes(), folder / CONFIG)[0]
+        return cls.parse(content_of(folder / CONFIG) or b"", folder / CONFIG)[0]
 
     @classmethod
     def parse(cls, content: bytes, named: Path) -> tuple[StudentConfig, str | None, bool]:

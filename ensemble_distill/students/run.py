@@ -53,8 +53,8 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """Raises: EdistillError when the folder holds no finished run, or its config or weights are damaged."""
         refuse_unfinished(folder)
-        config, of, sealed = StudentConfig.parse((folder / CONFIG).read_bytes(), folder / CONFIG)
-        content = (folder / WEIGHTS).read_bytes()
+        config, of, sealed = StudentConfig.parse(content_of(folder / CONFIG) or b"", folder / CONFIG)
+        content = content_of(folder / WEIGHTS) or b""
         try:
             version = checked_metadata(content).get(VERSION)
         except ValueError as error:

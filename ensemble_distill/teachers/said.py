@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import DOCUMENT, read_whole
 
 MOST_ENTRIES = 10**6  # a config that names the 21,841 classes of ImageNet has a tenth of them
 
@@ -19,12 +20,12 @@ def read_said(file: Path) -> str:
         EdistillError: it is gone, may not be read, or is no UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return read_whole(file, DOCUMENT).decode()
     except OSError as error:
         raise EdistillError(
             f"{file} cannot be read: {error.strerror}. Run the command again when nothing writes to the teachers."
         ) from None
-    except UnicodeDecodeError as error:
+    except ValueError as error:
         raise EdistillError(f"{file} is no text in UTF-8: {error}. Copy it again from where it came.") from None
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import parse_json, write_whole
+from ensemble_distill.runtime.files import parse_json, read_whole, write_whole
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
 
 NAME = "checkpoint.safetensors"
@@ -37,7 +37,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
         metadata = checked_metadata(content)
         state = _join(parse_json(metadata["state"]), load(content))
         if not isinstance(state, dict):

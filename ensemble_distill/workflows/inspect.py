@@ -11,7 +11,7 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import FILE_NAME, Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import parse_json, refuse_special
+from ensemble_distill.runtime.files import parse_json, read_whole, refuse_special
 from ensemble_distill.runtime.seals import checked_metadata, safetensors_metadata
 from ensemble_distill.students.belonging import MADE_FROM
 
@@ -154,8 +154,8 @@ def _exported(path: Path) -> dict[str, Any] | None:
         if run_of(path) is not None:
             raise _damaged(path, error) from None
         return None
-    content = path.read_bytes()
     try:
+        content = read_whole(path)
         metadata = checked_metadata(content)
         config = parse_json(metadata["edistill"])
         made_from = parse_json(metadata.get(MADE_FROM, "null"))

@@ -11,7 +11,7 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.config import Settings, load_settings, settings_toml
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Method
-from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.files import DOCUMENT, read_whole, write_whole
 from ensemble_distill.runtime.seals import check_comment, sealed_comment
 from ensemble_distill.students.belonging import CALIBRATION, EXPORTS, WEIGHTS
 from ensemble_distill.students.config import CONFIG, StudentConfig
@@ -34,7 +34,7 @@ def read_args(folder: Path) -> Settings:
     """The settings that a run or a chain was made with. Raises EdistillError when they are damaged."""
     path = folder / ARGS
     try:
-        check_comment(path.read_bytes())
+        check_comment(read_whole(path, DOCUMENT))
         return load_settings(path)
     except (ValueError, EdistillError) as error:
         told = str(error).removeprefix(f"{path} ").rstrip(".")

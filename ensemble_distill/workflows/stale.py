@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble_distill import serving
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
-from ensemble_distill.runtime.files import parse_json, sha256_file
+from ensemble_distill.runtime.files import parse_json, read_whole, sha256_file
 from ensemble_distill.runtime.seals import checked_metadata, read_sealed_json
 from ensemble_distill.students.belonging import CALIBRATION, EXPORTS, MADE_FROM, WEIGHTS, made_from_now
 
@@ -67,7 +67,7 @@ def made_from(export: Path) -> MadeFrom | None:
     if export.suffix == ".onnx":
         return serving.made_from(export)
     try:
-        said = checked_metadata(export.read_bytes()).get(MADE_FROM)
+        said = checked_metadata(read_whole(export)).get(MADE_FROM)
         return None if said is None else MadeFrom.from_json(parse_json(said))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise EdistillError(
