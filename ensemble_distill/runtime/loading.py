@@ -145,7 +145,9 @@ def _deaths_told(workers: int, own: Sequence[BaseProcess]) -> Iterator[None]:
     except EdistillError:
         raise
     except Exception:  # torch's own error of a death is a page that says less, or one of the connection that broke
-        wait([process.sentinel for process in _loading], timeout=1)
+        ended = wait([process.sentinel for process in _loading], timeout=1)
+        for process in [process for process in _loading if process.sentinel in ended]:
+            process.join(10)  # its pipes close a moment before it tells how it ended
         _refuse_dead(_loading, workers)
         raise
 
