@@ -21,7 +21,7 @@ from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.workflows import idle
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.idle import ALWAYS, CACHING, TRAINING, Caching, Learning, is_given
+from ensemble_distill.workflows.idle import CACHING, TRAINING, Caching, Learning, is_given
 from ensemble_distill.workflows.quickstart import prepare
 from ensemble_distill.workflows.settings import settings_keys
 from ensemble_distill.workflows.train import settled_method, train
@@ -42,6 +42,38 @@ class Noting(Silent):
 
 
 # --- every key is in a table ------------------------------------------------------------------------------------
+
+# keys that act wherever they are set, or are refused where they cannot
+ALWAYS = frozenset(
+    {
+        "task",
+        "teachers.path",
+        "teachers.average",  # of one member it is that member
+        # a split is read by whichever command asks for it; names of arrays are refused where there are none
+        *(f"data.{split}" for split in ("train", "validation", "test", "calibration", "ood")),
+        *(f"data.train.{key}" for key in ("source", "rows", "x", "y")),
+        "student.model",
+        "student.kwargs",
+        "student.init",
+        # refused where heads, or what they start from, have no such thing
+        "student.heads",
+        *(f"student.heads.{key}" for key in ("last-stage", "adapt-from", "rank", "compress")),
+        "student.compress",
+        "student.share",
+        "cache.dtype",
+        "cache.batch-size",
+        "train.method",
+        "train.generations",
+        *(f"train.{key}" for key in ("epochs", "batch-size", "workers", "opt", "lr", "sched", "weight-decay")),
+        *(f"train.{key}" for key in ("clip-grad", "amp", "model-ema", "device", "seed", "checkpoint-minutes")),
+        "method",  # its options: each method says itself which of them do nothing
+        *(f"output.{key}" for key in ("cache", "runs", "name")),
+        # parts of tables whose own key stands in another table here
+        *(f"teachers.standardized.{key}" for key in ("mean", "std")),
+        *(f"teachers.preprocessing.{key}" for key in ("size", "mean", "std")),
+        *(f"teachers.preprocessing.{key}" for key in ("interpolation", "crop-pct", "crop-mode")),
+    }
+)
 
 
 def test_every_key_of_the_file_is_known_to_act_or_has_a_rule_that_tells() -> None:

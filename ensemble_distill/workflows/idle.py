@@ -1,8 +1,7 @@
 """Settings that apply to nothing: when each key does something, and what is said where one does not.
 
-Every key of the file stands in a table here, and a test holds them complete. `ALWAYS` has those that act wherever they
-are set, or are refused where they cannot. `CACHING` and `TRAINING` have those that may do nothing, each with the rule
-that tells. A rule is asked only about a key whose value is not the default.
+`CACHING` and `TRAINING` have the keys that may do nothing, each with the rule that tells; a test lists the others, so
+that a new key is put on one side or the other. A rule is asked only about a key whose value is not the default.
 """
 
 from __future__ import annotations
@@ -203,37 +202,6 @@ TRAINING: Mapping[str, Callable[[Learning], Idle | None]] = {
     "train.amp-dtype": _amp,
     "train.model-ema-decay": _average,
 }
-
-ALWAYS = frozenset(
-    {
-        "task",
-        "teachers.path",
-        "teachers.average",  # of one member it is that member
-        # a split is read by whichever command asks for it; names of arrays are refused where there are none
-        *(f"data.{split}" for split in ("train", "validation", "test", "calibration", "ood")),
-        *(f"data.train.{key}" for key in ("source", "rows", "x", "y")),
-        "student.model",
-        "student.kwargs",
-        "student.init",
-        # refused where heads, or what they start from, have no such thing
-        "student.heads",
-        *(f"student.heads.{key}" for key in ("last-stage", "adapt-from", "rank", "compress")),
-        "student.compress",
-        "student.share",
-        "cache.dtype",
-        "cache.batch-size",
-        "train.method",
-        "train.generations",
-        *(f"train.{key}" for key in ("epochs", "batch-size", "workers", "opt", "lr", "sched", "weight-decay")),
-        *(f"train.{key}" for key in ("clip-grad", "amp", "model-ema", "device", "seed", "checkpoint-minutes")),
-        "method",  # its options: each method says itself which of them do nothing
-        *(f"output.{key}" for key in ("cache", "runs", "name")),
-        # parts of tables whose own key stands in another table here
-        *(f"teachers.standardized.{key}" for key in ("mean", "std")),
-        *(f"teachers.preprocessing.{key}" for key in ("size", "mean", "std")),
-        *(f"teachers.preprocessing.{key}" for key in ("interpolation", "crop-pct", "crop-mode")),
-    }
-)
 
 
 # --- telling ----------------------------------------------------------------------------------------------------
