@@ -21,6 +21,7 @@ from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import remove_file, write_whole
+from ensemble_distill.runtime.spread import spread
 
 ROWS = 4
 VIEWS = 4
@@ -35,8 +36,7 @@ def _samples(
     source: Source, view: View, seed: int, count: int, to: Preprocessing | None
 ) -> Iterator[tuple[str, Array]]:
     plain = None if to is None else replace(to, mean=(0.0,), std=(1.0,))
-    rows = sorted({int(row) for row in np.linspace(0, len(source) - 1, ROWS)})
-    for row in rows:
+    for row in spread(len(source), ROWS):
         for index in range(min(count, VIEWS)):
             plan = view.plan(seed, index, row, len(source))
             yield f"{row}/{index}", plan.x([source.item(other) for other in plan.rows], plain)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.spread import spread
 
 ROWS = 8  # that are asked about, three times, and one alone
 # Shares of the unit by which an answer may differ. The same batch goes through the same kernels, and only a device that
@@ -61,10 +62,16 @@ class Change:
         """Whether it is not even a function of its batch."""
         return self.how == "again"
 
+    @property
+    def told(self) -> str:
+        """The second answer: "asked again, 0.2", or "asked about it alone, it fails (why)"."""
+        other = f"it fails ({self.failure.rstrip('.')})" if self.other is None else f"{self.other:.4g}"
+        return f"asked again, {other}" if self.random else f"asked about it {self.how}, {other}"
+
 
 def some_rows(total: int) -> list[int]:
     """Evenly spread rows of a split to ask about; all of a small one."""
-    return sorted({int(row) for row in np.linspace(0, total - 1, ROWS)})
+    return spread(total, ROWS)
 
 
 def find_change(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change
 from ensemble_distill.students.student import Student
 
@@ -53,7 +53,7 @@ def _change(network: Callable[[Tensor], Tensor], x: Tensor) -> Change | None:
         except EdistillError:
             raise
         except Exception as error:  # the body is anyone's code
-            raise EdistillError(f"{type(error).__name__}: {error}") from error
+            raise EdistillError(quoted(error)) from error
 
     def scale(first: Answers) -> Scale:
         largest = float(np.abs(first).max())
@@ -63,15 +63,13 @@ def _change(network: Callable[[Tensor], Tensor], x: Tensor) -> Change | None:
 
 
 def _dependent(who: str, change: Change) -> EdistillError:
-    said = f"{who} gives {change.first:.4g} for a row in eval mode and, "
+    said = f"{who} gives {change.first:.4g} for a row in eval mode and, {change.told}. It is no function of its row: "
     if change.random:
         return EdistillError(
-            f"{said}asked again, {change.other:.4g}. It is no function of its row: the body draws random numbers, as "
-            "F.dropout(x) does without training=self.training, or keeps a state. Write "
-            "F.dropout(x, training=self.training), or use torch.nn.Dropout."
+            f"{said}the body draws random numbers, as F.dropout(x) does without training=self.training, or keeps a "
+            "state. Write F.dropout(x, training=self.training), or use torch.nn.Dropout."
         )
-    other = f"it fails ({change.failure.rstrip('.')})" if change.other is None else f"{change.other:.4g}"
     return EdistillError(
-        f"{said}asked about it {change.how}, {other}. It is no function of its row: the body depends on the rest of "
-        "the batch, as BatchNorm does with track_running_stats=False. Leave that at True, and train it anew."
+        f"{said}the body depends on the rest of the batch, as BatchNorm does with track_running_stats=False. Leave "
+        "that at True, and train it anew."
     )

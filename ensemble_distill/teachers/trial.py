@@ -90,17 +90,16 @@ def _dependent(change: Change, member: Member, split: str, row: int) -> Edistill
         what = ("a mean", "a log-variance")[change.output]
     else:
         what = f"a logit of class {change.output}, counted from the row's mean,"
-    said = f"{what} of {change.first:.4g}"
+    said = (
+        f"Member {member.name} says {what} of {change.first:.4g} at row {row} of {split} and, {change.told}. It is no "
+        "function of its row: it "
+    )
     if change.random:
         return EdistillError(
-            f"Member {member.name} says {said} at row {row} of {split} and, asked again, {change.other:.4g}. It is no "
-            "function of its row: it draws random numbers, as F.dropout(x) does without training=self.training, or "
-            f"keeps a state. Mend that in its module. {MONTE_CARLO}"
+            f"{said}draws random numbers, as F.dropout(x) does without training=self.training, or keeps a state. Mend "
+            f"that in its module. {MONTE_CARLO}"
         )
-    other = f"it fails ({change.failure.rstrip('.')})" if change.other is None else f"{change.other:.4g}"
     return EdistillError(
-        f"Member {member.name} says {said} at row {row} of {split} and, asked about the row {change.how}, {other}. It "
-        "is no function of its row: it depends on the rest of the batch, as BatchNorm does with "
-        "track_running_stats=False. Let the module keep statistics (track_running_stats=True, momentum=None), show it "
-        "training rows once in training mode, and save it again."
+        f"{said}depends on the rest of the batch, as BatchNorm does with track_running_stats=False. Build it with "
+        "track_running_stats=True and momentum=None, show it training rows once in training mode, and save it again."
     )

@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 
 from ensemble_distill.runtime.keys import permutation
 from ensemble_distill.runtime.ranks import ALONE, Rank
+from ensemble_distill.runtime.spread import spread
 
 Index = tuple[int, int]  # a row and a view
 
@@ -64,7 +65,7 @@ class Every(Sampler[list[Index]]):
         self.order = order
         self.epochs = min(order.views, max(1, limit // order.rows))
         count = min(order.rows, limit)
-        self.rows = np.unique(np.linspace(0, order.rows - 1, count).astype(np.int64))
+        self.rows = np.array(spread(order.rows, count), np.int64)
 
     @property
     def count(self) -> int:

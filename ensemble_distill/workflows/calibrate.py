@@ -23,6 +23,7 @@ from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.spread import spread
 from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
@@ -135,7 +136,7 @@ def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]
     """(N,) whether a row is used: all of them, or as many evenly spread ones as hold `NUMBERS` numbers."""
     count = min(rows, max(FEWEST, NUMBERS // numbers))
     keep = np.zeros(rows, bool)
-    keep[np.linspace(0, rows - 1, count).astype(np.int64)] = True
+    keep[spread(rows, count)] = True
     return keep
 
 

@@ -16,6 +16,7 @@ from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.own_row import some_rows
+from ensemble_distill.runtime.spread import spread
 from ensemble_distill.students.belonging import EXPORTS
 from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.workflows.runs import find_run
@@ -72,6 +73,6 @@ def _real_rows(settings: Settings, preprocessing: Preprocessing | None) -> torch
         raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
     source = open_split(settings, names[0])
     view = open_view("none", None)
-    rows = sorted({int(row) for row in np.linspace(0, len(source) - 1, CHECKED_ROWS)})
+    rows = spread(len(source), CHECKED_ROWS)
     inputs = [view.plan(0, 0, row, len(source)).x([source.item(row)], preprocessing) for row in rows]
     return torch.from_numpy(np.stack(inputs))

@@ -24,6 +24,7 @@ from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
+from ensemble_distill.runtime.spread import spread
 from ensemble_distill.students.bodies import build_bodies, build_body, each, feature_count, start_from
 from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.from_members import FromMembers
@@ -314,7 +315,7 @@ def _in_reach(cache: Cache, task: str, labels: Array | None, needs: frozenset[st
         return family
     if "teacher" in needs:
         records = cache.open("train")
-        rows = np.unique(np.linspace(0, len(records) - 1, SAMPLED).astype(np.int64))
+        rows = spread(len(records), SAMPLED)
         outputs = records.read(rows).astype(np.float64)
         learned = outputs[..., 0].mean(1)
         # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's variance
