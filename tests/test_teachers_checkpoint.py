@@ -16,7 +16,7 @@ from timm.data import resolve_data_config
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.teachers import checkpoint, fit
-from ensemble_distill.teachers.weights import digest
+from ensemble_distill.teachers.states import digest
 
 FACTORY = """
 from torch import nn

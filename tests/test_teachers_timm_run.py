@@ -20,7 +20,7 @@ from torch import nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.teachers import timm_run
-from ensemble_distill.teachers.weights import digest
+from ensemble_distill.teachers.states import digest
 
 
 def write_run(folder: Path, trained: nn.Module, names: tuple[str, ...] = ("model_best",), **changes: Any) -> Path:

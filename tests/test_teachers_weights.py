@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.teachers.averages import AVERAGED
 from ensemble_distill.teachers.choosing import PLAIN
-from ensemble_distill.teachers.states import WRAPPERS
-from ensemble_distill.teachers.weights import digest, read_weights
+from ensemble_distill.teachers.states import WRAPPERS, digest
+from ensemble_distill.teachers.weights import read_weights
 
 
 def a_state(seed: int = 0) -> dict[str, Tensor]:

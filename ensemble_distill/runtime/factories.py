@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.files import read_whole
 
 
@@ -23,6 +23,12 @@ def is_factory(text: str) -> bool:
     """Whether the text is written `file.py:factory` or `package.module:factory`; nothing is looked up."""
     place, _, name = text.rpartition(":")
     return name.isidentifier() and (place.endswith(".py") or re.fullmatch(r"\w+(\.\w+)*", place) is not None)
+
+
+def portable(spec: str) -> str:
+    """A factory without the folder of its file, as it stands in what moves between machines."""
+    file, colon, factory = spec.rpartition(":")
+    return f"{Path(file).name}:{factory}" if colon and file.endswith(".py") else spec
 
 
 def load_factory(spec: str, what: str) -> Callable[..., Any]:
@@ -52,7 +58,7 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
             module = importlib.import_module(place) if file is None else _import_file(file)
         except Exception as error:
             hint = "" if file else f" If it is a file, write {place.replace('.', '/')}.py:{name}."
-            told = f"importing {place} raised {_told(error)}."
+            told = f"importing {place} raised {quoted(error)}."
             raise EdistillError(f"{what} is {spec!r}: {told}{hint}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -67,7 +73,7 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
                 raise
             except Exception as error:
                 shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
-                raise EdistillError(f"{what} is {spec!r}: {name}({shown}) raised {_told(error)}.") from error
+                raise EdistillError(f"{what} is {spec!r}: {name}({shown}) raised {quoted(error)}.") from error
 
     return call
 
@@ -138,10 +144,6 @@ def _package(file: Path) -> Path | None:
     while (top / "__init__.py").is_file() and (top.parent / "__init__.py").is_file():
         top = top.parent
     return top
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 def _offers(module: ModuleType) -> str:

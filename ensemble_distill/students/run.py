@@ -15,7 +15,7 @@ from torch import Tensor
 from ensemble_distill.config import FILE_NAME, OutputSettings, load_settings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, MadeFrom
-from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.runtime.factories import load_factory, portable
 from ensemble_distill.runtime.files import remove_file, sha256_file, write_whole
 from ensemble_distill.runtime.seals import VERSION, checked_metadata, seal_safetensors, sealed_metadata
 from ensemble_distill.students.belonging import (
@@ -28,7 +28,7 @@ from ensemble_distill.students.belonging import (
 from ensemble_distill.students.bodies import BodyFactory
 from ensemble_distill.students.config import CONFIG, StudentConfig
 from ensemble_distill.students.student import Student
-from ensemble_distill.students.trust import NOTHING, Trust, portable
+from ensemble_distill.students.trust import NOTHING, Trust
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Run:
         )
 
     def refuse_replaced(self) -> None:
-        """The same, and when it is calibrated otherwise."""
+        """As `refuse_other_weights`; also when the run is calibrated otherwise than when it was opened."""
         self.refuse_other_weights()
         if content_of(self.folder / CALIBRATION) != self.calibrated:
             raise EdistillError(

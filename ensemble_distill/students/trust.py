@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble_distill.runtime.factories import portable
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -33,9 +35,3 @@ class Trust:
 
 NOTHING = Trust()
 EVERYTHING = Trust(everything=True)
-
-
-def portable(spec: str) -> str:
-    """A factory without the folder of its file."""
-    file, colon, factory = spec.rpartition(":")
-    return f"{Path(file).name}:{factory}" if colon and file.endswith(".py") else spec

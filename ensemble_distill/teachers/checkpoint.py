@@ -11,13 +11,14 @@ from torch import nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.runtime.factories import is_factory, load_factory
+from ensemble_distill.runtime.factories import is_factory, load_factory, portable
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.fit import BARE, deferred
 from ensemble_distill.teachers.names import is_weights_file, member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
+from ensemble_distill.teachers.states import digest
 from ensemble_distill.teachers.teacher import Context, Teacher
-from ensemble_distill.teachers.weights import digest, read_weights
+from ensemble_distill.teachers.weights import read_weights
 
 
 def claims(path: Path) -> bool:
@@ -51,7 +52,7 @@ def load(path: Path, context: Context) -> Teacher:
         sha256=digest(weights.state),
         **context.stated,
         preprocessing=preprocessing,
-        model=_portable(spec),
+        model=portable(spec),
     )
     return replace(deferred(member, path, weights, context, construct), bare=True)
 
@@ -60,13 +61,7 @@ def _from_factory(spec: str, kwargs: dict[str, Any]) -> nn.Module:
     module = load_factory(spec, "teachers.model")(**kwargs)
     if not isinstance(module, nn.Module):
         raise EdistillError(
-            f"teachers.model {_portable(spec)} returned a {type(module).__name__}, not a torch.nn.Module. "
+            f"teachers.model {portable(spec)} returned a {type(module).__name__}, not a torch.nn.Module. "
             f"Return the module; edistill loads the weights into it."
         )
     return module
-
-
-def _portable(spec: str) -> str:
-    """The spec without the folder of its file: it goes into manifests, which move between machines."""
-    file, colon, factory = spec.rpartition(":")
-    return f"{Path(file).name}:{factory}" if colon and file.endswith(".py") else spec

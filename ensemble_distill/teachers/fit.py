@@ -14,10 +14,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
+from ensemble_distill.teachers.choosing import Weights
 from ensemble_distill.teachers.names import first_few
 from ensemble_distill.teachers.states import COUNTER, State, digest, prefixes, renamings
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
-from ensemble_distill.teachers.weights import Weights, read_weights
+from ensemble_distill.teachers.weights import read_weights
 
 BARE = "teachers.model and teachers.model-kwargs"
 NOBODYS = ("total_ops", "total_params")  # thop's counts, buffers that it leaves in every module it has profiled

@@ -17,8 +17,9 @@ from ensemble_distill.teachers.fit import deferred
 from ensemble_distill.teachers.names import gone, member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
 from ensemble_distill.teachers.said import json_said, refuse_other_kinds
+from ensemble_distill.teachers.states import digest
 from ensemble_distill.teachers.teacher import Context, Teacher
-from ensemble_distill.teachers.weights import digest, read_weights
+from ensemble_distill.teachers.weights import read_weights
 
 CONFIG = "config.json"
 KINDS = {"model_args": "a table", "label_names": "a list or a table", "labels": "a list or a table"}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import DOCUMENT, read_whole
+from ensemble_distill.runtime.files import DOCUMENT, parse_json, read_whole
 
 MOST_ENTRIES = 10**6  # a config that names the 21,841 classes of ImageNet has a tenth of them
 
@@ -32,9 +31,9 @@ def read_said(file: Path) -> str:
 def json_said(file: Path) -> Any:
     """Raises EdistillError where the file cannot be read or is no JSON."""
     try:
-        return json.loads(read_said(file))
-    except (ValueError, RecursionError) as error:
-        raise EdistillError(f"{file} is not valid JSON: {_told(error)}. Copy it again from where it came.") from None
+        return parse_json(read_said(file))
+    except ValueError as error:
+        raise EdistillError(f"{file} is not valid JSON: {error}. Copy it again from where it came.") from None
 
 
 def yaml_said(file: Path) -> Any:

@@ -20,8 +20,9 @@ from ensemble_distill.teachers.fit import deferred
 from ensemble_distill.teachers.names import SUFFIXES, gone, is_weights_file, member_name, natural_key
 from ensemble_distill.teachers.preprocessing import Said, from_timm, settled
 from ensemble_distill.teachers.said import read_said, refuse_other_kinds, yaml_said
+from ensemble_distill.teachers.states import digest
 from ensemble_distill.teachers.teacher import Context, Teacher
-from ensemble_distill.teachers.weights import digest, read_weights
+from ensemble_distill.teachers.weights import read_weights
 
 ARGS = "args.yaml"
 KINDS = {"input_size": "a list of numbers", "dataset": "a text", "model_kwargs": "a table"}

@@ -12,11 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.teachers.choosing import SAVE_STATE, Weights, choose, whole_module
-from ensemble_distill.teachers.states import digest, refuse_unreadable, unwrapped
-
-__all__ = ["Weights", "digest", "read_weights"]
+from ensemble_distill.teachers.states import refuse_unreadable, unwrapped
 
 
 def read_weights(path: Path, trust: bool = False) -> Weights:
@@ -115,8 +113,7 @@ def _corrupt(path: Path, error: Exception) -> EdistillError:
         return EdistillError(
             f"{path} is a tar archive, not a file of torch.save. Unpack it and give the checkpoint in it."
         )
-    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return EdistillError(
-        f"{path} is not a checkpoint that can be read: {first}. Copy it again if it was cut short, or save "
+        f"{path} is not a checkpoint that can be read: {first_line(error)}. Copy it again if it was cut short, or save "
         f"the weights anew: {SAVE_STATE}."
     )

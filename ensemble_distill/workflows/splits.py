@@ -16,6 +16,7 @@ from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view, require_kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
+from ensemble_distill.runtime.factories import portable
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.trust import Trust
 from ensemble_distill.teachers import open_teachers
@@ -54,13 +55,7 @@ def plan_split(settings: Settings, name: str, source: Source | None = None) -> S
     require_kind(view, source.kind, views.transform)
     if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
         return SplitPlan(source, view, "none", 0, 1)
-    return SplitPlan(source, view, _traveling(views.transform), views.seed, views.count)
-
-
-def _traveling(transform: str) -> str:
-    """A transform's name for manifests: a user's file without its folder."""
-    file, colon, factory = transform.rpartition(":")
-    return f"{Path(file).name}:{factory}" if colon else transform
+    return SplitPlan(source, view, portable(views.transform), views.seed, views.count)
 
 
 def plan_splits(
