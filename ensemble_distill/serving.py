@@ -19,12 +19,13 @@ from PIL import Image
 
 from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import parse_json, read_whole
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
 from ensemble_distill.serving_card import PREFIX, Card, damaged
 
+EXPORTED = "export/model.onnx"  # in a run, which stands for it
 BATCH = 64
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
@@ -57,7 +58,7 @@ def _metadata(content: bytes, path: Path) -> dict[str, str]:
     try:
         model = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's error has no name that all its versions have
-        raise EdistillError(f"{path} is no ONNX file that onnxruntime can run: {_first_line(error)}") from None
+        raise _not_onnx(path, error) from None
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
@@ -79,8 +80,11 @@ def _tensors(message: Any) -> Iterator[Any]:
                 yield from _tensors(part)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _not_onnx(path: Path, error: Exception) -> EdistillError:
+    return EdistillError(
+        f"{path} is no ONNX file that onnxruntime can run: {first_line(error)}. Give a file that edistill "
+        "export --onnx wrote."
+    )
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ class Served:
         Raises:
             EdistillError: there is no such file, or it is not an ONNX file of ours.
         """
-        if (path / "export" / "model.onnx").is_file():  # a run stands for its export
-            path = path / "export" / "model.onnx"
+        if (path / EXPORTED).is_file():
+            path = path / EXPORTED
         if not path.is_file():
             raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
         content = _content(path)
@@ -130,7 +134,7 @@ class Served:
             # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class of their own
-            raise EdistillError(f"{path} is no ONNX file that onnxruntime can run: {_first_line(error)}") from None
+            raise _not_onnx(path, error) from None
         self._refuse_other_ends()
         self.input: str = self.session.get_inputs()[0].name
         self.outputs: tuple[str, ...] = tuple(output.name for output in self.session.get_outputs())
@@ -172,7 +176,7 @@ class Served:
             found = dict(zip(self.outputs, self.session.run(None, {self.input: x}, options), strict=True))
         except Exception as error:  # as above
             raise EdistillError(
-                f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {_first_line(error)}. Export the run "
+                f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. Export the run "
                 "again: edistill export --onnx."
             ) from None
         for name, shape in self._ends(len(x)).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ensemble_distill.cache.records import input_layout, layout
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.files import read_json, write_json
 from ensemble_distill.runtime.names import is_plain
@@ -181,7 +182,7 @@ class Manifest:
         except OSError as error:
             reason = error.strerror or str(error)
         except (ValueError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = quoted(error)
         raise EdistillError(
             f"{path} is damaged ({reason}). Restore it, or run edistill cache-logits --overwrite."
         ) from None
@@ -189,7 +190,7 @@ class Manifest:
 
 def is_cache(folder: Path) -> bool:
     """Whether a folder says that it is a cache; a manifest that cannot be read says so, too."""
-    return (folder / NAME).exists() or (folder / NAME).is_symlink()
+    return os.path.lexists(folder / NAME)
 
 
 @cache

@@ -21,6 +21,7 @@ KEY = "sha256"  # where JSON documents and safetensors metadata hold it
 ONNX_KEY = "edistill.sha256"
 WRITTEN_BY = "edistill"  # where JSON documents say the version that wrote them
 VERSION = "version"  # where safetensors metadata do
+LARGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 BLANK = ("edistill seal " * 5)[:64]  # as long as a digest, and in no file by chance
 UNSEALED = (None, "0.1.0")  # versions of before; None is a file that says none, as most of those did
 _COMMENT = re.compile(rb"# edistill \S+, sha256 ([0-9a-f]{64})\n\Z")
@@ -86,7 +87,7 @@ def parse_sealed_json(content: bytes) -> tuple[Any, bool]:
 
 
 def read_sealed_json(path: Path) -> tuple[Any, bool]:
-    """The same of a file. Raises ValueError too; and OSError where it cannot be read."""
+    """As `parse_sealed_json`, of a file. Raises OSError too, where it cannot be read."""
     return parse_sealed_json(read_whole(path, DOCUMENT))
 
 
@@ -130,8 +131,22 @@ def safetensors_metadata(content: bytes) -> dict[str, str]:
     return metadata
 
 
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file whose weights, which may be many GB, stay unread and unchecked.
+
+    Raises:
+        ValueError: it is no such file.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.read(8)
+        if int.from_bytes(size, "little") > LARGEST_HEADER:
+            raise ValueError("no header of safetensors is that large")
+        return safetensors_metadata(size + file.read(int.from_bytes(size, "little")))
+
+
 def checked_metadata(content: bytes) -> dict[str, str]:
-    """The same, of a file that is whole. Raises ValueError where it is not."""
+    """The metadata of a safetensors file, which is whole. Raises ValueError where it is not."""
     metadata = safetensors_metadata(content)
     check(content, metadata.get(KEY), metadata.get(VERSION))
     return metadata

@@ -84,7 +84,7 @@ class Answers:
                 yield torch.from_numpy(outputs).double()
 
     def asked(self, source: Source, named: str) -> Iterator[Tensor]:
-        """The same of any rows, from the members themselves; those of equal preprocessing share the rendering."""
+        """Every member's outputs (B, M, W) on any rows, asked now. Equal preprocessing is rendered once."""
         different = list(dict.fromkeys(member.preprocessing for member in self.members))
         streams = [plain_batches(source, PLAIN, to, self.workers, self.device) for to in different]
         for batches in zip(*streams, strict=True):

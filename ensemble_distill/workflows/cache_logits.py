@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.config import Settings, settings_toml
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.devices import loader_workers, resolve
-from ensemble_distill.runtime.files import is_temporary, write_text
+from ensemble_distill.runtime.files import LOCK, is_temporary, write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.students.config import CONFIG
@@ -121,7 +122,7 @@ def holds_something(path: Path) -> bool:
     """Whether it is a file or a folder with one. Locks do not count, which stay where a command was refused, nor does
     what a killed writer left."""
     files = [path] if path.is_file() else path.rglob("*")
-    return any(file.is_file() and file.name != ".lock" and not is_temporary(file) for file in files)
+    return any(file.is_file() and file.name != LOCK and not is_temporary(file) for file in files)
 
 
 def refuse_within(folder: Path, key: str) -> None:
@@ -141,7 +142,7 @@ def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
     refuse_within(folder, key)
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
-    if folder.is_dir() and not ((folder / mark).exists() or (folder / mark).is_symlink()):
+    if folder.is_dir() and not os.path.lexists(folder / mark):
         others = [path.name for path in folder.iterdir() if path.name != f"{mark}.part" and holds_something(path)]
         if others:
             raise EdistillError(

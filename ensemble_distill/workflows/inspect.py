@@ -12,10 +12,8 @@ from ensemble_distill.config import FILE_NAME, Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import parse_json, read_whole, refuse_special
-from ensemble_distill.runtime.seals import checked_metadata, safetensors_metadata
+from ensemble_distill.runtime.seals import checked_metadata, read_safetensors_metadata, safetensors_metadata
 from ensemble_distill.students.belonging import MADE_FROM
-
-LARGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 if TYPE_CHECKING:
     from ensemble_distill.teachers.teacher import Teacher
@@ -145,14 +143,14 @@ def _exported(path: Path) -> dict[str, Any] | None:
     """An exported safetensors file, by the config it carries."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
+    from ensemble_distill.workflows.stale import damaged_export, run_of
+
     try:
-        if "edistill" not in safetensors_metadata(_header(path)):
+        if "edistill" not in read_safetensors_metadata(path):
             return None
     except ValueError as error:
-        from ensemble_distill.workflows.stale import run_of
-
         if run_of(path) is not None:
-            raise _damaged(path, error) from None
+            raise damaged_export(path, error) from None
         return None
     try:
         content = read_whole(path)
@@ -162,22 +160,9 @@ def _exported(path: Path) -> dict[str, Any] | None:
         if not isinstance(config, dict):
             raise ValueError("its config is no table")
     except ValueError as error:
-        raise _damaged(path, error) from None
+        raise damaged_export(path, error) from None
     told = {} if made_from is None else {MADE_FROM: made_from}
     return {"kind": "safetensors", **config, **told, "bytes": len(content)}
-
-
-def _damaged(path: Path, error: Exception) -> EdistillError:
-    return EdistillError(f"{path} is damaged ({error}). Export the run again: edistill export --safetensors.")
-
-
-def _header(path: Path) -> bytes:
-    """A safetensors file up to its weights, which may be many GB. Raises ValueError where it is no such file."""
-    with path.open("rb") as file:
-        size = file.read(8)
-        if int.from_bytes(size, "little") > LARGEST_HEADER:
-            raise ValueError("no header of safetensors is that large")
-        return size + file.read(int.from_bytes(size, "little"))
 
 
 def _teachers(path: Path, settings: Settings | None, task: str, trust: bool) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import is_stream, json_text, real, write_output
 from ensemble_distill.runtime.names import harmless_cell
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.serving import UNCERTAINTIES, Served, records
-from ensemble_distill.workflows.stale import refuse_other_weights
+from ensemble_distill.serving import EXPORTED, UNCERTAINTIES, Served, records
+from ensemble_distill.workflows.stale import refuse_stale
 
-EXPORTED = "export/model.onnx"  # in a run, which stands for it
 WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they are far from 0, they differ in those
 
 
@@ -52,7 +51,7 @@ def predict(
             weights are others.
     """
     served = Served(model, changed=changed)
-    refuse_other_weights(served.path, served.card.made_from)
+    refuse_stale(served.path, served.card.made_from)
     source = open_inputs(inputs, served.card.task)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         (progress or Silent()).warn(remark)

@@ -17,7 +17,7 @@ EVALUATIONS = "evaluations"  # a run's or a chain's folder of documents
 FIGURES_OF_ROWS = "figures_of_rows"  # in a document: the sha256 of each .npz that belongs to it
 
 
-def refuse_other_weights(export: Path, said: MadeFrom | None) -> None:
+def refuse_stale(export: Path, said: MadeFrom | None) -> None:
     """Raise EdistillError when an exported file, which says what it was made from, stands in a run of other weights."""
     run = run_of(export)
     if run is None or said is None:
@@ -36,8 +36,8 @@ def calibrated_since(export: Path, *, changed: bool = False) -> str | None:
     Args:
         changed: see `Served`.
     """
-    if export.is_dir():  # a run stands for its export
-        export = export / EXPORTS / "model.onnx"
+    if export.is_dir():
+        export = export / serving.EXPORTED
     run, said = run_of(export), serving.made_from(export, changed=changed)
     if run is None or said is None or said == made_from_now(run):
         return None
@@ -70,9 +70,12 @@ def made_from(export: Path) -> MadeFrom | None:
         said = checked_metadata(read_whole(export)).get(MADE_FROM)
         return None if said is None else MadeFrom.from_json(parse_json(said))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise EdistillError(
-            f"{export} is damaged ({error}). Export the run again: edistill export --safetensors."
-        ) from None
+        raise damaged_export(export, error) from None
+
+
+def damaged_export(export: Path, error: Exception) -> EdistillError:
+    """What is told of an exported safetensors file that was damaged."""
+    return EdistillError(f"{export} is damaged ({error}). Export the run again: edistill export --safetensors.")
 
 
 def run_of(export: Path) -> Path | None:
