@@ -69,8 +69,10 @@ class PreprocessingSettings(Section):
     """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
 
     size: tuple[Side, Side] | None = Field(None, description="Height and width.")
-    mean: tuple[Level, ...] | None = Field(None, description="Of each channel, of pixels in [0, 1].")
-    std: tuple[Annotated[float, Field(gt=0, le=LARGE)], ...] | None = Field(None, description="Likewise.")
+    mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, of pixels in [0, 1].")
+    std: tuple[Annotated[float, Field(gt=0, le=LARGE)], ...] | None = Field(
+        None, description="Standard deviation of each channel, of pixels in [0, 1]."
+    )
     interpolation: str | None = Field(None, description="As timm names it.")
     crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that is cropped.")
     crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
@@ -79,8 +81,8 @@ class PreprocessingSettings(Section):
 class UnitSettings(Section):
     """What standardized outputs are multiplied by and moved to: target = mean + std × output."""
 
-    mean: float = Field(ge=-FAR, le=FAR, description="Of the target, over the members' training rows.")
-    std: float = Field(gt=0, le=FAR, description="Likewise.")
+    mean: float = Field(ge=-FAR, le=FAR, description="The target's mean over the members' training rows.")
+    std: float = Field(gt=0, le=FAR, description="Its standard deviation over those rows.")
 
 
 class TeacherSettings(Section):

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The one error a user is meant to read, and what it quotes of others."""
 
 
 class EdistillError(Exception):
@@ -6,3 +6,14 @@ class EdistillError(Exception):
 
     The command line prints the text alone, without a traceback, and exits with status 2.
     """
+
+
+def first_line(error: object) -> str:
+    """What an error says in its first line, without the stop; the name of its class where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
+
+
+def quoted(error: BaseException) -> str:
+    """The same behind the name of its class: `ValueError: not enough values to unpack`."""
+    kind, said = type(error).__name__, first_line(error)
+    return said if said == kind else f"{kind}: {said}"

@@ -37,7 +37,7 @@ class Rendered(Dataset[list[Array]]):
 
 
 class Stored(Dataset[list[Array]]):
-    """The same from stored inputs, each normalized for each distinct preprocessing."""
+    """Rows as members take them, from stored inputs, which are normalized for each distinct preprocessing."""
 
     def __init__(
         self, inputs: Inputs, kind: Kind, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]

@@ -31,6 +31,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ensemble_distill.errors import first_line
 from ensemble_distill.runtime.files import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell
 from ensemble_distill.workflows.words import told
@@ -96,8 +97,7 @@ def _warned(
     line: str | None = None,
 ) -> None:
     """A warning of a library or of a user's own code, in one line."""
-    told = str(message).strip().partition("\n")[0]
-    warn(f"{category.__name__}: {told} ({Path(filename).name}, line {lineno})")
+    warn(f"{category.__name__}: {first_line(message)} ({Path(filename).name}, line {lineno})")
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def grid(title: str, columns: Sequence[str], sections: Sections, caption: Lines 
 
 
 def markdown(title: str, columns: Sequence[str], sections: Sections, caption: Lines | None = None) -> None:
-    """The same table with pipes."""
+    """A table in sections, as `grid` shows it, in markdown."""
     lines = [_piped(map(_plain, columns)), _piped(["---", *["---:"] * (len(columns) - 1)])]
     for name, rows in sections.items():
         lines += [_piped([f"**{_plain(name)}**", *[""] * (len(columns) - 1)])]

@@ -13,7 +13,7 @@ import typer
 
 from ensemble_distill import __version__
 from ensemble_distill.cli import interrupts, render
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_line, quoted
 
 BUG, MISTAKE = 1, 2
 UNREAD = 141  # 128 and the number of SIGPIPE: what shells call it when a reader such as `head` has gone
@@ -54,19 +54,19 @@ def mistake(error: BaseException) -> str | None:
         return f"A module of your own ended the process (sys.exit({error.code})). Import it without running it."
     if _is_out_of_memory(error):
         return (
-            f"The memory does not suffice: {_line(error)}. {KEPT} Choose a smaller cache.batch-size or "
+            f"The memory does not suffice: {first_line(error)}. {KEPT} Choose a smaller cache.batch-size or "
             "train.batch-size, fewer train.workers, or a smaller student; or close other programs."
         )
     if isinstance(error, OSError):  # a full disk, a folder that may not be written, a name too long
-        return f"{_named(error)}: {error.strerror or _line(error)}. {KEPT}"
+        return f"{_named(error)}: {error.strerror or first_line(error)}. {KEPT}"
     if isinstance(error, UnicodeError):
-        return f"A text or a name is not in the encoding it should be in (UTF-8): {_line(error)}. Mend it. {KEPT}"
+        return f"A text or a name is not in the encoding it should be in (UTF-8): {first_line(error)}. Mend it. {KEPT}"
     if isinstance(error, RecursionError):
         return f"Something that was read is nested too deeply, or code of your own calls itself without end. {KEPT}"
     if isinstance(error, Warning):
         return (
-            f"Python was asked to raise warnings as errors, and this one was given: {type(error).__name__}: "
-            f"{_line(error)}. Unset PYTHONWARNINGS, or leave -W out. {KEPT}"
+            f"Python was asked to raise warnings as errors, and this one was given: {quoted(error)}. "
+            f"Unset PYTHONWARNINGS, or leave -W out. {KEPT}"
         )
     return None
 
@@ -90,13 +90,9 @@ def _named(error: OSError) -> str:
 
 def _bug(error: BaseException) -> str:
     return (
-        f"This is a bug in edistill {__version__}, not a mistake of yours: {type(error).__name__}: {_line(error)}. "
+        f"This is a bug in edistill {__version__}, not a mistake of yours: {quoted(error)}. "
         f"{KEPT} Please report it with the traceback above."
     )
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().partition("\n")[0].rstrip(" .:")) or type(error).__name__
 
 
 def _trace(error: BaseException, always: bool = False) -> None:

@@ -18,7 +18,7 @@ from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.walk import there
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.factories import is_factory, load_factory
 
 PROBED = 4  # rows that are read twice on opening
@@ -145,8 +145,7 @@ class Factory:
         try:
             value = self._dataset[row]
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            raise EdistillError(f"{self.spec}: reading row {row} raised {told}.") from error
+            raise EdistillError(f"{self.spec}: reading row {row} raised {quoted(error)}.") from error
         x, y = self._parts(value, row)
         named = f"{self.spec}: x"
         inputs, kind = as_inputs(_as_array(x, named)[None], named, row)

@@ -74,7 +74,7 @@ def there(path: str | Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Likewise."""
+    """Whether a folder is at a path; False for a text that can be none, such as one too long."""
     return os.path.isdir(path)  # noqa: PTH112
 
 

@@ -16,17 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill import __version__
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.export.outputs import allowed, named_outputs
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
-from ensemble_distill.serving import Served
+from ensemble_distill.serving import LARGEST, Served
 from ensemble_distill.serving_card import Card
 from ensemble_distill.students.config import StudentConfig
 from ensemble_distill.students.student import Student
-
-LARGEST = 2**31 - 1  # a protobuf message, and so one ONNX file
 
 
 class Predictions(nn.Module):
@@ -148,8 +146,7 @@ def _reason(error: BaseException) -> str:
     """The first line of what lies at the bottom: the exporter wraps it in pages about itself."""
     while error.__cause__ is not None:
         error = error.__cause__
-    told = str(error).strip().partition("\n")[0].rstrip(" .:")
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    return quoted(error)
 
 
 @torch.no_grad()

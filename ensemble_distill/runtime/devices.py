@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_line
 
 
 def resolve(name: str) -> torch.device:
@@ -23,8 +23,7 @@ def resolve(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EdistillError(f"Device {name!r} cannot be used: {reason}. Try --device cpu or auto.") from None
+        raise EdistillError(f"Device {name!r} cannot be used: {first_line(error)}. Try --device cpu or auto.") from None
     return device
 
 

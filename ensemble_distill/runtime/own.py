@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 
 
 @contextmanager
@@ -25,8 +25,7 @@ def told_as_own(what: str, remedy: str = "Mend it.") -> Iterator[None]:
     except (EdistillError, MemoryError):
         raise
     except Exception as error:
-        told = f"{type(error).__name__}: {error}".rstrip(".").partition("\n")[0]
-        raise EdistillError(f"{what} raised {told}{_line(error)}. {remedy}") from error
+        raise EdistillError(f"{what} raised {quoted(error)}{_line(error)}. {remedy}") from error
 
 
 def _line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_line, quoted
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.parts import parts
 from ensemble_distill.students.side_by_side import SideBySide
@@ -39,7 +39,7 @@ def build_body(
             body = make(**kwargs)
         except TypeError as error:
             raise EdistillError(
-                f"student.model {model} does not take student.kwargs {dict(kwargs)}: {_told(error)}."
+                f"student.model {model} does not take student.kwargs {dict(kwargs)}: {first_line(error)}."
             ) from error
         if not isinstance(body, nn.Module):
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
@@ -82,7 +82,7 @@ def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ..
         body: nn.Module = timm.create_model(model, num_classes=0, in_chans=input_shape[0], **dict(kwargs))
     except Exception as error:  # timm and its models raise many kinds
         raise EdistillError(
-            f"student.model {model} cannot be built with student.kwargs {dict(kwargs)}: {_told(error)}."
+            f"student.model {model} cannot be built with student.kwargs {dict(kwargs)}: {first_line(error)}."
         ) from error
     return body
 
@@ -100,8 +100,7 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
             features = body(torch.zeros(2, *input_shape))
     except Exception as error:  # the body is anyone's code; timm's transformers assert their input's size
         raise EdistillError(
-            f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): "
-            f"{type(error).__name__}: {_told(error)}."
+            f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): {quoted(error)}."
         ) from error
     finally:
         body.train(training)
@@ -131,10 +130,6 @@ def _of_several(returned: Any) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return ", ".join(str(size) for size in shape)
-
-
-def _told(error: Exception) -> str:
-    return str(error).rstrip(".")
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill import __version__
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.dirichlet import DirichletFamily
@@ -212,7 +212,7 @@ class StudentConfig:
             return cls.from_json(record), record.get(OF_WEIGHTS), sealed
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, EdistillError) as error:
             raise EdistillError(
-                f"{named} is damaged ({type(error).__name__}: {error}). Restore it, or run edistill train --overwrite."
+                f"{named} is damaged ({quoted(error)}). Restore it, or run edistill train --overwrite."
             ) from None
 
     def content(self, weights: str | None = None) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 
 WISHES = "no_weight_decay"  # what copies of a traced graph keep is its `meta` alone
 
@@ -118,7 +118,7 @@ def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
     except Exception as error:  # the forward is anyone's code, and tracing runs it on stand-ins for tensors
         raise EdistillError(
             f"The body cannot be taken apart at {' and '.join(dict.fromkeys(names))}: its forward does not trace "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}). Call these modules from a "
+            f"({quoted(error)}). Call these modules from a "
             "forward without branches that depend on the data, or use heads = [] or [100]."
         ) from error
     finally:

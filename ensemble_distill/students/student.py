@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.students.last_stage import HeadStack, LastStageHeads
@@ -67,8 +67,8 @@ class Student(nn.Module):
         except Exception as error:  # the body is anyone's code
             mode = "training" if self.body.training else "eval"
             raise EdistillError(
-                f"The student's body fails in {mode} mode on {x.shape[0]} rows: {type(error).__name__}: "
-                f"{str(error).rstrip('.')}. Mend it, or where memory ran out take fewer rows at once."
+                f"The student's body fails in {mode} mode on {x.shape[0]} rows: {quoted(error)}. "
+                "Mend it, or where memory ran out take fewer rows at once."
             ) from error
         return features
 

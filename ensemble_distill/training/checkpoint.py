@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.files import parse_json, read_whole, write_whole
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
 
@@ -49,8 +49,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 def damaged(folder: Path, error: Exception) -> EdistillError:
     """What is told of a checkpoint that `save_state` never wrote so."""
-    told = f"{type(error).__name__}: {error}"
-    return EdistillError(f"{folder / NAME} is damaged ({told}). Run edistill train --overwrite.")
+    return EdistillError(f"{folder / NAME} is damaged ({quoted(error)}). Run edistill train --overwrite.")
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

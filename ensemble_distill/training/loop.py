@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.config import TrainSettings
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.runtime.loading import batches
@@ -389,7 +389,7 @@ class Training:
             restore_random_state(saved["random"], self.device)
             state.summary = Summary.restored(saved)
         except (RuntimeError, ValueError) as error:
-            told = misfit(saved["student"], state.student.state_dict()) or str(error).partition("\n")[0].rstrip(".:")
+            told = misfit(saved["student"], state.student.state_dict()) or first_line(error)
             raise EdistillError(
                 f"The checkpoint in {self.folder} does not fit the student: {told}. The code of student.model or "
                 "config.json has changed since: put it back, or run edistill train --overwrite."

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.students.compression.canonical import decompose
 from ensemble_distill.students.compression.factored import (
     Layer,
@@ -190,8 +190,7 @@ def _features(piece: Piece, inputs: Sequence[Tensor]) -> Tensor:
         return torch.cat([run(piece.network, x).cpu() for x in piece.given(inputs)]).double()
     except Exception as error:  # the network is anyone's code
         raise EdistillError(
-            f"{piece.name}'s network fails on {len(inputs[0])} rows: {type(error).__name__}: {str(error).rstrip('.')}. "
-            "Mend it, or compress nothing."
+            f"{piece.name}'s network fails on {len(inputs[0])} rows: {quoted(error)}. Mend it, or compress nothing."
         ) from error
 
 
