@@ -214,18 +214,14 @@ class Served:
         return item
 
 
-def made_from(path: Path, *, changed: bool = False) -> MadeFrom | None:
+def made_from(path: Path) -> MadeFrom | None:
     """Of which student an exported file was made, found without its graph; None where it does not say.
-
-    Args:
-        changed: see `Served`.
 
     Raises:
         EdistillError: it is damaged.
     """
     content = _content(path)
-    if not changed:
-        _refuse_damaged(path, content)
+    _refuse_damaged(path, content)
     said = onnx_metadata(content, f"{PREFIX}made_from")
     try:
         return None if said is None else MadeFrom.from_json(parse_json(said))

@@ -51,7 +51,6 @@ def register(app: typer.Typer) -> None:
         """
         from ensemble_distill.config import FILE_NAME, load_settings
         from ensemble_distill.workflows import predict as workflow
-        from ensemble_distill.workflows.stale import calibrated_since
 
         if model is None and config_file is None and not Path(FILE_NAME).is_file():
             raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
@@ -61,8 +60,6 @@ def register(app: typer.Typer) -> None:
         with render.Shown() as progress:
             rows = workflow.predict(file, inputs, progress, changed=changed)
         style = Style.json if json else style
-        if (told := calibrated_since(file, changed=changed)) is not None:
-            render.message(told)
         if model is None:
             render.message(f"By {file}, the newest export.")
         if output is None and style is Style.json:

@@ -20,7 +20,7 @@ from ensemble_distill.runtime.files import is_stream, json_text, real, write_out
 from ensemble_distill.runtime.names import harmless_cell
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.serving import EXPORTED, UNCERTAINTIES, Served, records
-from ensemble_distill.workflows.stale import refuse_stale
+from ensemble_distill.workflows.stale import calibrated_since, refuse_stale
 
 WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they are far from 0, they differ in those
 
@@ -43,18 +43,21 @@ def predict(
     Args:
         model: a file that `edistill export --onnx` wrote.
         inputs: image files, one folder, or one `.npz`.
-        progress: is warned of what of them was passed over.
+        progress: is told what of them was passed over, and when the run was calibrated since the export.
         changed: the user changed the model since it was exported; see `Served`.
 
     Raises:
         EdistillError: the model or the inputs cannot be read, or do not fit each other; the model stands in a run whose
             weights are others.
     """
+    progress = progress or Silent()
     served = Served(model, changed=changed)
     refuse_stale(served.path, served.card.made_from)
+    if (told := calibrated_since(served.path, served.card.made_from)) is not None:
+        progress.note(told)
     source = open_inputs(inputs, served.card.task)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
-        (progress or Silent()).warn(remark)
+        progress.warn(remark)
     return list(records(served, source))
 
 

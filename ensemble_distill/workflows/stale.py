@@ -30,15 +30,9 @@ def refuse_stale(export: Path, said: MadeFrom | None) -> None:
         )
 
 
-def calibrated_since(export: Path, *, changed: bool = False) -> str | None:
-    """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not.
-
-    Args:
-        changed: see `Served`.
-    """
-    if export.is_dir():
-        export = export / serving.EXPORTED
-    run, said = run_of(export), serving.made_from(export, changed=changed)
+def calibrated_since(export: Path, said: MadeFrom | None) -> str | None:
+    """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not."""
+    run = run_of(export)
     if run is None or said is None or said == made_from_now(run):
         return None
     return f"{run} is calibrated otherwise than when {export} was made. Export again: {_again(export, run)}"
