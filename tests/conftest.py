@@ -41,6 +41,22 @@ def digits(digits_session: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits_session, tmp_path / "digits"))
 
 
+@pytest.fixture(scope="session")
+def runs_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make_runs` makes. Do not write to it."""
+    from runs_helpers import make_runs
+
+    return make_runs(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def runs(runs_session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to break, which is also where the command runs."""
+    copy = Path(shutil.copytree(runs_session, tmp_path / "tiny"))
+    monkeypatch.chdir(copy)
+    return copy
+
+
 @pytest.fixture
 def settings_of() -> Callable[..., Settings]:
     """Settings of a folder, quick ones, with dotted overrides: settings_of(digits, {"train.seed": 1})."""

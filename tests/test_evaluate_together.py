@@ -32,17 +32,6 @@ MEMBERS = 5
 FLOAT16 = {"rtol": 5e-3, "atol": 1e-3}
 
 
-class Heard(Silent):
-    """Keeps the notes too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of five members and two runs, first (hydra) and second (one head). Do not write to it."""
@@ -125,9 +114,9 @@ def test_without_the_cache_the_members_are_asked(folder: Path) -> None:
     assert_allclose(straight["models"]["best-2"]["nll"], cached["models"]["best-2"]["nll"], **FLOAT16)
 
 
-def lacking(folder: Path, run: str = "first", split: str | None = None) -> Heard:
+def lacking(folder: Path, run: str = "first", split: str | None = None) -> Silent:
     """Evaluate, and find that there are no sub-ensembles and everything else."""
-    heard = Heard()
+    heard = Silent()
     document = evaluate(settings(folder), run, split=split, progress=heard)
     for part in ("models", "subensembles", "subensemble_fidelity", "cost"):
         assert document[part]["best-2"] is document[part]["best-3"] is None
@@ -174,7 +163,7 @@ def test_an_ensemble_of_three_has_one_of_two(tmp_path: Path) -> None:
 
 
 def test_figures_on_the_rows_they_were_chosen_on_are_called_too_good(folder: Path) -> None:
-    heard = Heard()
+    heard = Silent()
     document = evaluate(settings(folder), "first", split="validation", progress=heard)
     assert document["models"]["best-2"] is not None
     assert heard.notes == ["The sub-ensembles were chosen on these very rows, so their figures are too good."]

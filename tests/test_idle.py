@@ -30,17 +30,6 @@ ROOT = Path(__file__).parents[1]
 GRAY = Preprocessing((6, 6), (0.5,), (0.5,))
 
 
-class Noting(Silent):
-    """Keeps notes, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 # --- every key is in a table ------------------------------------------------------------------------------------
 
 # keys that act wherever they are set, or are refused where they cannot
@@ -129,14 +118,14 @@ def of(values: Mapping[str, Any]) -> Settings:
     return Settings.model_validate(nested, context={"root": ROOT})
 
 
-def told_caching(values: Mapping[str, Any], sources: Mapping[str, Any], teachers: list[Any]) -> Noting:
-    progress = Noting()
+def told_caching(values: Mapping[str, Any], sources: Mapping[str, Any], teachers: list[Any]) -> Silent:
+    progress = Silent()
     idle.tell_idle_caching(Caching(of(values), sources, teachers), progress)
     return progress
 
 
-def told_training(values: Mapping[str, Any], sources: Mapping[str, Any], normalizes: bool = True) -> Noting:
-    asked, progress = of(values), Noting()
+def told_training(values: Mapping[str, Any], sources: Mapping[str, Any], normalizes: bool = True) -> Silent:
+    asked, progress = of(values), Silent()
     method, options = settled_method(asked)
     stages = method.stages(options, 2)
     idle.tell_idle_training(Learning(asked, sources, method, options, stages, normalizes), progress)
@@ -312,7 +301,7 @@ def test_no_shipped_file_sets_what_does_nothing(path: Path) -> None:
     sources = {name: source(kind) for name in asked.splits()}
     given = asked.teachers.preprocessing
     preprocessing = None if given is None else Preprocessing(**given.model_dump(exclude_none=True))
-    progress = Noting()
+    progress = Silent()
     members = [teacher(asked.teachers.model is not None, "x", preprocessing)]
     idle.tell_idle_caching(Caching(asked, sources, members), progress)
     method, options = settled_method(asked)

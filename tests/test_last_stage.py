@@ -150,18 +150,9 @@ def test_maps_of_all_members_side_by_side_are_enough_for_each(nets: Path) -> Non
         assert torch.equal(state["heads.tail.stage.1.running_var"][index], theirs["stage.1.running_var"])
 
 
-class Notes(Silent):
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.mark.parametrize("rank", [24, 6])
 def test_what_the_adapters_say_is_told(mlps: Path, rank: int) -> None:
-    progress = Notes()
+    progress = Silent()
     chosen = {**START, **LISTED, "student.heads": {**MLP["student.heads"], "rank": rank}, "output.name": f"told-{rank}"}
     folder = train(tiny.settings(mlps, chosen), progress=progress).folder
     told = re.fullmatch(r"Adapters say ([\d.]+) % of .*last stages are given\.", progress.notes[-1])

@@ -174,16 +174,7 @@ def make_teacher():
 """
 
 
-class Heard(Silent):
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-def told(progress: Heard) -> list[str]:
+def told(progress: Silent) -> list[str]:
     return [note for note in progress.notes if "is taken as its" in note]
 
 
@@ -205,14 +196,14 @@ def test_tuples_are_cached_moved_and_asked_live(tmp_path: Path, transform: str) 
     train(plain)
     document = evaluate(plain, shifts=True)
     tuples = now(folder, "(z, z.new_zeros(len(z), 5))", **{"views.transform": transform})
-    progress = Heard()
+    progress = Silent()
     cache_logits(tuples, overwrite=True, progress=progress)
     assert contents(folder / "cache", ["args.toml"]) == wanted
     assert [note.partition(" returns")[0] for note in told(progress)] == ["Member member-0", "Member member-1"]
-    progress = Heard()
+    progress = Silent()
     assert evaluate(tuples, shifts=True, progress=progress)["shifts"] == document["shifts"]
     assert len(told(progress)) == 2
-    progress = Heard()
+    progress = Silent()
     live = tuples.model_copy(update={"output": tuples.output.model_copy(update={"cache": folder / "nowhere"})})
     calibrate(live, split="validation", progress=progress)
     assert len(told(progress)) == 2
@@ -254,7 +245,7 @@ def test_pairs_of_regressors_keep_their_meaning(tmp_path: Path) -> None:
     folder = make_regression(tmp_path / "t", rows={"train": 9, "validation": 9})
     cache_logits(settings(folder))
     wanted = contents(folder / "cache", ["args.toml"])
-    progress = Heard()
+    progress = Silent()
     cache_logits(settings(folder, {"teachers.model-kwargs": {"form": "pair"}}), overwrite=True, progress=progress)
     assert contents(folder / "cache", ["args.toml"]) == wanted
     assert told(progress) == []

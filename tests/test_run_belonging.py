@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs_helpers import OTHER, RUN, make_runs, replace_run, said_by, then
+from runs_helpers import OTHER, RUN, replace_run, said_by, then
 from tiny import contents, refused, settings
 from typer.testing import CliRunner
 
@@ -32,8 +32,9 @@ from ensemble_distill.workflows.train import train
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_runs(tmp_path_factory.mktemp("belonging") / "tiny")
+def made(runs_session: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a chain besides."""
+    folder = Path(shutil.copytree(runs_session, tmp_path_factory.mktemp("belonging") / "tiny"))
     train_chain(settings(folder, {"train.method": "ban", "train.generations": 2, "train.epochs": 1}))
     return folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from runs_helpers import RUN, make_runs, said_by
+from runs_helpers import RUN, said_by
 from safetensors.torch import load, save
 from tiny import refused, settings
 
@@ -29,17 +28,9 @@ from ensemble_distill.workflows.same_run import read_args
 from ensemble_distill.workflows.train import train
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_runs(tmp_path_factory.mktemp("damage") / "tiny")
-
-
 @pytest.fixture
-def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, which is also where the command runs."""
-    copy = Path(shutil.copytree(made, tmp_path / "tiny"))
-    monkeypatch.chdir(copy)
-    return copy
+def folder(runs: Path) -> Path:
+    return runs
 
 
 def predicted(path: Path) -> Any:
@@ -88,8 +79,8 @@ def unchanged(now: Any, before: Any) -> None:
 PARTS = 48  # that a file is cut into; a bit of each is flipped
 
 
-def test_every_file_that_is_read_again_has_a_reader_here(made: Path) -> None:
-    run = made / RUN
+def test_every_file_that_is_read_again_has_a_reader_here(runs_session: Path) -> None:
+    run = runs_session / RUN
     kept = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file() and path.name[0] != "."}
     evaluations = {name for name in kept if name.startswith("evaluations/")}  # see `test_run_belonging`
     assert kept - evaluations - READERS.keys() == {"summary.csv"}, "which nothing reads"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from runs_helpers import RUN, make_runs
+from runs_helpers import RUN
 from tiny import refused, settings
 
 from ensemble_distill import load_student
@@ -38,17 +38,9 @@ from model import make_body
 """
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_runs(tmp_path_factory.mktemp("trust") / "tiny")
-
-
 @pytest.fixture
-def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, which is also where the command runs."""
-    copy = Path(shutil.copytree(made, tmp_path / "tiny"))
-    monkeypatch.chdir(copy)
-    return copy
+def folder(runs: Path) -> Path:
+    return runs
 
 
 @pytest.fixture

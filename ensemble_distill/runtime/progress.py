@@ -17,14 +17,17 @@ class Progress(Protocol):
 
 
 class Silent:
-    """The listener of a library call: hears everything, says nothing, keeps the warnings."""
+    """The listener of a library call: hears everything, says nothing, keeps warnings and notes."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None: ...
     def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None: ...
     def finish(self) -> None: ...
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
     def warn(self, text: str) -> None:
         self.warnings.append(text)
