@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ensemble_distill.calibration.fit import fit
 from ensemble_distill.config import Settings
+from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.figures import Figures
@@ -21,10 +22,10 @@ from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.lock import one_writer
-from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.students.own_row import refuse_dependent
+from ensemble_distill.students.run import Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workflows.answers import PLAIN, Answers, beside_its_teachers
@@ -83,38 +84,9 @@ def calibrate(
         with one_writer(found.folder):
             found.forget_calibration()
         return CalibrationReport(found.folder, "", 0, None, {}, {}, stale_exports(found.folder))
-    name = split or ("calibration" if "calibration" in settings.splits() else "validation")
-    source = open_for([found], settings, name)
-    if source.digest in (found.config.trained_on.get(trained) for trained in ("train", "transfer")):
-        raise EdistillError(
-            f"data.{name} is what {found.folder} was trained on, where members agree more than elsewhere. Set "
-            "data.calibration to rows that no member was trained on."
-        )
-    if len(source) < FEWEST:
-        raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
+    name, source = _unseen(settings, found, split)
     answers = Answers(beside_its_teachers(settings, found, trust, progress), found, trust, progress)
-    student = found.student(calibrated=False, trust=answers.trusted).to(answers.device)
-    progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
-    outputs, raw = [], []
-    keep = _kept(len(source), len(found.config.members) * max(2, len(found.config.classes)))
-    rows = zip(
-        plain_batches(source, PLAIN, found.config.preprocessing, answers.workers, answers.device),
-        answers.of(name, source),
-        strict=True,
-    )
-    for (batch, x), said in rows:
-        if batch.start == 0:
-            refuse_dependent(student, x[some_rows(len(x))].to(answers.device), str(found.folder))
-        with torch.no_grad():
-            mine = student(x.to(answers.device)).cpu().double()
-        here = torch.from_numpy(keep[batch.start : batch.stop])
-        outputs.append(said[here])
-        raw.append(mine[here])
-        progress.advance(len(batch))
-    progress.finish()
-    pairs = _Pairs(answers, student.cpu(), found.config.task, torch.cat(outputs), torch.cat(raw))
-    if not pairs.raw.isfinite().all():
-        raise EdistillError(f"The student of {found.folder} gives numbers that are not finite. Train it again.")
+    pairs = _ask(answers, found, source, name, progress)
     calibration = pairs.fitted(slice(None))
     halves = (slice(0, None, 2), slice(1, None, 2))
     crossed = [pairs.figures(here, pairs.fitted(there)) for here, there in (halves, halves[::-1])]
@@ -130,6 +102,51 @@ def calibrate(
         after=_means(crossed),
         stale=stale_exports(found.folder),
     )
+
+
+def _unseen(settings: Settings, run: Run, split: str | None) -> tuple[str, Source]:
+    """The split to calibrate on. Raises EdistillError when the run was trained on it, or it has too few rows."""
+    name = split or ("calibration" if "calibration" in settings.splits() else "validation")
+    source = open_for([run], settings, name)
+    if source.digest in (run.config.trained_on.get(trained) for trained in ("train", "transfer")):
+        raise EdistillError(
+            f"data.{name} is what {run.folder} was trained on, where members agree more than elsewhere. Set "
+            "data.calibration to rows that no member was trained on."
+        )
+    if len(source) < FEWEST:
+        raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
+    return name, source
+
+
+def _ask(answers: Answers, run: Run, source: Source, name: str, progress: Progress) -> _Pairs:
+    """What the ensemble and the student say of the rows, evenly spread ones where they are many.
+
+    Raises:
+        EdistillError: the student's prediction of a row is no function of it, or not finite.
+    """
+    student = run.student(calibrated=False, trust=answers.trusted).to(answers.device)
+    progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
+    outputs, raw = [], []
+    keep = _kept(len(source), len(run.config.members) * max(2, len(run.config.classes)))
+    rows = zip(
+        plain_batches(source, PLAIN, run.config.preprocessing, answers.workers, answers.device),
+        answers.of(name, source),
+        strict=True,
+    )
+    for (batch, x), said in rows:
+        if batch.start == 0:
+            refuse_dependent(student, x.to(answers.device), str(run.folder))
+        with torch.no_grad():
+            mine = student(x.to(answers.device)).cpu().double()
+        here = torch.from_numpy(keep[batch.start : batch.stop])
+        outputs.append(said[here])
+        raw.append(mine[here])
+        progress.advance(len(batch))
+    progress.finish()
+    pairs = _Pairs(answers, student.cpu(), run.config.task, torch.cat(outputs), torch.cat(raw))
+    if not pairs.raw.isfinite().all():
+        raise EdistillError(f"The student of {run.folder} gives numbers that are not finite. Train it again.")
+    return pairs
 
 
 def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

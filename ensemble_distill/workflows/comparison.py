@@ -21,7 +21,6 @@ from ensemble_distill.evaluation.rows import concatenate, fidelity_rows, member_
 from ensemble_distill.evaluation.subensembles import SubEnsembles
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.predictive.protocol import Predictive
-from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.run import Run
@@ -190,7 +189,7 @@ class Comparison:
         """Once, on some rows of the first batch: raise EdistillError for a student that is no function of its row."""
         if not self._tried:
             for run, student, x in zip(self.runs, self.students, inputs, strict=True):
-                refuse_dependent(student, x[some_rows(len(x))], str(run.folder))
+                refuse_dependent(student, x, str(run.folder))
         self._tried = True
 
 

@@ -15,7 +15,6 @@ from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
-from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.students.belonging import EXPORTS
 from ensemble_distill.students.own_row import refuse_dependent
@@ -59,7 +58,7 @@ def export(
                     f"{found.folder} takes inputs of shape {found.config.shape}, but the configured data gives "
                     f"{tuple(x.shape[1:])}. Export from the folder it was trained in."
                 )
-            refuse_dependent(student, x[some_rows(len(x))], str(found.folder))
+            refuse_dependent(student, x, str(found.folder))
             written.append(export_onnx(student, found.config, x, folder / "model.onnx", found.made_from))
         if safetensors:
             written.append(export_safetensors(student, found.config, folder / "model.safetensors", found.made_from))

@@ -111,29 +111,8 @@ def train(
             "ensemble_distill.workflows.generations."
         )
     method, options = settled_method(settings)
-    temperature = getattr(options, "temperature", 1.0)
-    if settings.task == "regression" and temperature != 1:
-        raise EdistillError(
-            f"method.temperature is {temperature}, and with it a student of numbers would misstate its "
-            "variance. For regression leave it at 1."
-        )
     folder = run_folder(settings)
-    refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
-    if (folder / MANIFEST).is_file():
-        raise EdistillError(f"{folder} is a cache, and a run needs a folder of its own. Choose another --name.")
-    if is_chain(folder):
-        raise EdistillError(
-            f"{folder} is a chain of generations, and a run needs a folder of its own. Choose another --name, or pass "
-            "--generations."
-        )
-    if settings.student.model is None:
-        raise EdistillError(
-            "student.model is not set. Give a timm name, or a factory whose output is (B, F): student.model = "
-            '"model.py:make_body".'
-        )
-    processes = ranks.current().world
-    if processes > 1:
-        raise EdistillError(f"torchrun started {processes} processes, and training runs in one. Run it by itself.")
+    _refuse_unfit(folder, settings, options)
     trusted = trusted_by(settings, trust, own_runs)
 
     def up_to_date() -> TrainReport | None:
@@ -156,6 +135,32 @@ def train(
             return report
         cache = Cache(Path(settings.output.cache))
         return _train(folder, settings, method, options, cache, overwrite, trusted, progress, started, begin, claim)
+
+
+def _refuse_unfit(folder: Path, settings: Settings, options: BaseModel) -> None:
+    """Raise EdistillError for what no cache could mend: settings, or a folder that is no run's to write to."""
+    temperature = getattr(options, "temperature", 1.0)
+    if settings.task == "regression" and temperature != 1:
+        raise EdistillError(
+            f"method.temperature is {temperature}, and with it a student of numbers would misstate its variance. For "
+            "regression leave it at 1."
+        )
+    refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
+    if (folder / MANIFEST).is_file():
+        raise EdistillError(f"{folder} is a cache, and a run needs a folder of its own. Choose another --name.")
+    if is_chain(folder):
+        raise EdistillError(
+            f"{folder} is a chain of generations, and a run needs a folder of its own. Choose another --name, or pass "
+            "--generations."
+        )
+    if settings.student.model is None:
+        raise EdistillError(
+            "student.model is not set. Give a timm name, or a factory whose output is (B, F): student.model = "
+            '"model.py:make_body".'
+        )
+    processes = ranks.current().world
+    if processes > 1:
+        raise EdistillError(f"torchrun started {processes} processes, and training runs in one. Run it by itself.")
 
 
 def _has_trained(folder: Path) -> bool:
@@ -229,10 +234,7 @@ def _train(
     plans = plan_splits(settings, trained, cache.manifest.classes)
     needs = method.needed(options)
     if "labels" in needs and plans["train"].source.labels is None:
-        asked = ", ".join(f"{key} = {value!r}" for key, value in settings.method.items())
-        with_options = f" with {asked}" if asked else ""
-        without = "Use a method that needs none." if "labels" in method.needs else "Choose options that need none."
-        raise EdistillError(f"{settings.train.method}{with_options} needs labels, and data.train has none. {without}")
+        raise _unlabeled(settings, method)
     sources = {name: plan.source for name, plan in plans.items()}
     if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
@@ -294,6 +296,13 @@ def _train(
     student = training.run().eval()
     run = Run.save(folder, config, student.cpu())
     return _report(run, student, fresh=True, resumed_at=training.resumed_at, started=started)
+
+
+def _unlabeled(settings: Settings, method: Method) -> EdistillError:
+    asked = ", ".join(f"{key} = {value!r}" for key, value in settings.method.items())
+    with_options = f" with {asked}" if asked else ""
+    without = "Use a method that needs none." if "labels" in method.needs else "Choose options that need none."
+    return EdistillError(f"{settings.train.method}{with_options} needs labels, and data.train has none. {without}")
 
 
 def _some(rows: CachedRows) -> torch.Tensor:
