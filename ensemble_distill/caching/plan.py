@@ -61,3 +61,8 @@ def library_versions() -> dict[str, str]:
 def numbered(count: int) -> tuple[str, ...]:
     """What classes are called where the data has no names for them."""
     return tuple(str(k) for k in range(count))
+
+
+def names_in(classes: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The class names of a manifest or a config; None where the data had none, and they are numbers."""
+    return None if classes == numbered(len(classes)) else classes

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest, refuse_other_data
 from ensemble_distill.cache.reader import Cache, Records
-from ensemble_distill.caching.plan import numbered
+from ensemble_distill.caching.plan import names_in
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view
@@ -122,9 +122,9 @@ class Answers:
 
     @cached_property
     def _teachers(self) -> list[Teacher]:
-        classes, folder = self.run.config.classes, self.run.folder
-        names = None if classes == numbered(len(classes)) else classes
-        found = {teacher.member.sha256: teacher for teacher in open_ensemble(self.settings, names, self.trusted)}
+        folder = self.run.folder
+        teachers = open_ensemble(self.settings, names_in(self.run.config.classes), self.trusted)
+        found = {teacher.member.sha256: teacher for teacher in teachers}
         for member in self.members:
             if member.sha256 not in found:
                 raise EdistillError(
@@ -176,9 +176,8 @@ def _hold(settings: Settings, run: Run, trust: bool) -> bool:
     cache = Path(settings.output.cache)
     if (cache / MANIFEST).is_file() and wanted <= {member.sha256 for member in Manifest.load(cache).members}:
         return True
-    classes = run.config.classes
     try:
-        teachers = open_ensemble(settings, None if classes == numbered(len(classes)) else classes, trust)
+        teachers = open_ensemble(settings, names_in(run.config.classes), trust)
     except EdistillError:
         return False
     return wanted <= {teacher.member.sha256 for teacher in teachers}

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
-from ensemble_distill.cache.inputs import open_inputs
 from ensemble_distill.cache.manifest import NAME as MANIFEST
-from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.caching.plan import SplitPlan, numbered
-from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.config import Settings
-from ensemble_distill.data.replay import check_samples
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Method
@@ -36,15 +31,15 @@ from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.run import Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.students.trust import Trust
-from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
-from ensemble_distill.training.rows import CachedRows, CachedSplit
+from ensemble_distill.training.rows import CachedRows
 from ensemble_distill.training.shares import boundaries
 from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
 from ensemble_distill.workflows.compressing import Compressing
 from ensemble_distill.workflows.idle import Learning, tell_idle_training
+from ensemble_distill.workflows.learned import cached_split, cached_teachers, learned_from
 from ensemble_distill.workflows.same_run import (
     ARGS,
     FILES,
@@ -55,8 +50,6 @@ from ensemble_distill.workflows.same_run import (
 )
 from ensemble_distill.workflows.splits import (
     TRAINED,
-    class_names,
-    open_ensemble,
     plan_splits,
     student_preprocessing,
     trusted_by,
@@ -121,7 +114,7 @@ def train(
         refuse_other_settings(folder, settings)
         refuse_other_method(folder, method, settings.train.method)
         if (Path(settings.output.cache) / MANIFEST).is_file():
-            refuse_other_cache(folder, _learned(settings, Cache(Path(settings.output.cache))))
+            refuse_other_cache(folder, learned_from(settings, Cache(Path(settings.output.cache))))
         if not (folder / WEIGHTS).is_file():
             return None
         run = Run.open(folder)  # finished: it no longer needs its cache
@@ -184,11 +177,6 @@ def settled_method(settings: Settings) -> tuple[Method, BaseModel]:
     return method, options
 
 
-def _learned(settings: Settings, cache: Cache) -> Cache:
-    """The cache of the members that the student learns from."""
-    return cache if settings.train.teacher is None else cache.only(settings.train.teacher)
-
-
 def run_folder(settings: Settings) -> Path:
     """Where the run goes: output.runs/METHOD-sSEED, or the name it was given."""
     name = settings.output.name
@@ -238,10 +226,10 @@ def _train(
     sources = {name: plan.source for name, plan in plans.items()}
     if "teacher" not in needs:  # nothing says what an unlabeled row should be
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
-    teachers = _teachers(settings, cache, plans, trusted)
+    teachers = cached_teachers(settings, cache, plans, trusted)
     if settings.train.teacher is not None:
-        cache = _learned(settings, cache)
-    splits = [_cached(cache, name, plan) for name, plan in plans.items()]
+        cache = learned_from(settings, cache)
+    splits = [cached_split(cache, name, plan) for name, plan in plans.items()]
 
     preprocessing = student_preprocessing(settings.student.preprocessing, cache.manifest.members[0].preprocessing)
     rows = CachedRows(splits, preprocessing)
@@ -313,47 +301,6 @@ def _some(rows: CachedRows) -> torch.Tensor:
 def _freezes(settings: Settings) -> bool:
     asked = settings.train.freeze_bn
     return settings.student.init is not None if asked is None else asked
-
-
-def _cached(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
-    """A split joined to its records, once data and views are known to be those the members saw."""
-    if name not in cache.manifest.splits:
-        raise EdistillError(f"{cache.folder} does not hold {name}. Run edistill cache-logits.")
-    refuse_other_data(cache.folder, name, cache.manifest.splits[name], plan.facts())
-    refuse_other_making(cache.folder, name, plan, cache.manifest)
-    records = cache.open(name, plan.count)
-    check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count)
-    inputs = open_inputs(cache.folder, cache.manifest, name, range(plan.count))
-    return CachedSplit(plan.source, plan.view, plan.seed, records, inputs)
-
-
-def _teachers(settings: Settings, cache: Cache, plans: dict[str, SplitPlan], trusted: Trust) -> list[Teacher]:
-    """The teachers where they are still there, known to be the cached ones: they are hashed again, since stale outputs
-    silently reused are the commonest mistake."""
-    if not Path(settings.teachers.path).exists():
-        return []
-    kinds = [plan.source.kind for plan in plans.values()]
-    teachers = [
-        replace(teacher, member=as_recorded(cache.manifest.members, teacher.member, kinds))
-        for teacher in open_ensemble(settings, _known_names(cache, plans), trusted)
-    ]
-    found = [teacher.member for teacher in teachers]
-    refuse_other_members(cache.folder, cache.manifest.members, found)
-    new = [member.name for member in found if member.name not in cache.manifest.names]
-    if new:
-        raise EdistillError(
-            f"{cache.folder} holds {len(cache.manifest.names)} members, and teachers.path has {len(found)}: "
-            f"{', '.join(new)} is not cached. Run edistill cache-logits to add it, or take it away."
-        )
-    return teachers
-
-
-def _known_names(cache: Cache, plans: dict[str, SplitPlan]) -> tuple[str, ...] | None:
-    """The class names that the members were opened with for the cache; None where the data had none."""
-    names = class_names({name: plan.source for name, plan in plans.items()}, cache.manifest.classes)
-    if names is None and cache.manifest.classes != numbered(len(cache.manifest.classes)):
-        return cache.manifest.classes  # another split has them
-    return names
 
 
 def _report(run: Run, student: Student, fresh: bool, resumed_at: int, started: float) -> TrainReport:
