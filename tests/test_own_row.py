@@ -360,7 +360,7 @@ def test_a_body_that_fails_alone_is_told_so() -> None:
                 raise ValueError("Expected more than 1 value per channel when training")
             return x
 
-    with refused("asked about it alone, it fails (ValueError: Expected more than 1 value", BATCH):
+    with refused("asked about the row alone, it fails (ValueError: Expected more than 1 value", BATCH):
         refuse_dependent_body(Centered(), torch.randn(4, 3), "model.py:make_body")
     with refused("Member m", "asked about the row alone, it fails (Member m fails on train", BATCH):
         tried(Centered(), torch.randn(4, 3), Member("m", "s"), "train", range(4), 3)

@@ -64,9 +64,9 @@ class Change:
 
     @property
     def told(self) -> str:
-        """The second answer: "asked again, 0.2", or "asked about it alone, it fails (why)"."""
+        """The second answer: "asked again, 0.2", or "asked about the row alone, it fails (why)"."""
         other = f"it fails ({self.failure.rstrip('.')})" if self.other is None else f"{self.other:.4g}"
-        return f"asked again, {other}" if self.random else f"asked about it {self.how}, {other}"
+        return f"asked again, {other}" if self.random else f"asked about the row {self.how}, {other}"
 
 
 def some_rows(total: int) -> list[int]:

@@ -101,5 +101,5 @@ def _dependent(change: Change, member: Member, split: str, row: int) -> Edistill
         )
     return EdistillError(
         f"{said}depends on the rest of the batch, as BatchNorm does with track_running_stats=False. Build it with "
-        "track_running_stats=True and momentum=None, show it training rows once in training mode, and save it again."
+        "track_running_stats=True, momentum=None; show it training rows once in training mode, and save it again."
     )
