@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,6 @@ from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.workflows import idle
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.idle import CACHING, TRAINING, Caching, Learning, is_given
-from ensemble_distill.workflows.quickstart import prepare
 from ensemble_distill.workflows.settings import settings_keys
 from ensemble_distill.workflows.train import settled_method, train
 
@@ -281,13 +280,10 @@ def test_a_cache_that_recorded_such_preprocessing_is_read_when_it_is_left_out(tm
     assert Manifest.load(folder / "cache").members[0].preprocessing == GRAY
 
 
-def test_the_quickstart_warns_of_nothing(digits_session: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "digits"
-    prepare(folder)
-    quick = {"train.epochs": 2, "views.count": 1, "train.device": "cpu"}
-    progress = Silent()
-    cache_logits(load_settings(folder / "edistill.toml", quick), progress=progress)
-    train(load_settings(folder / "edistill.toml", quick), progress=progress)
+def test_the_quickstart_warns_of_nothing(digits: Path, settings_of: Callable[..., Settings]) -> None:
+    progress, asked = Silent(), settings_of(digits, {"train.epochs": 1})
+    cache_logits(asked, progress=progress)
+    train(asked, overwrite=True, progress=progress)
     assert progress.warnings == []
 
 

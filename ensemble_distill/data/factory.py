@@ -18,8 +18,9 @@ from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.walk import there
-from ensemble_distill.errors import EdistillError, quoted
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory, load_factory
+from ensemble_distill.runtime.own import told_as_own
 
 PROBED = 4  # rows that are read twice on opening
 
@@ -142,10 +143,8 @@ class Factory:
         return item
 
     def _read(self, row: int) -> Item:
-        try:
+        with told_as_own(f"{self.spec}: reading row {row}"):
             value = self._dataset[row]
-        except Exception as error:
-            raise EdistillError(f"{self.spec}: reading row {row} raised {quoted(error)}.") from error
         x, y = self._parts(value, row)
         named = f"{self.spec}: x"
         inputs, kind = as_inputs(_as_array(x, named)[None], named, row)

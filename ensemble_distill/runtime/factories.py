@@ -17,6 +17,7 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.files import read_whole
+from ensemble_distill.runtime.own import told_as_own
 
 
 def is_factory(text: str) -> bool:
@@ -66,14 +67,9 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
 
     @functools.wraps(factory)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _importable(file):
-            try:
-                return factory(*args, **kwargs)
-            except EdistillError:
-                raise
-            except Exception as error:
-                shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
-                raise EdistillError(f"{what} is {spec!r}: {name}({shown}) raised {quoted(error)}.") from error
+        shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
+        with _importable(file), told_as_own(f"{what} is {spec!r}: {name}({shown})"):
+            return factory(*args, **kwargs)
 
     return call
 

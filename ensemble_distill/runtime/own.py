@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ensemble_distill.errors import EdistillError, quoted
 
+PACKAGE = Path(__file__).parents[1]
+
 
 @contextmanager
 def told_as_own(what: str, remedy: str = "Mend it.") -> Iterator[None]:
@@ -29,8 +31,13 @@ def told_as_own(what: str, remedy: str = "Mend it.") -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    """Where in the code it was raised, as ", at mine.py, line 12"; the user's own, or what it called."""
+    """Where in the code it was raised, as ", at mine.py, line 12": the user's own, or what it called.
+
+    Nothing where it was this package's: then the code could not even be called, for its arguments are others.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return "" if trace is None else f", at {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"
+    if trace is None or Path(file := trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
+        return ""
+    return f", at {Path(file).name}, line {trace.tb_lineno}"
