@@ -20,8 +20,9 @@ from ensemble_distill.students.belonging import WEIGHTS
 from ensemble_distill.students.config import CONFIG, StudentConfig
 from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.run import weights_and_calibration
-from ensemble_distill.workflows.cache_logits import cache_logits, holds_something, refuse_within
+from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.chain import CACHES, generation_name, generation_settings, refuse_changed
+from ensemble_distill.workflows.folders import holds_something, refuse_within
 from ensemble_distill.workflows.forecast import Forecast
 from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings, write_args
 from ensemble_distill.workflows.same_run import FILES as RUN_FILES

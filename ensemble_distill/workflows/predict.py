@@ -111,8 +111,8 @@ def _read_files(model: Path, inputs: Sequence[str]) -> Iterator[Path]:
             yield path
     for path in map(Path, inputs):
         if path.is_dir():
-            ((*folders,),), _ = files_below([path], set())
-            files = (Path(folder, name) for folder, names in folders for name in names)
+            (walked,), _ = files_below([path], set())
+            files = (Path(folder, name) for folder, names in walked for name in names)
             yield from (file for file in files if is_image(file.name) and file.exists())
         elif path.exists():
             yield path

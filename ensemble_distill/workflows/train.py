@@ -35,9 +35,9 @@ from ensemble_distill.training.loop import Pooling, Training
 from ensemble_distill.training.order import Order
 from ensemble_distill.training.rows import CachedRows
 from ensemble_distill.training.shares import boundaries
-from ensemble_distill.workflows.cache_logits import refuse_foreign
 from ensemble_distill.workflows.chain import is_chain
 from ensemble_distill.workflows.compressing import Compressing
+from ensemble_distill.workflows.folders import refuse_foreign
 from ensemble_distill.workflows.idle import Learning, tell_idle_training
 from ensemble_distill.workflows.learned import cached_split, cached_teachers, learned_from
 from ensemble_distill.workflows.same_run import (
