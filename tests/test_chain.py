@@ -374,7 +374,7 @@ def test_names_that_are_taken(folder: Path) -> None:
     (folder / "runs/notes").mkdir()
     (folder / "runs/notes/notes.md").write_text("mine")
     for overwrite in (False, True):
-        with refused_and_kept(folder, "runs/notes exists and is no chain (it holds notes.md)"):
+        with refused_and_kept(folder, "runs/notes exists and is not a chain (it holds notes.md)"):
             chained(folder, "notes", 2, overwrite=overwrite)
 
 

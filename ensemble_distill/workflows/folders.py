@@ -12,13 +12,6 @@ from ensemble_distill.students.config import CONFIG
 from ensemble_distill.workflows.same_run import FILES as RUN_FILES
 
 
-def holds_something(path: Path) -> bool:
-    """Whether it is a file or a folder with one. Locks do not count, which stay where a command was refused, nor does
-    what a killed writer left."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return any(file.is_file() and file.name != LOCK and not is_temporary(file) for file in files)
-
-
 def refuse_within(folder: Path, key: str) -> None:
     """Raise EdistillError when `folder` lies in what a cache or a run keeps, and so goes when that is made again."""
     for parent in folder.absolute().parents:
@@ -37,9 +30,16 @@ def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
     if folder.is_dir() and not os.path.lexists(folder / mark):
-        others = [path.name for path in folder.iterdir() if path.name != f"{mark}.part" and holds_something(path)]
+        others = [path.name for path in folder.iterdir() if path.name != f"{mark}.part" and _holds_something(path)]
         if others:
             raise EdistillError(
                 f"{folder} exists and is not {what} (it holds {', '.join(sorted(others)[:3])}). Name another folder in "
                 f"{key}, or move it away."
             )
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether it is a file or a folder with one. Locks do not count, which stay where a command was refused, nor does
+    what a killed writer left."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return any(file.is_file() and file.name != LOCK and not is_temporary(file) for file in files)

@@ -22,7 +22,7 @@ from ensemble_distill.students.run import Run
 from ensemble_distill.teachers.run import weights_and_calibration
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.chain import CACHES, generation_name, generation_settings, refuse_changed
-from ensemble_distill.workflows.folders import holds_something, refuse_within
+from ensemble_distill.workflows.folders import refuse_foreign
 from ensemble_distill.workflows.forecast import Forecast
 from ensemble_distill.workflows.same_run import ARGS, refuse_other_settings, write_args
 from ensemble_distill.workflows.same_run import FILES as RUN_FILES
@@ -124,20 +124,10 @@ def _refuse_unfit(settings: Settings) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     """Raise EdistillError when `folder` holds things that are not a chain's, or lies in such."""
-    refuse_within(folder, "output.runs or --name")
-    if folder.exists() and not folder.is_dir():
-        raise EdistillError(f"{folder} is a file, and a chain needs a folder. Choose another --name.")
-    if not folder.is_dir():
-        return
     if (folder / CONFIG).is_file() or (folder / MANIFEST).is_file():
         what = "a run without generations" if (folder / CONFIG).is_file() else "a cache"
         raise EdistillError(f"{folder} is {what}, and a chain needs a folder of its own. Choose another --name.")
-    others = [path.name for path in folder.iterdir() if path.name != f"{ARGS}.part" and holds_something(path)]
-    if others and not (folder / ARGS).exists():
-        raise EdistillError(
-            f"{folder} exists and is no chain (it holds {', '.join(sorted(others)[:3])}). Choose another --name, or "
-            "move it away."
-        )
+    refuse_foreign(folder, ARGS, "a chain", "output.runs or --name")
 
 
 def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
