@@ -311,11 +311,12 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
             if there != here:
                 said = "standardized" if what == "units" else what  # as the settings call it
                 raise EdistillError(
-                    f"{folder} holds member {member.name} with {said} {_short(there)}, but now it is {_short(here)}. "
+                    f"{folder} holds member {member.name} with {said} {short(there)}, but now it is {short(here)}. "
                     "Put the old one back, or run edistill cache-logits --overwrite."
                 )
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value for a message: the first twelve characters of a digest, all of anything else."""
     text = str(value)
     return f"{text[:12]}…" if isinstance(value, str) and len(text) == 64 else text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ensemble_distill.caching.plan import numbered
+from ensemble_distill.cache.manifest import short
+from ensemble_distill.caching.plan import names_in
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
@@ -30,8 +31,8 @@ def refuse_unlike(settings: Settings, runs: Sequence[Run]) -> None:
         for what, there, here in _shared(first.config, run.config):
             if there != here:
                 raise EdistillError(
-                    f"{first.folder} and {run.folder} cannot stand in one table: {what} is {_short(there)} for the "
-                    f"one and {_short(here)} for the other. Evaluate them apart."
+                    f"{first.folder} and {run.folder} cannot stand in one table: {what} is {short(there)} for the "
+                    f"one and {short(here)} for the other. Evaluate them apart."
                 )
 
 
@@ -48,21 +49,14 @@ def _shared(one: StudentConfig, other: StudentConfig) -> Iterator[tuple[str, obj
         yield f"the {split} data", one.trained_on[split], other.trained_on[split]
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if isinstance(value, str) and len(text) == 64 else text
-
-
 def open_for(runs: Sequence[Run], settings: Settings, split: str) -> Source:
     """A split whose rows every run's student takes, and whose labels mean its classes.
 
     Raises:
         EdistillError: it is not configured, or they do not.
     """
-    source = open_split(settings, split)
-    classes = runs[0].config.classes  # the same for all that are evaluated together
-    if classes != numbered(len(classes)):
-        source = with_classes(source, classes, split)
+    names = names_in(runs[0].config.classes)  # the same for all that are evaluated together
+    source = with_classes(open_split(settings, split), names, split)
     for run in runs:
         _refuse_misfit(run, source, split)
     return source
