@@ -21,7 +21,8 @@ from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import MadeFrom
-from ensemble_distill.runtime.files import parse_json, read_whole
+from ensemble_distill.runtime.files import read_whole
+from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
 from ensemble_distill.serving_card import PREFIX, Card, damaged
 

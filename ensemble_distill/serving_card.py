@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any, get_args
 from ensemble_distill.data.source import Kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom, Member, Preprocessing
-from ensemble_distill.runtime.files import parse_json
-from ensemble_distill.runtime.names import harmless_json
+from ensemble_distill.runtime.jsons import line_of_json, parse_json
 from ensemble_distill.runtime.seals import ONNX_KEY
 
 PREFIX = "edistill."  # of its metadata in the file
@@ -53,8 +51,7 @@ class Card:
             "members": [member.to_json() for member in self.members],
             **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
         }
-        said = {name: harmless_json(json.dumps(value, ensure_ascii=False)) for name, value in record.items()}
-        return {f"{PREFIX}{name}": text for name, text in said.items()}
+        return {f"{PREFIX}{name}": line_of_json(value) for name, value in record.items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:

@@ -11,14 +11,13 @@ from tiny import Killed, killed_at
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import files
 from ensemble_distill.runtime.files import (
-    read_json,
     refuse_outside,
     sha256_file,
-    write_json,
     write_output,
     write_text,
     write_whole,
 )
+from ensemble_distill.runtime.jsons import read_json, write_json
 from ensemble_distill.runtime.lock import one_writer
 
 STEPS = ["before write", "before sync", "before rename", "after rename"]

@@ -55,7 +55,7 @@ BEYOND = {
     "predictive": {"facts"},  # a Calibration is what a student's predictions are corrected by, in files and in tensors
     "evaluation": {"runtime"},  # the controls draw random numbers, by keys as everywhere else
     "calibration": {"facts"},
-    "cli": {"runtime"},  # what is shown goes through names.harmless, and JSON through files.json_text
+    "cli": {"runtime"},  # what is shown goes through names.harmless, and JSON through jsons.json_text
     "caching": {"facts"},  # Member and Preprocessing pass through it from teachers to cache
     "methods": {"runtime"},  # --method file.py:Class
     "training": {

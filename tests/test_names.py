@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import json_text, parse_json
+from ensemble_distill.runtime.jsons import json_text, parse_json
 from ensemble_distill.runtime.names import harmless, harmless_cell, is_plain, refuse_not_plain
 
 PLAIN = ["member-0", "a b", "café", "x.y", "..x", "=1+1", "x" * 255]

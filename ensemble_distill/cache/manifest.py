@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ensemble_distill.cache.records import input_layout, layout
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import Member
-from ensemble_distill.runtime.files import read_json, write_json
+from ensemble_distill.runtime.jsons import read_json, write_json
 from ensemble_distill.runtime.names import is_plain
 
 FORMAT = 1
@@ -311,12 +311,12 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
             if there != here:
                 said = "standardized" if what == "units" else what  # as the settings call it
                 raise EdistillError(
-                    f"{folder} holds member {member.name} with {said} {short(there)}, but now it is {short(here)}. "
-                    "Put the old one back, or run edistill cache-logits --overwrite."
+                    f"{folder} holds member {member.name} with {said} {abbreviated(there)}, but now it is "
+                    f"{abbreviated(here)}. Put the old one back, or run edistill cache-logits --overwrite."
                 )
 
 
-def short(value: object) -> str:
+def abbreviated(value: object) -> str:
     """A value for a message: the first twelve characters of a digest, all of anything else."""
     text = str(value)
     return f"{text[:12]}…" if isinstance(value, str) and len(text) == 64 else text

@@ -32,7 +32,7 @@ from rich.progress import (
 from rich.table import Table
 
 from ensemble_distill.errors import first_line
-from ensemble_distill.runtime.files import json_text
+from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell
 from ensemble_distill.workflows.words import told
 

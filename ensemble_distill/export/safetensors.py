@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import write_whole
-from ensemble_distill.runtime.names import harmless_json
+from ensemble_distill.runtime.jsons import line_of_json
 from ensemble_distill.runtime.seals import seal_safetensors, sealed_metadata
 from ensemble_distill.students.belonging import MADE_FROM
 from ensemble_distill.students.config import CONFIG, StudentConfig
@@ -37,9 +36,9 @@ def export_safetensors(student: Student, config: StudentConfig, path: Path, made
         if back.keys() != tensors.keys() or any(not torch.equal(back[name], t) for name, t in tensors.items()):
             raise EdistillError(f"{path} does not read back as it was written, so it stays as it was. Check the disk.")
 
-    said = {"edistill": harmless_json(json.dumps(record, ensure_ascii=False)), **sealed_metadata()}
+    said = {"edistill": line_of_json(record), **sealed_metadata()}
     if made_from is not None:
-        said[MADE_FROM] = json.dumps(made_from.to_json())
+        said[MADE_FROM] = line_of_json(made_from.to_json())
     write_whole(path, seal_safetensors(save(tensors, metadata=said)), check=refuse_other)
     write_whole(path.with_name(CONFIG), config.content())
     return path

@@ -9,7 +9,6 @@ What lies below a folder that a user named is written and removed with that fold
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -19,10 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.names import harmless_json
 
 TEMPORARY = ".part"
 LOCK = ".lock"  # in every folder that somebody writes to; see `runtime/lock.py`
@@ -289,39 +286,11 @@ def write_text(path: Path, text: str, *, within: Path | None = None) -> None:
     write_whole(path, text.encode(), within=within)
 
 
-def json_text(record: Any, *, only_ascii: bool = False, default: Callable[[Any], Any] | None = None) -> str:
-    """JSON for people and programs: indented, in the order given, NaN refused; safe to show, as any UTF-8 to write."""
-    text = json.dumps(record, indent=2, ensure_ascii=only_ascii, allow_nan=False, default=default)
-    return harmless_json(text) + "\n"
-
-
-def write_json(path: Path, record: Any, *, within: Path | None = None) -> None:
-    write_text(path, json_text(record), within=within)
-
-
 def clear_folder(folder: Path, names: Sequence[str], last: str) -> None:
     """Remove the named files and folders and nothing else, `last` at the end: by it a folder left half empty is still
     known as ours."""
     for name in sorted(names, key=lambda name: name == last):
         remove_tree(folder / name, within=folder)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file says.
-
-    Raises:
-        ValueError: it is no JSON, no UTF-8, nested too deeply or larger than such a file is.
-        OSError: it cannot be read.
-    """
-    return parse_json(read_whole(path, DOCUMENT))
-
-
-def parse_json(content: bytes | str) -> Any:
-    """What a JSON text says. Raises ValueError when it is none, no UTF-8, or nested too deeply to be read."""
-    try:
-        return json.loads(content if isinstance(content, str) else content.decode())
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill import __version__
-from ensemble_distill.runtime.files import DOCUMENT, json_text, parse_json, read_whole, write_whole
+from ensemble_distill.runtime.files import DOCUMENT, read_whole, write_whole
+from ensemble_distill.runtime.jsons import json_text, parse_json
 
 KEY = "sha256"  # where JSON documents and safetensors metadata hold it
 ONNX_KEY = "edistill.sha256"
@@ -64,7 +65,7 @@ def check(content: bytes, digest: object, version: object) -> None:
 
 
 def sealed_json(record: dict[str, Any]) -> bytes:
-    """A JSON document as `files.write_json` writes one, with the digest as the last key."""
+    """A JSON document as `jsons.write_json` writes one, with the digest as the last key."""
     return seal(json_text({**record, KEY: BLANK}).encode())
 
 

@@ -18,7 +18,7 @@ from ensemble_distill.facts import Member
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.predictive.protocol import Predictive
-from ensemble_distill.runtime.files import read_json
+from ensemble_distill.runtime.jsons import read_json
 from ensemble_distill.students.belonging import WEIGHTS
 from ensemble_distill.students.config import CONFIG
 from ensemble_distill.students.run import Run
@@ -55,7 +55,7 @@ def claims(path: Path) -> bool:
     config = path / CONFIG
     try:
         record = read_json(config) if config.is_file() else None
-    except (ValueError, OSError, RecursionError):  # another kind's, or no one's
+    except (ValueError, OSError):  # another kind's, or no one's
         return False
     return isinstance(record, dict) and "edistill" in record
 

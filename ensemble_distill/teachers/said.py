@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import DOCUMENT, parse_json, read_whole
+from ensemble_distill.runtime.files import DOCUMENT, read_whole
+from ensemble_distill.runtime.jsons import parse_json
 
 MOST_ENTRIES = 10**6  # a config that names the 21,841 classes of ImageNet has a tenth of them
 

@@ -13,7 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, quoted
-from ensemble_distill.runtime.files import parse_json, read_whole, write_whole
+from ensemble_distill.runtime.files import read_whole, write_whole
+from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
 
 NAME = "checkpoint.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ensemble_distill.cache.manifest import short
+from ensemble_distill.cache.manifest import abbreviated
 from ensemble_distill.caching.plan import names_in
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
@@ -31,8 +31,8 @@ def refuse_unlike(settings: Settings, runs: Sequence[Run]) -> None:
         for what, there, here in _shared(first.config, run.config):
             if there != here:
                 raise EdistillError(
-                    f"{first.folder} and {run.folder} cannot stand in one table: {what} is {short(there)} for the "
-                    f"one and {short(here)} for the other. Evaluate them apart."
+                    f"{first.folder} and {run.folder} cannot stand in one table: {what} is {abbreviated(there)} for "
+                    f"the one and {abbreviated(here)} for the other. Evaluate them apart."
                 )
 
 

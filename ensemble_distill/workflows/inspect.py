@@ -11,8 +11,9 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.config import FILE_NAME, Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import parse_json, read_whole, refuse_special
-from ensemble_distill.runtime.seals import checked_metadata, read_safetensors_metadata, safetensors_metadata
+from ensemble_distill.runtime.files import read_whole, refuse_special
+from ensemble_distill.runtime.jsons import parse_json
+from ensemble_distill.runtime.seals import checked_metadata, read_safetensors_metadata
 from ensemble_distill.students.belonging import MADE_FROM
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from ensemble_distill.data import open_inputs
 from ensemble_distill.data.image_folder import is_image
 from ensemble_distill.data.walk import files_below, place
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import is_stream, json_text, real, write_output
+from ensemble_distill.runtime.files import is_stream, real, write_output
+from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless_cell
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.serving import EXPORTED, UNCERTAINTIES, Served, records

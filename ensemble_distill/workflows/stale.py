@@ -8,7 +8,8 @@ from pathlib import Path
 from ensemble_distill import serving
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
-from ensemble_distill.runtime.files import parse_json, read_whole, sha256_file
+from ensemble_distill.runtime.files import read_whole, sha256_file
+from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, read_sealed_json
 from ensemble_distill.students.belonging import CALIBRATION, EXPORTS, MADE_FROM, WEIGHTS, made_from_now
 

@@ -1,0 +1,45 @@
+"""JSON as the project writes and reads it: never what a terminal would obey, and one error for all that is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.runtime.files import DOCUMENT, read_whole, write_text
+from ensemble_distill.runtime.names import harmless_json
+
+
+def json_text(record: Any, *, only_ascii: bool = False, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON for people: indented, in the order given, NaN refused; safe to show, as any UTF-8 to write."""
+    text = json.dumps(record, indent=2, ensure_ascii=only_ascii, allow_nan=False, default=default)
+    return harmless_json(text) + "\n"
+
+
+def line_of_json(record: Any) -> str:
+    """JSON for a program, in one line, of any UTF-8; safe to show."""
+    return harmless_json(json.dumps(record, ensure_ascii=False))
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What a JSON text says. Raises ValueError when it is none, no UTF-8, or nested too deeply to be read."""
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def write_json(path: Path, record: Any, *, within: Path | None = None) -> None:
+    """As `files.write_whole`."""
+    write_text(path, json_text(record), within=within)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        ValueError: it is no JSON, no UTF-8, nested too deeply or larger than such a file is.
+        OSError: it cannot be read.
+    """
+    return parse_json(read_whole(path, DOCUMENT))
