@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ensemble_distill.errors import EdistillError
-
 # control characters but for the line feed and the tab, line separators, the direction of writing, and lone surrogates
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 255  # bytes of one file name, on every common file system
@@ -21,22 +19,6 @@ def is_plain(name: object) -> bool:
         and harmless(name) == name
         and len(name.encode("utf-8", "replace")) <= LONGEST
     )
-
-
-def refuse_not_plain(name: object, what: str) -> None:
-    """Refuse a name read from a file before it is joined to a path.
-
-    Args:
-        what: what it names, and where it stands: "a member in cache/manifest.json".
-
-    Raises:
-        EdistillError: it is no plain name.
-    """
-    if not is_plain(name):
-        raise EdistillError(
-            f"{name!r} is the name of {what}, and a name is one part of a path: no / and no control characters. The "
-            "file was not written by edistill, or was changed since: restore it, or make it again."
-        )
 
 
 def harmless(text: str) -> str:

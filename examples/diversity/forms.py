@@ -20,6 +20,7 @@ from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.students.run import Run
 from ensemble_distill.students.trust import EVERYTHING
 from ensemble_distill.training.plain_rows import plain_batches
@@ -66,7 +67,7 @@ def main() -> None:
 
 def _said(settings: Settings, run: Run, split: str) -> tuple[Categorical, Categorical]:
     """What ensemble and student say of a split."""
-    answers = Answers(settings, run, trust=False)
+    answers = Answers(settings, run, trust=False, progress=Silent())
     source = open_for([run], settings, split)
     student = run.student(calibrated=False, trust=EVERYTHING)
     with torch.no_grad():
