@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 DEEPEST = 32  # tables or lists in one another
-LONGEST = 200  # characters of a value in a message
+MOST_SHOWN = 200  # characters of a value in a message
 
 
 def kebab(name: str) -> str:
@@ -41,7 +41,7 @@ def shown(value: Any) -> str:
         text = value if isinstance(value, str) and "\n" not in value else repr(value)
     except (ValueError, RecursionError):  # of thousands of digits, or of tables in tables
         return f"a {type(value).__name__} that is too long to show"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]} … {text[-MOST_SHOWN // 4 :]}"
 
 
 def wrong_kind(value: Any, annotation: Any) -> str | None:

@@ -40,10 +40,7 @@ Outputs = Mapping[str, NDArray[np.float32]]
 
 
 def _content(path: Path) -> bytes:
-    """Raises: EdistillError when the file is larger than ONNX files are, and so none."""
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise EdistillError(f"{path} has {size / 2**30:.1f} GB, and an ONNX file has 2 at most. Give an exported one.")
+    """Raises EdistillError when it is no file, or larger than ONNX files are."""
     try:
         return read_whole(path, LARGEST)
     except ValueError as error:

@@ -33,11 +33,13 @@ def told_as_own(what: str, remedy: str = "Mend it.") -> Iterator[None]:
 def _line(error: BaseException) -> str:
     """Where in the code it was raised, as ", at mine.py, line 12": the user's own, or what it called.
 
-    Nothing where it was this package's: then the code could not even be called, for its arguments are others.
+    Frames of this package are passed over. Where all are its own the code could not even be called, since it takes
+    other arguments; then there is no line to name.
     """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if not file.is_relative_to(PACKAGE):
+            found = f", at {file.name}, line {trace.tb_lineno}"
         trace = trace.tb_next
-    if trace is None or Path(file := trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
-        return ""
-    return f", at {Path(file).name}, line {trace.tb_lineno}"
+    return found
