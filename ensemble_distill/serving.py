@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from PIL import Image
 
+from ensemble_distill.data.rendering import as_gray
 from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError, first_line
@@ -207,8 +207,8 @@ class Served:
 
     def _as_trained(self, item: Item) -> Item:
         """Image files decode to color; a student of gray arrays sees them in gray."""
-        if item.kind == "pixels" and self.card.shape[0] == 1 and item.x.shape[2] == 3:
-            return replace(item, x=np.asarray(Image.fromarray(item.x).convert("L"))[..., None])
+        if item.kind == "pixels" and self.card.shape[0] == 1:
+            return replace(item, x=as_gray(item.x))
         return item
 
 

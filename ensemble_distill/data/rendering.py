@@ -46,7 +46,7 @@ def render(pixels: Array, to: Preprocessing) -> Array:
     Raises:
         EdistillError: mean or std has neither one entry nor one a channel.
     """
-    pixels = _gray(pixels) if to.channels == 1 else _with_channels(pixels, max(len(to.mean), len(to.std)))
+    pixels = as_gray(pixels) if to.channels == 1 else _with_channels(pixels, max(len(to.mean), len(to.std)))
     height, width = pixels.shape[:2]
     frame = _frame(height, width, to)
     if frame is not None:
@@ -72,7 +72,7 @@ def _moments(to: Preprocessing) -> tuple[Array, Array]:
     return mean, std
 
 
-def _gray(pixels: Array) -> Array:
+def as_gray(pixels: Array) -> Array:
     """Color as its luma, as Pillow and so timm make it; what is gray stays as it is."""
     if pixels.shape[2] != 3:
         return pixels
