@@ -175,11 +175,11 @@ def test_a_reader_that_has_gone_is_no_error(here: Path) -> None:
 
 
 def test_streams_may_be_closed(here: Path) -> None:
-    closed = f"{sys.executable} -m ensemble_distill methods"
-    for line, status in ((f"{closed} >&-", 0), (f"{closed} >&- 2>&-", 0), (f"{closed} --no 2>&-", 2)):
+    plain, drawn = (f"{sys.executable} -m ensemble_distill {name}" for name in ("settings", "methods"))
+    for line, status in ((f"{drawn} >&-", 0), (f"{plain} >&- 2>&-", 0), (f"{plain} --no 2>&-", 2)):
         done = subprocess.run(["sh", "-c", line], capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (status, b""), line
-    full = subprocess.run(["sh", "-c", f"{closed} >/dev/full"], capture_output=True, text=True, check=False)
+    full = subprocess.run(["sh", "-c", f"{plain} >/dev/full"], capture_output=True, text=True, check=False)
     assert full.returncode == 2
     assert full.stderr == "Error: The system: No space left on device. What was finished before is kept.\n"
 
