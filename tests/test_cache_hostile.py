@@ -22,7 +22,7 @@ from ensemble_distill.cache.manifest import NAME, Manifest, _checksum
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime import files
+from ensemble_distill.runtime import jsons
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate
@@ -227,7 +227,7 @@ def test_a_manifest_that_may_not_be_read_is_one_message(folder: Path, monkeypatc
     def denied(path: Path, most: int | None = None) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "read_whole", denied)
+    monkeypatch.setattr(jsons, "read_whole", denied)
     with refused(str(folder / "cache" / NAME), "Permission denied"):
         Cache(folder / "cache")
 
