@@ -142,11 +142,14 @@ def settings(folder: Path, overrides: Mapping[str, Any] | None = None) -> Settin
 
 
 def contents(folder: Path, without: Sequence[str] = ()) -> dict[str, bytes]:
-    """Every file by its relative name; not the lock, nor files of the names in `without`. What a killed writer left is
-    there under one name, whatever it drew."""
+    """Every file by its relative name; not the lock, nor files of the names in `without`. What killed writers left in a
+    folder is numbered by its content, whatever names they drew."""
     every = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", *without))
-    named = {path: path.with_name(".part") if files.is_temporary(path) else path for path in every}
-    return {named[path].relative_to(folder).as_posix(): path.read_bytes() for path in every}
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in every if not files.is_temporary(path)}
+    left = sorted((path.parent, path.read_bytes()) for path in every if files.is_temporary(path))
+    for number, (place, content) in enumerate(left):
+        found[(place / f"{number}.part").relative_to(folder).as_posix()] = content
+    return found
 
 
 def unseal(run: Path) -> Path:
