@@ -365,6 +365,18 @@ def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyP
     refuses(folder, {}, "torchrun started 3 processes, and training runs in one")
 
 
+@pytest.mark.parametrize(("rank", "world"), [("0", ""), ("x", "1"), ("0", "0"), ("5", "1"), ("-1", "1")])
+def test_an_environment_that_numbers_no_processes_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, world: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    refuses(folder, {}, "The environment has", "Unset")
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert train(settings(folder, {"output.name": "new"})).fresh
+
+
 def test_names_of_classes_that_only_another_split_has_are_known_to_training_too(folder: Path) -> None:
     """Members were opened with them for the cache: opened without, their classes would seem to be in another order."""
     train_data, test_data = (dict(np.load(folder / f"data/{split}.npz")) for split in ("train", "test"))

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ensemble_distill.errors import EdistillError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,7 +24,21 @@ ALONE = Rank()
 
 
 def current() -> Rank:
-    return Rank(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    """Raises EdistillError where the environment says it in no whole number, or in none that can be."""
+    index, world = (_number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if not 0 <= index < world:
+        raise EdistillError(f"The environment has RANK {index} of WORLD_SIZE {world}. Unset both.")
+    return Rank(index, world)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise EdistillError(
+            f"The environment has {name} {text!r}, and it is the whole number that torchrun sets. Unset it."
+        ) from None
 
 
 def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
