@@ -148,7 +148,7 @@ def test_a_row_is_decoded_once_for_all_members_and_views(tmp_path: Path) -> None
     teachers = [Teacher(Member(f"m{i}", str(i), preprocessing=SIZE), lambda i=i: linear(i)) for i in range(3)]
     run(tmp_path, {"train": plan}, teachers)
     beside = Counter({0: 1 + 3, 3: 3, 7: 3, 11: 3})  # the first row is compared, and inputs kept as proof of replay
-    beside.update(some_rows(12))  # of the probe
+    beside.update(2 * some_rows(12))  # of the probe before the pass, and of that after it
     assert reads == {row: 1 + beside[row] for row in range(12)}
 
 

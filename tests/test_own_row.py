@@ -113,6 +113,32 @@ def test_such_a_member_is_refused_before_the_pass(tmp_path: Path, name: str) -> 
     assert cache_logits(settings(folder, now(folder, good()))).added == 2 * 4
 
 
+LATE = {
+    "a state that turns after many rows": ("self.asked = 0", "x * (1 if self.count(x) < 60 else -1)"),
+    "the size of the batch": ("pass", "x * (-1 if len(x) == 4 else 1)"),
+}
+
+
+@pytest.mark.parametrize("transform", ["crop-flip", "ods"])
+@pytest.mark.parametrize("name", LATE)
+def test_a_member_that_changes_during_the_pass_is_refused(tmp_path: Path, name: str, transform: str) -> None:
+    """What it said of that split goes: once it is mended, a pass ends with what one over the mended one alone makes."""
+    init, forward = LATE[name]
+    counting = "\n    def count(self, x):\n        self.asked += len(x)\n        return self.asked\n"
+    text = good(init, forward).replace("\n\ndef make_teacher", f"{counting}\n\ndef make_teacher")
+    folder, view = folder_of(tmp_path / "tiny", text), {"views.transform": transform}
+    with refused(
+        "says a logit", "asked about the row later", "about 4 rows at once, and then about 8", "no function of its row"
+    ):
+        cache_logits(settings(folder, view))
+    assert not any((folder / "cache" / "records" / "train").rglob("*.npy"))
+    mended = view | now(folder, good())
+    cache_logits(settings(folder, mended))
+    if transform != "ods":  # where the inputs that the other moved are stored
+        cache_logits(settings(folder, mended | {"output.cache": str(folder / "anew")}))
+        assert contents(folder / "cache" / "records") == contents(folder / "anew" / "records")
+
+
 def test_both_values_are_told() -> None:
     member = Member("m", "s", class_order=(1, 0))
 

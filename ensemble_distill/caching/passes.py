@@ -29,6 +29,7 @@ from ensemble_distill.cache.manifest import (
 from ensemble_distill.cache.parts import Column
 from ensemble_distill.cache.records import encode
 from ensemble_distill.cache.writer import Writer, blocks, clean, drop_inputs, drop_member, drop_parts
+from ensemble_distill.caching.again import ask_again
 from ensemble_distill.caching.complete import keys, record_exists
 from ensemble_distill.caching.meaning import check_meaning
 from ensemble_distill.caching.plan import Panel, SplitPlan, library_versions
@@ -39,7 +40,7 @@ from ensemble_distill.caching.pushing import (
     refuse_other_making,
     refuse_other_sizes,
 )
-from ensemble_distill.caching.seen import Rendered, Stored, stack
+from ensemble_distill.caching.seen import shown_of, stack
 from ensemble_distill.data.replay import check_samples, drop_samples, keep_samples
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
@@ -209,11 +210,7 @@ def _cache_split(
         preprocessings = list(dict.fromkeys(member.preprocessing for member in using))
         batched = [batch for block in wanted for batch in block.batches(panel.batch_size)]
         cut_rows = [list(batch) for batch in batched]
-        shown = (
-            Rendered(plan, views, preprocessings)
-            if inputs is None
-            else Stored(inputs, plan.source.kind, views, preprocessings)
-        )
+        shown = shown_of(plan, inputs, views, preprocessings)
         stream = zip(batched, batches(shown, cut_rows, stack, panel.workers, panel.device), strict=True)
         for block in wanted:
             outputs: dict[Column, list[NDArray[np.float32]]] = {column: [] for column in columns}
@@ -226,6 +223,7 @@ def _cache_split(
                     outputs[member_name, view].append(to_outputs(raw, member, name, rows))
                 panel.progress.advance(len(rows))
             writer.put(name, block, {c: encode(np.concatenate(o), writer.manifest.record) for c, o in outputs.items()})
+    ask_again(writer, name, plan, todo, panel, inputs)
     check_meaning(writer, name, plan.source, todo, by_name, panel.batch_size)
     writer.join(name, todo, len(plan.source), panel.batch_size)
     panel.progress.finish()

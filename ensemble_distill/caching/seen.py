@@ -52,6 +52,15 @@ class Stored(Dataset[list[Array]]):
         return [normalized(x, self.kind, to) for x in stored for to in self.preprocessings]
 
 
+def shown_of(
+    plan: SplitPlan, inputs: Inputs | None, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]
+) -> Rendered | Stored:
+    """Row to its inputs, from the stored ones where there are any."""
+    if inputs is None:
+        return Rendered(plan, views, preprocessings)
+    return Stored(inputs, plan.source.kind, views, preprocessings)
+
+
 def normalized(x: Array, kind: Kind, to: Preprocessing | None) -> Array:
     """A stored input (C, H, W) as a network takes it; tensors already are."""
     return normalize(x, to) if kind == "pixels" and to is not None else x

@@ -5,7 +5,7 @@ A few rows are enough: dropout and batch statistics spare none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ ROWS = 8  # that are asked about, three times, and one alone
 AGAIN, ELSEWHERE = 1e-3, 0.05
 
 Answers = NDArray[np.float64]
-How = Literal["again", "in another order", "alone"]
+How = Literal["again", "in another order", "alone", "later"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,12 @@ def _first_change(ask: Callable[[Tensor], Answers], x: Tensor, first: Answers, s
     return None
 
 
-def _difference(how: How, at: list[int], first: Answers, other: Answers, allowed: Any) -> Change | None:
+def find_later_change(first: Answers, later: Answers, scale: Scale) -> Change | None:
+    """Compare answers (B, W) with those of a pass that went over other rows in between, in batches of another size."""
+    return _difference("later", range(len(first)), first, later, ELSEWHERE * scale.unit + scale.rounding)
+
+
+def _difference(how: How, at: Sequence[int], first: Answers, other: Answers, allowed: Any) -> Change | None:
     if other.shape != first.shape:
         return Change(how, at[0], 0, float(first[0, 0]), None, f"It returns {other.shape}, and not {first.shape}.")
     beyond = np.abs(other - first) - np.broadcast_to(allowed, first.shape)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change
+from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change, find_later_change
 from ensemble_distill.teachers import logits, moments
 from ensemble_distill.teachers.outputs import forward, joined, run, to_outputs
 from ensemble_distill.teachers.picking import Picked, pick
@@ -58,6 +59,38 @@ def tried(
     return module, told
 
 
+def refuse_other_answers(
+    module: nn.Module,
+    x: Tensor,
+    member: Member,
+    split: str,
+    rows: Sequence[int],
+    said: NDArray[np.float32],
+    batch_size: int,
+) -> None:
+    """Refuse a member that no longer says of some rows what it said of them in a pass over all.
+
+    Args:
+        x: (B, …) of these rows of the split, as the member takes them.
+        said: (B, W), what the pass has kept of it.
+        batch_size: how many rows it was asked about at once.
+
+    Raises:
+        EdistillError: it answers otherwise now.
+    """
+    asked = _Asked(module, member, split, rows)
+    now = asked(x)
+    first = asked.about_mean(said.astype(np.float64))
+    change = find_later_change(first, now, asked.scale(first))
+    if change is not None:
+        raise EdistillError(
+            f"Member {member.name} says {_number(member, change)} at row {rows[change.row]} of {split} in the pass "
+            f"and, {change.told}. In the pass it is asked about {batch_size} rows at once, and then about {len(rows)}. "
+            "It is no function of its row: it keeps a state that changes as it is asked, or goes by how many rows "
+            "there are; or the data has other rows each time. Mend that, and run edistill cache-logits again."
+        )
+
+
 class _Asked:
     """A member's answers (B, W): logits about their mean, or means and log-variances."""
 
@@ -75,8 +108,11 @@ class _Asked:
             self.rounding = fineness * float(np.abs(answers[:, 0]).max())
             return answers
         self.rounding = fineness * float(np.abs(answers).max())
-        centered: Answers = answers - answers.mean(axis=1, keepdims=True)
-        return centered
+        return self.about_mean(answers)
+
+    def about_mean(self, outputs: Answers) -> Answers:
+        """Outputs (B, W) as they are compared."""
+        return outputs if self.member.of_numbers else outputs - outputs.mean(axis=1, keepdims=True)
 
     def scale(self, first: Answers) -> Scale:
         if not self.member.of_numbers:
@@ -85,13 +121,16 @@ class _Asked:
         return Scale(np.array([apart, 1.0]), np.array([self.rounding, FAINT]))
 
 
-def _dependent(change: Change, member: Member, split: str, row: int) -> EdistillError:
+def _number(member: Member, change: Change) -> str:
+    """What a member said first."""
     if member.of_numbers:
-        what = ("a mean", "a log-variance")[change.output]
-    else:
-        what = f"a logit of class {change.output}, counted from the row's mean,"
+        return f"{('a mean', 'a log-variance')[change.output]} of {change.first:.4g}"
+    return f"a logit of class {change.output}, counted from the row's mean, of {change.first:.4g}"
+
+
+def _dependent(change: Change, member: Member, split: str, row: int) -> EdistillError:
     said = (
-        f"Member {member.name} says {what} of {change.first:.4g} at row {row} of {split} and, {change.told}. It is no "
+        f"Member {member.name} says {_number(member, change)} at row {row} of {split} and, {change.told}. It is no "
         "function of its row: it "
     )
     if change.random:

@@ -1,0 +1,57 @@
+"""Asking each member again about a few rows of a split before its records count.
+
+What it said in the pass it has to say still, whatever it was asked about in between, and in batches of whatever size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.cache.inputs import Inputs
+from ensemble_distill.cache.parts import Column
+from ensemble_distill.cache.records import decode
+from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.caching.plan import Panel, SplitPlan
+from ensemble_distill.caching.seen import shown_of, stack
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.own_row import some_rows
+from ensemble_distill.teachers.trial import refuse_other_answers
+
+
+def ask_again(
+    writer: Writer, name: str, plan: SplitPlan, todo: Sequence[Column], panel: Panel, inputs: Inputs | None
+) -> None:
+    """Compare some rows of each member's first new view. The few rows that a member is tried on before the pass do not
+    tell one that changes over thousands, as an adapting one does, or that treats batches by their size.
+
+    Raises:
+        EdistillError: a member answers otherwise; what it said of the split goes, to be asked again once it is mended.
+    """
+    rows = some_rows(len(plan.source))
+    first = {member: min(view for other, view in todo if other == member) for member, _ in todo}
+    for view in sorted(set(first.values())):
+        members = [member for member in panel.members if first.get(member.name) == view]
+        preprocessings = list(dict.fromkeys(member.preprocessing for member in members))
+        shown = shown_of(plan, inputs, [view], preprocessings)
+        seen = stack([shown[row] for row in rows])
+        for member in members:
+            x = seen[preprocessings.index(member.preprocessing)].to(panel.device)
+            said = _said(writer, name, (member.name, view), len(plan.source), rows, panel.batch_size)
+            try:
+                refuse_other_answers(panel.modules[member.name], x, member, name, rows, said, panel.batch_size)
+            except EdistillError:
+                writer.drop_parts(name)
+                raise
+
+
+def _said(
+    writer: Writer, name: str, column: Column, total: int, rows: Sequence[int], batch_size: int
+) -> NDArray[np.float32]:
+    """What a member said of some rows, (B, W), from the parts of the pass."""
+    answers = []
+    for block, records in writer.written(name, column, blocks(total, batch_size)):
+        answers.append(decode(records[[row - block.start for row in rows if block.start <= row < block.stop]]))
+    return np.concatenate(answers)
