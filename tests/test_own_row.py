@@ -415,3 +415,13 @@ def test_helpers_agree(tmp_path: Path) -> None:
     assert contents(folder / "cache")
     with pytest.raises(EdistillError):
         cache_logits(settings(folder, now(folder, source("dropout"))))
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e-6])
+def test_members_of_any_scale_answer_as_they_did_in_the_pass(tmp_path: Path, scale: float) -> None:
+    """float16 ends at 65,504 below a row's greatest logit."""
+    folder = make_folder(tmp_path / "tiny")
+    code = (folder / "model.py").read_text().replace("nn.Linear(36, classes))", "nn.Linear(36, classes), Scale())")
+    scaled = f"class Scale(nn.Module):\n    def forward(self, x):\n        return {scale} * x\n"
+    (folder / "model.py").write_text(f"{code}\n\n{scaled}")
+    assert cache_logits(settings(folder)).added == 15

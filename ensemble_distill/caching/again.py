@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.parts import Column
-from ensemble_distill.cache.records import decode
+from ensemble_distill.cache.records import decode, encode
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.caching.plan import Panel, SplitPlan
 from ensemble_distill.caching.seen import shown_of, stack
@@ -30,7 +30,11 @@ def ask_again(
     Raises:
         EdistillError: a member answers otherwise; what it said of the split goes, to be asked again once it is mended.
     """
-    rows = some_rows(len(plan.source))
+    rows, record = some_rows(len(plan.source)), writer.manifest.record
+
+    def kept(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return decode(encode(outputs, record))
+
     first = {member: min(view for other, view in todo if other == member) for member, _ in todo}
     for view in sorted(set(first.values())):
         members = [member for member in panel.members if first.get(member.name) == view]
@@ -41,7 +45,7 @@ def ask_again(
             x = seen[preprocessings.index(member.preprocessing)].to(panel.device)
             said = _said(writer, name, (member.name, view), len(plan.source), rows, panel.batch_size)
             try:
-                refuse_other_answers(panel.modules[member.name], x, member, name, rows, said, panel.batch_size)
+                refuse_other_answers(panel.modules[member.name], x, member, name, rows, said, panel.batch_size, kept)
             except EdistillError:
                 writer.drop_parts(name)
                 raise

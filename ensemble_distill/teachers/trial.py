@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ MONTE_CARLO = (
     f"{MASK}, in its forward {MASKED} in place of dropout, and one checkpoint a mask, which holds {DRAWN} under that "
     "buffer's name beside the weights."
 )
+
+Kept = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def tried(
@@ -67,6 +69,7 @@ def refuse_other_answers(
     rows: Sequence[int],
     said: NDArray[np.float32],
     batch_size: int,
+    kept: Kept,
 ) -> None:
     """Refuse a member that no longer says of some rows what it said of them in a pass over all.
 
@@ -74,11 +77,12 @@ def refuse_other_answers(
         x: (B, …) of these rows of the split, as the member takes them.
         said: (B, W), what the pass has kept of it.
         batch_size: how many rows it was asked about at once.
+        kept: what a record keeps of outputs (B, W): float16 ends at 65,504 below the greatest.
 
     Raises:
         EdistillError: it answers otherwise now.
     """
-    asked = _Asked(module, member, split, rows)
+    asked = _Asked(module, member, split, rows, kept)
     now = asked(x)
     first = asked.about_mean(said.astype(np.float64))
     change = find_later_change(first, now, asked.scale(first))
@@ -94,15 +98,22 @@ def refuse_other_answers(
 class _Asked:
     """A member's answers (B, W): logits about their mean, or means and log-variances."""
 
-    def __init__(self, module: nn.Module, member: Member, split: str, rows: Sequence[int]) -> None:
-        self.module, self.member, self.split, self.rows = module, member, split, rows
+    def __init__(
+        self,
+        module: nn.Module,
+        member: Member,
+        split: str,
+        rows: Sequence[int],
+        kept: Kept = lambda outputs: outputs,
+    ) -> None:
+        self.module, self.member, self.split, self.rows, self.kept = module, member, split, rows, kept
         self.rounding = 0.0
 
     def __call__(self, x: Tensor) -> Answers:
         return self.answers(forward(self.module, x, self.member, f"on {self.split}"))
 
     def answers(self, raw: Tensor) -> Answers:
-        answers = to_outputs(raw, self.member, self.split, self.rows[: len(raw)]).astype(np.float64)
+        answers = self.kept(to_outputs(raw, self.member, self.split, self.rows[: len(raw)])).astype(np.float64)
         fineness = max(ROUNDING, 2 * torch.finfo(raw.dtype).eps)
         if self.member.of_numbers:
             self.rounding = fineness * float(np.abs(answers[:, 0]).max())
