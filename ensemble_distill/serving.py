@@ -24,7 +24,7 @@ from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runtime.files import read_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
-from ensemble_distill.serving_card import PREFIX, Card, damaged
+from ensemble_distill.serving_card import PREFIX, Card, damaged, export_again
 
 EXPORTED = "export/model.onnx"  # in a run, which stands for it
 BATCH = 64
@@ -159,7 +159,7 @@ class Served:
 
     def _other(self, told: str) -> EdistillError:
         return EdistillError(
-            f"{self.path} is not as edistill writes it: {told}. Export the run again: edistill export --onnx."
+            f"{self.path} is not as edistill writes it: {told}. Export the run again: {export_again(self.path)}."
         )
 
     def run(self, x: NDArray[np.float32]) -> Outputs:
@@ -175,7 +175,7 @@ class Served:
         except Exception as error:  # as above
             raise EdistillError(
                 f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. Export the run "
-                "again: edistill export --onnx."
+                f"again: {export_again(self.path)}."
             ) from None
         for name, shape in self._ends(len(x)).items():
             if name in found and found[name].shape != shape:
@@ -232,7 +232,7 @@ def _refuse_damaged(path: Path, content: bytes) -> None:
         check(content, onnx_metadata(content, ONNX_KEY), None)
     except ValueError as error:
         raise EdistillError(
-            f"{path} is damaged ({error}). Export the run again: edistill export --onnx. If you changed the file "
+            f"{path} is damaged ({error}). Export the run again: {export_again(path)}. If you changed the file "
             "yourself, by quantizing it for instance, pass --changed to edistill predict."
         ) from None
 

@@ -16,6 +16,12 @@ from ensemble_distill.runtime.seals import ONNX_KEY
 PREFIX = "edistill."  # of its metadata in the file
 
 
+def export_again(export: Path) -> str:
+    """The command that makes an exported file anew: of the run it stands in, or of the latest."""
+    run = f"{export.parent.parent} " if export.parent.name == "export" else ""
+    return f"edistill export {run}--onnx"
+
+
 @dataclass(frozen=True)
 class Card:
     """What an exported file says of itself, as its ONNX `metadata_props`.
@@ -72,7 +78,7 @@ class Card:
         if lacking:
             raise EdistillError(
                 f"{named} was written by edistill {record.get('version', 'of another version')}, without "
-                f"{', '.join(lacking)}. Export the run again: edistill export --onnx."
+                f"{', '.join(lacking)}. Export the run again: {export_again(named)}."
             )
         try:
             return cls._of(record)
@@ -136,6 +142,6 @@ def _short(value: object) -> str:
 def damaged(named: Path, told: str) -> EdistillError:
     """What is said of a file whose metadata no file of ours has."""
     return EdistillError(
-        f"{named} is damaged, or was not written by edistill: in its metadata, {told}. Export the run again: edistill "
-        "export --onnx."
+        f"{named} is damaged, or was not written by edistill: in its metadata, {told}. Export the run again: "
+        f"{export_again(named)}."
     )

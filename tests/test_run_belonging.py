@@ -139,7 +139,7 @@ def test_what_is_read_of_a_run_is_of_one_training(folder: Path, monkeypatch: pyt
 @pytest.mark.parametrize("name", ["config.json", "student.safetensors"])
 def test_files_of_two_trainings_are_no_run(folder: Path, name: str) -> None:
     shutil.copyfile(folder / OTHER / name, folder / RUN / name)
-    with refused("config.json and student.safetensors", "are not of one training", "edistill train --overwrite"):
+    with refused("config.json and student.safetensors", "are not of one training", "args.toml --overwrite"):
         said_by(folder / RUN)
     train(settings(folder), overwrite=True)
     said_by(folder / RUN)

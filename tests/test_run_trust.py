@@ -135,7 +135,8 @@ def test_a_factory_of_that_name_in_the_users_own_settings_is_enough(
     folder: Path, planted: Path, mark: Path, name: str
 ) -> None:
     run = foreign(folder, planted, "../model.py:make_body")
-    (planted / "model.py").write_text(EVIL.format(mark=str(mark)))
+    leaving_a_mark = f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+    (planted / "model.py").write_text(leaving_a_mark + (folder / "model.py").read_text())
     run_trusted(COMMANDS[name], settings(folder), run, False)
     assert not mark.exists(), "it is the user's own that runs"
     (folder / "mine.py").write_text((folder / "model.py").read_text())

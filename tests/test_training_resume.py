@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_refused_and_overwritten(folder: Path, damage: s
     shutil.copyfile(folder / "teachers/member-0.safetensors", file)
     if damage != "of-another-kind":
         file.write_bytes(b"" if damage == "empty" else content[:-9])
-    with refused(str(file), "is damaged", "Run edistill train --overwrite"):
+    with refused(str(file), "is damaged", "Run edistill train -c", "args.toml --overwrite"):
         train(mine)
     assert train(mine, overwrite=True).fresh
 

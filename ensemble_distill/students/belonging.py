@@ -16,6 +16,11 @@ EXPORTS = "export"  # a run's folder of exported files
 MADE_FROM = "made_from"  # under which documents and safetensors say of which students they are
 
 
+def train_again(run: Path) -> str:
+    """The command that makes a run anew from its own settings, whatever else is configured."""
+    return f"edistill train -c {run / 'args.toml'} --overwrite"
+
+
 def write_calibration(folder: Path, calibration: Calibration, weights: str) -> None:
     record = {WRITTEN_BY: __version__, "weights": weights, **calibration.to_json()}
     write_whole(folder / CALIBRATION, sealed_json(record))

@@ -19,7 +19,7 @@ from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.seals import parse_sealed_json, sealed_json
-from ensemble_distill.students.belonging import content_of
+from ensemble_distill.students.belonging import content_of, train_again
 from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
 from ensemble_distill.students.compression.factored import factor
 from ensemble_distill.students.heads import Heads
@@ -212,7 +212,7 @@ class StudentConfig:
             return cls.from_json(record), record.get(OF_WEIGHTS), sealed
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, EdistillError) as error:
             raise EdistillError(
-                f"{named} is damaged ({quoted(error)}). Restore it, or run edistill train --overwrite."
+                f"{named} is damaged ({quoted(error)}). Restore it, or run {train_again(named.parent)}."
             ) from None
 
     def content(self, weights: str | None = None) -> bytes:

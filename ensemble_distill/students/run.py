@@ -23,6 +23,7 @@ from ensemble_distill.students.belonging import (
     WEIGHTS,
     content_of,
     parse_calibration,
+    train_again,
     write_calibration,
 )
 from ensemble_distill.students.bodies import BodyFactory
@@ -63,7 +64,7 @@ class Run:
         if of != weights if sealed else version is not None:
             raise EdistillError(
                 f"{CONFIG} and {WEIGHTS} in {folder} are not of one training: one of them was replaced. If a training "
-                "is replacing them just now, wait until it ends. Else restore them, or run edistill train --overwrite."
+                f"is replacing them just now, wait until it ends. Else restore them, or run {train_again(folder)}."
             )
         return cls(folder, config, weights, content_of(folder / CALIBRATION))
 
@@ -197,7 +198,7 @@ def refuse_unfinished(folder: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> EdistillError:
-    return EdistillError(f"{path} is damaged ({error}). Restore it, or run edistill train --overwrite.")
+    return EdistillError(f"{path} is damaged ({error}). Restore it, or run {train_again(path.parent)}.")
 
 
 def _sha256(*content: bytes | memoryview) -> str:

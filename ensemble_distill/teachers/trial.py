@@ -20,7 +20,7 @@ FAINT = 1e-3  # nats: by so much logits and log-variances may always differ
 ROUNDING = 1e-5  # of the largest output; float32 resolves a hundredth of that
 # how a Monte-Carlo member is given: in its factory's module, in place of dropout, and in each of its checkpoints
 MASK = 'self.register_buffer("mask", torch.ones(width))'
-MASKED = "x * self.mask"
+MASKED = "x * self.mask.view(-1, *[1] * (x.dim() - 2))"  # of features (B, F) and of pictures' channels (B, C, H, W)
 DRAWN = "(torch.rand(width) > p) / (1 - p)"
 MONTE_CARLO = (
     "A Monte-Carlo member is given as several, each with a mask that stays: in its module's __init__ "

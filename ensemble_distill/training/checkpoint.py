@@ -16,6 +16,7 @@ from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.files import read_whole, write_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
+from ensemble_distill.students.belonging import train_again
 
 NAME = "checkpoint.safetensors"
 _MARK = "tensor:"
@@ -50,7 +51,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 def damaged(folder: Path, error: Exception) -> EdistillError:
     """What is told of a checkpoint that `save_state` never wrote so."""
-    return EdistillError(f"{folder / NAME} is damaged ({quoted(error)}). Run edistill train --overwrite.")
+    return EdistillError(f"{folder / NAME} is damaged ({quoted(error)}). Run {train_again(folder)}.")
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

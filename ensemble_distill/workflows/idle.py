@@ -68,14 +68,19 @@ class Learning:
 # --- members and views ------------------------------------------------------------------------------------------
 
 
+def _own(facts: Caching) -> dict[str, Any]:
+    """Where members are runs of edistill, the settings are those of the ensemble that they learned from."""
+    return {"quiet": True, "remedy": "Nothing is to be done."} if facts.own else {}
+
+
 def _for_bare(facts: Caching) -> Idle | None:
     if any(teacher.bare for teacher in facts.teachers):
         return None
-    return Idle("it is for bare checkpoints, and every member is a folder that says what builds it", quiet=facts.own)
+    return Idle("it is for bare checkpoints, and every member is a folder that says what builds it", **_own(facts))
 
 
 def _for_others(facts: Caching) -> Idle | None:
-    return Idle("every member is a run of edistill, which knows what it returns", quiet=True) if facts.own else None
+    return Idle("every member is a run of edistill, which knows what it returns", **_own(facts)) if facts.own else None
 
 
 def _rendering(facts: Caching) -> Idle | None:
