@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from ensemble_distill import load_student
 from ensemble_distill.cli.app import app
 from ensemble_distill.config import Settings, TeacherSettings
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.serving import Served
 from ensemble_distill.students.run import Run
 from ensemble_distill.teachers import open_teachers
@@ -175,3 +177,17 @@ def test_the_command_names_exports_of_before(digits: Path, monkeypatch: pytest.M
     assert again == ["export", "runs/hydra-s0", "--onnx", "--safetensors"]
     assert CliRunner().invoke(app, again).exit_code == 0
     assert "xport again" in CliRunner().invoke(app, ["calibrate"]).stderr
+
+
+def test_a_fit_that_ends_at_its_limit_is_told(
+    digits: Path, settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(settings_of(digits), progress=(quiet := Silent()))
+    assert not any("may do harm" in note for note in quiet.warnings)
+    monkeypatch.setattr("ensemble_distill.calibration.fit.REACH", math.log(1.001))
+    calibrate(settings_of(digits), progress=(told := Silent()))
+    (warning,) = [note for note in told.warnings if "may do harm" in note]
+    assert "ended at the limit of what is searched, 1.001" in warning
+    assert f"edistill calibrate {digits / 'runs/hydra-s0'} --remove" in warning
+    calibrate(settings_of(digits), remove=True)
+    assert Run.open(digits / "runs/hydra-s0").calibration is None

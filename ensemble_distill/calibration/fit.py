@@ -63,6 +63,12 @@ def fit(ensemble: Predictive, student: Predictive) -> Calibration:
     return Calibration(found.temperature, math.exp(_root(excess)), found.variance)
 
 
+def at_limit(calibration: Calibration) -> list[str]:
+    """What of a calibration ended where the search for it does."""
+    found = calibration.to_json().items()
+    return [name for name, value in found if abs(math.log(value)) > REACH - 10 * TOLERANCE]
+
+
 def _root(rising: Callable[[float], float]) -> float:
     """Where a rising function is 0 in ± REACH, or the bound that it is nearest to 0 at."""
     if rising(REACH) <= 0:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble_distill.calibration.fit import fit
+from ensemble_distill.calibration.fit import at_limit, fit
 from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
@@ -35,6 +35,7 @@ from ensemble_distill.workflows.stale import stale_exports
 
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
 FEWEST = 20  # rows; fewer say nothing of a distribution's width
+WORSE = 1.1  # of the mean KL: less is noise between the two halves of the rows
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def calibrate(
     with one_writer(found.folder):
         found.refuse_other_weights()
         found.keep_calibration(calibration)
-    return CalibrationReport(
+    report = CalibrationReport(
         folder=found.folder,
         split=name,
         rows=len(pairs.raw),
@@ -102,6 +103,24 @@ def calibrate(
         after=_means(crossed),
         stale=stale_exports(found.folder),
     )
+    _warn_of_harm(report, calibration, progress)
+    return report
+
+
+def _warn_of_harm(report: CalibrationReport, calibration: Calibration, progress: Progress) -> None:
+    """Tell where a calibration is none that helps: a student that is too far off is not mended by two numbers."""
+    told = [
+        f"{name} ended at the limit of what is searched, {getattr(calibration, name):.4g}"
+        for name in at_limit(calibration)
+    ]
+    before, after = (figures.get("mean_kl") for figures in (report.before, report.after))
+    if before is not None and after is not None and after > WORSE * before:
+        told.append(f"the mean KL from the ensemble rises from {before:.4g} to {after:.4g}")
+    if told:
+        progress.warn(
+            f"This calibration may do harm: {'; '.join(told)}. Train the student on, or take it away: "
+            f"edistill calibrate {report.folder} --remove."
+        )
 
 
 def _unseen(settings: Settings, run: Run, split: str | None) -> tuple[str, Source]:
