@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,8 @@ def _state(folder: Path) -> dict[str, Any]:
     """Every file that is a result, but for what tells how long something took."""
     state: dict[str, Any] = {}
     for name, content in contents(folder).items():
-        if "__pycache__" in name or name.endswith("checkpoint.safetensors"):
+        # what a killed predict leaves beside its output is no one's: only folders of ours are swept, under their lock
+        if "__pycache__" in name or name.endswith(("checkpoint.safetensors", ".part")):
             continue
         if name.endswith(".json") and "/evaluations/" in name:
             state[name] = _without_time(json.loads(content))
@@ -107,7 +107,3 @@ def _without_time(value: Any) -> Any:
 
 def _different(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-
-
-def counts(report: Report) -> Counter[str]:
-    return report.counts
