@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli import interrupts
 from ensemble_distill.cli.app import SUMMARIES, app
-from ensemble_distill.cli.statuses import SWITCH
+from ensemble_distill.cli.statuses import SWITCH, exit_statuses
 from ensemble_distill.errors import EdistillError
 
 # the workflow behind each command, and a line that reaches it
@@ -250,3 +251,23 @@ def test_an_interrupt_is_left_to_the_child() -> None:
     thread.start()
     thread.join()
     assert entered == [True]
+
+
+def interrupted_in_an_import() -> None:
+    """Code that is interrupted may turn that into an error of its own, as imports do that were left half done."""
+    with exit_statuses():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AttributeError("partially initialized module") from None
+
+
+def test_an_error_that_comes_of_an_interrupt_is_told_as_the_interrupt(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGINT, interrupts._first)
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            interrupted_in_an_import()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.exit_code == 130
+    assert capfd.readouterr().err == f"{interrupts.TOLD}\n"

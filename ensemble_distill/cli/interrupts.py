@@ -23,6 +23,11 @@ def install() -> None:
         signal.signal(signal.SIGINT, _first)
 
 
+def pressed() -> bool:
+    """Whether Ctrl-C came already: what is raised after it comes of it, as where an import was left half done."""
+    return signal.getsignal(signal.SIGINT) in (_second, _leave)
+
+
 def tell() -> None:
     """Say that the command was interrupted; from now on another Ctrl-C says nothing more."""
     if signal.getsignal(signal.SIGINT) in (_first, _second):

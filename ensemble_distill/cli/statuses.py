@@ -40,6 +40,9 @@ def exit_statuses() -> Iterator[None]:
         render.hush()
         raise typer.Exit(UNREAD) from None
     except (Exception, SystemExit) as error:
+        if interrupts.pressed():
+            interrupts.tell()
+            raise typer.Exit(interrupts.STATUS) from None
         told = mistake(error)
         _trace(error, always=told is None)
         render.fail(told or _bug(error))
