@@ -2,7 +2,7 @@
 
     python tests/campaign --kills 200 --damages 2000 --seed 0
 
-It takes about a quarter of an hour, prints what it counted, and ends with status 1 where anything was wrong in silence,
+It takes about half an hour, prints what it counted, and ends with status 1 where anything was wrong in silence,
 lost, or came without a message. Linux and macOS: it forks.
 """
 
