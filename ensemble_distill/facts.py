@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.names import is_plain
@@ -208,3 +210,34 @@ class Member:
             units=None if units is None else (units[0], units[1]),
             variance=record.get("variance"),
         )
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as it was when cached.
+
+    Attributes:
+        rows: how many.
+        digest, digest_scope: of the data, and what it covers; see `data/digests.py`.
+        kind: pixels, tensor or features.
+        transform, seed: of its views ("none" and 0 for splits that are only evaluated).
+        labels: whether it has any.
+    """
+
+    rows: Annotated[int, Field(ge=1)]
+    digest: str
+    digest_scope: str
+    kind: Literal["pixels", "tensor", "features"]
+    transform: str = "none"
+    seed: int = 0
+    labels: bool = True
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """What classes are called where the data has no names for them."""
+    return tuple(str(k) for k in range(count))
+
+
+def names_in(classes: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The class names of a manifest or a config; None where the data had none, and they are numbers."""
+    return None if classes == numbered(len(classes)) else classes

@@ -12,7 +12,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks here are tiny: a second thread only waits for the first
 
-from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.settings import Settings, load_settings
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 QUICK = {"train.epochs": 8, "views.count": 2, "train.device": "cpu", "train.workers": 0}

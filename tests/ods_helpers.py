@@ -17,8 +17,8 @@ from ensemble_distill.cache import writer
 from ensemble_distill.cache.inputs import Inputs, open_inputs
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.caching.passes import cache_outputs
-from ensemble_distill.caching.plan import SplitPlan
 from ensemble_distill.data.arrays import Arrays
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing

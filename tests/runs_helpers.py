@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from tiny import ROWS, make_folder, settings
 
-from ensemble_distill.students.run import Run
-from ensemble_distill.students.trust import EVERYTHING
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate

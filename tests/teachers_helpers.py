@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.config import TeacherSettings
-from ensemble_distill.students.trust import EVERYTHING
+from ensemble_distill.runs.trust import EVERYTHING
+from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.teachers.teacher import Context
 
 SMALL = {"size": [32, 32], "mean": [0.5], "std": [0.25]}

@@ -20,11 +20,11 @@ from safetensors.torch import load, save, save_file
 from torch import Tensor, nn
 
 from ensemble_distill.caching import passes
-from ensemble_distill.config import Settings, load_settings
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime import files
+from ensemble_distill.settings import Settings, load_settings
 
 SIDE, CLASSES = 6, 3
 ROWS = {"train": 40, "validation": 12, "test": 10, "ood/noise": 7}

@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ensemble_distill.cache.records import input_layout, layout
 from ensemble_distill.errors import EdistillError, quoted
-from ensemble_distill.facts import Member
+from ensemble_distill.facts import Member, Split
 from ensemble_distill.runtime.jsons import read_json, write_json
 from ensemble_distill.runtime.names import is_plain
 
@@ -28,27 +28,6 @@ INPUTS = "inputs"  # inputs of a split are kept like a member's outputs, called 
 INPUT = "x"
 LARGEST_INPUT = 1 << 28  # values; NumPy has no larger records
 FILES = (NAME, "args.toml", "records", "parts", "replay")  # all that a cache folder holds of ours
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split as it was when cached.
-
-    Attributes:
-        rows: how many.
-        digest, digest_scope: of the data, and what it covers; see `data/digests.py`.
-        kind: pixels, tensor or features.
-        transform, seed: of its views ("none" and 0 for splits that are only evaluated).
-        labels: whether it has any.
-    """
-
-    rows: Annotated[int, Field(ge=1)]
-    digest: str
-    digest_scope: str
-    kind: Literal["pixels", "tensor", "features"]
-    transform: str = "none"
-    seed: int = 0
-    labels: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.parts import Column
 from ensemble_distill.cache.records import decode, encode
 from ensemble_distill.cache.writer import Writer, blocks
-from ensemble_distill.caching.plan import Panel, SplitPlan
+from ensemble_distill.caching.panel import Panel
 from ensemble_distill.caching.seen import shown_of, stack
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.teachers.trial import refuse_other_answers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest, as_recorded, key
 from ensemble_distill.cache.writer import record_path, unneeded
-from ensemble_distill.caching.plan import SplitPlan
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import Member
 
 

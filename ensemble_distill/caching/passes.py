@@ -20,7 +20,6 @@ from ensemble_distill.cache.manifest import (
     INPUTS,
     NAME,
     Manifest,
-    Split,
     as_recorded,
     is_cache,
     refuse_other_data,
@@ -32,7 +31,7 @@ from ensemble_distill.cache.writer import Writer, blocks, clean, drop_inputs, dr
 from ensemble_distill.caching.again import ask_again
 from ensemble_distill.caching.complete import keys, record_exists
 from ensemble_distill.caching.meaning import check_meaning
-from ensemble_distill.caching.plan import Panel, SplitPlan, library_versions
+from ensemble_distill.caching.panel import Panel
 from ensemble_distill.caching.probe import open_modules, probe, refuse_changed
 from ensemble_distill.caching.pushing import (
     inputs_of_first_view,
@@ -41,12 +40,14 @@ from ensemble_distill.caching.pushing import (
     refuse_other_sizes,
 )
 from ensemble_distill.caching.seen import shown_of, stack
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.replay import check_samples, drop_samples, keep_samples
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member
+from ensemble_distill.facts import Member, Split
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.versions import library_versions
 from ensemble_distill.teachers.logits import FLOOR
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher

@@ -16,11 +16,11 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import record_path
-from ensemble_distill.caching.plan import SplitPlan, numbered
 from ensemble_distill.caching.seen import Rendered, normalized, stack
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member
+from ensemble_distill.facts import Member, numbered
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.teachers.outputs import forward, to_outputs

@@ -17,8 +17,9 @@ from ensemble_distill.cache.manifest import INPUT, INPUTS, Manifest, Pushed, key
 from ensemble_distill.cache.records import encode_inputs
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.caching.gradient import moved
-from ensemble_distill.caching.plan import Panel, SplitPlan
+from ensemble_distill.caching.panel import Panel
 from ensemble_distill.caching.seen import Rendered, stack
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Array

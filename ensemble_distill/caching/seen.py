@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ensemble_distill.cache.inputs import Inputs
-from ensemble_distill.caching.plan import SplitPlan
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendering import normalize
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.facts import Preprocessing

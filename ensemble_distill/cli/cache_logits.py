@@ -9,8 +9,8 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Overwrite, Trust, command
-from ensemble_distill.config import Settings
-from ensemble_distill.workflows.words import counted
+from ensemble_distill.runtime.words import counted
+from ensemble_distill.settings import Settings
 
 
 def register(app: typer.Typer) -> None:

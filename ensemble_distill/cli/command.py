@@ -15,9 +15,9 @@ from pydantic.fields import FieldInfo
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.statuses import exit_statuses
-from ensemble_distill.config import Settings, load_settings
-from ensemble_distill.config_assignments import parse_assignment
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.settings import Settings, load_settings
+from ensemble_distill.settings.assignments import parse_assignment
 
 SHORT = {"batch-size": "-b", "workers": "-j"}
 

@@ -10,7 +10,7 @@ import typer
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Trust, command
 from ensemble_distill.cli.comparison import Comparison, Line
-from ensemble_distill.config import Settings
+from ensemble_distill.settings import Settings
 
 COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
 

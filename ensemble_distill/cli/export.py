@@ -9,7 +9,7 @@ import typer
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Trust, command
 from ensemble_distill.cli.train import RunArgument
-from ensemble_distill.config import Settings
+from ensemble_distill.settings import Settings
 
 
 def register(app: typer.Typer) -> None:

@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill predict photos/ -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """
-        from ensemble_distill.config import FILE_NAME, load_settings
+        from ensemble_distill.settings import FILE_NAME, load_settings
         from ensemble_distill.workflows import predict as workflow
 
         if model is None and config_file is None and not Path(FILE_NAME).is_file():

@@ -34,7 +34,7 @@ from rich.table import Table
 from ensemble_distill.errors import first_line
 from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell
-from ensemble_distill.workflows.words import told
+from ensemble_distill.runtime.words import told
 
 TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal for a bar
 WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table is no data

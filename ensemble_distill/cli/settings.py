@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill settings --json
         """
-        from ensemble_distill.workflows.settings import settings_keys
+        from ensemble_distill.settings.keys import settings_keys
 
         keys = settings_keys()
         if json:

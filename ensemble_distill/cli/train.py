@@ -9,11 +9,11 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Overwrite, Trust, command
-from ensemble_distill.config import Settings
-from ensemble_distill.workflows.words import counted
+from ensemble_distill.runtime.words import counted
+from ensemble_distill.settings import Settings
 
 if TYPE_CHECKING:
-    from ensemble_distill.workflows.generations import ChainReport
+    from ensemble_distill.chains.generations import ChainReport
 
 FLAGS = [
     "method",
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill train --method hydra --epochs 40 --seed 1
         """
-        from ensemble_distill.workflows.generations import train_chain
+        from ensemble_distill.chains.generations import train_chain
         from ensemble_distill.workflows.train import train
 
         if settings.train.generations is not None:

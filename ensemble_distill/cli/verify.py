@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill verify cache
         """
-        from ensemble_distill.config import FILE_NAME, load_settings
+        from ensemble_distill.settings import FILE_NAME, load_settings
         from ensemble_distill.workflows.verify import verify
 
         if cache is None:

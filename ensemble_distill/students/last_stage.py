@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.adapters import KERNEL, Adapters
 from ensemble_distill.students.bodies import each
-from ensemble_distill.students.compression.factored import factor
+from ensemble_distill.students.factored import factor
 from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.per_head import per_head, resized
 from ensemble_distill.students.side_by_side import SideBySide

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ensemble_distill.config import PreprocessingSettings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
+from ensemble_distill.settings import PreprocessingSettings
 
 Said = Mapping[str, Any]  # some of Preprocessing's fields
 

@@ -18,12 +18,12 @@ from ensemble_distill.facts import Member
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runs.belonging import WEIGHTS
+from ensemble_distill.runs.config import CONFIG
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.jsons import read_json
-from ensemble_distill.students.belonging import WEIGHTS
-from ensemble_distill.students.config import CONFIG
-from ensemble_distill.students.run import Run
 from ensemble_distill.students.student import Student
-from ensemble_distill.students.trust import Trust
 from ensemble_distill.teachers.class_order import order_by_names
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 

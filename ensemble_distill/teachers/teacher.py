@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from ensemble_distill.config import TeacherSettings
 from ensemble_distill.facts import Member
+from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.students.trust import NOTHING, Trust
+from ensemble_distill.settings import TeacherSettings
 
 
 @dataclass(frozen=True)

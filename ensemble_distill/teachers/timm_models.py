@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.config import without_fetching
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.students.config import without_fetching
 
 Config = dict[str, Any]
 

@@ -13,10 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, quoted
+from ensemble_distill.runs.belonging import train_again
 from ensemble_distill.runtime.files import read_whole, write_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
-from ensemble_distill.students.belonging import train_again
 
 NAME = "checkpoint.safetensors"
 _MARK = "tensor:"

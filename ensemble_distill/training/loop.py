@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_distill.config import TrainSettings
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
+from ensemble_distill.runs.run import misfit
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.students.from_members import FromMembers
+from ensemble_distill.settings import TrainSettings
+from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.per_head import normalizes_batches
-from ensemble_distill.students.run import misfit
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import damaged, load_state, random_state, restore_random_state, save_state

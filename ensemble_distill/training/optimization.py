@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ensemble_distill.config import TrainSettings
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.settings import TrainSettings
 from ensemble_distill.students.student import Student
 
 

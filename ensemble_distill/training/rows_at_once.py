@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ensemble_distill.config import TrainSettings
+from ensemble_distill.settings import TrainSettings
 from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.student import Student
 

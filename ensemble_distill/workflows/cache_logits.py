@@ -11,16 +11,16 @@ from pathlib import Path
 from ensemble_distill.cache.manifest import NAME, Manifest, is_cache
 from ensemble_distill.caching.complete import is_complete
 from ensemble_distill.caching.passes import cache_outputs
-from ensemble_distill.caching.plan import SplitPlan
-from ensemble_distill.config import Settings, settings_toml
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.settings import Settings, settings_toml
 from ensemble_distill.teachers.teacher import Teacher
-from ensemble_distill.workflows.folders import refuse_foreign
-from ensemble_distill.workflows.idle import Caching, tell_idle_caching
-from ensemble_distill.workflows.splits import class_names, open_ensemble, plan_splits, tell_remarks
+from ensemble_distill.workspace.folders import refuse_foreign
+from ensemble_distill.workspace.idle import Caching, tell_idle_caching
+from ensemble_distill.workspace.splits import class_names, open_ensemble, plan_splits, tell_remarks
 
 ARGS = "args.toml"  # the settings that a cache was made with
 

@@ -11,27 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble_distill.calibration.fit import at_limit, fit
-from ensemble_distill.config import Settings
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.answers import PLAIN, Answers, beside_its_teachers
+from ensemble_distill.evaluation.comparable import open_for
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.figures import Figures
+from ensemble_distill.evaluation.fit import at_limit, fit
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runs.finding import find_run
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.stale import stale_exports
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.spread import spread
+from ensemble_distill.settings import Settings
 from ensemble_distill.students.own_row import refuse_dependent
-from ensemble_distill.students.run import Run
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.plain_rows import plain_batches
-from ensemble_distill.workflows.answers import PLAIN, Answers, beside_its_teachers
-from ensemble_distill.workflows.comparable import open_for
-from ensemble_distill.workflows.runs import find_run
-from ensemble_distill.workflows.stale import stale_exports
 
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
 FEWEST = 20  # rows; fewer say nothing of a distribution's width

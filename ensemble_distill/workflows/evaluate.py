@@ -7,18 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill.config import Settings
 from ensemble_distill.data.shifts import levels, shifts_for
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.answers import Answers, beside_its_teachers
+from ensemble_distill.evaluation.comparable import open_for, refuse_unlike
+from ensemble_distill.evaluation.comparison import SIZES, Comparison, Model
+from ensemble_distill.evaluation.document import Evaluation
+from ensemble_distill.runs.chain import Chain, generation_name
+from ensemble_distill.runs.finding import find, find_runs
+from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.lock import BusyError, one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.students.run import Run
-from ensemble_distill.workflows.answers import Answers, beside_its_teachers
-from ensemble_distill.workflows.chain import Chain, generation_name
-from ensemble_distill.workflows.comparable import open_for, refuse_unlike
-from ensemble_distill.workflows.comparison import SIZES, Comparison, Model
-from ensemble_distill.workflows.document import Evaluation
-from ensemble_distill.workflows.runs import find, find_runs
+from ensemble_distill.settings import Settings
 
 PATIENCE = 10.0  # seconds to wait for another evaluation to keep its document, which takes milliseconds
 

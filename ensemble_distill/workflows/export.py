@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ensemble_distill.config import Settings
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.onnx import export_onnx
 from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Preprocessing
+from ensemble_distill.runs.belonging import EXPORTS
+from ensemble_distill.runs.finding import find_run
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.spread import spread
-from ensemble_distill.students.belonging import EXPORTS
+from ensemble_distill.settings import Settings
 from ensemble_distill.students.own_row import refuse_dependent
-from ensemble_distill.workflows.runs import find_run
-from ensemble_distill.workflows.splits import open_split, trusted_by
+from ensemble_distill.workspace.splits import open_split, trusted_by
 
 CHECKED_ROWS = 32
 

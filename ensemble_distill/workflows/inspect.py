@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.config import FILE_NAME, Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.belonging import MADE_FROM
 from ensemble_distill.runtime.files import read_whole, refuse_special
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, read_safetensors_metadata
-from ensemble_distill.students.belonging import MADE_FROM
+from ensemble_distill.settings import FILE_NAME, Settings
 
 if TYPE_CHECKING:
+    from ensemble_distill.runs.chain import Chain
     from ensemble_distill.teachers.teacher import Teacher
-    from ensemble_distill.workflows.chain import Chain
 
 
 def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def _cache(path: Path) -> dict[str, Any]:
 
 def _trained(path: Path) -> dict[str, Any]:
     """A run or a chain of them."""
-    from ensemble_distill.students.run import Run
-    from ensemble_distill.workflows.chain import Chain, is_chain
-    from ensemble_distill.workflows.stale import stale_evaluations, stale_exports
+    from ensemble_distill.runs.chain import Chain, is_chain
+    from ensemble_distill.runs.run import Run
+    from ensemble_distill.runs.stale import stale_evaluations, stale_exports
 
     if is_chain(path):
         return _chain(Chain.open(path))
@@ -94,8 +94,8 @@ def _stale(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _chain(chain: Chain) -> dict[str, Any]:
+    from ensemble_distill.runs.stale import stale_evaluations
     from ensemble_distill.teachers.run import weights_and_calibration
-    from ensemble_distill.workflows.stale import stale_evaluations
 
     first = chain.runs[0].config
     stale = stale_evaluations(chain.folder, {run.folder.name: run.made_from for run in chain.runs})
@@ -117,7 +117,7 @@ def _chain(chain: Chain) -> dict[str, Any]:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    from ensemble_distill.serving import Served
+    from ensemble_distill.serving.served import Served
 
     served = Served(path)
     card = served.card
@@ -144,7 +144,7 @@ def _exported(path: Path) -> dict[str, Any] | None:
     """An exported safetensors file, by the config it carries."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
-    from ensemble_distill.workflows.stale import damaged_export, run_of
+    from ensemble_distill.runs.stale import damaged_export, run_of
 
     try:
         if "edistill" not in read_safetensors_metadata(path):
@@ -167,7 +167,7 @@ def _exported(path: Path) -> dict[str, Any] | None:
 
 
 def _teachers(path: Path, settings: Settings | None, task: str, trust: bool) -> dict[str, Any]:
-    from ensemble_distill.config import TeacherSettings
+    from ensemble_distill.settings import TeacherSettings
     from ensemble_distill.teachers import open_teachers
     from ensemble_distill.teachers.teacher import Context
 

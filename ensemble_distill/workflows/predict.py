@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ensemble_distill.config import Settings
 from ensemble_distill.data import open_inputs
 from ensemble_distill.data.image_folder import is_image
 from ensemble_distill.data.walk import files_below, place
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.stale import calibrated_since, refuse_stale
 from ensemble_distill.runtime.files import is_stream, real, write_output
 from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless_cell
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.serving import EXPORTED, UNCERTAINTIES, Served, records
-from ensemble_distill.workflows.stale import calibrated_since, refuse_stale
+from ensemble_distill.serving.served import EXPORTED, UNCERTAINTIES, Served, records
+from ensemble_distill.settings import Settings
 
 WHOLE = ("mean", "lower95", "upper95")  # written to the last digit: where they are far from 0, they differ in those
 

@@ -13,34 +13,16 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.config import Settings
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Method
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.dirichlet import DirichletFamily
-from ensemble_distill.runtime import ranks
-from ensemble_distill.runtime.devices import loader_workers, resolve
-from ensemble_distill.runtime.files import clear_folder, write_whole
-from ensemble_distill.runtime.lock import one_writer
-from ensemble_distill.runtime.own_row import some_rows
-from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.students.belonging import WEIGHTS
-from ensemble_distill.students.config import CONFIG
-from ensemble_distill.students.per_head import normalizes_batches
-from ensemble_distill.students.run import Run
-from ensemble_distill.students.student import Student
-from ensemble_distill.students.trust import Trust
-from ensemble_distill.training.loop import Pooling, Training
-from ensemble_distill.training.order import Order
-from ensemble_distill.training.rows import CachedRows
-from ensemble_distill.training.shares import boundaries
-from ensemble_distill.workflows.chain import is_chain
-from ensemble_distill.workflows.compressing import Compressing
-from ensemble_distill.workflows.folders import refuse_foreign
-from ensemble_distill.workflows.idle import Learning, tell_idle_training
-from ensemble_distill.workflows.learned import cached_split, cached_teachers, learned_from
-from ensemble_distill.workflows.same_run import (
+from ensemble_distill.runs.belonging import WEIGHTS
+from ensemble_distill.runs.chain import is_chain
+from ensemble_distill.runs.config import CONFIG
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.same import (
     ARGS,
     FILES,
     refuse_other_cache,
@@ -48,14 +30,32 @@ from ensemble_distill.workflows.same_run import (
     refuse_other_settings,
     write_args,
 )
-from ensemble_distill.workflows.splits import (
+from ensemble_distill.runs.trust import Trust
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.devices import loader_workers, resolve
+from ensemble_distill.runtime.files import clear_folder, write_whole
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.own_row import some_rows
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.settings import Settings
+from ensemble_distill.starts.compressing import Compressing
+from ensemble_distill.students.per_head import normalizes_batches
+from ensemble_distill.students.student import Student
+from ensemble_distill.training.loop import Pooling, Training
+from ensemble_distill.training.order import Order
+from ensemble_distill.training.rows import CachedRows
+from ensemble_distill.training.shares import boundaries
+from ensemble_distill.training.student import build_student, refuse_broken, starting_members
+from ensemble_distill.training.validation import validation
+from ensemble_distill.workspace.folders import refuse_foreign
+from ensemble_distill.workspace.idle import Learning, tell_idle_training
+from ensemble_distill.workspace.learned import cached_split, cached_teachers, learned_from
+from ensemble_distill.workspace.splits import (
     TRAINED,
     plan_splits,
     student_preprocessing,
     trusted_by,
 )
-from ensemble_distill.workflows.student import build_student, refuse_broken, starting_members
-from ensemble_distill.workflows.validation import validation
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def train(
     if settings.train.generations is not None:
         raise EdistillError(
             f"train.generations is {settings.train.generations}, and this trains one run. Use train_chain of "
-            "ensemble_distill.workflows.generations."
+            "ensemble_distill.chains.generations."
         )
     method, options = settled_method(settings)
     folder = run_folder(settings)

@@ -31,19 +31,19 @@ from common import arguments, copy_teachers, unpack_cifar10  # noqa: E402
 
 from ensemble_distill.cache.reader import Cache  # noqa: E402
 from ensemble_distill.caching.passes import cache_outputs  # noqa: E402
-from ensemble_distill.caching.plan import SplitPlan  # noqa: E402
-from ensemble_distill.config import Settings, settings_from  # noqa: E402
+from ensemble_distill.data.plan import SplitPlan  # noqa: E402
 from ensemble_distill.methods import open_method  # noqa: E402
 from ensemble_distill.predictive.categorical import Categorical, CategoricalFamily  # noqa: E402
 from ensemble_distill.runtime.factories import load_factory  # noqa: E402
 from ensemble_distill.runtime.progress import Silent  # noqa: E402
+from ensemble_distill.settings import Settings, settings_from  # noqa: E402
 from ensemble_distill.students.heads import Heads  # noqa: E402
 from ensemble_distill.students.student import Student  # noqa: E402
 from ensemble_distill.teachers.teacher import Teacher  # noqa: E402
 from ensemble_distill.training.loop import Pooling, Training  # noqa: E402
 from ensemble_distill.training.order import Order, Steps  # noqa: E402
 from ensemble_distill.training.rows import CachedRows, CachedSplit, collate  # noqa: E402
-from ensemble_distill.workflows.splits import open_ensemble, plan_split  # noqa: E402
+from ensemble_distill.workspace.splits import open_ensemble, plan_split  # noqa: E402
 
 ROWS = 2048
 REPEATS = 3

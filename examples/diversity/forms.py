@@ -15,17 +15,17 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ensemble_distill.config import Settings, load_settings
+from ensemble_distill.evaluation.answers import PLAIN, Answers
+from ensemble_distill.evaluation.comparable import open_for
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.progress import Silent
-from ensemble_distill.students.run import Run
-from ensemble_distill.students.trust import EVERYTHING
+from ensemble_distill.settings import Settings, load_settings
 from ensemble_distill.training.plain_rows import plain_batches
-from ensemble_distill.workflows.answers import PLAIN, Answers
-from ensemble_distill.workflows.comparable import open_for
 
 ANCHORED = 3
 FIGURES = ("diversity_explained", *(f"model_uncertainty_{name}" for name in ("l1", "ratio", "spearman")))

@@ -23,7 +23,7 @@ from common import arguments, write_json  # noqa: E402
 from ensemble import train_set  # noqa: E402
 from splits import FOLDERS, SPLITS  # noqa: E402
 
-from ensemble_distill.config import Settings, load_settings  # noqa: E402
+from ensemble_distill.settings import Settings, load_settings  # noqa: E402
 from ensemble_distill.workflows.cache_logits import cache_logits  # noqa: E402
 from ensemble_distill.workflows.evaluate import evaluate_together  # noqa: E402
 from ensemble_distill.workflows.train import train  # noqa: E402

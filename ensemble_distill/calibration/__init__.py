@@ -1,1 +1,0 @@
-"""Fitting the few parameters that bring a student's uncertainty to its ensemble's."""

@@ -1,0 +1,1 @@
+"""Born-again generations: train, run, teacher, cache, train."""

@@ -1,0 +1,81 @@
+"""How long a chain will take and what it will fill, before its first step and after each generation."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.records import input_layout
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.words import counted, told
+from ensemble_distill.settings import Settings
+from ensemble_distill.training.loop import Training
+from ensemble_distill.workflows.train import TrainReport
+from ensemble_distill.workspace.splits import TRAINED
+
+
+class Forecast:
+    """Told from a few steps at first, then from the generations that are done.
+
+    Args:
+        folder: the chain's.
+        left: how many generations are not finished.
+    """
+
+    def __init__(self, folder: Path, left: int, progress: Progress) -> None:
+        self.folder, self.left, self.progress = folder, left, progress
+        self._said = False
+        self._done = 0
+        self._seconds: list[float] = []  # of the generations that this call trained from their first step
+
+    def say(self, settings: Settings, training: Training) -> None:
+        """Say, before the first step, how long all of it will take and what it will fill; warn where the disk is too
+        small.
+
+        Args:
+            settings: of the first unfinished generation, which the others are like.
+            training: that generation's.
+        """
+        if self._said:
+            return
+        self._said = True
+        update, asked, rendering = training.seconds_a_batch()
+        manifest, train = Manifest.load(Path(settings.output.cache)), settings.train
+        plain = [
+            split for name, split in manifest.splits.items() if name not in TRAINED and not name.startswith("ood/")
+        ]
+        others = sum(split.rows for split in plain)
+        validated = manifest.splits["validation"].rows if "validation" in manifest.splits else 0
+        views = len(training.rows) * training.order.views
+        cached, batch = self.left - 1, train.batch_size  # the last one teaches nobody
+        seconds = self.left * (training.steps * update + train.epochs * validated / batch * (asked + rendering))
+        seconds += self.left * min(training.steps, views / batch if training.keeps_rows else math.inf) * rendering
+        seconds += cached * (views + others) / batch * (asked + rendering)
+        space = self.left * sum(training.sizes()) + cached * (views + others) * manifest.record.itemsize
+        if manifest.pushed:  # a generation's own gradients move the inputs, which are stored
+            pushed = next(iter(manifest.pushed.values()))
+            seconds += cached * views / batch * update
+            space += cached * views * input_layout(pushed.shape, pushed.dtype).itemsize
+        what = f"{counted(self.left, 'generation')} of {counted(train.epochs, 'epoch')}"
+        self.progress.note(f"{what}: about {told(seconds)} and {space / 1e6:,.1f} MB.")
+        free = shutil.disk_usage(self.folder).free
+        if space > free:
+            self.progress.warn(
+                f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and the chain fills about "
+                f"{space / 1e6:,.0f} MB. Make room, or set output.runs to another disk: an interrupted chain goes on."
+            )
+
+    def done(self, report: TrainReport) -> None:
+        """Say how long the rest will take, after a generation."""
+        if not report.fresh:
+            return
+        self._done += 1
+        left = self.left - self._done
+        if report.resumed_at:  # it says nothing of a whole one
+            return
+        self._seconds.append(report.seconds)
+        if left:
+            rest = left * sum(self._seconds) / len(self._seconds)
+            self.progress.note(f"{report.folder.name} took {told(report.seconds)}; about {told(rest)} left.")

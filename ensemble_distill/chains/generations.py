@@ -1,0 +1,222 @@
+"""`edistill train --generations K`: train → run → teacher → cache → train, generation after generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ensemble_distill.cache.manifest import NAME as MANIFEST
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.chains.forecast import Forecast
+from ensemble_distill.chains.settings import generation_settings
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.belonging import WEIGHTS
+from ensemble_distill.runs.chain import CACHES, generation_name, refuse_changed
+from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.same import ARGS, refuse_other_settings, write_args
+from ensemble_distill.runs.same import FILES as RUN_FILES
+from ensemble_distill.runs.stale import EVALUATIONS
+from ensemble_distill.runtime.files import clear_folder, refuse_outside
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.settings import Settings
+from ensemble_distill.teachers.run import weights_and_calibration
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.train import TrainReport, run_folder, settled_method, train
+from ensemble_distill.workspace.folders import refuse_foreign
+from ensemble_distill.workspace.splits import plan_split
+
+FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generations
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """A finished chain, and what this call did for it."""
+
+    folder: Path
+    method: str
+    generations: tuple[TrainReport, ...]
+    fresh: bool  # False: it was up to date
+    seconds: float
+
+
+def train_chain(
+    settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
+) -> ChainReport:
+    """Train `train.generations` students, each from the one before, the first from the cached members.
+
+    An interrupted chain goes on at the generation and step where it was; a finished one is left as it is, and grows
+    when more generations are asked for.
+
+    Args:
+        overwrite: replace the chain that is there, once the first generation of the new one has a checkpoint.
+        trust: load pickled checkpoints that name arbitrary globals.
+
+    Raises:
+        EdistillError: as `train` does; the method's students cannot follow each other; a generation is not the one
+            that the next has learned from.
+    """
+    started = time.monotonic()
+    progress = progress or Silent()
+    count = settings.train.generations or 1
+    _refuse_unfit(settings)
+    folder = run_folder(settings)
+    _refuse_foreign(folder)
+    complete = not overwrite and _finished_generations(folder) >= count
+    with nullcontext() if complete else one_writer(folder):  # one that is up to date may stand where none may write
+        if not overwrite:
+            refuse_other_settings(folder, settings, free=("train.generations",))
+        there = 0 if overwrite else _finished_generations(folder)
+        if 0 < there < count:
+            _refuse_other_rows(settings, Run.open(folder / generation_name(1)))
+        forecast = Forecast(folder, count - there, progress)
+        reports: list[TrainReport] = []
+        for generation in range(1, count + 1):
+            own = generation_settings(settings, folder, generation)
+            refuse_outside(folder, run_folder(own) / ARGS)
+            if generation > 1:
+                refuse_outside(folder, Path(own.output.cache) / MANIFEST)
+            shown = _Titled(progress, f"generation {generation} of {count}: ")
+            if generation > 1:
+                _refuse_changed_predecessor(folder, generation)
+                if generation > there:
+                    _cache(own, trust, shown)
+            with _remedies(own, its_own=generation > 1):
+                report = train(
+                    own,
+                    overwrite=overwrite and generation == 1,
+                    trust=trust,
+                    progress=shown,
+                    begin=partial(forecast.say, own),
+                    claim=partial(_claim, folder, settings, overwrite) if generation == 1 else lambda: None,
+                    own_runs=Path(settings.output.runs),
+                )
+            if generation > there:  # a chain that grows has more generations than it was begun with
+                write_args(folder, settings)
+            reports.append(report)
+            forecast.done(report)
+    fresh = any(report.fresh for report in reports)
+    return ChainReport(folder, reports[0].method, tuple(reports), fresh, time.monotonic() - started)
+
+
+def _refuse_unfit(settings: Settings) -> None:
+    method, options = settled_method(settings)
+    name = settings.train.method
+    if settings.student.from_members:
+        raise EdistillError(
+            "student.init is a list of members whose bodies stand side by side, and later generations of a chain have "
+            "no members to start from. Leave it out: --set student.init="
+        )
+    if "teacher" not in method.needed(options):
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and {name} learns from no teacher. Use --method ban."
+        )
+    if method.heads(2) != 1:
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and {name} makes a head for each member, while a "
+            f"generation has one teacher. Use --method ban; --method {name} can learn from a finished chain."
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise EdistillError when `folder` holds things that are not a chain's, or lies in such."""
+    if (folder / CONFIG).is_file() or (folder / MANIFEST).is_file():
+        what = "a run without generations" if (folder / CONFIG).is_file() else "a cache"
+        raise EdistillError(f"{folder} is {what}, and a chain needs a folder of its own. Choose another --name.")
+    refuse_foreign(folder, ARGS, "a chain", "output.runs or --name")
+
+
+def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
+    after = folder / generation_name(generation)
+    if (after / WEIGHTS).is_file() and not (after / CONFIG).is_file():
+        raise EdistillError(
+            f"{after} has lost its {CONFIG}. Delete {after}, and run the command again to make it anew."
+        )
+    if (after / CONFIG).is_file():
+        refuse_changed(Run.open(folder / generation_name(generation - 1)), after, StudentConfig.load(after))
+
+
+def _refuse_other_rows(settings: Settings, first: Run) -> None:
+    """Raise EdistillError when the chain's first generation was trained on other data than there is now."""
+    for name, digest in first.config.trained_on.items():
+        found = plan_split(settings, name).facts().digest
+        if found != digest:
+            raise EdistillError(
+                f"{first.folder} was trained on {name} data {digest[:12]}…, but data.{name} is {found[:12]}…. Put the "
+                "data back, or choose another --name."
+            )
+
+
+def _cache(settings: Settings, trust: bool, progress: Progress) -> None:
+    """Ask the generation before about all rows but OOD ones, of which those of any split may name the classes.
+
+    Raises:
+        EdistillError: it is not the one that was asked at first, or the data or the views are not those.
+    """
+    cache, before = Path(settings.output.cache), Run.open(Path(settings.teachers.path))
+    with _remedies(settings, its_own=True):
+        if (cache / MANIFEST).is_file():
+            (member,), now = Manifest.load(cache).members, weights_and_calibration(before)
+            if member.sha256 != now:
+                raise EdistillError(
+                    f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
+                    f"{now[:12]}…. Put the old one back (edistill calibrate {before.folder} --remove, where it was "
+                    f"calibrated since), or delete {cache} to ask it again."
+                )
+        seen = [name for name in settings.splits() if not name.startswith("ood/")]
+        cache_logits(settings, only=seen, trust=trust, progress=progress)
+
+
+@contextmanager
+def _remedies(settings: Settings, its_own: bool) -> Iterator[None]:
+    """Send nobody who has trouble with one of the chain's own caches to cache-logits, which makes the ensemble's."""
+    try:
+        yield
+    except EdistillError as error:
+        if not its_own or "edistill cache-logits" not in str(error):
+            raise
+        cache = settings.output.cache
+        raise EdistillError(f"{error} But this cache is the chain's own: delete {cache} and go on instead.") from error
+
+
+def _finished_generations(folder: Path) -> int:
+    count = 0
+    while (folder / generation_name(count + 1) / WEIGHTS).is_file():
+        count += 1
+    return count
+
+
+def _claim(folder: Path, settings: Settings, overwrite: bool) -> None:
+    """Make the folder the chain's own, when its first generation makes its one so."""
+    if overwrite:  # all of the old chain goes before the new one's settings are written
+        clear_folder(folder / generation_name(1), RUN_FILES, last=ARGS)
+        later = [path.name for path in folder.glob("generation-*") if path.name != generation_name(1)]
+        clear_folder(folder, (*sorted(later, key=lambda name: (-len(name), name)), *FILES), last=ARGS)
+    write_args(folder, settings)
+
+
+class _Titled:
+    """Progress whose tasks begin with which generation they are of."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress, self.title = progress, title
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.progress.start(self.title + task, total, unit, done)
+
+    def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None:
+        self.progress.advance(count, facts)
+
+    def finish(self) -> None:
+        self.progress.finish()
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)
+
+    def warn(self, text: str) -> None:
+        self.progress.warn(text)

@@ -1,0 +1,45 @@
+"""What the settings of a chain say of each of its generations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ensemble_distill.runs.chain import CACHES, generation_name
+from ensemble_distill.runtime.keys import uniforms
+from ensemble_distill.settings import Settings
+
+
+def generation_settings(settings: Settings, folder: Path, generation: int) -> Settings:
+    """The settings of one generation, a run by itself: its own seed, and from the second on the generation before as
+    its teacher.
+
+    A start of the body from a member, compressed or not, is the first one's alone: the later ones begin at random, as
+    in the paper.
+    """
+    seed = int(uniforms(1, "generation", settings.train.seed, generation)[0] * 2**31)
+    train = {"generations": None, "seed": seed}
+    output = {"runs": str(folder), "name": generation_name(generation)}
+    if generation == 1:
+        return _replaced(settings, train=train, output=output)
+    before = generation_name(generation - 1)
+    return _replaced(
+        settings,
+        train={**train, "teacher": None},
+        output={**output, "cache": str(folder / CACHES / before)},
+        teachers={
+            "path": str(folder / before),
+            "model": None,
+            "model_kwargs": {},
+            "preprocessing": None,
+            "weights": None,
+            "average": "probabilities",
+        },
+        # what the first took from the teacher is in each student under the student's own names
+        student={"init": None, "compress": None, "share": {name: name for name in settings.student.share}},
+    )
+
+
+def _replaced(settings: Settings, **tables: Mapping[str, object]) -> Settings:
+    changed = {name: getattr(settings, name).model_copy(update=values) for name, values in tables.items()}
+    return settings.model_copy(update=changed)

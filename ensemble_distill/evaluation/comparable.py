@@ -1,0 +1,85 @@
+"""Whether runs can be evaluated together, and on given rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ensemble_distill.cache.manifest import abbreviated
+from ensemble_distill.data.source import Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.answers import first_input
+from ensemble_distill.facts import names_in
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.run import Run
+from ensemble_distill.settings import Settings
+from ensemble_distill.workspace.splits import open_split, with_classes
+
+MEMBER = ("name", "sha256", "output", "class_order", "preprocessing", "units", "variance")
+
+
+def refuse_unlike(settings: Settings, runs: Sequence[Run]) -> None:
+    """Raise EdistillError when runs have another task than the settings, or not the same ensemble and its data."""
+    first = runs[0]
+    if first.config.task != settings.task:
+        raise EdistillError(
+            f"{first.folder} is for {first.config.task}, and the settings say task = {settings.task!r}. Set task back, "
+            "or name another run."
+        )
+    for position, run in enumerate(runs[1:], start=1):
+        if run.folder.resolve() in {other.folder.resolve() for other in runs[:position]}:
+            raise EdistillError(f"{run.folder} is given twice. Name each run once.")
+        for what, there, here in _shared(first.config, run.config):
+            if there != here:
+                raise EdistillError(
+                    f"{first.folder} and {run.folder} cannot stand in one table: {what} is {abbreviated(there)} for "
+                    f"the one and {abbreviated(here)} for the other. Evaluate them apart."
+                )
+
+
+def _shared(one: StudentConfig, other: StudentConfig) -> Iterator[tuple[str, object, object]]:
+    """What runs of one ensemble have in common: its name, and its value in both."""
+    yield "the task", one.task, other.task
+    yield "the number of members", len(one.members), len(other.members)
+    for index, (a, b) in enumerate(zip(one.members, other.members, strict=True)):
+        for what in MEMBER:
+            yield f"the {what} of member {index}", getattr(a, what), getattr(b, what)
+    for what in ("average", "weights", "classes"):
+        yield f"the members' {what}", getattr(one, what), getattr(other, what)
+    for split in one.trained_on.keys() & other.trained_on.keys():
+        yield f"the {split} data", one.trained_on[split], other.trained_on[split]
+
+
+def open_for(runs: Sequence[Run], settings: Settings, split: str) -> Source:
+    """A split whose rows every run's student takes, and whose labels mean its classes.
+
+    Raises:
+        EdistillError: it is not configured, or they do not.
+    """
+    names = names_in(runs[0].config.classes)  # the same for all that are evaluated together
+    source = with_classes(open_split(settings, split), names, split)
+    for run in runs:
+        _refuse_misfit(run, source, split)
+    return source
+
+
+def _refuse_misfit(run: Run, source: Source, split: str) -> None:
+    config = run.config
+    named, wants = f"data.{split.replace('/', '.')}", f"{run.folder} takes {config.kind} of {config.shape}"
+    if source.kind != config.kind:
+        raise EdistillError(f"{named} holds {source.kind}, and {wants}. Give rows like those it was trained on.")
+    shape = tuple(first_input(source, config.preprocessing).shape[1:])
+    if shape != config.shape:
+        raise EdistillError(f"{named} gives inputs of {shape}, and {wants}. Give rows like those it was trained on.")
+    if split.startswith("ood/") or config.task == "regression":
+        return
+    names = source.classes
+    if names is not None and len(names) != len(config.classes):
+        raise EdistillError(
+            f"{named} has the classes {', '.join(names[:4])}, … ({len(names)}), and {run.folder} has "
+            f"{', '.join(config.classes[:4])}, … ({len(config.classes)}). Give it the same class folders."
+        )
+    if source.labels is not None and source.labels.max() >= len(config.classes):
+        raise EdistillError(
+            f"{named} has label {source.labels.max()}, and {run.folder} has classes 0 to "
+            f"{len(config.classes) - 1}. Give the data the members were trained on."
+        )

@@ -1,0 +1,84 @@
+"""A born-again chain on disk: a folder of runs, each of which learned from the one before.
+
+CHAIN/args.toml                   the settings, train.generations among them
+CHAIN/generation-1 … generation-K each a run like any other
+CHAIN/caches/generation-1 …       what each but the last said, to teach the next
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.runs.belonging import WEIGHTS
+from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.same import ARGS, read_args
+from ensemble_distill.teachers.run import weights_and_calibration
+
+CACHES = "caches"
+
+
+def generation_name(generation: int) -> str:
+    """What the generation, counted from 1, is called wherever it stands."""
+    return f"generation-{generation}"
+
+
+def is_chain(folder: Path) -> bool:
+    """Whether the first generation of a chain was at least begun there."""
+    return (folder / ARGS).is_file() and (folder / generation_name(1) / CONFIG).is_file()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The finished generations of a chain, in order; at least one."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> Chain:
+        """Raises EdistillError when no generation is finished, or one did not learn from the one before as it is."""
+        runs: list[Run] = []
+        while (folder / generation_name(len(runs) + 1) / WEIGHTS).is_file():
+            runs.append(Run.open(folder / generation_name(len(runs) + 1)))
+            if len(runs) > 1:
+                refuse_changed(runs[-2], runs[-1].folder, runs[-1].config)
+        later = [path.parent.name for path in folder.glob(f"generation-*/{WEIGHTS}")]
+        if runs and len(later) > len(runs):
+            raise EdistillError(
+                f"{folder} has {len(later)} finished generations, and {generation_name(len(runs) + 1)} is not among "
+                "them. Put it back, or run edistill train to make it again."
+            )
+        if not runs:
+            raise EdistillError(f"{folder} holds no finished generation. Run edistill train to go on with it.")
+        return cls(folder, tuple(runs))
+
+    @property
+    def planned(self) -> int:
+        """How many generations it is to have."""
+        return read_args(self.folder).train.generations or len(self.runs)
+
+    @property
+    def teachers(self) -> tuple[Member, ...]:
+        """What the first generation learned from."""
+        return self.runs[0].config.members
+
+
+def refuse_changed(before: Run, after: Path, config: StudentConfig) -> None:
+    """Raise EdistillError when a generation is not the one that the next has learned from.
+
+    One that was calibrated since is: that changes what it predicts, and not what it was.
+
+    Args:
+        after, config: the next one's folder, and what it says; it need not be finished.
+    """
+    learned = config.members[0].sha256
+    if learned not in (before.weights, weights_and_calibration(before)):
+        raise EdistillError(
+            f"{after} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "
+            f"{weights_and_calibration(before)[:12]}…. Put the old one back, calibration included, or delete "
+            f"{after} and run edistill train again."
+        )

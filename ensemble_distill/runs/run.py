@@ -1,0 +1,242 @@
+"""The folder a training leaves behind, and the student rebuilt from it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Calibration, MadeFrom
+from ensemble_distill.runs.belonging import (
+    CALIBRATION,
+    WEIGHTS,
+    content_of,
+    parse_calibration,
+    train_again,
+    write_calibration,
+)
+from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.trust import NOTHING, Trust
+from ensemble_distill.runtime.factories import load_factory, portable
+from ensemble_distill.runtime.files import remove_file, sha256_file, write_whole
+from ensemble_distill.runtime.seals import VERSION, checked_metadata, seal_safetensors, sealed_metadata
+from ensemble_distill.settings import FILE_NAME, OutputSettings, load_settings
+from ensemble_distill.students.bodies import BodyFactory
+from ensemble_distill.students.student import Student
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as it was when it was opened: `student.safetensors`, `config.json` and perhaps `calibration.json`
+    in one folder.
+
+    Each file holds its own sha256, and config and calibration say of which weights they are: so what is read is of one
+    training, also while another one replaces it.
+
+    Attributes:
+        weights: the sha256 of the file of weights.
+        calibrated: the bytes of the calibration; None where there is none.
+    """
+
+    folder: Path
+    config: StudentConfig
+    weights: str
+    calibrated: bytes | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Raises: EdistillError when the folder holds no finished run, or its config or weights are damaged."""
+        refuse_unfinished(folder)
+        config, of, sealed = StudentConfig.parse(content_of(folder / CONFIG) or b"", folder / CONFIG)
+        content = content_of(folder / WEIGHTS) or b""
+        try:
+            version = checked_metadata(content).get(VERSION)
+        except ValueError as error:
+            raise _damaged(folder / WEIGHTS, error) from None
+        weights = _sha256(content)
+        if of != weights if sealed else version is not None:
+            raise EdistillError(
+                f"{CONFIG} and {WEIGHTS} in {folder} are not of one training: one of them was replaced. If a training "
+                f"is replacing them just now, wait until it ends. Else restore them, or run {train_again(folder)}."
+            )
+        return cls(folder, config, weights, content_of(folder / CALIBRATION))
+
+    @classmethod
+    def save(cls, folder: Path, config: StudentConfig, student: Student) -> Run:
+        """Write a finished student. The weights come last: their presence is what finishes a run."""
+        # a clone each: safetensors refuses tensors that share memory, as tied weights do
+        tensors = {name: t.detach().cpu().clone().contiguous() for name, t in student.state_dict().items()}
+        content = seal_safetensors(save(tensors, metadata=sealed_metadata()))
+        weights = _sha256(*content)
+        write_whole(folder / CONFIG, config.content(weights))
+        write_whole(folder / WEIGHTS, content)
+        return cls(folder, config, weights, content_of(folder / CALIBRATION))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What `calibrate` left in the run, if anything. Raises EdistillError as `parse_calibration` does."""
+        if self.calibrated is None:
+            return None
+        return parse_calibration(self.calibrated, self.folder, self.weights)
+
+    @property
+    def made_from(self) -> MadeFrom:
+        """What is made of the run as it is says that it is of this. Raises EdistillError as `calibration` does."""
+        return MadeFrom(self.weights, self.calibration)
+
+    def refuse_other_weights(self) -> None:
+        """Raise EdistillError when the folder no longer holds the weights that were opened.
+
+        To be called with the folder locked, before anything of them is written into it.
+        """
+        there = self.folder / WEIGHTS
+        now = sha256_file(there) if there.is_file() else "none"
+        if now != self.weights:
+            raise self._replaced(now)
+
+    def _replaced(self, now: str) -> EdistillError:
+        return EdistillError(
+            f"{self.folder} was replaced meanwhile: its weights were {self.weights[:12]}… and are {now[:12]}…. Nothing "
+            "was written. Run the command again, once the training has ended."
+        )
+
+    def refuse_replaced(self) -> None:
+        """As `refuse_other_weights`; also when the run is calibrated otherwise than when it was opened."""
+        self.refuse_other_weights()
+        if content_of(self.folder / CALIBRATION) != self.calibrated:
+            raise EdistillError(
+                f"{self.folder} was calibrated otherwise meanwhile. Nothing was written. Run the command again."
+            )
+
+    def keep_calibration(self, calibration: Calibration) -> None:
+        """The file stays as it is, its time included, where it says the same."""
+        try:
+            same = self.calibration == calibration and content_of(self.folder / CALIBRATION) == self.calibrated
+        except EdistillError:
+            same = False
+        if not same:
+            write_calibration(self.folder, calibration, self.weights)
+
+    def forget_calibration(self) -> None:
+        """Raises EdistillError when the run has none."""
+        if not os.path.lexists(self.folder / CALIBRATION):
+            raise EdistillError(f"{self.folder} is not calibrated. There is nothing to remove.")
+        remove_file(self.folder / CALIBRATION, within=self.folder)
+
+    def student(self, body: BodyFactory | None = None, *, trust: Trust = NOTHING, calibrated: bool = True) -> Student:
+        """The trained student in eval mode, on the CPU.
+
+        Args:
+            body: the factory of its body, in place of what the run names.
+            trust: whether the code that the run names may run.
+            calibrated: whether it applies the run's calibration, if there is one.
+
+        Raises:
+            EdistillError: the code may not run, or is not there; the weights do not fit it, or were replaced.
+        """
+        calibration = self.calibration if calibrated else None
+        if body is None and self.config.names_code:
+            body = self._factory(trust)
+        weights = self.folder / WEIGHTS
+        content = content_of(weights) or b""
+        if (now := _sha256(content)) != self.weights:
+            raise self._replaced(now)
+        try:
+            saved = load(content)
+            self.config.refuse_larger_than(sum(tensor.numel() for tensor in saved.values()))
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise _damaged(weights, error) from None
+        student = self.config.build(body)
+        unlike = misfit(saved, student.state_dict())
+        if unlike is not None:
+            raise EdistillError(
+                f"{weights} does not fit the body {self.config.model} with {dict(self.config.kwargs)}: {unlike}. Put "
+                f"back the body it was trained with, or pass it: load_student({str(self.folder)!r}, body=...)."
+            )
+        student.load_state_dict(saved)
+        student.calibration = calibration
+        return student.eval()
+
+    def _factory(self, trust: Trust) -> BodyFactory:
+        """What makes its body, where that may run."""
+        model = self.config.model
+        file, _, name = model.rpartition(":")
+        if not trust.covers(self.folder):
+            own = trust.factory(model)
+            if own is not None:
+                return load_factory(own, "student.model")
+            raise EdistillError(
+                f"{self.folder} is none of your own runs, and its body is made by {model}, which is code that would "
+                "run. If you trust where the run comes from, pass --trust-checkpoints (in Python trust=True). Or name "
+                f"a {portable(model)} of your own in student.model (in Python body=...)."
+            )
+        if not file.endswith(".py"):
+            return load_factory(model, "the student's body")
+        there = (self.folder / file).resolve()
+        if not there.is_file():
+            raise EdistillError(
+                f"{self.folder} was trained with the body {model}, and {there} is not there. Pass the factory: "
+                f"load_student({str(self.folder)!r}, body={name})."
+            )
+        return load_factory(f"{there}:{name}", "the student's body")
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise EdistillError where a folder holds no finished run."""
+    missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
+    if missing is not None:
+        what = "an unfinished run" if (folder / "args.toml").is_file() else "no run"
+        again = "Run edistill train" + (" --overwrite." if (folder / WEIGHTS).is_file() else ".")
+        raise EdistillError(f"{folder} holds {what} ({missing} is missing). {again}")
+
+
+def _damaged(path: Path, error: Exception) -> EdistillError:
+    return EdistillError(f"{path} is damaged ({error}). Restore it, or run {train_again(path.parent)}.")
+
+
+def _sha256(*content: bytes | memoryview) -> str:
+    sha = hashlib.sha256()
+    for part in content:
+        sha.update(part)
+    return sha.hexdigest()
+
+
+def misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that is not the same on both sides, and how many more; None where all are."""
+    shapes, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (saved, wanted))
+    names = [name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name)]
+    names = list(dict.fromkeys(names))
+    if not names:
+        return None
+    first, more = names[0], len(names) - 1
+    told = f"{first} is {shapes.get(first, 'absent')} in the file and {expected.get(first, 'absent')} in the student"
+    return told + (f", and {more} more differ" if more else "")
+
+
+def load_student(run: str | Path, body: BodyFactory | None = None, *, trust: bool = False) -> Student:
+    """The trained student of a run folder, in eval mode on the CPU; x (B, ...) to each head's numbers (B, H, W).
+
+    `student.predictive(student(x)).summary()` gives the mean and the three uncertainties.
+
+    A run may name code that makes its body. It runs where the run stands in the working folder's own runs, which are
+    `output.runs` of its `edistill.toml`, or `runs`. Elsewhere, say that you trust it, or give the body.
+
+    Args:
+        body: the factory of its body, in place of what the run names.
+        trust: run the code that the run names, wherever it comes from.
+
+    Raises:
+        EdistillError: no finished run there, its body cannot be rebuilt, or is made by code that may not run.
+    """
+    found = Run.open(Path(run))
+    if trust or body is not None or not found.config.names_code:
+        return found.student(body, trust=Trust(everything=trust))
+    here = load_settings().output if Path(FILE_NAME).is_file() else OutputSettings.model_validate({})
+    return found.student(trust=Trust(Path(here.runs)))

@@ -1,0 +1,10 @@
+"""Which libraries the outputs of members and students depend on."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+
+def library_versions() -> dict[str, str]:
+    """Of the libraries that outputs depend on."""
+    return {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}

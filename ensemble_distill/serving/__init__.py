@@ -1,0 +1,1 @@
+"""Running an exported student without torch, and what its file says of itself."""

@@ -1,0 +1,276 @@
+"""Running an exported ONNX student on inputs, without torch.
+
+Everything needed is in the file: how pixels become its input, the class names, and what its outputs are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from ensemble_distill.data.rendering import as_gray
+from ensemble_distill.data.source import Item, Source
+from ensemble_distill.data.views import open_view
+from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.facts import MadeFrom
+from ensemble_distill.runtime.files import read_whole
+from ensemble_distill.runtime.jsons import parse_json
+from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
+from ensemble_distill.serving.card import PREFIX, Card, damaged, export_again
+
+EXPORTED = "export/model.onnx"  # in a run, which stands for it
+BATCH = 64
+COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
+UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
+
+FLOATS = "tensor(float)"
+LARGEST = 2**31 - 1  # bytes of a protobuf message
+SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
+ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
+
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+def _content(path: Path) -> bytes:
+    """Raises EdistillError when it is no file, or larger than ONNX files are."""
+    try:
+        return read_whole(path, LARGEST)
+    except ValueError as error:
+        raise EdistillError(f"{path} is no ONNX file: {error}. Give an exported one.") from None
+
+
+def _metadata(content: bytes, path: Path) -> dict[str, str]:
+    """The metadata of a graph whose weights are all in the file.
+
+    Raises:
+        EdistillError: it is no ONNX file, or names others to read from: no file of ours does, and those could be any.
+    """
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except Exception as error:  # protobuf's error has no name that all its versions have
+        raise _not_onnx(path, error) from None
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
+            raise EdistillError(
+                f"{path} has weights that are to be read from {where}, and a file of edistill has all of its own. "
+                "Nothing was read. Give a file that edistill export --onnx wrote."
+            )
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor in a protobuf message, however deep: initializers, attributes, subgraphs, functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(part)
+
+
+def _not_onnx(path: Path, error: Exception) -> EdistillError:
+    return EdistillError(
+        f"{path} is no ONNX file that onnxruntime can run: {first_line(error)}. Give a file that edistill "
+        "export --onnx wrote."
+    )
+
+
+@dataclass(frozen=True)
+class _End:
+    """An input of a graph; a size is a number, or a name where it is free."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether it takes any number of rows of that shape."""
+        batch, *sizes = self.shape or (1,)
+        fits = len(sizes) == len(shape) and all(
+            a == b or not isinstance(a, int) for a, b in zip(sizes, shape, strict=True)
+        )
+        return self.type == FLOATS and not isinstance(batch, int) and fits
+
+
+class Served:
+    """An exported student, ready to run."""
+
+    def __init__(self, path: Path, *, changed: bool = False) -> None:
+        """
+        Args:
+            changed: its user changed the file since it was exported, by quantizing it for instance: its sha256 is left
+                aside.
+
+        Raises:
+            EdistillError: there is no such file, or it is not an ONNX file of ours.
+        """
+        if (path / EXPORTED).is_file():
+            path = path / EXPORTED
+        if not path.is_file():
+            raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
+        content = _content(path)
+        if not changed:
+            _refuse_damaged(path, content)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = SILENT
+        self.path = path
+        metadata = _metadata(content, path)
+        self.card = Card.from_metadata(metadata, path)
+        if not changed and ONNX_KEY not in metadata and self.card.version not in UNSEALED:
+            raise damaged(path, f"the sha256 is missing that files of edistill {self.card.version} hold")
+        try:
+            # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no base class of their own
+            raise _not_onnx(path, error) from None
+        self._refuse_other_ends()
+        self.input: str = self.session.get_inputs()[0].name
+        self.outputs: tuple[str, ...] = tuple(output.name for output in self.session.get_outputs())
+
+    def _refuse_other_ends(self) -> None:
+        """Raises: EdistillError when inputs or outputs are not those of the card."""
+        inputs = [_End(i.name, i.type, tuple(i.shape)) for i in self.session.get_inputs()]
+        outputs = {o.name: o.type for o in self.session.get_outputs()}
+        if len(inputs) != 1 or not inputs[0].takes(self.card.shape):
+            told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
+            raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
+        for name in ("mean", "variance") if self.card.task == "regression" else ("logits",):
+            if name not in outputs:
+                raise self._other(f"it has no output {name}, and {', '.join(outputs) or 'none at all'}")
+        for name in self._ends(0).keys() & outputs.keys():
+            if outputs[name] != FLOATS:
+                raise self._other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
+
+    def _ends(self, rows: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each output that is read."""
+        numbers = ("mean", "variance") if self.card.task == "regression" else ()
+        logits = {} if numbers else {"logits": (rows, len(self.card.classes))}
+        return {**logits, **dict.fromkeys((*numbers, *UNCERTAINTIES), (rows,))}
+
+    def _other(self, told: str) -> EdistillError:
+        return EdistillError(
+            f"{self.path} is not as edistill writes it: {told}. Export the run again: {export_again(self.path)}."
+        )
+
+    def run(self, x: NDArray[np.float32]) -> Outputs:
+        """Named outputs for preprocessed inputs (B, *shape), float32.
+
+        Raises:
+            EdistillError: the graph fails, or gives outputs of another shape than its rows and classes have.
+        """
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = SILENT
+        try:
+            found = dict(zip(self.outputs, self.session.run(None, {self.input: x}, options), strict=True))
+        except Exception as error:  # as above
+            raise EdistillError(
+                f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. Export the run "
+                f"again: {export_again(self.path)}."
+            ) from None
+        for name, shape in self._ends(len(x)).items():
+            if name in found and found[name].shape != shape:
+                raise self._other(f"of {len(x)} rows it gives {name} of shape {found[name].shape}, and not {shape}")
+        return found
+
+    def predict(self, source: Source) -> Iterator[tuple[range, Outputs]]:
+        """Rows of a source and their outputs, a batch at a time.
+
+        Raises:
+            EdistillError: the rows are not what the student takes.
+        """
+        if source.kind != self.card.kind:
+            raise EdistillError(
+                f"{self.path} takes {self.card.kind}, but the input holds {source.kind}. Give rows like those it was "
+                "trained on."
+            )
+        view = open_view("none", None)
+        for start in range(0, len(source), BATCH):
+            rows = range(start, min(start + BATCH, len(source)))
+            items = [self._as_trained(source.item(row)) for row in rows]
+            x = np.stack([view.plan(0, 0, 0, 1).x([item], self.card.preprocessing) for item in items])
+            if x.shape[1:] != self.card.shape:
+                raise EdistillError(
+                    f"{self.path} takes inputs of shape {self.card.shape}, but {source.name(start)} is {x.shape[1:]}. "
+                    "Give rows like those it was trained on."
+                )
+            yield rows, self.run(x)
+
+    def _as_trained(self, item: Item) -> Item:
+        """Image files decode to color; a student of gray arrays sees them in gray."""
+        if item.kind == "pixels" and self.card.shape[0] == 1:
+            return replace(item, x=as_gray(item.x))
+        return item
+
+
+def made_from(path: Path) -> MadeFrom | None:
+    """Of which student an exported file was made, found without its graph; None where it does not say.
+
+    Raises:
+        EdistillError: it is damaged.
+    """
+    content = _content(path)
+    _refuse_damaged(path, content)
+    said = onnx_metadata(content, f"{PREFIX}made_from")
+    try:
+        return None if said is None else MadeFrom.from_json(parse_json(said))
+    except (ValueError, LookupError, TypeError, AttributeError, EdistillError) as error:
+        raise damaged(path, f"{PREFIX}made_from: {error}") from None
+
+
+def _refuse_damaged(path: Path, content: bytes) -> None:
+    try:
+        check(content, onnx_metadata(content, ONNX_KEY), None)
+    except ValueError as error:
+        raise EdistillError(
+            f"{path} is damaged ({error}). Export the run again: {export_again(path)}. If you changed the file "
+            "yourself, by quantizing it for instance, pass --changed to edistill predict."
+        ) from None
+
+
+def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:
+    """For each row: its name, the class and its probability, or the mean and its 95 % interval; and the uncertainties
+    that the student has."""
+    for rows, outputs in served.predict(source):
+        _refuse_no_numbers(source, rows, outputs)
+        predictions = _classes(outputs, served.card.classes) if "logits" in outputs else _intervals(outputs)
+        for at, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+            uncertainties = {name: float(outputs[name][at]) for name in UNCERTAINTIES if name in outputs}
+            yield {"row": source.name(row), **prediction, **uncertainties}
+
+
+def _refuse_no_numbers(source: Source, rows: range, outputs: Outputs) -> None:
+    """Raises: EdistillError when outputs of a row are not finite, or are no probabilities or variances."""
+    shown = [name for name in ("logits", "mean", "variance", *UNCERTAINTIES) if name in outputs]
+    usable = np.all([np.isfinite(outputs[name]).reshape(len(rows), -1).all(axis=1) for name in shown], axis=0)
+    if "logits" in outputs:
+        with np.errstate(all="ignore"):
+            usable &= np.abs(np.exp(outputs["logits"]).sum(axis=1) - 1) < ROUNDED
+    if "variance" in outputs:
+        usable &= outputs["variance"] >= 0
+    if not usable.all():
+        raise EdistillError(
+            f"{source.name(rows[int(np.argmin(usable))])} gives outputs that are not finite, or no probabilities or "
+            "variances. Check its values, or export the run again."
+        )
+
+
+def _classes(outputs: Outputs, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for probabilities in np.exp(outputs["logits"]):
+        top = int(probabilities.argmax())
+        yield {"class": classes[top], "probability": float(probabilities[top])}
+
+
+def _intervals(outputs: Outputs) -> Iterator[dict[str, Any]]:
+    for mean, variance in zip(outputs["mean"].tolist(), outputs["variance"].tolist(), strict=True):
+        reach = COVERED * math.sqrt(variance)
+        yield {"mean": mean, "lower95": mean - reach, "upper95": mean + reach}

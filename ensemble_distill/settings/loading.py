@@ -1,0 +1,78 @@
+"""Reading settings from `edistill.toml`, and writing them as a file that replays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.settings.assignments import place, read_toml
+from ensemble_distill.settings.contradictions import contradiction
+from ensemble_distill.settings.messages import explain, kebab, unusable
+from ensemble_distill.settings.sections import Settings
+
+FILE_NAME = "edistill.toml"
+
+
+def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read settings from a toml file and apply overrides, {"train.epochs": 3}; flags come in this way. None takes a key
+    out, so that its default holds.
+
+    Without `file`, `edistill.toml` of the working folder is read.
+
+    Raises:
+        EdistillError: no such file, not TOML, an unknown key, a value out of its domain.
+    """
+    path = file or Path(FILE_NAME)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.exists():
+        raise EdistillError(
+            f"There is no {path} {'here' if file is None else ''}".rstrip() + ". Pass -c FILE, or run edistill "
+            "quickstart for a folder with a working one to edit."
+        )
+    values = read_toml(path)
+    for key, value in (overrides or {}).items():
+        place(values, key, value, Settings)
+    return settings_from(values, root=path.parent, named=str(path), overridden=overrides or ())
+
+
+def settings_from(
+    values: Mapping[str, Any], root: Path, named: str = "settings", overridden: Collection[str] = ()
+) -> Settings:
+    """Validate a nested mapping whose relative paths start at `root`.
+
+    Args:
+        named: where the values stand, for messages.
+        overridden: dotted keys that do not stand there.
+
+    Raises:
+        EdistillError: an unknown key, a value out of its domain.
+    """
+    values = dict(values)
+    # defaults are paths too, so every section is validated with the root at hand
+    for name in ("teachers", "output"):
+        values.setdefault(name, {})
+    try:
+        problem = unusable(values)
+        if problem is None:
+            settings = Settings.model_validate(values, context={"root": root})
+            problem = contradiction(settings)
+            if problem is None:
+                return settings
+    except ValidationError as error:
+        problem = explain(error, Settings)
+    key, told = problem
+    elsewhere = any(f"{kebab(key)}.".startswith(f"{kebab(given)}.") for given in overridden)
+    raise EdistillError(told if elsewhere else f"{named}: {told}")
+
+
+def settings_toml(settings: Settings, root: Path) -> str:
+    """The resolved settings as TOML, paths relative to `root`, so that the text replays from there."""
+    import tomli_w
+
+    values = settings.model_dump(mode="json", by_alias=True, exclude_none=True, context={"root": root.absolute()})
+    return tomli_w.dumps({key: value for key, value in values.items() if value != {}})

@@ -1,0 +1,291 @@
+"""The tables of `edistill.toml`: the one definition behind the file, the flags and their help.
+
+Paths are relative to the file they stand in; once loaded they are absolute, and `settings_toml` makes them
+relative again to wherever the copy goes, so that a copy replays from its own place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+
+from ensemble_distill.settings.messages import kebab, wrong_kind
+from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_name
+
+Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
+
+# every number has bounds, beyond which lies a slip of the finger and not a use; a test asks all of them
+MOST_ROWS = 2**20  # in a batch
+WIDEST = 2**20  # layer, in units
+SIDE = 2**14  # of a picture, in pixels
+MOST_EPOCHS = 10**6
+SEED = 2**63  # seeds are below
+LARGE = 1e6  # levels of pixels, minutes, and weights of terms of a loss
+FAR = 1e30  # targets, whose unit is anyone's, and rates; float32 ends at 3e38
+Side = Annotated[int, Field(ge=1, le=SIDE)]
+Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]
+
+
+# --- sections -------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A table of the file; unknown keys are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        alias_generator=kebab,
+        populate_by_name=True,
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if told := wrong_kind(value, cls.model_fields[info.field_name].annotation):
+            raise ValueError(told)
+        return value
+
+
+class PreprocessingSettings(Section):
+    """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
+
+    size: tuple[Side, Side] | None = Field(None, description="Height and width.")
+    mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, of pixels in [0, 1].")
+    std: tuple[Annotated[float, Field(gt=0, le=LARGE)], ...] | None = Field(
+        None, description="Standard deviation of each channel, of pixels in [0, 1]."
+    )
+    interpolation: str | None = Field(None, description="As timm names it.")
+    crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that is cropped.")
+    crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
+
+
+class UnitSettings(Section):
+    """What standardized outputs are multiplied by and moved to: target = mean + std × output."""
+
+    mean: float = Field(ge=-FAR, le=FAR, description="The target's mean over the members' training rows.")
+    std: float = Field(gt=0, le=FAR, description="Its standard deviation over those rows.")
+
+
+class TeacherSettings(Section):
+    """`[teachers]`: the members, and how they pool."""
+
+    path: PathText = Field("teachers", validate_default=True, description="Folder of checkpoints.")
+    model: ModelSpec | None = Field(
+        None, description="For bare checkpoints: a timm name, file.py:factory or package.module:factory."
+    )
+    model_kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
+    output: Output = Field("logits", description="What the members return; for regression one of the last three.")
+    standardized: UnitSettings | None = Field(
+        None, description="Regression: the target's mean and std, where the members return standardized numbers."
+    )
+    variance: float | None = Field(
+        None,
+        gt=0,
+        le=FAR,
+        description="Regression with members that return a mean alone: their noise, target unit squared.",
+    )
+    preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
+    average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
+    weights: tuple[Annotated[float, Field(ge=0, le=FAR)], ...] | None = Field(
+        None, description="One weight per member; equal when left out."
+    )
+
+
+class DataEntry(Section):
+    """A split written out: which source, which of its arrays, which of its rows."""
+
+    source: DataPath = Field(description="Instead of a path alone: what it would be.")
+    rows: PathText | None = Field(None, description="An .npy of the rows of it; default all.")
+    x: str = Field("x", description="Of an .npz, the array of inputs.")
+    y: str = Field("y", description="Of an .npz, the array of labels or targets.")
+
+
+def _written_as(entry: Any) -> str:
+    return "<table>" if isinstance(entry, dict | DataEntry) else "<path>"
+
+
+# tagged, so that a mistake is told of the form it was written in
+DataSettings = Annotated[
+    Annotated[DataPath, Tag("<path>")] | Annotated[DataEntry, Tag("<table>")], Discriminator(_written_as)
+]
+
+
+class SplitSettings(Section):
+    """`[data]`: a source per split."""
+
+    train: DataSettings | None = Field(None, description="Image folder, .npz, or file.py:factory.")
+    validation: DataSettings | None = Field(None, description="Rows that choices are made on.")
+    test: DataSettings | None = Field(None, description="Rows that only report.")
+    calibration: DataSettings | None = Field(None, description="Rows no member was trained on.")
+    transfer: DataSettings | None = Field(None, description="Extra rows to train on, labels not needed.")
+    ood: dict[str, DataSettings] = Field({}, description="Out-of-distribution sets, for evaluation only.")
+
+    @field_validator("ood")
+    @classmethod
+    def _names_are_file_names(cls, sets: dict[str, Any]) -> dict[str, Any]:
+        for name in sets:
+            file_name(name)
+        return sets
+
+
+class ViewSettings(Section):
+    """`[views]`: the renditions of each training row that the members are asked about."""
+
+    count: int = Field(4, ge=1, le=2**16, description="Views of each training row in the cache.")
+    transform: ModelSpec = Field(
+        "none", description="none, affine, crop-flip, mixup, noise, ods, confods; a + of these."
+    )
+    seed: int = Field(0, ge=-SEED, lt=SEED, description="Seed of the views, apart from the training seed.")
+
+
+class LastStageSettings(Section):
+    """`student.heads` as a table: every head has its own copy of the body's last stage."""
+
+    last_stage: str | None = Field(None, min_length=1, description="The body's module where it begins.")
+    adapt_from: str | None = Field(None, min_length=1, description="The body's module from which adapters lead there.")
+    rank: int | None = Field(None, ge=1, le=WIDEST, description="Channels of a bottleneck that the adapters share.")
+    compress: float | None = Field(None, gt=0, lt=1, description="Share of its parameters that each of them keeps.")
+
+
+def _heads_as(heads: Any) -> str:
+    return (
+        "<word>" if isinstance(heads, str) else "<table>" if isinstance(heads, dict | LastStageSettings) else "<list>"
+    )
+
+
+HeadSettings = Annotated[
+    Annotated[tuple[Annotated[int, Field(ge=1, le=WIDEST)], ...], Field(max_length=64), Tag("<list>")]
+    | Annotated[Literal["last-stage"], Tag("<word>")]
+    | Annotated[LastStageSettings, Tag("<table>")],
+    Discriminator(_heads_as),
+]
+
+
+def _init_as(init: Any) -> str:
+    return "<list>" if isinstance(init, list | tuple) else "<name>"
+
+
+InitSettings = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(_init_as),
+]
+
+
+class StudentSettings(Section):
+    """`[student]`: its body and heads."""
+
+    model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
+    kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
+    init: InitSettings | None = Field(
+        None, description='Start the body from this member; from a list, as ["member-*"], that many side by side.'
+    )
+    heads: HeadSettings = Field(
+        (), description='Hidden sizes of each head; empty is linear. Or "last-stage": its member\'s, or a copy, each.'
+    )
+    compress: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of its parameters that a body from student.init keeps, in products of thin layers.",
+    )
+    share: dict[str, str] = Field(
+        {},
+        description="STUDENT=TEACHER: this module of the teacher, copied and frozen; head is the output layer.",
+    )
+    preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
+
+    @property
+    def from_members(self) -> bool:
+        """Whether bodies and heads start from members, as a list says, and not one body from one of them."""
+        return isinstance(self.init, tuple)
+
+    @property
+    def compresses(self) -> bool:
+        """Whether what it starts from is made thinner: bodies, or the heads' last stages."""
+        return self.compress is not None or getattr(self.heads, "compress", None) is not None
+
+
+class CacheSettings(Section):
+    """`[cache]`: how the members' outputs are computed and kept."""
+
+    dtype: Literal["float16", "float32"] | None = Field(
+        None, description="Storage: float16 by default for classes, always float32 for regression."
+    )
+    batch_size: int = Field(256, ge=1, le=MOST_ROWS, description="Rows in a forward pass of the members.")
+
+
+class TrainSettings(Section):
+    """`[train]`: timm's names for timm's things."""
+
+    method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
+    generations: int | None = Field(
+        None, ge=1, le=1000, description="A chain of so many students, each of which learns from the one before."
+    )
+    teacher: str | None = Field(None, description="Learn from this member alone; default all of them.")
+    epochs: int = Field(
+        20, ge=0, le=MOST_EPOCHS, description="Passes over the training rows; 0 keeps what is solved for."
+    )
+    batch_size: int = Field(128, ge=1, le=MOST_ROWS, description="Rows in a step.")
+    workers: int | None = Field(None, ge=0, le=256, description="Loader processes; default 0 on a CPU, else up to 8.")
+    opt: str = Field("adamw", description="A timm optimizer.")
+    lr: float = Field(1e-3, gt=0, le=FAR, description="Peak learning rate.")
+    sched: Literal["cosine", "tanh", "poly", "none"] = Field(
+        "cosine", description="A timm schedule, over each stage, stepped each update."
+    )
+    warmup_epochs: float = Field(0.0, ge=0, le=MOST_EPOCHS, description="Epochs of linear warmup in each stage.")
+    weight_decay: float = Field(0.01, ge=0, le=LARGE, description="Weight decay.")
+    clip_grad: float | None = Field(None, gt=0, le=1e12, description="Largest gradient norm.")
+    freeze_bn: bool | None = Field(
+        None, description="Keep the body's BatchNorm statistics; default on where student.init gives it a member's."
+    )
+    channels_last: bool = Field(False, description="Lay out pictures and kernels for faster convolutions.")
+    amp: bool = Field(False, description="Mixed precision.")
+    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="Its lower precision.")
+    model_ema: bool = Field(False, description="Keep an exponential moving average; it becomes the student.")
+    model_ema_decay: float = Field(0.999, gt=0, lt=1, description="Its decay a step.")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto.")
+    seed: int = Field(0, ge=0, lt=SEED, description="Seed of the student and of the order of rows.")
+    checkpoint_minutes: float = Field(5.0, gt=0, le=LARGE, description="Save for resuming this often within an epoch.")
+
+
+class OutputSettings(Section):
+    """`[output]`: where the results go."""
+
+    cache: PathText = Field("cache", validate_default=True, description="Folder of the cache.")
+    runs: PathText = Field("runs", validate_default=True, description="Folder of the runs.")
+    name: Annotated[str, AfterValidator(file_name)] | None = Field(
+        None, description="Name of the run; default METHOD-sSEED."
+    )
+
+
+class Settings(Section):
+    """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
+
+    task: Literal["classification", "regression"] = Field("classification", description="Or regression.")
+    teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
+    data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
+    views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))
+    student: StudentSettings = Field(default_factory=lambda: StudentSettings.model_validate({}))
+    cache: CacheSettings = Field(default_factory=lambda: CacheSettings.model_validate({}))
+    train: TrainSettings = Field(default_factory=lambda: TrainSettings.model_validate({}))
+    method: dict[str, Any] = Field({}, description="The method's own options; edistill methods lists them.")
+    output: OutputSettings = Field(default_factory=lambda: OutputSettings.model_validate({}))
+
+    def splits(self) -> dict[str, DataSettings]:
+        """Every configured split by name, `ood/NAME` included, training first."""
+        named = {name: getattr(self.data, name) for name in SplitSettings.model_fields if name != "ood"}
+        named |= {f"ood/{name}": entry for name, entry in self.data.ood.items()}
+        return {name: entry for name, entry in named.items() if entry is not None}

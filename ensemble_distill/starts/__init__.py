@@ -1,0 +1,1 @@
+"""Where a student begins: one member, several, last stages behind adapters, compressed members, shared modules."""

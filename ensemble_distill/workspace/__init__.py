@@ -1,0 +1,1 @@
+"""What a command opens once: splits, members, cache, device; and what is refused before anything is written."""

@@ -1,0 +1,45 @@
+"""Which folders a command may make its own: none with things of others in it, and none that would go with another's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ensemble_distill.cache.manifest import FILES, NAME
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.config import CONFIG
+from ensemble_distill.runs.same import FILES as RUN_FILES
+from ensemble_distill.runtime.files import LOCK, is_temporary
+
+
+def refuse_within(folder: Path, key: str) -> None:
+    """Raise EdistillError when `folder` lies in what a cache or a run keeps, and so goes when that is made again."""
+    for parent in folder.absolute().parents:
+        first = folder.absolute().relative_to(parent).parts[0]
+        for what, mark, names in (("cache", NAME, FILES), ("run", CONFIG, RUN_FILES)):
+            if first in names and (parent / mark).is_file():
+                raise EdistillError(
+                    f"{folder} lies in {parent}, a {what} that removes its {first} when it is made again. Name another "
+                    f"folder in {key}."
+                )
+
+
+def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
+    """Raise EdistillError when `folder` holds things that are not ours to write among, or lies in such."""
+    refuse_within(folder, key)
+    if folder.exists() and not folder.is_dir():
+        raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
+    if folder.is_dir() and not os.path.lexists(folder / mark):
+        others = [path.name for path in folder.iterdir() if path.name != f"{mark}.part" and _holds_something(path)]
+        if others:
+            raise EdistillError(
+                f"{folder} exists and is not {what} (it holds {', '.join(sorted(others)[:3])}). Name another folder in "
+                f"{key}, or move it away."
+            )
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether it is a file or a folder with one. Locks do not count, which stay where a command was refused, nor does
+    what a killed writer left."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return any(file.is_file() and file.name != LOCK and not is_temporary(file) for file in files)

@@ -1,0 +1,315 @@
+"""The cache as storage: blocks, parts, records, the manifest, and reading them back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+from tiny import contents, refused
+
+from ensemble_distill.cache import parts, reader, writer
+from ensemble_distill.cache.manifest import NAME, Manifest
+from ensemble_distill.cache.parts import Block, Column
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.records import encode, layout
+from ensemble_distill.cache.writer import Writer, blocks, record_path
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, Preprocessing, Split
+
+ROWS, K, BATCH = 23, 5, 4
+MEMBERS = tuple(
+    Member(name, name[-1] * 64, preprocessing=Preprocessing((6, 6), (0.5,), (0.2,))) for name in ("m-a", "m-b")
+)
+COLUMNS: list[Column] = [(member.name, view) for member in MEMBERS for view in range(3)]
+SPLIT = Split(ROWS, "d" * 64, "all", "pixels", "mixup", 3)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "BLOCK_ROWS", 8)
+
+
+def manifest(dtype: str = "float16") -> Manifest:
+    classes = tuple(f"class {k}" for k in range(K))
+    return Manifest("classification", dtype, classes, MEMBERS, {"ood/x": SPLIT}, caching={"batch_size": BATCH})
+
+
+def logits(column: Column) -> NDArray[np.float32]:
+    """(ROWS, K), small integers, which float16 holds exactly."""
+    rng = np.random.default_rng([ord(column[0][-1]), column[1]])
+    return rng.integers(-50, 50, (ROWS, K)).astype(np.float32)
+
+
+def put(into: Writer, columns: list[Column] = COLUMNS, cut: list[Block] | None = None) -> None:
+    for block in cut or blocks(ROWS, BATCH):
+        dtype = into.manifest.dtype
+        into.put("ood/x", block, {c: encode(logits(c)[block.start : block.stop], layout(K, dtype)) for c in columns})
+
+
+def made(folder: Path, dtype: str = "float16") -> Path:
+    whole = Writer(folder, manifest(dtype))
+    put(whole)
+    whole.join("ood/x", COLUMNS, ROWS, BATCH)
+    return folder
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 30), st.integers(1, 60))
+def test_blocks_cover_all_rows_in_the_batches_of_an_uncut_pass(rows: int, batch: int, block_rows: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "BLOCK_ROWS", block_rows)
+        cut = blocks(rows, batch)
+    assert [row for block in cut for row in range(block.start, block.stop)] == list(range(rows))
+    batches = [(b[0], b[-1] + 1) for block in cut for b in block.batches(batch)]
+    assert batches == [(start, min(start + batch, rows)) for start in range(0, rows, batch)]
+    assert all(block.stop - block.start <= max(block_rows, batch) for block in cut)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def test_any_numpy_opens_a_record(tmp_path: Path) -> None:
+    made(tmp_path)
+    for column in COLUMNS:
+        record = np.load(record_path(tmp_path, "ood/x", *column))
+        assert record.shape == (ROWS,)
+        assert_array_equal(record["logits"].astype(np.float32) + record["max"][:, None], logits(column))
+
+
+def test_the_order_of_the_work_is_not_in_the_bytes(tmp_path: Path) -> None:
+    other = Writer(tmp_path / "b", manifest())
+    for cut in blocks(ROWS, BATCH)[::-1]:
+        put(other, COLUMNS[4:], [cut])
+        put(other, COLUMNS[:4][::-1], [cut])
+    other.join("ood/x", COLUMNS[::-1], ROWS, BATCH)
+    assert contents(tmp_path / "b") == contents(made(tmp_path / "a"))
+
+
+def test_parts_are_gone_once_they_are_joined_and_leftovers_with_the_next_writer(tmp_path: Path) -> None:
+    made(tmp_path)
+    before = contents(tmp_path)
+    assert sorted(before) == [NAME, *(f"records/ood/x/{m}.v{v}.npy" for m, v in COLUMNS)]
+    for name in (
+        "manifest.json.part",
+        "records/ood/x/m-a.v0.npy.part",
+        "parts/t/0-1.safetensors.part",
+        "replay/t.part",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    Writer(tmp_path, Manifest.load(tmp_path))
+    assert contents(tmp_path) == before
+
+
+def test_a_block_of_another_length_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 records"):
+        Writer(tmp_path, manifest()).put(
+            "ood/x", Block(0, 8), {("m-a", 0): encode(logits(("m-a", 0))[:3], layout(K, "float16"))}
+        )
+
+
+def test_each_part_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(Writer(tmp_path, manifest()))
+    hashed: list[int] = []
+    digest = parts._digest
+    monkeypatch.setattr(parts, "_digest", lambda tensors: (hashed.append(1), digest(tensors))[1])
+    later = Writer(tmp_path, manifest())
+    assert not any(later.missing("ood/x", block, COLUMNS) for block in blocks(ROWS, BATCH))
+    later.join("ood/x", COLUMNS, ROWS, BATCH)
+    assert len(hashed) == len(blocks(ROWS, BATCH)), "as many columns as there are would each hash all of them"
+
+
+Damage = Callable[[bytes], bytes]
+DAMAGES: dict[str, Damage] = {
+    "empty": lambda content: b"",
+    "truncated": lambda content: content[:-3],
+    "header cut": lambda content: content[:20],
+    "bit flipped": lambda content: content[:-5] + bytes([content[-5] ^ 4]) + content[-4:],
+    "zeros": lambda content: bytes(len(content)),
+    "no checksum": lambda content: content.replace(b'"sha256"', b'"sha255"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_part_counts_as_absent(tmp_path: Path, damage: Damage) -> None:
+    put(Writer(tmp_path, manifest()))
+    victim = sorted((tmp_path / "parts").rglob("*.safetensors"))[1]
+    victim.write_bytes(damage(victim.read_bytes()))
+    again = Writer(tmp_path, manifest())
+    first, second, third = blocks(ROWS, BATCH)
+    assert again.missing("ood/x", first, COLUMNS) == again.missing("ood/x", third, COLUMNS) == ()
+    assert again.missing("ood/x", second, COLUMNS) == tuple(COLUMNS)
+    put(again, cut=[second])
+    again.join("ood/x", COLUMNS, ROWS, BATCH)
+    assert contents(tmp_path) == contents(made(tmp_path.with_name("whole")))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["in memory", "mapped"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if request.param == "mapped":
+        monkeypatch.setattr(reader, "IN_MEMORY", 0)
+        monkeypatch.setattr(reader, "OPEN_MAPS", 2)
+    return made(tmp_path / "cache")
+
+
+def test_rows_come_back_in_any_order_each_in_its_view(folder: Path) -> None:
+    records = Cache(folder).open("ood/x", 3)
+    rng = np.random.default_rng(0)
+    rows, views = rng.integers(0, ROWS, 40), rng.integers(0, 3, 40)
+    read = records.read(rows, views)
+    assert read.shape == (40, 2, K)
+    assert read.dtype == np.float32
+    for at, (row, view) in enumerate(zip(rows, views, strict=True)):
+        assert_array_equal(read[at], [logits((member.name, view))[row] for member in MEMBERS])
+    assert_array_equal(records.read([3, 1]), records.read(np.array([3, 1]), np.array([0, 0])))
+    assert len(records) == ROWS
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_record_that_is_not_whole_is_refused_when_it_is_opened(folder: Path, damage: str) -> None:
+    path = record_path(folder, "ood/x", "m-b", 2)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[:-1])
+    with refused(str(path), "damaged", "run edistill cache-logits"):
+        Cache(folder).open("ood/x", 3)
+    Cache(folder).open("ood/x", 2)  # what is not asked for is not looked at
+
+
+def test_a_record_of_other_rows_or_classes_is_refused(folder: Path) -> None:
+    path = record_path(folder, "ood/x", "m-a", 0)
+    for wrong in (
+        encode(np.zeros((ROWS - 1, K), np.float32), layout(K, "float16")),
+        encode(np.zeros((ROWS, K), np.float32), layout(K, "float32")),
+    ):
+        np.save(path, wrong)
+        with refused(str(path), "damaged"):
+            Cache(folder).open("ood/x")
+
+
+def test_a_flipped_bit_is_found_before_the_first_row_is_used(tmp_path: Path) -> None:
+    path = record_path(made(tmp_path), "ood/x", "m-a", 1)
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    with refused(str(path), "sha256", "Delete that file and run edistill cache-logits"):
+        Cache(tmp_path).open("ood/x", 2)
+    assert [problem.split(" has ")[0] for problem in Cache(tmp_path).verify()] == [str(path)]
+    path.unlink()
+    assert Cache(tmp_path).verify() == [f"{path} is missing"]
+
+
+def test_few_maps_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path("/proc/self/fd")
+    if not opened.is_dir():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(reader, "IN_MEMORY", 0)
+    monkeypatch.setattr(reader, "OPEN_MAPS", 2)
+    made(tmp_path)
+    before = len(list(opened.iterdir()))
+    records = Cache(tmp_path).open("ood/x", 3)
+    for view in (0, 1, 2, 1, 0):
+        records.read(range(ROWS), view)
+        assert len(list(opened.iterdir())) <= before + 2
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    made(tmp_path)
+    with refused("holds 3 views of ood/x, and 4 are asked for", "Run edistill cache-logits"):
+        Cache(tmp_path).open("ood/x", 4)
+    with refused("holds 0 views of test, and 1 are asked for", "it has ood/x"):
+        Cache(tmp_path).open("test")
+    with refused("holds no cache", "Run edistill cache-logits first"):
+        Cache(tmp_path / "nowhere")
+    put(Writer(tmp_path / "half", manifest()))
+    with refused("is unfinished: ood/x has no view of every member", "Run edistill cache-logits to finish it"):
+        Cache(tmp_path / "half").views("ood/x")
+
+
+# --- the manifest -----------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
+    made(tmp_path)
+    there = Manifest.load(tmp_path)
+    assert there.members == MEMBERS
+    assert there.splits == {"ood/x": SPLIT}
+    assert there.names == ("m-a", "m-b")
+    assert there.views("ood/x") == 3
+    assert there.views("test") == 0
+    assert set(there.records) == {f"ood/x/{m}/{v}" for m, v in COLUMNS}
+    content = (tmp_path / NAME).read_bytes()
+    there.save(tmp_path)
+    assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_views_count_only_while_every_member_has_them(tmp_path: Path) -> None:
+    whole = Manifest.load(made(tmp_path))
+    for gone, left in (("ood/x/m-b/2", 2), ("ood/x/m-a/1", 1), ("ood/x/m-a/0", 0)):
+        whole.records.pop(gone)  # type: ignore[attr-defined]
+        assert whole.views("ood/x") == left
+
+
+def test_another_format_is_refused_by_number(tmp_path: Path) -> None:
+    made(tmp_path)
+    record = json.loads((tmp_path / NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps(record | {"format": 7}))
+    with refused("cache format 7", "reads format 1", "edistill cache-logits --overwrite"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "7", '{"format": 1}', '{"format": 1, "task": "x"}', "\udcff"]
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / NAME).write_bytes(content.encode(errors="surrogateescape"))
+    with refused(str(tmp_path / NAME), "is damaged", "Restore it, or run edistill cache-logits --overwrite"):
+        Manifest.load(tmp_path)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_damage_anywhere_in_the_manifest_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    if not folder.is_dir():
+        made(folder)
+        (folder / NAME).rename(folder / "whole")
+    whole = (folder / "whole").read_bytes()
+    content = bytearray(whole)
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 3))]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (folder / NAME).write_bytes(content)
+    try:
+        same = json.loads(content) == json.loads(whole)  # white space may change
+    except ValueError:
+        same = False
+    if same:
+        Manifest.load(folder)
+    else:
+        with pytest.raises(EdistillError):
+            Manifest.load(folder)
+
+
+def test_a_row_count_that_is_off_by_one_is_found(tmp_path: Path) -> None:
+    """Records are read from their end, so it would shift every row by one."""
+    made(tmp_path)
+    text = (tmp_path / NAME).read_text()
+    (tmp_path / NAME).write_text(text.replace(f'"rows": {ROWS}', f'"rows": {ROWS - 1}'))
+    with refused("is damaged", "checksum"):
+        Cache(tmp_path)

@@ -1,0 +1,94 @@
+"""What a member's second output is, told from the targets, and what single precision or a temperature would spoil."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_regression
+from tiny import refused
+
+from ensemble_distill.data.labels import as_labels
+from ensemble_distill.facts import Member
+from ensemble_distill.settings import load_settings
+from ensemble_distill.teachers.moments import check_spread, checked
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.train import train
+
+RNG = np.random.default_rng(0)
+TRUE = {"a variance": lambda v: v, "a log-variance": np.log, "a standard deviation": np.sqrt}
+TRUE["the logarithm of a standard deviation"] = lambda v: 0.5 * np.log(v)
+SAID = {"mean-variance": "a variance", "mean-logvar": "a log-variance"}
+
+
+def answers(output: str, returned: str, variance: float, units: tuple[float, float] | None) -> tuple[Member, ...]:
+    """A member said to return `output`, its moments as they were taken for that, and targets that are as it means."""
+    member = Member("m", "0" * 64, output, units=units)
+    center, scale = units or (0.0, 1.0)
+    mean = RNG.normal(size=200)
+    y = center + scale * (mean + np.sqrt(variance) * RNG.normal(size=200))
+    raw = np.stack([mean, np.full(200, TRUE[returned](variance))], axis=1)
+    return member, checked(raw, member, "train", range(200)), y  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("units", [None, (454.0, 17.0)])
+@pytest.mark.parametrize(
+    ("output", "returned", "variance"),
+    [
+        ("mean-logvar", "a variance", 1e-3),
+        ("mean-logvar", "a standard deviation", 1e-4),
+        ("mean-logvar", "the logarithm of a standard deviation", 1e-5),
+        ("mean-variance", "a standard deviation", 1e-4),
+        ("mean-variance", "a log-variance", 200.0),
+    ],
+)
+def test_another_reading_that_fits_is_named(
+    output: str, returned: str, variance: float, units: tuple[float, float] | None
+) -> None:
+    member, moments, y = answers(output, returned, variance, units)
+    with refused(f"said to return {output}", f"read as {returned}, ", "teachers.output"):
+        check_spread(member, moments, y)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("output", SAID)
+@pytest.mark.parametrize("misjudged", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("variance", [1e-4, 1.0, 300.0])
+def test_members_that_misjudge_themselves_are_let_through(output: str, misjudged: float, variance: float) -> None:
+    member, moments, y = answers(output, SAID[output], variance, None)
+    moments[:, 1] += np.log(misjudged)  # type: ignore[index]
+    check_spread(member, moments, y)  # type: ignore[arg-type]
+
+
+def test_few_rows_and_a_stated_variance_tell_nothing() -> None:
+    member, moments, y = answers("mean-logvar", "a variance", 1e-3, None)
+    check_spread(member, moments[:10], y[:10])  # type: ignore[arg-type, index]
+    check_spread(Member("m", "0" * 64, "mean", variance=1.0), moments, y)  # type: ignore[arg-type]
+
+
+def test_the_pass_refuses_such_a_member(tmp_path: Path) -> None:
+    folder = tiny_regression.make_folder(
+        tmp_path / "f",
+        rows={"train": 40, "validation": 40},
+        units=(tiny_regression.LEVEL, tiny_regression.SPREAD * 20),
+    )
+    units = {"mean": tiny_regression.LEVEL, "std": tiny_regression.SPREAD * 20}
+    told = {"teachers.standardized": units, "teachers.model-kwargs": {"variance": True}}
+    with refused("said to return mean-logvar", "read as a variance"):
+        cache_logits(load_settings(folder / "edistill.toml", told))
+
+
+def test_targets_that_float32_cannot_tell_apart_are_refused() -> None:
+    y = 1.7e9 + 10.0 * np.arange(10)
+    with refused("data.train: y lies about 1.7", "varies by", "Take a constant off"):
+        as_labels(y, 10, "regression", None, "data.train: y")
+    near = 454 + 0.05 * np.arange(10)
+    np.testing.assert_allclose(as_labels(near, 10, "regression", None, "y"), near, rtol=1e-6)
+    np.testing.assert_array_equal(as_labels(np.full(3, 1e9), 3, "regression", None, "y"), np.full(3, 1e9, np.float32))
+
+
+@pytest.mark.parametrize("method", ["kd", "hydra", "batch-ensemble"])
+def test_a_temperature_is_for_classes(tmp_path: Path, method: str) -> None:
+    folder = tiny_regression.make_folder(tmp_path / "f", rows={"train": 40})
+    with refused("method.temperature is 2.0", "leave it at 1"):
+        train(load_settings(folder / "edistill.toml", {"train.method": method, "method.temperature": 2}))

@@ -1,0 +1,384 @@
+"""`train --generations`: what each generation learned from, growing, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_regression
+import torch
+from evaluate_helpers import CACHED, Floats, pixels_of, student_of
+from numpy.testing import assert_allclose
+from scipy.special import log_softmax
+from tiny import contents, make_folder, refused_and_kept, save_data, settings, unseal
+
+from ensemble_distill import load_student
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.chains.generations import ChainReport, train_chain
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.chain import Chain
+from ensemble_distill.runs.run import StudentConfig
+from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.settings import load_settings
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.calibrate import calibrate
+from ensemble_distill.workflows.evaluate import evaluate
+from ensemble_distill.workflows.train import train
+from ensemble_distill.workspace.splits import plan_split
+
+NEAR: dict[str, Any] = CACHED
+WEIGHTS = "student.safetensors"
+ROWS = {"train": 40, "validation": 24, "test": 10, "transfer": 9}
+
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache and runs/whole, a chain of 3. Do not write to it."""
+    folder = make_folder(tmp_path_factory.mktemp("chain") / "tiny", rows=ROWS)
+    np.savez(folder / "data/transfer.npz", x=np.load(folder / "data/transfer.npz")["x"])  # without labels
+    cache_logits(settings(folder))
+    chained(folder, "whole", 3)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to write to."""
+    return Path(shutil.copytree(made, tmp_path / "tiny"))
+
+
+def asked(name: str, generations: int | None, **more: Any) -> dict[str, Any]:
+    """Overrides; others are written train__lr=0.1 for train.lr."""
+    others = {key.replace("__", ".").replace("_", "-"): value for key, value in more.items()}
+    return {"train.method": "ban", "train.generations": generations, "output.name": name, **others}
+
+
+def chained(folder: Path, name: str, generations: int, overwrite: bool = False, **more: Any) -> ChainReport:
+    return train_chain(settings(folder, asked(name, generations, **more)), overwrite=overwrite)
+
+
+def weights(chain: Path) -> list[bytes]:
+    """Of every generation."""
+    return [path.read_bytes() for path in sorted(chain.glob(f"generation-*/{WEIGHTS}"))]
+
+
+# --- what each generation learned from --------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def said_of_views(folder: Path, run: Path, split: str, view: int) -> Floats:
+    """Log-probabilities (N, 1, K) of a run on every row of a split, rendered as that view."""
+    plan = plan_split(settings(folder), split)
+    source, rows = plan.source, []
+    preprocessing = StudentConfig.load(run).preprocessing
+    for row in range(len(source)):
+        rendition = plan.view.plan(plan.seed, view, row, len(source))
+        rows.append(rendition.x([source.item(other) for other in rendition.rows], preprocessing))
+    found: Floats = log_softmax(
+        load_student(run, trust=True)(torch.from_numpy(np.stack(rows))).double().numpy(), axis=-1
+    )
+    return found
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_cache_holds_what_its_generation_says(made: Path, generation: int) -> None:
+    run, cache = made / f"runs/whole/generation-{generation}", made / f"runs/whole/caches/generation-{generation}"
+    opened = Cache(cache)
+    assert {name: (split.rows, opened.views(name)) for name, split in opened.manifest.splits.items()} == {
+        "train": (40, 2),
+        "transfer": (9, 2),
+        "validation": (24, 1),
+        "test": (10, 1),
+    }
+    assert [member.name for member in opened.manifest.members] == [f"generation-{generation}"]
+    for split in ("train", "transfer"):
+        records = opened.open(split, 2)
+        for view in (0, 1):
+            found = log_softmax(records.read(range(ROWS[split]), view).astype(np.float64), axis=-1)
+            assert_allclose(found, said_of_views(made, run, split, view), **NEAR)
+    found = log_softmax(opened.open("validation").read(range(24)).astype(np.float64), axis=-1)
+    plain = student_of(run, pixels_of(made / "data/validation.npz"))
+    assert_allclose(found, plain, **NEAR)
+    other = student_of(made / "runs/whole/generation-3", pixels_of(made / "data/validation.npz"))
+    assert np.abs(found - other).max() > 0.01, "which it could be mistaken for otherwise"
+
+
+def test_the_last_generation_has_no_cache(made: Path) -> None:
+    assert {path.name for path in (made / "runs/whole/caches").iterdir()} == {"generation-1", "generation-2"}
+
+
+def test_a_generation_names_the_one_before(made: Path) -> None:
+    chain = made / "runs/whole"
+    configs = [StudentConfig.load(chain / f"generation-{g}") for g in (1, 2, 3)]
+    assert [member.name for member in configs[0].members] == ["member-0", "member-1", "member-2"]
+    for before, config in ((1, configs[1]), (2, configs[2])):
+        (member,) = config.members
+        assert (member.name, member.sha256) == (
+            f"generation-{before}",
+            sha256_file(chain / f"generation-{before}" / WEIGHTS),
+        )
+    assert len({tuple(sorted(config.trained_on.items())) for config in configs}) == 1
+    assert set(configs[0].trained_on) == {"train", "transfer"}
+
+
+def test_every_generation_has_a_seed_of_its_own(folder: Path) -> None:
+    def seeds(name: str) -> list[int]:
+        chain = folder / "runs" / name
+        return [load_settings(chain / f"generation-{g}/args.toml").train.seed for g in (1, 2, 3)]
+
+    chained(folder, "one", 3, train__seed=1, train__epochs=1)
+    assert len({0, 1, *seeds("whole"), *seeds("one")}) == 8
+
+
+@pytest.mark.parametrize("generation", [1, 2, 3])
+def test_a_generation_replays_alone(folder: Path, generation: int) -> None:
+    run = folder / f"runs/whole/generation-{generation}"
+    replayed = load_settings(run / "args.toml", {"output.name": "alone", "output.runs": str(folder / "runs")})
+    assert replayed.train.generations is None
+    train(replayed)
+    assert (folder / "runs/alone" / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
+
+
+def test_a_later_generation_is_an_ordinary_distillation(folder: Path) -> None:
+    """A cache and a run by the two commands, whose only teacher is the generation before."""
+    chain = folder / "runs/whole"
+    seed = load_settings(chain / "generation-3/args.toml").train.seed
+    (folder / "predecessor").mkdir()
+    shutil.copytree(chain / "generation-2", folder / "predecessor/generation-2")
+    config = unseal(folder / "predecessor/generation-2")
+    config.write_text(config.read_text().replace('"../../../model.py:', f'"{folder}/model.py:'))
+    by_hand = {
+        "teachers": {"path": "predecessor"},
+        "output.cache": "by-hand",
+        **asked("by-hand", None, train__seed=seed),
+    }
+    cache_logits(settings(folder, by_hand), only=["train", "transfer"])
+    train(settings(folder, by_hand))
+    assert (folder / "runs/by-hand" / WEIGHTS).read_bytes() == (chain / "generation-3" / WEIGHTS).read_bytes()
+
+
+def test_the_first_generation_learns_from_one_member(folder: Path) -> None:
+    """As from a folder that holds no other; the members' weights mean nothing then."""
+    weighted: dict[str, Any] = {"teachers__weights": [1.0, 2.0, 3.0]}
+    chain = chained(folder, "of-one", 2, train__teacher="member-1", **weighted).folder
+    assert [member.name for member in Chain.open(chain).teachers] == ["member-1"]
+    assert load_settings(chain / "generation-2/args.toml").train.teacher is None
+    (folder / "teachers/member-0.safetensors").unlink()
+    (folder / "teachers/member-2.safetensors").unlink()
+    cache_logits(settings(folder, {"output.cache": "alone"}))
+    alone = chained(folder, "alone", 2, output__cache="alone").folder
+    assert weights(alone) == weights(chain)
+    assert weights(alone)[0] != weights(folder / "runs/whole")[0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"train__method": "kd"},
+        {"train__method": "endd"},
+        {"train__method": "proxy-endd"},
+        {"method__objective": "cwtm"},
+        {"method__objective": "dkpp", "data__validation": None},
+        {"views__transform": "ods", "output__cache": "pushed"},
+        {"student__model": "model.py:make_teacher", "student__init": "member-0"},
+        {"student__kwargs": {"width": 3}, "student__share": {"2": "2"}, "train__teacher": "member-1"},
+        {"train__model_ema": True, "teachers__average": "logits"},
+    ],
+    ids=lambda more: "-".join(map(str, more.values())),
+)
+def test_other_ways_to_learn(folder: Path, more: dict[str, Any]) -> None:
+    if "output__cache" in more:
+        overrides = {key.replace("__", "."): value for key, value in more.items()}
+        cache_logits(settings(folder, overrides))
+    report = chained(folder, "other", 2, train__epochs=1, **more)
+    x = pixels_of(folder / "data/test.npz")
+    first, second = (student_of(run.folder, x) for run in report.generations)
+    assert np.isfinite(second).all()
+    assert np.abs(first - second).max() > 1e-3
+
+
+# --- growing ----------------------------------------------------------------------------------------------------
+
+
+def test_a_grown_chain_is_the_same_chain(folder: Path) -> None:
+    for count in (1, 2, 3):
+        report = chained(folder, "grown", count)
+        assert [run.fresh for run in report.generations] == [False] * (count - 1) + [True]
+        assert len(weights(report.folder)) == count
+    assert report.fresh
+    assert weights(folder / "runs/grown") == weights(folder / "runs/whole")
+    assert len(set(weights(folder / "runs/grown"))) == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_finished_chain_is_up_to_date(made: Path, count: int) -> None:
+    before = contents(made)
+    report = chained(made, "whole", count)
+    assert (report.fresh, report.method, len(report.generations)) == (False, "ban", count)
+    assert contents(made) == before
+
+
+def test_a_chain_grows_without_the_ensemble(folder: Path) -> None:
+    chained(folder, "grown", 1)
+    shutil.rmtree(folder / "teachers")
+    shutil.rmtree(folder / "cache")
+    assert chained(folder, "grown", 3).fresh
+    assert weights(folder / "runs/grown") == weights(folder / "runs/whole")
+
+
+def test_a_chain_grows_from_what_a_calibrated_generation_predicts(folder: Path) -> None:
+    """And earlier ones may be calibrated since; taking the calibration away makes it another teacher."""
+    chained(folder, "grown", 2)
+    for generation in (1, 2):
+        calibrate(settings(folder), f"grown/generation-{generation}")
+    chain = chained(folder, "grown", 3).folder
+    found = Cache(chain / "caches/generation-2").open("validation").read(range(24))
+    temperature = json.loads((chain / "generation-2/calibration.json").read_text())["temperature"]
+    plain = student_of(chain / "generation-2", pixels_of(folder / "data/validation.npz"))
+    assert_allclose(log_softmax(found, axis=-1), log_softmax(plain / temperature, axis=-1), **NEAR)
+    assert weights(chain)[:2] == weights(folder / "runs/whole")[:2]
+    assert weights(chain)[2] != weights(folder / "runs/whole")[2]
+    calibrate(settings(folder), "grown/generation-1", remove=True)
+    chained(folder, "grown", 3)
+    calibrate(settings(folder), "grown/generation-2", remove=True)
+    with refused_and_kept(folder, "generation-3 learned from generation-2 with sha256"):
+        chained(folder, "grown", 3)
+
+
+def test_an_overwritten_chain_keeps_nothing_of_the_old_one(folder: Path) -> None:
+    evaluate(settings(folder), "whole")
+    assert (folder / "runs/whole/evaluations").is_dir()
+    chained(folder, "whole", 2, overwrite=True, train__lr=0.02)
+    chained(folder, "fresh", 2, train__lr=0.02)
+    assert weights(folder / "runs/whole") == weights(folder / "runs/fresh")
+    assert contents(folder / "runs/whole").keys() == contents(folder / "runs/fresh").keys()
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+def test_no_generations(made: Path) -> None:
+    with refused_and_kept(made, "train.generations", "0", "1"):
+        settings(made, asked("none", 0))
+
+
+@pytest.mark.parametrize("method", ["hydra", "supervised", "batch-ensemble"])
+def test_methods_whose_students_cannot_follow_each_other(made: Path, method: str) -> None:
+    with refused_and_kept(made, "train.generations is 2", method, "Use --method ban"):
+        chained(made, "unfit", 2, train__method=method)
+    assert not (made / "runs/unfit").exists()
+
+
+def test_an_unknown_teacher(made: Path) -> None:
+    with refused_and_kept(made, "train.teacher is 'member-9'", "holds member-0, member-1, member-2"):
+        chained(made, "nobody", 2, train__teacher="member-9")
+
+
+@pytest.mark.parametrize("objective", ["ban+l", "cwtm"])
+def test_objectives_of_labels_need_them(folder: Path, objective: str) -> None:
+    np.savez(folder / "data/plain.npz", x=np.load(folder / "data/train.npz")["x"])
+    plain = {"data.train": "data/plain.npz", "output.cache": "plain"}
+    cache_logits(settings(folder, plain))
+    with refused_and_kept(folder, f"ban with objective = {objective!r} needs labels, and data.train has none"):
+        train_chain(settings(folder, {**asked("plain", 2), **plain, "method.objective": objective}))
+    train_chain(settings(folder, {**asked("plain", 1), **plain}))
+
+
+@pytest.mark.parametrize("objective", ["cwtm", "dkpp"])
+def test_objectives_of_classes_need_them(tmp_path: Path, objective: str) -> None:
+    folder = tiny_regression.make_folder(tmp_path / "tiny", rows={"train": 8})
+    with refused_and_kept(folder, f"method.objective is '{objective}'", "the task is regression", "ban or ban+l"):
+        chained(folder, "numbers", 2, method__objective=objective)
+
+
+def test_other_settings(made: Path) -> None:
+    with refused_and_kept(made, "runs/whole was made with train.lr = 0.01, but now it is 0.02", "--overwrite"):
+        chained(made, "whole", 4, train__lr=0.02)
+    with refused_and_kept(made, "train.teacher = (default), but now it is 'member-0'"):
+        chained(made, "whole", 4, train__teacher="member-0")
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_changed_predecessor(folder: Path, unfinished: bool) -> None:
+    chain = folder / "runs/whole"
+    learned = sha256_file(chain / "generation-1" / WEIGHTS)
+    shutil.copyfile(chain / "generation-3" / WEIGHTS, chain / "generation-1" / WEIGHTS)
+    unseal(chain / "generation-1")
+    now = sha256_file(chain / "generation-1" / WEIGHTS)
+    if unfinished:
+        shutil.rmtree(chain / "generation-3")
+        (chain / "generation-2" / WEIGHTS).unlink()
+    told = ("generation-2", f"learned from generation-1 with sha256 {learned[:12]}…", f"now {now[:12]}…")
+    for count in (2, 3, 4):
+        with refused_and_kept(folder, *told):
+            chained(folder, "whole", count)
+    if not unfinished:
+        with refused_and_kept(folder, *told):
+            evaluate(settings(folder), "whole")
+
+
+def test_a_predecessor_changed_after_its_cache_was_made(folder: Path) -> None:
+    chain = folder / "runs/whole"
+    then = sha256_file(chain / "generation-1" / WEIGHTS)
+    shutil.copyfile(chain / "generation-3" / WEIGHTS, chain / "generation-1" / WEIGHTS)
+    unseal(chain / "generation-1")
+    now = sha256_file(chain / "generation-1" / WEIGHTS)
+    for generation in (2, 3):
+        shutil.rmtree(chain / f"generation-{generation}")
+    told = f"caches/generation-1 holds what generation-1 said with sha256 {then[:12]}…, and that is now {now[:12]}…"
+    with refused_and_kept(folder, told):
+        chained(folder, "whole", 2)
+
+
+def test_a_generation_calibrated_before_the_next_is_trained(folder: Path) -> None:
+    """Its cache holds what it said before: take the calibration away, or start the chain again."""
+    chain = folder / "runs/whole"
+    for generation in (2, 3):
+        shutil.rmtree(chain / f"generation-{generation}")
+    calibrate(settings(folder), "whole/generation-1")
+    with pytest.raises(EdistillError) as caught:
+        chained(folder, "whole", 2)
+    assert "cache-logits" not in str(caught.value)
+    assert "edistill calibrate" in str(caught.value)
+
+
+def test_changed_data(folder: Path) -> None:
+    chained(folder, "grown", 1)
+    save_data(folder, "train", 40, x=np.load(folder / "data/train.npz")["x"] ^ 1)
+    with refused_and_kept(folder, "generation-1 was trained on train data", "but data.train is"):
+        chained(folder, "grown", 2)
+
+
+def test_data_of_other_classes(folder: Path) -> None:
+    chained(folder, "grown", 1)
+    save_data(folder, "train", 40, classes=np.array(list("abcd")))
+    with refused_and_kept(folder, "generation-1 was trained on train data", "but data.train is"):
+        chained(folder, "grown", 2)
+
+
+def test_names_that_are_taken(folder: Path) -> None:
+    train(settings(folder, asked("plain", None)))
+    with refused_and_kept(folder, "runs/plain is a run without generations", "Choose another --name"):
+        chained(folder, "plain", 2)
+    with refused_and_kept(folder, "runs/plain is a run without generations"):
+        chained(folder, "plain", 2, overwrite=True)
+    with refused_and_kept(folder, "runs/whole is a chain of generations", "--generations"):
+        train(settings(folder, asked("whole", None)))
+    (folder / "runs/notes").mkdir()
+    (folder / "runs/notes/notes.md").write_text("mine")
+    for overwrite in (False, True):
+        with refused_and_kept(folder, "runs/notes exists and is not a chain (it holds notes.md)"):
+            chained(folder, "notes", 2, overwrite=overwrite)
+
+
+def test_a_run_never_takes_the_place_of_a_chain(folder: Path) -> None:
+    """A folder that is both would be found as the old chain."""
+    with refused_and_kept(folder, "runs/whole"):
+        train(settings(folder, asked("whole", None)), overwrite=True)

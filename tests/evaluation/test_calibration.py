@@ -1,0 +1,99 @@
+"""Calibration: what was distorted is found again, and only what is to change changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from ensemble_distill.evaluation.fit import REACH, fit
+from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.dirichlet import Dirichlet
+from ensemble_distill.predictive.gaussian import Gaussian
+from ensemble_distill.predictive.protocol import Average, Predictive
+
+N, M, K = 400, 5, 4
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def members(average: Average = "probabilities") -> Categorical:
+    return Categorical(2 * normal(N, 1, K) + normal(N, M, K, seed=1), average=average)
+
+
+def model(predictive: Predictive) -> float:
+    return float(predictive.summary().model.mean())
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize(("temperature", "spread"), [(1.0, 2.5), (1.7, 1.0), (0.6, 0.4)])
+def test_a_distortion_of_the_members_is_undone(average: Average, temperature: float, spread: float) -> None:
+    ensemble = members(average)
+    log_probs = ensemble.log_probs()
+    center = log_probs.mean(1, keepdim=True)
+    distorted = replace(ensemble, logits=(center + (log_probs - center) / spread) / temperature)
+    found = fit(ensemble, distorted)
+    mended = distorted.calibrated(found)
+    assert model(mended) == pytest.approx(model(ensemble), rel=1e-3)
+    before, after = (float(ensemble.pooled().kl(s.pooled()).mean()) for s in (distorted, mended))
+    assert after <= before + 1e-6
+    if average == "logits":  # there the pooled prediction tells the temperature alone
+        assert found.temperature == pytest.approx(1 / temperature, rel=1e-3)
+        assert found.spread == pytest.approx(spread, rel=1e-2)
+
+
+def test_the_temperature_is_that_of_least_divergence() -> None:
+    ensemble, student = members(), Categorical(3 * members().pooled().logits + 0.3 * normal(N, 1, K, seed=5))
+    found = fit(ensemble, student)
+    assert (found.spread, found.variance) == (1.0, 1.0)  # a single head has no spread
+
+    def divergence(temperature: float) -> float:
+        return float(ensemble.pooled().kl(student.tempered(temperature)).mean())
+
+    assert all(divergence(found.temperature) <= divergence(found.temperature * f) for f in (0.98, 1.02))
+    assert found.temperature > 2
+
+
+def test_numbers_are_found_again_exactly() -> None:
+    ensemble = Gaussian(normal(N, M), normal(N, 1, seed=3) + 0.2 * normal(N, M, seed=4))
+    center = ensemble.mean.mean(1, keepdim=True)
+    distorted = Gaussian(center + (ensemble.mean - center) / 3, ensemble.log_variance - torch.tensor(2.0).log())
+    found = fit(ensemble, distorted)
+    assert found.spread == pytest.approx(3, rel=1e-3)
+    assert found.variance == pytest.approx(2, rel=1e-6)
+    mended = distorted.calibrated(found)
+    assert_close(mended.mean, ensemble.mean, atol=1e-3, rtol=1e-3)
+    assert_close(mended.summary().total, ensemble.summary().total, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", [0.3, 4.0])
+def test_a_dirichlets_precision_is_moved_and_its_mean_is_not(precision: float) -> None:
+    ensemble = members()
+    mean = ensemble.pooled().logits
+    student = Dirichlet(mean + torch.log(precision * 5 * (1.5 + normal(N, 1, 1, seed=6)).abs().clamp_min(0.2)))
+    mended = student.calibrated(fit(ensemble, student))
+    assert model(mended) == pytest.approx(model(ensemble), rel=1e-3)
+    assert_close(mended.means(), student.means(), atol=0.02, rtol=0.02)
+
+
+def test_heads_that_are_equal_are_left_alone_and_far_ones_meet_the_bound() -> None:
+    ensemble = members()
+    equal = Categorical(ensemble.pooled().logits.expand(N, M, K))
+    assert fit(ensemble, equal).spread == 1
+    nearly = Categorical(ensemble.pooled().logits + 1e-4 * normal(N, M, K, seed=8))
+    assert fit(ensemble, nearly).spread == pytest.approx(torch.tensor(REACH).exp().item())
+    agreeing = Categorical(ensemble.logits[:, :1].expand(N, M, K))
+    assert fit(agreeing, ensemble).spread == 1
+
+
+def test_rows_with_positions_are_calibrated_alike() -> None:
+    flat = members()
+    folded = Categorical(flat.logits.view(N // 4, 4, M, K).transpose(1, 2))
+    by = Calibration(1.3, 1.8)
+    assert_close(folded.calibrated(by).log_probs().transpose(1, 2).reshape(N, M, K), flat.calibrated(by).log_probs())

@@ -1,0 +1,398 @@
+"""Exports: what an ONNX file holds and says, that it computes what torch does, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import one_head
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from numpy.testing import assert_allclose
+from safetensors import safe_open
+from safetensors.torch import load_file
+from scipy.special import log_softmax, logsumexp
+from torch import Tensor, nn
+
+import ensemble_distill
+import ensemble_distill.export.onnx as onnx_format
+import ensemble_distill.export.outputs as export_outputs
+from ensemble_distill import __version__, load_student
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.export.onnx import export_onnx
+from ensemble_distill.export.safetensors import export_safetensors
+from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.predictive.categorical import CategoricalFamily
+from ensemble_distill.runs.run import Run, StudentConfig
+from ensemble_distill.runtime import files
+from ensemble_distill.runtime.factories import load_factory
+from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.seals import read_sealed_json
+from ensemble_distill.settings import Settings
+from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.student import Student
+from ensemble_distill.workflows.export import export
+from ensemble_distill.workflows.train import train
+
+UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
+ALL = ("logits", "head_logits", *UNCERTAINTIES)
+
+
+def config_of(shape: tuple[int, ...], kind: str = "features", **more: Any) -> StudentConfig:
+    members = tuple(Member(name, name * 64) for name in "abc")
+    base = StudentConfig(
+        *("classification", "hydra", {}, "anyone's", {}, (), 3, "heads", CategoricalFamily()),
+        *(kind, shape, None, ("cat", "dog"), members),
+    )
+    return replace(base, **more)
+
+
+def student_around(body: nn.Module, features: int, config: StudentConfig) -> Student:
+    torch.manual_seed(1)
+    heads = Heads(config.heads, features, config.hidden, len(config.classes))
+    student = Student(body, heads, config.family, config.pooling(config.heads), config.average).eval()
+    with torch.no_grad():  # heads that nobody can take for one another
+        student.heads.layers[-1].bias[:, 0] += torch.arange(config.heads)
+    return student
+
+
+def rows(shape: tuple[int, ...], count: int = 5) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
+
+
+def session_of(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@torch.no_grad()
+def assert_same_as_torch(path: Path, student: Student, x: Tensor) -> dict[str, Any]:
+    """Every output of the file against the formulas of the design, from torch's raw head logits."""
+    session = session_of(path)
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {session.get_inputs()[0].name: x.numpy()}), strict=True))
+    raw = student(x).double().numpy()
+    log_p = log_softmax(raw, axis=-1)
+    weights = np.ones(raw.shape[1]) if student.weights is None else student.weights.double().numpy()
+    weights = (weights / weights.sum())[:, None]
+    mixture = logsumexp(log_p, axis=1, b=weights)
+    pooled = log_softmax((weights * log_p).sum(1), axis=-1) if student.average == "logits" else mixture
+    total = -(np.exp(mixture) * mixture).sum(-1)
+    data = -(weights[:, 0] * (np.exp(log_p) * log_p).sum(-1)).sum(1)
+    wanted = {"head_logits": raw, "logits": pooled, "total_uncertainty": total, "data_uncertainty": data}
+    wanted["model_uncertainty"] = total - data
+    for name, values in found.items():
+        assert values.shape == wanted[name].shape
+        assert_allclose(values, wanted[name], rtol=0, atol=1e-4 if "logits" in name else 1e-5, err_msg=name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def real(digits_session: Path) -> Tensor:
+    """Every test row of the digits as the students see it."""
+    x = np.load(digits_session / "data/test.npz")["x"]
+    return torch.from_numpy((x[:, None].astype(np.float32) / 255 - 0.5) / 0.5)
+
+
+# --- ONNX: what it holds ----------------------------------------------------------------------------------------
+
+
+def test_inputs_outputs_and_the_dynamic_batch(digits_session: Path) -> None:
+    path = digits_session / "runs/hydra-s0/export/model.onnx"
+    session = session_of(path)
+    assert [(put.name, put.shape, put.type) for put in session.get_inputs()] == [
+        ("pixel_values", ["batch_size", 1, 8, 8], "tensor(float)")
+    ]
+    assert [(put.name, put.shape) for put in session.get_outputs()] == [
+        ("logits", ["batch_size", 10]),
+        ("head_logits", ["batch_size", 8, 10]),
+        *((name, ["batch_size"]) for name in UNCERTAINTIES),
+    ]
+    model = onnx.load(path, load_external_data=False)
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer), "one file"
+
+
+@pytest.mark.parametrize("batch", [1, 3, 33])
+def test_a_batch_of_any_size_is_what_torch_computes(digits_session: Path, real: Tensor, batch: int) -> None:
+    run = digits_session / "runs/hydra-s0"
+    found = assert_same_as_torch(run / "export/model.onnx", load_student(run, trust=True), real[:batch])
+    assert tuple(found) == ALL
+    assert_allclose(np.exp(found["logits"]).sum(-1), 1, atol=1e-6)
+
+
+def test_the_metadata_say_all_that_serving_needs(digits_session: Path) -> None:
+    run = Run.open(digits_session / "runs/hydra-s0")
+    model = onnx.load(run.folder / "export/model.onnx")
+    found = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith("edistill.")}
+    assert len(found.pop("edistill.sha256")) == 64
+    found = {key: json.loads(value) for key, value in found.items()}
+    manifest = Manifest.load(digits_session / "cache")
+    assert found == {
+        "edistill.task": "classification",
+        "edistill.method": "hydra",
+        "edistill.version": __version__,
+        "edistill.classes": [str(digit) for digit in range(10)],
+        "edistill.kind": "pixels",
+        "edistill.shape": [1, 8, 8],
+        "edistill.preprocessing": {
+            **{"size": [8, 8], "mean": [0.5], "std": [0.5]},
+            **{"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"},
+        },
+        "edistill.members": json.loads(json.dumps([member.to_json() for member in manifest.members])),
+        "edistill.made_from": {"weights": sha256_file(run.folder / "student.safetensors"), "calibration": None},
+    }
+    assert [member["name"] for member in found["edistill.members"]] == [f"member-{index:02d}" for index in range(8)]
+
+
+# --- ONNX: other students ---------------------------------------------------------------------------------------
+
+
+def test_a_student_of_one_head_has_no_model_uncertainty(
+    digits: Path, settings_of: Callable[..., Settings], real: Tensor
+) -> None:
+    settings = settings_of(digits, {"train.method": one_head.SPEC, "train.epochs": 1, "method": {}})
+    report = train(settings)
+    assert (report.folder.name, report.heads) == ("OneHead-s0", 1)
+    (path,) = export(settings, "OneHead-s0", onnx=True)
+    found = assert_same_as_torch(path, load_student(report.folder, trust=True), real[:3])
+    assert tuple(found) == ("logits", "total_uncertainty", "data_uncertainty"), "absent, not 0"
+    assert_allclose(found["total_uncertainty"], found["data_uncertainty"])
+
+
+def test_a_convolutional_body_with_batchnorm_and_averaged_logits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = timm.create_model("test_resnet", num_classes=0)
+    for layer in body.modules():  # statistics that are not those of a fresh network
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    preprocessing = Preprocessing((32, 32), (0.5,) * 3, (0.25,) * 3)
+    more = {"preprocessing": preprocessing, "hidden": (6,), "weights": (1.0, 2.0, 3.0), "average": "logits"}
+    config = config_of((3, 32, 32), "pixels", **more)
+    student = student_around(body, body.num_features, config)
+    path = export_onnx(student, config, rows(config.shape), tmp_path / "model.onnx")
+    assert session_of(path).get_inputs()[0].name == "pixel_values"
+    for batch in (1, 3):
+        assert_same_as_torch(path, student, rows(config.shape, batch))
+
+
+def small_student() -> tuple[Student, StudentConfig]:
+    config = config_of((4,), weights=(1.0, 0.0, 3.0))
+    torch.manual_seed(0)
+    return student_around(nn.Linear(4, 6), 6, config), config
+
+
+@pytest.fixture(scope="module")
+def traced() -> onnx.ModelProto:
+    """The small student as torch's exporter leaves it; each call of that takes seconds."""
+    student, _ = small_student()
+    return onnx_format._trace(onnx_format.Predictions(student, torch.zeros(2, 4)).eval(), torch.zeros(2, 4), "input")
+
+
+@pytest.fixture
+def small(
+    traced: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Student, StudentConfig, Tensor, Path]:
+    """A student on features that is traced already, rows, and a place."""
+
+    def copied(*_: Any) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(traced)
+        return model
+
+    monkeypatch.setattr(onnx_format, "_trace", copied)
+    student, config = small_student()
+    return student, config, rows((4,)), tmp_path / "model.onnx"
+
+
+def test_features_and_weighted_heads(small: tuple[Student, StudentConfig, Tensor, Path]) -> None:
+    student, config, x, path = small
+    export_onnx(student, config, x, path)
+    assert session_of(path).get_inputs()[0].name == "input"
+    assert "Einsum" not in {node.op_type for node in onnx.load(path).graph.node}  # it copies the weights at every call
+    found = assert_same_as_torch(path, student, rows((4,), 33))
+    assert found["model_uncertainty"].mean() > 0.05, "the heads differ"
+
+
+# --- ONNX: refusals ---------------------------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Asserting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        assert not torch.compiler.is_exporting()
+        return x
+
+
+@pytest.mark.parametrize(("body", "reason"), [(Branching(), "Could not guard"), (Asserting(), "AssertionError")])
+def test_a_body_that_torch_cannot_export(
+    tmp_path: Path, body: nn.Module, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of((4,))
+    with pytest.raises(EdistillError, match=f"cannot export this student's body to ONNX: .*{reason}") as caught:
+        export_onnx(student_around(body, 4, config), config, rows((4,)), tmp_path / "model.onnx")
+    assert str(caught.value).endswith("or use edistill export --safetensors.")
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", ""), "the exporter prints nothing of its own"
+
+
+@pytest.mark.parametrize(("tolerance", "told"), [("LOGITS", "logits differs"), ("UNCERTAINTY", "uncertainty differs")])
+def test_a_file_that_disagrees_with_torch_is_not_written(
+    small: tuple[Student, StudentConfig, Tensor, Path], monkeypatch: pytest.MonkeyPatch, tolerance: str, told: str
+) -> None:
+    student, config, x, path = small
+    path.write_bytes(b"the last good one")
+    monkeypatch.setattr(export_outputs, tolerance, -1.0)
+    with pytest.raises(EdistillError, match=rf"{told} from torch's by \d\.\d\de[+-]\d+ on 1 real rows \(allowed: -1"):
+        export_onnx(student, config, x, path)
+    assert path.read_bytes() == b"the last good one"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_comparison_sees_a_real_difference(small: tuple[Student, StudentConfig, Tensor, Path]) -> None:
+    student, config, x, path = small
+    with torch.no_grad():
+        student.heads.layers[0].bias[1, 0] += 1e-3  # after it was traced
+    with pytest.raises(EdistillError, match=r"logits differs from torch's by \d"):
+        export_onnx(student, config, x, path)
+    assert not path.exists()
+
+
+def test_more_than_a_file_holds_is_refused_before_the_work(
+    small: tuple[Student, StudentConfig, Tensor, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, config, x, path = small
+    size = sum(4 * tensor.numel() for tensor in student.state_dict().values())
+    monkeypatch.setattr(onnx_format, "LARGEST", size - 1)
+    monkeypatch.setattr(onnx_format, "_trace", lambda *_: pytest.fail("it was traced"))
+    with pytest.raises(
+        EdistillError, match=r"GB of weights, and one ONNX file holds 2 GB\. Use edistill export --safe"
+    ):
+        export_onnx(student, config, x, path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_crash_leaves_the_old_file(
+    small: tuple[Student, StudentConfig, Tensor, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, config, x, path = small
+    path.write_bytes(b"the last good one")
+
+    def crash(step: str, _: Path) -> NoReturn:
+        raise KeyboardInterrupt(step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "crash_point", crash)
+        with pytest.raises(KeyboardInterrupt):
+            export_onnx(student, config, x, path)
+    assert path.read_bytes() == b"the last good one"
+    export_onnx(student, config, x, path)
+    assert_same_as_torch(path, student, x)
+    assert list(path.parent.iterdir()) == [path], "leftovers are gone"
+
+
+# --- safetensors ------------------------------------------------------------------------------------------------
+
+
+def test_safetensors_rebuild_the_student(digits_session: Path, real: Tensor) -> None:
+    run = digits_session / "runs/hydra-s0"
+    path = run / "export/model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["edistill"])
+    beside, sealed = read_sealed_json(path.parent / "config.json")
+    assert sealed
+    assert record == beside
+    config = StudentConfig.from_json(record)
+    assert config == Run.open(run).config
+    student = config.build(load_factory(f"{digits_session / 'model.py'}:make_body", "student.model"))
+    student.load_state_dict(load_file(path))
+    with torch.no_grad():
+        assert torch.equal(student.eval()(real), load_student(run, trust=True)(real))
+
+
+def test_tied_weights_leave_as_copies(tmp_path: Path) -> None:
+    body = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    body[1].weight = body[0].weight
+    config = config_of((4,))
+    student = student_around(body, 4, config)
+    back = load_file(export_safetensors(student, config, tmp_path / "model.safetensors"))
+    assert torch.equal(back["body.0.weight"], back["body.1.weight"])
+    assert back.keys() == student.state_dict().keys()
+
+
+def test_safetensors_that_read_back_otherwise_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of((4,))
+    student = student_around(nn.Linear(4, 6), 6, config)
+
+    def worn(path: Path) -> dict[str, Tensor]:
+        return {name: tensor + 1 for name, tensor in load_file(path).items()}
+
+    monkeypatch.setattr("ensemble_distill.export.safetensors.load_file", worn)
+    with pytest.raises(
+        EdistillError, match=r"does not read back as it was written, so it stays as it was\. Check the disk"
+    ):
+        export_safetensors(student, config, tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_student_that_says_nothing_finite_is_not_exported(tmp_path: Path) -> None:
+    student, config = small_student()
+    with torch.no_grad():
+        next(student.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(EdistillError, match="holds numbers that are not finite"):
+        export_safetensors(student, config, tmp_path / "model.safetensors")
+    with pytest.raises(EdistillError, match="says numbers that are not finite on real rows"):
+        export_onnx(student, config, rows((4,)), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the command's own refusals ---------------------------------------------------------------------------------
+
+
+def test_an_export_needs_rows_to_verify_on(digits: Path, settings_of: Callable[..., Settings]) -> None:
+    whole = settings_of(digits)
+    bare = whole.model_copy(update={"data": type(whole.data)()})
+    with pytest.raises(EdistillError, match=r"verified on real rows, and no data is configured\. Set data\.validation"):
+        export(bare, onnx=True)
+    (written,) = export(bare, safetensors=True)
+    assert written.name == "model.safetensors"
+
+
+def test_rows_of_another_shape_do_not_verify_it(digits: Path, settings_of: Callable[..., Settings]) -> None:
+    np.savez(digits / "data/validation.npz", x=np.zeros((3, 8, 8, 2), np.uint8), y=np.zeros(3, int))
+    with pytest.raises(EdistillError, match=r"takes inputs of shape \(1, 8, 8\), but the configured data gives \(2, 8"):
+        export(settings_of(digits), onnx=True)
+
+
+def test_an_unfinished_run_is_not_exported(digits: Path, settings_of: Callable[..., Settings]) -> None:
+    (digits / "runs/hydra-s0/student.safetensors").unlink()
+    with pytest.raises(EdistillError, match=r"holds an unfinished run \(student\.safetensors is missing\)"):
+        export(settings_of(digits), "hydra-s0", onnx=True)
+    with pytest.raises(EdistillError, match=r"holds no finished run\. Run edistill train first"):
+        export(settings_of(digits), onnx=True)
+
+
+def test_an_exported_graph_tells_nothing_of_the_machine(digits_session: Path) -> None:
+    path = digits_session / "runs/hydra-s0/export/model.onnx"
+    content = path.read_bytes()
+    package = Path(ensemble_distill.__file__).parent
+    places = (Path.home(), Path.cwd(), digits_session, package, sysconfig.get_paths()["purelib"])
+    for name in (*map(str, places), "stack_trace", "site-packages", "pkg.torch"):
+        assert name.encode() not in content
+    model = onnx.load_from_string(content)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert {entry.key.partition(".")[0] for entry in model.metadata_props} == {"edistill"}

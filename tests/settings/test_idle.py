@@ -1,0 +1,313 @@
+"""No setting is dropped without a word: every key either acts, or it is told why it does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import CLASSES, ROWS, examples, make_folder, refused, save_data, settings
+
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.facts import Preprocessing
+from ensemble_distill.methods import method_names, open_method
+from ensemble_distill.methods.method import Options
+from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.settings import Settings, load_settings
+from ensemble_distill.settings.keys import settings_keys
+from ensemble_distill.teachers.run import MODEL as RUN
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.train import settled_method, train
+from ensemble_distill.workspace import idle
+from ensemble_distill.workspace.idle import CACHING, TRAINING, Caching, Learning, is_given
+
+ROOT = Path(__file__).parents[2]
+GRAY = Preprocessing((6, 6), (0.5,), (0.5,))
+
+
+# --- every key is in a table ------------------------------------------------------------------------------------
+
+# keys that act wherever they are set, or are refused where they cannot
+ALWAYS = frozenset(
+    {
+        "task",
+        "teachers.path",
+        "teachers.average",  # of one member it is that member
+        # a split is read by whichever command asks for it; names of arrays are refused where there are none
+        *(f"data.{split}" for split in ("train", "validation", "test", "calibration", "ood")),
+        *(f"data.train.{key}" for key in ("source", "rows", "x", "y")),
+        "student.model",
+        "student.kwargs",
+        "student.init",
+        # refused where heads, or what they start from, have no such thing
+        "student.heads",
+        *(f"student.heads.{key}" for key in ("last-stage", "adapt-from", "rank", "compress")),
+        "student.compress",
+        "student.share",
+        "cache.dtype",
+        "cache.batch-size",
+        "train.method",
+        "train.generations",
+        *(f"train.{key}" for key in ("epochs", "batch-size", "workers", "opt", "lr", "sched", "weight-decay")),
+        *(f"train.{key}" for key in ("clip-grad", "amp", "model-ema", "device", "seed", "checkpoint-minutes")),
+        "method",  # its options: each method says itself which of them do nothing
+        *(f"output.{key}" for key in ("cache", "runs", "name")),
+        # parts of tables whose own key stands in another table here
+        *(f"teachers.standardized.{key}" for key in ("mean", "std")),
+        *(f"teachers.preprocessing.{key}" for key in ("size", "mean", "std")),
+        *(f"teachers.preprocessing.{key}" for key in ("interpolation", "crop-pct", "crop-mode")),
+    }
+)
+
+
+def test_every_key_of_the_file_is_known_to_act_or_has_a_rule_that_tells() -> None:
+    keys = {key.key for key in settings_keys()}
+    assert keys == ALWAYS | CACHING.keys() | TRAINING.keys()
+    assert not ALWAYS & (CACHING.keys() | TRAINING.keys())
+
+
+# an option of a method that does nothing beside which others; a new option stands here or in ACTING
+IDLE_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "hydra": {"ridge": {"closed-form": False, "ridge": 0.1}},
+    "endd": {"anneal-share": {"first-temperature": 1, "anneal-share": 0.5}},
+}
+REFUSED_OPTIONS = {"hydra": {"deviation-weight"}, "ban": {"label-weight"}}  # where they do nothing: see their own tests
+ACTING = {
+    "hydra": {"temperature", "hinton-share", "loss", "row-weight", "closed-form"},
+    "batch-ensemble": {"temperature", "hinton-share", "spread"},
+    "kd": {"temperature"},
+    "endd": {"first-temperature", "smoothing"},
+    "proxy-endd": {"divisor", "max-precision"},
+    "ban": {"objective"},
+}
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_option_of_a_method_acts_or_is_told(name: str) -> None:
+    method = open_method(name)
+    options = {field.replace("_", "-") for field in method.Options.model_fields}
+    cases = IDLE_OPTIONS.get(name, {})
+    assert options == ACTING.get(name, set()) | cases.keys() | REFUSED_OPTIONS.get(name, set())
+    for option, given in cases.items():
+        assert method.idle(method.Options.model_validate(given)).keys() == {option}
+    defaults = method.settled(method.Options(), "classification", False)
+    assert set(method.idle(defaults)) <= options
+
+
+# --- each rule --------------------------------------------------------------------------------------------------
+
+
+def source(kind: str = "pixels", labels: bool = True) -> Any:
+    return SimpleNamespace(kind=kind, labels=np.zeros(3, np.int64) if labels else None)
+
+
+def teacher(bare: bool = True, model: str = "model.py:make", preprocessing: Preprocessing | None = GRAY) -> Any:
+    return SimpleNamespace(bare=bare, member=SimpleNamespace(model=model, preprocessing=preprocessing))
+
+
+def of(values: Mapping[str, Any]) -> Settings:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        table, _, last = key.rpartition(".")
+        (nested.setdefault(table, {}) if table else nested)[last] = value
+    return Settings.model_validate(nested, context={"root": ROOT})
+
+
+def told_caching(values: Mapping[str, Any], sources: Mapping[str, Any], teachers: list[Any]) -> Silent:
+    progress = Silent()
+    idle.tell_idle_caching(Caching(of(values), sources, teachers), progress)
+    return progress
+
+
+def told_training(values: Mapping[str, Any], sources: Mapping[str, Any], normalizes: bool = True) -> Silent:
+    asked, progress = of(values), Silent()
+    method, options = settled_method(asked)
+    stages = method.stages(options, 2)
+    idle.tell_idle_training(Learning(asked, sources, method, options, stages, normalizes), progress)
+    return progress
+
+
+PIXELS = {"train": source(), "test": source()}
+TENSORS = {"train": source("tensor")}
+FOLDER = teacher(bare=False, model="resnet18")
+MEAN = {"task": "regression", "teachers.output": "mean", "teachers.variance": 0.1}
+CACHING_CASES: dict[str, tuple[dict[str, Any], Mapping[str, Any], list[Any]]] = {
+    "teachers.model": ({"teachers.model": "resnet18"}, PIXELS, [FOLDER]),
+    "teachers.model-kwargs": ({"teachers.model-kwargs": {"a": 1}}, PIXELS, [FOLDER]),
+    "teachers.output": ({"teachers.output": "probabilities"}, PIXELS, [teacher(False, RUN)]),
+    "teachers.standardized": (
+        {**MEAN, "teachers.standardized": {"mean": 1.0, "std": 2.0}},
+        PIXELS,
+        [teacher(False, RUN)],
+    ),
+    "teachers.variance": (MEAN, PIXELS, [teacher(False, RUN)]),
+    "teachers.preprocessing": ({"teachers.preprocessing": {"mean": (0.25,)}}, PIXELS, [FOLDER]),
+    "views.count": ({"views.count": 8}, PIXELS, [teacher()]),
+    "views.seed": ({"views.seed": 8, "views.transform": "mixup"}, {"test": source()}, [teacher()]),
+    "views.transform": ({"views.transform": "mixup"}, {"test": source()}, [teacher()]),
+}
+
+
+def test_every_rule_of_caching_has_a_case() -> None:
+    assert CACHING_CASES.keys() == CACHING.keys()
+
+
+@pytest.mark.parametrize("key", CACHING_CASES)
+def test_a_setting_of_members_or_views_that_does_nothing_is_told(key: str) -> None:
+    values, sources, teachers = CACHING_CASES[key]
+    told = told_caching(values, sources, teachers)
+    assert any(text.startswith(f"{key} is set and does nothing: ") for text in told.warnings + told.notes)
+    rest = {name: value for name, value in values.items() if name != key}
+    if key not in ("teachers.variance",):  # which the task's output asks for
+        again = told_caching(rest, sources, teachers)  # the remedy: leave it out
+        assert not any(text.startswith(f"{key} ") for text in again.warnings + again.notes)
+
+
+def test_of_members_that_are_runs_it_is_only_noted_what_describes_others() -> None:
+    told = told_caching({"teachers.model": "m.py:make"}, PIXELS, [teacher(False, RUN)])
+    assert not told.warnings
+    assert told.notes[0].startswith("teachers.model is set and does nothing")
+
+
+def test_what_acts_is_not_told() -> None:
+    given = {"mean": (0.5,), "std": (0.5,), "size": (6, 6)}
+    values = {"teachers.model": "m.py:make", "teachers.model-kwargs": {"a": 1}, "teachers.preprocessing": given}
+    told = told_caching({**values, "views.transform": "mixup", "views.count": 9}, PIXELS, [teacher(), FOLDER])
+    assert told.warnings == told.notes == []
+
+
+TRAINING_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "teachers.weights": ({"teachers.weights": (1.0, 2.0), "train.teacher": "member-0", "train.method": "kd"}, {}),
+    "data.transfer": (
+        {"data.transfer": "t.npz", "train.method": "supervised"},
+        {"sources": {**PIXELS, "transfer": source(labels=False)}},
+    ),
+    "train.teacher": ({"train.teacher": "member-0", "train.method": "supervised"}, {}),
+    "train.warmup-epochs": ({"train.warmup-epochs": 5.0, "train.epochs": 10}, {}),  # hydra's first stage has three
+    "train.freeze-bn": ({"train.freeze-bn": True}, {"normalizes": False}),
+    "train.channels-last": ({"train.channels-last": True}, {"sources": {"train": source("features")}}),
+    "train.amp-dtype": ({"train.amp-dtype": "float16"}, {}),
+    "train.model-ema-decay": ({"train.model-ema-decay": 0.9}, {}),
+    "method.ridge": ({"method": IDLE_OPTIONS["hydra"]["ridge"]}, {}),
+    "method.anneal-share": ({"method": IDLE_OPTIONS["endd"]["anneal-share"], "train.method": "endd"}, {}),
+}
+REFUSED = ("teachers.preprocessing", "student.preprocessing")
+
+
+def test_every_rule_of_training_has_a_case() -> None:
+    assert {key for key in TRAINING_CASES if not key.startswith("method.")} | set(REFUSED) == TRAINING.keys()
+
+
+@pytest.mark.parametrize("key", TRAINING_CASES)
+def test_a_setting_of_the_training_that_does_nothing_is_warned_of(key: str) -> None:
+    values, more = TRAINING_CASES[key]
+    sources = more.get("sources", PIXELS)
+    told = told_training(values, sources, more.get("normalizes", True))
+    assert [text for text in told.warnings if text.startswith(f"{key} is set and does nothing: ")]
+
+
+def test_of_what_acts_in_training_nothing_is_told() -> None:
+    values = {
+        "train.amp": True,
+        "train.amp-dtype": "float16",
+        "train.model-ema": True,
+        "train.model-ema-decay": 0.9,
+        "train.warmup-epochs": 2.0,
+        "train.freeze-bn": True,
+        "train.channels-last": True,
+        "data.transfer": "t.npz",
+        "method": {"ridge": 0.1},
+    }
+    assert told_training(values, {**PIXELS, "transfer": source(labels=False)}).warnings == []
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_preprocessing_of_what_is_no_pixels_is_refused(key: str) -> None:
+    values = {key: {"mean": (0.3,), "std": (0.2,), "size": (6, 6)}}
+    with refused(f"{key} is set and does nothing", "uint8 pixels", "the data holds tensor"):
+        told_training(values, TENSORS)
+    told_training({}, TENSORS)
+
+
+def test_a_value_that_is_the_default_is_not_given() -> None:
+    assert not is_given(of({"train.model-ema-decay": 0.999}), "train.model-ema-decay")
+    assert is_given(of({"train.model-ema-decay": 0.9}), "train.model-ema-decay")
+    assert not is_given(of({}), "method.ridge")
+
+
+# --- the whole road ---------------------------------------------------------------------------------------------
+
+
+def tensors(folder: Path) -> Path:
+    """A folder whose rows are tensors (3, 6, 6), as they are, and whose file still says how pixels are prepared."""
+    make_folder(folder, rows={"train": 40, "validation": 12})
+    for split in ("train", "validation"):
+        x, y = examples(ROWS[split], 3)
+        save_data(folder, split, ROWS[split], x=np.repeat(x[:, None] / np.float32(255), 3, axis=1), y=y)
+    return folder
+
+
+QUICK = {"views.transform": "mixup", "train.epochs": 1}
+
+
+def test_tensors_under_preprocessing_are_refused_and_go_on_without_it(tmp_path: Path) -> None:
+    folder = tensors(tmp_path / "tiny")
+    with refused("teachers.preprocessing is set and does nothing", "Leave it out"):
+        cache_logits(settings(folder, QUICK))
+    progress = Silent()
+    without = settings(folder, {**QUICK, "teachers.preprocessing": None})
+    cache_logits(without, progress=progress)
+    train(without, progress=progress)
+    assert not progress.warnings
+
+
+def test_a_cache_that_recorded_such_preprocessing_is_read_when_it_is_left_out(tmp_path: Path) -> None:
+    """Version 0.1.0 recorded it, though it did nothing."""
+    folder = tensors(tmp_path / "tiny")
+    without = settings(folder, {**QUICK, "teachers.preprocessing": None})
+    cache_logits(without)
+    manifest = Manifest.load(folder / "cache")
+    members = tuple(replace(member, preprocessing=GRAY) for member in manifest.members)
+    replace(manifest, members=members).save(folder / "cache")
+    with refused("teachers.preprocessing is set and does nothing"):
+        train(settings(folder, QUICK))
+    assert cache_logits(without).added == 0
+    assert train(without).heads == 3
+    assert Manifest.load(folder / "cache").members[0].preprocessing == GRAY
+
+
+def test_the_quickstart_warns_of_nothing(digits: Path, settings_of: Callable[..., Settings]) -> None:
+    progress, asked = Silent(), settings_of(digits, {"train.epochs": 1})
+    cache_logits(asked, progress=progress)
+    train(asked, overwrite=True, progress=progress)
+    assert progress.warnings == []
+
+
+TOMLS = [*ROOT.glob("examples/**/edistill.toml"), *ROOT.glob("ensemble_distill/**/edistill.toml")]
+
+
+@pytest.mark.parametrize("path", TOMLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_shipped_file_sets_what_does_nothing(path: Path) -> None:
+    asked = load_settings(path)
+    kind = "features" if asked.task == "regression" else "pixels"
+    sources = {name: source(kind) for name in asked.splits()}
+    given = asked.teachers.preprocessing
+    preprocessing = None if given is None else Preprocessing(**given.model_dump(exclude_none=True))
+    progress = Silent()
+    members = [teacher(asked.teachers.model is not None, "x", preprocessing)]
+    idle.tell_idle_caching(Caching(asked, sources, members), progress)
+    method, options = settled_method(asked)
+    stages = method.stages(options, CLASSES)
+    idle.tell_idle_training(Learning(asked, sources, method, options, stages, normalizes=True), progress)
+    assert progress.warnings == progress.notes == []
+
+
+def test_a_user_s_own_method_may_say_what_is_idle() -> None:
+    class Mine(Options):
+        depth: int = 1
+
+    assert dict(open_method("kd").idle(Mine())) == {}
