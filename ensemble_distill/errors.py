@@ -1,5 +1,9 @@
 """The one error a user is meant to read, and what it quotes of others."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class EdistillError(Exception):
     """A mistake the user can mend: the text says what is wrong, with both values, then what to do.
@@ -17,3 +21,9 @@ def quoted(error: BaseException) -> str:
     """The same behind the name of its class: `ValueError: not enough values to unpack`."""
     kind, said = type(error).__name__, first_line(error)
     return said if said == kind else f"{kind}: {said}"
+
+
+def first_few(items: Sequence[str], count: int = 3) -> str:
+    """`a, b, c and 4 more`, for messages."""
+    rest = len(items) - count
+    return ", ".join(items[:count]) + (f" and {rest} more" if rest > 0 else "")

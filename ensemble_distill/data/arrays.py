@@ -8,12 +8,12 @@ from pathlib import Path
 from ensemble_distill.data.digests import arrays_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.kinds import as_inputs
-from ensemble_distill.data.labels import as_classes, as_labels
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.tasks.labels import as_classes, as_labels
 
 
 class Arrays:

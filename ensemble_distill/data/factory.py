@@ -13,7 +13,6 @@ from ensemble_distill.data.decoding import as_color, in_eight_bits
 from ensemble_distill.data.digests import examples_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.kinds import as_inputs
-from ensemble_distill.data.labels import as_classes, as_labels
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
@@ -21,6 +20,7 @@ from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory, load_factory
 from ensemble_distill.runtime.own import told_as_own
+from ensemble_distill.tasks.labels import as_classes, as_labels
 
 PROBED = 4  # rows that are read twice on opening
 

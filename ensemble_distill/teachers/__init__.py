@@ -8,8 +8,8 @@ import pkgutil
 from pathlib import Path
 from typing import cast
 
-from ensemble_distill.errors import EdistillError
-from ensemble_distill.teachers.names import first_few, is_weights_file, member_name, natural_key, refuse_unfit
+from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.teachers.names import is_weights_file, member_name, natural_key, refuse_unfit
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
 # what other tools save models as; passing one over would silently shrink the ensemble

@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.teachers.averages import AVERAGED, average_under, averaged_by, in_callbacks, swapped
-from ensemble_distill.teachers.names import first_few
 from ensemble_distill.teachers.states import (
     State,
     as_state,

@@ -12,10 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Member
 from ensemble_distill.teachers.choosing import Weights
-from ensemble_distill.teachers.names import first_few
 from ensemble_distill.teachers.states import COUNTER, State, digest, prefixes, renamings
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.weights import read_weights

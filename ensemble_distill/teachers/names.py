@@ -48,12 +48,6 @@ def natural_key(text: str) -> tuple[list[int | str], str]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
 
 
-def first_few(items: list[str], count: int = 3) -> str:
-    """`a, b, c and 4 more`, for messages."""
-    rest = len(items) - count
-    return ", ".join(items[:count]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def gone(path: Path) -> EdistillError:
     """What was there when its folder was listed, and is no longer."""
     return EdistillError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.parts import Part, Steps, parts
+from ensemble_distill.tasks.remedies import remedy
 
 NAME = "logits"
 
@@ -79,18 +80,4 @@ def _unfit(member: Member, whole: Any, there: Sequence[Part], rows: int) -> Edis
     return EdistillError(
         f"Member {member.name} returns a {type(whole).__name__} ({listed}) for {rows} rows, and none of it is {what}. "
         + (remedy(member, f"out{maps[0].path}.flatten(1)") if maps else "Let its module return that (teachers.model).")
-    )
-
-
-def remedy(member: Member, expression: str, otherwise: str = "") -> str:
-    """How to make a member return an expression of what it returns now, `out`; the weights keep their names.
-
-    Args:
-        otherwise: another expression, and when to use it.
-    """
-    factory = member.model if ":" in member.model else "a factory of your own (teachers.model)"
-    return (
-        f"Say it in {factory}, on a line before it returns the module"
-        f"{f' (or with {otherwise})' if otherwise else ''}: "
-        f"module.register_forward_hook(lambda module, inputs, out: {expression})"
     )

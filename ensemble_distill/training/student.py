@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.source import Array
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.predictive import members_family
@@ -34,7 +34,6 @@ from ensemble_distill.students.last_stage import LastStage
 from ensemble_distill.students.own_row import refuse_dependent_body
 from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student
-from ensemble_distill.teachers.names import first_few
 from ensemble_distill.teachers.run import Pooled
 from ensemble_distill.teachers.teacher import Teacher
 

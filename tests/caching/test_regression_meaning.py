@@ -9,10 +9,10 @@ import pytest
 import tiny_regression
 from tiny import refused
 
-from ensemble_distill.data.labels import as_labels
 from ensemble_distill.facts import Member
 from ensemble_distill.settings import load_settings
-from ensemble_distill.teachers.moments import check_spread, checked
+from ensemble_distill.tasks.labels import as_labels
+from ensemble_distill.tasks.moments import check_spread, checked
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
+
+Array = NDArray[Any]
 
 COARSE = 500  # steps of float32 within a standard deviation of the targets, at least
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.errors import EdistillError
-from ensemble_distill.teachers.names import first_few
+from ensemble_distill.errors import EdistillError, first_few
 
 Order = tuple[int, ...]
 

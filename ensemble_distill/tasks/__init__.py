@@ -1,0 +1,1 @@
+"""What the answer of a row is, a task a file."""

@@ -1,0 +1,19 @@
+"""What a user can say where a member returns something else than its task has."""
+
+from __future__ import annotations
+
+from ensemble_distill.facts import Member
+
+
+def remedy(member: Member, expression: str, otherwise: str = "") -> str:
+    """How to make a member return an expression of what it returns now, `out`; the weights keep their names.
+
+    Args:
+        otherwise: another expression, and when to use it.
+    """
+    factory = member.model if ":" in member.model else "a factory of your own (teachers.model)"
+    return (
+        f"Say it in {factory}, on a line before it returns the module"
+        f"{f' (or with {otherwise})' if otherwise else ''}: "
+        f"module.register_forward_hook(lambda module, inputs, out: {expression})"
+    )
