@@ -14,7 +14,7 @@ from ensemble_distill.data.push import Push
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.logits import joined, refuse_not_finite
+from ensemble_distill.tasks.checks.logits import joined, refuse_not_finite
 
 
 def moved(

@@ -11,8 +11,8 @@ from ensemble_distill.cache.records import decode
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.data.source import Source
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.class_order import check_class_order
-from ensemble_distill.tasks.moments import check_spread, check_units
+from ensemble_distill.tasks.checks.class_order import check_class_order
+from ensemble_distill.tasks.checks.moments import check_spread, check_units
 
 
 def check_meaning(

@@ -48,7 +48,7 @@ from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.versions import library_versions
-from ensemble_distill.tasks.logits import FLOOR
+from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
 

@@ -23,7 +23,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, numbered
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.tasks.remedies import remedy
+from ensemble_distill.tasks.checks.remedies import remedy
 from ensemble_distill.teachers.outputs import forward, to_outputs
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.teachers.trial import tried

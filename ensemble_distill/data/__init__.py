@@ -20,6 +20,7 @@ from ensemble_distill.data.walk import is_folder, there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory
 from ensemble_distill.runtime.files import refuse_special
+from ensemble_distill.tasks import Task, open_task
 
 __all__ = ["open_inputs", "open_source", "source_kinds"]
 
@@ -31,7 +32,7 @@ class SourceKind(Protocol):
         """Whether the text is this kind of source; reads no data. At most one kind claims a text."""
         ...
 
-    def load(self, entry: Entry, task: str) -> Source:
+    def load(self, entry: Entry, task: type[Task]) -> Source:
         """Opens it, rows left aside."""
         ...
 
@@ -50,7 +51,7 @@ def open_source(entry: str | os.PathLike[str] | Described, task: str = "classifi
     Args:
         entry: an image folder, an `.npz`, `file.py:factory` or `package.module:factory`; or an object with
             `source` (one of those), `rows` (a `.npy`, or None), `x` and `y` (names of arrays in an `.npz`).
-        task: "classification" (labels are classes) or "regression" (labels are numbers).
+        task: the key of what labels are; see `tasks`.
 
     Raises:
         EdistillError: there is no such source, it is of no known kind, or its contents are refused.
@@ -64,7 +65,7 @@ def open_source(entry: str | os.PathLike[str] | Described, task: str = "classifi
     for read in (described.source, described.rows):
         if read is not None:
             refuse_special(read)
-    source = kind.load(described, task)
+    source = kind.load(described, open_task(task))
     return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
 
 

@@ -13,7 +13,8 @@ from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.tasks.labels import as_classes, as_labels
+from ensemble_distill.tasks import Task
+from ensemble_distill.tasks.checks.labels import as_classes
 
 
 class Arrays:
@@ -63,7 +64,7 @@ def claims(source: str) -> bool:
     return source.endswith(".npz") and not is_folder(source)
 
 
-def load(entry: Entry, task: str) -> Source:
+def load(entry: Entry, task: type[Task]) -> Source:
     """The arrays that the entry names; y and `classes` may be missing unless the entry names another y.
 
     Raises:
@@ -92,7 +93,7 @@ def load(entry: Entry, task: str) -> Source:
             )
         classes = as_classes(names.tolist(), f"{path}: classes")
     x, kind = as_inputs(x, f"{path}: {entry.x}")
-    labels = None if y is None else as_labels(y, len(x), task, classes, f"{path}: {entry.y}")
+    labels = None if y is None else task.as_labels(y, len(x), f"{path}: {entry.y}", classes)
     return Arrays(x, labels, kind, classes, _remarks(archive, entry, len(x)) if y is None else ())
 
 

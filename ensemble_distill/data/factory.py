@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,8 @@ from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory, load_factory
 from ensemble_distill.runtime.own import told_as_own
-from ensemble_distill.tasks.labels import as_classes, as_labels
+from ensemble_distill.tasks import Task, open_task
+from ensemble_distill.tasks.checks.labels import as_classes
 
 PROBED = 4  # rows that are read twice on opening
 
@@ -38,7 +39,7 @@ class Factory:
 
     remarks: Sequence[str] = ()
 
-    def __init__(self, spec: str, task: str) -> None:
+    def __init__(self, spec: str, task: type[Task]) -> None:
         self.spec, self.task = spec, task
         self._dataset = load_factory(spec, "the data's source")()
         if not hasattr(self._dataset, "__len__") or not hasattr(self._dataset, "__getitem__"):
@@ -106,9 +107,9 @@ class Factory:
     def digest_scope(self) -> str:
         return self._digest[1]
 
-    def __reduce__(self) -> tuple[type[Factory], tuple[str, str]]:
+    def __reduce__(self) -> tuple[Callable[[str, str], Factory], tuple[str, str]]:
         # the user's class may come from a file that no other process can import by name
-        return Factory, (self.spec, self.task)
+        return _again, (self.spec, self.task.key)
 
     def _class_names(self, names: Any) -> tuple[str, ...] | None:
         if isinstance(names, np.ndarray):
@@ -121,7 +122,7 @@ class Factory:
         if targets is None:
             return None
         named = f"{self.spec}: .targets"
-        return as_labels(_as_array(targets, named), self._length, self.task, self.classes, named)
+        return self.task.as_labels(_as_array(targets, named), self._length, named, self.classes)
 
     def _probe(self) -> None:
         """A dataset that augments would give members and student different inputs: find it out at once."""
@@ -151,11 +152,9 @@ class Factory:
         if y is not None:
             named = f"{self.spec}: y"
             label = _as_array(y, named)
-            if label.ndim != 0:
-                raise EdistillError(f"{named} of row {row} has shape {label.shape}. Return one number.")
-            y = as_labels(label[None], 1, self.task, self.classes, named, row)[0]
+            y = self.task.as_labels(label[None], 1, named, self.classes, row)[0]
         if self._targets is not None:
-            if y is not None and y != self._targets[row]:
+            if y is not None and not np.array_equal(y, self._targets[row]):
                 raise EdistillError(
                     f"{self.spec}: y of row {row} is {y}, but .targets says {self._targets[row]}. Make them "
                     "agree, or leave .targets out."
@@ -190,9 +189,13 @@ def claims(source: str) -> bool:
     return is_factory(source) and not there(source)
 
 
-def load(entry: Entry, task: str) -> Source:
+def load(entry: Entry, task: type[Task]) -> Source:
     entry.refuse_names()
     return Factory(entry.source, task)
+
+
+def _again(spec: str, task: str) -> Factory:
+    return Factory(spec, open_task(task))
 
 
 def _as_array(value: Any, named: str) -> Array:

@@ -16,6 +16,7 @@ from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.walk import files_below, is_directory, is_folder, is_pipe, place, unlisted
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.tasks import Task
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -89,14 +90,14 @@ def claims(source: str) -> bool:
     return is_folder(source)
 
 
-def load(entry: Entry, task: str) -> Source:
+def load(entry: Entry, task: type[Task]) -> Source:
     """The folder's images: classes and their files sorted lexicographically, nested folders included.
 
     Without class folders the images have no labels.
 
     Raises:
         EdistillError: no image, a class without one, images beside the class folders, a folder that cannot be
-            listed, or class folders where the task is not classification.
+            listed, or class folders where the task takes no labels from them.
     """
     entry.refuse_names()
     root = Path(entry.source)
@@ -110,9 +111,9 @@ def load(entry: Entry, task: str) -> Source:
             f"{root} holds class folders ({classes[0]}, …) and beside them {loose[0]}. Move the image into "
             "its class folder, or keep unlabeled images in a folder of their own."
         )
-    if task != "classification":
+    if not task.folders:
         raise EdistillError(
-            f"{root} has class folders, but the task is {task}. Give targets as y of an .npz, or by file.py:factory."
+            f"{root} has class folders, but the task is {task.key}. Give labels as y of an .npz, or by file.py:factory."
         )
     return _labeled(root, classes)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from ensemble_distill.settings.sections import Settings
+from ensemble_distill.tasks import open_task
 
 
 def contradiction(settings: Settings) -> tuple[str, str] | None:
     """The key and the problem of the first setting that does not go with the others."""
-    teachers, numbers = settings.teachers, settings.task == "regression"
-    emits_numbers = teachers.output.startswith("mean")
-    if numbers != emits_numbers:
-        wanted = "mean, mean-variance or mean-logvar" if numbers else "logits or probabilities"
+    teachers, task = settings.teachers, open_task(settings.task)
+    if teachers.output not in task.outputs:
         return "teachers.output", (
-            f"teachers.output is {teachers.output!r}, and the task is {settings.task}. Say what the members return: "
-            f"{wanted}."
+            f"teachers.output is {teachers.output!r}, and the task is {task.key}. Say what the members return: "
+            f"{_one_of(task.outputs)}."
         )
     if teachers.output == "mean" and teachers.variance is None:
         return "teachers.variance", (
@@ -25,13 +24,20 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
             f"teachers.variance is {teachers.variance}, but teachers.output is {teachers.output!r}. Leave the variance "
             'out; it is for members that return a "mean" alone.'
         )
-    if not numbers and teachers.standardized is not None:
-        return "teachers.standardized", "teachers.standardized is for regression. Leave it out."
-    if numbers and teachers.average == "logits":
-        return "teachers.average", 'teachers.average is "logits", and regression has none. Leave it out.'
-    if numbers and settings.cache.dtype == "float16":
+    if teachers.standardized is not None and not task.standardizes:
+        return "teachers.standardized", f"teachers.standardized is set, and the task is {task.key}. Leave it out."
+    if teachers.average not in task.averages:
+        return "teachers.average", (
+            f"teachers.average is {teachers.average!r}, and members for {task.key} do not pool so. Leave it out."
+        )
+    if settings.cache.dtype not in (None, *task.dtypes):
         return "cache.dtype", (
-            'cache.dtype is "float16", which rounds away what members differ by where the target is far from 0. For '
-            "regression leave it out: float32 is used."
+            f"cache.dtype is {settings.cache.dtype!r}, which rounds away what members for {task.key} differ by. Leave "
+            f"it out: {task.dtypes[0]} is used."
         )
     return None
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}"

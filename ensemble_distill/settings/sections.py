@@ -21,6 +21,7 @@ from pydantic import (
 
 from ensemble_distill.settings.messages import kebab, wrong_kind
 from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_name
+from ensemble_distill.tasks import task_names
 
 Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
 
@@ -271,10 +272,16 @@ class OutputSettings(Section):
     )
 
 
+def _known_task(key: str) -> str:
+    if key not in task_names():
+        raise ValueError(f"it should be {' or '.join(task_names())}")
+    return key
+
+
 class Settings(Section):
     """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
 
-    task: Literal["classification", "regression"] = Field("classification", description="Or regression.")
+    task: Annotated[str, AfterValidator(_known_task)] = Field("classification", description="Or regression.")
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
     views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))

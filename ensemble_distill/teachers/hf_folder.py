@@ -11,7 +11,7 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.class_order import Order, order_by_names
+from ensemble_distill.tasks.checks.class_order import Order, order_by_names
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.fit import deferred
 from ensemble_distill.teachers.names import gone, member_name

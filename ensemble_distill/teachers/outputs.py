@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks import logits, moments
+from ensemble_distill.tasks.checks import logits, moments
 
 
 def run(module: nn.Module, x: Tensor, member: Member, where: str) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.parts import Part, Steps, parts
-from ensemble_distill.tasks.remedies import remedy
+from ensemble_distill.tasks.checks.remedies import remedy
 
 NAME = "logits"
 

@@ -24,7 +24,7 @@ from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.jsons import read_json
 from ensemble_distill.students.student import Student
-from ensemble_distill.tasks.class_order import order_by_names
+from ensemble_distill.tasks.checks.class_order import order_by_names
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 
 MODEL = "edistill run"  # what builds such a member, in its record

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change, find_later_change
-from ensemble_distill.tasks import logits, moments
+from ensemble_distill.tasks.checks import logits, moments
 from ensemble_distill.teachers.outputs import forward, joined, run, to_outputs
 from ensemble_distill.teachers.picking import Picked, pick
 

@@ -11,8 +11,8 @@ from tiny import refused
 
 from ensemble_distill.facts import Member
 from ensemble_distill.settings import load_settings
-from ensemble_distill.tasks.labels import as_labels
-from ensemble_distill.tasks.moments import check_spread, checked
+from ensemble_distill.tasks.checks.labels import as_targets
+from ensemble_distill.tasks.checks.moments import check_spread, checked
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
@@ -81,10 +81,10 @@ def test_the_pass_refuses_such_a_member(tmp_path: Path) -> None:
 def test_targets_that_float32_cannot_tell_apart_are_refused() -> None:
     y = 1.7e9 + 10.0 * np.arange(10)
     with refused("data.train: y lies about 1.7", "varies by", "Take a constant off"):
-        as_labels(y, 10, "regression", None, "data.train: y")
+        as_targets(y, 10, "data.train: y")
     near = 454 + 0.05 * np.arange(10)
-    np.testing.assert_allclose(as_labels(near, 10, "regression", None, "y"), near, rtol=1e-6)
-    np.testing.assert_array_equal(as_labels(np.full(3, 1e9), 3, "regression", None, "y"), np.full(3, 1e9, np.float32))
+    np.testing.assert_allclose(as_targets(near, 10, "y"), near, rtol=1e-6)
+    np.testing.assert_array_equal(as_targets(np.full(3, 1e9), 3, "y"), np.full(3, 1e9, np.float32))
 
 
 @pytest.mark.parametrize("method", ["kd", "hydra", "batch-ensemble"])

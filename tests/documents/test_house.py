@@ -54,7 +54,10 @@ BEYOND: dict[str, set[str]] = {
     "methods": {"runtime"},
     "runs": {"cache", "methods", "predictive", "serving", "settings", "teachers", "training"},
     "serving": {"data", "facts", "runtime"},
-    "settings": {"runtime"},
+    "settings": {
+        "runtime",  # the file is read as every file is: up to a size
+        "tasks",  # which keys go together depends on what an answer is
+    },
     "starts": {"facts", "runs", "settings", "training"},
     "students": {"runtime"},
     "teachers": {"predictive", "runtime", "settings", "students"},

@@ -245,7 +245,7 @@ def test_an_unknown_key_is_told_before_a_wrong_value() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("task", "clustering", "task is 'clustering': input should be 'classification' or 'regression'."),
+        ("task", "clustering", "task is 'clustering': it should be classification or "),
         (
             "teachers.output",
             "scores",

@@ -15,7 +15,7 @@ from tiny_regression import LEVEL, SPREAD, Float64
 from torch import Tensor, nn
 
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.moments import check_spread, check_units
+from ensemble_distill.tasks.checks.moments import check_spread, check_units
 from ensemble_distill.teachers.outputs import forward, to_outputs
 
 UNITS = (LEVEL, SPREAD)

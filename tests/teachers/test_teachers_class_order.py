@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.tasks.class_order import CHANCE, LEAST_GAIN, LEAST_RATIO, check_class_order, order_by_names
+from ensemble_distill.tasks.checks.class_order import CHANCE, LEAST_GAIN, LEAST_RATIO, check_class_order, order_by_names
 
 Counts = NDArray[np.int64]
 

@@ -16,36 +16,13 @@ Array = NDArray[Any]
 COARSE = 500  # steps of float32 within a standard deviation of the targets, at least
 
 
-def as_labels(y: Array, rows: int, task: str, classes: Sequence[str] | None, named: str, first_row: int = 0) -> Array:
-    """int64 classes for "classification", float32 targets for "regression"; (rows,).
-
-    Args:
-        y: one number a row; whole numbers for classes.
-        rows: how many the data has.
-        task: "classification" or "regression".
-        classes: the names that classes index, where there are any.
-        named: what it is, for messages.
-        first_row: the row that y[0] belongs to.
+def as_class_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, first_row: int = 0) -> Array:
+    """Classes as int64 (rows,); see `Task.as_labels`.
 
     Raises:
-        EdistillError: another shape or dtype, a class below 0 or without a name, a target that is not finite, or
-            targets that float32 cannot tell apart.
+        EdistillError: another shape or dtype, or a class below 0 or without a name.
     """
-    if y.shape != (rows,):
-        raise EdistillError(f"{named} has shape {y.shape} for {rows} rows of x. Give one number a row.")
-    if task == "regression":
-        if y.dtype.kind not in "biuf":
-            raise EdistillError(f"{named} is {y.dtype}. Targets of regression are numbers: store float32.")
-        with np.errstate(over="ignore"):
-            y = y.astype(np.float32)
-        _refuse(~np.isfinite(y), y, f"{named} is not finite", "Mend or drop that row.", first_row)
-        spread = float(y.std(dtype=np.float64))
-        if 0 < spread < COARSE * float(np.spacing(np.abs(y).max())):
-            raise EdistillError(
-                f"{named} lies about {float(y.mean(dtype=np.float64)):.9g} and varies by {spread:.3g}, which float32 "
-                "does not resolve. Take a constant off the targets, and off what the members return."
-            )
-        return y
+    _refuse_other_shape(y, (rows,), named, first_row)
     if y.dtype.kind not in "biu":
         raise EdistillError(f"{named} is {y.dtype}. Classes are whole numbers from 0: {_numbered(y)}.")
     y = y.astype(np.int64)
@@ -53,6 +30,27 @@ def as_labels(y: Array, rows: int, task: str, classes: Sequence[str] | None, nam
     if classes is not None:
         wrong = f"{named} has no name among the {len(classes)} classes"
         _refuse(y >= len(classes), y, wrong, "Name every class, in the order of the labels.", first_row)
+    return y
+
+
+def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
+    """Targets as float32 (rows,); see `Task.as_labels`.
+
+    Raises:
+        EdistillError: another shape or dtype, a target that is not finite, or targets that float32 cannot tell apart.
+    """
+    _refuse_other_shape(y, (rows,), named, first_row)
+    if y.dtype.kind not in "biuf":
+        raise EdistillError(f"{named} is {y.dtype}. Targets of regression are numbers: store float32.")
+    with np.errstate(over="ignore"):
+        y = y.astype(np.float32)
+    _refuse(~np.isfinite(y), y, f"{named} is not finite", "Mend or drop that row.", first_row)
+    spread = float(y.std(dtype=np.float64))
+    if 0 < spread < COARSE * float(np.spacing(np.abs(y).max())):
+        raise EdistillError(
+            f"{named} lies about {float(y.mean(dtype=np.float64)):.9g} and varies by {spread:.3g}, which float32 "
+            "does not resolve. Take a constant off the targets, and off what the members return."
+        )
     return y
 
 
@@ -67,6 +65,14 @@ def as_classes(names: Sequence[object], named: str) -> tuple[str, ...]:
         (twice, _), *_ = Counter(classes).most_common(1)
         raise EdistillError(f"{named} names {twice!r} twice. Give every class its own name.")
     return classes
+
+
+def _refuse_other_shape(y: Array, wanted: tuple[int, ...], named: str, first_row: int) -> None:
+    if y.shape == wanted:
+        return
+    if wanted[0] == 1:
+        raise EdistillError(f"{named} of row {first_row} has shape {y.shape[1:]}. Return one number.")
+    raise EdistillError(f"{named} has shape {y.shape} for {wanted[0]} rows of x. Give one number a row.")
 
 
 def _numbered(y: Array) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.logits import refuse_not_finite
+from ensemble_distill.tasks.checks.logits import refuse_not_finite
 
 LARGEST_MEAN = 1e18  # float32 holds its square
 LARGEST_LOG_VARIANCE = 80.0  # either way: float32 holds the variance and its inverse

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.remedies import remedy
+from ensemble_distill.tasks.checks.remedies import remedy
 
 SUSPICIOUS = 8  # rows that all look like probabilities
 FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm

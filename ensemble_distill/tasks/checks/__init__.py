@@ -1,0 +1,1 @@
+"""What members return and what labels are, checked: what a task asks for is done here."""

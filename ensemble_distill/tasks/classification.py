@@ -1,0 +1,279 @@
+"""Classification: an answer is one of K classes, told by probabilities that sum to 1."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, names_in, numbered
+from ensemble_distill.tasks.checks import class_order
+from ensemble_distill.tasks.checks import labels as checks
+from ensemble_distill.tasks.checks.remedies import remedy
+from ensemble_distill.tasks.task import UNCERTAINTIES, Apart, Array, Figures, Labeled, Task, Values, means
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ensemble_distill.predictive.categorical import Categorical
+    from ensemble_distill.predictive.protocol import Family
+
+ECE_BINS = 15
+FAINT = 1e-3  # nats: by so much logits may always differ
+ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
+ANSWER = "logits"  # what a member calls its answer where it returns several tensors
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """K classes in the order of their labels; where the data has no names they are called 0 to K − 1."""
+
+    classes: tuple[str, ...]
+
+    key: ClassVar[str] = "classification"
+    outputs: ClassVar[tuple[str, ...]] = ("logits", "probabilities")
+    own_output: ClassVar[str] = "logits"
+    averages: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
+    dtypes: ClassVar[tuple[str, ...]] = ("float16", "float32")
+    format: ClassVar[str] = "dense"
+    one_class: ClassVar[bool] = True
+    named: ClassVar[bool] = True
+    folders: ClassVar[bool] = True
+    solves: ClassVar[bool] = True
+    figures_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", "brier", "ece", *UNCERTAINTIES)
+    shifted_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", *UNCERTAINTIES)
+    uncertainty_unit: ClassVar[str] = "nats"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no training writes."""
+        if not self.classes or len({name for name in self.classes if isinstance(name, str)}) < len(self.classes):
+            raise ValueError(f"classes are {list(self.classes)[:4]}, and not texts, each once")
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.classes
+
+    @property
+    def data_names(self) -> tuple[str, ...] | None:
+        return names_in(self.classes)
+
+    @property
+    def width(self) -> int:
+        return len(self.classes)
+
+    @property
+    def told(self) -> str:
+        return f"{len(self.classes)} classes"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"task": self.key, "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        classes = record["classes"]
+        if not isinstance(classes, list | tuple):
+            raise ValueError(f"classes is {classes!r}, and not a list")
+        return cls(tuple(classes))
+
+    @classmethod
+    def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
+        if len(set(widths.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in widths.items())
+            raise EdistillError(
+                f"The members disagree in their number of classes: {listed}. An ensemble shares its classes: remove "
+                "the members of another task from teachers.path."
+            )
+        first, number = next(iter(widths.items()))
+        if number < 2:
+            raise EdistillError(
+                f"The members return {number} output a row, and a classifier has one per class, two at least: of a "
+                f"single logit z, (0, z). {remedy(Member(first, ''), 'out * out.new_tensor([0, 1])')}"
+            )
+        inside = {name: source for name, source in splits.items() if not name.startswith("ood/")}
+        named = {name: source.classes for name, source in inside.items() if source.classes is not None}
+        _refuse_other_names(named)
+        names = known.classes if known else next(iter(named.values()), numbered(number))
+        if len(names) != number:
+            where = "the cache" if known else f"data.{next(iter(named))}"
+            raise EdistillError(
+                f"The members have {number} classes, but {where} has {len(names)} ({', '.join(names[:4])}, …). Give "
+                "the data the members were trained on."
+            )
+        task = cls(names)
+        for name, source in inside.items():
+            task._refuse_beyond(source.labels, f"data.{name}", "the members have")
+        return task
+
+    def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
+        names = source.classes
+        if names is not None and len(names) != len(self.classes):
+            raise EdistillError(
+                f"{named} has the classes {', '.join(names[:4])}, … ({len(names)}), and {owner} has "
+                f"{', '.join(self.classes[:4])}, … ({len(self.classes)}). Give it the same class folders."
+            )
+        self._refuse_beyond(source.labels, named, f"{owner} has")
+
+    def _refuse_beyond(self, labels: Array | None, named: str, owner: str) -> None:
+        if labels is None or not len(labels):
+            return
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise EdistillError(f"{named} has labels of {labels.dtype}; classes are integers from 0.")
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= len(self.classes):
+            raise EdistillError(
+                f"{named} has label {most if most >= len(self.classes) else least}, but {owner} classes 0 to "
+                f"{len(self.classes) - 1}. Give the data the members were trained on."
+            )
+
+    # --- labels and members -------------------------------------------------------------------------------------
+
+    @classmethod
+    def as_labels(
+        cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
+    ) -> Array:
+        """int64 (rows,)."""
+        return checks.as_class_labels(y, rows, named, classes, first_row)
+
+    @classmethod
+    def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
+        """(B, K)."""
+        from ensemble_distill.tasks.checks import logits
+
+        return logits.joined(raw, rows, member)
+
+    @classmethod
+    def answers(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Logits (B, K) in the data's class order."""
+        from ensemble_distill.tasks.checks import logits
+
+        return logits.checked(raw.float().cpu().numpy(), member, split, rows)
+
+    @classmethod
+    def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
+        """The one named logits, else those with as many numbers as there are classes, else all matrices."""
+        matrices = [part for part in parts if part.tensor.dim() == 2]
+        named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == ANSWER]
+        return named or [part for part in matrices if part.tensor.shape[1] == count] or matrices
+
+    @classmethod
+    def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
+        from ensemble_distill.tasks.checks import logits
+
+        logits.refuse_sigmoids(raw.float().cpu().numpy(), member, split, rows)
+
+    @classmethod
+    def compared(cls, answers: Array) -> Array:
+        """Logits about their mean: a softmax does not notice what is added to all of a row's."""
+        centered: Array = answers - answers.mean(axis=1, keepdims=True)
+        return centered
+
+    @classmethod
+    def magnitude(cls, answers: Array) -> float:
+        return float(np.abs(answers).max())
+
+    @classmethod
+    def apart(cls, first: Array, rounding: float) -> Apart:
+        return Apart(float(np.abs(first).max()), FAINT + rounding)
+
+    @classmethod
+    def number_told(cls, output: int, value: float) -> str:
+        return f"a logit of class {output}, counted from the row's mean, of {value:.4g}"
+
+    @classmethod
+    def change(cls, now: Array, then: Array) -> tuple[float, str]:
+        first, other = (np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True)) for z in (now, then))
+        return float(np.abs(first - other).max()), "a probability"
+
+    @classmethod
+    def refuse_other_meaning(
+        cls, member: Member, answers: Array, labels: Array, classes: Sequence[str] | None, seen: bool
+    ) -> None:
+        class_order.check_class_order(member.name, labels, answers.argmax(1), classes)
+
+    # --- distributions and figures ------------------------------------------------------------------------------
+
+    def members_family(self) -> Family:
+        from ensemble_distill.predictive.categorical import CategoricalFamily
+
+        return CategoricalFamily()
+
+    def quality(self, predictive: Categorical, y: Tensor | None) -> Values:
+        """The top class of each distribution and its probability; with classes y (B,) its mistakes too."""
+        probs = predictive.means()
+        confidence, top = probs.max(-1)
+        rows: Values = {"prediction": top.double().numpy(), "confidence": confidence.numpy()}
+        if y is not None:
+            from torch.nn.functional import one_hot
+
+            true = one_hot(y, probs.shape[-1]).unsqueeze(1)
+            rows["correct"] = (top == y.unsqueeze(1)).double().numpy()
+            rows["brier"] = (probs - true).square().sum(-1).numpy()
+        return rows
+
+    def uncertainty(self, predictive: Categorical) -> Tensor:
+        """Each distribution's own entropy."""
+        return predictive.entropy()
+
+    def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
+        """A nat."""
+        return 1.0
+
+    def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
+        """`brier` sums over the classes, 0 to 2; `ece` has 15 bins."""
+        found = means(rows, {name: "correct" if name == "accuracy" else name for name in self.figures_shown})
+        if "correct" in rows:
+            confidence = rows["confidence"].reshape(len(rows["confidence"]), -1)
+            correct = rows["correct"].reshape(confidence.shape)
+            errors = [expected_calibration_error(c, r) for c, r in zip(confidence.T, correct.T, strict=True)]
+            found["ece"] = float(np.mean(errors))
+        return found
+
+    # --- serving ------------------------------------------------------------------------------------------------
+
+    def served(self, rows: int) -> dict[str, tuple[int, ...]]:
+        return {"logits": (rows, len(self.classes))}
+
+    def usable(self, outputs: Mapping[str, Array]) -> Array:
+        with np.errstate(all="ignore"):
+            sums = np.exp(outputs["logits"]).sum(axis=1)
+            usable: Array = np.isfinite(outputs["logits"]).all(axis=1) & (np.abs(sums - 1) < ROUNDED)
+        return usable
+
+    def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+        """The likeliest class and its probability."""
+        for probabilities in np.exp(outputs["logits"]):
+            top = int(probabilities.argmax())
+            yield {"class": self.classes[top], "probability": float(probabilities[top])}
+
+
+def _refuse_other_names(named: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise EdistillError for splits that name other classes, or the same in another order."""
+    first = next(iter(named), None)
+    for name, these in named.items():
+        if first is not None and these != named[first]:
+            different = [f"{a} / {b}" for a, b in itertools.zip_longest(named[first], these) if a != b][:3]
+            raise EdistillError(
+                f"data.{first} has {len(named[first])} classes and data.{name} has {len(these)}, or in another order "
+                f"({', '.join(different)}). Give every split the same class folders."
+            )
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> float:
+    """Mean |accuracy − confidence| over equal-width bins of the top probability, weighted by their rows.
+
+    A confidence of 1.0 belongs to the last bin (Guo et al. 2017, arXiv:1706.04599).
+    """
+    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(index, correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+TASK = Classification

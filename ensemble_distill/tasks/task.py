@@ -1,0 +1,285 @@
+"""The questions that the rest of the house asks of a task, and that nobody answers elsewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+
+from numpy.typing import NDArray
+
+from ensemble_distill.facts import Member
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from ensemble_distill.predictive.protocol import Family
+
+Array = NDArray[Any]
+Values = dict[str, NDArray[Any]]  # figures of each row by name: (N,) or (N, M) and, of several answers, (N, …, D)
+Figures = dict[str, float | None]  # None: it does not apply; never NaN
+
+UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
+
+
+class Labeled(Protocol):
+    """A split, as far as a task looks at it."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...  # names, where the data has any
+    @property
+    def labels(self) -> Array | None: ...
+
+
+class Apart(NamedTuple):
+    """How far answers may lie from others and be the same.
+
+    Attributes:
+        scale: what differences are shares of, (W,) or a number.
+        least: by so much they may always differ.
+    """
+
+    scale: float | Array
+    least: float | Array
+
+
+class Task(ABC):
+    """What the answer of a row is: a frozen dataclass a file, whose fields are its classes or targets.
+
+    What is known before data and members are opened are class attributes and class methods.
+
+    Attributes:
+        key: of `task = "…"`.
+        outputs: what members may return, `teachers.output`.
+        own_output: which of those a run of edistill returns as a member.
+        averages: how members may pool, `teachers.average`.
+        dtypes: how records may be stored, the default first.
+        format: how they are laid out, a file of `cache/formats/`.
+        standardizes: whether members may return answers in another unit, `teachers.standardized`.
+        one_class: whether an answer is one of several classes, told by probabilities that sum to 1.
+        named: whether outputs go by the names that the data has for its classes.
+        folders: whether folders of images say what their labels are.
+        softens: whether a temperature on both sides of a loss keeps what is learned.
+        solves: whether least squares is where heads start best.
+        shares_output: whether a student's output layer means what its teacher's does.
+        figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
+        shifted_shown: those that `evaluate --shifts` tells in its table.
+        uncertainty_unit: for a table's heading.
+    """
+
+    key: ClassVar[str]
+    outputs: ClassVar[tuple[str, ...]]
+    own_output: ClassVar[str]
+    averages: ClassVar[tuple[str, ...]] = ("probabilities",)
+    dtypes: ClassVar[tuple[str, ...]]
+    format: ClassVar[str]
+    standardizes: ClassVar[bool] = False
+    one_class: ClassVar[bool] = False
+    named: ClassVar[bool] = False
+    folders: ClassVar[bool] = False
+    softens: ClassVar[bool] = True
+    solves: ClassVar[bool] = False
+    shares_output: ClassVar[bool] = True
+    figures_shown: ClassVar[tuple[str, ...]]
+    shifted_shown: ClassVar[tuple[str, ...]]
+    uncertainty_unit: ClassVar[str]
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Of its classes, labels or targets, in their order; none for a single target."""
+
+    @property
+    def data_names(self) -> tuple[str, ...] | None:
+        """The names that the data has for its classes; None where it has none."""
+        return None
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """W: how many numbers a member says of a row, as they are cached."""
+
+    @property
+    @abstractmethod
+    def told(self) -> str:
+        """What is predicted of a row, in words: "10 classes"."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """{"task", "classes", …}, as manifests, configs and exported files hold it."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+
+    @classmethod
+    @abstractmethod
+    def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
+        """The task as data and members have it.
+
+        Args:
+            splits: by name; labels of OOD splits mean nothing.
+            widths: numbers that each member returns of a row, by its name.
+            known: what a cache says that is there already.
+
+        Raises:
+            EdistillError: members, names or labels do not agree.
+        """
+
+    @abstractmethod
+    def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
+        """Raise EdistillError for a split whose labels cannot be answers of this task.
+
+        Args:
+            named: the split, "data.test"; owner: what has the task, a run's folder.
+        """
+
+    # --- labels -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def as_labels(
+        cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
+    ) -> Array:
+        """Labels as the user stores them, checked and brought to one dtype: (rows,) or (rows, D).
+
+        Args:
+            rows: how many the data has.
+            named: what `y` is, for messages.
+            classes: the names that labels index, where there are any.
+            first_row: the row that y[0] belongs to.
+
+        Raises:
+            EdistillError: another shape or dtype, or a value that no label has.
+        """
+
+    # --- members ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
+        """What a member returned of so many rows as one tensor (B, ·). Raises EdistillError when it is none."""
+
+    @classmethod
+    def is_joined(cls, raw: Any, rows: int, member: Member) -> bool:
+        """Whether `joined` takes something that is no tensor, such as a pair of them."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def answers(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+        """A member's output (B, ·) as the cache holds it, (B, W), in the order and unit of the data.
+
+        Raises:
+            EdistillError: an output is not finite, or is not what `teachers.output` says.
+        """
+
+    @classmethod
+    @abstractmethod
+    def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
+        """Of the tensors in what a member returned (`Part`, each with a row for each of `rows`), its answer or answers.
+
+        Args:
+            count: of the data's classes or targets, where that is known.
+        """
+
+    @classmethod
+    def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
+        """Raise EdistillError for outputs of a few rows that are plainly something else than `teachers.output` says."""
+        return None  # not every task has such
+
+    @classmethod
+    @abstractmethod
+    def compared(cls, answers: Array) -> Array:
+        """Answers (B, W) as two of the same rows are compared: less what means nothing."""
+
+    @classmethod
+    @abstractmethod
+    def magnitude(cls, answers: Array) -> float:
+        """The number that rounding of answers (B, W) is a share of."""
+
+    @classmethod
+    @abstractmethod
+    def apart(cls, first: Array, rounding: float) -> Apart:
+        """How far answers (B, W), as `compared` gives them, may lie apart; `rounding` is that of single precision."""
+
+    @classmethod
+    @abstractmethod
+    def number_told(cls, output: int, value: float) -> str:
+        """One of a member's answers in words: "a logit of class 3 of 1.2"."""
+
+    @classmethod
+    @abstractmethod
+    def change(cls, now: Array, then: Array) -> tuple[float, str]:
+        """How far answers (B, W) of the same rows lie from those of before, and of what that is, in words."""
+
+    @classmethod
+    @abstractmethod
+    def refuse_other_meaning(
+        cls, member: Member, answers: Array, labels: Array, classes: Sequence[str] | None, seen: bool
+    ) -> None:
+        """Raise EdistillError where labels show that answers (N, W) mean something else than the settings say.
+
+        Args:
+            seen: whether the member may have been trained on these rows.
+        """
+
+    # --- distributions ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def members_family(self) -> Family:
+        """What the members' answers are."""
+
+    def student_family(self, answers: Array | None, labels: Array | None) -> Family:
+        """What a fresh student's heads emit, in reach of what they are to learn.
+
+        Args:
+            answers: (N, M, W) what the members say of some training rows; None for a student without teachers.
+            labels: (N,) or (N, D), of such a student.
+        """
+        return self.members_family()
+
+    # --- figures ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def quality(self, predictive: Any, y: Tensor | None) -> Values:
+        """Of each distribution by itself what it predicts and, with labels y, its mistakes; each (B, M)."""
+
+    @abstractmethod
+    def uncertainty(self, predictive: Any) -> Tensor:
+        """Of each distribution by itself, (B, M)."""
+
+    @abstractmethod
+    def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
+        """What uncertainties are measured in, from the ensemble's rows."""
+
+    @abstractmethod
+    def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
+        """`figures_shown`, from rows (N,) of one model, or (N, M): the mean over members of each one's own."""
+
+    # --- serving ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def served(self, rows: int) -> dict[str, tuple[int, ...]]:
+        """The outputs of an exported student that `predict` cannot do without, and their shapes for so many rows."""
+
+    @abstractmethod
+    def usable(self, outputs: Mapping[str, Array]) -> Array:
+        """(B,) whether outputs can be those of a student."""
+
+    @abstractmethod
+    def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+        """What `predict` writes of each row, beside its name and its uncertainties."""
+
+
+def means(rows: Mapping[str, NDArray[Any]], sources: Mapping[str, str]) -> Figures:
+    """Each figure as the mean of the rows it comes from; None where there are none.
+
+    Args:
+        sources: figure to the name of its rows.
+    """
+    return {figure: float(rows[source].mean()) if source in rows else None for figure, source in sources.items()}
