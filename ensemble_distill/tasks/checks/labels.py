@@ -70,7 +70,7 @@ def as_classes(names: Sequence[object], named: str) -> tuple[str, ...]:
 def _refuse_other_shape(y: Array, wanted: tuple[int, ...], named: str, first_row: int) -> None:
     if y.shape == wanted:
         return
-    if wanted[0] == 1:
+    if y.shape[:1] == (1,) == wanted[:1]:
         raise EdistillError(f"{named} of row {first_row} has shape {y.shape[1:]}. Return one number.")
     raise EdistillError(f"{named} has shape {y.shape} for {wanted[0]} rows of x. Give one number a row.")
 

@@ -1,0 +1,175 @@
+"""What a command opens: once, from its settings; below it functions take splits, members, cache and device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ensemble_distill.cache.manifest import NAME as MANIFEST
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.data import open_source
+from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.rendition import pushes
+from ensemble_distill.data.source import Source
+from ensemble_distill.data.views import open_view, require_kind
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.trust import Trust
+from ensemble_distill.runtime.factories import portable
+from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.settings import Settings
+from ensemble_distill.tasks import Task, open_task
+from ensemble_distill.workspace.splits import TRAINED, class_names, refuse_unlike, with_classes
+
+if TYPE_CHECKING:
+    import torch
+
+    from ensemble_distill.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with `edistill.toml`, as a command sees it.
+
+    Attributes:
+        settings: what the file and the flags say.
+        progress: who is told what goes on.
+        trust: whether pickled checkpoints may name any globals, and runs from anywhere run the code that they name.
+        own_runs: where the user's own runs stand, whose code may run; output.runs by default.
+    """
+
+    settings: Settings
+    progress: Progress = field(default_factory=Silent)
+    trust: bool = False
+    own_runs: Path | None = None
+
+    @cached_property
+    def task(self) -> type[Task]:
+        return open_task(self.settings.task)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Raises EdistillError when there is no such device."""
+        from ensemble_distill.runtime.devices import resolve
+
+        return resolve(self.settings.train.device)
+
+    @cached_property
+    def workers(self) -> int:
+        """Loader processes."""
+        from ensemble_distill.runtime.devices import loader_workers
+
+        return loader_workers(self.settings.train.workers, self.device)
+
+    @cached_property
+    def trusted(self) -> Trust:
+        """Whose code may make the bodies of runs."""
+        settings = self.settings
+        return Trust(self.own_runs or Path(settings.output.runs), settings.student.model, self.trust)
+
+    # --- splits -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def split_names(self) -> tuple[str, ...]:
+        """Of every configured split, training first."""
+        return tuple(self.settings.splits())
+
+    def source(self, name: str) -> Source:
+        """The rows of one configured split.
+
+        Raises:
+            EdistillError: it is not configured, cannot be opened, or is empty.
+        """
+        entry = self.settings.splits().get(name)
+        key = f"data.{name.replace('/', '.')}"
+        if entry is None:
+            known = ", ".join(self.split_names) or "none at all"
+            raise EdistillError(f"{key} is not set (there are: {known}). Set it in edistill.toml.")
+        try:
+            source = open_source(entry, self.task.key)
+        except EdistillError as error:
+            raise EdistillError(f"{key}: {error}") from error
+        if len(source) == 0:
+            raise EdistillError(f"{key} has no rows. Give a split with at least one.")
+        return source
+
+    def split(self, name: str, source: Source | None = None) -> SplitPlan:
+        """A split with the views that the settings give it. Raises EdistillError when those cannot act on it."""
+        source = source or self.source(name)
+        if name not in TRAINED:
+            return SplitPlan(source, open_view("none", None), "none", 0, 1)
+        views = self.settings.views
+        view = open_view(views.transform, source.scale)
+        if pushes(view) and not self.task.one_class:
+            raise EdistillError(
+                f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and "
+                f"the task is {self.task.key}. Take ods or confods out of it; noise acts on any data."
+            )
+        require_kind(view, source.kind, views.transform)
+        if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
+            return SplitPlan(source, view, "none", 0, 1)
+        return SplitPlan(source, view, portable(views.transform), views.seed, views.count)
+
+    def splits(self, names: Iterable[str] | None = None, known: tuple[str, ...] | None = None) -> dict[str, SplitPlan]:
+        """All configured splits, or those named, whose labels index the ensemble's classes.
+
+        Args:
+            known: the classes of a cache that is there, which has asked about more splits.
+
+        Raises:
+            EdistillError: none is configured, one cannot be opened, or one has a class that the others lack.
+        """
+        from dataclasses import replace
+
+        plans = {name: self.split(name) for name in (names or self.split_names)}
+        if not plans:
+            raise EdistillError(
+                "There is no data: set data.train, and better data.validation and data.test, in edistill.toml."
+            )
+        sources = {name: plan.source for name, plan in plans.items()}
+        refuse_unlike(sources)
+        classes = class_names(sources, known)
+        return {name: replace(plan, source=with_classes(plan.source, classes, name)) for name, plan in plans.items()}
+
+    # --- cache and members --------------------------------------------------------------------------------------
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.settings.output.cache)
+
+    @property
+    def has_cache(self) -> bool:
+        return (self.cache_folder / MANIFEST).is_file()
+
+    @cached_property
+    def cache(self) -> Cache:
+        """Raises EdistillError when there is none, or it is damaged."""
+        return Cache(self.cache_folder)
+
+    @property
+    def cached_names(self) -> tuple[str, ...] | None:
+        """The classes of the cache that is there; None where there is none."""
+        return Manifest.load(self.cache_folder).classes if self.has_cache else None
+
+    def ensemble(self, classes: tuple[str, ...] | None) -> list[Teacher]:
+        """The members in `teachers.path`, for data of these class names; see `open_teachers`."""
+        from ensemble_distill.teachers import open_teachers
+        from ensemble_distill.teachers.teacher import Context
+
+        names = classes if self.task.named else None
+        teachers = self.settings.teachers
+        context = Context(teachers, names, self.trust, self.task.key, self.progress, self.trusted)
+        return open_teachers(Path(teachers.path), context)
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether the members' folder is there: a run is evaluated from its cache alone, too."""
+        return Path(self.settings.teachers.path).exists()
+
+
+def sources_of(plans: Mapping[str, SplitPlan]) -> dict[str, Source]:
+    """The rows alone."""
+    return {name: plan.source for name, plan in plans.items()}
