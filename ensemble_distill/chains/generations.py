@@ -14,24 +14,20 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.chains.forecast import Forecast
 from ensemble_distill.chains.settings import generation_settings
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.belonging import WEIGHTS
-from ensemble_distill.runs.chain import CACHES, generation_name, refuse_changed
-from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.args import refuse_other_settings, write_args
+from ensemble_distill.runs.chain import refuse_changed
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.folder import ARGS, CHAIN_FILES, CONFIG, WEIGHTS, generation_name
+from ensemble_distill.runs.folder import FILES as RUN_FILES
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.same import ARGS, refuse_other_settings, write_args
-from ensemble_distill.runs.same import FILES as RUN_FILES
-from ensemble_distill.runs.stale import EVALUATIONS
 from ensemble_distill.runtime.files import clear_folder, refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
-from ensemble_distill.teachers.run import weights_and_calibration
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import TrainReport, run_folder, settled_method, train
 from ensemble_distill.workspace.folders import refuse_foreign
 from ensemble_distill.workspace.splits import plan_split
-
-FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generations
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def _cache(settings: Settings, trust: bool, progress: Progress) -> None:
     cache, before = Path(settings.output.cache), Run.open(Path(settings.teachers.path))
     with _remedies(settings, its_own=True):
         if (cache / MANIFEST).is_file():
-            (member,), now = Manifest.load(cache).members, weights_and_calibration(before)
+            (member,), now = Manifest.load(cache).members, before.digest
             if member.sha256 != now:
                 raise EdistillError(
                     f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
@@ -196,7 +192,7 @@ def _claim(folder: Path, settings: Settings, overwrite: bool) -> None:
     if overwrite:  # all of the old chain goes before the new one's settings are written
         clear_folder(folder / generation_name(1), RUN_FILES, last=ARGS)
         later = [path.name for path in folder.glob("generation-*") if path.name != generation_name(1)]
-        clear_folder(folder, (*sorted(later, key=lambda name: (-len(name), name)), *FILES), last=ARGS)
+        clear_folder(folder, (*sorted(later, key=lambda name: (-len(name), name)), *CHAIN_FILES), last=ARGS)
     write_args(folder, settings)
 
 

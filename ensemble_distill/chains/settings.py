@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ensemble_distill.runs.chain import CACHES, generation_name
+from ensemble_distill.runs.folder import CACHES, generation_name
 from ensemble_distill.runtime.keys import uniforms
 from ensemble_distill.settings import Settings
 

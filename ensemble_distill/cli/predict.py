@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -50,22 +50,28 @@ def register(app: typer.Typer) -> None:
         Example: edistill predict photos/ -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """
         from ensemble_distill.settings import FILE_NAME, load_settings
-        from ensemble_distill.workflows import predict as workflow
+        from ensemble_distill.workflows.predict import predict
 
         if model is None and config_file is None and not Path(FILE_NAME).is_file():
             raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
-        file = model if model is not None else workflow.latest_export(load_settings(config_file))
-        if output is not None:
-            workflow.refuse_target(output, file, inputs, overwrite)
+        runs = Path("runs") if model is not None else Path(load_settings(config_file).output.runs)
+        form: Literal["csv", "json"] = "json" if json or style is Style.json else "csv"
         with render.Shown() as progress:
-            rows = workflow.predict(file, inputs, progress, changed=changed)
-        style = Style.json if json else style
+            found = predict(
+                model,
+                inputs,
+                progress,
+                runs=runs,
+                output=output,
+                style=form,
+                overwrite=overwrite,
+                changed=changed,
+            )
         if model is None:
-            render.message(f"By {file}, the newest export.")
-        if output is None and style is Style.json:
-            render.document(rows)
-        elif output is None:
-            render.text(workflow.formatted(rows, style.value))
-        else:
-            workflow.save(output, workflow.formatted(rows, style.value))
+            render.message(f"By {found.model}, the newest export.")
+        if output is not None:
             render.message(f"{output} is written.")
+        elif form == "json":
+            render.document(found.rows)
+        else:
+            render.text(found.text(form))

@@ -21,8 +21,9 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.subensembles import Members
 from ensemble_distill.facts import Preprocessing, names_in
 from ensemble_distill.predictive import members_family
+from ensemble_distill.runs.args import read_args
+from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.same import ARGS, read_args
 from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress

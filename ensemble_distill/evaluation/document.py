@@ -20,9 +20,9 @@ from ensemble_distill.evaluation.figures import Figures, Rows
 from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.rows import prefixed
 from ensemble_distill.evaluation.tasks import TASKS
-from ensemble_distill.runs.belonging import MADE_FROM
+from ensemble_distill.runs.evaluations import FIGURES_OF_ROWS
+from ensemble_distill.runs.folder import EVALUATIONS, MADE_FROM
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.stale import EVALUATIONS, FIGURES_OF_ROWS
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.seals import WRITTEN_BY, write_sealed_json
 

@@ -20,10 +20,11 @@ from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.export.outputs import allowed, named_outputs
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.exports import LARGEST
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving.card import Card
-from ensemble_distill.serving.served import LARGEST, Served
+from ensemble_distill.serving.served import Served
 from ensemble_distill.students.student import Student
 
 

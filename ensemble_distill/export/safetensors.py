@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
-from ensemble_distill.runs.belonging import MADE_FROM
-from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.folder import CONFIG, MADE_FROM
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.jsons import line_of_json
 from ensemble_distill.runtime.seals import seal_safetensors, sealed_metadata

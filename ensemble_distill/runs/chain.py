@@ -1,9 +1,4 @@
-"""A born-again chain on disk: a folder of runs, each of which learned from the one before.
-
-CHAIN/args.toml                   the settings, train.generations among them
-CHAIN/generation-1 … generation-K each a run like any other
-CHAIN/caches/generation-1 …       what each but the last said, to teach the next
-"""
+"""A born-again chain on disk: a folder of runs, each of which learned from the one before."""
 
 from __future__ import annotations
 
@@ -12,18 +7,10 @@ from pathlib import Path
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.runs.belonging import WEIGHTS
-from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.args import read_args
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.folder import ARGS, CONFIG, WEIGHTS, generation_name
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.same import ARGS, read_args
-from ensemble_distill.teachers.run import weights_and_calibration
-
-CACHES = "caches"
-
-
-def generation_name(generation: int) -> str:
-    """What the generation, counted from 1, is called wherever it stands."""
-    return f"generation-{generation}"
 
 
 def is_chain(folder: Path) -> bool:
@@ -46,7 +33,7 @@ class Chain:
             runs.append(Run.open(folder / generation_name(len(runs) + 1)))
             if len(runs) > 1:
                 refuse_changed(runs[-2], runs[-1].folder, runs[-1].config)
-        later = [path.parent.name for path in folder.glob(f"generation-*/{WEIGHTS}")]
+        later = [path.parent.name for path in folder.glob(f"{generation_name('*')}/{WEIGHTS}")]
         if runs and len(later) > len(runs):
             raise EdistillError(
                 f"{folder} has {len(later)} finished generations, and {generation_name(len(runs) + 1)} is not among "
@@ -76,9 +63,9 @@ def refuse_changed(before: Run, after: Path, config: StudentConfig) -> None:
         after, config: the next one's folder, and what it says; it need not be finished.
     """
     learned = config.members[0].sha256
-    if learned not in (before.weights, weights_and_calibration(before)):
+    if learned not in (before.weights, before.digest):
         raise EdistillError(
             f"{after} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "
-            f"{weights_and_calibration(before)[:12]}…. Put the old one back, calibration included, or delete "
+            f"{before.digest[:12]}…. Put the old one back, calibration included, or delete "
             f"{after} and run edistill train again."
         )

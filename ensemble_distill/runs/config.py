@@ -18,7 +18,7 @@ from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.protocol import Average, Family
-from ensemble_distill.runs.belonging import content_of, train_again
+from ensemble_distill.runs.folder import CONFIG, content_of, train_again
 from ensemble_distill.runtime.seals import parse_sealed_json, sealed_json
 from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
 from ensemble_distill.students.factored import factor
@@ -26,7 +26,6 @@ from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.last_stage import HeadStack, LastStage, apart
 from ensemble_distill.students.student import Form, Student
 
-CONFIG = "config.json"
 OF_WEIGHTS = "sha256_of_weights"  # in it: of the student.safetensors that it belongs to
 LARGEST_INPUT = 2**28  # numbers in one example
 FETCHING = ("pretrained", "checkpoint_path")  # arguments by which timm loads weights

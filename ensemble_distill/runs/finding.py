@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.belonging import WEIGHTS
 from ensemble_distill.runs.chain import Chain, is_chain
-from ensemble_distill.runs.config import CONFIG
+from ensemble_distill.runs.folder import CONFIG, WEIGHTS, below
 from ensemble_distill.runs.run import Run
-from ensemble_distill.settings import Settings
 
 
-def find(settings: Settings, name: str | None) -> Run | Chain:
-    """A run or a chain by folder or by name under output.runs; the latest that has something finished by default.
+def find(runs: Path, name: str | None) -> Run | Chain:
+    """A run or a chain by folder, or by name in a folder of runs; the latest that has something finished by default.
 
     Raises:
         EdistillError: there is none.
     """
-    runs = Path(settings.output.runs)
     if name is None:
         folder = _latest(runs).parent
         return Chain.open(folder.parent) if is_chain(folder.parent) else Run.open(folder)
@@ -32,19 +29,19 @@ def find(settings: Settings, name: str | None) -> Run | Chain:
     return Chain.open(folder) if is_chain(folder) else Run.open(folder)
 
 
-def find_run(settings: Settings, name: str | None) -> Run:
+def find_run(runs: Path, name: str | None) -> Run:
     """One run, and of a chain its latest finished generation; the latest by default.
 
     Raises:
         EdistillError: there is none.
     """
-    found = find(settings, name)
+    found = find(runs, name)
     return found.runs[-1] if isinstance(found, Chain) else found
 
 
-def find_runs(settings: Settings, names: Sequence[str]) -> list[Run]:
+def find_runs(runs: Path, names: Sequence[str]) -> list[Run]:
     """Runs that are to stand side by side. Raises EdistillError when there is no such run, or it is a chain."""
-    found = [find(settings, name) for name in names]
+    found = [find(runs, name) for name in names]
     for one in found:
         if isinstance(one, Chain):
             raise EdistillError(
@@ -55,17 +52,12 @@ def find_runs(settings: Settings, names: Sequence[str]) -> list[Run]:
     return [one for one in found if isinstance(one, Run)]
 
 
-def _finished(runs: Path) -> list[Path]:
-    """The weights of every finished run, those of chains among them."""
-    return [*runs.glob(f"*/{WEIGHTS}"), *runs.glob(f"*/generation-*/{WEIGHTS}")]
-
-
 def _latest(runs: Path) -> Path:
-    finished = sorted(_finished(runs), key=lambda path: path.stat().st_mtime)
+    finished = sorted(below(runs, WEIGHTS), key=lambda path: path.stat().st_mtime)
     if not finished:
         raise EdistillError(f"{runs} holds no finished run. Run edistill train first.")
     return finished[-1]
 
 
 def _names(runs: Path) -> list[str]:
-    return sorted({path.relative_to(runs).parts[0] for path in _finished(runs)})
+    return sorted({path.relative_to(runs).parts[0] for path in below(runs, WEIGHTS)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +15,9 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, MadeFrom
-from ensemble_distill.runs.belonging import (
-    CALIBRATION,
-    WEIGHTS,
-    content_of,
-    parse_calibration,
-    train_again,
-    write_calibration,
-)
-from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.calibration import parse_calibration, write_calibration
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.folder import ARGS, CALIBRATION, CONFIG, WEIGHTS, content_of, train_again
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.factories import load_factory, portable
 from ensemble_distill.runtime.files import remove_file, sha256_file, write_whole
@@ -85,6 +80,13 @@ class Run:
         if self.calibrated is None:
             return None
         return parse_calibration(self.calibrated, self.folder, self.weights)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what it predicts: of its weights and what they are corrected by, or of the weights alone."""
+        if self.calibration is None:
+            return self.weights
+        return _sha256(f"{self.weights}/{json.dumps(self.calibration.to_json())}".encode())
 
     @property
     def made_from(self) -> MadeFrom:
@@ -192,7 +194,7 @@ def refuse_unfinished(folder: Path) -> None:
     """Raise EdistillError where a folder holds no finished run."""
     missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
     if missing is not None:
-        what = "an unfinished run" if (folder / "args.toml").is_file() else "no run"
+        what = "an unfinished run" if (folder / ARGS).is_file() else "no run"
         again = "Run edistill train" + (" --overwrite." if (folder / WEIGHTS).is_file() else ".")
         raise EdistillError(f"{folder} holds {what} ({missing} is missing). {again}")
 

@@ -2,100 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from ensemble_distill.cache.reader import Cache
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Split
-from ensemble_distill.methods.method import Method
-from ensemble_distill.runs.belonging import CALIBRATION, EXPORTS, WEIGHTS
-from ensemble_distill.runs.config import CONFIG, StudentConfig
-from ensemble_distill.runs.stale import EVALUATIONS
-from ensemble_distill.runtime.files import DOCUMENT, read_whole, write_whole
-from ensemble_distill.runtime.seals import check_comment, sealed_comment
-from ensemble_distill.settings import Settings, load_settings, settings_toml
-from ensemble_distill.training import checkpoint
-from ensemble_distill.training.summary import NAME as SUMMARY
-
-ARGS = "args.toml"
-FILES = (ARGS, CONFIG, WEIGHTS, checkpoint.NAME, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS)  # a run's own
-# what may change between a run and its continuation without making it another run
-FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
+from ensemble_distill.facts import Member
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.folder import CONFIG
 
 
-def write_args(folder: Path, settings: Settings) -> None:
-    """Keep the settings of a run or a chain in its folder, as a file that replays from there."""
-    write_whole(folder / ARGS, sealed_comment(settings_toml(settings, folder)))
+def refuse_other_ensemble(folder: Path, cache: Path, members: Sequence[Member], digests: Mapping[str, str]) -> None:
+    """Raise EdistillError when a run was started with other members or data than a cache holds.
 
-
-def read_args(folder: Path) -> Settings:
-    """The settings that a run or a chain was made with. Raises EdistillError when they are damaged."""
-    path = folder / ARGS
-    try:
-        check_comment(read_whole(path, DOCUMENT))
-        return load_settings(path)
-    except (ValueError, EdistillError) as error:
-        told = str(error).removeprefix(f"{path} ").rstrip(".")
-        raise EdistillError(f"{path} is damaged ({told}). Restore it, or run edistill train --overwrite.") from None
-
-
-def refuse_other_cache(folder: Path, cache: Cache) -> None:
-    """Raise EdistillError when a run was started with other members or data than the cache holds."""
+    Args:
+        members, digests: the cache's; a digest a split.
+    """
     if not (folder / CONFIG).is_file():
         return
     config = StudentConfig.load(folder)
-    manifest = cache.manifest
-    if config.members != manifest.members:
+    if config.members != tuple(members):
         raise EdistillError(
-            f"{folder} was trained from members {', '.join(m.name for m in config.members)}, and {cache.folder} holds "
-            f"{', '.join(manifest.names)}, or others of these names. Choose another --name, or pass --overwrite."
+            f"{folder} was trained from members {', '.join(m.name for m in config.members)}, and {cache} holds "
+            f"{', '.join(m.name for m in members)}, or others of these names. Choose another --name, or pass "
+            "--overwrite."
         )
     for name, digest in config.trained_on.items():
-        found: Split | None = manifest.splits.get(name)
-        if found is None or found.digest != digest:
+        if (found := digests.get(name)) != digest:
             raise EdistillError(
-                f"{folder} was trained on {name} data {digest[:12]}…, and {cache.folder} holds "
-                f"{'none' if found is None else found.digest[:12] + '…'}. Choose another --name, or pass --overwrite."
+                f"{folder} was trained on {name} data {digest[:12]}…, and {cache} holds "
+                f"{'none' if found is None else found[:12] + '…'}. Choose another --name, or pass --overwrite."
             )
 
 
-def refuse_other_method(folder: Path, method: Method, named: str) -> None:
-    """Raise EdistillError when a user's own method was changed since the run was started."""
+def refuse_other_method(folder: Path, source: str, named: str) -> None:
+    """Raise EdistillError when a user's own method was changed since the run was started.
+
+    Args:
+        source: the sha256 of the method's file now; see `Method.source`.
+        named: what the settings call the method.
+    """
     if not (folder / CONFIG).is_file():
         return
-    then, now = StudentConfig.load(folder).source, method.source
-    if then != now:
+    then = StudentConfig.load(folder).source
+    if then != source:
         raise EdistillError(
             f"{folder} was made by another {named} (its file had sha256 {then[:12] or 'none'}…, and now it has "
-            f"{now[:12] or 'none'}…). Choose another --name, put the file back, or pass --overwrite."
+            f"{source[:12] or 'none'}…). Choose another --name, put the file back, or pass --overwrite."
         )
-
-
-def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str] = ()) -> None:
-    """Raise EdistillError naming the first setting in which a run differs from what is asked now, those in `free` and
-    those of how it is computed aside."""
-    if not (folder / ARGS).is_file():
-        return
-    before, now = (_flat(s) for s in (read_args(folder), settings))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in free:
-            raise EdistillError(
-                f"{folder} was made with {key} = {_told(before.get(key))}, but now it is {_told(now.get(key))}. "
-                "Choose another --name, set it back, or pass --overwrite."
-            )
-
-
-def _told(value: Any) -> str:
-    return "(default)" if value is None else repr(value)
-
-
-def _flat(settings: Settings) -> dict[str, Any]:
-    """The settings that make a run what it is, by dotted key."""
-    values = settings.model_dump(mode="json", by_alias=True)
-    flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}
-    for table in ("views", "student", "train", "method"):
-        flat |= {f"{table}.{key}": value for key, value in values[table].items()}
-    flat |= {f"teachers.{key}": values["teachers"][key] for key in ("average", "weights")}
-    return {key: value for key, value in flat.items() if key not in FREE}

@@ -10,16 +10,10 @@ from typing import Any, get_args
 from ensemble_distill.data.source import Kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom, Member, Preprocessing
+from ensemble_distill.runs.exports import ONNX_PREFIX
+from ensemble_distill.runs.folder import export_again
 from ensemble_distill.runtime.jsons import line_of_json, parse_json
 from ensemble_distill.runtime.seals import ONNX_KEY
-
-PREFIX = "edistill."  # of its metadata in the file
-
-
-def export_again(export: Path) -> str:
-    """The command that makes an exported file anew: of the run it stands in, or of the latest."""
-    run = f"{export.parent.parent} " if export.parent.name == "export" else ""
-    return f"edistill export {run}--onnx"
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Card:
             "members": [member.to_json() for member in self.members],
             **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
         }
-        return {f"{PREFIX}{name}": line_of_json(value) for name, value in record.items()}
+        return {f"{ONNX_PREFIX}{name}": line_of_json(value) for name, value in record.items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:
@@ -65,8 +59,8 @@ class Card:
         record: dict[str, Any] = {}
         try:
             for name, value in metadata.items():
-                if name.startswith(PREFIX) and name != ONNX_KEY:
-                    record[name.removeprefix(PREFIX)] = parse_json(value)
+                if name.startswith(ONNX_PREFIX) and name != ONNX_KEY:
+                    record[name.removeprefix(ONNX_PREFIX)] = parse_json(value)
         except ValueError as error:
             raise damaged(named, f"{name} is no JSON: {error}") from None
         if "task" not in record:
@@ -91,7 +85,7 @@ class Card:
         """Raises one of many errors where a value is not of its kind."""
         for name, holds, wanted in _RULES:
             if not holds(record[name]):
-                raise ValueError(f"{PREFIX}{name} is {_short(record[name])}, and not {wanted}")
+                raise ValueError(f"{ONNX_PREFIX}{name} is {_short(record[name])}, and not {wanted}")
         preprocessing, made_from = record["preprocessing"], record.get("made_from")
         card = cls(
             task=record["task"],

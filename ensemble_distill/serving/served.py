@@ -5,8 +5,7 @@ Everything needed is in the file: how pixels become its input, the class names, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,18 @@ from ensemble_distill.data.rendering import as_gray
 from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError, first_line
-from ensemble_distill.facts import MadeFrom
-from ensemble_distill.runtime.files import read_whole
-from ensemble_distill.runtime.jsons import parse_json
-from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED, check, onnx_metadata
-from ensemble_distill.serving.card import PREFIX, Card, damaged, export_again
+from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
+from ensemble_distill.runs.folder import EXPORTED, export_again
+from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
+from ensemble_distill.serving.card import Card, damaged
 
-EXPORTED = "export/model.onnx"  # in a run, which stands for it
 BATCH = 64
-COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
 
 FLOATS = "tensor(float)"
-LARGEST = 2**31 - 1  # bytes of a protobuf message
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
-ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
 
 Outputs = Mapping[str, NDArray[np.float32]]
-
-
-def _content(path: Path) -> bytes:
-    """Raises EdistillError when it is no file, or larger than ONNX files are."""
-    try:
-        return read_whole(path, LARGEST)
-    except ValueError as error:
-        raise EdistillError(f"{path} is no ONNX file: {error}. Give an exported one.") from None
 
 
 def _metadata(content: bytes, path: Path) -> dict[str, str]:
@@ -118,9 +104,9 @@ class Served:
             path = path / EXPORTED
         if not path.is_file():
             raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
-        content = _content(path)
+        content = onnx_content(path)
         if not changed:
-            _refuse_damaged(path, content)
+            refuse_damaged_onnx(path, content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
         self.path = path
@@ -210,67 +196,3 @@ class Served:
         if item.kind == "pixels" and self.card.shape[0] == 1:
             return replace(item, x=as_gray(item.x))
         return item
-
-
-def made_from(path: Path) -> MadeFrom | None:
-    """Of which student an exported file was made, found without its graph; None where it does not say.
-
-    Raises:
-        EdistillError: it is damaged.
-    """
-    content = _content(path)
-    _refuse_damaged(path, content)
-    said = onnx_metadata(content, f"{PREFIX}made_from")
-    try:
-        return None if said is None else MadeFrom.from_json(parse_json(said))
-    except (ValueError, LookupError, TypeError, AttributeError, EdistillError) as error:
-        raise damaged(path, f"{PREFIX}made_from: {error}") from None
-
-
-def _refuse_damaged(path: Path, content: bytes) -> None:
-    try:
-        check(content, onnx_metadata(content, ONNX_KEY), None)
-    except ValueError as error:
-        raise EdistillError(
-            f"{path} is damaged ({error}). Export the run again: {export_again(path)}. If you changed the file "
-            "yourself, by quantizing it for instance, pass --changed to edistill predict."
-        ) from None
-
-
-def records(served: Served, source: Source) -> Iterator[dict[str, Any]]:
-    """For each row: its name, the class and its probability, or the mean and its 95 % interval; and the uncertainties
-    that the student has."""
-    for rows, outputs in served.predict(source):
-        _refuse_no_numbers(source, rows, outputs)
-        predictions = _classes(outputs, served.card.classes) if "logits" in outputs else _intervals(outputs)
-        for at, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-            uncertainties = {name: float(outputs[name][at]) for name in UNCERTAINTIES if name in outputs}
-            yield {"row": source.name(row), **prediction, **uncertainties}
-
-
-def _refuse_no_numbers(source: Source, rows: range, outputs: Outputs) -> None:
-    """Raises: EdistillError when outputs of a row are not finite, or are no probabilities or variances."""
-    shown = [name for name in ("logits", "mean", "variance", *UNCERTAINTIES) if name in outputs]
-    usable = np.all([np.isfinite(outputs[name]).reshape(len(rows), -1).all(axis=1) for name in shown], axis=0)
-    if "logits" in outputs:
-        with np.errstate(all="ignore"):
-            usable &= np.abs(np.exp(outputs["logits"]).sum(axis=1) - 1) < ROUNDED
-    if "variance" in outputs:
-        usable &= outputs["variance"] >= 0
-    if not usable.all():
-        raise EdistillError(
-            f"{source.name(rows[int(np.argmin(usable))])} gives outputs that are not finite, or no probabilities or "
-            "variances. Check its values, or export the run again."
-        )
-
-
-def _classes(outputs: Outputs, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for probabilities in np.exp(outputs["logits"]):
-        top = int(probabilities.argmax())
-        yield {"class": classes[top], "probability": float(probabilities[top])}
-
-
-def _intervals(outputs: Outputs) -> Iterator[dict[str, Any]]:
-    for mean, variance in zip(outputs["mean"].tolist(), outputs["variance"].tolist(), strict=True):
-        reach = COVERED * math.sqrt(variance)
-        yield {"mean": mean, "lower95": mean - reach, "upper95": mean + reach}

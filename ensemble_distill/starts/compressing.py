@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.runs.config import CONFIG, StudentConfig
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.folder import CHECKPOINT, CONFIG
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import LastStageSettings, StudentSettings
@@ -24,7 +25,6 @@ from ensemble_distill.students.factored import Layer, channels, factor, is_facto
 from ensemble_distill.students.last_stage import LastStageHeads
 from ensemble_distill.students.per_head import per_head
 from ensemble_distill.students.student import Student
-from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.order import Every, Order
 from ensemble_distill.training.rows import CachedRows, collate
 

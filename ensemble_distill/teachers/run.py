@@ -5,8 +5,6 @@ Its student's pooled prediction is one member, so a student can teach the next o
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +16,7 @@ from ensemble_distill.facts import Member
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.predictive.protocol import Predictive
-from ensemble_distill.runs.belonging import WEIGHTS
-from ensemble_distill.runs.config import CONFIG
+from ensemble_distill.runs.folder import CONFIG, WEIGHTS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.jsons import read_json
@@ -71,20 +68,13 @@ def load(path: Path, context: Context) -> Teacher:
         )
     member = Member(
         name=path.name,
-        sha256=weights_and_calibration(run),
+        sha256=run.digest,
         output="logits" if task == "classification" else "mean-logvar",
         class_order=None if context.classes is None else order_by_names(path.name, classes, context.classes, CONFIG),
         preprocessing=run.config.preprocessing,
         model=MODEL,
     )
     return Teacher(member, partial(_build, run, context.trusted), Origin(WEIGHTS))
-
-
-def weights_and_calibration(run: Run) -> str:
-    """The sha256 of its weights and of what its predictions are corrected by; of the weights alone where nothing is."""
-    if run.calibration is None:
-        return run.weights
-    return hashlib.sha256(f"{run.weights}/{json.dumps(run.calibration.to_json())}".encode()).hexdigest()
 
 
 def _build(run: Run, trusted: Trust) -> nn.Module:

@@ -13,12 +13,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, quoted
-from ensemble_distill.runs.belonging import train_again
+from ensemble_distill.runs.folder import CHECKPOINT, train_again
 from ensemble_distill.runtime.files import read_whole, write_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
 
-NAME = "checkpoint.safetensors"
 _MARK = "tensor:"
 
 
@@ -26,7 +25,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write nested dicts, lists and tuples whose leaves are tensors, their dtypes or JSON values."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_split(state, "", tensors))
-    write_whole(folder / NAME, seal_safetensors(save(tensors, metadata={"state": text, **sealed_metadata()})))
+    write_whole(folder / CHECKPOINT, seal_safetensors(save(tensors, metadata={"state": text, **sealed_metadata()})))
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
@@ -35,7 +34,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     Raises:
         EdistillError: the file is damaged.
     """
-    path = folder / NAME
+    path = folder / CHECKPOINT
     if not path.is_file():
         return None
     try:
@@ -51,7 +50,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 def damaged(folder: Path, error: Exception) -> EdistillError:
     """What is told of a checkpoint that `save_state` never wrote so."""
-    return EdistillError(f"{folder / NAME} is damaged ({quoted(error)}). Run {train_again(folder)}.")
+    return EdistillError(f"{folder / CHECKPOINT} is damaged ({quoted(error)}). Run {train_again(folder)}.")
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

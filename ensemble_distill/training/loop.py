@@ -17,6 +17,7 @@ from torch import Tensor
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
+from ensemble_distill.runs.folder import CHECKPOINT
 from ensemble_distill.runs.run import misfit
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.progress import Progress
@@ -24,7 +25,6 @@ from ensemble_distill.settings import TrainSettings
 from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.student import Student
-from ensemble_distill.training.checkpoint import NAME as CHECKPOINT
 from ensemble_distill.training.checkpoint import damaged, load_state, random_state, restore_random_state, save_state
 from ensemble_distill.training.finite import number, refuse_not_finite
 from ensemble_distill.training.memory_format import channels_last, channels_last_state, laid_out

@@ -11,10 +11,9 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from ensemble_distill.runs.folder import SUMMARY
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.names import harmless_cell
-
-NAME = "summary.csv"
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Summary:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(map(harmless_cell, columns))  # what a user's method watches has any name
         writer.writerows([_cell(row.get(column)) for column in columns] for row in self.table)
-        write_text(folder / NAME, text.getvalue())
+        write_text(folder / SUMMARY, text.getvalue())
 
     def saved(self) -> dict[str, Any]:
         """For a checkpoint; `restored` reads it."""

@@ -22,9 +22,9 @@ from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, predict
 from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runs.exports import stale_exports
 from ensemble_distill.runs.finding import find_run
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.stale import stale_exports
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.spread import spread
@@ -80,7 +80,7 @@ def calibrate(
         EdistillError: no run, rows that members were trained on, too few rows, or none to remove.
     """
     progress = progress or Silent()
-    found = find_run(settings, run)
+    found = find_run(Path(settings.output.runs), run)
     if remove:
         with one_writer(found.folder):
             found.forget_calibration()

@@ -13,8 +13,9 @@ from ensemble_distill.evaluation.answers import Answers, beside_its_teachers
 from ensemble_distill.evaluation.comparable import open_for, refuse_unlike
 from ensemble_distill.evaluation.comparison import SIZES, Comparison, Model
 from ensemble_distill.evaluation.document import Evaluation
-from ensemble_distill.runs.chain import Chain, generation_name
+from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.finding import find, find_runs
+from ensemble_distill.runs.folder import generation_name
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.lock import BusyError, one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -54,7 +55,7 @@ def evaluate(
             student takes; the members are not those of the run.
     """
     progress = progress or Silent()
-    found = find(settings, run)
+    found = find(Path(settings.output.runs), run)
     if isinstance(found, Run):
         (document,) = _evaluated(settings, [found], split, shifts, trust, progress)
         return document
@@ -84,7 +85,7 @@ def evaluate_together(
     Raises:
         EdistillError: as for `evaluate`; or a run is given twice, or they differ in task, members or training data.
     """
-    found = find_runs(settings, runs)
+    found = find_runs(Path(settings.output.runs), runs)
     documents = _evaluated(settings, found, split, shifts, trust, progress or Silent())
     return {key: documents[0][key] for key in ("schema", "task", "split", "rows")} | {"runs": documents}
 

@@ -12,8 +12,8 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.onnx import export_onnx
 from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Preprocessing
-from ensemble_distill.runs.belonging import EXPORTS
 from ensemble_distill.runs.finding import find_run
+from ensemble_distill.runs.folder import EXPORTS
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.spread import spread
@@ -44,7 +44,7 @@ def export(
     """
     if not (onnx or safetensors):
         raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
-    found = find_run(settings, run)
+    found = find_run(Path(settings.output.runs), run)
     folder = found.folder / EXPORTS
     written = []
     refuse_outside(found.folder, folder / "model.onnx")

@@ -10,7 +10,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.data import open_inputs
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.belonging import MADE_FROM
+from ensemble_distill.runs.folder import MADE_FROM
 from ensemble_distill.runtime.files import read_whole, refuse_special
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, read_safetensors_metadata
@@ -77,8 +77,9 @@ def _cache(path: Path) -> dict[str, Any]:
 def _trained(path: Path) -> dict[str, Any]:
     """A run or a chain of them."""
     from ensemble_distill.runs.chain import Chain, is_chain
+    from ensemble_distill.runs.evaluations import stale_evaluations
+    from ensemble_distill.runs.exports import stale_exports
     from ensemble_distill.runs.run import Run
-    from ensemble_distill.runs.stale import stale_evaluations, stale_exports
 
     if is_chain(path):
         return _chain(Chain.open(path))
@@ -94,8 +95,7 @@ def _stale(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _chain(chain: Chain) -> dict[str, Any]:
-    from ensemble_distill.runs.stale import stale_evaluations
-    from ensemble_distill.teachers.run import weights_and_calibration
+    from ensemble_distill.runs.evaluations import stale_evaluations
 
     first = chain.runs[0].config
     stale = stale_evaluations(chain.folder, {run.folder.name: run.made_from for run in chain.runs})
@@ -108,7 +108,7 @@ def _chain(chain: Chain) -> dict[str, Any]:
             run.folder.name: {
                 "student": run.config.to_json()["student"],
                 "learned_from": [member.name for member in run.config.members],
-                "sha256": weights_and_calibration(run),
+                "sha256": run.digest,
             }
             for run in chain.runs
         },
@@ -144,7 +144,8 @@ def _exported(path: Path) -> dict[str, Any] | None:
     """An exported safetensors file, by the config it carries."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
-    from ensemble_distill.runs.stale import damaged_export, run_of
+    from ensemble_distill.runs.exports import damaged_export
+    from ensemble_distill.runs.folder import run_of
 
     try:
         if "edistill" not in read_safetensors_metadata(path):

@@ -18,18 +18,11 @@ from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Method
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.dirichlet import DirichletFamily
-from ensemble_distill.runs.belonging import WEIGHTS
+from ensemble_distill.runs.args import refuse_other_settings, write_args
 from ensemble_distill.runs.chain import is_chain
-from ensemble_distill.runs.config import CONFIG
+from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, WEIGHTS
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.same import (
-    ARGS,
-    FILES,
-    refuse_other_cache,
-    refuse_other_method,
-    refuse_other_settings,
-    write_args,
-)
+from ensemble_distill.runs.same import refuse_other_ensemble, refuse_other_method
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.devices import loader_workers, resolve
@@ -112,9 +105,11 @@ def train(
         if overwrite or not _has_trained(folder):
             return None
         refuse_other_settings(folder, settings)
-        refuse_other_method(folder, method, settings.train.method)
+        refuse_other_method(folder, method.source, settings.train.method)
         if (Path(settings.output.cache) / MANIFEST).is_file():
-            refuse_other_cache(folder, learned_from(settings, Cache(Path(settings.output.cache))))
+            cache = learned_from(settings, Cache(Path(settings.output.cache)))
+            digests = {name: split.digest for name, split in cache.manifest.splits.items()}
+            refuse_other_ensemble(folder, cache.folder, cache.manifest.members, digests)
         if not (folder / WEIGHTS).is_file():
             return None
         run = Run.open(folder)  # finished: it no longer needs its cache

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import FILES, NAME
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.config import CONFIG
-from ensemble_distill.runs.same import FILES as RUN_FILES
+from ensemble_distill.runs.folder import CONFIG
+from ensemble_distill.runs.folder import FILES as RUN_FILES
 from ensemble_distill.runtime.files import LOCK, is_temporary
 
 

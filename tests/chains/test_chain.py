@@ -21,7 +21,7 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.chains.generations import ChainReport, train_chain
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.chain import Chain
-from ensemble_distill.runs.run import StudentConfig
+from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.settings import load_settings
 from ensemble_distill.workflows.cache_logits import cache_logits

@@ -139,6 +139,6 @@ def test_a_name_that_no_file_can_have_does_not_exist() -> None:
 def test_predict_passes_over_the_same_and_says_so(root: Path, digits_session: Path) -> None:
     (root / "cat/up").symlink_to("..")
     progress = Silent()
-    rows = predict(digits_session / "runs/hydra-s0/export/model.onnx", [str(root)], progress)
+    rows = predict(digits_session / "runs/hydra-s0/export/model.onnx", [str(root)], progress).rows
     assert [row["row"] for row in rows] == PLAIN
     assert "cat/up is passed over" in progress.warnings[0]

@@ -257,8 +257,8 @@ def test_the_latest_is_a_chain(folder: Path) -> None:
 
 
 def test_the_latest_run_is_the_last_generation(made: Path) -> None:
-    assert find_run(settings(made), None).folder == made / "runs/all/generation-3"
-    found = find(settings(made), None)
+    assert find_run(made / "runs", None).folder == made / "runs/all/generation-3"
+    found = find(made / "runs", None)
     assert isinstance(found, Chain)
     assert [run.folder.name for run in found.runs] == GENERATIONS
 
@@ -299,7 +299,7 @@ def test_a_first_generation_stands_beside_runs_of_its_ensemble(folder: Path) -> 
 def test_runs_that_are_called_like_generations_are_no_chain(folder: Path) -> None:
     shutil.rmtree(folder / "runs/all")
     run = train(settings(folder, {"train.method": "kd", "output.name": "generation-1"})).folder
-    assert find(settings(folder), None) == Run.open(run)
+    assert find(folder / "runs", None) == Run.open(run)
 
 
 def test_a_chain_on_the_command_line(folder: Path) -> None:

@@ -32,7 +32,8 @@ from ensemble_distill.export.onnx import export_onnx
 from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive.categorical import CategoricalFamily
-from ensemble_distill.runs.run import Run, StudentConfig
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime import files
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import sha256_file

@@ -25,11 +25,12 @@ from ensemble_distill import load_student
 from ensemble_distill.cli.app import app
 from ensemble_distill.data.source import Array
 from ensemble_distill.export.outputs import allowed
-from ensemble_distill.runs.run import StudentConfig
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.serving.predictions import formatted
 from ensemble_distill.serving.served import Served
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.export import export
-from ensemble_distill.workflows.predict import formatted, predict
+from ensemble_distill.workflows.predict import predict
 from ensemble_distill.workflows.train import train
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
@@ -202,7 +203,7 @@ def test_csv_holds_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     text = edistill(f"predict data/test.npz -m {model}").stdout
     assert edistill(f"predict data/test.npz -m {model} -o {tmp_path}/rows.csv").stdout == ""
     assert (tmp_path / "rows.csv").read_text() == text
-    rows = predict(model, ["data/test.npz"])
+    rows = predict(model, ["data/test.npz"]).rows
     shown = list(csv.DictReader(StringIO(text)))
     for row, told in zip(rows, shown, strict=True):
         assert list(told) == list(row)

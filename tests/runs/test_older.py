@@ -72,7 +72,7 @@ def assert_close(now: Any, then: Any) -> None:
 
 
 def test_its_exported_file_predicts(older: Path) -> None:
-    said = predict(older / RUN / "export" / "model.onnx", ["data/test.npz"])
+    said = predict(older / RUN / "export" / "model.onnx", ["data/test.npz"]).rows
     assert len(said) == 10
     student = load_student(RUN)
     assert student.calibration is not None
@@ -97,4 +97,4 @@ def test_its_interrupted_training_goes_on_to_the_same_student(older: Path, optio
 
 def test_it_exports_again(older: Path, options: Settings) -> None:
     assert len(export(options, onnx=True, safetensors=True)) == 2
-    assert len(predict(older / RUN / "export" / "model.onnx", ["data/test.npz"])) == 10
+    assert len(predict(older / RUN / "export" / "model.onnx", ["data/test.npz"]).rows) == 10

@@ -15,9 +15,9 @@ from safetensors.torch import load, save
 from tiny import refused, settings
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.same import read_args
 from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.seals import ONNX_KEY
 from ensemble_distill.serving.served import Served

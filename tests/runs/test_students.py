@@ -23,7 +23,8 @@ from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.gaussian import GaussianFamily
-from ensemble_distill.runs.run import Run, StudentConfig, load_student
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.run import Run, load_student
 from ensemble_distill.runtime.names import is_plain
 
 SHAPE = (6,)

@@ -16,10 +16,9 @@ import ensemble_distill
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import open_source
-from ensemble_distill.runs import stale
+from ensemble_distill.runs import exports
+from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.same import read_args
-from ensemble_distill.serving import served as serving
 from ensemble_distill.settings import load_settings
 from ensemble_distill.teachers.said import json_said, yaml_said
 from ensemble_distill.training.checkpoint import load_state
@@ -40,8 +39,8 @@ READ: dict[str, Callable[[Path], Any]] = {
     f"{RUN}/calibration.json": lambda file: Run.open(file.parent),
     f"{RUN}/args.toml": lambda file: read_args(file.parent),
     f"{RUN}/checkpoint.safetensors": lambda file: load_state(file.parent),
-    "model.onnx": serving.made_from,
-    "model.safetensors": stale.made_from,
+    "model.onnx": exports.made_from,
+    "model.safetensors": exports.made_from,
     "inspected.safetensors": inspect,
     "pictures/a/0.png": lambda file: open_source(file.parents[1]).digest,
 }

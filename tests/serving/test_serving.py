@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from ensemble_distill import load_student
+from ensemble_distill import __version__, load_student
 from ensemble_distill.cli.app import app
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
@@ -139,7 +139,7 @@ def test_images_of_another_size_are_resized_as_the_members_were(digits: Path, pi
         image.save(f"large/{index}.png")
     small = np.stack([np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR)) for image in large[:3]])
     wanted = by_torch(digits, small)
-    found = predict(digits / "runs/hydra-s0/export/model.onnx", ["large"])
+    found = predict(digits / "runs/hydra-s0/export/model.onnx", ["large"]).rows
     assert_predictions(found[:3], ["0.png", "1.png", "2.png"], wanted)
     assert found[3]["class"] == found[0]["class"]
 
@@ -150,8 +150,8 @@ def test_color_images_are_gray_to_a_student_of_gray_arrays(digits: Path, picture
     np.savez("color.npz", x=color[None])
     gray = np.asarray(Image.fromarray(color).convert("L"))[None]
     model = digits / "runs/hydra-s0/export/model.onnx"
-    assert_predictions(predict(model, ["color.png"]), ["color.png"], by_torch(digits, gray))
-    assert_predictions(predict(model, ["color.npz"]), ["row 0"], by_torch(digits, gray))
+    assert_predictions(predict(model, ["color.png"]).rows, ["color.png"], by_torch(digits, gray))
+    assert_predictions(predict(model, ["color.npz"]).rows, ["row 0"], by_torch(digits, gray))
 
 
 def save_sealed(model: onnx.ModelProto, path: Path) -> None:
@@ -170,8 +170,8 @@ def test_class_names_are_those_of_the_file(digits: Path, pictures: NDArray[np.ui
         if entry.key == "edistill.classes":
             entry.value = json.dumps(names)
     save_sealed(model, Path("named.onnx"))
-    plain = predict(path, ["photos"])
-    assert [record["class"] for record in predict(Path("named.onnx"), ["photos"])] == [
+    plain = predict(path, ["photos"]).rows
+    assert [record["class"] for record in predict(Path("named.onnx"), ["photos"]).rows] == [
         names[int(record["class"])] for record in plain
     ]
     (row, *_) = csv.DictReader(io.StringIO(edistill("predict photos -m named.onnx").stdout))
@@ -256,7 +256,10 @@ def strange(pictures: NDArray[np.uint8]) -> None:
         ("photos -m photos", "There is no photos. Run edistill export"),
         ("photos -m text.onnx", "text.onnx is no ONNX file that onnxruntime can run: "),
         ("photos -m foreign.onnx", "foreign.onnx has no edistill metadata, so its preprocessing and classes are unk"),
-        ("photos -m older.onnx", "older.onnx was written by edistill 0.1.1, without method, classes, kind, shape, "),
+        (
+            "photos -m older.onnx",
+            f"older.onnx was written by edistill {__version__}, without method, classes, kind, shape, ",
+        ),
         ("photos -o nowhere/out.csv", "nowhere is no folder, so out.csv cannot be written there. Make it first."),
     ],
 )

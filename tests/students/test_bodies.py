@@ -16,7 +16,8 @@ from torch.testing import assert_close
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive.categorical import CategoricalFamily
-from ensemble_distill.runs.run import Run, StudentConfig, load_student
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.run import Run, load_student
 from ensemble_distill.students.bodies import build_body, feature_count, start_from
 
 SHAPE = (6,)

@@ -25,7 +25,8 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.cli.app import app
 from ensemble_distill.data.source import Array
 from ensemble_distill.predictive.gaussian import Gaussian
-from ensemble_distill.runs.run import StudentConfig, load_student
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.run import load_student
 from ensemble_distill.settings import load_settings, settings_from, settings_toml
 from ensemble_distill.training import loop
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate

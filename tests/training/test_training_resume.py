@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import contents, edistill, killed_at, make_folder, refused, settings, wait_until
 
-from ensemble_distill.runs.same import ARGS, FILES
+from ensemble_distill.runs.folder import ARGS, FILES
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings

@@ -1,4 +1,4 @@
-"""What in a run's folder is of which weights, told without torch."""
+"""`calibration.json`: what a run's predictions are corrected by, and of which weights it is; told without torch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ from pathlib import Path
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, MadeFrom
-from ensemble_distill.runtime.files import read_whole, sha256_file, write_whole
+from ensemble_distill.runs.folder import CALIBRATION, WEIGHTS, content_of
+from ensemble_distill.runtime.files import sha256_file, write_whole
 from ensemble_distill.runtime.seals import WRITTEN_BY, parse_sealed_json, sealed_json
-
-WEIGHTS = "student.safetensors"
-CALIBRATION = "calibration.json"
-EXPORTS = "export"  # a run's folder of exported files
-MADE_FROM = "made_from"  # under which documents and safetensors say of which students they are
-
-
-def train_again(run: Path) -> str:
-    """The command that makes a run anew from its own settings, whatever else is configured."""
-    return f"edistill train -c {run / 'args.toml'} --overwrite"
 
 
 def write_calibration(folder: Path, calibration: Calibration, weights: str) -> None:
@@ -53,16 +44,6 @@ def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration
             f"student. {again}"
         )
     return found
-
-
-def content_of(path: Path) -> bytes | None:
-    """None where there is no such file. Raises EdistillError where what is there is none of ours, or too large."""
-    try:
-        return read_whole(path)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise EdistillError(f"{path} is damaged ({error}). Restore it, or move it away.") from None
 
 
 def made_from_now(folder: Path) -> MadeFrom:

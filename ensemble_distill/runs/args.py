@@ -1,0 +1,60 @@
+"""`args.toml`: the settings that a run or a chain was made with, and whether those asked now are others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.folder import ARGS
+from ensemble_distill.runtime.files import DOCUMENT, read_whole, write_whole
+from ensemble_distill.runtime.seals import check_comment, sealed_comment
+from ensemble_distill.settings import Settings, load_settings, settings_toml
+
+# what may change between a run and its continuation without making it another run
+FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
+
+
+def write_args(folder: Path, settings: Settings) -> None:
+    """Keep the settings of a run or a chain in its folder, as a file that replays from there."""
+    write_whole(folder / ARGS, sealed_comment(settings_toml(settings, folder)))
+
+
+def read_args(folder: Path) -> Settings:
+    """The settings that a run or a chain was made with. Raises EdistillError when they are damaged."""
+    path = folder / ARGS
+    try:
+        check_comment(read_whole(path, DOCUMENT))
+        return load_settings(path)
+    except (ValueError, EdistillError) as error:
+        told = str(error).removeprefix(f"{path} ").rstrip(".")
+        raise EdistillError(f"{path} is damaged ({told}). Restore it, or run edistill train --overwrite.") from None
+
+
+def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str] = ()) -> None:
+    """Raise EdistillError naming the first setting in which a run differs from what is asked now, those in `free` and
+    those of how it is computed aside."""
+    if not (folder / ARGS).is_file():
+        return
+    before, now = (_flat(s) for s in (read_args(folder), settings))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and key not in free:
+            raise EdistillError(
+                f"{folder} was made with {key} = {_told(before.get(key))}, but now it is {_told(now.get(key))}. "
+                "Choose another --name, set it back, or pass --overwrite."
+            )
+
+
+def _told(value: Any) -> str:
+    return "(default)" if value is None else repr(value)
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """The settings that make a run what it is, by dotted key."""
+    values = settings.model_dump(mode="json", by_alias=True)
+    flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}
+    for table in ("views", "student", "train", "method"):
+        flat |= {f"{table}.{key}": value for key, value in values[table].items()}
+    flat |= {f"teachers.{key}": values["teachers"][key] for key in ("average", "weights")}
+    return {key: value for key, value in flat.items() if key not in FREE}

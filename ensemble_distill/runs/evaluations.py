@@ -1,0 +1,43 @@
+"""The documents in a run's or a chain's `evaluations/`: which of them are of the students as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import MadeFrom
+from ensemble_distill.runs.folder import EVALUATIONS, MADE_FROM
+from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.seals import read_sealed_json
+
+SHIFTS = "shifts"  # its folder of documents of shifted rows
+FIGURES_OF_ROWS = "figures_of_rows"  # in a document: the sha256 of each .npz that belongs to it
+
+
+def stale_evaluations(folder: Path, students: Mapping[str, MadeFrom]) -> tuple[Path, ...]:
+    """The documents in a run or a chain that are of other students than there are now, or are damaged.
+
+    Args:
+        students: what is there, by the names that documents give it.
+    """
+    return tuple(file for file in _documents(folder) if not _is_of(file, students))
+
+
+def _documents(folder: Path) -> Iterator[Path]:
+    yield from sorted((folder / EVALUATIONS).glob("*.json"))
+    yield from sorted((folder / EVALUATIONS / SHIFTS).glob("*.json"))
+
+
+def _is_of(document: Path, students: Mapping[str, MadeFrom]) -> bool:
+    try:
+        record, sealed = read_sealed_json(document)
+        if not sealed:  # version 0.1.0 did not say
+            return True
+        named = {name: MadeFrom.from_json(said) for name, said in record[MADE_FROM].items()}
+        rows = record.get(FIGURES_OF_ROWS, {})
+        return all(students.get(name) == said for name, said in named.items()) and all(
+            sha256_file(document.parent / name) == digest for name, digest in rows.items()
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EdistillError):
+        return False

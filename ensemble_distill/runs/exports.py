@@ -1,0 +1,119 @@
+"""The exported files of runs: of which student each was made, which are of a run as it is now, and the newest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import MadeFrom
+from ensemble_distill.runs.calibration import made_from_now
+from ensemble_distill.runs.folder import (
+    CALIBRATION,
+    EXPORTED,
+    EXPORTS,
+    FORMATS,
+    MADE_FROM,
+    WEIGHTS,
+    below,
+    export_again,
+    run_of,
+)
+from ensemble_distill.runtime.files import read_whole, sha256_file
+from ensemble_distill.runtime.jsons import parse_json
+from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata
+
+LARGEST = 2**31 - 1  # bytes of an ONNX file, which is one protobuf message
+ONNX_PREFIX = "edistill."  # of our metadata in an ONNX file
+
+
+def latest_export(runs: Path) -> Path:
+    """The newest `export/model.onnx` in a folder of runs. Raises EdistillError when there is none."""
+    exports = sorted(below(runs, EXPORTED), key=lambda path: path.stat().st_mtime)
+    if not exports:
+        raise EdistillError(f"{runs} holds no exported student. Run edistill export --onnx, or pass --model FILE.")
+    return exports[-1]
+
+
+# --- of which student -------------------------------------------------------------------------------------------
+
+
+def made_from(export: Path) -> MadeFrom | None:
+    """Of which student an exported file was made, found without its graph; None where it does not say.
+
+    Raises:
+        EdistillError: it is damaged.
+    """
+    try:
+        if export.suffix == ".onnx":
+            content = onnx_content(export)
+            refuse_damaged_onnx(export, content)
+            said = onnx_metadata(content, f"{ONNX_PREFIX}{MADE_FROM}")
+        else:
+            said = checked_metadata(read_whole(export)).get(MADE_FROM)
+        return None if said is None else MadeFrom.from_json(parse_json(said))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged_export(export, error) from None
+
+
+def damaged_export(export: Path, error: Exception | str) -> EdistillError:
+    """What is told of an exported file that was damaged."""
+    return EdistillError(f"{export} is damaged ({error}). Export the run again: {export_again(export)}.")
+
+
+def onnx_content(export: Path) -> bytes:
+    """The bytes of an ONNX file. Raises EdistillError when it is no file, or larger than ONNX files are."""
+    try:
+        return read_whole(export, LARGEST)
+    except ValueError as error:
+        raise EdistillError(f"{export} is no ONNX file: {error}. Give an exported one.") from None
+
+
+def refuse_damaged_onnx(export: Path, content: bytes) -> None:
+    """Raise EdistillError when the bytes of an ONNX file are not those that were sealed."""
+    try:
+        check(content, onnx_metadata(content, ONNX_KEY), None)
+    except ValueError as error:
+        raise EdistillError(
+            f"{damaged_export(export, error)} If you changed the file yourself, by quantizing it for instance, pass "
+            "--changed to edistill predict."
+        ) from None
+
+
+# --- of the run as it is now ------------------------------------------------------------------------------------
+
+
+def refuse_stale(export: Path, said: MadeFrom | None) -> None:
+    """Raise EdistillError when an exported file, which says what it was made from, stands in a run of other weights."""
+    run = run_of(export)
+    if run is None or said is None:
+        return
+    now = sha256_file(run / WEIGHTS)
+    if said.weights != now:
+        raise EdistillError(
+            f"{export} was made of weights {said.weights[:12]}…, and those of {run} are {now[:12]}…. Export again: "
+            f"{export_again(export)}"
+        )
+
+
+def calibrated_since(export: Path, said: MadeFrom | None) -> str | None:
+    """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not."""
+    run = run_of(export)
+    if run is None or said is None or said == made_from_now(run):
+        return None
+    return f"{run} is calibrated otherwise than when {export} was made. Export again: {export_again(export)}"
+
+
+def stale_exports(run: Path) -> tuple[Path, ...]:
+    """The exported files of a run that are not of it as it is now, or are damaged."""
+    return tuple(file for name in FORMATS if (file := run / EXPORTS / name).is_file() and _is_stale(file, run))
+
+
+def _is_stale(file: Path, run: Path) -> bool:
+    try:
+        said = made_from(file)
+    except EdistillError:
+        return True
+    if said is None:  # version 0.1.0 did not say
+        calibration = run / CALIBRATION
+        return not calibration.is_file() or file.stat().st_mtime_ns < calibration.stat().st_mtime_ns
+    return said != made_from_now(run)

@@ -1,0 +1,78 @@
+"""What a run's folder and a chain's are made of: every name in them, and the commands that make their files anew.
+
+RUN/args.toml                   the settings it was made with
+RUN/config.json                 what its student is, and where it came from
+RUN/student.safetensors         the weights; their presence is what finishes a run
+RUN/checkpoint.safetensors      the state of its training
+RUN/summary.csv                 a row an epoch
+RUN/calibration.json            what its predictions are corrected by
+RUN/evaluations/                documents, and the figures of each row
+RUN/export/                     exported files
+
+CHAIN/args.toml                 the settings, train.generations among them
+CHAIN/generation-1 … K          each a run like any other
+CHAIN/caches/generation-1 …     what each but the last said, to teach the next
+CHAIN/evaluations/              as a run's
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import read_whole
+
+ARGS = "args.toml"
+CONFIG = "config.json"
+WEIGHTS = "student.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
+SUMMARY = "summary.csv"
+CALIBRATION = "calibration.json"
+EVALUATIONS = "evaluations"
+EXPORTS = "export"
+CACHES = "caches"
+FILES = (ARGS, CONFIG, WEIGHTS, CHECKPOINT, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS)  # a run's own
+CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generations
+
+ONNX, SAFETENSORS = "model.onnx", "model.safetensors"  # of the exported files
+FORMATS = {ONNX: "--onnx", SAFETENSORS: "--safetensors"}  # and what asks for them
+EXPORTED = f"{EXPORTS}/{ONNX}"  # in a run, which stands for it
+
+MADE_FROM = "made_from"  # under which documents and exported files say of which students they are
+
+
+def generation_name(generation: int | str) -> str:
+    """What the generation, counted from 1, is called wherever it stands; `*` stands for all."""
+    return f"generation-{generation}"
+
+
+def below(runs: Path, name: str) -> list[Path]:
+    """That file of every run in a folder of runs, those of chains among them."""
+    return [*runs.glob(f"*/{name}"), *runs.glob(f"*/{generation_name('*')}/{name}")]
+
+
+def train_again(run: Path) -> str:
+    """The command that makes a run anew from its own settings, whatever else is configured."""
+    return f"edistill train -c {run / ARGS} --overwrite"
+
+
+def export_again(export: Path) -> str:
+    """The command that makes an exported file anew: of the run it stands in, or of the latest."""
+    run = f"{export.parent.parent} " if export.parent.name == EXPORTS else ""
+    return f"edistill export {run}{FORMATS.get(export.name, FORMATS[ONNX])}"
+
+
+def run_of(export: Path) -> Path | None:
+    """The run in whose folder an exported file stands; None where it stands elsewhere."""
+    folder = export.absolute().parent
+    return export.parent.parent if folder.name == EXPORTS and (folder.parent / WEIGHTS).is_file() else None
+
+
+def content_of(path: Path) -> bytes | None:
+    """None where there is no such file. Raises EdistillError where what is there is none of ours, or too large."""
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise EdistillError(f"{path} is damaged ({error}). Restore it, or move it away.") from None

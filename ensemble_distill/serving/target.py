@@ -1,0 +1,68 @@
+"""Where a result may be written: over nothing that is read, and over no file that is not an earlier result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ensemble_distill.data.image_folder import is_image
+from ensemble_distill.data.walk import files_below, place
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.folder import EXPORTED
+from ensemble_distill.runtime.files import is_stream, real
+from ensemble_distill.serving.predictions import FIRST
+from ensemble_distill.serving.served import UNCERTAINTIES
+
+
+def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: bool = False) -> None:
+    """Raise EdistillError when a result must not go to `path`.
+
+    That is a folder, or a file that is read, by whatever name or link, or that the same command would read the next
+    time; and without `overwrite` a file with something in it that is no earlier result.
+    """
+    if is_stream(path):
+        return
+    if path.is_dir():
+        raise EdistillError(f"{path} is a folder. Name a file to write.")
+    if not real(path).parent.is_dir():
+        raise EdistillError(f"{path.parent} is no folder, so {path.name} cannot be written there. Make it first.")
+    if path.exists():
+        target = place(path)
+        if any(place(file) == target for file in _read_files(model, inputs)):
+            raise EdistillError(f"{path} is one of the files that are read. Name another to write.")
+        if not (overwrite or _is_earlier(path)):
+            raise EdistillError(
+                f"{path} is there, and it is nothing that predict wrote. Name another file, or pass --overwrite to "
+                "replace it."
+            )
+    elif is_image(path.name) and any(real(path).is_relative_to(real(Path(name))) for name in inputs):
+        raise EdistillError(f"{path} would be read as an image the next time. Name a file that ends in .csv or .json.")
+
+
+def _read_files(model: Path, inputs: Sequence[str]) -> Iterator[Path]:
+    """The files that exist of those that a prediction reads."""
+    for path in (model, model / EXPORTED, *(Path(name.rpartition(":")[0]) for name in inputs)):
+        if path.is_file():
+            yield path
+    for path in map(Path, inputs):
+        if path.is_dir():
+            (walked,), _ = files_below([path], set())
+            files = (Path(folder, name) for folder, names in walked for name in names)
+            yield from (file for file in files if is_image(file.name) and file.exists())
+        elif path.exists():
+            yield path
+
+
+def _is_earlier(path: Path) -> bool:
+    """Whether `formatted` wrote a file, by how it begins; or it is empty, as of mktemp."""
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+    if start in (b"", b"row\n", b"[]\n"):
+        return True
+    columns = start.partition(b"\n")[0].decode(errors="replace").split(",")
+    for first in (["row", *names] for names in FIRST):
+        if columns[: len(first)] == first and {*columns[len(first) :]} <= {*UNCERTAINTIES}:
+            return True
+    second = "|".join(names[0] for names in FIRST).encode()
+    return re.match(rb'\[\s*\{\s*"row": "(?:[^"\\]|\\.)*",\s*"(?:' + second + rb')": ', start) is not None
