@@ -102,7 +102,7 @@ def test_listing_keeps_no_weights(tmp_path: Path) -> None:
         teacher.build()
 
 
-@given(st.lists(st.from_regex(r"\A[A-Za-z0-9_.-]{1,8}\Z"), max_size=6))
+@given(st.lists(st.text("Ab019_.-", min_size=1, max_size=8), max_size=6))
 def test_our_natural_order_is_timms(names: list[str]) -> None:
     ours = sorted(names, key=natural_key)
     assert [timm_natural_key(name) for name in ours] == sorted(map(timm_natural_key, names))

@@ -81,9 +81,8 @@ def derangement(seed: int, count: int) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize(("classes", "rows"), [(2, 200), (3, 200), (10, 50), (10, 1000), (100, 50)])
-@pytest.mark.parametrize("accuracy", [0.6, 0.8, 0.95])
-def test_shuffled_members_are_refused_and_their_originals_are_not(classes: int, rows: int, accuracy: float) -> None:
-    for seed in range(5):
+def test_shuffled_members_are_refused_and_their_originals_are_not(classes: int, rows: int) -> None:
+    for accuracy, seed in itertools.product((0.6, 0.8, 0.95), range(5)):
         counts = np.full(classes, rows)
         assert not refused(simulated(seed, accuracy, counts))
         shuffled = simulated(seed, accuracy, counts, derangement(seed, classes))
@@ -118,10 +117,8 @@ def test_natural_for_lexicographic_folders_is_what_gets_caught() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 50])
-@pytest.mark.parametrize("per_class", [1, 5, 30, 500])
-@pytest.mark.parametrize("above_chance", [0.0, 0.02, 0.1])
-def test_members_that_know_almost_nothing_pass(classes: int, per_class: int, above_chance: float) -> None:
-    for seed in range(15):
+def test_members_that_know_almost_nothing_pass(classes: int) -> None:
+    for per_class, above_chance, seed in itertools.product((1, 5, 30, 500), (0.0, 0.02, 0.1), range(15)):
         rng = np.random.default_rng(seed)
         prediction = rng.dirichlet(np.full(classes, 0.3))  # the same for every label, often nearly one class
         shares = (1 - above_chance) * prediction + above_chance * np.eye(classes)
@@ -131,10 +128,9 @@ def test_members_that_know_almost_nothing_pass(classes: int, per_class: int, abo
 
 
 @pytest.mark.parametrize("separation", [0.2, 0.6, 1.5])
-@pytest.mark.parametrize("skewed", [False, True])
-def test_honest_weak_classifiers_pass(separation: float, skewed: bool) -> None:
+def test_honest_weak_classifiers_pass(separation: float) -> None:
     """Bayes classifiers of overlapping Gaussians, some of whose classes are confused more often than not."""
-    for seed in range(8):
+    for skewed, seed in itertools.product((False, True), range(8)):
         rng = np.random.default_rng(seed)
         prior = rng.dirichlet(np.full(8, 0.5)) if skewed else np.full(8, 1 / 8)
         centers = separation * rng.normal(size=(8, 2))
