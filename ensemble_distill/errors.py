@@ -27,3 +27,10 @@ def first_few(items: Sequence[str], count: int = 3) -> str:
     """`a, b, c and 4 more`, for messages."""
     rest = len(items) - count
     return ", ".join(items[:count]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def nearest(name: str, known: Sequence[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """What an unknown name may have meant: of those that are known the most alike, if any is alike at all."""
+    import difflib
+
+    return difflib.get_close_matches(name, known, n=count, cutoff=cutoff)

@@ -5,9 +5,7 @@ A module of this package with `claims(source)` and `load(entry, task)` is a kind
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -20,6 +18,7 @@ from ensemble_distill.data.walk import is_folder, there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory
 from ensemble_distill.runtime.files import refuse_special
+from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.tasks import Task, open_task
 
 __all__ = ["open_inputs", "open_source", "source_kinds"]
@@ -37,12 +36,12 @@ class SourceKind(Protocol):
         ...
 
 
+_KINDS = Registry(__name__, "claims")
+
+
 def source_kinds() -> Iterator[SourceKind]:
     """Every kind of source, by the files of this package."""
-    for module in pkgutil.iter_modules(__path__):
-        found = importlib.import_module(f"{__name__}.{module.name}")
-        if hasattr(found, "claims"):
-            yield cast(SourceKind, found)
+    yield from (cast(SourceKind, module) for module in _KINDS.modules.values())
 
 
 def open_source(entry: str | os.PathLike[str] | Described, task: str = "classification") -> Source:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ensemble_distill.predictive.protocol import Family
+from ensemble_distill.runtime.registry import Registry
 
 # what the members of a task say, as the cache holds it
 OF_TASK = {"classification": "categorical", "regression": "gaussian"}
 
 
+_FAMILIES = Registry(__name__, "FAMILY")
+
+
 def family_names() -> tuple[str, ...]:
     """Every family, in alphabetical order."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(name for name in found if hasattr(importlib.import_module(f"{__name__}.{name}"), "FAMILY"))
+    return _FAMILIES.keys
 
 
 def open_family(name: str, **fields: Any) -> Family:
     """The family of that name, with its fields where they are not the defaults. Raises ValueError for no such name."""
-    if name not in family_names():
+    if name not in _FAMILIES:
         raise ValueError(f"{name!r} is no family of {', '.join(family_names())}")
-    family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY(**fields)
+    family: Family = _FAMILIES[name].FAMILY(**fields)
     return family
 
 

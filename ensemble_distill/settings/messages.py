@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from ensemble_distill.errors import nearest
 
 DEEPEST = 32  # tables or lists in one another
 MOST_SHOWN = 200  # characters of a value in a message
@@ -112,9 +113,9 @@ def _nearest(key: str, settings: type[BaseModel]) -> str:
     named = re.sub(r"^(data\.ood)\.[^.]+", r"\1.NAME", table)
     keys = list(_keys(settings))
     siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == named]
-    if close := difflib.get_close_matches(last, siblings, n=1):
+    if close := nearest(last, siblings):
         return f"Did you mean {table and table + '.'}{close[0]}?"
-    if close := difflib.get_close_matches(last, [k.rpartition(".")[2] for k in keys], n=1):
+    if close := nearest(last, [k.rpartition(".")[2] for k in keys]):
         return f"Did you mean {next(k for k in keys if k.rpartition('.')[2] == close[0])}?"
     return f"Valid keys {f'of {table} ' if table else ''}are {', '.join(siblings)}."
 

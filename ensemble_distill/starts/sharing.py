@@ -6,13 +6,12 @@ layer of a DenseNet.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.student import Student
 
@@ -92,7 +91,7 @@ def _found(root: nn.Module, name: str, where: str, others: Sequence[str]) -> nn.
     if name in modules:
         raise EdistillError(f"student.share names {name} of {where}, which has no weights. Name a module that has.")
     names = [*others, *(path for path, module in modules.items() if module.state_dict())]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:6]
+    near = nearest(name, names, 3, cutoff=0.5) or names[:6]
     raise EdistillError(
         f"student.share names {name!r}, and {where} has no such module. Name one of its own, such as {', '.join(near)}."
     )

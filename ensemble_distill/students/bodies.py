@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError, first_line, quoted
+from ensemble_distill.errors import EdistillError, first_line, nearest, quoted
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.parts import parts
 from ensemble_distill.students.side_by_side import SideBySide
@@ -64,7 +63,7 @@ def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ..
     import timm
 
     if not timm.is_model(model):
-        close = difflib.get_close_matches(model, timm.list_models(), n=3)
+        close = nearest(model, timm.list_models(), 3)
         raise EdistillError(
             f"student.model is {model!r}, which timm does not know"
             + (f" (near it: {', '.join(close)})" if close else "")

@@ -5,33 +5,28 @@ A module here whose `TASK` is a class of `Task` is a task. Nothing here imports 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
-from functools import cache
-from typing import Any
+from typing import Any, cast
 
+from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.tasks.task import Task
 
 __all__ = ["Task", "open_task", "task_from_json", "task_names"]
 
 
-@cache
-def _tasks() -> dict[str, type[Task]]:
-    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-    return {module.TASK.key: module.TASK for module in modules if hasattr(module, "TASK")}
+_TASKS = Registry(__name__, "TASK")
 
 
 def task_names() -> tuple[str, ...]:
     """The key of every task, in alphabetical order."""
-    return tuple(sorted(_tasks()))
+    return _TASKS.keys
 
 
 def open_task(key: str) -> type[Task]:
     """The task of that key, whose classes or targets are still to be found. Raises ValueError for no such key."""
-    if key not in _tasks():
+    if key not in _TASKS:
         raise ValueError(f"{key!r} is no task of {', '.join(task_names())}")
-    return _tasks()[key]
+    return cast(type[Task], _TASKS[key].TASK)
 
 
 def task_from_json(record: Mapping[str, Any]) -> Task:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import pkgutil
 from pathlib import Path
 from typing import cast
 
 from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.teachers.names import is_weights_file, member_name, natural_key, refuse_unfit
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
@@ -16,15 +15,12 @@ from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 FOREIGN = (".h5", ".keras", ".msgpack", ".onnx", ".pickle", ".pkl")
 
 
+_KINDS = Registry(__name__, "claims")
+
+
 def kinds() -> dict[str, TeacherKind]:
     """Every kind by its key, in alphabetical order: the modules here that define `claims` and `load`."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return {
-        name: cast(TeacherKind, module)
-        for name, module in modules.items()
-        if callable(getattr(module, "claims", None)) and callable(getattr(module, "load", None))
-    }
+    return {key.replace("-", "_"): cast(TeacherKind, module) for key, module in _KINDS.modules.items()}
 
 
 def open_teachers(path: Path, context: Context) -> list[Teacher]:

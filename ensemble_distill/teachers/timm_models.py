@@ -5,13 +5,12 @@ timm takes seconds to import, so that happens inside the functions.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.runs.config import without_fetching
 from ensemble_distill.runtime.progress import Progress
 
@@ -54,7 +53,7 @@ def default_config(name: str, where: str) -> Config:
     from timm.models import get_pretrained_cfg
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        near = nearest(name, timm.list_models(), 3)
         hint = f"The nearest are {', '.join(near)}." if near else "timm.list_models() lists them."
         raise EdistillError(f"{where} is {name!r}, which timm {timm.__version__} does not have. {hint}")
     try:

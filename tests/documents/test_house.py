@@ -45,6 +45,8 @@ DESIGN["workflows"] = set(DESIGN) - {"cli"}
 
 # and what it did not foresee, each with its reason
 BEYOND: dict[str, set[str]] = {
+    "predictive": {"runtime"},  # the one registry helper
+    "tasks": {"runtime"},  # the same
     "caching": {"facts"},
     "chains": {"cache", "runtime", "settings", "workflows", "workspace"},
     "cli": {"chains", "runtime"},

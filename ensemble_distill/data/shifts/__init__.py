@@ -6,10 +6,7 @@ so members and student are evaluated on the same distorted rows. See `Shift` for
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
@@ -17,7 +14,8 @@ import numpy as np
 
 from ensemble_distill.data.rendering import as_unit
 from ensemble_distill.data.source import Array, Item, Kind, Source
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, nearest
+from ensemble_distill.runtime.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -132,9 +130,12 @@ class Shifted:
         return f"{self.source.digest_scope}; {self.shift} of severity {self.severity} ({self.level})"
 
 
+_SHIFTS = Registry(__name__, "AMOUNTS")
+
+
 def shift_names() -> tuple[str, ...]:
     """Names of the shifts, sorted."""
-    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
+    return _SHIFTS.keys
 
 
 def shifts_for(kind: Kind) -> tuple[str, ...]:
@@ -160,10 +161,10 @@ def open_shift(name: str) -> Shift:
     """
     known = shift_names()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
+        close = nearest(name, known)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise EdistillError(f"There is no shift {name!r}. {hint}Use one of {', '.join(known)}.")
-    return cast(Shift, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+    return cast(Shift, _SHIFTS[name])
 
 
 def _acting_on(name: str, kind: Kind) -> Shift:

@@ -5,9 +5,6 @@ See `data/rendition.py` for what such a module holds.
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import cast
@@ -16,17 +13,21 @@ import numpy as np
 
 from ensemble_distill.data.rendition import Composition, Stage, pushes
 from ensemble_distill.data.source import Array, Item, Kind, Plan, View
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.own import told_as_own
+from ensemble_distill.runtime.registry import Registry
 
 SHARED = "Mend it; its items are read-only, since others are given the same: x = item.x.copy() is one to write into."
 
 
+_VIEWS = Registry(__name__, "STAGE")
+
+
 def view_names() -> list[str]:
     """Names of the transforms, sorted."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return list(_VIEWS.keys)
 
 
 def open_view(spec: str, scale: Array | None = None) -> View:
@@ -79,14 +80,14 @@ def require_kind(view: View, kind: Kind, spec: str) -> None:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return _VIEWS[name]
 
 
 def _refuse_unknown(names: Sequence[str], spec: str) -> None:
     known = view_names()
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = nearest(name, known)
             hint = f"Did you mean {close[0]}? " if close else ""
             raise EdistillError(
                 f"views.transform is {spec!r}, but there is no {name!r}. {hint}Use one of "

@@ -1,0 +1,46 @@
+"""The one registry: the modules of a package by their files' names, `crop_flip.py` under "crop-flip"."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+
+
+class Registry:
+    """Modules of a package that define a name, each under the key that its file's name is.
+
+    Nothing is imported before it is asked for.
+
+    Args:
+        package: its full name.
+        defines: what makes a module one of them; others are what those are made of.
+    """
+
+    def __init__(self, package: str, defines: str) -> None:
+        self.package, self.defines = package, defines
+
+    @property
+    def modules(self) -> dict[str, ModuleType]:
+        """By key, in alphabetical order."""
+        folders = tuple(importlib.import_module(self.package).__path__)
+        return _found(self.package, folders, self.defines)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.modules)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.modules
+
+    def __getitem__(self, key: str) -> ModuleType:
+        """Raises KeyError for no such key."""
+        return self.modules[key]
+
+
+@cache
+def _found(package: str, folders: tuple[str, ...], defines: str) -> dict[str, ModuleType]:
+    names = sorted(module.name for module in pkgutil.iter_modules(folders))
+    modules = {name.replace("_", "-"): importlib.import_module(f"{package}.{name}") for name in names}
+    return {key: module for key, module in sorted(modules.items()) if hasattr(module, defines)}
