@@ -90,9 +90,8 @@ def with_value(x: Any, index: tuple[int, ...], value: float) -> Any:
     return x
 
 
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
+def test_refusals(saved: Any) -> None:
+    for arrays, message in [
         (
             {"x": FEATURES.astype(np.int64)},
             r"x holds int64 of shape \(7,\) per row\. Accepted are uint8 pixels",
@@ -120,35 +119,30 @@ def with_value(x: Any, index: tuple[int, ...], value: float) -> Any:
         ({"x": GRAY, "y": [0, 1, 2, 1], "classes": ["a", "b"]}, "no name among the 2 classes: 2 at row 2"),
         ({"x": GRAY, "classes": ["a", "b", "a"]}, "classes names 'a' twice"),
         ({"x": GRAY, "classes": [1, 2]}, r"classes is int64 of shape \(2,\)"),
-    ],
-)
-def test_refusals(saved: Any, arrays: dict[str, Any], message: str) -> None:
-    with pytest.raises(EdistillError, match=message):
-        open_source(saved(**arrays))
+    ]:
+        with pytest.raises(EdistillError, match=message):
+            open_source(saved(**arrays))
 
 
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
+def test_refused_targets(saved: Any) -> None:
+    for y, message in [
         ([1.0, np.nan, 3.0, 4.0], "y is not finite: nan at row 1"),
         (["a", "b", "c", "d"], r"y is <U1\. Targets of regression are numbers"),
-    ],
-)
-def test_refused_targets(saved: Any, y: Any, message: str) -> None:
-    with pytest.raises(EdistillError, match=message):
-        open_source(saved(x=FEATURES, y=y), "regression")
+    ]:
+        with pytest.raises(EdistillError, match=message):
+            open_source(saved(x=FEATURES, y=y), "regression")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"text"])
-def test_files_that_are_no_npz(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "a.npz"
-    file.write_bytes(content)
-    with pytest.raises(EdistillError, match=r"a\.npz cannot be read as \.npz"):
-        open_source(file)
-    with file.open("wb") as single:
-        np.save(single, GRAY)
-    with pytest.raises(EdistillError, match="it is a single array"):
-        open_source(file)
+def test_files_that_are_no_npz(tmp_path: Path) -> None:
+    for content in [b"", b"PK\x03\x04 cut short", b"text"]:
+        file = tmp_path / "a.npz"
+        file.write_bytes(content)
+        with pytest.raises(EdistillError, match=r"a\.npz cannot be read as \.npz"):
+            open_source(file)
+        with file.open("wb") as single:
+            np.save(single, GRAY)
+        with pytest.raises(EdistillError, match="it is a single array"):
+            open_source(file)
 
 
 def test_mnist() -> None:

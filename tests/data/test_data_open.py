@@ -81,9 +81,8 @@ def test_a_subset_of_unlabeled_rows_has_no_labels(tmp_path: Path) -> None:
     assert (source.labels, source.scale, source.item(0).y) == (None, None, None)
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
+def test_refused_rows(subset: Any) -> None:
+    for rows, message in [
         ([0, 10], "lists row 10, but the source has rows 0 to 9"),
         ([-1], "lists row -1, but"),
         ([2, 5, 2, 2], "lists row 2 3 times"),
@@ -91,11 +90,9 @@ def test_a_subset_of_unlabeled_rows_has_no_labels(tmp_path: Path) -> None:
         ([0.0, 1.0], "holds float64"),
         ([True, False], "holds bool"),
         (np.array([], dtype=int), r"holds int64 \(0,\)"),
-    ],
-)
-def test_refused_rows(subset: Any, rows: Any, message: str) -> None:
-    with pytest.raises(EdistillError, match=message):
-        subset(rows)
+    ]:
+        with pytest.raises(EdistillError, match=message):
+            subset(rows)
 
 
 def test_files_that_hold_no_rows(file: str, tmp_path: Path) -> None:

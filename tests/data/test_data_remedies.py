@@ -15,9 +15,9 @@ from PIL import Image
 from tiny import refused
 
 from ensemble_distill.data import open_inputs, open_source
-from ensemble_distill.tasks.checks.labels import as_classes
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.tasks.checks.class_order import order_by_names
+from ensemble_distill.tasks.checks.labels import as_classes
 
 X = np.arange(4 * 3 * 6 * 5, dtype=np.uint8).reshape(4, 3, 6, 5)
 

@@ -11,10 +11,10 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from tiny import examples, make_folder, refused, settings
 
-from ensemble_distill.settings import Settings
 from ensemble_distill.data import open_source
 from ensemble_distill.data.renamed import Renamed, by_name
 from ensemble_distill.data.source import Array
+from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate

@@ -130,9 +130,8 @@ def test_the_underscored_spelling_of_a_key_is_the_same_key() -> None:
 # --- paths ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("written", "found"),
-    [
+def test_data_is_a_path_from_the_file_or_a_factory() -> None:
+    for written, found in [
         ("data/train", "/place/data/train"),
         ("../other/train.npz", "/other/train.npz"),
         ("/absolute/train", "/absolute/train"),
@@ -141,28 +140,23 @@ def test_the_underscored_spelling_of_a_key_is_the_same_key() -> None:
         ("../loaders.py:make", "/loaders.py:make"),
         ("~/loaders.py:make", f"{Path.home()}/loaders.py:make"),
         ("package.module:make", "package.module:make"),
-    ],
-)
-def test_data_is_a_path_from_the_file_or_a_factory(written: str, found: str) -> None:
-    settings = settings_from({"data": {"train": written, "test": {"source": written}}}, Path("/place"))
-    assert settings.data.train == found
-    assert settings.data.test == DataEntry(source=found)
+    ]:
+        settings = settings_from({"data": {"train": written, "test": {"source": written}}}, Path("/place"))
+        assert settings.data.train == found
+        assert settings.data.test == DataEntry(source=found)
 
 
-@pytest.mark.parametrize(
-    ("written", "found"),
-    [
+def test_a_model_is_a_timm_name_or_a_factory() -> None:
+    for written, found in [
         ("resnet18.a1_in1k", "resnet18.a1_in1k"),
         ("hf-hub:timm/resnet18", "hf-hub:timm/resnet18"),
         ("model.py:make", "/place/model.py:make"),
         ("sub/model.py:make", "/place/sub/model.py:make"),
         ("package.module:make", "package.module:make"),
-    ],
-)
-def test_a_model_is_a_timm_name_or_a_factory(written: str, found: str) -> None:
-    values = {"teachers": {"model": written}, "student": {"model": written}}
-    settings = settings_from(values, Path("/place"))
-    assert (settings.teachers.model, settings.student.model) == (found, found)
+    ]:
+        values = {"teachers": {"model": written}, "student": {"model": written}}
+        settings = settings_from(values, Path("/place"))
+        assert (settings.teachers.model, settings.student.model) == (found, found)
 
 
 def test_a_relative_config_makes_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,9 +198,8 @@ def test_a_moved_folder_keeps_its_copy_valid(tmp_path: Path) -> None:
 # --- unknown keys -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("key", "meant"),
-    [
+def test_an_unknown_key_is_refused_with_the_nearest() -> None:
+    for key, meant in [
         ("tran", "train"),
         ("tran.epochs", "train"),
         ("train.epoch", "train.epochs"),
@@ -220,11 +213,9 @@ def test_a_moved_folder_keeps_its_copy_valid(tmp_path: Path) -> None:
         ("teachers.kwargs", "teachers.model-kwargs"),
         ("student.pre_processing", "student.preprocessing"),
         ("output.cahe", "output.cache"),
-    ],
-)
-def test_an_unknown_key_is_refused_with_the_nearest(key: str, meant: str) -> None:
-    unknown = key.removesuffix(".epochs") if key == "tran.epochs" else key
-    assert refusal(nested(key, "value")) == f"edistill.toml: unknown key {unknown}. Did you mean {meant}?"
+    ]:
+        unknown = key.removesuffix(".epochs") if key == "tran.epochs" else key
+        assert refusal(nested(key, "value")) == f"edistill.toml: unknown key {unknown}. Did you mean {meant}?"
 
 
 def test_without_a_near_key_the_table_is_listed() -> None:
@@ -242,9 +233,8 @@ def test_an_unknown_key_is_told_before_a_wrong_value() -> None:
 # --- wrong values -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "told"),
-    [
+def test_a_value_outside_its_domain_is_refused_with_both() -> None:
+    for key, value, told in [
         ("task", "clustering", "task is 'clustering': it should be classification or "),
         (
             "teachers.output",
@@ -287,12 +277,10 @@ def test_an_unknown_key_is_told_before_a_wrong_value() -> None:
         ("train.model-ema-decay", 1.0, "train.model-ema-decay is 1.0: input should be less than 1."),
         ("train.amp-dtype", "float8", "train.amp-dtype is 'float8': input should be 'bfloat16' or 'float16'."),
         ("method", 3, "method is 3: it should be a table."),
-    ],
-)
-def test_a_value_outside_its_domain_is_refused_with_both(key: str, value: Any, told: str) -> None:
-    message = refusal(nested(key, value))
-    assert message.startswith("edistill.toml: ")
-    assert told in message
+    ]:
+        message = refusal(nested(key, value))
+        assert message.startswith("edistill.toml: ")
+        assert told in message
 
 
 # --- the file ---------------------------------------------------------------------------------------------------
@@ -308,11 +296,11 @@ def test_without_a_file_the_message_says_what_to_do(tmp_path: Path, monkeypatch:
             load_settings(file)
 
 
-@pytest.mark.parametrize("content", [b"task = ", b"[train]\nlr = 1\nlr = 2", b"\xff\xfe"])
-def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "edistill.toml").write_bytes(content)
-    with pytest.raises(EdistillError, match=r"edistill\.toml is not valid TOML: .+"):
-        load_settings(tmp_path)
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    for content in [b"task = ", b"[train]\nlr = 1\nlr = 2", b"\xff\xfe"]:
+        (tmp_path / "edistill.toml").write_bytes(content)
+        with pytest.raises(EdistillError, match=r"edistill\.toml is not valid TOML: .+"):
+            load_settings(tmp_path)
 
 
 # --- overrides --------------------------------------------------------------------------------------------------
@@ -353,9 +341,8 @@ def test_an_override_inside_what_is_no_table_is_refused(tmp_path: Path) -> None:
         load_settings(tmp_path, {"data.train.rows": "r.npy"})
 
 
-@pytest.mark.parametrize(
-    ("text", "key", "value"),
-    [
+def test_an_assignment_is_toml_or_a_bare_word() -> None:
+    for text, key, value in [
         ("train.epochs=3", "train.epochs", 3),
         ("train.lr=1e-3", "train.lr", 1e-3),
         ("train.amp=true", "train.amp", True),
@@ -366,10 +353,8 @@ def test_an_override_inside_what_is_no_table_is_refused(tmp_path: Path) -> None:
         ("data.train=../a b/x=y.npz", "data.train", "../a b/x=y.npz"),
         ("student.model=model.py:make", "student.model", "model.py:make"),
         ("output.name=", "output.name", None),
-    ],
-)
-def test_an_assignment_is_toml_or_a_bare_word(text: str, key: str, value: Any) -> None:
-    assert parse_assignment(text) == (key, value)
+    ]:
+        assert parse_assignment(text) == (key, value)
 
 
 def test_nothing_takes_a_key_out(tmp_path: Path) -> None:
@@ -382,10 +367,10 @@ def test_nothing_takes_a_key_out(tmp_path: Path) -> None:
     assert load_settings(tmp_path, {"method.anything": None, "data.ood.far": None}).method == {}
 
 
-@pytest.mark.parametrize("text", ["train.epochs", "=3", " = 3", ""])
-def test_an_assignment_without_key_or_value_is_refused(text: str) -> None:
-    with pytest.raises(EdistillError, match=r"write KEY=VALUE, for instance --set train\.epochs=3"):
-        parse_assignment(text)
+def test_an_assignment_without_key_or_value_is_refused() -> None:
+    for text in ["train.epochs", "=3", " = 3", ""]:
+        with pytest.raises(EdistillError, match=r"write KEY=VALUE, for instance --set train\.epochs=3"):
+            parse_assignment(text)
 
 
 @given(st.one_of(st.integers(), st.booleans(), st.floats(allow_nan=False), st.lists(st.integers(), max_size=3)))

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from tiny import CLASSES, ROWS, examples, make_folder, refused, save_data, settings
 
 from ensemble_distill.cache.manifest import Manifest
@@ -86,16 +85,16 @@ ACTING = {
 }
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_every_option_of_a_method_acts_or_is_told(name: str) -> None:
-    method = open_method(name)
-    options = {field.replace("_", "-") for field in method.Options.model_fields}
-    cases = IDLE_OPTIONS.get(name, {})
-    assert options == ACTING.get(name, set()) | cases.keys() | REFUSED_OPTIONS.get(name, set())
-    for option, given in cases.items():
-        assert method.idle(method.Options.model_validate(given)).keys() == {option}
-    defaults = method.settled(method.Options(), "classification", False)
-    assert set(method.idle(defaults)) <= options
+def test_every_option_of_a_method_acts_or_is_told() -> None:
+    for name in method_names():
+        method = open_method(name)
+        options = {field.replace("_", "-") for field in method.Options.model_fields}
+        cases = IDLE_OPTIONS.get(name, {})
+        assert options == ACTING.get(name, set()) | cases.keys() | REFUSED_OPTIONS.get(name, set())
+        for option, given in cases.items():
+            assert method.idle(method.Options.model_validate(given)).keys() == {option}
+        defaults = method.settled(method.Options(), "classification", False)
+        assert set(method.idle(defaults)) <= options
 
 
 # --- each rule --------------------------------------------------------------------------------------------------
@@ -156,15 +155,15 @@ def test_every_rule_of_caching_has_a_case() -> None:
     assert CACHING_CASES.keys() == CACHING.keys()
 
 
-@pytest.mark.parametrize("key", CACHING_CASES)
-def test_a_setting_of_members_or_views_that_does_nothing_is_told(key: str) -> None:
-    values, sources, teachers = CACHING_CASES[key]
-    told = told_caching(values, sources, teachers)
-    assert any(text.startswith(f"{key} is set and does nothing: ") for text in told.warnings + told.notes)
-    rest = {name: value for name, value in values.items() if name != key}
-    if key not in ("teachers.variance",):  # which the task's output asks for
-        again = told_caching(rest, sources, teachers)  # the remedy: leave it out
-        assert not any(text.startswith(f"{key} ") for text in again.warnings + again.notes)
+def test_a_setting_of_members_or_views_that_does_nothing_is_told() -> None:
+    for key in CACHING_CASES:
+        values, sources, teachers = CACHING_CASES[key]
+        told = told_caching(values, sources, teachers)
+        assert any(text.startswith(f"{key} is set and does nothing: ") for text in told.warnings + told.notes)
+        rest = {name: value for name, value in values.items() if name != key}
+        if key not in ("teachers.variance",):  # which the task's output asks for
+            again = told_caching(rest, sources, teachers)  # the remedy: leave it out
+            assert not any(text.startswith(f"{key} ") for text in again.warnings + again.notes)
 
 
 def test_of_members_that_are_runs_it_is_only_noted_what_describes_others() -> None:
@@ -202,12 +201,12 @@ def test_every_rule_of_training_has_a_case() -> None:
     assert {key for key in TRAINING_CASES if not key.startswith("method.")} | set(REFUSED) == TRAINING.keys()
 
 
-@pytest.mark.parametrize("key", TRAINING_CASES)
-def test_a_setting_of_the_training_that_does_nothing_is_warned_of(key: str) -> None:
-    values, more = TRAINING_CASES[key]
-    sources = more.get("sources", PIXELS)
-    told = told_training(values, sources, more.get("normalizes", True))
-    assert [text for text in told.warnings if text.startswith(f"{key} is set and does nothing: ")]
+def test_a_setting_of_the_training_that_does_nothing_is_warned_of() -> None:
+    for key in TRAINING_CASES:
+        values, more = TRAINING_CASES[key]
+        sources = more.get("sources", PIXELS)
+        told = told_training(values, sources, more.get("normalizes", True))
+        assert [text for text in told.warnings if text.startswith(f"{key} is set and does nothing: ")]
 
 
 def test_of_what_acts_in_training_nothing_is_told() -> None:
@@ -225,12 +224,12 @@ def test_of_what_acts_in_training_nothing_is_told() -> None:
     assert told_training(values, {**PIXELS, "transfer": source(labels=False)}).warnings == []
 
 
-@pytest.mark.parametrize("key", REFUSED)
-def test_preprocessing_of_what_is_no_pixels_is_refused(key: str) -> None:
-    values = {key: {"mean": (0.3,), "std": (0.2,), "size": (6, 6)}}
-    with refused(f"{key} is set and does nothing", "uint8 pixels", "the data holds tensor"):
-        told_training(values, TENSORS)
-    told_training({}, TENSORS)
+def test_preprocessing_of_what_is_no_pixels_is_refused() -> None:
+    for key in REFUSED:
+        values = {key: {"mean": (0.3,), "std": (0.2,), "size": (6, 6)}}
+        with refused(f"{key} is set and does nothing", "uint8 pixels", "the data holds tensor"):
+            told_training(values, TENSORS)
+        told_training({}, TENSORS)
 
 
 def test_a_value_that_is_the_default_is_not_given() -> None:
@@ -290,20 +289,20 @@ def test_the_quickstart_warns_of_nothing(digits: Path, settings_of: Callable[...
 TOMLS = [*ROOT.glob("examples/**/edistill.toml"), *ROOT.glob("ensemble_distill/**/edistill.toml")]
 
 
-@pytest.mark.parametrize("path", TOMLS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_shipped_file_sets_what_does_nothing(path: Path) -> None:
-    asked = load_settings(path)
-    kind = "features" if asked.task == "regression" else "pixels"
-    sources = {name: source(kind) for name in asked.splits()}
-    given = asked.teachers.preprocessing
-    preprocessing = None if given is None else Preprocessing(**given.model_dump(exclude_none=True))
-    progress = Silent()
-    members = [teacher(asked.teachers.model is not None, "x", preprocessing)]
-    idle.tell_idle_caching(Caching(asked, sources, members), progress)
-    method, options = settled_method(asked)
-    stages = method.stages(options, CLASSES)
-    idle.tell_idle_training(Learning(asked, sources, method, options, stages, normalizes=True), progress)
-    assert progress.warnings == progress.notes == []
+def test_no_shipped_file_sets_what_does_nothing() -> None:
+    for path in TOMLS:
+        asked = load_settings(path)
+        kind = "features" if asked.task == "regression" else "pixels"
+        sources = {name: source(kind) for name in asked.splits()}
+        given = asked.teachers.preprocessing
+        preprocessing = None if given is None else Preprocessing(**given.model_dump(exclude_none=True))
+        progress = Silent()
+        members = [teacher(asked.teachers.model is not None, "x", preprocessing)]
+        idle.tell_idle_caching(Caching(asked, sources, members), progress)
+        method, options = settled_method(asked)
+        stages = method.stages(options, CLASSES)
+        idle.tell_idle_training(Learning(asked, sources, method, options, stages, normalizes=True), progress)
+        assert progress.warnings == progress.notes == []
 
 
 def test_a_user_s_own_method_may_say_what_is_idle() -> None:
