@@ -1,9 +1,9 @@
-"""A view as stages: geometry, then noise, then mixing, then a push, each drawn from its own key.
+"""A view in phases: geometry, then noise, then mixing, then a push, each drawn from its own key.
 
 A transform is a module of `views/`. One that distorts a single example has `draw(key, scale)`, which returns
 the change as a plain record; one that mixes two has `draw(key, row, total)`, which returns the partner's row
 and the weight of the own one; one that moves what was rendered along a member's gradient has `draw(key)`, which
-returns a `Push`. `STAGE` says which it is, `KINDS` what it can act on.
+returns a `Push`. `PHASE` says which it is, `KINDS` what it can act on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ensemble_distill.facts import Preprocessing
 Key = tuple[int | str, ...]
 
 
-class Stage(IntEnum):
+class Phase(IntEnum):
     """When a transform acts, whatever the order it is written in."""
 
     GEOMETRY = 0  # moves the source's own pixels

@@ -131,7 +131,7 @@ class Workspace:
             )
         sources = {name: plan.source for name, plan in plans.items()}
         refuse_unlike(sources)
-        classes = class_names(sources, known)
+        classes = class_names(sources, known) if self.task.one_class else None  # labels elsewhere are no index
         return {name: replace(plan, source=with_classes(plan.source, classes, name)) for name, plan in plans.items()}
 
     # --- cache and members --------------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def test_a_new_transform_is_a_new_file(tmp_path: Path, monkeypatch: pytest.Monke
     import sys
 
     (tmp_path / "cut_mix.py").write_text(
-        "from ensemble_distill.data.rendition import Stage\nSTAGE = Stage.MIX\n"
+        "from ensemble_distill.data.rendition import Phase\nPHASE = Phase.MIX\n"
         "KINDS = frozenset({'pixels'})\ndef draw(key, row, total):\n    return 0, 0.5\n"
     )
     monkeypatch.setattr(views, "__path__", [*views.__path__, str(tmp_path)])

@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from ensemble_distill.data.rendition import Composition, Stage, pushes
+from ensemble_distill.data.rendition import Composition, Phase, pushes
 from ensemble_distill.data.source import Array, Item, Kind, Plan, View
 from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.facts import Preprocessing
@@ -22,7 +22,7 @@ from ensemble_distill.runtime.registry import Registry
 SHARED = "Mend it; its items are read-only, since others are given the same: x = item.x.copy() is one to write into."
 
 
-_VIEWS = Registry(__name__, "STAGE")
+_VIEWS = Registry(__name__, "PHASE")
 
 
 def view_names() -> list[str]:
@@ -47,10 +47,10 @@ def open_view(spec: str, scale: Array | None = None) -> View:
     if twice is not None:
         raise EdistillError(f"views.transform is {spec!r}, which names {twice} twice. Name it once.")
     _refuse_unknown(names, spec)
-    transforms = sorted(((name, _module(name)) for name in names), key=lambda t: (t[1].STAGE, t[0]))
-    distortions = [(name, module.draw) for name, module in transforms if module.STAGE < Stage.MIX]
-    mixes = [(name, module.draw) for name, module in transforms if module.STAGE is Stage.MIX]
-    moves = [(name, module.draw) for name, module in transforms if module.STAGE is Stage.PUSH]
+    transforms = sorted(((name, _module(name)) for name in names), key=lambda t: (t[1].PHASE, t[0]))
+    distortions = [(name, module.draw) for name, module in transforms if module.PHASE < Phase.MIX]
+    mixes = [(name, module.draw) for name, module in transforms if module.PHASE is Phase.MIX]
+    moves = [(name, module.draw) for name, module in transforms if module.PHASE is Phase.PUSH]
     for alike, what in ((mixes, "mix two rows"), (moves, "move the input along a gradient")):
         if len(alike) > 1:
             raise EdistillError(

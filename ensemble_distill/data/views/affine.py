@@ -13,11 +13,11 @@ import numpy as np
 from scipy import ndimage
 
 from ensemble_distill.data.rendering import as_unit
-from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.runtime.keys import uniforms
 
-STAGE = Stage.GEOMETRY
+PHASE = Phase.GEOMETRY
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor"})
 ROTATION, SHEAR = math.radians(20), math.radians(15)  # at most, either way
 ZOOM = math.log(1.25)  # of the logarithm, either way

@@ -7,11 +7,11 @@ This is read from the released code; of its temperature, see `ods`.
 from __future__ import annotations
 
 from ensemble_distill.data.push import Push
-from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Kind
 from ensemble_distill.data.views import ods
 
-STAGE = Stage.PUSH
+PHASE = Phase.PUSH
 KINDS: frozenset[Kind] = ods.KINDS
 
 

@@ -10,11 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.runtime.keys import uniforms
 
-STAGE = Stage.GEOMETRY
+PHASE = Phase.GEOMETRY
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor"})
 
 

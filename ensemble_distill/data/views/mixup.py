@@ -5,11 +5,11 @@ Each of the two is distorted on its own before they are mixed.
 
 from __future__ import annotations
 
-from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Kind
 from ensemble_distill.runtime.keys import uniforms
 
-STAGE = Stage.MIX
+PHASE = Phase.MIX
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
 
 

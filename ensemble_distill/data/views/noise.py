@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ensemble_distill.data.rendering import as_unit
-from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.runtime.keys import normals
 
-STAGE = Stage.NOISE
+PHASE = Phase.NOISE
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
 NOISE = 0.1  # standard deviation: of pixels in [0, 1], of a column's own one, of tensors as they are
 

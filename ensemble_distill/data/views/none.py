@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Array, Kind
 
-STAGE = Stage.GEOMETRY
+PHASE = Phase.GEOMETRY
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
 
 

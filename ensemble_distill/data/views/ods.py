@@ -14,10 +14,10 @@ Such inputs follow from the members' weights and not from (seed, view, row) alon
 from __future__ import annotations
 
 from ensemble_distill.data.push import Push
-from ensemble_distill.data.rendition import Key, Stage
+from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Kind
 
-STAGE = Stage.PUSH
+PHASE = Phase.PUSH
 # the step has no meaning on features: a 255th of a column's deviation, over a few columns, changes nobody's mind
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor"})
 STEP = 1 / 255  # root mean square over the input's values; of tensors as they are, which are not clamped
