@@ -1,4 +1,4 @@
-"""The tables of README.md, from the study's lines: python examples/born_again/table.py"""
+"""The tables of study.md, from the study's lines: python examples/born_again/table.py"""
 
 from __future__ import annotations
 

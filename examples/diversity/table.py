@@ -1,4 +1,4 @@
-"""The tables of README.md, from search.csv, final.csv and latency.csv: python examples/diversity/table.py mnist"""
+"""The tables of study.md, from search.csv, final.csv and latency.csv: python examples/diversity/table.py mnist"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_the_log_holds_every_line_that_was_measured(
     modules["table"].main(name)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(lines) > 10
-    log = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    log = (EXAMPLE / "study.md").read_text(encoding="utf-8")
     assert [line for line in lines if line not in log] == []
 
 
