@@ -9,19 +9,22 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Trust, command
+from ensemble_distill.cli.inspected import sheet_of
 
 
 def register(app: typer.Typer) -> None:
     @command(app, "inspect", settings=False)
     def inspect(
-        path: Annotated[Path, typer.Argument(help="A run, a cache, an .onnx file, teachers, or data.")],
+        path: Annotated[
+            Path, typer.Argument(help="A run, a cache, an exported file, teachers, data, or a folder of them.")
+        ],
         trust: Trust = False,
         json: Json = False,
         config_file: Annotated[
             Path | None, typer.Option("-c", "--config", help="Says how bare checkpoints are built.")
         ] = None,
     ) -> None:
-        """Say what a path is and what it holds.
+        """Say what a path is and what it holds; with --json all that is recorded.
 
         Example: edistill inspect runs/hydra-s0/export/model.onnx
         """
@@ -33,4 +36,10 @@ def register(app: typer.Typer) -> None:
         if json:
             render.document(record)
         else:
-            render.facts(str(path), record)
+            own = settings is not None and Path(settings.teachers.path).resolve() == path.resolve()
+            try:
+                shown = sheet_of(str(path), record, own_teachers=own)
+            except (LookupError, TypeError, ValueError, AttributeError):  # an exported file of another hand
+                render.facts(str(path), record)
+            else:
+                render.sheet(shown)

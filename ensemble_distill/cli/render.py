@@ -31,6 +31,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ensemble_distill.cli.inspected import ROWS, Sheet
 from ensemble_distill.errors import first_line
 from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell
@@ -249,6 +250,25 @@ def _inline(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_inline(item) for item in value) or "none"
     return "none" if value is None else str(value)
+
+
+def sheet(shown: Sheet) -> None:
+    """What a path is: its title, a fact a line under it, a table of at most `ROWS`, and the command that comes next."""
+    console = _console(stderr=False)
+    console.print(f"[bold]{_cell(shown.title)}[/]")
+    facts = [(name, value) for name, value in shown.facts if value]
+    width = max((len(name) for name, _ in facts), default=0)
+    for name, value in facts:
+        console.print(_cell(f"  {name:<{width}}  {value}"))
+    if shown.rows:
+        drawn = _columns(None, shown.columns)
+        for row in shown.rows[:ROWS]:
+            drawn.add_row(*map(_cell, row))
+        console.print(drawn)
+    if len(shown.rows) > ROWS:
+        console.print(f"  and {len(shown.rows) - ROWS:,} more: --json lists all")
+    if shown.next is not None:
+        console.print(_cell(f"next: {shown.next}"))
 
 
 def number(value: float | None) -> str:

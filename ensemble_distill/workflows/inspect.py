@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.data import open_inputs
+from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.folder import MADE_FROM
 from ensemble_distill.runtime.files import read_whole, refuse_special
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, read_safetensors_metadata
 from ensemble_distill.settings import FILE_NAME, Settings
+from ensemble_distill.teachers.names import is_weights_file
 
 if TYPE_CHECKING:
     from ensemble_distill.runs.chain import Chain
@@ -48,12 +50,19 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
             f"{path} is a folder to work in, by its {FILE_NAME}. Give a part of it: {inside or 'none yet'}."
         )
     task = settings.task if settings is not None else "classification"
+    if holds_splits(path):
+        return {"kind": "folder", "data": data_sets(path, task)}
+    runs = _runs(path)
     try:
-        return _teachers(path, settings, task, trust)
+        return _teachers(path, settings, task, trust) | runs
     except EdistillError as no_teachers:
+        if runs:  # of several ensembles, say
+            return {"kind": "runs", **runs}
         try:
             return _data(path, task)
         except EdistillError as no_data:
+            if found := data_sets(path, task):
+                return {"kind": "folder", "data": found}
             raise EdistillError(
                 f"{path} is no run, cache or exported file. As teachers: {no_teachers} As data: {no_data}"
             ) from None
@@ -87,6 +96,38 @@ def _trained(path: Path) -> dict[str, Any]:
     files = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     stale = (*stale_exports(path), *stale_evaluations(path, {"student": run.made_from}))
     return {"kind": "run", **run.config.to_json(), "files": files, **_stale(path, stale)}
+
+
+def _runs(path: Path) -> dict[str, Any]:
+    """What the runs and chains of a folder are, under "runs"; nothing where it holds anything else to train from."""
+    inside = [one for one in entries(path) if one.is_dir() or is_weights_file(one)]
+    if not inside or not all((one / "args.toml").is_file() for one in inside):
+        return {}
+    return {"runs": {one.name: _in_short(one) for one in inside}}
+
+
+def _in_short(folder: Path) -> dict[str, Any]:
+    """A run or a chain in a few facts; "problem" where it cannot be opened."""
+    try:
+        record = _trained(folder)
+    except EdistillError as error:
+        return {"problem": str(error)}
+    stale = {"stale": record["stale"]} if "stale" in record else {}
+    if record["kind"] == "chain":
+        documents = sorted(file.stem for file in (folder / EVALUATIONS).glob("*.json"))
+        predictions, of, exported = len(record["generations"]), "generation", []
+    else:
+        documents = [Path(name).stem for name in record["files"] if Path(name).match(f"{EVALUATIONS}/*.json")]
+        predictions, of = record["student"]["heads"], "head"
+        exported = [Path(name).name for name in record["files"] if Path(name).match(f"{EXPORTS}/model.*")]
+    return {
+        "method": record["method"]["name"],
+        "predictions": predictions,
+        "of": of,
+        "evaluated": documents,
+        "exported": exported,
+        **stale,
+    }
 
 
 def _stale(folder: Path, files: Sequence[Path]) -> dict[str, Any]:

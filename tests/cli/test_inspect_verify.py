@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from teachers_helpers import small_model
 from typer.testing import CliRunner, Result
 
@@ -29,9 +30,23 @@ def inspected(path: str) -> dict[str, Any]:
     result = edistill(f"inspect {path} --json")
     assert result.exit_code == 0, result.stderr
     record: dict[str, Any] = json.loads(result.stdout)
-    shown = edistill(f"inspect {path}").stdout
-    assert shown.startswith(f"{path}\n  kind: {record['kind']}\n"), "and the same for people"
+    shown = shown_of(path)
+    assert shown[0].startswith(f"{path}: "), "and for people"
+    assert len(shown) <= 22, "in about twenty lines"
     return record
+
+
+def shown_of(path: str) -> list[str]:
+    """The lines that a person is shown."""
+    result = edistill(f"inspect {path}")
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def fact(path: str, name: str) -> str:
+    """What stands behind a name there."""
+    (line,) = (line for line in shown_of(path) if line.startswith(f"  {name}  "))
+    return line.removeprefix(f"  {name}").strip()
 
 
 @pytest.fixture
@@ -63,6 +78,22 @@ def test_a_run(here: Path) -> None:
     assert {"student.safetensors", "args.toml", "summary.csv", "export/model.onnx"} <= set(record["files"])
 
 
+def test_what_comes_next_of_a_run(here: Path) -> None:
+    run, export = "runs/hydra-s0", Path("runs/hydra-s0/export")
+    assert shown_of(run)[-1] == f"next: edistill evaluate {run}"
+    assert edistill("evaluate").exit_code == 0
+    assert fact(run, "evaluated on") == "test"
+    assert shown_of(run)[-1] == f"next: edistill predict INPUTS --model {export}/model.onnx"
+    assert edistill("calibrate").exit_code == 0
+    assert fact(run, "calibrated") == "yes"
+    assert fact(run, "stale") == "export/model.onnx, export/model.safetensors, evaluations/test.json"
+    assert shown_of(run)[-1] == f"next: edistill evaluate {run}"
+    assert edistill("evaluate").exit_code == 0
+    assert shown_of(run)[-1] == f"next: edistill export {run} --onnx"
+    (export / "model.onnx").unlink()
+    assert shown_of(run)[-1] == f"next: edistill export {run} --onnx"
+
+
 def test_exported_files(here: Path) -> None:
     export = Path("runs/hydra-s0/export")
     record = inspected(f"{export}/model.onnx")
@@ -80,6 +111,28 @@ def test_teachers(here: Path) -> None:
     (member,) = inspected("teachers/member-05.safetensors")["members"]
     assert member == record["members"][5]
     assert (member["model"], member["preprocessing"]["mean"]) == ("model.py:make_teacher", [0.5])
+
+
+def test_teachers_that_differ_are_a_table(here: Path) -> None:
+    assert fact("teachers", "their input") == "8 × 8, mean 0.5, std 0.5, bilinear"
+    assert fact("teachers", "members") == "member-00, member-01, … member-07"
+    assert shown_of("teachers")[-1] == "next: edistill cache-logits"
+    assert shown_of("teachers/member-05.safetensors")[-1].endswith("--set teachers.path=teachers/member-05.safetensors")
+    state = torch.load(_averaged(Path("teachers")), weights_only=True)
+    assert set(state) == {"state_dict", "state_dict_ema"}
+    assert [line for line in shown_of("teachers") if line.startswith("  weights")] == [], "it stands in the table"
+    (row,) = (line for line in shown_of("teachers") if line.startswith("│ member-08"))
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["member-08", "averaged, state_dict_ema"]
+
+
+def _averaged(folder: Path) -> Path:
+    """A ninth member, of which its file holds an average too."""
+    plain = load_file(folder / "member-00.safetensors")
+    moved = {name: value + 0.01 * (at + 1) for at, (name, value) in enumerate(plain.items())}
+    torch.save(
+        {"state_dict": {k: v + 0.1 for k, v in moved.items()}, "state_dict_ema": moved}, folder / "member-08.pth"
+    )
+    return folder / "member-08.pth"
 
 
 def test_teachers_that_say_all_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +161,55 @@ def test_a_folder_of_runs_is_an_ensemble(here: Path) -> None:
     assert [(member["name"], member["model"]) for member in record["members"]] == [("hydra-s0", "edistill run")]
 
 
+def test_a_folder_of_runs_lists_them(here: Path) -> None:
+    (row,) = (line for line in shown_of("runs") if line.startswith("│ hydra-s0"))
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells == ["hydra-s0", "hydra", "8 heads", "no", "model.onnx, model.safetensors", "no"]
+    assert shown_of("runs")[-1] == "next: edistill evaluate runs/hydra-s0"
+    Path("runs/later").mkdir()
+    shutil.copy("runs/hydra-s0/args.toml", "runs/later")
+    record = inspected("runs")
+    assert (record["kind"], set(record["runs"])) == ("teachers", {"hydra-s0", "later"})
+    assert record["runs"]["later"].keys() == {"problem"}
+    assert record["runs"]["hydra-s0"]["predictions"] == 8
+    assert any("unfinished" in line for line in shown_of("runs") if line.startswith("│ later"))
+    Path("runs/hydra-s0/student.safetensors").write_bytes(b"")
+    record = inspected("runs")
+    assert (record["kind"], "members" in record) == ("runs", False), "they are no ensemble, and are listed"
+    assert "student.safetensors is damaged" in record["runs"]["hydra-s0"]["problem"]
+
+
+def test_a_folder_of_data_lists_it(here: Path) -> None:
+    record = inspected("data")
+    assert (record["kind"], len(record["data"])) == ("folder", 5)
+    assert record["data"]["test.npz"] == {"rows": 400, "holds": "pixels", "classes": None, "labels": True}
+    for place in ("pictures/train/cat", "pictures/test/cat", "pictures/test/dog", "pictures/more/of"):
+        Path(place).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(f"{place}/0.png")
+    Path("pictures/ood").mkdir()
+    shutil.copy("data/test.npz", "pictures/ood/noise.npz")
+    Path("pictures/torn.npz").write_bytes(b"no array")
+    found = inspected("pictures")["data"]
+    assert list(found) == ["more", "ood/noise.npz", "test", "torn.npz", "train"]
+    assert [found[name].get("rows") for name in found] == [1, 400, 2, None, 1]
+    assert found["test"]["classes"] == ["cat", "dog"]
+    assert "torn.npz" in found["torn.npz"]["problem"]
+
+
+def test_classes_that_are_called_as_splits_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of a train stands right in its class."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("vehicles/train", "vehicles/ship"):
+        Path(place).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(f"{place}/0.png")
+    assert inspected("vehicles")["classes"] == ["ship", "train"]
+
+
+def test_an_exported_file_of_another_hand(here: Path) -> None:
+    save_file({"x": torch.zeros(1)}, "it.safetensors", {"edistill": '{"task": "classification"}'})
+    assert shown_of("it.safetensors")[:3] == ["it.safetensors", "  kind: safetensors", "  task: classification"]
+
+
 def test_data(here: Path) -> None:
     record = inspected("data/test.npz")
     assert {key: record[key] for key in ("kind", "rows", "holds", "classes", "labels")} == {
@@ -132,7 +234,7 @@ def test_data(here: Path) -> None:
     [
         ("nothing", "There is no nothing. Give a run, a cache, an .onnx file, a folder of teachers, or data."),
         ("model.py", "model.py is no run, cache or exported file. As teachers: "),
-        ("data", "As data: data holds no images."),
+        ("texts", "As data: texts holds no images."),
         ("empty", "As teachers: empty has no member in it: it is empty."),
         ("wrong.onnx", "wrong.onnx is no ONNX file that onnxruntime can run"),
         ("torn.safetensors", "torn.safetensors"),
@@ -144,6 +246,8 @@ def test_data(here: Path) -> None:
 def test_what_is_none_of_these(here: Path, path: str, told: str) -> None:
     for name in ("empty", "unfinished", "odd"):
         Path(name).mkdir()
+    Path("texts").mkdir()
+    Path("texts/note.txt").write_text("no data")
     Path("wrong.onnx").write_text("no model")
     Path("torn.safetensors").write_bytes(Path("teachers/member-00.safetensors").read_bytes()[:100])
     shutil.copy("runs/hydra-s0/args.toml", "unfinished")

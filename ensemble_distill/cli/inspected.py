@@ -1,0 +1,240 @@
+"""What `edistill inspect` shows a person of each kind of record: some twenty lines; `--json` has all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ensemble_distill.cli.inspected_facts import (
+    DIFFER,
+    HEX,
+    Record,
+    after,
+    answers,
+    counted,
+    differing,
+    few,
+    listed,
+    made_from,
+    member_facts,
+    names,
+    options,
+    preprocessing,
+    size,
+    split_of,
+    student,
+    student_facts,
+    versions,
+)
+
+ROWS = 12  # of a table
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What is shown of one path.
+
+    Attributes:
+        title: what it is, in a line.
+        facts: names and values, a line each; empty values are left out.
+        columns, rows: a table below them; none where there are no rows.
+        next: the command that comes next; None for nothing.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = field(default_factory=list)
+    next: str | None = None
+
+
+def sheet_of(path: str, record: Record, *, own_teachers: bool = False) -> Sheet:
+    """What is shown of a record that `workflows.inspect` returned.
+
+    Args:
+        own_teachers: whether `path` is what `teachers.path` of the settings at hand names.
+    """
+    if record["kind"] == "teachers":
+        return _runs(path, record) if "runs" in record else _teachers(path, record, own_teachers)
+    return SHEETS[record["kind"]](path, record)
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------
+
+
+def _run(path: str, record: Record) -> Sheet:
+    files: Sequence[str] = record["files"]
+    evaluated = [name for name in files if name.startswith("evaluations/") and name.endswith(".json")]
+    exported = [name for name in files if name in ("export/model.onnx", "export/model.safetensors")]
+    stale: Sequence[str] = record.get("stale", ())
+    return Sheet(
+        f"{path}: a student of {counted(record['members'], 'member')} by {record['method']['name']}",
+        [
+            *student_facts(record),
+            ("calibrated", "yes" if "calibration.json" in files else "no"),
+            ("evaluated on", listed([split_of(name) for name in evaluated])),
+            ("exported", listed(exported)),
+            ("stale", listed(stale)),
+            ("made with", versions(record["versions"])),
+        ],
+        next=_next_of_run(path, evaluated, exported, stale),
+    )
+
+
+def _next_of_run(path: str, evaluated: Sequence[str], exported: Sequence[str], stale: Sequence[str]) -> str:
+    if not evaluated or any(name.startswith("evaluations/") for name in stale):
+        return f"edistill evaluate {path}"
+    if "export/model.onnx" not in exported or any(name.startswith("export/") for name in stale):
+        return f"edistill export {path} --onnx"
+    return f"edistill predict INPUTS --model {path}/export/model.onnx"
+
+
+def _safetensors(path: str, record: Record) -> Sheet:
+    made = versions({"edistill": record["edistill"], **record["versions"]})
+    return Sheet(
+        f"{path}: an exported student of {counted(record['members'], 'member')} by {record['method']['name']}",
+        [*student_facts(record), *made_from(record), ("made with", made), ("size", size(record))],
+    )
+
+
+def _onnx(path: str, record: Record) -> Sheet:
+    seen = record["input"]
+    shape = ", ".join(["B", *map(str, seen["shape"])])
+    return Sheet(
+        f"{path}: an exported student of {counted(record['members'], 'member')} by {record['method']}",
+        [
+            ("answers", answers(record)),
+            ("takes", f"{seen['name']} ({shape})" + after(", ", preprocessing(seen["preprocessing"]))),
+            ("gives", ", ".join(record["outputs"])),
+            *member_facts(record["members"], ("model", "output")),
+            *made_from(record),
+            ("made with", f"edistill {record['version']}"),
+            ("size", size(record)),
+        ],
+        next=f"edistill predict INPUTS --model {path}",
+    )
+
+
+def _chain(path: str, record: Record) -> Sheet:
+    generations: Mapping[str, Record] = record["generations"]
+    return Sheet(
+        f"{path}: {counted(generations, 'generation')} by {record['method']['name']}",
+        [
+            ("answers", record["task"]),
+            ("options", options(record["method"]["options"])),
+            *member_facts(record["teachers"], ("model", "output"), "teachers"),
+            ("stale", listed(record.get("stale", ()))),
+        ],
+        ("generation", "learned from", "student", "sha256"),
+        [
+            (name, few(one["learned_from"]), student(one["student"]), one["sha256"][:HEX])
+            for name, one in generations.items()
+        ],
+        next=f"edistill evaluate {path}",
+    )
+
+
+def _cache(path: str, record: Record) -> Sheet:
+    caching = record["caching"]
+    made = [versions(caching.get("versions", {})), after("on ", caching.get("device", ""))]
+    return Sheet(
+        f"{path}: what {counted(record['members'], 'member')} say of {counted(record['splits'], 'split')}",
+        [
+            ("answers", answers(record)),
+            *member_facts(record["members"], ("model", "output", "preprocessing")),
+            ("records", f"{record['dtype']}, {size(record)}"),
+            ("stored views", listed(record.get("pushed", ()))),
+            ("made with", ", ".join(filter(None, made))),
+        ],
+        ("split", "rows", "views", "transform", "labels"),
+        [
+            (name, f"{one['rows']:,}", str(one["views"]), one["transform"], "yes" if one["labels"] else "no")
+            for name, one in record["splits"].items()
+        ],
+        next="edistill train",
+    )
+
+
+def _teachers(path: str, record: Record, own: bool) -> Sheet:
+    members: Sequence[Record] = record["members"]
+    facts = member_facts(members, ("model", "output", "preprocessing", "units", "variance", "weights"))
+    facts = [fact for fact in facts if fact[1] != DIFFER]  # those stand in the table
+    columns, rows = differing(members)
+    return Sheet(
+        f"{path}: {counted(members, 'member')}",
+        [*facts, ("sha256", members[0]["sha256"] if len(members) == 1 else "")],
+        columns,
+        rows,
+        next="edistill cache-logits" + ("" if own else f" --set teachers.path={path}"),
+    )
+
+
+def _runs(path: str, record: Record) -> Sheet:
+    runs: Mapping[str, Record] = record["runs"]
+    rows = [
+        (
+            name,
+            one.get("method", "–"),
+            one.get("problem") or counted(range(one["predictions"]), one["of"]),
+            listed(one.get("evaluated", ())) or "no",
+            listed(one.get("exported", ())) or "no",
+            listed(one.get("stale", ())) or "no",
+        )
+        for name, one in runs.items()
+    ]
+    waiting = [
+        name for name, one in runs.items() if "problem" not in one and (one.get("stale") or not one["evaluated"])
+    ]
+    verb, name = ("evaluate", waiting[0]) if waiting else ("inspect", next(iter(runs)))
+    return Sheet(
+        f"{path}: {counted(runs, 'run')}",
+        [("as teachers", counted(record["members"], "member") if "members" in record else "")],
+        ("run", "method", "predicts by", "evaluated on", "exported", "stale"),
+        rows,
+        next=f"edistill {verb} {path.rstrip('/')}/{name}",
+    )
+
+
+def _data(path: str, record: Record) -> Sheet:
+    return Sheet(
+        f"{path}: {record['rows']:,} rows of {record['holds']}",
+        [
+            ("classes", names(record["classes"]) if record["classes"] else "not named"),
+            ("labels", "yes" if record["labels"] else "no"),
+            ("digest", f"{record['digest'][:HEX]}…, of {record['digest_scope']}"),
+            *(("note", remark) for remark in record.get("remarks", ())),
+        ],
+    )
+
+
+def _folder(path: str, record: Record) -> Sheet:
+    return Sheet(
+        f"{path}: {counted(record['data'], 'data set')}",
+        [],
+        ("name", "rows", "holds", "classes", "labels"),
+        [
+            (name, "–", one["problem"], "–", "–")
+            if "problem" in one
+            else (
+                name,
+                f"{one['rows']:,}",
+                one["holds"],
+                str(len(one["classes"])) if one["classes"] else "not named",
+                "yes" if one["labels"] else "no",
+            )
+            for name, one in record["data"].items()
+        ],
+        next=f"edistill inspect {path.rstrip('/')}/{next(iter(record['data']))}",
+    )
+
+
+SHEETS: Mapping[str, Callable[[str, Record], Sheet]] = {
+    "run": _run,
+    "safetensors": _safetensors,
+    "onnx": _onnx,
+    "chain": _chain,
+    "cache": _cache,
+    "runs": _runs,
+    "data": _data,
+    "folder": _folder,
+}

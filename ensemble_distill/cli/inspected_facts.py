@@ -1,0 +1,174 @@
+"""Facts of records as `edistill inspect` words them for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Record = Mapping[str, Any]
+
+FEW = 6  # names that are shown in full
+HEX = 12  # digits of a sha256
+DIFFER = "differ: see --json"
+
+
+def answers(record: Record) -> str:
+    classes = record["classes"]
+    return f"{record['task']}, {len(classes)} classes: {names(classes)}" if classes else str(record["task"])
+
+
+def student_facts(record: Record) -> list[tuple[str, str]]:
+    seen = record["input"]
+    shape = " × ".join(map(str, seen["shape"]))
+    return [
+        ("answers", answers(record)),
+        ("student", student(record["student"])),
+        ("options", options(record["method"]["options"])),
+        ("input", f"{seen['kind']} {shape}" + after(": ", preprocessing(seen["preprocessing"]))),
+        *member_facts(record["members"], ("model", "output")),
+        ("trained on", listed(record["trained_on"])),
+    ]
+
+
+def student(student: Record) -> str:
+    kwargs = options(student["kwargs"])
+    bodies = [
+        f"{student['bodies']} bodies" if student.get("bodies", 1) > 1 else "",
+        model(student["model"]),
+        f"({kwargs})" if kwargs else "",
+        "compressed" if student.get("compressed") else "",
+    ]
+    heads = counted(range(student["heads"]), "head")
+    if student["form"] == "rank-one":
+        how = f"{heads} by rank-one factors"
+    elif student.get("last_stage"):
+        how = f"{heads}, each the last stage of a member"
+    elif student["hidden"]:
+        how = f"{heads} of hidden sizes {listed(student['hidden'])}"
+    else:
+        how = heads.replace(" ", " linear ")
+    own = ", each on its own body" if student.get("own_body") else ""
+    return f"{' '.join(filter(None, bodies))}, {how}{own}"
+
+
+def member_facts(members: Sequence[Record], keys: Sequence[str], label: str = "members") -> list[tuple[str, str]]:
+    """The members' names, and of each key a line where all have the same."""
+    facts = [(label, few([member["name"] for member in members]))]
+    for key in keys:
+        title, shown = MEMBER_FACTS[key]
+        told = {shown(member.get(key)) for member in members}
+        facts.append((title, told.pop() if len(told) == 1 else DIFFER))
+    return facts
+
+
+def differing(members: Sequence[Record]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """A column for what is not the same of all members."""
+    keys = [
+        key
+        for key, (_, shown) in MEMBER_FACTS.items()
+        if len({shown(member.get(key)) for member in members}) > 1
+    ]  # fmt: skip
+    if not keys:
+        return (), []
+    rows = [[member["name"], *(MEMBER_FACTS[key][1](member.get(key)) or "–" for key in keys)] for member in members]
+    return ["member", *(MEMBER_FACTS[key][0] for key in keys)], rows
+
+
+def preprocessing(how: Record | None) -> str:
+    if how is None:
+        return ""
+    told = [" × ".join(map(str, how["size"])), f"mean {numbers(how['mean'])}", f"std {numbers(how['std'])}"]
+    crop = [] if how["crop_pct"] == 1 else [f"{how['crop_mode']} crop {how['crop_pct']:g}"]
+    return ", ".join([*told, how["interpolation"], *crop, *(["gray"] if how.get("channels") == 1 else [])])
+
+
+def model(spec: str | None) -> str:
+    """`file.py:factory` without the folders that lead to it."""
+    return (spec or "").rpartition("/")[2] if ".py:" in (spec or "") else spec or ""
+
+
+def weights(origin: Record | None) -> str:
+    if origin is None:
+        return ""
+    key = after(", ", origin["key"] or "")
+    unused = after("; not used: ", names(origin["unused"] or ()))
+    return f"{'averaged' if origin['average'] else 'plain'}{key}{unused}"
+
+
+def units(units: Sequence[float] | None) -> str:
+    return "" if units is None else f"mean {units[0]:g}, standard deviation {units[1]:g}"
+
+
+def plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+MEMBER_FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "model": ("built by", model),
+    "output": ("they emit", plain),
+    "preprocessing": ("their input", preprocessing),
+    "units": ("standardized by", units),
+    "variance": ("their variance", plain),
+    "weights": ("weights", weights),
+}
+
+
+def made_from(record: Record) -> list[tuple[str, str]]:
+    made = record.get("made_from")
+    if made is None:
+        return []
+    calibration = made["calibration"]
+    return [
+        ("made from", f"weights {made['weights'][:HEX]}…"),
+        ("calibrated", "no" if calibration is None else options(calibration)),
+    ]
+
+
+def versions(of: Record) -> str:
+    return ", ".join(f"{name} {of[name]}" for name in ("edistill", "torch", "timm") if name in of)
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+def options(options: Record) -> str:
+    said = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
+    return ", ".join(f"{name} {plain(value)}" for name, value in said.items())
+
+
+def split_of(document: str) -> str:
+    """The split of `evaluations/…`, under shifts where those were asked for."""
+    name = document.removeprefix("evaluations/").removesuffix(".json")
+    return f"{name.removeprefix('shifts/')} under shifts" if name.startswith("shifts/") else name
+
+
+def names(names: Sequence[str]) -> str:
+    """All of a dozen, else the first ones and the last."""
+    return ", ".join(names) if len(names) <= 2 * FEW else f"{', '.join(names[:FEW])}, … {names[-1]}"
+
+
+def few(names: Sequence[str]) -> str:
+    """All of a handful, else the first two and the last."""
+    return ", ".join(names) if len(names) < FEW else f"{names[0]}, {names[1]}, … {names[-1]}"
+
+
+def listed(values: Sequence[Any] | Mapping[str, Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def after(mark: str, text: str) -> str:
+    return f"{mark}{text}" if text else ""
+
+
+def size(record: Record) -> str:
+    return f"{record['bytes'] / 1e6:,.2f} MB"
+
+
+def counted(what: Sequence[Any] | Mapping[str, Any] | range, name: str) -> str:
+    return f"{len(what):,} {name}{'' if len(what) == 1 else 's'}"
