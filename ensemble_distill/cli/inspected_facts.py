@@ -61,7 +61,7 @@ def member_facts(members: Sequence[Record], keys: Sequence[str], label: str = "m
     return facts
 
 
-def differing(members: Sequence[Record]) -> tuple[Sequence[str], list[Sequence[str]]]:
+def differing(members: Sequence[Record]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """A column for what is not the same of all members."""
     keys = [
         key

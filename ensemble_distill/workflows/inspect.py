@@ -11,12 +11,11 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.data import open_inputs
 from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.folder import MADE_FROM
+from ensemble_distill.runs.folder import ARGS, EVALUATIONS, EXPORTS, MADE_FROM
 from ensemble_distill.runtime.files import read_whole, refuse_special
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, read_safetensors_metadata
 from ensemble_distill.settings import FILE_NAME, Settings
-from ensemble_distill.teachers.names import is_weights_file
 
 if TYPE_CHECKING:
     from ensemble_distill.runs.chain import Chain
@@ -100,8 +99,10 @@ def _trained(path: Path) -> dict[str, Any]:
 
 def _runs(path: Path) -> dict[str, Any]:
     """What the runs and chains of a folder are, under "runs"; nothing where it holds anything else to train from."""
+    from ensemble_distill.teachers.names import is_weights_file
+
     inside = [one for one in entries(path) if one.is_dir() or is_weights_file(one)]
-    if not inside or not all((one / "args.toml").is_file() for one in inside):
+    if not inside or not all((one / ARGS).is_file() for one in inside):
         return {}
     return {"runs": {one.name: _in_short(one) for one in inside}}
 

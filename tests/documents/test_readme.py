@@ -198,7 +198,7 @@ def test_what_is_marked_runs(folder: Path) -> None:
 
 @pytest.mark.parametrize("block", of("python"), ids=named)
 def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block.text, str(block), "exec"), {"__name__": "readme"})
+    exec(compile(block.text, str(block), "exec", dont_inherit=True), {"__name__": "readme"})
     if "print(" in block.text:
         assert capsys.readouterr().out.strip()
 
