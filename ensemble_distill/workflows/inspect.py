@@ -39,7 +39,7 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         return _cache(path)
     if path.suffix == ".onnx":
         return _onnx(path)
-    if (path / "args.toml").is_file():
+    if (path / ARGS).is_file():
         return _trained(path)
     if (config := _exported(path)) is not None:
         return config
