@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.names import is_plain
+from ensemble_distill.runtime.records import parsed
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
@@ -17,6 +18,11 @@ LARGE = 10**6  # beyond any level of pixels, which nan is, too
 SIDE = 2**14  # the largest of a network's input, in pixels, as in the settings
 FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
 OUTPUTS = ("logits", "probabilities", "mean", "mean-variance", "mean-logvar")
+
+Kind = Literal["pixels", "tensor", "features"]  # of inputs: pictures in [0, 1], arrays (C, H, W), vectors
+Size = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
+EXACT = ConfigDict(extra="forbid")  # of records that no later version may have more to say in
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Preprocessing:
     crop_pct: float = 1.0
     crop_mode: str = "center"
     channels: int | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
         lists = (self.size, self.mean, self.std)
@@ -87,9 +95,8 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """Inverse of `to_json`; lists become tuples so that records compare equal."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-        return cls(**values)
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        return parsed(cls, record)
 
 
 @dataclass(frozen=True)
@@ -103,27 +110,28 @@ class Calibration:
         variance: what the heads' own variances are multiplied by; for numbers only.
     """
 
-    temperature: float = 1.0
-    spread: float = 1.0
-    variance: float = 1.0
+    temperature: Factor = 1.0
+    spread: Factor = 1.0
+    variance: Factor = 1.0
 
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, float) or not FAINTEST <= value <= 1 / FAINTEST:
-                raise EdistillError(
-                    f"A calibration's {name} is {value!r}. It is a number from {FAINTEST:g} to {1 / FAINTEST:g}: "
-                    "calibrate again."
-                )
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, record: Any) -> Any:
+        """Raises ValueError where a factor is missing: it was not fitted to be 1."""
+        names = [field.name for field in fields(cls)]
+        if isinstance(record, dict) and not record.keys() >= set(names):
+            raise ValueError(f"it has {', '.join(record) or 'nothing'}, and not {', '.join(names)}")
+        return record
 
     def to_json(self) -> dict[str, float]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, float]) -> Calibration:
-        """Raises TypeError where anything is missing: it was not fitted to be 1."""
-        if record.keys() != asdict(cls()).keys():
-            raise TypeError(f"it has {', '.join(record) or 'nothing'}, and not {', '.join(asdict(cls()))}")
-        return cls(**{name: float(v) if type(v) is int else v for name, v in record.items()})
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        return parsed(cls, record)
 
 
 @dataclass(frozen=True)
@@ -136,18 +144,17 @@ class MadeFrom:
     """
 
     weights: str
-    calibration: Calibration | None = None
+    calibration: Calibration | None
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> MadeFrom:
-        """Raises ValueError, TypeError, LookupError or EdistillError for what `to_json` never wrote."""
-        weights, calibration = record["weights"], record["calibration"]
-        if not isinstance(weights, str):
-            raise TypeError(f"weights are {weights!r}, and not a sha256")
-        return cls(weights, None if calibration is None else Calibration.from_json(calibration))
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        return parsed(cls, record)
 
 
 @dataclass(frozen=True)
@@ -176,17 +183,12 @@ class Member:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no record holds."""
-        for what, holds in (
-            ("its name can be that of a file", is_plain(self.name)),
-            ("its sha256 is a text", isinstance(self.sha256, str)),
-            (f"output is one of {', '.join(OUTPUTS)}", self.output in OUTPUTS),
-            (
-                "class_order has each position once",
-                self.class_order is None or sorted(self.class_order) == list(range(len(self.class_order))),
-            ),
-        ):
-            if not holds:
-                raise ValueError(f"it does not hold of member {self.name!r} that {what}")
+        if not is_plain(self.name):
+            raise ValueError(f"a member is named {self.name!r}, and its name is to be that of a file")
+        if self.output not in OUTPUTS:
+            raise ValueError(f"member {self.name} returns {self.output!r}, and not one of {', '.join(OUTPUTS)}")
+        if self.class_order is not None and sorted(self.class_order) != list(range(len(self.class_order))):
+            raise ValueError(f"the class_order of member {self.name} is {self.class_order}: give each position once")
 
     @property
     def of_numbers(self) -> bool:
@@ -198,18 +200,8 @@ class Member:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Member:
-        order, preprocessing = record["class_order"], record["preprocessing"]
-        units = record.get("units")  # a classifier's record may be older than this field and the next
-        return cls(
-            name=record["name"],
-            sha256=record["sha256"],
-            output=record["output"],
-            class_order=None if order is None else tuple(order),
-            preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
-            model=record["model"],
-            units=None if units is None else (units[0], units[1]),
-            variance=record.get("variance"),
-        )
+        """Inverse of `to_json`; a record may be older than `units` and `variance`. Raises ValueError for others."""
+        return parsed(cls, record)
 
 
 @dataclass(frozen=True)
@@ -224,10 +216,10 @@ class Split:
         labels: whether it has any.
     """
 
-    rows: Annotated[int, Field(ge=1)]
+    rows: Size
     digest: str
     digest_scope: str
-    kind: Literal["pixels", "tensor", "features"]
+    kind: Kind
     transform: str = "none"
     seed: int = 0
     labels: bool = True

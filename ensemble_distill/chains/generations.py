@@ -139,7 +139,7 @@ def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
 
 def _refuse_other_rows(settings: Settings, first: Run) -> None:
     """Raise EdistillError when the chain's first generation was trained on other data than there is now."""
-    for name, digest in first.config.trained_on.items():
+    for name, digest in first.provenance.trained_on.items():
         found = plan_split(settings, name).facts().digest
         if found != digest:
             raise EdistillError(

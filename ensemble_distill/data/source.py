@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from ensemble_distill.facts import Kind as Kind
 from ensemble_distill.facts import Preprocessing
 
 Array = NDArray[Any]
-
-Kind = Literal["pixels", "tensor", "features"]
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from ensemble_distill.data.source import Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.subensembles import Members
-from ensemble_distill.facts import Preprocessing, names_in
-from ensemble_distill.predictive import members_family
+from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runs.run import Run
@@ -50,13 +49,13 @@ class Answers:
     def __init__(self, settings: Settings, run: Run, trust: bool, progress: Progress) -> None:
         self.settings, self.run, self.trusted = settings, run, trusted_by(settings, trust)
         self.progress = progress
-        self.members = run.config.members
+        self.members = run.provenance.members
         self.device = resolve(settings.train.device)
         self.workers = loader_workers(settings.train.workers, self.device)
         folder = Path(settings.output.cache)
         self._cache = Cache(folder) if (folder / MANIFEST).is_file() else None
-        self.family = members_family(run.config.task)
-        weights = run.config.pooling(len(self.members))
+        self.family = run.architecture.task.members_family()
+        weights = run.architecture.pooling()
         self._picked: list[nn.Module] | None = None
         self._weights = None if weights is None else weights.double()
 
@@ -64,7 +63,7 @@ class Answers:
         """The ensemble's prediction from all members' outputs (B, M, W), or that of the members at some positions."""
         at = list(range(len(self.members)) if some is None else some)
         weights = None if self._weights is None else self._weights[at]
-        return cast(Members, self.family.predictive(outputs[:, at], weights, self.run.config.average))
+        return cast(Members, self.family.predictive(outputs[:, at], weights, self.run.architecture.average))
 
     @property
     def pooled(self) -> tuple[int, ...]:
@@ -103,7 +102,7 @@ class Answers:
         if self._picked is None:
             some, self._picked = some_rows(len(rows)), []
             for module, member, x in zip(modules, self.members, inputs, strict=True):
-                number = len(self.run.config.classes) or None
+                number = len(self.run.architecture.task.names) or None
                 picked, told = tried(module, x[some], member, named, [rows[at] for at in some], number)
                 self._picked.append(picked)
                 if told is not None:
@@ -123,7 +122,7 @@ class Answers:
     @cached_property
     def _teachers(self) -> list[Teacher]:
         folder = self.run.folder
-        teachers = open_ensemble(self.settings, names_in(self.run.config.classes), self.trusted)
+        teachers = open_ensemble(self.settings, self.run.architecture.task.data_names, self.trusted)
         found = {teacher.member.sha256: teacher for teacher in teachers}
         for member in self.members:
             if member.sha256 not in found:
@@ -132,7 +131,7 @@ class Answers:
                     f"among the teachers in {self.settings.teachers.path}. Put it back."
                 )
             for what, key in FACTS.items():
-                if what == "preprocessing" and self.run.config.kind != "pixels":
+                if what == "preprocessing" and self.run.architecture.kind != "pixels":
                     continue  # it acts on nothing else
                 there, here = getattr(member, what), getattr(found[member.sha256].member, what)
                 if there != here and not (what == "preprocessing" and here is not None and here.is_what(there)):
@@ -172,12 +171,12 @@ def beside_its_teachers(settings: Settings, run: Run, trust: bool, progress: Pro
 
 def _hold(settings: Settings, run: Run, trust: bool) -> bool:
     """Whether the cache that settings name, or else their teachers, are of all the members of a run."""
-    wanted = {member.sha256 for member in run.config.members}
+    wanted = {member.sha256 for member in run.provenance.members}
     cache = Path(settings.output.cache)
     if (cache / MANIFEST).is_file() and wanted <= {member.sha256 for member in Manifest.load(cache).members}:
         return True
     try:
-        teachers = open_ensemble(settings, names_in(run.config.classes), trust)
+        teachers = open_ensemble(settings, run.architecture.task.data_names, trust)
     except EdistillError:
         return False
     return wanted <= {teacher.member.sha256 for teacher in teachers}

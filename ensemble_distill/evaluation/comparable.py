@@ -8,7 +8,6 @@ from ensemble_distill.cache.manifest import abbreviated
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.answers import first_input
-from ensemble_distill.facts import names_in
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
 from ensemble_distill.settings import Settings
@@ -20,10 +19,10 @@ MEMBER = ("name", "sha256", "output", "class_order", "preprocessing", "units", "
 def refuse_unlike(settings: Settings, runs: Sequence[Run]) -> None:
     """Raise EdistillError when runs have another task than the settings, or not the same ensemble and its data."""
     first = runs[0]
-    if first.config.task != settings.task:
+    if first.architecture.task.key != settings.task:
         raise EdistillError(
-            f"{first.folder} is for {first.config.task}, and the settings say task = {settings.task!r}. Set task back, "
-            "or name another run."
+            f"{first.folder} is for {first.architecture.task.key}, and the settings say task = {settings.task!r}. Set "
+            "task back, or name another run."
         )
     for position, run in enumerate(runs[1:], start=1):
         if run.folder.resolve() in {other.folder.resolve() for other in runs[:position]}:
@@ -38,15 +37,17 @@ def refuse_unlike(settings: Settings, runs: Sequence[Run]) -> None:
 
 def _shared(one: StudentConfig, other: StudentConfig) -> Iterator[tuple[str, object, object]]:
     """What runs of one ensemble have in common: its name, and its value in both."""
-    yield "the task", one.task, other.task
-    yield "the number of members", len(one.members), len(other.members)
-    for index, (a, b) in enumerate(zip(one.members, other.members, strict=True)):
+    yield "the task", one.architecture.task.key, other.architecture.task.key
+    theirs, others = one.provenance, other.provenance
+    yield "the number of members", len(theirs.members), len(others.members)
+    for index, (a, b) in enumerate(zip(theirs.members, others.members, strict=True)):
         for what in MEMBER:
             yield f"the {what} of member {index}", getattr(a, what), getattr(b, what)
-    for what in ("average", "weights", "classes"):
-        yield f"the members' {what}", getattr(one, what), getattr(other, what)
-    for split in one.trained_on.keys() & other.trained_on.keys():
-        yield f"the {split} data", one.trained_on[split], other.trained_on[split]
+    for what in ("average", "weights"):
+        yield f"the members' {what}", getattr(one.architecture, what), getattr(other.architecture, what)
+    yield "what the members answer", one.architecture.task.to_json(), other.architecture.task.to_json()
+    for split in theirs.trained_on.keys() & others.trained_on.keys():
+        yield f"the {split} data", theirs.trained_on[split], others.trained_on[split]
 
 
 def open_for(runs: Sequence[Run], settings: Settings, split: str) -> Source:
@@ -55,7 +56,7 @@ def open_for(runs: Sequence[Run], settings: Settings, split: str) -> Source:
     Raises:
         EdistillError: it is not configured, or they do not.
     """
-    names = names_in(runs[0].config.classes)  # the same for all that are evaluated together
+    names = runs[0].architecture.task.data_names  # the same for all that are evaluated together
     source = with_classes(open_split(settings, split), names, split)
     for run in runs:
         _refuse_misfit(run, source, split)
@@ -63,23 +64,12 @@ def open_for(runs: Sequence[Run], settings: Settings, split: str) -> Source:
 
 
 def _refuse_misfit(run: Run, source: Source, split: str) -> None:
-    config = run.config
-    named, wants = f"data.{split.replace('/', '.')}", f"{run.folder} takes {config.kind} of {config.shape}"
-    if source.kind != config.kind:
+    student = run.architecture
+    named, wants = f"data.{split.replace('/', '.')}", f"{run.folder} takes {student.kind} of {student.shape}"
+    if source.kind != student.kind:
         raise EdistillError(f"{named} holds {source.kind}, and {wants}. Give rows like those it was trained on.")
-    shape = tuple(first_input(source, config.preprocessing).shape[1:])
-    if shape != config.shape:
+    shape = tuple(first_input(source, student.preprocessing).shape[1:])
+    if shape != student.shape:
         raise EdistillError(f"{named} gives inputs of {shape}, and {wants}. Give rows like those it was trained on.")
-    if split.startswith("ood/") or config.task == "regression":
-        return
-    names = source.classes
-    if names is not None and len(names) != len(config.classes):
-        raise EdistillError(
-            f"{named} has the classes {', '.join(names[:4])}, … ({len(names)}), and {run.folder} has "
-            f"{', '.join(config.classes[:4])}, … ({len(config.classes)}). Give it the same class folders."
-        )
-    if source.labels is not None and source.labels.max() >= len(config.classes):
-        raise EdistillError(
-            f"{named} has label {source.labels.max()}, and {run.folder} has classes 0 to "
-            f"{len(config.classes) - 1}. Give the data the members were trained on."
-        )
+    if not split.startswith("ood/"):
+        student.task.refuse_other_labels(source, named, str(run.folder))

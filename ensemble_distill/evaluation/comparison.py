@@ -70,7 +70,7 @@ class Comparison:
     ) -> None:
         self.runs, self.answers, self.progress = runs, answers, progress
         self.averages = averages or {}
-        self.task = TASKS[runs[0].config.task]
+        self.task = TASKS[runs[0].architecture.task.key]
         self.students = [run.student(trust=answers.trusted).to(answers.device) for run in runs]
         self.chosen: dict[str, tuple[int, ...] | None] = dict.fromkeys(SIZES)
         self._tried = False
@@ -124,9 +124,9 @@ class Comparison:
                 if at is not None:
                     found[name] = cost([modules[m] for m in at], [inputs[m] for m in at])
         for index, (run, student) in enumerate(zip(self.runs, self.students, strict=True)):
-            found[index] = cost([student.cpu()], [first_input(source, run.config.preprocessing)])
+            found[index] = cost([student.cpu()], [first_input(source, run.architecture.preprocessing)])
         for average, indices in self.averages.items():
-            inputs = [first_input(source, self.runs[index].config.preprocessing) for index in indices]
+            inputs = [first_input(source, self.runs[index].architecture.preprocessing) for index in indices]
             found[average] = cost([self.students[index] for index in indices], inputs)
         return found
 
@@ -172,15 +172,15 @@ class Comparison:
 
     def _predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[int, Predictive]]]:
         """The students' predictions, batch by batch; those of equal preprocessing share the rendering."""
-        different = list(dict.fromkeys(run.config.preprocessing for run in self.runs))
+        different = list(dict.fromkeys(run.architecture.preprocessing for run in self.runs))
         workers, device = self.answers.workers, self.answers.device
         streams = [plain_batches(source, PLAIN, to, workers, device) for to in different]
         for batches in zip(*streams, strict=True):
             rows, inputs = batches[0][0], [x.to(device) for _, x in batches]
-            self._refuse_dependent([inputs[different.index(run.config.preprocessing)] for run in self.runs])
+            self._refuse_dependent([inputs[different.index(run.architecture.preprocessing)] for run in self.runs])
             predicted: dict[int, Predictive] = {}
             for index, (run, student) in enumerate(zip(self.runs, self.students, strict=True)):
-                raw = student(inputs[different.index(run.config.preprocessing)]).cpu().double()
+                raw = student(inputs[different.index(run.architecture.preprocessing)]).cpu().double()
                 _refuse_not_finite(raw, run, rows, named)
                 predicted[index] = student.predictive(raw)
             yield rows, predicted

@@ -49,7 +49,7 @@ def export_onnx(
 
     Args:
         student: in eval mode, on the CPU.
-        config: what it is; goes into the file's metadata.
+        config: what it is and where it came from; goes into the file's metadata.
         x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
         path: the .onnx file; it appears only when the comparison has passed.
         made_from: the run that the student is of, which the file then names.
@@ -64,19 +64,19 @@ def export_onnx(
             f"The student has {size / 2**30:.1f} GB of weights, and one ONNX file holds 2 GB. Use edistill export "
             "--safetensors."
         )
-    name = "pixel_values" if config.kind == "pixels" else "input"
-    example = torch.zeros(2, *config.shape)  # a batch of 1 would be taken for a constant
+    what, origin = config.architecture, config.provenance
+    name = "pixel_values" if what.kind == "pixels" else "input"
+    example = torch.zeros(2, *what.shape)  # a batch of 1 would be taken for a constant
     module = Predictions(student, example).eval()
     model = _trace(module, example, name)
     card = Card(
-        task=config.task,
-        method=config.method,
+        task=what.task,
+        method=origin.method,
         version=__version__,
-        classes=config.classes,
-        kind=config.kind,
-        shape=config.shape,
-        preprocessing=config.preprocessing,
-        members=config.members,
+        kind=what.kind,
+        shape=what.shape,
+        preprocessing=what.preprocessing,
+        members=origin.members,
         made_from=made_from,
     )
     onnx.helper.set_model_props(model, {**card.to_metadata(), ONNX_KEY: BLANK})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -140,6 +140,8 @@ class Categorical:
 @dataclass(frozen=True)
 class CategoricalFamily:
     """A head emits K logits."""
+
+    stands_for_all: ClassVar[bool] = False
 
     def width(self, classes: int) -> int:
         return classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -153,6 +153,8 @@ class DirichletFamily:
     """
 
     offset: float = 0.0
+
+    stands_for_all: ClassVar[bool] = True
 
     def width(self, classes: int) -> int:
         return classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -127,6 +127,8 @@ class GaussianFamily:
 
     center: float = 0.0
     scale: float = 1.0
+
+    stands_for_all: ClassVar[bool] = False
 
     def width(self, classes: int) -> int:
         return 2

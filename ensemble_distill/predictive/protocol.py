@@ -58,6 +58,8 @@ class Family(Protocol):
     A module of this package whose `FAMILY` is such a class is a family; the file's name is its key.
     """
 
+    @property
+    def stands_for_all(self) -> bool: ...  # whether one head stands for all members, and there are no others
     def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes` is 0 for regression
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Predictive:
         """Raw outputs (B, M, *L, width) as distributions; weights (M,) or None for equal ones."""

@@ -51,7 +51,7 @@ class Chain:
     @property
     def teachers(self) -> tuple[Member, ...]:
         """What the first generation learned from."""
-        return self.runs[0].config.members
+        return self.runs[0].provenance.members
 
 
 def refuse_changed(before: Run, after: Path, config: StudentConfig) -> None:
@@ -62,7 +62,7 @@ def refuse_changed(before: Run, after: Path, config: StudentConfig) -> None:
     Args:
         after, config: the next one's folder, and what it says; it need not be finished.
     """
-    learned = config.members[0].sha256
+    learned = config.provenance.members[0].sha256
     if learned not in (before.weights, before.digest):
         raise EdistillError(
             f"{after} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "

@@ -16,13 +16,14 @@ from torch import Tensor
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, MadeFrom
 from ensemble_distill.runs.calibration import parse_calibration, write_calibration
-from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.config import Provenance, StudentConfig
 from ensemble_distill.runs.folder import ARGS, CALIBRATION, CONFIG, WEIGHTS, content_of, train_again
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.factories import load_factory, portable
 from ensemble_distill.runtime.files import remove_file, sha256_file, write_whole
 from ensemble_distill.runtime.seals import VERSION, checked_metadata, seal_safetensors, sealed_metadata
 from ensemble_distill.settings import FILE_NAME, OutputSettings, load_settings
+from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.bodies import BodyFactory
 from ensemble_distill.students.student import Student
 
@@ -73,6 +74,16 @@ class Run:
         write_whole(folder / CONFIG, config.content(weights))
         write_whole(folder / WEIGHTS, content)
         return cls(folder, config, weights, content_of(folder / CALIBRATION))
+
+    @property
+    def architecture(self) -> Architecture:
+        """What its student is."""
+        return self.config.architecture
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where it came from."""
+        return self.config.provenance
 
     @property
     def calibration(self) -> Calibration | None:
@@ -144,7 +155,7 @@ class Run:
             EdistillError: the code may not run, or is not there; the weights do not fit it, or were replaced.
         """
         calibration = self.calibration if calibrated else None
-        if body is None and self.config.names_code:
+        if body is None and self.architecture.names_code:
             body = self._factory(trust)
         weights = self.folder / WEIGHTS
         content = content_of(weights) or b""
@@ -152,15 +163,16 @@ class Run:
             raise self._replaced(now)
         try:
             saved = load(content)
-            self.config.refuse_larger_than(sum(tensor.numel() for tensor in saved.values()))
+            self.architecture.refuse_larger_than(sum(tensor.numel() for tensor in saved.values()))
         except (SafetensorError, ValueError, KeyError) as error:
             raise _damaged(weights, error) from None
-        student = self.config.build(body)
+        student = self.architecture.build(body)
         unlike = misfit(saved, student.state_dict())
         if unlike is not None:
             raise EdistillError(
-                f"{weights} does not fit the body {self.config.model} with {dict(self.config.kwargs)}: {unlike}. Put "
-                f"back the body it was trained with, or pass it: load_student({str(self.folder)!r}, body=...)."
+                f"{weights} does not fit the body {self.architecture.model} with {dict(self.architecture.kwargs)}: "
+                f"{unlike}. Put back the body it was trained with, or pass it: "
+                f"load_student({str(self.folder)!r}, body=...)."
             )
         student.load_state_dict(saved)
         student.calibration = calibration
@@ -168,7 +180,7 @@ class Run:
 
     def _factory(self, trust: Trust) -> BodyFactory:
         """What makes its body, where that may run."""
-        model = self.config.model
+        model = self.architecture.model
         file, _, name = model.rpartition(":")
         if not trust.covers(self.folder):
             own = trust.factory(model)
@@ -238,7 +250,7 @@ def load_student(run: str | Path, body: BodyFactory | None = None, *, trust: boo
         EdistillError: no finished run there, its body cannot be rebuilt, or is made by code that may not run.
     """
     found = Run.open(Path(run))
-    if trust or body is not None or not found.config.names_code:
+    if trust or body is not None or not found.architecture.names_code:
         return found.student(body, trust=Trust(everything=trust))
     here = load_settings().output if Path(FILE_NAME).is_file() else OutputSettings.model_validate({})
     return found.student(trust=Trust(Path(here.runs)))

@@ -19,14 +19,14 @@ def refuse_other_ensemble(folder: Path, cache: Path, members: Sequence[Member], 
     """
     if not (folder / CONFIG).is_file():
         return
-    config = StudentConfig.load(folder)
-    if config.members != tuple(members):
+    origin = StudentConfig.load(folder).provenance
+    if origin.members != tuple(members):
         raise EdistillError(
-            f"{folder} was trained from members {', '.join(m.name for m in config.members)}, and {cache} holds "
+            f"{folder} was trained from members {', '.join(m.name for m in origin.members)}, and {cache} holds "
             f"{', '.join(m.name for m in members)}, or others of these names. Choose another --name, or pass "
             "--overwrite."
         )
-    for name, digest in config.trained_on.items():
+    for name, digest in origin.trained_on.items():
         if (found := digests.get(name)) != digest:
             raise EdistillError(
                 f"{folder} was trained on {name} data {digest[:12]}…, and {cache} holds "
@@ -43,7 +43,7 @@ def refuse_other_method(folder: Path, source: str, named: str) -> None:
     """
     if not (folder / CONFIG).is_file():
         return
-    then = StudentConfig.load(folder).source
+    then = StudentConfig.load(folder).provenance.source
     if then != source:
         raise EdistillError(
             f"{folder} was made by another {named} (its file had sha256 {then[:12] or 'none'}…, and now it has "

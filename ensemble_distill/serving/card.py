@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
-from ensemble_distill.data.source import Kind
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import MadeFrom, Member, Preprocessing
+from ensemble_distill.facts import Kind, MadeFrom, Member, Preprocessing, Size
 from ensemble_distill.runs.exports import ONNX_PREFIX
 from ensemble_distill.runs.folder import export_again
 from ensemble_distill.runtime.jsons import line_of_json, parse_json
+from ensemble_distill.runtime.records import GIVEN, parsed
 from ensemble_distill.runtime.seals import ONNX_KEY
+from ensemble_distill.tasks import Task, task_from_json
+
+REQUIRED = ("task", "method", "version", "classes", "kind", "shape", "preprocessing", "members")
 
 
 @dataclass(frozen=True)
@@ -21,30 +24,38 @@ class Card:
     """What an exported file says of itself, as its ONNX `metadata_props`.
 
     Attributes:
-        task, method, version: "classification" or "regression"; the method; the edistill that wrote it.
-        classes: names, in the order of the logits; none for regression.
+        task: what the student answers of a row.
+        method, version: what trained it; the edistill that wrote the file.
         kind, shape, preprocessing: of its input; see `Item` and `Preprocessing`.
         members: the ensemble it stands for.
         made_from: the weights and the calibration that are in it; None where it does not say.
     """
 
-    task: str
+    task: Annotated[Task, GIVEN]
     method: str
     version: str
-    classes: tuple[str, ...]
-    kind: str
-    shape: tuple[int, ...]
+    kind: Kind
+    shape: tuple[Size, ...]
     preprocessing: Preprocessing | None
     members: tuple[Member, ...]
     made_from: MadeFrom | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no export writes."""
+        if len(self.shape) != (1 if self.kind == "features" else 3):
+            raise ValueError(f"its rows are {self.kind} of shape {self.shape}")
+        size = None if self.preprocessing is None else self.preprocessing.size
+        if self.kind == "pixels" and size != self.shape[1:]:
+            raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {self.shape}")
+
     def to_metadata(self) -> dict[str, str]:
         """One JSON value a key, since ONNX metadata are strings."""
+        task = self.task.to_json()
         record = {
-            "task": self.task,
+            "task": task.pop("task"),
             "method": self.method,
             "version": self.version,
-            "classes": list(self.classes),
+            **task,
             "kind": self.kind,
             "shape": list(self.shape),
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
@@ -68,69 +79,17 @@ class Card:
                 f"{named} has no edistill metadata, so its preprocessing and classes are unknown. Give a file that "
                 "edistill export --onnx wrote."
             )
-        lacking = [field.name for field in fields(cls) if field.default is MISSING and field.name not in record]
-        if lacking:
+        if lacking := [name for name in REQUIRED if name not in record]:
             raise EdistillError(
                 f"{named} was written by edistill {record.get('version', 'of another version')}, without "
                 f"{', '.join(lacking)}. Export the run again: {export_again(named)}."
             )
         try:
-            return cls._of(record)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, EdistillError) as error:
-            told = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise damaged(named, told.rstrip(".")) from None
-
-    @classmethod
-    def _of(cls, record: Mapping[str, Any]) -> Card:
-        """Raises one of many errors where a value is not of its kind."""
-        for name, holds, wanted in _RULES:
-            if not holds(record[name]):
-                raise ValueError(f"{ONNX_PREFIX}{name} is {_short(record[name])}, and not {wanted}")
-        preprocessing, made_from = record["preprocessing"], record.get("made_from")
-        card = cls(
-            task=record["task"],
-            method=record["method"],
-            version=record["version"],
-            classes=tuple(record["classes"]),
-            kind=record["kind"],
-            shape=tuple(record["shape"]),
-            preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
-            members=tuple(Member.from_json(member) for member in record["members"]),
-            made_from=None if made_from is None else MadeFrom.from_json(made_from),
-        )
-        if len(card.shape) != (1 if card.kind == "features" else 3):
-            raise ValueError(f"its rows are {card.kind} of shape {card.shape}")
-        if (card.task == "regression") != (not card.classes):
-            raise ValueError(f"it is for {card.task} and has {len(card.classes)} classes")
-        size = None if card.preprocessing is None else card.preprocessing.size
-        if card.kind == "pixels" and size != card.shape[1:]:
-            raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {card.shape}")
-        return card
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(size) is int and size > 0 for size in value)
-
-
-_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("task", lambda value: value in ("classification", "regression"), "classification or regression"),
-    ("method", lambda value: isinstance(value, str), "a text"),
-    ("version", lambda value: isinstance(value, str), "a text"),
-    ("classes", lambda value: _texts(value) and len(set(value)) == len(value), "a list of different texts"),
-    ("kind", lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
-    ("shape", _sizes, "a list of sizes"),
-    ("preprocessing", lambda value: value is None or isinstance(value, dict), "a table or null"),
-    ("members", lambda value: isinstance(value, list), "a list"),
-)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+            task = task_from_json(record)
+            # names of classes need not be Unicode, as those of all else must be
+            return parsed(cls, {**record, "classes": None}, task=task)
+        except (ValueError, TypeError) as error:
+            raise damaged(named, str(error).rstrip(".")) from None
 
 
 def damaged(named: Path, told: str) -> EdistillError:

@@ -23,10 +23,9 @@ from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
 from ensemble_distill.serving.card import Card, damaged
+from ensemble_distill.tasks.task import UNCERTAINTIES
 
 BATCH = 64
-UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
-
 FLOATS = "tensor(float)"
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
 
@@ -130,7 +129,7 @@ class Served:
         if len(inputs) != 1 or not inputs[0].takes(self.card.shape):
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
             raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
-        for name in ("mean", "variance") if self.card.task == "regression" else ("logits",):
+        for name in self.card.task.served(0):
             if name not in outputs:
                 raise self._other(f"it has no output {name}, and {', '.join(outputs) or 'none at all'}")
         for name in self._ends(0).keys() & outputs.keys():
@@ -139,9 +138,7 @@ class Served:
 
     def _ends(self, rows: int) -> dict[str, tuple[int, ...]]:
         """The shape of each output that is read."""
-        numbers = ("mean", "variance") if self.card.task == "regression" else ()
-        logits = {} if numbers else {"logits": (rows, len(self.card.classes))}
-        return {**logits, **dict.fromkeys((*numbers, *UNCERTAINTIES), (rows,))}
+        return {**self.card.task.served(rows), **dict.fromkeys(UNCERTAINTIES, (rows,))}
 
     def _other(self, told: str) -> EdistillError:
         return EdistillError(

@@ -11,8 +11,8 @@ from ensemble_distill.data.walk import files_below, place
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.folder import EXPORTED
 from ensemble_distill.runtime.files import is_stream, real
-from ensemble_distill.serving.predictions import FIRST
-from ensemble_distill.serving.served import UNCERTAINTIES
+from ensemble_distill.tasks import open_task, task_names
+from ensemble_distill.tasks.task import UNCERTAINTIES
 
 
 def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: bool = False) -> None:
@@ -60,9 +60,10 @@ def _is_earlier(path: Path) -> bool:
         start = file.read(1 << 16)
     if start in (b"", b"row\n", b"[]\n"):
         return True
+    predicted = [open_task(key).predicted for key in task_names()]
     columns = start.partition(b"\n")[0].decode(errors="replace").split(",")
-    for first in (["row", *names] for names in FIRST):
+    for first in (["row", *names] for names in predicted):
         if columns[: len(first)] == first and {*columns[len(first) :]} <= {*UNCERTAINTIES}:
             return True
-    second = "|".join(names[0] for names in FIRST).encode()
+    second = "|".join(names[0] for names in predicted).encode()
     return re.match(rb'\[\s*\{\s*"row": "(?:[^"\\]|\\.)*",\s*"(?:' + second + rb')": ', start) is not None

@@ -20,6 +20,7 @@ from ensemble_distill.settings import LastStageSettings, StudentSettings
 from ensemble_distill.starts.compress import Compression, Piece, compress
 from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.starts.ranks import Budget
+from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.bodies import each
 from ensemble_distill.students.factored import Layer, channels, factor, is_factorable, positions
 from ensemble_distill.students.last_stage import LastStageHeads
@@ -57,32 +58,34 @@ class Compressing:
     def start(
         self,
         settings: StudentSettings,
-        config: StudentConfig,
+        architecture: Architecture,
+        members: Sequence[Member],
         student: Student,
         start: FromMembers | None,
         names: Sequence[str],
-    ) -> StudentConfig:
-        """Make thinner, in place, what a one-headed student starts from; the configuration of what it becomes.
+    ) -> Architecture:
+        """Make thinner, in place, what a one-headed student starts from; the architecture of what it becomes.
 
         Args:
-            names: of the members that its bodies are.
+            members: that the student learns from.
+            names: of those that its bodies are.
 
         Raises:
             EdistillError: see `compress`, or the interrupted training has no ranks for this student.
         """
         with torch.random.fork_rng(devices=[]):  # what follows starts from the same random numbers either way
             if settings.compress is not None:
-                return replace(config, compressed=self._bodies(names, each(student.body), settings.compress))
-            heads, stage = settings.heads, config.last_stage
+                return replace(architecture, compressed=self._bodies(names, each(student.body), settings.compress))
+            heads, stage = settings.heads, architecture.last_stage
             assert isinstance(heads, LastStageSettings)
             assert heads.compress is not None
             assert isinstance(student.heads, LastStageHeads)
             assert stage is not None
             assert start is not None
             whole = start.members[0].tail
-            stage = replace(stage, compressed=self._last_stages(config.members, start, heads.compress))
+            stage = replace(stage, compressed=self._last_stages(members, start, heads.compress))
             student.heads.tail = per_head(stage.with_factors(whole), 1)
-            return replace(config, last_stage=stage)
+            return replace(architecture, last_stage=stage)
 
     def _bodies(self, names: Sequence[str], bodies: Sequence[nn.Module], share: float) -> tuple[Mapping[str, int], ...]:
         """Each as suits it; the ranks of each."""
@@ -109,12 +112,12 @@ class Compressing:
         start.take_last_stages([piece.network for piece in pieces])
         return found[0].ranks
 
-    def _interrupted(self) -> StudentConfig | None:
+    def _interrupted(self) -> Architecture | None:
         """What is trained, where a checkpoint brings the weights."""
         folder = self.interrupted
         if folder is None or not (folder / CHECKPOINT).is_file() or not (folder / CONFIG).is_file():
             return None
-        return StudentConfig.load(folder)
+        return StudentConfig.load(folder).architecture
 
     def _damaged(self, told: str) -> EdistillError:
         assert self.interrupted is not None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import EXACT, Size
 from ensemble_distill.students.adapters import KERNEL, Adapters
 from ensemble_distill.students.bodies import each
 from ensemble_distill.students.factored import factor
@@ -18,6 +20,8 @@ from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.per_head import per_head, resized
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.split import Split, split
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -32,26 +36,16 @@ class LastStage:
         compressed: the layers of the last stage that are factors, and their ranks, the same for every head.
     """
 
-    at: str
-    adapt_from: str | None = None
+    at: Name
+    adapt_from: Name | None = None
     adapted: bool = False
-    rank: int | None = None
-    compressed: Mapping[str, int] = field(default_factory=dict)
+    rank: Size | None = None
+    compressed: Mapping[str, Size] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for what no training writes."""
-        named = all(isinstance(name, str) and name for name in (self.at, self.adapt_from or "none"))
-        limited = self.rank is None or (type(self.rank) is int and self.rank > 0)
-        ranked = all(type(rank) is int and rank > 0 for rank in self.compressed.values())
-        if not (named and limited and ranked and isinstance(self.adapted, bool)):
-            raise ValueError(f"last_stage is {self}")
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> LastStage:
-        return cls(**record)
 
     def split(self, body: nn.Module) -> Split:
         """Raises EdistillError when the body cannot be taken apart there."""

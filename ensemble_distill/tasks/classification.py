@@ -48,6 +48,7 @@ class Classification(Task):
     figures_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", "brier", "ece", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", *UNCERTAINTIES)
     uncertainty_unit: ClassVar[str] = "nats"
+    predicted: ClassVar[tuple[str, ...]] = ("class", "probability")
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no training writes."""
@@ -110,6 +111,13 @@ class Classification(Task):
         for name, source in inside.items():
             task._refuse_beyond(source.labels, f"data.{name}", "the members have")
         return task
+
+    def refuse_others(self, members: Sequence[Member]) -> None:
+        super().refuse_others(members)
+        for member in members:
+            order = member.class_order
+            if order is not None and len(order) != len(self.classes):
+                raise ValueError(f"member {member.name} orders {len(order)} classes, and there are {len(self.classes)}")
 
     def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
         names = source.classes

@@ -41,6 +41,8 @@ class Regression(Task):
     figures_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", "coverage95", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", *UNCERTAINTIES)
     uncertainty_unit: ClassVar[str] = "variances, in the target's unit squared"
+    predicted: ClassVar[tuple[str, ...]] = ("mean", "lower95", "upper95")
+    exact: ClassVar[tuple[str, ...]] = predicted
 
     # --- records ------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,8 @@ class Task(ABC):
         figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
         shifted_shown: those that `evaluate --shifts` tells in its table.
         uncertainty_unit: for a table's heading.
+        predicted: the first columns that `predict` writes behind a row's name.
+        exact: those that it writes to the last digit: far from 0 they differ in those.
     """
 
     key: ClassVar[str]
@@ -84,6 +86,8 @@ class Task(ABC):
     figures_shown: ClassVar[tuple[str, ...]]
     shifted_shown: ClassVar[tuple[str, ...]]
     uncertainty_unit: ClassVar[str]
+    predicted: ClassVar[tuple[str, ...]]
+    exact: ClassVar[tuple[str, ...]] = ()
 
     # --- records ------------------------------------------------------------------------------------------------
 
@@ -137,6 +141,12 @@ class Task(ABC):
         Args:
             named: the split, "data.test"; owner: what has the task, a run's folder.
         """
+
+    def refuse_others(self, members: Sequence[Member]) -> None:
+        """Raise ValueError for members, of a record, that answer another task."""
+        for member in members:
+            if member.output not in self.outputs:
+                raise ValueError(f"the task is {self.key}, and member {member.name} returns {member.output}")
 
     # --- labels -------------------------------------------------------------------------------------------------
 

@@ -60,18 +60,18 @@ def claims(path: Path) -> bool:
 def load(path: Path, context: Context) -> Teacher:
     """A finished run. Raises EdistillError when it is not finished, or its task or classes are not the data's."""
     run = Run.open(path)
-    classes, task = run.config.classes, run.config.task
-    if task != context.task:
+    task = run.architecture.task
+    if task.key != context.task:
         raise EdistillError(
-            f"{path.name} is a run for {task}, and the task is {context.task}. Take it out of teachers.path, or set "
-            f'task = "{task}".'
+            f"{path.name} is a run for {task.key}, and the task is {context.task}. Take it out of teachers.path, or "
+            f'set task = "{task.key}".'
         )
     member = Member(
         name=path.name,
         sha256=run.digest,
-        output="logits" if task == "classification" else "mean-logvar",
-        class_order=None if context.classes is None else order_by_names(path.name, classes, context.classes, CONFIG),
-        preprocessing=run.config.preprocessing,
+        output=task.own_output,
+        class_order=None if context.classes is None else order_by_names(path.name, task.names, context.classes, CONFIG),
+        preprocessing=run.architecture.preprocessing,
         model=MODEL,
     )
     return Teacher(member, partial(_build, run, context.trusted), Origin(WEIGHTS))

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, nearest
-from ensemble_distill.runs.config import without_fetching
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.students.architecture import without_fetching
 
 Config = dict[str, Any]
 

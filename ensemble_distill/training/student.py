@@ -23,17 +23,19 @@ from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.predictive.protocol import Family
-from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.config import Provenance, StudentConfig
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.runtime.versions import library_versions
 from ensemble_distill.settings import LastStageSettings, Settings
 from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.starts.sharing import HEAD, share
+from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.bodies import build_bodies, build_body, each, feature_count, start_from
 from ensemble_distill.students.last_stage import LastStage
 from ensemble_distill.students.own_row import refuse_dependent_body
 from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks import task_from_json
 from ensemble_distill.teachers.run import Pooled
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -82,10 +84,8 @@ def build_student(
         raise EdistillError(
             f"teachers.weights has {len(weights)} values for {len(manifest.members)} members. Give one each."
         )
-    config = StudentConfig(
-        task=settings.task,
-        method=settings.train.method.rpartition(":")[2],
-        options=options.model_dump(mode="json"),
+    architecture = Architecture(
+        task=task_from_json({"task": manifest.task, "classes": manifest.classes}),
         model=_relative_spec(settings, folder),
         kwargs=student.kwargs,
         hidden=student.heads if isinstance(student.heads, tuple) else (),
@@ -95,27 +95,30 @@ def build_student(
         kind=plans["train"].source.kind,
         shape=shape,
         preprocessing=preprocessing,
-        classes=manifest.classes,
-        members=manifest.members,
         average=settings.teachers.average,
         weights=weights,
-        trained_on={name: manifest.splits[name].digest for name in plans},
-        versions=library_versions(),
         bodies=bodies,
-        source=method.source,
         last_stage=stage,
     )
+    provenance = Provenance(
+        method=settings.train.method.rpartition(":")[2],
+        options=options.model_dump(mode="json"),
+        members=manifest.members,
+        source=method.source,
+        trained_on={name: manifest.splits[name].digest for name in plans},
+        versions=library_versions(),
+    )
     features = feature_count(body, shape, student.model)
-    built = config.around(body, features)
+    built = architecture.around(body, features)
     if _one_each(settings, method, stage, names, manifest.names):
         with torch.random.fork_rng(devices=[]):  # a trial
             first = method.stages(options, len(manifest.members))[0].start(copy.deepcopy(built))
         if first.heads.count == heads:
-            config = replace(config, own_body=True)
-            built = config.around(body, features)
+            architecture = replace(architecture, own_body=True)
+            built = architecture.around(body, features)
     if student.share:
         _share(settings, built, [one for one in teachers if one.member.name in manifest.names], heads)
-    return config, built, start
+    return StudentConfig(architecture, provenance), built, start
 
 
 def _one_each(
@@ -270,7 +273,7 @@ def _matching(names: Iterable[str], pattern: str) -> list[str]:
 
 
 def refuse_broken(
-    name: str, stages: Sequence[Stage], student: Student, config: StudentConfig, from_members: bool = False
+    name: str, stages: Sequence[Stage], student: Student, architecture: Architecture, from_members: bool = False
 ) -> None:
     """Raise EdistillError when a method's stages do not end in the student that it promises: after the training the
     run could not be loaded."""
@@ -279,14 +282,14 @@ def refuse_broken(
         raise EdistillError(f"{name} has {len(stages)} stages whose shares sum to {total:g}. They are to sum to 1.")
     with torch.random.fork_rng(devices=[]):  # a trial: the training itself starts from the same random numbers
         student = copy.deepcopy(student)  # and weights: a method is anyone's code, and may change them in place
-        promised = student.formed(config.form, config.heads)
+        promised = student.formed(architecture.form, architecture.heads)
         frozen = student.frozen
         for index, stage in enumerate(stages):
             student = stage.start(student)
-            if from_members and index == 0 and student.heads.count != config.heads:
+            if from_members and index == 0 and student.heads.count != architecture.heads:
                 raise EdistillError(
-                    f"Each of {config.heads} heads is to start from its own member, and stage {stage.name} of {name} "
-                    f"has {student.heads.count}. Leave method.hinton-share out, or set it to 0."
+                    f"Each of {architecture.heads} heads is to start from its own member, and stage {stage.name} of "
+                    f"{name} has {student.heads.count}. Leave method.hinton-share out, or set it to 0."
                 )
             if from_members and index == 0 and stage.fit is None:
                 raise EdistillError(
@@ -303,8 +306,9 @@ def refuse_broken(
     if found != wanted:
         key = next(key for key in (*wanted, *found) if found.get(key) != wanted.get(key))
         raise EdistillError(
-            f"{name} promises {config.heads} of form {config.form!r}, but its stages end in another student: {key} is "
-            f"{found.get(key, 'absent')} and not {wanted.get(key, 'absent')}. Make `heads`, `form` and `stages` agree."
+            f"{name} promises {architecture.heads} of form {architecture.form!r}, but its stages end in another "
+            f"student: {key} is {found.get(key, 'absent')} and not {wanted.get(key, 'absent')}. Make `heads`, "
+            "`form` and `stages` agree."
         )
 
 

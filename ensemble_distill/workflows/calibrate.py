@@ -127,7 +127,7 @@ def _unseen(settings: Settings, run: Run, split: str | None) -> tuple[str, Sourc
     """The split to calibrate on. Raises EdistillError when the run was trained on it, or it has too few rows."""
     name = split or ("calibration" if "calibration" in settings.splits() else "validation")
     source = open_for([run], settings, name)
-    if source.digest in (run.config.trained_on.get(trained) for trained in ("train", "transfer")):
+    if source.digest in (run.provenance.trained_on.get(trained) for trained in ("train", "transfer")):
         raise EdistillError(
             f"data.{name} is what {run.folder} was trained on, where members agree more than elsewhere. Set "
             "data.calibration to rows that no member was trained on."
@@ -146,9 +146,9 @@ def _ask(answers: Answers, run: Run, source: Source, name: str, progress: Progre
     student = run.student(calibrated=False, trust=answers.trusted).to(answers.device)
     progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
     outputs, raw = [], []
-    keep = _kept(len(source), len(run.config.members) * max(2, len(run.config.classes)))
+    keep = _kept(len(source), len(run.provenance.members) * run.architecture.task.width)
     rows = zip(
-        plain_batches(source, PLAIN, run.config.preprocessing, answers.workers, answers.device),
+        plain_batches(source, PLAIN, run.architecture.preprocessing, answers.workers, answers.device),
         answers.of(name, source),
         strict=True,
     )
@@ -162,7 +162,7 @@ def _ask(answers: Answers, run: Run, source: Source, name: str, progress: Progre
         raw.append(mine[here])
         progress.advance(len(batch))
     progress.finish()
-    pairs = _Pairs(answers, student.cpu(), run.config.task, torch.cat(outputs), torch.cat(raw))
+    pairs = _Pairs(answers, student.cpu(), run.architecture.task.key, torch.cat(outputs), torch.cat(raw))
     if not pairs.raw.isfinite().all():
         raise EdistillError(f"The student of {run.folder} gives numbers that are not finite. Train it again.")
     return pairs

@@ -180,7 +180,7 @@ def _evaluation(
     comparison = Comparison(runs, answers, progress, averages)
     _choose_subensembles(comparison, settings, split, progress)
     return Evaluation(
-        task=runs[0].config.task,
+        task=runs[0].architecture.task.key,
         members=tuple(member.name for member in answers.members),
         split=split,
         main=comparison.on(split, source),

@@ -52,10 +52,10 @@ def export(
         found.refuse_replaced()
         student = found.student(trust=trusted_by(settings, trust))
         if onnx:
-            x = _real_rows(settings, found.config.preprocessing)
-            if tuple(x.shape[1:]) != found.config.shape:
+            x = _real_rows(settings, found.architecture.preprocessing)
+            if tuple(x.shape[1:]) != found.architecture.shape:
                 raise EdistillError(
-                    f"{found.folder} takes inputs of shape {found.config.shape}, but the configured data gives "
+                    f"{found.folder} takes inputs of shape {found.architecture.shape}, but the configured data gives "
                     f"{tuple(x.shape[1:])}. Export from the folder it was trained in."
                 )
             refuse_dependent(student, x, str(found.folder))

@@ -139,17 +139,17 @@ def _stale(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
 def _chain(chain: Chain) -> dict[str, Any]:
     from ensemble_distill.runs.evaluations import stale_evaluations
 
-    first = chain.runs[0].config
+    first = chain.runs[0]
     stale = stale_evaluations(chain.folder, {run.folder.name: run.made_from for run in chain.runs})
     return {
         "kind": "chain",
-        "task": first.task,
-        "method": {"name": first.method, "options": dict(first.options)},
+        "task": first.architecture.task.key,
+        "method": {"name": first.provenance.method, "options": dict(first.provenance.options)},
         "teachers": [member.to_json() for member in chain.teachers],
         "generations": {
             run.folder.name: {
-                "student": run.config.to_json()["student"],
-                "learned_from": [member.name for member in run.config.members],
+                "student": run.architecture.body_json(),
+                "learned_from": [member.name for member in run.provenance.members],
                 "sha256": run.digest,
             }
             for run in chain.runs
@@ -165,10 +165,10 @@ def _onnx(path: Path) -> dict[str, Any]:
     card = served.card
     return {
         "kind": "onnx",
-        "task": card.task,
+        "task": card.task.key,
         "method": card.method,
         "version": card.version,
-        "classes": list(card.classes),
+        "classes": list(card.task.names),
         "input": {
             "name": served.input,
             "kind": card.kind,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -234,21 +234,24 @@ def _train(
     config, student, start = build_student(
         folder, settings, method, options, cache, plans, teachers, preprocessing, _some(rows)
     )
-    if device.type == "mps" and isinstance(config.family, DirichletFamily):
+    if device.type == "mps" and isinstance(config.architecture.family, DirichletFamily):
         raise EdistillError(
             f"{settings.train.method} computes in float64, which train.device {device.type!r} does not have. Use "
             "--device cpu."
         )
-    stages = method.stages(options, len(config.members))
-    refuse_broken(settings.train.method, stages, student, config, start is not None)
+    stages = method.stages(options, len(config.provenance.members))
+    refuse_broken(settings.train.method, stages, student, config.architecture, start is not None)
     normalizes = any(map(normalizes_batches, student.modules()))
     tell_idle_training(Learning(settings, sources, method, options, stages, normalizes), progress)
     if settings.student.compresses:  # which may take minutes: what training would refuse, it refuses before
         boundaries(stages, settings.train.epochs * order.steps_per_epoch)
         names = [teacher.member.name for teacher in starting_members(settings, teachers)]
         compressing = Compressing(rows, order, device, progress, None if overwrite else folder)
-        config = compressing.start(settings.student, config, student, start, names)
-    pooling = Pooling(members_family(settings.task), config.pooling(len(config.members)), config.average)
+        architecture = compressing.start(
+            settings.student, config.architecture, config.provenance.members, student, start, names
+        )
+        config = replace(config, architecture=architecture)
+    pooling = Pooling(members_family(settings.task), config.architecture.pooling(), config.architecture.average)
 
     def claim() -> None:
         claim_more()
@@ -269,7 +272,7 @@ def _train(
         device=device,
         workers=loader_workers(settings.train.workers, device),
         progress=progress,
-        validate=validation(settings, cache, config, pooling, device, "labels" in needs),
+        validate=validation(settings, cache, preprocessing, pooling, device, "labels" in needs),
         claim=claim,
         replacing=overwrite,
         start=start,
@@ -301,8 +304,8 @@ def _freezes(settings: Settings) -> bool:
 def _report(run: Run, student: Student, fresh: bool, resumed_at: int, started: float) -> TrainReport:
     return TrainReport(
         folder=run.folder,
-        method=run.config.method,
-        heads=run.config.heads,
+        method=run.provenance.method,
+        heads=run.architecture.heads,
         parameters=sum(p.numel() for p in student.parameters()),
         fresh=fresh,
         resumed_at=resumed_at,

@@ -71,7 +71,7 @@ def _said(settings: Settings, run: Run, split: str) -> tuple[Categorical, Catego
     source = open_for([run], settings, split)
     student = run.student(calibrated=False, trust=EVERYTHING)
     with torch.no_grad():
-        batches = plain_batches(source, PLAIN, run.config.preprocessing, answers.workers, answers.device)
+        batches = plain_batches(source, PLAIN, run.architecture.preprocessing, answers.workers, answers.device)
         raw = torch.cat([student(x).double() for _, x in batches])
     outputs = torch.cat(list(answers.of(split, source)))
     return cast(Categorical, answers.predictive(outputs)), cast(Categorical, student.predictive(raw))

@@ -77,7 +77,7 @@ def said_of_views(folder: Path, run: Path, split: str, view: int) -> Floats:
     """Log-probabilities (N, 1, K) of a run on every row of a split, rendered as that view."""
     plan = plan_split(settings(folder), split)
     source, rows = plan.source, []
-    preprocessing = StudentConfig.load(run).preprocessing
+    preprocessing = StudentConfig.load(run).architecture.preprocessing
     for row in range(len(source)):
         rendition = plan.view.plan(plan.seed, view, row, len(source))
         rows.append(rendition.x([source.item(other) for other in rendition.rows], preprocessing))
@@ -117,15 +117,15 @@ def test_the_last_generation_has_no_cache(made: Path) -> None:
 def test_a_generation_names_the_one_before(made: Path) -> None:
     chain = made / "runs/whole"
     configs = [StudentConfig.load(chain / f"generation-{g}") for g in (1, 2, 3)]
-    assert [member.name for member in configs[0].members] == ["member-0", "member-1", "member-2"]
+    assert [member.name for member in configs[0].provenance.members] == ["member-0", "member-1", "member-2"]
     for before, config in ((1, configs[1]), (2, configs[2])):
-        (member,) = config.members
+        (member,) = config.provenance.members
         assert (member.name, member.sha256) == (
             f"generation-{before}",
             sha256_file(chain / f"generation-{before}" / WEIGHTS),
         )
-    assert len({tuple(sorted(config.trained_on.items())) for config in configs}) == 1
-    assert set(configs[0].trained_on) == {"train", "transfer"}
+    assert len({tuple(sorted(config.provenance.trained_on.items())) for config in configs}) == 1
+    assert set(configs[0].provenance.trained_on) == {"train", "transfer"}
 
 
 def test_every_generation_has_a_seed_of_its_own(folder: Path) -> None:

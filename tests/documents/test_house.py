@@ -54,7 +54,7 @@ BEYOND: dict[str, set[str]] = {
     "export": {"facts", "predictive", "runtime"},
     "facts": {"runtime"},
     "methods": {"runtime"},
-    "runs": {"predictive", "settings"},  # args.toml are settings, and load_student reads where one's own runs are
+    "runs": {"settings"},  # args.toml are settings, and load_student reads where one's own runs are
     "serving": {"data", "facts", "runtime"},
     "settings": {
         "runtime",  # the file is read as every file is: up to a size

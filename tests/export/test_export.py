@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from configs import configured
 from numpy.testing import assert_allclose
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -31,7 +31,6 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.onnx import export_onnx
 from ensemble_distill.export.safetensors import export_safetensors
 from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime import files
@@ -41,6 +40,7 @@ from ensemble_distill.runtime.seals import read_sealed_json
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
 
@@ -50,19 +50,17 @@ ALL = ("logits", "head_logits", *UNCERTAINTIES)
 
 def config_of(shape: tuple[int, ...], kind: str = "features", **more: Any) -> StudentConfig:
     members = tuple(Member(name, name * 64) for name in "abc")
-    base = StudentConfig(
-        *("classification", "hydra", {}, "anyone's", {}, (), 3, "heads", CategoricalFamily()),
-        *(kind, shape, None, ("cat", "dog"), members),
-    )
-    return replace(base, **more)
+    of = {"task": Classification(("cat", "dog")), "members": members, "heads": 3, "hidden": (), "kwargs": {}}
+    return configured(**{**of, "model": "anyone's", "shape": shape, "kind": kind, **more})
 
 
 def student_around(body: nn.Module, features: int, config: StudentConfig) -> Student:
     torch.manual_seed(1)
-    heads = Heads(config.heads, features, config.hidden, len(config.classes))
-    student = Student(body, heads, config.family, config.pooling(config.heads), config.average).eval()
+    what = config.architecture
+    heads = Heads(what.heads, features, what.hidden, len(what.task.names))
+    student = Student(body, heads, what.family, what.pooling(), what.average).eval()
     with torch.no_grad():  # heads that nobody can take for one another
-        student.heads.layers[-1].bias[:, 0] += torch.arange(config.heads)
+        student.heads.layers[-1].bias[:, 0] += torch.arange(what.heads)
     return student
 
 
@@ -179,10 +177,10 @@ def test_a_convolutional_body_with_batchnorm_and_averaged_logits(tmp_path: Path)
     more = {"preprocessing": preprocessing, "hidden": (6,), "weights": (1.0, 2.0, 3.0), "average": "logits"}
     config = config_of((3, 32, 32), "pixels", **more)
     student = student_around(body, body.num_features, config)
-    path = export_onnx(student, config, rows(config.shape), tmp_path / "model.onnx")
+    path = export_onnx(student, config, rows(config.architecture.shape), tmp_path / "model.onnx")
     assert session_of(path).get_inputs()[0].name == "pixel_values"
     for batch in (1, 3):
-        assert_same_as_torch(path, student, rows(config.shape, batch))
+        assert_same_as_torch(path, student, rows(config.architecture.shape, batch))
 
 
 def small_student() -> tuple[Student, StudentConfig]:
@@ -319,7 +317,7 @@ def test_safetensors_rebuild_the_student(digits_session: Path, real: Tensor) -> 
     assert record == beside
     config = StudentConfig.from_json(record)
     assert config == Run.open(run).config
-    student = config.build(load_factory(f"{digits_session / 'model.py'}:make_body", "student.model"))
+    student = config.architecture.build(load_factory(f"{digits_session / 'model.py'}:make_body", "student.model"))
     student.load_state_dict(load_file(path))
     with torch.no_grad():
         assert torch.equal(student.eval()(real), load_student(run, trust=True)(real))

@@ -28,6 +28,7 @@ from ensemble_distill.export.outputs import allowed
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.serving.predictions import formatted
 from ensemble_distill.serving.served import Served
+from ensemble_distill.tasks.regression import Regression
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.predict import predict
@@ -124,7 +125,7 @@ def test_what_it_computes_is_torchs_and_numpys(folder: Path, method: str, batch:
 
 def test_the_card(folder: Path) -> None:
     card = Served(exported(folder, "hydra")).card
-    assert (card.task, card.classes, card.kind, card.shape) == ("regression", (), "features", (3,))
+    assert (card.task, card.kind, card.shape) == (Regression(), "features", (3,))
     assert card.preprocessing is None
     assert [(m.name, m.output, m.units) for m in card.members] == [
         (f"member-{seed}", "mean-logvar", (LEVEL, SPREAD)) for seed in range(3)

@@ -382,5 +382,5 @@ def test_a_users_method_trains(tmp_path: Path, mine: str) -> None:
     cache_logits(settings)
     report = train(settings)
     assert (report.method, report.heads, report.folder.name) == ("Mine", 1, "Mine-s0")
-    assert Run.open(report.folder).config.options == {"sharpness": 3.0}
+    assert Run.open(report.folder).provenance.options == {"sharpness": 3.0}
     assert load_student(report.folder, trust=True)(torch.zeros(2, 1, 6, 6)).shape == (2, 1, tiny.CLASSES)

@@ -94,7 +94,7 @@ def test_a_body_may_start_from_another_member_than_it_learns_from(folder: Path) 
         "student.init": "member-0",
     }
     train(settings(folder, asked))
-    assert [member.name for member in Run.open(folder / "runs/kd").config.members] == ["member-1"]
+    assert [member.name for member in Run.open(folder / "runs/kd").provenance.members] == ["member-1"]
 
 
 def test_one_run_is_not_several_generations(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_class_names_go_from_generation_to_generation(folder: Path) -> None:
     save_data(folder, "test", 10, classes=np.array(list("abc")))
     cache_logits(settings(folder), overwrite=True)
     for generation in train_chain(settings(folder, CHAIN)).generations:
-        assert Run.open(generation.folder).config.classes == ("a", "b", "c")
+        assert Run.open(generation.folder).architecture.task.names == ("a", "b", "c")
     cache_logits(from_chain(folder, {}))
 
 

@@ -192,7 +192,7 @@ def test_a_timm_body_of_a_run_loads_nothing_but_its_own_weights(
     tmp_path: Path, mark: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import timm
-    from test_students import configured
+    from configs import configured
 
     class Evil:
         def __reduce__(self) -> Any:
@@ -202,7 +202,7 @@ def test_a_timm_body_of_a_run_loads_nothing_but_its_own_weights(
     evil.write_bytes(pickle.dumps({"state_dict": Evil()}))
     value = True if key == "pretrained" else str(evil)
     config = configured(model="test_resnet", kwargs={}, shape=(3, 32, 32))
-    run = Run.save(tmp_path / "run", config, config.build())
+    run = Run.save(tmp_path / "run", config, config.architecture.build())
     file = tiny.unseal(run.folder)
     record = json.loads(file.read_text())
     record["student"]["kwargs"] = {key: value, "pretrained_cfg": {"url": "http://127.0.0.1:9/x", "file": str(evil)}}

@@ -3,13 +3,12 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from configs import changed, configured, student_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -26,6 +25,8 @@ from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run, load_student
 from ensemble_distill.runtime.names import is_plain
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.regression import Regression
 
 SHAPE = (6,)
 MODEL_FILE = """
@@ -34,30 +35,6 @@ from torch import nn
 def make_body(width=4):
     return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
 """
-
-
-def members(count: int) -> tuple[Member, ...]:
-    return tuple(Member(f"member-{m}", f"{m:064x}") for m in range(count))
-
-
-def configured(**changes: Any) -> StudentConfig:
-    config = StudentConfig(
-        task="classification",
-        method="hydra",
-        options={"temperature": 2.0},
-        model="../../model.py:make_body",
-        kwargs={"width": 5},
-        hidden=(3,),
-        heads=4,
-        form="heads",
-        family=CategoricalFamily(),
-        kind="features",
-        shape=SHAPE,
-        preprocessing=None,
-        classes=("cat", "dog", "Übel"),
-        members=members(4),
-    )
-    return replace(config, **changes)
 
 
 def make_body(width: int = 4) -> nn.Sequential:
@@ -70,7 +47,7 @@ def run(tmp_path: Path) -> Run:
     (tmp_path / "model.py").write_text(MODEL_FILE)
     torch.manual_seed(0)
     config = configured()
-    student = config.build(make_body)
+    student = config.architecture.build(make_body)
     student.train()(torch.randn(16, *SHAPE) * 3 + 1)
     return Run.save(tmp_path / "runs" / "hydra-s0", config, student.eval())
 
@@ -90,7 +67,7 @@ def edited(run: Run, edit: Callable[[dict[str, Any]], object]) -> Run:
 def test_a_saved_student_comes_back_to_the_bit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = configured(weights=(1.0, 2.0, 3.0, 4.0), average="logits")
-    student = config.build(make_body)
+    student = config.architecture.build(make_body)
     student.train()(torch.randn(16, *SHAPE))
     student.eval()
     back = load_student(Run.save(tmp_path / "run", config, student).folder, body=make_body)
@@ -226,14 +203,14 @@ def test_a_config_that_no_training_writes_is_called_damaged(run: Run, what: str)
 def test_weights_of_any_scale_pool_alike() -> None:
     wanted = torch.tensor([1.0, 2.0, 3.0, 4.0]) / 10
     for scale in (1e-300, 1.0, 4e307):
-        found = configured(weights=tuple(scale * w for w in (1.0, 2.0, 3.0, 4.0))).pooling(4)
+        found = configured(weights=tuple(scale * w for w in (1.0, 2.0, 3.0, 4.0))).architecture.pooling()
         assert found is not None
         assert_close(found, wanted)
 
 
 def test_a_config_of_the_wrong_types_is_called_damaged(run: Run) -> None:
     edited(run, lambda record: record["input"].update(preprocessing="squash"))
-    with pytest.raises(EdistillError, match=r"config\.json is damaged \(AttributeError"):
+    with pytest.raises(EdistillError, match=r"config\.json is damaged \(ValueError: preprocessing is 'squash'"):
         Run.open(run.folder)
 
 
@@ -254,7 +231,7 @@ class Tied(nn.Module):
 def test_tied_weights_survive_saving_and_exporting(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = configured(kwargs={})
-    student = config.build(Tied).eval()
+    student = config.architecture.build(Tied).eval()
     x = torch.randn(3, *SHAPE)
     wanted = student(x)
     back = load_student(Run.save(tmp_path / "run", config, student).folder, body=Tied)
@@ -262,7 +239,7 @@ def test_tied_weights_survive_saving_and_exporting(tmp_path: Path) -> None:
     assert isinstance(back.body, Tied)
     assert back.body.first.weight is back.body.second.weight
     path = export_safetensors(student, config, tmp_path / "out" / "model.safetensors")
-    fresh = config.build(Tied).eval()
+    fresh = config.architecture.build(Tied).eval()
     assert not torch.equal(fresh(x), wanted)
     fresh.load_state_dict(load_file(path))
     assert torch.equal(fresh(x), wanted)
@@ -273,7 +250,7 @@ def test_tensors_in_another_memory_layout_are_saved_in_order(tmp_path: Path) -> 
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).to(memory_format=torch.channels_last)
 
     config = configured(kwargs={}, shape=(3, 4, 4), kind="tensor")
-    student = config.build(body).eval()
+    student = config.architecture.build(body).eval()
     x = torch.randn(2, 3, 4, 4)
     back = load_student(Run.save(tmp_path / "run", config, student).folder, body=body)
     assert_close(back(x), student(x))
@@ -282,7 +259,7 @@ def test_tensors_in_another_memory_layout_are_saved_in_order(tmp_path: Path) -> 
 def test_weights_come_last_so_that_their_presence_finishes_a_run(tmp_path: Path, monkeypatch: Any) -> None:
     order: list[str] = []
     monkeypatch.setattr("ensemble_distill.runtime.files.crash_point", lambda step, path: order.append(path.name))
-    Run.save(tmp_path / "run", configured(), configured().build(make_body))
+    Run.save(tmp_path / "run", configured(), configured().architecture.build(make_body))
     assert list(dict.fromkeys(order)) == ["config.json", "student.safetensors"]
 
 
@@ -300,46 +277,55 @@ preprocessings = st.builds(
     crop_pct=st.floats(0.1, 1),
     crop_mode=st.sampled_from(["center", "squash", "border"]),
 )
-ANY_FAMILY = {"task": st.just("classification"), "family": st.just(CategoricalFamily()), "heads": sizes}
-NUMBERS = {**ANY_FAMILY, "task": st.just("regression"), "family": st.just(GaussianFamily(22.5, 9.25))}
+CLASSES = st.lists(names, min_size=4, max_size=4, unique=True).map(tuple).map(Classification)
+ANY_FAMILY = {"task": CLASSES, "output": st.just("logits"), "orders": st.none() | st.permutations(range(4)).map(tuple)}
+ANY_FAMILY |= {"family": st.just(CategoricalFamily()), "heads": sizes}
+NUMBERS = {**ANY_FAMILY, "task": st.just(Regression()), "family": st.just(GaussianFamily(22.5, 9.25))}
+NUMBERS |= {"output": st.just("mean"), "orders": st.none()}
 OF_ONE_HEAD = {**ANY_FAMILY, "family": st.just(DirichletFamily(1.0)), "heads": st.just(1)}
-some_config = partial(
-    st.builds,
-    StudentConfig,
-    method=names,
-    options=st.dictionaries(names.filter(lambda key: key != "name"), json_values, max_size=3),
-    model=names,
-    kwargs=st.dictionaries(names, json_values | st.lists(sizes), max_size=3),
-    hidden=st.lists(sizes, max_size=3).map(tuple),
-    form=st.sampled_from(["heads", "rank-one"]),
-    kind=st.sampled_from(["pixels", "tensor", "features"]),
-    shape=st.lists(sizes, min_size=1, max_size=3).map(tuple),
-    preprocessing=st.none() | preprocessings,
-    classes=st.lists(names, min_size=4, max_size=4, unique=True).map(tuple),
-    members=st.lists(
-        st.builds(
-            Member,
-            name=names.filter(is_plain),
-            sha256=names,
-            class_order=st.none() | st.permutations(range(4)).map(tuple),
-            preprocessing=st.none() | preprocessings,
-            model=names,
-        ),
-        min_size=1,
-        max_size=3,
-    ).map(tuple),
-    average=st.sampled_from(["probabilities", "logits"]),
-    bodies=st.integers(1, 9),
-    source=st.just("") | names,
-    trained_on=st.dictionaries(names, names, max_size=2),
-    versions=st.dictionaries(names, names, max_size=2),
-)
+
+
+def some_config(output: Any, orders: Any, **of: Any) -> Any:
+    """Configurations of a task, whose members return `output` in `orders`."""
+    return st.builds(
+        student_config,
+        method=names,
+        options=st.dictionaries(names.filter(lambda key: key != "name"), json_values, max_size=3),
+        model=names,
+        kwargs=st.dictionaries(names, json_values | st.lists(sizes), max_size=3),
+        hidden=st.lists(sizes, max_size=3).map(tuple),
+        form=st.sampled_from(["heads", "rank-one"]),
+        kind=st.sampled_from(["pixels", "tensor", "features"]),
+        shape=st.lists(sizes, min_size=1, max_size=3).map(tuple),
+        preprocessing=st.none() | preprocessings,
+        members=st.lists(
+            st.builds(
+                Member,
+                name=names.filter(is_plain),
+                sha256=names,
+                output=output,
+                class_order=orders,
+                preprocessing=st.none() | preprocessings,
+                model=names,
+            ),
+            min_size=1,
+            max_size=3,
+        ).map(tuple),
+        average=st.sampled_from(["probabilities", "logits"]),
+        bodies=st.integers(1, 9),
+        source=st.just("") | names,
+        trained_on=st.dictionaries(names, names, max_size=2),
+        versions=st.dictionaries(names, names, max_size=2),
+        **of,
+    )
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(config=st.one_of(*(some_config(**of) for of in (ANY_FAMILY, NUMBERS, OF_ONE_HEAD))), weighted=st.booleans())
 def test_a_config_is_the_same_after_json(config: StudentConfig, weighted: bool) -> None:
-    config = replace(config, weights=tuple(0.5 + m for m in range(len(config.members))) if weighted else None)
+    config = changed(
+        config, weights=tuple(0.5 + m for m in range(len(config.provenance.members))) if weighted else None
+    )
     text = json.dumps(config.to_json(), allow_nan=False)
     assert StudentConfig.from_json(json.loads(text)) == config
 
@@ -368,30 +354,29 @@ def test_config_json_says_what_others_read_in_it() -> None:
 def test_heads_pool_as_the_members_do(tmp_path: Path) -> None:
     weights = (2.0, 1.0, 1.0, 4.0)
     config = configured(weights=weights)
-    run = Run.save(tmp_path / "run", config, config.build(make_body).eval())
+    run = Run.save(tmp_path / "run", config, config.architecture.build(make_body).eval())
     student = load_student(run.folder, body=make_body)
     raw = student(torch.randn(5, *SHAPE))
     share = torch.tensor(weights) / 8
     probabilities = (raw.softmax(-1) * share[:, None]).sum(1)
     assert_close(student.predictive(raw).summary().mean, probabilities)
-    config = replace(config, average="logits")
+    config = changed(config, average="logits")
     student = load_student(Run.save(tmp_path / "run", config, student).folder, body=make_body)
     assert_close(student.predictive(raw).summary().mean, (raw.log_softmax(-1) * share[:, None]).sum(1).softmax(-1))
 
 
 def test_pooling_weights_are_those_of_one_head_per_member() -> None:
     config = configured(weights=(2.0, 1.0, 1.0, 4.0))
-    pooling = config.pooling(4)
+    pooling = config.architecture.pooling()
     assert pooling is not None
     assert_close(pooling, torch.tensor([0.25, 0.125, 0.125, 0.5]))
-    assert config.pooling(1) is None
-    assert configured().pooling(4) is None
+    assert configured().architecture.pooling() is None
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_heads_that_are_not_the_members_pool_equally(heads: int) -> None:
     config = configured(weights=(2.0, 1.0, 1.0, 4.0), heads=heads)
-    student = config.build(make_body).eval()
+    student = config.architecture.build(make_body).eval()
     raw = student(torch.randn(5, *SHAPE))
     assert_close(student.predictive(raw).summary().mean, raw.softmax(-1).mean(1))
 
@@ -399,10 +384,11 @@ def test_heads_that_are_not_the_members_pool_equally(heads: int) -> None:
 def test_weights_outlive_the_step_from_one_head_to_many() -> None:
     """Training starts from one head and copies it; what it reports on the way pools as the finished run will."""
     config = configured(weights=(2.0, 1.0, 1.0, 4.0))
-    grown = config.around(make_body(5), 5).with_heads(4).eval()
+    grown = config.architecture.around(make_body(5), 5).with_heads(4).eval()
     raw = torch.randn(5, 4, 3)
-    built = config.build(make_body)
+    built = config.architecture.build(make_body)
     assert_close(grown.predictive(raw).pooled().logits, built.predictive(raw).pooled().logits)
     assert not torch.allclose(
-        grown.predictive(raw).pooled().logits, configured().build(make_body).predictive(raw).pooled().logits
+        grown.predictive(raw).pooled().logits,
+        configured().architecture.build(make_body).predictive(raw).pooled().logits,
     )

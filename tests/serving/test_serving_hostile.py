@@ -17,19 +17,20 @@ from typer.testing import CliRunner, Result
 from ensemble_distill.cli.app import app
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.serving.card import Card
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.regression import Regression
 
 WIDTH = 4
 CLASSES = Card(
-    task="classification",
+    task=Classification(("a", "b", "c")),
     method="kd",
     version="0.1.0",
-    classes=("a", "b", "c"),
     kind="features",
     shape=(WIDTH,),
     preprocessing=None,
     members=(Member("m", "0" * 64),),
 )
-NUMBERS = replace(CLASSES, task="regression", classes=())
+NUMBERS = replace(CLASSES, task=Regression())
 PIXELS = replace(CLASSES, kind="pixels", shape=(1, 2, 2), preprocessing=Preprocessing((2, 2), (0.5,), (0.5,)))
 
 
@@ -186,22 +187,24 @@ def test_metadata_that_lack_a_key(here: Path, lacking: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("card", "said"),
+    ("card", "changes", "said"),
     [
-        (replace(CLASSES, classes=()), "it is for classification and has 0 classes"),
-        (replace(NUMBERS, classes=("a",)), "it is for regression and has 1 classes"),
-        (replace(CLASSES, classes=("a", "a", "c")), "a list of different texts"),
-        (replace(CLASSES, classes=("a", "b")), "and not (5, 2)"),
-        (replace(CLASSES, shape=(WIDTH, 1, 1)), "its rows are features of shape"),
-        (replace(CLASSES, shape=(WIDTH + 1,)), "and not one of floats, any number of (5,)"),
-        (replace(CLASSES, kind="tensor", shape=(WIDTH,)), "its rows are tensor of shape"),
-        (replace(PIXELS, shape=(1, 10**9, 10**9)), "its preprocessing makes (2, 2) of pixels"),
-        (replace(PIXELS, preprocessing=None), "its preprocessing makes None of pixels"),
-        (NUMBERS, "it has no output mean, and logits"),
+        (CLASSES, {"classes": []}, "classes are []"),
+        (NUMBERS, {"classes": ["a"]}, "the task is regression, and there are 1 classes"),
+        (CLASSES, {"classes": ["a", "a", "c"]}, "classes are ['a', 'a', 'c'], and not texts, each once"),
+        (CLASSES, {"classes": ["a", "b"]}, "and not (5, 2)"),
+        (CLASSES, {"shape": [WIDTH, 1, 1]}, "its rows are features of shape"),
+        (CLASSES, {"shape": [WIDTH + 1]}, "and not one of floats, any number of (5,)"),
+        (CLASSES, {"kind": "tensor"}, "its rows are tensor of shape"),
+        (PIXELS, {"shape": [1, 10**9, 10**9]}, "its preprocessing makes (2, 2) of pixels"),
+        (PIXELS, {"preprocessing": None}, "its preprocessing makes None of pixels"),
+        (NUMBERS, {}, "it has no output mean, and logits"),
     ],
 )
-def test_metadata_that_contradict_themselves_or_the_graph(here: Path, card: Card, said: str) -> None:
-    save(model(graph(), card))
+def test_metadata_that_contradict_themselves_or_the_graph(
+    here: Path, card: Card, changes: dict[str, Any], said: str
+) -> None:
+    save(model(graph(), card), {f"edistill.{key}": json.dumps(value) for key, value in changes.items()})
     refused(said, rows="rows.npz", inspect="(5, 2)" not in said)
 
 

@@ -80,7 +80,7 @@ def diversity(folder: Path, run: Run) -> float:
 
 def test_heads_on_a_body_each_read_that_one_alone(folder: Path) -> None:
     run = trained(folder, "whole", student__init=["member-2", "member-0", "member-1"], method__ridge=1e-8)
-    assert (run.config.own_body, run.config.bodies, run.config.compressed) == (True, 3, ())
+    assert (run.architecture.own_body, run.architecture.bodies, run.architecture.compressed) == (True, 3, ())
     student = run.student(trust=EVERYTHING)
     assert student.heads.last.weight.shape == (3, 144, 3)
     theirs = load_file(folder / "teachers/member-1.safetensors")
@@ -228,20 +228,20 @@ def test_a_body_that_cannot_be_laid_out_is_told_why(folder: Path) -> None:
 
 def test_one_body_from_one_member_is_compressed_too(folder: Path) -> None:
     run = trained(folder, "single", student__init="member-0", student__compress=0.4, train__epochs=1)
-    assert (run.config.own_body, run.config.bodies, len(run.config.compressed)) == (False, 1, 1)
+    assert (run.architecture.own_body, run.architecture.bodies, len(run.architecture.compressed)) == (False, 1, 1)
 
 
 @pytest.mark.parametrize("method", ["kd", "ban", "endd", "proxy-endd", "batch-ensemble", "supervised"])
 def test_methods_with_fewer_heads_than_bodies_read_all_of_them(folder: Path, method: str) -> None:
     run = trained(folder, method, student__compress=0.5, train__method=method, train__epochs=1)
-    assert (run.config.own_body, run.config.bodies, len(run.config.compressed)) == (False, 3, 3)
+    assert (run.architecture.own_body, run.architecture.bodies, len(run.architecture.compressed)) == (False, 3, 3)
     with torch.no_grad():
         assert run.student(trust=EVERYTHING)(torch.randn(2, 1, 6, 6)).isfinite().all()
 
 
 def test_where_training_begins_with_one_head_the_heads_read_all_bodies(folder: Path) -> None:
     run = trained(folder, "hinton", student__compress=0.5, train__epochs=2, method__hinton_share=0.5)
-    assert run.config.own_body is False
+    assert run.architecture.own_body is False
     assert run.student(trust=EVERYTHING).heads.last.weight.shape == (3, 3 * 144, 3)
 
 
@@ -264,7 +264,7 @@ def test_the_first_of_a_chain_alone_starts_from_a_member(folder: Path) -> None:
     chosen = {"student.init": "member-1", "student.compress": 0.4, "train.teacher": "member-1", **VIEWS}
     chosen |= {"train.method": "ban", "train.generations": 2, "output.name": "chain", "train.epochs": 1}
     chain = train_chain(tiny.settings(folder, chosen)).folder
-    assert [len(Run.open(chain / f"generation-{g}").config.compressed) for g in (1, 2)] == [1, 0]
+    assert [len(Run.open(chain / f"generation-{g}").architecture.compressed) for g in (1, 2)] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_lower_rank_costs_diversity_and_saves_weights(mlps: Path) -> None:
 
 def test_maps_of_all_members_side_by_side_are_enough_for_each(nets: Path) -> None:
     run = trained(nets, "maps", NET, START)
-    assert (run.config.bodies, run.config.last_stage.at) == (3, "stage.0")  # type: ignore[union-attr]
+    assert (run.architecture.bodies, run.architecture.last_stage.at) == (3, "stage.0")  # type: ignore[union-attr]
     assert explained(nets, "maps") > 0.99
     state = run.student(trust=EVERYTHING).state_dict()
     for index in range(3):
@@ -228,7 +228,7 @@ def test_compressed_last_stages_keep_what_their_share_allows(mlps: Path) -> None
     assert less < more < 0.999
     assert more > 0.5
     for run, share in zip(runs, (0.5, 0.8), strict=True):
-        stage, heads = run.config.last_stage, run.student(trust=EVERYTHING).heads
+        stage, heads = run.architecture.last_stage, run.student(trust=EVERYTHING).heads
         assert stage is not None
         assert stage.compressed.keys() == {"3"}  # of 8 inputs and 6 outputs, with a Tanh on either side
         assert isinstance(heads, LastStageHeads)
@@ -252,7 +252,7 @@ def test_kernels_of_last_stages_are_compressed_too(nets: Path) -> None:
 def test_such_a_run_is_trained_on_exported_and_loaded(mlps: Path) -> None:
     start = trained(mlps, "thin-start", LISTED, START, thin(0.6))
     run = trained(mlps, "thin-on", LISTED, thin(0.6), {"train.epochs": 10, "train.lr": 0.003})
-    assert run.config.last_stage == start.config.last_stage
+    assert run.architecture.last_stage == start.architecture.last_stage
     assert explained(mlps, "thin-on") > explained(mlps, "thin-start")
     (file,) = export(tiny.settings(mlps), "thin-on", onnx=True)
     x = np.random.default_rng(0).normal(size=(5, 1, 6, 6)).astype(np.float32)

@@ -61,7 +61,7 @@ def test_two_bodies_are_their_features_end_to_end() -> None:
 
 def test_heads_on_the_features_of_members_are_those_members(folder: Path) -> None:
     run = trained(folder, "two", ["member-2", "member-0"])
-    assert (run.config.bodies, run.config.heads) == (2, 4)
+    assert (run.architecture.bodies, run.architecture.heads) == (2, 4)
     student = run.student(trust=EVERYTHING)
     x = torch.randn(30, 1, 6, 6)
     with torch.no_grad():

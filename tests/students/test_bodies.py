@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from configs import changed, configured
 from tiny import unseal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.predictive.categorical import CategoricalFamily
-from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runs.run import Run, load_student
 from ensemble_distill.students.bodies import build_body, feature_count, start_from
 
@@ -29,30 +27,6 @@ def make_body(width=4):
 """
 
 
-def members(count: int) -> tuple[Member, ...]:
-    return tuple(Member(f"member-{m}", f"{m:064x}") for m in range(count))
-
-
-def configured(**changes: Any) -> StudentConfig:
-    config = StudentConfig(
-        task="classification",
-        method="hydra",
-        options={"temperature": 2.0},
-        model="../../model.py:make_body",
-        kwargs={"width": 5},
-        hidden=(3,),
-        heads=4,
-        form="heads",
-        family=CategoricalFamily(),
-        kind="features",
-        shape=SHAPE,
-        preprocessing=None,
-        classes=("cat", "dog", "Übel"),
-        members=members(4),
-    )
-    return replace(config, **changes)
-
-
 def make_body(width: int = 4) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
 
@@ -63,7 +37,7 @@ def run(tmp_path: Path) -> Run:
     (tmp_path / "model.py").write_text(MODEL_FILE)
     torch.manual_seed(0)
     config = configured()
-    student = config.build(make_body)
+    student = config.architecture.build(make_body)
     student.train()(torch.randn(16, *SHAPE) * 3 + 1)
     return Run.save(tmp_path / "runs" / "hydra-s0", config, student.eval())
 
@@ -102,7 +76,7 @@ def test_a_timm_student_is_saved_and_loaded(tmp_path: Path) -> None:
         kind="pixels",
         preprocessing=Preprocessing((32, 32), (0.5,), (0.5,)),
     )
-    student = config.build().eval()
+    student = config.architecture.build().eval()
     back = load_student(Run.save(tmp_path / "run", config, student).folder, trust=True)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(back(x), student(x))
@@ -119,7 +93,7 @@ def test_loading_a_pretrained_timm_student_fetches_nothing(tmp_path: Path, monke
 
     monkeypatch.setattr(timm, "create_model", recording)
     config = configured(model="test_resnet", kwargs={"pretrained": True}, shape=(3, 32, 32))
-    untrained = replace(config, kwargs={}).build()
+    untrained = changed(config, kwargs={}).architecture.build()
     load_student(Run.save(tmp_path / "run", config, untrained).folder, trust=True)
     assert len(asked) == 2
     assert not any(kwargs.get("pretrained") for kwargs in asked)

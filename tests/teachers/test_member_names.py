@@ -58,7 +58,7 @@ def test_odd_names_work_from_the_cache_to_the_exported_file(tmp_path: Path) -> N
     assert cache_logits(asked).added == 0
     assert not verify(folder / "cache").problems
     train(asked)
-    assert {member.name for member in Run.open(folder / "runs/hydra-s0").config.members} == set(ODD)
+    assert {member.name for member in Run.open(folder / "runs/hydra-s0").provenance.members} == set(ODD)
     evaluate(asked)
     calibrate(asked)
     (exported,) = export(asked, onnx=True)

@@ -183,7 +183,7 @@ def test_a_fresh_head_says_what_is_known_of_no_row_in_particular(cached: Path) -
     """Mean and variance over all rows and views 0, so raw zeros are the best answer that does not look at x."""
     report = trained(cached)
     outputs = Cache(cached / "cache").open("train", 2).read(range(40)).astype(np.float64)
-    family = StudentConfig.load(report.folder).family
+    family = StudentConfig.load(report.folder).architecture.family
     means = outputs[..., 0].mean(1)
     variance = means.var() + np.exp(outputs[..., 1].mean())
     assert_allclose((family.center, family.scale), (means.mean(), np.sqrt(variance)), rtol=1e-9)
@@ -359,7 +359,7 @@ def test_unlabeled_rows_teach_what_needs_no_labels(partly_labeled: Path, cached:
         run = trained(partly_labeled, train__method=method, train__epochs=1).folder
         count = load_file(run / "checkpoint.safetensors")["/optimizer/state/0/step"]
         assert count == (steps if method == "supervised" else steps - 2), method
-        trained_on = set(StudentConfig.load(run).trained_on)
+        trained_on = set(StudentConfig.load(run).provenance.trained_on)
         assert trained_on == ({"train"} if method == "supervised" else {"train", "transfer"})
     alone = trained(cached, train__method="supervised", train__epochs=1).folder
     assert (alone / "student.safetensors").read_bytes() == (run / "student.safetensors").read_bytes()

@@ -1,0 +1,170 @@
+"""What a student is, but for its weights, and how it is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PlainValidator
+from torch import Tensor
+
+from ensemble_distill.facts import Kind, Preprocessing, Size
+from ensemble_distill.predictive import family_from_json, family_to_json
+from ensemble_distill.predictive.protocol import Average, Family
+from ensemble_distill.runtime.records import GIVEN, parsed
+from ensemble_distill.students.bodies import BodyFactory, build_bodies, each, feature_count
+from ensemble_distill.students.factored import factor
+from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.last_stage import HeadStack, LastStage, apart
+from ensemble_distill.students.student import Form, Student
+from ensemble_distill.tasks import Task
+
+LARGEST_INPUT = 2**28  # numbers in one example
+FETCHING = ("pretrained", "checkpoint_path")  # arguments by which timm loads weights
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def without_fetching(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A timm model's arguments, for one whose weights are at hand: those that a file names would be fetched, or
+    unpickled, which older versions of timm do with all the code in them."""
+    return {name: value for name, value in kwargs.items() if name not in FETCHING}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that the weights of a student need to become one.
+
+    Attributes:
+        task: what it answers of a row.
+        model, kwargs: its body; a file is written relative to the run folder.
+        hidden, heads: hidden sizes of each head, and how many heads there are.
+        form: whether they are heads on one body, or share body and head but for rank-one factors.
+        family: what the numbers of a head mean.
+        kind, shape, preprocessing: its input: pixels, tensor or features; one example's shape; for pixels how
+            they become it.
+        average, weights: how the heads pool; a weight a member.
+        bodies: how many of them stand side by side; 1 is the body itself.
+        last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.
+        compressed: of each body the layers that are factors, and their ranks; none for whole bodies.
+        own_body: whether each head reads the features of its own body alone.
+    """
+
+    task: Annotated[Task, GIVEN]
+    model: str
+    kwargs: Mapping[str, Any]
+    hidden: tuple[Size, ...]
+    heads: Size
+    form: Form
+    family: Annotated[Family, PlainValidator(family_from_json)]
+    kind: Kind
+    shape: tuple[Size, ...]
+    preprocessing: Preprocessing | None
+    average: Average = "probabilities"
+    weights: tuple[Weight, ...] | None = None
+    bodies: Size = 1
+    last_stage: LastStage | None = None
+    compressed: tuple[Mapping[str, Size], ...] = ()
+    own_body: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no training writes: a damaged file would become a student that is not the one."""
+        if (numbers := math.prod(self.shape)) > LARGEST_INPUT:
+            raise ValueError(f"an input of shape {list(self.shape)} has {numbers} numbers, and at most {LARGEST_INPUT}")
+        if self.weights is not None and not any(self.weights):
+            raise ValueError(f"weights are {list(self.weights)}, and none is above 0")
+        if len(self.compressed) not in (0, self.bodies):
+            raise ValueError(f"there are ranks of {len(self.compressed)} bodies, and {self.bodies} bodies")
+        if self.own_body and self.bodies != self.heads:
+            raise ValueError(f"each head has its own body, and there are {self.heads} heads and {self.bodies} bodies")
+        if self.family.stands_for_all and self.heads != 1:
+            raise ValueError(f"one head stands for all members, and there are {self.heads}")
+
+    # --- on disk ------------------------------------------------------------------------------------------------
+
+    def body_json(self) -> dict[str, Any]:
+        """Body, heads and what they emit, as `config.json` has them."""
+        return (
+            {
+                "model": self.model,
+                "kwargs": dict(self.kwargs),
+                "bodies": self.bodies,
+                "hidden": list(self.hidden),
+                "heads": self.heads,
+                "form": self.form,
+                "family": family_to_json(self.family),
+            }
+            | ({"last_stage": self.last_stage.to_json()} if self.last_stage else {})
+            | ({"compressed": [dict(ranks) for ranks in self.compressed]} if self.compressed else {})
+            | ({"own_body": True} if self.own_body else {})
+        )
+
+    def input_json(self) -> dict[str, Any]:
+        """What it is given, as `config.json` has it."""
+        return {
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], task: Task) -> Architecture:
+        """Inverse of both, in one table with `average` and `weights`. Raises ValueError for what they never wrote."""
+        return parsed(cls, record, task=task)
+
+    # --- building -----------------------------------------------------------------------------------------------
+
+    @property
+    def names_code(self) -> bool:
+        """Whether its body is made by a function, and not by timm."""
+        return ":" in self.model
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a head emits."""
+        return self.family.width(len(self.task.names))
+
+    def refuse_larger_than(self, numbers: int) -> None:
+        """Raise ValueError where a student of this architecture would need more weights than there are `numbers`: it
+        would be allocated before the two are compared."""
+        ranks = (rank for one in self.compressed for rank in one.values())
+        widths = sum(a * b for a, b in pairwise((*self.hidden, self.outputs)))
+        most = max(self.heads, self.bodies, widths, *ranks)
+        if most > numbers:
+            raise ValueError(f"it wants {most} weights at least, and there are {numbers}")
+
+    def build(self, factory: BodyFactory | None = None) -> Student:
+        """A student whose weights are to be loaded; none are fetched for a pretrained body."""
+        kwargs = dict(self.kwargs)
+        if factory is None and not self.names_code:
+            kwargs = without_fetching(kwargs)
+        body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory)
+        for one, ranks in zip(each(body), self.compressed, strict=False):
+            factor(one, ranks)
+        features = feature_count(body, self.shape, self.model)
+        return self.around(body, features).formed(self.form, self.heads)
+
+    def around(self, body: torch.nn.Module, features: int) -> Student:
+        """A student of this architecture on a given body, with the one fresh head that training starts from.
+
+        Where each head reads its own body it runs once there are as many heads as bodies.
+        """
+        heads: HeadStack
+        if self.last_stage is None:
+            seen = features // self.bodies if self.own_body else features
+            heads = Heads(1, seen, self.hidden, self.outputs, self.own_body)
+        else:
+            body, heads = apart(body, self.last_stage, self.shape, self.outputs)
+        return Student(body, heads, self.family, self.pooling(), self.average)
+
+    def pooling(self) -> Tensor | None:
+        """The weights of one head a member, (M,), which sum to 1; None where they are equal."""
+        if self.weights is None:
+            return None
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        weights = weights / weights.max()  # first, since their sum may be beyond any float
+        return (weights / weights.sum()).float()
