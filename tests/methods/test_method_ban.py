@@ -246,23 +246,20 @@ def test_without_labels_or_classes_there_is_no_split() -> None:
 # --- options ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "task", "said"),
-    [
+def test_options_that_do_not_go_together_are_refused() -> None:
+    for options, task, said in [
         ({"objective": "cwtm"}, "regression", ("cwtm", "regression", "ban+l")),
         ({"objective": "dkpp"}, "regression", ("dkpp", "regression")),
         ({"label_weight": 2.0}, "classification", ("label-weight is 2", "'ban'", "ban+l")),
         ({"label_weight": 2.0, "objective": "cwtm"}, "classification", ("label-weight is 2", "'cwtm'")),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], task: str, said: tuple[str, ...]) -> None:
-    method = open_method("ban")
-    with refused(*said):
-        method.settled(method.Options.model_validate(options), task, False)
+    ]:
+        method = open_method("ban")
+        with refused(*said):
+            method.settled(method.Options.model_validate(options), task, False)
 
 
-@pytest.mark.parametrize(("objective", "labels"), [("ban", False), ("ban+l", True), ("cwtm", True), ("dkpp", False)])
-def test_labels_are_needed_where_the_loss_has_them(objective: str, labels: bool) -> None:
-    method = open_method("ban")
-    needed = method.needed(method.Options.model_validate({"objective": objective}))
-    assert needed == ({"teacher", "labels"} if labels else {"teacher"})
+def test_labels_are_needed_where_the_loss_has_them() -> None:
+    for objective, labels in [("ban", False), ("ban+l", True), ("cwtm", True), ("dkpp", False)]:
+        method = open_method("ban")
+        needed = method.needed(method.Options.model_validate({"objective": objective}))
+        assert needed == ({"teacher", "labels"} if labels else {"teacher"})

@@ -40,39 +40,37 @@ def heads_loss(teacher: Floats, student: Floats, t: float, w: Floats) -> float:
     return t**2 * total / len(teacher)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
-@pytest.mark.parametrize("average", ["probabilities", "logits"])
-def test_the_losses_are_the_papers(temperature: float, weights: Floats | None, average: Average) -> None:
-    batch = a_batch(weights=weights, average=average)
-    teacher = np.asarray(batch.teacher.logits)  # type: ignore[attr-defined]
-    w = np.full(M, 1 / M) if weights is None else weights
-    hinton, heads = stages("hydra", temperature=temperature)
-    rng = np.random.default_rng(1)
-    one, many = rng.normal(size=(B, 1, K)), rng.normal(size=(B, M, K))
-    found = hinton.loss(batch, Categorical(torch.tensor(one)), FIRST)
-    assert float(found) == pytest.approx(hinton_loss(teacher, one, temperature, w, average), rel=1e-12)
-    found = heads.loss(batch, Categorical(torch.tensor(many)), FIRST)
-    assert float(found) == pytest.approx(heads_loss(teacher, many, temperature, w), rel=1e-12)
+def test_the_losses_are_the_papers() -> None:
+    for average in ["probabilities", "logits"]:
+        for weights in [None, WEIGHTS]:
+            for temperature in [1.0, 4.0]:
+                batch = a_batch(weights=weights, average=average)
+                teacher = np.asarray(batch.teacher.logits)  # type: ignore[attr-defined]
+                w = np.full(M, 1 / M) if weights is None else weights
+                hinton, heads = stages("hydra", temperature=temperature)
+                rng = np.random.default_rng(1)
+                one, many = rng.normal(size=(B, 1, K)), rng.normal(size=(B, M, K))
+                found = hinton.loss(batch, Categorical(torch.tensor(one)), FIRST)
+                assert float(found) == pytest.approx(hinton_loss(teacher, one, temperature, w, average), rel=1e-12)
+                found = heads.loss(batch, Categorical(torch.tensor(many)), FIRST)
+                assert float(found) == pytest.approx(heads_loss(teacher, many, temperature, w), rel=1e-12)
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_for_numbers_each_head_has_the_divergence_from_its_own_normal(
-    weights: Floats | None, temperature: float
-) -> None:
-    batch = a_batch("regression", weights=weights)
-    teacher = batch.teacher
-    assert isinstance(teacher, Gaussian)
-    mean, log_variance = torch.randn(2, B, M, dtype=torch.float64)
-    _, heads = stages("hydra", temperature=temperature)
-    w = np.full(M, 1 / M) if weights is None else weights
-    expected = 0.0
-    for m in range(M):
-        of_member = Normal(teacher.mean[:, m], (temperature * teacher.log_variance[:, m].exp()).sqrt())
-        of_head = Normal(mean[:, m], (temperature * log_variance[:, m].exp()).sqrt())
-        expected += temperature**2 * w[m] * float(kl_divergence(of_member, of_head).mean())
-    assert float(heads.loss(batch, Gaussian(mean, log_variance), FIRST)) == pytest.approx(expected, rel=1e-12)
+def test_for_numbers_each_head_has_the_divergence_from_its_own_normal() -> None:
+    for temperature in [1.0, 3.0]:
+        for weights in [None, WEIGHTS]:
+            batch = a_batch("regression", weights=weights)
+            teacher = batch.teacher
+            assert isinstance(teacher, Gaussian)
+            mean, log_variance = torch.randn(2, B, M, dtype=torch.float64)
+            _, heads = stages("hydra", temperature=temperature)
+            w = np.full(M, 1 / M) if weights is None else weights
+            expected = 0.0
+            for m in range(M):
+                of_member = Normal(teacher.mean[:, m], (temperature * teacher.log_variance[:, m].exp()).sqrt())
+                of_head = Normal(mean[:, m], (temperature * log_variance[:, m].exp()).sqrt())
+                expected += temperature**2 * w[m] * float(kl_divergence(of_member, of_head).mean())
+            assert float(heads.loss(batch, Gaussian(mean, log_variance), FIRST)) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -134,22 +132,22 @@ def deviations(logits: Floats, w: Floats, over: Floats) -> Floats:
     return centered - sum(over[m] * centered[m] for m in range(M))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
-def test_the_deviation_loss_is_its_formula(temperature: float, weights: Floats | None) -> None:
-    batch = a_batch(weights=weights)
-    teacher = np.asarray(batch.teacher.logits) / temperature  # type: ignore[attr-defined]
-    over = np.full(M, 1 / M) if weights is None else weights
-    _, heads = stages("hydra", temperature=temperature, loss="deviation", deviation_weight=2.5)
-    student = np.random.default_rng(1).normal(size=(B, M, K))
-    expected = 0.0
-    for t, s in zip(teacher, student / temperature, strict=True):
-        w, q = (sum(over[m] * softened(z[m], 1) for m in range(M)) for z in (t, s))
-        expected += sum(w[k] * (np.log(w[k]) - np.log(q[k])) for k in range(K))
-        apart = deviations(t, w, over) - deviations(s, w, over)
-        expected += 2.5 / 2 * sum(over[m] * w[k] * apart[m, k] ** 2 for m in range(M) for k in range(K))
-    found = heads.loss(batch, Categorical(torch.tensor(student), batch.teacher.weights), FIRST)  # type: ignore[attr-defined]
-    assert float(found) == pytest.approx(temperature**2 * expected / B, rel=1e-12)
+def test_the_deviation_loss_is_its_formula() -> None:
+    for weights in [None, WEIGHTS]:
+        for temperature in [1.0, 4.0]:
+            batch = a_batch(weights=weights)
+            teacher = np.asarray(batch.teacher.logits) / temperature  # type: ignore[attr-defined]
+            over = np.full(M, 1 / M) if weights is None else weights
+            _, heads = stages("hydra", temperature=temperature, loss="deviation", deviation_weight=2.5)
+            student = np.random.default_rng(1).normal(size=(B, M, K))
+            expected = 0.0
+            for t, s in zip(teacher, student / temperature, strict=True):
+                w, q = (sum(over[m] * softened(z[m], 1) for m in range(M)) for z in (t, s))
+                expected += sum(w[k] * (np.log(w[k]) - np.log(q[k])) for k in range(K))
+                apart = deviations(t, w, over) - deviations(s, w, over)
+                expected += 2.5 / 2 * sum(over[m] * w[k] * apart[m, k] ** 2 for m in range(M) for k in range(K))
+            found = heads.loss(batch, Categorical(torch.tensor(student), batch.teacher.weights), FIRST)  # type: ignore[attr-defined]
+            assert float(found) == pytest.approx(temperature**2 * expected / B, rel=1e-12)
 
 
 def test_the_deviation_loss_of_numbers_is_its_formula() -> None:

@@ -47,7 +47,7 @@ TASKS = ("classification", "regression")
 USES = [(name, task) for name in method_names() for task in TASKS if task in open_method(name).tasks]
 every_method = pytest.mark.parametrize("name", method_names())
 every_use = pytest.mark.parametrize(("name", "task"), USES)
-every_step = pytest.mark.parametrize("step", [FIRST, HALF, LAST], ids=["first", "half", "last"])
+STEPS = (FIRST, HALF, LAST)
 
 
 def heads_of(name: str) -> list[int]:
@@ -90,116 +90,118 @@ def test_options_have_defaults_and_descriptions_and_survive_json(name: str) -> N
 
 
 @every_method
-@pytest.mark.parametrize("members", [1, M, 20])
-def test_the_stages_share_all_of_the_training(name: str, members: int) -> None:
-    found = stages(name, members)
-    assert len({stage.name for stage in found}) == len(found) > 0
-    assert all(0 < stage.share <= 1 for stage in found)
-    assert sum(stage.share for stage in found) == pytest.approx(1)
+def test_the_stages_share_all_of_the_training(name: str) -> None:
+    for members in [1, M, 20]:
+        found = stages(name, members)
+        assert len({stage.name for stage in found}) == len(found) > 0
+        assert all(0 < stage.share <= 1 for stage in found)
+        assert sum(stage.share for stage in found) == pytest.approx(1)
 
 
 @every_use
-@pytest.mark.parametrize("members", [1, M])
-def test_the_last_stage_has_what_the_method_promises(name: str, task: str, members: int) -> None:
+def test_the_last_stage_has_what_the_method_promises(name: str, task: str) -> None:
     """Heads, form and family: a finished run is rebuilt from these three before its weights are loaded."""
-    method, student = open_method(name), a_student(name, task)
-    rebuilt = student.formed(method.form, method.heads(members))
-    for stage in stages(name, members):
-        student = stage.start(student)
-    assert student.heads.count == method.heads(members)
-    numbers = student(torch.zeros(2, FEATURES, dtype=torch.float64))
-    assert numbers.shape == (2, method.heads(members), student.family.width(CLASSES[task]))
-    assert student.predictive(numbers).members == method.heads(members)
-    shapes = {key: value.shape for key, value in student.state_dict().items()}
-    assert {key: value.shape for key, value in rebuilt.state_dict().items()} == shapes
+    for members in [1, M]:
+        method, student = open_method(name), a_student(name, task)
+        rebuilt = student.formed(method.form, method.heads(members))
+        for stage in stages(name, members):
+            student = stage.start(student)
+        assert student.heads.count == method.heads(members)
+        numbers = student(torch.zeros(2, FEATURES, dtype=torch.float64))
+        assert numbers.shape == (2, method.heads(members), student.family.width(CLASSES[task]))
+        assert student.predictive(numbers).members == method.heads(members)
+        shapes = {key: value.shape for key, value in student.state_dict().items()}
+        assert {key: value.shape for key, value in rebuilt.state_dict().items()} == shapes
 
 
 @every_use
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_stage_has_a_finite_loss_that_training_lowers(name: str, task: str, dtype: torch.dtype) -> None:
-    batch, student = a_batch(task, rows=16, dtype=dtype), a_student(name, task, dtype)
-    torch.manual_seed(0)
-    x = torch.randn(16, FEATURES, dtype=dtype)
-    for stage in stages(name):
-        student = stage.start(student)
-        optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
-        losses = []
-        for _ in range(20):
-            loss = stage.loss(batch, student.predictive(student(x)), LAST)
-            assert loss.shape == ()
-            losses.append(loss.item())
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        assert np.isfinite(losses).all(), stage.name
-        assert losses[0] - losses[-1] > 0.1 * abs(losses[0]), stage.name
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters()), stage.name
+def test_every_stage_has_a_finite_loss_that_training_lowers(name: str, task: str) -> None:
+    for dtype in [torch.float32, torch.float64]:
+        batch, student = a_batch(task, rows=16, dtype=dtype), a_student(name, task, dtype)
+        torch.manual_seed(0)
+        x = torch.randn(16, FEATURES, dtype=dtype)
+        for stage in stages(name):
+            student = stage.start(student)
+            optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+            losses = []
+            for _ in range(20):
+                loss = stage.loss(batch, student.predictive(student(x)), LAST)
+                assert loss.shape == ()
+                losses.append(loss.item())
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            assert np.isfinite(losses).all(), stage.name
+            assert losses[0] - losses[-1] > 0.1 * abs(losses[0]), stage.name
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters()), stage.name
 
 
 @every_use
-@every_step
-def test_gradients_are_those_of_finite_differences(name: str, task: str, step: Step) -> None:
+def test_gradients_are_those_of_finite_differences(name: str, task: str) -> None:
     method, batch = open_method(name), a_batch(task, rows=2)
-    for stage, heads in zip(stages(name), heads_of(name), strict=True):
+    for step in STEPS:
+        for stage, heads in zip(stages(name), heads_of(name), strict=True):
 
-        def loss(numbers: Tensor, stage: Any = stage) -> Tensor:
-            found: Tensor = stage.loss(batch, said(method, task, numbers), step)
-            return found
+            def loss(numbers: Tensor, stage: Any = stage, step: Step = step) -> Tensor:
+                found: Tensor = stage.loss(batch, said(method, task, numbers), step)
+                return found
 
-        assert torch.autograd.gradcheck(loss, (raw(method, task, heads, rows=2).requires_grad_(),))
+            assert torch.autograd.gradcheck(loss, (raw(method, task, heads, rows=2).requires_grad_(),))
 
 
 @every_use
-@every_step
-def test_losses_are_means_over_rows(name: str, task: str, step: Step) -> None:
+def test_losses_are_means_over_rows(name: str, task: str) -> None:
     """So that neither the batch's size nor accumulating batches changes what a learning rate means."""
-    method, batch = open_method(name), a_batch(task)
-    labels = batch.labels
-    assert labels is not None
-    columns = (labels.own, labels.partner, labels.weight, labels.known)
-    teacher = predictive(task, np.concatenate([outputs(task)] * 2))
-    doubled = Batch(teacher, Labels(*(torch.cat([values, values]) for values in columns)))
-    for stage, heads in zip(stages(name), heads_of(name), strict=True):
-        numbers = raw(method, task, heads)
-        single = stage.loss(batch, said(method, task, numbers), step)
-        assert_close(stage.loss(doubled, said(method, task, torch.cat([numbers, numbers])), step), single)
+    for step in STEPS:
+        method, batch = open_method(name), a_batch(task)
+        labels = batch.labels
+        assert labels is not None
+        columns = (labels.own, labels.partner, labels.weight, labels.known)
+        teacher = predictive(task, np.concatenate([outputs(task)] * 2))
+        doubled = Batch(teacher, Labels(*(torch.cat([values, values]) for values in columns)))
+        for stage, heads in zip(stages(name), heads_of(name), strict=True):
+            numbers = raw(method, task, heads)
+            single = stage.loss(batch, said(method, task, numbers), step)
+            assert_close(stage.loss(doubled, said(method, task, torch.cat([numbers, numbers])), step), single)
 
 
 @every_use
-@every_step
-def test_the_order_of_members_says_nothing_and_a_weight_counts_as_copies(name: str, task: str, step: Step) -> None:
+def test_the_order_of_members_says_nothing_and_a_weight_counts_as_copies(name: str, task: str) -> None:
     method, batch, members = open_method(name), a_batch(task), outputs(task)
-    shuffled = Batch(predictive(task, members[:, [2, 0, 1]]), batch.labels)
-    weighted = Batch(predictive(task, members, np.array([2.0, 1.0, 1.0])), batch.labels)
-    repeated = Batch(predictive(task, members[:, [0, 0, 1, 2]]), batch.labels)
-    for stage, heads in zip(stages(name), heads_of(name), strict=True):
-        numbers = raw(method, task, heads)
+    for step in STEPS:
+        shuffled = Batch(predictive(task, members[:, [2, 0, 1]]), batch.labels)
+        weighted = Batch(predictive(task, members, np.array([2.0, 1.0, 1.0])), batch.labels)
+        repeated = Batch(predictive(task, members[:, [0, 0, 1, 2]]), batch.labels)
+        for stage, heads in zip(stages(name), heads_of(name), strict=True):
+            numbers = raw(method, task, heads)
 
-        def loss(of: Batch, order: list[int], numbers: Tensor = numbers, stage: Any = stage) -> Tensor:
-            mine = numbers if numbers.shape[1] == 1 else numbers[:, order]
-            found: Tensor = stage.loss(of, said(method, task, mine), step)
-            return found
+            def loss(
+                of: Batch, order: list[int], numbers: Tensor = numbers, stage: Any = stage, step: Step = step
+            ) -> Tensor:
+                mine = numbers if numbers.shape[1] == 1 else numbers[:, order]
+                found: Tensor = stage.loss(of, said(method, task, mine), step)
+                return found
 
-        assert_close(loss(shuffled, [2, 0, 1]), loss(batch, [0, 1, 2]))
-        assert_close(loss(repeated, [0, 0, 1, 2]), loss(weighted, [0, 1, 2]))
+            assert_close(loss(shuffled, [2, 0, 1]), loss(batch, [0, 1, 2]))
+            assert_close(loss(repeated, [0, 0, 1, 2]), loss(weighted, [0, 1, 2]))
 
 
 @every_use
-@every_step
-def test_only_what_a_method_needs_has_a_say(name: str, task: str, step: Step) -> None:
-    method, batch = open_method(name), a_batch(task)
-    assert batch.labels is not None
-    others = predictive(task, outputs(task, seed=5))
-    garbage = torch.where(batch.labels.known, batch.labels.own, -7)
-    relabeled = replace(batch, labels=replace(batch.labels, own=garbage))
-    for stage, heads in zip(stages(name), heads_of(name), strict=True):
-        student = said(method, task, raw(method, task, heads))
-        loss = stage.loss(batch, student, step)
-        assert_close(stage.loss(relabeled, student, step), loss)  # a row without a label
-        if "labels" not in method.needs:
-            assert_close(stage.loss(Batch(batch.teacher, None), student, step), loss)
-        said_otherwise = stage.loss(Batch(others, batch.labels), student, step)
-        assert bool(said_otherwise.isclose(loss)) is ("teacher" not in method.needs)
+def test_only_what_a_method_needs_has_a_say(name: str, task: str) -> None:
+    for step in STEPS:
+        method, batch = open_method(name), a_batch(task)
+        assert batch.labels is not None
+        others = predictive(task, outputs(task, seed=5))
+        garbage = torch.where(batch.labels.known, batch.labels.own, -7)
+        relabeled = replace(batch, labels=replace(batch.labels, own=garbage))
+        for stage, heads in zip(stages(name), heads_of(name), strict=True):
+            student = said(method, task, raw(method, task, heads))
+            loss = stage.loss(batch, student, step)
+            assert_close(stage.loss(relabeled, student, step), loss)  # a row without a label
+            if "labels" not in method.needs:
+                assert_close(stage.loss(Batch(batch.teacher, None), student, step), loss)
+            said_otherwise = stage.loss(Batch(others, batch.labels), student, step)
+            assert bool(said_otherwise.isclose(loss)) is ("teacher" not in method.needs)
 
 
 def extremes(task: str) -> dict[str, Floats]:
@@ -217,19 +219,19 @@ def extremes(task: str) -> dict[str, Floats]:
 
 
 @every_use
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-@every_step
-def test_losses_and_gradients_stay_finite_at_the_extremes(name: str, task: str, scale: float, step: Step) -> None:
+def test_losses_and_gradients_stay_finite_at_the_extremes(name: str, task: str) -> None:
     """In float32, as a training has them, for a student that is itself at an end or not."""
-    method, labels = open_method(name), a_batch(task, dtype=torch.float32).labels
-    for what, members in extremes(task).items():
-        batch = Batch(predictive(task, torch.tensor(members, dtype=torch.float32)), labels)
-        for stage, heads in zip(stages(name), heads_of(name), strict=True):
-            limit = 50 if task == "classification" else 10
-            numbers = (scale * raw(method, task, heads)).clamp(-limit, limit).float().requires_grad_()
-            loss = stage.loss(batch, said(method, task, numbers), step)
-            assert loss.isfinite(), what
-            assert gradient(loss, numbers).isfinite().all(), what
+    for step in STEPS:
+        for scale in [1.0, 30.0]:
+            method, labels = open_method(name), a_batch(task, dtype=torch.float32).labels
+            for what, members in extremes(task).items():
+                batch = Batch(predictive(task, torch.tensor(members, dtype=torch.float32)), labels)
+                for stage, heads in zip(stages(name), heads_of(name), strict=True):
+                    limit = 50 if task == "classification" else 10
+                    numbers = (scale * raw(method, task, heads)).clamp(-limit, limit).float().requires_grad_()
+                    loss = stage.loss(batch, said(method, task, numbers), step)
+                    assert loss.isfinite(), what
+                    assert gradient(loss, numbers).isfinite().all(), what
 
 
 # --- finding one ------------------------------------------------------------------------------------------
@@ -339,9 +341,8 @@ def test_options_are_read_in_either_spelling_and_default() -> None:
     assert method_options(*asked("hydra")).model_dump() == defaults
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "says"),
-    [
+def test_options_out_of_their_domain_are_refused() -> None:
+    for name, options, says in [
         (
             "hydra",
             {"temprature": 2},
@@ -362,11 +363,9 @@ def test_options_are_read_in_either_spelling_and_default() -> None:
         ("batch-ensemble", {"spread": -0.1}, r"method\.spread is -0\.1: .* greater than or equal to 0\."),
         ("batch-ensemble", {"hinton-share": 1}, r"method\.hinton-share is 1: Input should be less than 1\."),
         ("supervised", {"temperature": 1}, r"method\.temperature is no option of supervised\."),
-    ],
-)
-def test_options_out_of_their_domain_are_refused(name: str, options: dict[str, Any], says: str) -> None:
-    with pytest.raises(EdistillError, match=says):
-        method_options(*asked(name, **options))
+    ]:
+        with pytest.raises(EdistillError, match=says):
+            method_options(*asked(name, **options))
 
 
 def test_a_users_own_options_are_validated_too(mine: str) -> None:

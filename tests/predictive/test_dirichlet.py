@@ -51,12 +51,12 @@ def closed_form(concentration: Floats) -> tuple[Floats, Floats]:
 # --- against other people's code --------------------------------------------------------------------------
 
 
-@either
-def test_kl_is_that_of_torch_distributions(kind: str) -> None:
-    ours, others = dirichlet(LOGS[kind]), dirichlet(OTHERS[kind])
-    assert_close(ours.kl(others), kl_divergence(theirs(ours), theirs(others)))
-    assert ours.kl(others).shape == SHAPES[kind][:-1]
-    assert_close(ours.kl(ours), torch.zeros(SHAPES[kind][:-1], dtype=torch.float64))
+def test_kl_is_that_of_torch_distributions() -> None:
+    for kind in SHAPES:
+        ours, others = dirichlet(LOGS[kind]), dirichlet(OTHERS[kind])
+        assert_close(ours.kl(others), kl_divergence(theirs(ours), theirs(others)))
+        assert ours.kl(others).shape == SHAPES[kind][:-1]
+        assert_close(ours.kl(ours), torch.zeros(SHAPES[kind][:-1], dtype=torch.float64))
 
 
 def test_kl_to_the_flat_distribution_is_scipys_entropy() -> None:
@@ -67,14 +67,14 @@ def test_kl_to_the_flat_distribution_is_scipys_entropy() -> None:
         assert found == pytest.approx(wanted, rel=1e-10)
 
 
-@either
-def test_log_density_is_that_of_torch_distributions(kind: str) -> None:
-    members = (SHAPES[kind][0], 7, *SHAPES[kind][2:])
-    log_probs = torch.tensor(RNG.normal(size=members)).log_softmax(-1)
-    found = dirichlet(LOGS[kind]).log_density(log_probs)
-    assert found.shape == members[:-1]
-    wanted = theirs(dirichlet(LOGS[kind])).log_prob(log_probs.exp())  # type: ignore[no-untyped-call]
-    assert_close(found, wanted)
+def test_log_density_is_that_of_torch_distributions() -> None:
+    for kind in SHAPES:
+        members = (SHAPES[kind][0], 7, *SHAPES[kind][2:])
+        log_probs = torch.tensor(RNG.normal(size=members)).log_softmax(-1)
+        found = dirichlet(LOGS[kind]).log_density(log_probs)
+        assert found.shape == members[:-1]
+        wanted = theirs(dirichlet(LOGS[kind])).log_prob(log_probs.exp())  # type: ignore[no-untyped-call]
+        assert_close(found, wanted)
 
 
 def test_log_density_is_scipys() -> None:
@@ -86,16 +86,16 @@ def test_log_density_is_scipys() -> None:
         assert float(found[row, m]) == pytest.approx(wanted, rel=1e-10)
 
 
-@either
-def test_uncertainties_are_the_printed_closed_forms(kind: str) -> None:
-    data, model = closed_form(np.exp(LOGS[kind][:, 0]))
-    p = softmax(LOGS[kind][:, 0], axis=-1)
-    summary = dirichlet(LOGS[kind]).summary()
-    assert_allclose(summary.mean, p, rtol=1e-12)
-    assert_allclose(summary.total, entropy(p, axis=-1), rtol=1e-10)
-    assert_allclose(summary.data, data, rtol=1e-9)
-    assert_allclose(summary.model, model, rtol=1e-9)
-    assert summary.total.shape == LABELS[kind].shape
+def test_uncertainties_are_the_printed_closed_forms() -> None:
+    for kind in SHAPES:
+        data, model = closed_form(np.exp(LOGS[kind][:, 0]))
+        p = softmax(LOGS[kind][:, 0], axis=-1)
+        summary = dirichlet(LOGS[kind]).summary()
+        assert_allclose(summary.mean, p, rtol=1e-12)
+        assert_allclose(summary.total, entropy(p, axis=-1), rtol=1e-10)
+        assert_allclose(summary.data, data, rtol=1e-9)
+        assert_allclose(summary.model, model, rtol=1e-9)
+        assert summary.total.shape == LABELS[kind].shape
 
 
 def test_uncertainties_are_those_of_an_endless_ensemble() -> None:
@@ -109,28 +109,28 @@ def test_uncertainties_are_those_of_an_endless_ensemble() -> None:
         assert_close(getattr(drawn, name), getattr(summary, name), rtol=0.01, atol=0.003)
 
 
-@either
-def test_the_prediction_is_the_expected_probability(kind: str) -> None:
-    ours = dirichlet(LOGS[kind])
-    expected = theirs(ours).mean
-    y = torch.tensor(LABELS[kind])
-    assert_close(ours.means(), expected)
-    assert_close(ours.concentration, torch.tensor(np.exp(LOGS[kind])))
-    for one in (ours.pooled(), ours.mixture()):
-        assert isinstance(one, Categorical)
-        assert_close(one.logits, expected.log())
-    assert_close(ours.nll(y), -torch.distributions.Categorical(expected).log_prob(y.unsqueeze(1)))  # type: ignore[no-untyped-call]
-    assert_close(ours.pooled_nll(y), ours.nll(y)[:, 0])
-    assert (ours.members, ours.has_model_uncertainty) == (1, True)
-    assert_close(ours.member_mean(ours.nll(y)), ours.pooled_nll(y))
+def test_the_prediction_is_the_expected_probability() -> None:
+    for kind in SHAPES:
+        ours = dirichlet(LOGS[kind])
+        expected = theirs(ours).mean
+        y = torch.tensor(LABELS[kind])
+        assert_close(ours.means(), expected)
+        assert_close(ours.concentration, torch.tensor(np.exp(LOGS[kind])))
+        for one in (ours.pooled(), ours.mixture()):
+            assert isinstance(one, Categorical)
+            assert_close(one.logits, expected.log())
+        assert_close(ours.nll(y), -torch.distributions.Categorical(expected).log_prob(y.unsqueeze(1)))  # type: ignore[no-untyped-call]
+        assert_close(ours.pooled_nll(y), ours.nll(y)[:, 0])
+        assert (ours.members, ours.has_model_uncertainty) == (1, True)
+        assert_close(ours.member_mean(ours.nll(y)), ours.pooled_nll(y))
 
 
-@either
-def test_tempering_takes_a_root_of_the_concentration(kind: str) -> None:
-    ours = dirichlet(LOGS[kind])
-    assert_allclose(ours.tempered(4.0).concentration, np.exp(LOGS[kind]) ** 0.25, rtol=1e-12)
-    assert_allclose(ours.tempered(4.0).means(), softmax(LOGS[kind] / 4, axis=-1), rtol=1e-12)
-    assert_close(ours.tempered(1.0).log_concentration, ours.log_concentration)
+def test_tempering_takes_a_root_of_the_concentration() -> None:
+    for kind in SHAPES:
+        ours = dirichlet(LOGS[kind])
+        assert_allclose(ours.tempered(4.0).concentration, np.exp(LOGS[kind]) ** 0.25, rtol=1e-12)
+        assert_allclose(ours.tempered(4.0).means(), softmax(LOGS[kind] / 4, axis=-1), rtol=1e-12)
+        assert_close(ours.tempered(1.0).log_concentration, ours.log_concentration)
 
 
 def test_more_than_one_distribution_a_row_is_no_dirichlet_here() -> None:
@@ -154,16 +154,16 @@ def exactly(log_concentration: Floats, mp: Any) -> tuple[float, float, float]:
         return float(total), float(data), float(total - data)
 
 
-@pytest.mark.parametrize("size", [1e-8, 1e-3, 1.0, 1e3, 1e6, 1e9, 1e12])
-def test_small_uncertainties_keep_their_digits(size: float) -> None:
+def test_small_uncertainties_keep_their_digits() -> None:
     """At α_0 = 1e12 the model's is 1e-12 nats: the difference of two entropies would have four digits."""
-    mp = pytest.importorskip("mpmath")
-    logs = math.log(size) + np.array([[0.0, -1, 2, 0.5], [0, 0, 0, 0], [0, -12, -9, -3]])
-    summary = dirichlet(logs[:, None]).summary()
-    total, data, model = (np.array(column) for column in zip(*(exactly(row, mp) for row in logs), strict=True))
-    assert_allclose(summary.total, total, rtol=1e-9)
-    assert_allclose(summary.data, data, rtol=1e-9, atol=1e-14)
-    assert_allclose(summary.model, model, rtol=1e-9)
+    for size in [1e-8, 1e-3, 1.0, 1e3, 1e6, 1e9, 1e12]:
+        mp = pytest.importorskip("mpmath")
+        logs = math.log(size) + np.array([[0.0, -1, 2, 0.5], [0, 0, 0, 0], [0, -12, -9, -3]])
+        summary = dirichlet(logs[:, None]).summary()
+        total, data, model = (np.array(column) for column in zip(*(exactly(row, mp) for row in logs), strict=True))
+        assert_allclose(summary.total, total, rtol=1e-9)
+        assert_allclose(summary.data, data, rtol=1e-9, atol=1e-14)
+        assert_allclose(summary.model, model, rtol=1e-9)
 
 
 def test_float32_outputs_are_computed_in_float64() -> None:
@@ -185,23 +185,23 @@ def test_kl_and_density_of_float32_keep_their_digits() -> None:
     assert_allclose(density, Dirichlet(ours.double()).log_density(log_probs.double()), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_extreme_outputs_stay_finite_and_right(dtype: torch.dtype, offset: float) -> None:
-    z = torch.tensor([[500.0, -500, 0], [-500, -500, -500], [500, 500, 500], [-500, -400, 500]], dtype=dtype)
-    raw = z.unsqueeze(1).requires_grad_()
-    ours = DirichletFamily(offset).predictive(raw, None, "probabilities")
-    summary = ours.summary()
-    known = math.log(3) if offset else 0.0  # all −500: with the offset a flat density, without it corners alone
-    flat = float(digamma(4) - digamma(2))
-    assert_allclose(summary.total.detach(), [0, math.log(3), math.log(3), 0], atol=1e-6)
-    assert_allclose(summary.data.detach(), [0, flat if offset else 0, math.log(3), 0], atol=1e-6)
-    assert_allclose(summary.model.detach(), [0, known - flat if offset else math.log(3), 0, 0], atol=1e-6)
-    nll = ours.pooled_nll(torch.tensor([0, 1, 2, 0]))
-    assert_allclose(nll.detach(), [0, math.log(3), math.log(3), 500 if offset else 1000], rtol=1e-6)
-    (summary.total + summary.data + 2 * summary.model + nll).sum().backward()  # type: ignore[no-untyped-call]
-    assert raw.grad is not None
-    assert raw.grad.isfinite().all()
+def test_extreme_outputs_stay_finite_and_right() -> None:
+    for offset in [0.0, 1.0]:
+        for dtype in [torch.float32, torch.float64]:
+            z = torch.tensor([[500.0, -500, 0], [-500, -500, -500], [500, 500, 500], [-500, -400, 500]], dtype=dtype)
+            raw = z.unsqueeze(1).requires_grad_()
+            ours = DirichletFamily(offset).predictive(raw, None, "probabilities")
+            summary = ours.summary()
+            known = math.log(3) if offset else 0.0  # all −500: with the offset a flat density, without it corners alone
+            flat = float(digamma(4) - digamma(2))
+            assert_allclose(summary.total.detach(), [0, math.log(3), math.log(3), 0], atol=1e-6)
+            assert_allclose(summary.data.detach(), [0, flat if offset else 0, math.log(3), 0], atol=1e-6)
+            assert_allclose(summary.model.detach(), [0, known - flat if offset else math.log(3), 0, 0], atol=1e-6)
+            nll = ours.pooled_nll(torch.tensor([0, 1, 2, 0]))
+            assert_allclose(nll.detach(), [0, math.log(3), math.log(3), 500 if offset else 1000], rtol=1e-6)
+            (summary.total + summary.data + 2 * summary.model + nll).sum().backward()  # type: ignore[no-untyped-call]
+            assert raw.grad is not None
+            assert raw.grad.isfinite().all()
 
 
 def test_no_uncertainty_is_below_zero() -> None:

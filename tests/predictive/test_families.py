@@ -54,8 +54,7 @@ each = pytest.mark.parametrize("family", [f for n in family_names() for f in (op
 of_members = pytest.mark.parametrize(
     "family", [f for n in family_names() for f in (open_family(n), other_than_default(n)) if with_members(f)]
 )
-places = pytest.mark.parametrize("positions", [(), (2,)], ids=["rows", "positions"])
-averages = pytest.mark.parametrize("average", ["probabilities", "logits"])
+AVERAGES: tuple[Average, ...] = ("probabilities", "logits")
 
 
 def raw_of(family: Family, positions: tuple[int, ...] = (), seed: int = 0) -> Tensor:
@@ -88,30 +87,31 @@ def test_families_are_found_by_their_files() -> None:
     assert not {"protocol", "weighted"} & set(family_names())  # modules, but no families
 
 
-@pytest.mark.parametrize("name", family_names())
-def test_a_family_travels_through_json_with_its_fields(name: str) -> None:
-    for family in (open_family(name), other_than_default(name)):
-        assert family_name(family) == name
-        record = json.loads(json.dumps(family_to_json(family), allow_nan=False))
-        assert record["name"] == name
-        assert family_from_json(record) == family
-    if fields(type(open_family(name))):  # type: ignore[arg-type]
-        assert open_family(name) != other_than_default(name)
+def test_a_family_travels_through_json_with_its_fields() -> None:
+    for name in family_names():
+        for family in (open_family(name), other_than_default(name)):
+            assert family_name(family) == name
+            record = json.loads(json.dumps(family_to_json(family), allow_nan=False))
+            assert record["name"] == name
+            assert family_from_json(record) == family
+        if fields(type(open_family(name))):  # type: ignore[arg-type]
+            assert open_family(name) != other_than_default(name)
 
 
-@pytest.mark.parametrize("name", ["weighted", "protocol", "Gaussian", "", "os"])
-def test_no_other_name_is_a_family(name: str) -> None:
-    with pytest.raises(ValueError, match="is no family of categorical, dirichlet, gaussian"):
-        open_family(name)
+def test_no_other_name_is_a_family() -> None:
+    for name in ["weighted", "protocol", "Gaussian", "", "os"]:
+        with pytest.raises(ValueError, match="is no family of categorical, dirichlet, gaussian"):
+            open_family(name)
 
 
-@pytest.mark.parametrize(
-    ("record", "error"),
-    [({"name": "student-t"}, ValueError), ({"name": "gaussian", "unit": 1.0}, TypeError), ({}, TypeError)],
-)
-def test_a_record_that_no_family_wrote_is_an_error(record: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        family_from_json(record)
+def test_a_record_that_no_family_wrote_is_an_error() -> None:
+    for record, error in [
+        ({"name": "student-t"}, ValueError),
+        ({"name": "gaussian", "unit": 1.0}, TypeError),
+        ({}, TypeError),
+    ]:
+        with pytest.raises(error):
+            family_from_json(record)
 
 
 def test_what_the_members_of_a_task_say() -> None:
@@ -133,48 +133,48 @@ def test_some_families_have_members_and_some_stand_for_all() -> None:
 
 
 @each
-@places
-@averages
-def test_shapes(family: Family, positions: tuple[int, ...], average: Average) -> None:
-    raw = raw_of(family, positions)
-    ours = predicted(family, raw, average)
-    y = targets_of(family, positions)
-    several, one = raw.shape[:-1], (ROWS, *positions)
-    assert ours.members == raw.shape[1]
-    assert ours.nll(y).shape == ours.kl(ours).shape == several
-    assert ours.pooled_nll(y).shape == one
-    assert ours.means().shape == (*several, 1 if numeric(family) else CLASSES)
-    assert ours.member_mean(ours.nll(y)).shape == one
-    assert ours.tempered(2.0).nll(y).shape == several
-    for pooled in (ours.pooled(), ours.mixture()):
-        assert pooled.members == 1
-        assert not pooled.has_model_uncertainty
-        assert pooled.nll(y).shape == (ROWS, 1, *positions)
-    summary = ours.summary()
-    assert summary.mean.shape == (one if numeric(family) else (*one, CLASSES))
-    assert summary.total.shape == summary.data.shape == summary.model.shape == one
+def test_shapes(family: Family) -> None:
+    for average in AVERAGES:
+        for positions in [(), (2,)]:
+            raw = raw_of(family, positions)
+            ours = predicted(family, raw, average)
+            y = targets_of(family, positions)
+            several, one = raw.shape[:-1], (ROWS, *positions)
+            assert ours.members == raw.shape[1]
+            assert ours.nll(y).shape == ours.kl(ours).shape == several
+            assert ours.pooled_nll(y).shape == one
+            assert ours.means().shape == (*several, 1 if numeric(family) else CLASSES)
+            assert ours.member_mean(ours.nll(y)).shape == one
+            assert ours.tempered(2.0).nll(y).shape == several
+            for pooled in (ours.pooled(), ours.mixture()):
+                assert pooled.members == 1
+                assert not pooled.has_model_uncertainty
+                assert pooled.nll(y).shape == (ROWS, 1, *positions)
+            summary = ours.summary()
+            assert summary.mean.shape == (one if numeric(family) else (*one, CLASSES))
+            assert summary.total.shape == summary.data.shape == summary.model.shape == one
 
 
 @each
-@averages
-def test_total_is_data_plus_model_and_none_is_below_zero(family: Family, average: Average) -> None:
-    summary = predicted(family, raw_of(family), average).summary()
-    assert_close(summary.total, summary.data + summary.model, rtol=1e-12, atol=0)
-    assert (uncertainties(summary) >= 0).all()
-    assert (summary.model > 1e-3).all()
+def test_total_is_data_plus_model_and_none_is_below_zero(family: Family) -> None:
+    for average in AVERAGES:
+        summary = predicted(family, raw_of(family), average).summary()
+        assert_close(summary.total, summary.data + summary.model, rtol=1e-12, atol=0)
+        assert (uncertainties(summary) >= 0).all()
+        assert (summary.model > 1e-3).all()
 
 
 @each
-@averages
-def test_what_is_said_of_the_prediction_is_said_of_what_is_pooled(family: Family, average: Average) -> None:
-    ours = predicted(family, raw_of(family), average)
-    mean = ours.pooled().means()[:, 0]
-    assert_close(ours.summary().mean, mean[:, 0] if numeric(family) else mean)
-    if average == "probabilities":
-        assert_close(ours.summary().total, ours.mixture().summary().total)
-        assert_close(mean, ours.member_mean(ours.means()))
-    if not numeric(family):  # a mixture of normal distributions is none, and its NLL is its own
-        assert_close(ours.pooled_nll(targets_of(family)), ours.pooled().nll(targets_of(family))[:, 0])
+def test_what_is_said_of_the_prediction_is_said_of_what_is_pooled(family: Family) -> None:
+    for average in AVERAGES:
+        ours = predicted(family, raw_of(family), average)
+        mean = ours.pooled().means()[:, 0]
+        assert_close(ours.summary().mean, mean[:, 0] if numeric(family) else mean)
+        if average == "probabilities":
+            assert_close(ours.summary().total, ours.mixture().summary().total)
+            assert_close(mean, ours.member_mean(ours.means()))
+        if not numeric(family):  # a mixture of normal distributions is none, and its NLL is its own
+            assert_close(ours.pooled_nll(targets_of(family)), ours.pooled().nll(targets_of(family))[:, 0])
 
 
 @each
@@ -227,30 +227,32 @@ def test_float32_stays_float32(family: Family) -> None:
 
 
 @of_members
-@averages
-def test_permuting_the_members_changes_nothing(family: Family, average: Average) -> None:
-    order = torch.tensor([2, 0, 3, 1])
-    raw, y = raw_of(family), targets_of(family)
-    before = predicted(family, raw, average, WEIGHTS)
-    after = predicted(family, raw[:, order], average, WEIGHTS[order])
-    assert_close(uncertainties(after.summary()), uncertainties(before.summary()), rtol=1e-12, atol=1e-12)
-    assert_close(after.summary().mean, before.summary().mean, rtol=1e-12, atol=1e-12)
-    assert_close(after.pooled_nll(y), before.pooled_nll(y))
-    assert_close(after.nll(y), before.nll(y)[:, order])
-    assert not torch.allclose(predicted(family, raw[:, order], average, WEIGHTS).pooled_nll(y), before.pooled_nll(y))
+def test_permuting_the_members_changes_nothing(family: Family) -> None:
+    for average in AVERAGES:
+        order = torch.tensor([2, 0, 3, 1])
+        raw, y = raw_of(family), targets_of(family)
+        before = predicted(family, raw, average, WEIGHTS)
+        after = predicted(family, raw[:, order], average, WEIGHTS[order])
+        assert_close(uncertainties(after.summary()), uncertainties(before.summary()), rtol=1e-12, atol=1e-12)
+        assert_close(after.summary().mean, before.summary().mean, rtol=1e-12, atol=1e-12)
+        assert_close(after.pooled_nll(y), before.pooled_nll(y))
+        assert_close(after.nll(y), before.nll(y)[:, order])
+        assert not torch.allclose(
+            predicted(family, raw[:, order], average, WEIGHTS).pooled_nll(y), before.pooled_nll(y)
+        )
 
 
 @of_members
-@averages
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
-def test_clones_have_no_model_uncertainty(family: Family, average: Average, weights: Tensor | None) -> None:
-    raw, y = raw_of(family), targets_of(family)
-    one = predicted(family, raw[:, :1], average)
-    clones = predicted(family, raw[:, :1].expand(-1, MEMBERS, -1), average, weights)
-    assert clones.has_model_uncertainty
-    assert clones.summary().model.max() < 1e-14
-    assert_close(clones.summary().total, one.summary().total)
-    assert_close(clones.pooled_nll(y), one.nll(y)[:, 0])
+def test_clones_have_no_model_uncertainty(family: Family) -> None:
+    for weights in [None, WEIGHTS]:
+        for average in AVERAGES:
+            raw, y = raw_of(family), targets_of(family)
+            one = predicted(family, raw[:, :1], average)
+            clones = predicted(family, raw[:, :1].expand(-1, MEMBERS, -1), average, weights)
+            assert clones.has_model_uncertainty
+            assert clones.summary().model.max() < 1e-14
+            assert_close(clones.summary().total, one.summary().total)
+            assert_close(clones.pooled_nll(y), one.nll(y)[:, 0])
 
 
 @of_members
@@ -284,42 +286,42 @@ def test_one_member_has_no_model_uncertainty_of_its_own(family: Family) -> None:
 
 
 @each
-@places
-def test_raw_numbers_mean_their_distributions(family: Family, positions: tuple[int, ...]) -> None:
-    ours = predicted(family, raw_of(family, positions))
-    back = predicted(family, family.raw(ours))
-    assert_close(back.means(), ours.means())
-    assert_close(uncertainties(back.summary()), uncertainties(ours.summary()))
-    assert_close(family.raw(back), family.raw(ours))
+def test_raw_numbers_mean_their_distributions(family: Family) -> None:
+    for positions in [(), (2,)]:
+        ours = predicted(family, raw_of(family, positions))
+        back = predicted(family, family.raw(ours))
+        assert_close(back.means(), ours.means())
+        assert_close(uncertainties(back.summary()), uncertainties(ours.summary()))
+        assert_close(family.raw(back), family.raw(ours))
 
 
 @each
-@places
-@averages
-def test_a_calibration_of_ones_changes_nothing(family: Family, positions: tuple[int, ...], average: Average) -> None:
-    ours = predicted(family, raw_of(family, positions), average, WEIGHTS if with_members(family) else None)
-    same = ours.calibrated(Calibration())
-    assert_close(same.means(), ours.means())
-    assert_close(uncertainties(same.summary()), uncertainties(ours.summary()))
+def test_a_calibration_of_ones_changes_nothing(family: Family) -> None:
+    for average in AVERAGES:
+        for positions in [(), (2,)]:
+            ours = predicted(family, raw_of(family, positions), average, WEIGHTS if with_members(family) else None)
+            same = ours.calibrated(Calibration())
+            assert_close(same.means(), ours.means())
+            assert_close(uncertainties(same.summary()), uncertainties(ours.summary()))
 
 
 @each
-@places
-@averages
-def test_spread_moves_the_model_uncertainty_and_keeps_the_prediction(
-    family: Family, positions: tuple[int, ...], average: Average
-) -> None:
-    weights = WEIGHTS if with_members(family) else None
-    ours = predicted(family, 0.5 * raw_of(family, positions), average, weights)
-    models = []
-    for spread in (0.25, 0.5, 1.0, 1.5, 2.0):
-        moved = ours.calibrated(Calibration(spread=spread))
-        models.append(moved.summary().model)
-        difference = (
-            ours.pooled().kl(moved.pooled()) if not numeric(family) else moved.summary().mean - ours.summary().mean
-        )
-        assert difference.abs().max() < 2e-3
-    assert all((b > a).all() for a, b in itertools.pairwise(models))
+def test_spread_moves_the_model_uncertainty_and_keeps_the_prediction(family: Family) -> None:
+    for average in AVERAGES:
+        for positions in [(), (2,)]:
+            weights = WEIGHTS if with_members(family) else None
+            ours = predicted(family, 0.5 * raw_of(family, positions), average, weights)
+            models = []
+            for spread in (0.25, 0.5, 1.0, 1.5, 2.0):
+                moved = ours.calibrated(Calibration(spread=spread))
+                models.append(moved.summary().model)
+                difference = (
+                    ours.pooled().kl(moved.pooled())
+                    if not numeric(family)
+                    else moved.summary().mean - ours.summary().mean
+                )
+                assert difference.abs().max() < 2e-3
+            assert all((b > a).all() for a, b in itertools.pairwise(models))
 
 
 def test_what_is_calibrated_is_a_number_near_1() -> None:

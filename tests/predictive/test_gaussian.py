@@ -58,70 +58,72 @@ GRID = np.linspace(-60, 60, 24_001)  # the widest member has a standard deviatio
 # --- against other people's code --------------------------------------------------------------------------
 
 
-@either
-def test_kl_and_nll_are_those_of_torch_distributions(kind: str) -> None:
-    ours, others = gaussian(MEANS[kind], LOGS[kind]), gaussian(OTHERS[kind], OTHER_LOGS[kind])
-    y = torch.tensor(TARGETS[kind])
-    assert_close(ours.kl(others), kl_divergence(normal(ours), normal(others)))
-    assert_close(ours.nll(y), -normal(ours).log_prob(y.unsqueeze(1)))  # type: ignore[no-untyped-call]
-    assert ours.kl(others).shape == ours.nll(y).shape == SHAPES[kind]
-    assert ours.means().shape == (*SHAPES[kind], 1)
-    assert_close(ours.means()[..., 0], ours.mean)
+def test_kl_and_nll_are_those_of_torch_distributions() -> None:
+    for kind in SHAPES:
+        ours, others = gaussian(MEANS[kind], LOGS[kind]), gaussian(OTHERS[kind], OTHER_LOGS[kind])
+        y = torch.tensor(TARGETS[kind])
+        assert_close(ours.kl(others), kl_divergence(normal(ours), normal(others)))
+        assert_close(ours.nll(y), -normal(ours).log_prob(y.unsqueeze(1)))  # type: ignore[no-untyped-call]
+        assert ours.kl(others).shape == ours.nll(y).shape == SHAPES[kind]
+        assert ours.means().shape == (*SHAPES[kind], 1)
+        assert_close(ours.means()[..., 0], ours.mean)
 
 
-@either
-def test_one_distribution_is_compared_with_every_member(kind: str) -> None:
-    members, one = gaussian(MEANS[kind], LOGS[kind]), gaussian(OTHERS[kind][:, :1], OTHER_LOGS[kind][:, :1])
-    assert_close(members.kl(one), kl_divergence(normal(members), normal(one)))
-    assert_close(one.kl(members), kl_divergence(normal(one), normal(members)))
-    assert one.kl(members).shape == SHAPES[kind]
+def test_one_distribution_is_compared_with_every_member() -> None:
+    for kind in SHAPES:
+        members, one = gaussian(MEANS[kind], LOGS[kind]), gaussian(OTHERS[kind][:, :1], OTHER_LOGS[kind][:, :1])
+        assert_close(members.kl(one), kl_divergence(normal(members), normal(one)))
+        assert_close(one.kl(members), kl_divergence(normal(one), normal(members)))
+        assert one.kl(members).shape == SHAPES[kind]
 
 
-@weightings
-def test_the_mixtures_density_by_quadrature(weights: Floats | None) -> None:
+def test_the_mixtures_density_by_quadrature() -> None:
     """It is one distribution, its moments are the summary's, and its −ln at y is the NLL of a plain loop."""
-    ours = gaussian(MEANS["rows"], LOGS["rows"], weights)
-    summary = ours.summary()
-    for row in range(5):
-        density = on_grid(ours, row, GRID)
-        assert np.trapezoid(density, GRID) == pytest.approx(1, rel=1e-10)
-        mean = np.trapezoid(density * GRID, GRID)
-        assert float(summary.mean[row]) == pytest.approx(mean, rel=1e-9)
-        assert float(summary.total[row]) == pytest.approx(np.trapezoid(density * (GRID - mean) ** 2, GRID), rel=1e-9)
-    scale = np.exp(LOGS["rows"] / 2)
-    likelihood = (norm.pdf(TARGETS["rows"][:, None], MEANS["rows"], scale) * shares(weights)).sum(1)
-    assert_allclose(ours.pooled_nll(torch.tensor(TARGETS["rows"])), -np.log(likelihood), rtol=1e-12)
+    for weights in [None, WEIGHTS]:
+        ours = gaussian(MEANS["rows"], LOGS["rows"], weights)
+        summary = ours.summary()
+        for row in range(5):
+            density = on_grid(ours, row, GRID)
+            assert np.trapezoid(density, GRID) == pytest.approx(1, rel=1e-10)
+            mean = np.trapezoid(density * GRID, GRID)
+            assert float(summary.mean[row]) == pytest.approx(mean, rel=1e-9)
+            assert float(summary.total[row]) == pytest.approx(
+                np.trapezoid(density * (GRID - mean) ** 2, GRID), rel=1e-9
+            )
+        scale = np.exp(LOGS["rows"] / 2)
+        likelihood = (norm.pdf(TARGETS["rows"][:, None], MEANS["rows"], scale) * shares(weights)).sum(1)
+        assert_allclose(ours.pooled_nll(torch.tensor(TARGETS["rows"])), -np.log(likelihood), rtol=1e-12)
 
 
-@either
-@weightings
-def test_total_is_the_mean_variance_and_the_variance_of_the_means(kind: str, weights: Floats | None) -> None:
-    summary = gaussian(MEANS[kind], LOGS[kind], weights).summary()
-    mean = np.average(MEANS[kind], axis=1, weights=shares(weights))
-    model = np.average((MEANS[kind] - mean[:, None]) ** 2, axis=1, weights=shares(weights))
-    assert_allclose(summary.mean, mean, rtol=1e-12)
-    assert_allclose(summary.data, np.average(np.exp(LOGS[kind]), axis=1, weights=shares(weights)), rtol=1e-12)
-    assert_allclose(summary.model, model, rtol=1e-12)
-    assert_allclose(summary.total, summary.data + summary.model, rtol=1e-12)
-    if weights is None:
-        assert_allclose(summary.model, MEANS[kind].var(axis=1), rtol=1e-12)  # divides by M, not by M − 1
-    assert summary.mean.shape == summary.total.shape == summary.data.shape == TARGETS[kind].shape
+def test_total_is_the_mean_variance_and_the_variance_of_the_means() -> None:
+    for weights in [None, WEIGHTS]:
+        for kind in SHAPES:
+            summary = gaussian(MEANS[kind], LOGS[kind], weights).summary()
+            mean = np.average(MEANS[kind], axis=1, weights=shares(weights))
+            model = np.average((MEANS[kind] - mean[:, None]) ** 2, axis=1, weights=shares(weights))
+            assert_allclose(summary.mean, mean, rtol=1e-12)
+            assert_allclose(summary.data, np.average(np.exp(LOGS[kind]), axis=1, weights=shares(weights)), rtol=1e-12)
+            assert_allclose(summary.model, model, rtol=1e-12)
+            assert_allclose(summary.total, summary.data + summary.model, rtol=1e-12)
+            if weights is None:
+                assert_allclose(summary.model, MEANS[kind].var(axis=1), rtol=1e-12)  # divides by M, not by M − 1
+            assert summary.mean.shape == summary.total.shape == summary.data.shape == TARGETS[kind].shape
 
 
-@either
-@weightings
-def test_what_is_pooled_has_the_mixtures_moments(kind: str, weights: Floats | None) -> None:
-    ours = gaussian(MEANS[kind], LOGS[kind], weights)
-    once, summary = ours.pooled(), ours.summary()
-    assert (once.members, once.weights, once.has_model_uncertainty) == (1, None, False)
-    assert ours.has_model_uncertainty
-    assert_close(once.mean[:, 0], summary.mean)
-    assert_close(once.log_variance[:, 0].exp(), summary.total)
-    assert_close(once.summary().total, summary.total)
-    assert_close(once.summary().model, torch.zeros_like(summary.model))
-    assert_close(ours.mixture().log_variance, once.log_variance)
-    y = torch.tensor(TARGETS[kind])
-    assert not torch.allclose(once.nll(y)[:, 0], ours.pooled_nll(y))  # the NLL is the mixture's own
+def test_what_is_pooled_has_the_mixtures_moments() -> None:
+    for weights in [None, WEIGHTS]:
+        for kind in SHAPES:
+            ours = gaussian(MEANS[kind], LOGS[kind], weights)
+            once, summary = ours.pooled(), ours.summary()
+            assert (once.members, once.weights, once.has_model_uncertainty) == (1, None, False)
+            assert ours.has_model_uncertainty
+            assert_close(once.mean[:, 0], summary.mean)
+            assert_close(once.log_variance[:, 0].exp(), summary.total)
+            assert_close(once.summary().total, summary.total)
+            assert_close(once.summary().model, torch.zeros_like(summary.model))
+            assert_close(ours.mixture().log_variance, once.log_variance)
+            y = torch.tensor(TARGETS[kind])
+            assert not torch.allclose(once.nll(y)[:, 0], ours.pooled_nll(y))  # the NLL is the mixture's own
 
 
 def test_tempering_takes_the_densitys_root() -> None:
@@ -146,36 +148,38 @@ def test_the_members_mean_is_by_their_weights() -> None:
 # --- numbers far from 0, and near each other ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("spread", "rtol"), [(0.05, 1e-5), (0.001, 1e-4)])
-@weightings
-def test_float32_keeps_the_spread_of_members_about_454(spread: float, rtol: float, weights: Floats | None) -> None:
+def test_float32_keeps_the_spread_of_members_about_454() -> None:
     """A power plant's output in MW: one float32 step there is 3e-5."""
-    means = RNG.normal(454, spread, size=(1000, 4)).astype(np.float32)
-    exact = means.astype(np.float64)
-    middle = np.average(exact, axis=1, weights=shares(weights))[:, None]
-    ours = Gaussian(torch.tensor(means), torch.zeros(1000, 4), None if weights is None else torch.tensor(weights))
-    wanted = np.average((exact - middle) ** 2, axis=1, weights=shares(weights))
-    assert_allclose(ours.summary().model, wanted, rtol=rtol)
-    assert_allclose(ours.summary().mean, middle[:, 0], rtol=1.2e-7)
+    for weights in [None, WEIGHTS]:
+        for spread, rtol in [(0.05, 1e-5), (0.001, 1e-4)]:
+            means = RNG.normal(454, spread, size=(1000, 4)).astype(np.float32)
+            exact = means.astype(np.float64)
+            middle = np.average(exact, axis=1, weights=shares(weights))[:, None]
+            ours = Gaussian(
+                torch.tensor(means), torch.zeros(1000, 4), None if weights is None else torch.tensor(weights)
+            )
+            wanted = np.average((exact - middle) ** 2, axis=1, weights=shares(weights))
+            assert_allclose(ours.summary().model, wanted, rtol=rtol)
+            assert_allclose(ours.summary().mean, middle[:, 0], rtol=1.2e-7)
 
 
-@pytest.mark.parametrize("members", [3, 7, 50])
-def test_clones_far_from_zero_have_no_model_uncertainty(members: int) -> None:
-    clones = torch.linspace(454, 455, 101).unsqueeze(1).expand(-1, members)
-    summary = Gaussian(clones, torch.zeros_like(clones)).summary()
-    assert summary.model.max() < 1e-15
-    assert torch.equal(summary.mean, clones[:, 0])
+def test_clones_far_from_zero_have_no_model_uncertainty() -> None:
+    for members in [3, 7, 50]:
+        clones = torch.linspace(454, 455, 101).unsqueeze(1).expand(-1, members)
+        summary = Gaussian(clones, torch.zeros_like(clones)).summary()
+        assert summary.model.max() < 1e-15
+        assert torch.equal(summary.mean, clones[:, 0])
 
 
-@pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_kl_keeps_its_digits_where_variances_nearly_agree(dtype: torch.dtype, apart: float, sign: int) -> None:
-    zero, ratio = torch.zeros(1, 1, dtype=dtype), torch.full((1, 1), sign * apart, dtype=dtype)
-    r = float(ratio)
-    series = sum(r**n / math.factorial(n) for n in range(2, 8)) / 2  # of (eʳ − 1 − r) / 2
-    assert_allclose(
-        Gaussian(zero, ratio).kl(Gaussian(zero, zero)), series, rtol=1e-3 if dtype == torch.float32 else 1e-9
-    )
+def test_kl_keeps_its_digits_where_variances_nearly_agree() -> None:
+    for sign in [-1, 1]:
+        for dtype, apart in [(torch.float64, 1e-6), (torch.float32, 1e-3)]:
+            zero, ratio = torch.zeros(1, 1, dtype=dtype), torch.full((1, 1), sign * apart, dtype=dtype)
+            r = float(ratio)
+            series = sum(r**n / math.factorial(n) for n in range(2, 8)) / 2  # of (eʳ − 1 − r) / 2
+            assert_allclose(
+                Gaussian(zero, ratio).kl(Gaussian(zero, zero)), series, rtol=1e-3 if dtype == torch.float32 else 1e-9
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

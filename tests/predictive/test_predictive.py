@@ -43,114 +43,118 @@ def shares(weights: Floats | None, members: int = 4) -> Floats:
 # --- against other people's code --------------------------------------------------------------------------
 
 
-@either
-def test_kl_entropy_and_nll_are_those_of_torch_distributions(kind: str) -> None:
-    p, q = torch.distributions.Categorical, torch.distributions.kl_divergence
-    ours, others = categorical(LOGITS[kind]), categorical(OTHERS[kind])
-    theirs = p(logits=ours.logits)
-    y = torch.tensor(LABELS[kind])
-    assert_close(ours.kl(others), q(theirs, p(logits=others.logits)))
-    assert_close(ours.entropy(), theirs.entropy())  # type: ignore[no-untyped-call]
-    assert_close(ours.nll(y), -theirs.log_prob(y.unsqueeze(1)))  # type: ignore[no-untyped-call]
-    assert ours.nll(y).shape == ours.kl(others).shape == ours.entropy().shape == SHAPES[kind][:-1]
+def test_kl_entropy_and_nll_are_those_of_torch_distributions() -> None:
+    for kind in SHAPES:
+        p, q = torch.distributions.Categorical, torch.distributions.kl_divergence
+        ours, others = categorical(LOGITS[kind]), categorical(OTHERS[kind])
+        theirs = p(logits=ours.logits)
+        y = torch.tensor(LABELS[kind])
+        assert_close(ours.kl(others), q(theirs, p(logits=others.logits)))
+        assert_close(ours.entropy(), theirs.entropy())  # type: ignore[no-untyped-call]
+        assert_close(ours.nll(y), -theirs.log_prob(y.unsqueeze(1)))  # type: ignore[no-untyped-call]
+        assert ours.nll(y).shape == ours.kl(others).shape == ours.entropy().shape == SHAPES[kind][:-1]
 
 
-@either
-def test_one_distribution_is_compared_with_every_member(kind: str) -> None:
-    members, one = categorical(LOGITS[kind]), categorical(OTHERS[kind][:, :1])
-    spread = categorical(np.broadcast_to(OTHERS[kind][:, :1], SHAPES[kind]).copy())
-    assert_close(members.kl(one), members.kl(spread))
-    assert_close(one.kl(members), spread.kl(members))
+def test_one_distribution_is_compared_with_every_member() -> None:
+    for kind in SHAPES:
+        members, one = categorical(LOGITS[kind]), categorical(OTHERS[kind][:, :1])
+        spread = categorical(np.broadcast_to(OTHERS[kind][:, :1], SHAPES[kind]).copy())
+        assert_close(members.kl(one), members.kl(spread))
+        assert_close(one.kl(members), spread.kl(members))
 
 
-@either
-@weightings
-def test_the_pooled_prediction_is_the_mixture(kind: str, weights: Floats | None) -> None:
-    probabilities = softmax(LOGITS[kind], axis=-1)
-    mixture = sum(w * probabilities[:, m] for m, w in enumerate(shares(weights)))
-    ours = categorical(LOGITS[kind], weights)
-    assert ours.pooled().members == 1
-    assert_allclose(ours.pooled().log_probs()[:, 0].exp(), mixture, rtol=1e-12)
-    assert ours.mixture().logits.shape == (len(mixture), 1, *mixture.shape[1:])
-    assert_allclose(ours.mixture().logits[:, 0], np.log(mixture), rtol=1e-12)
-    assert_allclose(ours.means(), probabilities, rtol=1e-12)
-    assert_allclose(ours.summary().mean, mixture, rtol=1e-12)
+def test_the_pooled_prediction_is_the_mixture() -> None:
+    for weights in [None, WEIGHTS]:
+        for kind in SHAPES:
+            probabilities = softmax(LOGITS[kind], axis=-1)
+            mixture = sum(w * probabilities[:, m] for m, w in enumerate(shares(weights)))
+            ours = categorical(LOGITS[kind], weights)
+            assert ours.pooled().members == 1
+            assert_allclose(ours.pooled().log_probs()[:, 0].exp(), mixture, rtol=1e-12)
+            assert ours.mixture().logits.shape == (len(mixture), 1, *mixture.shape[1:])
+            assert_allclose(ours.mixture().logits[:, 0], np.log(mixture), rtol=1e-12)
+            assert_allclose(ours.means(), probabilities, rtol=1e-12)
+            assert_allclose(ours.summary().mean, mixture, rtol=1e-12)
 
 
-@either
-@weightings
-def test_average_logits_pools_the_softmax_of_the_mean_logits(kind: str, weights: Floats | None) -> None:
-    mean = sum(w * LOGITS[kind][:, m] for m, w in enumerate(shares(weights)))
-    ours = categorical(LOGITS[kind], weights, "logits")
-    assert_allclose(ours.pooled().log_probs()[:, 0], log_softmax(mean, axis=-1), rtol=1e-12)
-    assert_allclose(ours.summary().mean, softmax(mean, axis=-1), rtol=1e-12)
-    moved = categorical(LOGITS[kind] + RNG.normal(size=(*SHAPES[kind][:-1], 1)), weights, "logits")
-    assert_close(moved.pooled().log_probs(), ours.pooled().log_probs())  # a member's offset says nothing
-    assert_close(ours.mixture().logits, categorical(LOGITS[kind], weights).mixture().logits)
-    y = torch.tensor(LABELS[kind])
-    assert_close(ours.pooled_nll(y), ours.pooled().nll(y)[:, 0])  # of the prediction that is made, not of the mixture
+def test_average_logits_pools_the_softmax_of_the_mean_logits() -> None:
+    for weights in [None, WEIGHTS]:
+        for kind in SHAPES:
+            mean = sum(w * LOGITS[kind][:, m] for m, w in enumerate(shares(weights)))
+            ours = categorical(LOGITS[kind], weights, "logits")
+            assert_allclose(ours.pooled().log_probs()[:, 0], log_softmax(mean, axis=-1), rtol=1e-12)
+            assert_allclose(ours.summary().mean, softmax(mean, axis=-1), rtol=1e-12)
+            moved = categorical(LOGITS[kind] + RNG.normal(size=(*SHAPES[kind][:-1], 1)), weights, "logits")
+            assert_close(moved.pooled().log_probs(), ours.pooled().log_probs())  # a member's offset says nothing
+            assert_close(ours.mixture().logits, categorical(LOGITS[kind], weights).mixture().logits)
+            y = torch.tensor(LABELS[kind])
+            assert_close(
+                ours.pooled_nll(y), ours.pooled().nll(y)[:, 0]
+            )  # of the prediction that is made, not of the mixture
 
 
-@either
-@weightings
-def test_the_mixtures_nll_is_minus_the_log_of_the_mean_likelihood(kind: str, weights: Floats | None) -> None:
-    y = LABELS[kind]
-    found = categorical(LOGITS[kind], weights).pooled_nll(torch.tensor(y)).numpy()
-    assert found.shape == y.shape
-    for place in np.ndindex(y.shape):
-        row, *position = place
-        likelihoods = [w * softmax(LOGITS[kind][(row, m, *position)])[y[place]] for m, w in enumerate(shares(weights))]
-        assert found[place] == pytest.approx(-np.log(sum(likelihoods)), rel=1e-12)
-    nll = categorical(LOGITS[kind]).nll(torch.tensor(y)).numpy()
-    mean = logsumexp(-nll, axis=1, b=shares(weights).reshape(1, -1, *[1] * (nll.ndim - 2)))
-    assert_allclose(found, -mean, rtol=1e-12)
+def test_the_mixtures_nll_is_minus_the_log_of_the_mean_likelihood() -> None:
+    for weights in [None, WEIGHTS]:
+        for kind in SHAPES:
+            y = LABELS[kind]
+            found = categorical(LOGITS[kind], weights).pooled_nll(torch.tensor(y)).numpy()
+            assert found.shape == y.shape
+            for place in np.ndindex(y.shape):
+                row, *position = place
+                likelihoods = [
+                    w * softmax(LOGITS[kind][(row, m, *position)])[y[place]] for m, w in enumerate(shares(weights))
+                ]
+                assert found[place] == pytest.approx(-np.log(sum(likelihoods)), rel=1e-12)
+            nll = categorical(LOGITS[kind]).nll(torch.tensor(y)).numpy()
+            mean = logsumexp(-nll, axis=1, b=shares(weights).reshape(1, -1, *[1] * (nll.ndim - 2)))
+            assert_allclose(found, -mean, rtol=1e-12)
 
 
-@either
-@weightings
-@pytest.mark.parametrize("average", ["probabilities", "logits"])
-def test_what_is_pooled_is_one_distribution_and_stays_so(kind: str, weights: Floats | None, average: Average) -> None:
-    once = categorical(LOGITS[kind], weights, average).pooled()
-    assert once.weights is None
-    assert not once.has_model_uncertainty
-    assert categorical(LOGITS[kind], weights, average).has_model_uncertainty
-    assert_close(once.logits, once.log_probs())  # normalized: what is exported as logits
-    assert_close(once.pooled().logits, once.logits)
-    assert_close(once.summary().total, once.entropy().squeeze(1))
-    assert_allclose(once.summary().model, 0, atol=1e-12)
+def test_what_is_pooled_is_one_distribution_and_stays_so() -> None:
+    for average in ["probabilities", "logits"]:
+        for weights in [None, WEIGHTS]:
+            for kind in SHAPES:
+                once = categorical(LOGITS[kind], weights, average).pooled()
+                assert once.weights is None
+                assert not once.has_model_uncertainty
+                assert categorical(LOGITS[kind], weights, average).has_model_uncertainty
+                assert_close(once.logits, once.log_probs())  # normalized: what is exported as logits
+                assert_close(once.pooled().logits, once.logits)
+                assert_close(once.summary().total, once.entropy().squeeze(1))
+                assert_allclose(once.summary().model, 0, atol=1e-12)
 
 
-@either
-@weightings
-@pytest.mark.parametrize("average", ["probabilities", "logits"])
-def test_the_uncertainties_are_entropies_of_the_mixture(kind: str, weights: Floats | None, average: Average) -> None:
-    probabilities = softmax(LOGITS[kind], axis=-1)
-    mixture = np.average(probabilities, axis=1, weights=shares(weights))
-    total = entropy(mixture, axis=-1)
-    data = np.average(entropy(probabilities, axis=-1), axis=1, weights=shares(weights))
-    summary = categorical(LOGITS[kind], weights, average).summary()
-    assert_allclose(summary.total, total, rtol=1e-10)
-    assert_allclose(summary.data, data, rtol=1e-10)
-    assert_allclose(summary.model, total - data, rtol=1e-10)
+def test_the_uncertainties_are_entropies_of_the_mixture() -> None:
+    for average in ["probabilities", "logits"]:
+        for weights in [None, WEIGHTS]:
+            for kind in SHAPES:
+                probabilities = softmax(LOGITS[kind], axis=-1)
+                mixture = np.average(probabilities, axis=1, weights=shares(weights))
+                total = entropy(mixture, axis=-1)
+                data = np.average(entropy(probabilities, axis=-1), axis=1, weights=shares(weights))
+                summary = categorical(LOGITS[kind], weights, average).summary()
+                assert_allclose(summary.total, total, rtol=1e-10)
+                assert_allclose(summary.data, data, rtol=1e-10)
+                assert_allclose(summary.model, total - data, rtol=1e-10)
 
 
-@either
-def test_tempering_divides_the_logits(kind: str) -> None:
-    ours = categorical(LOGITS[kind], WEIGHTS, "logits").tempered(2.5)
-    assert_allclose(ours.log_probs(), log_softmax(LOGITS[kind] / 2.5, axis=-1), rtol=1e-12)
-    assert ours.average == "logits"
-    assert ours.weights is not None
-    assert_allclose(ours.weights, WEIGHTS)
+def test_tempering_divides_the_logits() -> None:
+    for kind in SHAPES:
+        ours = categorical(LOGITS[kind], WEIGHTS, "logits").tempered(2.5)
+        assert_allclose(ours.log_probs(), log_softmax(LOGITS[kind] / 2.5, axis=-1), rtol=1e-12)
+        assert ours.average == "logits"
+        assert ours.weights is not None
+        assert_allclose(ours.weights, WEIGHTS)
 
 
-@either
-def test_the_members_mean_is_by_their_weights(kind: str) -> None:
-    values = RNG.normal(size=SHAPES[kind][:-1])
-    assert_allclose(
-        categorical(LOGITS[kind], WEIGHTS).member_mean(torch.tensor(values)),
-        np.average(values, axis=1, weights=WEIGHTS),
-    )
-    assert_allclose(categorical(LOGITS[kind]).member_mean(torch.tensor(values)), values.mean(1))
+def test_the_members_mean_is_by_their_weights() -> None:
+    for kind in SHAPES:
+        values = RNG.normal(size=SHAPES[kind][:-1])
+        assert_allclose(
+            categorical(LOGITS[kind], WEIGHTS).member_mean(torch.tensor(values)),
+            np.average(values, axis=1, weights=WEIGHTS),
+        )
+        assert_allclose(categorical(LOGITS[kind]).member_mean(torch.tensor(values)), values.mean(1))
 
 
 def test_weights_are_relative_to_their_sum() -> None:

@@ -63,19 +63,19 @@ def test_normals_are_standard_and_independent() -> None:
     assert abs((x[:, :-1] * x[:, 1:]).mean()) < 4 / np.sqrt(count)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (3, 5, 7)])
-def test_normals_have_the_shape_asked_for(shape: tuple[int, ...]) -> None:
-    drawn = normals(shape, "shape")
-    assert drawn.shape == shape
-    assert drawn.dtype == np.float32
-    assert np.isfinite(drawn).all()
+def test_normals_have_the_shape_asked_for() -> None:
+    for shape in [(), (1,), (0, 3), (3, 5, 7)]:
+        drawn = normals(shape, "shape")
+        assert drawn.shape == shape
+        assert drawn.dtype == np.float32
+        assert np.isfinite(drawn).all()
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 1000])
-def test_a_permutation_is_one(count: int) -> None:
-    drawn = permutation(count, "rows")
-    assert drawn.dtype == np.int64
-    assert_array_equal(np.sort(drawn), np.arange(count))
+def test_a_permutation_is_one() -> None:
+    for count in [0, 1, 2, 1000]:
+        drawn = permutation(count, "rows")
+        assert drawn.dtype == np.int64
+        assert_array_equal(np.sort(drawn), np.arange(count))
 
 
 def test_every_permutation_is_as_likely() -> None:

@@ -42,9 +42,8 @@ def test_anything_else_is_not(name: Any) -> None:
     assert not is_plain(name)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
+def test_what_a_terminal_would_obey_is_shown_as_text() -> None:
+    for text, shown in [
         ("plain µ → ü", "plain µ → ü"),
         ("two\nlines\tand a tab", "two\nlines\tand a tab"),
         ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
@@ -52,11 +51,9 @@ def test_anything_else_is_not(name: Any) -> None:
         ("\x9b2J", r"\x9b2J"),
         ("gnp.\u202eexe", r"gnp.\u202eexe"),
         ("file\udcff", r"file\udcff"),
-    ],
-)
-def test_what_a_terminal_would_obey_is_shown_as_text(text: str, shown: str) -> None:
-    assert harmless(text) == shown
-    shown.encode()
+    ]:
+        assert harmless(text) == shown
+        shown.encode()
 
 
 def test_every_character_a_terminal_obeys_is_escaped() -> None:
@@ -77,15 +74,14 @@ def test_json_says_the_same_and_shows_nothing_to_obey() -> None:
     assert json_text(record, only_ascii=True).isascii()
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "\xff", "1" * 5000])
-def test_json_that_cannot_be_read_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match=r"\S"):
-        parse_json(text.encode("latin-1"))
+def test_json_that_cannot_be_read_is_a_value_error() -> None:
+    for text in ["[" * 100_000, '{"a":' * 100_000, "{", "\xff", "1" * 5000]:
+        with pytest.raises(ValueError, match=r"\S"):
+            parse_json(text.encode("latin-1"))
 
 
-@pytest.mark.parametrize(
-    ("value", "cell"),
-    [
+def test_no_spreadsheet_takes_a_cell_for_a_formula() -> None:
+    for value, cell in [
         ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
         ("+1+1", "'+1+1"),
         ("-2+3", "'-2+3"),
@@ -99,7 +95,5 @@ def test_json_that_cannot_be_read_is_a_value_error(text: str) -> None:
         ("\x1b=1", r"\x1b=1"),
         (-0.5, -0.5),
         (None, None),
-    ],
-)
-def test_no_spreadsheet_takes_a_cell_for_a_formula(value: Any, cell: Any) -> None:
-    assert harmless_cell(value) == cell
+    ]:
+        assert harmless_cell(value) == cell

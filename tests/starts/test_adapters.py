@@ -37,12 +37,9 @@ def test_the_reduced_map_is_the_best_of_its_rank(rank: int) -> None:
 
 
 @pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("shape", [(6,), (5, 6), (6, 7, 8)])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("shape", "stride"), [((6,), 1), ((5, 6), 1), ((6, 7, 8), 1), ((6, 7, 8), 2)])
 def test_adapters_that_exist_are_found_again(shape: tuple[int, ...], rank: int | None, stride: int) -> None:
     maps = len(shape) == 3
-    if stride > 1 and not maps:
-        pytest.skip("only maps shrink")
     torch.manual_seed(0)
     true, found = (Adapters(M, 6, C, maps, stride, rank).double() for _ in range(2))
     nn.init.normal_(true.bias)

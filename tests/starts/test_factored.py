@@ -93,9 +93,8 @@ def test_what_is_frozen_stays_so() -> None:
         assert trained == {"reduce.weight": weight, "expand.weight": weight, "expand.bias": bias}
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
+def test_other_layers_are_left_as_they_are() -> None:
+    for layer in [
         patched(),
         hooked(),
         nn.Linear(4, 4, dtype=torch.complex64),
@@ -106,22 +105,17 @@ def test_what_is_frozen_stays_so() -> None:
         nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
         nn.modules.linear.NonDynamicallyQuantizableLinear(4, 4),
         nn.BatchNorm2d(4),
-    ],
-)
-def test_other_layers_are_left_as_they_are(layer: nn.Module) -> None:
-    assert not is_factorable(layer)
+    ]:
+        assert not is_factorable(layer)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "told"),
-    [
+def test_factors_that_do_not_fit_the_body_are_refused() -> None:
+    for ranks, told in [
         ({"1": 1}, "body's '1', and that is a ReLU"),
         ({"2": 1}, "body's '2', and that is not there"),
         ({"": 1}, "body's '', and that is not there"),
         ({"0": 3}, "factors of rank 3.*a layer of 4 to 2 channels has none such"),
         ({"0": 0}, "factors of rank 0"),
-    ],
-)
-def test_factors_that_do_not_fit_the_body_are_refused(ranks: dict[str, int], told: str) -> None:
-    with pytest.raises(EdistillError, match=told + r".*Put back the body"):
-        factor(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), ranks)
+    ]:
+        with pytest.raises(EdistillError, match=told + r".*Put back the body"):
+            factor(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), ranks)

@@ -77,17 +77,14 @@ def test_weights_of_a_part_are_those_of_the_body() -> None:
     assert parts.tail.get_parameter("stages.2.conv.weight") is body.get_parameter("stages.2.conv.weight")
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
+def test_what_cannot_be_taken_apart_is_refused() -> None:
+    for body, said in [
         (Body(around=True), "What follows stages.2 in the body also reads what comes before it"),
         (Body(branch=True), "its forward does not trace (TraceError"),
         (Body(twice=True), "taken apart at stages.2, which runs 2 times"),
-    ],
-)
-def test_what_cannot_be_taken_apart_is_refused(body: nn.Module, said: str) -> None:
-    with tiny.refused(said):
-        split(body, "stages.2")
+    ]:
+        with tiny.refused(said):
+            split(body, "stages.2")
 
 
 def test_a_module_that_is_not_there_is_refused_with_those_that_are() -> None:
@@ -95,35 +92,35 @@ def test_a_module_that_is_not_there_is_refused_with_those_that_are() -> None:
         split(Body(), "layer4")
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet", "test_convnext", "test_byobnet"])
-def test_bodies_of_timm_can_be_taken_apart(name: str) -> None:
-    torch.manual_seed(0)
-    body = timm.create_model(name, num_classes=0).eval()
-    last = last_stage_of(body)
-    parts = split(body, last)
-    x = torch.randn(2, 3, *body.default_cfg["input_size"][1:])
-    with torch.no_grad():
-        assert_close(parts.tail(parts.bridge(parts.trunk(x))), body(x))
-    assert sum(p.numel() for p in parts.tail.parameters()) > 0
+def test_bodies_of_timm_can_be_taken_apart() -> None:
+    for name in ["resnet10t", "test_efficientnet", "test_convnext", "test_byobnet"]:
+        torch.manual_seed(0)
+        body = timm.create_model(name, num_classes=0).eval()
+        last = last_stage_of(body)
+        parts = split(body, last)
+        x = torch.randn(2, 3, *body.default_cfg["input_size"][1:])
+        with torch.no_grad():
+            assert_close(parts.tail(parts.bridge(parts.trunk(x))), body(x))
+        assert sum(p.numel() for p in parts.tail.parameters()) > 0
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet", "test_byobnet", "mobilenetv3_small_050"])
-def test_tails_of_timm_are_the_same_for_each_head(name: str) -> None:
+def test_tails_of_timm_are_the_same_for_each_head() -> None:
     """BatchNormAct2d among them, a normalization with its activation behind it."""
-    torch.manual_seed(0)
-    body = timm.create_model(name, num_classes=0).eval()
-    parts = split(body, last_stage_of(body))
-    with torch.no_grad():
-        h = parts.bridge(parts.trunk(torch.randn(2, 3, 64, 64)))
-        both = per_head(parts.tail, 2).eval()(h.repeat_interleave(2, 0))
-        assert_close(both, parts.tail(h).repeat_interleave(2, 0))
+    for name in ["resnet10t", "test_efficientnet", "test_byobnet", "mobilenetv3_small_050"]:
+        torch.manual_seed(0)
+        body = timm.create_model(name, num_classes=0).eval()
+        parts = split(body, last_stage_of(body))
+        with torch.no_grad():
+            h = parts.bridge(parts.trunk(torch.randn(2, 3, 64, 64)))
+            both = per_head(parts.tail, 2).eval()(h.repeat_interleave(2, 0))
+            assert_close(both, parts.tail(h).repeat_interleave(2, 0))
 
 
-@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet_gn", "test_nfnet"])
-def test_layers_with_a_forward_of_their_own_are_refused(name: str) -> None:
-    body = timm.create_model(name, num_classes=0).eval()
-    with tiny.refused("and only torch's own linear, convolutional and normalization layers"):
-        per_head(split(body, last_stage_of(body)).tail, 2)
+def test_layers_with_a_forward_of_their_own_are_refused() -> None:
+    for name in ["test_convnext", "test_efficientnet_gn", "test_nfnet"]:
+        body = timm.create_model(name, num_classes=0).eval()
+        with tiny.refused("and only torch's own linear, convolutional and normalization layers"):
+            per_head(split(body, last_stage_of(body)).tail, 2)
 
 
 def test_dropout_of_a_forward_does_not_go_on_in_evaluation() -> None:

@@ -30,31 +30,31 @@ def listed(heads: Heads) -> nn.ModuleList:
     return mlps
 
 
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("hidden", [(), (8,), (9, 3)])
-def test_heads_are_the_list_of_mlps(count: int, hidden: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    heads = Heads(count, FEATURES, hidden, CLASSES)
-    mlps = listed(heads)
-    x = torch.randn(ROWS, FEATURES)
-    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    found, wanted = heads(ours), torch.stack([mlp(theirs) for mlp in mlps], dim=1)
-    assert found.shape == (ROWS, count, CLASSES)
-    assert heads.count == count
-    assert_close(found, wanted)
-    scale = torch.randn_like(found)
-    (found * scale).sum().backward()
-    (wanted * scale).sum().backward()  # type: ignore[no-untyped-call]
-    assert_close(ours.grad, theirs.grad)
-    for index, layer in enumerate(heads.layers):
-        assert isinstance(layer, BatchedLinear)
-        for m, mlp in enumerate(mlps):
-            linear = [module for module in mlp.modules() if isinstance(module, nn.Linear)][index]
-            assert layer.weight.grad is not None
-            assert layer.bias.grad is not None
-            assert linear.weight.grad is not None
-            assert_close(layer.weight.grad[m].T, linear.weight.grad)
-            assert_close(layer.bias.grad[m], linear.bias.grad)
+def test_heads_are_the_list_of_mlps() -> None:
+    for hidden in [(), (8,), (9, 3)]:
+        for count in [1, 4]:
+            torch.manual_seed(0)
+            heads = Heads(count, FEATURES, hidden, CLASSES)
+            mlps = listed(heads)
+            x = torch.randn(ROWS, FEATURES)
+            ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+            found, wanted = heads(ours), torch.stack([mlp(theirs) for mlp in mlps], dim=1)
+            assert found.shape == (ROWS, count, CLASSES)
+            assert heads.count == count
+            assert_close(found, wanted)
+            scale = torch.randn_like(found)
+            (found * scale).sum().backward()
+            (wanted * scale).sum().backward()  # type: ignore[no-untyped-call]
+            assert_close(ours.grad, theirs.grad)
+            for index, layer in enumerate(heads.layers):
+                assert isinstance(layer, BatchedLinear)
+                for m, mlp in enumerate(mlps):
+                    linear = [module for module in mlp.modules() if isinstance(module, nn.Linear)][index]
+                    assert layer.weight.grad is not None
+                    assert layer.bias.grad is not None
+                    assert linear.weight.grad is not None
+                    assert_close(layer.weight.grad[m].T, linear.weight.grad)
+                    assert_close(layer.bias.grad[m], linear.bias.grad)
 
 
 def test_a_batched_layer_takes_one_input_for_all_or_one_each() -> None:
