@@ -14,8 +14,8 @@ from tiny import SIDE, contents, examples, linear, make_folder, member_state, se
 from torch import nn
 
 from ensemble_distill.cache import writer
-from ensemble_distill.cache.inputs import Inputs, open_inputs
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.reader import StoredInputs, stored_inputs
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.plan import SplitPlan
@@ -49,8 +49,8 @@ def facts(cache: Path) -> dict[str, bytes]:
     return contents(cache, ["args.toml", ".part"])
 
 
-def stored(cache: Path, views: int, split: str = "train") -> Inputs:
-    inputs = open_inputs(cache, Manifest.load(cache), split, range(views))
+def stored(cache: Path, views: int, split: str = "train") -> StoredInputs:
+    inputs = stored_inputs(cache, Manifest.load(cache), split, range(views))
     assert inputs is not None
     return inputs
 

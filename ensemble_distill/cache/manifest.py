@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
-from ensemble_distill.cache.records import input_layout, layout
+from ensemble_distill.cache.formats import Format
+from ensemble_distill.cache.record_key import INPUTS, InputKey, Key, RecordKey, key_of
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import Member, Split
 from ensemble_distill.runtime.jsons import read_json, write_json
@@ -24,8 +24,6 @@ from ensemble_distill.runtime.names import is_plain
 
 FORMAT = 1
 NAME = "manifest.json"
-INPUTS = "inputs"  # inputs of a split are kept like a member's outputs, called INPUT, on a split called inputs/SPLIT
-INPUT = "x"
 LARGEST_INPUT = 1 << 28  # values; NumPy has no larger records
 FILES = (NAME, "args.toml", "records", "parts", "replay")  # all that a cache folder holds of ours
 
@@ -45,83 +43,89 @@ class Pushed:
     shape: tuple[Annotated[int, Field(ge=1)], ...]
     dtype: Literal["uint8", "float32"]
 
+    @property
+    def format(self) -> Format:
+        """How an input is stored."""
+        return Format("inputs", tuple(self.shape), self.dtype)
+
+
+def _pushed_key(text: str) -> InputKey:
+    """The view of a split that `pushed` calls "split/view"."""
+    key = key_of(f"{INPUTS}/{text.rpartition('/')[0]}/{InputKey.NAMED}/{text.rpartition('/')[2]}")
+    assert isinstance(key, InputKey)
+    return key
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """The file `manifest.json`. Records are keyed "split/member/view" and hold their file's sha256; regression has no
-    classes. The types here are what a file is held to that is loaded."""
+    """The file `manifest.json`. Records hold their file's sha256; regression has no classes. The types here are what a
+    file is held to that is loaded."""
 
     task: Annotated[str, Field(pattern="^(classification|regression)$")]
     dtype: Annotated[str, Field(pattern="^(float16|float32)$")]
     classes: tuple[str, ...]
     members: tuple[Member, ...] = ()
     splits: Mapping[str, Split] = field(default_factory=dict)
-    records: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[Annotated[Key, PlainValidator(key_of)], str] = field(default_factory=dict)
     caching: Mapping[str, Any] = field(default_factory=dict)  # batch size, dtype, device, library versions
-    pushed: Mapping[str, Pushed] = field(default_factory=dict)  # keyed "split/view"; noted before the first is stored
+    pushed: Mapping[Annotated[InputKey, PlainValidator(_pushed_key)], Pushed] = field(
+        default_factory=dict
+    )  # how inputs are made, noted before the first is stored
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
     @property
-    def record(self) -> np.dtype[np.void]:
-        """How a row's outputs are stored."""
-        return layout(len(self.classes), self.dtype)
+    def format(self) -> Format:
+        """How what a member says of a row is stored."""
+        if self.task == "regression":
+            return Format("moments", (2,), self.dtype)
+        return Format("dense", (len(self.classes),), self.dtype)
 
-    def record_of(self, split: str, view: int) -> np.dtype[np.void]:
-        """How a row of a split in a view is stored: its outputs, or, of inputs/SPLIT, its input."""
-        pushed = self.pushed.get(f"{split.removeprefix(f'{INPUTS}/')}/{view}")
-        if not split.startswith(f"{INPUTS}/") or pushed is None:
-            return self.record
-        return input_layout(pushed.shape, pushed.dtype)
+    def format_of(self, key: Key) -> Format:
+        """How a row of a record is stored."""
+        return self.pushed[key].format if isinstance(key, InputKey) else self.format
 
     @property
-    def answers(self) -> Mapping[str, str]:
+    def answers(self) -> Mapping[RecordKey, str]:
         """The records that hold what members said."""
-        return {name: sha256 for name, sha256 in self.records.items() if not name.startswith(f"{INPUTS}/")}
-
-    @property
-    def width(self) -> int:
-        """Numbers a member says of a row: K logits, or a mean and a log-variance."""
-        return len(self.classes) or 2
+        return {key: sha256 for key, sha256 in self.records.items() if isinstance(key, RecordKey)}
 
     def views(self, split: str) -> int:
         """How many views of a split are complete for every member."""
         count = 0
-        while self.members and all(key(split, name, count) in self.records for name in self.names):
+        while self.members and all(RecordKey(split, name, count) in self.records for name in self.names):
             count += 1
         return count
 
     def holds(self, split: str) -> bool:
         """Whether any record of what members said of a split is complete."""
-        return any(record.rsplit("/", 2)[0] == split for record in self.records)
+        return any(key.split == split for key in self.answers)
 
     def unfinished(self, member: str) -> bool:
         """Whether a member never got as far as the others: it has no record, or lacks one that another has."""
-        held: dict[str, set[tuple[str, str]]] = {name: set() for name in self.names}
-        for record in self.answers:
-            split, name, view = record.rsplit("/", 2)
-            held.setdefault(name, set()).add((split, view))
+        held: dict[str, set[tuple[str, int]]] = {name: set() for name in self.names}
+        for key in self.answers:
+            held.setdefault(key.member, set()).add((key.split, key.view))
         return not held[member] or any(other - held[member] for other in held.values())
 
     def without(self, *others: str) -> Manifest:
         """The manifest as if these members had never been asked for an answer."""
         members = tuple(m for m in self.members if m.name not in others)
-        gone = {name for name in self.answers if name.rsplit("/", 2)[1] in others}
-        records = {name: s for name, s in self.records.items() if name not in gone}
-        return replace(self, members=members, records=records)
+        gone = {key for key in self.answers if key.member in others}
+        return replace(self, members=members, records={key: s for key, s in self.records.items() if key not in gone})
 
-    def without_inputs(self, split: str, view: int) -> Manifest:
-        pushed = {name: one for name, one in self.pushed.items() if name != f"{split}/{view}"}
-        records = {name: s for name, s in self.records.items() if name != key(f"{INPUTS}/{split}", INPUT, view)}
-        return replace(self, pushed=pushed, records=records)
+    def without_inputs(self, gone: InputKey) -> Manifest:
+        """The manifest as if the inputs of a view had never been stored."""
+        pushed = {key: one for key, one in self.pushed.items() if key != gone}
+        return replace(self, pushed=pushed, records={key: s for key, s in self.records.items() if key != gone})
 
-    def pushed_views(self, split: str) -> list[int]:
+    def pushed_views(self, split: str) -> list[InputKey]:
         """The views of a split whose inputs are stored, or were about to be, in order."""
-        return sorted(int(name.rsplit("/", 1)[1]) for name in self.pushed if name.rsplit("/", 1)[0] == split)
+        return sorted(key for key in self.pushed if key.split == split)
 
-    def with_records(self, records: Mapping[str, str]) -> Manifest:
+    def with_records(self, records: Mapping[Key, str]) -> Manifest:
         return replace(self, records={**self.records, **records})
 
     def save(self, folder: Path) -> None:
@@ -133,12 +137,18 @@ class Manifest:
             "members": [member.to_json() for member in self.members],
             "splits": {name: vars(split) for name, split in self.splits.items()},
             "caching": dict(self.caching),
-            "records": dict(sorted(self.records.items())),  # the same bytes in whatever order they were made
+            # the same bytes in whatever order they were made
+            "records": dict(sorted((key.text, sha256) for key, sha256 in self.records.items())),
         }
         if self.pushed:
-            record["pushed"] = {name: vars(pushed) for name, pushed in sorted(self.pushed.items())}
+            record["pushed"] = self.told_pushed()
         # one flipped digit of a row count would silently shift every row
         write_json(folder / NAME, {**record, "sha256": _checksum(record)}, within=folder)
+
+    def told_pushed(self) -> dict[str, dict[str, Any]]:
+        """How inputs are made, as the file and `inspect` say it, by "split/view"."""
+        told = {f"{key.split}/{key.view}": vars(pushed) for key, pushed in self.pushed.items()}
+        return dict(sorted(told.items()))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -211,19 +221,17 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     for split in manifest.splits:
         if not _is_split(split):
             yield f"{split!r} is no name of a split"
-    for name, pushed in manifest.pushed.items():
-        if name.rpartition("/")[0] not in manifest.splits or not _is_view(name.rpartition("/")[2]):
-            yield f"pushed has {name!r}, which is no view of a split"
+    for made, pushed in manifest.pushed.items():
+        if made.split not in manifest.splits:
+            yield f"pushed has view {made.view} of {made.split!r}, which is no split"
         if math.prod(pushed.shape) > LARGEST_INPUT or not all(is_plain(asked) for asked, _ in pushed.members):
-            yield f"pushed {name!r} is {pushed}"
-    for name, sha256 in manifest.records.items():
-        split, member, view = ("", "", *name.rsplit("/", 2))[-3:]
-        pushed_of = split.removeprefix(f"{INPUTS}/") if member == INPUT else None
-        stored = split.startswith(f"{INPUTS}/") and f"{pushed_of}/{view}" in manifest.pushed
-        if not (stored or (split in manifest.splits and member in names)) or not _is_view(view):
-            yield f"{name!r} is no record of its splits, members and views"
+            yield f"pushed {made.text!r} is {pushed}"
+    for key, sha256 in manifest.records.items():
+        known = key in manifest.pushed if isinstance(key, InputKey) else key.member in names
+        if key.split not in manifest.splits or not known:
+            yield f"{key.text!r} is no record of its splits, members and views"
         if not re.fullmatch("[0-9a-f]{64}", sha256):
-            yield f"the sha256 of {name!r} is {sha256!r}"
+            yield f"the sha256 of {key.text!r} is {sha256!r}"
 
 
 def _is_split(name: str) -> bool:
@@ -231,16 +239,8 @@ def _is_split(name: str) -> bool:
     return name != INPUTS and is_plain(name.removeprefix("ood/"))
 
 
-def _is_view(text: str) -> bool:
-    return re.fullmatch("0|[1-9][0-9]{0,8}", text) is not None
-
-
 def _checksum(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def key(split: str, member: str, view: int) -> str:
-    return f"{split}/{member}/{view}"
 
 
 def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> None:

@@ -1,11 +1,11 @@
-"""Reading a cache: the members' outputs for any rows of any view, once the records are known to be whole."""
+"""Reading a cache: members' outputs for any rows of any view, and stored inputs, once they are known to be whole."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -13,9 +13,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.manifest import INPUTS, Manifest, key
-from ensemble_distill.cache.records import decode
-from ensemble_distill.cache.writer import record_path
+from ensemble_distill.cache.formats import Format
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.record_key import InputKey, RecordKey
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
 
@@ -79,12 +79,10 @@ class Cache:
     def verify(self) -> list[str]:
         """Recompute every checksum. Returns one sentence per damaged record; empty when all are whole."""
         problems = []
-        for name, sha256 in self.manifest.records.items():
-            split, member, view = name.rsplit("/", 2)
-            path = record_path(self.folder, split, member, int(view))
-            rows = self.manifest.splits[split.removeprefix(f"{INPUTS}/")].rows
+        for key, sha256 in self.manifest.records.items():
+            path, rows = key.path(self.folder), self.manifest.splits[key.split].rows
             try:
-                _mapped(path, self.manifest.record_of(split, int(view)), rows)  # first: it reads no more than a header
+                _mapped(path, self.manifest.format_of(key).record, rows)  # first: it reads no more than a header
                 if (found := sha256_file(path)) != sha256:
                     problems.append(f"{path} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…")
             except FileNotFoundError:
@@ -100,11 +98,11 @@ class Records:
     def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
         self.split = manifest.splits[split]
         self.members = manifest.names
-        self.width = manifest.width
         self.views = views
-        self._record = manifest.record
-        self._paths = [[record_path(folder, split, name, v) for v in range(views)] for name in manifest.names]
-        self._sums = [[manifest.records[key(split, name, v)] for v in range(views)] for name in manifest.names]
+        self._format, self._record = manifest.format, manifest.format.record
+        keys = [[RecordKey(split, name, view) for view in range(views)] for name in manifest.names]
+        self._paths = [[key.path(folder) for key in row] for row in keys]
+        self._sums = [[manifest.records[key] for key in row] for row in keys]
         size = self.split.rows * self._record.itemsize * views * len(manifest.names)
         self._held: NDArray[np.void] | None = None  # (views, M, rows)
         self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
@@ -120,18 +118,23 @@ class Records:
     def __len__(self) -> int:
         return self.split.rows
 
+    @property
+    def width(self) -> int:
+        """W."""
+        return self._format.shape[0]
+
     def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
         """Outputs (B, M, W) of B rows, each in its own view (or all in one)."""
         rows = np.asarray(rows, dtype=np.int64)
         views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
         if self._held is not None:
             found = self._held[views, :, rows]  # one gather for all members: (B, M)
-            return decode(found.reshape(-1)).reshape(*found.shape, self.width)
+            return self._format.decode(found.reshape(-1)).reshape(*found.shape, self.width)
         outputs = np.empty((len(rows), len(self.members), self.width), np.float32)
         for view in np.unique(views):
             here = np.flatnonzero(views == view)
             for m in range(len(self.members)):
-                outputs[here, m] = decode(self._open(m, int(view))[rows[here]])
+                outputs[here, m] = self._format.decode(self._open(m, int(view))[rows[here]])
         return outputs
 
     def _map(self, member: int, view: int) -> NDArray[np.void]:
@@ -146,6 +149,57 @@ class Records:
         except (OSError, ValueError) as error:
             raise damaged(path, _told(error)) from None
         return np.frombuffer(content, self._record, offset=start)
+
+
+class StoredInputs:
+    """The stored inputs of a split, memory-mapped, by row and view; a process that gets a copy maps them itself."""
+
+    def __init__(self, paths: Mapping[int, Path], formats: Mapping[int, Format], rows: int) -> None:
+        self.paths, self.formats, self.rows = paths, formats, rows
+        self._maps: dict[int, NDArray[np.void]] = {}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an input."""
+        return next(iter(self.formats.values())).shape
+
+    def read(self, row: int, view: int) -> NDArray[np.float32]:
+        """The input (C, H, W): pixels in [0, 1], before normalization, and tensors as members take them."""
+        return self.formats[view].decode(self.map(view)[row])
+
+    def map(self, view: int) -> NDArray[np.void]:
+        """A view's records (rows,). Raises EdistillError when the file is not one of them."""
+        if view not in self._maps:
+            self._maps[view] = mapped(self.paths[view], self.formats[view].record, self.rows)
+        return self._maps[view]
+
+    def __reduce__(self) -> tuple[type[StoredInputs], tuple[Mapping[int, Path], Mapping[int, Format], int]]:
+        return StoredInputs, (self.paths, self.formats, self.rows)
+
+
+def stored_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[int]) -> StoredInputs | None:
+    """The inputs of some views of a split; None where they are rendered, and not stored.
+
+    As with outputs, checksums are compared where they are at most 1 GiB in all, else sizes; `edistill verify` compares
+    all checksums.
+
+    Raises:
+        EdistillError: a file is missing or damaged.
+    """
+    if not manifest.pushed_views(split):
+        return None
+    keys = [InputKey(split, view) for view in views]
+    paths = {key.view: key.path(folder) for key in keys}
+    for key in keys:
+        if key not in manifest.records or not paths[key.view].exists():
+            raise EdistillError(f"{paths[key.view]} is missing. Run edistill cache-logits to compute it again.")
+    inputs = StoredInputs(paths, {key.view: manifest.format_of(key) for key in keys}, manifest.splits[split].rows)
+    small = sum(path.stat().st_size for path in paths.values()) <= IN_MEMORY
+    for key in keys:
+        inputs.map(key.view)
+        if small:
+            refuse_other_sum(paths[key.view], sha256_file(paths[key.view]), manifest.records[key])
+    return inputs
 
 
 def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.manifest import FILES, INPUT, INPUTS, Manifest, Pushed, key
-from ensemble_distill.cache.parts import PARTS, Block, Column, Parts
+from ensemble_distill.cache.manifest import FILES, Manifest, Pushed
+from ensemble_distill.cache.parts import PARTS, Block, Parts
+from ensemble_distill.cache.record_key import RECORDS, AnyKey, InputKey, Key, RecordKey
 from ensemble_distill.runtime.files import (
     TEMPORARY,
     is_temporary,
     make_folder,
     remove_file,
-    remove_tree,
     sha256_file,
     write_all,
 )
@@ -40,35 +40,29 @@ def blocks(rows: int, batch_size: int) -> list[Block]:
     return [Block(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def record_path(folder: Path, split: str, member: str, view: int) -> Path:
-    return folder / "records" / split / f"{member}.v{view}.npy"
-
-
 def drop_member(folder: Path, manifest: Manifest, member: str) -> Manifest:
     """The manifest without a member. Its records go, and all parts, whose columns go by members' names."""
-    remove_tree(folder / PARTS, within=folder)
+    drop_parts(folder)
     left = manifest.without(member)
-    for name in manifest.records.keys() - left.records.keys():
-        split, _, view = name.rsplit("/", 2)
-        remove_file(record_path(folder, split, member, int(view)), within=folder)
-    for name, pushed in left.pushed.items():  # inputs that nobody else has labeled are made again without it
-        split, view = name.rsplit("/", 1)
-        labeled = any(key(split, other, int(view)) in left.records for other in left.names)
+    for key in manifest.records.keys() - left.records.keys():
+        remove_file(key.path(folder), within=folder)
+    for made, pushed in left.pushed.items():  # inputs that nobody else has labeled are made again without it
+        labeled = any(RecordKey(made.split, other, made.view) in left.records for other in left.names)
         if not labeled and member in dict(pushed.members):
-            left = drop_inputs(folder, left, split, int(view))
+            left = drop_inputs(folder, left, made)
     return left
 
 
-def drop_inputs(folder: Path, manifest: Manifest, split: str, view: int) -> Manifest:
+def drop_inputs(folder: Path, manifest: Manifest, key: InputKey) -> Manifest:
     """The manifest without the stored inputs of a view. They go, and the parts that they were to be made of."""
-    drop_parts(folder, f"{INPUTS}/{split}")
-    remove_file(record_path(folder, f"{INPUTS}/{split}", INPUT, view), within=folder)
-    return manifest.without_inputs(split, view)
+    drop_parts(folder, key.place)
+    remove_file(key.path(folder), within=folder)
+    return manifest.without_inputs(key)
 
 
-def drop_parts(folder: Path, split: str = "") -> None:
-    """Remove what the records of a split, or of all, were to be joined from."""
-    Parts(folder).drop(split)
+def drop_parts(folder: Path, place: str = "") -> None:
+    """Remove what the records of a place (see `Key.place`), or all, were to be joined from."""
+    Parts(folder).drop(place)
 
 
 class Writer:
@@ -84,71 +78,67 @@ class Writer:
             remove_file(path, within=folder)
         self.manifest.save(folder)
 
-    def _present(self, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    def _present(self, manifest: Manifest) -> Iterator[tuple[Key, str]]:
         """The noted records whose file is there; a deleted (because damaged) one is computed again, and with inputs
         what was said of them: on another machine they might come out a little different."""
-        lost = set()
-        for name in manifest.records:
-            split, member, view = name.rsplit("/", 2)
-            if not record_path(self.folder, split, member, int(view)).is_file():
-                lost.add(name)
-                if split.startswith(f"{INPUTS}/"):
-                    lost |= {key(split.removeprefix(f"{INPUTS}/"), other, int(view)) for other in manifest.names}
-        return ((name, sha256) for name, sha256 in manifest.records.items() if name not in lost)
+        lost: set[Key] = set()
+        for key in manifest.records:
+            if not key.path(self.folder).is_file():
+                lost.add(key)
+                if isinstance(key, InputKey):
+                    lost |= {RecordKey(key.split, other, key.view) for other in manifest.names}
+        return ((key, sha256) for key, sha256 in manifest.records.items() if key not in lost)
 
-    def note_pushed(self, split: str, pushed: Mapping[int, Pushed]) -> None:
+    def note_pushed(self, pushed: Mapping[InputKey, Pushed]) -> None:
         """Note how the inputs of views will be made; parts of inputs that were to be made otherwise go."""
-        noted = {f"{split}/{view}": one for view, one in pushed.items()}
-        if noted.keys() & self.manifest.pushed.keys():
-            self.drop_parts(f"{INPUTS}/{split}")
-        self.manifest = replace(self.manifest, pushed={**self.manifest.pushed, **noted})
+        for key in pushed.keys() & self.manifest.pushed.keys():
+            self.drop_parts(key.place)
+        self.manifest = replace(self.manifest, pushed={**self.manifest.pushed, **pushed})
         self.manifest.save(self.folder)
 
-    def pending(self, split: str, columns: Sequence[Column]) -> list[Column]:
-        """The columns whose record is not yet complete."""
-        return [(m, v) for m, v in columns if key(split, m, v) not in self.manifest.records]
+    def pending(self, keys: Sequence[AnyKey]) -> list[AnyKey]:
+        """Those whose record is not yet complete."""
+        return [key for key in keys if key not in self.manifest.records]
 
-    def missing(self, split: str, block: Block, columns: Sequence[Column]) -> tuple[Column, ...]:
-        """The columns that no whole part of this block holds."""
-        held = self._parts.holding(split, block)
-        return tuple(column for column in columns if column not in held)
+    def missing(self, block: Block, keys: Sequence[AnyKey]) -> tuple[AnyKey, ...]:
+        """Those of which no whole part holds this block."""
+        return tuple(key for key in keys if self._parts.path(block, key) is None)
 
-    def put(self, split: str, block: Block, records: Mapping[Column, NDArray[np.void]]) -> None:
-        """Store a block's records; on return they survive a crash."""
-        self._parts.put(split, block, records)
+    def put(self, block: Block, records: Mapping[AnyKey, NDArray[np.void]]) -> None:
+        """Store a block of records that stand in one place; on return they survive a crash."""
+        self._parts.put(block, records)
 
-    def written(self, split: str, column: Column, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
-        """A column's records block by block, from its parts; every block must have been put."""
-        record = self.manifest.record_of(split, column[1])
+    def written(self, key: Key, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
+        """A record block by block, from its parts; every block must have been put."""
+        record = self.manifest.format_of(key).record
         for block in cut:
-            yield block, self._parts.read(split, block, column).view(record)
+            yield block, self._parts.read(block, key).view(record)
 
-    def join(self, split: str, columns: Sequence[Column], rows: int, batch_size: int) -> None:
-        """Turn the parts of complete columns into records, note them in the manifest, drop the parts.
+    def join(self, keys: Sequence[Key], rows: int, batch_size: int) -> None:
+        """Turn the parts of complete records of one place into files, note them in the manifest, drop the parts.
 
         The manifest is saved as it goes: what it notes is not joined again after a kill.
         """
         cut = blocks(rows, batch_size)
-        largest = max((self.manifest.record_of(split, view).itemsize for _, view in columns), default=1) * rows
+        largest = max((self.manifest.format_of(key).record.itemsize for key in keys), default=1) * rows
         together = max(1, min(SAVE_EVERY, SAVE_BYTES // largest))
-        for start in range(0, len(columns), together):
-            some = {column: record_path(self.folder, split, *column) for column in columns[start : start + together]}
-            contents = ((path, self._content(split, column, rows, cut)) for column, path in some.items())
-            write_all(contents, within=self.folder)
-            joined = {key(split, *column): sha256_file(path) for column, path in some.items()}
-            self.manifest = self.manifest.with_records(joined)
+        for start in range(0, len(keys), together):
+            some = {key: key.path(self.folder) for key in keys[start : start + together]}
+            write_all(((path, self._content(key, rows, cut)) for key, path in some.items()), within=self.folder)
+            self.manifest = self.manifest.with_records({key: sha256_file(path) for key, path in some.items()})
             self.manifest.save(self.folder)
-        self.drop_parts(split)
+        for place in {key.place for key in keys}:
+            self.drop_parts(place)
 
-    def _content(self, split: str, column: Column, rows: int, cut: Sequence[Block]) -> Iterator[bytes]:
+    def _content(self, key: Key, rows: int, cut: Sequence[Block]) -> Iterator[bytes]:
         """A record's file, piece by piece."""
-        yield _npy_header(self.manifest.record_of(split, column[1]), rows)
-        for _, records in self.written(split, column, cut):
+        yield _npy_header(self.manifest.format_of(key).record, rows)
+        for _, records in self.written(key, cut):
             yield records.tobytes()
 
-    def drop_parts(self, split: str) -> None:
-        """Remove what a split's records were joined from."""
-        self._parts.drop(split)
+    def drop_parts(self, place: str) -> None:
+        """Remove what the records of a place were joined from."""
+        self._parts.drop(place)
 
 
 def _npy_header(record: np.dtype[np.void], rows: int) -> bytes:
@@ -163,7 +153,7 @@ def _npy_header(record: np.dtype[np.void], rows: int) -> bytes:
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files of writes that never finished, also of version 0.1.0: harmless, removed by the next pass."""
     beside = [path for path in folder.glob(f"*{TEMPORARY}") if is_temporary(path) or path.stem in FILES]
-    return [*beside, *(path for path in _below(folder, "records", PARTS, "replay") if path.name.endswith(TEMPORARY))]
+    return [*beside, *(path for path in _below(folder, RECORDS, PARTS, "replay") if path.name.endswith(TEMPORARY))]
 
 
 def unneeded(folder: Path) -> list[Path]:

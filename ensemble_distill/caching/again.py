@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.inputs import Inputs
-from ensemble_distill.cache.parts import Column
-from ensemble_distill.cache.records import decode, encode
+from ensemble_distill.cache.reader import StoredInputs
+from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.caching.panel import Panel
 from ensemble_distill.caching.seen import shown_of, stack
@@ -23,7 +22,7 @@ from ensemble_distill.teachers.trial import refuse_other_answers
 
 
 def ask_again(
-    writer: Writer, name: str, plan: SplitPlan, todo: Sequence[Column], panel: Panel, inputs: Inputs | None
+    writer: Writer, name: str, plan: SplitPlan, todo: Sequence[RecordKey], panel: Panel, inputs: StoredInputs | None
 ) -> None:
     """Compare some rows of each member's first new view. The few rows that a member is tried on before the pass do not
     tell one that changes over thousands, as an adapting one does, or that treats batches by their size.
@@ -31,12 +30,12 @@ def ask_again(
     Raises:
         EdistillError: a member answers otherwise; what it said of the split goes, to be asked again once it is mended.
     """
-    rows, record = some_rows(len(plan.source)), writer.manifest.record
+    rows, form = some_rows(len(plan.source)), writer.manifest.format
 
     def kept(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return decode(encode(outputs, record))
+        return form.decode(form.encode(outputs))
 
-    first = {member: min(view for other, view in todo if other == member) for member, _ in todo}
+    first = {key.member: min(other.view for other in todo if other.member == key.member) for key in todo}
     for view in sorted(set(first.values())):
         members = [member for member in panel.members if first.get(member.name) == view]
         preprocessings = list(dict.fromkeys(member.preprocessing for member in members))
@@ -44,7 +43,7 @@ def ask_again(
         seen = stack([shown[row] for row in rows])
         for member in members:
             x = seen[preprocessings.index(member.preprocessing)].to(panel.device)
-            said = _said(writer, name, (member.name, view), len(plan.source), rows, panel.batch_size)
+            said = _said(writer, RecordKey(name, member.name, view), len(plan.source), rows, panel.batch_size)
             try:
                 refuse_other_answers(panel.modules[member.name], x, member, name, rows, said, panel.batch_size, kept)
             except EdistillError:
@@ -52,11 +51,10 @@ def ask_again(
                 raise
 
 
-def _said(
-    writer: Writer, name: str, column: Column, total: int, rows: Sequence[int], batch_size: int
-) -> NDArray[np.float32]:
+def _said(writer: Writer, key: RecordKey, total: int, rows: Sequence[int], batch_size: int) -> NDArray[np.float32]:
     """What a member said of some rows, (B, W), from the parts of the pass."""
     answers = []
-    for block, records in writer.written(name, column, blocks(total, batch_size)):
-        answers.append(decode(records[[row - block.start for row in rows if block.start <= row < block.stop]]))
+    for block, records in writer.written(key, blocks(total, batch_size)):
+        here = [row - block.start for row in rows if block.start <= row < block.stop]
+        answers.append(writer.manifest.format.decode(records[here]))
     return np.concatenate(answers)

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ensemble_distill.cache.parts import Column
-from ensemble_distill.cache.records import decode
+from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.data.source import Source
 from ensemble_distill.facts import Member
@@ -19,7 +18,7 @@ def check_meaning(
     writer: Writer,
     name: str,
     source: Source,
-    todo: Sequence[Column],
+    todo: Sequence[RecordKey],
     members: Mapping[str, Member],
     batch_size: int,
 ) -> None:
@@ -28,15 +27,16 @@ def check_meaning(
     if source.labels is None or name.startswith("ood/"):
         return
     classes = writer.manifest.classes
-    for column in todo:
-        if column[1] != 0:
+    for key in todo:
+        if key.view != 0:
             continue
-        answers = ((block, decode(r)) for block, r in writer.written(name, column, blocks(len(source), batch_size)))
+        parts = writer.written(key, blocks(len(source), batch_size))
+        answers = [writer.manifest.format.decode(records) for _, records in parts]
         if classes:
-            predicted = np.concatenate([logits.argmax(1) for _, logits in answers])
-            check_class_order(column[0], source.labels, predicted, classes)
+            predicted = np.concatenate([logits.argmax(1) for logits in answers])
+            check_class_order(key.member, source.labels, predicted, classes)
         else:
-            moments = np.concatenate([answer for _, answer in answers])
-            check_units(column[0], moments[:, 0], source.labels, members[column[0]].units)
+            moments = np.concatenate(answers)
+            check_units(key.member, moments[:, 0], source.labels, members[key.member].units)
             if name not in ("train", "transfer"):  # there views may mix rows, and members know the targets by heart
-                check_spread(members[column[0]], moments, source.labels)
+                check_spread(members[key.member], moments, source.labels)

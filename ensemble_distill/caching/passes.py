@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.manifest import (
     FILES,
-    INPUTS,
     NAME,
     Manifest,
     as_recorded,
@@ -25,11 +23,11 @@ from ensemble_distill.cache.manifest import (
     refuse_other_data,
     refuse_other_members,
 )
-from ensemble_distill.cache.parts import Column
-from ensemble_distill.cache.records import encode
+from ensemble_distill.cache.reader import StoredInputs
+from ensemble_distill.cache.record_key import RecordKey, inputs_place
 from ensemble_distill.cache.writer import Writer, blocks, clean, drop_inputs, drop_member, drop_parts
 from ensemble_distill.caching.again import ask_again
-from ensemble_distill.caching.complete import keys, record_exists
+from ensemble_distill.caching.complete import keys
 from ensemble_distill.caching.meaning import check_meaning
 from ensemble_distill.caching.panel import Panel
 from ensemble_distill.caching.probe import open_modules, probe, refuse_changed
@@ -103,7 +101,7 @@ def cache_outputs(
         stored = {name: inputs_of_first_view(folder, manifest, name) for name in manifest.splits.keys() & splits.keys()}
         classes = probe(splits, members, modules, numbers, known, partial(refuse_changed, folder, manifest), stored)
         needed = [key for key in keys(splits, members) if key not in manifest.records]
-        if not needed and all(record_exists(folder, key) for key in manifest.records):
+        if not needed and all(key.path(folder).is_file() for key in manifest.records):
             if manifest != before:  # a member that failed is gone
                 manifest.save(folder)
             clean(folder)  # after a pass that died when it was all but done
@@ -124,14 +122,13 @@ def cache_outputs(
         module.to(device)
     panel = Panel(members, modules, batch_size, device, workers, progress)
     for name, plan in splits.items():
-        columns = [(m.name, v) for m in members for v in range(plan.count)]
-        todo = writer.pending(name, columns)
+        todo = writer.pending(list(keys({name: plan}, members)))
         if not todo:
             writer.drop_parts(name)
-            writer.drop_parts(f"{INPUTS}/{name}")
+            writer.drop_parts(inputs_place(name))
         else:
             keep_samples(folder, name, plan.source, plan.view, plan.seed, plan.count, members[0].preprocessing)
-            views = sorted({view for _, view in todo})
+            views = sorted({key.view for key in todo})
             inputs = push_inputs(writer, name, plan, views, panel)
             _cache_split(writer, name, plan, todo, panel, inputs)
     return len(writer.manifest.records) - there
@@ -183,8 +180,8 @@ def _extended(
 
 
 def _without_inputs(folder: Path, manifest: Manifest, split: str) -> Manifest:
-    for view in manifest.pushed_views(split):
-        manifest = drop_inputs(folder, manifest, split, view)
+    for key in manifest.pushed_views(split):
+        manifest = drop_inputs(folder, manifest, key)
     return manifest
 
 
@@ -192,13 +189,14 @@ def _cache_split(
     writer: Writer,
     name: str,
     plan: SplitPlan,
-    todo: Sequence[Column],
+    todo: Sequence[RecordKey],
     panel: Panel,
-    inputs: Inputs | None,
+    inputs: StoredInputs | None,
 ) -> None:
+    form = writer.manifest.format
     by_name = {member.name: member for member in panel.members}
     cut = blocks(len(plan.source), panel.batch_size)
-    missing = {block: writer.missing(name, block, todo) for block in cut}
+    missing = {block: writer.missing(block, todo) for block in cut}
     done = sum(b.stop - b.start for b, columns in missing.items() if not columns)
     panel.progress.start(f"caching {name}", total=len(plan.source), unit="rows", done=done)
     # rows that miss the same columns go through one loader; only a pass resumed with other members has several
@@ -206,25 +204,25 @@ def _cache_split(
         if not columns:
             continue
         wanted = list(group)
-        views = sorted({view for _, view in columns})
-        using = [by_name[m] for m in dict.fromkeys(m for m, _ in columns)]
+        views = sorted({key.view for key in columns})
+        using = [by_name[m] for m in dict.fromkeys(key.member for key in columns)]
         preprocessings = list(dict.fromkeys(member.preprocessing for member in using))
         batched = [batch for block in wanted for batch in block.batches(panel.batch_size)]
         cut_rows = [list(batch) for batch in batched]
         shown = shown_of(plan, inputs, views, preprocessings)
         stream = zip(batched, batches(shown, cut_rows, stack, panel.workers, panel.device), strict=True)
         for block in wanted:
-            outputs: dict[Column, list[NDArray[np.float32]]] = {column: [] for column in columns}
+            outputs: dict[RecordKey, list[NDArray[np.float32]]] = {key: [] for key in columns}
             for rows, seen in itertools.islice(stream, len(block.batches(panel.batch_size))):
                 on_device = [x.to(panel.device, non_blocking=True) for x in seen]
-                for member_name, view in columns:
-                    member = by_name[member_name]
-                    at = views.index(view) * len(preprocessings) + preprocessings.index(member.preprocessing)
-                    raw = forward(panel.modules[member_name], on_device[at], member, f"at row {rows[0]} of {name}")
-                    outputs[member_name, view].append(to_outputs(raw, member, name, rows))
+                for key in columns:
+                    member = by_name[key.member]
+                    at = views.index(key.view) * len(preprocessings) + preprocessings.index(member.preprocessing)
+                    raw = forward(panel.modules[key.member], on_device[at], member, f"at row {rows[0]} of {name}")
+                    outputs[key].append(to_outputs(raw, member, name, rows))
                 panel.progress.advance(len(rows))
-            writer.put(name, block, {c: encode(np.concatenate(o), writer.manifest.record) for c, o in outputs.items()})
+            writer.put(block, {key: form.encode(np.concatenate(parts)) for key, parts in outputs.items()})
     ask_again(writer, name, plan, todo, panel, inputs)
     check_meaning(writer, name, plan.source, todo, by_name, panel.batch_size)
-    writer.join(name, todo, len(plan.source), panel.batch_size)
+    writer.join(todo, len(plan.source), panel.batch_size)
     panel.progress.finish()

@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ensemble_distill.cache.inputs import Inputs
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.cache.reader import mapped
-from ensemble_distill.cache.records import decode
-from ensemble_distill.cache.writer import record_path
+from ensemble_distill.cache.reader import StoredInputs, mapped
+from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.caching.seen import Rendered, normalized, stack
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
@@ -74,7 +72,7 @@ def probe(
     numbers: bool,
     classes: tuple[str, ...] | None,
     compare: Callable[[str, Member, NDArray[np.float32]], None] | None = None,
-    stored: Mapping[str, Inputs | None] | None = None,
+    stored: Mapping[str, StoredInputs | None] | None = None,
 ) -> tuple[str, ...]:
     """Run the first row through every member, so that what cannot work fails before the pass, and find the
     class names; there are none where the members predict numbers.
@@ -150,11 +148,12 @@ def probe(
 
 def refuse_changed(folder: Path, manifest: Manifest, split: str, member: Member, outputs: NDArray[np.float32]) -> None:
     """Weights are hashed, code is not: a member whose first answer is no longer the cached one has changed."""
-    path = record_path(folder, split, member.name, 0)
-    if f"{split}/{member.name}/0" not in manifest.records or not path.is_file():
+    key = RecordKey(split, member.name, 0)
+    path = key.path(folder)
+    if key not in manifest.records or not path.is_file():
         return
     try:
-        cached = decode(mapped(path, manifest.record, manifest.splits[split].rows)[:1])
+        cached = manifest.format.decode(mapped(path, manifest.format.record, manifest.splits[split].rows)[:1])
     except EdistillError:
         return  # a damaged record: for the reader to tell
     if member.of_numbers:  # in standard deviations of the prediction, and as a share of the variance

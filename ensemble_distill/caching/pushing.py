@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ensemble_distill.cache.inputs import Inputs, open_inputs
-from ensemble_distill.cache.manifest import INPUT, INPUTS, Manifest, Pushed, key
-from ensemble_distill.cache.records import encode_inputs
+from ensemble_distill.cache.manifest import Manifest, Pushed
+from ensemble_distill.cache.reader import StoredInputs, stored_inputs
+from ensemble_distill.cache.record_key import InputKey, inputs_place
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.caching.gradient import moved
 from ensemble_distill.caching.panel import Panel
@@ -34,7 +35,7 @@ def push_inputs(
     plan: SplitPlan,
     views: Sequence[int],
     panel: Panel,
-) -> Inputs | None:
+) -> StoredInputs | None:
     """Store the inputs of the views that are not stored yet; None for views that do not push.
 
     Raises:
@@ -42,14 +43,13 @@ def push_inputs(
     """
     if not pushes(plan.view):
         return None
-    place = f"{INPUTS}/{name}"
-    todo = writer.pending(place, [(INPUT, view) for view in views])
+    todo = writer.pending([InputKey(name, view) for view in views])
     if todo:
-        _plan(writer, name, plan, [view for _, view in todo], panel.members, _shape(plan, panel.members[0]))
-        _push(writer, name, plan, [view for _, view in todo], panel)
+        _plan(writer, plan, todo, panel.members)
+        _push(writer, name, plan, todo, panel)
     else:
-        writer.drop_parts(place)
-    return open_inputs(writer.folder, writer.manifest, name, views)
+        writer.drop_parts(inputs_place(name))
+    return stored_inputs(writer.folder, writer.manifest, name, views)
 
 
 def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], manifest: Manifest | None) -> None:
@@ -60,7 +60,7 @@ def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], ma
     """
     if not pushes(plan.view):
         return
-    stored = manifest.pushed.get(f"{name}/0") if manifest is not None and manifest.holds(name) else None
+    stored = manifest.pushed.get(InputKey(name, 0)) if manifest is not None and manifest.holds(name) else None
     first = _shape(plan, members[0])
     for member in members:
         shape = _shape(plan, member)
@@ -93,32 +93,31 @@ def _shape(plan: SplitPlan, member: Member) -> tuple[int, ...]:
     return shape
 
 
-def _plan(
-    writer: Writer, name: str, plan: SplitPlan, views: Sequence[int], members: Sequence[Member], shape: tuple[int, ...]
-) -> None:
+def _plan(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Sequence[Member]) -> None:
     """Note who will be asked, before the first block: a pass that goes on asks the same, whoever has come since."""
     there = {(member.name, member.sha256) for member in members}
     now = Pushed(
         members=tuple((member.name, member.sha256) for member in members),
-        shape=shape,
+        shape=_shape(plan, members[0]),
         dtype="uint8" if plan.source.kind == "pixels" else "float32",
     )
-    noted = {view: writer.manifest.pushed.get(f"{name}/{view}") for view in views}
-    fresh = {v: now for v, one in noted.items() if one is None or one.shape != shape or not set(one.members) <= there}
+    noted = {key: writer.manifest.pushed.get(key) for key in todo}
+    fresh = {
+        key: now for key, one in noted.items() if one is None or one.shape != now.shape or not set(one.members) <= there
+    }
     if fresh:
-        writer.note_pushed(name, fresh)
+        writer.note_pushed(fresh)
 
 
-def _push(writer: Writer, name: str, plan: SplitPlan, views: Sequence[int], panel: Panel) -> None:
-    place, named = f"{INPUTS}/{name}", {member.name: member for member in panel.members}
-    columns, rows = [(INPUT, view) for view in views], len(plan.source)
-    kind = plan.source.kind
-    asked = {v: [named[n] for n, _ in writer.manifest.pushed[f"{name}/{v}"].members] for v in views}
-    preprocessings = list(dict.fromkeys(asked[view][0].preprocessing for view in views))
+def _push(writer: Writer, name: str, plan: SplitPlan, todo: Sequence[InputKey], panel: Panel) -> None:
+    named = {member.name: member for member in panel.members}
+    kind, rows = plan.source.kind, len(plan.source)
+    asked = {key: [named[n] for n, _ in writer.manifest.pushed[key].members] for key in todo}
+    preprocessings = list(dict.fromkeys(asked[key][0].preprocessing for key in todo))
     for module in panel.modules.values():
         module.requires_grad_(False)  # of the inputs alone
     cut = blocks(rows, panel.batch_size)
-    missing = {block: writer.missing(place, block, columns) for block in cut}
+    missing = {block: writer.missing(block, todo) for block in cut}
     done = sum(b.stop - b.start for b, lacking in missing.items() if not lacking)
     panel.progress.start(f"moving inputs of {name}", total=rows, unit="rows", done=done)
     for lacking, group in itertools.groupby(cut, key=lambda block: missing[block]):
@@ -126,21 +125,21 @@ def _push(writer: Writer, name: str, plan: SplitPlan, views: Sequence[int], pane
             continue
         wanted = list(group)
         batched = [batch for block in wanted for batch in block.batches(panel.batch_size)]
-        rendered = Rendered(plan, [view for _, view in lacking], preprocessings)
+        rendered = Rendered(plan, [key.view for key in lacking], preprocessings)
         loaded = batches(rendered, [list(b) for b in batched], stack, panel.workers, panel.device)
         stream = zip(batched, loaded, strict=True)
         for block in wanted:
-            made: dict[tuple[str, int], list[Array]] = {column: [] for column in lacking}
+            made: dict[InputKey, list[NDArray[np.void]]] = {key: [] for key in lacking}
             for batch, inputs in itertools.islice(stream, len(block.batches(panel.batch_size))):
-                for position, (_, view) in enumerate(lacking):
-                    to = asked[view][0].preprocessing  # of the first one asked, whoever has come since
+                for position, key in enumerate(lacking):
+                    to = asked[key][0].preprocessing  # of the first one asked, whoever has come since
                     at = position * len(preprocessings) + preprocessings.index(to)
-                    x, drawn = _unit(inputs[at].numpy(), to, kind), list(_drawn(plan, view, batch))
-                    there = moved(x, drawn, kind, asked[view], panel.modules, panel.device, name, batch)
-                    made[INPUT, view].append(encode_inputs(there, writer.manifest.record_of(place, view)))
+                    x, drawn = _unit(inputs[at].numpy(), to, kind), list(_drawn(plan, key.view, batch))
+                    there = moved(x, drawn, kind, asked[key], panel.modules, panel.device, name, batch)
+                    made[key].append(writer.manifest.format_of(key).encode(there))
                 panel.progress.advance(len(batch))
-            writer.put(place, block, {column: np.concatenate(parts) for column, parts in made.items()})
-    writer.join(place, columns, rows, panel.batch_size)
+            writer.put(block, {key: np.concatenate(parts) for key, parts in made.items()})
+    writer.join(todo, rows, panel.batch_size)
     panel.progress.finish()
 
 
@@ -164,11 +163,11 @@ def _unit(x: Array, to: Preprocessing | None, kind: str) -> Array:
     return unit
 
 
-def inputs_of_first_view(folder: Path, manifest: Manifest, split: str) -> Inputs | None:
+def inputs_of_first_view(folder: Path, manifest: Manifest, split: str) -> StoredInputs | None:
     """The stored inputs of view 0, where they are there to be compared with; a lost file is made again."""
-    if key(f"{INPUTS}/{split}", INPUT, 0) not in manifest.records:
+    if InputKey(split, 0) not in manifest.records:
         return None
     try:
-        return open_inputs(folder, manifest, split, [0])
+        return stored_inputs(folder, manifest, split, [0])
     except EdistillError:
         return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ensemble_distill.cache.inputs import Inputs
+from ensemble_distill.cache.reader import StoredInputs
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendering import normalize
 from ensemble_distill.data.source import Array, Kind
@@ -40,7 +40,7 @@ class Stored(Dataset[list[Array]]):
     """Rows as members take them, from stored inputs, which are normalized for each distinct preprocessing."""
 
     def __init__(
-        self, inputs: Inputs, kind: Kind, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]
+        self, inputs: StoredInputs, kind: Kind, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]
     ) -> None:
         self.inputs, self.kind, self.views, self.preprocessings = inputs, kind, views, preprocessings
 
@@ -53,7 +53,7 @@ class Stored(Dataset[list[Array]]):
 
 
 def shown_of(
-    plan: SplitPlan, inputs: Inputs | None, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]
+    plan: SplitPlan, inputs: StoredInputs | None, views: Sequence[int], preprocessings: Sequence[Preprocessing | None]
 ) -> Rendered | Stored:
     """Row to its inputs, from the stored ones where there are any."""
     if inputs is None:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.cache.records import input_layout
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import counted, told
 from ensemble_distill.settings import Settings
@@ -53,11 +52,11 @@ class Forecast:
         seconds = self.left * (training.steps * update + train.epochs * validated / batch * (asked + rendering))
         seconds += self.left * min(training.steps, views / batch if training.keeps_rows else math.inf) * rendering
         seconds += cached * (views + others) / batch * (asked + rendering)
-        space = self.left * sum(training.sizes()) + cached * (views + others) * manifest.record.itemsize
+        space = self.left * sum(training.sizes()) + cached * (views + others) * manifest.format.record.itemsize
         if manifest.pushed:  # a generation's own gradients move the inputs, which are stored
             pushed = next(iter(manifest.pushed.values()))
             seconds += cached * views / batch * update
-            space += cached * views * input_layout(pushed.shape, pushed.dtype).itemsize
+            space += cached * views * pushed.format.record.itemsize
         what = f"{counted(self.left, 'generation')} of {counted(train.epochs, 'epoch')}"
         self.progress.note(f"{what}: about {told(seconds)} and {space / 1e6:,.1f} MB.")
         free = shutil.disk_usage(self.folder).free

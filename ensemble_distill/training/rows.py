@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ensemble_distill.cache.inputs import Inputs
-from ensemble_distill.cache.reader import Records
+from ensemble_distill.cache.reader import Records, StoredInputs
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.rendering import normalize
 from ensemble_distill.data.source import Array, Item, Source, View
@@ -34,7 +33,7 @@ class CachedSplit:
     view: View
     seed: int
     records: Records
-    inputs: Inputs | None = None
+    inputs: StoredInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class CachedRows(Dataset[Example]):
         return Example(index, x, own, partner, weight, known=y is not None)
 
 
-def _refuse_other_size(inputs: Inputs, to: Preprocessing) -> None:
+def _refuse_other_size(inputs: StoredInputs, to: Preprocessing) -> None:
     channels, *size = inputs.shape
     wanted = max(len(to.mean), len(to.std))
     if tuple(size) != to.size or wanted not in (1, channels):

@@ -77,7 +77,7 @@ def _cache(path: Path) -> dict[str, Any]:
         "members": [member.to_json() for member in manifest.members],
         "splits": {name: {**vars(split), "views": manifest.views(name)} for name, split in manifest.splits.items()},
         "caching": dict(manifest.caching),
-        **({"pushed": {name: vars(pushed) for name, pushed in manifest.pushed.items()}} if manifest.pushed else {}),
+        **({"pushed": manifest.told_pushed()} if manifest.pushed else {}),
         "bytes": sum(file.stat().st_size for file in (path / "records").rglob("*.npy")),
     }
 

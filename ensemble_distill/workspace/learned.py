@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ensemble_distill.cache.inputs import open_inputs
 from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
-from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.reader import Cache, stored_inputs
 from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.replay import check_samples
@@ -34,7 +33,7 @@ def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     refuse_other_making(cache.folder, name, plan, cache.manifest)
     records = cache.open(name, plan.count)
     check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count)
-    inputs = open_inputs(cache.folder, cache.manifest, name, range(plan.count))
+    inputs = stored_inputs(cache.folder, cache.manifest, name, range(plan.count))
     return CachedSplit(plan.source, plan.view, plan.seed, records, inputs)
 
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from tiny import contents, refused
 
 from ensemble_distill.cache import parts, reader, writer
+from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import NAME, Manifest
-from ensemble_distill.cache.parts import Block, Column
+from ensemble_distill.cache.parts import Block
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.cache.records import encode, layout
-from ensemble_distill.cache.writer import Writer, blocks, record_path
+from ensemble_distill.cache.record_key import InputKey, RecordKey, key_of
+from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing, Split
 
@@ -25,7 +26,7 @@ ROWS, K, BATCH = 23, 5, 4
 MEMBERS = tuple(
     Member(name, name[-1] * 64, preprocessing=Preprocessing((6, 6), (0.5,), (0.2,))) for name in ("m-a", "m-b")
 )
-COLUMNS: list[Column] = [(member.name, view) for member in MEMBERS for view in range(3)]
+KEYS = [RecordKey("ood/x", member.name, view) for member in MEMBERS for view in range(3)]
 SPLIT = Split(ROWS, "d" * 64, "all", "pixels", "mixup", 3)
 
 
@@ -39,22 +40,22 @@ def manifest(dtype: str = "float16") -> Manifest:
     return Manifest("classification", dtype, classes, MEMBERS, {"ood/x": SPLIT}, caching={"batch_size": BATCH})
 
 
-def logits(column: Column) -> NDArray[np.float32]:
+def logits(key: RecordKey) -> NDArray[np.float32]:
     """(ROWS, K), small integers, which float16 holds exactly."""
-    rng = np.random.default_rng([ord(column[0][-1]), column[1]])
+    rng = np.random.default_rng([ord(key.member[-1]), key.view])
     return rng.integers(-50, 50, (ROWS, K)).astype(np.float32)
 
 
-def put(into: Writer, columns: list[Column] = COLUMNS, cut: list[Block] | None = None) -> None:
+def put(into: Writer, keys: list[RecordKey] = KEYS, cut: list[Block] | None = None) -> None:
     for block in cut or blocks(ROWS, BATCH):
-        dtype = into.manifest.dtype
-        into.put("ood/x", block, {c: encode(logits(c)[block.start : block.stop], layout(K, dtype)) for c in columns})
+        encode = into.manifest.format.encode
+        into.put(block, {key: encode(logits(key)[block.start : block.stop]) for key in keys})
 
 
 def made(folder: Path, dtype: str = "float16") -> Path:
     whole = Writer(folder, manifest(dtype))
     put(whole)
-    whole.join("ood/x", COLUMNS, ROWS, BATCH)
+    whole.join(KEYS, ROWS, BATCH)
     return folder
 
 
@@ -78,25 +79,25 @@ def test_blocks_cover_all_rows_in_the_batches_of_an_uncut_pass(rows: int, batch:
 
 def test_any_numpy_opens_a_record(tmp_path: Path) -> None:
     made(tmp_path)
-    for column in COLUMNS:
-        record = np.load(record_path(tmp_path, "ood/x", *column))
+    for key in KEYS:
+        record = np.load(key.path(tmp_path))
         assert record.shape == (ROWS,)
-        assert_array_equal(record["logits"].astype(np.float32) + record["max"][:, None], logits(column))
+        assert_array_equal(record["logits"].astype(np.float32) + record["max"][:, None], logits(key))
 
 
 def test_the_order_of_the_work_is_not_in_the_bytes(tmp_path: Path) -> None:
     other = Writer(tmp_path / "b", manifest())
     for cut in blocks(ROWS, BATCH)[::-1]:
-        put(other, COLUMNS[4:], [cut])
-        put(other, COLUMNS[:4][::-1], [cut])
-    other.join("ood/x", COLUMNS[::-1], ROWS, BATCH)
+        put(other, KEYS[4:], [cut])
+        put(other, KEYS[:4][::-1], [cut])
+    other.join(KEYS[::-1], ROWS, BATCH)
     assert contents(tmp_path / "b") == contents(made(tmp_path / "a"))
 
 
 def test_parts_are_gone_once_they_are_joined_and_leftovers_with_the_next_writer(tmp_path: Path) -> None:
     made(tmp_path)
     before = contents(tmp_path)
-    assert sorted(before) == [NAME, *(f"records/ood/x/{m}.v{v}.npy" for m, v in COLUMNS)]
+    assert sorted(before) == [NAME, *(f"records/ood/x/{key.member}.v{key.view}.npy" for key in KEYS)]
     for name in (
         "manifest.json.part",
         "records/ood/x/m-a.v0.npy.part",
@@ -111,9 +112,7 @@ def test_parts_are_gone_once_they_are_joined_and_leftovers_with_the_next_writer(
 
 def test_a_block_of_another_length_is_a_bug(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 records"):
-        Writer(tmp_path, manifest()).put(
-            "ood/x", Block(0, 8), {("m-a", 0): encode(logits(("m-a", 0))[:3], layout(K, "float16"))}
-        )
+        Writer(tmp_path, manifest()).put(Block(0, 8), {KEYS[0]: manifest().format.encode(logits(KEYS[0])[:3])})
 
 
 def test_each_part_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +121,8 @@ def test_each_part_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     digest = parts._digest
     monkeypatch.setattr(parts, "_digest", lambda tensors: (hashed.append(1), digest(tensors))[1])
     later = Writer(tmp_path, manifest())
-    assert not any(later.missing("ood/x", block, COLUMNS) for block in blocks(ROWS, BATCH))
-    later.join("ood/x", COLUMNS, ROWS, BATCH)
+    assert not any(later.missing(block, KEYS) for block in blocks(ROWS, BATCH))
+    later.join(KEYS, ROWS, BATCH)
     assert len(hashed) == len(blocks(ROWS, BATCH)), "as many columns as there are would each hash all of them"
 
 
@@ -145,10 +144,10 @@ def test_a_damaged_part_counts_as_absent(tmp_path: Path, damage: Damage) -> None
     victim.write_bytes(damage(victim.read_bytes()))
     again = Writer(tmp_path, manifest())
     first, second, third = blocks(ROWS, BATCH)
-    assert again.missing("ood/x", first, COLUMNS) == again.missing("ood/x", third, COLUMNS) == ()
-    assert again.missing("ood/x", second, COLUMNS) == tuple(COLUMNS)
+    assert again.missing(first, KEYS) == again.missing(third, KEYS) == ()
+    assert again.missing(second, KEYS) == tuple(KEYS)
     put(again, cut=[second])
-    again.join("ood/x", COLUMNS, ROWS, BATCH)
+    again.join(KEYS, ROWS, BATCH)
     assert contents(tmp_path) == contents(made(tmp_path.with_name("whole")))
 
 
@@ -171,14 +170,14 @@ def test_rows_come_back_in_any_order_each_in_its_view(folder: Path) -> None:
     assert read.shape == (40, 2, K)
     assert read.dtype == np.float32
     for at, (row, view) in enumerate(zip(rows, views, strict=True)):
-        assert_array_equal(read[at], [logits((member.name, view))[row] for member in MEMBERS])
+        assert_array_equal(read[at], [logits(RecordKey("ood/x", member.name, view))[row] for member in MEMBERS])
     assert_array_equal(records.read([3, 1]), records.read(np.array([3, 1]), np.array([0, 0])))
     assert len(records) == ROWS
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_a_record_that_is_not_whole_is_refused_when_it_is_opened(folder: Path, damage: str) -> None:
-    path = record_path(folder, "ood/x", "m-b", 2)
+    path = RecordKey("ood/x", "m-b", 2).path(folder)
     content = path.read_bytes()
     path.unlink()
     if damage == "truncated":
@@ -189,10 +188,10 @@ def test_a_record_that_is_not_whole_is_refused_when_it_is_opened(folder: Path, d
 
 
 def test_a_record_of_other_rows_or_classes_is_refused(folder: Path) -> None:
-    path = record_path(folder, "ood/x", "m-a", 0)
+    path = RecordKey("ood/x", "m-a", 0).path(folder)
     for wrong in (
-        encode(np.zeros((ROWS - 1, K), np.float32), layout(K, "float16")),
-        encode(np.zeros((ROWS, K), np.float32), layout(K, "float32")),
+        Format("dense", (K,), "float16").encode(np.zeros((ROWS - 1, K), np.float32)),
+        Format("dense", (K,), "float32").encode(np.zeros((ROWS, K), np.float32)),
     ):
         np.save(path, wrong)
         with refused(str(path), "damaged"):
@@ -200,7 +199,7 @@ def test_a_record_of_other_rows_or_classes_is_refused(folder: Path) -> None:
 
 
 def test_a_flipped_bit_is_found_before_the_first_row_is_used(tmp_path: Path) -> None:
-    path = record_path(made(tmp_path), "ood/x", "m-a", 1)
+    path = RecordKey("ood/x", "m-a", 1).path(made(tmp_path))
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     path.write_bytes(content)
@@ -238,6 +237,28 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         Cache(tmp_path / "half").views("ood/x")
 
 
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "file"),
+    [
+        (RecordKey("train", "m-a", 0), "train/m-a/0", "records/train/m-a.v0.npy"),
+        (RecordKey("ood/x", "m-a", 12), "ood/x/m-a/12", "records/ood/x/m-a.v12.npy"),
+        (RecordKey("train", "x", 3), "train/x/3", "records/train/x.v3.npy"),
+        (InputKey("train", 1), "inputs/train/x/1", "records/inputs/train/x.v1.npy"),
+    ],
+)
+def test_a_key_is_a_text_in_the_manifest_and_a_file(key: RecordKey | InputKey, text: str, file: str) -> None:
+    assert (key.text, key.path(Path("c")), key_of(text)) == (text, Path("c") / file, key)
+
+
+@pytest.mark.parametrize("text", ["", "train", "train/m", "train/m/", "train/m/-1", "train/m/01", "/m/0", "train//0"])
+def test_what_is_no_key_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no record"):
+        key_of(text)
+
+
 # --- the manifest -----------------------------------------------------------------------------------------------
 
 
@@ -249,7 +270,7 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     assert there.names == ("m-a", "m-b")
     assert there.views("ood/x") == 3
     assert there.views("test") == 0
-    assert set(there.records) == {f"ood/x/{m}/{v}" for m, v in COLUMNS}
+    assert set(there.records) == set(KEYS)
     content = (tmp_path / NAME).read_bytes()
     there.save(tmp_path)
     assert (tmp_path / NAME).read_bytes() == content
@@ -257,8 +278,8 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_views_count_only_while_every_member_has_them(tmp_path: Path) -> None:
     whole = Manifest.load(made(tmp_path))
-    for gone, left in (("ood/x/m-b/2", 2), ("ood/x/m-a/1", 1), ("ood/x/m-a/0", 0)):
-        whole.records.pop(gone)  # type: ignore[attr-defined]
+    for member, view, left in (("m-b", 2, 2), ("m-a", 1, 1), ("m-a", 0, 0)):
+        whole.records.pop(RecordKey("ood/x", member, view))  # type: ignore[attr-defined]
         assert whole.views("ood/x") == left
 
 

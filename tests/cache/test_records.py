@@ -1,6 +1,7 @@
 """Records: how far decoded logits are from the members' own, and what that does to model uncertainty."""
 
 import io
+import pickle
 import warnings
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.records import LOWEST, decode, encode, layout
+from ensemble_distill.cache.formats import Format, format_names
+from ensemble_distill.cache.formats.dense import LOWEST
 
 Logits = NDArray[np.float32]
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -20,11 +22,11 @@ ANY = hnp.arrays(np.float32, SHAPES, elements=st.floats(allow_nan=False, allow_i
 
 
 def as_records(logits: NDArray[np.float32], dtype: str) -> NDArray[np.void]:
-    return encode(logits, layout(logits.shape[1], dtype))
+    return Format("dense", (logits.shape[1],), dtype).encode(logits)
 
 
 def there_and_back(logits: Logits, dtype: str) -> Logits:
-    return decode(as_records(logits, dtype))
+    return Format("dense", (logits.shape[1],), dtype).decode(as_records(logits, dtype))
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,8 +128,9 @@ def test_without_the_maximum_subtracted_it_would_be_off_by_more() -> None:
 
 @pytest.mark.parametrize(("dtype", "size"), [("float16", 4 + 2 * 10), ("float32", 4 + 4 * 10)])
 def test_a_record_has_a_fixed_width_without_padding(dtype: str, size: int) -> None:
-    assert layout(10, dtype).itemsize == size
-    assert layout(10, dtype)["logits"].shape == (10,)
+    record = Format("dense", (10,), dtype).record
+    assert record.itemsize == size
+    assert record["logits"].shape == (10,)
 
 
 def test_records_are_little_endian_on_any_machine() -> None:
@@ -135,3 +138,24 @@ def test_records_are_little_endian_on_any_machine() -> None:
     np.save(file, as_records(np.zeros((1, 2), np.float32), "float16"))
     assert b"'<f4'" in file.getvalue()
     assert b"'<f2'" in file.getvalue()
+
+
+SHAPE = {"dense": (3,), "moments": (2,), "inputs": (1, 4, 4)}
+STORED = [
+    (name, dtype) for name in format_names() for dtype in (("uint8" if name == "inputs" else "float16"), "float32")
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), STORED)
+def test_a_format_gives_back_what_it_was_given(name: str, dtype: str) -> None:
+    """Whatever formats there are: fixed width, rows apart from each other, and what is decoded encodes to the same."""
+    form = Format(name, SHAPE[name], dtype)
+    values = np.random.default_rng(0).uniform(0, 1, (5, *SHAPE[name])).astype(np.float32)
+    records = form.encode(values)
+    decoded = form.decode(records)
+    assert (records.dtype, records.shape) == (form.record, (5,))
+    assert (decoded.dtype, decoded.shape) == (np.float32, values.shape)
+    assert np.abs(decoded - values).max() <= (0.5 / 255 + 1e-7 if dtype == "uint8" else 1e-3)
+    assert_array_equal(form.encode(decoded), records)
+    assert_array_equal(form.decode(records[[3, 1]]), decoded[[3, 1]])
+    assert pickle.loads(pickle.dumps(form)) == form

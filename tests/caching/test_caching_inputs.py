@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.plan import SplitPlan
@@ -254,7 +255,7 @@ def test_a_member_that_failed_late_takes_its_records_with_it(tmp_path: Path, mon
     before = contents(tmp_path / "cache")
     with refused("Member m7 returns", "at row 14 of test"):
         run(tmp_path / "cache", [good(0), good(1), teacher("m7", AtRow(14, lambda raw: raw * float("nan")))], splits)
-    assert "train/m7/0" in Manifest.load(tmp_path / "cache").records
+    assert RecordKey("train", "m7", 0) in Manifest.load(tmp_path / "cache").records
     asked = rows_asked(monkeypatch)
     assert run(tmp_path / "cache", [good(0), good(1)], splits) == 0
     assert not asked

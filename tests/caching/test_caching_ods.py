@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.record_key import InputKey
 from ensemble_distill.data.rendering import normalize
 from ensemble_distill.data.source import Kind
 from ensemble_distill.data.views import open_view
@@ -138,7 +139,7 @@ def test_outputs_are_of_the_stored_inputs_and_labels_of_the_plan(tmp_path: Path)
 
 def test_only_rows_that_are_trained_on_move(folder: Path) -> None:
     manifest = Manifest.load(folder / "cache")
-    assert set(manifest.pushed) == {"train/0", "train/1"}
+    assert set(manifest.pushed) == {InputKey("train", 0), InputKey("train", 1)}
     assert manifest.splits["validation"].transform == "none"
     cache_logits(settings(folder, {"views.transform": "none", "output.cache": "plain"}))
     for which in ("member-0", "member-1"):

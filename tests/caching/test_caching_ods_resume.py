@@ -16,6 +16,7 @@ from tiny import contents, killed_at, linear, rows_asked, save_member, settings
 
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.record_key import InputKey
 from ensemble_distill.facts import Member
 from ensemble_distill.settings import Settings
 from ensemble_distill.teachers.teacher import Teacher
@@ -83,7 +84,8 @@ def test_a_new_member_only_labels_what_is_stored(folder: Path, monkeypatch: pyte
         assert_allclose(records.read([row], 1)[0, 2], z, atol=2e-2)  # float16
     cache_logits(settings(folder, {**ODS, "views.count": 3}))
     pushed = Manifest.load(folder / "cache").pushed
-    assert [len(pushed[f"train/{view}"].members) for view in range(3)] == [2, 2, 3], "a new view asks all there are"
+    asked_of = [len(pushed[InputKey("train", view)].members) for view in range(3)]
+    assert asked_of == [2, 2, 3], "a new view asks all there are"
     assert facts(folder / "cache").items() >= old.items()
     train(settings(folder, {**ODS, "views.count": 3, "train.epochs": 1}))
 

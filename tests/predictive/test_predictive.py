@@ -15,7 +15,7 @@ from scipy.stats import entropy
 from torch import Tensor
 from torch.testing import assert_close
 
-from ensemble_distill.cache.records import decode, encode, layout
+from ensemble_distill.cache.formats import Format
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Average
 
@@ -183,9 +183,8 @@ EXTREME = np.array(
 
 def stored(logits: Floats, dtype: str) -> Tensor:
     """What training and evaluation get of these logits from a cache."""
-    members = [
-        decode(encode(member.astype(np.float32), layout(logits.shape[-1], dtype))) for member in logits.swapaxes(0, 1)
-    ]
+    form = Format("dense", (logits.shape[-1],), dtype)
+    members = [form.decode(form.encode(member.astype(np.float32))) for member in logits.swapaxes(0, 1)]
     return torch.from_numpy(np.stack(members, axis=1))
 
 

@@ -1,0 +1,63 @@
+"""Record formats: how numbers of a row become a fixed number of bytes. A format a file; the file's name is its key.
+
+Each file has `layout(shape, dtype)`, the NumPy record of one row; `encode(values, record)`, from (B, *shape) to B
+records; and `decode(records)`, back to float32. Its docstring says what is lost in between.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class FormatFile(Protocol):
+    """What a file of this package holds."""
+
+    def layout(self, shape: Sequence[int], dtype: str) -> np.dtype[np.void]: ...
+    def encode(self, values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]: ...
+    def decode(self, records: NDArray[np.void]) -> NDArray[np.float32]: ...
+
+
+def format_names() -> list[str]:
+    """Names of the formats, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+@dataclass(frozen=True)
+class Format:
+    """How rows of one shape are stored.
+
+    Attributes:
+        name: of the format's file.
+        shape: of a row's values.
+        dtype: what the file's `layout` knows by that name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @cached_property
+    def record(self) -> np.dtype[np.void]:
+        """The record of one row."""
+        return _file(self.name).layout(self.shape, self.dtype)
+
+    def encode(self, values: NDArray[np.floating[Any]]) -> NDArray[np.void]:
+        """Finite values (B, *shape) to B records."""
+        return _file(self.name).encode(values, self.record)
+
+    def decode(self, records: NDArray[np.void]) -> NDArray[np.float32]:
+        """B records to values (B, *shape)."""
+        return _file(self.name).decode(records)
+
+
+@cache
+def _file(name: str) -> FormatFile:
+    return cast(FormatFile, importlib.import_module(f"{__name__}.{name}"))
