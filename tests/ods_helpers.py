@@ -16,6 +16,7 @@ from torch import nn
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import StoredInputs, stored_inputs
+from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.plan import SplitPlan
@@ -23,6 +24,7 @@ from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workflows.cache_logits import cache_logits
 
@@ -82,15 +84,7 @@ def inputs_of(rows: int) -> NDArray[np.float32]:
 
 def run(cache: Path, plans: dict[str, SplitPlan], teachers: list[Teacher], workers: int = 0) -> int:
     return cache_outputs(
-        cache,
-        "classification",
-        plans,
-        teachers,
-        dtype="float32",
-        batch_size=5,
-        device=CPU,
-        workers=workers,
-        progress=Silent(),
+        cache, Classification, plans, teachers, Asking("float32", 5, torch.device("cpu"), workers, Silent())
     )
 
 

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load, save, save_file
 from torch import Tensor, nn
 
-from ensemble_distill.caching import passes
+from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.caching import answers
+from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member
 from ensemble_distill.runtime import files
 from ensemble_distill.settings import Settings, load_settings
 
@@ -219,14 +221,13 @@ def linear(seed: int) -> nn.Module:
 def rows_asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the rows that each member is asked about, the probe aside."""
     rows: Counter[str] = Counter()
-    forward = passes.forward
+    make = answers.Answers.make
 
-    def counted(module: nn.Module, x: Tensor, member: Member, where: str) -> Tensor:
-        if where.startswith("at row"):
-            rows[member.name] += len(x)
-        return forward(module, x, member, where)
+    def counted(self: Any, keys: Sequence[RecordKey], batch: range, seen: Seen) -> dict[RecordKey, NDArray[np.void]]:
+        rows.update(key.member for key in keys for _ in batch)
+        return make(self, keys, batch, seen)
 
-    monkeypatch.setattr(passes, "forward", counted)
+    monkeypatch.setattr(answers.Answers, "make", counted)
     return rows
 
 

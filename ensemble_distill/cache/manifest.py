@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -16,15 +14,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
 from ensemble_distill.cache.formats import Format
+from ensemble_distill.cache.problems import problems
 from ensemble_distill.cache.record_key import INPUTS, InputKey, Key, RecordKey, key_of
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import Member, Split
 from ensemble_distill.runtime.jsons import read_json, write_json
-from ensemble_distill.runtime.names import is_plain
+from ensemble_distill.tasks import Task, task_from_json
 
 FORMAT = 1
 NAME = "manifest.json"
-LARGEST_INPUT = 1 << 28  # values; NumPy has no larger records
 FILES = (NAME, "args.toml", "records", "parts", "replay")  # all that a cache folder holds of ours
 
 
@@ -36,7 +34,7 @@ class Pushed:
         members: name and sha256 of those that were asked for gradients, in the order that draws count them. One that
             comes later only labels what is stored: the inputs stay.
         shape: (C, H, W) of an input.
-        dtype: "uint8" of inputs in [0, 1], or "float32"; see `input_layout`.
+        dtype: "uint8" of inputs in [0, 1], or "float32"; see `cache/formats/inputs.py`.
     """
 
     members: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]
@@ -58,30 +56,36 @@ def _pushed_key(text: str) -> InputKey:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The file `manifest.json`. Records hold their file's sha256; regression has no classes. The types here are what a
-    file is held to that is loaded."""
+    """The file `manifest.json`: what an answer is, who says it of which rows, and the sha256 of each record's file. The
+    types here are what a file is held to that is loaded."""
 
-    task: Annotated[str, Field(pattern="^(classification|regression)$")]
+    answer: Annotated[Task | type[Task], PlainValidator(lambda value: value)]  # a type until members have been asked
     dtype: Annotated[str, Field(pattern="^(float16|float32)$")]
-    classes: tuple[str, ...]
     members: tuple[Member, ...] = ()
     splits: Mapping[str, Split] = field(default_factory=dict)
     records: Mapping[Annotated[Key, PlainValidator(key_of)], str] = field(default_factory=dict)
     caching: Mapping[str, Any] = field(default_factory=dict)  # batch size, dtype, device, library versions
-    pushed: Mapping[Annotated[InputKey, PlainValidator(_pushed_key)], Pushed] = field(
-        default_factory=dict
-    )  # how inputs are made, noted before the first is stored
+    # how inputs are made, noted before the first is stored
+    pushed: Mapping[Annotated[InputKey, PlainValidator(_pushed_key)], Pushed] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
     @property
+    def task(self) -> str:
+        return self.answer.key
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, where an answer is of several."""
+        return self.answer.names if isinstance(self.answer, Task) else ()
+
+    @property
     def format(self) -> Format:
         """How what a member says of a row is stored."""
-        if self.task == "regression":
-            return Format("moments", (2,), self.dtype)
-        return Format("dense", (len(self.classes),), self.dtype)
+        assert isinstance(self.answer, Task)
+        return Format(self.answer.format, (self.answer.width,), self.dtype)
 
     def format_of(self, key: Key) -> Format:
         """How a row of a record is stored."""
@@ -129,11 +133,13 @@ class Manifest:
         return replace(self, records={**self.records, **records})
 
     def save(self, folder: Path) -> None:
+        assert isinstance(self.answer, Task)
+        answer = self.answer.to_json()
         record = {
             "format": FORMAT,
-            "task": self.task,
+            "task": answer.pop("task"),
             "dtype": self.dtype,
-            "classes": list(self.classes),
+            **answer,
             "members": [member.to_json() for member in self.members],
             "splits": {name: vars(split) for name, split in self.splits.items()},
             "caching": dict(self.caching),
@@ -197,46 +203,19 @@ def _parsed(record: Mapping[str, Any]) -> Manifest:
         # names of classes may be those of folders, which need not be Unicode, as pydantic's texts are
         if not isinstance(classes := record.get("classes"), list) or not all(isinstance(name, str) for name in classes):
             raise ValueError(f"classes is {classes!r}")
-        manifest = _types().validate_json(json.dumps({**record, "classes": []}), strict=True)
+        if not isinstance(task := record.get("task"), str):
+            raise ValueError(f"task is {task!r}")
+        answer = task_from_json(record)
+        manifest = _types().validate_json(json.dumps({**record, "classes": [], "answer": None}), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except EdistillError as error:
         raise ValueError(str(error)) from None
-    manifest = replace(manifest, classes=tuple(classes))
-    for problem in _problems(manifest):
+    manifest = replace(manifest, answer=answer)
+    for problem in problems(manifest):
         raise ValueError(problem)
     return manifest
-
-
-def _problems(manifest: Manifest) -> Iterator[str]:
-    """What types cannot say of a manifest, a sentence each."""
-    names, batch_size = set(manifest.names), manifest.caching.get("batch_size")
-    if len(names) < len(manifest.members):
-        yield "two members share a name"
-    if type(batch_size) is not int or batch_size < 1:
-        yield f"caching.batch_size is {batch_size!r}"
-    if bool(manifest.classes) != (manifest.task == "classification"):
-        yield f"there are {len(manifest.classes)} classes, and the task is {manifest.task}"
-    for split in manifest.splits:
-        if not _is_split(split):
-            yield f"{split!r} is no name of a split"
-    for made, pushed in manifest.pushed.items():
-        if made.split not in manifest.splits:
-            yield f"pushed has view {made.view} of {made.split!r}, which is no split"
-        if math.prod(pushed.shape) > LARGEST_INPUT or not all(is_plain(asked) for asked, _ in pushed.members):
-            yield f"pushed {made.text!r} is {pushed}"
-    for key, sha256 in manifest.records.items():
-        known = key in manifest.pushed if isinstance(key, InputKey) else key.member in names
-        if key.split not in manifest.splits or not known:
-            yield f"{key.text!r} is no record of its splits, members and views"
-        if not re.fullmatch("[0-9a-f]{64}", sha256):
-            yield f"the sha256 of {key.text!r} is {sha256!r}"
-
-
-def _is_split(name: str) -> bool:
-    """A plain name, or ood/NAME."""
-    return name != INPUTS and is_plain(name.removeprefix("ood/"))
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

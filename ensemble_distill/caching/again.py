@@ -10,42 +10,37 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.reader import StoredInputs
 from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import Writer, blocks
-from ensemble_distill.caching.panel import Panel
-from ensemble_distill.caching.seen import shown_of, stack
-from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.caching.panel import Panel, wanted
+from ensemble_distill.caching.seen import seen
+from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.own_row import some_rows
-from ensemble_distill.teachers.trial import refuse_other_answers
+from ensemble_distill.teachers.trial import Few, refuse_other_answers
 
 
-def ask_again(
-    writer: Writer, name: str, plan: SplitPlan, todo: Sequence[RecordKey], panel: Panel, inputs: StoredInputs | None
-) -> None:
+def ask_again(writer: Writer, name: str, rows: ViewedRows, todo: Sequence[RecordKey], panel: Panel) -> None:
     """Compare some rows of each member's first new view. The few rows that a member is tried on before the pass do not
     tell one that changes over thousands, as an adapting one does, or that treats batches by their size.
 
     Raises:
         EdistillError: a member answers otherwise; what it said of the split goes, to be asked again once it is mended.
     """
-    rows, form = some_rows(len(plan.source)), writer.manifest.format
+    some, form, asking = some_rows(len(rows.source)), writer.manifest.format, panel.asking
 
     def kept(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return form.decode(form.encode(outputs))
 
     first = {key.member: min(other.view for other in todo if other.member == key.member) for key in todo}
     for view in sorted(set(first.values())):
-        members = [member for member in panel.members if first.get(member.name) == view]
-        preprocessings = list(dict.fromkeys(member.preprocessing for member in members))
-        shown = shown_of(plan, inputs, [view], preprocessings)
-        seen = stack([shown[row] for row in rows])
-        for member in members:
-            x = seen[preprocessings.index(member.preprocessing)].to(panel.device)
-            said = _said(writer, RecordKey(name, member.name, view), len(plan.source), rows, panel.batch_size)
+        members = [asked for asked in panel.members if first.get(asked.member.name) == view]
+        here = {what: x.to(asking.device) for what, x in seen(rows, some, [view], wanted(members)).items()}
+        for asked in members:
+            said = _said(writer, RecordKey(name, asked.member.name, view), len(rows.source), some, asking.batch_size)
             try:
-                refuse_other_answers(panel.modules[member.name], x, member, name, rows, said, panel.batch_size, kept)
+                few = Few(name, some, here.get((view, asked.wants)))
+                refuse_other_answers(asked, few, said, asking.batch_size, kept)
             except EdistillError:
                 writer.drop_parts(name)
                 raise

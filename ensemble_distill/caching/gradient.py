@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ensemble_distill.caching.seen import normalized
 from ensemble_distill.data.push import Push
+from ensemble_distill.data.rows import as_taken
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.checks.logits import joined, refuse_not_finite
+from ensemble_distill.tasks.checks.logits import refuse_not_finite
+from ensemble_distill.teachers.answering import Answering
 
 
 def moved(
     x: Array,
     pushes: Sequence[Push],
     kind: Kind,
-    members: Sequence[Member],
-    modules: Mapping[str, nn.Module],
+    members: Sequence[Answering],
     device: torch.device,
     split: str,
     rows: Sequence[int],
@@ -41,12 +41,11 @@ def moved(
     for index in np.unique(asked):  # the rows of a member at once
         at = np.flatnonzero(asked == index)
         member, mine, of = members[index], [pushes[int(i)] for i in at], [rows[int(i)] for i in at]
-        shown = np.stack([normalized(one, kind, member.preprocessing) for one in x[at]])
-        direction, confidence = gradient(
-            modules[member.name], member, torch.from_numpy(shown).to(device), mine, split, of
-        )
-        if kind == "pixels" and member.preprocessing is not None:
-            direction /= np.array(member.preprocessing.std)[:, None, None]  # from normalized inputs to those in [0, 1]
+        to = member.member.preprocessing
+        shown = np.stack([as_taken(one, kind, to) for one in x[at]])
+        direction, confidence = gradient(member, torch.from_numpy(shown).to(device), mine, split, of)
+        if kind == "pixels" and to is not None:
+            direction /= np.array(to.std)[:, None, None]  # from normalized inputs to those in [0, 1]
         norm = np.sqrt((direction**2).sum(axis=tuple(range(1, x.ndim)), keepdims=True))
         steps = np.array([p.step * (c if p.by_confidence else 1) for p, c in zip(mine, confidence, strict=True)])
         size = steps.reshape(norm.shape) * math.sqrt(x[0].size)
@@ -56,7 +55,7 @@ def moved(
 
 
 def gradient(
-    module: nn.Module, member: Member, x: Tensor, pushes: Sequence[Push], split: str, rows: Sequence[int]
+    asked: Answering, x: Tensor, pushes: Sequence[Push], split: str, rows: Sequence[int]
 ) -> tuple[Array, Array]:
     """∇_x w·softmax(z) up to a positive factor a row, float64 of x's shape, and max softmax(z), (B,).
 
@@ -70,12 +69,13 @@ def gradient(
     Raises:
         EdistillError: see `moved`.
     """
-    where = f"at row {rows[0]} of {split}"
+    where, member, module = f"at row {rows[0]} of {split}", asked.member, asked.module
+    assert module is not None  # see `refuse_no_gradients`
     leaf = x.requires_grad_()
     try:
         with torch.enable_grad():
             raw = module(leaf.clone())  # a module may write into its input, and not into a leaf
-            values = joined(raw, len(x), member).double().cpu().numpy()
+            values = asked.task.joined(raw, len(x), member).double().cpu().numpy()
             raw = raw.to_dense() if raw.is_sparse else raw
             refuse_not_finite(values, member, split, rows)
             back, confidence = _of_outputs(values, member, pushes)

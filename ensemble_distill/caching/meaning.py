@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.caching.panel import Panel
 from ensemble_distill.data.source import Source
-from ensemble_distill.facts import Member
-from ensemble_distill.tasks.checks.class_order import check_class_order
-from ensemble_distill.tasks.checks.moments import check_spread, check_units
+
+TRAINED = ("train", "transfer")  # members may have learned these rows, and views may mix them
 
 
-def check_meaning(
-    writer: Writer,
-    name: str,
-    source: Source,
-    todo: Sequence[RecordKey],
-    members: Mapping[str, Member],
-    batch_size: int,
-) -> None:
-    """Refuse a member whose classes are plainly in another order than the data's, or whose numbers are in another
-    unit, before its records count."""
+def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:
+    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records count.
+
+    Raises:
+        EdistillError: that is so.
+    """
     if source.labels is None or name.startswith("ood/"):
         return
-    classes = writer.manifest.classes
+    manifest, members = writer.manifest, panel.by_name
     for key in todo:
-        if key.view != 0:
-            continue
-        parts = writer.written(key, blocks(len(source), batch_size))
-        answers = [writer.manifest.format.decode(records) for _, records in parts]
-        if classes:
-            predicted = np.concatenate([logits.argmax(1) for logits in answers])
-            check_class_order(key.member, source.labels, predicted, classes)
-        else:
-            moments = np.concatenate(answers)
-            check_units(key.member, moments[:, 0], source.labels, members[key.member].units)
-            if name not in ("train", "transfer"):  # there views may mix rows, and members know the targets by heart
-                check_spread(members[key.member], moments, source.labels)
+        if key.view == 0:
+            asked = members[key.member]
+            parts = writer.written(key, blocks(len(source), panel.asking.batch_size))
+            gist = np.concatenate([asked.task.gist(manifest.format.decode(records)) for _, records in parts])
+            asked.task.refuse_other_meaning(asked.member, gist, source.labels, manifest.classes, name in TRAINED)

@@ -6,8 +6,7 @@ by then; the manifest notes for each view who was asked. Blocks, syncs and renam
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +15,21 @@ from numpy.typing import NDArray
 from ensemble_distill.cache.manifest import Manifest, Pushed
 from ensemble_distill.cache.reader import StoredInputs, stored_inputs
 from ensemble_distill.cache.record_key import InputKey, inputs_place
-from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.cache.writer import Writer
+from ensemble_distill.caching.filling import fill
 from ensemble_distill.caching.gradient import moved
 from ensemble_distill.caching.panel import Panel
-from ensemble_distill.caching.seen import Rendered, stack
+from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.runtime.loading import batches
+from ensemble_distill.teachers.answering import Answering, Inputs
 
 
-def push_inputs(
-    writer: Writer,
-    name: str,
-    plan: SplitPlan,
-    views: Sequence[int],
-    panel: Panel,
-) -> StoredInputs | None:
+def push_inputs(writer: Writer, name: str, plan: SplitPlan, views: Sequence[int], panel: Panel) -> StoredInputs | None:
     """Store the inputs of the views that are not stored yet; None for views that do not push.
 
     Raises:
@@ -45,14 +39,28 @@ def push_inputs(
         return None
     todo = writer.pending([InputKey(name, view) for view in views])
     if todo:
-        _plan(writer, plan, todo, panel.members)
-        _push(writer, name, plan, todo, panel)
+        _note(writer, plan, todo, panel.facts)
+        fill(writer, plan.rows(), todo, _Moving(writer, plan, todo, panel), panel.asking, f"moving inputs of {name}")
+        writer.join(todo, len(plan.source), panel.asking.batch_size)
+        panel.asking.progress.finish()
     else:
         writer.drop_parts(inputs_place(name))
     return stored_inputs(writer.folder, writer.manifest, name, views)
 
 
-def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], manifest: Manifest | None) -> None:
+def refuse_no_gradients(splits: Mapping[str, SplitPlan], members: Sequence[Answering]) -> None:
+    """Raise EdistillError when a view pushes, and a member has no module to take a gradient of."""
+    for name, plan in splits.items():
+        for asked in members:
+            if pushes(plan.view) and asked.module is None:
+                raise EdistillError(
+                    f"Member {asked.member.name} gives no gradient: it is no module of torch. The view "
+                    f"{plan.transform!r} of {name} needs one of every member: take ods or confods out of "
+                    "views.transform."
+                )
+
+
+def refuse_other_sizes(name: str, plan: SplitPlan, manifest: Manifest) -> None:
     """Raise EdistillError when members take inputs of other sizes: a stored one has a single size.
 
     They may differ in mean and standard deviation, and in how they resize and crop: it is rendered as for the first one
@@ -60,7 +68,11 @@ def refuse_other_sizes(name: str, plan: SplitPlan, members: Sequence[Member], ma
     """
     if not pushes(plan.view):
         return
-    stored = manifest.pushed.get(InputKey(name, 0)) if manifest is not None and manifest.holds(name) else None
+    unsaid = [None] if plan.source.kind == "pixels" else []  # those are refused as soon as they are opened
+    members = [member for member in manifest.members if member.preprocessing not in unsaid]
+    if not members:
+        return
+    stored = manifest.pushed.get(InputKey(name, 0)) if manifest.holds(name) else None
     first = _shape(plan, members[0])
     for member in members:
         shape = _shape(plan, member)
@@ -89,11 +101,11 @@ def refuse_other_making(folder: Path, name: str, plan: SplitPlan, manifest: Mani
 
 
 def _shape(plan: SplitPlan, member: Member) -> tuple[int, ...]:
-    shape: tuple[int, ...] = Rendered(plan, [0], [member.preprocessing])[0][0].shape
+    shape: tuple[int, ...] = plan.rows().inputs(0, [0], [member.preprocessing])[0].shape
     return shape
 
 
-def _plan(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Sequence[Member]) -> None:
+def _note(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Sequence[Member]) -> None:
     """Note who will be asked, before the first block: a pass that goes on asks the same, whoever has come since."""
     there = {(member.name, member.sha256) for member in members}
     now = Pushed(
@@ -109,49 +121,42 @@ def _plan(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Se
         writer.note_pushed(fresh)
 
 
-def _push(writer: Writer, name: str, plan: SplitPlan, todo: Sequence[InputKey], panel: Panel) -> None:
-    named = {member.name: member for member in panel.members}
-    kind, rows = plan.source.kind, len(plan.source)
-    asked = {key: [named[n] for n, _ in writer.manifest.pushed[key].members] for key in todo}
-    preprocessings = list(dict.fromkeys(asked[key][0].preprocessing for key in todo))
-    for module in panel.modules.values():
-        module.requires_grad_(False)  # of the inputs alone
-    cut = blocks(rows, panel.batch_size)
-    missing = {block: writer.missing(block, todo) for block in cut}
-    done = sum(b.stop - b.start for b, lacking in missing.items() if not lacking)
-    panel.progress.start(f"moving inputs of {name}", total=rows, unit="rows", done=done)
-    for lacking, group in itertools.groupby(cut, key=lambda block: missing[block]):
-        if not lacking:
-            continue
-        wanted = list(group)
-        batched = [batch for block in wanted for batch in block.batches(panel.batch_size)]
-        rendered = Rendered(plan, [key.view for key in lacking], preprocessings)
-        loaded = batches(rendered, [list(b) for b in batched], stack, panel.workers, panel.device)
-        stream = zip(batched, loaded, strict=True)
-        for block in wanted:
-            made: dict[InputKey, list[NDArray[np.void]]] = {key: [] for key in lacking}
-            for batch, inputs in itertools.islice(stream, len(block.batches(panel.batch_size))):
-                for position, key in enumerate(lacking):
-                    to = asked[key][0].preprocessing  # of the first one asked, whoever has come since
-                    at = position * len(preprocessings) + preprocessings.index(to)
-                    x, drawn = _unit(inputs[at].numpy(), to, kind), list(_drawn(plan, key.view, batch))
-                    there = moved(x, drawn, kind, asked[key], panel.modules, panel.device, name, batch)
-                    made[key].append(writer.manifest.format_of(key).encode(there))
-                panel.progress.advance(len(batch))
-            writer.put(block, {key: np.concatenate(parts) for key, parts in made.items()})
-    writer.join(todo, rows, panel.batch_size)
-    panel.progress.finish()
+class _Moving:
+    """Batches of rows to inputs, moved as the views have drawn it; see `Maker`."""
 
+    def __init__(self, writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], panel: Panel) -> None:
+        self.manifest, self.plan, self.device = writer.manifest, plan, panel.asking.device
+        named = panel.by_name
+        self.asked = {key: [named[name] for name, _ in writer.manifest.pushed[key].members] for key in todo}
+        for member in panel.members:
+            if member.module is not None:
+                member.module.requires_grad_(False)  # of the inputs alone
 
-def _drawn(plan: SplitPlan, view: int, rows: Sequence[int]) -> Iterator[Push]:
-    for row in rows:
-        push = getattr(plan.view.plan(plan.seed, view, row, len(plan.source)), "push", None)
-        if push is None:
-            raise EdistillError(
-                f"views.transform {plan.transform!r} says that it pushes, and its plan of row {row} has no push. Give "
-                "every plan one, or let pushes be False."
-            )
-        yield push
+    def wants(self, keys: Sequence[InputKey]) -> list[Inputs]:
+        return list(dict.fromkeys(self._first(key) for key in keys))
+
+    def make(self, keys: Sequence[InputKey], rows: range, seen: Seen) -> dict[InputKey, NDArray[np.void]]:
+        kind, records = self.plan.source.kind, {}
+        for key in keys:
+            to = self._first(key)
+            x = _unit(seen[key.view, to].numpy(), to.preprocessing, kind)
+            there = moved(x, list(self._drawn(key.view, rows)), kind, self.asked[key], self.device, key.split, rows)
+            records[key] = self.manifest.format_of(key).encode(there)
+        return records
+
+    def _first(self, key: InputKey) -> Inputs:
+        """What the first one wants that is asked, whoever has come since."""
+        return Inputs(self.asked[key][0].member.preprocessing)
+
+    def _drawn(self, view: int, rows: Sequence[int]) -> Iterator[Push]:
+        for row in rows:
+            push = self.plan.rows().push(row, view)
+            if push is None:
+                raise EdistillError(
+                    f"views.transform {self.plan.transform!r} says that it pushes, and its plan of row {row} has no "
+                    "push. Give every plan one, or let pushes be False."
+                )
+            yield push
 
 
 def _unit(x: Array, to: Preprocessing | None, kind: str) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ensemble_distill.data.rows import Stored, ViewedRows
 from ensemble_distill.data.source import Source, View
 from ensemble_distill.facts import Split
 
@@ -17,6 +18,10 @@ class SplitPlan:
     transform: str
     seed: int
     count: int
+
+    def rows(self, stored: Stored | None = None) -> ViewedRows:
+        """Its rows to render; `stored` are the inputs, where those are kept."""
+        return ViewedRows(self.source, self.view, self.seed, stored)
 
     def facts(self) -> Split:
         return Split(

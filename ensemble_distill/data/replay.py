@@ -17,7 +17,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from ensemble_distill.data.source import Array, Source, View
+from ensemble_distill.data.rows import ViewedRows
+from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import remove_file, write_whole
@@ -32,27 +33,22 @@ def _path(folder: Path, split: str) -> Path:
     return folder / "replay" / f"{split}.safetensors"
 
 
-def _samples(
-    source: Source, view: View, seed: int, count: int, to: Preprocessing | None
-) -> Iterator[tuple[str, Array]]:
+def _samples(rows: ViewedRows, views: int, to: Preprocessing | None) -> Iterator[tuple[str, Array]]:
     plain = None if to is None else replace(to, mean=(0.0,), std=(1.0,))
-    for row in spread(len(source), ROWS):
-        for index in range(min(count, VIEWS)):
-            plan = view.plan(seed, index, row, len(source))
-            yield f"{row}/{index}", plan.x([source.item(other) for other in plan.rows], plain)
+    for row in spread(len(rows.source), ROWS):
+        for view in range(min(views, VIEWS)):
+            yield f"{row}/{view}", rows.inputs(row, [view], [plain])[0]
 
 
-def keep_samples(
-    folder: Path, split: str, source: Source, view: View, seed: int, count: int, to: Preprocessing | None
-) -> None:
+def keep_samples(folder: Path, split: str, rows: ViewedRows, views: int, to: Preprocessing | None) -> None:
     """Keep a few of a split's inputs as the caching pass renders them.
 
     Raises:
         EdistillError: an earlier pass over this split saw others; see `check_samples`.
     """
     if _path(folder, split).is_file():
-        check_samples(folder, split, source, view, seed, count)
-    samples = dict(_samples(source, view, seed, count, to))
+        check_samples(folder, split, rows, views)
+    samples = dict(_samples(rows, views, to))
     content = save(samples, metadata={"to": json.dumps(to and to.to_json())})
     write_whole(_path(folder, split), content, within=folder)
 
@@ -62,7 +58,7 @@ def drop_samples(folder: Path, split: str) -> None:
     remove_file(_path(folder, split), within=folder)
 
 
-def check_samples(folder: Path, split: str, source: Source, view: View, seed: int, count: int) -> None:
+def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> None:
     """Render the kept inputs again.
 
     Raises:
@@ -78,27 +74,27 @@ def check_samples(folder: Path, split: str, source: Source, view: View, seed: in
         to = None if record is None else Preprocessing.from_json(record)
         if odd := [name for name, x in kept.items() if x.dtype != np.float32 or not np.isfinite(x).all() or not x.size]:
             raise ValueError(f"{odd[0]} is not what is kept here")
-        if to is None and source.kind == "pixels":
+        if to is None and rows.source.kind == "pixels":
             raise ValueError("it does not say how pixels were rendered")
     except Exception as error:  # safetensors' errors share no base class, and what it is given can be anything
         raise EdistillError(
             f"{path} is damaged ({error}). Restore it, or run edistill cache-logits --overwrite."
         ) from None
-    for name, now in _samples(source, view, seed, count, to):
+    for name, now in _samples(rows, views, to):
         then = kept.get(name)
         if then is None:
             continue  # the cache was made with fewer views, and this one is not read
-        row, index = name.split("/")
+        row, view = name.split("/")
         if then.shape != now.shape:
             raise EdistillError(
                 f"{folder} saw row {row} of {split} as {then.shape}, but it is {now.shape} now. Run edistill "
                 "cache-logits --overwrite."
             )
-        tolerance = TOLERANCE if source.kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
+        tolerance = TOLERANCE if rows.source.kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
         difference = float(np.abs(then - now).max())
         if not difference <= tolerance:
             raise EdistillError(
-                f"View {index} of row {row} of {split} differs by {difference:.4f} from what the members saw (allowed: "
+                f"View {view} of row {row} of {split} differs by {difference:.4f} from what the members saw (allowed: "
                 f"{tolerance:.4f}). The transform or the image decoder has changed: run edistill cache-logits "
                 "--overwrite."
             )

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest, refuse_other_data
 from ensemble_distill.cache.reader import Cache, Records
+from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.data.source import Source
-from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.subensembles import Members
 from ensemble_distill.facts import Preprocessing
@@ -27,13 +27,12 @@ from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import Settings
-from ensemble_distill.teachers.outputs import forward, to_outputs
+from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Teacher
-from ensemble_distill.teachers.trial import tried
+from ensemble_distill.teachers.trial import Few, tried
 from ensemble_distill.training.plain_rows import BATCH, plain_batches
 from ensemble_distill.workspace.splits import open_ensemble, plan_split, trusted_by
 
-PLAIN = open_view("none", None)
 # what a run recorded of its members that the settings may say otherwise, and by which key of [teachers]
 FACTS = {"output": "output", "preprocessing": "preprocessing", "units": "standardized", "variance": "variance"}
 
@@ -56,7 +55,7 @@ class Answers:
         self._cache = Cache(folder) if (folder / MANIFEST).is_file() else None
         self.family = run.architecture.task.members_family()
         weights = run.architecture.pooling()
-        self._picked: list[nn.Module] | None = None
+        self._tried: list[Answering] | None = None
         self._weights = None if weights is None else weights.double()
 
     def predictive(self, outputs: Tensor, some: Sequence[int] | None = None) -> Members:
@@ -85,29 +84,29 @@ class Answers:
     def asked(self, source: Source, named: str) -> Iterator[Tensor]:
         """Every member's outputs (B, M, W) on any rows, asked now. Equal preprocessing is rendered once."""
         different = list(dict.fromkeys(member.preprocessing for member in self.members))
-        streams = [plain_batches(source, PLAIN, to, self.workers, self.device) for to in different]
+        streams = [plain_batches(source, to, self.workers, self.device) for to in different]
         for batches in zip(*streams, strict=True):
             on_device = [x.to(self.device) for _, x in batches]
             rows = batches[0][0]
             inputs = [on_device[different.index(member.preprocessing)] for member in self.members]
             outputs = []
-            for member, module, x in zip(self.members, self._asked(inputs, named, rows), inputs, strict=True):
-                raw = forward(module, x, member, f"at row {rows[0]} of {named}")
-                outputs.append(to_outputs(raw, member, named, rows))
+            for member, x in zip(self._asked(inputs, named, rows), inputs, strict=True):
+                outputs.append(member.answers(named, rows, x))
             yield torch.from_numpy(np.stack(outputs, axis=1)).double()
 
-    def _asked(self, inputs: Sequence[Tensor], named: str, rows: Sequence[int]) -> list[nn.Module]:
-        """The members' modules, which before their first batch are tried on some of its rows."""
-        modules = [module.to(self.device) for module in self.modules]
-        if self._picked is None:
-            some, self._picked = some_rows(len(rows)), []
-            for module, member, x in zip(modules, self.members, inputs, strict=True):
-                number = len(self.run.architecture.task.names) or None
-                picked, told = tried(module, x[some], member, named, [rows[at] for at in some], number)
-                self._picked.append(picked)
+    def _asked(self, inputs: Sequence[Tensor], named: str, rows: Sequence[int]) -> list[Answering]:
+        """The members, which before their first batch are tried on some of its rows."""
+        for asked in self._opened:
+            asked.to(self.device)
+        if self._tried is None:
+            some, self._tried = some_rows(len(rows)), []
+            count = len(self.run.architecture.task.names) or None
+            for asked, x in zip(self._opened, inputs, strict=True):
+                picked, told = tried(asked, Few(named, [rows[at] for at in some], x[some]), count)
+                self._tried.append(picked)
                 if told is not None:
                     self.progress.note(told)
-        return self._picked
+        return self._tried
 
     @property
     def at_hand(self) -> bool:
@@ -117,7 +116,11 @@ class Answers:
     @cached_property
     def modules(self) -> list[nn.Module]:
         """The members themselves, from the teachers' folder. Raises EdistillError when they are not all there."""
-        return [teacher.build() for teacher in self._teachers]
+        return [asked.module for asked in self._opened if asked.module is not None]
+
+    @cached_property
+    def _opened(self) -> list[Answering]:
+        return [teacher.open(type(self.run.architecture.task)) for teacher in self._teachers]
 
     @cached_property
     def _teachers(self) -> list[Teacher]:
@@ -184,4 +187,4 @@ def _hold(settings: Settings, run: Run, trust: bool) -> bool:
 
 def first_input(source: Source, to: Preprocessing | None) -> Tensor:
     """The input (1, ...) that row 0 becomes."""
-    return torch.from_numpy(PLAIN.plan(0, 0, 0, len(source)).x([source.item(0)], to))[None]
+    return torch.from_numpy(plain_inputs(source, [0], to))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ensemble_distill.data.shifts import SEVERITIES, Shifted, shifts_for
 from ensemble_distill.data.source import Array, Source
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.evaluation.answers import PLAIN, Answers, first_input
+from ensemble_distill.evaluation.answers import Answers, first_input
 from ensemble_distill.evaluation.cost import cost, mean_cost
 from ensemble_distill.evaluation.figures import Figures, Rows
 from ensemble_distill.evaluation.halves import halves, halves_rows
@@ -174,7 +174,7 @@ class Comparison:
         """The students' predictions, batch by batch; those of equal preprocessing share the rendering."""
         different = list(dict.fromkeys(run.architecture.preprocessing for run in self.runs))
         workers, device = self.answers.workers, self.answers.device
-        streams = [plain_batches(source, PLAIN, to, workers, device) for to in different]
+        streams = [plain_batches(source, to, workers, device) for to in different]
         for batches in zip(*streams, strict=True):
             rows, inputs = batches[0][0], [x.to(device) for _, x in batches]
             self._refuse_dependent([inputs[different.index(run.architecture.preprocessing)] for run in self.runs])

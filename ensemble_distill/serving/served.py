@@ -16,8 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ensemble_distill.data.rendering import as_gray
+from ensemble_distill.data.rows import plain_input
 from ensemble_distill.data.source import Item, Source
-from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
@@ -176,11 +176,10 @@ class Served:
                 f"{self.path} takes {self.card.kind}, but the input holds {source.kind}. Give rows like those it was "
                 "trained on."
             )
-        view = open_view("none", None)
         for start in range(0, len(source), BATCH):
             rows = range(start, min(start + BATCH, len(source)))
             items = [self._as_trained(source.item(row)) for row in rows]
-            x = np.stack([view.plan(0, 0, 0, 1).x([item], self.card.preprocessing) for item in items])
+            x = np.stack([plain_input(item, self.card.preprocessing) for item in items])
             if x.shape[1:] != self.card.shape:
                 raise EdistillError(
                     f"{self.path} takes inputs of shape {self.card.shape}, but {source.name(start)} is {x.shape[1:]}. "

@@ -200,10 +200,16 @@ class Classification(Task):
         return float(np.abs(first - other).max()), "a probability"
 
     @classmethod
+    def gist(cls, answers: Array) -> Array:
+        """(B,) the likeliest class."""
+        top: Array = answers.argmax(1)
+        return top
+
+    @classmethod
     def refuse_other_meaning(
-        cls, member: Member, answers: Array, labels: Array, classes: Sequence[str] | None, seen: bool
+        cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
     ) -> None:
-        class_order.check_class_order(member.name, labels, answers.argmax(1), classes)
+        class_order.check_class_order(member.name, labels, gist, classes)
 
     # --- distributions and figures ------------------------------------------------------------------------------
 

@@ -135,13 +135,13 @@ class Regression(Task):
 
     @classmethod
     def refuse_other_meaning(
-        cls, member: Member, answers: Array, labels: Array, classes: Sequence[str] | None, seen: bool
+        cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
     ) -> None:
         from ensemble_distill.tasks.checks import moments
 
-        moments.check_units(member.name, answers[:, 0], labels, member.units)
+        moments.check_units(member.name, gist[:, 0], labels, member.units)
         if not seen:  # there views may mix rows, and members know the targets by heart
-            moments.check_spread(member, answers, labels)
+            moments.check_spread(member, gist, labels)
 
     # --- distributions and figures ------------------------------------------------------------------------------
 

@@ -228,13 +228,19 @@ class Task(ABC):
         """How far answers (B, W) of the same rows lie from those of before, and of what that is, in words."""
 
     @classmethod
+    def gist(cls, answers: Array) -> Array:
+        """What `refuse_other_meaning` looks at of answers (B, W), (B, …): of a large split not all of them fit."""
+        return answers
+
+    @classmethod
     @abstractmethod
     def refuse_other_meaning(
-        cls, member: Member, answers: Array, labels: Array, classes: Sequence[str] | None, seen: bool
+        cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
     ) -> None:
-        """Raise EdistillError where labels show that answers (N, W) mean something else than the settings say.
+        """Raise EdistillError where labels show that answers mean something else than the settings say.
 
         Args:
+            gist: (N, …) of a whole split.
             seen: whether the member may have been trained on these rows.
         """
 

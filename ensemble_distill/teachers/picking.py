@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -11,8 +11,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.parts import Part, Steps, parts
 from ensemble_distill.tasks.checks.remedies import remedy
-
-NAME = "logits"
+from ensemble_distill.teachers.answering import Answering
 
 
 class Picked(nn.Module):
@@ -29,12 +28,10 @@ class Picked(nn.Module):
         return found
 
 
-def pick(member: Member, several: Any, one: Any, rows: int, classes: int | None) -> Part:
+def pick(asked: Answering, several: Any, one: Any, rows: int, count: int | None) -> Part:
     """The tensor that is plainly the answer.
 
-    Of a classifier that is the one named logits, else the only one of shape (rows, classes); where the number of
-    classes is not known, or nothing has as many, the only one of shape (rows, ·). Of a regressor it is the only one
-    with as many numbers a row as `teachers.output` says.
+    Which could be is for the task to say, among those that have a row for each row.
 
     Args:
         several, one: what the member returns of `rows` rows, and of the first alone. A tensor that has as many rows
@@ -43,21 +40,16 @@ def pick(member: Member, several: Any, one: Any, rows: int, classes: int | None)
     Raises:
         EdistillError: several are, or none.
     """
+    member = asked.member
     alone = {part.path: part for part in parts(one)}
     there = [part for part in parts(several) if part.path in alone]
     by_row = [p for p in there if _is_by_row(p.tensor, rows) and _is_by_row(alone[p.path].tensor, 1)]
-    if member.of_numbers:
-        width = 1 if member.output == "mean" else 2
-        fitting = [part for part in by_row if part.tensor.numel() == rows * width]
-    else:
-        matrices = [part for part in by_row if part.tensor.dim() == 2]
-        named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == NAME]
-        fitting = named or [part for part in matrices if part.tensor.shape[1] == classes] or matrices
+    fitting = asked.task.candidates(by_row, member, rows, count)
     if len(fitting) == 1:
-        return fitting[0]
+        return cast(Part, fitting[0])
     if fitting:
         raise _undecided(member, several, fitting, rows)
-    raise _unfit(member, several, there, rows)
+    raise _unfit(asked, several, there, rows)
 
 
 def _is_by_row(tensor: Tensor, rows: int) -> bool:
@@ -73,9 +65,10 @@ def _undecided(member: Member, whole: Any, fitting: Sequence[Part], rows: int) -
     )
 
 
-def _unfit(member: Member, whole: Any, there: Sequence[Part], rows: int) -> EdistillError:
+def _unfit(asked: Answering, whole: Any, there: Sequence[Part], rows: int) -> EdistillError:
     listed = ", ".join(part.said for part in there) or "no tensor in it"
-    what = member.output if member.of_numbers else "(rows, classes)"
+    member = asked.member
+    what = "(rows, classes)" if asked.task.one_class else member.output
     maps = [part for part in there if part.tensor.dim() > 2 and len(part.tensor) == rows]
     return EdistillError(
         f"Member {member.name} returns a {type(whole).__name__} ({listed}) for {rows} rows, and none of it is {what}. "

@@ -1,4 +1,4 @@
-"""What the caching pass needs of a member: its facts, and a module when asked."""
+"""A member before it is opened: its facts, and what opens it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ensemble_distill.facts import Member
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import TeacherSettings
+from ensemble_distill.tasks import Task
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.network import Network
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Teacher:
-    """One member before it costs memory.
+    """One member before it costs memory. A kind whose members are no modules of torch says how they open.
 
     Attributes:
         member: its facts, weights hashed.
@@ -58,6 +61,10 @@ class Teacher:
     build: Callable[[], nn.Module]
     origin: Origin | None = None
     bare: bool = False
+
+    def open(self, task: type[Task]) -> Answering:
+        """The member as it is asked. Raises EdistillError when weights and module do not fit."""
+        return Network(task, self.member, self.build())
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ensemble_distill.cache.reader import Records, StoredInputs
 from ensemble_distill.data.memo import Memo
-from ensemble_distill.data.rendering import normalize
-from ensemble_distill.data.source import Array, Item, Source, View
+from ensemble_distill.data.rows import ViewedRows
+from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.training.order import Index
@@ -72,7 +72,7 @@ class CachedRows(Dataset[Example]):
         for split in splits:
             if split.inputs is not None and split.source.kind == "pixels" and to is not None:
                 _refuse_other_size(split.inputs, to)
-        self.sources = [(split.source, split.view, split.seed, split.inputs) for split in splits]
+        self.splits = [ViewedRows(split.source, split.view, split.seed, split.inputs) for split in splits]
         self.offsets = np.cumsum([0, *(len(split.source) for split in splits)])
         self.to = to
         self._memo: Memo[Example] = Memo(sum(len(s.source) * s.records.views for s in splits), RENDERED)
@@ -91,17 +91,7 @@ class CachedRows(Dataset[Example]):
 
     def _rendered(self, index: Index) -> Example:
         part = int(np.searchsorted(self.offsets, index[0], side="right")) - 1
-        source, view, seed, inputs = self.sources[part]
-        row = index[0] - int(self.offsets[part])
-        plan = view.plan(seed, index[1], row, len(source))
-        if inputs is None:
-            items = [source.item(other) for other in plan.rows]
-            x = plan.x(items, self.to)
-        else:  # only labels are left to ask for: nothing is decoded
-            x, labels = inputs.read(row, index[1]), source.labels
-            items = [Item(x, None if labels is None else labels[other], source.kind) for other in plan.rows]
-            x = normalize(x, self.to) if source.kind == "pixels" and self.to is not None else x
-        y = plan.y(items)
+        x, y = self.splits[part].labeled(index[0] - int(self.offsets[part]), index[1], self.to)
         own, partner, weight = (0, 0, 1.0) if y is None else (np.asarray(y[0]).item(), np.asarray(y[1]).item(), y[2])
         return Example(index, x, own, partner, weight, known=y is not None)
 

@@ -39,7 +39,7 @@ def validation(
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
         losses = nll = 0.0
-        for rows, x in plain_batches(plan.source, plan.view, preprocessing, workers, device):
+        for rows, x in plain_batches(plan.source, preprocessing, workers, device):
             teacher = pooling.predictive(torch.from_numpy(records.read(list(rows))).to(device))
             predictive = student.predictive(student(x.to(device)).float())
             y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import NAME, Manifest, is_cache
 from ensemble_distill.caching.complete import is_complete
+from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.runtime.devices import loader_workers, resolve
@@ -17,6 +18,7 @@ from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings, settings_toml
+from ensemble_distill.tasks import open_task
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workspace.folders import refuse_foreign
 from ensemble_distill.workspace.idle import Caching, tell_idle_caching
@@ -73,19 +75,21 @@ def cache_logits(
             'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
             "to learn. Set views.transform to affine, crop-flip, mixup, noise or ods."
         )
-    device = resolve(settings.train.device)
+    device, task = resolve(settings.train.device), open_task(settings.task)
     with _held(folder, plans, teachers, overwrite):
         added = cache_outputs(
             folder,
-            settings.task,
+            task,
             plans,
             teachers,
-            dtype=settings.cache.dtype or ("float16" if settings.task == "classification" else "float32"),
-            batch_size=settings.cache.batch_size,
-            device=device,
-            workers=loader_workers(settings.train.workers, device),
-            progress=progress,
-            overwrite=overwrite,
+            Asking(
+                dtype=settings.cache.dtype or task.dtypes[0],
+                batch_size=settings.cache.batch_size,
+                device=device,
+                workers=loader_workers(settings.train.workers, device),
+                progress=progress,
+            ),
+            overwrite,
         )
         if added or not (folder / ARGS).is_file():
             write_text(folder / ARGS, settings_toml(settings, folder), within=folder)

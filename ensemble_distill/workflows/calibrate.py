@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.evaluation.answers import PLAIN, Answers, beside_its_teachers
+from ensemble_distill.evaluation.answers import Answers, beside_its_teachers
 from ensemble_distill.evaluation.comparable import open_for
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.figures import Figures
@@ -148,7 +148,7 @@ def _ask(answers: Answers, run: Run, source: Source, name: str, progress: Progre
     outputs, raw = [], []
     keep = _kept(len(source), len(run.provenance.members) * run.architecture.task.width)
     rows = zip(
-        plain_batches(source, PLAIN, run.architecture.preprocessing, answers.workers, answers.device),
+        plain_batches(source, run.architecture.preprocessing, answers.workers, answers.device),
         answers.of(name, source),
         strict=True,
     )

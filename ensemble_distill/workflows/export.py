@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ensemble_distill.data.views import open_view
+from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.export.onnx import export_onnx
 from ensemble_distill.export.safetensors import export_safetensors
@@ -71,7 +70,4 @@ def _real_rows(settings: Settings, preprocessing: Preprocessing | None) -> torch
     if not names:
         raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
     source = open_split(settings, names[0])
-    view = open_view("none", None)
-    rows = spread(len(source), CHECKED_ROWS)
-    inputs = [view.plan(0, 0, row, len(source)).x([source.item(row)], preprocessing) for row in rows]
-    return torch.from_numpy(np.stack(inputs))
+    return torch.from_numpy(plain_inputs(source, spread(len(source), CHECKED_ROWS), preprocessing))

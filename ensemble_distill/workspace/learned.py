@@ -32,7 +32,7 @@ def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     refuse_other_data(cache.folder, name, cache.manifest.splits[name], plan.facts())
     refuse_other_making(cache.folder, name, plan, cache.manifest)
     records = cache.open(name, plan.count)
-    check_samples(cache.folder, name, plan.source, plan.view, plan.seed, plan.count)
+    check_samples(cache.folder, name, plan.rows(), plan.count)
     inputs = stored_inputs(cache.folder, cache.manifest, name, range(plan.count))
     return CachedSplit(plan.source, plan.view, plan.seed, records, inputs)
 

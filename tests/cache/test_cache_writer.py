@@ -21,6 +21,7 @@ from ensemble_distill.cache.record_key import InputKey, RecordKey, key_of
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing, Split
+from ensemble_distill.tasks.classification import Classification
 
 ROWS, K, BATCH = 23, 5, 4
 MEMBERS = tuple(
@@ -36,8 +37,8 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def manifest(dtype: str = "float16") -> Manifest:
-    classes = tuple(f"class {k}" for k in range(K))
-    return Manifest("classification", dtype, classes, MEMBERS, {"ood/x": SPLIT}, caching={"batch_size": BATCH})
+    task = Classification(tuple(f"class {k}" for k in range(K)))
+    return Manifest(task, dtype, MEMBERS, {"ood/x": SPLIT}, caching={"batch_size": BATCH})
 
 
 def logits(key: RecordKey) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.plan import SplitPlan
@@ -36,6 +37,7 @@ from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workflows.cache_logits import cache_logits
 
@@ -62,15 +64,7 @@ def times(cache: Path) -> dict[str, int]:
 
 def run(folder: Path, splits: Mapping[str, SplitPlan], teachers: list[Teacher]) -> int:
     return cache_outputs(
-        folder,
-        "classification",
-        splits,
-        teachers,
-        dtype="float16",
-        batch_size=4,
-        device=torch.device("cpu"),
-        workers=0,
-        progress=Silent(),
+        folder, Classification, splits, teachers, Asking("float16", 4, torch.device("cpu"), 0, Silent())
     )
 
 

@@ -28,12 +28,14 @@ from torch import Tensor, nn
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
@@ -74,14 +76,10 @@ def plan(rows: int = 20, **more: Any) -> SplitPlan:
 def run(folder: Path, teachers: Sequence[Teacher], splits: Mapping[str, SplitPlan] | None = None) -> int:
     return cache_outputs(
         folder,
-        "classification",
+        Classification,
         splits or {"train": plan()},
         teachers,
-        dtype="float16",
-        batch_size=8,
-        device=torch.device("cpu"),
-        workers=0,
-        progress=Silent(),
+        Asking("float16", 8, torch.device("cpu"), 0, Silent()),
     )
 
 

@@ -20,6 +20,9 @@ from ensemble_distill.data.push import Push
 from ensemble_distill.data.source import Kind
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.network import Network
 
 
 class Permuted(nn.Module):
@@ -31,7 +34,7 @@ class Permuted(nn.Module):
         return self.module(x)[:, self.order]  # type: ignore[no-any-return]
 
 
-def members_and_modules(kind: Kind) -> tuple[list[Member], dict[str, nn.Module]]:
+def three(kind: Kind) -> list[Answering]:
     """Equal in what they are of: logits, probabilities, logits in another class order; other means and deviations."""
     first, second = TO, replace(TO, mean=(0.2,), std=(0.3,))
     if kind == "tensor":
@@ -42,20 +45,24 @@ def members_and_modules(kind: Kind) -> tuple[list[Member], dict[str, nn.Module]]
         Member("c", "c", class_order=(2, 0, 1), preprocessing=second),
     ]
     modules = [linear(0), nn.Sequential(linear(1), nn.Softmax(1)), Permuted(linear(2), (2, 0, 1))]
-    return members, {member.name: module for member, module in zip(members, modules, strict=True)}
+    return [Network(Classification, member, module) for member, module in zip(members, modules, strict=True)]
+
+
+def alone(module: nn.Module, to: Preprocessing = TO) -> list[Answering]:
+    return [Network(Classification, Member("a", "a", preprocessing=to), module)]
 
 
 @pytest.mark.parametrize("spec", ["ods", "confods"])
 @pytest.mark.parametrize("kind", ["pixels", "tensor"])
 def test_inputs_move_as_the_closed_form_of_linear_members_says(spec: str, kind: Kind) -> None:
-    members, modules = members_and_modules(kind)
+    members = three(kind)
     x = inputs_of(30) if kind == "pixels" else 3 * inputs_of(30) - 1
     pushes: list[Push] = [open_view(spec).plan(4, 1, row, 30).push for row in range(30)]  # type: ignore[attr-defined]
-    found = moved(x, pushes, kind, members, modules, CPU, "train", range(30))
+    found = moved(x, pushes, kind, members, CPU, "train", range(30))
     asked = [push.member(3) for push in pushes]
     assert set(asked) == {0, 1, 2}
     for row, (push, index) in enumerate(zip(pushes, asked, strict=True)):
-        w, to = push.weights(CLASSES), members[index].preprocessing
+        w, to = push.weights(CLASSES), members[index].member.preprocessing
         expected = by_hand(x[row].astype(np.float64), *affine_of(index), w, to, spec == "confods", kind == "pixels")
         assert_allclose(found[row], expected, atol=2e-6)
     assert found.dtype == np.float32
@@ -72,7 +79,7 @@ def test_channels_move_by_their_own_deviations() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(60, CLASSES, bias=False))
     module.load_state_dict({"1.weight": torch.tensor(a, dtype=torch.float32)})
     push = [Push(("ods", 0, 0, row), 1 / 255, False) for row in range(6)]
-    found = moved(x, push, "pixels", [Member("a", "a", preprocessing=to)], {"a": module}, CPU, "train", range(6))
+    found = moved(x, push, "pixels", alone(module, to), CPU, "train", range(6))
     std = np.repeat(to.std, 20)
     for row in range(6):
         p, w = softmax(a @ ((x[row].ravel() - np.repeat(to.mean, 20)) / std)), push[row].weights(CLASSES)
@@ -81,12 +88,12 @@ def test_channels_move_by_their_own_deviations() -> None:
 
 
 def test_a_row_moves_alike_whatever_the_batch() -> None:
-    members, modules = members_and_modules("pixels")
+    members = three("pixels")
     x = inputs_of(12)
     pushes: list[Any] = [open_view("ods").plan(0, 0, row, 12).push for row in range(12)]  # type: ignore[attr-defined]
-    together = moved(x, pushes, "pixels", members, modules, CPU, "train", range(12))
+    together = moved(x, pushes, "pixels", members, CPU, "train", range(12))
     order = [5, 0, 11, 7]
-    some = moved(x[order], [pushes[i] for i in order], "pixels", members, modules, CPU, "train", order)
+    some = moved(x[order], [pushes[i] for i in order], "pixels", members, CPU, "train", order)
     assert_allclose(some, together[order], atol=1e-6)
     assert_array_equal(x, inputs_of(12))
 
@@ -99,7 +106,7 @@ def test_a_member_that_is_sure_still_gives_a_direction() -> None:
     x = inputs_of(8)
     a, b = (40 * part for part in affine_of(0))
     push = [Push(("ods", 0, 0, row), 1 / 255, False) for row in range(8)]
-    found = moved(x, push, "pixels", [Member("a", "a", preprocessing=TO)], {"a": sure.eval()}, CPU, "train", range(8))
+    found = moved(x, push, "pixels", alone(sure.eval()), CPU, "train", range(8))
     assert max(softmax(a @ (2 * row.ravel().astype(np.float64) - 1) + b).max() for row in x) == 1
     for row in range(8):
         z = a @ (2 * x[row].ravel().astype(np.float64) - 1) + b
@@ -117,8 +124,7 @@ def test_an_input_without_a_gradient_stays() -> None:
     nn.init.zeros_(flat[1].weight)  # type: ignore[arg-type]
     x = inputs_of(3)
     push = [Push(("ods", 0, 0, row), 1 / 255, False) for row in range(3)]
-    member = [Member("a", "a", preprocessing=TO)]
-    assert_array_equal(moved(x, push, "pixels", member, {"a": flat}, CPU, "train", range(3)), x)
+    assert_array_equal(moved(x, push, "pixels", alone(flat), CPU, "train", range(3)), x)
 
 
 def test_draws_are_uniform_and_each_their_own() -> None:

@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ensemble_distill.cache.reader import Cache, Records
+from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data import rendition
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.image_folder import ImageFolder
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.replay import ROWS, VIEWS, check_samples, keep_samples
+from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array, Kind, Source
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.runtime.ranks import Rank
+from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.order import Index, Order, Steps
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate
@@ -70,15 +73,7 @@ class Witness(nn.Module):
 
 def run(folder: Path, splits: dict[str, SplitPlan], teachers: list[Teacher], workers: int = 0) -> None:
     cache_outputs(
-        folder,
-        "classification",
-        splits,
-        teachers,
-        dtype="float32",
-        batch_size=BATCH,
-        device=torch.device("cpu"),
-        workers=workers,
-        progress=Silent(),
+        folder, Classification, splits, teachers, Asking("float32", BATCH, torch.device("cpu"), workers, Silent())
     )
 
 
@@ -243,23 +238,23 @@ def test_every_pair_of_levels_two_apart_is_accepted(tmp_path: Path) -> None:
     view = open_view("none")
     plans = [Arrays((levels + up).reshape(1, 254, 1, 1), None, "pixels") for up in (0, 2)]
     to = Preprocessing((254, 1), (0.5,), (0.5,))
-    keep_samples(tmp_path, "train", plans[0], view, 0, 1, to)
-    check_samples(tmp_path, "train", plans[1], view, 0, 1)
+    keep_samples(tmp_path, "train", ViewedRows(plans[0], view, 0), 1, to)
+    check_samples(tmp_path, "train", ViewedRows(plans[1], view, 0), 1)
 
 
 @pytest.mark.parametrize("kind", ["tensor", "features"])
 def test_inputs_that_are_no_pixels_differ_by_rounding_only(tmp_path: Path, kind: Kind) -> None:
     data = source(kind, 9, 0)
     view = open_view("mixup", data.scale)
-    keep_samples(tmp_path, "train", data, view, 0, 2, None)
+    keep_samples(tmp_path, "train", ViewedRows(data, view, 0), 2, None)
     for difference, accepted in ((1e-6, True), (1e-3, False)):
         x = np.stack([data.item(row).x for row in range(9)])
         other = Arrays(x + np.float32(difference), None, kind)
         if accepted:
-            check_samples(tmp_path, "train", other, view, 0, 2)
+            check_samples(tmp_path, "train", ViewedRows(other, view, 0), 2)
         else:
             with refused("of train differs by 0.0010"):
-                check_samples(tmp_path, "train", other, view, 0, 2)
+                check_samples(tmp_path, "train", ViewedRows(other, view, 0), 2)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 100])
@@ -267,17 +262,18 @@ def test_samples_span_the_rows_and_the_first_views(tmp_path: Path, rows: int) ->
     from safetensors.numpy import load_file
 
     data = source("features", rows, 0)
-    keep_samples(tmp_path, "ood/x", data, open_view("noise", data.scale), 0, 9, None)
+    keep_samples(tmp_path, "ood/x", ViewedRows(data, open_view("noise", data.scale), 0), 9, None)
     kept = load_file(tmp_path / "replay/ood/x.safetensors")
     assert len(kept) == min(rows, ROWS) * VIEWS
     assert {f"0/{VIEWS - 1}", f"{rows - 1}/0"} <= kept.keys()
-    check_samples(tmp_path, "ood/x", data, open_view("noise", data.scale), 0, 2)  # fewer views are asked for now
+    # fewer views are asked for now
+    check_samples(tmp_path, "ood/x", ViewedRows(data, open_view("noise", data.scale), 0), 2)
 
 
 def test_another_size_is_refused(tmp_path: Path) -> None:
-    keep_samples(tmp_path, "train", source("features", 3, 0), open_view("none"), 0, 1, None)
+    keep_samples(tmp_path, "train", ViewedRows(source("features", 3, 0), open_view("none"), 0), 1, None)
     with refused("saw row 0 of train as (36,), but it is (1, 6, 6) now"):
-        check_samples(tmp_path, "train", source("tensor", 3, 0), open_view("none"), 0, 1)
+        check_samples(tmp_path, "train", ViewedRows(source("tensor", 3, 0), open_view("none"), 0), 1)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "emptied"])
@@ -305,13 +301,13 @@ def test_a_first_member_of_another_size_extends_the_cache(
     old = Teacher(Member("b", "s", preprocessing=small), lambda: linear(0))
     new = Teacher(Member("a", "t", preprocessing=large), Witness)
     run(tmp_path / "cache", {"train": plan}, [old])
-    check_samples(tmp_path / "cache", "train", plan.source, plan.view, 0, 2)
+    check_samples(tmp_path / "cache", "train", plan.rows(), 2)
     with killed_at(4 if killed else 1000, monkeypatch, tmp_path) as happened:
         run(tmp_path / "cache", {"train": plan}, [new, old])
     assert bool(happened) == killed
     if killed:
         assert [member.name for member in Cache(tmp_path / "cache").manifest.members] == ["a", "b"]
         run(tmp_path / "cache", {"train": plan}, [new, old])
-    check_samples(tmp_path / "cache", "train", plan.source, plan.view, 0, 2)
+    check_samples(tmp_path / "cache", "train", plan.rows(), 2)
     run(tmp_path / "whole", {"train": plan}, [new, old])
     assert contents(tmp_path / "cache") == contents(tmp_path / "whole")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking_helpers import tried
 from numpy.testing import assert_array_equal
 from safetensors.torch import load_file, save_file
 from tiny import contents, make_folder, refused, refused_and_kept, settings
@@ -22,7 +23,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.own_row import ROWS, Scale, find_change, some_rows
 from ensemble_distill.students.own_row import refuse_dependent_body
-from ensemble_distill.teachers.trial import DRAWN, MASK, MASKED, tried
+from ensemble_distill.teachers.trial import DRAWN, MASK, MASKED
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate

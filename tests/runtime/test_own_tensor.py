@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking_helpers import forward
 from numpy.testing import assert_array_equal
 from safetensors.torch import save_file
 from tiny import CLASSES, contents, make_folder, refused, settings
@@ -29,7 +30,6 @@ from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.last_stage import LastStageHeads
 from ensemble_distill.students.per_head import per_head
 from ensemble_distill.students.student import Student
-from ensemble_distill.teachers.outputs import forward
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking_helpers import forward, tried
 from numpy.testing import assert_allclose
 from tiny import CLASSES, contents, linear, make_folder, refused, refused_and_kept, settings
 from tiny_regression import make_folder as make_regression
@@ -25,8 +26,6 @@ from ensemble_distill.facts import Member
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.bodies import build_body
-from ensemble_distill.teachers.outputs import forward
-from ensemble_distill.teachers.trial import tried
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking_helpers import forward, to_outputs
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import refused
 from tiny_regression import LEVEL, SPREAD, Float64
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.moments import check_spread, check_units
-from ensemble_distill.teachers.outputs import forward, to_outputs
 
 UNITS = (LEVEL, SPREAD)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking_helpers import to_outputs
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax, logsumexp
 from teachers_helpers import context
@@ -22,7 +23,6 @@ from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.settings import Settings
 from ensemble_distill.teachers import open_teachers, run
-from ensemble_distill.teachers.outputs import to_outputs
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.train import train

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from asking_helpers import forward, to_outputs
 from tiny import contents, make_folder, refused, settings
 from torch import nn
 from typer.testing import CliRunner, Result
@@ -20,7 +21,6 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.settings import load_settings
 from ensemble_distill.settings.assignments import parse_assignment
-from ensemble_distill.teachers.outputs import to_outputs
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
@@ -187,7 +187,6 @@ def test_one_assignment_sets_one_key() -> None:
 
 
 def test_a_sparse_or_tracked_output_is_an_output() -> None:
-    from ensemble_distill.teachers.outputs import forward
 
     class Sparse(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

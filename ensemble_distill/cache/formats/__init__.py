@@ -6,8 +6,6 @@ records; and `decode(records)`, back to float32. Its docstring says what is lost
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,6 +13,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ensemble_distill.runtime.registry import Registry
 
 
 class FormatFile(Protocol):
@@ -25,9 +25,12 @@ class FormatFile(Protocol):
     def decode(self, records: NDArray[np.void]) -> NDArray[np.float32]: ...
 
 
+_FORMATS = Registry(__name__, "layout")
+
+
 def format_names() -> list[str]:
     """Names of the formats, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return list(_FORMATS.keys)
 
 
 @dataclass(frozen=True)
@@ -60,4 +63,4 @@ class Format:
 
 @cache
 def _file(name: str) -> FormatFile:
-    return cast(FormatFile, importlib.import_module(f"{__name__}.{name}"))
+    return cast(FormatFile, _FORMATS[name])

@@ -1,0 +1,44 @@
+"""What a manifest may not say, so that nobody misreads a cache or writes outside it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ensemble_distill.cache.record_key import INPUTS, InputKey
+from ensemble_distill.runtime.names import is_plain
+
+if TYPE_CHECKING:
+    from ensemble_distill.cache.manifest import Manifest
+
+LARGEST_INPUT = 1 << 28  # values; NumPy has no larger records
+
+
+def problems(manifest: Manifest) -> Iterator[str]:
+    """What types cannot say of a manifest, a sentence each."""
+    names, batch_size = set(manifest.names), manifest.caching.get("batch_size")
+    if len(names) < len(manifest.members):
+        yield "two members share a name"
+    if type(batch_size) is not int or batch_size < 1:
+        yield f"caching.batch_size is {batch_size!r}"
+    for split in manifest.splits:
+        if not _is_split(split):
+            yield f"{split!r} is no name of a split"
+    for made, pushed in manifest.pushed.items():
+        if made.split not in manifest.splits:
+            yield f"pushed has view {made.view} of {made.split!r}, which is no split"
+        if math.prod(pushed.shape) > LARGEST_INPUT or not all(is_plain(asked) for asked, _ in pushed.members):
+            yield f"pushed {made.text!r} is {pushed}"
+    for key, sha256 in manifest.records.items():
+        known = key in manifest.pushed if isinstance(key, InputKey) else key.member in names
+        if key.split not in manifest.splits or not known:
+            yield f"{key.text!r} is no record of its splits, members and views"
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            yield f"the sha256 of {key.text!r} is {sha256!r}"
+
+
+def _is_split(name: str) -> bool:
+    """A plain name, or ood/NAME."""
+    return name != INPUTS and is_plain(name.removeprefix("ood/"))

@@ -1,0 +1,55 @@
+"""What members say of a split: asked, asked again, compared with labels, and only then joined into records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.cache.reader import StoredInputs
+from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.cache.writer import Writer
+from ensemble_distill.caching.again import ask_again
+from ensemble_distill.caching.filling import fill
+from ensemble_distill.caching.meaning import refuse_other_meaning
+from ensemble_distill.caching.panel import Panel, wanted
+from ensemble_distill.caching.seen import Seen
+from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.teachers.answering import Inputs
+
+
+class Answers:
+    """Batches of rows to what members say of them; see `Maker`."""
+
+    def __init__(self, writer: Writer, split: str, panel: Panel) -> None:
+        self.format, self.split = writer.manifest.format, split
+        self.members, self.device = panel.by_name, panel.asking.device
+
+    def wants(self, keys: Sequence[RecordKey]) -> list[Inputs]:
+        return wanted([self.members[name] for name in dict.fromkeys(key.member for key in keys)])
+
+    def make(self, keys: Sequence[RecordKey], rows: range, seen: Seen) -> dict[RecordKey, NDArray[np.void]]:
+        here = {what: x.to(self.device, non_blocking=True) for what, x in seen.items()}
+        records = {}
+        for key in keys:
+            asked = self.members[key.member]
+            records[key] = self.format.encode(asked.answers(self.split, rows, here.get((key.view, asked.wants))))
+        return records
+
+
+def cache_answers(
+    writer: Writer, name: str, plan: SplitPlan, todo: Sequence[RecordKey], panel: Panel, inputs: StoredInputs | None
+) -> None:
+    """Bring these records of a split into the cache.
+
+    Raises:
+        EdistillError: a member fails, answers otherwise when it is asked again, or means something else by its answers
+            than the settings say.
+    """
+    rows = plan.rows(inputs)
+    fill(writer, rows, todo, Answers(writer, name, panel), panel.asking, f"caching {name}")
+    ask_again(writer, name, rows, todo, panel)
+    refuse_other_meaning(writer, name, plan.source, todo, panel)
+    writer.join(todo, len(plan.source), panel.asking.batch_size)
+    panel.asking.progress.finish()

@@ -1,0 +1,86 @@
+"""The one way to render rows, for whoever asks: what a network is shown of each, in a view or as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ensemble_distill.data.push import Push
+from ensemble_distill.data.rendering import normalize
+from ensemble_distill.data.source import Array, Item, Kind, Plan, Source, View
+from ensemble_distill.data.views import open_view
+from ensemble_distill.facts import Preprocessing
+
+PLAIN = open_view("none")
+Labels = tuple[Array, Array, float]  # the own one, the partner's, and the weight of the own one
+
+
+class Stored(Protocol):
+    """Inputs that are kept, since nothing renders them again."""
+
+    def read(self, row: int, view: int) -> Array:
+        """(C, H, W): pixels in [0, 1], before normalization, and tensors as networks take them."""
+        ...
+
+
+@dataclass(frozen=True)
+class ViewedRows:
+    """The rows of a split in the views of a seed.
+
+    Attributes:
+        stored: the inputs, where the view alone does not make them: then it only says how labels mix.
+    """
+
+    source: Source
+    view: View
+    seed: int
+    stored: Stored | None = None
+
+    def inputs(self, row: int, views: Sequence[int], tos: Sequence[Preprocessing | None]) -> list[Array]:
+        """The network's inputs of a row: for each view, for each preprocessing. The row is decoded once."""
+        if not tos:
+            return []
+        if self.stored is not None:
+            kept = [self.stored.read(row, view) for view in views]
+            return [as_taken(x, self.source.kind, to) for x in kept for to in tos]
+        own, inputs = self.source.item(row), []
+        for view in views:
+            plan = self._plan(row, view)
+            items = [own, *(self.source.item(other) for other in plan.rows[1:])]
+            inputs += [plan.x(items, to) for to in tos]
+        return inputs
+
+    def labeled(self, row: int, view: int, to: Preprocessing | None) -> tuple[Array, Labels | None]:
+        """The network's input, and the labels that go with it; None without any."""
+        plan = self._plan(row, view)
+        if self.stored is None:
+            items = [self.source.item(other) for other in plan.rows]
+            return plan.x(items, to), plan.y(items)
+        x, labels, kind = self.stored.read(row, view), self.source.labels, self.source.kind
+        items = [Item(x, None if labels is None else labels[other], kind) for other in plan.rows]  # nothing is decoded
+        return as_taken(x, kind, to), plan.y(items)
+
+    def push(self, row: int, view: int) -> Push | None:
+        """What moves the input afterwards, along a member's gradient."""
+        return getattr(self._plan(row, view), "push", None)
+
+    def _plan(self, row: int, view: int) -> Plan:
+        return self.view.plan(self.seed, view, row, len(self.source))
+
+
+def plain_input(item: Item, to: Preprocessing | None) -> Array:
+    """The network's input of an undistorted example, float32: (C, H, W) for pixels and tensors, (F,) for features."""
+    return PLAIN.plan(0, 0, 0, 1).x([item], to)
+
+
+def plain_inputs(source: Source, rows: Sequence[int], to: Preprocessing | None) -> Array:
+    """The network's inputs of some undistorted rows, (B, …)."""
+    return np.stack([plain_input(source.item(row), to) for row in rows])
+
+
+def as_taken(x: Array, kind: Kind, to: Preprocessing | None) -> Array:
+    """A stored input (C, H, W) as a network takes it: pixels normalized; tensors already are."""
+    return normalize(x, to) if kind == "pixels" and to is not None else x

@@ -1,0 +1,65 @@
+"""What is asked of a member: which inputs it wants, and what it says of rows.
+
+Who asks does not know whether a network answers, a session of another runtime, or a table of ready-made outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.tasks import Task
+
+ROUNDING = 1e-5  # of the largest output; float32 resolves a hundredth of that
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs that a member wants; members that want equal ones are shown the same.
+
+    Attributes:
+        preprocessing: how pixels become them; None for arrays as they are.
+    """
+
+    preprocessing: Preprocessing | None
+
+
+class Answering(Protocol):
+    """A member that is opened."""
+
+    member: Member
+    task: type[Task]
+    fineness: float  # share of its largest output by which rounding moves what it says of a row
+
+    @property
+    def wants(self) -> Inputs | None:
+        """The inputs that it answers from; None where row numbers alone are enough."""
+        ...
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What gives gradients; None where nothing does."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Answer on a device from now on; inputs come there."""
+        ...
+
+    def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
+        """What it says of some rows, as the cache holds it, (B, W) float32.
+
+        Args:
+            split, rows: which rows these are.
+            inputs: (B, …) of them, as it wants them; others may be given the same.
+
+        Raises:
+            EdistillError: it fails, or what it says is no answer of its task.
+        """
+        ...
