@@ -13,16 +13,16 @@ from ensemble_distill.caching.complete import is_complete
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.runtime.devices import loader_workers, resolve
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings, settings_toml
-from ensemble_distill.tasks import open_task
 from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.folders import refuse_foreign
 from ensemble_distill.workspace.idle import Caching, tell_idle_caching
-from ensemble_distill.workspace.splits import class_names, open_ensemble, plan_splits, tell_remarks
+from ensemble_distill.workspace.splits import class_names, tell_remarks
+from ensemble_distill.workspace.workspace import sources_of
 
 ARGS = "args.toml"  # the settings that a cache was made with
 
@@ -38,6 +38,20 @@ class CacheReport:
     added: int  # records; 0 when it was up to date
     bytes: int
     seconds: float
+
+    @classmethod
+    def of(cls, folder: Path, added: int, seconds: float) -> CacheReport:
+        """What the cache in a folder holds."""
+        manifest = Manifest.load(folder)
+        return cls(
+            folder=folder,
+            members=manifest.names,
+            classes=manifest.classes,
+            splits={name: (split.rows, manifest.views(name)) for name, split in manifest.splits.items()},
+            added=added,
+            bytes=sum(path.stat().st_size for path in (folder / "records").rglob("*.npy")),
+            seconds=seconds,
+        )
 
 
 def cache_logits(
@@ -59,51 +73,41 @@ def cache_logits(
         EdistillError: the teachers or the data cannot be used, or the cache was made from others.
     """
     started = time.monotonic()
-    progress = progress or Silent()
-    folder = Path(settings.output.cache)
+    workspace = Workspace(settings, progress or Silent(), trust)
+    folder = workspace.cache_folder
     refuse_foreign(folder, NAME, "a cache", "output.cache")
-    known = None if overwrite or not (folder / NAME).is_file() else Manifest.load(folder).classes
-    plans = plan_splits(settings, only, known)
-    sources = {name: plan.source for name, plan in plans.items()}
-    teachers = open_ensemble(settings, class_names(sources, known), trust, progress)
-    tell_remarks(sources, progress)
-    tell_idle_caching(Caching(settings, sources, teachers), progress)
-    if len(teachers) == 1 and only is None:
+    known = None if overwrite else workspace.cached_names
+    plans = workspace.splits(only, known)
+    sources = sources_of(plans)
+    teachers = workspace.ensemble(class_names(sources, known))
+    tell_remarks(sources, workspace.progress)
+    tell_idle_caching(Caching(settings, sources, teachers), workspace.progress)
+    if only is None:
+        _warn_of_little_diversity(settings, teachers, plans, workspace.progress)
+    asking = Asking(
+        dtype=settings.cache.dtype or workspace.task.dtypes[0],
+        batch_size=settings.cache.batch_size,
+        device=workspace.device,
+        workers=workspace.workers,
+        progress=workspace.progress,
+    )
+    with _held(folder, plans, teachers, overwrite):
+        added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)
+        if added or not (folder / ARGS).is_file():
+            write_text(folder / ARGS, settings_toml(settings, folder), within=folder)
+    return CacheReport.of(folder, added, time.monotonic() - started)
+
+
+def _warn_of_little_diversity(
+    settings: Settings, teachers: Sequence[Teacher], plans: Mapping[str, SplitPlan], progress: Progress
+) -> None:
+    if len(teachers) == 1:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
-    if settings.views.transform == "none" and "train" in plans and only is None:
+    if settings.views.transform == "none" and "train" in plans:
         progress.warn(
             'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
             "to learn. Set views.transform to affine, crop-flip, mixup, noise or ods."
         )
-    device, task = resolve(settings.train.device), open_task(settings.task)
-    with _held(folder, plans, teachers, overwrite):
-        added = cache_outputs(
-            folder,
-            task,
-            plans,
-            teachers,
-            Asking(
-                dtype=settings.cache.dtype or task.dtypes[0],
-                batch_size=settings.cache.batch_size,
-                device=device,
-                workers=loader_workers(settings.train.workers, device),
-                progress=progress,
-            ),
-            overwrite,
-        )
-        if added or not (folder / ARGS).is_file():
-            write_text(folder / ARGS, settings_toml(settings, folder), within=folder)
-    manifest = Manifest.load(folder)
-    size = sum(path.stat().st_size for path in (folder / "records").rglob("*.npy"))
-    return CacheReport(
-        folder=folder,
-        members=manifest.names,
-        classes=manifest.classes,
-        splits={name: (split.rows, manifest.views(name)) for name, split in manifest.splits.items()},
-        added=added,
-        bytes=size,
-        seconds=time.monotonic() - started,
-    )
 
 
 def _held(
