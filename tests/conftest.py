@@ -2,37 +2,81 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks here are tiny: a second thread only waits for the first
 
 from ensemble_distill.settings import Settings, load_settings
 
+hypothesis.settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("quick")
+
 SHARED = Path(__file__).parents[1].parent / "shared"
 QUICK = {"train.epochs": 8, "views.count": 2, "train.device": "cpu", "train.workers": 0}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """torch's exporter takes seconds: a student of the same code and the same weights is traced once in a session."""
+    import onnx
+
+    from ensemble_distill.export import onnx as exporter
+
+    trace, made = exporter._trace, {}
+
+    def once(module: Any, example: Any, *rest: Any) -> onnx.ModelProto:
+        codes = [type(part).forward.__code__ for part in module.modules()]
+        told = [(code.co_code, code.co_names, str(code.co_consts)) for code in codes]
+        state = [(name, values.numpy().tobytes()) for name, values in module.state_dict().items()]
+        key = hashlib.sha256(repr((str(module), told, state, example.shape, rest, module.names)).encode()).digest()
+        if key not in made:
+            made[key] = trace(module, example, *rest).SerializeToString()
+        return onnx.ModelProto.FromString(made[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "_trace", once)
+        yield
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills, once for all processes of a test run."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name / name, root / name / "done"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
 def digits_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quickstart folder with everything made: teachers, cache, runs/hydra-s0 and its exports. Do not write to it."""
+    return made_once(tmp_path_factory, "digits", make_digits)
+
+
+def make_digits(folder: Path) -> None:
     from ensemble_distill.workflows.cache_logits import cache_logits
     from ensemble_distill.workflows.export import export
     from ensemble_distill.workflows.quickstart import prepare
     from ensemble_distill.workflows.train import train
 
-    folder = tmp_path_factory.mktemp("digits") / "digits"
     prepare(folder)
     settings = load_settings(folder / "edistill.toml", QUICK)
     cache_logits(settings)
     train(settings)
     export(settings, onnx=True, safetensors=True)
-    return folder
 
 
 @pytest.fixture
@@ -46,7 +90,7 @@ def runs_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make_runs` makes. Do not write to it."""
     from runs_helpers import make_runs
 
-    return make_runs(tmp_path_factory.mktemp("runs") / "tiny")
+    return made_once(tmp_path_factory, "tiny", make_runs)
 
 
 @pytest.fixture

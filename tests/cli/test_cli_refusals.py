@@ -59,17 +59,16 @@ def test_a_mistake_is_one_message_and_status_2(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(set(SUMMARIES) - {"quickstart", "methods", "settings", "inspect", "verify"}))
-def test_every_command_asks_for_its_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    asked = "Pass -m FILE.onnx" if name == "predict" else "There is no edistill.toml here"
-    assert asked in refused(f"{name} x.npz" if name == "predict" else name)
-    assert list(tmp_path.iterdir()) == []
+def test_every_command_asks_for_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in sorted(set(SUMMARIES) - {"quickstart", "methods", "settings", "inspect", "verify"}):
+        monkeypatch.chdir(tmp_path)
+        asked = "Pass -m FILE.onnx" if name == "predict" else "There is no edistill.toml here"
+        assert asked in refused(f"{name} x.npz" if name == "predict" else name)
+        assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
+def test_a_mistake_is_told_in_one_line(here: Path) -> None:
+    for line, told in [
         ("train --epochs -1", r"Error: train\.epochs is -1: input should be greater than or equal to 0\."),
         ("train --sched step", r"train\.sched is 'step': input should be 'cosine', 'tanh'"),
         ("train --set train.epoch=3", r"unknown key train\.epoch\. Did you mean train\.epochs\?"),
@@ -90,29 +89,24 @@ def test_every_command_asks_for_its_settings(name: str, tmp_path: Path, monkeypa
         ("predict nothing.png", r"There is no nothing\.png\."),
         ("predict data/test.npz -m nothing.onnx", r"There is no nothing\.onnx\. Run edistill export --onnx"),
         ("quickstart .", r"\. exists and is not empty\. Give quickstart a new folder: edistill quickstart DIR\."),
-    ],
-)
-def test_a_mistake_is_told_in_one_line(here: Path, line: str, told: str) -> None:
-    assert re.search(told, refused(line))
+    ]:
+        assert re.search(told, refused(line))
 
 
-@pytest.mark.parametrize(
-    ("line", "key", "there", "now"),
-    [
+def test_a_run_made_with_other_settings_is_named_by_key(here: Path) -> None:
+    for line, key, there, now in [
         ("train --epochs 9", "train.epochs", "8", "9"),
         ("train --lr 0.125", "train.lr", r"[\d.]+", "0.125"),
         ("train --set method.temperature=3", "method.temperature", r"\(default\)", "3"),
         ("train --set student.kwargs.width=32", "student.kwargs", "{'width': 64}", "{'width': 32}"),
-    ],
-)
-def test_a_run_made_with_other_settings_is_named_by_key(here: Path, line: str, key: str, there: str, now: str) -> None:
-    weights = (here / "runs/hydra-s0/student.safetensors").read_bytes()
-    flag, *more = line.split()[1:]
-    quick = TRAIN_QUICK if key != "train.epochs" else TRAIN_QUICK.replace("--epochs 8 ", "")
-    told = refused(f"{quick} {flag} {' '.join(more)}")
-    assert re.search(rf"hydra-s0 was made with {re.escape(key)} = {there}, but now it is {re.escape(now)}\.", told)
-    assert told.endswith("Choose another --name, set it back, or pass --overwrite.")
-    assert (here / "runs/hydra-s0/student.safetensors").read_bytes() == weights
+    ]:
+        weights = (here / "runs/hydra-s0/student.safetensors").read_bytes()
+        flag, *more = line.split()[1:]
+        quick = TRAIN_QUICK if key != "train.epochs" else TRAIN_QUICK.replace("--epochs 8 ", "")
+        told = refused(f"{quick} {flag} {' '.join(more)}")
+        assert re.search(rf"hydra-s0 was made with {re.escape(key)} = {there}, but now it is {re.escape(now)}\.", told)
+        assert told.endswith("Choose another --name, set it back, or pass --overwrite.")
+        assert (here / "runs/hydra-s0/student.safetensors").read_bytes() == weights
 
 
 def test_a_cache_made_with_other_settings_is_named_by_key(here: Path) -> None:
@@ -138,9 +132,8 @@ def test_a_damaged_cache_keeps_stdout_a_document(here: Path) -> None:
 # --- what Typer refuses -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
+def test_a_misspelled_line_is_status_2() -> None:
+    for line, told in [
         ("evaluat", "No such command 'evaluat'. Did you mean 'evaluate'?"),
         ("chache-logits", "Did you mean 'cache-logits'?"),
         ("zzz", "No such command 'zzz'."),
@@ -148,12 +141,10 @@ def test_a_damaged_cache_keeps_stdout_a_document(here: Path) -> None:
         ("train --epochs three", "Invalid value for '--epochs'"),
         ("predict", "Missing argument"),
         ("predict x.npz --format xml", "'xml' is not one of 'csv', 'json'"),
-    ],
-)
-def test_a_misspelled_line_is_status_2(line: str, told: str) -> None:
-    result = edistill(line)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert told in re.sub(r"[│\s]+", " ", result.stderr)
+    ]:
+        result = edistill(line)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert told in re.sub(r"[│\s]+", " ", result.stderr)
 
 
 # --- interrupts and bugs ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -130,9 +131,9 @@ def test_json_has_the_exact_names_and_csv_what_a_spreadsheet_shows(here: Path) -
             assert float(row[column]) == pytest.approx(told[column], rel=1e-5), "figures are read as before"
 
 
-@pytest.mark.parametrize("inputs", ["nothing", "nothing.png"])
-def test_errors_show_names_as_text(here: Path, inputs: str) -> None:
-    assert_harmless(edistill("predict", inputs + OBEYED), status=2)
+def test_errors_show_names_as_text(here: Path) -> None:
+    for inputs in ("nothing", "nothing.png"):
+        assert_harmless(edistill("predict", inputs + OBEYED), status=2)
     assert_harmless(edistill("evaluate", OBEYED), status=2)
     assert_harmless(edistill("train", "--set", f"train.{OBEYED}=1"), status=2)
     assert_harmless(edistill("inspect", OBEYED), status=2)
@@ -178,29 +179,28 @@ def warned(name: str) -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_whatever_is_printed_is_harmless(
-    name: str, way: str, terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if terminal:  # styles of rich's own are the only escapes there, none of the name's
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "1000")
-    WAYS[way](name)
-    said = "".join(capsys.readouterr())
-    assert said
-    for part in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e", "\udcff"):
-        assert part not in said
-    if not terminal:
-        assert harmless(said) == said
-    if way not in ("document", "csv", "markdown", "Python's warnings") and "[red]" in name:
-        assert "[red]d[bold] :fire: ü" in said, "no markup of rich's either"
+    for (way, show), name in itertools.product(WAYS.items(), NAMES):
+        show(name)
+        said = "".join(capsys.readouterr())
+        assert said, way
+        for part in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e", "\udcff"):
+            assert part not in said, way
+        if not terminal:
+            assert harmless(said) == said, way
+        if way not in ("document", "csv", "markdown", "Python's warnings") and "[red]" in name:
+            assert "[red]d[bold] :fire: ü" in said, f"{way}: no markup of rich's either"
 
 
-@pytest.mark.parametrize("way", ["fail", "warn", "message", "facts", "table", "grid", "a note", "a warning"])
-def test_no_line_of_a_name_passes_for_a_message(way: str, capsys: pytest.CaptureFixture[str]) -> None:
-    WAYS[way]("name\nError: all is lost")
-    assert not any(line.startswith("Error: all") for line in "".join(capsys.readouterr()).splitlines())
+def test_no_line_of_a_name_passes_for_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    for way in ("fail", "warn", "message", "facts", "table", "grid", "a note", "a warning"):
+        WAYS[way]("name\nError: all is lost")
+        assert not any(line.startswith("Error: all") for line in "".join(capsys.readouterr()).splitlines()), way
 
 
 def test_markdown_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,36 +110,38 @@ def test_every_command_is_asked() -> None:
     assert set(WORKFLOWS) == set(SUMMARIES)
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_every_mistake_is_one_message_from_every_command(run: Run, name: str) -> None:
-    for what, (work, told) in MISTAKES.items():
-        result = run(name, work)
-        assert (result.exit_code, result.stdout) == (2, ""), what
-        (message,) = result.stderr.splitlines()
-        assert re.match(rf"Error: .*{told}", message), (what, message)
+def test_every_mistake_is_one_message_from_every_command(run: Run) -> None:
+    for name in WORKFLOWS:
+        for what, (work, told) in MISTAKES.items():
+            result = run(name, work)
+            assert (result.exit_code, result.stdout) == (2, ""), what
+            (message,) = result.stderr.splitlines()
+            assert re.match(rf"Error: .*{told}", message), (what, message)
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_an_interrupt_is_one_line_from_every_command(run: Run, name: str) -> None:
-    result = run(name, raising(KeyboardInterrupt()))
-    assert (result.exit_code, result.output) == (130, f"{interrupts.TOLD}\n")
+def test_an_interrupt_is_one_line_from_every_command(run: Run) -> None:
+    for name in WORKFLOWS:
+        result = run(name, raising(KeyboardInterrupt()))
+        assert (result.exit_code, result.output) == (130, f"{interrupts.TOLD}\n")
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_bug_says_so_below_its_traceback(run: Run, name: str) -> None:
+def test_a_bug_says_so_below_its_traceback(run: Run) -> None:
     def work() -> NoReturn:
         try:
             raise KeyError("the \x1b[2J cause")
         except KeyError as error:
             raise ZeroDivisionError("a bug\nand more") from error
 
-    result = run(name, work)
-    assert (result.exit_code, result.stdout) == (1, "")
-    *trace, message = result.stderr.splitlines()
-    assert re.match(r"Error: This is a bug in edistill .*: ZeroDivisionError: a bug\. .* the traceback above", message)
-    assert trace[0] == "Traceback (most recent call last):"
-    assert any("KeyError: 'the" in line for line in trace), "the cause is inside"
-    assert "\x1b" not in result.stderr
+    for name in WORKFLOWS:
+        result = run(name, work)
+        assert (result.exit_code, result.stdout) == (1, "")
+        *trace, message = result.stderr.splitlines()
+        assert re.match(
+            r"Error: This is a bug in edistill .*: ZeroDivisionError: a bug\. .* the traceback above", message
+        )
+        assert trace[0] == "Traceback (most recent call last):"
+        assert any("KeyError: 'the" in line for line in trace), "the cause is inside"
+        assert "\x1b" not in result.stderr
 
 
 def test_a_cause_is_shown_on_request(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +202,7 @@ edistill.main()
 """
 
 
-@pytest.mark.parametrize("module", ["typer", "ensemble_distill.cli.methods", "ensemble_distill.workflows.methods"])
+@pytest.mark.parametrize("module", ["typer", "ensemble_distill.workflows.methods"])
 def test_an_interrupt_during_imports_is_one_line(here: Path, module: str) -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTS, module], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD}\n")

@@ -18,7 +18,7 @@ from scipy import ndimage, stats
 from ensemble_distill.data import views
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.rendering import normalize, render
-from ensemble_distill.data.source import Array, Item, Kind, Plan, Source, View
+from ensemble_distill.data.source import Array, Item, Plan, Source, View
 from ensemble_distill.data.views import UsersPlan, affine, open_view, require_kind, view_names
 from ensemble_distill.data.views.affine import Affine
 from ensemble_distill.data.views.crop_flip import CropFlip
@@ -82,42 +82,42 @@ def test_a_view_is_pure_whatever_the_order(spec: str) -> None:
             assert_array_equal(seen(view.plan(*key, total=ROWS), source), first[key])
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_views_seeds_and_rows_differ_unless_nothing_is_drawn(spec: str) -> None:
-    plans = {
-        (seed, index, row): open_view(spec).plan(seed, index, row, ROWS)
-        for seed in range(2)
-        for index in range(3)
-        for row in range(ROWS)
-    }
-    expected = ROWS if spec == "none" else len(plans)
-    assert len(set(plans.values())) == expected
+def test_views_seeds_and_rows_differ_unless_nothing_is_drawn() -> None:
+    for spec in SPECS:
+        plans = {
+            (seed, index, row): open_view(spec).plan(seed, index, row, ROWS)
+            for seed in range(2)
+            for index in range(3)
+            for row in range(ROWS)
+        }
+        expected = ROWS if spec == "none" else len(plans)
+        assert len(set(plans.values())) == expected
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_views_and_plans_travel_to_other_processes(spec: str) -> None:
-    for source, view in acting_on(spec):
-        plan = view.plan(0, 1, 3, ROWS)
-        assert pickle.loads(pickle.dumps(plan)) == plan
-        copied = pickle.loads(pickle.dumps(view)).plan(0, 1, 3, ROWS)
-        assert_array_equal(seen(copied, source), seen(plan, source))
+def test_views_and_plans_travel_to_other_processes() -> None:
+    for spec in SPECS:
+        for source, view in acting_on(spec):
+            plan = view.plan(0, 1, 3, ROWS)
+            assert pickle.loads(pickle.dumps(plan)) == plan
+            copied = pickle.loads(pickle.dumps(view)).plan(0, 1, 3, ROWS)
+            assert_array_equal(seen(copied, source), seen(plan, source))
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_shapes_and_labels(spec: str) -> None:
-    for source, view in acting_on(spec):
-        plan = view.plan(0, 0, 4, ROWS)
-        x = seen(plan, source)
-        assert x.shape == ((3, 32, 32) if source.kind == "pixels" else source.item(0).x.shape)
-        x[:] = 0  # the source's own array must be out of reach
-        assert source.item(4).x.any()
-        labels = plan.y([source.item(row) for row in plan.rows])
-        assert labels is not None
-        own, partner, weight = labels
-        assert own == 4
-        assert partner == plan.rows[-1]
-        assert (weight < 1) == ("mixup" in spec)
-        assert plan.y([Item(source.item(row).x, None, source.kind) for row in plan.rows]) is None
+def test_shapes_and_labels() -> None:
+    for spec in SPECS:
+        for source, view in acting_on(spec):
+            plan = view.plan(0, 0, 4, ROWS)
+            x = seen(plan, source)
+            assert x.shape == ((3, 32, 32) if source.kind == "pixels" else source.item(0).x.shape)
+            x[:] = 0  # the source's own array must be out of reach
+            assert source.item(4).x.any()
+            labels = plan.y([source.item(row) for row in plan.rows])
+            assert labels is not None
+            own, partner, weight = labels
+            assert own == 4
+            assert partner == plan.rows[-1]
+            assert (weight < 1) == ("mixup" in spec)
+            assert plan.y([Item(source.item(row).x, None, source.kind) for row in plan.rows]) is None
 
 
 def test_the_order_of_names_does_not_matter() -> None:
@@ -199,36 +199,41 @@ def smooth(height: int, width: int) -> Array:
     return (0.5 + 0.25 * np.sin(2 * np.pi * y / height) + 0.25 * np.cos(2 * np.pi * x / width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["pixels", "tensor"])
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_affine_shows_each_point_where_it_went() -> None:
+    """Points of the picture, moved forward by trigonometry: what is shown there is what was where they came from."""
+    for change in [
         Affine(0, 0, 1, 0, 0),
         Affine(0.3, 0, 1, 0, 0),
         Affine(0, 0.2, 1, 0, 0),
         Affine(0, 0, 1.2, 0, 0),
         Affine(0, 0, 1, 0.1, -0.05),
         Affine(-0.2, 0.1, 0.9, -0.04, 0.08),
-    ],
-)
-def test_affine_shows_each_point_where_it_went(change: Affine, kind: Kind) -> None:
-    """Points of the picture, moved forward by trigonometry: what is shown there is what was where they came from."""
-    height, width = 48, 40
-    picture = smooth(height, width)
-    x = picture[..., None] if kind == "pixels" else picture[None]
-    shown = change.apply(x, kind)
-    assert shown.dtype == np.float32
-    assert shown.shape == x.shape
-    shown = shown[..., 0] if kind == "pixels" else shown[0]
-    for down, right in itertools.product((-6, 0, 5), (-7, 1, 4)):  # from the center, in pixels
-        sheared = down, right + math.tan(-change.shear) * -down  # a shear tilts columns, to the right as one goes down
-        cos, sin = math.cos(change.rotation), math.sin(change.rotation)
-        turned = cos * sheared[0] - sin * sheared[1], sin * sheared[0] + cos * sheared[1]
-        row, column = (change.zoom * place for place in turned)
-        row, column = row + (height - 1) / 2 + change.down * height, column + (width - 1) / 2 + change.right * width
-        found = ndimage.map_coordinates(shown, [[row], [column]], order=1)[0]
-        there = ndimage.map_coordinates(picture, [[down + (height - 1) / 2], [right + (width - 1) / 2]], order=1)[0]
-        assert found == pytest.approx(there, abs=0.01)
+    ]:
+        for kind in ["pixels", "tensor"]:
+            height, width = 48, 40
+            picture = smooth(height, width)
+            x = picture[..., None] if kind == "pixels" else picture[None]
+            shown = change.apply(x, kind)
+            assert shown.dtype == np.float32
+            assert shown.shape == x.shape
+            shown = shown[..., 0] if kind == "pixels" else shown[0]
+            for down, right in itertools.product((-6, 0, 5), (-7, 1, 4)):  # from the center, in pixels
+                sheared = (
+                    down,
+                    right + math.tan(-change.shear) * -down,
+                )  # a shear tilts columns, to the right as one goes down
+                cos, sin = math.cos(change.rotation), math.sin(change.rotation)
+                turned = cos * sheared[0] - sin * sheared[1], sin * sheared[0] + cos * sheared[1]
+                row, column = (change.zoom * place for place in turned)
+                row, column = (
+                    row + (height - 1) / 2 + change.down * height,
+                    column + (width - 1) / 2 + change.right * width,
+                )
+                found = ndimage.map_coordinates(shown, [[row], [column]], order=1)[0]
+                there = ndimage.map_coordinates(
+                    picture, [[down + (height - 1) / 2], [right + (width - 1) / 2]], order=1
+                )[0]
+                assert found == pytest.approx(there, abs=0.01)
 
 
 def test_affine_draws_within_its_bounds_and_repeats_the_border() -> None:
@@ -303,20 +308,17 @@ def test_a_row_alone_is_its_own_partner() -> None:
 # --- refusals and users' own ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
+def test_refused_names() -> None:
+    for spec, message in [
         ("crop_flip", "no 'crop_flip'. Did you mean crop-flip?"),
         ("mixup+noize", "no 'noize'. Did you mean noise?"),
         ("", "Use one of affine, confods, crop-flip, mixup, noise, none, ods, several joined by +"),
         ("noise+", "no ''"),
         ("rotate", "Use one of affine, confods, crop-flip"),
         ("noise+mixup+noise", "names noise twice"),
-    ],
-)
-def test_refused_names(spec: str, message: str) -> None:
-    with pytest.raises(EdistillError, match=message.replace("+", r"\+").replace("?", r"\?")):
-        open_view(spec)
+    ]:
+        with pytest.raises(EdistillError, match=message.replace("+", r"\+").replace("?", r"\?")):
+            open_view(spec)
 
 
 def test_a_view_that_cannot_act_on_the_data_is_refused() -> None:

@@ -166,9 +166,22 @@ def test_a_student_of_one_head_has_no_model_uncertainty(
     assert_allclose(found["total_uncertainty"], found["data_uncertainty"])
 
 
-def test_a_convolutional_body_with_batchnorm_and_averaged_logits(tmp_path: Path) -> None:
-    torch.manual_seed(0)
+def plain_convolutions() -> tuple[nn.Module, int]:
+    layers = nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers), 4
+
+
+def timms() -> tuple[nn.Module, int]:
     body = timm.create_model("test_resnet", num_classes=0)
+    return body, body.num_features
+
+
+@pytest.mark.parametrize("make", [plain_convolutions, pytest.param(timms, marks=pytest.mark.slow)])
+def test_a_convolutional_body_with_batchnorm_and_averaged_logits(
+    tmp_path: Path, make: Callable[[], tuple[nn.Module, int]]
+) -> None:
+    torch.manual_seed(0)
+    body, features = make()
     for layer in body.modules():  # statistics that are not those of a fresh network
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_()
@@ -176,7 +189,7 @@ def test_a_convolutional_body_with_batchnorm_and_averaged_logits(tmp_path: Path)
     preprocessing = Preprocessing((32, 32), (0.5,) * 3, (0.25,) * 3)
     more = {"preprocessing": preprocessing, "hidden": (6,), "weights": (1.0, 2.0, 3.0), "average": "logits"}
     config = config_of((3, 32, 32), "pixels", **more)
-    student = student_around(body, body.num_features, config)
+    student = student_around(body, features, config)
     path = export_onnx(student, config, rows(config.architecture.shape), tmp_path / "model.onnx")
     assert session_of(path).get_inputs()[0].name == "pixel_values"
     for batch in (1, 3):
@@ -348,8 +361,10 @@ def test_safetensors_that_read_back_otherwise_are_removed(tmp_path: Path, monkey
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_a_student_that_says_nothing_finite_is_not_exported(tmp_path: Path) -> None:
-    student, config = small_student()
+def test_a_student_that_says_nothing_finite_is_not_exported(
+    small: tuple[Student, StudentConfig, Tensor, Path], tmp_path: Path
+) -> None:
+    student, config, _, _ = small
     with torch.no_grad():
         next(student.parameters()).view(-1)[0] = float("inf")
     with pytest.raises(EdistillError, match="holds numbers that are not finite"):

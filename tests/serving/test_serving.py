@@ -239,9 +239,8 @@ def strange(pictures: NDArray[np.uint8]) -> None:
     onnx.save(model, "older.onnx")
 
 
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
+def test_what_does_not_fit_is_refused(strange: None) -> None:
+    for line, told in [
         ("features.npz", "takes pixels, but the input holds features. Give rows like those it was trained on."),
         ("tensor.npz", "takes pixels, but the input holds tensor."),
         ("channels.npz", "takes inputs of shape (1, 8, 8), but row 0 is (2, 8, 8)."),
@@ -261,10 +260,8 @@ def strange(pictures: NDArray[np.uint8]) -> None:
             f"older.onnx was written by edistill {__version__}, without method, classes, kind, shape, ",
         ),
         ("photos -o nowhere/out.csv", "nowhere is no folder, so out.csv cannot be written there. Make it first."),
-    ],
-)
-def test_what_does_not_fit_is_refused(strange: None, line: str, told: str) -> None:
-    assert told in refused(f"predict {line}")
+    ]:
+        assert told in refused(f"predict {line}")
 
 
 def test_a_student_runs_on_the_inputs_it_names(digits_session: Path) -> None:

@@ -147,48 +147,49 @@ TEXT = {"method", "version"}  # where any text is one
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("wrong", WRONG)
-def test_metadata_of_any_kind_are_one_message(here: Path, key: str, wrong: str) -> None:
-    save(model(graph()), {f"edistill.{key}": WRONG[wrong]})
-    for result in (predicted(), edistill("inspect", "m.onnx"), edistill("inspect", "m.onnx", "--json")):
-        if result.exit_code == 0:  # there is little that is right: a text, and an ensemble that nobody names
-            assert (key in TEXT and wrong == "a control character") or (key, wrong) == ("members", "an empty list")
-            assert "\x1b" not in result.stdout
-        else:
-            assert "m.onnx" in one_message(result)
+def test_metadata_of_any_kind_are_one_message(here: Path, key: str) -> None:
+    for wrong, value in WRONG.items():
+        save(model(graph()), {f"edistill.{key}": value})
+        for result in (predicted(), edistill("inspect", "m.onnx"), edistill("inspect", "m.onnx", "--json")):
+            if result.exit_code == 0:  # there is little that is right: a text, and an ensemble that nobody names
+                assert (key in TEXT and wrong == "a control character") or (key, wrong) == ("members", "an empty list")
+                assert "\x1b" not in result.stdout
+            else:
+                assert "m.onnx" in one_message(result)
 
 
-@pytest.mark.parametrize(
-    "value", ["null", "3", '"0"', "[]", "{}", '"x"', "[1]", "[-1, 2]", '["a", "b"]', "[NaN]", "1e999"]
-)
+VALUES = ("null", "3", '"0"', "[]", "{}", '"x"', "[1]", "[-1, 2]", '["a", "b"]', "[NaN]", "1e999")
+
+
 @pytest.mark.parametrize("field", ["size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "other"])
-def test_every_field_of_preprocessing_is_looked_at(here: Path, field: str, value: str) -> None:
-    assert PIXELS.preprocessing is not None
-    shown = json.dumps(PIXELS.preprocessing.to_json())[:-1] + f', "{field}": {value}}}'
+def test_every_field_of_preprocessing_is_looked_at(here: Path, field: str) -> None:
     nodes = [
         helper.make_node("Flatten", ["x"], ["f"]),
         helper.make_node("MatMul", ["f", "w"], ["z"]),
         helper.make_node("LogSoftmax", ["z"], ["logits"]),
     ]
-    save(model(graph(nodes, inputs={"x": ["B", 1, 2, 2]}), PIXELS))
+    right = model(graph(nodes, inputs={"x": ["B", 1, 2, 2]}), PIXELS)
+    save(right)
     assert predicted("pixels.npz").exit_code == 0, "but for that field it is right"
-    save(model(graph(nodes, inputs={"x": ["B", 1, 2, 2]}), PIXELS), {"edistill.preprocessing": shown})
-    if (field, value) in {("mean", "[1]"), ("std", "[1]")}:
-        return
-    one_message(predicted("pixels.npz"))
+    assert PIXELS.preprocessing is not None
+    for value in VALUES:
+        if (field, value) in {("mean", "[1]"), ("std", "[1]")}:
+            continue
+        shown = json.dumps(PIXELS.preprocessing.to_json())[:-1] + f', "{field}": {value}}}'
+        save(right, {"edistill.preprocessing": shown})
+        one_message(predicted("pixels.npz"))
 
 
-@pytest.mark.parametrize("lacking", KEYS)
-def test_metadata_that_lack_a_key(here: Path, lacking: str) -> None:
-    made = model(graph())
-    helper.set_model_props(made, {k: v for k, v in CLASSES.to_metadata().items() if k != f"edistill.{lacking}"})
-    save(made)
-    refused("m.onnx has no edistill metadata" if lacking == "task" else f"without {lacking}")
+def test_metadata_that_lack_a_key(here: Path) -> None:
+    for lacking in KEYS:
+        made = model(graph())
+        helper.set_model_props(made, {k: v for k, v in CLASSES.to_metadata().items() if k != f"edistill.{lacking}"})
+        save(made)
+        refused("m.onnx has no edistill metadata" if lacking == "task" else f"without {lacking}")
 
 
-@pytest.mark.parametrize(
-    ("card", "changes", "said"),
-    [
+def test_metadata_that_contradict_themselves_or_the_graph(here: Path) -> None:
+    for card, changes, said in [
         (CLASSES, {"classes": []}, "classes are []"),
         (NUMBERS, {"classes": ["a"]}, "the task is regression, and there are 1 classes"),
         (CLASSES, {"classes": ["a", "a", "c"]}, "classes are ['a', 'a', 'c'], and not texts, each once"),
@@ -199,13 +200,9 @@ def test_metadata_that_lack_a_key(here: Path, lacking: str) -> None:
         (PIXELS, {"shape": [1, 10**9, 10**9]}, "its preprocessing makes (2, 2) of pixels"),
         (PIXELS, {"preprocessing": None}, "its preprocessing makes None of pixels"),
         (NUMBERS, {}, "it has no output mean, and logits"),
-    ],
-)
-def test_metadata_that_contradict_themselves_or_the_graph(
-    here: Path, card: Card, changes: dict[str, Any], said: str
-) -> None:
-    save(model(graph(), card), {f"edistill.{key}": json.dumps(value) for key, value in changes.items()})
-    refused(said, rows="rows.npz", inspect="(5, 2)" not in said)
+    ]:
+        save(model(graph(), card), {f"edistill.{key}": json.dumps(value) for key, value in changes.items()})
+        refused(said, rows="rows.npz", inspect="(5, 2)" not in said)
 
 
 # --- files and graphs -------------------------------------------------------------------------------------------
@@ -327,13 +324,13 @@ GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 ROWS_NEEDED = {"one row of all", "NaN", "infinity", "no probabilities", "large logits", "memory for 2**60 values"}
 
 
-@pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_that_is_not_ours(here: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    made, said = GRAPHS[name]
-    Path("secret").write_bytes(np.zeros(3, np.float32).tobytes())
-    save(made())
-    refused(said, inspect=name not in ROWS_NEEDED)
-    assert capfd.readouterr() == ("", ""), "onnxruntime says nothing of its own"
+def test_a_graph_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in GRAPHS:
+        made, said = GRAPHS[name]
+        Path("secret").write_bytes(np.zeros(3, np.float32).tobytes())
+        save(made())
+        refused(said, inspect=name not in ROWS_NEEDED)
+        assert capfd.readouterr() == ("", ""), "onnxruntime says nothing of its own"
 
 
 def test_another_operator_set(here: Path) -> None:
@@ -342,10 +339,10 @@ def test_another_operator_set(here: Path) -> None:
     refused("no ONNX file that onnxruntime can run")
 
 
-@pytest.mark.parametrize("variance", [-1.0, np.nan, np.inf])
-def test_variances_that_are_none(here: Path, variance: float) -> None:
-    save(model(numbers(variance), NUMBERS))
-    refused("row 0 gives outputs that are not finite, or no probabilities or variances", inspect=False)
+def test_variances_that_are_none(here: Path) -> None:
+    for variance in [-1.0, np.nan, np.inf]:
+        save(model(numbers(variance), NUMBERS))
+        refused("row 0 gives outputs that are not finite, or no probabilities or variances", inspect=False)
 
 
 def test_a_file_cut_anywhere(here: Path) -> None:
