@@ -82,9 +82,15 @@ def _run(path: str, record: Record) -> Sheet:
 
 
 def _next_of_run(path: str, evaluated: Sequence[str], exported: Sequence[str], stale: Sequence[str]) -> str:
-    if not evaluated or any(name.startswith("evaluations/") for name in stale):
+    if not evaluated:
         return f"edistill evaluate {path}"
-    if "export/model.onnx" not in exported or any(name.startswith("export/") for name in stale):
+    for document in (name for name in stale if name.startswith("evaluations/")):
+        split = "" if document.endswith("/test.json") else f" --split {document[:-5].rpartition('/')[2]}"
+        return f"edistill evaluate {path}{split}" + (" --shifts" if "/shifts/" in document else "")
+    formats = {"export/model.onnx": " --onnx", "export/model.safetensors": " --safetensors"}
+    if again := "".join(flag for name, flag in formats.items() if name in stale):
+        return f"edistill export {path}{again}"
+    if "export/model.onnx" not in exported:
         return f"edistill export {path} --onnx"
     return f"edistill predict INPUTS --model {path}/export/model.onnx"
 

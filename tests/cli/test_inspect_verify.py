@@ -89,9 +89,19 @@ def test_what_comes_next_of_a_run(here: Path) -> None:
     assert fact(run, "stale") == "export/model.onnx, export/model.safetensors, evaluations/test.json"
     assert shown_of(run)[-1] == f"next: edistill evaluate {run}"
     assert edistill("evaluate").exit_code == 0
+    assert shown_of(run)[-1] == f"next: edistill export {run} --onnx --safetensors"
+    for file in export.iterdir():
+        file.unlink()
     assert shown_of(run)[-1] == f"next: edistill export {run} --onnx"
-    (export / "model.onnx").unlink()
-    assert shown_of(run)[-1] == f"next: edistill export {run} --onnx"
+
+
+def test_what_comes_next_of_a_stale_evaluation(here: Path) -> None:
+    run = "runs/hydra-s0"
+    assert edistill("evaluate --split validation").exit_code == 0
+    assert edistill("calibrate").exit_code == 0
+    assert shown_of(run)[-1] == f"next: edistill evaluate {run} --split validation"
+    assert edistill(shown_of(run)[-1].removeprefix("next: edistill ")).exit_code == 0
+    assert shown_of(run)[-1] == f"next: edistill export {run} --onnx --safetensors"
 
 
 def test_exported_files(here: Path) -> None:
