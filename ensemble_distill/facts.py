@@ -190,11 +190,6 @@ class Member:
         if self.class_order is not None and sorted(self.class_order) != list(range(len(self.class_order))):
             raise ValueError(f"the class_order of member {self.name} is {self.class_order}: give each position once")
 
-    @property
-    def of_numbers(self) -> bool:
-        """Whether it predicts a number, and not classes."""
-        return self.output.startswith("mean")
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"preprocessing": None if self.preprocessing is None else self.preprocessing.to_json()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest, refuse_other_data, refuse_other_members
 from ensemble_distill.cache.writer import drop_inputs, drop_member, drop_parts
-from ensemble_distill.data.replay import drop_samples
+from ensemble_distill.caching.replay import drop_samples
 from ensemble_distill.errors import EdistillError
 
 

@@ -92,19 +92,20 @@ def gradient(
             "cache.batch-size."
         ) from error
     except Exception as error:  # the module is anyone's code
-        raise EdistillError(
-            f"Member {member.name} gives no gradient {where}: {error}. The views ods and confods need one of every "
-            "member: take them out of views.transform, or mend its module."
-        ) from error
+        raise _no_gradient(member, where, str(error), "") from error
     if found is None:
-        raise EdistillError(
-            f"Member {member.name} gives no gradient {where}: its output does not follow from its input in torch. The "
-            "views ods and confods need one of every member: take them out of views.transform, or mend its module "
-            "(no .detach(), no numpy, no torch.no_grad)."
-        )
+        how = " (no .detach(), no numpy, no torch.no_grad)"
+        raise _no_gradient(member, where, "its output does not follow from its input in torch", how)
     slopes = found.double().cpu().numpy() if x.device.type != "mps" else found.cpu().double().numpy()
     refuse_not_finite(slopes.reshape(len(slopes), -1), member, split, rows)
     return slopes, confidence
+
+
+def _no_gradient(member: Member, where: str, reason: str, how: str) -> EdistillError:
+    return EdistillError(
+        f"Member {member.name} gives no gradient {where}: {reason}. The views ods and confods need one of every "
+        f"member: take them out of views.transform, or mend its module{how}."
+    )
 
 
 def _of_outputs(values: Array, member: Member, pushes: Sequence[Push]) -> tuple[Array, Array]:

@@ -16,8 +16,8 @@ from ensemble_distill.caching.extending import extended
 from ensemble_distill.caching.panel import Asking, Panel, wanted
 from ensemble_distill.caching.probe import open_members, probe
 from ensemble_distill.caching.pushing import push_inputs, refuse_no_gradients, refuse_other_making, refuse_other_sizes
+from ensemble_distill.caching.replay import check_samples, keep_samples
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.data.replay import check_samples, keep_samples
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.versions import library_versions

@@ -9,8 +9,8 @@ from pathlib import Path
 from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache, stored_inputs
 from ensemble_distill.caching.pushing import refuse_other_making
+from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.data.replay import check_samples
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import names_in
 from ensemble_distill.runs.trust import Trust

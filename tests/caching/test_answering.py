@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
+from ensemble_distill.caching.replay import ROWS as REPLAYED
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.data.replay import ROWS as REPLAYED
 from ensemble_distill.data.source import Item
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 from ensemble_distill.cache.reader import Cache, Records
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
+from ensemble_distill.caching.replay import ROWS, VIEWS, check_samples, keep_samples
 from ensemble_distill.data import rendition
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.image_folder import ImageFolder
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.data.replay import ROWS, VIEWS, check_samples, keep_samples
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array, Kind, Source
 from ensemble_distill.data.views import open_view

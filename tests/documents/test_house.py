@@ -47,7 +47,7 @@ DESIGN["workflows"] = set(DESIGN) - {"cli"}
 BEYOND: dict[str, set[str]] = {
     "predictive": {"runtime"},  # the one registry helper
     "tasks": {"runtime"},  # the same
-    "caching": {"facts"},
+    "caching": {"facts"},  # what a member and a split are, as the manifest records it
     "chains": {"cache", "runtime", "settings", "workflows", "workspace"},
     "cli": {"chains", "runtime"},
     "evaluation": {"facts", "runtime", "settings", "teachers", "training", "workspace"},

@@ -126,9 +126,7 @@ def test_an_unfinished_run_is_no_member(digits: Path) -> None:
         open_teachers(digits / "runs", context())
 
 
-@pytest.mark.parametrize(
-    ("content", "told"), [("{", "JSONDecodeError"), ('{"edistill": "0.1.0"}', "KeyError: 'student'")]
-)
+@pytest.mark.parametrize(("content", "told"), [("{", "JSONDecodeError"), ('{"edistill": "0.1.0"}', "KeyError")])
 def test_a_damaged_config_is_named(digits: Path, content: str, told: str) -> None:
     (digits / RUN / "config.json").write_text(content)
     with pytest.raises(EdistillError, match=rf"config\.json is damaged \({told}"):
