@@ -64,6 +64,18 @@ def refuse_no_preprocessing(asked: Answering, splits: Mapping[str, SplitPlan]) -
         )
 
 
+def refuse_views_unseen(splits: Mapping[str, SplitPlan], members: Sequence[Answering]) -> None:
+    """Raise EdistillError for a member that answers row numbers alone, where views show rows otherwise."""
+    for name, plan in splits.items():
+        for asked in members:
+            if asked.wants is None and plan.transform != "none":
+                raise EdistillError(
+                    f"Member {asked.member.name} answers row numbers alone, and {name} is shown in views of "
+                    f'{plan.transform!r}, which it does not see. Set views.transform = "none", or take it out of '
+                    "teachers.path."
+                )
+
+
 def _count_classes(splits: Mapping[str, SplitPlan], classes: tuple[str, ...] | None) -> int | None:
     """How many classes the data has: as many as it names or, where it names none, as its labels count."""
     sources = [plan.source for name, plan in splits.items() if not name.startswith("ood/")]

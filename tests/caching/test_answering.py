@@ -175,3 +175,10 @@ def test_who_gives_no_gradient_says_so_before_the_pass(tmp_path: Path, other: Te
     with refused("Member b gives no gradient", "'ods'", "views.transform"):
         run(tmp_path / "cache", plans("ods"), [network("a", 0), other])
     assert not (tmp_path / "cache").exists()
+
+
+def test_who_sees_no_views_answers_plain_rows_alone(tmp_path: Path) -> None:
+    with refused("Member b answers row numbers alone", "train", "'noise'", 'views.transform = "none"'):
+        run(tmp_path / "cache", plans("noise"), [network("a", 0), table("b", outputs())])
+    assert not (tmp_path / "cache").exists()
+    run(tmp_path / "cache", plans("noise"), [network("a", 0), session("b", 1)])
