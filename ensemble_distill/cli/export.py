@@ -29,12 +29,12 @@ def register(app: typer.Typer) -> None:
         from ensemble_distill.workflows.export import export
 
         with render.Shown():
-            written = export(settings, run, onnx=onnx, safetensors=safetensors, trust=trust)
+            files = export(settings, run, onnx=onnx, safetensors=safetensors, trust=trust).files
         if json:
-            render.document({"files": [str(path) for path in written]})
+            render.document({"files": [str(path) for path in files]})
             return
         render.table(
             "exported and verified",
             ["file", "size"],
-            [[render.near(str(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in written],
+            [[render.near(str(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in files],
         )

@@ -45,7 +45,9 @@ def _shared(one: StudentConfig, other: StudentConfig) -> Iterator[tuple[str, obj
             yield f"the {what} of member {index}", getattr(a, what), getattr(b, what)
     for what in ("average", "weights"):
         yield f"the members' {what}", getattr(one.architecture, what), getattr(other.architecture, what)
-    yield "what the members answer", one.architecture.task.to_json(), other.architecture.task.to_json()
+    task, their_task = one.architecture.task, other.architecture.task
+    yield "the members' classes", task.names, their_task.names
+    yield "what the members answer", task, their_task
     for split in theirs.trained_on.keys() & others.trained_on.keys():
         yield f"the {split} data", theirs.trained_on[split], others.trained_on[split]
 

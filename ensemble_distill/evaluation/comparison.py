@@ -25,7 +25,6 @@ from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.students.own_row import refuse_dependent
-from ensemble_distill.teachers.run import as_one_member
 from ensemble_distill.training.plain_rows import plain_batches
 
 SIZES = {"best-2": 2, "best-3": 3}  # sub-ensembles, and how many members each has
@@ -167,7 +166,7 @@ class Comparison:
 
     def _average(self, students: Sequence[Predictive]) -> Predictive:
         """The ensemble whose members are what the students predict, each with equal weight."""
-        raw = torch.stack([as_one_member(student) for student in students], dim=1)
+        raw = torch.stack([student.as_member() for student in students], dim=1)
         return self.answers.family.predictive(raw, None, "probabilities")
 
     def _predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[int, Predictive]]]:

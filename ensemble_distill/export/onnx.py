@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError, quoted
-from ensemble_distill.export.outputs import allowed, named_outputs
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.exports import LARGEST
@@ -26,6 +25,7 @@ from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving.card import Card
 from ensemble_distill.serving.served import Served
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks import Task
 
 
 class Predictions(nn.Module):
@@ -36,10 +36,21 @@ class Predictions(nn.Module):
         super().__init__()
         self.student = student
         with torch.no_grad():
-            self.names = tuple(named_outputs(student.predictive(student(x))))
+            self.names = tuple(named_outputs(student, x))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(named_outputs(self.student.predictive(self.student(x))).values())
+        return tuple(named_outputs(self.student, x).values())
+
+
+def named_outputs(student: Student, x: Tensor) -> dict[str, Tensor]:
+    """What a student says of rows x (B, ...), in the order of the file: what its family emits, then the uncertainties,
+    each (B,). What a single head does not have is absent."""
+    predictive = student.predictive(student(x))
+    summary = predictive.summary()
+    uncertainties = {"total_uncertainty": summary.total, "data_uncertainty": summary.data}
+    if predictive.has_model_uncertainty:
+        uncertainties["model_uncertainty"] = summary.model
+    return {**predictive.emitted(summary), **uncertainties}
 
 
 def export_onnx(
@@ -56,7 +67,7 @@ def export_onnx(
 
     Raises:
         EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ
-            from torch's by more than `allowed` says.
+            from torch's by more than `Task.tolerance` says.
     """
     size = sum(t.numel() * t.element_size() for t in student.state_dict().values())
     if size > LARGEST:
@@ -81,7 +92,9 @@ def export_onnx(
     )
     onnx.helper.set_model_props(model, {**card.to_metadata(), ONNX_KEY: BLANK})
     onnx.checker.check_model(model)
-    write_whole(path, seal(model.SerializeToString()), check=lambda written: _compare(module, Served(written), x))
+    write_whole(
+        path, seal(model.SerializeToString()), check=lambda written: _compare(module, what.task, Served(written), x)
+    )
     return path
 
 
@@ -151,7 +164,7 @@ def _reason(error: BaseException) -> str:
 
 
 @torch.no_grad()
-def _compare(module: Predictions, served: Served, x: Tensor) -> None:
+def _compare(module: Predictions, task: Task, served: Served, x: Tensor) -> None:
     for batch in (x[:1], x):
         wanted = dict(zip(module.names, module(batch), strict=True))
         if not all(values.isfinite().all() for values in wanted.values()):
@@ -162,7 +175,7 @@ def _compare(module: Predictions, served: Served, x: Tensor) -> None:
         found = served.run(batch.numpy())
         for name, values in wanted.items():
             apart = np.abs(found[name] - values.numpy())
-            limit = allowed(name, {key: value.numpy() for key, value in wanted.items()})
+            limit = task.tolerance(name, {key: value.numpy() for key, value in wanted.items()})
             if not (apart <= limit).all():
                 raise EdistillError(
                     f"The exported {name} differs from torch's by {apart.max():.2e} on {len(batch)} real rows (allowed:"

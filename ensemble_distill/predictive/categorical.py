@@ -136,6 +136,15 @@ class Categorical:
         mean = self.pooled().log_probs().squeeze(1).exp()
         return Summary(mean=mean, total=data + model, data=data, model=model)
 
+    def as_member(self) -> Tensor:
+        """Logits of the pooled prediction, (B, K)."""
+        return self.pooled().logits.squeeze(1)
+
+    def emitted(self, summary: Summary) -> dict[str, Tensor]:
+        """`logits` (B, K), ln of the pooled probabilities, and `head_logits` (B, M, K) of several members."""
+        heads = {"head_logits": self.logits} if self.members > 1 else {}
+        return {"logits": self.as_member(), **heads}
+
 
 @dataclass(frozen=True)
 class CategoricalFamily:

@@ -120,6 +120,14 @@ class Dirichlet:
         model, data = (values.to(mean) for values in (model, (total - model).clamp_min(0)))
         return Summary(mean=mean, total=data + model, data=data, model=model)
 
+    def as_member(self) -> Tensor:
+        """Logits of the expected probabilities, (B, K)."""
+        return self.pooled().as_member()
+
+    def emitted(self, summary: Summary) -> dict[str, Tensor]:
+        """`logits` (B, K), ln of the expected probabilities, and `concentration` (B, K)."""
+        return {"logits": self.as_member(), "concentration": self.concentration.squeeze(1)}
+
 
 LARGEST = 600.0  # of ln α: exp leaves float64 soon after, and the gap is 0 long before
 

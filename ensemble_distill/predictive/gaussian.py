@@ -114,6 +114,16 @@ class Gaussian:
         model = self.member_mean((apart - rounding.unsqueeze(1)).square())
         return Summary(mean=rough + rounding, total=data + model, data=data, model=model)
 
+    def as_member(self) -> Tensor:
+        """Mean and log-variance of the mixture, (B, 2)."""
+        pooled = self.pooled()
+        return torch.cat([pooled.mean, pooled.log_variance], dim=1)
+
+    def emitted(self, summary: Summary) -> dict[str, Tensor]:
+        """`mean` and `variance` (B,) of the mixture; `head_means` and `head_variances` (B, M) of several members."""
+        heads = {"head_means": self.mean, "head_variances": self.log_variance.exp()} if self.members > 1 else {}
+        return {"mean": summary.mean, "variance": summary.total, **heads}
+
 
 @dataclass(frozen=True)
 class GaussianFamily:

@@ -50,6 +50,10 @@ class Predictive(Protocol):
     def means(self) -> Tensor: ...  # expectations, (B, M, *L, K): probabilities; for numbers K = 1
     def member_mean(self, values: Tensor) -> Tensor: ...  # (B, M, ...) to (B, ...), by the members' weights
     def summary(self) -> Summary: ...
+    def as_member(self) -> Tensor: ...  # the prediction made of them in the numbers that one member says, (B, W)
+    def emitted(self, summary: Summary) -> dict[str, Tensor]:
+        """What an exported student says of B rows, by name, but for its uncertainties; no L."""
+        ...
 
 
 class Family(Protocol):

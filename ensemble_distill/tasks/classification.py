@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ECE_BINS = 15
 FAINT = 1e-3  # nats: by so much logits may always differ
 ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
+LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits and uncertainties, between two runtimes
 ANSWER = "logits"  # what a member calls its answer where it returns several tensors
 
 
@@ -250,6 +251,12 @@ class Classification(Task):
         return found
 
     # --- serving ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
+        if name == "concentration":  # whose logarithm a head emits
+            return LOGITS_APART * outputs[name]
+        return LOGITS_APART if "logits" in name else NATS_APART
 
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
         return {"logits": (rows, len(self.classes))}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.protocol import Family
 
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
+APART = 1e-4  # between two runtimes: of means in standard deviations, of variances as a share
 FAINT = 1e-3  # nats: by so much log-variances may always differ
 FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
 
@@ -204,6 +205,18 @@ class Regression(Task):
         return found
 
     # --- serving ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
+        """Outputs carry the target's unit, so their limits are relative to the prediction's own spread."""
+        variance = outputs["variance"]
+        if name not in ("mean", "head_means"):
+            limit: Array = APART * (outputs[name] if name == "head_variances" else variance)
+            return limit
+        spread = np.sqrt(variance) if name == "mean" else np.sqrt(variance)[:, None]
+        floor = 4 * np.finfo(np.float32).eps * np.abs(outputs[name])  # far from 0 a float32 is not finer than this
+        limit = APART * spread + floor
+        return limit
 
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
         return {"mean": (rows,), "variance": (rows,)}

@@ -279,6 +279,15 @@ class Task(ABC):
 
     # --- serving ------------------------------------------------------------------------------------------------
 
+    @classmethod
+    @abstractmethod
+    def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
+        """By how much an output of an exported student may differ between two runtimes.
+
+        Args:
+            outputs: all of the same rows, by name.
+        """
+
     @abstractmethod
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
         """The outputs of an exported student that `predict` cannot do without, and their shapes for so many rows."""

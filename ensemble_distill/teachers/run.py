@@ -8,14 +8,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.predictive.categorical import Categorical
-from ensemble_distill.predictive.gaussian import Gaussian
-from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.folder import CONFIG, WEIGHTS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import Trust
@@ -35,16 +31,7 @@ class Pooled(nn.Module):
         self.student = student
 
     def forward(self, x: Tensor) -> Tensor:
-        return as_one_member(self.student.predictive(self.student(x)))
-
-
-def as_one_member(predictive: Predictive) -> Tensor:
-    """What a student predicts, in a member's numbers: logits (B, K), or mean and log-variance (B, 2)."""
-    pooled = predictive.pooled()
-    if isinstance(pooled, Gaussian):
-        return torch.cat([pooled.mean, pooled.log_variance], dim=1)
-    assert isinstance(pooled, Categorical)
-    return pooled.logits.squeeze(1)
+        return self.student.predictive(self.student(x)).as_member()
 
 
 def claims(path: Path) -> bool:

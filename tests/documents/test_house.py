@@ -51,7 +51,7 @@ BEYOND: dict[str, set[str]] = {
     "chains": {"cache", "runtime", "settings", "workflows", "workspace"},
     "cli": {"chains", "runtime"},
     "evaluation": {"facts", "runtime", "settings", "teachers", "training", "workspace"},
-    "export": {"facts", "predictive", "runtime"},
+    "export": {"facts", "runtime"},
     "facts": {"runtime"},
     "methods": {"runtime"},
     "runs": {"settings"},  # args.toml are settings, and load_student reads where one's own runs are
@@ -62,7 +62,7 @@ BEYOND: dict[str, set[str]] = {
     },
     "starts": {"facts", "runs", "settings", "training"},
     "students": {"runtime"},
-    "teachers": {"predictive", "runtime", "settings", "students"},
+    "teachers": {"runtime", "settings", "students"},
     "training": {"facts", "predictive", "settings", "teachers", "workspace"},
     "workspace": {"methods", "training"},
 }

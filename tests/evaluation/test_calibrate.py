@@ -63,7 +63,7 @@ def test_it_brings_the_model_uncertainty_to_the_ensembles(digits: Path, settings
 def test_evaluate_export_and_teachers_follow_it_and_forget_it(digits: Path, settings_of: SettingsOf) -> None:
     settings = settings_of(digits)
     plain = evaluate(settings)["models"]["student"]
-    (path,) = export(settings, onnx=True)
+    (path,) = export(settings, onnx=True).files
     hashes = [_hash(digits)]
     calibrate(settings)
     mended = evaluate(settings)["models"]["student"]

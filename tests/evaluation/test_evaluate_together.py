@@ -23,6 +23,7 @@ from scipy.special import log_softmax
 from tiny import refused, settings, unseal
 
 from ensemble_distill.evaluation import answers
+from ensemble_distill.facts import Member
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
@@ -233,6 +234,13 @@ def edit_config(run: Path, edit: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
 
 
+NUMBERS = {
+    "task": "regression",
+    "classes": [],
+    "members": [Member(f"member-{m}", "0" * 64, "mean").to_json() for m in range(5)],
+}
+
+
 def test_a_run_given_twice(folder: Path) -> None:
     with refused("runs/first is given twice. Name each run once."):
         evaluate_together(settings(folder), ["first", "second", str(folder / "runs/first")])
@@ -256,9 +264,9 @@ def test_runs_of_other_members(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "what"),
     [
-        ({"task": "regression"}, "the task is classification for the one and regression for the other"),
+        (NUMBERS, "the task is classification for the one and regression for the other"),
         ({"average": "logits"}, "the members' average is probabilities for the one and logits for the other"),
-        ({"weights": [1, 2, 3, 4, 5]}, "the members' weights is None for the one and (1, 2, 3, 4, 5) for the other"),
+        ({"weights": [1, 2, 3, 4, 5]}, "the members' weights is None for the one and (1.0, 2.0, 3.0, 4.0, 5.0)"),
         ({"classes": ["a", "b", "c"]}, "the members' classes is ('0', '1', '2') for the one and ('a', 'b', 'c')"),
         ({"trained_on": {"train": "f" * 64}}, "for the one and ffffffffffff… for the other"),
     ],
@@ -270,7 +278,7 @@ def test_runs_of_other_tasks_or_data(folder: Path, edit: dict[str, Any], what: s
 
 
 def test_a_run_of_another_task_than_the_settings(folder: Path) -> None:
-    edit_config(folder / "runs/first", {"task": "regression"})
+    edit_config(folder / "runs/first", NUMBERS)
     with refused("runs/first is for regression, and the settings say task = 'classification'. Set task back"):
         evaluate(settings(folder), "first")
 

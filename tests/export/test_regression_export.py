@@ -24,7 +24,6 @@ import ensemble_distill.export.onnx as onnx_format
 from ensemble_distill import load_student
 from ensemble_distill.cli.app import app
 from ensemble_distill.data.source import Array
-from ensemble_distill.export.outputs import allowed
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.serving.predictions import formatted
 from ensemble_distill.serving.served import Served
@@ -149,7 +148,7 @@ def test_limits_carry_the_targets_unit() -> None:
             ("head_variances", [[spread**2, spread**2 / 100]]),
             ("model_uncertainty", [spread**2]),
         ):
-            limit = allowed(name, outputs) * np.ones_like(outputs[name])
+            limit = Regression.tolerance(name, outputs) * np.ones_like(outputs[name])
             rounding = 1e-6 * np.abs(outputs[name])
             assert (limit < 1e-3 * np.array(shares) + rounding).all(), name
             assert (limit > 1e-6 * np.array(shares)).all(), name

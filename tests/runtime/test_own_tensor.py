@@ -213,7 +213,7 @@ def test_exporting_compares_what_both_saw(tmp_path: Path) -> None:
         with torch.no_grad():
             raw = student(x)
         assert torch.equal(x, before), "what a student is given stays as it is"
-        (file,) = export(settings(folder, QUICK), "hydra-s0", onnx=True)
+        (file,) = export(settings(folder, QUICK), "hydra-s0", onnx=True).files
         return {**Served(file).run(x.numpy()), "raw": raw.numpy()}
 
     found, wanted = both(tmp_path, road)

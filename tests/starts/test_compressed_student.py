@@ -131,7 +131,7 @@ def test_such_a_run_is_trained_on_exported_and_loaded(folder: Path) -> None:
     rows = csv.DictReader((run.folder / "summary.csv").read_text().splitlines())
     losses = [float(row["train_loss"]) for row in rows]
     assert losses[-1] < losses[0] / 2
-    assert export(tiny.settings(folder, VIEWS), "on", onnx=True)[0].is_file()
+    assert export(tiny.settings(folder, VIEWS), "on", onnx=True).files[0].is_file()
     x = torch.randn(2, 1, 6, 6)
     with torch.no_grad():
         assert_close(load_student(run.folder, trust=True)(x), run.student(trust=EVERYTHING)(x))

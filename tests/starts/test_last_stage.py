@@ -185,7 +185,7 @@ def test_such_a_run_is_exported_loaded_and_a_teacher(
 ) -> None:
     folder = request.getfixturevalue(kind)
     run = trained(folder, "travels", chosen)
-    (file,) = export(tiny.settings(folder), "travels", onnx=True)
+    (file,) = export(tiny.settings(folder), "travels", onnx=True).files
     assert "Einsum" not in {node.op_type for node in onnx.load(file).graph.node}  # it copies the weights at every call
     namespace: dict[str, object] = {}
     exec(MODELS, namespace)
@@ -254,7 +254,7 @@ def test_such_a_run_is_trained_on_exported_and_loaded(mlps: Path) -> None:
     run = trained(mlps, "thin-on", LISTED, thin(0.6), {"train.epochs": 10, "train.lr": 0.003})
     assert run.architecture.last_stage == start.architecture.last_stage
     assert explained(mlps, "thin-on") > explained(mlps, "thin-start")
-    (file,) = export(tiny.settings(mlps), "thin-on", onnx=True)
+    (file,) = export(tiny.settings(mlps), "thin-on", onnx=True).files
     x = np.random.default_rng(0).normal(size=(5, 1, 6, 6)).astype(np.float32)
     w = {name: t.double().numpy() for name, t in load_file(run.folder / "student.safetensors").items()}
     own, bias = w["heads.adapters.own"], w["heads.adapters.bias"]  # (3, 8, 36) and (3, 8)

@@ -78,7 +78,7 @@ def test_such_a_run_is_evaluated_exported_and_loaded_with_its_factory(folder: Pa
     settings = tiny.settings(folder, {"cache.dtype": "float32", "views.count": 4})
     document = evaluate(settings, "three")
     assert document["fidelity"]["diversity_explained"] > 0.75  # three of four members, and a guess at the last
-    assert export(settings, "three", onnx=True)[0].is_file()
+    assert export(settings, "three", onnx=True).files[0].is_file()
 
     def make_body() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh())

@@ -61,7 +61,7 @@ def test_odd_names_work_from_the_cache_to_the_exported_file(tmp_path: Path) -> N
     assert {member.name for member in Run.open(folder / "runs/hydra-s0").provenance.members} == set(ODD)
     evaluate(asked)
     calibrate(asked)
-    (exported,) = export(asked, onnx=True)
+    (exported,) = export(asked, onnx=True).files
     assert {member.name for member in Served(exported).card.members} == set(ODD)
     assert {member["name"] for member in inspect(folder / "cache")["members"]} == set(ODD)
 
