@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
@@ -20,7 +21,7 @@ from ensemble_distill.runs.folder import (
 )
 from ensemble_distill.runtime.files import read_whole, sha256_file
 from ensemble_distill.runtime.jsons import parse_json
-from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata
+from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata, read_safetensors_metadata
 
 LARGEST = 2**31 - 1  # bytes of an ONNX file, which is one protobuf message
 ONNX_PREFIX = "edistill."  # of our metadata in an ONNX file
@@ -117,3 +118,27 @@ def _is_stale(file: Path, run: Path) -> bool:
         calibration = run / CALIBRATION
         return not calibration.is_file() or file.stat().st_mtime_ns < calibration.stat().st_mtime_ns
     return said != made_from_now(run)
+
+
+def about_weights(path: Path) -> dict[str, Any] | None:
+    """What `inspect` tells of an exported safetensors file, by the config it carries; None for any other file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        if "edistill" not in read_safetensors_metadata(path):
+            return None
+    except ValueError as error:
+        if run_of(path) is not None:
+            raise damaged_export(path, error) from None
+        return None
+    try:
+        content = read_whole(path)
+        metadata = checked_metadata(content)
+        config = parse_json(metadata["edistill"])
+        made_from = parse_json(metadata.get(MADE_FROM, "null"))
+        if not isinstance(config, dict):
+            raise ValueError("its config is no table")
+    except ValueError as error:
+        raise damaged_export(path, error) from None
+    told = {} if made_from is None else {MADE_FROM: made_from}
+    return {"kind": "safetensors", **config, **told, "bytes": len(content)}

@@ -66,6 +66,10 @@ class Teacher:
         """The member as it is asked. Raises EdistillError when weights and module do not fit."""
         return Network(task, self.member, self.build())
 
+    def about(self) -> dict[str, Any]:
+        """Its facts, and where its weights stand."""
+        return self.member.to_json() | ({} if self.origin is None else {"weights": self.origin.to_json()})
+
 
 @dataclass(frozen=True)
 class Context:

@@ -1,0 +1,24 @@
+"""What `inspect` tells of a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.cache.manifest import Manifest
+
+
+def about(path: Path) -> dict[str, Any]:
+    """Raises EdistillError when the manifest is damaged."""
+    manifest = Manifest.load(path)
+    return {
+        "kind": "cache",
+        "task": manifest.task,
+        "classes": list(manifest.classes),
+        "dtype": manifest.dtype,
+        "members": [member.to_json() for member in manifest.members],
+        "splits": {name: {**vars(split), "views": manifest.views(name)} for name, split in manifest.splits.items()},
+        "caching": dict(manifest.caching),
+        **({"pushed": manifest.told_pushed()} if manifest.pushed else {}),
+        "bytes": sum(file.stat().st_size for file in (path / "records").rglob("*.npy")),
+    }

@@ -1,0 +1,24 @@
+"""What `inspect` tells of data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.data import open_inputs
+
+
+def about(path: Path, task: str) -> dict[str, Any]:
+    """Raises EdistillError when it is no data."""
+    source = open_inputs([str(path)], task)
+    source.item(0)  # raises where what is called a picture is none
+    return {
+        "kind": "data",
+        "rows": len(source),
+        "holds": source.kind,
+        "classes": None if source.classes is None else list(source.classes),
+        "labels": source.labels is not None,
+        "digest": source.digest,
+        "digest_scope": source.digest_scope,
+        **({"remarks": list(source.remarks)} if source.remarks else {}),
+    }

@@ -1,0 +1,31 @@
+"""What `inspect` tells of an exported graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.serving.served import Served
+
+
+def about(path: Path) -> dict[str, Any]:
+    """Raises EdistillError when it is none of ours."""
+    served = Served(path)
+    card = served.card
+    return {
+        "kind": "onnx",
+        "task": card.task.key,
+        "method": card.method,
+        "version": card.version,
+        "classes": list(card.task.names),
+        "input": {
+            "name": served.input,
+            "kind": card.kind,
+            "shape": list(card.shape),
+            "preprocessing": card.preprocessing.to_json() if card.preprocessing else None,
+        },
+        "outputs": list(served.outputs),
+        "members": [member.to_json() for member in card.members],
+        **({} if card.made_from is None else {"made_from": card.made_from.to_json()}),
+        "bytes": path.stat().st_size,
+    }
