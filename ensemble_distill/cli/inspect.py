@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("-c", "--config", help="Says how bare checkpoints are built.")
         ] = None,
     ) -> None:
-        """Say what a path is and what it holds; with --json all that is recorded.
+        """Say what a path is and what it holds.
+
+        With --json it tells everything that is recorded, else what a person asks.
 
         Example: edistill inspect runs/hydra-s0/export/model.onnx
         """
