@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -54,7 +53,7 @@ def register(app: typer.Typer) -> None:
         with render.Shown() as progress:
             report = calibrate(settings, run, split=split, remove=remove, trust=trust, progress=progress)
         if json:
-            render.document(asdict(report))
+            render.document(report.to_json())
         elif report.calibration is None:
             render.message(f"{report.folder} is as it was trained again.")
         else:

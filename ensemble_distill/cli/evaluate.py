@@ -9,38 +9,16 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Trust, command
-from ensemble_distill.cli.comparison import Comparison, Line
+from ensemble_distill.evaluation.comparison import Comparison, Line
+from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, FIDELITY, MEMBER, STUDENT
+from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.settings import Settings
 
 COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
 
-# what a student that is the ensemble would get
-PERFECT = {
-    "diversity_explained": "1",
-    "deviation_correlation": "1",
-    "model_uncertainty_l1": "0",
-    "model_uncertainty_ratio": "1",
-    "model_uncertainty_spearman": "1",
-    "member_kl": "0",
-    "mean_kl": "0",
-    "agreement": "1",
-    "gap_closed": "1",
-}
 # of a single run these stand in the columns of the controls
 TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl")
-CONTROLS = {
-    "collapsed": "every head says the student's mean.",
-    "offsets": "that mean with random offsets, the same on every row, of the ensemble's model uncertainty.",
-    "total_uncertainty": "the student's, scaled to a ratio of 1, in the place of its model uncertainty.",
-    "halves": "half of the members against the other half: what an independent ensemble of that size gets.",
-}
 LABELS = {"macs": "multiply-accumulates", "latency_ms": "latency, one thread (ms)"}
-UNITS = {
-    "classification": "uncertainty (nats)",
-    "regression": "uncertainty (variances, in the target's unit squared)",
-}
-# what the table tells of each shift; the rest is in csv and json
-UNDER_SHIFT = ("accuracy", "rmse", "nll", "total_uncertainty", "data_uncertainty", "model_uncertainty")
 
 
 class Style(StrEnum):
@@ -84,15 +62,17 @@ def register(app: typer.Typer) -> None:
         with render.Shown() as progress:
             if runs is None or len(runs) < 2:
                 run = runs[0] if runs else None
-                document = workflow.evaluate(settings, run, split=split, shifts=shifts, trust=trust, progress=progress)
+                one = workflow.evaluate(settings, run, split=split, shifts=shifts, trust=trust, progress=progress)
+                found, document = Comparison((one,)), one.to_json
             else:
-                document = workflow.evaluate_together(
+                found = workflow.evaluate_together(
                     settings, runs, split=split, shifts=shifts, trust=trust, progress=progress
                 )
+                document = found.to_json
         if json or style is Style.json:
-            render.document(document)
+            render.document(document())
         else:
-            show(Comparison(document), style)
+            show(found, style)
 
 
 def show(found: Comparison, style: Style) -> None:
@@ -107,42 +87,50 @@ def show(found: Comparison, style: Style) -> None:
         return
     grid = render.markdown if style is Style.markdown else render.grid
     near, alone = _sections(found)
-    headings = [
-        name.replace("_", " ") if name in found.controls else found.headings.get(name, name) for name in found.near
-    ]
-    columns = [found.headings.get(name, name) for name in found.columns]
+    headings = [name.replace("_", " ") if name in found.controls else _heading(found, name) for name in found.near]
+    columns = [_heading(found, name) for name in found.columns]
     grid(_title(found), ["", *headings], near, _caption_near(found))
     grid("each model by itself", ["", *columns], alone, _caption(found))
-    if found.runs[0]["shifts"] is not None:
+    if found.runs[0].shifts is not None:
         grid("under shifts", ["shift, severity", *columns], _shifted(found))
     for run in found.runs:
-        if run["calibrated"]:
-            which = "GENERATION" if found.in_chain else run["run"]
-            render.message(f"{run['run']} is calibrated; edistill calibrate {which} --remove takes that away.")
-        explained = run["fidelity"]["diversity_explained"]
-        if explained is not None and explained < 0:
-            render.message(
-                f"The heads of {run['run']} are farther from their members than the heads' own mean is: what they "
-                "disagree about is not what the members do. Where they were trained, more epochs or a smaller learning "
-                "rate help; where they start from members (student.init), another last stage, a higher rank, or all of "
-                "the members compressed."
-            )
-        elif explained is not None and explained < COLLAPSED:
-            render.message(
-                f"The heads of {run['run']} say nearly the same: they explain {explained:.0%} of the members' "
-                "diversity, so this student's model uncertainty stands for little. A start from several members "
-                "or more of them (student.init) helps most, then stronger views and more epochs."
-            )
+        _tell(run, in_chain=bool(found.chain))
+
+
+def _heading(found: Comparison, model: str) -> str:
+    """What the column of a model is called."""
+    return "teacher" if model == ENSEMBLE and found.of_one_teacher else model
+
+
+def _tell(run: Evaluation, in_chain: bool) -> None:
+    """What a reader of the tables should know of a run: that it is calibrated, or that its heads are worth little."""
+    if run.calibrated:
+        which = "GENERATION" if in_chain else run.run
+        render.message(f"{run.run} is calibrated; edistill calibrate {which} --remove takes that away.")
+    explained = run.fidelity["diversity_explained"]
+    if explained is not None and explained < 0:
+        render.message(
+            f"The heads of {run.run} are farther from their members than the heads' own mean is: what they "
+            "disagree about is not what the members do. Where they were trained, more epochs or a smaller learning "
+            "rate help; where they start from members (student.init), another last stage, a higher rank, or all of "
+            "the members compressed."
+        )
+    elif explained is not None and explained < COLLAPSED:
+        render.message(
+            f"The heads of {run.run} say nearly the same: they explain {explained:.0%} of the members' "
+            "diversity, so this student's model uncertainty stands for little. A start from several members "
+            "or more of them (student.init) helps most, then stronger views and more epochs."
+        )
 
 
 def _title(found: Comparison) -> str:
     first = found.runs[0]
-    rows = f"on {first['rows']:,} rows of {first['split']}"
+    rows = f"on {first.rows:,} rows of {first.split}"
     if len(found.runs) > 1:
         return f"{len(found.runs)} runs {rows}"
-    explained = first["fidelity"]["diversity_explained"]
+    explained = first.fidelity["diversity_explained"]
     headline = "" if explained is None or explained < 0 else f": {explained:.0%} of the members' diversity explained"
-    return f"{first['run']} {rows}{headline}"
+    return f"{first.run} {rows}{headline}"
 
 
 def _sections(found: Comparison) -> tuple[render.Sections, render.Sections]:
@@ -153,7 +141,7 @@ def _sections(found: Comparison) -> tuple[render.Sections, render.Sections]:
         repeated = len(found.runs) == 1 and line.figure in TOLD_BY_CONTROLS
         if kind != "shifts" and not repeated and any(value is not None for value in line.values):
             title = {
-                "uncertainty": UNITS[found.runs[0]["task"]],
+                "uncertainty": f"uncertainty ({found.task.uncertainty_unit})",
                 "ood": f"out of distribution: {name} (AUROC)",
                 "cost": "cost of one row",
             }.get(kind, kind)
@@ -163,16 +151,18 @@ def _sections(found: Comparison) -> tuple[render.Sections, render.Sections]:
 
 
 def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
-    """A section for each figure, with a row for each shift and severity, below that of the rows as they are."""
-    sections: dict[str, list[list[str]]] = {figure: [] for figure in UNDER_SHIFT}
+    """A section for each figure, with a row for each shift and severity, below that of the rows as they are. The
+    figures that the task does not show there are in csv and json."""
+    sections: dict[str, list[list[str]]] = {figure: [] for figure in found.task.shifted_shown}
+    levels = found.runs[0].shift_levels or {}
     for line in found.lines():
         kind, *at = line.section.split("/")
-        if line.figure not in UNDER_SHIFT or kind not in ("quality", "uncertainty", "shifts"):
+        if line.figure not in sections or kind not in ("quality", "uncertainty", "shifts"):
             continue
         label = "none"
         if kind == "shifts":
             shift, severity = at
-            label = f"{shift} {severity} ({found.runs[0]['shift_levels'][shift][int(severity) - 1]})"
+            label = f"{shift} {severity} ({levels[shift][int(severity) - 1]})"
         sections[line.figure].append([label, *_cells(line)])
     return {figure.replace("_", " "): rows for figure, rows in sections.items() if rows}
 
@@ -182,26 +172,28 @@ def _cells(line: Line) -> list[str]:
         return [render.short(value) for value in line.values]
     cells = [render.number(value) for value in line.values]
     if line.section == "fidelity":
-        cells[0] = PERFECT.get(line.figure, cells[0])
+        perfect = FIDELITY[line.figure]
+        cells[0] = cells[0] if perfect is None else str(perfect)
     return cells
 
 
 def _caption_near(found: Comparison) -> render.Lines:
-    told = [f"{found.headings.get('ensemble', 'ensemble')}: what a perfect student gets."]
+    told = [f"{_heading(found, ENSEMBLE)}: what a perfect student gets."]
     told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
-    if len(found.runs) > 1 and any(run["fidelity"]["model_uncertainty_spearman"] is not None for run in found.runs):
+    if len(found.runs) > 1 and any(run.fidelity["model_uncertainty_spearman"] is not None for run in found.runs):
         told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
     return told
 
 
 def _caption(found: Comparison) -> render.Lines:
     first = found.runs[0]
-    told = ["member: the mean over members of each one's own."] if "member" in found.columns else []
-    if found.in_chain:
+    told = ["member: the mean over members of each one's own."] if MEMBER in found.columns else []
+    if found.chain:
         told.append("bane-k: the average of what the first k generations predict, an ensemble like any other.")
-    parts = [f"{name}: {' + '.join(names)}" for name, names in first["subensembles"].items() if names is not None]
+    parts = [f"{name}: {' + '.join(names)}" for name, names in first.subensembles.items() if names is not None]
     if parts:
         told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")
-    if any(run["models"]["student"]["model_uncertainty"] is None for run in found.runs):
+    students = [run.models[STUDENT] for run in found.runs]
+    if any(student is not None and student["model_uncertainty"] is None for student in students):
         told.append("A single head cannot tell data from model uncertainty: what it calls data is the total.")
     return told

@@ -81,6 +81,11 @@ def plain_inputs(source: Source, rows: Sequence[int], to: Preprocessing | None) 
     return np.stack([plain_input(source.item(row), to) for row in rows])
 
 
+def first_input(source: Source, to: Preprocessing | None) -> Array:
+    """The network's input (1, …) that row 0 becomes."""
+    return plain_inputs(source, [0], to)
+
+
 def as_taken(x: Array, kind: Kind, to: Preprocessing | None) -> Array:
     """A stored input (C, H, W) as a network takes it: pixels normalized; tensors already are."""
     return normalize(x, to) if kind == "pixels" and to is not None else x

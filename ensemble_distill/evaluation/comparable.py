@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ensemble_distill.cache.manifest import abbreviated
+from ensemble_distill.data.rows import first_input
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.evaluation.answers import first_input
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
-from ensemble_distill.settings import Settings
-from ensemble_distill.workspace.splits import open_split, with_classes
 
 MEMBER = ("name", "sha256", "output", "class_order", "preprocessing", "units", "variance")
 
 
-def refuse_unlike(settings: Settings, runs: Sequence[Run]) -> None:
-    """Raise EdistillError when runs have another task than the settings, or not the same ensemble and its data."""
+def refuse_unlike(runs: Sequence[Run]) -> None:
+    """Raise EdistillError when runs have not the same task, ensemble and data, or one is given twice."""
     first = runs[0]
-    if first.architecture.task.key != settings.task:
-        raise EdistillError(
-            f"{first.folder} is for {first.architecture.task.key}, and the settings say task = {settings.task!r}. Set "
-            "task back, or name another run."
-        )
     for position, run in enumerate(runs[1:], start=1):
         if run.folder.resolve() in {other.folder.resolve() for other in runs[:position]}:
             raise EdistillError(f"{run.folder} is given twice. Name each run once.")
@@ -52,14 +45,13 @@ def _shared(one: StudentConfig, other: StudentConfig) -> Iterator[tuple[str, obj
         yield f"the {split} data", theirs.trained_on[split], others.trained_on[split]
 
 
-def open_for(runs: Sequence[Run], settings: Settings, split: str) -> Source:
+def open_for(runs: Sequence[Run], splits: Mapping[str, Source], split: str) -> Source:
     """A split whose rows every run's student takes, and whose labels mean its classes.
 
     Raises:
         EdistillError: it is not configured, or they do not.
     """
-    names = runs[0].architecture.task.data_names  # the same for all that are evaluated together
-    source = with_classes(open_split(settings, split), names, split)
+    source = splits[split]
     for run in runs:
         _refuse_misfit(run, source, split)
     return source

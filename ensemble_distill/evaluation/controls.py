@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from numpy.typing import NDArray
 
-from ensemble_distill.evaluation.fidelity import NAMES, ROUNDING, diversity_figures, spread_figures
-from ensemble_distill.evaluation.figures import Figures
+from ensemble_distill.evaluation.fidelity import ROUNDING, diversity_figures, spread_figures
 from ensemble_distill.evaluation.halves import halves_figures
-
-CONTROLS = ("collapsed", "offsets", "total_uncertainty", "halves")
-
-Rows = Mapping[str, NDArray[np.float64]]
+from ensemble_distill.evaluation.names import CONTROLS, FIDELITY
+from ensemble_distill.tasks.task import Figures, Values
 
 
 def controls(
-    ensemble: Rows, student: Rows, both: Rows, offsets: Rows | None, halves: Rows | None, unit: float = 1.0
+    ensemble: Values,
+    student: Values,
+    both: Values,
+    offsets: Values | None,
+    halves: Values | None,
+    unit: float = 1.0,
 ) -> dict[str, Figures]:
     """{control: figures}, named as those of `fidelity`. None for those of the pooled prediction, which the controls
     leave as it is, and for those that the student itself cannot have: of diversity without a head per member, of model
@@ -37,7 +36,7 @@ def controls(
         halves: from `halves_rows`; None for fewer than 4 members.
         unit: of the uncertainties; see `Task.unit`.
     """
-    found: dict[str, Figures] = {name: dict.fromkeys(NAMES) for name in CONTROLS}
+    found: dict[str, Figures] = {name: dict.fromkeys(FIDELITY) for name in CONTROLS}
     if "model_uncertainty" in ensemble and "model_uncertainty" in student:
         uncertainty, total = ensemble["model_uncertainty"], student["total_uncertainty"]
         found["collapsed"] |= spread_figures(np.zeros_like(uncertainty), uncertainty, unit)

@@ -6,34 +6,17 @@ a ratio of 1 and a Spearman of .95. `diversity_explained` is not; what such fake
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ensemble_distill.evaluation.figures import Figures
-
-NAMES = (
-    "diversity_explained",
-    "deviation_correlation",
-    "model_uncertainty_l1",
-    "model_uncertainty_ratio",
-    "model_uncertainty_spearman",
-    "model_uncertainty_spearman_control",
-    "member_kl",
-    "collapsed_kl",
-    "mean_kl",
-    "agreement",
-    "gap_closed",
-)
+from ensemble_distill.evaluation.names import FIDELITY
+from ensemble_distill.tasks.task import Figures, Values
 
 ROUNDING = 1e-12  # of the unit: below it a mean is noise of float64
 
-Rows = Mapping[str, NDArray[np.float64]]
 
-
-def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows, unit: float = 1.0) -> Figures:
+def fidelity(ensemble: Values, member: Values, student: Values, both: Values, unit: float = 1.0) -> Figures:
     """All fidelity figures from the rows of the three models and of `fidelity_rows`.
 
     - `diversity_explained` = 1 − member_kl ÷ mean_m KL(p_m ‖ q̄), where q̄ is the student's mixture or, for numbers, the
@@ -50,7 +33,7 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows, unit: floa
     Args:
         unit: of the uncertainties; see `Task.unit`.
     """
-    figures: Figures = dict.fromkeys(NAMES)
+    figures: Figures = dict.fromkeys(FIDELITY)
     figures["mean_kl"] = float(both["mean_kl"].mean())
     if "prediction" in student:
         figures["agreement"] = float((student["prediction"] == ensemble["prediction"]).mean())
@@ -66,7 +49,7 @@ def fidelity(ensemble: Rows, member: Rows, student: Rows, both: Rows, unit: floa
     return figures
 
 
-def diversity_figures(both: Rows, unit: float) -> Figures:
+def diversity_figures(both: Values, unit: float) -> Figures:
     """The figures that need one head per member, from `fidelity_rows`; none where those have none."""
     if "member_kl" not in both:
         return {}

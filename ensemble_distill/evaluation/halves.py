@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from ensemble_distill.evaluation.fidelity import spread_figures
-from ensemble_distill.evaluation.figures import Figures, Rows
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.keys import permutation
+from ensemble_distill.tasks.task import Figures, Values
 
 SPLITS = 5
 FEWEST = 4  # members: a half of fewer than two has no model uncertainty
@@ -36,7 +36,7 @@ def halves(members: Sequence[int]) -> list[tuple[Half, Half]]:
     return found
 
 
-def halves_rows(pairs: Iterable[Sequence[Predictive]]) -> Rows:
+def halves_rows(pairs: Iterable[Sequence[Predictive]]) -> Values:
     """The model uncertainty of the two halves of each split: `first` and `second`, each (B, S)."""
     found = [[half.summary().model for half in pair] for pair in pairs]
     first, second = (torch.stack(list(side), dim=1).numpy() for side in zip(*found, strict=True))

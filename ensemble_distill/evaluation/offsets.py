@@ -10,10 +10,10 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ensemble_distill.evaluation.fidelity import ROUNDING
-from ensemble_distill.evaluation.figures import Rows
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime.keys import normals
+from ensemble_distill.tasks.task import Values
 
 LIMIT = 2**22  # numbers of the members that are kept, 32 MiB: 8,000 rows of 50 members and 10 classes
 CHUNK = 2**20  # numbers in flight at once
@@ -54,7 +54,7 @@ class Offsets:
                 self._means.setdefault(student, []).append(mean[kept].clone())
 
     @torch.no_grad()
-    def rows(self) -> dict[int, Rows]:
+    def rows(self) -> dict[int, Values]:
         """Of each student that has a model uncertainty: `fidelity_rows` of its fake, and the `model_uncertainty` of the
         fake beside that of the `ensemble` on the same rows.
 
@@ -67,7 +67,7 @@ class Offsets:
         if uncertainty.mean() <= ROUNDING * total.mean():
             return {}
         draws = [self._drawn(outputs, draw) for draw in range(DRAWS)]
-        found: dict[int, Rows] = {}
+        found: dict[int, Values] = {}
         for student, parts in self._means.items():
             mean = torch.cat(parts)
             best, guess = self._best(mean, draws, uncertainty)
@@ -100,7 +100,7 @@ class Offsets:
         best = found.index(min(found))
         return best, scales[best]
 
-    def _faked(self, outputs: Tensor, mean: Tensor, offsets: Tensor) -> Rows:
+    def _faked(self, outputs: Tensor, mean: Tensor, offsets: Tensor) -> Values:
         ensemble, fake = self._pooling(outputs), self._pooling(mean + offsets)
         uncertainties = {"ensemble": ensemble.summary().model, "model_uncertainty": fake.summary().model}
         return fidelity_rows(ensemble, fake) | {name: values.numpy() for name, values in uncertainties.items()}

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensemble_distill.evaluation.figures import Rows
-from ensemble_distill.evaluation.tasks import Task
+from ensemble_distill.data.source import Array
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.tasks import Task
+from ensemble_distill.tasks.task import Values
 
 
-def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Rows:
+def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Values:
     """The pooled prediction's quality and the mixture's uncertainty, each (B,).
 
     Model uncertainty is left out for a single distribution: it does not apply there, and is not 0.
@@ -29,7 +31,7 @@ def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Row
     return rows
 
 
-def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Rows:
+def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Values:
     """Each member's own quality and uncertainty, (B, M)."""
     rows = task.quality(members, y)
     if y is not None:
@@ -38,7 +40,7 @@ def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Rows:
     return rows
 
 
-def fidelity_rows(ensemble: Predictive, student: Predictive) -> Rows:
+def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:
     """How near the student is to the ensemble on each row, each (B,); nats.
 
     `member_kl`, `collapsed_kl` (what it would be, were every head the student's own mean) and the three deviation
@@ -57,11 +59,17 @@ def fidelity_rows(ensemble: Predictive, student: Predictive) -> Rows:
     return rows
 
 
-def concatenate(parts: Iterable[Rows]) -> Rows:
+def as_targets(labels: Array) -> Tensor:
+    """Labels as figures take them: classes as int64, numbers as float64."""
+    y = torch.as_tensor(np.asarray(labels))
+    return y.double() if y.is_floating_point() else y.long()
+
+
+def concatenate(parts: Iterable[Values]) -> Values:
     """Batches of rows, end to end."""
     collected = list(parts)
     return {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
 
 
-def prefixed(name: str, rows: Mapping[str, NDArray[np.float64]]) -> Rows:
+def prefixed(name: str, rows: Mapping[str, NDArray[np.float64]]) -> Values:
     return {f"{name}_{key}": values for key, values in rows.items()}

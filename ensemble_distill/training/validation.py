@@ -6,13 +6,13 @@ import torch
 
 from ensemble_distill.cache.manifest import refuse_other_data
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.data.batches import plain_batches
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.runtime.devices import loader_workers
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.loop import Pooling, Validate
-from ensemble_distill.training.plain_rows import plain_batches
 from ensemble_distill.workspace.splits import plan_splits
 
 
@@ -39,7 +39,7 @@ def validation(
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
         losses = nll = 0.0
-        for rows, x in plain_batches(plan.source, preprocessing, workers, device):
+        for rows, (x,) in plain_batches(plan.source, [preprocessing], workers, device):
             teacher = pooling.predictive(torch.from_numpy(records.read(list(rows))).to(device))
             predictive = student.predictive(student(x.to(device)).float())
             y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)

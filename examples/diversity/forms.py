@@ -15,17 +15,17 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ensemble_distill.evaluation.answers import PLAIN, Answers
 from ensemble_distill.evaluation.comparable import open_for
+from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
-from ensemble_distill.evaluation.tasks import TASKS
+from ensemble_distill.evaluation.students import Students
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.trust import EVERYTHING
-from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings, load_settings
-from ensemble_distill.training.plain_rows import plain_batches
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.workspace.evaluating import open_for_evaluation
+from ensemble_distill.workspace.workspace import Workspace
 
 ANCHORED = 3
 FIGURES = ("diversity_explained", *(f"model_uncertainty_{name}" for name in ("l1", "ratio", "spearman")))
@@ -67,14 +67,12 @@ def main() -> None:
 
 def _said(settings: Settings, run: Run, split: str) -> tuple[Categorical, Categorical]:
     """What ensemble and student say of a split."""
-    answers = Answers(settings, run, trust=False, progress=Silent())
-    source = open_for([run], settings, split)
-    student = run.student(calibrated=False, trust=EVERYTHING)
-    with torch.no_grad():
-        batches = plain_batches(source, PLAIN, run.architecture.preprocessing, answers.workers, answers.device)
-        raw = torch.cat([student(x).double() for _, x in batches])
-    outputs = torch.cat(list(answers.of(split, source)))
-    return cast(Categorical, answers.predictive(outputs)), cast(Categorical, student.predictive(raw))
+    given = open_for_evaluation(Workspace(settings, trust=True), run)
+    ensemble, students = Ensemble(given, run), Students(given, [run], calibrated=False)
+    source = open_for([run], given.splits, split)
+    raw = torch.cat([mine for _, (mine,) in students.raw(source, split)])
+    outputs = torch.cat(list(ensemble.outputs(split, source)))
+    return cast(Categorical, ensemble.predictive(outputs)), cast(Categorical, students.modules[0].predictive(raw))
 
 
 def _relative(said: Categorical, mean: float) -> Tensor:
@@ -107,7 +105,7 @@ def _per_head(theirs: Categorical, mine: Categorical) -> Tensor:
 
 
 def _figures(ensemble: Categorical, student: Categorical) -> dict[str, float | None]:
-    task = TASKS["classification"]
+    task = Classification(tuple(map(str, range(ensemble.logits.shape[-1]))))
     theirs = prediction_rows(task, ensemble, None)
     rows = fidelity_rows(ensemble, student)
     members = member_rows(task, ensemble, None)

@@ -45,7 +45,7 @@ def main() -> None:
                 settings = settings_of(folder, number)
                 cache_logits(settings)
                 train(settings)
-                write_json(folder / "from_members.json", evaluate(settings, "from-members"))
+                write_json(folder / "from_members.json", evaluate(settings, "from-members").to_json())
             rows = _write(given.work)
             print(f"{name} split-{number} is done", flush=True)
     _print_pooled(np.array([row[0] for row in rows]), np.array([row[2:] for row in rows]))

@@ -55,7 +55,7 @@ def distilled(folder: Path, seed: int) -> dict[str, Any]:
     cache_logits(settings)
     for method in METHODS:
         train(settings_of(folder, rows, inputs, seed, method))
-    return evaluate_together(settings, [f"{method}-s{seed}" for method in METHODS])
+    return evaluate_together(settings, [f"{method}-s{seed}" for method in METHODS]).to_json()
 
 
 def settings_of(folder: Path, rows: int, inputs: int, seed: int, method: str = METHODS[0]) -> Settings:

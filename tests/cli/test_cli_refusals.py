@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -167,7 +168,8 @@ def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_nan_never_leaves_as_json(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble_distill.workflows.evaluate.evaluate", lambda *_, **__: {"nll": float("nan")})
+    found = SimpleNamespace(to_json=lambda: {"nll": float("nan")})
+    monkeypatch.setattr("ensemble_distill.workflows.evaluate.evaluate", lambda *_, **__: found)
     result = edistill("evaluate --json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "This is a bug in edistill" in result.stderr

@@ -49,8 +49,12 @@ BEYOND: dict[str, set[str]] = {
     "tasks": {"runtime"},  # the same
     "caching": {"facts"},  # what a member and a split are, as the manifest records it
     "chains": {"cache", "runtime", "settings", "workflows", "workspace"},
-    "cli": {"chains", "runtime"},
-    "evaluation": {"facts", "runtime", "settings", "teachers", "training", "workspace"},
+    "cli": {"chains", "evaluation", "runtime"},  # the typed results of evaluation, which it renders
+    "evaluation": {
+        "facts",  # calibrations and preprocessing
+        "runtime",  # locks, seals, files, seeded keys, progress
+        "teachers",  # what is asked of a member
+    },
     "export": {"facts", "runtime"},
     "facts": {"runtime"},
     "methods": {"runtime"},
@@ -64,7 +68,7 @@ BEYOND: dict[str, set[str]] = {
     "students": {"runtime"},
     "teachers": {"runtime", "settings", "students"},
     "training": {"facts", "predictive", "settings", "teachers", "workspace"},
-    "workspace": {"methods", "training"},
+    "workspace": {"evaluation", "methods", "training"},
 }
 ALLOWED = {room: rooms | BEYOND.get(room, set()) | {"errors"} for room, rooms in DESIGN.items()}
 

@@ -62,11 +62,11 @@ def test_it_brings_the_model_uncertainty_to_the_ensembles(digits: Path, settings
 
 def test_evaluate_export_and_teachers_follow_it_and_forget_it(digits: Path, settings_of: SettingsOf) -> None:
     settings = settings_of(digits)
-    plain = evaluate(settings)["models"]["student"]
+    plain = evaluate(settings).models["student"]
     (path,) = export(settings, onnx=True).files
     hashes = [_hash(digits)]
     calibrate(settings)
-    mended = evaluate(settings)["models"]["student"]
+    mended = evaluate(settings).models["student"]
     assert mended["model_uncertainty"] != pytest.approx(plain["model_uncertainty"], rel=0.01)
     export(settings, onnx=True)
     x = pixels_of(digits / "data/test.npz")
@@ -79,7 +79,7 @@ def test_evaluate_export_and_teachers_follow_it_and_forget_it(digits: Path, sett
     hashes.append(_hash(digits))
     calibrate(settings, remove=True)
     hashes.append(_hash(digits))
-    assert evaluate(settings)["models"]["student"] == plain
+    assert evaluate(settings).models["student"] == plain
     assert hashes[0] == hashes[2] != hashes[1]  # a cache of a run's outputs knows that they changed
 
 

@@ -32,7 +32,7 @@ SettingsOf = Callable[..., Settings]
 
 
 def test_the_figures_are_those_of_the_members_and_the_student(digits: Path, settings_of: SettingsOf) -> None:
-    document = evaluate(settings_of(digits))
+    document = evaluate(settings_of(digits)).to_json()
     x, y = pixels_of(digits / "data/test.npz"), np.load(digits / "data/test.npz")["y"]
     members, heads = ensemble_of(digits, x), student_of(digits / "runs/hydra-s0", x)
     assert_figures(document["models"]["ensemble"], figures(members, y))
@@ -73,14 +73,14 @@ def test_the_ensemble_pools_as_the_run_was_trained(digits: Path, settings_of: Se
     run = train(settings).folder
     x, y = pixels_of(digits / "data/test.npz"), np.load(digits / "data/test.npz")["y"]
     plain = settings_of(digits)  # what the run recorded counts
-    document = evaluate(plain, "weighted")
+    document = evaluate(plain, "weighted").to_json()
     assert_figures(document["models"]["ensemble"], figures(ensemble_of(digits, x), y, np.array(weights), logits=True))
     student = figures(student_of(run, x), y, np.array(weights), logits=True)
     assert_figures(document["models"]["student"], student, rtol=1e-5, atol=1e-7)
 
 
 def test_kept_rows_reduce_to_the_figures(digits: Path, settings_of: SettingsOf) -> None:
-    document = evaluate(settings_of(digits))
+    document = evaluate(settings_of(digits)).to_json()
     kept = digits / "runs/hydra-s0/evaluations"
     assert kept_document(kept / "test.json") == document
     with np.load(kept / "test.npz") as rows, np.load(kept / "ood/quarter-turned.npz") as away:
@@ -108,7 +108,7 @@ def test_kept_rows_reduce_to_the_figures(digits: Path, settings_of: SettingsOf) 
 
 
 def test_costs_are_sane(digits: Path, settings_of: SettingsOf) -> None:
-    cost = evaluate(settings_of(digits))["cost"]
+    cost = evaluate(settings_of(digits)).cost
     macs = 64 * 64 + 64 * 64 + 64 * 10
     for model, members in {"member": 1, "best-2": 2, "best-3": 3, "ensemble": 8}.items():
         assert cost[model]["macs"] == members * macs
@@ -122,7 +122,7 @@ def test_costs_are_sane(digits: Path, settings_of: SettingsOf) -> None:
 
 def test_a_student_of_one_head_leaves_null_what_needs_several(digits: Path, settings_of: SettingsOf) -> None:
     settings = settings_of(digits, {"train.method": one_head.SPEC, "train.epochs": 1, "method": {}})
-    document = evaluate(settings, str(train(settings).folder))
+    document = evaluate(settings, str(train(settings).folder)).to_json()
     assert document["models"]["student"]["model_uncertainty"] is None
     assert document["ood"]["quarter-turned"]["student"]["model_uncertainty"] is None
     fidelity = document["fidelity"]
@@ -144,9 +144,9 @@ def numbers(value: Any, path: str = "") -> dict[str, float | None]:
 
 
 def test_straight_from_the_teachers_is_the_same_as_from_the_cache(digits: Path, settings_of: SettingsOf) -> None:
-    cached = evaluate(settings_of(digits))
+    cached = evaluate(settings_of(digits)).to_json()
     shutil.rmtree(digits / "cache")
-    straight = evaluate(settings_of(digits))
+    straight = evaluate(settings_of(digits)).to_json()
     for part in ("models", "fidelity", "ood"):
         a, b = numbers(cached[part]), numbers(straight[part])
         assert a.keys() == b.keys()
@@ -157,16 +157,16 @@ def test_straight_from_the_teachers_is_the_same_as_from_the_cache(digits: Path, 
 
 
 def test_without_teachers_the_cache_is_enough(digits: Path, settings_of: SettingsOf) -> None:
-    before = evaluate(settings_of(digits))
+    before = evaluate(settings_of(digits)).to_json()
     shutil.rmtree(digits / "teachers")
-    after = evaluate(settings_of(digits))
+    after = evaluate(settings_of(digits)).to_json()
     assert {model for model, figures in after["cost"].items() if figures is None} == {*before["cost"]} - {"student"}
     assert after["cost"]["student"]["macs"] == before["cost"]["student"]["macs"]
     assert {**after, "cost": None} == {**before, "cost": None}
 
 
 def test_training_rows_are_seen_as_they_are(digits: Path, settings_of: SettingsOf) -> None:
-    document = evaluate(settings_of(digits), split="train")  # the cache holds them mixed only
+    document = evaluate(settings_of(digits), split="train").to_json()  # the cache holds them mixed only
     x, y = pixels_of(digits / "data/train.npz"), np.load(digits / "data/train.npz")["y"]
     assert document["rows"] == 1000
     assert_figures(document["models"]["ensemble"], figures(ensemble_of(digits, x), y), rtol=1e-4, atol=1e-6)
@@ -178,7 +178,7 @@ def test_training_rows_are_seen_as_they_are(digits: Path, settings_of: SettingsO
 def test_another_split_is_kept_beside(digits: Path, settings_of: SettingsOf) -> None:
     settings = settings_of(digits)
     evaluate(settings)
-    document = evaluate(settings, split="calibration")
+    document = evaluate(settings, split="calibration").to_json()
     assert (document["split"], document["rows"]) == ("calibration", 197)
     kept = digits / "runs/hydra-s0/evaluations"
     assert {path.name for path in kept.glob("[!.]*.*")} == {
@@ -192,15 +192,15 @@ def test_another_split_is_kept_beside(digits: Path, settings_of: SettingsOf) -> 
 def test_without_test_rows_the_validation_rows_are_taken(digits: Path, settings_of: SettingsOf) -> None:
     text = (digits / "edistill.toml").read_text()
     (digits / "edistill.toml").write_text(re.sub(r"(?m)^(test|ood) = .*$", "", text))
-    document = evaluate(settings_of(digits))
+    document = evaluate(settings_of(digits)).to_json()
     assert (document["split"], document["rows"], document["ood"]) == ("validation", 200, {})
 
 
 def test_rows_without_labels_have_no_accuracy(digits: Path, settings_of: SettingsOf) -> None:
     np.savez(digits / "data/plain.npz", x=np.load(digits / "data/test.npz")["x"])
     settings = settings_of(digits)
-    labeled = evaluate(settings)
-    document = evaluate(settings_of(digits, {"data.test": "data/plain.npz", "output.cache": "none"}))
+    labeled = evaluate(settings).to_json()
+    document = evaluate(settings_of(digits, {"data.test": "data/plain.npz", "output.cache": "none"})).to_json()
     for model, found in document["models"].items():
         for name in ("accuracy", "nll", "brier", "ece"):
             assert found[name] is None
@@ -218,10 +218,10 @@ def test_a_run_by_name_by_path_or_the_latest(
     settings = settings_of(digits, {"train.epochs": 1, "output.name": "data"})
     train(settings)
     monkeypatch.chdir(digits)
-    assert evaluate(settings)["run"] == "data", "the latest"
-    assert evaluate(settings, "hydra-s0")["run"] == "hydra-s0"
-    assert evaluate(settings, "runs/hydra-s0/")["run"] == "hydra-s0"
-    assert evaluate(settings, "data")["run"] == "data", "and not the folder ./data"
+    assert evaluate(settings).run == "data", "the latest"
+    assert evaluate(settings, "hydra-s0").run == "hydra-s0"
+    assert evaluate(settings, "runs/hydra-s0/").run == "hydra-s0"
+    assert evaluate(settings, "data").run == "data", "and not the folder ./data"
 
 
 def test_without_a_run_it_says_so(digits: Path, settings_of: SettingsOf) -> None:

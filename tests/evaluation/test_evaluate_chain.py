@@ -81,7 +81,7 @@ def generations_of(chain: Path, x: torch.Tensor, count: int) -> Floats:
 
 
 def test_generations_and_averages_are_numpys(folder: Path) -> None:
-    document = evaluate(settings(folder), "all")
+    document = evaluate(settings(folder), "all").to_json()
     x, y = rows_of_test(folder)
     chain, models = folder / "runs/all", document["models"]
     assert list(models) == [
@@ -106,7 +106,7 @@ def test_generations_and_averages_are_numpys(folder: Path) -> None:
 
 
 def test_nearness_is_of_what_they_say_together(folder: Path) -> None:
-    document = evaluate(settings(folder), "all")
+    document = evaluate(settings(folder), "all").to_json()
     x, y = rows_of_test(folder)
     every, members = generations_of(folder / "runs/all", x, 3), ensemble_of(folder, x)
     p = np.exp(members).mean(1)
@@ -130,7 +130,7 @@ def test_nearness_is_of_what_they_say_together(folder: Path) -> None:
 
 
 def test_elsewhere_is_told_by_the_averages(folder: Path) -> None:
-    document = evaluate(settings(folder), "all")
+    document = evaluate(settings(folder), "all").to_json()
     chain = folder / "runs/all"
     rows = [pixels_of(folder / f"data/{split}.npz") for split in ("test", "ood/noise")]
     truth = np.repeat([0, 1], [ROWS["test"], ROWS["ood/noise"]])
@@ -146,7 +146,7 @@ def test_elsewhere_is_told_by_the_averages(folder: Path) -> None:
 
 
 def test_what_is_kept_is_of_the_chain(folder: Path) -> None:
-    document = evaluate(settings(folder), "all")
+    document = evaluate(settings(folder), "all").to_json()
     chain = folder / "runs/all"
     assert kept_document(chain / "evaluations/test.json") == document
     assert (document["run"], document["rows"], document["calibrated"]) == ("all", 30, False)
@@ -162,7 +162,7 @@ def test_what_is_kept_is_of_the_chain(folder: Path) -> None:
 
 
 def test_costs_add_up(folder: Path) -> None:
-    cost = evaluate(settings(folder), "all")["cost"]
+    cost = evaluate(settings(folder), "all").cost
     macs = 36 * 12 + 12 * 3
     for size, name in enumerate(["generation-1", "bane-2", "bane-3"], start=1):
         assert cost[name]["macs"] == size * macs
@@ -170,9 +170,9 @@ def test_costs_add_up(folder: Path) -> None:
 
 
 def test_a_calibrated_generation_is_averaged_as_it_predicts(folder: Path) -> None:
-    before = evaluate(settings(folder), "all")
+    before = evaluate(settings(folder), "all").to_json()
     calibrate(settings(folder), "all/generation-1")
-    after = evaluate(settings(folder), "all")
+    after = evaluate(settings(folder), "all").to_json()
     assert (before["calibrated"], after["calibrated"]) == (False, True)
     x, y = rows_of_test(folder)
     every = generations_of(folder / "runs/all", x, 3)
@@ -184,7 +184,7 @@ def test_a_calibrated_generation_is_averaged_as_it_predicts(folder: Path) -> Non
 
 
 def test_shifts_of_all_models(folder: Path) -> None:
-    document = evaluate(settings(folder), "of-one", shifts=True)
+    document = evaluate(settings(folder), "of-one", shifts=True).to_json()
     for severities in document["shifts"].values():
         for models in severities.values():
             assert models["bane-2"]["nll"] > 0
@@ -210,7 +210,7 @@ def columns(folder: Path, line: str) -> list[list[str]]:
 
 def test_a_single_teacher_is_called_so(folder: Path) -> None:
     x, y = rows_of_test(folder)
-    models = evaluate(settings(folder), "of-one")["models"]
+    models = evaluate(settings(folder), "of-one").models
     member = figures(ensemble_of(folder, x)[:, [1]], y)
     del member["model_uncertainty"]
     assert_figures(models["ensemble"], member)
@@ -225,19 +225,19 @@ def test_a_single_teacher_is_called_so(folder: Path) -> None:
 
 
 def test_a_later_generation_has_the_one_before_as_its_teacher(folder: Path) -> None:
-    document = evaluate(settings(folder), "all/generation-2")
+    document = evaluate(settings(folder), "all/generation-2").to_json()
     x, y = rows_of_test(folder)
     before, own = (figures(student_of(folder / f"runs/all/generation-{g}", x), y) for g in (1, 2))
     del before["model_uncertainty"], own["model_uncertainty"]
     # a teacher's logits pass through its record's float16, the student's own through nothing
     assert_figures(document["models"]["ensemble"], before, **CACHED)
     assert_figures(document["models"]["student"], own, **EXACT)
-    on_cached = evaluate(settings(folder), "all/generation-2", split="validation")["models"]["ensemble"]
+    on_cached = evaluate(settings(folder), "all/generation-2", split="validation").models["ensemble"]
     file = folder / "data/validation.npz"
     wanted = figures(student_of(folder / "runs/all/generation-1", pixels_of(file)), np.load(file)["y"])
     del wanted["model_uncertainty"]
     assert_figures(on_cached, wanted, **CACHED)
-    first = evaluate(settings(folder), "all/generation-1")["models"]["ensemble"]
+    first = evaluate(settings(folder), "all/generation-1").models["ensemble"]
     assert_figures(first, figures(ensemble_of(folder, x), y))
 
 
@@ -265,9 +265,9 @@ def test_the_latest_run_is_the_last_generation(made: Path) -> None:
 
 def test_an_unfinished_chain_has_its_finished_generations(folder: Path) -> None:
     (folder / "runs/all/generation-3/student.safetensors").unlink()
-    assert list(evaluate(settings(folder), "all")["chain_fidelity"]) == [*GENERATIONS[:2], "bane-2"]
+    assert list(evaluate(settings(folder), "all").chain_fidelity) == [*GENERATIONS[:2], "bane-2"]
     (folder / "runs/all/generation-2/student.safetensors").unlink()
-    document = evaluate(settings(folder), "all")
+    document = evaluate(settings(folder), "all").to_json()
     assert list(document["chain_fidelity"]) == ["generation-1"]
     assert document["models"]["student"] == document["models"]["generation-1"]
     (folder / "runs/all/generation-1/student.safetensors").unlink()
@@ -291,7 +291,7 @@ def test_runs_that_stand_side_by_side(made: Path) -> None:
 
 
 def test_a_first_generation_stands_beside_runs_of_its_ensemble(folder: Path) -> None:
-    runs = evaluate_together(settings(folder), ["plain", "all/generation-1"])["runs"]
+    runs = evaluate_together(settings(folder), ["plain", "all/generation-1"]).to_json()["runs"]
     assert [run["run"] for run in runs] == ["plain", "generation-1"]
     assert runs[0]["models"]["ensemble"] == runs[1]["models"]["ensemble"]
 
@@ -326,8 +326,8 @@ def test_a_chain_is_a_folder_of_teachers(folder: Path) -> None:
     assert cache_logits(settings(folder, bane)).members == tuple(GENERATIONS)
     assert Manifest.load(folder / "bane").names == tuple(GENERATIONS)
     assert train(settings(folder, bane)).heads == 3
-    ensemble = evaluate(settings(folder, bane), "from-the-chain")["models"]["ensemble"]
-    of_chain = evaluate(settings(folder), "all")["models"]["bane-3"]
+    ensemble = evaluate(settings(folder, bane), "from-the-chain").models["ensemble"]
+    of_chain = evaluate(settings(folder), "all").models["bane-3"]
     assert_figures(ensemble, {name: value for name, value in of_chain.items() if name != "ece"})
 
 
@@ -361,7 +361,7 @@ def test_a_chain_of_numbers(tmp_path: Path, objective: str) -> None:
     more = {"teachers.standardized": {"mean": units[0], "std": units[1]}, "method.objective": objective}
     cache_logits(asked(folder, "numbers", 3, more))
     chain = train_chain(asked(folder, "numbers", 3, more)).folder
-    document = evaluate(asked(folder, "numbers", 3, more), "numbers")
+    document = evaluate(asked(folder, "numbers", 3, more), "numbers").to_json()
     x, targets = tiny_regression.load_data(folder, "test")
     y = targets.astype(np.float64)
     said = [moments(chain / name, x) for name in GENERATIONS]

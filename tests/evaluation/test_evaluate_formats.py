@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.app import app
-from ensemble_distill.cli.comparison import Comparison
 from ensemble_distill.cli.evaluate import Style, show
+from ensemble_distill.evaluation.comparison import Comparison
+from ensemble_distill.evaluation.names import CONTROLS
 from ensemble_distill.settings import load_settings
+from ensemble_distill.workflows import evaluate as workflow
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
@@ -115,18 +118,24 @@ def test_one_run_in_one_table(evaluate: Any, made: Path) -> None:
 
 
 def test_a_line_of_the_controls(
-    made: Path, evaluate: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate("heads")
     monkeypatch.setattr(render, "_result", None)
-    document = kept(made, "heads")
+    found = workflow.evaluate(settings(made), "heads")
     l1 = {"collapsed": 1.0, "offsets": 0.34125, "total_uncertainty": 0.5, "halves": 0.08}
-    document["fidelity"]["model_uncertainty_l1"] = 0.25
-    for model in ("best-2", "best-3"):
-        document["subensemble_fidelity"][model]["model_uncertainty_l1"] = 0.75
-    for control, value in l1.items():
-        document["fidelity_controls"][control]["model_uncertainty_l1"] = value
-    show(Comparison(document), Style.markdown)
+    made_up = replace(
+        found,
+        fidelity={**found.fidelity, "model_uncertainty_l1": 0.25},
+        subensemble_fidelity={
+            model: {**figures, "model_uncertainty_l1": 0.75}
+            for model, figures in found.subensemble_fidelity.items()
+            if figures is not None
+        },
+        fidelity_controls={
+            name: {**found.fidelity_controls[name], "model_uncertainty_l1": l1[name]} for name in CONTROLS
+        },
+    )
+    show(Comparison((made_up,)), Style.markdown)
     lines = capsys.readouterr().out.splitlines()
     assert "|  | ensemble | best-2 | best-3 | heads | collapsed | offsets | total uncertainty | halves |" in lines
     assert "| model uncertainty l1 | 0 | 0.7500 | 0.7500 | 0.2500 | 1.0000 | 0.3412 | 0.5000 | 0.0800 |" in lines

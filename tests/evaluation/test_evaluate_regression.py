@@ -77,7 +77,7 @@ def heads_say(run: Path, x: NDArray[np.float32]) -> tuple[Floats, Floats]:
 
 
 def test_figures_are_in_the_targets_unit(folder: Path) -> None:
-    document = evaluate(settings(folder), "heads")
+    document = evaluate(settings(folder), "heads").to_json()
     x, targets = data(folder, "test")
     mean, variance = tiny_regression.ensemble(x, 4)
     ensemble, models = figures(mean, variance, targets), document["models"]
@@ -107,7 +107,7 @@ def _gap(models: dict[str, dict[str, float]]) -> float:
 
 
 def test_ood_rows_are_told_by_the_variances(folder: Path) -> None:
-    document = evaluate(settings(folder), "heads")
+    document = evaluate(settings(folder), "heads").to_json()
     truth = np.repeat([0, 1], [10, 7])
     rows = np.concatenate([data(folder, "test")[0], data(folder, "ood/far")[0]])
     means, variances = tiny_regression.ensemble(rows, 4)
@@ -118,7 +118,7 @@ def test_ood_rows_are_told_by_the_variances(folder: Path) -> None:
 
 
 def test_kept_rows_are_in_the_targets_unit(folder: Path) -> None:
-    document = evaluate(settings(folder), "heads")
+    document = evaluate(settings(folder), "heads").to_json()
     _, y = data(folder, "test")
     with np.load(folder / "runs/heads/evaluations/test.npz") as rows:
         for model in ("ensemble", "student", "best-2"):
@@ -129,14 +129,14 @@ def test_kept_rows_are_in_the_targets_unit(folder: Path) -> None:
 
 
 def test_one_head_beside_many(folder: Path) -> None:
-    heads, one = evaluate_together(settings(folder), ["heads", "one"])["runs"]
+    heads, one = evaluate_together(settings(folder), ["heads", "one"]).to_json()["runs"]
     assert heads["models"]["ensemble"] == one["models"]["ensemble"]
     assert one["models"]["student"]["model_uncertainty"] is None
     assert {name for name, value in one["fidelity"].items() if value is not None} == {"mean_kl", "gap_closed"}
 
 
 def test_the_best_two_are_those_of_the_least_nll(folder: Path) -> None:
-    document = evaluate(settings(folder), "heads")
+    document = evaluate(settings(folder), "heads").to_json()
     x, y = data(folder, "validation")
     mean, variance = tiny_regression.ensemble(x, 4)
     pairs = [(a, b) for a in range(4) for b in range(a)]
@@ -153,7 +153,7 @@ def test_members_taken_in_another_unit_are_refused(folder: Path) -> None:
 
 def test_without_targets_the_uncertainties_are_left(folder: Path) -> None:
     np.savez(folder / "data/plain.npz", x=data(folder, "test")[0])
-    document = evaluate(settings(folder, {"data.test": "data/plain.npz", "output.cache": "none"}), "heads")
+    document = evaluate(settings(folder, {"data.test": "data/plain.npz", "output.cache": "none"}), "heads").to_json()
     for figures in document["models"].values():
         assert figures["rmse"] is figures["nll"] is figures["coverage95"] is None
         assert figures["total_uncertainty"] > 0

@@ -42,7 +42,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 @torch.no_grad()
 def test_figures_are_those_of_the_distorted_rows(folder: Path) -> None:
-    document = evaluate(settings(folder), shifts=True)
+    document = evaluate(settings(folder), shifts=True).to_json()
     assert set(document["shifts"]) == set(shift_names())
     assert {"rotation", "translation", "noise", "blur", "contrast"} <= set(document["shifts"])
     entry = settings(folder).data.test
@@ -72,20 +72,20 @@ def test_figures_are_those_of_the_distorted_rows(folder: Path) -> None:
 
 
 def test_they_are_kept_and_an_evaluation_without_them_leaves_them(folder: Path) -> None:
-    document = evaluate(settings(folder), shifts=True)
+    document = evaluate(settings(folder), shifts=True).to_json()
     kept = folder / "runs/hydra-s0/evaluations"
     assert kept_document(kept / "test.json") == document
     apart = kept_document(kept / "shifts/test.json")
     assert apart == {key: document[key] for key in apart}
     assert list(apart) == ["schema", "task", "run", "split", "rows", "shifts", "shift_levels"]
-    later = evaluate(settings(folder))
+    later = evaluate(settings(folder)).to_json()
     assert later["shifts"] is later["shift_levels"] is None
     assert kept_document(kept / "shifts/test.json") == apart
 
 
 def test_several_runs_share_them(folder: Path) -> None:
     train(settings(folder, {"output.name": "other", "train.seed": 1}))
-    both = evaluate_together(settings(folder), ["hydra-s0", "other"], shifts=True)["runs"]
+    both = evaluate_together(settings(folder), ["hydra-s0", "other"], shifts=True).to_json()["runs"]
     for name, severities in both[0]["shifts"].items():
         for severity, found in severities.items():
             beside = both[1]["shifts"][name][severity]
@@ -95,7 +95,8 @@ def test_several_runs_share_them(folder: Path) -> None:
 
 def test_without_labels_the_uncertainties_are_left(folder: Path) -> None:
     np.savez(folder / "data/plain.npz", x=tiny.examples(10, 0)[0])
-    document = evaluate(settings(folder, {"data.test": "data/plain.npz", "output.cache": "none"}), shifts=True)
+    unlabeled = settings(folder, {"data.test": "data/plain.npz", "output.cache": "none"})
+    document = evaluate(unlabeled, shifts=True).to_json()
     found = document["shifts"]["rotation"]["5"]["student"]
     assert found["accuracy"] is found["nll"] is None
     assert found["total_uncertainty"] > 0
@@ -103,7 +104,7 @@ def test_without_labels_the_uncertainties_are_left(folder: Path) -> None:
 
 def test_the_teachers_are_needed(folder: Path) -> None:
     shutil.rmtree(folder / "teachers")
-    assert evaluate(settings(folder))["models"]["ensemble"]["nll"] is not None, "the cache is enough"
+    assert evaluate(settings(folder)).models["ensemble"]["nll"] is not None, "the cache is enough"
     with refused("--shifts asks the members about distorted rows, and there is no ", "or leave --shifts out."):
         evaluate(settings(folder), shifts=True)
 
@@ -119,7 +120,7 @@ def test_features_have_the_shifts_that_fit_them(tmp_path: Path) -> None:
     folder = tiny_regression.make_folder(tmp_path / "numbers")
     cache_logits(regression(folder))
     train(regression(folder))
-    document = evaluate(regression(folder), shifts=True)
+    document = evaluate(regression(folder), shifts=True).to_json()
     assert set(document["shifts"]) == {"noise"}
     assert document["shift_levels"]["noise"] == list(levels("noise", "features"))
     entry = regression(folder).data.test

@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from tiny import refused, settings, unseal
 
-from ensemble_distill.evaluation import answers
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.teachers.tried import TriedFirst
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
 from ensemble_distill.workflows.train import train
@@ -72,7 +72,7 @@ def best(folder: Path, size: int, weights: NDArray[np.float64] | None = None, lo
 
 
 def test_sub_ensembles_are_chosen_on_validation_rows_and_told_of_on_test_rows(folder: Path) -> None:
-    document = evaluate(settings(folder), "first")
+    document = evaluate(settings(folder), "first").to_json()
     log_p, y = members_say(folder, "test")
     whole = figures(log_p, y)
     for name, size in (("best-2", 2), ("best-3", 3)):
@@ -99,7 +99,7 @@ def test_they_pool_as_the_ensemble_does(folder: Path, average: str) -> None:
     weights = np.array([1.0, 4.0, 2.0, 3.0, 1.0])
     changed = {"teachers.weights": weights.tolist(), "teachers.average": average, "output.name": "weighted"}
     train(settings(folder, changed))
-    document = evaluate(settings(folder), "weighted")
+    document = evaluate(settings(folder), "weighted").to_json()
     log_p, y = members_say(folder, "test")
     for name, size in (("best-2", 2), ("best-3", 3)):
         some = list(best(folder, size, weights, average == "logits"))
@@ -109,8 +109,8 @@ def test_they_pool_as_the_ensemble_does(folder: Path, average: str) -> None:
 
 
 def test_without_the_cache_the_members_are_asked(folder: Path) -> None:
-    cached = evaluate(settings(folder), "first")
-    straight = evaluate(settings(folder, {"output.cache": "none"}), "first")
+    cached = evaluate(settings(folder), "first").to_json()
+    straight = evaluate(settings(folder, {"output.cache": "none"}), "first").to_json()
     assert straight["subensembles"] == cached["subensembles"]
     assert_allclose(straight["models"]["best-2"]["nll"], cached["models"]["best-2"]["nll"], **FLOAT16)
 
@@ -118,7 +118,7 @@ def test_without_the_cache_the_members_are_asked(folder: Path) -> None:
 def lacking(folder: Path, run: str = "first", split: str | None = None) -> Silent:
     """Evaluate, and find that there are no sub-ensembles and everything else."""
     heard = Silent()
-    document = evaluate(settings(folder), run, split=split, progress=heard)
+    document = evaluate(settings(folder), run, split=split, progress=heard).to_json()
     for part in ("models", "subensembles", "subensemble_fidelity", "cost"):
         assert document[part]["best-2"] is document[part]["best-3"] is None
     assert document["models"]["student"]["nll"] is not None
@@ -158,14 +158,14 @@ def test_an_ensemble_of_three_has_one_of_two(tmp_path: Path) -> None:
     folder = tiny.make_folder(tmp_path / "three", 3)
     cache_logits(settings(folder))
     train(settings(folder))
-    document = evaluate(settings(folder))
+    document = evaluate(settings(folder)).to_json()
     assert len(document["subensembles"]["best-2"]) == 2
     assert document["subensembles"]["best-3"] is document["models"]["best-3"] is None
 
 
 def test_figures_on_the_rows_they_were_chosen_on_are_called_too_good(folder: Path) -> None:
     heard = Silent()
-    document = evaluate(settings(folder), "first", split="validation", progress=heard)
+    document = evaluate(settings(folder), "first", split="validation", progress=heard).to_json()
     assert document["models"]["best-2"] is not None
     assert heard.notes == ["The sub-ensembles were chosen on these very rows, so their figures are too good."]
 
@@ -179,8 +179,8 @@ def without_latency(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_each_run_has_the_document_it_has_alone(folder: Path) -> None:
-    alone = [evaluate(settings(folder), name) for name in ("first", "second")]
-    together = evaluate_together(settings(folder), ["second", "first"])
+    alone = [evaluate(settings(folder), name).to_json() for name in ("first", "second")]
+    together = evaluate_together(settings(folder), ["second", "first"]).to_json()
     assert list(together) == ["schema", "task", "split", "rows", "runs"]
     assert {key: together[key] for key in list(together)[:4]} == {
         "schema": 1,
@@ -201,21 +201,21 @@ def test_each_run_has_the_document_it_has_alone(folder: Path) -> None:
 
 def test_members_are_asked_once_for_all_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: Counter[str] = Counter()
-    forward = answers.forward
+    answers = TriedFirst.answers
 
-    def counted(module: Any, x: torch.Tensor, member: Any, where: str) -> torch.Tensor:
-        asked[member.name] += len(x)
-        return forward(module, x, member, where)
+    def counted(member: TriedFirst, split: str, rows: Sequence[int], inputs: torch.Tensor | None) -> Any:
+        asked[member.member.name] += len(rows)
+        return answers(member, split, rows, inputs)
 
-    monkeypatch.setattr(answers, "forward", counted)
+    monkeypatch.setattr(TriedFirst, "answers", counted)
     evaluate_together(settings(folder, {"output.cache": "none"}), ["first", "second"])
     assert asked == {f"member-{m}": 12 + 10 + 7 for m in range(MEMBERS)}, "validation, test and OOD rows"
 
 
 def test_students_of_other_preprocessing_see_their_own(folder: Path) -> None:
     train(settings(folder, {"output.name": "darker", "student.preprocessing.mean": [0.3]}))
-    alone = evaluate(settings(folder), "darker")
-    together = evaluate_together(settings(folder), ["first", "darker"])
+    alone = evaluate(settings(folder), "darker").to_json()
+    together = evaluate_together(settings(folder), ["first", "darker"]).to_json()
     assert without_latency(together["runs"][1]) == without_latency(alone)
     assert alone["models"]["student"] != together["runs"][0]["models"]["student"]
 
@@ -223,7 +223,7 @@ def test_students_of_other_preprocessing_see_their_own(folder: Path) -> None:
 def test_runs_of_one_name_are_told_apart_by_their_folders(folder: Path) -> None:
     shutil.copytree(folder / "runs/first", folder / "more/first")
     paths = [str(folder / "runs/first"), str(folder / "more/first")]
-    assert [run["run"] for run in evaluate_together(settings(folder), paths)["runs"]] == paths
+    assert [run["run"] for run in evaluate_together(settings(folder), paths).to_json()["runs"]] == paths
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 from sklearn.metrics import brier_score_loss, log_loss
 
-from ensemble_distill.evaluation import classification as task
-from ensemble_distill.evaluation.classification import NAMES, expected_calibration_error
 from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.rows import concatenate, member_rows, prediction_rows, prefixed
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.tasks.classification import Classification, expected_calibration_error
+
+TASK = Classification(("a", "b", "c"))
 
 Floats = NDArray[np.float64]
 
@@ -77,10 +78,10 @@ def test_ece_is_a_share_and_the_loop_everywhere(data: st.DataObject, count: int)
 
 
 def test_the_ensembles_figures_are_those_of_its_mean_probability() -> None:
-    figures = task.figures(prediction_rows(task, ensemble(), Y))
+    figures = TASK.figures(prediction_rows(TASK, ensemble(), Y))
     mean = softmax(LOGITS, axis=-1).mean(1)
     correct = mean.argmax(-1) == LABELS
-    assert list(figures) == list(NAMES)
+    assert list(figures) == list(TASK.figures_shown)
     assert figures["accuracy"] == pytest.approx(correct.mean())
     assert figures["nll"] == pytest.approx(log_loss(LABELS, mean))
     assert figures["brier"] == pytest.approx(
@@ -95,16 +96,16 @@ def test_the_ensembles_figures_are_those_of_its_mean_probability() -> None:
 
 
 def test_an_average_of_logits_judges_the_pooled_logits() -> None:
-    figures = task.figures(prediction_rows(task, Categorical(torch.tensor(LOGITS), average="logits"), Y))
+    figures = TASK.figures(prediction_rows(TASK, Categorical(torch.tensor(LOGITS), average="logits"), Y))
     mean = softmax(LOGITS.mean(1), axis=-1)
     assert figures["nll"] == pytest.approx(log_loss(LABELS, mean))
     assert figures["accuracy"] == pytest.approx((mean.argmax(-1) == LABELS).mean())
 
 
 def test_the_member_is_the_mean_over_members_of_each_ones_own() -> None:
-    found = task.figures(member_rows(task, ensemble(), Y))
-    each = [task.figures(prediction_rows(task, ensemble(LOGITS[:, m : m + 1]), Y)) for m in range(M)]
-    for name in NAMES:
+    found = TASK.figures(member_rows(TASK, ensemble(), Y))
+    each = [TASK.figures(prediction_rows(TASK, ensemble(LOGITS[:, m : m + 1]), Y)) for m in range(M)]
+    for name in TASK.figures_shown:
         own = [figures[name] for figures in each]
         if name == "model_uncertainty":
             assert found[name] is None
@@ -121,20 +122,20 @@ def test_brier_goes_from_zero_to_two() -> None:
     certain = torch.tensor([[[1e4, 0.0, 0.0]]], dtype=torch.float64)
     uniform = torch.zeros(1, 1, 3, dtype=torch.float64)
     for logits, y, brier in ((certain, 0, 0), (certain, 1, 2), (uniform, 2, 2 / 3)):
-        figures = task.figures(prediction_rows(task, Categorical(logits), torch.tensor([y])))
+        figures = TASK.figures(prediction_rows(TASK, Categorical(logits), torch.tensor([y])))
         assert figures["brier"] == pytest.approx(brier)
 
 
 def test_certain_mistakes_have_finite_nll() -> None:
     logits = np.zeros((1, 2, 3))
     logits[:, :, 0] = 1e4
-    figures = task.figures(prediction_rows(task, ensemble(logits), torch.tensor([1])))
+    figures = TASK.figures(prediction_rows(TASK, ensemble(logits), torch.tensor([1])))
     assert figures["nll"] == pytest.approx(1e4)  # clamped probabilities would say 16 or 36
     assert figures["ece"] == pytest.approx(1)
 
 
 def test_rows_are_those_of_a_loop() -> None:
-    rows = prediction_rows(task, ensemble(), Y)
+    rows = prediction_rows(TASK, ensemble(), Y)
     for b in range(0, N, 29):
         p = [softmax(LOGITS[b, m]) for m in range(M)]
         mean = sum(p) / M
@@ -143,14 +144,14 @@ def test_rows_are_those_of_a_loop() -> None:
         assert rows["nll"][b] == pytest.approx(-math.log(mean[LABELS[b]]))
         assert rows["brier"][b] == pytest.approx(sum((mean[k] - (k == LABELS[b])) ** 2 for k in range(K)))
         assert rows["model_uncertainty"][b] == pytest.approx(entropy(mean) - np.mean([entropy(q) for q in p]))
-    members = member_rows(task, ensemble(), Y)
+    members = member_rows(TASK, ensemble(), Y)
     assert {values.shape for values in members.values()} == {(N, M)}
     np.testing.assert_allclose(members["nll"], -log_softmax(LOGITS, axis=-1)[np.arange(N), :, LABELS])
 
 
 def test_batches_of_rows_join_to_the_whole() -> None:
-    whole = prediction_rows(task, ensemble(), Y)
-    parts = concatenate(prediction_rows(task, ensemble(LOGITS[i : i + 70]), Y[i : i + 70]) for i in range(0, N, 70))
+    whole = prediction_rows(TASK, ensemble(), Y)
+    parts = concatenate(prediction_rows(TASK, ensemble(LOGITS[i : i + 70]), Y[i : i + 70]) for i in range(0, N, 70))
     assert parts.keys() == whole.keys()
     for name, values in whole.items():
         np.testing.assert_allclose(parts[name], values, rtol=1e-12)
@@ -158,24 +159,24 @@ def test_batches_of_rows_join_to_the_whole() -> None:
 
 
 def test_without_labels_only_uncertainties_are_told() -> None:
-    figures = task.figures(prediction_rows(task, ensemble(), None))
+    figures = TASK.figures(prediction_rows(TASK, ensemble(), None))
     unknown = {"accuracy", "nll", "brier", "ece"}
     assert {name for name, value in figures.items() if value is None} == unknown
-    members = task.figures(member_rows(task, ensemble(), None))
+    members = TASK.figures(member_rows(TASK, ensemble(), None))
     assert {name for name, value in members.items() if value is None} == {*unknown, "model_uncertainty"}
 
 
 def test_a_single_head_has_no_model_uncertainty_rather_than_none_of_it() -> None:
-    figures = task.figures(prediction_rows(task, ensemble(LOGITS[:, :1]), Y))
+    figures = TASK.figures(prediction_rows(TASK, ensemble(LOGITS[:, :1]), Y))
     assert figures["model_uncertainty"] is None
     assert figures["total_uncertainty"] == figures["data_uncertainty"]
 
 
 def test_every_figure_is_json() -> None:
     constant = ensemble(np.zeros((4, 2, K)))
-    rows, members = prediction_rows(task, constant, Y[:4]), member_rows(task, constant, Y[:4])
-    single = prediction_rows(task, ensemble(np.zeros((4, 1, K))), None)
-    document = [task.figures(rows), task.figures(members), task.figures(single), detection(rows, rows)]
+    rows, members = prediction_rows(TASK, constant, Y[:4]), member_rows(TASK, constant, Y[:4])
+    single = prediction_rows(TASK, ensemble(np.zeros((4, 1, K))), None)
+    document = [TASK.figures(rows), TASK.figures(members), TASK.figures(single), detection(rows, rows)]
     document += [detection(members, members), detection(single, single)]
     json.dumps(document, allow_nan=False)
     assert detection(rows, rows) == {"total_uncertainty": 0.5, "model_uncertainty": 0.5}

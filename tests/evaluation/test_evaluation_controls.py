@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy, spearmanr
 
-from ensemble_distill.evaluation.controls import CONTROLS, controls
-from ensemble_distill.evaluation.fidelity import NAMES, fidelity
-from ensemble_distill.evaluation.figures import Figures
+from ensemble_distill.evaluation.controls import controls
+from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.halves import SPLITS, halves, halves_rows
+from ensemble_distill.evaluation.names import CONTROLS, FIDELITY
 from ensemble_distill.evaluation.offsets import DRAWS, Offsets
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
-from ensemble_distill.evaluation.tasks import TASKS
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.dirichlet import Dirichlet
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.runtime.keys import normals
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.regression import Regression
+from ensemble_distill.tasks.task import Figures, Task
+
+TASKS: dict[str, Task] = {"classification": Classification(("a", "b", "c")), "regression": Regression()}
 
 Floats = NDArray[np.float64]
 
@@ -83,7 +87,7 @@ def controlled(
     found = controls(*rows, both, offsets.rows().get(7), halves_rows(pairs) if pairs else None, unit)
     own = fidelity(rows[0], member_rows(TASKS[task], ensemble, None), rows[1], both, unit)
     assert list(found) == list(CONTROLS)
-    assert all(list(figures) == list(NAMES) for figures in found.values())
+    assert all(list(figures) == list(FIDELITY) for figures in found.values())
     assert json.loads(json.dumps(found, allow_nan=False)) == found, "null, never NaN"
     return found, own
 

@@ -13,13 +13,16 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, rel_entr, softmax
 from scipy.stats import entropy, spearmanr
 
-from ensemble_distill.evaluation import classification
-from ensemble_distill.evaluation.fidelity import NAMES, fidelity, spearman
-from ensemble_distill.evaluation.figures import Figures
+from ensemble_distill.evaluation.fidelity import fidelity, spearman
+from ensemble_distill.evaluation.names import FIDELITY
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.dirichlet import Dirichlet
 from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.task import Figures
+
+TASK = Classification(("a", "b", "c"))
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,13 +58,13 @@ def figures(
     heads = Categorical(torch.tensor(student), pooling if student.shape[1] == ensemble.shape[1] else None, average)
     known = None if y is None else torch.tensor(y)
     found = fidelity(
-        prediction_rows(classification, teacher, known),
-        member_rows(classification, teacher, known),
-        prediction_rows(classification, heads, known),
+        prediction_rows(TASK, teacher, known),
+        member_rows(TASK, teacher, known),
+        prediction_rows(TASK, heads, known),
         fidelity_rows(teacher, heads),
     )
     json.dumps(found, allow_nan=False)  # null, never NaN
-    assert list(found) == list(NAMES)
+    assert list(found) == list(FIDELITY)
     return found
 
 
@@ -252,10 +255,10 @@ def test_a_dirichlet_student_has_uncertainties_but_no_heads() -> None:
     logits, y = an_ensemble(), labels()
     log_concentration = logits.mean(1, keepdims=True) + 1.0
     teacher, student = Categorical(torch.tensor(logits)), Dirichlet(torch.tensor(log_concentration))
-    rows = prediction_rows(classification, student, torch.tensor(y))
+    rows = prediction_rows(TASK, student, torch.tensor(y))
     found = fidelity(
-        prediction_rows(classification, teacher, torch.tensor(y)),
-        member_rows(classification, teacher, torch.tensor(y)),
+        prediction_rows(TASK, teacher, torch.tensor(y)),
+        member_rows(TASK, teacher, torch.tensor(y)),
         rows,
         fidelity_rows(teacher, student),
     )

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import norm, spearmanr
 from torch.distributions import Normal, kl_divergence
 
-from ensemble_distill.evaluation import regression as task
-from ensemble_distill.evaluation.fidelity import NAMES, fidelity
-from ensemble_distill.evaluation.figures import Figures
+from ensemble_distill.evaluation.fidelity import fidelity
+from ensemble_distill.evaluation.names import FIDELITY
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.predictive.gaussian import Gaussian
+from ensemble_distill.tasks.regression import Regression
+from ensemble_distill.tasks.task import Figures
+
+TASK = Regression()
 
 Floats = NDArray[np.float64]
 
@@ -47,16 +50,16 @@ def compared(
     teacher = gaussian(*ensemble, weights)
     heads = gaussian(*student, weights if student[0].shape[1] == ensemble[0].shape[1] else None)
     known = None if y is None else torch.tensor(y)
-    rows = prediction_rows(task, teacher, known)
+    rows = prediction_rows(TASK, teacher, known)
     found = fidelity(
         rows,
-        member_rows(task, teacher, known),
-        prediction_rows(task, heads, known),
+        member_rows(TASK, teacher, known),
+        prediction_rows(TASK, heads, known),
         fidelity_rows(teacher, heads),
-        task.unit(rows),
+        TASK.unit(rows),
     )
     json.dumps(found, allow_nan=False)
-    assert list(found) == list(NAMES)
+    assert list(found) == list(FIDELITY)
     return found
 
 
@@ -79,9 +82,9 @@ def kl(mean: Floats, variance: Floats, mean_s: Floats, variance_s: Floats) -> Fl
 def test_the_ensembles_figures_are_those_of_its_mixture(weights: Floats | None) -> None:
     mean, variance, y = numbers()
     w = EQUAL if weights is None else weights
-    figures = task.figures(prediction_rows(task, gaussian(mean, variance, weights), torch.tensor(y)))
+    figures = TASK.figures(prediction_rows(TASK, gaussian(mean, variance, weights), torch.tensor(y)))
     center, data, model = moments(mean, variance, w)
-    assert list(figures) == list(task.NAMES)
+    assert list(figures) == list(TASK.figures_shown)
     assert figures["rmse"] == pytest.approx(np.sqrt(np.mean((y - center) ** 2)))
     density = norm(mean, np.sqrt(variance)).pdf(y[:, None]) @ w
     assert figures["nll"] == pytest.approx(-np.log(density).mean())
@@ -95,11 +98,11 @@ def test_the_ensembles_figures_are_those_of_its_mixture(weights: Floats | None) 
 
 def test_the_member_is_the_mean_over_members_of_each_ones_own() -> None:
     mean, variance, y = numbers(spread=3)
-    found = task.figures(member_rows(task, gaussian(mean, variance), torch.tensor(y)))
+    found = TASK.figures(member_rows(TASK, gaussian(mean, variance), torch.tensor(y)))
     each = [
-        task.figures(prediction_rows(task, gaussian(mean[:, [m]], variance[:, [m]]), torch.tensor(y))) for m in range(M)
+        TASK.figures(prediction_rows(TASK, gaussian(mean[:, [m]], variance[:, [m]]), torch.tensor(y))) for m in range(M)
     ]
-    for name in task.NAMES:
+    for name in TASK.figures_shown:
         own = [figures[name] for figures in each]
         if name == "model_uncertainty":
             assert found[name] is None
@@ -113,7 +116,7 @@ def test_the_member_is_the_mean_over_members_of_each_ones_own() -> None:
 
 def test_a_coverage_by_hand() -> None:
     mean, variance, y = np.zeros((4, 1)), np.full((4, 1), 4.0), np.array([3.9, -3.9, 3.93, -4.0])
-    figures = task.figures(prediction_rows(task, gaussian(mean, variance), torch.tensor(y)))
+    figures = TASK.figures(prediction_rows(TASK, gaussian(mean, variance), torch.tensor(y)))
     assert figures["coverage95"] == 0.5  # 1.96 × 2 = 3.92
     assert figures["rmse"] == pytest.approx(np.sqrt((y**2).mean()))
 
@@ -121,11 +124,11 @@ def test_a_coverage_by_hand() -> None:
 def test_without_targets_only_uncertainties_are_told() -> None:
     mean, variance, _ = numbers()
     unknown = {"rmse", "nll", "coverage95"}
-    figures = task.figures(prediction_rows(task, gaussian(mean, variance), None))
+    figures = TASK.figures(prediction_rows(TASK, gaussian(mean, variance), None))
     assert {name for name, value in figures.items() if value is None} == unknown
-    members = task.figures(member_rows(task, gaussian(mean, variance), None))
+    members = TASK.figures(member_rows(TASK, gaussian(mean, variance), None))
     assert {name for name, value in members.items() if value is None} == {*unknown, "model_uncertainty"}
-    single = task.figures(prediction_rows(task, gaussian(mean[:, :1], variance[:, :1]), None))
+    single = TASK.figures(prediction_rows(TASK, gaussian(mean[:, :1], variance[:, :1]), None))
     assert single["model_uncertainty"] is None
     assert single["total_uncertainty"] == single["data_uncertainty"]
 

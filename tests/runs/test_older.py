@@ -53,7 +53,7 @@ def test_its_run_is_finished(older: Path, options: Settings) -> None:
 
 def test_its_run_evaluates_to_the_same_figures(older: Path, options: Settings) -> None:
     then = json.loads((older / RUN / "evaluations" / "test.json").read_text())
-    now = evaluate(options)
+    now = evaluate(options).to_json()
     for section in ("models", "fidelity", "ood", "subensembles", "subensemble_fidelity", "fidelity_controls"):
         assert_close(now[section], then[section])
     assert then.keys() <= now.keys()

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from ensemble_distill.chains.generations import train_chain
 from ensemble_distill.cli.app import app
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.evaluation.document import Evaluation
+from ensemble_distill.evaluation import calibrating
+from ensemble_distill.evaluation.measured import Measured
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.files import sha256_file
-from ensemble_distill.workflows import calibrate as calibrating
 from ensemble_distill.workflows import export as exporting
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
@@ -53,11 +53,11 @@ Command = Callable[[Path], object]
 # each command that writes into a run, and the step at which what it reads of the run has been read
 COMMANDS: dict[str, tuple[Command, Any, str]] = {
     "calibrate": (lambda folder: calibrate(settings(folder), "hydra-s0"), calibrating, "fit"),
-    "evaluate": (lambda folder: evaluate(settings(folder), "hydra-s0"), Evaluation, "document"),
+    "evaluate": (lambda folder: evaluate(settings(folder), "hydra-s0"), Measured, "evaluation"),
     "evaluate together": (
         lambda folder: evaluate_together(settings(folder), ["other", "hydra-s0"]),
-        Evaluation,
-        "document",
+        Measured,
+        "evaluation",
     ),
     "export --onnx": (lambda folder: export(settings(folder), "hydra-s0", onnx=True), exporting, "one_writer"),
     "export --safetensors": (
@@ -87,9 +87,9 @@ def test_a_chain_whose_generation_is_replaced_meanwhile_gets_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = folder / "runs/ban-s0"
-    replaced = then(lambda: replace_run(chain / "generation-2", chain / "generation-1"), Evaluation.document)
+    replaced = then(lambda: replace_run(chain / "generation-2", chain / "generation-1"), Measured.evaluation)
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "document", replaced)
+        patch.setattr(Measured, "evaluation", replaced)
         with refused("generation-2 was replaced meanwhile"):
             evaluate(settings(folder), "ban-s0")
     assert not (chain / "evaluations").exists()
@@ -155,7 +155,7 @@ def test_a_calibration_of_other_weights_is_refused(folder: Path, remove: bool) -
         with refused("other/calibration.json is of weights", "corrects another student", "other --remove"):
             command(settings(folder), "other")  # type: ignore[operator]
     calibrate(settings(folder), "other", remove=remove)
-    assert evaluate(settings(folder), "other")["calibrated"] is not remove
+    assert evaluate(settings(folder), "other").calibrated is not remove
 
 
 @pytest.mark.parametrize("form", ["onnx", "safetensors"])
@@ -228,12 +228,12 @@ def test_figures_that_cannot_be_kept_are_said(
 ) -> None:
     import errno
 
-    wanted = evaluate(settings(folder), "hydra-s0")
+    wanted = evaluate(settings(folder), "hydra-s0").to_json()
     before = contents(folder / RUN)
     with monkeypatch.context() as patch:
         no_writing(patch, getattr(errno, error))
-        found = evaluate(settings(folder), "hydra-s0")
-        chain = evaluate(settings(folder), "ban-s0")
+        found = evaluate(settings(folder), "hydra-s0").to_json()
+        chain = evaluate(settings(folder), "ban-s0").to_json()
     assert found["models"].keys() == wanted["models"].keys()
     assert all(found[key] == wanted[key] for key in found if key != "cost")
     assert chain["models"]["bane-2"] is not None
@@ -248,9 +248,9 @@ def test_figures_are_said_while_another_process_holds_the_run(
 ) -> None:
     from ensemble_distill.runtime.lock import one_writer
 
-    monkeypatch.setattr("ensemble_distill.workflows.evaluate.PATIENCE", 0.0)
+    monkeypatch.setattr("ensemble_distill.evaluation.keeping.PATIENCE", 0.0)
     with one_writer(folder / RUN):
-        assert evaluate(settings(folder), "hydra-s0")["rows"] == 10
+        assert evaluate(settings(folder), "hydra-s0").rows == 10
     assert len(warned) == 1
     assert "Another process is writing" in warned[0]
 

@@ -48,8 +48,8 @@ def of_a_chain(folder: Path) -> Path:
 
 
 def test_a_run_is_compared_with_what_it_learned_from(of_a_chain: Path) -> None:
-    asked = evaluate(from_chain(of_a_chain, {}), "bane")
-    found = evaluate(settings(of_a_chain), "bane")
+    asked = evaluate(from_chain(of_a_chain, {}), "bane").to_json()
+    found = evaluate(settings(of_a_chain), "bane").to_json()
     for key in ("models", "fidelity"):
         assert found[key] == asked[key]
     calibrate(settings(of_a_chain), "bane", split="validation")
@@ -57,26 +57,26 @@ def test_a_run_is_compared_with_what_it_learned_from(of_a_chain: Path) -> None:
 
 def test_its_cache_is_enough(of_a_chain: Path) -> None:
     (of_a_chain / "runs/chain").rename(of_a_chain / "elsewhere")
-    found = evaluate(settings(of_a_chain), "bane")
+    found = evaluate(settings(of_a_chain), "bane").to_json()
     assert found["models"]["ensemble"]["nll"] is not None
     assert found["cost"]["ensemble"] is None
 
 
 def test_settings_that_name_its_teachers_elsewhere_are_believed(folder: Path) -> None:
     train(settings(folder, KD))
-    before = evaluate(settings(folder), "kd")
+    before = evaluate(settings(folder), "kd").to_json()
     for name in ("teachers", "cache"):
         (folder / name).rename(folder / f"{name}-old")
     save_member(folder, 0, seed=50)
-    found = evaluate(settings(folder, {"teachers.path": "teachers-old", "output.cache": "cache-old"}), "kd")
+    found = evaluate(settings(folder, {"teachers.path": "teachers-old", "output.cache": "cache-old"}), "kd").to_json()
     assert found["models"] == before["models"]
     with refused("member-0", "not among the teachers"):
         evaluate(settings(folder), "kd")
 
 
 def test_one_generation_stands_beside_the_one_before(of_a_chain: Path) -> None:
-    found = evaluate(settings(of_a_chain), "chain/generation-2", split="validation")
-    whole = evaluate(settings(of_a_chain), "chain", split="validation")
+    found = evaluate(settings(of_a_chain), "chain/generation-2", split="validation").to_json()
+    whole = evaluate(settings(of_a_chain), "chain", split="validation").to_json()
     assert found["models"]["ensemble"]["nll"] == pytest.approx(
         whole["models"]["generation-1"]["nll"], rel=1e-4
     )  # read from a float16 cache

@@ -179,7 +179,7 @@ def test_generations(tmp_path: Path) -> None:
         these = settings(folder, {**QUICK, "train.method": "ban", "train.generations": 3})
         cache_logits(these)
         chain = train_chain(these).folder
-        document = said(evaluate(these, str(chain), shifts=True))
+        document = said(evaluate(these, str(chain), shifts=True).to_json())
         return [json.dumps(document).encode(), *(weights(chain / f"generation-{index}") for index in (1, 2, 3))]
 
     found, wanted = both(tmp_path, road)
@@ -198,7 +198,7 @@ def test_evaluating_and_calibrating(tmp_path: Path, cached: bool) -> None:
         these = settings(folder, QUICK | ({} if cached else {"output.cache": "nothing"}))
         train(settings(folder, {**QUICK, "train.seed": 1}))
         report = calibrate(these, "hydra-s0")
-        document = said(evaluate_together(these, ["hydra-s0", "hydra-s1"], shifts=True))
+        document = said(evaluate_together(these, ["hydra-s0", "hydra-s1"], shifts=True).to_json())
         return report.calibration, report.before, report.after, document
 
     found, wanted = both(tmp_path, road)

@@ -74,7 +74,7 @@ def trained(folder: Path, name: str, **more: object) -> Run:
 
 
 def diversity(folder: Path, run: Run) -> float:
-    document = evaluate(tiny.settings(folder, VIEWS), run.folder.name)
+    document = evaluate(tiny.settings(folder, VIEWS), run.folder.name).to_json()
     return float(document["fidelity"]["diversity_explained"])
 
 

@@ -102,7 +102,7 @@ def trained(folder: Path, name: str, *chosen: dict[str, object], **more: object)
 
 
 def explained(folder: Path, name: str) -> float:
-    found = evaluate(tiny.settings(folder), name)["fidelity"]["diversity_explained"]
+    found = evaluate(tiny.settings(folder), name).fidelity["diversity_explained"]
     assert isinstance(found, float)
     return found
 
@@ -316,7 +316,7 @@ def test_without_members_heads_are_copies_that_part(nets: Path) -> None:
     assert weight.shape == (3, 5, 4, 3, 3)
     assert not torch.allclose(weight[0], weight[1])
     assert not torch.equal(*student.state_dict()["heads.tail.stage.1.running_mean"][:2])  # statistics of their own
-    document = evaluate(tiny.settings(nets), "copies")
+    document = evaluate(tiny.settings(nets), "copies").to_json()
     assert document["fidelity"]["diversity_explained"] is not None
 
 

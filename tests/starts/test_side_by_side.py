@@ -76,7 +76,7 @@ def test_heads_on_the_features_of_members_are_those_members(folder: Path) -> Non
 def test_such_a_run_is_evaluated_exported_and_loaded_with_its_factory(folder: Path) -> None:
     run = trained(folder, "three", ["member-0", "member-1", "member-2"])
     settings = tiny.settings(folder, {"cache.dtype": "float32", "views.count": 4})
-    document = evaluate(settings, "three")
+    document = evaluate(settings, "three").to_json()
     assert document["fidelity"]["diversity_explained"] > 0.75  # three of four members, and a guess at the last
     assert export(settings, "three", onnx=True).files[0].is_file()
 

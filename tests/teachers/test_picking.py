@@ -193,14 +193,14 @@ def test_tuples_are_cached_moved_and_asked_live(tmp_path: Path, transform: str) 
     cache_logits(plain)
     wanted = contents(folder / "cache", ["args.toml"])
     train(plain)
-    document = evaluate(plain, shifts=True)
+    document = evaluate(plain, shifts=True).to_json()
     tuples = now(folder, "(z, z.new_zeros(len(z), 5))", **{"views.transform": transform})
     progress = Silent()
     cache_logits(tuples, overwrite=True, progress=progress)
     assert contents(folder / "cache", ["args.toml"]) == wanted
     assert [note.partition(" returns")[0] for note in told(progress)] == ["Member member-0", "Member member-1"]
     progress = Silent()
-    assert evaluate(tuples, shifts=True, progress=progress)["shifts"] == document["shifts"]
+    assert evaluate(tuples, shifts=True, progress=progress).to_json()["shifts"] == document["shifts"]
     assert len(told(progress)) == 2
     progress = Silent()
     live = tuples.model_copy(update={"output": tuples.output.model_copy(update={"cache": folder / "nowhere"})})

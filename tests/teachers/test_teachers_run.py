@@ -162,7 +162,7 @@ def test_a_student_teaches_the_next(digits: Path, settings_of: Callable[..., Set
     assert cache_logits(settings).members == ("hydra-s0", "hydra-s1")
     report = train(settings)
     assert report.heads == 2
-    document = evaluate(settings)
-    own = evaluate(settings_of(digits), "hydra-s0")["models"]["student"]["nll"]
-    other = evaluate(settings_of(digits), "hydra-s1")["models"]["student"]["nll"]
+    document = evaluate(settings).to_json()
+    own = evaluate(settings_of(digits), "hydra-s0").models["student"]["nll"]
+    other = evaluate(settings_of(digits), "hydra-s1").models["student"]["nll"]
     assert_allclose(document["models"]["member"]["nll"], (own + other) / 2, rtol=1e-3)

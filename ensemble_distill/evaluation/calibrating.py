@@ -1,0 +1,193 @@
+"""Bringing a run's uncertainty to its ensemble's: which rows, what is fitted on them, and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble_distill.data.source import Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.comparable import open_for
+from ensemble_distill.evaluation.ensemble import Ensemble
+from ensemble_distill.evaluation.fidelity import fidelity
+from ensemble_distill.evaluation.fit import at_limit, fit
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.students import Students
+from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runs.exports import stale_exports
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.spread import spread
+from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.task import Figures
+
+NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
+FEWEST = 20  # rows; fewer say nothing of a distribution's width
+WORSE = 1.1  # of the mean KL: less is noise between the two halves of the rows
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What was fitted, and what it did.
+
+    Attributes:
+        folder: the run.
+        split, rows: what it was fitted on.
+        calibration: what was fitted; None when it was taken away.
+        before, after: fidelity figures on those rows, `after` of each half by a fit on the other: what to expect
+            elsewhere.
+        stale: files that were exported before, and say what the run said then.
+    """
+
+    folder: Path
+    split: str
+    rows: int
+    calibration: Calibration | None
+    before: Figures
+    after: Figures
+    stale: tuple[Path, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `calibrate --json`."""
+        return asdict(self)
+
+
+def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationReport:
+    """Fit a calibration, and keep it in the run.
+
+    Args:
+        split: rows that no member was trained on; calibration by default, or validation where there is none.
+
+    Raises:
+        EdistillError: rows that members were trained on, or too few of them.
+    """
+    name = split or ("calibration" if "calibration" in given.splits else "validation")
+    source = open_for([run], given.splits, name)
+    refuse_seen(run, source, name)
+    refuse_few(source, name)
+    pairs = _ask(given, run, source, name)
+    calibration = pairs.fitted(slice(None))
+    halves = (slice(0, None, 2), slice(1, None, 2))
+    crossed = [pairs.figures(here, pairs.fitted(there)) for here, there in (halves, halves[::-1])]
+    with one_writer(run.folder):
+        run.refuse_other_weights()
+        run.keep_calibration(calibration)
+    report = CalibrationReport(
+        folder=run.folder,
+        split=name,
+        rows=len(pairs.raw),
+        calibration=calibration,
+        before=pairs.figures(slice(None), Calibration()),
+        after=_means(crossed),
+        stale=stale_exports(run.folder),
+    )
+    _warn_of_harm(report, calibration, given.progress)
+    return report
+
+
+def forget_calibration(run: Run) -> CalibrationReport:
+    """Take a run's calibration away. Raises EdistillError when it has none."""
+    with one_writer(run.folder):
+        run.forget_calibration()
+    return CalibrationReport(run.folder, "", 0, None, {}, {}, stale_exports(run.folder))
+
+
+def refuse_seen(run: Run, source: Source, name: str) -> None:
+    """Raise EdistillError for rows that the run was trained on."""
+    if source.digest in (run.provenance.trained_on.get(trained) for trained in ("train", "transfer")):
+        raise EdistillError(
+            f"data.{name} is what {run.folder} was trained on, where members agree more than elsewhere. Set "
+            "data.calibration to rows that no member was trained on."
+        )
+
+
+def refuse_few(source: Source, name: str) -> None:
+    """Raise EdistillError for fewer rows than tell anything."""
+    if len(source) < FEWEST:
+        raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What the ensemble and the student said of N rows."""
+
+    ensemble: Ensemble
+    student: Student
+    outputs: Tensor  # (N, M, W)
+    raw: Tensor  # (N, H, W)
+
+    def fitted(self, rows: slice) -> Calibration:
+        return fit(self.ensemble.predictive(self.outputs[rows]), self._said(rows))
+
+    def figures(self, rows: slice, calibration: Calibration) -> Figures:
+        task, ensemble = self.ensemble.task, self.ensemble.predictive(self.outputs[rows])
+        student = self._said(rows).calibrated(calibration)
+        theirs = prediction_rows(task, ensemble, None)
+        return fidelity(
+            theirs,
+            member_rows(task, ensemble, None),
+            prediction_rows(task, student, None),
+            fidelity_rows(ensemble, student),
+            task.unit(theirs),
+        )
+
+    def _said(self, rows: slice) -> Predictive:
+        return self.student.predictive(self.raw[rows])
+
+
+def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
+    """What the ensemble and the student say of the rows, evenly spread ones where they are many."""
+    ensemble, students = Ensemble(given, run), Students(given, [run], calibrated=False)
+    given.progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
+    outputs, raw = [], []
+    keep = _kept(len(source), len(ensemble.members) * ensemble.task.width)
+    for (rows, (mine,)), said in zip(students.raw(source, name), ensemble.outputs(name, source), strict=True):
+        here = torch.from_numpy(keep[rows.start : rows.stop])
+        outputs.append(said[here])
+        raw.append(mine[here])
+        given.progress.advance(len(rows))
+    given.progress.finish()
+    (student,) = students.modules
+    return _Pairs(ensemble, student.cpu(), torch.cat(outputs), torch.cat(raw))
+
+
+def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """(N,) whether a row is used: all of them, or as many evenly spread ones as hold `NUMBERS` numbers."""
+    count = min(rows, max(FEWEST, NUMBERS // numbers))
+    keep = np.zeros(rows, bool)
+    keep[spread(rows, count)] = True
+    return keep
+
+
+def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
+    """The mean of each figure; None where one of them is."""
+    means: Figures = {}
+    for name in figures[0]:
+        known = [value for each in figures if (value := each[name]) is not None]
+        means[name] = sum(known) / len(known) if len(known) == len(figures) else None
+    return means
+
+
+def _warn_of_harm(report: CalibrationReport, calibration: Calibration, progress: Progress) -> None:
+    """Tell where a calibration does not help: a student that is too far off is not mended by two numbers."""
+    told = [
+        f"{name} ended at the limit of what is searched, {getattr(calibration, name):.4g}"
+        for name in at_limit(calibration)
+    ]
+    before, after = (figures.get("mean_kl") for figures in (report.before, report.after))
+    if before is not None and after is not None and after > WORSE * before:
+        told.append(f"the mean KL from the ensemble rises from {before:.4g} to {after:.4g}")
+    if told:
+        progress.warn(
+            f"This calibration may do harm: {'; '.join(told)}. Train the student on, or take it away: "
+            f"edistill calibrate {report.folder} --remove."
+        )

@@ -1,0 +1,66 @@
+"""Choosing an ensemble's sub-ensembles on the validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from ensemble_distill.data.source import Array, Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.comparable import open_for
+from ensemble_distill.evaluation.ensemble import Ensemble
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.evaluation.names import SUBENSEMBLES
+from ensemble_distill.evaluation.rows import as_targets
+from ensemble_distill.evaluation.subensembles import Members, SubEnsembles
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.progress import Progress
+
+Chosen = Mapping[str, tuple[int, ...] | None]  # sub-ensembles by name: the positions of the members of each
+
+SPLIT = "validation"
+
+
+def choose(given: Given, runs: Sequence[Run], ensemble: Ensemble, evaluated: str) -> Chosen:
+    """The sub-ensembles of the least NLL on the validation rows. All are None, and it is told why, where they cannot be
+    chosen: without this baseline the rest of an evaluation still stands.
+
+    Args:
+        evaluated: the split on which they will be reported.
+    """
+    nothing: Chosen = dict.fromkeys(SUBENSEMBLES)
+    members = len(ensemble.members)
+    if members == 1:  # a teacher, whom nobody expects to have parts
+        return nothing
+    if members <= min(SUBENSEMBLES.values()):
+        given.progress.note(f"No sub-ensembles: the ensemble has {members} members, and a part of it fewer.")
+        return nothing
+    if SPLIT not in given.splits:
+        given.progress.note("No sub-ensembles: data.validation, on which they would be chosen, is not set.")
+        return nothing
+    try:
+        source = open_for(runs, given.splits, SPLIT)
+        if source.labels is None:
+            given.progress.note("No sub-ensembles: data.validation, on which they would be chosen, has no labels.")
+            return nothing
+        chosen = _best(ensemble, source, source.labels, given.progress)
+    except EdistillError as error:
+        given.progress.warn(f"No sub-ensembles, since they are chosen on validation rows. {error}")
+        return nothing
+    if evaluated == SPLIT:
+        given.progress.note("The sub-ensembles were chosen on these very rows, so their figures are too good.")
+    return chosen
+
+
+def _best(ensemble: Ensemble, source: Source, labels: Array, progress: Progress) -> Chosen:
+    search, done = SubEnsembles(), 0
+    progress.start("choosing sub-ensembles on validation", total=len(source), unit="rows")
+    try:
+        for outputs in ensemble.outputs(SPLIT, source):
+            said = cast(Members, ensemble.predictive(outputs))
+            search.add(said, as_targets(labels[done : done + len(outputs)]))
+            done += len(outputs)
+            progress.advance(len(outputs))
+    finally:  # an error here does not end the evaluation
+        progress.finish()
+    return {name: search.best(size) for name, size in SUBENSEMBLES.items()}

@@ -1,0 +1,100 @@
+"""What the members of an ensemble say of rows: read from the cache where it holds them, else asked now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.cache.manifest import refuse_other_data
+from ensemble_distill.cache.reader import Records
+from ensemble_distill.data.batches import BATCH, plain_batches
+from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.rows import PLAIN
+from ensemble_distill.data.source import Source
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runs.run import Run
+from ensemble_distill.teachers.answering import Answering
+
+
+class Ensemble:
+    """The members that runs were trained from.
+
+    Args:
+        given: where their answers come from.
+        run: one of the runs, which all have the same members, pooled the same way.
+    """
+
+    def __init__(self, given: Given, run: Run) -> None:
+        self._given, self.task, self._average = given, run.architecture.task, run.architecture.average
+        self.members = run.provenance.members
+        self.family = self.task.members_family()
+        weights = run.architecture.pooling()
+        self._weights = None if weights is None else weights.double()
+
+    def predictive(self, outputs: Tensor, some: Sequence[int] | None = None) -> Predictive:
+        """The ensemble's prediction from all members' outputs (B, M, W), or that of the members at some positions."""
+        at = list(range(len(self.members)) if some is None else some)
+        weights = None if self._weights is None else self._weights[at]
+        return self.family.predictive(outputs[:, at], weights, self._average)
+
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """The positions of the members that are part of the ensemble: those of a weight above 0."""
+        weights = [1.0] * len(self.members) if self._weights is None else self._weights.tolist()
+        return tuple(at for at, weight in enumerate(weights) if weight > 0)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The members' modules; none where they are not at hand, or one of them is no module.
+
+        Raises:
+            EdistillError: they are not all there.
+        """
+        modules = [asked.module for asked in self._asked] if self._given.at_hand else []
+        there = [module for module in modules if module is not None]
+        return there if len(there) == len(modules) else []
+
+    @cached_property
+    def _asked(self) -> Sequence[Answering]:
+        """The members that are asked. Raises EdistillError when they are not all there."""
+        return self._given.members()
+
+    def outputs(self, split: str, source: Source) -> Iterator[Tensor]:
+        """Every member's outputs (B, M, W) on a configured split, batch by batch as `plain_batches` cuts them."""
+        records = self._records(split, source)
+        if records is None:
+            yield from self.asked(source, split)
+        else:
+            at = [records.members.index(member.name) for member in self.members]
+            for start in range(0, len(source), BATCH):
+                outputs = records.read(range(start, min(start + BATCH, len(source))))[:, at]
+                yield torch.from_numpy(outputs).double()
+
+    def asked(self, source: Source, named: str) -> Iterator[Tensor]:
+        """Every member's outputs (B, M, W) on any rows, asked now."""
+        for asked in self._asked:
+            asked.to(self._given.device)
+        wanted = [None if asked.wants is None else asked.wants.preprocessing for asked in self._asked]
+        for rows, inputs in plain_batches(source, wanted, self._given.workers, self._given.device):
+            outputs = [
+                asked.answers(named, rows, None if asked.wants is None else x)
+                for asked, x in zip(self._asked, inputs, strict=True)
+            ]
+            yield torch.from_numpy(np.stack(outputs, axis=1)).double()
+
+    def _records(self, split: str, source: Source) -> Records | None:
+        """The cached outputs of a split, when the cache has it without views and for these members."""
+        cache = self._given.cache
+        if cache is None or cache.manifest.views(split) == 0:
+            return None
+        cached = cache.manifest.splits[split]
+        here = {member.name: member for member in cache.manifest.members}
+        if cached.transform != "none" or any(here.get(m.name) != m for m in self.members):
+            return None
+        refuse_other_data(cache.folder, split, cached, SplitPlan(source, PLAIN, "none", 0, 1).facts())
+        return cache.open(split)

@@ -1,0 +1,86 @@
+"""Runs beside the ensemble that they learned from, from their rows to what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ensemble_distill.data.shifts import levels, shifts_for
+from ensemble_distill.evaluation.choosing import choose
+from ensemble_distill.evaluation.comparable import open_for
+from ensemble_distill.evaluation.ensemble import Ensemble
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.evaluation.keeping import keep_or_warn
+from ensemble_distill.evaluation.measured import Measured
+from ensemble_distill.evaluation.measuring import Bench, Model
+from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.evaluation.students import Students
+from ensemble_distill.runs.chain import Chain
+from ensemble_distill.runs.folder import generation_name
+from ensemble_distill.runs.run import Run
+
+
+def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: bool) -> tuple[Evaluation, ...]:
+    """The figures of each run, which are kept once all are known.
+
+    Args:
+        runs: of one ensemble; see `refuse_unlike`.
+        split, shifts: as for the command.
+    """
+    measured = _measured(given, runs, {}, split, shifts)
+    names = [run.folder.name for run in runs]
+    found = tuple(
+        measured.evaluation(
+            index, name if names.count(name) == 1 else str(run.folder), calibrated=run.calibration is not None
+        )
+        for index, (run, name) in enumerate(zip(runs, names, strict=True))
+    )
+    for index, (run, evaluation) in enumerate(zip(runs, found, strict=True)):
+        keep_or_warn(run.folder, {STUDENT: (index, run)}, measured, evaluation, given.progress)
+    return found
+
+
+def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) -> Evaluation:
+    """The figures of all generations and of their averages, kept in the chain's folder."""
+    count = len(chain.runs)
+    if count < chain.planned:
+        given.progress.note(f"{chain.folder} has {count} of its {chain.planned} generations so far.")
+    averages = {f"bane-{size}": tuple(range(size)) for size in range(2, count + 1)}
+    measured = _measured(given, chain.runs, averages, split, shifts)
+    generations = {generation_name(index + 1): index for index in range(count)}
+    models: dict[str, Model] = {**generations, **{name: name for name in averages}}
+    calibrated = any(run.calibration is not None for run in chain.runs)
+    found = measured.evaluation(count - 1, chain.folder.name, calibrated, models)
+    students = {name: (index, chain.runs[index]) for name, index in generations.items()}
+    keep_or_warn(chain.folder, students, measured, found, given.progress)
+    return found
+
+
+def main_split(names: Iterable[str]) -> str:
+    """The configured split that is evaluated where none is named; "test" where neither it nor a validation is set."""
+    there = set(names)
+    return next((name for name in ("test", "validation") if name in there), "test")
+
+
+def _measured(
+    given: Given, runs: Sequence[Run], averages: Mapping[str, Sequence[int]], split: str | None, shifts: bool
+) -> Measured:
+    """All that there is to find of runs beside the ensemble of the first of them."""
+    split = split or main_split(given.splits)
+    source = open_for(runs, given.splits, split)
+    elsewhere = {name: open_for(runs, given.splits, name) for name in given.splits if name.startswith("ood/")}
+    ensemble = Ensemble(given, runs[0])
+    students = Students(given, runs)
+    chosen = choose(given, runs, ensemble, split)
+    bench = Bench(ensemble, students, averages, chosen, given.progress)
+    return Measured(
+        task=ensemble.task,
+        members=tuple(member.name for member in ensemble.members),
+        split=split,
+        main=bench.on(split, source),
+        ood={name.removeprefix("ood/"): bench.on(name, outside) for name, outside in elsewhere.items()},
+        shifts=bench.shifted(split, source) if shifts else None,
+        levels={name: levels(name, source.kind) for name in shifts_for(source.kind)},
+        costs=bench.costs(source),
+        chosen=chosen,
+    )

@@ -1,0 +1,115 @@
+"""From what was found of rows to the figures of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ensemble_distill.evaluation.choosing import Chosen
+from ensemble_distill.evaluation.controls import controls
+from ensemble_distill.evaluation.fidelity import fidelity
+from ensemble_distill.evaluation.measuring import Model, SplitValues
+from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER, STUDENT, SUBENSEMBLES
+from ensemble_distill.evaluation.ood import detection
+from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.tasks import Task
+from ensemble_distill.tasks.task import Figures
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was found of runs that share an ensemble.
+
+    Attributes:
+        task: what they predict.
+        members: the ensemble's names.
+        split: which rows.
+        main: those rows.
+        ood: the rows of each OOD set.
+        shifts: {shift: {severity: {model: figures}}}; None where they were not asked for.
+        levels: what the severities of each shift mean.
+        costs: of each model that is at hand.
+        chosen: the positions of the members of each sub-ensemble.
+    """
+
+    task: Task
+    members: tuple[str, ...]
+    split: str
+    main: SplitValues
+    ood: Mapping[str, SplitValues]
+    shifts: Mapping[str, Mapping[int, Mapping[Model, Figures]]] | None
+    levels: Mapping[str, tuple[str, ...]]
+    costs: Mapping[Model, Figures]
+    chosen: Chosen
+
+    def evaluation(
+        self, index: int, named: str, calibrated: bool, chain: Mapping[str, Model] | None = None
+    ) -> Evaluation:
+        """The figures of the run at a position.
+
+        Args:
+            index: the position.
+            named: what the run is called.
+            calibrated: whether it is.
+            chain: the generations of a chain and their averages, by the names that they get.
+        """
+        more = chain or {}
+        names: dict[str, Model] = {ENSEMBLE: ENSEMBLE, MEMBER: MEMBER, STUDENT: index}
+        names |= {**{name: name for name in SUBENSEMBLES}, **more}
+
+        def each(found: Mapping[Model, Figures]) -> dict[str, Figures | None]:
+            return {name: found.get(model) for name, model in names.items()}
+
+        return Evaluation(
+            task=self.task.key,
+            run=named,
+            split=self.split,
+            rows=len(self.main.models[ENSEMBLE]["total_uncertainty"]),
+            models=each(self._figures),
+            fidelity=self._nearness[index],
+            ood={name: each(found) for name, found in self._detected.items()},
+            cost=each(self.costs),
+            subensembles={
+                name: None if at is None else tuple(self.members[m] for m in at) for name, at in self.chosen.items()
+            },
+            subensemble_fidelity={name: self._nearness.get(name) for name in SUBENSEMBLES},
+            fidelity_controls=self._controls(index),
+            chain_fidelity={name: self._nearness[model] for name, model in more.items()} if more else None,
+            calibrated=calibrated,
+            shifts=None
+            if self.shifts is None
+            else {
+                shift: {severity: each(found) for severity, found in severities.items()}
+                for shift, severities in self.shifts.items()
+            },
+            shift_levels=None if self.shifts is None else {shift: self.levels[shift] for shift in self.shifts},
+        )
+
+    @cached_property
+    def _figures(self) -> dict[Model, Figures]:
+        return {model: self.task.figures(rows) for model, rows in self.main.models.items()}
+
+    @cached_property
+    def _unit(self) -> float:
+        return self.task.unit(self.main.models[ENSEMBLE])
+
+    @cached_property
+    def _nearness(self) -> dict[Model, Figures]:
+        ensemble, member = self.main.models[ENSEMBLE], self.main.models[MEMBER]
+        return {
+            model: fidelity(ensemble, member, self.main.models[model], rows, self._unit)
+            for model, rows in self.main.nearness.items()
+        }
+
+    def _controls(self, index: int) -> dict[str, Figures]:
+        main = self.main
+        student, both = main.models[index], main.nearness[index]
+        return controls(main.models[ENSEMBLE], student, both, main.offsets.get(index), main.halves, self._unit)
+
+    @cached_property
+    def _detected(self) -> dict[str, dict[Model, Figures]]:
+        return {
+            name: {model: detection(self.main.models[model], rows) for model, rows in outside.models.items()}
+            for name, outside in self.ood.items()
+        }

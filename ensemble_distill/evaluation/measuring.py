@@ -1,0 +1,161 @@
+"""Students of one ensemble beside it, its mean member and its best sub-ensembles, on the same rows in one pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ensemble_distill.data.rows import first_input
+from ensemble_distill.data.shifts import SEVERITIES, Shifted, shifts_for
+from ensemble_distill.data.source import Array, Source
+from ensemble_distill.evaluation.choosing import Chosen
+from ensemble_distill.evaluation.cost import cost, mean_cost
+from ensemble_distill.evaluation.ensemble import Ensemble
+from ensemble_distill.evaluation.halves import halves, halves_rows
+from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER
+from ensemble_distill.evaluation.offsets import Offsets
+from ensemble_distill.evaluation.rows import as_targets, concatenate, fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.students import Students
+from ensemble_distill.facts import Preprocessing
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.tasks.task import Figures, Values
+
+# A model's name in `names`, the name of an average of students, or the position of the run whose student it is.
+Model = str | int
+
+
+@dataclass(frozen=True)
+class SplitValues:
+    """What was found of each row of one split.
+
+    Attributes:
+        models: of each model.
+        nearness: to the ensemble, of each model that is not made of all its members; see `fidelity_rows`.
+        offsets: of each student's fake that there is; see `Offsets.rows`.
+        halves: of the ensemble; see `halves_rows`. None for too few members, and on rows that have no controls.
+    """
+
+    models: Mapping[Model, Values]
+    nearness: Mapping[Model, Values]
+    offsets: Mapping[int, Values]
+    halves: Values | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The models that are measured together.
+
+    Attributes:
+        ensemble: the members.
+        students: the runs' students.
+        averages: ensembles of the students by name, each with the positions of their runs.
+        chosen: sub-ensembles by name, each with the positions of its members.
+        progress: is told how far a pass is.
+    """
+
+    ensemble: Ensemble
+    students: Students
+    averages: Mapping[str, Sequence[int]]
+    chosen: Chosen
+    progress: Progress
+
+    def on(self, split: str, source: Source) -> SplitValues:
+        """Every model on a configured split. OOD sets have no controls, and their labels mean nothing."""
+        inside = not split.startswith("ood/")
+        labels = source.labels if inside else None
+        self.progress.start(f"evaluating {split}", total=len(source), unit="rows")
+        found = self._measured(source, labels, self.ensemble.outputs(split, source), split, controlled=inside)
+        self.progress.finish()
+        return found
+
+    def shifted(self, split: str, source: Source) -> dict[str, dict[int, dict[Model, Figures]]]:
+        """{shift: {severity: {model: figures}}}, of every shift for such rows; the members are asked themselves."""
+        names = shifts_for(source.kind)
+        rows = len(names) * len(SEVERITIES) * len(source)
+        self.progress.start(f"evaluating shifts of {split}", total=rows, unit="rows")
+        found = {
+            name: {severity: self._on_shift(split, source, name, severity) for severity in SEVERITIES} for name in names
+        }
+        self.progress.finish()
+        return found
+
+    def _on_shift(self, split: str, source: Source, name: str, severity: int) -> dict[Model, Figures]:
+        shifted, named = Shifted(source, name, severity), f"{split}, {name} {severity}"
+        found = self._measured(shifted, shifted.labels, self.ensemble.asked(shifted, named), named)
+        return {model: self.ensemble.task.figures(rows) for model, rows in found.models.items()}
+
+    def costs(self, source: Source) -> dict[Model, Figures]:
+        """Of one row; without those of the members where they are not at hand, or are no modules."""
+        found: dict[Model, Figures] = {}
+        modules = [module.cpu() for module in self.ensemble.modules]
+        if modules:
+            inputs = [_first(source, member.preprocessing) for member in self.ensemble.members]
+            found |= {ENSEMBLE: cost(modules, inputs), MEMBER: mean_cost(modules, inputs)}
+            for name, at in self.chosen.items():
+                if at is not None:
+                    found[name] = cost([modules[m] for m in at], [inputs[m] for m in at])
+        students = [student.cpu() for student in self.students.modules]
+        inputs = [_first(source, run.architecture.preprocessing) for run in self.students.runs]
+        for index, (student, x) in enumerate(zip(students, inputs, strict=True)):
+            found[index] = cost([student], [x])
+        for average, indices in self.averages.items():
+            found[average] = cost([students[index] for index in indices], [inputs[index] for index in indices])
+        return found
+
+    @torch.no_grad()
+    def _measured(
+        self, source: Source, labels: Array | None, members: Iterator[Tensor], named: str, controlled: bool = False
+    ) -> SplitValues:
+        models: dict[Model, list[Values]] = defaultdict(list)
+        nearness: dict[Model, list[Values]] = defaultdict(list)
+        offsets = Offsets(self.ensemble.family, self.ensemble.predictive, len(source))
+        splits, split_rows = halves(self.ensemble.pooled) if controlled else [], []
+        for (rows, students), outputs in zip(self.students.predicted(source, named), members, strict=True):
+            ensemble = self.ensemble.predictive(outputs)
+            y = None if labels is None else as_targets(labels[rows.start : rows.stop])
+            models[ENSEMBLE].append(prediction_rows(self.ensemble.task, ensemble, y))
+            models[MEMBER].append(member_rows(self.ensemble.task, ensemble, y))
+            for model, predictive, near in self._others(students, outputs):
+                models[model].append(prediction_rows(self.ensemble.task, predictive, y))
+                nearness[model].append(fidelity_rows(ensemble, near))
+            if controlled:
+                offsets.add(rows, outputs, students)
+            if splits:
+                pairs = [[self.ensemble.predictive(outputs, half) for half in pair] for pair in splits]
+                split_rows.append(halves_rows(pairs))
+            self.progress.advance(len(rows))
+        return SplitValues(
+            {model: concatenate(batches) for model, batches in models.items()},
+            {model: concatenate(batches) for model, batches in nearness.items()},
+            offsets.rows() if controlled else {},
+            concatenate(split_rows) if split_rows else None,
+        )
+
+    def _others(
+        self, students: Mapping[int, Predictive], outputs: Tensor
+    ) -> Iterator[tuple[Model, Predictive, Predictive]]:
+        """Students, sub-ensembles and averages: what each predicts, and what of it is compared with the ensemble. Of an
+        average that is the pooled prediction alone: nobody of it imitates a member."""
+        for index, student in students.items():
+            yield index, student, student
+        for name, at in self.chosen.items():
+            if at is not None:
+                part = self.ensemble.predictive(outputs, at)
+                yield name, part, part
+        for name, indices in self.averages.items():
+            average = self._average([students[index] for index in indices])
+            yield name, average, average.pooled()
+
+    def _average(self, students: Sequence[Predictive]) -> Predictive:
+        """The ensemble whose members are what the students predict, each with equal weight."""
+        raw = torch.stack([student.as_member() for student in students], dim=1)
+        return self.ensemble.family.predictive(raw, None, "probabilities")
+
+
+def _first(source: Source, to: Preprocessing | None) -> Tensor:
+    return torch.from_numpy(first_input(source, to))

@@ -1,0 +1,30 @@
+"""What an evaluation calls its models, its fidelity figures and their controls, and what is said of each."""
+
+from __future__ import annotations
+
+ENSEMBLE, MEMBER, STUDENT = "ensemble", "member", "student"
+SUBENSEMBLES = {"best-2": 2, "best-3": 3}  # by name, how many members each has
+SHARED = (ENSEMBLE, MEMBER, *SUBENSEMBLES)  # the models that runs of one ensemble have in common
+
+# Of each fidelity figure what a student that is the ensemble gets; None for those that are controls themselves.
+FIDELITY = {
+    "diversity_explained": 1,
+    "deviation_correlation": 1,
+    "model_uncertainty_l1": 0,
+    "model_uncertainty_ratio": 1,
+    "model_uncertainty_spearman": 1,
+    "model_uncertainty_spearman_control": None,
+    "member_kl": 0,
+    "collapsed_kl": None,
+    "mean_kl": 0,
+    "agreement": 1,
+    "gap_closed": 1,
+}
+
+# What fidelity figures are to be compared with, and what stands for it below the table.
+CONTROLS = {
+    "collapsed": "every head says the student's mean.",
+    "offsets": "that mean with random offsets, the same on every row, of the ensemble's model uncertainty.",
+    "total_uncertainty": "the student's, scaled to a ratio of 1, in the place of its model uncertainty.",
+    "halves": "half of the members against the other half: what an independent ensemble of that size gets.",
+}

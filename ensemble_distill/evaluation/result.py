@@ -1,0 +1,86 @@
+"""What `evaluate` returns: the figures of one run, or of one chain, beside its ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ensemble_distill.tasks.task import Figures
+
+SCHEMA = 1
+
+Models = Mapping[str, Figures | None]  # figures by model; None for a model that is not there
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run beside its ensemble on the rows of one split.
+
+    The models are "ensemble", "member" (the mean over members of each one's own figures), "student", "best-2" and
+    "best-3". A chain has its generations and their averages besides, and its student is the last generation.
+
+    Attributes:
+        task: what is predicted.
+        run: the run's name, or its folder where two runs share a name.
+        split, rows: what it was evaluated on, and how many rows that has.
+        models: quality and uncertainties of each model.
+        fidelity: how near the student is to the ensemble; see `fidelity`.
+        ood: of each OOD set the AUROC of each model's uncertainties.
+        cost: parameters, multiply-accumulates and latency of each model. None where the members are not at hand.
+        subensembles: the members of each sub-ensemble, by name; None where none was chosen.
+        subensemble_fidelity: as `fidelity`, of each sub-ensemble.
+        fidelity_controls: the same figures of each control; see `controls`.
+        chain_fidelity: as `fidelity`, of each generation of a chain and each of their averages. None for a run.
+        calibrated: whether the student, or a generation of the chain, is.
+        shifts: {shift: {severity: models}}. None where shifts were not asked for.
+        shift_levels: what the severities of each shift mean. None as `shifts`.
+    """
+
+    task: str
+    run: str
+    split: str
+    rows: int
+    models: Models
+    fidelity: Figures
+    ood: Mapping[str, Models]
+    cost: Models
+    subensembles: Mapping[str, tuple[str, ...] | None]
+    subensemble_fidelity: Models
+    fidelity_controls: Mapping[str, Figures]
+    chain_fidelity: Mapping[str, Figures] | None = None
+    calibrated: bool = False
+    shifts: Mapping[str, Mapping[int, Models]] | None = None
+    shift_levels: Mapping[str, tuple[str, ...]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `evaluate --json`, which the run keeps too; null for what does not apply."""
+        return {
+            "schema": SCHEMA,
+            "task": self.task,
+            "run": self.run,
+            "split": self.split,
+            "rows": self.rows,
+            "models": dict(self.models),
+            "fidelity": self.fidelity,
+            "ood": {name: dict(models) for name, models in self.ood.items()},
+            "cost": dict(self.cost),
+            "subensembles": {name: None if of is None else list(of) for name, of in self.subensembles.items()},
+            "subensemble_fidelity": dict(self.subensemble_fidelity),
+            "fidelity_controls": dict(self.fidelity_controls),
+            "chain_fidelity": None if self.chain_fidelity is None else dict(self.chain_fidelity),
+            "calibrated": self.calibrated,
+            **self.shifts_to_json(),
+        }
+
+    def shifts_to_json(self) -> dict[str, Any]:
+        """The part of the document that tells of shifts."""
+        if self.shifts is None or self.shift_levels is None:
+            return {"shifts": None, "shift_levels": None}
+        return {
+            "shifts": {
+                shift: {str(severity): dict(models) for severity, models in severities.items()}
+                for shift, severities in self.shifts.items()
+            },
+            "shift_levels": {shift: list(levels) for shift, levels in self.shift_levels.items()},
+        }

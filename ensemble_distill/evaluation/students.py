@@ -1,0 +1,73 @@
+"""What the students of runs say of rows, and what their averages do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble_distill.data.batches import plain_batches
+from ensemble_distill.data.source import Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runs.run import Run
+from ensemble_distill.students.own_row import refuse_dependent
+
+
+class Students:
+    """The students of one run or more.
+
+    Args:
+        given: what computes, and whose code may make their bodies.
+        runs: whose students they are.
+        calibrated: whether they apply their runs' calibrations.
+    """
+
+    def __init__(self, given: Given, runs: Sequence[Run], calibrated: bool = True) -> None:
+        self._given, self.runs = given, runs
+        self.modules = [run.student(trust=given.trusted, calibrated=calibrated).to(given.device) for run in runs]
+        self._tried = False
+
+    @torch.no_grad()
+    def raw(self, source: Source, named: str) -> Iterator[tuple[range, list[Tensor]]]:
+        """(rows, outputs), batch by batch as `plain_batches` cuts them; of each student (B, H, W) in float64.
+
+        Raises:
+            EdistillError: a student's prediction of a row is no function of that row, or is not finite.
+        """
+        wanted = [run.architecture.preprocessing for run in self.runs]
+        for rows, inputs in plain_batches(source, wanted, self._given.workers, self._given.device):
+            self._refuse_dependent(inputs)
+            found = []
+            for run, student, x in zip(self.runs, self.modules, inputs, strict=True):
+                found.append(student(x).cpu().double())
+                _refuse_not_finite(found[-1], run, rows, named)
+            yield rows, found
+
+    def predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[int, Predictive]]]:
+        """(rows, predictions) as `raw`, the predictions by their runs' positions."""
+        for rows, raw in self.raw(source, named):
+            said = [student.predictive(each) for student, each in zip(self.modules, raw, strict=True)]
+            yield rows, dict(enumerate(said))
+
+    def _refuse_dependent(self, inputs: Sequence[Tensor]) -> None:
+        """Once, on some rows of the first batch: raise EdistillError for a student that is no function of its row."""
+        if not self._tried:
+            for run, student, x in zip(self.runs, self.modules, inputs, strict=True):
+                refuse_dependent(student, x, str(run.folder))
+        self._tried = True
+
+
+def _refuse_not_finite(raw: Tensor, run: Run, rows: range, named: str) -> None:
+    finite = raw.flatten(1).isfinite().all(1).numpy()
+    if not finite.all():
+        at = int(np.argmin(finite))
+        head = int(raw[at].isfinite().all(-1).int().argmin())
+        raise EdistillError(
+            f"Head {head} of the student of {run.folder} says {raw[at, head, :4].tolist()} at row {rows[at]} of "
+            f"{named}: not finite. Train it again, with a smaller train.lr or train.clip-grad where it was trained, "
+            "from other members (student.init) where it was solved for."
+        )

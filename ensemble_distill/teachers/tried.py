@@ -1,0 +1,47 @@
+"""A member that is tried before it is relied on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ensemble_distill.runtime.own_row import some_rows
+from ensemble_distill.teachers.answering import Answering, Inputs
+from ensemble_distill.teachers.trial import Few, tried
+
+
+class TriedFirst:
+    """See `Answering`. Before its first answer the member is tried on some of the rows that it is asked about.
+
+    Args:
+        asked: the member.
+        count: of the data's classes or targets, where that is known.
+        tell: is given what there is to tell of the trial.
+    """
+
+    def __init__(self, asked: Answering, count: int | None, tell: Callable[[str], None]) -> None:
+        self.member, self.task, self.fineness = asked.member, asked.task, asked.fineness
+        self.module: nn.Module | None = asked.module
+        self._asked, self._count, self._tell, self._tried = asked, count, tell, False
+
+    @property
+    def wants(self) -> Inputs | None:
+        return self._asked.wants
+
+    def to(self, device: torch.device) -> None:
+        self._asked.to(device)
+
+    def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
+        """Raises EdistillError as `tried` does, too."""
+        if not self._tried:
+            some = some_rows(len(rows))
+            few = Few(split, [rows[at] for at in some], None if inputs is None else inputs[some])
+            self._asked, told = tried(self._asked, few, self._count)
+            self._tried = True
+            if told is not None:
+                self._tell(told)
+        return self._asked.answers(split, rows, inputs)

@@ -1,0 +1,162 @@
+"""From settings to what an evaluation is given: the splits, the cache and the members that a run learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.data.source import Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.runs.args import read_args
+from ensemble_distill.runs.folder import ARGS
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.teachers.tried import TriedFirst
+from ensemble_distill.workspace.splits import with_classes
+from ensemble_distill.workspace.workspace import Workspace
+
+# What a run recorded of its members that the settings may say otherwise, and by which key of [teachers].
+FACTS = {"output": "output", "preprocessing": "preprocessing", "units": "standardized", "variance": "variance"}
+
+
+class Splits(Mapping[str, Source]):
+    """The configured splits by name. Each is opened when it is asked for, and once.
+
+    Asking for one raises EdistillError where it is not configured or cannot be opened.
+
+    Args:
+        classes: the names that labels are to index; None where they index none.
+    """
+
+    def __init__(self, workspace: Workspace, classes: tuple[str, ...] | None) -> None:
+        self._workspace, self._classes = workspace, classes
+        self._opened: dict[str, Source] = {}
+
+    def __getitem__(self, name: str) -> Source:
+        if name not in self._opened:
+            self._opened[name] = with_classes(self._workspace.source(name), self._classes, name)
+        return self._opened[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._workspace.split_names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._workspace.split_names)
+
+    def __len__(self) -> int:
+        return len(self._workspace.split_names)
+
+
+def open_for_evaluation(workspace: Workspace, run: Run, *, must_ask: bool = False) -> Given:
+    """What a run, and others of its ensemble, are evaluated on and with.
+
+    Args:
+        must_ask: whether the members will be asked about rows that no cache has.
+
+    Raises:
+        EdistillError: the settings have another task than the run; the members are not at hand and must be asked; the
+            cache is damaged, or the device is not there.
+    """
+    refuse_other_task(workspace, run)
+    workspace = _beside_its_teachers(workspace, run)
+    if must_ask and not workspace.has_teachers:
+        raise EdistillError(
+            f"--shifts asks the members about distorted rows, and there is no {workspace.settings.teachers.path}. Put "
+            "the teachers back, or leave --shifts out."
+        )
+    return Given(
+        splits=Splits(workspace, run.architecture.task.data_names),
+        cache=workspace.cache if workspace.has_cache else None,
+        members=partial(_opened, workspace, run),
+        at_hand=workspace.has_teachers,
+        device=workspace.device,
+        workers=workspace.workers,
+        trusted=workspace.trusted,
+        progress=workspace.progress,
+    )
+
+
+def refuse_other_task(workspace: Workspace, run: Run) -> None:
+    """Raise EdistillError when a run has another task than the settings."""
+    there, here = run.architecture.task.key, workspace.settings.task
+    if there != here:
+        raise EdistillError(
+            f"{run.folder} is for {there}, and the settings say task = {here!r}. Set task back, or name another run."
+        )
+
+
+def members_of(workspace: Workspace, run: Run) -> list[Teacher]:
+    """A run's members in its order, from the teachers' folder.
+
+    Raises:
+        EdistillError: one is not there, or the settings say otherwise of it than when the run was trained.
+    """
+    found = {teacher.member.sha256: teacher for teacher in _teachers(workspace, run)}
+    for member in run.provenance.members:
+        if member.sha256 not in found:
+            raise EdistillError(
+                f"{run.folder} was trained from member {member.name} ({member.sha256[:12]}…), which is not "
+                f"among the teachers in {workspace.settings.teachers.path}. Put it back."
+            )
+        for what, key in FACTS.items():
+            if what == "preprocessing" and run.architecture.kind != "pixels":
+                continue  # it acts on nothing else
+            there, here = getattr(member, what), getattr(found[member.sha256].member, what)
+            if there != here and not (what == "preprocessing" and here is not None and here.is_what(there)):
+                raise EdistillError(
+                    f"{run.folder} was trained from member {member.name} with {what} {there}, but now it is "
+                    f"{here}. Set teachers.{key} back."
+                )
+    return [replace(found[member.sha256], member=member) for member in run.provenance.members]
+
+
+def _opened(workspace: Workspace, run: Run) -> list[TriedFirst]:
+    task = run.architecture.task
+    return [
+        TriedFirst(teacher.open(type(task)), len(task.names) or None, workspace.progress.note)
+        for teacher in members_of(workspace, run)
+    ]
+
+
+def _teachers(workspace: Workspace, run: Run) -> list[Teacher]:
+    """All teachers that the settings name, for the classes of a run. What is told of them was told when it learned."""
+    return replace(workspace, progress=Silent()).ensemble(run.architecture.task.data_names)
+
+
+def _beside_its_teachers(workspace: Workspace, run: Run) -> Workspace:
+    """The workspace, or one with the cache and the teachers that the run's own settings name.
+
+    A run is compared with what it learned from. So its own are taken where neither the cache nor the teachers that the
+    settings name hold its members, and its own do.
+    """
+    if not (run.folder / ARGS).is_file() or _hold(workspace, run):
+        return workspace
+    if not workspace.trusted.covers(run.folder):  # its settings name code too: what builds the members
+        return workspace
+    own = replace(workspace, settings=read_args(run.folder))
+    if not _hold(own, run):
+        return workspace
+    workspace.progress.note(f"{run.folder} learned from {own.settings.teachers.path}, and is compared with that.")
+    settings = workspace.settings
+    output = settings.output.model_copy(update={"cache": own.settings.output.cache})
+    return replace(
+        workspace, settings=settings.model_copy(update={"teachers": own.settings.teachers, "output": output})
+    )
+
+
+def _hold(workspace: Workspace, run: Run) -> bool:
+    """Whether the cache that settings name, or else their teachers, are of all the members of a run."""
+    wanted = {member.sha256 for member in run.provenance.members}
+    if workspace.has_cache:
+        cached = Manifest.load(workspace.cache_folder).members
+        if wanted <= {member.sha256 for member in cached}:
+            return True
+    try:
+        teachers = _teachers(workspace, run)
+    except EdistillError:
+        return False
+    return wanted <= {teacher.member.sha256 for teacher in teachers}
