@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from ensemble_distill.data.source import Array, Source
 from ensemble_distill.errors import EdistillError
@@ -12,7 +11,7 @@ from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.names import SUBENSEMBLES
 from ensemble_distill.evaluation.rows import as_targets
-from ensemble_distill.evaluation.subensembles import Members, SubEnsembles
+from ensemble_distill.evaluation.subensembles import SubEnsembles
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
 
@@ -57,8 +56,7 @@ def _best(ensemble: Ensemble, source: Source, labels: Array, progress: Progress)
     progress.start("choosing sub-ensembles on validation", total=len(source), unit="rows")
     try:
         for outputs in ensemble.outputs(SPLIT, source):
-            said = cast(Members, ensemble.predictive(outputs))
-            search.add(said, as_targets(labels[done : done + len(outputs)]))
+            search.add(ensemble.predictive(outputs), as_targets(labels[done : done + len(outputs)]))
             done += len(outputs)
             progress.advance(len(outputs))
     finally:  # an error here does not end the evaluation

@@ -10,55 +10,11 @@ from math import comb
 import torch
 from torch import Tensor
 
-from ensemble_distill.predictive.categorical import Categorical
-from ensemble_distill.predictive.gaussian import Gaussian
+from ensemble_distill.predictive.pools import Mixtures, Pool
+from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.predictive.weighted import shares
 
 LIMIT = 1e9  # numbers to add up when everything is tried: about 10 s, enough for triples of 50 members on 50,000 rows
-
-Members = Categorical | Gaussian
-
-
-class Mixtures:
-    """Members that pool as Σ w_m p_m ÷ Σ w_m. The NLL needs only what they say of the right answer: W is 1."""
-
-    NOBODY = -torch.inf
-
-    @staticmethod
-    def parts(members: Members, y: Tensor, share: Tensor) -> Tensor:
-        """ln w_m p_m(y), (B, M, 1)."""
-        return (share.log() - members.nll(y).movedim(1, -1)).unsqueeze(-1)
-
-    @staticmethod
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return torch.logaddexp(a, b)
-
-    @staticmethod
-    def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
-        """(C,), from what was joined (C, N, 1) and the sum of its shares (C,)."""
-        return share.log() - joined.squeeze(-1).mean(1)
-
-
-class Products:
-    """Members that pool as Π p_m^(w_m ÷ Σ w), normalized, which is the average of logits: W is K."""
-
-    NOBODY = 0.0
-
-    @staticmethod
-    def parts(members: Members, y: Tensor, share: Tensor) -> Tensor:
-        """w_m ln p_m, (B, M, K); in float32, since all of it is held at once."""
-        assert isinstance(members, Categorical)
-        return (share.unsqueeze(-1) * members.log_probs()).float()
-
-    @staticmethod
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return a + b
-
-    @staticmethod
-    def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
-        """(C,), from what was joined (C, N, K) and the sum of its shares (C,)."""
-        log_probs = (joined / share.to(joined)[:, None, None]).log_softmax(-1)
-        return -log_probs[:, torch.arange(len(y)), y].mean(1)
 
 
 class SubEnsembles:
@@ -72,11 +28,11 @@ class SubEnsembles:
         self._parts: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._shares = torch.empty(0)
-        self._pool: type[Mixtures | Products] = Mixtures
+        self._pool: type[Pool] = Mixtures
 
-    def add(self, members: Members, y: Tensor) -> None:
+    def add(self, members: Predictive, y: Tensor) -> None:
         """B more rows and their labels y (B,)."""
-        self._pool = Products if isinstance(members, Categorical) and members.average == "logits" else Mixtures
+        self._pool = members.pool
         self._shares = shares(members.weights, members.nll(y))
         self._parts.append(self._pool.parts(members, y, self._shares))
         self._labels.append(y)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.pools import Mixtures, Pool, Products
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
 
@@ -33,6 +34,10 @@ class Categorical:
     @property
     def members(self) -> int:
         return self.logits.shape[1]
+
+    @property
+    def pool(self) -> type[Pool]:
+        return Products if self.average == "logits" else Mixtures
 
     @property
     def has_model_uncertainty(self) -> bool:
@@ -135,6 +140,9 @@ class Categorical:
         data = self.member_mean(-(log_probs.exp() * log_probs).sum(-1))
         mean = self.pooled().log_probs().squeeze(1).exp()
         return Summary(mean=mean, total=data + model, data=data, model=model)
+
+    def log_width(self) -> None:
+        """A temperature widens it."""
 
     def as_member(self) -> Tensor:
         """Logits of the pooled prediction, (B, K)."""

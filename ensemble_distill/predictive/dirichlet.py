@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import weighted_mean
 
@@ -35,6 +36,14 @@ class Dirichlet:
     @property
     def members(self) -> int:
         return self.log_concentration.shape[1]
+
+    @property
+    def weights(self) -> None:
+        """It stands for all."""
+
+    @property
+    def pool(self) -> type[Pool]:
+        return Mixtures
 
     @property
     def has_model_uncertainty(self) -> bool:
@@ -119,6 +128,9 @@ class Dirichlet:
         total = -(p * (log_a - log_total)).sum(-1)
         model, data = (values.to(mean) for values in (model, (total - model).clamp_min(0)))
         return Summary(mean=mean, total=data + model, data=data, model=model)
+
+    def log_width(self) -> None:
+        """A temperature widens it."""
 
     def as_member(self) -> Tensor:
         """Logits of the expected probabilities, (B, K)."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
 
@@ -33,6 +34,10 @@ class Gaussian:
     @property
     def members(self) -> int:
         return self.mean.shape[1]
+
+    @property
+    def pool(self) -> type[Pool]:
+        return Mixtures
 
     @property
     def has_model_uncertainty(self) -> bool:
@@ -113,6 +118,10 @@ class Gaussian:
         data = self.member_mean(self.log_variance.exp())
         model = self.member_mean((apart - rounding.unsqueeze(1)).square())
         return Summary(mean=rough + rounding, total=data + model, data=data, model=model)
+
+    def log_width(self) -> Tensor:
+        """ln of the mean of the members' variances, (B,)."""
+        return self.summary().data.log()
 
     def as_member(self) -> Tensor:
         """Mean and log-variance of the mixture, (B, 2)."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, Self
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.pools import Pool
 
 Average = Literal["probabilities", "logits"]
 
@@ -37,6 +38,10 @@ class Predictive(Protocol):
     @property
     def members(self) -> int: ...
     @property
+    def weights(self) -> Tensor | None: ...  # (M,) of the members; None for equal ones
+    @property
+    def pool(self) -> type[Pool]: ...  # how some of its members are added up
+    @property
     def has_model_uncertainty(self) -> bool: ...  # a single distribution has none, which is not the same as 0
 
     def tempered(self, temperature: float) -> Self: ...  # p^(1/temperature), normalized; temperature above 0
@@ -50,6 +55,7 @@ class Predictive(Protocol):
     def means(self) -> Tensor: ...  # expectations, (B, M, *L, K): probabilities; for numbers K = 1
     def member_mean(self, values: Tensor) -> Tensor: ...  # (B, M, ...) to (B, ...), by the members' weights
     def summary(self) -> Summary: ...
+    def log_width(self) -> Tensor | None: ...  # ln of its own mean variance, (B,); None where a temperature widens it
     def as_member(self) -> Tensor: ...  # the prediction made of them in the numbers that one member says, (B, W)
     def emitted(self, summary: Summary) -> dict[str, Tensor]:
         """What an exported student says of B rows, by name, but for its uncertainties; no L."""
