@@ -17,7 +17,6 @@ CROP_MODES = ("center", "squash", "border")
 LARGE = 10**6  # beyond any level of pixels, which nan is, too
 SIDE = 2**14  # the largest of a network's input, in pixels, as in the settings
 FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
-OUTPUTS = ("logits", "probabilities", "mean", "mean-variance", "mean-logvar")
 
 Kind = Literal["pixels", "tensor", "features"]  # of inputs: pictures in [0, 1], arrays (C, H, W), vectors
 Size = Annotated[int, Field(ge=1)]
@@ -164,7 +163,7 @@ class Member:
     Attributes:
         name: the checkpoint's file or folder name, unique in the ensemble.
         sha256: of its weights (names, shapes and bytes), so a copy under another name is recognized.
-        output: what the module returns; see `OUTPUTS`.
+        output: what the module returns; see `Task.outputs`.
         class_order: position j of its output is class `class_order[j]` of the data; None where equal.
         preprocessing: None for inputs that are not pixels.
         model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
@@ -185,8 +184,6 @@ class Member:
         """Raises ValueError for what no record holds."""
         if not is_plain(self.name):
             raise ValueError(f"a member is named {self.name!r}, and its name is to be that of a file")
-        if self.output not in OUTPUTS:
-            raise ValueError(f"member {self.name} returns {self.output!r}, and not one of {', '.join(OUTPUTS)}")
         if self.class_order is not None and sorted(self.class_order) != list(range(len(self.class_order))):
             raise ValueError(f"the class_order of member {self.name} is {self.class_order}: give each position once")
 

@@ -7,11 +7,10 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator
 
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.problems import problems
@@ -19,6 +18,7 @@ from ensemble_distill.cache.record_key import INPUTS, InputKey, Key, RecordKey, 
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import Member, Split
 from ensemble_distill.runtime.jsons import read_json, write_json
+from ensemble_distill.runtime.records import GIVEN, parsed
 from ensemble_distill.tasks import Task, task_from_json
 
 FORMAT = 1
@@ -59,7 +59,7 @@ class Manifest:
     """The file `manifest.json`: what an answer is, who says it of which rows, and the sha256 of each record's file. The
     types here are what a file is held to that is loaded."""
 
-    answer: Annotated[Task | type[Task], PlainValidator(lambda value: value)]  # a type until members have been asked
+    answer: Annotated[Task | type[Task], GIVEN]  # a type until members have been asked
     dtype: Annotated[str, Field(pattern="^(float16|float32)$")]
     members: tuple[Member, ...] = ()
     splits: Mapping[str, Split] = field(default_factory=dict)
@@ -188,31 +188,16 @@ def is_cache(folder: Path) -> bool:
     return os.path.lexists(folder / NAME)
 
 
-@cache
-def _types() -> TypeAdapter[Manifest]:
-    return TypeAdapter(Manifest)
-
-
 def _parsed(record: Mapping[str, Any]) -> Manifest:
     """The manifest that a JSON document is.
 
     Raises:
         ValueError: it is none, or one that could make somebody write outside the cache.
     """
-    try:
-        # names of classes may be those of folders, which need not be Unicode, as pydantic's texts are
-        if not isinstance(classes := record.get("classes"), list) or not all(isinstance(name, str) for name in classes):
-            raise ValueError(f"classes is {classes!r}")
-        if not isinstance(task := record.get("task"), str):
-            raise ValueError(f"task is {task!r}")
-        answer = task_from_json(record)
-        manifest = _types().validate_json(json.dumps({**record, "classes": [], "answer": None}), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except EdistillError as error:
-        raise ValueError(str(error)) from None
-    manifest = replace(manifest, answer=answer)
+    answer = task_from_json(record)
+    # names of classes may be those of folders, which need not be Unicode, as the texts of records are
+    manifest = parsed(Manifest, {**record, "classes": None}, answer=answer)
+    answer.refuse_others(manifest.members)
     for problem in problems(manifest):
         raise ValueError(problem)
     return manifest

@@ -42,6 +42,7 @@ class Card:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no export writes."""
+        self.task.refuse_others(self.members)
         if len(self.shape) != (1 if self.kind == "features" else 3):
             raise ValueError(f"its rows are {self.kind} of shape {self.shape}")
         size = None if self.preprocessing is None else self.preprocessing.size

@@ -30,5 +30,10 @@ def open_task(key: str) -> type[Task]:
 
 
 def task_from_json(record: Mapping[str, Any]) -> Task:
-    """Inverse of `Task.to_json`; other keys are passed over. Raises ValueError or KeyError for what it never wrote."""
-    return open_task(record["task"]).from_json(record)
+    """Inverse of `Task.to_json`; other keys are passed over. Raises ValueError for what it never wrote."""
+    task, classes = record.get("task"), record.get("classes")
+    if not isinstance(task, str):
+        raise ValueError(f"task is {task!r}, and not one of {', '.join(task_names())}")
+    if not isinstance(classes, list | tuple):
+        raise ValueError(f"classes is {classes!r}, and not a list")
+    return open_task(task).from_json(record)

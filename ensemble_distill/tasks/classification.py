@@ -79,10 +79,7 @@ class Classification(Task):
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        classes = record["classes"]
-        if not isinstance(classes, list | tuple):
-            raise ValueError(f"classes is {classes!r}, and not a list")
-        return cls(tuple(classes))
+        return cls(tuple(record["classes"]))
 
     @classmethod
     def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:

@@ -55,11 +55,18 @@ BEYOND: dict[str, set[str]] = {
         "runtime",  # locks, seals, files, seeded keys, progress
         "teachers",  # what is asked of a member
     },
-    "export": {"facts", "runtime"},
+    "export": {
+        "facts",  # what the student was made from stands in the file
+        "runtime",  # files are whole, and sealed
+    },
     "facts": {"runtime"},
     "methods": {"runtime"},
     "runs": {"settings"},  # args.toml are settings, and load_student reads where one's own runs are
-    "serving": {"data", "facts", "runtime"},
+    "serving": {
+        "data",  # rows are shown to the graph as they were to the student
+        "facts",  # what the file says of itself
+        "runtime",  # files are whole, and sealed
+    },
     "settings": {
         "runtime",  # the file is read as every file is: up to a size
         "tasks",  # which keys go together depends on what an answer is

@@ -96,5 +96,5 @@ def test_its_interrupted_training_goes_on_to_the_same_student(older: Path, optio
 
 
 def test_it_exports_again(older: Path, options: Settings) -> None:
-    assert len(export(options, onnx=True, safetensors=True)) == 2
+    assert len(export(options, onnx=True, safetensors=True).files) == 2
     assert len(predict(older / RUN / "export" / "model.onnx", ["data/test.npz"]).rows) == 10

@@ -30,7 +30,7 @@ CLASSES = Card(
     preprocessing=None,
     members=(Member("m", "0" * 64),),
 )
-NUMBERS = replace(CLASSES, task=Regression())
+NUMBERS = replace(CLASSES, task=Regression(), members=(Member("m", "0" * 64, "mean"),))
 PIXELS = replace(CLASSES, kind="pixels", shape=(1, 2, 2), preprocessing=Preprocessing((2, 2), (0.5,), (0.5,)))
 
 
