@@ -47,7 +47,7 @@ class Forecast:
         ]
         others = sum(split.rows for split in plain)
         validated = manifest.splits["validation"].rows if "validation" in manifest.splits else 0
-        views = len(training.rows) * training.order.views
+        views = len(training.feed.rows) * training.feed.order.views
         cached, batch = self.left - 1, train.batch_size  # the last one teaches nobody
         seconds = self.left * (training.steps * update + train.epochs * validated / batch * (asked + rendering))
         seconds += self.left * min(training.steps, views / batch if training.keeps_rows else math.inf) * rendering

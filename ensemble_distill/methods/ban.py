@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Batch, Method, Options, Stage, Step
+from ensemble_distill.methods.supervised import label_nll, labels_loss
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime import ranks
@@ -31,19 +32,6 @@ def teacher_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
     return batch.teacher.pooled().kl(student).mean()
 
 
-def labels_loss(batch: Batch, student: Predictive) -> Tensor:
-    """−ln q(y), the mean over the rows of all ranks that have a label; 0 where none has."""
-    known = torch.zeros(()) if batch.labels is None else batch.labels.known.sum()
-    return ranks.share_of_all(_label_nll(batch, student).sum(), known.to(student.means()), 1.0)
-
-
-def _label_nll(batch: Batch, student: Predictive) -> Tensor:
-    """−ln q(y) of each row, (B,); 0 for those without a label, and still a function of the student."""
-    if batch.labels is None:
-        return 0.0 * student.means().flatten(1).sum(1)
-    return batch.labels.nll(student)[:, 0]
-
-
 def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
     """−ln q(y) of each row, weighted by the teacher's largest probability, "CWTM", equation 10:
     Σ_s (max p_s ÷ Σ_u max p_u) (−ln q_s(y_s)), u over the whole minibatch.
@@ -55,7 +43,7 @@ def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> T
     known = torch.zeros_like(confidence) if batch.labels is None else batch.labels.known
     weight = torch.where(known.bool(), confidence, 0.0)
     least = torch.finfo(weight.dtype).tiny
-    return ranks.share_of_all((weight * _label_nll(batch, student)).sum(), weight.sum(), least)
+    return ranks.share_of_all((weight * label_nll(batch, student)).sum(), weight.sum(), least)
 
 
 def permuted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
@@ -89,14 +77,12 @@ def gradient_split(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
 
     `gradient_label` is (q_* − p_*)² of the label's class, the ground-truth gradient with the label scaled by the
     teacher's p_*; `gradient_dark` is Σ (q_k − p_k)² of all others, the dark knowledge. Rows whose label is unknown or
-    mixed with another's are left out; nothing is told of a batch without any other.
+    mixed with another's are left out; of a batch without any other both are NaN.
     """
     labels, teacher = batch.labels, batch.teacher.pooled()
     if labels is None or not isinstance(teacher, Categorical) or labels.own.is_floating_point():
         return {}
     plain = labels.known & ((labels.weight == 1) | (labels.own == labels.partner))
-    if not plain.any():
-        return {}
     squared = (student.means()[:, 0] - teacher.means()[:, 0]).square()
     of_label = squared.gather(1, torch.where(plain, labels.own, 0).unsqueeze(1))[:, 0]
     count = plain.sum()

@@ -13,6 +13,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.kd import pooled_loss
 from ensemble_distill.methods.method import Batch, Fit, Loss, Method, Options, Stage, Step
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime import ranks
 from ensemble_distill.students.ridge import Ridge
 from ensemble_distill.students.student import Student
 
@@ -47,13 +48,15 @@ def deviation_loss(temperature: float, deviation_weight: float, row_weight: floa
 
 
 def _over_rows(losses: Tensor, batch: Batch, row_weight: float) -> Tensor:
-    """The mean over rows (B, …), each weighted by its members' model uncertainty to a power, in shares of the batch."""
+    """The mean over the rows (B, …) of all ranks, each weighted by its members' model uncertainty to a power, in shares
+    of the batch."""
     if row_weight == 0:
         return losses.mean()
     disagreement = batch.teacher.summary().model
     least = torch.finfo(disagreement.dtype)
-    weight = (disagreement / disagreement.amax().clamp_min(least.tiny) + least.eps) ** row_weight
-    return (losses * weight).mean() / weight.mean()
+    largest = ranks.largest_of_all(disagreement.amax()).clamp_min(least.tiny)
+    weight = (disagreement / largest + least.eps) ** row_weight
+    return ranks.share_of_all((losses * weight).mean(), weight.mean(), least.tiny)
 
 
 def solved_heads(ridge: float) -> Fit:

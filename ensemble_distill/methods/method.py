@@ -84,7 +84,8 @@ class Stage:
         start: makes this stage's student from the last one's.
         loss: what is minimized, from a batch, the student's prediction of it, and the step.
         fit: what is solved for before the first step, from the cached rows in their views; None for nothing.
-        watch: what `summary.csv` tells of the training rows beside the loss, means over an epoch; None for nothing.
+        watch: what `summary.csv` tells of the training rows beside the loss, means over the steps of an epoch in which
+            it is not NaN; None for nothing. Nothing in it should wait for the device.
     """
 
     name: str

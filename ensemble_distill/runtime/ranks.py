@@ -54,3 +54,13 @@ def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
         return part / total.clamp_min(least)
     distributed.all_reduce(total)
     return distributed.get_world_size() * part / total.clamp_min(least)
+
+
+def largest_of_all(own: Tensor) -> Tensor:
+    """The largest of every rank's number, which no gradient follows. Every rank has to call it."""
+    from torch import distributed
+
+    largest = own.detach().clone()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return largest

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, quoted
@@ -21,6 +22,9 @@ Form = Literal["heads", "rank-one"]  # how a student holds one prediction per me
 
 class Student(nn.Module):
     """x (B, ...) to the raw outputs of each head, (B, H, W).
+
+    Under autocast the body runs in the lower precision and the heads in full: heads of one ensemble are near-equal, and
+    differ by less than bfloat16 resolves.
 
     Attributes:
         body: x to features: (B, F), or (B, H, F) once every head has rank-one factors all the way down.
@@ -53,7 +57,12 @@ class Student(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        raw: Tensor = self.heads(self.features(x))
+        features = self.features(x)
+        if not torch.is_autocast_enabled(x.device.type):
+            raw: Tensor = self.heads(features)
+            return raw
+        with torch.autocast(x.device.type, enabled=False):
+            raw = self.heads(features.float())
         return raw
 
     def features(self, x: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,40 @@ from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
 
 _MARK = "tensor:"
+
+
+@dataclass
+class Place:
+    """The folder of a run that is being trained.
+
+    Attributes:
+        claim: makes the folder this training's own; called once, before its first file is written there.
+        replacing: the folder holds another run, which stays until the first checkpoint of this one.
+    """
+
+    folder: Path
+    claim: Callable[[], None] = lambda: None
+    replacing: bool = False
+    _own: bool = field(default=False, init=False)
+
+    def own(self) -> None:
+        """Make the folder this training's own, if it is not yet."""
+        if not self._own:
+            self.claim()
+            self._own = True
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint that there is to go on from. Raises EdistillError when it is damaged."""
+        return None if self.replacing else load_state(self.folder)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        self.own()
+        save_state(self.folder, state)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it holds a checkpoint of this training."""
+        return self._own and (self.folder / CHECKPOINT).is_file()
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:

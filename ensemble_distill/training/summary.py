@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,22 +23,35 @@ class Summary:
 
     Attributes:
         table: a row an epoch.
-        losses: of the epoch's steps so far.
+        losses: of the epoch's steps so far, those that were read.
         watched: what else is told of those steps, by name; see `Stage.watch`.
+        unread: losses and figures of the steps since, still on the device: to read them is to wait for it.
     """
 
     table: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     watched: dict[str, list[float]] = field(default_factory=dict)
+    unread: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
 
-    def add(self, loss: float, watched: Mapping[str, Tensor]) -> None:
-        """A step's loss and figures."""
-        self.losses.append(loss)
-        for name, figure in watched.items():
-            self.watched.setdefault(name, []).append(figure.item())
+    def add(self, loss: Tensor, watched: Mapping[str, Tensor]) -> None:
+        """A step's loss and figures, which are read later."""
+        # copies: what holds them may be used again in the next step
+        figures = {name: figure.detach().clone() for name, figure in watched.items()}
+        self.unread.append((loss.detach().clone(), figures))
+
+    def read(self) -> list[float]:
+        """Wait for the losses and figures that are unread; returns these losses."""
+        losses = [float(loss) for loss, _ in self.unread]
+        self.losses += losses
+        for _, watched in self.unread:
+            for name, figure in watched.items():
+                if not math.isnan(value := figure.item()):
+                    self.watched.setdefault(name, []).append(value)
+        self.unread.clear()
+        return losses
 
     def end_epoch(self, before: Mapping[str, Any], behind: Mapping[str, Any]) -> None:
-        """Close the epoch: its row has the means over its steps between two other groups of columns."""
+        """Close the epoch, whose steps were read: its row has their means between two other groups of columns."""
         means = {name: sum(values) / len(values) for name, values in self.watched.items()}
         loss = sum(self.losses) / len(self.losses)
         self.table.append({**before, "train_loss": loss, **means, **behind})
@@ -54,14 +68,13 @@ class Summary:
         write_text(folder / SUMMARY, text.getvalue())
 
     def saved(self) -> dict[str, Any]:
-        """For a checkpoint; `restored` reads it."""
+        """For a checkpoint, once all is read; `restored` reads it."""
         return {"table": self.table, "losses": self.losses, "watched": self.watched}
 
     @classmethod
     def restored(cls, saved: Mapping[str, Any]) -> Self:
-        return cls(
-            saved["table"], saved["losses"], saved.get("watched", {})
-        )  # a checkpoint may be older than `watched`
+        # a checkpoint may be older than `watched`
+        return cls(saved["table"], saved["losses"], saved.get("watched", {}))
 
 
 def _cell(value: Any) -> Any:

@@ -12,7 +12,8 @@ from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.runtime.devices import loader_workers
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.student import Student
-from ensemble_distill.training.loop import Pooling, Validate
+from ensemble_distill.training.feed import Pooling
+from ensemble_distill.training.loop import Validate
 from ensemble_distill.workspace.splits import plan_splits
 
 

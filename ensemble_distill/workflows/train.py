@@ -34,10 +34,11 @@ from ensemble_distill.settings import Settings
 from ensemble_distill.starts.compressing import Compressing
 from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.student import Student
-from ensemble_distill.training.loop import Pooling, Training
-from ensemble_distill.training.order import Order
-from ensemble_distill.training.rows import CachedRows
-from ensemble_distill.training.shares import boundaries
+from ensemble_distill.training.checkpoint import Place
+from ensemble_distill.training.feed import Feed, Pooling
+from ensemble_distill.training.loop import Setup, Training
+from ensemble_distill.training.order import Order, boundaries
+from ensemble_distill.training.rows import CachedRows, TeacherOutputs
 from ensemble_distill.training.student import build_student, refuse_broken, starting_members
 from ensemble_distill.training.validation import validation
 from ensemble_distill.workspace.folders import refuse_foreign
@@ -260,22 +261,18 @@ def _train(
         write_args(folder, settings)
         write_whole(folder / CONFIG, config.content())
 
+    workers = loader_workers(settings.train.workers, device)
     training = Training(
-        folder=folder,
-        student=student,
-        stages=stages,
-        splits=splits,
-        rows=rows,
-        order=order,
-        pooling=pooling,
-        settings=settings.train.model_copy(update={"freeze_bn": _freezes(settings)}),
-        device=device,
-        workers=loader_workers(settings.train.workers, device),
-        progress=progress,
-        validate=validation(settings, cache, preprocessing, pooling, device, "labels" in needs),
-        claim=claim,
-        replacing=overwrite,
-        start=start,
+        Setup(
+            student=student,
+            stages=stages,
+            feed=Feed(rows, TeacherOutputs(splits), order, pooling, device, workers),
+            settings=settings.train.model_copy(update={"freeze_bn": _freezes(settings)}),
+            place=Place(folder, claim, replacing=overwrite),
+            progress=progress,
+            validate=validation(settings, cache, preprocessing, pooling, device, "labels" in needs),
+            start=start,
+        )
     )
     if begin is not None:
         begin(training)

@@ -40,9 +40,11 @@ from ensemble_distill.settings import Settings, settings_from  # noqa: E402
 from ensemble_distill.students.heads import Heads  # noqa: E402
 from ensemble_distill.students.student import Student  # noqa: E402
 from ensemble_distill.teachers.teacher import Teacher  # noqa: E402
-from ensemble_distill.training.loop import Pooling, Training  # noqa: E402
+from ensemble_distill.training.checkpoint import Place  # noqa: E402
+from ensemble_distill.training.feed import Feed, Pooling  # noqa: E402
+from ensemble_distill.training.loop import Setup, Training  # noqa: E402
 from ensemble_distill.training.order import Order, Steps  # noqa: E402
-from ensemble_distill.training.rows import CachedRows, CachedSplit, collate  # noqa: E402
+from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate  # noqa: E402
 from ensemble_distill.workspace.splits import open_ensemble, plan_split  # noqa: E402
 
 ROWS = 2048
@@ -138,17 +140,20 @@ def cached_epoch(
     method = open_method("hydra")
     with tempfile.TemporaryDirectory() as folder:
         Training(
-            folder=Path(folder),
-            student=student(make_member, 1),
-            stages=method.stages(method.Options(), len(split.records.members)),
-            splits=[split],
-            rows=rows,
-            order=Order(len(rows), split.records.views, BATCH, seed=0),
-            pooling=Pooling(CategoricalFamily()),
-            settings=settings.train.model_copy(update={"channels_last": channels_last}),
-            device=CPU,
-            workers=0,
-            progress=Silent(),
+            Setup(
+                student=student(make_member, 1),
+                stages=method.stages(method.Options(), len(split.records.members)),
+                feed=Feed(
+                    rows=rows,
+                    outputs=TeacherOutputs([split]),
+                    order=Order(len(rows), split.records.views, BATCH, seed=0),
+                    pooling=Pooling(CategoricalFamily()),
+                    device=CPU,
+                ),
+                settings=settings.train.model_copy(update={"channels_last": channels_last}),
+                place=Place(Path(folder)),
+                progress=Silent(),
+            )
         ).run()
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, multiprocessing
 from torch.testing import assert_close
 
 from ensemble_distill.methods import open_method
-from ensemble_distill.methods.ban import labels_loss, permuted_but_the_largest
+from ensemble_distill.methods.ban import permuted_but_the_largest
+from ensemble_distill.methods.hydra import members_loss
 from ensemble_distill.methods.method import Batch, Labels, Loss, Step
 from ensemble_distill.predictive.categorical import Categorical
-from ensemble_distill.predictive.protocol import Predictive
 
 OBJECTIVES = ("ban", "ban+l", "cwtm", "dkpp")
 
@@ -145,11 +145,13 @@ def test_for_numbers_ban_is_the_divergence_from_the_mixtures_moments() -> None:
 # --- across ranks -------------------------------------------------------------------------------------------------
 
 
-def labels_alone(batch: Batch, student: Predictive, step: Step) -> Tensor:
-    return labels_loss(batch, student)
+def across(objective: str) -> Loss:
+    if objective == "rows":
+        return members_loss(1.0, row_weight=1.5)
+    return stages("supervised")[0].loss if objective == "labels" else loss_of(objective)
 
 
-@pytest.mark.parametrize(("objective", "first"), [("cwtm", 2), ("cwtm", 1), ("labels", 3)])
+@pytest.mark.parametrize(("objective", "first"), [("cwtm", 2), ("cwtm", 1), ("labels", 3), ("rows", 3)])
 def test_what_is_divided_by_is_of_every_rank(
     tmp_path_factory: pytest.TempPathFactory, logits: Tensor, objective: str, first: int
 ) -> None:
@@ -157,7 +159,7 @@ def test_what_is_divided_by_is_of_every_rank(
     folder = tmp_path_factory.mktemp("ranks")
     multiprocessing.spawn(rank, (str(folder), logits, objective, first), nprocs=2)
     parts = [torch.load(folder / f"{index}.pt", weights_only=True).numpy() for index in range(2)]
-    expected = found_gradient(labels_alone if objective == "labels" else loss_of(objective), a_batch(), logits)
+    expected = found_gradient(across(objective), a_batch(), logits)
     assert_close(np.concatenate(parts) / 2, expected)
 
 
@@ -173,8 +175,7 @@ def rank(index: int, folder: str, logits: Tensor, objective: str, first: int) ->
     assert isinstance(whole.teacher, Categorical)
     labels = Labels(*(getattr(whole.labels, name)[rows] for name in ("own", "partner", "weight", "known")))
     part = Batch(Categorical(whole.teacher.logits[rows]), labels if labels.known.any() else None)
-    loss = labels_alone if objective == "labels" else loss_of(objective)
-    torch.save(torch.tensor(found_gradient(loss, part, logits[rows])), f"{folder}/{index}.pt")
+    torch.save(torch.tensor(found_gradient(across(objective), part, logits[rows])), f"{folder}/{index}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -239,7 +240,8 @@ def test_without_labels_or_classes_there_is_no_split() -> None:
     whole = a_batch().labels
     assert whole is not None
     mixed = Labels(torch.zeros(B).long(), torch.ones(B).long(), torch.full((B,), 0.7), whole.known)
-    assert not stage.watch(Batch(a_batch().teacher, mixed), Categorical(torch.zeros(B, 1, K)))
+    found = stage.watch(Batch(a_batch().teacher, mixed), Categorical(torch.zeros(B, 1, K)))
+    assert all(figure.isnan() for figure in found.values())
     assert not stage.watch(a_batch("regression"), predictive("regression", torch.zeros(B, 1, 2)))
 
 

@@ -23,6 +23,7 @@ from ensemble_distill.starts.compress import Compression, Piece, compress
 from ensemble_distill.starts.ranks import Budget
 from ensemble_distill.students.student import Student
 from ensemble_distill.training import loop
+from ensemble_distill.training.forward import Forward
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
@@ -141,10 +142,10 @@ def kill(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Let the training end at a step, as a killed process does."""
     step = loop.Training._step
 
-    def dies(self: loop.Training, state: Any, rows: Any) -> float:
+    def dies(self: loop.Training, state: Any, rows: Any) -> None:
         if state.step == at:
             raise tiny.Killed
-        return step(self, state, rows)
+        step(self, state, rows)
 
     monkeypatch.setattr(loop.Training, "_step", dies)
 
@@ -185,9 +186,9 @@ def test_channels_last_is_the_same_student_and_goes_on_where_it_was(
     ways["train__channels_last"] = True
 
     laid_out: set[tuple[str, bool]] = set()
-    body = loop.Training._body
+    raw = Forward.raw
 
-    def noting(self: loop.Training, student: Student, rows: Any) -> torch.Tensor:
+    def noting(self: Forward, student: Student, x: torch.Tensor) -> torch.Tensor:
         def note(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
             seen = {"kernel": student.body.bodies[0][2].expand.weight, "x": given[0]}
             last = torch.channels_last
@@ -195,12 +196,12 @@ def test_channels_last_is_the_same_student_and_goes_on_where_it_was(
 
         handle = student.body.register_forward_pre_hook(note)
         try:
-            return body(self, student, rows)
+            return raw(self, student, x)
         finally:
             handle.remove()
 
     with monkeypatch.context() as watched:
-        watched.setattr(loop.Training, "_body", noting)
+        watched.setattr(Forward, "raw", noting)
         whole = trained(folder, "channels-last", **ways)
     assert laid_out == {("kernel", True), ("x", True)}
     last = load_file(whole.folder / "student.safetensors")

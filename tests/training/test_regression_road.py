@@ -24,11 +24,11 @@ from typer.testing import CliRunner, Result
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.cli.app import app
 from ensemble_distill.data.source import Array
+from ensemble_distill.methods.method import Labels
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import load_student
 from ensemble_distill.settings import load_settings, settings_from, settings_toml
-from ensemble_distill.training import loop
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import TrainReport, train
@@ -320,7 +320,7 @@ def test_mixed_rows_have_mixed_targets(cached: Path) -> None:
         mixed += partner != row and 0.05 < weight < 0.95
     assert mixed > 60
     gaussian = Gaussian(torch.full((80, 1), LEVEL), torch.full((80, 1), 2.0))
-    labels = loop.Labels(batch.own, batch.partner, batch.weight, batch.known)
+    labels = Labels(batch.own, batch.partner, batch.weight, batch.known)
     share = batch.weight.double().numpy()
     target = share * batch.own.double().numpy() + (1 - share) * batch.partner.double().numpy()
     assert_allclose(labels.nll(gaussian)[:, 0], -norm.logpdf(target, LEVEL, np.e), rtol=1e-5)
@@ -348,7 +348,7 @@ def test_a_batch_of_labeled_and_unlabeled_rows(partly_labeled: Path) -> None:
     wanted = [records[0].read([39], 0), records[1].read([0], 1), records[1].read([23], 0), records[0].read([0], 1)]
     assert np.array_equal(TeacherOutputs(splits).read(batch.indices), np.concatenate(wanted))
     far = Gaussian(torch.zeros(4, 1), torch.zeros(4, 1))
-    nll = loop.Labels(batch.own, batch.partner, batch.weight, batch.known).nll(far)[:, 0]
+    nll = Labels(batch.own, batch.partner, batch.weight, batch.known).nll(far)[:, 0]
     assert ((nll > 1e4) == batch.known).all()
     assert nll[1:3].tolist() == [0, 0]
 

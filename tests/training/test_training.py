@@ -25,7 +25,9 @@ from ensemble_distill.methods.method import Stage
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.run import load_student
 from ensemble_distill.students.student import Student
-from ensemble_distill.training.shares import boundaries
+from ensemble_distill.training.order import boundaries
+from ensemble_distill.training.stepping import READ_EVERY
+from ensemble_distill.training.summary import Summary
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import TrainReport, train
 
@@ -221,6 +223,44 @@ def test_mixed_precision_trains(cached: Path) -> None:
     losses = [[float(row["train_loss"]) for row in summary(report)] for report in (full, mixed)]
     assert losses[0] != losses[1], "nothing was computed in bfloat16"
     assert_allclose(losses[1], losses[0], rtol=0.2)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_step_is_one_call_of_the_student_whose_heads_run_in_full_precision(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, amp: bool
+) -> None:
+    """So that what wraps a student sees its body and its heads."""
+    calls: list[tuple[torch.dtype, torch.dtype]] = []
+    forward = Student.forward
+
+    def noted(self: Student, x: Tensor) -> Tensor:
+        raw = forward(self, x)
+        if self.training:
+            calls.append((self.features(x).dtype, raw.dtype))
+        return raw
+
+    monkeypatch.setattr(Student, "forward", noted)
+    # a linear body is where the lower precision shows
+    (cached / "plain.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 4))\n"
+    )
+    trained(cached, train__amp=amp, train__epochs=2, student__model="plain.py:make")
+    assert calls == [(torch.bfloat16 if amp else torch.float32, torch.float32)] * 10
+
+
+def test_losses_are_read_once_in_a_while_and_all_of_them(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stages of one epoch of 40 steps: before the second stage, after so many steps, and before its row."""
+    reads: list[int] = []
+    read = Summary.read
+
+    def counted(self: Summary) -> list[float]:
+        reads.append(len(self.unread))
+        return read(self)
+
+    monkeypatch.setattr(Summary, "read", counted)
+    report = trained(cached, train__epochs=1, train__batch_size=1, train__freeze_bn=True, method__hinton_share=0.1)
+    assert [steps for steps in reads if steps] == [4, READ_EVERY, 36 - READ_EVERY]
+    assert len(summary(report)) == 1
 
 
 def test_decay_leaves_biases_of_heads_alone(cached: Path) -> None:

@@ -359,6 +359,31 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder: Path, monke
     assert student == (folder / RUN / "student.safetensors").read_bytes()
 
 
+def test_what_fails_after_a_loss_that_was_not_finite_is_told_as_that(folder: Path) -> None:
+    (folder / "failing.py").write_text(FAILING)
+    with refused("The loss is nan at step 2 (stage one"):
+        train(settings(folder, {"output.name": "failing", "train.method": "failing.py:Failing"}))
+
+
+FAILING = """
+from ensemble_distill.methods.method import Method, Stage
+
+
+class Failing(Method):
+    title, paper, outputs = "fails on the step after a loss that is no number", "none", "one distribution"
+
+    def heads(self, members):
+        return 1
+
+    def stages(self, options, members):
+        def loss(batch, student, step):
+            assert step.index < 3
+            return student.means().sum() * (float("nan") if step.index == 2 else 1)
+
+        return [Stage("one", 1.0, lambda student: student, loss)]
+"""
+
+
 def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")

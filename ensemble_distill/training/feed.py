@@ -1,0 +1,99 @@
+"""What a training reads: rows, and beside them what the members said of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ensemble_distill.methods.method import Batch, Labels
+from ensemble_distill.predictive.protocol import Average, Family, Predictive
+from ensemble_distill.runtime.loading import batches
+from ensemble_distill.training.order import Every, Order, Steps
+from ensemble_distill.training.rows import CachedRows, Rows, TeacherOutputs, collate
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How the members' outputs become one prediction."""
+
+    family: Family  # what their numbers mean
+    weights: Tensor | None = None  # (M,), summing to 1
+    average: Average = "probabilities"
+
+    def predictive(self, outputs: Tensor) -> Predictive:
+        """Outputs (B, M, W) as M distributions a row, with weights of their own: a method's loss is anyone's code."""
+        weights = None if self.weights is None else self.weights.clone()
+        return self.family.predictive(outputs, weights, self.average)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The rows of a training in their order, and the members' outputs.
+
+    Attributes:
+        device: where the student runs; rows stay on the CPU, and `batch` and `inputs` move them.
+        workers: processes that render rows; 0 for this one.
+    """
+
+    rows: CachedRows
+    outputs: TeacherOutputs
+    order: Order
+    pooling: Pooling
+    device: torch.device
+    workers: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example, as the student sees it."""
+        return self.rows[0, 0].x.shape
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether a row in a view is rendered once, and not at every step."""
+        return self.workers == 0 and self.rows.kept
+
+    def steps(self, start: int, stop: int) -> Iterator[Rows]:
+        """The rows of steps `start` to `stop` − 1."""
+        return self._loaded(Steps(self.order, start, stop))
+
+    def of_step(self, step: int) -> Rows:
+        """The rows of one step, rendered in this process."""
+        return collate([self.rows[index] for index in self.order.batch(step)])
+
+    def every(self, limit: int) -> Every:
+        """Each row in each view once, `limit` of them at most; what is solved for is solved from these."""
+        return Every(self.order, limit)
+
+    def of(self, every: Every) -> Iterator[Rows]:
+        return self._loaded(every)
+
+    def inputs(self, every: Every) -> Iterator[Tensor]:
+        """The inputs alone, (B, …) on the device."""
+        for rows in self.of(every):
+            yield rows.x.to(self.device, non_blocking=True)
+
+    def sample(self, limit: int, parts: int, largest: int) -> list[list[Tensor]]:
+        """Inputs (B, …) of `limit` rows at most, evenly spread: of each view its batches, which are of the same rows.
+
+        Args:
+            parts: how many batches a view is to have at least, where it has as many rows.
+            largest: rows of a batch, at most.
+        """
+        size = min(largest, max(1, len(self.every(limit).rows) // parts))
+        every = Every(replace(self.order, batch_size=size), limit)
+        found = [rows.x for rows in batches(self.rows, every, collate, 0, self.device)]
+        a_view = len(found) // every.epochs
+        return [found[start : start + a_view] for start in range(0, len(found), a_view)]
+
+    def batch(self, rows: Rows) -> Batch:
+        """What the members said of the rows, and their labels, on the device; tensors of its own at each call."""
+        device = self.device
+        teacher = self.pooling.predictive(self.outputs.read(rows.indices).to(device, non_blocking=True))
+        labels = (y.to(device, non_blocking=True, copy=True) for y in (rows.own, rows.partner, rows.weight, rows.known))
+        return Batch(teacher, Labels(*labels) if bool(rows.known.any()) else None)
+
+    def _loaded(self, sampler: Every | Steps) -> Iterator[Rows]:
+        return batches(self.rows, sampler, collate, self.workers, self.device)

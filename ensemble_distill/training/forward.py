@@ -1,0 +1,104 @@
+"""How a student runs in training: in which precision and memory format, and what to do about a body that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.settings import TrainSettings
+from ensemble_distill.students.per_head import normalizes_batches
+from ensemble_distill.students.student import Student
+
+FROZEN = "set train.freeze-bn = true, to normalize as in evaluation"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A student's forward pass on rows x (B, …) of any device; its body in lower precision where train.amp is on."""
+
+    settings: TrainSettings
+    device: torch.device
+
+    def raw(self, student: Student, x: Tensor) -> Tensor:
+        """The outputs of all heads, (B, H, W) in float32."""
+        return self._run(student, student, x)
+
+    def features(self, student: Student, x: Tensor) -> Tensor:
+        """What the heads see, (B, F) in float32."""
+        return self._run(student, student.features, x).float()
+
+    def _run(self, student: Student, ask: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        x = x.to(self.device, non_blocking=True)
+        x = laid_out(x) if self.settings.channels_last else x
+        dtype = torch.bfloat16 if self.settings.amp_dtype == "bfloat16" else torch.float16
+        with torch.autocast(self.device.type, dtype, enabled=self.settings.amp):
+            try:
+                made = ask(x)
+            except EdistillError as error:
+                raise EdistillError(f"{error} {_remedy(student, x, self.settings)}") from error
+        if len(made) != len(x):
+            raise EdistillError(
+                f"The student's body returns {len(made)} rows of {len(x)}. Return features (B, F) in training mode too."
+            )
+        return made
+
+    def learning(self, student: Student) -> Student:
+        """The student in training mode; statistics that are to stay are used as in evaluation.
+
+        A body started from a member is that member only under the member's own statistics: mixed views have others,
+        and a student normalized by theirs would be somebody else on plain rows.
+        """
+        student.train()
+        if self.settings.freeze_bn:
+            for module in student.modules():
+                if normalizes_batches(module):
+                    module.eval()
+        return student
+
+
+# --- memory format: pictures and kernels with their channels last, in the order in which convolutions read them ------
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay out a module's parameters of four dimensions; shapes and values stay. `Module.to` refuses 3-D kernels."""
+    for parameter in module.parameters():
+        parameter.data = laid_out(parameter.data)
+
+
+def channels_last_state(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out an optimizer's moments as its kernels are, which loading them undoes."""
+    for state in optimizer.state.values():
+        state.update({key: laid_out(value) for key, value in state.items() if isinstance(value, Tensor)})
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """A tensor (B, C, H, W) with its channels last; any other as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+# --- a body that fails -----------------------------------------------------------------------------------------------
+
+
+def _remedy(student: Student, x: Tensor, settings: TrainSettings) -> str:
+    """What to do where a body failed on x (B, …): found out by trying, where one row was too few."""
+    normalizes = any(module.training and normalizes_batches(module) for module in student.modules())
+    if len(x) == 1 and normalizes and _works(student, torch.cat([x, x])):
+        few = "Set train.batch-size to 2 or more" if settings.batch_size == 1 else "Give more than one training row"
+        return f"In training it takes two rows and not one, by whose spread BatchNorm divides. {few}, or {FROZEN}."
+    at_once = f"In training {len(x)} rows at once are train.batch-size"
+    fewer = f"{at_once}: lower it where memory ran out" if len(x) > 1 else at_once
+    without = ", or leave out train.channels-last" if settings.channels_last else ""
+    return f"{fewer}{without}."
+
+
+def _works(student: Student, x: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            student.body(x)
+    except Exception:  # the body is anyone's code
+        return False
+    return True

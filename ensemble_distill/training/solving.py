@@ -1,0 +1,81 @@
+"""What is solved for before the first step of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.method import Batch, Stage
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.starts.from_members import FromMembers
+from ensemble_distill.students.student import Student
+from ensemble_distill.training.feed import Feed
+from ensemble_distill.training.forward import Forward
+from ensemble_distill.training.order import Every
+
+# rows in their views that a stage solves from: so many for each weight of an output, within bounds
+FITTED, FEWEST, MOST = 128, 2**14, 2**19
+
+
+@dataclass(frozen=True)
+class Solving:
+    """Solves from the training's rows; the student is in training mode before and after."""
+
+    feed: Feed
+    forward: Forward
+    progress: Progress
+
+    def start(self, student: Student, start: FromMembers) -> None:
+        """Take the heads from the members, which are large and so are forgotten then."""
+        every = self.feed.every(start.rows(self.feed.shape))
+        self.progress.start("starting from the members", every.count, "rows")
+        student.eval()
+        kept = start(student, self._inputs(every))
+        start.members.clear()
+        self.forward.learning(student)
+        self.progress.finish()
+        self.progress.note(
+            f"Adapters say {100 * kept:.3g} % of the variance of what the members' last stages are given."
+        )
+
+    def fit(self, student: Student, stage: Stage) -> bool:
+        """Solve for what the stage solves for; False when that is nothing."""
+        if stage.fit is None:
+            return False
+        every = self.feed.every(min(max(FITTED * student.heads.last.weight.shape[1], FEWEST), MOST))
+        self.progress.start(f"solving for {stage.name}", every.count, "rows")
+        student.eval()  # by running statistics, as it will be used
+        with torch.no_grad():
+            stage.fit(student, self._features(student, every))
+        self.forward.learning(student)
+        self.progress.finish()
+        return True
+
+    @torch.no_grad()
+    def refuse_not_finite(self, student: Student) -> None:
+        """Raise EdistillError where a student that was solved for makes no prediction: without a step there is no loss
+        to tell."""
+        student.eval()
+        for rows in self.feed.of(self.feed.every(FEWEST)):
+            finite = self.forward.raw(student, rows.x).isfinite().all(-1)
+            if not finite.all():
+                row, head = (int(at) for at in (~finite).nonzero()[0])
+                raise EdistillError(
+                    f"What was solved for says numbers that are not finite: head {head}, at training row "
+                    f"{rows.indices[row, 0]}. Look at the weights of the member that it starts from (student.init), or "
+                    "leave that out."
+                )
+
+    def _inputs(self, every: Every) -> Iterator[Tensor]:
+        for x in self.feed.inputs(every):
+            yield x
+            self.progress.advance(len(x))
+
+    def _features(self, student: Student, every: Every) -> Iterator[tuple[Tensor, Batch]]:
+        for rows in self.feed.of(every):
+            yield self.forward.features(student, rows.x), self.feed.batch(rows)
+            self.progress.advance(len(rows.indices))

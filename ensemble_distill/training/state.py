@@ -1,0 +1,130 @@
+"""What a training changes step by step: made fresh for each stage, and put back from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.methods.method import Stage
+from ensemble_distill.runs.run import misfit
+from ensemble_distill.settings import TrainSettings
+from ensemble_distill.students.student import Student
+from ensemble_distill.training.checkpoint import damaged, random_state, restore_random_state
+from ensemble_distill.training.forward import Forward, channels_last, channels_last_state
+from ensemble_distill.training.optimization import optimization
+from ensemble_distill.training.order import Order, boundaries
+from ensemble_distill.training.summary import Summary
+
+
+@dataclass
+class State:
+    """What a step changes."""
+
+    stage: int
+    step: int  # steps done in the whole training
+    student: Student
+    optimizer: torch.optim.Optimizer
+    scheduler: Any  # timm's
+    ema: Any  # timm's ModelEmaV3, or None
+    scaler: torch.amp.GradScaler
+    summary: Summary = field(default_factory=Summary)
+
+    @property
+    def finished(self) -> Student:
+        """The student as it would be kept: its moving average where there is one."""
+        student: Student = self.student if self.ema is None else self.ema.module
+        return student
+
+    def saved(self, device: torch.device) -> dict[str, Any]:
+        """For a checkpoint; `States.restored` reads it."""
+        return {
+            "stage": self.stage,
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_state(device),
+            **self.summary.saved(),
+        }
+
+
+class States:
+    """Makes the states of a training.
+
+    Attributes:
+        steps: of the whole training.
+        ends: the step at which each stage ends.
+
+    Raises:
+        EdistillError: there are fewer steps than stages.
+    """
+
+    def __init__(self, stages: Sequence[Stage], order: Order, settings: TrainSettings, device: torch.device) -> None:
+        self.stages, self.order, self.settings, self.device = stages, order, settings, device
+        self.forward = Forward(settings, device)
+        self.steps = settings.epochs * order.steps_per_epoch
+        self.ends = boundaries(stages, self.steps)
+
+    def begin(self, stage: int) -> int:
+        """The step at which a stage begins."""
+        return self.ends[stage - 1] if stage else 0
+
+    def started(self, student: Student, stage: int) -> Student:
+        """A stage's student, made from the last one's."""
+        student = self.stages[stage].start(student).to(self.device)
+        if self.settings.channels_last:
+            channels_last(student)
+        return self.forward.learning(student)
+
+    def fresh(self, student: Student, stage: int) -> State:
+        """A student at the first step of a stage, with a fresh optimizer, schedule and average.
+
+        Raises:
+            EdistillError: timm has no such optimizer.
+        """
+        from timm.utils import ModelEmaV3
+
+        settings = self.settings
+        steps = max(1, self.ends[stage] - self.begin(stage))
+        optimizer, scheduler = optimization(student, settings, steps, self.order.steps_per_epoch)
+        ema = ModelEmaV3(student, decay=settings.model_ema_decay, use_warmup=True) if settings.model_ema else None
+        lower = settings.amp and settings.amp_dtype == "float16"
+        scaler = torch.amp.GradScaler(self.device.type, enabled=lower and self.device.type == "cuda")
+        return State(stage, self.begin(stage), student, optimizer, scheduler, ema, scaler)
+
+    def restored(self, saved: Mapping[str, Any], first: State, folder: Path) -> State:
+        """What a checkpoint in `folder` holds, put into the state of the first step.
+
+        Raises:
+            EdistillError: it is of another student, or damaged.
+        """
+        state = first
+        try:
+            for stage in range(1, saved["stage"] + 1):  # shapes only: the weights come from the checkpoint
+                state = self.fresh(self.started(state.student, stage), stage)
+            state.step = saved["step"]
+            state.student.load_state_dict(saved["student"])
+            state.optimizer.load_state_dict(saved["optimizer"])
+            if self.settings.channels_last:
+                channels_last_state(state.optimizer)
+            if state.ema is not None:
+                state.ema.module.load_state_dict(saved["ema"])
+            if saved["scaler"]:  # empty after steps without one, on a CPU
+                state.scaler.load_state_dict(saved["scaler"])
+            restore_random_state(saved["random"], self.device)
+            state.summary = Summary.restored(saved)
+        except (RuntimeError, ValueError) as error:
+            told = misfit(saved["student"], state.student.state_dict()) or first_line(error)
+            raise EdistillError(
+                f"The checkpoint in {folder} does not fit the student: {told}. The code of student.model or "
+                "config.json has changed since: put it back, or run edistill train --overwrite."
+            ) from None
+        except (LookupError, TypeError, AttributeError) as error:  # what no training ever saved
+            raise damaged(folder, error) from None
+        return state

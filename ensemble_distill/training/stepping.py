@@ -1,0 +1,87 @@
+"""One update of a student; and when its loss is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.method import Step
+from ensemble_distill.training.feed import Feed
+from ensemble_distill.training.forward import Forward
+from ensemble_distill.training.rows import Rows
+from ensemble_distill.training.state import State, States
+
+READ_EVERY = 32  # steps, at most: to read a loss is to wait until the device has done everything before it
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """Updates a state by batches of the feed."""
+
+    states: States
+    feed: Feed
+    forward: Forward
+
+    def update(self, state: State, rows: Rows) -> None:
+        """One step; its loss and what is watched stay on the device.
+
+        Raises:
+            EdistillError: the loss is no number that follows from the student.
+        """
+        stage, settings = self.states.stages[state.stage], self.forward.settings
+        before = self.states.begin(state.stage)
+        step = Step(state.step - before, self.states.ends[state.stage] - before, settings.seed)
+        state.scheduler.step_update(step.index)
+        batch = self.feed.batch(rows)
+        raw = self.forward.raw(state.student, rows.x)
+        # what is watched is what was said, whatever the loss does to its own
+        seen = None if stage.watch is None else (self.feed.batch(rows), state.student.predictive(raw.detach().clone()))
+        loss = stage.loss(batch, state.student.predictive(raw), step)
+        _refuse_no_loss(loss, stage.name)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if settings.clip_grad is not None:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.student.parameters(), settings.clip_grad)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.ema is not None:
+            state.ema.update(state.student, step=step.index)
+        with torch.no_grad():
+            state.summary.add(loss, {} if stage.watch is None or seen is None else stage.watch(*seen))
+        state.step += 1
+
+    def read(self, state: State, kept: bool = False) -> None:
+        """Read the losses since the last time, all of the state's stage.
+
+        Args:
+            kept: whether there is a checkpoint from before them, for the message.
+
+        Raises:
+            EdistillError: one is not finite; it names the first such step.
+        """
+        losses = state.summary.read()
+        for step, loss in enumerate(losses, state.step - len(losses)):
+            if not math.isfinite(loss):
+                raise EdistillError(
+                    f"The loss is {loss} at step {step} (stage {self.states.stages[state.stage].name}, train.lr "
+                    f"{self.forward.settings.lr}). Lower train.lr, set train.clip-grad, or bring the options in "
+                    "[method] nearer to their defaults."
+                    + (" The last checkpoint is kept, and --overwrite starts again." if kept else "")
+                )
+
+
+def _refuse_no_loss(loss: Tensor, stage: str) -> None:
+    """Raise EdistillError for what cannot be minimized: methods are anyone's code."""
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
+        return
+    shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
+    free = isinstance(loss, Tensor) and loss.numel() == 1
+    raise EdistillError(
+        f"The loss of stage {stage} is {shape}{' that does not depend on the student' if free else ''}. Return one "
+        "number that follows from the student's prediction: .mean() over rows and members, no .detach() or .item()."
+    )
