@@ -25,8 +25,9 @@ from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.train import TrainReport, run_folder, settled_method, train
-from ensemble_distill.workspace.folders import refuse_foreign
+from ensemble_distill.workflows.train import TrainReport, train
+from ensemble_distill.workspace import Workspace
+from ensemble_distill.workspace.folders import refuse_foreign, run_folder
 from ensemble_distill.workspace.splits import plan_split
 
 
@@ -101,7 +102,7 @@ def train_chain(
 
 
 def _refuse_unfit(settings: Settings) -> None:
-    method, options = settled_method(settings)
+    method, options = Workspace(settings).method
     name = settings.train.method
     if settings.student.from_members:
         raise EdistillError(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
 
 from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.methods.method import Method
 from ensemble_distill.methods.users import UsersMethod
 from ensemble_distill.runtime.registry import Registry
+from ensemble_distill.tasks import Task
 
 _METHODS = Registry(__name__, "METHOD")
 
@@ -30,3 +34,39 @@ def open_method(name: str) -> Method:
         hint = f"Did you mean {close[0]}?" if close else f"The methods are {', '.join(method_names())}."
         raise EdistillError(f"train.method is {name!r}, which is no method. {hint}")
     return cast(Method, _METHODS[name].METHOD())
+
+
+def settled_method(
+    name: str, given: Mapping[str, Any], task: type[Task], from_members: bool
+) -> tuple[Method, BaseModel]:
+    """A method and its options, with defaults that depend on the task or on a start from members.
+
+    Args:
+        given: the `[method]` table.
+
+    Raises:
+        EdistillError: there is no such method or option, or it is for another task.
+    """
+    method = open_method(name)
+    options = method.settled(method_options(method, name, given), task, from_members)
+    if task.key not in method.tasks:
+        raise EdistillError(
+            f"{name} is for {' and '.join(sorted(method.tasks))}, and the task is {task.key}. Use another --method; "
+            "edistill methods lists them."
+        )
+    return method, options
+
+
+def method_options(method: Method, name: str, given: Mapping[str, Any]) -> BaseModel:
+    """The `[method]` table of a method of that name, validated by the method itself."""
+    try:
+        return method.Options.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "missing":
+            raise EdistillError(f"method.{key} is not set, and {name} needs it. Set it.") from None
+        valid = ", ".join(name.replace("_", "-") for name in method.Options.model_fields) or "none"
+        if problem["type"] == "extra_forbidden":
+            raise EdistillError(f"method.{key} is no option of {name}. Its options are {valid}.") from None
+        raise EdistillError(f"method.{key} is {problem['input']!r}: {problem['msg']}.") from None

@@ -20,6 +20,7 @@ from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.keys import uniform_row
+from ensemble_distill.tasks import Task
 
 Objective = Literal["ban", "ban+l", "cwtm", "dkpp"]
 
@@ -118,14 +119,14 @@ class BornAgain(Method):
         assert isinstance(options, BornAgainOptions)
         return self.needs | ({"labels"} if options.objective in ("ban+l", "cwtm") else set())
 
-    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+    def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
         """Raises EdistillError for an objective of classes where the task has none, and a weight that nothing has."""
         assert isinstance(options, BornAgainOptions)
         objective, weight = options.objective, options.label_weight
-        if task == "regression" and objective in ("cwtm", "dkpp"):
+        if not task.one_class and objective in ("cwtm", "dkpp"):
             raise EdistillError(
                 f"method.objective is {objective!r}, which is about the probabilities of classes, and the task is "
-                "regression. Use ban or ban+l."
+                f"{task.key}. Use ban or ban+l."
             )
         if objective == "ban+l":
             return options.model_copy(update={"label_weight": 1.0 if weight is None else weight})

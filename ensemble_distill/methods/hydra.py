@@ -16,6 +16,7 @@ from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime import ranks
 from ensemble_distill.students.ridge import Ridge
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks import Task
 
 
 def members_loss(temperature: float, row_weight: float = 0.0) -> Loss:
@@ -138,11 +139,11 @@ class Hydra(Method):
     def heads(self, members: int) -> int:
         return members
 
-    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+    def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
         """What several members' weights bring needs no first phase, which would train one head on their mean.
 
-        Heads in closed form are where classifiers start best. Of numbers least squares misjudges the variances, so
-        there it is but what a start from members needs.
+        Heads in closed form are where classifiers start best. Where a head says a variance too, least squares misjudges
+        that, so there it is but what a start from members needs.
 
         Raises:
             EdistillError: deviations get a weight, and the loss has no such term.
@@ -156,7 +157,7 @@ class Hydra(Method):
         default = {
             "deviation_weight": 1.0 if options.loss == "deviation" else None,
             "hinton_share": 0.0 if from_members else HINTON_SHARE,
-            "closed_form": from_members or task == "classification",
+            "closed_form": from_members or task.solves,
         }
         return options.model_copy(update={k: v for k, v in default.items() if getattr(options, k) is None})
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.students.student import Form, Student
+from ensemble_distill.tasks import Task, task_names
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Method(ABC):
         outputs: what its student emits, in words.
         needs: of "teacher" (the members' outputs) and "labels"; without "teacher" only labeled splits are trained on.
             `needed` may add to it.
-        tasks: what it can be used for.
+        tasks: the keys of those that it can be used for; all, if not overridden.
         form: how its student holds one prediction per member: "heads" or "rank-one".
         source: sha256 of the file of a user's own method, since another loss is another method; else "".
         Options: the `[method]` table.
@@ -123,7 +124,7 @@ class Method(ABC):
     paper: ClassVar[str]
     outputs: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
-    tasks: ClassVar[frozenset[str]] = frozenset({"classification", "regression"})
+    tasks: ClassVar[frozenset[str]] = frozenset(task_names())
     form: ClassVar[Form] = "heads"
     source: str = ""
     Options: ClassVar[type[BaseModel]] = Options
@@ -136,7 +137,7 @@ class Method(ABC):
         """What it needs with these options: `needs`, if not overridden."""
         return self.needs
 
-    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+    def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
         """The options with defaults that depend on the task or on a start from members; what was set stays."""
         return options
 

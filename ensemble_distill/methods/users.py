@@ -18,6 +18,7 @@ from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.own import told_as_own
 from ensemble_distill.students.student import Form, Student
+from ensemble_distill.tasks import Task
 
 NEEDS = {"teacher", "labels"}
 Found = TypeVar("Found")
@@ -64,7 +65,7 @@ class UsersMethod(Method):
         self._check(isinstance(found, int) and not isinstance(found, bool) and found >= 1, "heads", found, "1 or more")
         return found
 
-    def settled(self, options: BaseModel, task: str, from_members: bool) -> BaseModel:
+    def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
         found = self._asked("settled", lambda: self.own.settled(options, task, from_members))
         self._check(isinstance(found, type(options)), "settled", found, f"{type(options).__name__}, as Options is")
         return found

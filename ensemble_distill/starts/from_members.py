@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.students.last_stage import LastStageHeads, run_apart
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.starts.bodies import Build, start_from
+from ensemble_distill.students.bodies import build_body
+from ensemble_distill.students.last_stage import LastStage, LastStageHeads, run_apart
 from ensemble_distill.students.per_head import give
 from ensemble_distill.students.ridge import Ridge
 from ensemble_distill.students.split import Split
@@ -28,8 +32,8 @@ class FromMembers:
     POSITIONS = 2**19  # rows × positions of a map that the regression sees, at most
     ROWS = 2**15
 
-    def __init__(self, members: Sequence[Split]) -> None:
-        self.members = list(members)
+    def __init__(self, members: Mapping[str, Split]) -> None:
+        self.names, self.members = tuple(members), list(members.values())
 
     def last_stages(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """A copy of each member's last stage, and what makes its inputs of rows, in eval mode.
@@ -89,3 +93,27 @@ class FromMembers:
     def _by_position(wanted: Tensor) -> Tensor:
         """(positions, C) of maps (B, C, H, W) or of vectors (B, …, C)."""
         return (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).flatten(0, -2)
+
+
+def from_members(
+    stage: LastStage, model: str, kwargs: Mapping[str, Any], shape: tuple[int, ...], members: Mapping[str, Build]
+) -> FromMembers:
+    """What gives every head its own member's last stage; the members are bodies with a classifier.
+
+    Raises:
+        EdistillError: a member is no such body, or the adapters' bottleneck is wider than what they read.
+    """
+    splits = {}
+    for name, build in members.items():
+        body = build_body(model, kwargs, shape)
+        start_from(body, build(), name)
+        splits[name] = stage.split(body.eval())
+    start = FromMembers(splits)
+    width = start.width(shape)
+    if stage.rank is not None and stage.rank > len(members) * width:
+        raise EdistillError(
+            f"student.heads has rank = {stage.rank}, and the last stages of {len(members)} members are given "
+            f"{len(members)} × {width} numbers: a bottleneck of more would say nothing more. Give at most "
+            f"{len(members) * width}, or leave it out."
+        )
+    return start

@@ -129,22 +129,3 @@ def _of_several(returned: Any) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return ", ".join(str(size) for size in shape)
-
-
-@torch.no_grad()
-def start_from(body: nn.Module, member: nn.Module, name: str) -> None:
-    """Copy a member's weights into a body of the same architecture, its classifier left out.
-
-    Raises:
-        EdistillError: a tensor of the body is not in the member, or has another shape.
-    """
-    theirs = member.state_dict()
-    mine = body.state_dict()
-    for key, tensor in mine.items():
-        if key not in theirs or theirs[key].shape != tensor.shape:
-            there = tuple(theirs[key].shape) if key in theirs else "absent"
-            raise EdistillError(
-                f"student.init is {name!r}, but the body's {key} is {tuple(tensor.shape)} and the member's is {there}. "
-                "Give a member of the body's architecture, or leave student.init out."
-            )
-    body.load_state_dict({key: theirs[key] for key in mine})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import NAME, Manifest, is_cache
 from ensemble_distill.caching.complete import is_complete
+from ensemble_distill.caching.idle import Caching, tell_idle_caching
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.plan import SplitPlan
@@ -20,7 +21,6 @@ from ensemble_distill.settings import Settings, settings_toml
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.folders import refuse_foreign
-from ensemble_distill.workspace.idle import Caching, tell_idle_caching
 from ensemble_distill.workspace.splits import class_names, tell_remarks
 from ensemble_distill.workspace.workspace import sources_of
 

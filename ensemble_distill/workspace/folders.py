@@ -7,9 +7,11 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import FILES, NAME
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.folder import CONFIG
+from ensemble_distill.runs.chain import is_chain
+from ensemble_distill.runs.folder import ARGS, CONFIG
 from ensemble_distill.runs.folder import FILES as RUN_FILES
 from ensemble_distill.runtime.files import LOCK, is_temporary
+from ensemble_distill.settings import Settings
 
 
 def refuse_within(folder: Path, key: str) -> None:
@@ -43,3 +45,24 @@ def _holds_something(path: Path) -> bool:
     what a killed writer left."""
     files = [path] if path.is_file() else path.rglob("*")
     return any(file.is_file() and file.name != LOCK and not is_temporary(file) for file in files)
+
+
+def run_folder(settings: Settings) -> Path:
+    """Where the run goes: output.runs/METHOD-sSEED, or the name it was given."""
+    name = settings.output.name
+    if name is None:
+        method = settings.train.method.rpartition(":")[2]
+        name = f"{method}-s{settings.train.seed}"
+    return Path(settings.output.runs) / name
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Raise EdistillError for a folder that a run may not be written to: somebody's own, a cache, or a chain."""
+    refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
+    if (folder / NAME).is_file():
+        raise EdistillError(f"{folder} is a cache, and a run needs a folder of its own. Choose another --name.")
+    if is_chain(folder):
+        raise EdistillError(
+            f"{folder} is a chain of generations, and a run needs a folder of its own. Choose another --name, or pass "
+            "--generations."
+        )

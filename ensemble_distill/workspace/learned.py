@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache, stored_inputs
@@ -13,16 +12,66 @@ from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import names_in
-from ensemble_distill.runs.trust import Trust
-from ensemble_distill.settings import Settings
+from ensemble_distill.tasks import task_from_json
 from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
-from ensemble_distill.workspace.splits import class_names, open_ensemble
+from ensemble_distill.workspace.splits import TRAINED, class_names, student_preprocessing
+from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 
-def learned_from(settings: Settings, cache: Cache) -> Cache:
+def trained_splits(workspace: Workspace) -> dict[str, SplitPlan]:
+    """The splits to train on. Raises EdistillError where there are none."""
+    names = [name for name in TRAINED if name in workspace.split_names]
+    if "train" not in names:
+        raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
+    return workspace.splits(names, workspace.cache.manifest.classes)
+
+
+def learned_from(workspace: Workspace) -> Cache:
     """The cache of the members that the student learns from."""
-    return cache if settings.train.teacher is None else cache.only(settings.train.teacher)
+    teacher = workspace.settings.train.teacher
+    return workspace.cache if teacher is None else workspace.cache.only(teacher)
+
+
+def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: frozenset[str]) -> Learned:
+    """What a student learns from: the cache beside the splits to train on.
+
+    Args:
+        needs: of "teacher" and "labels", what its method needs.
+
+    Raises:
+        EdistillError: the cache is of other data, views or members, or holds none of these splits.
+    """
+    sources = sources_of(plans)
+    if "teacher" not in needs:  # nothing says what an unlabeled row should be
+        plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
+    teachers = cached_teachers(workspace, plans)
+    cache, settings = learned_from(workspace), workspace.settings
+    splits = {name: cached_split(cache, name, plan) for name, plan in plans.items()}
+    manifest = cache.manifest
+    return Learned(
+        task=task_from_json({"task": manifest.task, "classes": manifest.classes}),
+        cache=cache,
+        sources=sources,
+        splits=splits,
+        validation=_validation(workspace, cache, needs),
+        teachers=teachers,
+        preprocessing=student_preprocessing(settings.student.preprocessing, manifest.members[0].preprocessing),
+    )
+
+
+def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> CachedSplit | None:
+    """The validation rows; None when they are not cached, or lack the labels that the loss needs."""
+    name, manifest = "validation", cache.manifest
+    if name not in workspace.split_names or manifest.views(name) == 0:
+        return None
+    plan = workspace.splits([name], manifest.classes)[name]
+    refuse_other_data(cache.folder, name, manifest.splits[name], plan.facts())
+    records = cache.open(name)
+    if plan.source.labels is None and "labels" in needs:
+        return None
+    return CachedSplit(plan.source, plan.view, plan.seed, records)
 
 
 def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
@@ -37,15 +86,16 @@ def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     return CachedSplit(plan.source, plan.view, plan.seed, records, inputs)
 
 
-def cached_teachers(settings: Settings, cache: Cache, plans: Mapping[str, SplitPlan], trusted: Trust) -> list[Teacher]:
+def cached_teachers(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> list[Teacher]:
     """The teachers where they are still there, known to be the cached ones: they are hashed again, since stale outputs
     silently reused are the commonest mistake."""
-    if not Path(settings.teachers.path).exists():
+    if not workspace.has_teachers:
         return []
+    cache = workspace.cache
     kinds = [plan.source.kind for plan in plans.values()]
     teachers = [
         replace(teacher, member=as_recorded(cache.manifest.members, teacher.member, kinds))
-        for teacher in open_ensemble(settings, _known_names(cache, plans), trusted)
+        for teacher in workspace.ensemble(_known_names(cache, plans))
     ]
     found = [teacher.member for teacher in teachers]
     refuse_other_members(cache.folder, cache.manifest.members, found)

@@ -26,7 +26,9 @@ from ensemble_distill.workspace.splits import TRAINED, class_names, refuse_unlik
 
 if TYPE_CHECKING:
     import torch
+    from pydantic import BaseModel
 
+    from ensemble_distill.methods.method import Method
     from ensemble_distill.teachers.teacher import Teacher
 
 
@@ -49,6 +51,14 @@ class Workspace:
     @cached_property
     def task(self) -> type[Task]:
         return open_task(self.settings.task)
+
+    @cached_property
+    def method(self) -> tuple[Method, BaseModel]:
+        """The method and its options. Raises EdistillError as `settled_method` does."""
+        from ensemble_distill.methods import settled_method
+
+        settings = self.settings
+        return settled_method(settings.train.method, settings.method, self.task, settings.student.from_members)
 
     @cached_property
     def device(self) -> torch.device:

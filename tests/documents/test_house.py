@@ -47,7 +47,10 @@ DESIGN["workflows"] = set(DESIGN) - {"cli"}
 BEYOND: dict[str, set[str]] = {
     "predictive": {"runtime"},  # the one registry helper
     "tasks": {"runtime"},  # the same
-    "caching": {"facts"},  # what a member and a split are, as the manifest records it
+    "caching": {
+        "facts",  # what a member and a split are, as the manifest records it
+        "settings",  # which keys of members and views do nothing
+    },
     "chains": {"cache", "runtime", "settings", "workflows", "workspace"},
     "cli": {"chains", "evaluation", "runtime"},  # the typed results of evaluation, which it renders
     "evaluation": {
@@ -60,7 +63,7 @@ BEYOND: dict[str, set[str]] = {
         "runtime",  # files are whole, and sealed
     },
     "facts": {"runtime"},
-    "methods": {"runtime"},
+    "methods": {"runtime"},  # ranks, seeded keys, and a user's own file
     "runs": {"settings"},  # args.toml are settings, and load_student reads where one's own runs are
     "serving": {
         "data",  # rows are shown to the graph as they were to the student
@@ -71,11 +74,15 @@ BEYOND: dict[str, set[str]] = {
         "runtime",  # the file is read as every file is: up to a size
         "tasks",  # which keys go together depends on what an answer is
     },
-    "starts": {"facts", "runs", "settings", "training"},
     "students": {"runtime"},
     "teachers": {"runtime", "settings", "students"},
-    "training": {"facts", "predictive", "settings", "teachers", "workspace"},
-    "workspace": {"evaluation", "methods", "training"},
+    "training": {
+        "facts",  # what a row's preprocessing is
+        "predictive",  # what methods' losses and students' heads are written against
+        "settings",  # its sections are values: [student], [train], [teachers]
+        "teachers",  # members whose weights a student starts from are built
+    },
+    "workspace": {"evaluation", "methods", "training"},  # what each of them needs is opened here
 }
 ALLOWED = {room: rooms | BEYOND.get(room, set()) | {"errors"} for room, rooms in DESIGN.items()}
 

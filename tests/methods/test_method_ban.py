@@ -18,6 +18,7 @@ from ensemble_distill.methods.ban import permuted_but_the_largest
 from ensemble_distill.methods.hydra import members_loss
 from ensemble_distill.methods.method import Batch, Labels, Loss, Step
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.tasks import open_task
 
 OBJECTIVES = ("ban", "ban+l", "cwtm", "dkpp")
 
@@ -78,7 +79,7 @@ def test_with_labels_the_label_gradient_is_added(logits: Tensor, weight: float) 
 
 def test_both_terms_count_alike_where_nothing_is_said(logits: Tensor) -> None:
     method, batch = open_method("ban"), a_batch()
-    options = method.settled(method.Options.model_validate({"objective": "ban+l"}), "classification", False)
+    options = method.settled(method.Options.model_validate({"objective": "ban+l"}), open_task("classification"), False)
     (stage,) = method.stages(options, 1)
     expected = found_gradient(loss_of("ban+l", label_weight=1.0), batch, logits)
     assert_close(found_gradient(stage.loss, batch, logits), expected)
@@ -257,7 +258,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
     ]:
         method = open_method("ban")
         with refused(*said):
-            method.settled(method.Options.model_validate(options), task, False)
+            method.settled(method.Options.model_validate(options), open_task(task), False)
 
 
 def test_labels_are_needed_where_the_loss_has_them() -> None:

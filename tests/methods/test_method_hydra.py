@@ -15,6 +15,7 @@ from ensemble_distill.methods.method import Batch
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.predictive.protocol import Average
+from ensemble_distill.tasks import open_task
 
 
 def hinton_loss(teacher: Floats, student: Floats, t: float, w: Floats, average: Average) -> float:
@@ -208,6 +209,6 @@ def test_a_weight_of_deviations_needs_their_loss() -> None:
     method = open_method("hydra")
     asked = method.Options.model_validate({"deviation_weight": 2.5})
     with refused("deviation-weight is 2.5", "'kl'", "deviation"):
-        method.settled(asked, "classification", False)
-    settled = method.settled(method.Options.model_validate({"loss": "deviation"}), "classification", False)
+        method.settled(asked, open_task("classification"), False)
+    settled = method.settled(method.Options.model_validate({"loss": "deviation"}), open_task("classification"), False)
     assert settled.model_dump()["deviation_weight"] == 1.0

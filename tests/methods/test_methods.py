@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.methods import method_names, open_method
+from ensemble_distill.methods import method_names, method_options, open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Step
 from ensemble_distill.predictive import members_family
 from ensemble_distill.predictive.categorical import Categorical
@@ -41,7 +41,7 @@ from ensemble_distill.runs.run import Run, load_student
 from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.methods import methods
-from ensemble_distill.workflows.train import method_options, train
+from ensemble_distill.workflows.train import train
 
 TASKS = ("classification", "regression")
 USES = [(name, task) for name in method_names() for task in TASKS if task in open_method(name).tasks]
@@ -321,8 +321,8 @@ def test_an_unknown_method_is_answered_with_the_nearest_or_with_all() -> None:
 # --- the [method] table -----------------------------------------------------------------------------------
 
 
-def asked(name: str, **options: Any) -> tuple[Method, Settings]:
-    return open_method(name), Settings.model_validate({"train": {"method": name}, "method": options})
+def asked(name: str, **options: Any) -> tuple[Method, str, dict[str, Any]]:
+    return open_method(name), name, Settings.model_validate({"train": {"method": name}, "method": options}).method
 
 
 def test_options_are_read_in_either_spelling_and_default() -> None:

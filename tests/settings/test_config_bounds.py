@@ -24,7 +24,7 @@ from ensemble_distill.settings import Settings, load_settings, settings_toml
 from ensemble_distill.settings.assignments import parse_assignment
 from ensemble_distill.settings.messages import DEEPEST, kebab, shown
 from ensemble_distill.settings.sections import SIDE
-from ensemble_distill.workflows.train import settled_method
+from ensemble_distill.workspace import Workspace
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_options_of_methods_are_bounded_too(toml: Path) -> None:
             if value == 2.5 and option in ("ridge", "deviation_weight", "label_weight"):
                 continue
             with refused(f"method.{kebab(option)} is "):
-                settled_method(load_settings(toml, {"train.method": name, f"method.{kebab(option)}": value}))
+                _ = Workspace(load_settings(toml, {"train.method": name, f"method.{kebab(option)}": value})).method
 
 
 def test_a_flag_is_bounded_as_its_key_is(toml: Path) -> None:

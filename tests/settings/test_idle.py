@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +13,20 @@ import numpy as np
 from tiny import CLASSES, ROWS, examples, make_folder, refused, save_data, settings
 
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.caching.idle import CACHING, Caching, tell_idle_caching
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods import method_names, open_method
 from ensemble_distill.methods.method import Options
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings, load_settings
+from ensemble_distill.settings.idle import is_given
 from ensemble_distill.settings.keys import settings_keys
+from ensemble_distill.tasks import open_task
 from ensemble_distill.teachers.run import MODEL as RUN
+from ensemble_distill.training.idle import TRAINING, Learning, tell_idle_training
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.train import settled_method, train
-from ensemble_distill.workspace import idle
-from ensemble_distill.workspace.idle import CACHING, TRAINING, Caching, Learning, is_given
+from ensemble_distill.workflows.train import train
+from ensemble_distill.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 GRAY = Preprocessing((6, 6), (0.5,), (0.5,))
@@ -93,7 +97,7 @@ def test_every_option_of_a_method_acts_or_is_told() -> None:
         assert options == ACTING.get(name, set()) | cases.keys() | REFUSED_OPTIONS.get(name, set())
         for option, given in cases.items():
             assert method.idle(method.Options.model_validate(given)).keys() == {option}
-        defaults = method.settled(method.Options(), "classification", False)
+        defaults = method.settled(method.Options(), open_task("classification"), False)
         assert set(method.idle(defaults)) <= options
 
 
@@ -118,15 +122,16 @@ def of(values: Mapping[str, Any]) -> Settings:
 
 def told_caching(values: Mapping[str, Any], sources: Mapping[str, Any], teachers: list[Any]) -> Silent:
     progress = Silent()
-    idle.tell_idle_caching(Caching(of(values), sources, teachers), progress)
+    tell_idle_caching(Caching(of(values), sources, teachers), progress)
     return progress
 
 
 def told_training(values: Mapping[str, Any], sources: Mapping[str, Any], normalizes: bool = True) -> Silent:
     asked, progress = of(values), Silent()
-    method, options = settled_method(asked)
+    method, options = Workspace(asked).method
     stages = method.stages(options, 2)
-    idle.tell_idle_training(Learning(asked, sources, method, options, stages, normalizes), progress)
+    facts = Learning(asked.train, sources, method, options, stages, normalizes)
+    tell_idle_training(facts, partial(is_given, asked), progress)
     return progress
 
 
@@ -298,10 +303,11 @@ def test_no_shipped_file_sets_what_does_nothing() -> None:
         preprocessing = None if given is None else Preprocessing(**given.model_dump(exclude_none=True))
         progress = Silent()
         members = [teacher(asked.teachers.model is not None, "x", preprocessing)]
-        idle.tell_idle_caching(Caching(asked, sources, members), progress)
-        method, options = settled_method(asked)
+        tell_idle_caching(Caching(asked, sources, members), progress)
+        method, options = Workspace(asked).method
         stages = method.stages(options, CLASSES)
-        idle.tell_idle_training(Learning(asked, sources, method, options, stages, normalizes=True), progress)
+        facts = Learning(asked.train, sources, method, options, stages, normalizes=True)
+        tell_idle_training(facts, partial(is_given, asked), progress)
         assert progress.warnings == progress.notes == []
 
 

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runs.run import Run, load_student
-from ensemble_distill.students.bodies import build_body, feature_count, start_from
+from ensemble_distill.starts.bodies import start_from
+from ensemble_distill.students.bodies import build_body, feature_count
 
 SHAPE = (6,)
 MODEL_FILE = """

@@ -1,0 +1,104 @@
+"""When each key of members and views does something.
+
+`CACHING` has the keys that may do nothing, each with the rule that tells; a test lists the others, so that a new key is
+put on one side or the other. A rule is asked only about a key whose value is not the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ensemble_distill.data.source import Source
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.settings import Settings
+from ensemble_distill.settings.idle import Idle, is_given, no_pixels, tell
+from ensemble_distill.teachers.run import MODEL as RUN
+from ensemble_distill.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Caching:
+    """What is known when members are about to be asked."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+    teachers: Sequence[Teacher]
+
+    @property
+    def own(self) -> bool:
+        """Whether all members are runs of edistill, which know everything of themselves: then `[teachers]` is what the
+        file says of the members that those, in a chain, came from."""
+        return all(teacher.member.model == RUN for teacher in self.teachers)
+
+
+def _own(facts: Caching) -> dict[str, Any]:
+    """Where members are runs of edistill, the settings are those of the ensemble that they learned from."""
+    return {"quiet": True, "remedy": "Nothing is to be done."} if facts.own else {}
+
+
+def _for_bare(facts: Caching) -> Idle | None:
+    if any(teacher.bare for teacher in facts.teachers):
+        return None
+    return Idle("it is for bare checkpoints, and every member is a folder that says what builds it", **_own(facts))
+
+
+def _for_others(facts: Caching) -> Idle | None:
+    return Idle("every member is a run of edistill, which knows what it returns", **_own(facts)) if facts.own else None
+
+
+def _rendering(facts: Caching) -> Idle | None:
+    """Preprocessing acts on pixels, and there where a member's own files do not say otherwise."""
+    given = facts.settings.teachers.preprocessing
+    if given is None:
+        return None
+    if told := no_pixels(source.kind for source in facts.sources.values()):
+        return told
+    used = [teacher.member.preprocessing for teacher in facts.teachers]
+    unused = [
+        f"{name} = {list(value) if isinstance(value, tuple) else value}"
+        for name, value in given
+        if value is not None and all(getattr(member, name, None) != value for member in used)
+    ]
+    if not unused:
+        return None
+    return Idle(
+        f"the files of every member say otherwise than {', '.join(unused)}", "Leave it out, or mend what they say."
+    )
+
+
+def _views(facts: Caching) -> Idle | None:
+    if not {"train", "transfer"} & facts.sources.keys():
+        return Idle("views are of data.train and data.transfer, and neither is set")
+    if facts.settings.views.transform == "none":
+        return Idle('views.transform is "none", so that all views are one picture', "Set views.transform.")
+    return None
+
+
+def _transform(facts: Caching) -> Idle | None:
+    return None if {"train", "transfer"} & facts.sources.keys() else _views(facts)
+
+
+CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
+    "teachers.model": _for_bare,
+    "teachers.model-kwargs": _for_bare,
+    "teachers.output": _for_others,
+    "teachers.standardized": _for_others,
+    "teachers.variance": _for_others,
+    "teachers.preprocessing": _rendering,
+    "views.count": _views,
+    "views.transform": _transform,
+    "views.seed": _views,
+}
+
+
+def tell_idle_caching(facts: Caching, progress: Progress) -> None:
+    """Warn of each setting of members and views that does nothing.
+
+    Raises:
+        EdistillError: one would change results if it did what it says.
+    """
+    found = {key: rule(facts) for key, rule in CACHING.items()}
+    tell(partial(is_given, facts.settings), found, progress)

@@ -1,0 +1,82 @@
+"""What a student starts from made thinner, before its training; one that goes on has the ranks that it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.folder import CHECKPOINT, CONFIG
+from ensemble_distill.settings import LastStageSettings
+from ensemble_distill.starts.compressing import Compressing
+from ensemble_distill.students.architecture import Architecture
+from ensemble_distill.students.bodies import each
+from ensemble_distill.students.factored import factor
+from ensemble_distill.students.last_stage import LastStageHeads
+from ensemble_distill.students.per_head import per_head
+from ensemble_distill.training.asked import Asked
+from ensemble_distill.training.student import Begun
+
+
+def compressed(asked: Asked, begun: Begun, compressing: Compressing) -> Begun:
+    """What the training starts from, its bodies or its heads' last stages made thinner in place.
+
+    Raises:
+        EdistillError: see `compress`, or the interrupted training has no ranks for this student.
+    """
+    interrupted = None if asked.overwrite else _interrupted(asked.folder)
+    with torch.random.fork_rng(devices=[]):  # what follows starts from the same random numbers either way
+        if asked.student.compress is not None:
+            bodies = dict(zip(begun.names, each(begun.student.body), strict=True))
+            if interrupted is None:
+                ranks = compressing.bodies(bodies, asked.student.compress)
+            else:
+                ranks = _factored(bodies, interrupted, asked.folder)
+            return replace(begun, architecture=replace(begun.architecture, compressed=ranks))
+        return _last_stages(asked, begun, compressing, interrupted)
+
+
+def _last_stages(asked: Asked, begun: Begun, compressing: Compressing, interrupted: Architecture | None) -> Begun:
+    settings, stage, start, heads = asked.student.heads, begun.architecture.last_stage, begun.start, begun.student.heads
+    assert isinstance(settings, LastStageSettings)
+    assert settings.compress is not None
+    assert isinstance(heads, LastStageHeads)
+    assert stage is not None
+    assert start is not None
+    whole = start.members[0].tail
+    if interrupted is None:
+        stage = replace(stage, compressed=compressing.last_stages(start, settings.compress))
+    elif interrupted.last_stage is None or not interrupted.last_stage.compressed:
+        raise _damaged(asked.folder, "no ranks of the last stages that are trained")
+    else:
+        stage = replace(stage, compressed=interrupted.last_stage.compressed)
+    heads.tail = per_head(stage.with_factors(whole), 1)
+    return replace(begun, architecture=replace(begun.architecture, last_stage=stage))
+
+
+def _factored(
+    bodies: Mapping[str, nn.Module], interrupted: Architecture, folder: Path
+) -> tuple[Mapping[str, int], ...]:
+    """Give bodies fresh factors of the ranks that a training began with; these."""
+    ranks = interrupted.compressed
+    if len(ranks) != len(bodies):
+        raise _damaged(folder, f"the ranks of {len(ranks)} bodies, and {len(bodies)} are trained")
+    for body, own in zip(bodies.values(), ranks, strict=True):
+        factor(body, own)
+    return ranks
+
+
+def _interrupted(folder: Path) -> Architecture | None:
+    """What is trained there, where a checkpoint brings the weights."""
+    if not (folder / CHECKPOINT).is_file() or not (folder / CONFIG).is_file():
+        return None
+    return StudentConfig.load(folder).architecture
+
+
+def _damaged(folder: Path, told: str) -> EdistillError:
+    return EdistillError(f"{folder / CONFIG} is damaged: it has {told}. Start over with --overwrite.")

@@ -1,0 +1,113 @@
+"""When each key of a student, its training and its method's options does something.
+
+`TRAINING` has the keys that may do nothing, each with the rule that tells; a test lists the others, so that a new key
+is put on one side or the other. A rule is asked only about a key whose value is not the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from ensemble_distill.data.source import Source
+from ensemble_distill.methods.method import Method, Stage
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.settings import TrainSettings
+from ensemble_distill.settings.idle import Idle, no_pixels, tell
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What is known when a student is about to be trained; `normalizes` is whether its body has BatchNorm."""
+
+    train: TrainSettings
+    sources: Mapping[str, Source]
+    method: Method
+    options: BaseModel
+    stages: Sequence[Stage]
+    normalizes: bool
+
+
+def _no_pixels(facts: Learning) -> Idle | None:
+    return no_pixels(source.kind for source in facts.sources.values())
+
+
+def _without_teacher(facts: Learning) -> str | None:
+    if "teacher" in facts.method.needed(facts.options):
+        return None
+    return f"{facts.train.method} learns from labels alone"
+
+
+def _one_teacher(facts: Learning) -> Idle | None:
+    return Idle(f"{why}, and evaluate compares with that member alone") if (why := _without_teacher(facts)) else None
+
+
+def _weights(facts: Learning) -> Idle | None:
+    teacher = facts.train.teacher
+    return None if teacher is None else Idle(f"the student learns from {teacher} alone")
+
+
+def _transfer(facts: Learning) -> Idle | None:
+    source, why = facts.sources.get("transfer"), _without_teacher(facts)
+    return Idle(f"{why}, and its rows have none") if why and source is not None and source.labels is None else None
+
+
+def _warmup(facts: Learning) -> Idle | None:
+    train = facts.train
+    short = min(facts.stages, key=lambda stage: stage.share)
+    epochs = short.share * train.epochs
+    if not 0 < epochs <= train.warmup_epochs:
+        return None
+    return Idle(
+        f"stage {short.name} has {epochs:g} epochs and {train.warmup_epochs:g} are to warm it up, so that it never "
+        "trains at train.lr",
+        "Set fewer, or raise train.epochs.",
+    )
+
+
+def _batch_norm(facts: Learning) -> Idle | None:
+    return None if facts.normalizes else Idle("the student has no BatchNorm")
+
+
+def _pictures(facts: Learning) -> Idle | None:
+    features = all(source.kind == "features" for source in facts.sources.values())
+    return Idle("the data holds features, and it is for pictures") if features else None
+
+
+def _amp(facts: Learning) -> Idle | None:
+    return None if facts.train.amp else Idle("train.amp is off", "Set train.amp = true, or leave it out.")
+
+
+def _average(facts: Learning) -> Idle | None:
+    if facts.train.model_ema:
+        return None
+    return Idle("train.model-ema is off", "Set train.model-ema = true, or leave it out.")
+
+
+TRAINING: Mapping[str, Callable[[Learning], Idle | None]] = {
+    "teachers.preprocessing": _no_pixels,
+    "teachers.weights": _weights,
+    "data.transfer": _transfer,
+    "student.preprocessing": _no_pixels,
+    "train.teacher": _one_teacher,
+    "train.warmup-epochs": _warmup,
+    "train.freeze-bn": _batch_norm,
+    "train.channels-last": _pictures,
+    "train.amp-dtype": _amp,
+    "train.model-ema-decay": _average,
+}
+
+
+def tell_idle_training(facts: Learning, given: Callable[[str], bool], progress: Progress) -> None:
+    """Warn of each setting of the student, its training and its method's options that does nothing.
+
+    Args:
+        given: whether a dotted key was given.
+
+    Raises:
+        EdistillError: one would change results if it did what it says.
+    """
+    options = {f"method.{key}": Idle(why) for key, why in facts.method.idle(facts.options).items()}
+    tell(given, {key: rule(facts) for key, rule in TRAINING.items()} | options, progress)

@@ -1,0 +1,109 @@
+"""From what is asked and what there is to learn from, to a training that is ready, and to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble_distill.methods.method import Stage
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.own_row import some_rows
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.starts.compressing import Compressing
+from ensemble_distill.students.per_head import normalizes_batches
+from ensemble_distill.training.asked import Asked, Learned
+from ensemble_distill.training.checkpoint import Place
+from ensemble_distill.training.compressing import compressed
+from ensemble_distill.training.feed import Feed, Pooling
+from ensemble_distill.training.idle import Learning, tell_idle_training
+from ensemble_distill.training.loop import Setup, Training
+from ensemble_distill.training.order import Order, boundaries
+from ensemble_distill.training.refusals import refuse_broken, refuse_double
+from ensemble_distill.training.rows import CachedRows, TeacherOutputs
+from ensemble_distill.training.student import Begun, begin_student, config_of
+from ensemble_distill.training.validation import validation
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training runs on, and who is told.
+
+    Attributes:
+        workers: processes that render rows.
+        given: whether a dotted key of the settings was given.
+    """
+
+    device: torch.device
+    workers: int
+    progress: Progress
+    given: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A student that can be trained, of which everything is known but its weights."""
+
+    config: StudentConfig
+    begun: Begun
+    stages: tuple[Stage, ...]
+    feed: Feed
+
+
+def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
+    """Build what is to be trained; nothing is written.
+
+    Raises:
+        EdistillError: the student cannot be built, or the method's stages do not fit it.
+    """
+    rows, settings = CachedRows(list(learned.splits.values()), learned.preprocessing), asked.train
+    order = Order(len(rows), learned.splits["train"].records.views, settings.batch_size, settings.seed, ranks.current())
+    torch.manual_seed(settings.seed)
+    begun = begin_student(asked, learned, _some(rows))
+    refuse_double(settings.method, begun.architecture.family, machine.device)
+    members = len(learned.cache.manifest.members)
+    stages = tuple(asked.method.stages(asked.options, members))
+    refuse_broken(settings.method, stages, begun.student, begun.architecture, begun.start is not None)
+    normalizes = any(map(normalizes_batches, begun.student.modules()))
+    facts = Learning(settings, learned.sources, asked.method, asked.options, stages, normalizes)
+    tell_idle_training(facts, machine.given, machine.progress)
+    architecture = begun.architecture
+    pooling = Pooling(learned.task.members_family(), architecture.pooling(), architecture.average)
+    outputs = TeacherOutputs(list(learned.splits.values()))
+    feed = Feed(rows, outputs, order, pooling, machine.device, machine.workers)
+    if asked.student.compresses:  # which may take minutes: what training would refuse, it refuses before
+        boundaries(stages, settings.epochs * order.steps_per_epoch)
+        begun = compressed(asked, begun, Compressing(feed.sample, feed.shape, machine.device, machine.progress))
+    return Ready(config_of(asked, learned, begun.architecture), begun, stages, feed)
+
+
+def training_of(
+    ready: Ready, asked: Asked, learned: Learned, progress: Progress, claim: Callable[[], None]
+) -> Training:
+    """The training itself.
+
+    Args:
+        claim: makes the folder its own, see `Place`.
+    """
+    begun, split = ready.begun, learned.validation
+    return Training(
+        Setup(
+            student=begun.student,
+            stages=ready.stages,
+            feed=ready.feed,
+            settings=asked.train.model_copy(update={"freeze_bn": asked.freezes}),
+            place=Place(asked.folder, claim, replacing=asked.overwrite),
+            progress=progress,
+            validate=None if split is None else validation(split, learned.preprocessing, ready.feed),
+            start=begun.start,
+        )
+    )
+
+
+def _some(rows: CachedRows) -> Tensor:
+    """A few training rows, (B, …), as the student sees them."""
+    return torch.from_numpy(np.stack([rows[row, 0].x for row in some_rows(len(rows))]))
