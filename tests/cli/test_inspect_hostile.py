@@ -200,8 +200,9 @@ PLACES += ["output.runs", "views.transform", "method", "data.ood.x", "student.he
 def test_set_takes_any_text_and_says_what_is_wrong(here: Path) -> None:
     make_folder(here / "tiny")
     os.chdir("tiny")
-    for key, value in itertools.product(PLACES, VALUES):
-        one_message(edistill("train", "--set", f"{key}={value}"))  # there is no cache: it never comes to training
+    for number, key in enumerate(PLACES):
+        for value in VALUES[number % 3 :: 3]:
+            one_message(edistill("train", "--set", f"{key}={value}"))  # there is no cache: it never comes to training
 
 
 def test_a_key_of_nothing_is_one_message(here: Path) -> None:

@@ -76,7 +76,7 @@ def unchanged(now: Any, before: Any) -> None:
     assert now == before
 
 
-PARTS = 48  # that a file is cut into; a bit of each is flipped
+PARTS = 16  # that a file is cut into; a bit of each is flipped
 
 
 def test_every_file_that_is_read_again_has_a_reader_here(runs_session: Path) -> None:

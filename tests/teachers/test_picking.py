@@ -77,16 +77,16 @@ TAKEN: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("form", TAKEN)
-def test_one_obvious_set_of_logits_is_taken_and_told(form: str) -> None:
-    returned, told = TAKEN[form]
-    x = torch.randn(8, 1, 6, 6)
-    module, said = tried(Returning(returned), x, MEMBER, "train", range(8), CLASSES)
-    assert said is not None
-    assert said.startswith("Member m7 returns a ")
-    assert told in said
-    for rows in (1, 3, 8):  # whatever else has as many rows now and then
-        assert torch.equal(forward(module, x[:rows], MEMBER, "here"), linear(0)(x[:rows]))
+def test_one_obvious_set_of_logits_is_taken_and_told() -> None:
+    for form in TAKEN:
+        returned, told = TAKEN[form]
+        x = torch.randn(8, 1, 6, 6)
+        module, said = tried(Returning(returned), x, MEMBER, "train", range(8), CLASSES)
+        assert said is not None
+        assert said.startswith("Member m7 returns a ")
+        assert told in said
+        for rows in (1, 3, 8):  # whatever else has as many rows now and then
+            assert torch.equal(forward(module, x[:rows], MEMBER, "here"), linear(0)(x[:rows]))
 
 
 def test_without_known_classes_the_only_matrix_is_taken() -> None:
@@ -134,19 +134,19 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("form", REFUSED)
-def test_else_the_message_gives_a_line_that_works(form: str) -> None:
-    returned, said = REFUSED[form]
-    x = torch.randn(8, 1, 6, 6)
-    with pytest.raises(EdistillError) as caught:
-        tried(Returning(returned), x, MEMBER, "train", range(8), CLASSES)
-    for part in ("Member m7", "Say it in model.py:make_teacher", *said):
-        assert part in str(caught.value), str(caught.value)
-    own = Returning(returned)
-    module, told = tried(mended(caught.value, own), x, MEMBER, "train", range(8), CLASSES)
-    assert told is None
-    assert module.state_dict().keys() == Returning(returned).state_dict().keys(), "the checkpoints fit as before"
-    assert torch.equal(forward(module, x, MEMBER, "here"), linear(0)(x))
+def test_else_the_message_gives_a_line_that_works() -> None:
+    for form in REFUSED:
+        returned, said = REFUSED[form]
+        x = torch.randn(8, 1, 6, 6)
+        with pytest.raises(EdistillError) as caught:
+            tried(Returning(returned), x, MEMBER, "train", range(8), CLASSES)
+        for part in ("Member m7", "Say it in model.py:make_teacher", *said):
+            assert part in str(caught.value), str(caught.value)
+        own = Returning(returned)
+        module, told = tried(mended(caught.value, own), x, MEMBER, "train", range(8), CLASSES)
+        assert told is None
+        assert module.state_dict().keys() == Returning(returned).state_dict().keys(), "the checkpoints fit as before"
+        assert torch.equal(forward(module, x, MEMBER, "here"), linear(0)(x))
 
 
 @pytest.mark.parametrize("form", [lambda z, f: "text", lambda z, f: (), lambda z, f: {"z": 1}, lambda z, f: None])

@@ -147,9 +147,8 @@ def test_without_the_teachers_the_cache_is_enough(folder: Path) -> None:
 # --- another run ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("key", "then", "now"),
-    [
+def test_other_settings_are_refused_by_their_key(folder: Path) -> None:
+    for key, then, now in [
         ("train.lr", 0.01, 0.1),
         ("train.epochs", 3, 4),
         ("train.batch-size", 8, 4),
@@ -164,14 +163,12 @@ def test_without_the_teachers_the_cache_is_enough(folder: Path) -> None:
         ("teachers.average", "probabilities", "logits"),
         ("teachers.weights", None, [1.0, 2.0, 3.0]),
         ("method.temperature", None, 2.0),
-    ],
-)
-def test_other_settings_are_refused_by_their_key(folder: Path, key: str, then: object, now: object) -> None:
-    before = contents(folder / RUN)
-    told = "(default)" if then is None else repr(then)
-    with refused(f"{folder / RUN} was made with {key} = {told}, but now it is {now!r}", "--name", "--overwrite"):
-        train(settings(folder, {key: now}))
-    assert contents(folder / RUN) == before
+    ]:
+        before = contents(folder / RUN)
+        told = "(default)" if then is None else repr(then)
+        with refused(f"{folder / RUN} was made with {key} = {told}, but now it is {now!r}", "--name", "--overwrite"):
+            train(settings(folder, {key: now}))
+        assert contents(folder / RUN) == before
 
 
 @pytest.mark.parametrize(
@@ -259,11 +256,9 @@ USELESS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("more", "said"), USELESS, ids=[str(more) for more, _ in USELESS])
-def test_useless_settings_are_refused_before_anything_is_lost(
-    folder: Path, more: dict[str, Any], said: tuple[str, ...]
-) -> None:
-    refuses_and_keeps(folder, more, *said)
+def test_useless_settings_are_refused_before_anything_is_lost(folder: Path) -> None:
+    for more, said in USELESS:
+        refuses_and_keeps(folder, more, *said)
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
@@ -390,13 +385,11 @@ def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyP
     refuses(folder, {}, "torchrun started 3 processes, and training runs in one")
 
 
-@pytest.mark.parametrize(("rank", "world"), [("0", ""), ("x", "1"), ("0", "0"), ("5", "1"), ("-1", "1")])
-def test_an_environment_that_numbers_no_processes_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, world: str
-) -> None:
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", world)
-    refuses(folder, {}, "The environment has", "Unset")
+def test_an_environment_that_numbers_no_processes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, world in [("0", ""), ("x", "1"), ("0", "0"), ("5", "1"), ("-1", "1")]:
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", world)
+        refuses(folder, {}, "The environment has", "Unset")
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")
     assert train(settings(folder, {"output.name": "new"})).fresh
