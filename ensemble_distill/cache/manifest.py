@@ -23,7 +23,8 @@ from ensemble_distill.tasks import Task, task_from_json
 
 FORMAT = 1
 NAME = "manifest.json"
-FILES = (NAME, "args.toml", "records", "parts", "replay")  # all that a cache folder holds of ours
+ARGS = "args.toml"  # the settings that a cache was made with
+FILES = (NAME, ARGS, "records", "parts", "replay")  # all that a cache folder holds of ours
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Manifest:
         return self.answer.key
 
     @property
+    def settled(self) -> Task:
+        """What an answer is, once members have been asked."""
+        assert isinstance(self.answer, Task)
+        return self.answer
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names, where an answer is of several."""
         return self.answer.names if isinstance(self.answer, Task) else ()
@@ -84,8 +91,7 @@ class Manifest:
     @property
     def format(self) -> Format:
         """How what a member says of a row is stored."""
-        assert isinstance(self.answer, Task)
-        return Format(self.answer.format, (self.answer.width,), self.dtype)
+        return Format(self.settled.format, (self.settled.width,), self.dtype)
 
     def format_of(self, key: Key) -> Format:
         """How a row of a record is stored."""
@@ -133,8 +139,7 @@ class Manifest:
         return replace(self, records={**self.records, **records})
 
     def save(self, folder: Path) -> None:
-        assert isinstance(self.answer, Task)
-        answer = self.answer.to_json()
+        answer = self.settled.to_json()
         record = {
             "format": FORMAT,
             "task": answer.pop("task"),

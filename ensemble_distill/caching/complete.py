@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ensemble_distill.cache.manifest import Manifest, as_recorded
+from ensemble_distill.cache.manifest import ARGS, Manifest, as_recorded, is_cache
 from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import unneeded
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import Member
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.teachers.teacher import Teacher
 
 
 def is_complete(folder: Path, splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> bool:
@@ -35,3 +38,16 @@ def keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator
     for name, plan in splits.items():
         for member, view in itertools.product(members, range(plan.count)):
             yield RecordKey(name, member.name, view)
+
+
+def held(
+    folder: Path, plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher], overwrite: bool
+) -> AbstractContextManager[None]:
+    """The lock; none for a complete cache, where nothing will be written: it may be read-only, or another's."""
+    complete = (
+        not overwrite
+        and is_cache(folder)
+        and (folder / ARGS).is_file()
+        and is_complete(folder, plans, [teacher.member for teacher in teachers])
+    )
+    return nullcontext() if complete else one_writer(folder)

@@ -6,7 +6,7 @@ put on one side or the other. A rule is asked only about a key whose value is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,3 +102,16 @@ def tell_idle_caching(facts: Caching, progress: Progress) -> None:
     """
     found = {key: rule(facts) for key, rule in CACHING.items()}
     tell(partial(is_given, facts.settings), found, progress)
+
+
+def warn_of_little_diversity(
+    transform: str, splits: Collection[str], teachers: Sequence[Teacher], progress: Progress
+) -> None:
+    """Say where there is little to learn beside the mean: of one member, or of rows that members know by heart."""
+    if len(teachers) == 1:
+        progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
+    if transform == "none" and "train" in splits:
+        progress.warn(
+            'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
+            "to learn. Set views.transform to affine, crop-flip, mixup, noise or ods."
+        )

@@ -11,7 +11,7 @@ from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import counted, told
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.loop import Training
-from ensemble_distill.workflows.train import TrainReport
+from ensemble_distill.training.report import TrainReport
 from ensemble_distill.workspace.splits import TRAINED
 
 

@@ -24,11 +24,11 @@ from ensemble_distill.runtime.files import clear_folder, refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
+from ensemble_distill.training.report import TrainReport
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.train import TrainReport, train
+from ensemble_distill.workflows.train import train
 from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.folders import refuse_foreign, run_folder
-from ensemble_distill.workspace.splits import plan_split
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
 def _refuse_other_rows(settings: Settings, first: Run) -> None:
     """Raise EdistillError when the chain's first generation was trained on other data than there is now."""
     for name, digest in first.provenance.trained_on.items():
-        found = plan_split(settings, name).facts().digest
+        found = Workspace(settings).source(name).digest
         if found != digest:
             raise EdistillError(
                 f"{first.folder} was trained on {name} data {digest[:12]}…, but data.{name} is {found[:12]}…. Put the "

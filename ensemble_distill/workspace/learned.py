@@ -12,7 +12,6 @@ from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import names_in
-from ensemble_distill.tasks import task_from_json
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
@@ -51,7 +50,7 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
     splits = {name: cached_split(cache, name, plan) for name, plan in plans.items()}
     manifest = cache.manifest
     return Learned(
-        task=task_from_json({"task": manifest.task, "classes": manifest.classes}),
+        task=manifest.settled,
         cache=cache,
         sources=sources,
         splits=splits,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.renamed import by_name
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
-from ensemble_distill.runs.trust import Trust
-from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.settings import PreprocessingSettings, Settings
-from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.settings import PreprocessingSettings
 
 TRAINED = ("train", "transfer")  # the splits with views; the others are seen as they are
 
@@ -74,45 +70,3 @@ def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocess
             "Give size, mean and std."
         )
     return Preprocessing(**given)
-
-
-# --- to go: a command opens a Workspace ---------------------------------------------------------------------------
-
-
-def open_split(settings: Settings, name: str) -> Source:
-    from ensemble_distill.workspace.workspace import Workspace
-
-    return Workspace(settings).source(name)
-
-
-def plan_split(settings: Settings, name: str, source: Source | None = None) -> SplitPlan:
-    from ensemble_distill.workspace.workspace import Workspace
-
-    return Workspace(settings).split(name, source)
-
-
-def plan_splits(
-    settings: Settings, names: Iterable[str] | None = None, known: tuple[str, ...] | None = None
-) -> dict[str, SplitPlan]:
-    from ensemble_distill.workspace.workspace import Workspace
-
-    return Workspace(settings).splits(names, known)
-
-
-def trusted_by(settings: Settings, everything: bool = False, own_runs: Path | None = None) -> Trust:
-    from ensemble_distill.workspace.workspace import Workspace
-
-    return Workspace(settings, trust=everything, own_runs=own_runs).trusted
-
-
-def open_ensemble(
-    settings: Settings,
-    classes: tuple[str, ...] | None,
-    trust: bool | Trust = False,
-    progress: Progress | None = None,
-) -> list[Teacher]:
-    from ensemble_distill.workspace.workspace import Workspace
-
-    if isinstance(trust, Trust):
-        return Workspace(settings, progress or Silent(), trust.everything, trust.runs).ensemble(classes)
-    return Workspace(settings, progress or Silent(), trust).ensemble(classes)

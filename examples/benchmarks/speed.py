@@ -45,7 +45,7 @@ from ensemble_distill.training.feed import Feed, Pooling  # noqa: E402
 from ensemble_distill.training.loop import Setup, Training  # noqa: E402
 from ensemble_distill.training.order import Order, Steps  # noqa: E402
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate  # noqa: E402
-from ensemble_distill.workspace.splits import open_ensemble, plan_split  # noqa: E402
+from ensemble_distill.workspace import Workspace  # noqa: E402
 
 ROWS = 2048
 REPEATS = 3
@@ -61,8 +61,8 @@ def main() -> None:
     np.save(work / "rows.npy", np.arange(0, 50_000, 50_000 // ROWS)[:ROWS])
     torch.set_num_threads(2)
     settings = settings_of(work)
-    plan = plan_split(settings, "train")
-    teachers = open_ensemble(settings, plan.source.classes)
+    plan = Workspace(settings).split("train")
+    teachers = Workspace(settings).ensemble(plan.source.classes)
     modules = [teacher.build() for teacher in teachers]
     make_member = load_factory(f"{work / 'teachers' / 'model.py'}:make_teacher", "the members' architecture")
     for row in range(len(plan.source)):

@@ -28,7 +28,7 @@ from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.train import train
-from ensemble_distill.workspace.splits import plan_split
+from ensemble_distill.workspace import Workspace
 
 NEAR: dict[str, Any] = CACHED
 WEIGHTS = "student.safetensors"
@@ -75,7 +75,7 @@ def weights(chain: Path) -> list[bytes]:
 @torch.no_grad()
 def said_of_views(folder: Path, run: Path, split: str, view: int) -> Floats:
     """Log-probabilities (N, 1, K) of a run on every row of a split, rendered as that view."""
-    plan = plan_split(settings(folder), split)
+    plan = Workspace(settings(folder)).split(split)
     source, rows = plan.source, []
     preprocessing = StudentConfig.load(run).architecture.preprocessing
     for row in range(len(source)):

@@ -79,7 +79,7 @@ def test_the_members_are_good_and_differ(digits_session: Path) -> None:
 
 
 def test_it_is_the_same_everywhere(digits_session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble_distill.workflows.quickstart.MEMBERS", 1)
+    monkeypatch.setattr("ensemble_distill.quickstart.digits.MEMBERS", 1)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     prepare(tmp_path / "again")
     assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are its own"
@@ -113,7 +113,7 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
 
 
 def test_prepare_only_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble_distill.workflows.quickstart.MEMBERS", 1)
+    monkeypatch.setattr("ensemble_distill.quickstart.digits.MEMBERS", 1)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "new").mkdir()
     result = CliRunner().invoke(app, ["quickstart", "new", "--prepare-only"])

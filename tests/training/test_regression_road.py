@@ -29,10 +29,11 @@ from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import load_student
 from ensemble_distill.settings import load_settings, settings_from, settings_toml
+from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.train import TrainReport, train
-from ensemble_distill.workspace.splits import plan_split
+from ensemble_distill.workflows.train import train
+from ensemble_distill.workspace import Workspace
 
 ROWS = {"train": 40, "validation": 12}
 METHODS = ["hydra", "kd", "supervised", "batch-ensemble"]
@@ -306,7 +307,7 @@ def test_the_summary_of_a_student_is_numpys(cached: Path) -> None:
 def test_mixed_rows_have_mixed_targets(cached: Path) -> None:
     """The view mixes two inputs, and a number between two targets is a target."""
     mine = settings(cached, {"views.transform": "mixup"})
-    plan = plan_split(mine, "train")
+    plan = Workspace(mine).split("train")
     records = Cache(cached / "cache").open("train", 2)
     rows = CachedRows([CachedSplit(plan.source, plan.view, plan.seed, records)], None)
     batch = collate([rows[row, view] for row in range(40) for view in range(2)])
@@ -335,7 +336,7 @@ def partly_labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_batch_of_labeled_and_unlabeled_rows(partly_labeled: Path) -> None:
-    plans = {name: plan_split(settings(partly_labeled), name) for name in ("train", "transfer")}
+    plans = {name: Workspace(settings(partly_labeled)).split(name) for name in ("train", "transfer")}
     cache = Cache(partly_labeled / "cache")
     splits = [CachedSplit(p.source, p.view, p.seed, cache.open(name, 2)) for name, p in plans.items()]
     rows = CachedRows(splits, None)

@@ -26,10 +26,11 @@ from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.run import load_student
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.order import boundaries
+from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.stepping import READ_EVERY
 from ensemble_distill.training.summary import Summary
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.train import TrainReport, train
+from ensemble_distill.workflows.train import train
 
 SIZE = Preprocessing((SIDE, SIDE), (0.5,), (0.5,))
 

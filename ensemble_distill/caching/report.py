@@ -1,0 +1,35 @@
+"""What a caching pass leaves behind, as it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_distill.cache.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What the cache holds now, and what this pass added."""
+
+    folder: Path
+    members: tuple[str, ...]
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[int, int]]  # rows and views by name
+    added: int  # records; 0 when it was up to date
+    bytes: int
+    seconds: float
+
+    @classmethod
+    def of(cls, folder: Path, added: int, seconds: float) -> CacheReport:
+        """What the cache in a folder holds."""
+        manifest = Manifest.load(folder)
+        return cls(
+            folder=folder,
+            members=manifest.names,
+            classes=manifest.classes,
+            splits={name: (split.rows, manifest.views(name)) for name, split in manifest.splits.items()},
+            added=added,
+            bytes=sum(path.stat().st_size for path in (folder / "records").rglob("*.npy")),
+            seconds=seconds,
+        )

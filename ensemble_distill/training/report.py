@@ -1,0 +1,36 @@
+"""What a training leaves behind, as it is told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_distill.runs.run import Run
+from ensemble_distill.students.student import Student
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A finished run, and what this call did for it."""
+
+    folder: Path
+    method: str
+    heads: int
+    parameters: int
+    fresh: bool  # False: it was up to date
+    resumed_at: int  # the step an interrupted training went on from; 0 for a new one
+    seconds: float
+
+    @classmethod
+    def of(cls, run: Run, student: Student, resumed_at: int | None, started: float) -> TrainReport:
+        """Of a run that was trained now from that step on; None for one that was there."""
+        return cls(
+            folder=run.folder,
+            method=run.provenance.method,
+            heads=run.architecture.heads,
+            parameters=sum(p.numel() for p in student.parameters()),
+            fresh=resumed_at is not None,
+            resumed_at=resumed_at or 0,
+            seconds=time.monotonic() - started,
+        )

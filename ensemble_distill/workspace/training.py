@@ -1,0 +1,59 @@
+"""From settings to what is to be trained, and whether that is done already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ensemble_distill.runs.args import refuse_other_settings, write_args
+from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, WEIGHTS
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.same import refuse_other_ensemble, refuse_other_method
+from ensemble_distill.runtime.files import clear_folder, write_whole
+from ensemble_distill.settings import Settings
+from ensemble_distill.training import refusals
+from ensemble_distill.training.asked import Asked
+from ensemble_distill.training.train import Ready
+from ensemble_distill.workspace.folders import refuse_no_run, run_folder
+from ensemble_distill.workspace.learned import learned_from
+from ensemble_distill.workspace.workspace import Workspace
+
+
+def open_asked(workspace: Workspace, overwrite: bool) -> Asked:
+    """What is to be trained. Raises EdistillError for what no cache could mend."""
+    settings = workspace.settings
+    refusals.refuse_generations(settings.train.generations)
+    method, options = workspace.method
+    folder = run_folder(settings)
+    refusals.refuse_temperature(workspace.task, options)
+    refuse_no_run(folder)
+    refusals.refuse_bodiless(settings.student)
+    refusals.refuse_several_processes()
+    return Asked(folder, method, options, settings.student, settings.train, settings.teachers, overwrite)
+
+
+def finished(workspace: Workspace, asked: Asked) -> Run | None:
+    """The run that is there and up to date; None where there is something to do.
+
+    Raises:
+        EdistillError: a run of other settings, of another method or ensemble is there.
+    """
+    folder, settings = asked.folder, workspace.settings
+    # one that failed at its first step may be another's
+    if asked.overwrite or not any((folder / name).exists() for name in FILES if name not in (ARGS, CONFIG)):
+        return None
+    refuse_other_settings(folder, settings)
+    refuse_other_method(folder, asked.method.source, settings.train.method)
+    if workspace.has_cache:
+        cache = learned_from(workspace)
+        digests = {name: split.digest for name, split in cache.manifest.splits.items()}
+        refuse_other_ensemble(folder, cache.folder, cache.manifest.members, digests)
+    return Run.open(folder) if (folder / WEIGHTS).is_file() else None  # finished: it no longer needs its cache
+
+
+def claim_folder(settings: Settings, asked: Asked, ready: Ready, claim: Callable[[], None]) -> None:
+    """Make the folder this run's own."""
+    claim()
+    if asked.overwrite:
+        clear_folder(asked.folder, FILES, last=ARGS)
+    write_args(asked.folder, settings)
+    write_whole(asked.folder / CONFIG, ready.config.content())
