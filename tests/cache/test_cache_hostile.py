@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -145,7 +146,7 @@ def with_text(record: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
             yield renamed(record, path, text)
 
 
-@pytest.mark.parametrize("text", ["../../../victim", "{victim}/x/0"])
+@pytest.mark.parametrize("text", ["../../../victim", pytest.param("{victim}/x/0", marks=pytest.mark.slow)])
 def test_no_text_of_the_manifest_reaches_another_folder(made: Path, tmp_path: Path, text: str) -> None:
     victim, loaded = victim_of(tmp_path / "tiny"), 0
     for record in with_text(manifest_of(made), text.format(victim=victim)):
@@ -159,8 +160,12 @@ def test_no_text_of_the_manifest_reaches_another_folder(made: Path, tmp_path: Pa
     assert 5 < loaded < 20, "classes, digests, a model: free texts"
 
 
-@pytest.mark.parametrize("name", ["{victim}", "../../victim", "..", ".", "", "a\\b", "a\nb", "{victim}/cache"])
-@pytest.mark.parametrize("what", ["train", "ood/noise", "member-0", "x"])
+PATHS = ["{victim}", "../../victim", "..", ".", "", "a\\b", "a\nb", "{victim}/cache"]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), list(zip(PATHS, itertools.cycle(["train", "ood/noise", "member-0", "x"]), strict=False))
+)
 def test_a_name_that_is_a_path_is_refused_wherever_it_stands_alike(folder: Path, what: str, name: str) -> None:
     """The strongest form: a manifest that agrees with itself."""
     victim = victim_of(folder)
@@ -258,13 +263,15 @@ RECORDS: dict[str, bytes | None] = {
 }
 
 
-@pytest.mark.parametrize("content", RECORDS.values(), ids=RECORDS.keys())
-@pytest.mark.parametrize("held", ["in memory", "mapped"])
-@pytest.mark.parametrize("name", ["train/member-1", "inputs/train/x"])
+WAYS = itertools.cycle(itertools.product(["train/member-1", "inputs/train/x"], ["in memory", "mapped"]))
+
+
+@pytest.mark.parametrize(("what", "way"), list(zip(RECORDS, WAYS, strict=False)))
 def test_a_record_of_anything_else_is_one_message_and_can_be_deleted(
-    folder: Path, name: str, held: str, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+    folder: Path, what: str, way: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checksum of what stands there is in the manifest, as whoever made it would have written it."""
+    content, (name, held) = RECORDS[what], way
     if held == "mapped":
         monkeypatch.setattr("ensemble_distill.cache.reader.IN_MEMORY", 0)
         monkeypatch.setattr("ensemble_distill.cache.reader.IN_MEMORY", 0)
@@ -314,8 +321,13 @@ def test_what_was_kept_of_the_inputs_is_checked(folder: Path) -> None:
 LINKED = ["records", "records/train", "records/inputs", "records/ood", "parts", "parts/train", "replay", "replay/ood"]
 
 
-@pytest.mark.parametrize("place", LINKED)
-@pytest.mark.parametrize("change", ["a member more", "overwrite", "another batch size", "a member failed"])
+CHANGES = ["a member more", "overwrite", "another batch size", "a member failed"]
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [*(("records", change) for change in CHANGES), *zip(LINKED[1:], itertools.cycle(CHANGES), strict=False)],
+)
 def test_nothing_is_written_or_removed_where_a_link_leads(folder: Path, place: str, change: str) -> None:
     """Somebody's folder of the same names, and a pass that writes into each of a cache's folders or empties it."""
     cache, asked = folder / "cache", settings(folder, QUICK)

@@ -144,10 +144,15 @@ def test_a_pass_goes_on_rendering_as_it_began(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "other" / name).read_bytes() != (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("point", [4 * 4, 4 * 8, 4 * 11], ids=["inputs", "no outputs", "some outputs"])
 @pytest.mark.parametrize(
-    "change",
-    [{"cache.batch-size": 2}, {"views.seed": 3}, {"views.transform": "confods"}, {"views.transform": "mixup"}, {}],
+    ("point", "change"),
+    [  # inputs, no outputs, some outputs
+        (4 * 4, {"cache.batch-size": 2}),
+        (4 * 8, {"views.seed": 3}),
+        (4 * 11, {"views.transform": "confods"}),
+        (4 * 8, {"views.transform": "mixup"}),
+        (4 * 11, {}),
+    ],
     ids=str,
 )
 def test_before_any_output_is_complete_anything_may_change(

@@ -171,7 +171,7 @@ def test_overwriting_interrupted_before_its_first_checkpoint_leaves_the_old_chai
 
 
 # the chain's settings (0 to 3), those of its first generation, its config, its first checkpoint, ...
-@pytest.mark.parametrize("point", [0, 3, 4, 6, 9, 13, 17, 45, 70, 120])
+@pytest.mark.parametrize("point", [0, 3, 6, 9, 13, 70])
 def test_overwriting_killed_at_a_write_goes_on_to_the_new_chain(
     folder: Path, old: Path, monkeypatch: pytest.MonkeyPatch, point: int
 ) -> None:
@@ -272,8 +272,6 @@ def test_the_forecast_adds_up(folder: Path, name: str, monkeypatch: pytest.Monke
     assert heard.of("note")[0].endswith(f"about {told(3 * a_training + 2 * a_cache)} and 24.0 MB.")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min"), (7_200, "2 h 00 min")]
-)
-def test_durations_as_people_say_them(seconds: float, text: str) -> None:
-    assert told(seconds) == text
+def test_durations_as_people_say_them() -> None:
+    for seconds, text in [(0.2, "0 s"), (45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min"), (7_200, "2 h 00 min")]:
+        assert told(seconds) == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import shutil
@@ -117,8 +118,7 @@ def run_trusted(command: Command, options: Settings, run: Path, trust: bool) -> 
         assert "is none of your own runs" not in str(error)  # noqa: PT017
 
 
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("name", "body"), list(zip(COMMANDS, itertools.cycle(BODIES), strict=False)))
 def test_code_of_a_run_from_elsewhere_runs_only_where_it_is_trusted(
     folder: Path, planted: Path, mark: Path, name: str, body: str
 ) -> None:
@@ -238,9 +238,9 @@ def test_a_method_of_a_file_is_a_name_and_no_code(folder: Path, planted: Path, m
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "calibrate", "export", "cache-logits", "train", "inspect"])
-def test_every_command_that_opens_a_run_can_be_told_to_trust_it(command: str) -> None:
-    assert "--trust-checkpoints" in {flag for parameter in load(command).params for flag in parameter.opts}
+def test_every_command_that_opens_a_run_can_be_told_to_trust_it() -> None:
+    for command in ["evaluate", "calibrate", "export", "cache-logits", "train", "inspect"]:
+        assert "--trust-checkpoints" in {flag for parameter in load(command).params for flag in parameter.opts}
 
 
 # --- inspect and verify -----------------------------------------------------------------------------------------

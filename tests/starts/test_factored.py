@@ -52,7 +52,7 @@ def test_factors_have_the_shapes_and_the_parameters_that_they_are_counted_at(
 
 
 @given(LAYERS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=10)
 def test_the_highest_rank_is_enough_for_the_layer_itself(layer: nn.Conv2d | nn.Linear) -> None:
     weight = layer.weight.detach().double().reshape(*reversed(channels(layer)), -1)  # (out, in, positions)
     rank = highest_rank(layer)
