@@ -1,24 +1,68 @@
 """edistill: distill an ensemble into one student that keeps every member's prediction.
 
-The command line is `edistill`; the same steps from Python are `ensemble_distill.workflows`, and `load_student`
-rebuilds a trained student from its run folder.
+The command line is `edistill`. Each command is also a function here, which takes what `load_settings` reads and returns
+a typed result; `load_student` rebuilds a trained student, and `Method` and `Stage` are what a method of one's own is
+made of.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "load_student"]
 
 if TYPE_CHECKING:
+    from ensemble_distill.chains.generations import train_chain
+    from ensemble_distill.errors import EdistillError
+    from ensemble_distill.methods.method import Method, Stage
     from ensemble_distill.runs.run import load_student
+    from ensemble_distill.settings import Settings, load_settings
+    from ensemble_distill.workflows.cache_logits import cache_logits
+    from ensemble_distill.workflows.calibrate import calibrate
+    from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
+    from ensemble_distill.workflows.export import export
+    from ensemble_distill.workflows.predict import predict
+    from ensemble_distill.workflows.train import train
+
+__all__ = [
+    "EdistillError",
+    "Method",
+    "Settings",
+    "Stage",
+    "__version__",
+    "cache_logits",
+    "calibrate",
+    "evaluate",
+    "evaluate_together",
+    "export",
+    "load_settings",
+    "load_student",
+    "predict",
+    "train",
+    "train_chain",
+]
+
+_PLACES = {
+    "EdistillError": "errors",
+    "Method": "methods.method",
+    "Settings": "settings",
+    "Stage": "methods.method",
+    "cache_logits": "workflows.cache_logits",
+    "calibrate": "workflows.calibrate",
+    "evaluate": "workflows.evaluate",
+    "evaluate_together": "workflows.evaluate",
+    "export": "workflows.export",
+    "load_settings": "settings",
+    "load_student": "runs.run",
+    "predict": "workflows.predict",
+    "train": "workflows.train",
+    "train_chain": "chains.generations",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`load_student`, imported when it is asked for: the command line starts without torch."""
-    if name == "load_student":
-        from ensemble_distill.runs.run import load_student
-
-        return load_student
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """A public name, imported when it is asked for: the command line starts without torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

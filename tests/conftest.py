@@ -33,7 +33,7 @@ def traced_once() -> Iterator[None]:
     """torch's exporter takes seconds: a student of the same code and the same weights is traced once in a session."""
     import onnx
 
-    from ensemble_distill.export import onnx as exporter
+    from ensemble_distill.exporting import onnx as exporter
 
     trace, made = exporter._trace, {}
 

@@ -9,8 +9,8 @@ import torch
 
 from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.export.onnx import export_onnx
-from ensemble_distill.export.safetensors import export_safetensors
+from ensemble_distill.exporting.onnx import export_onnx
+from ensemble_distill.exporting.safetensors import export_safetensors
 from ensemble_distill.runs.finding import find_run
 from ensemble_distill.runs.folder import EXPORTS, ONNX, SAFETENSORS
 from ensemble_distill.runs.run import Run

@@ -23,12 +23,12 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 
 import ensemble_distill
-import ensemble_distill.export.onnx as onnx_format
+import ensemble_distill.exporting.onnx as onnx_format
 from ensemble_distill import __version__, load_student
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.export.onnx import export_onnx
-from ensemble_distill.export.safetensors import export_safetensors
+from ensemble_distill.exporting.onnx import export_onnx
+from ensemble_distill.exporting.safetensors import export_safetensors
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
@@ -355,7 +355,7 @@ def test_safetensors_that_read_back_otherwise_are_removed(tmp_path: Path, monkey
     def worn(path: Path) -> dict[str, Tensor]:
         return {name: tensor + 1 for name, tensor in load_file(path).items()}
 
-    monkeypatch.setattr("ensemble_distill.export.safetensors.load_file", worn)
+    monkeypatch.setattr("ensemble_distill.exporting.safetensors.load_file", worn)
     with pytest.raises(
         EdistillError, match=r"does not read back as it was written, so it stays as it was\. Check the disk"
     ):

@@ -20,7 +20,7 @@ from tiny import refused, settings
 from tiny_regression import LEVEL, SPREAD, load_data, make_folder
 from typer.testing import CliRunner, Result
 
-import ensemble_distill.export.onnx as onnx_format
+import ensemble_distill.exporting.onnx as onnx_format
 from ensemble_distill import load_student
 from ensemble_distill.cli.app import app
 from ensemble_distill.data.source import Array

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.export.safetensors import export_safetensors
+from ensemble_distill.exporting.safetensors import export_safetensors
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.predictive.dirichlet import DirichletFamily
