@@ -15,6 +15,7 @@ class CacheReport:
     folder: Path
     members: tuple[str, ...]
     classes: tuple[str, ...]
+    predicts: str  # what an answer is, in words
     splits: dict[str, tuple[int, int]]  # rows and views by name
     added: int  # records; 0 when it was up to date
     bytes: int
@@ -28,6 +29,7 @@ class CacheReport:
             folder=folder,
             members=manifest.names,
             classes=manifest.classes,
+            predicts=manifest.settled.told,
             splits={name: (split.rows, manifest.views(name)) for name, split in manifest.splits.items()},
             added=added,
             bytes=sum(path.stat().st_size for path in (folder / "records").rglob("*.npy")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import typer
@@ -34,12 +33,8 @@ def register(app: typer.Typer) -> None:
         if not report.added:
             render.message(f"{report.folder} is up to date.")
         render.table(
-            f"{report.folder.name}: {counted(len(report.members), 'member')}, {_predicted(report.classes)}, "
+            f"{report.folder.name}: {counted(len(report.members), 'member')}, {report.predicts}, "
             f"{report.bytes / 1e6:.1f} MB",
             ["split", "rows", "views"],
             [[name, f"{rows:,}", str(views)] for name, (rows, views) in report.splits.items()],
         )
-
-
-def _predicted(classes: Sequence[str]) -> str:
-    return f"{len(classes)} classes" if classes else "one number a row"

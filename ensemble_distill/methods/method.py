@@ -21,7 +21,8 @@ class Labels:
     """What is known of B rows, some of which were mixed with another.
 
     Attributes:
-        own, partner: (B,) classes (int64) or targets (float) of each row and of the one it was mixed with.
+        own, partner: (B,) classes (int64) or targets (float) of each row and of the one it was mixed with; (B, D) of
+            several a row.
         weight: (B,) of its own.
         known: (B,) whether the row has a label at all; where it has none the others mean nothing.
     """
@@ -38,11 +39,13 @@ class Labels:
         lies between the two.
         """
         weight = self.weight.unsqueeze(1)
+        of_row = (-1, *(1,) * (self.own.dim() - 1))  # the shape in which a number a row goes with a row's labels
+        known = self.known.view(of_row)
         if self.own.is_floating_point():
-            own = torch.where(self.known, self.weight * self.own + (1 - self.weight) * self.partner, 0.0)
-            nll = student.nll(own)
+            share = self.weight.view(of_row)
+            nll = student.nll(torch.where(known, share * self.own + (1 - share) * self.partner, 0.0))
         else:
-            own, partner = (torch.where(self.known, y, 0) for y in (self.own, self.partner))
+            own, partner = (torch.where(known, y, 0) for y in (self.own, self.partner))
             nll = weight * student.nll(own) + (1 - weight) * student.nll(partner)
         return torch.where(self.known.unsqueeze(1), nll, 0.0)
 

@@ -38,12 +38,12 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class Example:
-    """One row in one view: its input, and its classes (int) or targets (float), which mean nothing unless known."""
+    """One row in one view: its input, and its label and its partner's, which mean nothing unless known."""
 
     index: Index
     x: Array
-    own: float
-    partner: float
+    own: Array
+    partner: Array
     weight: float
     known: bool
 
@@ -75,6 +75,7 @@ class CachedRows(Dataset[Example]):
         self.splits = [ViewedRows(split.source, split.view, split.seed, split.inputs) for split in splits]
         self.offsets = np.cumsum([0, *(len(split.source) for split in splits)])
         self.to = to
+        self._nothing = _nothing([split.source for split in splits])
         self._memo: Memo[Example] = Memo(sum(len(s.source) * s.records.views for s in splits), RENDERED)
 
     def __len__(self) -> int:
@@ -92,8 +93,14 @@ class CachedRows(Dataset[Example]):
     def _rendered(self, index: Index) -> Example:
         part = int(np.searchsorted(self.offsets, index[0], side="right")) - 1
         x, y = self.splits[part].labeled(index[0] - int(self.offsets[part]), index[1], self.to)
-        own, partner, weight = (0, 0, 1.0) if y is None else (np.asarray(y[0]).item(), np.asarray(y[1]).item(), y[2])
-        return Example(index, x, own, partner, weight, known=y is not None)
+        own, partner, weight = (self._nothing, self._nothing, 1.0) if y is None else y
+        return Example(index, x, np.asarray(own), np.asarray(partner), weight, known=y is not None)
+
+
+def _nothing(sources: Sequence[Source]) -> Array:
+    """What stands for the label of a row that has none: zeros like those of the others."""
+    labels = next((source.labels for source in sources if source.labels is not None), np.zeros(1, np.int64))
+    return np.zeros_like(labels[0])
 
 
 def _refuse_other_size(inputs: StoredInputs, to: Preprocessing) -> None:
@@ -131,8 +138,8 @@ def collate(examples: Sequence[Example]) -> Rows:
     return Rows(
         indices=np.array([example.index for example in examples], np.int64),
         x=torch.from_numpy(np.stack([example.x for example in examples])),
-        own=torch.tensor([example.own for example in examples]),
-        partner=torch.tensor([example.partner for example in examples]),
+        own=torch.from_numpy(np.stack([example.own for example in examples])),
+        partner=torch.from_numpy(np.stack([example.partner for example in examples])),
         weight=torch.tensor([example.weight for example in examples], dtype=torch.float32),
         known=torch.tensor([example.known for example in examples]),
     )
