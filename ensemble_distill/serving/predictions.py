@@ -58,4 +58,4 @@ def _cell(name: str, value: Any, exact: frozenset[str]) -> Any:
     if not isinstance(value, float):
         return harmless_cell(value)
     # the shortest text that float32 reads back as it was; NumPy's own goes into powers of ten from a million on
-    return repr(float(str(np.float32(value)))) if name in exact else f"{value:.6g}"
+    return repr(float(str(np.float32(value)))) if name.partition(" ")[0] in exact else f"{value:.6g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,9 +62,9 @@ def _is_earlier(path: Path) -> bool:
     if start in (b"", b"row\n", b"[]\n"):
         return True
     predicted = [open_task(key).predicted for key in task_names()]
-    columns = start.partition(b"\n")[0].decode(errors="replace").split(",")
-    for first in (["row", *names] for names in predicted):
-        if columns[: len(first)] == first and {*columns[len(first) :]} <= {*UNCERTAINTIES}:
-            return True
+    header = next(csv.reader([start.partition(b"\n")[0].decode(errors="replace")]), [])
+    words = {column.partition(" ")[0] for column in header[1:]} - {*UNCERTAINTIES}  # behind it may be a name
+    if header[:1] == ["row"] and any(words == {*names} for names in predicted):
+        return True
     second = "|".join(names[0] for names in predicted).encode()
-    return re.match(rb'\[\s*\{\s*"row": "(?:[^"\\]|\\.)*",\s*"(?:' + second + rb')": ', start) is not None
+    return re.match(rb'\[\s*\{\s*"row": "(?:[^"\\]|\\.)*",\s*"(?:' + second + rb')[ "]', start) is not None

@@ -66,8 +66,8 @@ class Task(ABC):
         figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
         shifted_shown: those that `evaluate --shifts` tells in its table.
         uncertainty_unit: for a table's heading.
-        predicted: the first columns that `predict` writes behind a row's name.
-        exact: those that it writes to the last digit: far from 0 they differ in those.
+        predicted: the first words of the columns that `predict` writes behind a row's name, in their order.
+        exact: those whose numbers it writes to the last digit: far from 0 they differ in those.
     """
 
     key: ClassVar[str]
