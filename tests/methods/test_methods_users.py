@@ -85,14 +85,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_mistake_is_one_message_of_the_method_and_the_remedy(folder: Path, tmp_path: Path, wrong: str) -> None:
-    code, said = WRONG[wrong]
-    (tmp_path / "mine.py").write_text(MINE.replace("class Mine", "class First") + "class Mine(First):\n" + code + "\n")
-    mine = {"train.method": f"{tmp_path / 'mine.py'}:Mine", "output.name": wrong, "train.epochs": 1}
-    with tiny.refused(said):
-        train(tiny.settings(folder, mine))
-    assert not (folder / "runs" / wrong / "student.safetensors").exists()
+def test_a_mistake_is_one_message_of_the_method_and_the_remedy(folder: Path, tmp_path: Path) -> None:
+    first = MINE.replace("class Mine", "class First")
+    for number, (wrong, (code, said)) in enumerate(WRONG.items()):
+        file = tmp_path / str(number) / "mine.py"  # a file is imported once
+        file.parent.mkdir()
+        file.write_text(f"{first}class Mine(First):\n{code}\n")
+        mine = {"train.method": f"{file}:Mine", "output.name": wrong, "train.epochs": 1}
+        with tiny.refused(said):
+            train(tiny.settings(folder, mine))
+        assert not (folder / "runs" / wrong / "student.safetensors").exists()
 
 
 def test_an_edited_method_is_another_one(folder: Path, tmp_path: Path) -> None:

@@ -333,9 +333,8 @@ def test_one_head_of_a_last_stage_is_the_body(nets: Path) -> None:
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("chosen", "said"),
-    [
+def test_what_does_not_go_together_is_refused_and_nothing_is_written(mlps: Path) -> None:
+    for chosen, said in [
         ({"student.heads": {"rank": 4}}, ("student.heads has rank = 4", 'student.init = ["member-00"]')),
         ({"student.heads": {"adapt-from": "1"}, "student.init": "member-0"}, ("student.heads has adapt-from = '1'",)),
         ({"student.heads": {"compress": 0.5}}, ("student.heads has compress = 0.5", 'student.init = ["member-00"]')),
@@ -359,14 +358,10 @@ def test_one_head_of_a_last_stage_is_the_body(nets: Path) -> None:
         ({**MLP, "train.method": "kd"}, ("kd has no head for each of the 3", "Use --method hydra")),
         ({**MLP, "method.hinton-share": 0.5}, ("stage hinton of hydra has 1", "Leave method.hinton-share out")),
         ({"student.heads": "last-stage", "train.method": "batch-ensemble"}, ("batch-ensemble", "student.heads = []")),
-    ],
-)
-def test_what_does_not_go_together_is_refused_and_nothing_is_written(
-    mlps: Path, chosen: dict[str, object], said: tuple[str, ...]
-) -> None:
-    with tiny.refused(*said):
-        trained(mlps, "refused", chosen)
-    assert not (mlps / "runs/refused/args.toml").exists()
+    ]:
+        with tiny.refused(*said):
+            trained(mlps, "refused", chosen)
+        assert not (mlps / "runs/refused/args.toml").exists()
 
 
 def test_a_member_of_another_architecture_is_refused(mlps: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -116,9 +115,8 @@ def test_new_heads_are_trained_again() -> None:
     assert all(parameter.requires_grad for parameter in more.heads.parameters())
 
 
-@pytest.mark.parametrize(
-    ("modules", "said"),
-    [
+def test_modules_that_cannot_be_shared_are_refused() -> None:
+    for modules, said in [
         ({"frst": "stem"}, ("'frst'", "body of the student", "first")),
         ({"first": "stm"}, ("'stm'", "member a", "stem")),
         ({"act": "relu"}, ("act", "no weights")),
@@ -128,11 +126,9 @@ def test_new_heads_are_trained_again() -> None:
         ({"head": "stem"}, ("head", "stem", "Sequential", "linear layer")),
         ({"head": "stem.0"}, ("(3, 5) in the student", "(5, 4) in the teacher")),
         ({"head": "wide"}, ("(3, 5) in the student", "(4, 5) in the teacher")),
-    ],
-)
-def test_modules_that_cannot_be_shared_are_refused(modules: Mapping[str, str], said: tuple[str, ...]) -> None:
-    with refused("student.share", *said):
-        share(a_student(), a_teacher(), "member a", modules)
+    ]:
+        with refused("student.share", *said):
+            share(a_student(), a_teacher(), "member a", modules)
 
 
 @pytest.mark.parametrize("modules", [{"first": "stem", "first.1": "stem.1"}, {"first.1": "stem.1", "first": "stem"}])
@@ -201,23 +197,18 @@ def test_every_generation_keeps_what_the_first_took(folder: Path) -> None:
     assert not torch.equal(*bodies)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
+def test_shares_that_say_too_little_are_refused(folder: Path) -> None:
+    for overrides, said in [
         ({"train.teacher": None}, ("3: member-0, member-1, member-2", "--teacher member-0")),
         ({"train.method": "hydra", "train.teacher": None}, ("there are 3",)),
         ({"train.teacher": "member-7"}, ("member-7", "member-0, member-1, member-2")),
         ({"student.heads": "last-stage"}, ("the output layer where there is one head", "a last stage")),
         ({"train.method": "hydra"}, ("student.share freezes heads.layers.0, and hydra would train it anew",)),
         ({"train.method": "batch-ensemble"}, ("batch-ensemble would train it anew",)),
-    ],
-)
-def test_shares_that_say_too_little_are_refused(
-    folder: Path, overrides: Mapping[str, Any], said: tuple[str, ...]
-) -> None:
-    values = {**ONE, "student.kwargs": {"width": 36, "dropout": 0.0}, **overrides}
-    with refused(*said):
-        train(settings(folder, {key: value for key, value in values.items() if value is not None}))
+    ]:
+        values = {**ONE, "student.kwargs": {"width": 36, "dropout": 0.0}, **overrides}
+        with refused(*said):
+            train(settings(folder, {key: value for key, value in values.items() if value is not None}))
 
 
 def test_without_teachers_there_is_nothing_to_share(folder: Path) -> None:

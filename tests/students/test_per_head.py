@@ -72,28 +72,28 @@ def of_all(tails: list[nn.Module]) -> nn.Module:
     return together
 
 
-@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", TAILS)
-def test_a_tail_of_all_heads_is_each_heads_own_tail(name: str, training: bool) -> None:
-    torch.manual_seed(0)
-    make, shape = TAILS[name]
-    tails = varied(make)
-    together = of_all(tails).train(training)
-    x = torch.randn(B, HEADS, *shape, dtype=torch.float64)
-    found = together(x.flatten(0, 1))
-    wanted = torch.stack([tail.train(training)(x[:, head]) for head, tail in enumerate(tails)], dim=1)
-    assert found.shape == (B * HEADS, *wanted.shape[2:])
-    assert_close(found.view_as(wanted), wanted)
-    # what the step left behind, statistics included, and what it would change
-    for head, tail in enumerate(tails):
-        theirs = tail.state_dict()
-        for key, tensor in together.state_dict().items():
-            assert_close(tensor[head], theirs[key])
-    if parameters := list(together.parameters()):
-        gradients = torch.autograd.grad(found.square().sum(), parameters)
-        own = [torch.autograd.grad(w.square().sum(), list(t.parameters())) for t, w in zip(tails, wanted.unbind(1))]  # noqa: B905
-        for gradient, parts in zip(gradients, zip(*own, strict=True), strict=True):
-            assert_close(gradient, torch.stack(parts))
+def test_a_tail_of_all_heads_is_each_heads_own_tail(name: str) -> None:
+    for training in [False, True]:
+        torch.manual_seed(0)
+        make, shape = TAILS[name]
+        tails = varied(make)
+        together = of_all(tails).train(training)
+        x = torch.randn(B, HEADS, *shape, dtype=torch.float64)
+        found = together(x.flatten(0, 1))
+        wanted = torch.stack([tail.train(training)(x[:, head]) for head, tail in enumerate(tails)], dim=1)
+        assert found.shape == (B * HEADS, *wanted.shape[2:])
+        assert_close(found.view_as(wanted), wanted)
+        # what the step left behind, statistics included, and what it would change
+        for head, tail in enumerate(tails):
+            theirs = tail.state_dict()
+            for key, tensor in together.state_dict().items():
+                assert_close(tensor[head], theirs[key])
+        if parameters := list(together.parameters()):
+            gradients = torch.autograd.grad(found.square().sum(), parameters)
+            own = [torch.autograd.grad(w.square().sum(), list(t.parameters())) for t, w in zip(tails, wanted.unbind(1))]  # noqa: B905
+            for gradient, parts in zip(gradients, zip(*own, strict=True), strict=True):
+                assert_close(gradient, torch.stack(parts))
 
 
 @pytest.mark.parametrize("name", TAILS)

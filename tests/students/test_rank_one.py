@@ -128,20 +128,20 @@ def test_a_member_is_the_plain_layer_with_its_weights(layer: Any, shape: tuple[i
     )
 
 
-@bodies
-def test_a_whole_body_is_its_members_side_by_side(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    plain = make()
-    found = converted(plain, spread=0.2)
-    x = torch.randn(ROWS, *shape)
-    each = found(x)
-    for m in range(MEMBERS):
-        own = copy.deepcopy(plain)
-        for name, layer in found.inner.named_modules():
-            if isinstance(layer, RankOne):
-                written_out(own.get_submodule(name), layer, m)
-        wanted = own(x)
-        assert_close(each[:, m], wanted, rtol=1e-4, atol=1e-4 * float(wanted.detach().abs().max()))
-    assert each.shape == (ROWS, MEMBERS, plain(x).shape[1])
+def test_a_whole_body_is_its_members_side_by_side() -> None:
+    for make, shape in BODIES.values():
+        plain = make()
+        found = converted(plain, spread=0.2)
+        x = torch.randn(ROWS, *shape)
+        each = found(x)
+        for m in range(MEMBERS):
+            own = copy.deepcopy(plain)
+            for name, layer in found.inner.named_modules():
+                if isinstance(layer, RankOne):
+                    written_out(own.get_submodule(name), layer, m)
+            wanted = own(x)
+            assert_close(each[:, m], wanted, rtol=1e-4, atol=1e-4 * float(wanted.detach().abs().max()))
+        assert each.shape == (ROWS, MEMBERS, plain(x).shape[1])
 
 
 def test_a_body_that_is_one_layer_is_converted_itself() -> None:
@@ -169,41 +169,41 @@ def test_a_head_is_its_members_side_by_side(hidden: tuple[int, ...]) -> None:
     assert_close(found.layers[0].weight, heads.layers[0].weight[0])  # type: ignore[index]
 
 
-@bodies
-def test_without_spread_all_members_are_the_original(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    student = student_of(make(), shape)
-    x = torch.randn(ROWS, *shape)
-    before = student(x)
-    members = student.with_rank_one(MEMBERS)
-    assert members(x).shape == (ROWS, MEMBERS, CLASSES)
-    assert_close(members(x), before[:, :1].expand(-1, MEMBERS, -1), rtol=1e-5, atol=1e-5)
-    assert torch.equal(student(x), before)  # the student it was made from has kept its layers
-    assert members.heads.count == MEMBERS
-    assert not members.training
+def test_without_spread_all_members_are_the_original() -> None:
+    for make, shape in BODIES.values():
+        student = student_of(make(), shape)
+        x = torch.randn(ROWS, *shape)
+        before = student(x)
+        members = student.with_rank_one(MEMBERS)
+        assert members(x).shape == (ROWS, MEMBERS, CLASSES)
+        assert_close(members(x), before[:, :1].expand(-1, MEMBERS, -1), rtol=1e-5, atol=1e-5)
+        assert torch.equal(student(x), before)  # the student it was made from has kept its layers
+        assert members.heads.count == MEMBERS
+        assert not members.training
 
 
-@bodies
-def test_a_spread_parts_the_members(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    members = student_of(make(), shape).with_rank_one(MEMBERS, 0.3)
-    factors = torch.cat([f.detach().flatten() for layer in layers_of(members) for f in (layer.s, layer.r)])
-    assert float(factors.mean()) == pytest.approx(1, abs=0.1)
-    assert float(factors.std()) == pytest.approx(0.3, rel=0.2)
-    raw = members(torch.randn(ROWS, *shape))
-    assert all(not torch.allclose(raw[:, 0], raw[:, m]) for m in range(1, MEMBERS))
+def test_a_spread_parts_the_members() -> None:
+    for make, shape in BODIES.values():
+        members = student_of(make(), shape).with_rank_one(MEMBERS, 0.3)
+        factors = torch.cat([f.detach().flatten() for layer in layers_of(members) for f in (layer.s, layer.r)])
+        assert float(factors.mean()) == pytest.approx(1, abs=0.1)
+        assert float(factors.std()) == pytest.approx(0.3, rel=0.2)
+        raw = members(torch.randn(ROWS, *shape))
+        assert all(not torch.allclose(raw[:, 0], raw[:, m]) for m in range(1, MEMBERS))
 
 
 # --- training ---------------------------------------------------------------------------------------------------
 
 
-@bodies
-def test_gradient_reaches_every_factor_of_its_own_member(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    members = student_of(make(), shape, hidden=()).with_rank_one(MEMBERS, 0.2)
-    members(torch.randn(8, *shape))[:, 1].square().sum().backward()
-    for name, parameter in members.named_parameters():
-        if name.rpartition(".")[2] in ("r", "s"):
-            assert parameter.grad is not None, name
-            assert parameter.grad[1].abs().max() > 0, name
-            assert parameter.grad[[0, 2, 3]].abs().max() == 0, name
+def test_gradient_reaches_every_factor_of_its_own_member() -> None:
+    for make, shape in BODIES.values():
+        members = student_of(make(), shape, hidden=()).with_rank_one(MEMBERS, 0.2)
+        members(torch.randn(8, *shape))[:, 1].square().sum().backward()
+        for name, parameter in members.named_parameters():
+            if name.rpartition(".")[2] in ("r", "s"):
+                assert parameter.grad is not None, name
+                assert parameter.grad[1].abs().max() > 0, name
+                assert parameter.grad[[0, 2, 3]].abs().max() == 0, name
 
 
 @pytest.mark.parametrize("body", [mlp, convolutional])
@@ -316,16 +316,16 @@ def test_dtype_and_mode_are_kept() -> None:
 # --- saving and exporting -------------------------------------------------------------------------------------------
 
 
-@bodies
-def test_weights_come_back_into_a_student_of_that_form(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    members = student_of(make(), shape).with_rank_one(MEMBERS, 0.3)
-    back = student_of(make(), shape, heads=1).formed("rank-one", MEMBERS)
-    back.load_state_dict(members.state_dict())
-    x = torch.randn(ROWS, *shape)
-    assert torch.equal(back(x), members(x))
-    apart = student_of(make(), shape, heads=1).formed("heads", MEMBERS)
-    assert apart(x).shape == back(x).shape
-    assert apart.state_dict().keys() != back.state_dict().keys()
+def test_weights_come_back_into_a_student_of_that_form() -> None:
+    for make, shape in BODIES.values():
+        members = student_of(make(), shape).with_rank_one(MEMBERS, 0.3)
+        back = student_of(make(), shape, heads=1).formed("rank-one", MEMBERS)
+        back.load_state_dict(members.state_dict())
+        x = torch.randn(ROWS, *shape)
+        assert torch.equal(back(x), members(x))
+        apart = student_of(make(), shape, heads=1).formed("heads", MEMBERS)
+        assert apart(x).shape == back(x).shape
+        assert apart.state_dict().keys() != back.state_dict().keys()
 
 
 def test_onnx_keeps_the_members_for_any_batch() -> None:
