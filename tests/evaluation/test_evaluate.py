@@ -293,7 +293,7 @@ def test_labels_that_mean_other_classes(digits: Path, settings_of: SettingsOf) -
         x, y = there["x"], there["y"]
     settings = settings_of(digits, {"data.test": "data/other.npz"})
     np.savez(digits / "data/other.npz", x=x, y=y + 1)
-    refused(digits, settings, r"data\.test has label 10, and .+hydra-s0 has classes 0 to 9\.")
+    refused(digits, settings, r"data\.test has label 10, but .+hydra-s0 has classes 0 to 9\.")
     np.savez(digits / "data/other.npz", x=x, y=y, classes=np.array(list("abcdefghijk")))
     refused(
         digits, settings, r"data\.test has the classes a, b, c, d, … \(11\), and .+hydra-s0 has 0, 1, 2, 3, … \(10\)"
