@@ -167,7 +167,8 @@ class Member:
         class_order: position j of its output is class `class_order[j]` of the data; None where equal.
         preprocessing: None for inputs that are not pixels.
         model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
-        units: mean and standard deviation of the target, where its outputs are standardized by them.
+        units: mean and standard deviation of the target, where its outputs are standardized by them; a tuple each of
+            several targets.
         variance: in the target's unit squared, of a member that returns a mean alone.
     """
 
@@ -177,7 +178,7 @@ class Member:
     class_order: tuple[int, ...] | None = None
     preprocessing: Preprocessing | None = None
     model: str = ""
-    units: tuple[float, float] | None = None
+    units: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
     variance: float | None = None
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ def members_family(task: str) -> Family:
 
 def family_name(family: Family) -> str:
     """The key of a family: the module its class is in."""
-    return type(family).__module__.rpartition(".")[2]
+    return type(family).__module__.rpartition(".")[2].replace("_", "-")
 
 
 def family_to_json(family: Family) -> dict[str, Any]:

@@ -74,10 +74,15 @@ class PreprocessingSettings(Section):
 
 
 class UnitSettings(Section):
-    """What standardized outputs are multiplied by and moved to: target = mean + std × output."""
+    """What standardized outputs are multiplied by and moved to: target = mean + std × output; of several targets a list
+    each."""
 
-    mean: float = Field(ge=-FAR, le=FAR, description="The target's mean over the members' training rows.")
-    std: float = Field(gt=0, le=FAR, description="Its standard deviation over those rows.")
+    mean: Annotated[float, Field(ge=-FAR, le=FAR)] | tuple[Annotated[float, Field(ge=-FAR, le=FAR)], ...] = Field(
+        description="The target's mean over the members' training rows; a list of several targets."
+    )
+    std: Annotated[float, Field(gt=0, le=FAR)] | tuple[Annotated[float, Field(gt=0, le=FAR)], ...] = Field(
+        description="Its standard deviation over those rows; a list of several targets."
+    )
 
 
 class TeacherSettings(Section):

@@ -1,10 +1,11 @@
-"""Regression: an answer is a number, told by a normal distribution in the target's unit."""
+"""Regression: an answer is a number, or several, each told by a normal distribution in its target's unit."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ensemble_distill.predictive.gaussian import Gaussian
+    from ensemble_distill.predictive.gaussian_vector import GaussianVector
     from ensemble_distill.predictive.protocol import Family
 
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
@@ -28,8 +30,41 @@ FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single
 
 
 @dataclass(frozen=True)
+class Target:
+    """One of several numbers that are predicted of a row.
+
+    Attributes:
+        name, unit: what it is called and measured in; a unit may be empty.
+        std: standard deviation over the labeled rows that the cache was made from: what uncertainties over all targets
+            are measured in.
+    """
+
+    name: str
+    unit: str
+    std: float
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no cache holds."""
+        texts = isinstance(self.name, str) and isinstance(self.unit, str)
+        if not texts or not isinstance(self.std, float | int) or not 0 < self.std < math.inf:
+            raise ValueError(f"{self} is no target")
+
+    @classmethod
+    def called(cls, text: str, std: float) -> Self:
+        """From "heat [kW]", or a name alone."""
+        match = re.fullmatch(r"(.*?)\s*\[(.*)\]", text.strip())
+        return cls(match[1], match[2], std) if match and match[1] else cls(text.strip(), "", std)
+
+    @property
+    def told(self) -> str:
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+@dataclass(frozen=True)
 class Regression(Task):
-    """One target a row."""
+    """One target a row, or those that are listed; the data calls them by what stands for class names elsewhere."""
+
+    targets: tuple[Target, ...] = ()
 
     key: ClassVar[str] = "regression"
     outputs: ClassVar[tuple[str, ...]] = ("mean", "mean-variance", "mean-logvar")
@@ -49,32 +84,81 @@ class Regression(Task):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ()
+        return tuple(target.name for target in self.targets)
+
+    @property
+    def count(self) -> int:
+        """D."""
+        return len(self.targets) or 1
 
     @property
     def width(self) -> int:
-        """A mean and a log-variance."""
-        return 2
+        """D means, and D log-variances behind them."""
+        return 2 * self.count
 
     @property
     def told(self) -> str:
-        return "one number a row"
+        return f"{self.count} numbers a row ({', '.join(self.names)})" if self.targets else "one number a row"
 
     def to_json(self) -> dict[str, Any]:
-        return {"task": self.key, "classes": []}
+        several = {"targets": [asdict(target) for target in self.targets]} if self.targets else {}
+        return {"task": self.key, "classes": [], **several}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        if record["classes"]:
-            raise ValueError(f"the task is {cls.key}, and there are {len(record['classes'])} classes")
-        return cls()
+        if record["classes"] not in ([], ()):
+            raise ValueError(f"the task is {cls.key}, and classes is {record['classes']!r}")
+        targets = tuple(Target(**target) for target in record.get("targets", ()))
+        if len(targets) == 1 or len({target.name for target in targets}) < len(targets):
+            raise ValueError(f"targets are {[target.name for target in targets]}, and not several, each once")
+        return cls(targets)
 
     @classmethod
     def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
-        return cls()
+        inside = {name: source for name, source in splits.items() if not name.startswith("ood/")}
+        task = known or cls._of_data(inside, next(iter(widths.values())) // 2)
+        for member, width in widths.items():
+            if width != task.width:
+                raise EdistillError(
+                    f"Member {member} says {width // 2} targets a row, and the ensemble is for {task.told}. Give the "
+                    "data the members were trained on, or remove the members of another task from teachers.path."
+                )
+        for name, source in inside.items():
+            task.refuse_other_labels(source, f"data.{name}", "the ensemble")
+        return task
+
+    @classmethod
+    def _of_data(cls, splits: Mapping[str, Labeled], count: int) -> Self:
+        """The targets of the first split that has labels, training first; `count` is what members say there are."""
+        labels = next((source.labels for source in splits.values() if source.labels is not None), None)
+        number = count if labels is None else (labels.shape[1] if labels.ndim == 2 else 1)
+        if number == 1:
+            return cls()
+        names = next((source.classes for source in splits.values() if source.classes is not None), None)
+        names = names or tuple(f"target {at}" for at in range(number))
+        if len(names) != number:
+            raise EdistillError(
+                f"The data has {number} targets a row, and {len(names)} names ({', '.join(names[:4])}, …). Name every "
+                "target, in the order of the columns of y."
+            )
+        std = np.ones(number) if labels is None else labels.std(axis=0, dtype=np.float64)
+        std = np.where(std > 0, std, 1.0)
+        return cls(tuple(Target.called(name, float(s)) for name, s in zip(names, std, strict=True)))
 
     def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
-        """Any number can be a target."""
+        labels = source.labels
+        found = self.count if labels is None else (labels.shape[1] if labels.ndim == 2 else 1)
+        if found != self.count:
+            raise EdistillError(
+                f"{named} has {found} targets a row, and {owner} has {self.told}. Give the data the members were "
+                "trained on."
+            )
+        names = source.classes
+        if names is not None and self.targets and tuple(Target.called(n, 1.0).name for n in names) != self.names:
+            raise EdistillError(
+                f"{named} names the targets {', '.join(names[:4])}, and {owner} has {', '.join(self.names[:4])}. Give "
+                "the same columns in the same order."
+            )
 
     # --- labels and members -------------------------------------------------------------------------------------
 
@@ -82,12 +166,12 @@ class Regression(Task):
     def as_labels(
         cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
     ) -> Array:
-        """float32 (rows,)."""
+        """float32 (rows,), or (rows, D) of several targets."""
         return checks.as_targets(y, rows, named, first_row)
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
-        """(B, 1) of a mean, or (B, 2) with its variance or log-variance."""
+        """(B, D) of means, or (B, 2D) with their variances or log-variances behind them."""
         from ensemble_distill.tasks.checks import moments
 
         return moments.joined(raw, rows, member)
@@ -100,15 +184,15 @@ class Regression(Task):
 
     @classmethod
     def answers(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Means and log-variances (B, 2) in the target's unit."""
+        """Means and log-variances (B, 2D) in the targets' units."""
         from ensemble_distill.tasks.checks import moments
 
         return moments.checked(raw.double().cpu().numpy(), member, split, rows)
 
     @classmethod
     def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
-        """Those with as many numbers a row as `teachers.output` says."""
-        width = 1 if member.output == "mean" else 2
+        """Those with as many numbers a row as `teachers.output` says of the targets."""
+        width = (count or 1) * (1 if member.output == "mean" else 2)
         return [part for part in parts if part.tensor.numel() == rows * width]
 
     @classmethod
@@ -118,20 +202,23 @@ class Regression(Task):
     @classmethod
     def magnitude(cls, answers: Array) -> float:
         """Of the means: log-variances are of about the same size whatever the unit."""
-        return float(np.abs(answers[:, 0]).max())
+        return float(np.abs(answers[:, : answers.shape[1] // 2]).max())
 
     @classmethod
     def apart(cls, first: Array, rounding: float) -> Apart:
-        spread = float(np.ptp(first[:, 0]) + np.exp(0.5 * first[:, 1].max()))
-        return Apart(np.array([spread, 1.0]), np.array([rounding, FAINT]))
+        means, log_variances = np.split(first, 2, axis=1)
+        spread = np.ptp(means, axis=0) + np.exp(0.5 * log_variances.max(axis=0))
+        ones = np.ones_like(spread)
+        return Apart(np.concatenate([spread, ones]), np.concatenate([rounding * ones, FAINT * ones]))
 
     @classmethod
-    def number_told(cls, output: int, value: float) -> str:
-        return f"{('a mean', 'a log-variance')[output]} of {value:.4g}"
+    def number_told(cls, output: int, value: float, width: int = 2) -> str:
+        return f"{('a mean', 'a log-variance')[output >= width // 2]} of {value:.4g}"
 
     @classmethod
     def change(cls, now: Array, then: Array) -> tuple[float, str]:
-        apart = (now - then) / np.stack([np.exp(0.5 * then[:, 1]), np.ones(len(then))], axis=1)
+        log_variances = np.split(then, 2, axis=1)[1]
+        apart = (now - then) / np.concatenate([np.exp(0.5 * log_variances), np.ones_like(log_variances)], axis=1)
         return float(np.abs(apart).max()), "its mean, in its own standard deviations, or its log-variance"
 
     @classmethod
@@ -140,16 +227,28 @@ class Regression(Task):
     ) -> None:
         from ensemble_distill.tasks.checks import moments
 
-        moments.check_units(member.name, gist[:, 0], labels, member.units)
-        if not seen:  # there views may mix rows, and members know the targets by heart
-            moments.check_spread(member, gist, labels)
+        count = gist.shape[1] // 2
+        columns = labels.reshape(len(labels), -1).T
+        for target, ((of, units), y) in enumerate(zip(_each_target(member, count), columns, strict=True)):
+            pair = gist[:, [target, count + target]]
+            moments.check_units(of.name, pair[:, 0], y, units)
+            if not seen:  # there views may mix rows, and members know the targets by heart
+                moments.check_spread(of, pair, y)
 
     # --- distributions and figures ------------------------------------------------------------------------------
 
     def members_family(self) -> Family:
+        if self.targets:
+            from ensemble_distill.predictive.gaussian_vector import GaussianVectorFamily
+
+            return GaussianVectorFamily(self._std)
         from ensemble_distill.predictive.gaussian import GaussianFamily
 
         return GaussianFamily()
+
+    @property
+    def _std(self) -> tuple[float, ...]:
+        return tuple(target.std for target in self.targets)
 
     def student_family(self, answers: Array | None, labels: Array | None) -> Family:
         """In units of what it is to learn, so that a fresh head is near it.
@@ -157,26 +256,24 @@ class Regression(Task):
         Raises:
             EdistillError: that lies too far from 0 for single precision.
         """
+        if self.targets:
+            from ensemble_distill.predictive.gaussian_vector import GaussianVectorFamily
+
+            count = self.count
+            reach = [
+                _in_reach(
+                    None if answers is None else answers[..., [target, count + target]],
+                    None if labels is None else labels[:, target],
+                )
+                for target in range(count)
+            ]
+            return GaussianVectorFamily(self._std, *zip(*reach, strict=True))
         from ensemble_distill.predictive.gaussian import GaussianFamily
 
-        if answers is not None:
-            learned = answers[..., 0].mean(1)
-            # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's
-            # variance would be thousands of times too small
-            variance = float(learned.var() + np.exp(answers[..., 1].mean()))
-        else:
-            learned = np.asarray(labels, dtype=np.float64)
-            variance = float(learned.var()) if np.ptp(learned) else 1.0
-        center, scale = float(learned.mean()), math.sqrt(variance)
-        if abs(center) > FARTHEST * scale:
-            raise EdistillError(
-                f"What the student is to learn lies at {center:.6g} and varies by {scale:.3g}: in single precision "
-                "little is left of that. Take a constant off the targets, and off what the members return."
-            )
-        return GaussianFamily(center, scale)
+        return GaussianFamily(*_in_reach(answers, labels))
 
-    def quality(self, predictive: Gaussian, y: Tensor | None) -> Values:
-        """The mean and the variance of each distribution; with targets y (B,) its mistakes too.
+    def quality(self, predictive: Gaussian | GaussianVector, y: Tensor | None) -> Values:
+        """The means and variances of each distribution, (B, M) or (B, M, D); with targets y its mistakes too.
 
         `covered` is 1 where |y − μ| ≤ 1.96σ: of a mixture's moments, where the predictive is pooled.
         """
@@ -188,20 +285,32 @@ class Regression(Task):
             rows["covered"] = (error.abs() <= COVERED * variance.sqrt()).double().numpy()
         return rows
 
-    def uncertainty(self, predictive: Gaussian) -> Tensor:
-        """Each distribution's own variance."""
-        return predictive.log_variance.exp()
+    def uncertainty(self, predictive: Gaussian | GaussianVector) -> Tensor:
+        """Each distribution's own variance; of several targets the mean of those in units of `Target.std` squared."""
+        variance = predictive.log_variance.exp()
+        return (variance / variance.new_tensor(self._std).square()).mean(-1) if self.targets else variance
 
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
         """The ensemble's mean variance: targets of 1e6 and of 1e-6 are the same problem."""
         return float(ensemble["total_uncertainty"].mean())
 
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
-        """`rmse` is in the target's unit, `coverage95` a share of the rows; the uncertainties are mean variances."""
+        """`rmse` is in the target's unit, `coverage95` a share of the rows; the uncertainties are mean variances.
+
+        Of several targets each has its own `rmse.NAME`, `coverage95.NAME` and `variance.NAME`, in its own unit; over
+        all, `rmse` and the uncertainties are in units of each target's standard deviation, `Target.std`.
+        """
         found: Figures = dict.fromkeys(self.figures_shown)
         found |= means(rows, {name: "covered" if name == "coverage95" else name for name in self.figures_shown})
         if "squared_error" in rows:
-            found["rmse"] = float(np.sqrt(rows["squared_error"].mean(0)).mean())
+            errors = rows["squared_error"] / np.square(self._std) if self.targets else rows["squared_error"]
+            found["rmse"] = float(np.sqrt(errors.mean(axis=(0, -1) if self.targets else 0)).mean())
+        for at, target in enumerate(self.targets):
+            of = {name: rows[name][..., at] for name in ("squared_error", "covered", "variance") if name in rows}
+            found[f"variance.{target.name}"] = float(of["variance"].mean())
+            if "squared_error" in of:
+                found[f"rmse.{target.name}"] = float(np.sqrt(of["squared_error"].mean(0)).mean())
+                found[f"coverage95.{target.name}"] = float(of["covered"].mean())
         return found
 
     # --- serving ------------------------------------------------------------------------------------------------
@@ -209,27 +318,65 @@ class Regression(Task):
     @classmethod
     def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
         """Outputs carry the target's unit, so their limits are relative to the prediction's own spread."""
-        variance = outputs["variance"]
         if name not in ("mean", "head_means"):
-            limit: Array = APART * (outputs[name] if name == "head_variances" else variance)
+            limit: Array = APART * outputs[name if name.endswith(("variance", "variances")) else "total_uncertainty"]
             return limit
+        variance = outputs["variance"]
         spread = np.sqrt(variance) if name == "mean" else np.sqrt(variance)[:, None]
         floor = 4 * np.finfo(np.float32).eps * np.abs(outputs[name])  # far from 0 a float32 is not finer than this
         limit = APART * spread + floor
         return limit
 
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
-        return {"mean": (rows,), "variance": (rows,)}
+        shape = (rows, self.count) if self.targets else (rows,)
+        return {"mean": shape, "variance": shape}
 
     def usable(self, outputs: Mapping[str, Array]) -> Array:
-        usable: Array = np.isfinite(outputs["mean"]) & np.isfinite(outputs["variance"]) & (outputs["variance"] >= 0)
+        mean, variance = (outputs[name].reshape(len(outputs[name]), -1) for name in ("mean", "variance"))
+        usable: Array = np.all(np.isfinite(mean) & np.isfinite(variance) & (variance >= 0), axis=1)
         return usable
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
-        """The mean and its 95 % interval."""
-        for mean, variance in zip(outputs["mean"].tolist(), outputs["variance"].tolist(), strict=True):
-            reach = COVERED * math.sqrt(variance)
-            yield {"mean": mean, "lower95": mean - reach, "upper95": mean + reach}
+        """The mean and its 95 % interval; of several targets each under its name."""
+        columns = [f" {target.name}" for target in self.targets] or [""]
+        for row_means, row_variances in zip(outputs["mean"], outputs["variance"], strict=True):
+            record: dict[str, Any] = {}
+            pairs = zip(columns, *(np.atleast_1d(x).tolist() for x in (row_means, row_variances)), strict=True)
+            for name, mean, variance in pairs:
+                reach = COVERED * math.sqrt(variance)
+                record |= {f"mean{name}": mean, f"lower95{name}": mean - reach, f"upper95{name}": mean + reach}
+            yield record
+
+
+def _each_target(member: Member, count: int) -> list[tuple[Member, tuple[float, float] | None]]:
+    """What is said of a member's units, for each target; its name tells which, where there are several."""
+    units = None if member.units is None else [np.broadcast_to(unit, count).tolist() for unit in member.units]
+    each: list[tuple[float, float] | None] = [None] * count if units is None else list(zip(*units, strict=True))
+    named = [member.name] if count == 1 else [f"{member.name}, target {at}" for at in range(count)]
+    return [(replace(member, name=name, units=one), one) for name, one in zip(named, each, strict=True)]
+
+
+def _in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]:
+    """Center and scale of what a student is to learn of one target: members' answers (N, M, 2), else labels (N,).
+
+    Raises:
+        EdistillError: that lies too far from 0 for single precision.
+    """
+    if answers is not None:
+        learned = answers[..., 0].mean(1)
+        # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's variance
+        # would be thousands of times too small
+        variance = float(learned.var() + np.exp(answers[..., 1].mean()))
+    else:
+        learned = np.asarray(labels, dtype=np.float64)
+        variance = float(learned.var()) if np.ptp(learned) else 1.0
+    center, scale = float(learned.mean()), math.sqrt(variance)
+    if abs(center) > FARTHEST * scale:
+        raise EdistillError(
+            f"What the student is to learn lies at {center:.6g} and varies by {scale:.3g}: in single precision little "
+            "is left of that. Take a constant off the targets, and off what the members return."
+        )
+    return center, scale
 
 
 TASK = Regression

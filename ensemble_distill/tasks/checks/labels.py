@@ -34,11 +34,14 @@ def as_class_labels(y: Array, rows: int, named: str, classes: Sequence[str] | No
 
 
 def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
-    """Targets as float32 (rows,); see `Task.as_labels`.
+    """Targets as float32 (rows,), or (rows, D) of several; see `Task.as_labels`.
 
     Raises:
         EdistillError: another shape or dtype, a target that is not finite, or targets that float32 cannot tell apart.
     """
+    if y.ndim == 2 and y.shape[0] == rows and y.shape[1] > 0:
+        columns = [as_targets(column, rows, named, first_row) for column in y.T]
+        return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
     _refuse_other_shape(y, (rows,), named, first_row)
     if y.dtype.kind not in "biuf":
         raise EdistillError(f"{named} is {y.dtype}. Targets of regression are numbers: store float32.")

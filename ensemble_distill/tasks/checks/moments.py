@@ -23,17 +23,17 @@ EXPLAINED = 0.5  # share of the target's variance that makes outputs a predictio
 
 
 def joined(raw: Any, rows: int, member: Member) -> Tensor:
-    """The output as one tensor: (B, 1) of a mean, or (B, 2) with its variance or log-variance.
+    """The output as one tensor: (B, D) of means, or (B, 2D) with their variances or log-variances behind them.
 
-    A pair of tensors, and means (B,), are taken too; and of a single row what `squeeze` leaves. Raises EdistillError
-    for anything else.
+    A pair of tensors, and of one target a mean (B,), are taken too; and of a single row what `squeeze` leaves. Raises
+    EdistillError for anything else.
     """
     parts = list(raw) if isinstance(raw, tuple | list) else [raw]
     width = 1 if member.output == "mean" else 2
     if is_joined(raw, rows, member):
         return torch.cat([part.detach().reshape(rows, -1) for part in parts], dim=1)
     got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
-    what = "(rows,) or (rows, 1)" if width == 1 else "(rows, 2), or a pair of (rows,)"
+    what = "(rows,) or (rows, targets)" if width == 1 else "(rows, 2 × targets), or a pair of (rows, targets)"
     raise EdistillError(
         f"Member {member.name} returns {got} for {rows} rows; one that returns {member.output} gives {what}. Set "
         "teachers.output to what it returns, or wrap it in a factory of your own (teachers.model)."
@@ -45,8 +45,11 @@ def is_joined(raw: Any, rows: int, member: Member) -> bool:
     parts = list(raw) if isinstance(raw, tuple | list) else [raw]
     if not all(isinstance(part, Tensor) and _by_row(part, rows) for part in parts):
         return False
-    numbers: int = sum(part.numel() for part in parts)
-    return numbers == rows * (1 if member.output == "mean" else 2)
+    width = 1 if member.output == "mean" else 2
+    numbers = [int(part.numel()) for part in parts]
+    if len(numbers) > 1:  # a tensor for each of what is said of a target
+        return len(numbers) == width and numbers[0] == numbers[1] > 0
+    return numbers[0] > 0 and numbers[0] % (rows * width) == 0
 
 
 def _by_row(part: Tensor, rows: int) -> bool:
@@ -55,33 +58,41 @@ def _by_row(part: Tensor, rows: int) -> bool:
 
 
 def checked(values: NDArray[np.float64], member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-    """Raw outputs (B, 1 or 2) as means and log-variances (B, 2) in the target's unit.
+    """Raw outputs (B, D or 2D) as means and log-variances (B, 2D) in the targets' units.
 
     Raises:
         EdistillError: an output is NaN or infinite, a variance is 0 or below, or one is beyond what float32 holds.
     """
     refuse_not_finite(values, member, split, rows)
-    center, scale = member.units or (0.0, 1.0)
-    mean = center + scale * values[:, 0]
+    center, scale = (np.asarray(unit, np.float64) for unit in member.units or (0.0, 1.0))
+    count = values.shape[1] if member.output == "mean" else values.shape[1] // 2
+    first, second = values[:, :count], values[:, count:]
+    if center.size not in (1, count):
+        raise EdistillError(
+            f"Member {member.name} says {count} targets a row, and teachers.standardized has {center.size}. Give mean "
+            "and std a number for each target."
+        )
+    mean = center + scale * first
     if member.variance is not None:
-        log_variance = np.full_like(mean, np.log(member.variance))
+        log_variance = np.broadcast_to(np.log(member.variance), mean.shape)
     elif member.output == "mean-variance":
-        if values[:, 1].min() <= 0:
-            at = int(values[:, 1].argmin())
+        if second.min() <= 0:
+            at, target = divmod(int(second.argmin()), second.shape[1])
             raise EdistillError(
-                f"Member {member.name} returns the variance {values[at, 1]:.4g} at row {rows[at]} of {split}, and a "
-                'variance is above 0. If it is a log-variance, set teachers.output = "mean-logvar"; else give the '
+                f"Member {member.name} returns the variance {second[at, target]:.4g} at row {rows[at]} of {split}, and "
+                'a variance is above 0. If it is a log-variance, set teachers.output = "mean-logvar"; else give the '
                 "member a floor (torch.nn.functional.softplus(v) + 1e-6)."
             )
-        log_variance = np.log(values[:, 1]) + 2 * np.log(scale)
+        log_variance = np.log(second) + 2 * np.log(scale)
     else:
-        log_variance = values[:, 1] + 2 * np.log(scale)
+        log_variance = second + 2 * np.log(scale)
     beyond = (np.abs(mean) > LARGEST_MEAN) | (np.abs(log_variance) > LARGEST_LOG_VARIANCE)
     if beyond.any():
-        at = int(beyond.argmax())
+        at, target = divmod(int(beyond.argmax()), beyond.shape[1])
         raise EdistillError(
-            f"Member {member.name} says {mean[at]:.4g} with a log-variance of {log_variance[at]:.4g} at row {rows[at]} "
-            f"of {split}: beyond {LARGEST_MEAN:.0e} or ±{LARGEST_LOG_VARIANCE:g}, single precision fails. "
+            f"Member {member.name} says {mean[at, target]:.4g} with a log-variance of {log_variance[at, target]:.4g} "
+            f"at row {rows[at]} of {split}: beyond {LARGEST_MEAN:.0e} or ±{LARGEST_LOG_VARIANCE:g}, single precision "
+            "fails. "
             + (
                 'If it returns a variance, set teachers.output = "mean-variance"; else remove the member, or give '
                 if member.output == "mean-logvar"
@@ -89,7 +100,7 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
             )
             + "the target in another unit."
         )
-    return np.stack([mean, log_variance], axis=1).astype(np.float32)
+    return np.concatenate([mean, log_variance], axis=1).astype(np.float32)
 
 
 def check_units(
@@ -157,7 +168,7 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
     as_said = float(np.median(squares * np.exp(-log_variance))) / MIDDLE
     if 1 / FAR_OFF <= as_said <= FAR_OFF:
         return
-    _, scale = member.units or (0.0, 1.0)
+    _, scale = (float(np.asarray(unit)) for unit in member.units or (0.0, 1.0))  # of one target
     second = log_variance - 2 * np.log(scale)  # as the member returned it, if that was a log-variance
     readings: dict[str, NDArray[np.float64]] = {}
     if member.output == "mean-variance":
