@@ -55,11 +55,16 @@ def checked(values: NDArray[np.float32], member: Member, split: str, rows: Seque
                 + (f"All lie between 0 and 1: {_sigmoids(member)}" if alone else 'Set teachers.output = "logits".')
             )
         values = np.log(np.maximum(values, FLOOR))
-    if member.class_order is not None:
-        ordered = np.empty_like(values)
-        ordered[:, list(member.class_order)] = values
-        values = ordered
-    return values
+    return in_data_order(values, member)
+
+
+def in_data_order(values: NDArray[np.float32], member: Member) -> NDArray[np.float32]:
+    """Outputs (B, K) in the order of the data's names."""
+    if member.class_order is None:
+        return values
+    ordered = np.empty_like(values)
+    ordered[:, list(member.class_order)] = values
+    return ordered
 
 
 def _as_matrix(raw: Any, rows: int, member: Member) -> str:

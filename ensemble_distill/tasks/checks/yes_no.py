@@ -1,0 +1,84 @@
+"""Several labels a row, and members that say of each whether the row has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.tasks.checks.labels import Array
+
+SUSPICIOUS = 8  # rows that all look like a softmax
+
+
+def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, first_row: int = 0) -> Array:
+    """Labels of 0 and 1 as int64 (rows, K); see `Task.as_labels`.
+
+    Raises:
+        EdistillError: another shape or dtype, another number, or not a column a name.
+    """
+    if y.ndim != 2 or len(y) != rows or y.shape[1] == 0:
+        one = y.shape == (rows,)
+        raise EdistillError(
+            f"{named} has shape {y.shape} for {rows} rows of x, and multi-label data has (rows, labels). "
+            + ('For one class a row set task = "classification".' if one else "Give a column of 0 and 1 a label.")
+        )
+    whole = y.dtype.kind in "biu" or (y.dtype.kind == "f" and np.isin(y, (0, 1)).all())
+    if not whole:
+        raise EdistillError(f"{named} is {y.dtype}. Labels are 0 and 1: store y.astype('int64').")
+    y = y.astype(np.int64)
+    wrong = ((y != 0) & (y != 1)).any(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise EdistillError(f"{named} is {y[row].tolist()[:8]} at row {first_row + row}. Labels are 0 and 1 each.")
+    if classes is not None and y.shape[1] != len(classes):
+        raise EdistillError(
+            f"{named} has {y.shape[1]} columns, and there are {len(classes)} names. Name every label, in the order of "
+            "the columns."
+        )
+    return y
+
+
+def as_logits(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+    """Raw outputs (B, K) as logits, each ln p − ln (1 − p), in the data's order.
+
+    Raises:
+        EdistillError: an output is not finite, or "probabilities" are none.
+    """
+    from ensemble_distill.tasks.checks.logits import FLOOR, in_data_order, refuse_not_finite
+
+    refuse_not_finite(values, member, split, rows)
+    if member.output == "probabilities":
+        wrong = ((values < 0) | (values > 1)).any(axis=1)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise EdistillError(
+                f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} they lie "
+                f'between {values[at].min():.4f} and {values[at].max():.4f}. Set teachers.output = "logits".'
+            )
+        p = np.clip(values.astype(np.float64), FLOOR, 1 - FLOOR)
+        values = (np.log(p) - np.log1p(-p)).astype(np.float32)
+    return in_data_order(values, member)
+
+
+def refuse_softmax(values: NDArray[Any], member: Member, split: str, rows: Sequence[int]) -> None:
+    """Raise EdistillError for outputs (B, K) of a few rows that are plainly of one class a row, or said to be logits
+    and plainly probabilities."""
+    if len(rows) < SUSPICIOUS or values.shape[1] < 2 or not np.isfinite(values).all():
+        return
+    inside = values.min() >= 0 and values.max() <= 1
+    if inside and np.abs(values.sum(axis=1) - 1).max() < 1e-3:
+        raise EdistillError(
+            f"Member {member.name} returns numbers from {values.min():.4f} to {values.max():.4f} that sum to 1 at each "
+            f"of {len(rows)} rows of {split}: a softmax, which chooses one class, and multi-label members answer each "
+            'label by itself. Set task = "classification", or give members that end in a sigmoid a label.'
+        )
+    if inside and member.output == "logits" and np.median(values.max(axis=1)) > 0.5 and values.min() < values.max():
+        raise EdistillError(
+            f"Member {member.name} is said to return logits, but at {len(rows)} rows of {split} all lie between "
+            f'{values.min():.4f} and {values.max():.4f}: sigmoids. Set teachers.output = "probabilities".'
+        )

@@ -1,0 +1,260 @@
+"""Multi-label: an answer is K independent yes/no labels, each told by its own probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, names_in, numbered
+from ensemble_distill.tasks.checks import yes_no
+from ensemble_distill.tasks.task import UNCERTAINTIES, Apart, Array, Figures, Labeled, Task, Values, means
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ensemble_distill.predictive.bernoulli import Bernoulli
+    from ensemble_distill.predictive.protocol import Family
+
+FAINT = 1e-3  # nats: by so much logits may always differ
+LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits and uncertainties, between two runtimes
+ANSWER = "logits"  # what a member calls its answer where it returns several tensors
+LIKELY = 0.5  # the probability from which on `predict` names a label
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """K labels in the order of their columns; where the data has no names they are called 0 to K − 1."""
+
+    classes: tuple[str, ...]
+
+    key: ClassVar[str] = "multi-label"
+    outputs: ClassVar[tuple[str, ...]] = ("logits", "probabilities")
+    own_output: ClassVar[str] = "logits"
+    averages: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # float16 below the maximum is coarse for the others' own logits
+    format: ClassVar[str] = "dense"
+    named: ClassVar[bool] = True
+    solves: ClassVar[bool] = True
+    figures_shown: ClassVar[tuple[str, ...]] = (
+        "nll",
+        "brier",
+        "macro_average_precision",
+        "micro_average_precision",
+        *UNCERTAINTIES,
+    )
+    shifted_shown: ClassVar[tuple[str, ...]] = ("nll", "macro_average_precision", *UNCERTAINTIES)
+    uncertainty_unit: ClassVar[str] = "nats, summed over labels"
+    predicted: ClassVar[tuple[str, ...]] = ("labels", "p")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no training writes."""
+        if not self.classes or len({name for name in self.classes if isinstance(name, str)}) < len(self.classes):
+            raise ValueError(f"labels are {list(self.classes)[:4]}, and not texts, each once")
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.classes
+
+    @property
+    def data_names(self) -> tuple[str, ...] | None:
+        return names_in(self.classes)
+
+    @property
+    def width(self) -> int:
+        return len(self.classes)
+
+    @property
+    def told(self) -> str:
+        return f"{len(self.classes)} labels"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"task": self.key, "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        classes = record["classes"]
+        if not isinstance(classes, list | tuple):
+            raise ValueError(f"classes is {classes!r}, and not a list")
+        return cls(tuple(classes))
+
+    @classmethod
+    def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
+        if len(set(widths.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in widths.items())
+            raise EdistillError(
+                f"The members disagree in their number of labels: {listed}. An ensemble shares its labels: remove the "
+                "members of another task from teachers.path."
+            )
+        number = next(iter(widths.values()))
+        inside = {name: source for name, source in splits.items() if not name.startswith("ood/")}
+        named = [source.classes for source in inside.values() if source.classes is not None]
+        task = cls(known.classes if known else next(iter(named), numbered(number)))
+        if len(task.classes) != number:
+            raise EdistillError(
+                f"The members say {number} numbers a row, and the data has {len(task.classes)} labels "
+                f"({', '.join(task.classes[:4])}, …). Give the data the members were trained on."
+            )
+        for name, source in inside.items():
+            task.refuse_other_labels(source, f"data.{name}", "the ensemble")
+        return task
+
+    def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
+        names, labels = source.classes, source.labels
+        count = len(self.classes) if labels is None else labels.shape[1]
+        if count != len(self.classes):
+            raise EdistillError(
+                f"{named} has {count} labels a row, and {owner} has {len(self.classes)}. Give the data the members "
+                "were trained on."
+            )
+        if names is not None and names != self.classes and self.data_names is not None:
+            raise EdistillError(
+                f"{named} names the labels {', '.join(names[:4])}, … ({len(names)}), and {owner} has "
+                f"{', '.join(self.classes[:4])}, … ({len(self.classes)}). Give the same columns in the same order."
+            )
+
+    # --- labels and members -------------------------------------------------------------------------------------
+
+    @classmethod
+    def as_labels(
+        cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
+    ) -> Array:
+        """int64 (rows, K) of 0 and 1."""
+        return yes_no.as_labels(y, rows, named, classes, first_row)
+
+    @classmethod
+    def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
+        """(B, K)."""
+        from ensemble_distill.tasks.checks import logits
+
+        return logits.joined(raw, rows, member)
+
+    @classmethod
+    def answers(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Logits (B, K), each ln p − ln (1 − p), in the data's order."""
+        return yes_no.as_logits(raw.float().cpu().numpy(), member, split, rows)
+
+    @classmethod
+    def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
+        """The one named logits, else those with as many numbers as there are labels, else all matrices."""
+        matrices = [part for part in parts if part.tensor.dim() == 2]
+        named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == ANSWER]
+        return named or [part for part in matrices if part.tensor.shape[1] == count] or matrices
+
+    @classmethod
+    def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
+        yes_no.refuse_softmax(raw.float().cpu().numpy(), member, split, rows)
+
+    @classmethod
+    def compared(cls, answers: Array) -> Array:
+        return answers
+
+    @classmethod
+    def magnitude(cls, answers: Array) -> float:
+        return float(np.abs(answers).max())
+
+    @classmethod
+    def apart(cls, first: Array, rounding: float) -> Apart:
+        return Apart(float(np.abs(first).max()), FAINT + rounding)
+
+    @classmethod
+    def number_told(cls, output: int, value: float) -> str:
+        return f"a logit of label {output} of {value:.4g}"
+
+    @classmethod
+    def change(cls, now: Array, then: Array) -> tuple[float, str]:
+        first, other = (1 / (1 + np.exp(-z.astype(np.float64))) for z in (now, then))
+        return float(np.abs(first - other).max()), "a probability"
+
+    @classmethod
+    def refuse_other_meaning(
+        cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
+    ) -> None:
+        """Columns in another order are found by no rule that spares honest members; `inspect` shows their names."""
+
+    # --- distributions and figures ------------------------------------------------------------------------------
+
+    def members_family(self) -> Family:
+        from ensemble_distill.predictive.bernoulli import BernoulliFamily
+
+        return BernoulliFamily()
+
+    def quality(self, predictive: Bernoulli, y: Tensor | None) -> Values:
+        """Each label's probability (B, M, K), and which are likely; with labels y (B, K) the mistakes too.
+
+        `brier` is the mean over labels of (p − y)², 0 to 1.
+        """
+        probs = predictive.means()
+        rows: Values = {"probability": probs.numpy(), "prediction": (probs >= LIKELY).double().numpy()}
+        if y is not None:
+            true = y.unsqueeze(1)
+            rows["brier"] = (probs - true).square().mean(-1).numpy()
+            rows["truth"] = true.expand_as(probs).numpy()
+        return rows
+
+    def uncertainty(self, predictive: Bernoulli) -> Tensor:
+        """Each distribution's own entropy, summed over labels."""
+        return predictive.entropy().sum(-1)
+
+    def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
+        """A nat."""
+        return 1.0
+
+    def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
+        """`macro_average_precision` is the mean over the labels that some row has, `micro_average_precision` that of
+        all decisions together; see `average_precisions`."""
+        found = means(rows, {name: name for name in self.figures_shown})
+        if "truth" in rows:
+            found |= average_precisions(rows["probability"], rows["truth"])
+        return found
+
+    # --- serving ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
+        return LOGITS_APART if "logits" in name else NATS_APART
+
+    def served(self, rows: int) -> dict[str, tuple[int, ...]]:
+        return {"logits": (rows, len(self.classes))}
+
+    def usable(self, outputs: Mapping[str, Array]) -> Array:
+        usable: Array = np.all(np.isfinite(outputs["logits"]), axis=1)
+        return usable
+
+    def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+        """The labels that are likely, and the probability of each."""
+        for logits in outputs["logits"].astype(np.float64):
+            probabilities = 1 / (1 + np.exp(-logits))
+            likely = [name for name, p in zip(self.classes, probabilities, strict=True) if p >= LIKELY]
+            yield {
+                "labels": " ".join(likely),
+                **{f"p {n}": p for n, p in zip(self.classes, probabilities.tolist(), strict=True)},
+            }
+
+
+def average_precisions(probability: NDArray[Any], truth: NDArray[Any]) -> Figures:
+    """Macro and micro average precision of probabilities (N, K), or of members (N, M, K): the mean over members.
+
+    Average precision is Σ_n (R_n − R_{n−1}) P_n over thresholds, scikit-learn's. Labels that no row has say nothing,
+    and are left out of the macro average; None where no row has any.
+    """
+    from sklearn.metrics import average_precision_score
+
+    p, t = (a.reshape(len(a), -1, a.shape[-1]) for a in (probability, truth))
+    macros, micros = [], []
+    for m in range(p.shape[1]):
+        there = np.flatnonzero(t[:, m].any(0))
+        if not len(there):
+            return {"macro_average_precision": None, "micro_average_precision": None}
+        macros.append(np.mean([average_precision_score(t[:, m, k], p[:, m, k]) for k in there]))
+        micros.append(average_precision_score(t[:, m].ravel(), p[:, m].ravel()))
+    return {"macro_average_precision": float(np.mean(macros)), "micro_average_precision": float(np.mean(micros))}
+
+
+TASK = MultiLabel

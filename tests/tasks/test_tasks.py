@@ -1,0 +1,217 @@
+"""What every task owes the house: this file runs over whatever is discovered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.tasks import Task, open_task, task_from_json, task_names
+from ensemble_distill.tasks.task import UNCERTAINTIES
+
+ROWS = 12
+
+
+@dataclass(frozen=True)
+class Split:
+    """As much of a source as a task looks at."""
+
+    labels: Any
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A task with data and members that fit it.
+
+    Attributes:
+        record: what its JSON says; labels: of ROWS rows; raw: what a member returns of them; wrong: labels that no row
+            of it has, each with a word of what is told.
+    """
+
+    key: str
+    record: dict[str, Any]
+    labels: np.ndarray[Any, Any]
+    raw: torch.Tensor
+    output: str
+    wrong: tuple[tuple[Any, str], ...]
+    names: tuple[str, ...] | None = None
+
+    @property
+    def member(self) -> Member:
+        return Member("member-0", "0" * 64, self.output)
+
+    @property
+    def kind(self) -> type[Task]:
+        return open_task(self.key)
+
+    @property
+    def task(self) -> Task:
+        widths = {
+            "member-0": self.kind.answers(self.kind.joined(self.raw, ROWS, self.member), self.member, "test", rows)
+        }
+        return self.kind.found(
+            {"train": Split(self.labels, self.names)}, {name: a.shape[1] for name, a in widths.items()}, None
+        )
+
+
+rows = list(range(ROWS))
+drawn = np.random.default_rng(0)
+noise = torch.from_numpy(drawn.normal(size=(ROWS, 6)).astype(np.float32))
+SAMPLES = [
+    Sample(
+        "classification",
+        {"task": "classification", "classes": ["a", "b", "c"]},
+        np.arange(ROWS) % 3,
+        3 * noise[:, :3],
+        "logits",
+        ((np.full(ROWS, 0.5), "float64"), (np.full(ROWS, -1), "-1"), (np.zeros((ROWS, 2), int), "(12, 2)")),
+        ("a", "b", "c"),
+    ),
+    Sample(
+        "regression",
+        {"task": "regression", "classes": []},
+        drawn.normal(size=ROWS),
+        noise[:, :2],
+        "mean-logvar",
+        ((np.full(ROWS, np.nan), "nan"), (np.full(ROWS, "x"), "<U1"), (np.zeros((ROWS, 2, 2)), "(12, 2, 2)")),
+    ),
+    Sample(
+        "regression",
+        {
+            "task": "regression",
+            "classes": [],
+            "targets": [{"name": "heat", "unit": "kW", "std": 1.0}, {"name": "flow", "unit": "", "std": 1.0}],
+        },
+        np.stack([np.tile([-1.0, 1.0], ROWS // 2), np.repeat([4.0, 6.0], ROWS // 2)], 1),
+        noise[:, :4],
+        "mean-logvar",
+        ((np.full((ROWS, 2), np.inf), "inf"), (np.zeros((ROWS, 0)), "(12, 0)")),
+        ("heat [kW]", "flow"),
+    ),
+    Sample(
+        "multi-label",
+        {"task": "multi-label", "classes": ["dog", "cat", "boat"]},
+        drawn.integers(0, 2, (ROWS, 3)),
+        3 * noise[:, :3],
+        "logits",
+        ((np.full((ROWS, 3), 2), "[2, 2, 2]"), (np.zeros(ROWS, int), "(12,)"), (np.full((ROWS, 3), 0.5), "float64")),
+        ("dog", "cat", "boat"),
+    ),
+]
+each = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.key}-{len(sample.record)}")
+
+
+def test_every_task_is_sampled_here() -> None:
+    assert {sample.key for sample in SAMPLES} == set(task_names())
+
+
+def test_tasks_are_found_and_told_without_torch() -> None:
+    code = (
+        "import sys, json; from ensemble_distill.tasks import task_from_json; "
+        "tasks = [task_from_json(record) for record in json.loads(sys.argv[1])]; "
+        "print([t.told for t in tasks], 'torch' in sys.modules)"
+    )
+    records = json.dumps([sample.record for sample in SAMPLES])
+    done = subprocess.run([sys.executable, "-c", code, records], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+
+
+@each
+def test_data_and_members_make_the_task_and_it_travels(sample: Sample) -> None:
+    task = sample.task
+    assert task.to_json() == sample.record
+    assert task_from_json(json.loads(json.dumps(task.to_json()))) == task
+    assert task.key == sample.key
+    assert sample.kind.found({"train": Split(sample.labels)}, {"member-0": task.width}, task) == task
+
+
+@each
+def test_records_that_no_task_wrote_are_refused(sample: Sample) -> None:
+    for wrong in ({**sample.record, "classes": ["a", "a"]}, {**sample.record, "classes": None}, {"task": sample.key}):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            task_from_json(wrong)
+
+
+@each
+def test_labels_have_one_dtype_and_others_are_told(sample: Sample) -> None:
+    y = sample.kind.as_labels(sample.labels, ROWS, "data.train: y", sample.names)
+    np.testing.assert_allclose(y, sample.labels, rtol=1e-6)
+    assert y.dtype in (np.int64, np.float32)
+    for wrong, told in sample.wrong:
+        with pytest.raises(EdistillError) as error:
+            sample.kind.as_labels(np.asarray(wrong), ROWS, "data.train: y", sample.names)
+        assert told in str(error.value)
+        assert "data.train: y" in str(error.value)
+
+
+@each
+def test_answers_are_what_the_family_takes_and_figures_come_of_them(sample: Sample) -> None:
+    task = sample.task
+    answers = task.answers(task.joined(sample.raw, ROWS, sample.member), sample.member, "test", rows)
+    assert answers.shape == (ROWS, task.width)
+    family = task.members_family()
+    assert family.width(len(task.names)) == task.width
+    members = family.predictive(torch.from_numpy(np.stack([answers, answers + 0.1], 1)).double(), None, "probabilities")
+    y = torch.as_tensor(sample.kind.as_labels(sample.labels, ROWS, "y", sample.names))
+    y = y.double() if y.is_floating_point() else y
+    values = task.quality(members, y) | {"nll": members.nll(y).numpy()}
+    values |= {name: task.uncertainty(members).numpy() for name in UNCERTAINTIES}
+    found = task.figures(values)
+    assert set(task.figures_shown) <= found.keys()
+    assert all(value is not None and np.isfinite(value) for value in found.values())
+    for name, value in values.items():
+        assert value.shape[:2] == (ROWS, 2), name
+    fresh = task.student_family(np.stack([answers, answers], 1).astype(np.float64), None)
+    assert fresh.width(len(task.names)) == task.width
+
+
+@each
+def test_rows_are_compared_and_what_changed_is_told(sample: Sample) -> None:
+    task = sample.kind
+    answers = task.answers(task.joined(sample.raw, ROWS, sample.member), sample.member, "test", rows).astype(np.float64)
+    first = task.compared(answers)
+    apart = task.apart(first, 1e-6)
+    allowed = np.broadcast_to(np.asarray(apart.scale) * 0.05 + np.asarray(apart.least), first.shape)
+    assert (allowed > 0).all()
+    other = answers.copy()
+    other[3, 0] += 10
+    difference, what = task.change(answers, other)
+    assert difference > 0.02
+    assert what
+    assert task.change(answers, answers)[0] == 0
+    assert "1.5" in task.number_told(0, 1.5)
+
+
+@each
+def test_splits_of_another_kind_are_refused_by_name(sample: Sample) -> None:
+    task = sample.task
+    task.refuse_other_labels(Split(sample.labels, sample.names), "data.test", "runs/x")
+    other = np.full(ROWS, 7) if sample.key == "classification" else np.zeros((ROWS, 5), int)
+    with pytest.raises(EdistillError, match=r"data\.test .*runs/x"):
+        task.refuse_other_labels(Split(other), "data.test", "runs/x")
+
+
+@each
+def test_what_is_served_can_be_predicted_from(sample: Sample) -> None:
+    task = sample.task
+    outputs = {
+        name: np.log(np.full(shape, 1 / 3)) if name == "logits" and sample.key == "classification" else np.ones(shape)
+        for name, shape in task.served(4).items()
+    }
+    assert task.usable(outputs).tolist() == [True] * 4
+    records = list(task.predictions(outputs))
+    assert len(records) == 4
+    assert all(isinstance(value, str | float) for record in records for value in record.values())
+    for name in outputs:
+        broken = {**outputs, name: np.where(np.arange(outputs[name].size) == 0, np.nan, outputs[name].ravel())}
+        broken[name] = broken[name].reshape(outputs[name].shape)
+        assert task.usable(broken).tolist() == [False, True, True, True]
