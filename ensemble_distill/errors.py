@@ -12,6 +12,13 @@ class EdistillError(Exception):
     """
 
 
+class CacheError(EdistillError):
+    """A cache that is not what is asked for, and that edistill cache-logits mends.
+
+    A chain, whose caches are its own, has another remedy.
+    """
+
+
 def first_line(error: object) -> str:
     """What an error says in its first line, without the stop; the name of its class where it says nothing."""
     return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__

@@ -15,7 +15,7 @@ from pydantic import Field, PlainValidator
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.problems import problems
 from ensemble_distill.cache.record_key import INPUTS, InputKey, Key, RecordKey, key_of
-from ensemble_distill.errors import EdistillError, quoted
+from ensemble_distill.errors import CacheError, quoted
 from ensemble_distill.facts import Member, Split
 from ensemble_distill.runtime.jsons import read_json, write_json
 from ensemble_distill.runtime.records import GIVEN, parsed
@@ -166,13 +166,13 @@ class Manifest:
         """Raises: EdistillError when there is none, it cannot be read or is damaged, or another version wrote it."""
         path = folder / NAME
         if not is_cache(folder):
-            raise EdistillError(f"{folder} holds no cache ({NAME} is missing). Run edistill cache-logits first.")
+            raise CacheError(f"{folder} holds no cache ({NAME} is missing). Run edistill cache-logits first.")
         try:
             record = read_json(path)
             if not isinstance(record, dict) or not isinstance(record.get("format"), int):
                 raise ValueError("it has no format")
             if (written := record.pop("format")) != FORMAT:
-                raise EdistillError(
+                raise CacheError(
                     f"{folder} has cache format {written}, and this edistill reads format {FORMAT}. Run edistill "
                     "cache-logits --overwrite."
                 )
@@ -183,7 +183,7 @@ class Manifest:
             reason = error.strerror or str(error)
         except (ValueError, RecursionError) as error:
             reason = quoted(error)
-        raise EdistillError(
+        raise CacheError(
             f"{path} is damaged ({reason}). Restore it, or run edistill cache-logits --overwrite."
         ) from None
 
@@ -215,7 +215,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
 def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> None:
     """Raise EdistillError when a split's data or views are not those the cache was made from."""
     if cached.digest != found.digest:
-        raise EdistillError(
+        raise CacheError(
             f"{folder} holds outputs for {name} data {cached.digest[:12]}… ({cached.rows} rows), but "
             f"data.{name.replace('/', '.')} is {found.digest[:12]}… ({found.rows} rows). Pass the data the cache was "
             "made from, or run edistill cache-logits --overwrite."
@@ -225,7 +225,7 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
         ("seed", cached.seed, found.seed),
     ):
         if there != here:
-            raise EdistillError(
+            raise CacheError(
                 f"{folder} was made with views.{what} = {there!r}, but the settings say {here!r}. Set views.{what} "
                 f"to {there!r}, name another output.cache, or run edistill cache-logits --overwrite."
             )
@@ -249,7 +249,7 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
     now = {member.name: member for member in found}
     for member in cached:
         if member.name not in now:
-            raise EdistillError(
+            raise CacheError(
                 f"{folder} holds member {member.name}, which is not among the teachers ({', '.join(now)}). Put it "
                 "back, or run edistill cache-logits --overwrite."
             )
@@ -258,7 +258,7 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
             there, here = getattr(member, what), getattr(other, what)
             if there != here:
                 said = "standardized" if what == "units" else what  # as the settings call it
-                raise EdistillError(
+                raise CacheError(
                     f"{folder} holds member {member.name} with {said} {abbreviated(there)}, but now it is "
                     f"{abbreviated(here)}. Put the old one back, or run edistill cache-logits --overwrite."
                 )

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ensemble_distill.cache.record_key import AnyKey, Key
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.files import remove_tree, write_whole
 
 PARTS = "parts"  # the folder of a cache that holds them
@@ -100,7 +100,7 @@ class Parts:
         return self._held[path]
 
     def _lost(self, path: Path, reason: str) -> EdistillError:
-        return EdistillError(
+        return CacheError(
             f"{path} was removed or changed while it was read ({reason}). Run edistill cache-logits again: it computes "
             "what is missing."
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.record_key import InputKey, RecordKey
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
 
 IN_MEMORY = 1 << 30  # bytes of a split's records up to which they are read, and verified, at once
@@ -55,7 +55,7 @@ class Cache:
         """
         count = self.manifest.views(split)
         if split in self.manifest.splits and count == 0:
-            raise EdistillError(
+            raise CacheError(
                 f"{self.folder} is unfinished: {split} has no view of every member yet. Run edistill cache-logits "
                 "to finish it."
             )
@@ -70,7 +70,7 @@ class Cache:
         there = self.views(split)
         if there < views:
             known = ", ".join(self.manifest.splits) or "nothing"
-            raise EdistillError(
+            raise CacheError(
                 f"{self.folder} holds {there} views of {split}, and {views} are asked for (it has {known}). "
                 "Run edistill cache-logits."
             )
@@ -192,7 +192,7 @@ def stored_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[
     paths = {key.view: key.path(folder) for key in keys}
     for key in keys:
         if key not in manifest.records or not paths[key.view].exists():
-            raise EdistillError(f"{paths[key.view]} is missing. Run edistill cache-logits to compute it again.")
+            raise CacheError(f"{paths[key.view]} is missing. Run edistill cache-logits to compute it again.")
     inputs = StoredInputs(paths, {key.view: manifest.format_of(key) for key in keys}, manifest.splits[split].rows)
     small = sum(path.stat().st_size for path in paths.values()) <= IN_MEMORY
     for key in keys:
@@ -246,6 +246,6 @@ def refuse_other_sum(path: Path, found: str, wanted: str) -> None:
 
 def damaged(path: Path, reason: str) -> EdistillError:
     """What to raise when a record is not what was written."""
-    return EdistillError(
+    return CacheError(
         f"{path} is damaged: {reason}. Delete that file and run edistill cache-logits to compute it again."
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble_distill.cache.manifest import Manifest, refuse_other_data, refuse_other_members
 from ensemble_distill.cache.writer import drop_inputs, drop_member, drop_parts
 from ensemble_distill.caching.replay import drop_samples
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError
 
 
 def extended(folder: Path, manifest: Manifest, asked: Manifest) -> Manifest:
@@ -49,7 +49,7 @@ def refuse_other_storage(folder: Path, manifest: Manifest, asked: Manifest) -> N
         ("cache.batch-size", manifest.caching["batch_size"], asked.caching["batch_size"]),
     ):
         if there != here:
-            raise EdistillError(
+            raise CacheError(
                 f"{folder} was made with {what} = {there!r}, but the settings say {here!r}. Set {what} to {there!r}, "
                 "name another output.cache, or run edistill cache-logits --overwrite."
             )

@@ -16,7 +16,7 @@ from ensemble_distill.caching.pushing import inputs_of_first_view
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks import Task
@@ -122,7 +122,7 @@ def refuse_changed(folder: Path, manifest: Manifest, key: RecordKey, outputs: ND
         return  # a damaged record: for the reader to tell
     difference, what = manifest.answer.change(outputs, cached)
     if not difference <= PROBE_TOLERANCE:
-        raise EdistillError(
+        raise CacheError(
             f"Member {key.member} answers row 0 of {key.split} otherwise than it did for {folder}: {what} differs "
             f"by {difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill "
             "verify). Put them back, or run edistill cache-logits --overwrite."

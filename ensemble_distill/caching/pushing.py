@@ -24,7 +24,7 @@ from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Array
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.teachers.answering import Answering, Inputs
 
@@ -83,7 +83,7 @@ def refuse_other_sizes(name: str, plan: SplitPlan, manifest: Manifest) -> None:
                 "ods or confods out of views.transform."
             )
     if stored is not None and stored.shape != first:
-        raise EdistillError(
+        raise CacheError(
             f"The cache stores inputs of {name} as {stored.shape}, and {members[0].name} takes {first}. Remove the "
             "members of another size, or run edistill cache-logits --overwrite."
         )
@@ -94,7 +94,7 @@ def refuse_other_making(folder: Path, name: str, plan: SplitPlan, manifest: Mani
     stored = bool(manifest.pushed_views(name))
     if manifest.holds(name) and stored != pushes(plan.view):
         was, now = (("" if one else "not ") + "along gradients" for one in (stored, pushes(plan.view)))
-        raise EdistillError(
+        raise CacheError(
             f"{folder} has inputs of {name} moved {was}, and views.transform {plan.transform!r} moves them {now}. Its "
             "code has changed: put it back, or run edistill cache-logits --overwrite."
         )

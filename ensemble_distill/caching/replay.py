@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runtime.files import remove_file, write_whole
 from ensemble_distill.runtime.spread import spread
@@ -66,7 +66,7 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
     """
     path = _path(folder, split)
     if not path.is_file():
-        raise EdistillError(f"{path} is missing. Restore it, or run edistill cache-logits --overwrite.")
+        raise CacheError(f"{path} is missing. Restore it, or run edistill cache-logits --overwrite.")
     try:
         with safe_open(path, framework="numpy") as file:
             kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -77,7 +77,7 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
         if to is None and rows.source.kind == "pixels":
             raise ValueError("it does not say how pixels were rendered")
     except Exception as error:  # safetensors' errors share no base class, and what it is given can be anything
-        raise EdistillError(
+        raise CacheError(
             f"{path} is damaged ({error}). Restore it, or run edistill cache-logits --overwrite."
         ) from None
     for name, now in _samples(rows, views, to):
@@ -86,14 +86,14 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
             continue  # the cache was made with fewer views, and this one is not read
         row, view = name.split("/")
         if then.shape != now.shape:
-            raise EdistillError(
+            raise CacheError(
                 f"{folder} saw row {row} of {split} as {then.shape}, but it is {now.shape} now. Run edistill "
                 "cache-logits --overwrite."
             )
         tolerance = TOLERANCE if rows.source.kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
         difference = float(np.abs(then - now).max())
         if not difference <= tolerance:
-            raise EdistillError(
+            raise CacheError(
                 f"View {view} of row {row} of {split} differs by {difference:.4f} from what the members saw (allowed: "
                 f"{tolerance:.4f}). The transform or the image decoder has changed: run edistill cache-logits "
                 "--overwrite."

@@ -13,7 +13,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.chains.forecast import Forecast
 from ensemble_distill.chains.settings import generation_settings
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runs.args import refuse_other_settings, write_args
 from ensemble_distill.runs.chain import refuse_changed
 from ensemble_distill.runs.config import StudentConfig
@@ -72,33 +72,50 @@ def train_chain(
         if 0 < there < count:
             _refuse_other_rows(settings, Run.open(folder / generation_name(1)))
         forecast = Forecast(folder, count - there, progress)
-        reports: list[TrainReport] = []
+        reports = []
         for generation in range(1, count + 1):
-            own = generation_settings(settings, folder, generation)
-            refuse_outside(folder, run_folder(own) / ARGS)
-            if generation > 1:
-                refuse_outside(folder, Path(own.output.cache) / MANIFEST)
             shown = _Titled(progress, f"generation {generation} of {count}: ")
-            if generation > 1:
-                _refuse_changed_predecessor(folder, generation)
-                if generation > there:
-                    _cache(own, trust, shown)
-            with _remedies(own, its_own=generation > 1):
-                report = train(
-                    own,
-                    overwrite=overwrite and generation == 1,
-                    trust=trust,
-                    progress=shown,
-                    begin=partial(forecast.say, own),
-                    claim=partial(_claim, folder, settings, overwrite) if generation == 1 else lambda: None,
-                    own_runs=Path(settings.output.runs),
-                )
-            if generation > there:  # a chain that grows has more generations than it was begun with
-                write_args(folder, settings)
-            reports.append(report)
-            forecast.done(report)
+            one = _Generation(generation, generation <= there, overwrite and generation == 1, trust)
+            reports.append(_train_generation(settings, folder, one, forecast, shown))
+            forecast.done(reports[-1])
     fresh = any(report.fresh for report in reports)
     return ChainReport(folder, reports[0].method, tuple(reports), fresh, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """Which generation is to be trained; `finished` is whether it is there already."""
+
+    number: int
+    finished: bool
+    overwrite: bool
+    trust: bool
+
+
+def _train_generation(
+    settings: Settings, folder: Path, one: _Generation, forecast: Forecast, progress: Progress
+) -> TrainReport:
+    """Ask the generation before, from the second on, and train this one from what it says."""
+    first, own = one.number == 1, generation_settings(settings, folder, one.number)
+    refuse_outside(folder, run_folder(own) / ARGS)
+    if not first:
+        refuse_outside(folder, Path(own.output.cache) / MANIFEST)
+        _refuse_changed_predecessor(folder, one.number)
+        if not one.finished:
+            _cache(own, one.trust, progress)
+    with _remedies(own, its_own=not first):
+        report = train(
+            own,
+            overwrite=one.overwrite,
+            trust=one.trust,
+            progress=progress,
+            begin=partial(forecast.say, own),
+            claim=partial(_claim, folder, settings, one.overwrite) if first else lambda: None,
+            own_runs=Path(settings.output.runs),
+        )
+    if not one.finished:  # a chain that grows has more generations than it was begun with
+        write_args(folder, settings)
+    return report
 
 
 def _refuse_unfit(settings: Settings) -> None:
@@ -174,8 +191,8 @@ def _remedies(settings: Settings, its_own: bool) -> Iterator[None]:
     """Send nobody who has trouble with one of the chain's own caches to cache-logits, which makes the ensemble's."""
     try:
         yield
-    except EdistillError as error:
-        if not its_own or "edistill cache-logits" not in str(error):
+    except CacheError as error:
+        if not its_own:
             raise
         cache = settings.output.cache
         raise EdistillError(f"{error} But this cache is the chain's own: delete {cache} and go on instead.") from error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change, find_later_change
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.network import Network
@@ -107,7 +107,7 @@ def refuse_other_answers(asked: Answering, few: Few, said: NDArray[np.float32], 
     now = kept(asked.answers(few.split, few.rows, few.x))
     change = find_later_change(_compared(asked, said), _compared(asked, now), _scale(asked, said))
     if change is not None:
-        raise EdistillError(
+        raise CacheError(
             f"Member {asked.member.name} says {_number(asked, change)} at row {few.rows[change.row]} of {few.split} in "
             f"the pass and, {change.told}. In the pass it is asked about {batch_size} rows at once, and then about "
             f"{len(few.rows)}. It is no function of its row: it keeps a state that changes as it is asked, or goes by "

@@ -10,7 +10,7 @@ from ensemble_distill.cache.reader import Cache, stored_inputs
 from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import names_in
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Learned
@@ -76,7 +76,7 @@ def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> Ca
 def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
     """A split joined to its records, once data and views are known to be those the members saw."""
     if name not in cache.manifest.splits:
-        raise EdistillError(f"{cache.folder} does not hold {name}. Run edistill cache-logits.")
+        raise CacheError(f"{cache.folder} does not hold {name}. Run edistill cache-logits.")
     refuse_other_data(cache.folder, name, cache.manifest.splits[name], plan.facts())
     refuse_other_making(cache.folder, name, plan, cache.manifest)
     records = cache.open(name, plan.count)
@@ -100,7 +100,7 @@ def cached_teachers(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> lis
     refuse_other_members(cache.folder, cache.manifest.members, found)
     new = [member.name for member in found if member.name not in cache.manifest.names]
     if new:
-        raise EdistillError(
+        raise CacheError(
             f"{cache.folder} holds {len(cache.manifest.names)} members, and teachers.path has {len(found)}: "
             f"{', '.join(new)} is not cached. Run edistill cache-logits to add it, or take it away."
         )

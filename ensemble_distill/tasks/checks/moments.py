@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.logits import refuse_not_finite
 
@@ -138,7 +138,7 @@ def check_units(
     if off <= 1 and unbiased >= 0 and not otherwise >= max(EXPLAINED, 2 * unbiased):
         return
     taken = "in the target's unit" if units is None else f"standardized by {units}"
-    raise EdistillError(
+    raise CacheError(
         f"Member {name} answers {means.mean():.4g} ± {own:.4g}, and the targets are {center:.4g} ± {spread:.4g}, "
         f"though the two agree but for the unit (correlation {correlation:.2f}). The settings say that its outputs are "
         f"{taken}. Set teachers.standardized = {{ mean = …, std = … }} to what the targets were standardized by when "
