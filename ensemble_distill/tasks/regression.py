@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks import labels as checks
+from ensemble_distill.tasks.targets import Target, each_target, in_reach
 from ensemble_distill.tasks.task import UNCERTAINTIES, Apart, Array, Figures, Labeled, Task, Values, means
 
 if TYPE_CHECKING:
@@ -26,38 +26,6 @@ if TYPE_CHECKING:
 COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
 APART = 1e-4  # between two runtimes: of means in standard deviations, of variances as a share
 FAINT = 1e-3  # nats: by so much log-variances may always differ
-FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
-
-
-@dataclass(frozen=True)
-class Target:
-    """One of several numbers that are predicted of a row.
-
-    Attributes:
-        name, unit: what it is called and measured in; a unit may be empty.
-        std: standard deviation over the labeled rows that the cache was made from: what uncertainties over all targets
-            are measured in.
-    """
-
-    name: str
-    unit: str
-    std: float
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what no cache holds."""
-        texts = isinstance(self.name, str) and isinstance(self.unit, str)
-        if not texts or not isinstance(self.std, float | int) or not 0 < self.std < math.inf:
-            raise ValueError(f"{self} is no target")
-
-    @classmethod
-    def called(cls, text: str, std: float) -> Self:
-        """From "heat [kW]", or a name alone."""
-        match = re.fullmatch(r"(.*?)\s*\[(.*)\]", text.strip())
-        return cls(match[1], match[2], std) if match and match[1] else cls(text.strip(), "", std)
-
-    @property
-    def told(self) -> str:
-        return f"{self.name} [{self.unit}]" if self.unit else self.name
 
 
 @dataclass(frozen=True)
@@ -229,7 +197,7 @@ class Regression(Task):
 
         count = gist.shape[1] // 2
         columns = labels.reshape(len(labels), -1).T
-        for target, ((of, units), y) in enumerate(zip(_each_target(member, count), columns, strict=True)):
+        for target, ((of, units), y) in enumerate(zip(each_target(member, count), columns, strict=True)):
             pair = gist[:, [target, count + target]]
             moments.check_units(of.name, pair[:, 0], y, units)
             if not seen:  # there views may mix rows, and members know the targets by heart
@@ -261,7 +229,7 @@ class Regression(Task):
 
             count = self.count
             reach = [
-                _in_reach(
+                in_reach(
                     None if answers is None else answers[..., [target, count + target]],
                     None if labels is None else labels[:, target],
                 )
@@ -270,7 +238,7 @@ class Regression(Task):
             return GaussianVectorFamily(self._std, *zip(*reach, strict=True))
         from ensemble_distill.predictive.gaussian import GaussianFamily
 
-        return GaussianFamily(*_in_reach(answers, labels))
+        return GaussianFamily(*in_reach(answers, labels))
 
     def quality(self, predictive: Gaussian | GaussianVector, y: Tensor | None) -> Values:
         """The means and variances of each distribution, (B, M) or (B, M, D); with targets y its mistakes too.
@@ -346,37 +314,6 @@ class Regression(Task):
                 reach = COVERED * math.sqrt(variance)
                 record |= {f"mean{name}": mean, f"lower95{name}": mean - reach, f"upper95{name}": mean + reach}
             yield record
-
-
-def _each_target(member: Member, count: int) -> list[tuple[Member, tuple[float, float] | None]]:
-    """What is said of a member's units, for each target; its name tells which, where there are several."""
-    units = None if member.units is None else [np.broadcast_to(unit, count).tolist() for unit in member.units]
-    each: list[tuple[float, float] | None] = [None] * count if units is None else list(zip(*units, strict=True))
-    named = [member.name] if count == 1 else [f"{member.name}, target {at}" for at in range(count)]
-    return [(replace(member, name=name, units=one), one) for name, one in zip(named, each, strict=True)]
-
-
-def _in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]:
-    """Center and scale of what a student is to learn of one target: members' answers (N, M, 2), else labels (N,).
-
-    Raises:
-        EdistillError: that lies too far from 0 for single precision.
-    """
-    if answers is not None:
-        learned = answers[..., 0].mean(1)
-        # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's variance
-        # would be thousands of times too small
-        variance = float(learned.var() + np.exp(answers[..., 1].mean()))
-    else:
-        learned = np.asarray(labels, dtype=np.float64)
-        variance = float(learned.var()) if np.ptp(learned) else 1.0
-    center, scale = float(learned.mean()), math.sqrt(variance)
-    if abs(center) > FARTHEST * scale:
-        raise EdistillError(
-            f"What the student is to learn lies at {center:.6g} and varies by {scale:.3g}: in single precision little "
-            "is left of that. Take a constant off the targets, and off what the members return."
-        )
-    return center, scale
 
 
 TASK = Regression

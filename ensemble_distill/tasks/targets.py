@@ -1,0 +1,78 @@
+"""The numbers that are predicted of a row: what each is called, its unit, and the reach of its values."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.tasks.task import Array
+
+FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of several numbers that are predicted of a row.
+
+    Attributes:
+        name, unit: what it is called and measured in; a unit may be empty.
+        std: standard deviation over the labeled rows that the cache was made from: what uncertainties over all targets
+            are measured in.
+    """
+
+    name: str
+    unit: str
+    std: float
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no cache holds."""
+        texts = isinstance(self.name, str) and isinstance(self.unit, str)
+        if not texts or not isinstance(self.std, float | int) or not 0 < self.std < math.inf:
+            raise ValueError(f"{self} is no target")
+
+    @classmethod
+    def called(cls, text: str, std: float) -> Self:
+        """From "heat [kW]", or a name alone."""
+        match = re.fullmatch(r"(.*?)\s*\[(.*)\]", text.strip())
+        return cls(match[1], match[2], std) if match and match[1] else cls(text.strip(), "", std)
+
+    @property
+    def told(self) -> str:
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+def each_target(member: Member, count: int) -> list[tuple[Member, tuple[float, float] | None]]:
+    """What is said of a member's units, for each target; its name tells which, where there are several."""
+    units = None if member.units is None else [np.broadcast_to(unit, count).tolist() for unit in member.units]
+    each: list[tuple[float, float] | None] = [None] * count if units is None else list(zip(*units, strict=True))
+    named = [member.name] if count == 1 else [f"{member.name}, target {at}" for at in range(count)]
+    return [(replace(member, name=name, units=one), one) for name, one in zip(named, each, strict=True)]
+
+
+def in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]:
+    """Center and scale of what a student is to learn of one target: members' answers (N, M, 2), else labels (N,).
+
+    Raises:
+        EdistillError: that lies too far from 0 for single precision.
+    """
+    if answers is not None:
+        learned = answers[..., 0].mean(1)
+        # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's variance
+        # would be thousands of times too small
+        variance = float(learned.var() + np.exp(answers[..., 1].mean()))
+    else:
+        learned = np.asarray(labels, dtype=np.float64)
+        variance = float(learned.var()) if np.ptp(learned) else 1.0
+    center, scale = float(learned.mean()), math.sqrt(variance)
+    if abs(center) > FARTHEST * scale:
+        raise EdistillError(
+            f"What the student is to learn lies at {center:.6g} and varies by {scale:.3g}: in single precision little "
+            "is left of that. Take a constant off the targets, and off what the members return."
+        )
+    return center, scale
