@@ -106,7 +106,7 @@ class Calibration:
         temperature: what logits are divided by.
         spread: what the heads' deviations from their mean are multiplied by; a Dirichlet's precision is divided by its
             square.
-        variance: what the heads' own variances are multiplied by; for numbers only.
+        variance: what the heads' own variances are multiplied by; for regression alone.
     """
 
     temperature: Factor = 1.0
@@ -224,5 +224,5 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def names_in(classes: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The class names of a manifest or a config; None where the data had none, and they are numbers."""
+    """The class names of a manifest or a config; None where the data had none, and they are called 0, 1, …."""
     return None if classes == numbered(len(classes)) else classes

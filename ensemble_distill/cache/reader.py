@@ -93,7 +93,7 @@ class Cache:
 
 
 class Records:
-    """What the members said of one split: logits, W = K, or means and log-variances, W = 2."""
+    """What the members said of one split: logits, W = K, or means and log-variances of D targets, W = 2D."""
 
     def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
         self.split = manifest.splits[split]

@@ -23,7 +23,8 @@ class Item:
 
     Attributes:
         x: pixels: uint8 (H, W, C); tensor: float32 (C, H, W), already preprocessed; features: float32 (F,). Read-only.
-        y: the class (int64 scalar) or the target (float32); None where the split has no labels.
+        y: the class (int64) or the target (float32), a scalar; (K,) or (D,) of several labels or targets. None where
+            the split has no labels.
         kind: which of the three `x` is.
     """
 
@@ -41,7 +42,7 @@ class Source(Protocol):
     """One split. Rows are its examples' fixed indices, 0 to len − 1, the same on every machine."""
 
     kind: Kind
-    classes: tuple[str, ...] | None  # names in the order of the labels; None where the data has no names
+    classes: tuple[str, ...] | None  # names of classes, labels or targets in their order; None without names
 
     @property
     def remarks(self) -> Sequence[str]: ...  # what was passed over in reading it, a sentence each, to be warned of
@@ -52,7 +53,7 @@ class Source(Protocol):
     @property
     def digest_scope(self) -> str: ...  # what the digest covers, in words for the manifest
     @property
-    def labels(self) -> Array | None: ...  # (N,) int64 classes or float32 targets, read without decoding
+    def labels(self) -> Array | None: ...  # (N,) or (N, D): int64 classes or float32 targets; nothing is decoded
     def __len__(self) -> int: ...
     def item(self, row: int) -> Item: ...  # decodes; raises EdistillError naming the row, never skips it
     def name(self, row: int) -> str: ...  # for messages and predict: a file's relative name, or "row 17"

@@ -19,12 +19,12 @@ ROUNDING = 1e-12  # of the unit: below it a mean is noise of float64
 def fidelity(ensemble: Values, member: Values, student: Values, both: Values, unit: float = 1.0) -> Figures:
     """All fidelity figures from the rows of the three models and of `fidelity_rows`.
 
-    - `diversity_explained` = 1 − member_kl ÷ mean_m KL(p_m ‖ q̄), where q̄ is the student's mixture or, for numbers, the
-      normal distribution of its moments: 0 is a student whose heads collapsed to their own mean, and 1 is perfect.
+    - `diversity_explained` = 1 − member_kl ÷ mean_m KL(p_m ‖ q̄), where q̄ is the student's mixture (of regression the
+      normal distribution of its moments): 0 is a student whose heads collapsed to their own mean, and 1 is perfect.
       Below 0 the heads are worse than their mean. The divisor, `collapsed_kl`, is MU_ensemble + KL(p̄ ‖ q̄) for classes,
-      with p̄ and q̄ the mean probabilities; for numbers mean_m KL(p_m ‖ p̄) stands in the place of MU_ensemble.
+      with p̄ and q̄ the mean probabilities; of regression mean_m KL(p_m ‖ p̄) stands in the place of MU_ensemble.
     - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members and classes, of the
-      probabilities or, for numbers, the means.
+      probabilities or, of regression, the means.
     - `model_uncertainty_l1` = Σ|MU_s − MU_e| ÷ Σ MU_e; `_ratio` = mean ÷ mean; `_spearman` over rows, and as its
       `_control` the Spearman of the student's total uncertainty with the ensemble's model uncertainty.
     - `member_kl`, `mean_kl` in nats; `agreement` of the pooled classes.

@@ -26,7 +26,7 @@ class Offsets:
     """Collects rows, and tells what each student's fake is on them.
 
     The fake's head m says ln q̄ + s·o_m for classes, with q̄ the mean probabilities of the student's heads and o_m (K,)
-    drawn from a standard normal distribution; for numbers it says N(μ̄ + s·o_m, σ̄²), from the moments of the student's
+    drawn from a standard normal distribution; of regression it says N(μ̄ + s·o_m, σ̄²), from the moments of the student's
     mixture. The o_m are the same for every row, and s is such that the mean model uncertainty is the ensemble's. Of
     `DRAWS` such fakes that of the least l1 is taken: it is to be as good as one without knowledge of the members gets.
     More than one pass over the rows is needed, so they are kept: all of them, or evenly spread ones where they are more
@@ -79,14 +79,14 @@ class Offsets:
         return found
 
     def _drawn(self, outputs: Tensor, draw: int) -> Tensor:
-        """Offsets (1, M, W) of scale 1; of numbers only the mean is moved, which is the first of a member's outputs."""
+        """Offsets (1, M, W) of scale 1. Of regression they move the means alone, the first of a member's outputs."""
         drawn = torch.from_numpy(normals((1, *outputs.shape[1:]), "offsets", draw)).to(outputs)
         drawn[..., self._pooling(outputs[:1]).means().shape[-1] :] = 0
         return drawn
 
     def _best(self, mean: Tensor, draws: Sequence[Tensor], uncertainty: Tensor) -> tuple[int, float | None]:
-        """Which draw's l1 is the least, and its scale, on evenly spread rows. Those of numbers are all alike: then it
-        is the first."""
+        """Which draw's l1 is the least, and its scale, on evenly spread rows. Where all do equally well, as those of
+        regression, it is the first."""
         stride = -(-len(mean) * draws[0].numel() // SAMPLE)
         mean, uncertainty = mean[::stride], uncertainty[::stride]
         scales = [self._scale(mean, drawn, float(uncertainty.mean())) for drawn in draws]
@@ -109,7 +109,7 @@ class Offsets:
         """By which the offsets `drawn` give the fake a mean model uncertainty of `wanted`; None where none does.
 
         From a guess a bracket is found and, in it, the scale. Model uncertainty grows as the scale's square while it is
-        small, for numbers always: that is the guess where there is no other.
+        small, of regression always: that is the guess where there is no other.
         """
 
         def uncertainty(scale: float) -> float:

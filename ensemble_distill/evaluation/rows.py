@@ -16,7 +16,8 @@ from ensemble_distill.tasks.task import Values
 
 
 def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Values:
-    """The pooled prediction's quality and the mixture's uncertainty, each (B,).
+    """The pooled prediction's quality and the mixture's uncertainty, each (B,); of several answers a row
+    quality is (B, D).
 
     Model uncertainty is left out for a single distribution: it does not apply there, and is not 0.
     """
@@ -32,7 +33,7 @@ def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Val
 
 
 def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Values:
-    """Each member's own quality and uncertainty, (B, M)."""
+    """Each member's own quality and uncertainty, (B, M); of several answers a row quality is (B, M, D)."""
     rows = task.quality(members, y)
     if y is not None:
         rows["nll"] = members.nll(y).numpy()
@@ -60,7 +61,7 @@ def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:
 
 
 def as_targets(labels: Array) -> Tensor:
-    """Labels as figures take them: classes as int64, numbers as float64."""
+    """Labels as figures take them: classes as int64, targets as float64."""
     y = torch.as_tensor(np.asarray(labels))
     return y.double() if y.is_floating_point() else y.long()
 

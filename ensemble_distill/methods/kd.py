@@ -30,10 +30,10 @@ class KDOptions(Options):
 
 class KnowledgeDistillation(Method):
     """One head against the pooled prediction: for classes the members' mean, each softened by T before (section 2 of
-    the paper, where T² keeps gradients comparable across T); for numbers the normal distribution with the mixture's
-    moments.
+    the paper, where T² keeps gradients comparable across T); of regression the normal distribution with the
+    mixture's moments.
 
-    With numbers T multiplies variances before the moments are taken, so the student's variance becomes data +
+    Of regression T multiplies variances before the moments are taken, so the student's variance becomes data +
     model / T, of the members' data and model uncertainty. 1 is exact.
     """
 

@@ -21,8 +21,8 @@ class Labels:
     """What is known of B rows, some of which were mixed with another.
 
     Attributes:
-        own, partner: (B,) classes (int64) or targets (float) of each row and of the one it was mixed with; (B, D) of
-            several a row.
+        own, partner: (B,) classes (int64) or targets (float) of each row and of the one it was mixed with; (B, K) or
+            (B, D) of several labels or targets a row.
         weight: (B,) of its own.
         known: (B,) whether the row has a label at all; where it has none the others mean nothing.
     """
@@ -35,8 +35,8 @@ class Labels:
     def nll(self, student: Predictive) -> Tensor:
         """Mean −ln q(y) of each of the student's members, (B, M), nats; 0 for rows without a label.
 
-        A mixed row has two classes, each by its weight (Zhang et al. 2018, arXiv:1710.09412), but one target, which
-        lies between the two.
+        A mixed row has both rows' classes or labels, each by its weight (Zhang et al. 2018, arXiv:1710.09412), but one
+        target, which lies between the two.
         """
         weight = self.weight.unsqueeze(1)
         of_row = (-1, *(1,) * (self.own.dim() - 1))  # the shape in which a number a row goes with a row's labels

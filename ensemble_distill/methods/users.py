@@ -37,7 +37,7 @@ class UsersMethod(Method):
         if not isinstance(own, Method):
             raise EdistillError(
                 f"train.method {spec} makes {type(own).__name__}, which is no method. Derive the class from "
-                "ensemble_distill.methods.method.Method."
+                "ensemble_distill.Method."
             )
         self.spec, self.own = spec, own
         file = Path(spec.rpartition(":")[0])

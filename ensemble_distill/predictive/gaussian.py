@@ -138,7 +138,7 @@ class Gaussian:
 class GaussianFamily:
     """A head emits a mean and a log-variance, both in units of `scale` about `center`.
 
-    There is one way to pool numbers, the mixture, so `average` changes nothing.
+    Normal distributions pool in one way, as the mixture, so `average` changes nothing.
 
     Attributes:
         center, scale: in the target's unit; scale > 0. 0 and 1 where the numbers are in that unit themselves.

@@ -1,6 +1,6 @@
 """What every family of distributions offers, so that methods and metrics are written once.
 
-B batch, M members or heads, L positions (none for classifiers), K classes. Batch first, always.
+B batch, M members or heads, L positions (none so far), K classes or labels, D targets. Batch first, always.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ class Summary:
     """A pooled prediction and where its uncertainty comes from.
 
     Attributes:
-        mean: the pooled prediction: probabilities (B, *L, K), or for numbers their expectation (B, *L).
-        total, data, model: (B, *L); total = data + model, and none is below 0. Nats for classes; for numbers
-            variances, in the target's unit squared.
+        mean: the pooled prediction: probabilities (B, *L, K); of regression the expectation, (B, *L), or (B, *L, D) of
+            several targets.
+        total, data, model: (B, *L); total = data + model, and none is below 0. Nats for classes and labels. Of
+            regression variances in the target's unit squared; of several targets their mean, each in squares of its
+            own standard deviation.
     """
 
     mean: Tensor
@@ -51,8 +53,8 @@ class Predictive(Protocol):
     def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), (B, M, *L); an M of 1 is spread over the other's
     def deviation_error(self, student: Self) -> Tensor: ...  # how far members depart otherwise, nats, (B, M, *L)
     def nll(self, y: Tensor) -> Tensor: ...  # −ln p_m(y), (B, M, *L)
-    def pooled_nll(self, y: Tensor) -> Tensor: ...  # −ln p(y) of the prediction, (B, *L); for numbers the mixture's own
-    def means(self) -> Tensor: ...  # expectations, (B, M, *L, K): probabilities; for numbers K = 1
+    def pooled_nll(self, y: Tensor) -> Tensor: ...  # −ln p(y) of the prediction (of regression the mixture), (B, *L)
+    def means(self) -> Tensor: ...  # expectations, (B, M, *L, K): probabilities; K = 1 or D of regression
     def member_mean(self, values: Tensor) -> Tensor: ...  # (B, M, ...) to (B, ...), by the members' weights
     def summary(self) -> Summary: ...
     def log_width(self) -> Tensor | None: ...  # ln of its own mean variance, (B,); None where a temperature widens it
@@ -70,7 +72,7 @@ class Family(Protocol):
 
     @property
     def stands_for_all(self) -> bool: ...  # whether one head stands for all members, and there are no others
-    def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes` is 0 for regression
+    def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes`: how many names the task has
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Predictive:
         """Raw outputs (B, M, *L, width) as distributions; weights (M,) or None for equal ones."""
         ...

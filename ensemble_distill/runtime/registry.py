@@ -11,7 +11,8 @@ from types import ModuleType
 class Registry:
     """Modules of a package that define a name, each under the key that its file's name is.
 
-    Nothing is imported before it is asked for.
+    Nothing is imported before the first question; that imports all modules of the package, since a name in them makes
+    one of them count.
 
     Args:
         package: its full name.

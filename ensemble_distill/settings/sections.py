@@ -228,7 +228,7 @@ class CacheSettings(Section):
     """`[cache]`: how the members' outputs are computed and kept."""
 
     dtype: Literal["float16", "float32"] | None = Field(
-        None, description="Storage: float16 by default for classes, always float32 for regression."
+        None, description="Storage: float16 by default for classification, float32 for other tasks."
     )
     batch_size: int = Field(256, ge=1, le=MOST_ROWS, description="Rows in a forward pass of the members.")
 
@@ -286,7 +286,9 @@ def _known_task(key: str) -> str:
 class Settings(Section):
     """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
 
-    task: Annotated[str, AfterValidator(_known_task)] = Field("classification", description="Or regression.")
+    task: Annotated[str, AfterValidator(_known_task)] = Field(
+        "classification", description="Or multi-label, or regression."
+    )
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
     views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))

@@ -56,7 +56,8 @@ class Answering(Protocol):
         """What it says of some rows, as the cache holds it, (B, W) float32.
 
         Args:
-            split, rows: which rows these are.
+            split, rows: which rows these are. Of rows that are distorted for an evaluation, `split` says so in words
+                ("test, rotation 3"): they are not those of the split.
             inputs: (B, …) of them, as it wants them; others may be given the same.
 
         Raises:

@@ -24,8 +24,7 @@ def refuse_generations(generations: int | None) -> None:
     """Raise EdistillError for a chain, which is not one run."""
     if generations is not None:
         raise EdistillError(
-            f"train.generations is {generations}, and this trains one run. Use train_chain of "
-            "ensemble_distill.chains.generations."
+            f"train.generations is {generations}, and this trains one run. Use ensemble_distill.train_chain."
         )
 
 
@@ -34,8 +33,8 @@ def refuse_temperature(task: type[Task], options: BaseModel) -> None:
     temperature = getattr(options, "temperature", 1.0)
     if not task.softens and temperature != 1:
         raise EdistillError(
-            f"method.temperature is {temperature}, and with it a student of numbers would misstate its variance. For "
-            f"{task.key} leave it at 1."
+            f"method.temperature is {temperature}, and with it a student for regression would misstate its variance. "
+            f"For {task.key} leave it at 1."
         )
 
 

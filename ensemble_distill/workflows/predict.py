@@ -21,7 +21,8 @@ class Predictions:
 
     Attributes:
         model: the file that holds it.
-        rows: for each its name, class and probability, or mean and 95 % interval; and the uncertainties.
+        rows: for each its name, what `Task.predicted` lists (for classification class and probability), and the
+            uncertainties.
     """
 
     model: Path

@@ -1,4 +1,4 @@
-"""A number a class: all K logits of a row, and not probabilities, so that any temperature works later.
+"""A number for each class or label: all K logits of a row, and not probabilities, so that any temperature works later.
 
 In float16 a row's maximum is subtracted before rounding and kept beside it in float32: near the maximum, where the
 probability is, float16 is then finest, and model uncertainty is off by less than 0.1 % (bfloat16: 20 times worse). What

@@ -1,4 +1,4 @@
-"""A mean and a log-variance, in float32 whatever `cache.dtype` says: nothing is lost.
+"""Means, and log-variances behind them, in float32 whatever `cache.dtype` says: nothing is lost.
 
 float16 would round away the members' differences far from 0.
 """
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 
 def layout(shape: Sequence[int], dtype: str) -> np.dtype[np.void]:
-    """A row's mean and log-variance."""
+    """A row's means and log-variances (2D,) of D targets."""
     return np.dtype([("moments", "<f4", tuple(shape))])
 
 
 def encode(values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]:
-    """Finite moments (B, 2) to B records."""
+    """Finite moments (B, 2D) to B records."""
     records = np.empty(len(values), record)
     records["moments"] = values
     return records
 
 
 def decode(records: NDArray[np.void]) -> NDArray[np.float32]:
-    """B records to moments (B, 2)."""
+    """B records to moments (B, 2D)."""
     moments: NDArray[np.float32] = records["moments"].astype(np.float32)
     return moments
