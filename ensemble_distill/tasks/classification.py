@@ -189,7 +189,7 @@ class Classification(Task):
         return Apart(float(np.abs(first).max()), FAINT + rounding)
 
     @classmethod
-    def number_told(cls, output: int, value: float) -> str:
+    def number_told(cls, output: int, value: float, width: int) -> str:
         return f"a logit of class {output}, counted from the row's mean, of {value:.4g}"
 
     @classmethod

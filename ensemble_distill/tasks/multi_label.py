@@ -164,7 +164,7 @@ class MultiLabel(Task):
         return Apart(float(np.abs(first).max()), FAINT + rounding)
 
     @classmethod
-    def number_told(cls, output: int, value: float) -> str:
+    def number_told(cls, output: int, value: float, width: int) -> str:
         return f"a logit of label {output} of {value:.4g}"
 
     @classmethod

@@ -180,8 +180,10 @@ class Regression(Task):
         return Apart(np.concatenate([spread, ones]), np.concatenate([rounding * ones, FAINT * ones]))
 
     @classmethod
-    def number_told(cls, output: int, value: float, width: int = 2) -> str:
-        return f"{('a mean', 'a log-variance')[output >= width // 2]} of {value:.4g}"
+    def number_told(cls, output: int, value: float, width: int) -> str:
+        second, target = divmod(output, width // 2)
+        which = f" for target {target}" if width > 2 else ""
+        return f"{('a mean', 'a log-variance')[second]} of {value:.4g}{which}"
 
     @classmethod
     def change(cls, now: Array, then: Array) -> tuple[float, str]:

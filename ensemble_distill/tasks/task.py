@@ -219,8 +219,8 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def number_told(cls, output: int, value: float) -> str:
-        """One of a member's answers in words: "a logit of class 3 of 1.2"."""
+    def number_told(cls, output: int, value: float, width: int) -> str:
+        """One of the W numbers that a member says of a row, in words: "a logit of class 3 of 1.2"."""
 
     @classmethod
     @abstractmethod

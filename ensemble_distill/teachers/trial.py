@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.facts import Member
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change, find_later_change
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.network import Network
@@ -90,7 +91,7 @@ def _refuse_dependent(
     scale = _scale(asked, first)
     change = find_change(lambda x: _compared(asked, ask(x)), few.x, lambda _: scale, _compared(asked, first))
     if change is not None:
-        raise _dependent(change, asked, few.split, few.rows[change.row])
+        raise _dependent(change, _number(asked, change, first), asked.member, few.split, few.rows[change.row])
 
 
 def refuse_other_answers(asked: Answering, few: Few, said: NDArray[np.float32], batch_size: int, kept: Kept) -> None:
@@ -107,8 +108,9 @@ def refuse_other_answers(asked: Answering, few: Few, said: NDArray[np.float32], 
     now = kept(asked.answers(few.split, few.rows, few.x))
     change = find_later_change(_compared(asked, said), _compared(asked, now), _scale(asked, said))
     if change is not None:
+        at = f"row {few.rows[change.row]} of {few.split}"
         raise CacheError(
-            f"Member {asked.member.name} says {_number(asked, change)} at row {few.rows[change.row]} of {few.split} in "
+            f"Member {asked.member.name} says {_number(asked, change, said)} at {at} in "
             f"the pass and, {change.told}. In the pass it is asked about {batch_size} rows at once, and then about "
             f"{len(few.rows)}. It is no function of its row: it keeps a state that changes as it is asked, or goes by "
             "how many rows there are; or the data has other rows each time. Mend that, and run edistill cache-logits "
@@ -126,15 +128,15 @@ def _scale(asked: Answering, answers: NDArray[np.float32]) -> Scale:
     return Scale(*asked.task.apart(_compared(asked, answers), rounding))
 
 
-def _number(asked: Answering, change: Change) -> str:
-    """What a member said first."""
-    return asked.task.number_told(change.output, change.first)
+def _number(asked: Answering, change: Change, answers: NDArray[np.float32]) -> str:
+    """What a member said first, of what it said of each row, (B, W)."""
+    return asked.task.number_told(change.output, change.first, answers.shape[1])
 
 
-def _dependent(change: Change, asked: Answering, split: str, row: int) -> EdistillError:
+def _dependent(change: Change, first: str, member: Member, split: str, row: int) -> EdistillError:
     said = (
-        f"Member {asked.member.name} says {_number(asked, change)} at row {row} of {split} and, {change.told}. It is "
-        "no function of its row: it "
+        f"Member {member.name} says {first} at row {row} of {split} and, {change.told}. It is no function of its row: "
+        "it "
     )
     if change.random:
         return EdistillError(

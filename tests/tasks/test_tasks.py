@@ -15,6 +15,7 @@ import torch
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task, open_task, task_from_json, task_names
+from ensemble_distill.tasks.regression import Regression
 from ensemble_distill.tasks.task import UNCERTAINTIES
 
 ROWS = 12
@@ -188,7 +189,17 @@ def test_rows_are_compared_and_what_changed_is_told(sample: Sample) -> None:
     assert difference > 0.02
     assert what
     assert task.change(answers, answers)[0] == 0
-    assert "1.5" in task.number_told(0, 1.5)
+    assert "1.5" in task.number_told(0, 1.5, first.shape[1])
+
+
+def test_a_number_of_several_targets_is_told_as_what_it_is() -> None:
+    of_three = [Regression.number_told(output, 1.5, 6) for output in (1, 2, 3)]
+    assert of_three == [
+        "a mean of 1.5 for target 1",
+        "a mean of 1.5 for target 2",
+        "a log-variance of 1.5 for target 0",
+    ]
+    assert Regression.number_told(1, 1.5, 2) == "a log-variance of 1.5"
 
 
 @each
