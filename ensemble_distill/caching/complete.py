@@ -43,7 +43,7 @@ def keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator
 def held(
     folder: Path, plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher], overwrite: bool
 ) -> AbstractContextManager[None]:
-    """The lock; none for a complete cache, where nothing will be written: it may be read-only, or another's."""
+    """The cache's lock. A complete one is not locked, since nothing is written: it may be read-only, or in use."""
     complete = (
         not overwrite
         and is_cache(folder)

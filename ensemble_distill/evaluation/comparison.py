@@ -69,8 +69,8 @@ class Comparison:
 
     @property
     def near(self) -> list[str]:
-        """The columns of fidelity: the models but the mean member, and the controls. Those stand behind a single run,
-        and before several."""
+        """The columns of fidelity: all models but the mean member, and the controls, which follow a single run and
+        precede several."""
         return [*self._before, *self._students, *self._behind]
 
     @cached_property

@@ -62,7 +62,7 @@ def fit(ensemble: Predictive, student: Predictive) -> Calibration:
 
 
 def at_limit(calibration: Calibration) -> list[str]:
-    """What of a calibration ended where the search for it does."""
+    """The factors of a calibration that ended at a bound of their search."""
     found = calibration.to_json().items()
     return [name for name, value in found if abs(math.log(value)) > REACH - 10 * TOLERANCE]
 

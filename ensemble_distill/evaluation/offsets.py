@@ -28,7 +28,7 @@ class Offsets:
     The fake's head m says ln q̄ + s·o_m for classes, with q̄ the mean probabilities of the student's heads and o_m (K,)
     drawn from a standard normal distribution; of regression it says N(μ̄ + s·o_m, σ̄²), from the moments of the student's
     mixture. The o_m are the same for every row, and s is such that the mean model uncertainty is the ensemble's. Of
-    `DRAWS` such fakes that of the least l1 is taken: it is to be as good as one without knowledge of the members gets.
+    `DRAWS` such fakes the one of the least l1 is taken: as good as a fake gets that knows nothing of the members.
     More than one pass over the rows is needed, so they are kept: all of them, or evenly spread ones where they are more
     than `limit` numbers.
 

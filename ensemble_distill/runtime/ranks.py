@@ -42,10 +42,10 @@ def _number(name: str, default: int) -> int:
 
 
 def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
-    """`part` ÷ the sum of every rank's `whole`, which is `least` at least, times the number of ranks: the mean of the
-    ranks' gradients, which distributed training takes, is then that of one process with all rows.
+    """This rank's `part` of a sum, divided by the sum of all ranks' `whole`; that divisor is `least` at least.
 
-    Every rank has to call it, also with nothing of its own.
+    It is multiplied by the number of ranks, since distributed training averages their gradients: the average is then
+    the gradient of one process with all rows. Every rank has to call it, also with nothing of its own.
     """
     from torch import distributed
 

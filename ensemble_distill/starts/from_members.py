@@ -63,8 +63,8 @@ class FromMembers:
         """Set the heads of a student in eval mode from rows x (B, …), on the student's device.
 
         Returns:
-            how much of what the members' last stages are given the adapters say, R² on the first of these batches: 1
-            for all of it, NaN where it does not vary.
+            R² of the adapters on the first of these batches: how much of what the members' last stages are given they
+            explain. 1 is all of it; NaN where that does not vary.
         """
         heads, body = student.heads, student.body
         assert isinstance(heads, LastStageHeads)

@@ -127,8 +127,11 @@ def run(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Seen]:
-    """The layers that can be factors, in the order in which they run: those that run once with one input by position,
-    share nothing, and that the body runs, and does not look into, whatever stands in their place."""
+    """The layers that factors can take the place of, in the order in which they run.
+
+    Such a layer runs once, with one input given by position, and shares its weights with no other. And the body calls
+    it without looking into it, so that what stands in its place is what runs.
+    """
     owners = Counter(id(p) for _, p in body.named_parameters(remove_duplicate=False))
     layers = {
         name: module

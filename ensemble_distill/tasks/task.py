@@ -60,8 +60,8 @@ class Task(ABC):
         one_class: whether an answer is one of several classes, told by probabilities that sum to 1.
         named: whether outputs go by the names that the data has for its classes.
         folders: whether folders of images say what their labels are.
-        softens: whether a temperature on both sides of a loss keeps what is learned.
-        solves: whether least squares is where heads start best.
+        softens: whether one temperature on teacher and student leaves the optimum of a loss where it is.
+        solves: whether heads are solved for by least squares before their stage, if nothing else is asked for.
         shares_output: whether a student's output layer means what its teacher's does.
         figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
         shifted_shown: those that `evaluate --shifts` tells in its table.
@@ -205,7 +205,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def compared(cls, answers: Array) -> Array:
-        """Answers (B, W) as two of the same rows are compared: less what means nothing."""
+        """Answers (B, W) without what carries no meaning, as a constant on all logits does: so two are compared."""
 
     @classmethod
     @abstractmethod
@@ -229,7 +229,7 @@ class Task(ABC):
 
     @classmethod
     def gist(cls, answers: Array) -> Array:
-        """What `refuse_other_meaning` looks at of answers (B, W), (B, …): of a large split not all of them fit."""
+        """The part of answers (B, W) that `refuse_other_meaning` needs, (B, …); all of a large split is too much."""
         return answers
 
     @classmethod

@@ -159,8 +159,8 @@ def _last_stage(student: StudentSettings, body: nn.Module) -> LastStage | None:
 
 
 def _one_each(asked: Asked, stage: LastStage | None, bodies: Sequence[str], members: Sequence[str]) -> bool:
-    """Whether there is a body for each head: what the others' say of a member is little then, and costs as many weights
-    again."""
+    """Whether each head has the body of its own member. What the other bodies say of that member is little then, and to
+    read it costs as many weights again."""
     return (
         asked.student.from_members
         and stage is None
