@@ -14,8 +14,6 @@ from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
 
-COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
-
 
 @dataclass(frozen=True)
 class Gaussian:

@@ -17,7 +17,8 @@ from torch.autograd import gradcheck
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from ensemble_distill.predictive.gaussian import COVERED, Gaussian, GaussianFamily
+from ensemble_distill.predictive.gaussian import Gaussian, GaussianFamily
+from ensemble_distill.tasks.regression import COVERED
 
 Floats = NDArray[np.float64]
 
