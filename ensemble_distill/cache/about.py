@@ -15,6 +15,7 @@ def about(path: Path) -> dict[str, Any]:
         "kind": "cache",
         "task": manifest.task,
         "classes": list(manifest.classes),
+        **manifest.settled.more_json(),
         "dtype": manifest.dtype,
         "members": [member.to_json() for member in manifest.members],
         "splits": {name: {**vars(split), "views": manifest.views(name)} for name, split in manifest.splits.items()},

@@ -40,7 +40,7 @@ def open_members(
         classes: names that are known already.
     """
     name = max(splits, key=lambda split: (not split.startswith("ood/"), len(splits[split].source)))
-    plan, count = splits[name], _count_classes(splits, classes)
+    plan, count = splits[name], _count(task, splits, classes)
     opened = [teacher.open(task) for teacher in teachers]
     for asked in opened:
         refuse_no_preprocessing(asked, splits)
@@ -76,14 +76,15 @@ def refuse_views_unseen(splits: Mapping[str, SplitPlan], members: Sequence[Answe
                 )
 
 
-def _count_classes(splits: Mapping[str, SplitPlan], classes: tuple[str, ...] | None) -> int | None:
-    """How many classes the data has: as many as it names or, where it names none, as its labels count."""
+def _count(task: type[Task], splits: Mapping[str, SplitPlan], classes: tuple[str, ...] | None) -> int | None:
+    """How many classes or targets the data has: as many as it names or, where labels do not go by names or there are
+    none, as its labels count."""
     sources = [plan.source for name, plan in splits.items() if not name.startswith("ood/")]
-    named = [len(source.classes) for source in sources if source.classes is not None]
-    if classes or named:
-        return len(classes) if classes else named[0]
+    names = classes or next((source.classes for source in sources if source.classes is not None), None)
+    if names and task.named:
+        return len(names)
     labels = [source.labels for source in sources if source.labels is not None]
-    return max((int(y.max()) + 1 for y in labels if len(y) and np.issubdtype(y.dtype, np.integer)), default=None)
+    return max((task.counted(y) for y in labels if len(y)), default=len(names) if names else None)
 
 
 def probe(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], members: Sequence[Answering]) -> Task:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ensemble_distill.tasks import open_task
+
 Record = Mapping[str, Any]
 
 FEW = 6  # names that are shown in full
@@ -13,8 +15,10 @@ DIFFER = "differ: see --json"
 
 
 def answers(record: Record) -> str:
-    classes = record["classes"]
-    return f"{record['task']}, {len(classes)} classes: {names(classes)}" if classes else str(record["task"])
+    targets = [f"{t['name']} [{t['unit']}]" if t["unit"] else t["name"] for t in record.get("targets", ())]
+    listed = targets or record["classes"]
+    called = open_task(record["task"]).called
+    return f"{record['task']}, {len(listed)} {called}: {names(listed)}" if listed else str(record["task"])
 
 
 def student_facts(record: Record) -> list[tuple[str, str]]:

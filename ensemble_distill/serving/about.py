@@ -18,6 +18,7 @@ def about(path: Path) -> dict[str, Any]:
         "method": card.method,
         "version": card.version,
         "classes": list(card.task.names),
+        **card.task.more_json(),
         "input": {
             "name": served.input,
             "kind": card.kind,

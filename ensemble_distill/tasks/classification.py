@@ -37,6 +37,7 @@ class Classification(Task):
     classes: tuple[str, ...]
 
     key: ClassVar[str] = "classification"
+    called: ClassVar[str] = "classes"
     outputs: ClassVar[tuple[str, ...]] = ("logits", "probabilities")
     own_output: ClassVar[str] = "logits"
     averages: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
@@ -48,7 +49,6 @@ class Classification(Task):
     solves: ClassVar[bool] = True
     figures_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", "brier", "ece", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", *UNCERTAINTIES)
-    uncertainty_unit: ClassVar[str] = "nats"
     predicted: ClassVar[tuple[str, ...]] = ("class", "probability")
 
     def __post_init__(self) -> None:
@@ -73,6 +73,10 @@ class Classification(Task):
     @property
     def told(self) -> str:
         return f"{len(self.classes)} classes"
+
+    @property
+    def uncertainty_unit(self) -> str:
+        return "nats"
 
     def to_json(self) -> dict[str, Any]:
         return {"task": self.key, "classes": list(self.classes)}
@@ -146,6 +150,10 @@ class Classification(Task):
     ) -> Array:
         """int64 (rows,)."""
         return checks.as_class_labels(y, rows, named, classes, first_row)
+
+    @classmethod
+    def counted(cls, labels: Array) -> int:
+        return int(labels.max()) + 1
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:

@@ -33,6 +33,7 @@ class MultiLabel(Task):
     classes: tuple[str, ...]
 
     key: ClassVar[str] = "multi-label"
+    called: ClassVar[str] = "labels"
     outputs: ClassVar[tuple[str, ...]] = ("logits", "probabilities")
     own_output: ClassVar[str] = "logits"
     averages: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
@@ -48,7 +49,6 @@ class MultiLabel(Task):
         *UNCERTAINTIES,
     )
     shifted_shown: ClassVar[tuple[str, ...]] = ("nll", "macro_average_precision", *UNCERTAINTIES)
-    uncertainty_unit: ClassVar[str] = "nats, summed over labels"
     predicted: ClassVar[tuple[str, ...]] = ("labels", "p")
 
     def __post_init__(self) -> None:
@@ -73,6 +73,10 @@ class MultiLabel(Task):
     @property
     def told(self) -> str:
         return f"{len(self.classes)} labels"
+
+    @property
+    def uncertainty_unit(self) -> str:
+        return "nats, summed over labels"
 
     def to_json(self) -> dict[str, Any]:
         return {"task": self.key, "classes": list(self.classes)}
@@ -129,11 +133,15 @@ class MultiLabel(Task):
         return yes_no.as_labels(y, rows, named, classes, first_row)
 
     @classmethod
+    def counted(cls, labels: Array) -> int:
+        return int(labels.shape[1])
+
+    @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
         """(B, K)."""
         from ensemble_distill.tasks.checks import logits
 
-        return logits.joined(raw, rows, member)
+        return logits.joined(raw, rows, member, "a multi-label member returns (rows, labels)", "out.unsqueeze(1)")
 
     @classmethod
     def answers(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:

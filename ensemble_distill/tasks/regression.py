@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
+from ensemble_distill.runtime.records import parsed
 from ensemble_distill.tasks.checks import labels as checks
-from ensemble_distill.tasks.targets import Target, each_target, in_reach
+from ensemble_distill.tasks.targets import Target, each_target, in_reach, refuse_unit
 from ensemble_distill.tasks.task import UNCERTAINTIES, Apart, Array, Figures, Labeled, Task, Values, means
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Regression(Task):
     targets: tuple[Target, ...] = ()
 
     key: ClassVar[str] = "regression"
+    called: ClassVar[str] = "targets"
     outputs: ClassVar[tuple[str, ...]] = ("mean", "mean-variance", "mean-logvar")
     own_output: ClassVar[str] = "mean-logvar"
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
@@ -44,7 +46,6 @@ class Regression(Task):
     shares_output: ClassVar[bool] = False
     figures_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", "coverage95", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", *UNCERTAINTIES)
-    uncertainty_unit: ClassVar[str] = "variances, in the target's unit squared"
     predicted: ClassVar[tuple[str, ...]] = ("mean", "lower95", "upper95")
     exact: ClassVar[tuple[str, ...]] = predicted
 
@@ -68,6 +69,12 @@ class Regression(Task):
     def told(self) -> str:
         return f"{self.count} numbers a row ({', '.join(self.names)})" if self.targets else "one number a row"
 
+    @property
+    def uncertainty_unit(self) -> str:
+        if self.targets:
+            return "variances, in each target's standard deviation squared"
+        return "variances, in the target's unit squared"
+
     def to_json(self) -> dict[str, Any]:
         several = {"targets": [asdict(target) for target in self.targets]} if self.targets else {}
         return {"task": self.key, "classes": [], **several}
@@ -76,7 +83,10 @@ class Regression(Task):
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         if record["classes"] not in ([], ()):
             raise ValueError(f"the task is {cls.key}, and classes is {record['classes']!r}")
-        targets = tuple(Target(**target) for target in record.get("targets", ()))
+        listed = record.get("targets", ())
+        if not isinstance(listed, list | tuple):
+            raise ValueError(f"targets is {listed!r}, and not a list")
+        targets = tuple(parsed(Target, target) for target in listed)
         if len(targets) == 1 or len({target.name for target in targets}) < len(targets):
             raise ValueError(f"targets are {[target.name for target in targets]}, and not several, each once")
         return cls(targets)
@@ -99,7 +109,7 @@ class Regression(Task):
     def _of_data(cls, splits: Mapping[str, Labeled], count: int) -> Self:
         """The targets of the first split that has labels, training first; `count` is what members say there are."""
         labels = next((source.labels for source in splits.values() if source.labels is not None), None)
-        number = count if labels is None else (labels.shape[1] if labels.ndim == 2 else 1)
+        number = count if labels is None else cls.counted(labels)
         if number == 1:
             return cls()
         names = next((source.classes for source in splits.values() if source.classes is not None), None)
@@ -111,21 +121,37 @@ class Regression(Task):
             )
         std = np.ones(number) if labels is None else labels.std(axis=0, dtype=np.float64)
         std = np.where(std > 0, std, 1.0)
-        return cls(tuple(Target.called(name, float(s)) for name, s in zip(names, std, strict=True)))
+        for name, one in zip(names, std.tolist(), strict=True):
+            refuse_unit(f"The target {name}", one)
+        task = cls(tuple(Target.called(name, float(s)) for name, s in zip(names, std, strict=True)))
+        if len(set(task.names)) < number:
+            raise EdistillError(
+                f"The data names its targets {', '.join(names[:4])}, and without their units two have one name. Give "
+                "every target its own."
+            )
+        return task
 
     def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
         labels = source.labels
-        found = self.count if labels is None else (labels.shape[1] if labels.ndim == 2 else 1)
+        found = self.count if labels is None else self.counted(labels)
         if found != self.count:
             raise EdistillError(
                 f"{named} has {found} targets a row, and {owner} has {self.told}. Give the data the members were "
                 "trained on."
             )
-        names = source.classes
-        if names is not None and self.targets and tuple(Target.called(n, 1.0).name for n in names) != self.names:
+        self._refuse_other_names(source.classes, named, owner)
+
+    def order_in(self, owner: str, names: Sequence[str] | None, source: str) -> None:
+        self._refuse_other_names(names, "The data", owner)
+
+    def _refuse_other_names(self, names: Sequence[str] | None, named: str, owner: str) -> None:
+        if names is None or not self.targets:
+            return
+        if len(names) != self.count or not all(t.is_called(n) for t, n in zip(self.targets, names, strict=True)):
+            told = ", ".join(target.told for target in self.targets[:4])
             raise EdistillError(
-                f"{named} names the targets {', '.join(names[:4])}, and {owner} has {', '.join(self.names[:4])}. Give "
-                "the same columns in the same order."
+                f"{named} names the targets {', '.join(names[:4])}, and {owner} has {told}. Give the same columns in "
+                "the same order and units."
             )
 
     # --- labels and members -------------------------------------------------------------------------------------
@@ -136,6 +162,10 @@ class Regression(Task):
     ) -> Array:
         """float32 (rows,), or (rows, D) of several targets."""
         return checks.as_targets(y, rows, named, first_row)
+
+    @classmethod
+    def counted(cls, labels: Array) -> int:
+        return int(labels.shape[1]) if labels.ndim == 2 else 1
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:

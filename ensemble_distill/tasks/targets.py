@@ -14,6 +14,7 @@ from ensemble_distill.facts import Member
 from ensemble_distill.tasks.task import Array
 
 FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
+SMALLEST, LARGEST = 1e-17, 1e17  # deviation of a target: float32 holds its square, and one over it
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Target:
     def told(self) -> str:
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
+    def is_called(self, text: str) -> bool:
+        """Whether data that calls a target so means this one; a unit that one of both leaves out is the other's."""
+        other = Target.called(text, self.std)
+        return self.name == other.name and (self.unit == other.unit or not (self.unit and other.unit))
+
 
 def each_target(member: Member, count: int) -> list[tuple[Member, tuple[float, float] | None]]:
     """What is said of a member's units, for each target; its name tells which, where there are several."""
@@ -55,11 +61,20 @@ def each_target(member: Member, count: int) -> list[tuple[Member, tuple[float, f
     return [(replace(member, name=name, units=one), one) for name, one in zip(named, each, strict=True)]
 
 
+def refuse_unit(what: str, std: float) -> None:
+    """Raise EdistillError where a deviation cannot be squared in single precision."""
+    if not SMALLEST <= std <= LARGEST:
+        raise EdistillError(
+            f"{what} varies by {std:.3g}, and beyond {SMALLEST:g} and {LARGEST:g} single precision fails. Give the "
+            "targets, and what the members return, in another unit."
+        )
+
+
 def in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]:
     """Center and scale of what a student is to learn of one target: members' answers (N, M, 2), else labels (N,).
 
     Raises:
-        EdistillError: that lies too far from 0 for single precision.
+        EdistillError: that lies too far from 0 for single precision, or varies too little or too much.
     """
     if answers is not None:
         learned = answers[..., 0].mean(1)
@@ -70,6 +85,7 @@ def in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]
         learned = np.asarray(labels, dtype=np.float64)
         variance = float(learned.var()) if np.ptp(learned) else 1.0
     center, scale = float(learned.mean()), math.sqrt(variance)
+    refuse_unit("What the student is to learn", scale)
     if abs(center) > FARTHEST * scale:
         raise EdistillError(
             f"What the student is to learn lies at {center:.6g} and varies by {scale:.3g}: in single precision little "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 from numpy.typing import NDArray
 
 from ensemble_distill.facts import Member
+from ensemble_distill.tasks.checks.class_order import order_by_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,7 @@ class Task(ABC):
 
     Attributes:
         key: of `task = "…"`.
+        called: what `names` are of: "classes".
         outputs: what members may return, `teachers.output`.
         own_output: which of those a run of edistill returns as a member.
         averages: how members may pool, `teachers.average`.
@@ -65,12 +67,12 @@ class Task(ABC):
         shares_output: whether a student's output layer means what its teacher's does.
         figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
         shifted_shown: those that `evaluate --shifts` tells in its table.
-        uncertainty_unit: for a table's heading.
         predicted: the first words of the columns that `predict` writes behind a row's name, in their order.
         exact: those whose numbers it writes to the last digit: far from 0 they differ in those.
     """
 
     key: ClassVar[str]
+    called: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
     own_output: ClassVar[str]
     averages: ClassVar[tuple[str, ...]] = ("probabilities",)
@@ -85,7 +87,6 @@ class Task(ABC):
     shares_output: ClassVar[bool] = True
     figures_shown: ClassVar[tuple[str, ...]]
     shifted_shown: ClassVar[tuple[str, ...]]
-    uncertainty_unit: ClassVar[str]
     predicted: ClassVar[tuple[str, ...]]
     exact: ClassVar[tuple[str, ...]] = ()
 
@@ -111,9 +112,18 @@ class Task(ABC):
     def told(self) -> str:
         """What is predicted of a row, in words: "10 classes"."""
 
+    @property
+    @abstractmethod
+    def uncertainty_unit(self) -> str:
+        """For a table's heading."""
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """{"task", "classes", …}, as manifests, configs and exported files hold it."""
+
+    def more_json(self) -> dict[str, Any]:
+        """What `to_json` has beside the task and its names, for `inspect`."""
+        return {key: value for key, value in self.to_json().items() if key not in ("task", "classes")}
 
     @classmethod
     @abstractmethod
@@ -167,7 +177,24 @@ class Task(ABC):
             EdistillError: another shape or dtype, or a value that no label has.
         """
 
+    @classmethod
+    @abstractmethod
+    def counted(cls, labels: Array) -> int:
+        """How many classes, labels or targets there are by what `as_labels` gave of one row or more, at the least."""
+
     # --- members ------------------------------------------------------------------------------------------------
+
+    def order_in(self, owner: str, names: Sequence[str] | None, source: str) -> tuple[int, ...] | None:
+        """For each of a student's outputs the index of what the data calls so; None where both are in one order.
+
+        Args:
+            owner: the student's name; source: where its own names stand, for messages.
+            names: the data's; None where it has none.
+
+        Raises:
+            EdistillError: the two name different things.
+        """
+        return None if names is None else order_by_names(owner, self.names, names, source)
 
     @classmethod
     @abstractmethod

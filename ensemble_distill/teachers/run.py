@@ -17,7 +17,6 @@ from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.jsons import read_json
 from ensemble_distill.students.student import Student
-from ensemble_distill.tasks.checks.class_order import order_by_names
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 
 MODEL = "edistill run"  # what builds such a member, in its record
@@ -57,7 +56,7 @@ def load(path: Path, context: Context) -> Teacher:
         name=path.name,
         sha256=run.digest,
         output=task.own_output,
-        class_order=None if context.classes is None else order_by_names(path.name, task.names, context.classes, CONFIG),
+        class_order=task.order_in(path.name, context.names, CONFIG),
         preprocessing=run.architecture.preprocessing,
         model=MODEL,
     )

@@ -13,7 +13,7 @@ from ensemble_distill.facts import Member
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import TeacherSettings
-from ensemble_distill.tasks import Task
+from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.network import Network
 
@@ -77,7 +77,7 @@ class Context:
 
     Attributes:
         settings: the `[teachers]` section.
-        classes: the data's class names in its label order; None where the data has no names.
+        names: what the data calls its classes, labels or targets, in their order; None where it has no names.
         trust: load pickled checkpoints that name arbitrary globals (`--trust-checkpoints`).
         task: what the student is for; see `Settings`.
         progress: is told what was chosen among several weights, and what was done so that they fit.
@@ -85,11 +85,16 @@ class Context:
     """
 
     settings: TeacherSettings
-    classes: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
     trust: bool = False
     task: str = "classification"
     progress: Progress = field(default_factory=Silent)
     trusted: Trust = NOTHING
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names, where outputs go by them."""
+        return self.names if open_task(self.task).named else None
 
     @property
     def stated(self) -> dict[str, Any]:

@@ -164,12 +164,11 @@ class Workspace:
         """The classes of the cache that is there; None where there is none."""
         return Manifest.load(self.cache_folder).classes if self.has_cache else None
 
-    def ensemble(self, classes: tuple[str, ...] | None) -> list[Teacher]:
-        """The members in `teachers.path`, for data of these class names; see `open_teachers`."""
+    def ensemble(self, names: tuple[str, ...] | None) -> list[Teacher]:
+        """The members in `teachers.path`, for data of these names; see `open_teachers`."""
         from ensemble_distill.teachers import open_teachers
         from ensemble_distill.teachers.teacher import Context
 
-        names = classes if self.task.named else None
         teachers = self.settings.teachers
         context = Context(teachers, names, self.trust, self.task.key, self.progress, self.trusted)
         return open_teachers(Path(teachers.path), context)

@@ -73,6 +73,7 @@ BEYOND: dict[str, set[str]] = {
     "cli": {
         "chains",  # `train --generations`
         "evaluation",  # the typed results, which it renders
+        "tasks",  # what the names of an answer are called
     },
 }
 ALLOWED = {room: rooms | BEYOND.get(room, set()) | GROUND for room, rooms in DESIGN.items()}

@@ -17,14 +17,35 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
-from ensemble_distill import cache_logits, calibrate, evaluate, export, load_settings, load_student, predict, train
+from ensemble_distill import (
+    cache_logits,
+    calibrate,
+    evaluate,
+    export,
+    load_settings,
+    load_student,
+    predict,
+    train,
+)
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cli.inspected_facts import answers
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
 from ensemble_distill.serving.predictions import formatted
 from ensemble_distill.settings import Settings
+from ensemble_distill.tasks import open_task, task_from_json
+from ensemble_distill.workflows.inspect import inspect
 
 ROWS = {"train": 60, "validation": 24, "test": 24, "calibration": 24}
 MEMBERS, FEATURES = 4, 3
+
+
+@dataclass(frozen=True)
+class Labeled:
+    labels: Any
+    classes: tuple[str, ...] | None = None
+
+
 MODEL = """
 import torch
 from torch import nn
@@ -308,3 +329,94 @@ def test_methods_of_classes_are_refused(made: tuple[Path, Road]) -> None:
                     {"train.method": method, "output.name": "x", **{f"method.{k}": v for k, v in options.items()}},
                 )
             )
+
+
+def test_data_that_names_a_target_twice_without_its_unit_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "work", ROADS["numbers"])
+    for split in ROWS:
+        x, y = rows(folder, split)
+        np.savez(folder / "data" / f"{split}.npz", x=x, y=y, classes=np.array(["heat [kW]", "heat [J]"]))
+    with refused("heat [kW], heat [J]", "Give every target its own"):
+        cache_logits(load_settings(folder))
+    assert not (folder / "cache" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("names", [("flow [l/h]", "heat [kW]"), ("heat [MW]", "flow [l/h]")])
+def test_a_run_of_targets_in_another_order_or_unit_is_no_member(
+    made: tuple[Path, Road], tmp_path: Path, names: tuple[str, str]
+) -> None:
+    folder, road = made
+    if road.task != "regression":
+        pytest.skip("labels are ordered by their names")
+    settled = {"teachers.path": str(folder / "runs" / "kd-s0"), "output.cache": str(tmp_path / "cache")}
+    cache_logits(load_settings(folder, settled), trust=True)
+    x, y = rows(folder, "train")
+    np.savez(tmp_path / "train.npz", x=x, y=y, classes=np.array(names))
+    split = {f"data.{name}": str(tmp_path / "train.npz") for name in ROWS}
+    with refused(*names, "kd-s0", "same order and units"):
+        cache_logits(load_settings(folder, {**settled, **split}), overwrite=True, trust=True)
+
+
+@pytest.mark.parametrize("key", list(ROADS))
+def test_of_several_tensors_the_one_as_wide_as_unnamed_labels_is_the_answer(key: str, tmp_path: Path) -> None:
+    road = ROADS[key]
+    folder = make(tmp_path / "work", road)
+    for split in ROWS:
+        x, y = rows(folder, split)
+        np.savez(folder / "data" / f"{split}.npz", x=x, y=y)
+    model = MODEL.replace("tuple(z.chunk(2, 1)) if self.pair else z", '{"out": z, "features": z[:, :2]}')
+    (folder / "several.py").write_text(model)
+    cache_logits(load_settings(folder, {"teachers.model": "several.py:Member"}))
+    np.testing.assert_allclose(
+        Cache(folder / "cache").open("test").read(range(24)), said(folder, road, "test"), rtol=1e-5, atol=1e-4
+    )
+
+
+def test_inspect_tells_targets_and_labels_as_what_they_are(made: tuple[Path, Road]) -> None:
+    folder, road = made
+    told = "targets: heat [kW], flow [l/h]" if road.task == "regression" else "labels: dog, cat, boat"
+    for part in ("cache", "runs/hydra-s0", "runs/hydra-s0/export/model.onnx"):
+        record = inspect(folder / part)
+        assert answers(record) == f"{road.task}, {len(road.names)} {told}"
+
+
+def test_one_number_a_row_becomes_one_label(tmp_path: Path) -> None:
+    member = Member("member-0", "0" * 64, "logits", model="model.py:Member")
+    with refused("(8,)", "(rows, labels)", "out: out.unsqueeze(1))"):
+        open_task("multi-label").joined(torch.zeros(8), 8, member)
+
+
+@pytest.mark.parametrize(
+    "targets", [None, "x", {"a": 1}, [1, 2], [{"name": "heat"}] * 2, [{"name": "heat", "unit": "", "std": True}] * 2]
+)
+def test_a_record_of_other_targets_is_none(targets: Any) -> None:
+    with pytest.raises(ValueError, match=r"targets is|missing|should be"):
+        task_from_json({"task": "regression", "classes": [], "targets": targets})
+
+
+@pytest.mark.parametrize("scale", [1e-22, 1e22])
+def test_units_whose_squares_float32_does_not_hold_are_refused(scale: float) -> None:
+    y = np.random.default_rng(0).normal(size=(12, 2)) * [1.0, scale]
+    with refused("The target flow", f"{scale * y[:, 1].std() / scale:.3g}", "in another unit"):
+        open_task("regression").found({"train": Labeled(y.astype(np.float32), ("heat", "flow"))}, {"member-0": 4}, None)
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_a_label_that_is_neither_yes_nor_no_is_told_with_its_row(value: float) -> None:
+    y = np.zeros((4, 2), np.float32)
+    y[2, 1] = value
+    with refused(f"y is [0.0, {value}] at row 12", "drop it"):
+        open_task("multi-label").as_labels(y, 4, "y", first_row=10)
+
+
+def test_a_target_that_is_not_finite_is_told_with_its_column() -> None:
+    with refused("y[:, 1] is not finite: nan at row 3"):
+        open_task("regression").as_labels(np.array([[0.0, 1.0]] * 3 + [[0.0, np.nan]]), 4, "y")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"), [("classification", 'task = "multi-label"'), ("regression", "(rows, targets)")]
+)
+def test_labels_of_more_dimensions_are_told_which_task_has_them(key: str, told: str) -> None:
+    with refused("(4, 2, 1)" if key == "regression" else "(4, 2)", told):
+        open_task(key).as_labels(np.zeros((4, 2, 1) if key == "regression" else (4, 2), np.int64), 4, "y")

@@ -104,7 +104,11 @@ SAMPLES = [
         drawn.integers(0, 2, (ROWS, 3)),
         3 * noise[:, :3],
         "logits",
-        ((np.full((ROWS, 3), 2), "[2, 2, 2]"), (np.zeros(ROWS, int), "(12,)"), (np.full((ROWS, 3), 0.5), "float64")),
+        (
+            (np.full((ROWS, 3), 2), "[2, 2, 2]"),
+            (np.zeros(ROWS, int), "(12,)"),
+            (np.full((ROWS, 3), 0.5), "[0.5, 0.5, 0.5]"),
+        ),
         ("dog", "cat", "boat"),
     ),
 ]

@@ -13,6 +13,8 @@ from ensemble_distill.errors import EdistillError
 
 Array = NDArray[Any]
 
+OF_SEVERAL = ' For several labels a row set task = "multi-label", for several numbers task = "regression".'
+OR_SEVERAL = " Of several targets give (rows, targets)."
 COARSE = 500  # steps of float32 within a standard deviation of the targets, at least
 
 
@@ -22,7 +24,7 @@ def as_class_labels(y: Array, rows: int, named: str, classes: Sequence[str] | No
     Raises:
         EdistillError: another shape or dtype, or a class below 0 or without a name.
     """
-    _refuse_other_shape(y, (rows,), named, first_row)
+    _refuse_other_shape(y, (rows,), named, first_row, OF_SEVERAL)
     if y.dtype.kind not in "biu":
         raise EdistillError(f"{named} is {y.dtype}. Classes are whole numbers from 0: {_numbered(y)}.")
     y = y.astype(np.int64)
@@ -40,9 +42,11 @@ def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
         EdistillError: another shape or dtype, a target that is not finite, or targets that float32 cannot tell apart.
     """
     if y.ndim == 2 and y.shape[0] == rows and y.shape[1] > 0:
-        columns = [as_targets(column, rows, named, first_row) for column in y.T]
-        return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-    _refuse_other_shape(y, (rows,), named, first_row)
+        if y.shape[1] == 1:
+            return as_targets(y[:, 0], rows, named, first_row)
+        columns = [as_targets(column, rows, f"{named}[:, {at}]", first_row) for at, column in enumerate(y.T)]
+        return np.stack(columns, axis=1)
+    _refuse_other_shape(y, (rows,), named, first_row, OR_SEVERAL)
     if y.dtype.kind not in "biuf":
         raise EdistillError(f"{named} is {y.dtype}. Targets of regression are numbers: store float32.")
     with np.errstate(over="ignore"):
@@ -70,12 +74,12 @@ def as_classes(names: Sequence[object], named: str) -> tuple[str, ...]:
     return classes
 
 
-def _refuse_other_shape(y: Array, wanted: tuple[int, ...], named: str, first_row: int) -> None:
+def _refuse_other_shape(y: Array, wanted: tuple[int, ...], named: str, first_row: int, of_several: str = "") -> None:
     if y.shape == wanted:
         return
     if y.shape[:1] == (1,) == wanted[:1]:
-        raise EdistillError(f"{named} of row {first_row} has shape {y.shape[1:]}. Return one number.")
-    raise EdistillError(f"{named} has shape {y.shape} for {wanted[0]} rows of x. Give one number a row.")
+        raise EdistillError(f"{named} of row {first_row} has shape {y.shape[1:]}. Return one number.{of_several}")
+    raise EdistillError(f"{named} has shape {y.shape} for {wanted[0]} rows of x. Give one number a row.{of_several}")
 
 
 def _numbered(y: Array) -> str:

@@ -13,19 +13,26 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.remedies import remedy
 
+OF_ONE = "out.unsqueeze(1) * out.new_tensor([0, 1])"  # two logits of the one that says "not 0"
 SUSPICIOUS = 8  # rows that all look like probabilities
 FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
 
 
-def joined(raw: Any, rows: int, member: Member) -> Tensor:
-    """The output as one tensor (B, K). Raises EdistillError when it is none."""
+def joined(
+    raw: Any, rows: int, member: Member, wanted: str = "a classifier returns (rows, classes)", of_one: str = OF_ONE
+) -> Tensor:
+    """The output as one tensor (B, K). Raises EdistillError when it is none.
+
+    Args:
+        wanted: in words.
+        of_one: how a single number a row becomes that.
+    """
     if isinstance(raw, Tensor):
         raw = raw.detach().to_dense() if raw.is_sparse else raw.detach()
     if not isinstance(raw, Tensor) or raw.dim() != 2 or len(raw) != rows:
         got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         raise EdistillError(
-            f"Member {member.name} returns {got} for {rows} rows; a classifier returns (rows, classes). "
-            + _as_matrix(raw, rows, member)
+            f"Member {member.name} returns {got} for {rows} rows; {wanted}. " + _as_matrix(raw, rows, member, of_one)
         )
     return raw
 
@@ -67,10 +74,10 @@ def in_data_order(values: NDArray[np.float32], member: Member) -> NDArray[np.flo
     return ordered
 
 
-def _as_matrix(raw: Any, rows: int, member: Member) -> str:
+def _as_matrix(raw: Any, rows: int, member: Member, of_one: str) -> str:
     """What to do about an output of another shape."""
     if isinstance(raw, Tensor) and raw.dim() != 2 and raw.numel() and len(raw.reshape(-1)) % rows == 0:
-        return remedy(member, "out.flatten(1)" if raw.dim() > 2 else "out.unsqueeze(1) * out.new_tensor([0, 1])")
+        return remedy(member, "out.flatten(1)" if raw.dim() > 2 else of_one)
     return "Let its module do so (teachers.model)."
 
 

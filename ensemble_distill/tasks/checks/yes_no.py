@@ -27,20 +27,21 @@ def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, fi
             f"{named} has shape {y.shape} for {rows} rows of x, and multi-label data has (rows, labels). "
             + ('For one class a row set task = "classification".' if one else "Give a column of 0 and 1 a label.")
         )
-    whole = y.dtype.kind in "biu" or (y.dtype.kind == "f" and np.isin(y, (0, 1)).all())
-    if not whole:
-        raise EdistillError(f"{named} is {y.dtype}. Labels are 0 and 1: store y.astype('int64').")
-    y = y.astype(np.int64)
+    if y.dtype.kind not in "biuf":
+        raise EdistillError(f"{named} is {y.dtype}. Labels are 0 and 1: store a matrix of int64.")
     wrong = ((y != 0) & (y != 1)).any(axis=1)
     if wrong.any():
         row = int(wrong.argmax())
-        raise EdistillError(f"{named} is {y[row].tolist()[:8]} at row {first_row + row}. Labels are 0 and 1 each.")
+        raise EdistillError(
+            f"{named} is {y[row].tolist()[:8]} at row {first_row + row}. Labels are 0 and 1 each: "
+            "settle each of that row's, or drop it."
+        )
     if classes is not None and y.shape[1] != len(classes):
         raise EdistillError(
             f"{named} has {y.shape[1]} columns, and there are {len(classes)} names. Name every label, in the order of "
             "the columns."
         )
-    return y
+    return y.astype(np.int64)
 
 
 def as_logits(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
