@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.methods import open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Stage, Step
-from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive import open_family
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
@@ -23,6 +23,7 @@ FIRST, HALF, LAST = Step(0, 100), Step(49, 100), Step(99, 100)
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 LABELED = range(1, B)  # row 0 of a batch has no label
 CLASSES = {"classification": K, "regression": 0}
+FAMILIES = {"classification": "categorical", "regression": "gaussian"}  # what the members of a task say
 
 
 def outputs(task: str, rows: int = B, members: int = M, seed: int = 0) -> Floats:
@@ -37,7 +38,9 @@ def outputs(task: str, rows: int = B, members: int = M, seed: int = 0) -> Floats
 def predictive(task: str, values: Floats | Tensor, weights: Floats | None = None, **more: Average) -> Predictive:
     """Members' outputs as distributions."""
     pooling = None if weights is None else torch.tensor(weights)
-    return members_family(task).predictive(torch.as_tensor(values), pooling, more.get("average", "probabilities"))
+    return open_family(FAMILIES[task]).predictive(
+        torch.as_tensor(values), pooling, more.get("average", "probabilities")
+    )
 
 
 def a_batch(
@@ -63,13 +66,13 @@ def a_batch(
 
 def raw(method: Method, task: str, heads: int, rows: int = B, seed: int = 1) -> Tensor:
     """A student's raw outputs, float64."""
-    width = method.family(members_family(task)).width(CLASSES[task])
+    width = method.family(open_family(FAMILIES[task])).width(CLASSES[task])
     return torch.tensor(np.random.default_rng(seed).normal(size=(rows, heads, width)))
 
 
 def said(method: Method, task: str, numbers: Tensor) -> Predictive:
     """What a student's raw outputs mean."""
-    return method.family(members_family(task)).predictive(numbers, None, "probabilities")
+    return method.family(open_family(FAMILIES[task])).predictive(numbers, None, "probabilities")
 
 
 def a_student(
@@ -77,7 +80,7 @@ def a_student(
 ) -> Student:
     """A method's student before its first stage: it has one head."""
     torch.manual_seed(0)
-    family = open_method(name).family(members_family(task))
+    family = open_method(name).family(open_family(FAMILIES[task]))
     body = body or nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh())
     return Student(body, Heads(1, 16, (8,), family.width(CLASSES[task])), family).to(dtype)
 

@@ -10,7 +10,7 @@ from typing import Any
 from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, MEMBER, SHARED, STUDENT
 from ensemble_distill.evaluation.result import SCHEMA, Evaluation, Models
 from ensemble_distill.tasks import Task, open_task
-from ensemble_distill.tasks.task import Figures
+from ensemble_distill.tasks.task import UNCERTAINTIES, Figures
 
 
 @dataclass(frozen=True)
@@ -136,4 +136,4 @@ def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
 def _only(figures: Mapping[str, float | None] | None, uncertain: bool) -> Figures | None:
     if figures is None:
         return None
-    return {name: value for name, value in figures.items() if name.endswith("_uncertainty") == uncertain}
+    return {name: value for name, value in figures.items() if (name in UNCERTAINTIES) == uncertain}

@@ -9,10 +9,6 @@ from typing import Any
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runtime.registry import Registry
 
-# what the members of a task say, as the cache holds it
-OF_TASK = {"classification": "categorical", "regression": "gaussian"}
-
-
 _FAMILIES = Registry(__name__, "FAMILY")
 
 
@@ -27,11 +23,6 @@ def open_family(name: str, **fields: Any) -> Family:
         raise ValueError(f"{name!r} is no family of {', '.join(family_names())}")
     family: Family = _FAMILIES[name].FAMILY(**fields)
     return family
-
-
-def members_family(task: str) -> Family:
-    """What the members' cached outputs are for a task."""
-    return open_family(OF_TASK[task])
 
 
 def family_name(family: Family) -> str:

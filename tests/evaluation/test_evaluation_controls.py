@@ -19,7 +19,7 @@ from ensemble_distill.evaluation.halves import SPLITS, halves, halves_rows
 from ensemble_distill.evaluation.names import CONTROLS, FIDELITY
 from ensemble_distill.evaluation.offsets import DRAWS, Offsets
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
-from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive import open_family
 from ensemble_distill.predictive.dirichlet import Dirichlet
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.runtime.keys import normals
@@ -62,7 +62,10 @@ def controlled(
     limit: int = 2**24,
 ) -> tuple[dict[str, Figures], Figures]:
     """The controls and the fidelity, from batches of rows as `evaluate` sees them."""
-    family, pooling = members_family(task), None if weights is None else torch.tensor(weights)
+    family, pooling = (
+        open_family("gaussian" if task == "regression" else "categorical"),
+        None if weights is None else torch.tensor(weights),
+    )
 
     def pooled(raw: torch.Tensor) -> Predictive:
         return family.predictive(raw, pooling, average)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.evaluation.cost import cost, mean_cost
-from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive import open_family
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
 
-CLASSES = members_family("classification")
+CLASSES = open_family("categorical")
 
 
 class Attention(nn.Module):

@@ -17,11 +17,11 @@ from torch.testing import assert_close
 
 from ensemble_distill.methods.method import Batch
 from ensemble_distill.methods.proxy_endd import ProxyEnDD, members_precision
-from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive import open_family
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.dirichlet import Dirichlet
 
-FAMILY = ProxyEnDD().family(members_family("classification"))
+FAMILY = ProxyEnDD().family(open_family("categorical"))
 both_divisors = pytest.mark.parametrize("divisor", ["b0", "b0+K"])
 
 

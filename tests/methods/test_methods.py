@@ -13,6 +13,7 @@ import tiny
 import torch
 from methods_helpers import (
     CLASSES,
+    FAMILIES,
     FEATURES,
     FIRST,
     HALF,
@@ -34,11 +35,12 @@ from torch.testing import assert_close
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods import method_names, method_options, open_method
 from ensemble_distill.methods.method import Batch, Labels, Method, Step
-from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive import open_family
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.runs.run import Run, load_student
 from ensemble_distill.settings import Settings
+from ensemble_distill.tasks import task_names
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.methods import methods
 from ensemble_distill.workflows.train import train
@@ -71,7 +73,7 @@ def test_a_method_introduces_itself(name: str) -> None:
     assert method.needs
     assert method.needs <= {"teacher", "labels"}
     assert method.tasks
-    assert method.tasks <= set(TASKS)
+    assert method.tasks <= set(task_names())
     listed = {entry["name"]: entry for entry in methods()}
     assert listed[name]["what"] == method.title
     assert listed[name]["needs"] == ", ".join(sorted(method.needs))
@@ -283,12 +285,12 @@ def test_built_in_methods_are_their_files() -> None:
 
 def test_a_users_own_method_is_a_class_in_a_file(mine: str) -> None:
     method = open_method(f"{mine}:Mine")
-    assert (method.needs, method.tasks, method.form) == ({"teacher"}, set(TASKS), "heads")
+    assert (method.needs, method.tasks, method.form) == ({"teacher"}, set(task_names()), "heads")
     for task, kind in (("classification", Categorical), ("regression", Gaussian)):
         (stage,) = method.stages(method.Options.model_validate({"sharpness": 3}), M)
         batch, student = a_batch(task), said(method, task, raw(method, task, 1))
         assert isinstance(student, kind)
-        assert method.family(members_family(task)) == members_family(task)
+        assert method.family(open_family(FAMILIES[task])) == open_family(FAMILIES[task])
         assert_close(stage.loss(batch, student, FIRST), 3 * batch.teacher.pooled().kl(student).mean())
 
 

@@ -23,7 +23,7 @@ from ensemble_distill.data.source import Item
 from ensemble_distill.data.views import open_view
 from ensemble_distill.evaluation.cost import cost
 from ensemble_distill.facts import Member
-from ensemble_distill.predictive import members_family
+from ensemble_distill.predictive import open_family
 from ensemble_distill.serving.served import Served
 from ensemble_distill.starts.layers_seen import run as run_network
 from ensemble_distill.students.heads import BatchedLinear, Heads
@@ -345,7 +345,7 @@ def test_a_method_that_starts_in_place_is_tried_on_a_copy(tmp_path: Path) -> Non
 
 
 def test_a_loss_cannot_change_how_heads_pool() -> None:
-    student = Student(nn.Identity(), Heads(2, 3, (), 4), members_family("classification"), torch.tensor([0.25, 0.75]))
+    student = Student(nn.Identity(), Heads(2, 3, (), 4), open_family("categorical"), torch.tensor([0.25, 0.75]))
     said: Any = student.predictive(student(torch.ones(1, 3)))
     said.weights.zero_()
     assert_array_equal(student.weights, [0.25, 0.75])
