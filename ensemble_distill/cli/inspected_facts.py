@@ -99,8 +99,12 @@ def weights(origin: Record | None) -> str:
     return f"{'averaged' if origin['average'] else 'plain'}{key}{unused}"
 
 
-def units(units: Sequence[float] | None) -> str:
-    return "" if units is None else f"mean {units[0]:g}, standard deviation {units[1]:g}"
+def units(units: Sequence[float | Sequence[float]] | None) -> str:
+    if units is None:
+        return ""
+    each = [[unit] if isinstance(unit, float | int) else unit for unit in units]  # of several targets a list
+    mean, std = (" and ".join(f"{number:g}" for number in numbers) for numbers in each)
+    return f"mean {mean}, standard deviation {std}"
 
 
 def plain(value: Any) -> str:

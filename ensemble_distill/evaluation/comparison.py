@@ -9,8 +9,7 @@ from typing import Any
 
 from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, MEMBER, SHARED, STUDENT
 from ensemble_distill.evaluation.result import SCHEMA, Evaluation, Models
-from ensemble_distill.tasks import Task, open_task
-from ensemble_distill.tasks.task import UNCERTAINTIES, Figures
+from ensemble_distill.tasks.task import UNCERTAINTIES, Figures, Task
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,16 @@ class Comparison:
         first = self.runs[0]
         return {
             "schema": SCHEMA,
-            "task": first.task,
+            "task": first.task.key,
             "split": first.split,
             "rows": first.rows,
             "runs": [run.to_json() for run in self.runs],
         }
 
     @property
-    def task(self) -> type[Task]:
+    def task(self) -> Task:
         """What is predicted: which figures there are, and their unit."""
-        return open_task(self.runs[0].task)
+        return self.runs[0].task
 
     @property
     def chain(self) -> list[str]:

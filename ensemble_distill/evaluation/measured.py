@@ -62,7 +62,7 @@ class Measured:
             return {name: found.get(model) for name, model in names.items()}
 
         return Evaluation(
-            task=self.task.key,
+            task=self.task,
             run=named,
             split=self.split,
             rows=len(self.main.models[ENSEMBLE]["total_uncertainty"]),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ensemble_distill.tasks.task import Figures
+from ensemble_distill.tasks.task import Figures, Task
 
 SCHEMA = 1
 
@@ -37,7 +37,7 @@ class Evaluation:
         shift_levels: what the severities of each shift mean. None as `shifts`.
     """
 
-    task: str
+    task: Task
     run: str
     split: str
     rows: int
@@ -57,7 +57,7 @@ class Evaluation:
         """The document of `evaluate --json`, which the run keeps too; null for what does not apply."""
         return {
             "schema": SCHEMA,
-            "task": self.task,
+            "task": self.task.key,
             "run": self.run,
             "split": self.split,
             "rows": self.rows,

@@ -115,8 +115,8 @@ class HydraOptions(Options):
     )
     closed_form: bool | None = Field(
         None,
-        description="Solve for the heads' last layers when the second phase begins; default for classes, and after "
-        "such a start.",
+        description="Solve for the heads' last layers when the second phase begins; default for classes "
+        "and labels, and after such a start.",
     )
     ridge: float = Field(
         1e-4, gt=0, le=1e6, description="How much that solution shrinks, relative to the features' variance."

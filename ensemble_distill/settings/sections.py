@@ -95,7 +95,7 @@ class TeacherSettings(Section):
     model_kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
     output: Output = Field("logits", description="What the members return; for regression one of the last three.")
     standardized: UnitSettings | None = Field(
-        None, description="Regression: the target's mean and std, where the members return standardized numbers."
+        None, description="Regression: the target's mean and std, or lists of several, where members standardize."
     )
     variance: float | None = Field(
         None,
@@ -287,7 +287,7 @@ class Settings(Section):
     """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
 
     task: Annotated[str, AfterValidator(_known_task)] = Field(
-        "classification", description="Or multi-label, or regression."
+        "classification", description="Or multi-label (several labels a row), or regression (of one target or several)."
     )
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))

@@ -307,10 +307,10 @@ class Regression(Task):
             found["rmse"] = float(np.sqrt(errors.mean(axis=(0, -1) if self.targets else 0)).mean())
         for at, target in enumerate(self.targets):
             of = {name: rows[name][..., at] for name in ("squared_error", "covered", "variance") if name in rows}
-            found[f"variance.{target.name}"] = float(of["variance"].mean())
             if "squared_error" in of:
                 found[f"rmse.{target.name}"] = float(np.sqrt(of["squared_error"].mean(0)).mean())
                 found[f"coverage95.{target.name}"] = float(of["covered"].mean())
+            found[f"variance.{target.name}"] = float(of["variance"].mean())
         return found
 
     # --- serving ------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from ensemble_distill import (
     train,
 )
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.cli.inspected_facts import answers
+from ensemble_distill.cli.inspected_facts import answers, units
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.serving.predictions import formatted
@@ -214,6 +214,18 @@ def test_figures_of_the_ensemble_are_those_of_numpy(made: tuple[Path, Road]) -> 
         assert document["models"]["student"][name] is not None
     assert document["fidelity"]["diversity_explained"] > 0.2
     assert document["subensembles"]["best-2"] is not None
+
+
+def test_tables_for_people_say_of_what_the_figures_are(made: tuple[Path, Road]) -> None:
+    folder, road = made
+    found = evaluate(load_settings(folder), "hydra-s0")
+    assert found.task.uncertainty_unit == (
+        "variances, in each target's standard deviation squared"
+        if road.task == "regression"
+        else "nats, summed over labels"
+    )
+    assert units([[8.0, 2500.0], [3.0, 1200.0]]) == "mean 8 and 2500, standard deviation 3 and 1200"
+    assert units([8.0, 3.0]) == "mean 8, standard deviation 3"
 
 
 @pytest.mark.parametrize("run", ["kd-s0", "supervised-s0", "ban-s0"])
