@@ -54,6 +54,7 @@ class Factory:
         self._targets = self._all_targets(getattr(self._dataset, "targets", None))
         first = self._read(0)
         self.kind: Kind = first.kind
+        self._labeled = first.y is not None
         # networks take batches, so only pixels, which are resized, may differ in shape from row to row
         self._shape = None if first.kind == "pixels" else first.x.shape
         self._memo: Memo[Item] = Memo(self._length)
@@ -136,6 +137,11 @@ class Factory:
 
     def _checked(self, row: int) -> Item:
         item = self._read(row)
+        if item.y is not None and not self._labeled:
+            raise EdistillError(
+                f"{self.spec}: row {row} has y {item.y}, but row 0 has none. Give every row one, or none; rows without "
+                "belong in data.transfer."
+            )
         if item.kind != self.kind or self._shape not in (None, item.x.shape):
             raise EdistillError(
                 f"{self.spec}: row {row} is {item.kind} of shape {item.x.shape}, but row 0 is {self.kind} of "

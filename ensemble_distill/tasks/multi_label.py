@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.protocol import Family
 
 FAINT = 1e-3  # nats: by so much logits may always differ
-LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits and uncertainties, between two runtimes
+LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits and of the uncertainty of a label, between two runtimes
 ANSWER = "logits"  # what a member calls its answer where it returns several tensors
 LIKELY = 0.5  # the probability from which on `predict` names a label
 
@@ -177,7 +177,7 @@ class MultiLabel(Task):
 
     @classmethod
     def change(cls, now: Array, then: Array) -> tuple[float, str]:
-        first, other = (1 / (1 + np.exp(-z.astype(np.float64))) for z in (now, then))
+        first, other = (_probabilities(z) for z in (now, then))
         return float(np.abs(first - other).max()), "a probability"
 
     @classmethod
@@ -226,7 +226,10 @@ class MultiLabel(Task):
 
     @classmethod
     def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
-        return LOGITS_APART if "logits" in name else NATS_APART
+        if "logits" in name:
+            limit: Array = LOGITS_APART + 4 * np.finfo(np.float32).eps * np.abs(outputs[name])
+            return limit
+        return NATS_APART * int(outputs["logits"].shape[-1])  # a sum over labels
 
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
         return {"logits": (rows, len(self.classes))}
@@ -237,13 +240,18 @@ class MultiLabel(Task):
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         """The labels that are likely, and the probability of each."""
-        for logits in outputs["logits"].astype(np.float64):
-            probabilities = 1 / (1 + np.exp(-logits))
+        for probabilities in _probabilities(outputs["logits"]):
             likely = [name for name, p in zip(self.classes, probabilities, strict=True) if p >= LIKELY]
             yield {
                 "labels": " ".join(likely),
                 **{f"p {n}": p for n, p in zip(self.classes, probabilities.tolist(), strict=True)},
             }
+
+
+def _probabilities(logits: Array) -> NDArray[np.float64]:
+    """In double precision, without an overflow however sure they are."""
+    found: NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    return found
 
 
 def average_precisions(probability: NDArray[Any], truth: NDArray[Any]) -> Figures:

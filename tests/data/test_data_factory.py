@@ -248,6 +248,7 @@ def test_a_copy_for_another_process_reloads_the_file(factory: Any) -> None:
         ("Rows([(np.zeros(2), 0), (np.zeros((2, 2), np.uint8), 0)])", "row 1 is pixels .*row 0 is features"),
         ("Rows([(np.zeros(2), -1)])", "y is negative: -1 at row 0"),
         ("Rows([(np.zeros(2), 0), (np.zeros(2), 2)], classes=['a', 'b'])", "2 classes: 2 at row 1"),
+        ("Rows([np.zeros(2), (np.ones(2), 1)])", "row 1 has y 1, but row 0 has none"),
         ("Rows([(np.zeros(2), [0, 1])])", r"y of row 0 has shape \(2,\)\. Return one number"),
         ("Rows([(np.zeros(2), 0)], targets=[0, 1])", r"\.targets has shape \(2,\) for 1 rows"),
         ("Rows([(np.zeros(2), 0)], targets=[[0], [1, 2]])", r"\.targets is a list that makes no array"),

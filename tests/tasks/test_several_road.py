@@ -432,3 +432,23 @@ def test_a_target_that_is_not_finite_is_told_with_its_column() -> None:
 def test_labels_of_more_dimensions_are_told_which_task_has_them(key: str, told: str) -> None:
     with refused("(4, 2, 1)" if key == "regression" else "(4, 2)", told):
         open_task(key).as_labels(np.zeros((4, 2, 1) if key == "regression" else (4, 2), np.int64), 4, "y")
+
+
+def test_an_exported_sum_over_many_labels_may_differ_by_what_each_may() -> None:
+    kind, outputs = open_task("multi-label"), {"logits": np.full((2, 500), 2e4, np.float32)}
+    assert kind.tolerance("total_uncertainty", outputs) == pytest.approx(500 * 1e-5)
+    assert (kind.tolerance("logits", outputs) > np.spacing(outputs["logits"])).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_sure_members_are_compared_and_predicted_without_overflow() -> None:
+    task = task_from_json({"task": "multi-label", "classes": ["dog", "cat"]})
+    logits = np.array([[-2e4, 2e4]], np.float32)
+    assert task.change(logits, -logits)[0] == 1
+    (row,) = task.predictions({"logits": logits})
+    assert (row["labels"], row["p dog"], row["p cat"]) == ("cat", 0, 1)
+
+
+def test_labels_of_a_row_of_a_dataset_are_told_with_the_row() -> None:
+    with refused("y of row 20", "2 columns", "3 names"):
+        open_task("multi-label").as_labels(np.zeros((1, 2), np.int64), 1, "y", ("dog", "cat", "boat"), 20)

@@ -21,10 +21,11 @@ def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, fi
     Raises:
         EdistillError: another shape or dtype, another number, or not a column a name.
     """
+    where = f"{named} of row {first_row}" if rows == 1 else named
     if y.ndim != 2 or len(y) != rows or y.shape[1] == 0:
         one = y.shape == (rows,)
         raise EdistillError(
-            f"{named} has shape {y.shape} for {rows} rows of x, and multi-label data has (rows, labels). "
+            f"{where} has shape {y.shape} for {rows} rows of x, and multi-label data has (rows, labels). "
             + ('For one class a row set task = "classification".' if one else "Give a column of 0 and 1 a label.")
         )
     if y.dtype.kind not in "biuf":
@@ -38,7 +39,7 @@ def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, fi
         )
     if classes is not None and y.shape[1] != len(classes):
         raise EdistillError(
-            f"{named} has {y.shape[1]} columns, and there are {len(classes)} names. Name every label, in the order of "
+            f"{where} has {y.shape[1]} columns, and there are {len(classes)} names. Name every label, in the order of "
             "the columns."
         )
     return y.astype(np.int64)
