@@ -73,16 +73,28 @@ class PreprocessingSettings(Section):
     crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
 
 
+def _units_as(units: Any) -> str:
+    return "<list>" if isinstance(units, list | tuple) else "<number>"
+
+
+Center = Annotated[float, Field(ge=-FAR, le=FAR)]
+Deviation = Annotated[float, Field(gt=0, le=FAR)]
+Centers = Annotated[
+    Annotated[Center, Tag("<number>")] | Annotated[tuple[Center, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(_units_as),
+]
+Deviations = Annotated[
+    Annotated[Deviation, Tag("<number>")] | Annotated[tuple[Deviation, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(_units_as),
+]
+
+
 class UnitSettings(Section):
     """What standardized outputs are multiplied by and moved to: target = mean + std × output; of several targets a list
-    each."""
+    each, or a number for all."""
 
-    mean: Annotated[float, Field(ge=-FAR, le=FAR)] | tuple[Annotated[float, Field(ge=-FAR, le=FAR)], ...] = Field(
-        description="The target's mean over the members' training rows; a list of several targets."
-    )
-    std: Annotated[float, Field(gt=0, le=FAR)] | tuple[Annotated[float, Field(gt=0, le=FAR)], ...] = Field(
-        description="Its standard deviation over those rows; a list of several targets."
-    )
+    mean: Centers = Field(description="The target's mean over the members' training rows; a list of several targets.")
+    std: Deviations = Field(description="Its standard deviation over those rows; a list of several targets.")
 
 
 class TeacherSettings(Section):

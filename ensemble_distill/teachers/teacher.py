@@ -99,12 +99,23 @@ class Context:
     @property
     def stated(self) -> dict[str, Any]:
         """The fields of a `Member` that only the settings know: what its outputs mean."""
-        units = self.settings.standardized
         return {
             "output": self.settings.output,
-            "units": None if units is None else (units.mean, units.std),
+            "units": self._units,
             "variance": self.settings.variance,
         }
+
+    @property
+    def _units(self) -> tuple[Any, Any] | None:
+        """Mean and standard deviation: two numbers, or a tuple each, where one of them is one."""
+        found = self.settings.standardized
+        if found is None:
+            return None
+        count = max(len(unit) if isinstance(unit, tuple) else 0 for unit in (found.mean, found.std))
+        mean, std = (
+            unit if isinstance(unit, tuple) or not count else (unit,) * count for unit in (found.mean, found.std)
+        )
+        return mean, std
 
 
 class TeacherKind(Protocol):

@@ -285,7 +285,7 @@ def test_a_pair_of_tensors_and_standardized_outputs_mean_the_same(made: tuple[Pa
     ours, theirs = (Cache(one / "cache").open("test").read(range(24)) for one in (there, folder))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
     over["teachers.standardized"] = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
-    with refused("2 targets", "has 3"):
+    with refused("2 targets", "3 means"):
         cache_logits(load_settings(there, {**over, "output.cache": "other"}))
 
 
@@ -452,3 +452,20 @@ def test_sure_members_are_compared_and_predicted_without_overflow() -> None:
 def test_labels_of_a_row_of_a_dataset_are_told_with_the_row() -> None:
     with refused("y of row 20", "2 columns", "3 names"):
         open_task("multi-label").as_labels(np.zeros((1, 2), np.int64), 1, "y", ("dog", "cat", "boat"), 20)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "told"),
+    [
+        ([0.0, 0.0], [1.0, 1.0, 1.0], ("2 targets", "2 means", "3 deviations")),
+        (0.0, [1.0, 1.0, 1.0], ("2 targets", "3 deviations")),
+        ([3.0, 0.0], [1.0, 0.0], ("teachers.standardized.std", "greater than 0")),
+        ([3.0], [1.0], ("2 targets", "1 means", "1 deviations", "for each target")),
+    ],
+)
+def test_units_are_numbers_or_one_for_each_target(mean: Any, std: Any, told: tuple[str, ...], tmp_path: Path) -> None:
+    folder = make(tmp_path / "work", ROADS["numbers"])
+    with refused(*told):
+        cache_logits(load_settings(folder, {"teachers.standardized": {"mean": mean, "std": std}}))
+    cache_logits(load_settings(folder, {"teachers.standardized": {"mean": [0.0, 0.0], "std": 1.0}}))
+    assert Cache(folder / "cache").manifest.members[0].units == ((0.0, 0.0), (1.0, 1.0))

@@ -67,9 +67,10 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
     center, scale = (np.asarray(unit, np.float64) for unit in member.units or (0.0, 1.0))
     count = values.shape[1] if member.output == "mean" else values.shape[1] // 2
     first, second = values[:, :count], values[:, count:]
-    if center.size not in (1, count):
+    if any(unit.ndim and unit.size != count for unit in (center, scale)):
         raise EdistillError(
-            f"Member {member.name} says {count} targets a row, and teachers.standardized has {center.size}. Give mean "
+            f"Member {member.name} says {count} targets a row, and teachers.standardized has {center.size} means and "
+            f"{scale.size} deviations. Give mean "
             "and std a number for each target."
         )
     mean = center + scale * first
