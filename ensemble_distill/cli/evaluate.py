@@ -16,6 +16,8 @@ from ensemble_distill.settings import Settings
 
 COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
 
+FEW = 4  # targets or labels whose own figures stand in the table
+
 # of a single run these stand in the columns of the controls
 TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl")
 LABELS = {"macs": "multiply-accumulates", "latency_ms": "latency, one thread (ms)"}
@@ -139,6 +141,8 @@ def _sections(found: Comparison) -> tuple[render.Sections, render.Sections]:
     for line in found.lines():
         kind, _, name = line.section.partition("/")
         repeated = len(found.runs) == 1 and line.figure in TOLD_BY_CONTROLS
+        if line.figure.partition(".")[2] and len(found.task.names) > FEW:
+            continue
         if kind != "shifts" and not repeated and any(value is not None for value in line.values):
             title = {
                 "uncertainty": f"uncertainty ({found.task.uncertainty_unit})",
@@ -190,6 +194,8 @@ def _caption(found: Comparison) -> render.Lines:
     told = ["member: the mean over members of each one's own."] if MEMBER in found.columns else []
     if found.chain:
         told.append("bane-k: the average of what the first k generations predict, an ensemble like any other.")
+    if len(found.task.names) > FEW and any("." in line.figure for line in found.lines()):
+        told.append(f"Uncertainties of each of the {found.task.told}: --format csv or json.")
     parts = [f"{name}: {' + '.join(names)}" for name, names in first.subensembles.items() if names is not None]
     if parts:
         told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")

@@ -135,4 +135,4 @@ def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
 def _only(figures: Mapping[str, float | None] | None, uncertain: bool) -> Figures | None:
     if figures is None:
         return None
-    return {name: value for name, value in figures.items() if (name in UNCERTAINTIES) == uncertain}
+    return {name: value for name, value in figures.items() if (name.partition(".")[0] in UNCERTAINTIES) == uncertain}

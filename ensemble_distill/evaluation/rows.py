@@ -29,7 +29,7 @@ def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Val
     rows["data_uncertainty"] = summary.data.numpy()
     if predictive.has_model_uncertainty:
         rows["model_uncertainty"] = summary.model.numpy()
-    return rows
+    return rows | task.each_uncertainty(predictive, pooled=True)
 
 
 def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Values:
@@ -38,7 +38,7 @@ def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Values:
     if y is not None:
         rows["nll"] = members.nll(y).numpy()
     rows["total_uncertainty"] = rows["data_uncertainty"] = task.uncertainty(members).numpy()
-    return rows
+    return rows | task.each_uncertainty(members, pooled=False)
 
 
 def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, names_in, numbered
 from ensemble_distill.tasks.checks import yes_no
-from ensemble_distill.tasks.task import UNCERTAINTIES, Apart, Array, Figures, Labeled, Task, Values, means
+from ensemble_distill.tasks.task import (
+    UNCERTAINTIES,
+    Apart,
+    Array,
+    Figures,
+    Labeled,
+    Task,
+    Values,
+    each_figures,
+    each_rows,
+    means,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,14 +221,22 @@ class MultiLabel(Task):
         """Each distribution's own entropy, summed over labels."""
         return predictive.entropy().sum(-1)
 
+    def each_uncertainty(self, predictive: Bernoulli, pooled: bool) -> Values:
+        """In nats, of each label."""
+        if not pooled:
+            own = predictive.entropy()
+            return each_rows(own, own, None)
+        each = predictive.each()
+        return each_rows(each.total, each.data, each.model if predictive.has_model_uncertainty else None)
+
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
         """A nat."""
         return 1.0
 
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
         """`macro_average_precision` is the mean over the labels that some row has, `micro_average_precision` that of
-        all decisions together; see `average_precisions`."""
-        found = means(rows, {name: name for name in self.figures_shown})
+        all decisions together; see `average_precisions`. Each label has its own `model_uncertainty.NAME` and so on."""
+        found = means(rows, {name: name for name in self.figures_shown}) | each_figures(rows, self.classes)
         if "truth" in rows:
             found |= average_precisions(rows["probability"], rows["truth"])
         return found
@@ -243,7 +262,7 @@ class MultiLabel(Task):
         for probabilities in _probabilities(outputs["logits"]):
             likely = [name for name, p in zip(self.classes, probabilities, strict=True) if p >= LIKELY]
             yield {
-                "labels": " ".join(likely),
+                "labels": ";".join(likely),
                 **{f"p {n}": p for n, p in zip(self.classes, probabilities.tolist(), strict=True)},
             }
 

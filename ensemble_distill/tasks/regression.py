@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,18 @@ from ensemble_distill.facts import Member
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.tasks.checks import labels as checks
 from ensemble_distill.tasks.targets import Target, each_target, in_reach, refuse_unit
-from ensemble_distill.tasks.task import UNCERTAINTIES, Apart, Array, Figures, Labeled, Task, Values, means
+from ensemble_distill.tasks.task import (
+    UNCERTAINTIES,
+    Apart,
+    Array,
+    Figures,
+    Labeled,
+    Task,
+    Values,
+    each_figures,
+    each_rows,
+    means,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -290,6 +301,16 @@ class Regression(Task):
         variance = predictive.log_variance.exp()
         return (variance / variance.new_tensor(self._std).square()).mean(-1) if self.targets else variance
 
+    def each_uncertainty(self, predictive: Gaussian | GaussianVector, pooled: bool) -> Values:
+        """Variances, in each target's own unit squared."""
+        if not self.targets:
+            return {}
+        if not pooled:
+            own = predictive.log_variance.exp()
+            return each_rows(own, own, None)
+        each = cast("GaussianVector", predictive).each()
+        return each_rows(each.total, each.data, each.model if predictive.has_model_uncertainty else None)
+
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
         """The ensemble's mean variance: targets of 1e6 and of 1e-6 are the same problem."""
         return float(ensemble["total_uncertainty"].mean())
@@ -297,8 +318,8 @@ class Regression(Task):
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
         """`rmse` is in the target's unit, `coverage95` a share of the rows; the uncertainties are mean variances.
 
-        Of several targets each has its own `rmse.NAME`, `coverage95.NAME` and `variance.NAME`, in its own unit; over
-        all, `rmse` and the uncertainties are in units of each target's standard deviation, `Target.std`.
+        Of several targets each has its own `rmse.NAME`, `coverage95.NAME` and `model_uncertainty.NAME` (and so on), in
+        its own unit; over all, `rmse` and the uncertainties are in units of each target's `Target.std`.
         """
         found: Figures = dict.fromkeys(self.figures_shown)
         found |= means(rows, {name: "covered" if name == "coverage95" else name for name in self.figures_shown})
@@ -306,12 +327,11 @@ class Regression(Task):
             errors = rows["squared_error"] / np.square(self._std) if self.targets else rows["squared_error"]
             found["rmse"] = float(np.sqrt(errors.mean(axis=(0, -1) if self.targets else 0)).mean())
         for at, target in enumerate(self.targets):
-            of = {name: rows[name][..., at] for name in ("squared_error", "covered", "variance") if name in rows}
+            of = {name: rows[name][..., at] for name in ("squared_error", "covered") if name in rows}
             if "squared_error" in of:
                 found[f"rmse.{target.name}"] = float(np.sqrt(of["squared_error"].mean(0)).mean())
                 found[f"coverage95.{target.name}"] = float(of["covered"].mean())
-            found[f"variance.{target.name}"] = float(of["variance"].mean())
-        return found
+        return found | each_figures(rows, self.names)
 
     # --- serving ------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ Values = dict[str, NDArray[Any]]  # figures of each row by name: (N,) or (N, M) 
 Figures = dict[str, float | None]  # None: it does not apply; never NaN
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
+EACH = {name: f"{name}_each" for name in UNCERTAINTIES}  # the rows that have them of each answer, (N, D) or (N, M, D)
 
 
 class Labeled(Protocol):
@@ -296,6 +297,14 @@ class Task(ABC):
     def uncertainty(self, predictive: Any) -> Tensor:
         """Of each distribution by itself, (B, M)."""
 
+    def each_uncertainty(self, predictive: Any, pooled: bool) -> Values:
+        """The three uncertainties of each answer by itself, where a row has several: `EACH` names them, (B, D).
+
+        Args:
+            pooled: of all members together; else each member's own, (B, M, D).
+        """
+        return {}  # a row has one answer
+
     @abstractmethod
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
         """What uncertainties are measured in, from the ensemble's rows."""
@@ -335,3 +344,18 @@ def means(rows: Mapping[str, NDArray[Any]], sources: Mapping[str, str]) -> Figur
         sources: figure to the name of its rows.
     """
     return {figure: float(rows[source].mean()) if source in rows else None for figure, source in sources.items()}
+
+
+def each_rows(total: Tensor, data: Tensor, model: Tensor | None) -> Values:
+    """Uncertainties of each answer as rows; model uncertainty does not apply to a single distribution."""
+    found = dict(zip(EACH.values(), (total, data, model), strict=True))
+    return {name: values.numpy() for name, values in found.items() if values is not None}
+
+
+def each_figures(rows: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Figures:
+    """Of each answer its mean uncertainties, `model_uncertainty.NAME`; None where one does not apply."""
+    return {
+        f"{uncertainty}.{name}": float(rows[each][..., at].mean()) if each in rows else None
+        for at, name in enumerate(names)
+        for uncertainty, each in EACH.items()
+    }

@@ -198,6 +198,8 @@ def test_figures_of_the_ensemble_are_those_of_numpy(made: tuple[Path, Road]) -> 
         assert ensemble["rmse"] == pytest.approx(np.sqrt((error / std**2).mean()), rel=1e-4)
         assert ensemble["data_uncertainty"] == pytest.approx((variance.mean(1) / std**2).mean(), rel=1e-4)
         assert ensemble["model_uncertainty"] == pytest.approx((mean.var(1) / std**2).mean(), rel=1e-4)
+        assert ensemble["data_uncertainty.flow"] == pytest.approx(variance[..., 1].mean(), rel=1e-4)
+        assert ensemble["model_uncertainty.flow"] == pytest.approx(mean[..., 1].var(1).mean(), rel=1e-4)
         log_p = -0.5 * (np.log(2 * np.pi * variance) + (y[:, None] - mean) ** 2 / variance).sum(-1)
         assert ensemble["nll"] == pytest.approx(-np.log(np.exp(log_p).mean(1)).mean(), rel=1e-4)
     else:
@@ -208,6 +210,12 @@ def test_figures_of_the_ensemble_are_those_of_numpy(made: tuple[Path, Road]) -> 
         assert ensemble["brier"] == pytest.approx(((mean - y) ** 2).mean(), rel=1e-4)
         assert ensemble["total_uncertainty"] == pytest.approx(entropy(mean).sum(1).mean(), rel=1e-4)
         assert ensemble["data_uncertainty"] == pytest.approx(entropy(p).sum(-1).mean(), rel=1e-4)
+        own = entropy(mean) - entropy(p).mean(1)
+        assert ensemble["model_uncertainty.cat"] == pytest.approx(own[:, 1].mean(), rel=1e-3)
+        assert document["models"]["member"]["data_uncertainty.cat"] == pytest.approx(
+            entropy(p)[..., 1].mean(), rel=1e-4
+        )
+        assert document["models"]["member"]["model_uncertainty.cat"] is None
         assert ensemble["macro_average_precision"] == pytest.approx(average_precision_score(y, mean), rel=1e-6)
         assert ensemble["micro_average_precision"] == pytest.approx(average_precision_score(y, mean, average="micro"))
     for name in road.figures:
@@ -260,7 +268,7 @@ def test_the_exported_student_says_what_torch_does_and_predicts_by_name(made: tu
         assert outputs["head_logits"].shape == (24, MEMBERS, 3)
         for row, each in zip(table, p, strict=True):
             np.testing.assert_allclose([float(row[f"p {name}"]) for name in road.names], each, rtol=1e-4)
-            assert row["labels"] == " ".join(name for name, q in zip(road.names, each, strict=True) if q >= 0.5)
+            assert row["labels"] == ";".join(name for name, q in zip(road.names, each, strict=True) if q >= 0.5)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -170,9 +170,15 @@ def test_answers_are_what_the_family_takes_and_figures_come_of_them(sample: Samp
     y = y.double() if y.is_floating_point() else y
     values = task.quality(members, y) | {"nll": members.nll(y).numpy()}
     values |= {name: task.uncertainty(members).numpy() for name in UNCERTAINTIES}
+    values |= task.each_uncertainty(members, pooled=False)
     found = task.figures(values)
     assert set(task.figures_shown) <= found.keys()
-    assert all(value is not None and np.isfinite(value) for value in found.values())
+    missing = [name for name, value in found.items() if value is None or not np.isfinite(value)]
+    assert all(name.startswith("model_uncertainty.") for name in missing)  # a member has none
+    each = task.each_uncertainty(members, pooled=True)
+    assert bool(each) == (task.width > 2 * (task.key == "regression") and task.key != "classification")
+    for name, value in each.items():
+        assert value.shape == (ROWS, len(task.names)), name
     for name, value in values.items():
         assert value.shape[:2] == (ROWS, 2), name
     fresh = task.student_family(np.stack([answers, answers], 1).astype(np.float64), None)
