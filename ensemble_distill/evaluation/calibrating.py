@@ -28,7 +28,7 @@ from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.students.student import Student
-from ensemble_distill.tasks.task import Figures
+from ensemble_distill.tasks.figures import Figures
 
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
 FEWEST = 20  # rows; fewer say nothing of a distribution's width

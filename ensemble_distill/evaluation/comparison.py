@@ -9,7 +9,8 @@ from typing import Any
 
 from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, MEMBER, SHARED, STUDENT
 from ensemble_distill.evaluation.result import SCHEMA, Evaluation, Models
-from ensemble_distill.tasks.task import UNCERTAINTIES, Figures, Task
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures
+from ensemble_distill.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from ensemble_distill.evaluation.fidelity import ROUNDING, diversity_figures, spread_figures
 from ensemble_distill.evaluation.halves import halves_figures
 from ensemble_distill.evaluation.names import CONTROLS, FIDELITY
-from ensemble_distill.tasks.task import Figures, Values
+from ensemble_distill.tasks.figures import Figures, Values
 
 
 def controls(

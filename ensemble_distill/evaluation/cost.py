@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ensemble_distill.tasks.task import Figures
+from ensemble_distill.tasks.figures import Figures
 
 REPEATS = 30
 BUDGET = 3.0  # seconds; a large ensemble is timed less often, but three times at least

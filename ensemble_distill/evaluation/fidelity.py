@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from ensemble_distill.evaluation.names import FIDELITY
-from ensemble_distill.tasks.task import Figures, Values
+from ensemble_distill.tasks.figures import Figures, Values
 
 ROUNDING = 1e-12  # of the unit: below it a mean is noise of float64
 

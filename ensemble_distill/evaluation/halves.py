@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ensemble_distill.evaluation.fidelity import spread_figures
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.keys import permutation
-from ensemble_distill.tasks.task import Figures, Values
+from ensemble_distill.tasks.figures import Figures, Values
 
 SPLITS = 5
 FEWEST = 4  # members: a half of fewer than two has no model uncertainty

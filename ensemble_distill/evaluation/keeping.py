@@ -24,7 +24,7 @@ from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.lock import BusyError, one_writer
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.seals import WRITTEN_BY, write_sealed_json
-from ensemble_distill.tasks.task import Values
+from ensemble_distill.tasks.figures import Values
 
 PATIENCE = 10.0  # seconds to wait for another evaluation to keep its document, which takes milliseconds
 

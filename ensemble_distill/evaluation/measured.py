@@ -14,7 +14,7 @@ from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER, STUDENT, SUBENSE
 from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.tasks import Task
-from ensemble_distill.tasks.task import Figures
+from ensemble_distill.tasks.figures import Figures
 
 
 @dataclass(frozen=True)

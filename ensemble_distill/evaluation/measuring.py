@@ -23,7 +23,7 @@ from ensemble_distill.evaluation.students import Students
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.tasks.task import Figures, Values
+from ensemble_distill.tasks.figures import Figures, Values
 
 # A model's name in `names`, the name of an average of students, or the position of the run whose student it is.
 Model = str | int

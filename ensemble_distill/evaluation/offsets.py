@@ -13,7 +13,7 @@ from ensemble_distill.evaluation.fidelity import ROUNDING
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime.keys import normals
-from ensemble_distill.tasks.task import Values
+from ensemble_distill.tasks.figures import Values
 
 LIMIT = 2**22  # numbers of the members that are kept, 32 MiB: 8,000 rows of 50 members and 10 classes
 CHUNK = 2**20  # numbers in flight at once

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from ensemble_distill.tasks.task import Figures
+from ensemble_distill.tasks.figures import Figures
 
 SCORES = ("total_uncertainty", "model_uncertainty")
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ensemble_distill.tasks.task import Figures, Task
+from ensemble_distill.tasks.figures import Figures
+from ensemble_distill.tasks.task import Task
 
 SCHEMA = 1
 

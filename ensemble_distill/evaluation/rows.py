@@ -12,7 +12,7 @@ from torch import Tensor
 from ensemble_distill.data.source import Array
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.tasks import Task
-from ensemble_distill.tasks.task import Values
+from ensemble_distill.tasks.figures import Values
 
 
 def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Values:

@@ -15,7 +15,7 @@ from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless_cell
 from ensemble_distill.serving.served import Served
 from ensemble_distill.tasks import open_task, task_names
-from ensemble_distill.tasks.task import UNCERTAINTIES
+from ensemble_distill.tasks.figures import UNCERTAINTIES
 
 Record = dict[str, Any]  # of a row: its name, then a text or a number a column
 Style = Literal["csv", "json"]

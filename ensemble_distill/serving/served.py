@@ -23,7 +23,7 @@ from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
 from ensemble_distill.serving.card import Card, damaged
-from ensemble_distill.tasks.task import UNCERTAINTIES
+from ensemble_distill.tasks.figures import UNCERTAINTIES
 
 BATCH = 64
 FLOATS = "tensor(float)"

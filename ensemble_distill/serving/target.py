@@ -13,7 +13,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.folder import EXPORTED
 from ensemble_distill.runtime.files import is_stream, real
 from ensemble_distill.tasks import open_task, task_names
-from ensemble_distill.tasks.task import UNCERTAINTIES
+from ensemble_distill.tasks.figures import UNCERTAINTIES
 
 
 def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: bool = False) -> None:

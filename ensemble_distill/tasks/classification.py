@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, names_in, numbered
+from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import class_order
 from ensemble_distill.tasks.checks import labels as checks
 from ensemble_distill.tasks.checks.remedies import remedy
-from ensemble_distill.tasks.task import UNCERTAINTIES, Apart, Array, Figures, Labeled, Task, Values, means
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, means
+from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
+from ensemble_distill.tasks.task import Array, Labeled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,66 +26,27 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.protocol import Family
 
 ECE_BINS = 15
-FAINT = 1e-3  # nats: by so much logits may always differ
 ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
-LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits and uncertainties, between two runtimes
-ANSWER = "logits"  # what a member calls its answer where it returns several tensors
 
 
 @dataclass(frozen=True)
-class Classification(Task):
+class Classification(OfLogits):
     """K classes in the order of their labels; where the data has no names they are called 0 to K − 1."""
-
-    classes: tuple[str, ...]
 
     key: ClassVar[str] = "classification"
     called: ClassVar[str] = "classes"
-    outputs: ClassVar[tuple[str, ...]] = ("logits", "probabilities")
-    own_output: ClassVar[str] = "logits"
-    averages: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
     dtypes: ClassVar[tuple[str, ...]] = ("float16", "float32")
-    format: ClassVar[str] = "dense"
     one_class: ClassVar[bool] = True
-    named: ClassVar[bool] = True
     folders: ClassVar[bool] = True
-    solves: ClassVar[bool] = True
     figures_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", "brier", "ece", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", *UNCERTAINTIES)
     predicted: ClassVar[tuple[str, ...]] = ("class", "probability")
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for what no training writes."""
-        if not self.classes or len({name for name in self.classes if isinstance(name, str)}) < len(self.classes):
-            raise ValueError(f"classes are {list(self.classes)[:4]}, and not texts, each once")
-
     # --- records ------------------------------------------------------------------------------------------------
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.classes
-
-    @property
-    def data_names(self) -> tuple[str, ...] | None:
-        return names_in(self.classes)
-
-    @property
-    def width(self) -> int:
-        return len(self.classes)
-
-    @property
-    def told(self) -> str:
-        return f"{len(self.classes)} classes"
 
     @property
     def uncertainty_unit(self) -> str:
         return "nats"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"task": self.key, "classes": list(self.classes)}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Self:
-        return cls(tuple(record["classes"]))
 
     @classmethod
     def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
@@ -170,13 +133,6 @@ class Classification(Task):
         return logits.checked(raw.float().cpu().numpy(), member, split, rows)
 
     @classmethod
-    def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
-        """The one named logits, else those with as many numbers as there are classes, else all matrices."""
-        matrices = [part for part in parts if part.tensor.dim() == 2]
-        named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == ANSWER]
-        return named or [part for part in matrices if part.tensor.shape[1] == count] or matrices
-
-    @classmethod
     def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
         from ensemble_distill.tasks.checks import logits
 
@@ -187,14 +143,6 @@ class Classification(Task):
         """Logits about their mean: a softmax does not notice what is added to all of a row's."""
         centered: Array = answers - answers.mean(axis=1, keepdims=True)
         return centered
-
-    @classmethod
-    def magnitude(cls, answers: Array) -> float:
-        return float(np.abs(answers).max())
-
-    @classmethod
-    def apart(cls, first: Array, rounding: float) -> Apart:
-        return Apart(float(np.abs(first).max()), FAINT + rounding)
 
     @classmethod
     def number_told(cls, output: int, value: float, width: int) -> str:
@@ -241,10 +189,6 @@ class Classification(Task):
         """Each distribution's own entropy."""
         return predictive.entropy()
 
-    def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
-        """A nat."""
-        return 1.0
-
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
         """`brier` sums over the classes, 0 to 2; `ece` has 15 bins."""
         found = means(rows, {name: "correct" if name == "accuracy" else name for name in self.figures_shown})
@@ -262,9 +206,6 @@ class Classification(Task):
         if name == "concentration":  # whose logarithm a head emits
             return LOGITS_APART * outputs[name]
         return LOGITS_APART if "logits" in name else NATS_APART
-
-    def served(self, rows: int) -> dict[str, tuple[int, ...]]:
-        return {"logits": (rows, len(self.classes))}
 
     def usable(self, outputs: Mapping[str, Array]) -> Array:
         with np.errstate(all="ignore"):

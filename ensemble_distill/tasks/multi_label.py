@@ -10,20 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, names_in, numbered
+from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import yes_no
-from ensemble_distill.tasks.task import (
-    UNCERTAINTIES,
-    Apart,
-    Array,
-    Figures,
-    Labeled,
-    Task,
-    Values,
-    each_figures,
-    each_rows,
-    means,
-)
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_figures, each_rows, means
+from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
+from ensemble_distill.tasks.task import Array, Labeled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,27 +22,16 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.bernoulli import Bernoulli
     from ensemble_distill.predictive.protocol import Family
 
-FAINT = 1e-3  # nats: by so much logits may always differ
-LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits and of the uncertainty of a label, between two runtimes
-ANSWER = "logits"  # what a member calls its answer where it returns several tensors
 LIKELY = 0.5  # the probability from which on `predict` names a label
 
 
 @dataclass(frozen=True)
-class MultiLabel(Task):
+class MultiLabel(OfLogits):
     """K labels in the order of their columns; where the data has no names they are called 0 to K − 1."""
-
-    classes: tuple[str, ...]
 
     key: ClassVar[str] = "multi-label"
     called: ClassVar[str] = "labels"
-    outputs: ClassVar[tuple[str, ...]] = ("logits", "probabilities")
-    own_output: ClassVar[str] = "logits"
-    averages: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # float16 below the maximum is coarse for the others' own logits
-    format: ClassVar[str] = "dense"
-    named: ClassVar[bool] = True
-    solves: ClassVar[bool] = True
     figures_shown: ClassVar[tuple[str, ...]] = (
         "nll",
         "brier",
@@ -62,42 +42,11 @@ class MultiLabel(Task):
     shifted_shown: ClassVar[tuple[str, ...]] = ("nll", "macro_average_precision", *UNCERTAINTIES)
     predicted: ClassVar[tuple[str, ...]] = ("labels", "p")
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for what no training writes."""
-        if not self.classes or len({name for name in self.classes if isinstance(name, str)}) < len(self.classes):
-            raise ValueError(f"labels are {list(self.classes)[:4]}, and not texts, each once")
-
     # --- records ------------------------------------------------------------------------------------------------
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.classes
-
-    @property
-    def data_names(self) -> tuple[str, ...] | None:
-        return names_in(self.classes)
-
-    @property
-    def width(self) -> int:
-        return len(self.classes)
-
-    @property
-    def told(self) -> str:
-        return f"{len(self.classes)} labels"
 
     @property
     def uncertainty_unit(self) -> str:
         return "nats, summed over labels"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"task": self.key, "classes": list(self.classes)}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Self:
-        classes = record["classes"]
-        if not isinstance(classes, list | tuple):
-            raise ValueError(f"classes is {classes!r}, and not a list")
-        return cls(tuple(classes))
 
     @classmethod
     def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
@@ -160,27 +109,12 @@ class MultiLabel(Task):
         return yes_no.as_logits(raw.float().cpu().numpy(), member, split, rows)
 
     @classmethod
-    def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
-        """The one named logits, else those with as many numbers as there are labels, else all matrices."""
-        matrices = [part for part in parts if part.tensor.dim() == 2]
-        named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == ANSWER]
-        return named or [part for part in matrices if part.tensor.shape[1] == count] or matrices
-
-    @classmethod
     def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
         yes_no.refuse_softmax(raw.float().cpu().numpy(), member, split, rows)
 
     @classmethod
     def compared(cls, answers: Array) -> Array:
         return answers
-
-    @classmethod
-    def magnitude(cls, answers: Array) -> float:
-        return float(np.abs(answers).max())
-
-    @classmethod
-    def apart(cls, first: Array, rounding: float) -> Apart:
-        return Apart(float(np.abs(first).max()), FAINT + rounding)
 
     @classmethod
     def number_told(cls, output: int, value: float, width: int) -> str:
@@ -229,10 +163,6 @@ class MultiLabel(Task):
         each = predictive.each()
         return each_rows(each.total, each.data, each.model if predictive.has_model_uncertainty else None)
 
-    def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
-        """A nat."""
-        return 1.0
-
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
         """`macro_average_precision` is the mean over the labels that some row has, `micro_average_precision` that of
         all decisions together; see `average_precisions`. Each label has its own `model_uncertainty.NAME` and so on."""
@@ -249,9 +179,6 @@ class MultiLabel(Task):
             limit: Array = LOGITS_APART + 4 * np.finfo(np.float32).eps * np.abs(outputs[name])
             return limit
         return NATS_APART * int(outputs["logits"].shape[-1])  # a sum over labels
-
-    def served(self, rows: int) -> dict[str, tuple[int, ...]]:
-        return {"logits": (rows, len(self.classes))}
 
     def usable(self, outputs: Mapping[str, Array]) -> Array:
         usable: Array = np.all(np.isfinite(outputs["logits"]), axis=1)

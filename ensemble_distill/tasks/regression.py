@@ -14,19 +14,9 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.tasks.checks import labels as checks
-from ensemble_distill.tasks.targets import Target, each_target, in_reach, refuse_unit
-from ensemble_distill.tasks.task import (
-    UNCERTAINTIES,
-    Apart,
-    Array,
-    Figures,
-    Labeled,
-    Task,
-    Values,
-    each_figures,
-    each_rows,
-    means,
-)
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_figures, each_rows, means
+from ensemble_distill.tasks.targets import Target, columns, each_target, in_reach, targets_in
+from ensemble_distill.tasks.task import Apart, Array, Labeled, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +95,7 @@ class Regression(Task):
     @classmethod
     def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
         inside = {name: source for name, source in splits.items() if not name.startswith("ood/")}
-        task = known or cls._of_data(inside, next(iter(widths.values())) // 2)
+        task = known or cls(targets_in(inside, next(iter(widths.values())) // 2))
         for member, width in widths.items():
             if width != task.width:
                 raise EdistillError(
@@ -114,32 +104,6 @@ class Regression(Task):
                 )
         for name, source in inside.items():
             task.refuse_other_labels(source, f"data.{name}", "the ensemble")
-        return task
-
-    @classmethod
-    def _of_data(cls, splits: Mapping[str, Labeled], count: int) -> Self:
-        """The targets of the first split that has labels, training first; `count` is what members say there are."""
-        labels = next((source.labels for source in splits.values() if source.labels is not None), None)
-        number = count if labels is None else cls.counted(labels)
-        if number == 1:
-            return cls()
-        names = next((source.classes for source in splits.values() if source.classes is not None), None)
-        names = names or tuple(f"target {at}" for at in range(number))
-        if len(names) != number:
-            raise EdistillError(
-                f"The data has {number} targets a row, and {len(names)} names ({', '.join(names[:4])}, …). Name every "
-                "target, in the order of the columns of y."
-            )
-        std = np.ones(number) if labels is None else labels.std(axis=0, dtype=np.float64)
-        std = np.where(std > 0, std, 1.0)
-        for name, one in zip(names, std.tolist(), strict=True):
-            refuse_unit(f"The target {name}", one)
-        task = cls(tuple(Target.called(name, float(s)) for name, s in zip(names, std, strict=True)))
-        if len(set(task.names)) < number:
-            raise EdistillError(
-                f"The data names its targets {', '.join(names[:4])}, and without their units two have one name. Give "
-                "every target its own."
-            )
         return task
 
     def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
@@ -176,7 +140,7 @@ class Regression(Task):
 
     @classmethod
     def counted(cls, labels: Array) -> int:
-        return int(labels.shape[1]) if labels.ndim == 2 else 1
+        return columns(labels)
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
@@ -239,8 +203,8 @@ class Regression(Task):
         from ensemble_distill.tasks.checks import moments
 
         count = gist.shape[1] // 2
-        columns = labels.reshape(len(labels), -1).T
-        for target, ((of, units), y) in enumerate(zip(each_target(member, count), columns, strict=True)):
+        truth = labels.reshape(len(labels), -1).T
+        for target, ((of, units), y) in enumerate(zip(each_target(member, count), truth, strict=True)):
             pair = gist[:, [target, count + target]]
             moments.check_units(of.name, pair[:, 0], y, units)
             if not seen:  # there views may mix rows, and members know the targets by heart
@@ -358,10 +322,10 @@ class Regression(Task):
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         """The mean and its 95 % interval; of several targets each under its name."""
-        columns = [f" {target.name}" for target in self.targets] or [""]
+        names = [f" {target.name}" for target in self.targets] or [""]
         for row_means, row_variances in zip(outputs["mean"], outputs["variance"], strict=True):
             record: dict[str, Any] = {}
-            pairs = zip(columns, *(np.atleast_1d(x).tolist() for x in (row_means, row_variances)), strict=True)
+            pairs = zip(names, *(np.atleast_1d(x).tolist() for x in (row_means, row_variances)), strict=True)
             for name, mean, variance in pairs:
                 reach = COVERED * math.sqrt(variance)
                 record |= {f"mean{name}": mean, f"lower95{name}": mean - reach, f"upper95{name}": mean + reach}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.task import Array
+from ensemble_distill.tasks.task import Array, Labeled
 
 FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
 SMALLEST, LARGEST = 1e-17, 1e17  # deviation of a target: float32 holds its square, and one over it
@@ -92,3 +93,41 @@ def in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]
             "is left of that. Take a constant off the targets, and off what the members return."
         )
     return center, scale
+
+
+def columns(labels: Array) -> int:
+    """How many targets labels (N,) or (N, D) are."""
+    return int(labels.shape[1]) if labels.ndim == 2 else 1
+
+
+def targets_in(splits: Mapping[str, Labeled], count: int) -> tuple[Target, ...]:
+    """The targets of the first split that has labels, training first; none where there is a single one.
+
+    Args:
+        count: what members say there are.
+
+    Raises:
+        EdistillError: names do not tell the targets apart, or a target varies too little or too much.
+    """
+    labels = next((source.labels for source in splits.values() if source.labels is not None), None)
+    number = count if labels is None else columns(labels)
+    if number == 1:
+        return ()
+    names = next((source.classes for source in splits.values() if source.classes is not None), None)
+    names = names or tuple(f"target {at}" for at in range(number))
+    if len(names) != number:
+        raise EdistillError(
+            f"The data has {number} targets a row, and {len(names)} names ({', '.join(names[:4])}, …). Name every "
+            "target, in the order of the columns of y."
+        )
+    std = np.ones(number) if labels is None else labels.std(axis=0, dtype=np.float64)
+    std = np.where(std > 0, std, 1.0)
+    for name, one in zip(names, std.tolist(), strict=True):
+        refuse_unit(f"The target {name}", one)
+    targets = tuple(Target.called(name, float(s)) for name, s in zip(names, std, strict=True))
+    if len({target.name for target in targets}) < number:
+        raise EdistillError(
+            f"The data names its targets {', '.join(names[:4])}, and without their units two have one name. Give "
+            "every target its own."
+        )
+    return targets

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.class_order import order_by_names
+from ensemble_distill.tasks.figures import Figures, Values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.protocol import Family
 
 Array = NDArray[Any]
-Values = dict[str, NDArray[Any]]  # figures of each row by name: (N,) or (N, M) and, of several answers, (N, …, D)
-Figures = dict[str, float | None]  # None: it does not apply; never NaN
-
-UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
-EACH = {name: f"{name}_each" for name in UNCERTAINTIES}  # the rows that have them of each answer, (N, D) or (N, M, D)
 
 
 class Labeled(Protocol):
@@ -335,27 +331,3 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         """What `predict` writes of each row, beside its name and its uncertainties."""
-
-
-def means(rows: Mapping[str, NDArray[Any]], sources: Mapping[str, str]) -> Figures:
-    """Each figure as the mean of the rows it comes from; None where there are none.
-
-    Args:
-        sources: figure to the name of its rows.
-    """
-    return {figure: float(rows[source].mean()) if source in rows else None for figure, source in sources.items()}
-
-
-def each_rows(total: Tensor, data: Tensor, model: Tensor | None) -> Values:
-    """Uncertainties of each answer as rows; model uncertainty does not apply to a single distribution."""
-    found = dict(zip(EACH.values(), (total, data, model), strict=True))
-    return {name: values.numpy() for name, values in found.items() if values is not None}
-
-
-def each_figures(rows: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Figures:
-    """Of each answer its mean uncertainties, `model_uncertainty.NAME`; None where one does not apply."""
-    return {
-        f"{uncertainty}.{name}": float(rows[each][..., at].mean()) if each in rows else None
-        for at, name in enumerate(names)
-        for uncertainty, each in EACH.items()
-    }

@@ -24,8 +24,9 @@ from ensemble_distill.predictive.dirichlet import Dirichlet
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.runtime.keys import normals
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.regression import Regression
-from ensemble_distill.tasks.task import Figures, Task
+from ensemble_distill.tasks.task import Task
 
 TASKS: dict[str, Task] = {"classification": Classification(("a", "b", "c")), "regression": Regression()}
 

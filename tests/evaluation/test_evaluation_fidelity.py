@@ -20,7 +20,7 @@ from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.dirichlet import Dirichlet
 from ensemble_distill.predictive.protocol import Average
 from ensemble_distill.tasks.classification import Classification
-from ensemble_distill.tasks.task import Figures
+from ensemble_distill.tasks.figures import Figures
 
 TASK = Classification(("a", "b", "c"))
 

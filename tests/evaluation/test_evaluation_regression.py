@@ -16,8 +16,8 @@ from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.names import FIDELITY
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.predictive.gaussian import Gaussian
+from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.regression import Regression
-from ensemble_distill.tasks.task import Figures
 
 TASK = Regression()
 

@@ -15,8 +15,8 @@ import torch
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task, open_task, task_from_json, task_names
+from ensemble_distill.tasks.figures import UNCERTAINTIES
 from ensemble_distill.tasks.regression import Regression
-from ensemble_distill.tasks.task import UNCERTAINTIES
 
 ROWS = 12
 
