@@ -98,9 +98,11 @@ class Regression(Task):
         task = known or cls(targets_in(inside, next(iter(widths.values())) // 2))
         for member, width in widths.items():
             if width != task.width:
+                count = width // 2
                 raise EdistillError(
-                    f"Member {member} says {width // 2} targets a row, and the ensemble is for {task.told}. Give the "
-                    "data the members were trained on, or remove the members of another task from teachers.path."
+                    f"Member {member} says {'one number' if count == 1 else f'{count} numbers'} a row, and the "
+                    f"{'cache' if known else 'data'} has {task.told}. Give the data the members were trained on, or "
+                    "remove the members of another task from teachers.path."
                 )
         for name, source in inside.items():
             task.refuse_other_labels(source, f"data.{name}", "the ensemble")

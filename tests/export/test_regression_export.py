@@ -140,6 +140,7 @@ def test_limits_carry_the_targets_unit() -> None:
             "head_means": np.array([[center, center + spread]], np.float32),
             "head_variances": np.array([[spread**2, spread**2 / 100]], np.float32),
             "model_uncertainty": np.array([spread**2 / 1e3], np.float32),
+            "total_uncertainty": np.array([spread**2], np.float32),
         }
         for name, shares in (
             ("mean", [spread]),

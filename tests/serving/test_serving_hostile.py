@@ -191,7 +191,7 @@ def test_metadata_that_lack_a_key(here: Path) -> None:
 def test_metadata_that_contradict_themselves_or_the_graph(here: Path) -> None:
     for card, changes, said in [
         (CLASSES, {"classes": []}, "classes are []"),
-        (NUMBERS, {"classes": ["a"]}, "the task is regression, and there are 1 classes"),
+        (NUMBERS, {"classes": ["a"]}, "the task is regression, and classes is ['a']"),
         (CLASSES, {"classes": ["a", "a", "c"]}, "classes are ['a', 'a', 'c'], and not texts, each once"),
         (CLASSES, {"classes": ["a", "b"]}, "and not (5, 2)"),
         (CLASSES, {"shape": [WIDTH, 1, 1]}, "its rows are features of shape"),

@@ -214,7 +214,7 @@ def test_a_number_of_several_targets_is_told_as_what_it_is() -> None:
 
 def test_members_of_two_targets_are_refused_where_the_data_has_one() -> None:
     splits = {"train": Split(np.zeros(ROWS, np.float32))}
-    with pytest.raises(EdistillError, match="member-0 says 2 targets a row, and the ensemble is for one number a row"):
+    with pytest.raises(EdistillError, match="member-0 says 2 numbers a row, and the data has one number a row"):
         Regression.found(splits, {"member-0": 4}, None)
 
 

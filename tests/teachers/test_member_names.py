@@ -79,5 +79,5 @@ def test_a_name_that_no_record_can_have_is_refused_and_renaming_helps(tmp_path: 
 
 def test_a_member_has_a_plain_name_whatever_file_it_is_read_from() -> None:
     for name in ("../a", "/a", "", "..", "a\nb", 3, None):
-        with pytest.raises(ValueError, match="its name can be that of a file"):
+        with pytest.raises(ValueError, match="its name is to be that of a file"):
             Member(name, "0" * 64)  # type: ignore[arg-type]
