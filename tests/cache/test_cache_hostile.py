@@ -146,6 +146,7 @@ def with_text(record: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
             yield renamed(record, path, text)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", ["../../../victim", pytest.param("{victim}/x/0", marks=pytest.mark.slow)])
 def test_no_text_of_the_manifest_reaches_another_folder(made: Path, tmp_path: Path, text: str) -> None:
     victim, loaded = victim_of(tmp_path / "tiny"), 0
@@ -184,6 +185,7 @@ def test_a_name_that_is_a_path_is_refused_wherever_it_stands_alike(folder: Path,
 WRONG = (None, True, 0, -1, 10**12, 10**400, 1.5, float("nan"), "", "x", [], {}, [[]], [None], {"": {}}, "\ud800")
 
 
+@pytest.mark.thorough
 def test_a_value_of_any_other_kind_is_one_message(folder: Path) -> None:
     victim, whole = victim_of(folder), manifest_of(folder)
     asked, loaded = settings(folder, QUICK), 0

@@ -29,7 +29,7 @@ from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
+pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thorough]
 ROWS = {"train": 24, "validation": 20, "ood/noise": 5}
 QUICK = {"train.epochs": 2}
 MODEL = "runs/hydra-s0/export/model.onnx"

@@ -92,6 +92,7 @@ def test_records_are_the_members_own_outputs_on_each_view(folder: Path) -> None:
             assert_allclose(read.read(range(rows), index), wanted, atol=1e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_bytes_do_not_depend_on_workers_or_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:

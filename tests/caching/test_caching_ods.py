@@ -72,6 +72,7 @@ class Witness(nn.Module):
         return self.module(x)  # type: ignore[no-any-return]
 
 
+@pytest.mark.thorough
 @forked
 @pytest.mark.parametrize("kind", ["pixels", "tensor"])
 def test_members_and_student_are_shown_the_stored_inputs_bit_for_bit(tmp_path: Path, kind: Kind) -> None:

@@ -41,7 +41,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BLOCK_ROWS", 16)  # of the 40 training rows: 16, 16 and 8
 
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
+pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thorough]
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def seen_in_training(rows: CachedRows, order: Order, workers: int, start: int = 
     return seen
 
 
+@pytest.mark.thorough
 @forked
 @pytest.mark.parametrize("kind", ["pixels", "tensor", "features"])
 def test_training_sees_bit_for_bit_what_the_members_saw(tmp_path: Path, kind: Kind) -> None:

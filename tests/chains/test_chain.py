@@ -164,6 +164,7 @@ def test_a_later_generation_is_an_ordinary_distillation(folder: Path) -> None:
     assert (folder / "runs/by-hand" / WEIGHTS).read_bytes() == (chain / "generation-3" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.thorough
 def test_the_first_generation_learns_from_one_member(folder: Path) -> None:
     """As from a folder that holds no other; the members' weights mean nothing then."""
     weighted: dict[str, Any] = {"teachers__weights": [1.0, 2.0, 3.0]}
@@ -207,6 +208,7 @@ def test_other_ways_to_learn(folder: Path, more: dict[str, Any]) -> None:
 # --- growing ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_grown_chain_is_the_same_chain(folder: Path) -> None:
     for count in (1, 2, 3):
         report = chained(folder, "grown", count)
@@ -233,6 +235,7 @@ def test_a_chain_grows_without_the_ensemble(folder: Path) -> None:
     assert weights(folder / "runs/grown") == weights(folder / "runs/whole")
 
 
+@pytest.mark.thorough
 def test_a_chain_grows_from_what_a_calibrated_generation_predicts(folder: Path) -> None:
     """And earlier ones may be calibrated since; taking the calibration away makes it another teacher."""
     chained(folder, "grown", 2)
@@ -252,6 +255,7 @@ def test_a_chain_grows_from_what_a_calibrated_generation_predicts(folder: Path) 
         chained(folder, "grown", 3)
 
 
+@pytest.mark.thorough
 def test_an_overwritten_chain_keeps_nothing_of_the_old_one(folder: Path) -> None:
     evaluate(settings(folder), "whole")
     assert (folder / "runs/whole/evaluations").is_dir()

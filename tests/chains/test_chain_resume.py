@@ -41,7 +41,7 @@ OTHER = {"train.lr": 0.05}  # another chain's
 POINTS = range(3, 224, 29)
 
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
+pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

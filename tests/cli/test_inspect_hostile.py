@@ -134,6 +134,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.thorough
 def test_every_kind_of_folder_is_one_message(here: Path) -> None:
     for number, (kind, fill) in enumerate(FOLDERS.items()):
         folder = here / f"folder-{number}"
@@ -197,6 +198,7 @@ PLACES = ["train.epochs", "train.lr", "data.test", "teachers.path", "teachers.mo
 PLACES += ["output.runs", "views.transform", "method", "data.ood.x", "student.heads", "cache.dtype", "train.method"]
 
 
+@pytest.mark.thorough
 def test_set_takes_any_text_and_says_what_is_wrong(here: Path) -> None:
     make_folder(here / "tiny")
     os.chdir("tiny")
@@ -226,6 +228,7 @@ def test_settings_that_are_no_file(here: Path) -> None:
         one_message(edistill("train", "-c", f"it-{number}"))
 
 
+@pytest.mark.thorough
 def test_every_flag_takes_any_text(here: Path) -> None:
     make_folder(here / "tiny")
     os.chdir("tiny")

@@ -78,6 +78,7 @@ def test_a_run(here: Path) -> None:
     assert {"student.safetensors", "args.toml", "summary.csv", "export/model.onnx"} <= set(record["files"])
 
 
+@pytest.mark.thorough
 def test_what_comes_next_of_a_run(here: Path) -> None:
     run, export = "runs/hydra-s0", Path("runs/hydra-s0/export")
     assert shown_of(run)[-1] == f"next: edistill evaluate {run}"
@@ -95,6 +96,7 @@ def test_what_comes_next_of_a_run(here: Path) -> None:
     assert shown_of(run)[-1] == f"next: edistill export {run} --onnx"
 
 
+@pytest.mark.thorough
 def test_what_comes_next_of_a_stale_evaluation(here: Path) -> None:
     run = "runs/hydra-s0"
     assert edistill("evaluate --split validation").exit_code == 0

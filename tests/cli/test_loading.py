@@ -24,6 +24,8 @@ from ensemble_distill.cli.app import app
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.loading import batches
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 THREE = [[0, 1], [2, 3], [4, 5]]
 

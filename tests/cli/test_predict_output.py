@@ -165,6 +165,7 @@ def test_links_in_a_circle_are_one_message(here: Path) -> None:
     assert not isinstance(result.exception, RuntimeError)
 
 
+@pytest.mark.thorough
 def test_what_stdout_is_stays_and_gets_no_more_than_the_result(here: Path) -> None:
     """In a process of its own: the file that its stdout is has something before and after."""
     program = "import sys; from ensemble_distill.cli.app import app; app(sys.argv[1:])"

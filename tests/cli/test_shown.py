@@ -240,6 +240,7 @@ def test_stdout_that_is_no_utf8_shows_all_of_it(here: Path, line: str) -> None:
         assert json.loads(result.stdout_bytes) == json.loads(edistill(*line.split()).stdout)
 
 
+@pytest.mark.thorough
 def test_a_program_started_with_ascii_streams(here: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ensemble_distill", "predict", "photos", "--json"],

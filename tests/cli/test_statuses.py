@@ -23,6 +23,8 @@ from ensemble_distill.cli.app import SUMMARIES, app
 from ensemble_distill.cli.statuses import SWITCH, exit_statuses
 from ensemble_distill.errors import EdistillError
 
+pytestmark = pytest.mark.thorough
+
 # the workflow behind each command, and a line that reaches it
 WORKFLOWS = {
     "quickstart": ("workflows.quickstart.prepare", "quickstart new"),

@@ -57,6 +57,7 @@ def without(folder: Path, split: str, name: str) -> None:
     shutil.rmtree(folder / "pictures" / split / name)
 
 
+@pytest.mark.thorough
 def test_a_split_without_a_class_means_what_its_folders_are_called(folder: Path) -> None:
     """The same rows as arrays, whose labels are numbers, are the oracle."""
     for split in ("validation", "test"):

@@ -53,6 +53,7 @@ HOSTILE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.thorough
 def test_an_array_in_an_npz_that_is_not_what_it_claims(tmp_path: Path) -> None:
     for case in HOSTILE:
         file = archive(tmp_path / "a.npz", x=HOSTILE[case])

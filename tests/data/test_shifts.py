@@ -253,6 +253,7 @@ def test_noise_on_pixels_is_gaussian_and_cut_off() -> None:
         assert stats.chisquare([*found[often], rest[0]], [*expected[often], rest[1]]).pvalue > 1e-3
 
 
+@pytest.mark.thorough
 def test_noise_on_tensors_and_features_is_relative() -> None:
     for severity, share in [*enumerate((0.1, 0.2, 0.4, 0.6, 0.8), 1)]:
         x = RNG.normal([3, -200, 7], [1, 50, 0], (60, 40, 3)).transpose(2, 0, 1).astype(np.float32)

@@ -148,6 +148,7 @@ def test_none_is_the_plain_input() -> None:
 # --- crop-flip --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

@@ -55,6 +55,7 @@ SMALL = [
 each_small = pytest.mark.parametrize(("factory", "arguments", "features"), SMALL)
 
 
+@pytest.mark.thorough
 def test_parameters() -> None:
     for name in ROWS:
         row = ROWS[name]

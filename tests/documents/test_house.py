@@ -163,6 +163,7 @@ print("started")
 """
 
 
+@pytest.mark.thorough
 def test_what_must_start_fast_starts_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -184,6 +184,7 @@ def test_commands_in_the_text_exist_with_their_flags(document: Path, folder: Pat
             load_settings(folder, dict(parse_assignment(word) for word in given if "=" in word))
 
 
+@pytest.mark.thorough
 def test_what_is_marked_runs(folder: Path) -> None:
     for block in of("console", "runs"):
         for command in block.commands:

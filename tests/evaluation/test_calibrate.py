@@ -60,6 +60,7 @@ def test_it_brings_the_model_uncertainty_to_the_ensembles(digits: Path, settings
     assert kept | report.calibration.to_json() | {"weights": weights} == kept
 
 
+@pytest.mark.thorough
 def test_evaluate_export_and_teachers_follow_it_and_forget_it(digits: Path, settings_of: SettingsOf) -> None:
     settings = settings_of(digits)
     plain = evaluate(settings).models["student"]
@@ -98,6 +99,7 @@ def test_it_is_of_the_student_as_it_was_trained_however_often(digits: Path, sett
     assert first.before == second.before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["kd", "proxy-endd", "batch-ensemble"])
 def test_every_form_of_student_can_be_calibrated(digits: Path, settings_of: SettingsOf, method: str) -> None:
     settings = settings_of(digits, {"train.method": method, "train.epochs": 2})

@@ -64,6 +64,7 @@ def test_the_figures_are_those_of_the_members_and_the_student(digits: Path, sett
     assert 0 < controls["halves"]["model_uncertainty_l1"] < 1
 
 
+@pytest.mark.thorough
 def test_the_ensemble_pools_as_the_run_was_trained(digits: Path, settings_of: SettingsOf) -> None:
     weights = [float(m + 1) for m in range(8)]
     settings = settings_of(
@@ -143,6 +144,7 @@ def numbers(value: Any, path: str = "") -> dict[str, float | None]:
     return {path: value}
 
 
+@pytest.mark.thorough
 def test_straight_from_the_teachers_is_the_same_as_from_the_cache(digits: Path, settings_of: SettingsOf) -> None:
     cached = evaluate(settings_of(digits)).to_json()
     shutil.rmtree(digits / "cache")
@@ -156,6 +158,7 @@ def test_straight_from_the_teachers_is_the_same_as_from_the_cache(digits: Path, 
                 assert_allclose(value, b[name], err_msg=name, rtol=5e-3, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_without_teachers_the_cache_is_enough(digits: Path, settings_of: SettingsOf) -> None:
     before = evaluate(settings_of(digits)).to_json()
     shutil.rmtree(digits / "teachers")
@@ -165,6 +168,7 @@ def test_without_teachers_the_cache_is_enough(digits: Path, settings_of: Setting
     assert {**after, "cost": None} == {**before, "cost": None}
 
 
+@pytest.mark.thorough
 def test_training_rows_are_seen_as_they_are(digits: Path, settings_of: SettingsOf) -> None:
     document = evaluate(settings_of(digits), split="train").to_json()  # the cache holds them mixed only
     x, y = pixels_of(digits / "data/train.npz"), np.load(digits / "data/train.npz")["y"]
@@ -175,6 +179,7 @@ def test_training_rows_are_seen_as_they_are(digits: Path, settings_of: SettingsO
 # --- which rows -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_another_split_is_kept_beside(digits: Path, settings_of: SettingsOf) -> None:
     settings = settings_of(digits)
     evaluate(settings)
@@ -196,6 +201,7 @@ def test_without_test_rows_the_validation_rows_are_taken(digits: Path, settings_
     assert (document["split"], document["rows"], document["ood"]) == ("validation", 200, {})
 
 
+@pytest.mark.thorough
 def test_rows_without_labels_have_no_accuracy(digits: Path, settings_of: SettingsOf) -> None:
     np.savez(digits / "data/plain.npz", x=np.load(digits / "data/test.npz")["x"])
     settings = settings_of(digits)
@@ -212,6 +218,7 @@ def test_rows_without_labels_have_no_accuracy(digits: Path, settings_of: Setting
 # --- which run --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_run_by_name_by_path_or_the_latest(
     digits: Path, settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

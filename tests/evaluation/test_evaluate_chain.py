@@ -315,6 +315,7 @@ def test_a_chain_on_the_command_line(folder: Path) -> None:
 # --- the chain as an ensemble -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_chain_is_a_folder_of_teachers(folder: Path) -> None:
     evaluate(settings(folder), "all")  # what it keeps is no teacher
     bane = {
@@ -353,6 +354,7 @@ def of_numbers(mean: Floats, variance: Floats, y: Floats) -> dict[str, float]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["ban", "ban+l"])
 def test_a_chain_of_numbers(tmp_path: Path, objective: str) -> None:
     """From members that return standardized ones."""

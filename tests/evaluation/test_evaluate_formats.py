@@ -197,6 +197,7 @@ def test_collapsed_heads_are_told_of_by_the_runs_name(evaluate: Any, monkeypatch
 # --- the others -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_markdown_is_the_same_table_with_pipes(evaluate: Any) -> None:
     found = evaluate("one heads --shifts --format markdown").stdout
     first, second = found.split("**under shifts**")
@@ -212,6 +213,7 @@ def test_markdown_is_the_same_table_with_pipes(evaluate: Any) -> None:
     assert "**cost of one row**" in rows
 
 
+@pytest.mark.thorough
 def test_csv_is_tidy_and_exact(evaluate: Any, made: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(evaluate("one heads --shifts --format csv").stdout)))
     assert list(rows[0]) == ["section", "figure", "model", "value"]
@@ -236,6 +238,7 @@ def test_csv_is_tidy_and_exact(evaluate: Any, made: Path) -> None:
     assert found["fidelity", "diversity_explained", "one"] == found["uncertainty", "model_uncertainty", "member"] == ""
 
 
+@pytest.mark.thorough
 def test_json_by_either_name(evaluate: Any, made: Path) -> None:
     for line in ("heads --json", "heads --format json", "heads --json --format csv"):
         assert json.loads(evaluate(line).stdout) == kept(made, "heads")

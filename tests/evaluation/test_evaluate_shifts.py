@@ -40,6 +40,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "tiny"))
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_figures_are_those_of_the_distorted_rows(folder: Path) -> None:
     document = evaluate(settings(folder), shifts=True).to_json()
@@ -71,6 +72,7 @@ def test_figures_are_those_of_the_distorted_rows(folder: Path) -> None:
     assert changed > 15, "the rows are distorted"
 
 
+@pytest.mark.thorough
 def test_they_are_kept_and_an_evaluation_without_them_leaves_them(folder: Path) -> None:
     document = evaluate(settings(folder), shifts=True).to_json()
     kept = folder / "runs/hydra-s0/evaluations"
@@ -83,6 +85,7 @@ def test_they_are_kept_and_an_evaluation_without_them_leaves_them(folder: Path) 
     assert kept_document(kept / "shifts/test.json") == apart
 
 
+@pytest.mark.thorough
 def test_several_runs_share_them(folder: Path) -> None:
     train(settings(folder, {"output.name": "other", "train.seed": 1}))
     both = evaluate_together(settings(folder), ["hydra-s0", "other"], shifts=True).to_json()["runs"]

@@ -212,6 +212,7 @@ def test_members_are_asked_once_for_all_runs(folder: Path, monkeypatch: pytest.M
     assert asked == {f"member-{m}": 12 + 10 + 7 for m in range(MEMBERS)}, "validation, test and OOD rows"
 
 
+@pytest.mark.thorough
 def test_students_of_other_preprocessing_see_their_own(folder: Path) -> None:
     train(settings(folder, {"output.name": "darker", "student.preprocessing.mean": [0.3]}))
     alone = evaluate(settings(folder), "darker").to_json()

@@ -120,6 +120,7 @@ def spread_of(p: Floats, w: Floats) -> Floats:
 # --- a student of classes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_every_control_is_its_loop(weights: Floats | None, average: Average) -> None:
@@ -272,6 +273,7 @@ def test_halves_of_doubled_members_agree_where_each_has_one_of_a_pair(monkeypatc
     assert found["halves"]["model_uncertainty_spearman"] == pytest.approx(1)
 
 
+@pytest.mark.thorough
 def test_halves_of_larger_ensembles_are_nearer() -> None:
     l1 = [
         controlled("classification", classes(members=members), classes(members=members))[0]["halves"][

@@ -154,6 +154,7 @@ def test_the_metadata_say_all_that_serving_needs(digits_session: Path) -> None:
 # --- ONNX: other students ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_student_of_one_head_has_no_model_uncertainty(
     digits: Path, settings_of: Callable[..., Settings], real: Tensor
 ) -> None:
@@ -176,6 +177,7 @@ def timms() -> tuple[nn.Module, int]:
     return body, body.num_features
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", [plain_convolutions, pytest.param(timms, marks=pytest.mark.slow)])
 def test_a_convolutional_body_with_batchnorm_and_averaged_logits(
     tmp_path: Path, make: Callable[[], tuple[nn.Module, int]]
@@ -248,6 +250,7 @@ class Asserting(nn.Module):
         return x
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("body", "reason"), [(Branching(), "Could not guard"), (Asserting(), "AssertionError")])
 def test_a_body_that_torch_cannot_export(
     tmp_path: Path, body: nn.Module, reason: str, capfd: pytest.CaptureFixture[str]

@@ -155,6 +155,7 @@ def across(objective: str) -> Loss:
 RANKS = (("cwtm", 2), ("cwtm", 1), ("labels", 3), ("rows", 3))  # an objective, and how many rows rank 0 has
 
 
+@pytest.mark.thorough
 def test_what_is_divided_by_is_of_every_rank(tmp_path_factory: pytest.TempPathFactory, logits: Tensor) -> None:
     """The mean of two ranks' gradients is the gradient of one process with all rows, also where a rank has no label."""
     folder = tmp_path_factory.mktemp("ranks")

@@ -269,6 +269,7 @@ class Uncertainties(nn.Module):
         return summary.mean, summary.total, summary.data, summary.model
 
 
+@pytest.mark.thorough
 def test_onnx_agrees_with_torch_however_large_the_outputs() -> None:
     module = Uncertainties()
     with warnings.catch_warnings():

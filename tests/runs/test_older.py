@@ -21,6 +21,7 @@ from ensemble_distill.workflows.predict import predict
 from ensemble_distill.workflows.train import train
 from ensemble_distill.workflows.verify import verify
 
+pytestmark = pytest.mark.thorough
 OLD = Path(__file__).parents[1] / "data" / "version-0.1.0"
 RUN = "runs/hydra-s0"
 

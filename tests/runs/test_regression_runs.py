@@ -28,7 +28,7 @@ EACH_STEP = 1e-9  # minutes between checkpoints
 HARD = {"train.model-ema": True, "train.model-ema-decay": 0.7, "method.hinton-share": 0.4, "train.batch-size": 12}
 
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
+pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

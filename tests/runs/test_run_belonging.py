@@ -30,6 +30,8 @@ from ensemble_distill.workflows.inspect import inspect
 from ensemble_distill.workflows.predict import predict
 from ensemble_distill.workflows.train import train
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def made(runs_session: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

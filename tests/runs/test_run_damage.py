@@ -169,6 +169,7 @@ def leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 WRONG = (None, True, -1, 10**12, 1e300, "x", "x:y", [], [10**12], {}, {"x": 1}, [[]])
 
 
+@pytest.mark.thorough
 def test_a_config_of_wrong_types_is_one_message(folder: Path) -> None:
     """Or a student all the same, where what is wrong makes no difference to it."""
     import tiny

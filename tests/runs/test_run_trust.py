@@ -118,6 +118,7 @@ def run_trusted(command: Command, options: Settings, run: Path, trust: bool) -> 
         assert "is none of your own runs" not in str(error)  # noqa: PT017
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "body"), list(zip(COMMANDS, itertools.cycle(BODIES), strict=False)))
 def test_code_of_a_run_from_elsewhere_runs_only_where_it_is_trusted(
     folder: Path, planted: Path, mark: Path, name: str, body: str

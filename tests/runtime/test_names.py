@@ -56,6 +56,7 @@ def test_what_a_terminal_would_obey_is_shown_as_text() -> None:
         shown.encode()
 
 
+@pytest.mark.thorough
 def test_every_character_a_terminal_obeys_is_escaped() -> None:
     """Unicode's own tables say which those are."""
     turning = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")

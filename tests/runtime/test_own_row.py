@@ -251,6 +251,7 @@ def test_a_member_that_hardly_says_anything_is_none_either() -> None:
 # --- what the messages say to do --------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_monte_carlo_member_is_given_as_the_message_says(tmp_path: Path) -> None:
     """The lines of the message, put where it says, make three members of one network and three masks."""
     folder = folder_of(tmp_path / "tiny", source("dropout"), members=1)
@@ -352,6 +353,7 @@ COMMANDS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["dropout", "the batch's mean"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_such_a_run_is_not_relied_on(folder: Path, name: str, command: str) -> None:

@@ -36,6 +36,8 @@ from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
 
+pytestmark = pytest.mark.thorough
+
 # members and bodies of one architecture; {scaled} makes x smaller, and {rectified} is a ReLU
 SOURCE = """
 from torch import nn
@@ -355,7 +357,6 @@ def test_a_loss_cannot_change_how_heads_pool() -> None:
 
 VIEW = """
 import numpy as np
-
 BUFFER = np.zeros((1, 6, 6), np.float32)
 
 

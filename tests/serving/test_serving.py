@@ -93,6 +93,7 @@ def pictures(digits: Path, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]
 # --- without torch ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_it_predicts_where_torch_cannot_be_imported(digits: Path, pictures: NDArray[np.uint8]) -> None:
     blocked = digits / "blocked"
     blocked.mkdir()

@@ -324,6 +324,7 @@ GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 ROWS_NEEDED = {"one row of all", "NaN", "infinity", "no probabilities", "large logits", "memory for 2**60 values"}
 
 
+@pytest.mark.thorough
 def test_a_graph_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in GRAPHS:
         made, said = GRAPHS[name]
@@ -345,6 +346,7 @@ def test_variances_that_are_none(here: Path) -> None:
         refused("row 0 gives outputs that are not finite, or no probabilities or variances", inspect=False)
 
 
+@pytest.mark.thorough
 def test_a_file_cut_anywhere(here: Path) -> None:
     whole = model(graph()).SerializeToString()
     for size in range(0, len(whole), 7):

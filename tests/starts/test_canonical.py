@@ -31,6 +31,7 @@ def test_the_product_is_a_sum_over_its_channels() -> None:
     assert_close(product(*factors).numpy(), wanted)
 
 
+@pytest.mark.thorough
 def test_of_a_matrix_it_loses_what_eckart_and_young_say() -> None:
     for rank in [1, 3]:
         for shape in [(6, 8, 1), (1, 6, 8), (8, 1, 6)]:
@@ -52,6 +53,7 @@ def test_more_channels_and_more_sweeps_lose_less() -> None:
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(by_sweep))
 
 
+@pytest.mark.thorough
 def test_where_it_ends_no_factor_can_be_better_given_the_others() -> None:
     tensor = drawn(6, 7, 4)
     first, second, third = decompose(tensor, 5, 2000)

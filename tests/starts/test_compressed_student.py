@@ -29,6 +29,8 @@ from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
 
+pytestmark = pytest.mark.thorough
+
 
 def count(body: nn.Module) -> int:
     return sum(p.numel() for p in body.parameters())
@@ -36,7 +38,6 @@ def count(body: nn.Module) -> int:
 
 BODY = """
 from torch import nn
-
 
 def make_teacher():
     return nn.Sequential(

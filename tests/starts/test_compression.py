@@ -22,6 +22,7 @@ from ensemble_distill.starts.ranks import Budget
 from ensemble_distill.students.canonical import decompose, product
 from ensemble_distill.students.factored import factor, factors_of, is_factorable
 
+pytestmark = pytest.mark.thorough
 CPU = torch.device("cpu")
 
 

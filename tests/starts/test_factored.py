@@ -51,6 +51,7 @@ def test_factors_have_the_shapes_and_the_parameters_that_they_are_counted_at(
     assert [name for name, _ in factors.named_parameters() if name.endswith("bias")] == ["expand.bias"]
 
 
+@pytest.mark.thorough
 @given(LAYERS)
 @settings(deadline=None, max_examples=10)
 def test_the_highest_rank_is_enough_for_the_layer_itself(layer: nn.Conv2d | nn.Linear) -> None:

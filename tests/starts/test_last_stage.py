@@ -28,6 +28,8 @@ from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
 
+pytestmark = pytest.mark.thorough
+
 MODELS = """
 from torch import nn
 
@@ -272,7 +274,6 @@ def test_such_a_run_is_trained_on_exported_and_loaded(mlps: Path) -> None:
 
 TWICE = """
 from torch import nn
-
 
 class Twice(nn.Module):
     def __init__(self, body, inplace=False):

@@ -73,6 +73,7 @@ def test_heads_on_the_features_of_members_are_those_members(folder: Path) -> Non
             assert (kl < 1e-4) == near, (member, kl)
 
 
+@pytest.mark.thorough
 def test_such_a_run_is_evaluated_exported_and_loaded_with_its_factory(folder: Path) -> None:
     run = trained(folder, "three", ["member-0", "member-1", "member-2"])
     settings = tiny.settings(folder, {"cache.dtype": "float32", "views.count": 4})

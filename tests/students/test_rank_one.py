@@ -328,6 +328,7 @@ def test_weights_come_back_into_a_student_of_that_form() -> None:
         assert apart.state_dict().keys() != back.state_dict().keys()
 
 
+@pytest.mark.thorough
 def test_onnx_keeps_the_members_for_any_batch() -> None:
     members = student_of(convolutional(), (2, 6, 6)).with_rank_one(MEMBERS, 0.3)
     with warnings.catch_warnings(), torch.no_grad():

@@ -36,6 +36,8 @@ from ensemble_distill.settings import Settings
 from ensemble_distill.tasks import open_task, task_from_json
 from ensemble_distill.workflows.inspect import inspect
 
+pytestmark = pytest.mark.thorough
+
 ROWS = {"train": 60, "validation": 24, "test": 24, "calibration": 24}
 MEMBERS, FEATURES = 4, 3
 
@@ -49,7 +51,6 @@ class Labeled:
 MODEL = """
 import torch
 from torch import nn
-
 
 class Member(nn.Module):
     # pair: means and log-variances as two tensors; end: what the outputs go through last

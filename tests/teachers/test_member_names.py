@@ -47,6 +47,7 @@ def save_named(folder: Path, name: str, seed: int) -> None:
     save_file(member_state(seed), folder / "teachers" / f"{name}.safetensors")
 
 
+@pytest.mark.thorough
 def test_odd_names_work_from_the_cache_to_the_exported_file(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "tiny", members=0, rows={"train": 24, "validation": 24, "test": 10})
     for seed, name in enumerate(ODD):

@@ -185,6 +185,7 @@ def now(folder: Path, returned: str, line: str = "pass", **more: Any) -> Setting
     return settings(folder, {"train.epochs": 1, "teachers.model": f"{file}:make_teacher", **more})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("transform", ["crop-flip", "crop-flip+ods"])
 def test_tuples_are_cached_moved_and_asked_live(tmp_path: Path, transform: str) -> None:
     """As those are that return the logits alone, to the last bit; and it is said once a member."""

@@ -229,6 +229,7 @@ def test_the_ready_resnets_open(shared: Path) -> None:
     assert teachers[3].build()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.thorough
 def test_the_ready_timm_runs_open_and_agree_with_timm(shared: Path) -> None:
     import timm
 

@@ -21,6 +21,7 @@ Counts = NDArray[np.int64]
 # --- by names -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.randoms())
 def test_outputs_are_mapped_to_the_data_by_name(classes: list[str], random: object) -> None:
     names = list(classes)

@@ -151,6 +151,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" fo
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -202,6 +203,7 @@ def opened_or_refused(path: Path) -> None:
         pass
 
 
+@pytest.mark.thorough
 def test_arguments_of_every_type_are_followed_or_refused(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     for key, value in itertools.product(RUN_KEYS, ODD):
@@ -209,6 +211,7 @@ def test_arguments_of_every_type_are_followed_or_refused(tmp_path: Path) -> None
         opened_or_refused(run)
 
 
+@pytest.mark.thorough
 def test_configs_of_every_type_are_followed_or_refused(tmp_path: Path) -> None:
     folder = an_hf_folder(tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())

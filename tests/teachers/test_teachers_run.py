@@ -152,6 +152,7 @@ def test_damaged_weights_are_named(digits: Path) -> None:
 # --- a generation -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_student_teaches_the_next(digits: Path, settings_of: Callable[..., Settings]) -> None:
     """Two runs are an ensemble like any other: cached, distilled, compared."""
     quick = {"train.epochs": 1, "views.count": 1}

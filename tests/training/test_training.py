@@ -80,6 +80,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(cached: Path) -> No
     assert (trained(cached, train__seed=1).folder / "student.safetensors").read_bytes() != files[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_workers_validation_and_the_state_of_the_world_change_nothing(cached: Path) -> None:
     """Dropout draws from torch's generator: nothing else may, or what else is done would change the student."""

@@ -41,7 +41,7 @@ HARD = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
+pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")
