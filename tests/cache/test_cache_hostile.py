@@ -164,6 +164,7 @@ def test_no_text_of_the_manifest_reaches_another_folder(made: Path, tmp_path: Pa
 PATHS = ["{victim}", "../../victim", "..", ".", "", "a\\b", "a\nb", "{victim}/cache"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "what"), list(zip(PATHS, itertools.cycle(["train", "ood/noise", "member-0", "x"]), strict=False))
 )

@@ -128,6 +128,7 @@ def test_a_generation_names_the_one_before(made: Path) -> None:
     assert set(configs[0].provenance.trained_on) == {"train", "transfer"}
 
 
+@pytest.mark.thorough
 def test_every_generation_has_a_seed_of_its_own(folder: Path) -> None:
     def seeds(name: str) -> list[int]:
         chain = folder / "runs" / name
@@ -227,6 +228,7 @@ def test_a_finished_chain_is_up_to_date(made: Path, count: int) -> None:
     assert contents(made) == before
 
 
+@pytest.mark.thorough
 def test_a_chain_grows_without_the_ensemble(folder: Path) -> None:
     chained(folder, "grown", 1)
     shutil.rmtree(folder / "teachers")

@@ -115,6 +115,7 @@ def test_inputs_are_image_files_or_one_source(file: str, tmp_path: Path) -> None
         open_inputs([str(tmp_path / "gone.png")])
 
 
+@pytest.mark.thorough
 def test_data_starts_without_torch() -> None:
     check = (
         "import ensemble_distill.data as data, ensemble_distill.data.views as views, sys\n"

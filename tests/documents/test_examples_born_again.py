@@ -91,6 +91,7 @@ def test_a_body_is_a_teacher_without_classifier(
     assert teacher["classifier.weight"].shape == (7, features)
 
 
+@pytest.mark.thorough
 def test_ban_resnet_shares_its_teachers_ends() -> None:
     for block in ["bottleneck", "basic"]:
         for depth, growth in [(22, 12), (90, 60)]:

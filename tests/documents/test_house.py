@@ -209,6 +209,7 @@ def touches(path: Path) -> Iterator[str]:
             yield name
 
 
+@pytest.mark.thorough
 def test_only_the_room_of_files_touches_files() -> None:
     """So that every write is whole, and none goes through a link to somewhere else."""
     touching = {str(path.relative_to(ROOT)): set(touches(path)) for path in MODULES if any(touches(path))}

@@ -197,6 +197,7 @@ def test_what_is_marked_runs(folder: Path) -> None:
 # --- Python and settings ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("block", of("python"), ids=named)
 def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block.text, str(block), "exec", dont_inherit=True), {"__name__": "readme"})

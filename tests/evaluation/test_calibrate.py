@@ -111,6 +111,7 @@ def test_every_form_of_student_can_be_calibrated(digits: Path, settings_of: Sett
         assert export(settings, f"{method}-s0", onnx=True)
 
 
+@pytest.mark.thorough
 def test_a_new_training_starts_without_it(digits: Path, settings_of: SettingsOf) -> None:
     calibrate(settings_of(digits))
     train(settings_of(digits, {"train.seed": 1, "output.name": "hydra-s0", "train.epochs": 1}), overwrite=True)

@@ -31,6 +31,7 @@ SettingsOf = Callable[..., Settings]
 # --- figures ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_figures_are_those_of_the_members_and_the_student(digits: Path, settings_of: SettingsOf) -> None:
     document = evaluate(settings_of(digits)).to_json()
     x, y = pixels_of(digits / "data/test.npz"), np.load(digits / "data/test.npz")["y"]
@@ -108,6 +109,7 @@ def test_kept_rows_reduce_to_the_figures(digits: Path, settings_of: SettingsOf) 
         assert "ensemble_nll" not in away, "labels from elsewhere mean nothing here"
 
 
+@pytest.mark.thorough
 def test_costs_are_sane(digits: Path, settings_of: SettingsOf) -> None:
     cost = evaluate(settings_of(digits)).cost
     macs = 64 * 64 + 64 * 64 + 64 * 10

@@ -184,6 +184,7 @@ def test_shifts_are_a_row_for_each_severity(evaluate: Any, made: Path) -> None:
     assert "evaluating shifts of test: 250 rows" in result.stderr
 
 
+@pytest.mark.thorough
 def test_collapsed_heads_are_told_of_by_the_runs_name(evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ensemble_distill.cli.evaluate.COLLAPSED", 2.0)  # every head has
     for style in ("table", "markdown"):

@@ -319,6 +319,7 @@ def some_config(output: Any, orders: Any, **of: Any) -> Any:
     )
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(config=st.one_of(*(some_config(**of) for of in (ANY_FAMILY, NUMBERS, OF_ONE_HEAD))), weighted=st.booleans())
 def test_a_config_is_the_same_after_json(config: StudentConfig, weighted: bool) -> None:

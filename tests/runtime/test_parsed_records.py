@@ -62,6 +62,7 @@ def test_what_is_none_is_told_by_its_place_and_value(said: object, told: str) ->
         parsed(Outer, said, owner=1)
 
 
+@pytest.mark.thorough
 def test_what_is_nested_too_deeply_is_told() -> None:
     deep: list[object] = []
     for _ in range(100_000):

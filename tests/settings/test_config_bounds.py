@@ -170,6 +170,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.thorough
 def test_a_file_that_holds_no_settings_is_one_short_message(toml: Path) -> None:
     for case, (content, told) in BROKEN.items():
         toml.write_bytes(content)

@@ -89,6 +89,7 @@ def test_such_a_run_is_evaluated_exported_and_loaded_with_its_factory(folder: Pa
         assert_close(load_student(run.folder, make_body)(x), run.student(trust=EVERYTHING)(x))
 
 
+@pytest.mark.thorough
 def test_one_name_in_a_list_is_that_body_itself(folder: Path) -> None:
     alone, listed = (
         trained(folder, f"one-{i}", init).student(trust=EVERYTHING) for i, init in enumerate(("member-1", ["member-1"]))

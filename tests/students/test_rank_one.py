@@ -169,6 +169,7 @@ def test_a_head_is_its_members_side_by_side(hidden: tuple[int, ...]) -> None:
     assert_close(found.layers[0].weight, heads.layers[0].weight[0])  # type: ignore[index]
 
 
+@pytest.mark.thorough
 def test_without_spread_all_members_are_the_original() -> None:
     for make, shape in BODIES.values():
         student = student_of(make(), shape)

@@ -348,6 +348,7 @@ def test_few_rows_are_no_evidence() -> None:
     tried(Returning(lambda z, f: z.sigmoid()), x, MEMBER, "train", range(7), CLASSES)
 
 
+@pytest.mark.thorough
 def test_sigmoids_that_are_asked_live_are_refused(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "tiny", 2)
     these = now(folder, "z")

@@ -220,6 +220,7 @@ def test_configs_of_every_type_are_followed_or_refused(tmp_path: Path) -> None:
         opened_or_refused(folder)
 
 
+@pytest.mark.thorough
 def test_pretrained_configs_of_every_type_are_followed_or_refused(tmp_path: Path) -> None:
     folder = an_hf_folder(tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())

@@ -82,6 +82,7 @@ def test_an_average_that_is_no_state_dict_is_passed_over(tmp_path: Path) -> None
         assert_same(weights.state, a_state())
 
 
+@pytest.mark.thorough
 @given(st.lists(st.sampled_from(WRAPPERS), max_size=3))
 def test_wrappers_prefixes_are_removed_in_any_order(tmp_path_factory: Any, wrappers: list[str]) -> None:
     file = tmp_path_factory.mktemp("wrapped") / "m.pth"

@@ -259,6 +259,7 @@ def test_losses_fall_and_are_what_numpy_says(cached: Path, method: str) -> None:
     assert mixture.mean() < 4.5 < np.log(SPREAD) + 0.5 * np.log(2 * np.pi) + 1
 
 
+@pytest.mark.thorough
 def test_heads_part_each_towards_its_own_member(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "t", rows={"train": 240, "validation": 60})
     more: dict[str, Any] = {"views.transform": "none", "cache.batch-size": 240}
@@ -380,6 +381,7 @@ def test_labels_are_missed_before_the_first_step(tmp_path: Path) -> None:
         assert "validation_nll" not in table[0]
 
 
+@pytest.mark.thorough
 def test_whole_numbers_are_targets_and_names_of_classes_no_matter(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "t", rows=ROWS)
     for split in ROWS:

@@ -54,6 +54,7 @@ class Wider(Promising):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_runs_as_it_is(digits: Path, settings_of: Callable[..., Settings], method: str) -> None:
     report = train(settings_of(digits, {"train.method": method, "train.epochs": 2, "output.name": "again"}))

@@ -138,6 +138,7 @@ def test_names_stay_in_their_folder(folder: Path, name: str) -> None:
             load_settings(folder / "edistill.toml", {key: value})
 
 
+@pytest.mark.thorough
 def test_overwriting_removes_nothing_of_the_users(folder: Path) -> None:
     cache_logits(settings(folder))
     train(settings(folder))
