@@ -19,8 +19,18 @@ COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own me
 FEW = 4  # targets or labels whose own figures stand in the table
 
 # of a single run these stand in the columns of the controls
-TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl")
-LABELS = {"macs": "multiply-accumulates", "latency_ms": "latency, one thread (ms)"}
+TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
+LABELS = {
+    "macs": "multiply-accumulates",
+    "latency_ms": "latency, one thread (ms)",
+    "prediction": "in prediction",
+    "fidelity": "in fidelity",
+    "uncertainty": "in uncertainty",
+    "uncertainty_control": "in uncertainty, control",
+    "cost_latency": "costs in latency",
+    "cost_macs": "costs in multiply-accumulates",
+    "cost_parameters": "costs in parameters",
+}
 
 
 class Style(StrEnum):
@@ -109,6 +119,13 @@ def _tell(run: Evaluation, in_chain: bool) -> None:
     if run.calibrated:
         which = "GENERATION" if in_chain else run.run
         render.message(f"{run.run} is calibrated; edistill calibrate {which} --remove takes that away.")
+    student = run.worth and run.worth[STUDENT]
+    if student and student.falls_short:
+        render.message(
+            f"{run.run} takes as long as {student.cost_in_members:.1f} members and is worth fewer in "
+            f"{' and in '.join(student.falls_short)}: serve some members instead"
+            + (f", the best of them by NLL on the validation rows: {' + '.join(run.instead)}." if run.instead else ".")
+        )
     explained = run.fidelity["diversity_explained"]
     if explained is not None and explained < 0:
         render.message(
@@ -131,8 +148,26 @@ def _title(found: Comparison) -> str:
     if len(found.runs) > 1:
         return f"{len(found.runs)} runs {rows}"
     explained = first.fidelity["diversity_explained"]
-    headline = "" if explained is None or explained < 0 else f": {explained:.0%} of the members' diversity explained"
-    return f"{first.run} {rows}{headline}"
+    headline = _worth(first)
+    if explained is not None and explained >= 0:
+        of_them = f"{explained:.0%} of the members' diversity explained"
+        headline.append(f"explains {explained:.0%} of their diversity" if headline else of_them)
+    return f"{first.run} {rows}" + (": " + ", ".join(headline) if headline else "")
+
+
+def _worth(run: Evaluation) -> list[str]:
+    """What a run's student is worth and what it costs, in words."""
+    student = run.worth and run.worth[STUDENT]
+    if not student or run.ladder is None:
+        return []
+    each = {"prediction": student.prediction, "uncertainty": student.uncertainty}
+    told = [f"{_members(value, name in student.beyond)} in {name}" for name, value in each.items() if value is not None]
+    found = [f"worth {' and '.join(told)} of {len(run.ladder.mean_kl)} members"] if told else []
+    return found if student.cost is None else [*found, f"costs {student.cost_in_members:.1f} in latency"]
+
+
+def _members(count: float, beyond: bool) -> str:
+    return f"more than {count:.0f}" if beyond else f"{count:.1f}"
 
 
 def _sections(found: Comparison) -> tuple[render.Sections, render.Sections]:
@@ -145,13 +180,15 @@ def _sections(found: Comparison) -> tuple[render.Sections, render.Sections]:
             continue
         if kind != "shifts" and not repeated and any(value is not None for value in line.values):
             title = {
+                "worth": "worth, in members",
                 "uncertainty": f"uncertainty ({found.task.uncertainty_unit})",
                 "ood": f"out of distribution: {name} (AUROC)",
                 "cost": "cost of one row",
             }.get(kind, kind)
             label = LABELS.get(line.figure, line.figure.replace("_", " "))
             sections.setdefault(title, []).append([f"by {label}" if kind == "ood" else label, *_cells(line)])
-    return {"fidelity": sections.pop("fidelity")}, sections
+    near = [title for title in ("worth, in members", "fidelity") if title in sections]
+    return {title: sections.pop(title) for title in near}, sections
 
 
 def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
@@ -174,6 +211,8 @@ def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
 def _cells(line: Line) -> list[str]:
     if line.figure in ("parameters", "macs"):
         return [render.short(value) for value in line.values]
+    if line.section == "worth":
+        return ["–" if value is None else f"{value:.1f}" for value in line.values]
     cells = [render.number(value) for value in line.values]
     if line.section == "fidelity":
         perfect = FIDELITY[line.figure]
@@ -183,6 +222,11 @@ def _cells(line: Line) -> list[str]:
 
 def _caption_near(found: Comparison) -> render.Lines:
     told = [f"{_heading(found, ENSEMBLE)}: what a perfect student gets."]
+    if found.runs[0].ladder is not None:
+        told.append(
+            "worth: how many members do as well, on average over sub-ensembles: by NLL, by mean KL, and by the l1 of "
+            "the model uncertainty once its mean is right."
+        )
     told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
     if len(found.runs) > 1 and any(run.fidelity["model_uncertainty_spearman"] is not None for run in found.runs):
         told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")

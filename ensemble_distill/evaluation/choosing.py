@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ensemble_distill.data.source import Array, Source
 from ensemble_distill.errors import EdistillError
@@ -17,17 +18,25 @@ from ensemble_distill.runtime.progress import Progress
 
 Chosen = Mapping[str, tuple[int, ...] | None]  # sub-ensembles by name: the positions of the members of each
 
+
+class Choice(NamedTuple):
+    """Sub-ensembles that were chosen, and who chooses others; None where there are no rows to choose on."""
+
+    chosen: Chosen
+    search: SubEnsembles | None
+
+
 SPLIT = "validation"
 
 
-def choose(given: Given, runs: Sequence[Run], ensemble: Ensemble, evaluated: str) -> Chosen:
+def choose(given: Given, runs: Sequence[Run], ensemble: Ensemble, evaluated: str) -> Choice:
     """The sub-ensembles of the least NLL on the validation rows. All are None, and it is told why, where they cannot be
     chosen: without this baseline the rest of an evaluation still stands.
 
     Args:
         evaluated: the split on which they will be reported.
     """
-    nothing: Chosen = dict.fromkeys(SUBENSEMBLES)
+    nothing = Choice(dict.fromkeys(SUBENSEMBLES), None)
     members = len(ensemble.members)
     if members == 1:  # a teacher, whom nobody expects to have parts
         return nothing
@@ -42,16 +51,17 @@ def choose(given: Given, runs: Sequence[Run], ensemble: Ensemble, evaluated: str
         if source.labels is None:
             given.progress.note("No sub-ensembles: data.validation, on which they would be chosen, has no labels.")
             return nothing
-        chosen = _best(ensemble, source, source.labels, given.progress)
+        search = _searched(ensemble, source, source.labels, given.progress)
+        chosen = {name: search.best(size) for name, size in SUBENSEMBLES.items()}
     except EdistillError as error:
         given.progress.warn(f"No sub-ensembles, since they are chosen on validation rows. {error}")
         return nothing
     if evaluated == SPLIT:
         given.progress.note("The sub-ensembles were chosen on these very rows, so their figures are too good.")
-    return chosen
+    return Choice(chosen, search)
 
 
-def _best(ensemble: Ensemble, source: Source, labels: Array, progress: Progress) -> Chosen:
+def _searched(ensemble: Ensemble, source: Source, labels: Array, progress: Progress) -> SubEnsembles:
     search, done = SubEnsembles(), 0
     progress.start("choosing sub-ensembles on validation", total=len(source), unit="rows")
     try:
@@ -61,4 +71,4 @@ def _best(ensemble: Ensemble, source: Source, labels: Array, progress: Progress)
             progress.advance(len(outputs))
     finally:  # an error here does not end the evaluation
         progress.finish()
-    return {name: search.best(size) for name, size in SUBENSEMBLES.items()}
+    return search

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, MEMBER, SHARED, STUDENT
+from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, MEMBER, SHARED, STUDENT, TOTAL
 from ensemble_distill.evaluation.result import SCHEMA, Evaluation, Models
+from ensemble_distill.evaluation.worth import COSTS, RUNGS, Worth, cost_shares
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures
 from ensemble_distill.tasks.task import Task
+
+NEAR = ("worth", "fidelity")  # sections of how near models are to the ensemble
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Line:
     """One figure of every model.
 
     Attributes:
-        section: "fidelity", "quality", "uncertainty", "ood/NAME", "cost" or "shifts/NAME/SEVERITY".
+        section: "worth", "fidelity", "quality", "uncertainty", "ood/NAME", "cost" or "shifts/NAME/SEVERITY".
         figure: as the document names it.
         models: a column each.
         values: one for each model; None where the figure does not apply.
@@ -110,7 +113,7 @@ class Comparison:
         """Every figure; how near the students are is first."""
         for tables in zip(*(_tables(run) for run in self.runs), strict=True):
             section, first = tables[0]
-            near = section == "fidelity"
+            near = section in NEAR
             before, behind = (self._before, self._behind) if near else (self._shared, [])
             students = [first[name] for name in self.chain] or [table[STUDENT] for _, table in tables]
             models = [*map(first.get, before), *students, *map(first.get, behind)]
@@ -121,6 +124,8 @@ class Comparison:
 
 def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
     """The sections of one run."""
+    if run.worth is not None:
+        yield "worth", _worths(run, run.worth)
     parts = {**run.subensemble_fidelity, **(run.chain_fidelity or {})}
     yield "fidelity", {STUDENT: run.fidelity, **parts, **run.fidelity_controls}
     for section, uncertain in (("quality", False), ("uncertainty", True)):
@@ -131,6 +136,19 @@ def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
     for shift, severities in (run.shifts or {}).items():
         for severity, models in severities.items():
             yield f"shifts/{shift}/{severity}", models
+
+
+def _worths(run: Evaluation, worths: Mapping[str, Worth | None]) -> Models:
+    """In members, with the ensemble's own. The control of uncertainty stands in that control's column too."""
+    found = {name: None if each is None else each.to_figures() for name, each in worths.items()}
+    student, members = worths[STUDENT], float(len(run.ladder.mean_kl)) if run.ladder else None
+    control = None if student is None else student.uncertainty_control
+    costs = cost_shares(run.cost[ENSEMBLE], run.cost[MEMBER])
+    whole: Figures = dict.fromkeys(RUNGS, members)
+    whole |= {f"cost_{name}": None if costs is None else costs[name] for name in COSTS}
+    nothing = dict.fromkeys(whole)
+    fakes: Models = {name: {**nothing, "uncertainty": control if name == TOTAL else None} for name in CONTROLS}
+    return {**found, ENSEMBLE: whole, **fakes}
 
 
 def _only(figures: Mapping[str, float | None] | None, uncertain: bool) -> Figures | None:

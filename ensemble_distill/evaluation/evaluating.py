@@ -71,8 +71,8 @@ def _measured(
     elsewhere = {name: open_for(runs, given.splits, name) for name in given.splits if name.startswith("ood/")}
     ensemble = Ensemble(given, runs[0])
     students = Students(given, runs)
-    chosen = choose(given, runs, ensemble, split)
-    bench = Bench(ensemble, students, averages, chosen, given.progress)
+    choice = choose(given, runs, ensemble, split)
+    bench = Bench(ensemble, students, averages, choice.chosen, given.progress)
     return Measured(
         task=ensemble.task,
         members=tuple(member.name for member in ensemble.members),
@@ -82,5 +82,5 @@ def _measured(
         shifts=bench.shifted(split, source) if shifts else None,
         levels={name: levels(name, source.kind) for name in shifts_for(source.kind)},
         costs=bench.costs(source),
-        chosen=chosen,
+        choice=choice,
     )

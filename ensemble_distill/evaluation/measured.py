@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ensemble_distill.evaluation.choosing import Chosen
+from ensemble_distill.evaluation.choosing import Choice
 from ensemble_distill.evaluation.controls import controls
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.measuring import Model, SplitValues
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER, STUDENT, SUBENSEMBLES
 from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.evaluation.worth import Worth, worth
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.figures import Figures
 
@@ -30,7 +31,7 @@ class Measured:
         shifts: {shift: {severity: {model: figures}}}; None where they were not asked for.
         levels: what the severities of each shift mean.
         costs: of each model that is at hand.
-        chosen: the positions of the members of each sub-ensemble.
+        choice: the positions of the members of each sub-ensemble, and who finds others.
     """
 
     task: Task
@@ -41,7 +42,7 @@ class Measured:
     shifts: Mapping[str, Mapping[int, Mapping[Model, Figures]]] | None
     levels: Mapping[str, tuple[str, ...]]
     costs: Mapping[Model, Figures]
-    chosen: Chosen
+    choice: Choice
 
     def evaluation(
         self, index: int, named: str, calibrated: bool, chain: Mapping[str, Model] | None = None
@@ -58,6 +59,8 @@ class Measured:
         names: dict[str, Model] = {ENSEMBLE: ENSEMBLE, MEMBER: MEMBER, STUDENT: index}
         names |= {**{name: name for name in SUBENSEMBLES}, **more}
 
+        worths = self._worth(names)
+
         def each(found: Mapping[Model, Figures]) -> dict[str, Figures | None]:
             return {name: found.get(model) for name, model in names.items()}
 
@@ -71,12 +74,16 @@ class Measured:
             ood={name: each(found) for name, found in self._detected.items()},
             cost=each(self.costs),
             subensembles={
-                name: None if at is None else tuple(self.members[m] for m in at) for name, at in self.chosen.items()
+                name: None if at is None else tuple(self.members[m] for m in at)
+                for name, at in self.choice.chosen.items()
             },
             subensemble_fidelity={name: self._nearness.get(name) for name in SUBENSEMBLES},
             fidelity_controls=self._controls(index),
             chain_fidelity={name: self._nearness[model] for name, model in more.items()} if more else None,
             calibrated=calibrated,
+            ladder=self.main.ladder,
+            worth=worths,
+            instead=None if worths is None else self._instead(worths[STUDENT]),
             shifts=None
             if self.shifts is None
             else {
@@ -101,6 +108,27 @@ class Measured:
             model: fidelity(ensemble, member, self.main.models[model], rows, self._unit)
             for model, rows in self.main.nearness.items()
         }
+
+    def _worth(self, names: Mapping[str, Model]) -> dict[str, Worth | None] | None:
+        """Of each model that is measured against the ensemble; None where nobody could serve fewer members."""
+        main, ladder = self.main, self.main.ladder
+        if ladder is None:
+            return None
+        found: dict[str, Worth | None] = dict.fromkeys(name for name in names if name not in (ENSEMBLE, MEMBER))
+        for name in found:
+            model = names[name]
+            if model in main.nearness:
+                mean_kl = float(main.nearness[model]["mean_kl"].mean())
+                own, member = self.costs.get(model), self.costs.get(MEMBER)
+                found[name] = worth(ladder, main.models[ENSEMBLE], main.models[model], mean_kl, own, member)
+        return found
+
+    def _instead(self, student: Worth | None) -> tuple[str, ...] | None:
+        """The best members by NLL on the validation rows, as many as the student costs, if it is worth fewer."""
+        if student is None or not student.falls_short or self.choice.search is None:
+            return None
+        best = self.choice.search.best(max(1, int(student.cost_in_members)))
+        return None if best is None else tuple(self.members[at] for at in best)
 
     def _controls(self, index: int) -> dict[str, Figures]:
         main = self.main

@@ -16,10 +16,12 @@ from ensemble_distill.evaluation.choosing import Chosen
 from ensemble_distill.evaluation.cost import cost, mean_cost
 from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.halves import halves, halves_rows
+from ensemble_distill.evaluation.ladder import Climb
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER
 from ensemble_distill.evaluation.offsets import Offsets
 from ensemble_distill.evaluation.rows import as_targets, concatenate, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.students import Students
+from ensemble_distill.evaluation.worth import Ladder
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.progress import Progress
@@ -38,12 +40,14 @@ class SplitValues:
         nearness: to the ensemble, of each model that is not made of all its members; see `fidelity_rows`.
         offsets: of each student's fake that there is; see `Offsets.rows`.
         halves: of the ensemble; see `halves_rows`. None for too few members, and on rows that have no controls.
+        ladder: what sub-ensembles get. None for a single member, and on rows that have no controls.
     """
 
     models: Mapping[Model, Values]
     nearness: Mapping[Model, Values]
     offsets: Mapping[int, Values]
     halves: Values | None
+    ladder: Ladder | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class Bench:
         nearness: dict[Model, list[Values]] = defaultdict(list)
         offsets = Offsets(self.ensemble.family, self.ensemble.predictive, len(source))
         splits, split_rows = halves(self.ensemble.pooled) if controlled else [], []
+        pooled = self.ensemble.pooled
+        climb = Climb(pooled, len(source), self.ensemble.task.width) if controlled and len(pooled) > 1 else None
         for (rows, students), outputs in zip(self.students.predicted(source, named), members, strict=True):
             ensemble = self.ensemble.predictive(outputs)
             y = None if labels is None else as_targets(labels[rows.start : rows.stop])
@@ -123,6 +129,8 @@ class Bench:
             for model, predictive, near in self._others(students, outputs):
                 models[model].append(prediction_rows(self.ensemble.task, predictive, y))
                 nearness[model].append(fidelity_rows(ensemble, near))
+            if climb is not None:
+                climb.add(ensemble, y)
             if controlled:
                 offsets.add(rows, outputs, students)
             if splits:
@@ -134,6 +142,7 @@ class Bench:
             {model: concatenate(batches) for model, batches in nearness.items()},
             offsets.rows() if controlled else {},
             concatenate(split_rows) if split_rows else None,
+            climb.ladder() if climb is not None else None,
         )
 
     def _others(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ENSEMBLE, MEMBER, STUDENT = "ensemble", "member", "student"
 SUBENSEMBLES = {"best-2": 2, "best-3": 3}  # by name, how many members each has
+TOTAL = "total_uncertainty"  # the control of that name
 SHARED = (ENSEMBLE, MEMBER, *SUBENSEMBLES)  # the models that runs of one ensemble have in common
 
 # Of each fidelity figure what a student that is the ensemble gets; None for those that are controls themselves.
@@ -25,6 +26,6 @@ FIDELITY = {
 CONTROLS = {
     "collapsed": "every head says the student's mean.",
     "offsets": "that mean with random offsets, the same on every row, of the ensemble's model uncertainty.",
-    "total_uncertainty": "the student's, scaled to a ratio of 1, in the place of its model uncertainty.",
+    TOTAL: "the student's, scaled to a ratio of 1, in the place of its model uncertainty.",
     "halves": "half of the members against the other half: what an independent ensemble of that size gets.",
 }

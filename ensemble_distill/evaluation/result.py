@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ensemble_distill.evaluation.worth import Ladder, Worth
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.task import Task
 
@@ -32,6 +33,9 @@ class Evaluation:
         subensembles: the members of each sub-ensemble, by name; None where none was chosen.
         subensemble_fidelity: as `fidelity`, of each sub-ensemble.
         fidelity_controls: the same figures of each control; see `controls`.
+        ladder: what sub-ensembles of k members get, k = 1 … M. None for an ensemble of one.
+        worth: how many members the student, the sub-ensembles and the generations are worth. None as `ladder`.
+        instead: the best members of the student's cost, where it is worth fewer. None else, or if nobody could choose.
         chain_fidelity: as `fidelity`, of each generation of a chain and each of their averages. None for a run.
         calibrated: whether the student, or a generation of the chain, is.
         shifts: {shift: {severity: models}}. None where shifts were not asked for.
@@ -49,6 +53,9 @@ class Evaluation:
     subensembles: Mapping[str, tuple[str, ...] | None]
     subensemble_fidelity: Models
     fidelity_controls: Mapping[str, Figures]
+    ladder: Ladder | None = None
+    worth: Mapping[str, Worth | None] | None = None
+    instead: tuple[str, ...] | None = None
     chain_fidelity: Mapping[str, Figures] | None = None
     calibrated: bool = False
     shifts: Mapping[str, Mapping[int, Models]] | None = None
@@ -71,6 +78,11 @@ class Evaluation:
             "fidelity_controls": dict(self.fidelity_controls),
             "chain_fidelity": None if self.chain_fidelity is None else dict(self.chain_fidelity),
             "calibrated": self.calibrated,
+            "ladder": None if self.ladder is None else self.ladder.to_json(),
+            "worth": None
+            if self.worth is None
+            else {name: None if each is None else each.to_json() for name, each in self.worth.items()},
+            "instead": None if self.instead is None else list(self.instead),
             **self.shifts_to_json(),
         }
 

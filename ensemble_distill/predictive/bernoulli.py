@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.categorical import TINY
 from ensemble_distill.predictive.dirichlet import log_plus
+from ensemble_distill.predictive.parts import Parts, mixed
 from ensemble_distill.predictive.pools import Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
@@ -139,6 +141,15 @@ class Bernoulli:
         each = self.each()
         model, data = each.model.sum(-1), each.data.sum(-1)
         return Summary(mean=each.mean, total=data + model, data=data, model=model)
+
+    def parts(self, share: Tensor, y: Tensor | None) -> Parts:
+        yes, no = (mixed(share, logsigmoid(z).exp()) for z in (self.logits, -self.logits))
+        entropy = torch.special.entr(yes) + torch.special.entr(no)
+        model = (entropy - mixed(share, self.entropy())).clamp_min(0).sum(-1)
+        mixture = yes.clamp_min(TINY).log() - no.clamp_min(TINY).log()
+        logits = mixed(share, self.logits) if self.average == "logits" else mixture
+        pooled = replace(self, logits=logits, weights=None)
+        return Parts(pooled, model, None if y is None else pooled.nll(y))
 
     def log_width(self) -> None:
         """A temperature widens it."""

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.parts import Parts, mixed
 from ensemble_distill.predictive.pools import Mixtures, Pool, Products
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
 
+TINY = 1e-300  # probabilities below it are 0 in double precision
 ANCHORED = 3  # times the pooled prediction is brought back; for spreads of up to 2 it is then within 2e-3 nats
 
 
@@ -140,6 +142,14 @@ class Categorical:
         data = self.member_mean(-(log_probs.exp() * log_probs).sum(-1))
         mean = self.pooled().log_probs().squeeze(1).exp()
         return Summary(mean=mean, total=data + model, data=data, model=model)
+
+    def parts(self, share: Tensor, y: Tensor | None) -> Parts:
+        log_probs = self.log_probs()
+        mixture = mixed(share, log_probs.exp())
+        model = torch.special.entr(mixture).sum(-1) - mixed(share, self.entropy())
+        logits = mixed(share, log_probs) if self.average == "logits" else mixture.clamp_min(TINY).log()
+        pooled = replace(self, logits=logits, weights=None)
+        return Parts(pooled, model.clamp_min(0), None if y is None else pooled.nll(y))
 
     def log_width(self) -> None:
         """A temperature widens it."""

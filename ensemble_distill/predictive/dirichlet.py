@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.parts import Parts
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import weighted_mean
@@ -128,6 +129,10 @@ class Dirichlet:
         total = -(p * (log_a - log_total)).sum(-1)
         model, data = (values.to(mean) for values in (model, (total - model).clamp_min(0)))
         return Summary(mean=mean, total=data + model, data=data, model=model)
+
+    def parts(self, share: Tensor, y: Tensor | None) -> Parts:
+        """Of its expected probabilities, which have no parts but themselves."""
+        return self.mixture().parts(share, y)
 
     def log_width(self) -> None:
         """A temperature widens it."""

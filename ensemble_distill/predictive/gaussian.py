@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.parts import Parts, mixed, mixed_nll
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
@@ -116,6 +117,14 @@ class Gaussian:
         data = self.member_mean(self.log_variance.exp())
         model = self.member_mean((apart - rounding.unsqueeze(1)).square())
         return Summary(mean=rough + rounding, total=data + model, data=data, model=model)
+
+    def parts(self, share: Tensor, y: Tensor | None) -> Parts:
+        center = self.member_mean(self.mean).unsqueeze(1)
+        apart = self.mean - center
+        mean, data = mixed(share, apart), mixed(share, self.log_variance.exp())
+        model = (mixed(share, apart.square()) - mean.square()).clamp_min(0)
+        pooled = replace(self, mean=center + mean, log_variance=(data + model).log(), weights=None)
+        return Parts(pooled, model, None if y is None else mixed_nll(share, self.nll(y)))
 
     def log_width(self) -> Tensor:
         """ln of the mean of the members' variances, (B,)."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.gaussian import Gaussian
+from ensemble_distill.predictive.parts import Parts, mixed_nll
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
@@ -104,6 +105,11 @@ class GaussianVector:
         square = self.unit.to(each.data).square()
         data, model = ((variance / square).mean(-1) for variance in (each.data, each.model))
         return Summary(mean=each.mean, total=data + model, data=data, model=model)
+
+    def parts(self, share: Tensor, y: Tensor | None) -> Parts:
+        each = self.apart.parts(share, None)
+        model = (each.model / self.unit.to(each.model).square()).mean(-1)
+        return Parts(self._of(each.pooled), model, None if y is None else mixed_nll(share, self.nll(y)))
 
     def log_width(self) -> Tensor:
         """ln of the mean of the members' variances, the mean over targets, (B,)."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, Self
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.parts import Parts
 from ensemble_distill.predictive.pools import Pool
 
 Average = Literal["probabilities", "logits"]
@@ -59,6 +60,15 @@ class Predictive(Protocol):
     def summary(self) -> Summary: ...
     def log_width(self) -> Tensor | None: ...  # ln of its own mean variance, (B,); None where a temperature widens it
     def as_member(self) -> Tensor: ...  # the prediction made of them in the numbers that one member says, (B, W)
+    def parts(self, share: Tensor, y: Tensor | None) -> Parts:
+        """What sub-ensembles predict; no L.
+
+        Args:
+            share: (S, M) how much each member counts, in sums of 1; 0 for who is no part.
+            y: the right answers, where there are any.
+        """
+        ...
+
     def emitted(self, summary: Summary) -> dict[str, Tensor]:
         """What an exported student says of B rows, by name, but for its uncertainties; no L."""
         ...

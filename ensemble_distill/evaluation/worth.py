@@ -1,0 +1,153 @@
+"""How many members of its ensemble a model is worth, beside how many it costs.
+
+In prediction this is the deep-ensemble equivalent of Ashukha et al. 2020 (arXiv:2002.06470).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.tasks.figures import Figures
+
+NOTHING = 1e-9  # a mean model uncertainty below this share is 0
+ROUNDING = 1e-6  # of a figure: nearer to the ensemble's is the same
+RUNGS = ("prediction", "fidelity", "uncertainty", "uncertainty_control")
+COSTS = {"latency": "latency_ms", "macs": "macs", "parameters": "parameters"}
+
+
+Column = list[float]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Means over sub-ensembles of k members, for k = 1, …, M.
+
+    Attributes:
+        nll: of the pooled prediction; None without labels.
+        mean_kl: KL(ensemble ‖ sub-ensemble) of pooled predictions.
+        model_uncertainty_l1: Σ|c·MU − MU_e| ÷ Σ MU_e, c such that the mean is the ensemble's; 1 for one member, which
+            has none. None where the ensemble has none.
+    """
+
+    nll: Column | None
+    mean_kl: Column
+    model_uncertainty_l1: Column | None
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Of one model, in members; None where a figure does not exist.
+
+    Attributes:
+        prediction: by the NLL.
+        fidelity: by KL(ensemble ‖ model).
+        uncertainty: by the l1 error of its model uncertainty, once one factor has made its mean the ensemble's.
+        uncertainty_control: the same of its total uncertainty.
+        beyond: which of these are better than the ensemble's own.
+        cost: its latency, multiply-accumulates and parameters ÷ a member's; None where the members are not at hand.
+    """
+
+    prediction: float | None
+    fidelity: float | None
+    uncertainty: float | None
+    uncertainty_control: float | None
+    beyond: tuple[str, ...]
+    cost: Mapping[str, float] | None
+
+    @property
+    def cost_in_members(self) -> float:
+        """Its latency ÷ a member's; nan where that is not known."""
+        return math.nan if self.cost is None else self.cost["latency"]
+
+    @property
+    def falls_short(self) -> list[str]:
+        """In what it is worth fewer members than it costs: "prediction", "uncertainty"."""
+        each = {"prediction": self.prediction, "uncertainty": self.uncertainty}
+        return [name for name, members in each.items() if members is not None and members < self.cost_in_members]
+
+    def to_figures(self) -> Figures:
+        """A figure each, costs as `cost_latency`."""
+        found: Figures = {name: getattr(self, name) for name in RUNGS}
+        return found | {f"cost_{name}": None if self.cost is None else self.cost[name] for name in COSTS}
+
+    def to_json(self) -> dict[str, Any]:
+        cost = None if self.cost is None else dict(self.cost)
+        return {**vars(self), "beyond": list(self.beyond), "cost": cost}
+
+
+def worth(
+    ladder: Ladder,
+    ensemble: Mapping[str, NDArray[Any]],
+    model: Mapping[str, NDArray[Any]],
+    mean_kl: float | None,
+    own: Figures | None,
+    member: Figures | None,
+) -> Worth:
+    """What one model is worth on the rows that the ladder is of.
+
+    Args:
+        ensemble, model: values of each row.
+        mean_kl: KL(ensemble ‖ model) of the pooled predictions.
+        own, member: costs; see `cost`.
+    """
+    uncertain = ladder.model_uncertainty_l1
+    found: dict[str, tuple[float | None, Sequence[float] | None]] = {
+        "prediction": (float(model["nll"].mean()) if "nll" in model else None, ladder.nll),
+        "fidelity": (mean_kl, ladder.mean_kl),
+    }
+    for name, of in (("uncertainty", "model_uncertainty"), ("uncertainty_control", "total_uncertainty")):
+        there = uncertain is not None and of in model
+        found[name] = scaled_l1(model[of], ensemble["model_uncertainty"]) if there else None, uncertain
+    read = {name: None if f is None or steps is None else rung(f, steps) for name, (f, steps) in found.items()}
+    beyond = [name for name, (f, steps) in found.items() if f is not None and steps and is_beyond(f, steps)]
+    return Worth(**read, beyond=tuple(beyond), cost=cost_shares(own, member))
+
+
+def rung(figure: float, steps: Sequence[float]) -> float:
+    """The k at which a figure (less is better) lies on the ladder of k = 1 … M, between its steps by linear
+    interpolation: 0 for worse than one member, M for as good as all or better."""
+    if figure > steps[0] + _rounding(steps[0]):
+        return 0.0
+    for k, step in enumerate(steps, start=1):
+        if figure >= step:  # the first that is as good; the one before was not
+            above = steps[k - 2] if k > 1 else step
+            return float(k) if above == step else k - 1 + (above - figure) / (above - step)
+    return float(len(steps))
+
+
+def is_beyond(figure: float, steps: Sequence[float]) -> bool:
+    """Whether a figure is better than that of all members."""
+    return figure < steps[-1] - _rounding(steps[-1])
+
+
+def _rounding(step: float) -> float:
+    return ROUNDING * max(1.0, abs(step)) if math.isfinite(step) else 0.0
+
+
+def cost_shares(own: Figures | None, member: Figures | None) -> dict[str, float] | None:
+    """What a model costs in members: each of its costs ÷ a member's. None where one is not known."""
+    if own is None or member is None:
+        return None
+    found = {}
+    for name, figure in COSTS.items():
+        mine, theirs = own[figure], member[figure]
+        if mine is None or not theirs:
+            return None
+        found[name] = mine / theirs
+    return found
+
+
+def scaled_l1(theirs: NDArray[Any], ensemble: NDArray[Any]) -> float:
+    """Σ|c·u − u_e| ÷ Σ u_e with c = Σ u_e ÷ Σ u: what is left to be wrong once the mean is right. 1 for a u of 0."""
+    if not theirs.sum() > NOTHING * ensemble.sum():
+        return 1.0
+    return float(np.abs(theirs * (ensemble.sum() / theirs.sum()) - ensemble).sum() / ensemble.sum())
