@@ -160,9 +160,11 @@ def _worth(run: Evaluation) -> list[str]:
     student = run.worth and run.worth[STUDENT]
     if not student or run.ladder is None:
         return []
-    each = {"prediction": student.prediction, "uncertainty": student.uncertainty}
-    told = [f"{_members(value, name in student.beyond)} in {name}" for name, value in each.items() if value is not None]
-    found = [f"worth {' and '.join(told)} of {len(run.ladder.mean_kl)} members"] if told else []
+    told, of = [], f" of {len(run.ladder.mean_kl)} members"
+    for name, value in (("prediction", student.prediction), ("uncertainty", student.uncertainty)):
+        if value is not None:
+            told.append(f"{_members(value, name in student.beyond)}{'' if told else of} in {name}")
+    found = [f"worth {' and '.join(told)}"] if told else []
     return found if student.cost is None else [*found, f"costs {student.cost_in_members:.1f} in latency"]
 
 
