@@ -160,7 +160,8 @@ def _worth(run: Evaluation) -> list[str]:
     student = run.worth and run.worth[STUDENT]
     if not student or run.ladder is None:
         return []
-    told, of = [], f" of {len(run.ladder.mean_kl)} members"
+    told: list[str] = []
+    of = f" of {len(run.ladder.mean_kl)} members"
     for name, value in (("prediction", student.prediction), ("uncertainty", student.uncertainty)):
         if value is not None:
             told.append(f"{_members(value, name in student.beyond)}{'' if told else of} in {name}")

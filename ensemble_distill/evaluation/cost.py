@@ -15,39 +15,67 @@ from torch.utils.flop_counter import FlopCounterMode
 from ensemble_distill.tasks.figures import Figures
 
 REPEATS = 30
-BUDGET = 3.0  # seconds; a large ensemble is timed less often, but three times at least
+BUDGET = 3.0  # seconds a model; large ones are timed less often, but three times at least
+
+Model = tuple[Sequence[nn.Module], Sequence[Tensor]]  # modules, and an input (1, ...) for each
 
 
-def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor], budget: float = BUDGET) -> Figures:
-    """Of running all `modules`, each on its own input (1, ...), one after the other on the CPU."""
-    macs = 0
-    latencies: list[float] = []
+def costs(models: Sequence[Model], budget: float = BUDGET) -> list[Figures]:
+    """Of running all modules of a model, each on its own input, one after the other on the CPU.
+
+    The models are timed in turn, over and over, so that what else the machine does falls on all of them alike.
+    """
+    latencies: list[list[float]] = [[] for _ in models]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
-            for module, x in zip(modules, inputs, strict=True):
-                with _unfused(), FlopCounterMode(display=False) as counter:
-                    module(x.clone())
-                macs += counter.get_total_flops() // 2
-            begun = time.perf_counter()
-            while len(latencies) < 3 or (len(latencies) < REPEATS and time.perf_counter() - begun < budget):
-                own = [x.clone() for x in inputs]  # modules may work in place, over and over
-                started = time.perf_counter()
-                for module, x in zip(modules, own, strict=True):
-                    module(x)
-                latencies.append(1000 * (time.perf_counter() - started))
+            counted = [_counted(*model) for model in models]
+            begun, most = time.perf_counter(), budget * len(models)
+            while models and (len(latencies[0]) < 3 or _goes_on(latencies, begun, most)):
+                for (modules, inputs), times in zip(models, latencies, strict=True):
+                    times.append(_timed(modules, inputs))
     finally:
         torch.set_num_threads(threads)
-    parameters = sum(p.numel() for module in modules for p in module.parameters())
-    return {"parameters": parameters, "macs": macs, "latency_ms": statistics.median(latencies)}
+    return [
+        figures | {"latency_ms": statistics.median(times)} for figures, times in zip(counted, latencies, strict=True)
+    ]
 
 
-def mean_cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
-    """The mean over `modules` of each one's own cost."""
-    each = [cost([module], [x], BUDGET / len(modules)) for module, x in zip(modules, inputs, strict=True)]
-    # of whole numbers the mean is whole where it can be
-    return {name: statistics.mean(figures[name] or 0 for figures in each) for name in each[0]}
+def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor], budget: float = BUDGET) -> Figures:
+    """Of one model alone; see `costs`."""
+    return costs([(modules, inputs)], budget)[0]
+
+
+def mean_member(ensemble: Figures, members: int) -> Figures:
+    """What one of its members costs, on average."""
+    found: Figures = {}
+    for name, value in ensemble.items():
+        each = (value or 0) / members
+        found[name] = int(each) if isinstance(value, int) and each.is_integer() else each
+    return found
+
+
+def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
+    macs = 0
+    for module, x in zip(modules, inputs, strict=True):
+        with _unfused(), FlopCounterMode(display=False) as counter:
+            module(x.clone())
+        macs += counter.get_total_flops() // 2
+    return {"parameters": sum(p.numel() for module in modules for p in module.parameters()), "macs": macs}
+
+
+def _timed(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> float:
+    """Milliseconds."""
+    own = [x.clone() for x in inputs]  # modules may work in place, over and over
+    started = time.perf_counter()
+    for module, x in zip(modules, own, strict=True):
+        module(x)
+    return 1000 * (time.perf_counter() - started)
+
+
+def _goes_on(latencies: Sequence[Sequence[float]], begun: float, most: float) -> bool:
+    return len(latencies[0]) < REPEATS and time.perf_counter() - begun < most
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from ensemble_distill.data.rows import first_input
 from ensemble_distill.data.shifts import SEVERITIES, Shifted, shifts_for
 from ensemble_distill.data.source import Array, Source
 from ensemble_distill.evaluation.choosing import Chosen
-from ensemble_distill.evaluation.cost import cost, mean_cost
+from ensemble_distill.evaluation.cost import Model as Costed
+from ensemble_distill.evaluation.cost import costs, mean_member
 from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.halves import halves, halves_rows
 from ensemble_distill.evaluation.ladder import Climb
@@ -95,21 +96,22 @@ class Bench:
 
     def costs(self, source: Source) -> dict[Model, Figures]:
         """Of one row; without those of the members where they are not at hand, or are no modules."""
-        found: dict[Model, Figures] = {}
+        models: dict[Model, Costed] = {}
         modules = [module.cpu() for module in self.ensemble.modules]
         if modules:
             inputs = [_first(source, member.preprocessing) for member in self.ensemble.members]
-            found |= {ENSEMBLE: cost(modules, inputs), MEMBER: mean_cost(modules, inputs)}
+            models[ENSEMBLE] = (modules, inputs)
             for name, at in self.chosen.items():
                 if at is not None:
-                    found[name] = cost([modules[m] for m in at], [inputs[m] for m in at])
+                    models[name] = ([modules[m] for m in at], [inputs[m] for m in at])
         students = [student.cpu() for student in self.students.modules]
         inputs = [_first(source, run.architecture.preprocessing) for run in self.students.runs]
         for index, (student, x) in enumerate(zip(students, inputs, strict=True)):
-            found[index] = cost([student], [x])
+            models[index] = ([student], [x])
         for average, indices in self.averages.items():
-            found[average] = cost([students[index] for index in indices], [inputs[index] for index in indices])
-        return found
+            models[average] = ([students[index] for index in indices], [inputs[index] for index in indices])
+        found = dict(zip(models, costs(list(models.values())), strict=True))
+        return found | ({MEMBER: mean_member(found[ENSEMBLE], len(modules))} if modules else {})
 
     @torch.no_grad()
     def _measured(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.evaluation.cost import cost, mean_cost
+from ensemble_distill.evaluation.cost import cost, costs, mean_member
 from ensemble_distill.predictive import open_family
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
@@ -117,12 +117,30 @@ def test_latency_grows_with_the_work() -> None:
     assert latency(1500) > 3 * latency(4)
 
 
-def test_a_members_cost_is_the_mean_over_the_members() -> None:
+def test_a_members_cost_is_its_share_of_the_ensembles() -> None:
     members = [nn.Linear(20, 30).eval(), nn.Linear(20, 50).eval(), nn.Linear(20, 11).eval()]
-    inputs = [torch.zeros(1, 20)] * 3
-    found, whole = mean_cost(members, inputs), cost(members, inputs)
+    whole = cost(members, [torch.zeros(1, 20)] * 3)
+    found = mean_member(whole, 3)
     assert found["macs"] == pytest.approx((whole["macs"] or 0) / 3)
     assert found["parameters"] == pytest.approx(21 * 91 / 3)
-    assert 0 < (found["latency_ms"] or 0) < (whole["latency_ms"] or 0)
-    alike = mean_cost(members[:1] * 2, inputs[:2])
+    assert found["latency_ms"] == (whole["latency_ms"] or 0) / 3
+    alike = mean_member(cost(members[:1] * 2, [torch.zeros(1, 20)] * 2), 2)
     assert isinstance(alike["parameters"], int), "as the members' own"
+
+
+def test_models_are_timed_in_turn() -> None:
+    order: list[str] = []
+
+    class Told(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, x: Tensor) -> Tensor:
+            order.append(self.name)
+            return x
+
+    found = costs([([Told("a")], [torch.zeros(1, 2)]), ([Told("b"), Told("c")], [torch.zeros(1, 2)] * 2)])
+    assert len(found) == 2
+    assert order[3:9] == ["a", "b", "c"] * 2
+    assert costs([]) == []
