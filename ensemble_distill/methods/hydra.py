@@ -12,6 +12,7 @@ from torch import Tensor
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.kd import pooled_loss
 from ensemble_distill.methods.method import Batch, Fit, Loss, Method, Options, Stage, Step
+from ensemble_distill.methods.supervised import labels_loss
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime import ranks
 from ensemble_distill.students.ridge import Ridge
@@ -46,6 +47,17 @@ def deviation_loss(temperature: float, deviation_weight: float, row_weight: floa
         return temperature**2 * _over_rows(pooled + deviation_weight * apart, batch, row_weight)
 
     return loss
+
+
+def with_labels(loss: Loss, weight: float) -> Loss:
+    """The loss + `weight` · −ln q(y) of the pooled prediction, the mean over the rows that have a label."""
+    if weight == 0:
+        return loss
+
+    def both(batch: Batch, student: Predictive, step: Step) -> Tensor:
+        return loss(batch, student, step) + weight * labels_loss(batch, student)
+
+    return both
 
 
 def _over_rows(losses: Tensor, batch: Batch, row_weight: float) -> Tensor:
@@ -113,6 +125,13 @@ class HydraOptions(Options):
     row_weight: float = Field(
         0.0, ge=0, le=2, description="Power of the members' disagreement by which a row counts; 0 for all alike."
     )
+    label_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="What the labels' −ln q(y) by the pooled prediction counts beside the members: for better "
+        "answers, that are less the ensemble's.",
+    )
     closed_form: bool | None = Field(
         None,
         description="Solve for the heads' last layers when the second phase begins; default for classes "
@@ -129,6 +148,9 @@ class Hydra(Method):
 
     The loss of the second phase is equation 3 of the paper, (1/M) Σ_m KL(p_m ‖ q_m), with temperature T on both
     sides. The paper states neither its T nor a factor T²; the factor keeps gradients comparable across T.
+
+    Fidelity and quality are different aims: `label_weight` adds the labels to both phases, as in BAN+L, and makes the
+    student answer better where the ensemble is wrong, which moves it away from the ensemble.
     """
 
     title = "one body, one head per member; keeps the ensemble's diversity"
@@ -138,6 +160,10 @@ class Hydra(Method):
 
     def heads(self, members: int) -> int:
         return members
+
+    def needed(self, options: BaseModel) -> frozenset[str]:
+        assert isinstance(options, HydraOptions)
+        return self.needs | ({"labels"} if options.label_weight else set())
 
     def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
         """What several members' weights bring needs no first phase, which would train one head on their mean.
@@ -170,12 +196,14 @@ class Hydra(Method):
         temperature = options.temperature
         share = HINTON_SHARE if options.hinton_share is None else options.hinton_share
         fit = solved_heads(options.ridge) if options.closed_form else None
-        hinton = Stage("hinton", share, lambda student: student, pooled_loss(temperature))
+        pooled = with_labels(pooled_loss(temperature), options.label_weight)
+        hinton = Stage("hinton", share, lambda student: student, pooled)
         if options.loss == "kl":
             loss = members_loss(temperature, options.row_weight)
         else:
             weight = 1.0 if options.deviation_weight is None else options.deviation_weight
             loss = deviation_loss(temperature, weight, options.row_weight)
+        loss = with_labels(loss, options.label_weight)
         heads = Stage("heads", 1 - share, lambda student: student.with_heads(members), loss, fit)
         return (hinton, heads) if share else (heads,)
 

@@ -38,15 +38,23 @@ class Labels:
         A mixed row has both rows' classes or labels, each by its weight (Zhang et al. 2018, arXiv:1710.09412), but one
         target, which lies between the two.
         """
+        return self._mixed(student.nll)
+
+    def pooled_nll(self, student: Predictive) -> Tensor:
+        """The same of the prediction made of the student's members, (B,)."""
+        return self._mixed(lambda y: student.pooled_nll(y).unsqueeze(1))[:, 0]
+
+    def _mixed(self, nll_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, M), from what gives that of labels."""
         weight = self.weight.unsqueeze(1)
         of_row = (-1, *(1,) * (self.own.dim() - 1))  # the shape in which a number a row goes with a row's labels
         known = self.known.view(of_row)
         if self.own.is_floating_point():
             share = self.weight.view(of_row)
-            nll = student.nll(torch.where(known, share * self.own + (1 - share) * self.partner, 0.0))
+            nll = nll_of(torch.where(known, share * self.own + (1 - share) * self.partner, 0.0))
         else:
             own, partner = (torch.where(known, y, 0) for y in (self.own, self.partner))
-            nll = weight * student.nll(own) + (1 - weight) * student.nll(partner)
+            nll = weight * nll_of(own) + (1 - weight) * nll_of(partner)
         return torch.where(self.known.unsqueeze(1), nll, 0.0)
 
 

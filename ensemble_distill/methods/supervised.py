@@ -15,7 +15,8 @@ from ensemble_distill.runtime import ranks
 
 
 def labels_loss(batch: Batch, student: Predictive) -> Tensor:
-    """−ln q(y) of a student's one head, the mean over the rows of all ranks that have a label; 0 where none has."""
+    """−ln q(y) of what a student's heads predict together, the mean over the rows of all ranks that have a label; 0
+    where none has."""
     known = torch.zeros(()) if batch.labels is None else batch.labels.known.sum()
     return ranks.share_of_all(label_nll(batch, student).sum(), known.to(student.means()), 1.0)
 
@@ -24,7 +25,7 @@ def label_nll(batch: Batch, student: Predictive) -> Tensor:
     """−ln q(y) of each row, (B,); 0 for those without a label, and still a function of the student."""
     if batch.labels is None:
         return 0.0 * student.means().flatten(1).sum(1)
-    return batch.labels.nll(student)[:, 0]
+    return batch.labels.nll(student)[:, 0] if student.members == 1 else batch.labels.pooled_nll(student)
 
 
 class Supervised(Method):

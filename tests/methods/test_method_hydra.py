@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from methods_helpers import FEATURES, FIRST, WEIGHTS, B, Floats, K, M, a_batch, a_student, gradient, softened, stages
+from methods_helpers import (
+    FEATURES,
+    FIRST,
+    LABELED,
+    WEIGHTS,
+    B,
+    Floats,
+    K,
+    M,
+    a_batch,
+    a_student,
+    gradient,
+    softened,
+    stages,
+)
+from scipy.stats import norm
 from tiny import refused
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
@@ -212,3 +227,52 @@ def test_a_weight_of_deviations_needs_their_loss() -> None:
         method.settled(asked, open_task("classification"), False)
     settled = method.settled(method.Options.model_validate({"loss": "deviation"}), open_task("classification"), False)
     assert settled.model_dump()["deviation_weight"] == 1.0
+
+
+# --- labels beside the members -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
+def test_labels_are_added_by_what_the_heads_predict_together(weights: Floats | None) -> None:
+    batch = a_batch(weights=weights)
+    labels, w = batch.labels, np.full(M, 1 / M) if weights is None else weights
+    assert labels is not None
+    rng = np.random.default_rng(1)
+    plain, labeled = (stages("hydra", label_weight=weight) for weight in (0.0, 2.5))
+    for before, stage, heads in zip(plain, labeled, (1, M), strict=True):
+        logits = rng.normal(size=(B, heads, K))
+        over = w if heads == M else np.ones(1)
+        student = Categorical(torch.tensor(logits), batch.teacher.weights if heads == M else None)
+        expected = 0.0
+        for row in LABELED:
+            q = sum(over[m] * softened(logits[row, m], 1.0) for m in range(heads))
+            weight = float(labels.weight[row])
+            expected -= weight * np.log(q[labels.own[row]]) + (1 - weight) * np.log(q[labels.partner[row]])
+        added = float(stage.loss(batch, student, FIRST)) - float(before.loss(batch, student, FIRST))
+        assert added == pytest.approx(2.5 * expected / len(LABELED), rel=1e-9)
+
+
+def test_labels_of_numbers_are_added_by_the_density_of_the_mixture() -> None:
+    batch = a_batch("regression")
+    labels = batch.labels
+    assert labels is not None
+    mean, log_variance = np.random.default_rng(1).normal(size=(2, B, M))
+    student = Gaussian(torch.tensor(mean), torch.tensor(log_variance))
+    (_, plain), (_, labeled) = stages("hydra"), stages("hydra", label_weight=0.5)
+    expected = 0.0
+    for row in LABELED:
+        weight = float(labels.weight[row])
+        target = weight * float(labels.own[row]) + (1 - weight) * float(labels.partner[row])
+        expected -= np.log(norm.pdf(target, mean[row], np.exp(log_variance[row] / 2)).mean())
+    added = float(labeled.loss(batch, student, FIRST)) - float(plain.loss(batch, student, FIRST))
+    assert added == pytest.approx(0.5 * expected / len(LABELED), rel=1e-9)
+
+
+def test_labels_are_needed_where_they_weigh_and_nothing_is_added_where_no_row_has_one() -> None:
+    method = open_method("hydra")
+    for weight, needs in ((0.0, {"teacher"}), (1.0, {"teacher", "labels"})):
+        assert method.needed(method.Options.model_validate({"label-weight": weight})) == needs
+    student = Categorical(torch.randn(B, M, K, dtype=torch.float64))
+    bare = Batch(a_batch().teacher, None)
+    (_, plain), (_, labeled) = stages("hydra"), stages("hydra", label_weight=1.0)
+    assert_close(labeled.loss(bare, student, FIRST), plain.loss(bare, student, FIRST))

@@ -338,6 +338,7 @@ def test_options_are_read_in_either_spelling_and_default() -> None:
         "loss": "kl",
         "deviation_weight": None,
         "row_weight": 0.0,
+        "label_weight": 0.0,
         "ridge": 1e-4,
     }
     assert method_options(*asked("hydra")).model_dump() == defaults

@@ -80,7 +80,7 @@ IDLE_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 REFUSED_OPTIONS = {"hydra": {"deviation-weight"}, "ban": {"label-weight"}}  # where they do nothing: see their own tests
 ACTING = {
-    "hydra": {"temperature", "hinton-share", "loss", "row-weight", "closed-form"},
+    "hydra": {"temperature", "hinton-share", "loss", "row-weight", "label-weight", "closed-form"},
     "batch-ensemble": {"temperature", "hinton-share", "spread"},
     "kd": {"temperature"},
     "endd": {"first-temperature", "smoothing"},
