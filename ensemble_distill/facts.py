@@ -18,6 +18,8 @@ LARGE = 10**6  # beyond any level of pixels, which nan is, too
 SIDE = 2**14  # the largest of a network's input, in pixels, as in the settings
 FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
 
+ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
+
 Kind = Literal["pixels", "tensor", "features"]  # of inputs: pictures in [0, 1], arrays (C, H, W), vectors
 Size = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]

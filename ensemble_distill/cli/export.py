@@ -19,17 +19,23 @@ def register(app: typer.Typer) -> None:
         run: RunArgument = None,
         onnx: Annotated[bool, typer.Option("--onnx", help="export/model.onnx, checked against torch.")] = False,
         safetensors: Annotated[bool, typer.Option("--safetensors", help="export/model.safetensors.")] = False,
+        ensemble: Annotated[
+            bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
+        ] = False,
         trust: Trust = False,
         json: Json = False,
     ) -> None:
-        """Write a run's student for serving, and verify the file on real rows.
+        """Write a run's student for serving, and verify the file on real rows; or with --ensemble the ensemble.
 
         Example: edistill export --onnx --safetensors
         """
         from ensemble_distill.workflows.export import export
 
-        with render.Shown():
-            files = export(settings, run, onnx=onnx, safetensors=safetensors, trust=trust).files
+        with render.Shown() as progress:
+            exported = export(
+                settings, run, onnx=onnx, safetensors=safetensors, ensemble=ensemble, trust=trust, progress=progress
+            )
+        files = exported.files
         if json:
             render.document({"files": [str(path) for path in files]})
             return

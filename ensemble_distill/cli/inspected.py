@@ -26,6 +26,7 @@ from ensemble_distill.cli.inspected_facts import (
     student_facts,
     versions,
 )
+from ensemble_distill.facts import ENSEMBLE
 
 ROWS = 12  # of a table
 
@@ -106,8 +107,10 @@ def _safetensors(path: str, record: Record) -> Sheet:
 def _onnx(path: str, record: Record) -> Sheet:
     seen = record["input"]
     shape = ", ".join(["B", *map(str, seen["shape"])])
+    of = counted(record["members"], "member")
+    what = f"ensemble of {of}" if record["method"] == ENSEMBLE else f"student of {of} by {record['method']}"
     return Sheet(
-        f"{path}: an exported student of {counted(record['members'], 'member')} by {record['method']}",
+        f"{path}: an exported {what}",
         [
             ("answers", answers(record)),
             ("takes", f"{seen['name']} ({shape})" + after(", ", preprocessing(seen["preprocessing"]))),

@@ -1,1 +1,1 @@
-"""Formats a student leaves in, a format a file; each is verified by loading it back."""
+"""Formats that a student leaves in, a format a file, and the ensemble itself; each is verified by loading it back."""

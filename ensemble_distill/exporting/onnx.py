@@ -1,51 +1,65 @@
-"""The multi-headed student as one ONNX file that carries its uncertainties and all it needs to be served."""
+"""A student as one ONNX file that carries its uncertainties and all it needs to be served."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import MadeFrom
+from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.exports import LARGEST
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving.card import Card
-from ensemble_distill.serving.served import Served
+from ensemble_distill.serving.served import Outputs, Served
 from ensemble_distill.students.student import Student
-from ensemble_distill.tasks import Task
+
+INSTEAD = "Use edistill export --safetensors"
+
+
+class Predicts(Protocol):
+    """What is exported: a module from x (B, ...) to raw numbers (B, M, W) that knows what these mean."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def predictive(self, raw: Tensor) -> Predictive: ...
 
 
 class Predictions(nn.Module):
     """x to the exported outputs, in the order of `names`."""
 
-    def __init__(self, student: Student, x: Tensor) -> None:
-        """`x` (B, ...) is any input: running it tells which outputs the student has."""
+    def __init__(self, of: Predicts, x: Tensor) -> None:
+        """`of` is a module; `x` (B, ...) is any input: running it tells which outputs it has."""
         super().__init__()
-        self.student = student
+        self.of = of
         with torch.no_grad():
-            self.names = tuple(named_outputs(student, x))
+            self.names = tuple(self.named(x))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(named_outputs(self.student, x).values())
+        return tuple(self.named(x).values())
+
+    def named(self, x: Tensor) -> dict[str, Tensor]:
+        """What is said of rows x (B, ...), by name."""
+        return named_outputs(self.of.predictive(self.of(x)))
 
 
-def named_outputs(student: Student, x: Tensor) -> dict[str, Tensor]:
-    """What a student says of rows x (B, ...), in the order of the file: what its family emits, then the uncertainties,
-    each (B,). What a single head does not have is absent."""
-    predictive = student.predictive(student(x))
+def named_outputs(predictive: Predictive) -> dict[str, Tensor]:
+    """Distributions of rows in the order of the file: what their family emits, then the uncertainties, each (B,). What
+    a single head does not have is absent."""
     summary = predictive.summary()
     uncertainties = {"total_uncertainty": summary.total, "data_uncertainty": summary.data}
     if predictive.has_model_uncertainty:
@@ -69,17 +83,8 @@ def export_onnx(
         EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ
             from torch's by more than `Task.tolerance` says.
     """
-    size = sum(t.numel() * t.element_size() for t in student.state_dict().values())
-    if size > LARGEST:
-        raise EdistillError(
-            f"The student has {size / 2**30:.1f} GB of weights, and one ONNX file holds 2 GB. Use edistill export "
-            "--safetensors."
-        )
+    refuse_large(student, "The student", INSTEAD)
     what, origin = config.architecture, config.provenance
-    name = "pixel_values" if what.kind == "pixels" else "input"
-    example = torch.zeros(2, *what.shape)  # a batch of 1 would be taken for a constant
-    module = Predictions(student, example).eval()
-    model = _trace(module, example, name)
     card = Card(
         task=what.task,
         method=origin.method,
@@ -90,15 +95,99 @@ def export_onnx(
         members=origin.members,
         made_from=made_from,
     )
-    onnx.helper.set_model_props(model, {**card.to_metadata(), ONNX_KEY: BLANK})
-    onnx.checker.check_model(model)
-    write_whole(
-        path, seal(model.SerializeToString()), check=lambda written: _compare(module, what.task, Served(written), x)
-    )
+    try:
+        module, model = traced(student, card)
+    except UntraceableError as error:
+        raise EdistillError(
+            f"torch cannot export this student's body to ONNX: {error}. Rewrite that part of the body, or use "
+            "edistill export --safetensors."
+        ) from error
+    with torch.no_grad():
+        wanted = {name: values.numpy() for name, values in module.named(x).items()}
+    if not all(np.isfinite(values).all() for values in wanted.values()):
+        raise EdistillError(
+            "The student says numbers that are not finite on real rows, so nothing was written. Train it again, or "
+            "calibrate it again (edistill calibrate)."
+        )
+    write_verified(path, model, card, Wanted(x, wanted, what.task.tolerance, f"{INSTEAD}, and report the body."))
     return path
 
 
-def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
+# --- what exports of students and of the members themselves share -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a file is to say of real rows.
+
+    Attributes:
+        x: (B, *shape), preprocessed.
+        outputs: of these rows, by name.
+        tolerance: by how much one may be off, of its name and all outputs of the same rows.
+        otherwise: what to do where one is off by more, a sentence.
+    """
+
+    x: Tensor
+    outputs: Outputs
+    tolerance: Callable[[str, Outputs], NDArray[Any] | float]
+    otherwise: str
+
+
+class UntraceableError(EdistillError):
+    """Torch's exporter fails on a module; its text is the reason."""
+
+
+def refuse_large(module: nn.Module, whose: str, instead: str) -> None:
+    """Raise EdistillError for more weights than one file holds."""
+    size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    if size > LARGEST:
+        raise EdistillError(f"{whose} has {size / 2**30:.1f} GB of weights, and one ONNX file holds 2 GB. {instead}.")
+
+
+def traced(of: Predicts, card: Card) -> tuple[Predictions, onnx.ModelProto]:
+    """A module in eval mode, and its graph with the card in it. Raises UntraceableError."""
+    example = torch.zeros(2, *card.shape)  # a batch of 1 would be taken for a constant
+    try:
+        module = Predictions(of, example).eval()
+    except EdistillError:
+        raise
+    except Exception as error:  # a module is anyone's code
+        raise UntraceableError(_reason(error)) from error
+    model = _trace(module, example, "pixel_values" if card.kind == "pixels" else "input")
+    onnx.helper.set_model_props(model, {**card.to_metadata(), ONNX_KEY: BLANK})
+    onnx.checker.check_model(model)
+    return module, model
+
+
+def reason_against(module: nn.Module, example: Tensor) -> str | None:
+    """Why torch cannot export a module of one output by itself; None where it can."""
+    try:
+        _trace(_One(module).eval(), example, "input")
+    except UntraceableError as error:
+        return str(error)
+    return None
+
+
+class _One(nn.Module):
+    """A module whose only output has a name."""
+
+    names = ("output",)
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.module(x),)
+
+
+def write_verified(path: Path, model: onnx.ModelProto, card: Card, wanted: Wanted) -> None:
+    """Write a graph sealed, once onnxruntime says of real rows what is wanted. Raises EdistillError where it does
+    not."""
+    write_whole(path, seal(model.SerializeToString()), check=lambda written: _compare(Served(written), wanted))
+
+
+def _trace(module: Predictions | _One, example: Tensor, name: str) -> onnx.ModelProto:
     silenced = logging.root.manager.disable
     logging.disable(logging.ERROR)  # the exporter logs its steps, and prints whole graphs when it fails
     try:
@@ -114,11 +203,8 @@ def _trace(module: Predictions, example: Tensor, name: str) -> onnx.ModelProto:
                 output_names=[f"edistill.{name}" for name in module.names],  # which no body has
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises many kinds; all mean that this body cannot be exported
-        raise EdistillError(
-            f"torch cannot export this student's body to ONNX: {_reason(error)}. Rewrite that part of the body, or use "
-            "edistill export --safetensors."
-        ) from error
+    except Exception as error:  # the exporter raises many kinds; all mean that this module cannot be exported
+        raise UntraceableError(_reason(error)) from error
     finally:
         logging.disable(silenced)
     assert program is not None
@@ -163,22 +249,16 @@ def _reason(error: BaseException) -> str:
     return quoted(error)
 
 
-@torch.no_grad()
-def _compare(module: Predictions, task: Task, served: Served, x: Tensor) -> None:
-    for batch in (x[:1], x):
-        wanted = dict(zip(module.names, module(batch), strict=True))
-        if not all(values.isfinite().all() for values in wanted.values()):
-            raise EdistillError(
-                "The student says numbers that are not finite on real rows, so nothing was written. Train it again, or "
-                "calibrate it again (edistill calibrate)."
-            )
-        found = served.run(batch.numpy())
-        for name, values in wanted.items():
-            apart = np.abs(found[name] - values.numpy())
-            limit = task.tolerance(name, {key: value.numpy() for key, value in wanted.items()})
+def _compare(served: Served, wanted: Wanted) -> None:
+    """On the first row alone, and on all together."""
+    for batch in (1, len(wanted.x)):
+        outputs = {name: values[:batch] for name, values in wanted.outputs.items()}
+        found = served.run(wanted.x[:batch].numpy())
+        for name, values in outputs.items():
+            apart = np.abs(found[name] - values)
+            limit = wanted.tolerance(name, outputs)
             if not (apart <= limit).all():
                 raise EdistillError(
-                    f"The exported {name} differs from torch's by {apart.max():.2e} on {len(batch)} real rows (allowed:"
-                    f" {np.max(limit):.0e}), so nothing was written. Use edistill export --safetensors, and report the "
-                    "body."
+                    f"The exported {name} differs from torch's by {apart.max():.2e} on {batch} real rows (allowed:"
+                    f" {np.max(limit):.0e}), so nothing was written. {wanted.otherwise}"
                 )

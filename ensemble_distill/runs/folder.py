@@ -9,6 +9,8 @@ RUN/calibration.json            what its predictions are corrected by
 RUN/evaluations/                documents, and the figures of each row
 RUN/export/                     exported files
 
+ensemble/export/                beside the folder of runs: the members themselves as one file
+
 CHAIN/args.toml                 the settings, train.generations among them
 CHAIN/generation-1 … K          each a run like any other
 CHAIN/caches/generation-1 …     what each but the last said, to teach the next
@@ -20,6 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import ENSEMBLE
 from ensemble_distill.runtime.files import read_whole
 
 ARGS = "args.toml"
@@ -57,9 +60,22 @@ def train_again(run: Path) -> str:
 
 
 def export_again(export: Path) -> str:
-    """The command that makes an exported file anew: of the run it stands in, or of the latest."""
+    """The command that makes an exported file anew: of the run it stands in, of the ensemble, or of the latest run."""
+    if is_ensemble_export(export):
+        return f"edistill export --ensemble {FORMATS[ONNX]}"
     run = f"{export.parent.parent} " if export.parent.name == EXPORTS else ""
     return f"edistill export {run}{FORMATS.get(export.name, FORMATS[ONNX])}"
+
+
+def ensemble_folder(runs: Path) -> Path:
+    """Where the members of a folder with these runs are exported to."""
+    return runs.parent / ENSEMBLE
+
+
+def is_ensemble_export(export: Path) -> bool:
+    """Whether an exported file is that of the members, by where it stands."""
+    folder = export.absolute().parent
+    return folder.name == EXPORTS and folder.parent.name == ENSEMBLE and not (folder.parent / CONFIG).is_file()
 
 
 def run_of(export: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
@@ -163,8 +163,13 @@ class Architecture:
 
     def pooling(self) -> Tensor | None:
         """The weights of one head a member, (M,), which sum to 1; None where they are equal."""
-        if self.weights is None:
-            return None
-        weights = torch.tensor(self.weights, dtype=torch.float64)
-        weights = weights / weights.max()  # first, since their sum may be beyond any float
-        return (weights / weights.sum()).float()
+        return shares_of(self.weights)
+
+
+def shares_of(weights: Sequence[float] | None) -> Tensor | None:
+    """Weights of members, (M,), that sum to 1; None where they are equal."""
+    if weights is None:
+        return None
+    shares = torch.tensor(weights, dtype=torch.float64)
+    shares = shares / shares.max()  # first, since their sum may be beyond any float
+    return (shares / shares.sum()).float()

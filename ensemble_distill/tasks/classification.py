@@ -133,6 +133,12 @@ class Classification(OfLogits):
         return logits.checked(raw.float().cpu().numpy(), member, split, rows)
 
     @classmethod
+    def as_answers(cls, raw: Tensor, member: Member) -> Tensor:
+        from ensemble_distill.tasks.checks import logits
+
+        return logits.as_answers(raw, member)
+
+    @classmethod
     def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
         from ensemble_distill.tasks.checks import logits
 

@@ -109,6 +109,10 @@ class MultiLabel(OfLogits):
         return yes_no.as_logits(raw.float().cpu().numpy(), member, split, rows)
 
     @classmethod
+    def as_answers(cls, raw: Tensor, member: Member) -> Tensor:
+        return yes_no.as_answers(raw, member)
+
+    @classmethod
     def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
         yes_no.refuse_softmax(raw.float().cpu().numpy(), member, split, rows)
 
@@ -179,6 +183,18 @@ class MultiLabel(OfLogits):
             limit: Array = LOGITS_APART + 4 * np.finfo(np.float32).eps * np.abs(outputs[name])
             return limit
         return NATS_APART * int(outputs["logits"].shape[-1])  # a sum over labels
+
+    @classmethod
+    def members_tolerance(cls, name: str, outputs: Mapping[str, Array], members: Sequence[Member]) -> Array | float:
+        from ensemble_distill.tasks.checks.logits import FLOOR
+
+        limit = super().members_tolerance(name, outputs, members)
+        if "logits" not in name or all(member.output == "logits" for member in members):
+            return limit
+        # a probability near 1 is a float32 some 1e-7 beside the next, and 1 ÷ p(1 − p) of that is seen in its logit
+        coarse = 4 * np.finfo(np.float32).eps * (2 + 2 * np.cosh(np.minimum(np.abs(outputs[name]), -np.log(FLOOR))))
+        found: Array = limit + coarse
+        return found
 
     def usable(self, outputs: Mapping[str, Array]) -> Array:
         usable: Array = np.all(np.isfinite(outputs["logits"]), axis=1)

@@ -14,6 +14,7 @@ from ensemble_distill.tasks.task import Apart, Array, Task
 
 FAINT = 1e-3  # nats: by so much logits may always differ
 LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits, and of the uncertainty of an answer, between two runtimes
+SUMMED = 16 * float(np.finfo(np.float32).eps)  # of the largest logit: what another order of summing may change
 ANSWER = "logits"  # what a member calls its answer where it returns several tensors
 
 
@@ -79,6 +80,12 @@ class OfLogits(Task):
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
         """A nat."""
         return 1.0
+
+    @classmethod
+    def members_tolerance(cls, name: str, outputs: Mapping[str, Array], members: Sequence[Member]) -> Array | float:
+        """Logits of a member may be of any size, and a sum of single precision is good to some digits."""
+        said = outputs.get("head_logits", outputs["logits"])
+        return cls.tolerance(name, outputs) + SUMMED * float(np.abs(said).max())
 
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
         return {"logits": (rows, len(self.classes))}

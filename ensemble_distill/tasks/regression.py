@@ -165,6 +165,12 @@ class Regression(Task):
         return moments.checked(raw.double().cpu().numpy(), member, split, rows)
 
     @classmethod
+    def as_answers(cls, raw: Tensor, member: Member) -> Tensor:
+        from ensemble_distill.tasks.checks import moments
+
+        return moments.as_answers(raw, member)
+
+    @classmethod
     def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
         """Those with as many numbers a row as `teachers.output` says of the targets."""
         width = (count or 1) * (1 if member.output == "mean" else 2)

@@ -214,6 +214,11 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
+    def as_answers(cls, raw: Tensor, member: Member) -> Tensor:
+        """What `answers` makes of raw outputs (B, ·), (B, W), by torch alone: for a graph, which checks nothing."""
+
+    @classmethod
+    @abstractmethod
     def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
         """Of the tensors in what a member returned (`Part`, each with a row for each of `rows`), its answer or answers.
 
@@ -319,6 +324,11 @@ class Task(ABC):
         Args:
             outputs: all of the same rows, by name.
         """
+
+    @classmethod
+    def members_tolerance(cls, name: str, outputs: Mapping[str, Array], members: Sequence[Member]) -> Array | float:
+        """The same of an exported ensemble, whose members may say larger numbers than a student, or coarser ones."""
+        return cls.tolerance(name, outputs)
 
     @abstractmethod
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""`edistill export`: a run as ONNX, as safetensors, or both, each verified."""
+"""`edistill export`: a run as ONNX, as safetensors, or both, or the ensemble as ONNX; each verified."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ensemble_distill.runs.folder import EXPORTS, ONNX, SAFETENSORS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.own_row import refuse_dependent
+from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members, refuse_of_a_run
 from ensemble_distill.workspace.workspace import Workspace
-
-CHECKED_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,33 @@ class Exported:
 
 
 def export(
-    settings: Settings, run: str | None = None, *, onnx: bool = False, safetensors: bool = False, trust: bool = False
+    settings: Settings,
+    run: str | None = None,
+    *,
+    onnx: bool = False,
+    safetensors: bool = False,
+    ensemble: bool = False,
+    trust: bool = False,
+    progress: Progress | None = None,
 ) -> Exported:
-    """Write `export/model.onnx` and/or `export/model.safetensors` into the run.
+    """Write `export/model.onnx` and/or `export/model.safetensors` into the run, or the ensemble's beside the runs.
 
     Args:
         run: a run's folder or name; the latest by default.
-        trust: run the code that a run from elsewhere names for its body.
+        ensemble: export the members that the settings name, and no run; see `export_members`.
+        trust: run the code that a run from elsewhere names for its body; of members, load pickled checkpoints that name
+            arbitrary globals.
+        progress: is told what is chosen among what members return.
 
     Raises:
         EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
     """
     if not (onnx or safetensors):
         raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
-    workspace = Workspace(settings, trust=trust)
+    workspace = Workspace(settings, progress or Silent(), trust)
+    if ensemble:
+        refuse_of_a_run(run, safetensors)
+        return Exported((export_members(workspace),))
     found = find_run(Path(settings.output.runs), run)
     folder, files = found.folder / EXPORTS, []
     refuse_outside(found.folder, folder / ONNX)
@@ -63,7 +76,7 @@ def export(
 
 def _real_rows(workspace: Workspace, run: Run) -> torch.Tensor:
     """Some rows to compare torch and onnxruntime on: of a split no choice hangs on, evenly spread."""
-    names = [name for name in ("validation", "test", "train") if name in workspace.split_names]
+    names = [name for name in CHECKED_ON if name in workspace.split_names]
     if not names:
         raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
     source, student = workspace.source(names[0]), run.architecture

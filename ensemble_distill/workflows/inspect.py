@@ -10,7 +10,7 @@ from ensemble_distill.data import about as data
 from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.exports import about_weights
-from ensemble_distill.runs.folder import ARGS
+from ensemble_distill.runs.folder import ARGS, EXPORTED, is_ensemble_export
 from ensemble_distill.runtime.files import refuse_special
 from ensemble_distill.settings import FILE_NAME, Settings, TeacherSettings
 
@@ -56,6 +56,8 @@ def _made_here(path: Path) -> dict[str, Any] | None:
         from ensemble_distill.cache import about as cache
 
         return cache.about(path)
+    if is_ensemble_export(path / EXPORTED) and (path / EXPORTED).is_file():
+        path = path / EXPORTED
     if path.suffix == ".onnx":
         from ensemble_distill.serving import about as graph
 

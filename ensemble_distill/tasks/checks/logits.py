@@ -74,6 +74,17 @@ def in_data_order(values: NDArray[np.float32], member: Member) -> NDArray[np.flo
     return ordered
 
 
+def as_answers(raw: Tensor, member: Member) -> Tensor:
+    """What `checked` makes of raw outputs (B, K), by torch and unchecked."""
+    values = raw.float()
+    return tensor_in_data_order(values.clamp_min(FLOOR).log() if member.output == "probabilities" else values, member)
+
+
+def tensor_in_data_order(values: Tensor, member: Member) -> Tensor:
+    """As `in_data_order`."""
+    return values if member.class_order is None else values[:, np.argsort(member.class_order).tolist()]
+
+
 def _as_matrix(raw: Any, rows: int, member: Member, of_one: str) -> str:
     """What to do about an output of another shape."""
     if isinstance(raw, Tensor) and raw.dim() != 2 and raw.numel() and len(raw.reshape(-1)) % rows == 0:

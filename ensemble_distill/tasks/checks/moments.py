@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,6 +103,21 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
             + "the target in another unit."
         )
     return np.concatenate([mean, log_variance], axis=1).astype(np.float32)
+
+
+def as_answers(raw: Tensor, member: Member) -> Tensor:
+    """What `checked` makes of raw outputs (B, D or 2D), by torch and unchecked."""
+    values = raw.double()
+    count = values.shape[1] if member.output == "mean" else values.shape[1] // 2
+    center, scale = (values.new_tensor(unit) for unit in member.units or (0.0, 1.0))
+    mean = center + scale * values[:, :count]
+    if member.variance is not None:
+        log_variance = torch.full_like(mean, math.log(member.variance))
+    elif member.output == "mean-variance":
+        log_variance = values[:, count:].log() + 2 * scale.log()
+    else:
+        log_variance = values[:, count:] + 2 * scale.log()
+    return torch.cat([mean, log_variance], dim=1).float()
 
 
 def check_units(

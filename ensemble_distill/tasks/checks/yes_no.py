@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.labels import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUSPICIOUS = 8  # rows that all look like a softmax
 
@@ -65,6 +68,17 @@ def as_logits(values: NDArray[np.float32], member: Member, split: str, rows: Seq
         p = np.clip(values.astype(np.float64), FLOOR, 1 - FLOOR)
         values = (np.log(p) - np.log1p(-p)).astype(np.float32)
     return in_data_order(values, member)
+
+
+def as_answers(raw: Tensor, member: Member) -> Tensor:
+    """What `as_logits` makes of raw outputs (B, K), by torch and unchecked."""
+    from ensemble_distill.tasks.checks.logits import FLOOR, tensor_in_data_order
+
+    values = raw.float()
+    if member.output == "probabilities":
+        p = values.double().clamp(FLOOR, 1 - FLOOR)
+        values = (p.log() - (1 - p).log()).float()
+    return tensor_in_data_order(values, member)
 
 
 def refuse_softmax(values: NDArray[Any], member: Member, split: str, rows: Sequence[int]) -> None:

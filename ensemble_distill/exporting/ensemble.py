@@ -1,0 +1,143 @@
+"""The ensemble itself as one ONNX file, as it is served without distilling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ensemble_distill import __version__
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.exporting.members import Part, parts_of, reseen
+from ensemble_distill.exporting.onnx import (
+    UntraceableError,
+    Wanted,
+    named_outputs,
+    reason_against,
+    refuse_large,
+    traced,
+    write_verified,
+)
+from ensemble_distill.facts import ENSEMBLE, Kind, Member
+from ensemble_distill.predictive.protocol import Average, Predictive
+from ensemble_distill.serving.card import Card
+from ensemble_distill.students.architecture import shares_of
+from ensemble_distill.tasks import Task
+
+INSTEAD = "serve a student of the ensemble (edistill train, edistill export --onnx)"
+
+
+class Ensemble(nn.Module):
+    """x (B, ...) to what every member says, (B, M, W) in the unit of the cache; some run in one batch, see `parts_of`.
+
+    Attributes:
+        members: in the order of M.
+        task: what they answer.
+        kind: of x, which is preprocessed as the first member wants it.
+    """
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        task: Task,
+        kind: Kind,
+        members: Sequence[Member],
+        parts: Sequence[Part],
+        weights: Sequence[float] | None = None,
+        average: Average = "probabilities",
+    ) -> None:
+        super().__init__()
+        self.task, self.kind, self.members, self.average = task, kind, tuple(members), average
+        self.parts = nn.ModuleList(parts)
+        names = [member.name for part in parts for member in part.members]
+        self._order = [names.index(member.name) for member in members]
+        self.register_buffer("weights", shares_of(weights), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        said = torch.cat([part(x.clone()) for part in self.parts], dim=1)  # a copy: they may work in place
+        return said if self._order == sorted(self._order) else said[:, self._order]
+
+    def predictive(self, raw: Tensor) -> Predictive:
+        """What the members' answers (B, M, W) are together."""
+        return self.task.members_family().predictive(raw, self.weights, self.average)
+
+
+def ensemble_module(
+    task: Task,
+    kind: Kind,
+    members: Sequence[Member],
+    modules: Sequence[nn.Module],
+    x: Tensor,
+    weights: Sequence[float] | None = None,
+    average: Average = "probabilities",
+) -> Ensemble:
+    """The members as one module, in eval mode: what is exported, and what a latency can be taken of.
+
+    Args:
+        kind: of their inputs.
+        modules: of the members, in eval mode on the CPU.
+        x: (B, *shape), a few rows as the first member wants them.
+        weights, average: how they pool; see `TeacherSettings`.
+
+    Raises:
+        EdistillError: they see pictures in ways that one input cannot serve.
+    """
+    seen = reseen(members) if kind == "pixels" else [None] * len(members)
+    return Ensemble(task, kind, members, parts_of(task, members, modules, seen, x), weights, average).eval()
+
+
+def export_ensemble(ensemble: Ensemble, x: Tensor, said: NDArray[np.float32], path: Path) -> Path:
+    """Write `path` and check it against the members' own answers.
+
+    Args:
+        x: real rows (B, *shape) as the first member wants them, B ≥ 1.
+        said: (B, M, W), what each member says of these rows by itself, shown them as it wants them.
+        path: the .onnx file; it appears only when the comparison has passed.
+
+    Raises:
+        EdistillError: a member cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ by more
+            than `Task.members_tolerance` says.
+    """
+    refuse_large(ensemble, "The ensemble", f"Take members out of teachers.path, or {INSTEAD}")
+    task, members, shape = ensemble.task, ensemble.members, tuple(x.shape[1:])
+    card = Card(
+        task=task,
+        method=ENSEMBLE,
+        version=__version__,
+        kind=ensemble.kind,
+        shape=shape,
+        preprocessing=members[0].preprocessing if ensemble.kind == "pixels" else None,
+        members=members,
+    )
+    try:
+        _, model = traced(ensemble, card)
+    except UntraceableError as error:
+        raise _named(ensemble, shape, str(error)) from error
+    with torch.no_grad():
+        outputs = named_outputs(ensemble.predictive(torch.from_numpy(said)))
+    wanted = Wanted(
+        x,
+        {name: values.numpy() for name, values in outputs.items()},
+        lambda name, of: task.members_tolerance(name, of, members),
+        f"Report the members' architecture; until then {INSTEAD}.",
+    )
+    write_verified(path, model, card, wanted)
+    return path
+
+
+def _named(ensemble: Ensemble, shape: tuple[int, ...], reason: str) -> EdistillError:
+    """What is told where the whole cannot be exported: of the first member that cannot be by itself."""
+    who = "the members together"
+    for part in ensemble.parts:
+        assert isinstance(part, Part)
+        if (own := reason_against(part, torch.zeros(2, *shape))) is not None:
+            who, reason = f"member {part.members[0].name}", own
+            break
+    return EdistillError(
+        f"torch cannot export {who} to ONNX: {reason}. Rewrite that part of the module (teachers.model), or {INSTEAD}."
+    )

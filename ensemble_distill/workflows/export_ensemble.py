@@ -1,0 +1,99 @@
+"""`edistill export --ensemble`: the members themselves as one ONNX file, verified against what each says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ensemble_distill.caching.panel import wanted
+from ensemble_distill.caching.probe import open_members
+from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.rows import PLAIN, plain_inputs
+from ensemble_distill.data.source import Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.exporting.ensemble import ensemble_module, export_ensemble
+from ensemble_distill.runs.folder import CONFIG, EXPORTED, EXPORTS, ensemble_folder
+from ensemble_distill.runtime.files import refuse_outside
+from ensemble_distill.runtime.lock import one_writer
+from ensemble_distill.runtime.spread import spread
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.workspace.folders import refuse_foreign
+from ensemble_distill.workspace.splits import class_names
+from ensemble_distill.workspace.workspace import Workspace, sources_of
+
+CHECKED_ROWS = 32
+CHECKED_ON = ("validation", "test", "train")  # the first that there is: no choice hangs on it
+
+
+def export_members(workspace: Workspace) -> Path:
+    """Write `ensemble/export/model.onnx` beside the folder of runs; no run and no cache is needed.
+
+    Raises:
+        EdistillError: there are no members or no data to verify on; a member is no network of torch, or cannot be
+            exported; one input cannot serve them all; or the file disagrees with the members.
+    """
+    folder = ensemble_folder(Path(workspace.settings.output.runs))
+    refuse_foreign(folder, EXPORTS, "an exported ensemble", "output.runs, beside which it stands")
+    if (folder / CONFIG).is_file():
+        raise EdistillError(f"{folder} is a run, and the ensemble is exported to there. Move the run away.")
+    refuse_outside(folder, folder / EXPORTED)
+    plans = _plans(workspace)
+    known = workspace.cached_names
+    teachers = workspace.ensemble(class_names(sources_of(plans), known))
+    opened = open_members(workspace.task, plans, teachers, known, workspace.progress)
+    modules = [_module(asked) for asked in opened]
+    name = next(name for name in CHECKED_ON if name in plans)
+    x, said = _answers(opened, plans[name].source, name)
+    widths = {asked.member.name: one.shape[1] for asked, one in zip(opened, said, strict=True)}
+    task = workspace.task.found(sources_of(plans), widths, None)
+    settings, kind = workspace.settings.teachers, plans[name].source.kind
+    members = [asked.member for asked in opened]
+    module = ensemble_module(task, kind, members, modules, x, settings.weights, settings.average)
+    with one_writer(folder):
+        return export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED)
+
+
+def refuse_of_a_run(run: str | None, safetensors: bool) -> None:
+    """Raise EdistillError for what is asked of a run alone."""
+    if run is not None:
+        raise EdistillError(
+            f"--ensemble exports the members of teachers.path, and no run. Leave {run} or --ensemble out."
+        )
+    if safetensors:
+        raise EdistillError(
+            "--safetensors is for a student: the members' weights are files already, in teachers.path. Leave out "
+            "--safetensors or --ensemble."
+        )
+
+
+def _plans(workspace: Workspace) -> dict[str, SplitPlan]:
+    """The splits that say what an answer is, without views. Raises EdistillError where there are none."""
+    names = [name for name in workspace.split_names if not name.startswith("ood/")]
+    if not set(names) & set(CHECKED_ON):
+        raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
+    plans = workspace.splits(names, workspace.cached_names)
+    return {name: SplitPlan(plan.source, PLAIN, "none", 0, 1) for name, plan in plans.items()}
+
+
+def _module(asked: Answering) -> nn.Module:
+    if asked.module is None:
+        raise EdistillError(
+            f"Member {asked.member.name} is no network of torch, and one ONNX graph is made of networks. Move it out "
+            "of teachers.path, or train a student of the ensemble and export that (edistill export --onnx)."
+        )
+    return asked.module
+
+
+def _answers(opened: Sequence[Answering], source: Source, name: str) -> tuple[Tensor, list[NDArray[np.float32]]]:
+    """Some rows as the first member wants them, and what each member says of them, (B, W)."""
+    rows = spread(len(source), CHECKED_ROWS)
+    shown = {inputs: torch.from_numpy(plain_inputs(source, rows, inputs.preprocessing)) for inputs in wanted(opened)}
+    said = [asked.answers(name, rows, None if asked.wants is None else shown[asked.wants]) for asked in opened]
+    first = opened[0].wants
+    assert first is not None  # a network wants inputs
+    return shown[first], said
