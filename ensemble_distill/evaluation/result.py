@@ -78,12 +78,12 @@ class Evaluation:
             "fidelity_controls": dict(self.fidelity_controls),
             "chain_fidelity": None if self.chain_fidelity is None else dict(self.chain_fidelity),
             "calibrated": self.calibrated,
+            **self.shifts_to_json(),
             "ladder": None if self.ladder is None else self.ladder.to_json(),
             "worth": None
             if self.worth is None
             else {name: None if each is None else each.to_json() for name, each in self.worth.items()},
             "instead": None if self.instead is None else list(self.instead),
-            **self.shifts_to_json(),
         }
 
     def shifts_to_json(self) -> dict[str, Any]:

@@ -166,6 +166,9 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         "calibrated",
         "shifts",
         "shift_levels",
+        "ladder",
+        "worth",
+        "instead",
     ]
     assert list(found) == [*promised, *more]
     assert {key: found[key] for key in list(found)[:5]} == {

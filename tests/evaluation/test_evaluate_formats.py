@@ -82,12 +82,19 @@ def test_one_run_in_one_table(evaluate: Any, made: Path) -> None:
     result = evaluate("heads")
     found, document = cells(result.stdout, "│"), kept(made, "heads")
     explained = document["fidelity"]["diversity_explained"]
-    assert result.stdout.startswith(f"heads on 10 rows of test: {explained:.0%} of the members' diversity explained\n")
+    shown = ("ensemble", "member", "best-2", "best-3", "student")
+    student = document["worth"]["student"]
+    assert result.stdout.startswith(
+        f"heads on 10 rows of test: worth {student['prediction']:.1f} of 4 members in prediction and "
+        f"{student['uncertainty']:.1f} in uncertainty, costs {student['cost']['latency']:.1f} in latency, "
+        f"explains {explained:.0%} of their diversity\n"
+    )
+    assert found["in prediction"][:4] == ["4.0", *(f"{document['worth'][m]['prediction']:.1f}" for m in shown[2:])]
+    assert found["in uncertainty"][6] == f"{student['uncertainty_control']:.1f}", "in the control's own column"
     near, alone = headers(result.stdout)
     assert near == ["", "ensemble", "best-2", "best-3", "heads", "collapsed", "offsets", "total uncertainty", "halves"]
     assert alone == ["", "ensemble", "member", "best-2", "best-3", "heads"]
     models = document["models"]
-    shown = ("ensemble", "member", "best-2", "best-3", "student")
     for figure in ("accuracy", "nll", "brier", "ece", "total_uncertainty", "model_uncertainty"):
         assert found[figure.replace("_", " ")] == [render.number(models[model][figure]) for model in shown]
     controls = document["fidelity_controls"]

@@ -175,7 +175,11 @@ def test_figures_on_the_rows_they_were_chosen_on_are_called_too_good(folder: Pat
 
 def without_latency(document: dict[str, Any]) -> dict[str, Any]:
     cost = {model: {**figures, "latency_ms": None} for model, figures in document["cost"].items()}
-    return {**document, "cost": cost}
+    worth = {
+        model: None if of is None else {**of, "cost": {**of["cost"], "latency": None}}
+        for model, of in document["worth"].items()
+    }
+    return {**document, "cost": cost, "worth": worth, "instead": None}  # which follows from the latency
 
 
 def test_each_run_has_the_document_it_has_alone(folder: Path) -> None:
