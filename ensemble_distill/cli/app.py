@@ -20,7 +20,7 @@ SUMMARIES = {
     "train": "Train a student from the cache.",
     "evaluate": "Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.",
     "calibrate": "Bring a run's uncertainty to its ensemble's, on rows that no member was trained on.",
-    "export": "Write a run's student for serving, and verify the file on real rows.",
+    "export": "Write a student, or the ensemble itself, for serving, and verify the file on real rows.",
     "predict": "What an exported student says of images or rows, and how sure it is; without torch.",
     "inspect": "Say what a path is and what it holds.",
     "verify": "Compute every checksum of a cache again.",

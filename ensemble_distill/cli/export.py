@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         trust: Trust = False,
         json: Json = False,
     ) -> None:
-        """Write a run's student for serving, and verify the file on real rows; or with --ensemble the ensemble.
+        """Write a student, or the ensemble itself, for serving, and verify the file on real rows.
 
         Example: edistill export --onnx --safetensors
         """
