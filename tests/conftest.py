@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from filelock import FileLock
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks here are tiny: a second thread only waits for the first
 
 from ensemble_distill.settings import Settings, load_settings
+
+# a suite in the background of a shell ignores Ctrl-C, and the commands it starts and interrupts would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # the same examples each time; how fast they are drawn, and how many are of use, is no fault of what is tested
 checks = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much]

@@ -15,7 +15,7 @@ import one_head
 import pytest
 import tiny
 import torch
-from evaluate_helpers import assert_figures, figures, kept_document, pixels_of
+from evaluate_helpers import assert_figures, figures, kept_document, pixels_of, untimed
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -173,15 +173,6 @@ def test_figures_on_the_rows_they_were_chosen_on_are_called_too_good(folder: Pat
 # --- several runs -----------------------------------------------------------------------------------------------
 
 
-def without_latency(document: dict[str, Any]) -> dict[str, Any]:
-    cost = {model: {**figures, "latency_ms": None} for model, figures in document["cost"].items()}
-    worth = {
-        model: None if of is None else {**of, "cost": {**of["cost"], "latency": None}}
-        for model, of in document["worth"].items()
-    }
-    return {**document, "cost": cost, "worth": worth, "instead": None}  # which follows from the latency
-
-
 def test_each_run_has_the_document_it_has_alone(folder: Path) -> None:
     alone = [evaluate(settings(folder), name).to_json() for name in ("first", "second")]
     together = evaluate_together(settings(folder), ["second", "first"]).to_json()
@@ -194,7 +185,7 @@ def test_each_run_has_the_document_it_has_alone(folder: Path) -> None:
     }
     assert [run["run"] for run in together["runs"]] == ["second", "first"]
     for document, own in zip(together["runs"], alone[::-1], strict=True):
-        assert without_latency(document) == without_latency(own)
+        assert untimed(document) == untimed(own)
         kept = folder / "runs" / document["run"] / "evaluations"
         assert kept_document(kept / "test.json") == document
         with np.load(kept / "test.npz") as rows:
@@ -221,7 +212,7 @@ def test_students_of_other_preprocessing_see_their_own(folder: Path) -> None:
     train(settings(folder, {"output.name": "darker", "student.preprocessing.mean": [0.3]}))
     alone = evaluate(settings(folder), "darker").to_json()
     together = evaluate_together(settings(folder), ["first", "darker"]).to_json()
-    assert without_latency(together["runs"][1]) == without_latency(alone)
+    assert untimed(together["runs"][1]) == untimed(alone)
     assert alone["models"]["student"] != together["runs"][0]["models"]["student"]
 
 

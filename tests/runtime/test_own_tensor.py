@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from asking_helpers import forward
+from evaluate_helpers import untimed
 from numpy.testing import assert_array_equal
 from safetensors.torch import save_file
 from tiny import CLASSES, contents, make_folder, refused, settings
@@ -60,7 +61,7 @@ IN_PLACE = {"scaled": "x.sub_(0.5).div_(0.25)", "rectified": "nn.ReLU(inplace=Tr
 PLAIN = {"scaled": "x = (x - 0.5) / 0.25", "rectified": "nn.ReLU()"}
 ROWS = {"train": 24, "validation": 24, "test": 10, "ood/noise": 7}
 QUICK = {"train.epochs": 1}
-TIMED = ("latency_ms", "run", "name")
+NAMED = ("run", "name")
 
 
 def member() -> nn.Module:
@@ -78,13 +79,6 @@ def folder_of(folder: Path, forms: Mapping[str, str]) -> Path:
         state = {name: 2 * weight for name, weight in member().state_dict().items()}
         save_file(state, folder / "teachers" / f"member-{index}.safetensors")
     return folder
-
-
-def said(document: Any) -> Any:
-    """What a document says, but for what is timed or names a folder."""
-    if isinstance(document, dict):
-        return {key: said(value) for key, value in document.items() if key not in TIMED}
-    return [said(value) for value in document] if isinstance(document, list) else document
 
 
 def both(tmp_path: Path, road: Callable[[Path], Any]) -> tuple[Any, Any]:
@@ -181,7 +175,7 @@ def test_generations(tmp_path: Path) -> None:
         these = settings(folder, {**QUICK, "train.method": "ban", "train.generations": 3})
         cache_logits(these)
         chain = train_chain(these).folder
-        document = said(evaluate(these, str(chain), shifts=True).to_json())
+        document = untimed(evaluate(these, str(chain), shifts=True).to_json(), but=NAMED)
         return [json.dumps(document).encode(), *(weights(chain / f"generation-{index}") for index in (1, 2, 3))]
 
     found, wanted = both(tmp_path, road)
@@ -200,7 +194,7 @@ def test_evaluating_and_calibrating(tmp_path: Path, cached: bool) -> None:
         these = settings(folder, QUICK | ({} if cached else {"output.cache": "nothing"}))
         train(settings(folder, {**QUICK, "train.seed": 1}))
         report = calibrate(these, "hydra-s0")
-        document = said(evaluate_together(these, ["hydra-s0", "hydra-s1"], shifts=True).to_json())
+        document = untimed(evaluate_together(these, ["hydra-s0", "hydra-s1"], shifts=True).to_json(), but=NAMED)
         return report.calibration, report.before, report.after, document
 
     found, wanted = both(tmp_path, road)
