@@ -29,6 +29,7 @@ from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.folders import refuse_foreign, run_folder
+from ensemble_distill.workspace.training import recorded, settled_training
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def train_chain(
     progress = progress or Silent()
     count = settings.train.generations or 1
     _refuse_unfit(settings)
+    settings = recorded(settings, settled_training(Workspace(settings)))
     folder = run_folder(settings)
     _refuse_foreign(folder)
     complete = not overwrite and _finished_generations(folder) >= count

@@ -37,7 +37,8 @@ from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell
 from ensemble_distill.runtime.words import told
 
-TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal for a bar
+TELL_FIRST = 2.0  # seconds until the first line of progress where there is no terminal for a bar
+TELL_EVERY = 60.0  # and between the others
 WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
 
 
@@ -300,12 +301,15 @@ class Shown:
         self.bars: Progress | None = None
         self.task: TaskID | None = None
         self.name, self.total, self.unit, self.done, self.told = "", 0, "", 0, 0.0
-        self.begun, self.before = 0.0, 0  # when the task began here, and what had been done of it by then
+        # when its first step here was over, which sets things up and says nothing of the others; and what was done then
+        self.begun: float | None = None
+        self.before = 0
+        self.pause = TELL_FIRST
         self.shown: set[str] = set()
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         self.name, self.total, self.unit, self.done, self.told = task, total, unit, done, time.monotonic()
-        self.begun, self.before = self.told, done
+        self.begun, self.pause = None, TELL_FIRST
         if done and task not in self.shown:  # else it was only interrupted by another task
             self.note(f"{task}: going on at {unit[:-1]} {done:,} of {total:,}")
         self.shown.add(task)
@@ -330,9 +334,12 @@ class Shown:
             self.bars.advance(self.task, count)
         else:  # a log file: say where it is, once in a while
             self.done += count
-            if time.monotonic() - self.told > TELL_EVERY:
-                self.told = time.monotonic()
-                left = (self.told - self.begun) / (self.done - self.before) * (self.total - self.done)
+            now = time.monotonic()
+            if self.begun is None:
+                self.begun, self.before = now, self.done
+            elif now - self.told > self.pause:
+                self.told, self.pause = now, TELL_EVERY
+                left = (now - self.begun) / (self.done - self.before) * (self.total - self.done)
                 done = f"{self.done:,} of {self.total:,} {self.unit}"
                 self.note(f"{self.name}: {done}, about {told(left)} left")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FLAGS = [
     "method",
     "epochs",
+    "effort",
     "batch-size",
     "workers",
     "opt",

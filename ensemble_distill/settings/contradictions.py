@@ -30,6 +30,12 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
         return "teachers.average", (
             f"teachers.average is {teachers.average!r}, and members for {task.key} do not pool so. Leave it out."
         )
+    train = settings.train
+    if train.effort != "default" and train.epochs is not None:
+        return "train.effort", (
+            f"train.effort is {train.effort!r}, which says how many epochs there are, and train.epochs is "
+            f"{train.epochs}. Leave one of them out: --set train.epochs= or --set train.effort="
+        )
     if settings.cache.dtype not in (None, *task.dtypes):
         return "cache.dtype", (
             f"cache.dtype is {settings.cache.dtype!r}, which rounds away what members for {task.key} differ by. Leave "

@@ -253,13 +253,25 @@ class TrainSettings(Section):
         None, ge=1, le=1000, description="A chain of so many students, each of which learns from the one before."
     )
     teacher: str | None = Field(None, description="Learn from this member alone; default all of them.")
-    epochs: int = Field(
-        20, ge=0, le=MOST_EPOCHS, description="Passes over the training rows; 0 keeps what is solved for."
+    epochs: int | None = Field(
+        None,
+        ge=0,
+        le=MOST_EPOCHS,
+        description="Passes over the training rows; default as many as make 3,000 steps, at least 20, at most 1,000. 0 "
+        "keeps what is solved for.",
+    )
+    effort: Literal["quick", "default", "patient"] = Field(
+        "default", description="Instead of epochs: a quarter of the default's, the default's, or four times as many."
     )
     batch_size: int = Field(128, ge=1, le=MOST_ROWS, description="Rows in a step.")
     workers: int | None = Field(None, ge=0, le=256, description="Loader processes; default 0 on a CPU, else up to 8.")
     opt: str = Field("adamw", description="A timm optimizer.")
-    lr: float = Field(1e-3, gt=0, le=FAR, description="Peak learning rate.")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        le=FAR,
+        description="Peak learning rate; default 0.001, or 0.0001 where student.init lists members to start from.",
+    )
     sched: Literal["cosine", "tanh", "poly", "none"] = Field(
         "cosine", description="A timm schedule, over each stage, stepped each update."
     )

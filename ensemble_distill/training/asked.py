@@ -12,9 +12,10 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data.source import Source
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods.method import Method
-from ensemble_distill.settings import StudentSettings, TeacherSettings, TrainSettings
+from ensemble_distill.settings import StudentSettings, TeacherSettings
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.rows import CachedSplit
 
 
@@ -32,7 +33,7 @@ class Asked:
     method: Method
     options: BaseModel
     student: StudentSettings
-    train: TrainSettings
+    train: SettledTraining
     teachers: TeacherSettings
     overwrite: bool
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.settings import TrainSettings
 from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.students.student import Student
+from ensemble_distill.training.budget import SettledTraining
 
 FROZEN = "set train.freeze-bn = true, to normalize as in evaluation"
 
@@ -20,7 +20,7 @@ FROZEN = "set train.freeze-bn = true, to normalize as in evaluation"
 class Forward:
     """A student's forward pass on rows x (B, …) of any device; its body in lower precision where train.amp is on."""
 
-    settings: TrainSettings
+    settings: SettledTraining
     device: torch.device
 
     def raw(self, student: Student, x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def laid_out(x: Tensor) -> Tensor:
 # --- a body that fails -----------------------------------------------------------------------------------------------
 
 
-def _remedy(student: Student, x: Tensor, settings: TrainSettings) -> str:
+def _remedy(student: Student, x: Tensor, settings: SettledTraining) -> str:
     """What to do where a body failed on x (B, …): found out by trying, where one row was too few."""
     normalizes = any(module.training and normalizes_batches(module) for module in student.modules())
     if len(x) == 1 and normalizes and _works(student, torch.cat([x, x])):

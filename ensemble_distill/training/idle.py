@@ -14,15 +14,15 @@ from pydantic import BaseModel
 from ensemble_distill.data.source import Source
 from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.settings import TrainSettings
 from ensemble_distill.settings.idle import Idle, no_pixels, tell
+from ensemble_distill.training.budget import SettledTraining
 
 
 @dataclass(frozen=True)
 class Learning:
     """What is known when a student is about to be trained; `normalizes` is whether its body has BatchNorm."""
 
-    train: TrainSettings
+    train: SettledTraining
     sources: Mapping[str, Source]
     method: Method
     options: BaseModel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import torch
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Stage
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.settings import TrainSettings
 from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.student import Student
+from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import Place
 from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.rows import Rows
@@ -23,6 +24,7 @@ from ensemble_distill.training.solving import Solving
 from ensemble_distill.training.state import State, States
 from ensemble_distill.training.stepping import READ_EVERY, Stepping
 
+KEPT = 100  # epochs, at most, at whose ends a student is validated and saved: to do so takes longer than a few steps
 Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval mode to named figures
 
 
@@ -39,7 +41,7 @@ class Setup:
     student: Student
     stages: Sequence[Stage]
     feed: Feed
-    settings: TrainSettings
+    settings: SettledTraining
     place: Place
     progress: Progress
     validate: Validate | None = None
@@ -90,12 +92,12 @@ class Training:
                 state = self._following(state)
             self._step(state, rows)
             self.progress.advance(1, {"loss": losses[-1]} if (losses := state.summary.losses) else None)
-            if state.step % an_epoch == 0:
-                self._log(state, time.monotonic() - started)
+            epoch, within = divmod(state.step, an_epoch)
+            kept = within == 0 and self._keeps(epoch)
+            if within == 0:
+                self._log(state, time.monotonic() - started, kept)
                 started = time.monotonic()
-                self._save(state)
-                last_save = time.monotonic()
-            elif time.monotonic() - last_save > 60 * minutes:
+            if kept or time.monotonic() - last_save > 60 * minutes:
                 self._save(state)
                 last_save = time.monotonic()
         self.progress.finish()
@@ -166,7 +168,12 @@ class Training:
     def _read(self, state: State) -> None:
         self._stepping.read(state, kept=self.place.kept)
 
-    def _log(self, state: State, seconds: float) -> None:
+    def _keeps(self, epoch: int) -> bool:
+        """Whether the student is validated and saved at the end of this epoch: of more than a hundred at some."""
+        epochs = self.setup.settings.epochs
+        return epoch == epochs or epoch % math.ceil(epochs / KEPT) == 0
+
+    def _log(self, state: State, seconds: float, kept: bool) -> None:
         self._read(state)
         stage = self.setup.stages[state.stage]
         facts = {
@@ -175,14 +182,15 @@ class Training:
             "lr": state.optimizer.param_groups[0]["lr"],
         }
         validated: dict[str, float] = {}
-        if self.setup.validate is not None:
+        if self.setup.validate is not None and kept:
             student = state.finished.eval()
             validated = self.setup.validate(student, stage)
             if student is state.student:
                 self._forward.learning(student)
-        self.place.own()  # from here on nothing of the student's own can fail, and the run that it replaces may go
         state.summary.end_epoch(facts, {**validated, "seconds": round(seconds, 2)})
-        state.summary.write(self.place.folder)
+        if kept:
+            self.place.own()  # from here on nothing of the student's own can fail; the run that it replaces may go
+            state.summary.write(self.place.folder)
 
     def _save(self, state: State) -> None:
         self._read(state)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.settings import TrainSettings
 from ensemble_distill.students.student import Student
+from ensemble_distill.training.budget import SettledTraining
 
 
 def optimization(
-    student: Student, settings: TrainSettings, steps: int, steps_per_epoch: int
+    student: Student, settings: SettledTraining, steps: int, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, Any]:
     """A fresh optimizer of a student's weights that are not frozen, and a schedule over so many steps.
 

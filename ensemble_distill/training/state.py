@@ -12,8 +12,8 @@ import torch
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.methods.method import Stage
 from ensemble_distill.runs.run import misfit
-from ensemble_distill.settings import TrainSettings
 from ensemble_distill.students.student import Student
+from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import damaged, random_state, restore_random_state
 from ensemble_distill.training.forward import Forward, channels_last, channels_last_state
 from ensemble_distill.training.optimization import optimization
@@ -65,7 +65,7 @@ class States:
         EdistillError: there are fewer steps than stages.
     """
 
-    def __init__(self, stages: Sequence[Stage], order: Order, settings: TrainSettings, device: torch.device) -> None:
+    def __init__(self, stages: Sequence[Stage], order: Order, settings: SettledTraining, device: torch.device) -> None:
         self.stages, self.order, self.settings, self.device = stages, order, settings, device
         self.forward = Forward(settings, device)
         self.steps = settings.epochs * order.steps_per_epoch

@@ -11,6 +11,7 @@ from ensemble_distill.runs.folder import WEIGHTS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.words import counted
 from ensemble_distill.settings import Settings
 from ensemble_distill.settings.idle import is_given
 from ensemble_distill.training import refusals
@@ -64,8 +65,14 @@ def train(
         ready = prepare(asked, learned, Machine(workspace.device, workspace.workers, workspace.progress, given))
         claiming = partial(claim_folder, settings, asked, ready, claim)
         training = training_of(ready, asked, learned, workspace.progress, claiming)
-        if begin is not None:
-            begin(training)
+        (begin or partial(_tell_length, workspace.progress))(training)
         student = training.run().eval()
         run = Run.save(asked.folder, ready.config, student.cpu())
         return TrainReport.of(run, student, training.resumed_at, started)
+
+
+def _tell_length(progress: Progress, training: Training) -> None:
+    """Say how long it is before its first step; how much time that takes is the business of who shows progress."""
+    if training.steps:
+        each = training.feed.order.steps_per_epoch
+        progress.note(f"{counted(training.steps // each, 'epoch')} of {counted(each, 'step')}.")

@@ -27,6 +27,22 @@ def trained_splits(workspace: Workspace) -> dict[str, SplitPlan]:
     return workspace.splits(names, workspace.cache.manifest.classes)
 
 
+def trained_rows(workspace: Workspace, needs: frozenset[str]) -> int:
+    """How many rows a student is trained on: the cache says it, or else the data.
+
+    Args:
+        needs: of "teacher" and "labels", what its method needs.
+
+    Raises:
+        EdistillError: a split cannot be opened, or the cache is damaged.
+    """
+    names = [name for name in TRAINED if name in workspace.split_names]
+    if "teacher" not in needs and "transfer" in names and workspace.source("transfer").labels is None:
+        names.remove("transfer")
+    held = workspace.cache.manifest.splits if workspace.has_cache else {}
+    return sum(held[name].rows if name in held else len(workspace.source(name)) for name in names)
+
+
 def learned_from(workspace: Workspace) -> Cache:
     """The cache of the members that the student learns from."""
     teacher = workspace.settings.train.teacher

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ensemble_distill.runs.args import refuse_other_settings, write_args
 from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, WEIGHTS
@@ -12,9 +13,10 @@ from ensemble_distill.runtime.files import clear_folder, write_whole
 from ensemble_distill.settings import Settings
 from ensemble_distill.training import refusals
 from ensemble_distill.training.asked import Asked
+from ensemble_distill.training.budget import SettledTraining, settled
 from ensemble_distill.training.train import Ready
 from ensemble_distill.workspace.folders import refuse_no_run, run_folder
-from ensemble_distill.workspace.learned import learned_from
+from ensemble_distill.workspace.learned import learned_from, trained_rows
 from ensemble_distill.workspace.workspace import Workspace
 
 
@@ -28,7 +30,20 @@ def open_asked(workspace: Workspace, overwrite: bool) -> Asked:
     refuse_no_run(folder)
     refusals.refuse_bodiless(settings.student)
     refusals.refuse_several_processes()
-    return Asked(folder, method, options, settings.student, settings.train, settings.teachers, overwrite)
+    train = settled_training(workspace)
+    return Asked(folder, method, options, settings.student, train, settings.teachers, overwrite)
+
+
+def settled_training(workspace: Workspace) -> SettledTraining:
+    """`[train]` with the epochs and the learning rate that a training has here."""
+    method, options = workspace.method
+    rows = partial(trained_rows, workspace, method.needed(options))
+    return settled(workspace.settings.train, rows, workspace.settings.student.from_members)
+
+
+def recorded(settings: Settings, train: SettledTraining) -> Settings:
+    """The settings as a run or a chain keeps them: with nothing of its training left to a default that may change."""
+    return settings.model_copy(update={"train": train})
 
 
 def finished(workspace: Workspace, asked: Asked) -> Run | None:
@@ -41,7 +56,7 @@ def finished(workspace: Workspace, asked: Asked) -> Run | None:
     # one that failed at its first step may be another's
     if asked.overwrite or not any((folder / name).exists() for name in FILES if name not in (ARGS, CONFIG)):
         return None
-    refuse_other_settings(folder, settings)
+    refuse_other_settings(folder, recorded(settings, asked.train))
     refuse_other_method(folder, asked.method.source, settings.train.method)
     if workspace.has_cache:
         cache = learned_from(workspace)
@@ -55,5 +70,5 @@ def claim_folder(settings: Settings, asked: Asked, ready: Ready, claim: Callable
     claim()
     if asked.overwrite:
         clear_folder(asked.folder, FILES, last=ARGS)
-    write_args(asked.folder, settings)
+    write_args(asked.folder, recorded(settings, asked.train))
     write_whole(asked.folder / CONFIG, ready.config.content())

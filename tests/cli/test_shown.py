@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -257,3 +258,36 @@ def test_a_file_of_predictions_holds_the_same(here: Path, tmp_path: Path) -> Non
         file = tmp_path / f"out.{style}"
         assert_harmless(edistill("predict", "photos", "--format", style, "-o", str(file)))
         assert file.read_text(encoding="utf-8") == edistill("predict", "photos", "--format", style).stdout
+
+
+# --- how long it takes --------------------------------------------------------------------------------------------
+
+
+def test_how_long_a_task_takes_is_told_soon_and_then_each_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A first step of 10 s that sets things up, and 999 of half a second each."""
+    now = [100.0]
+    monkeypatch.setattr(render, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    shown = render.Shown()
+    shown.start("training", 1000, "steps")
+    for step in range(1000):
+        now[0] += 0.5 if step else 10
+        shown.advance()
+    shown.finish()
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "training: 2 of 1,000 steps, about 8 min left"  # 998 steps of half a second: 499 s
+    assert second == "training: 123 of 1,000 steps, about 7 min left"  # 877: 438.5 s
+    assert last == "training: 1,000 steps"
+
+
+def test_a_short_task_is_told_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "time", SimpleNamespace(monotonic=lambda: 7.0))
+    shown = render.Shown()
+    shown.start("training", 5, "steps", done=3)
+    for _ in range(2):
+        shown.advance()
+    shown.finish()
+    assert capsys.readouterr().err.splitlines() == ["training: going on at step 3 of 5", "training: 5 steps"]
