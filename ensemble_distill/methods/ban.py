@@ -14,6 +14,18 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.closed_form import (
+    AFTER,
+    SHRINKAGE,
+    ClosedForm,
+    Shrinkage,
+    SolveAfter,
+    idle_ridge,
+    settled_form,
+    solved_heads,
+    solved_on_the_way,
+    together,
+)
 from ensemble_distill.methods.method import Batch, Method, Options, Stage, Step
 from ensemble_distill.methods.supervised import label_nll, labels_loss
 from ensemble_distill.predictive.categorical import Categorical
@@ -23,6 +35,7 @@ from ensemble_distill.runtime.keys import uniform_row
 from ensemble_distill.tasks import Task
 
 Objective = Literal["ban", "ban+l", "cwtm", "dkpp"]
+COPIES = ("ban", "ban+l")  # objectives whose student is to say what its teacher says
 
 
 def teacher_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
@@ -101,11 +114,16 @@ class BornAgainOptions(Options):
     label_weight: float | None = Field(
         None, gt=0, le=1e6, description='What labels count beside the teacher, with objective = "ban+l"; default 1.'
     )
+    closed_form: ClosedForm = None
+    solve_after: SolveAfter = AFTER
+    ridge: Shrinkage = SHRINKAGE
 
 
 class BornAgain(Method):
     """One head against one teacher, generation after generation with `train.generations`: each learns from the one
     before, under a new seed and the same schedule.
+
+    The head can be solved for on the way (`closed_form`), as that of kd. The paper does not, and so the default is off.
 
     The weight of the labels in BAN+L is not stated in the paper; here both terms count alike, if not set otherwise.
     """
@@ -123,19 +141,28 @@ class BornAgain(Method):
         """Raises EdistillError for an objective of classes where the task has none, and a weight that nothing has."""
         assert isinstance(options, BornAgainOptions)
         objective, weight = options.objective, options.label_weight
+        if objective not in COPIES and options.closed_form:
+            raise EdistillError(
+                f"method.closed-form is on, and it solves for what the teacher says, which method.objective "
+                f"{objective!r} does not learn. Use ban or ban+l, or leave closed-form out."
+            )
         if not task.one_class and objective in ("cwtm", "dkpp"):
             raise EdistillError(
                 f"method.objective is {objective!r}, which is about the probabilities of classes, and the task is "
                 f"{task.key}. Use ban or ban+l."
             )
+        settled = options.model_copy(update=settled_form(options, False))  # the paper solves for nothing
         if objective == "ban+l":
-            return options.model_copy(update={"label_weight": 1.0 if weight is None else weight})
+            return settled.model_copy(update={"label_weight": 1.0 if weight is None else weight})
         if weight is not None:
             raise EdistillError(
                 f"method.label-weight is {weight:g}, and method.objective {objective!r} has no such weight. Set "
                 'method.objective to "ban+l", or leave the weight out.'
             )
-        return options
+        return settled
+
+    def idle(self, options: BaseModel) -> Mapping[str, str]:
+        return idle_ridge(options)
 
     def heads(self, members: int) -> int:
         return 1
@@ -153,9 +180,8 @@ class BornAgain(Method):
             "cwtm": confidence_weighted_loss,
             "dkpp": permuted_loss,
         }
-        return (
-            Stage(options.objective, 1.0, lambda student: student, losses[options.objective], watch=gradient_split),
-        )
+        stage = Stage(options.objective, 1.0, lambda student: student, losses[options.objective], watch=gradient_split)
+        return solved_on_the_way(options, stage, solved_heads(options, together(1.0)))
 
 
 METHOD = BornAgain

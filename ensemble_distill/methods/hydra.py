@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -10,13 +10,20 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.closed_form import (
+    SHRINKAGE,
+    ClosedForm,
+    Shrinkage,
+    idle_ridge,
+    members_say,
+    settled_form,
+    solved_heads,
+)
 from ensemble_distill.methods.kd import pooled_loss
-from ensemble_distill.methods.method import Batch, Fit, Loss, Method, Options, Stage, Step
+from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
 from ensemble_distill.methods.supervised import labels_loss
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime import ranks
-from ensemble_distill.students.ridge import Ridge
-from ensemble_distill.students.student import Student
 from ensemble_distill.tasks import Task
 
 
@@ -72,34 +79,6 @@ def _over_rows(losses: Tensor, batch: Batch, row_weight: float) -> Tensor:
     return ranks.share_of_all((losses * weight).mean(), weight.mean(), least.tiny)
 
 
-def solved_heads(ridge: float) -> Fit:
-    """Every head's last layer as the least-squares map from what it sees to its member's outputs.
-
-    Linear heads see the same, so one Gram matrix serves all of them. Least squares weighs what members say of
-    impossible classes as much as the rest, and rows on which they agree as much as others: it is where the stage
-    starts, and its loss does the rest.
-    """
-
-    def fit(student: Student, rows: Iterable[tuple[Tensor, Batch]]) -> None:
-        regressions: list[Ridge] = []
-        for features, batch in rows:
-            seen, raw = student.heads.hidden(features), student.family.raw(batch.teacher)
-            own = (
-                [(seen, raw)]
-                if seen.dim() == 2
-                else list(zip(seen.chunk(seen.shape[1], 1), raw.chunk(raw.shape[1], 1), strict=True))
-            )
-            regressions = regressions or [Ridge() for _ in own]
-            for regression, (x, y) in zip(regressions, own, strict=True):
-                regression.add(x.flatten(1), y)
-        solved = [regression.solve(ridge) for regression in regressions]
-        last = student.heads.last
-        last.weight.copy_(torch.cat([weight for weight, _ in solved]))
-        last.bias.copy_(torch.cat([bias for _, bias in solved]))
-
-    return fit
-
-
 HINTON_SHARE = 0.3
 
 
@@ -132,14 +111,8 @@ class HydraOptions(Options):
         description="What the labels' −ln q(y) by the pooled prediction counts beside the members: for better "
         "answers, that are less the ensemble's.",
     )
-    closed_form: bool | None = Field(
-        None,
-        description="Solve for the heads' last layers when the second phase begins; default for classes "
-        "and labels, and after such a start.",
-    )
-    ridge: float = Field(
-        1e-4, gt=0, le=1e6, description="How much that solution shrinks, relative to the features' variance."
-    )
+    closed_form: ClosedForm = None
+    ridge: Shrinkage = SHRINKAGE
 
 
 class Hydra(Method):
@@ -183,19 +156,18 @@ class Hydra(Method):
         default = {
             "deviation_weight": 1.0 if options.loss == "deviation" else None,
             "hinton_share": 0.0 if from_members else HINTON_SHARE,
-            "closed_form": from_members or task.solves,
         }
-        return options.model_copy(update={k: v for k, v in default.items() if getattr(options, k) is None})
+        unset = {key: value for key, value in default.items() if getattr(options, key) is None}
+        return options.model_copy(update=unset | settled_form(options, from_members or task.solves))
 
     def idle(self, options: BaseModel) -> Mapping[str, str]:
-        assert isinstance(options, HydraOptions)
-        return {} if options.closed_form else {"ridge": "no heads are solved for, since method.closed-form is off"}
+        return idle_ridge(options)
 
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         assert isinstance(options, HydraOptions)
         temperature = options.temperature
         share = HINTON_SHARE if options.hinton_share is None else options.hinton_share
-        fit = solved_heads(options.ridge) if options.closed_form else None
+        fit = solved_heads(options, members_say)
         pooled = with_labels(pooled_loss(temperature), options.label_weight)
         hinton = Stage("hinton", share, lambda student: student, pooled)
         if options.loss == "kl":

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from ensemble_distill.methods.closed_form import (
+    AFTER,
+    SHRINKAGE,
+    ClosedForm,
+    Shrinkage,
+    SolveAfter,
+    idle_ridge,
+    settled_form,
+    solved_heads,
+    solved_on_the_way,
+    together,
+)
 from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.tasks import Task
 
 
 def pooled_loss(temperature: float) -> Loss:
@@ -26,6 +39,9 @@ class KDOptions(Options):
     temperature: float = Field(
         1.0, ge=0.05, le=100, description="Softens both sides of the loss, which is scaled by its square."
     )
+    closed_form: ClosedForm = None
+    solve_after: SolveAfter = AFTER
+    ridge: Shrinkage = SHRINKAGE
 
 
 class KnowledgeDistillation(Method):
@@ -35,6 +51,8 @@ class KnowledgeDistillation(Method):
 
     Of regression T multiplies variances before the moments are taken, so the student's variance becomes data +
     model / T, of the members' data and model uncertainty. 1 is exact.
+
+    With `closed_form`, the default for classes and labels, the head is solved for on the way; see `solved_on_the_way`.
     """
 
     title = "one head that learns what the ensemble predicts; its members' disagreement is lost"
@@ -42,12 +60,20 @@ class KnowledgeDistillation(Method):
     outputs = "one distribution"
     Options: ClassVar[type[BaseModel]] = KDOptions
 
+    def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
+        return options.model_copy(update=settled_form(options, from_members or task.solves))
+
+    def idle(self, options: BaseModel) -> Mapping[str, str]:
+        return idle_ridge(options)
+
     def heads(self, members: int) -> int:
         return 1
 
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]:
         assert isinstance(options, KDOptions)
-        return (Stage("mean", 1.0, lambda student: student, pooled_loss(options.temperature)),)
+        temperature = options.temperature
+        stage = Stage("mean", 1.0, lambda student: student, pooled_loss(temperature))
+        return solved_on_the_way(options, stage, solved_heads(options, together(temperature)))
 
 
 METHOD = KnowledgeDistillation

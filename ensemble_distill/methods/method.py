@@ -32,6 +32,13 @@ class Labels:
     weight: Tensor
     known: Tensor
 
+    def targets(self) -> Tensor:
+        """The target of each row of regression, (B,) or (B, D): of a mixed one what lies between the two; 0 where it is
+        unknown."""
+        of_row = (-1, *(1,) * (self.own.dim() - 1))  # the shape in which a number a row goes with a row's labels
+        share = self.weight.view(of_row)
+        return torch.where(self.known.view(of_row), share * self.own + (1 - share) * self.partner, 0.0)
+
     def nll(self, student: Predictive) -> Tensor:
         """Mean −ln q(y) of each of the student's members, (B, M), nats; 0 for rows without a label.
 
@@ -46,13 +53,10 @@ class Labels:
 
     def _mixed(self, nll_of: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, M), from what gives that of labels."""
-        weight = self.weight.unsqueeze(1)
-        of_row = (-1, *(1,) * (self.own.dim() - 1))  # the shape in which a number a row goes with a row's labels
-        known = self.known.view(of_row)
         if self.own.is_floating_point():
-            share = self.weight.view(of_row)
-            nll = nll_of(torch.where(known, share * self.own + (1 - share) * self.partner, 0.0))
+            nll = nll_of(self.targets())
         else:
+            weight, known = self.weight.unsqueeze(1), self.known.view(-1, *(1,) * (self.own.dim() - 1))
             own, partner = (torch.where(known, y, 0) for y in (self.own, self.partner))
             nll = weight * nll_of(own) + (1 - weight) * nll_of(partner)
         return torch.where(self.known.unsqueeze(1), nll, 0.0)

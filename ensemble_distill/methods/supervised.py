@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from ensemble_distill.methods.method import Batch, Method, Stage, Step
-from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.methods.closed_form import (
+    AFTER,
+    SHRINKAGE,
+    ClosedForm,
+    Shrinkage,
+    SolveAfter,
+    idle_ridge,
+    members_say,
+    settled_form,
+    solved_heads,
+    solved_on_the_way,
+)
+from ensemble_distill.methods.method import Batch, Fit, Method, Options, Stage, Step
+from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime import ranks
+from ensemble_distill.students.student import Student
+from ensemble_distill.tasks import Task
 
 
 def labels_loss(batch: Batch, student: Predictive) -> Tensor:
@@ -28,6 +44,35 @@ def label_nll(batch: Batch, student: Predictive) -> Tensor:
     return batch.labels.nll(student)[:, 0] if student.members == 1 else batch.labels.pooled_nll(student)
 
 
+def solved_means(options: BaseModel) -> Fit | None:
+    """The means of one head of normal distributions as the least-squares map from what it sees to the labels, its
+    variance that of a fresh head; None where `closed_form` is off."""
+    solve = solved_heads(options, members_say)
+    if solve is None:
+        return None
+
+    def fit(student: Student, rows: Iterable[tuple[Tensor, Batch]]) -> None:
+        width = student.heads.last.bias.shape[-1]
+        solve(student, _labels_told(student.family, width, rows))
+
+    return fit
+
+
+def _labels_told(family: Family, width: int, rows: Iterable[tuple[Tensor, Batch]]) -> Iterator[tuple[Tensor, Batch]]:
+    """The rows that have a label, each told by a normal distribution about it."""
+    for features, batch in rows:
+        if batch.labels is not None:
+            known, targets = batch.labels.known, batch.labels.targets()
+            fresh: Any = family.predictive(features.new_zeros(int(known.sum()), 1, width), None, "probabilities")
+            yield features[known], Batch(replace(fresh, mean=targets[known].unsqueeze(1).to(features)), None)
+
+
+class SupervisedOptions(Options):
+    closed_form: ClosedForm = None
+    solve_after: SolveAfter = AFTER
+    ridge: Shrinkage = SHRINKAGE
+
+
 class Supervised(Method):
     """The same student, the same views and the same budget, but −ln q(y) as its loss.
 
@@ -39,6 +84,20 @@ class Supervised(Method):
     paper = "no paper: maximum likelihood"
     outputs = "one distribution"
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    Options: ClassVar[type[BaseModel]] = SupervisedOptions
+
+    def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
+        """Raises EdistillError for a solution where a head says no labels, but how likely each is."""
+        assert isinstance(options, SupervisedOptions)
+        if options.closed_form and not task.says_labels:
+            raise EdistillError(
+                f"method.closed-form is on, and what a head says of {task.called} is how likely each is, for which "
+                f"labels have no least squares; the task is {task.key}. Leave it out."
+            )
+        return options.model_copy(update=settled_form(options, from_members and task.says_labels))
+
+    def idle(self, options: BaseModel) -> Mapping[str, str]:
+        return idle_ridge(options)
 
     def heads(self, members: int) -> int:
         return 1
@@ -47,7 +106,8 @@ class Supervised(Method):
         def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
             return labels_loss(batch, student)
 
-        return (Stage("labels", 1.0, lambda student: student, loss),)
+        stage = Stage("labels", 1.0, lambda student: student, loss)
+        return solved_on_the_way(options, stage, solved_means(options))
 
 
 METHOD = Supervised

@@ -44,6 +44,7 @@ class Regression(Task):
     format: ClassVar[str] = "moments"
     standardizes: ClassVar[bool] = True
     softens: ClassVar[bool] = False
+    says_labels: ClassVar[bool] = True
     shares_output: ClassVar[bool] = False
     figures_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", "coverage95", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", *UNCERTAINTIES)

@@ -61,6 +61,7 @@ class Task(ABC):
         folders: whether folders of images say what their labels are.
         softens: whether one temperature on teacher and student leaves the optimum of a loss where it is.
         solves: whether heads are solved for by least squares before their stage, if nothing else is asked for.
+        says_labels: whether a head says what a label is, a number, and not how likely each is.
         shares_output: whether a student's output layer means what its teacher's does.
         figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
         shifted_shown: those that `evaluate --shifts` tells in its table.
@@ -81,6 +82,7 @@ class Task(ABC):
     folders: ClassVar[bool] = False
     softens: ClassVar[bool] = True
     solves: ClassVar[bool] = False
+    says_labels: ClassVar[bool] = False
     shares_output: ClassVar[bool] = True
     figures_shown: ClassVar[tuple[str, ...]]
     shifted_shown: ClassVar[tuple[str, ...]]

@@ -46,6 +46,9 @@ class Solving:
         """Solve for what the stage solves for; False when that is nothing."""
         if stage.fit is None:
             return False
+        if not student.heads.last.weight.requires_grad:
+            self.progress.note("The output layer is the teacher's (student.share), so it is not solved for.")
+            return False
         every = self.feed.every(min(max(FITTED * student.heads.last.weight.shape[1], FEWEST), MOST))
         self.progress.start(f"solving for {stage.name}", every.count, "rows")
         student.eval()  # by running statistics, as it will be used
