@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ensemble_distill.data.shifts import levels, shifts_for
 from ensemble_distill.evaluation.choosing import choose
@@ -30,8 +31,11 @@ def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: 
     measured = _measured(given, runs, {}, split, shifts)
     names = [run.folder.name for run in runs]
     found = tuple(
-        measured.evaluation(
-            index, name if names.count(name) == 1 else str(run.folder), calibrated=run.calibration is not None
+        replace(
+            measured.evaluation(
+                index, name if names.count(name) == 1 else str(run.folder), calibrated=run.calibration is not None
+            ),
+            still_falling=run.provenance.still_falling,
         )
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     )
@@ -50,7 +54,10 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
     generations = {generation_name(index + 1): index for index in range(count)}
     models: dict[str, Model] = {**generations, **{name: name for name in averages}}
     calibrated = any(run.calibration is not None for run in chain.runs)
-    found = measured.evaluation(count - 1, chain.folder.name, calibrated, models)
+    falling = [run.provenance.still_falling for run in chain.runs if run.provenance.still_falling is not None]
+    found = replace(
+        measured.evaluation(count - 1, chain.folder.name, calibrated, models), still_falling=max(falling, default=None)
+    )
     students = {name: (index, chain.runs[index]) for name, index in generations.items()}
     keep_or_warn(chain.folder, students, measured, found, given.progress)
     return found

@@ -38,6 +38,8 @@ class Evaluation:
         instead: the best members of the student's cost, where it is worth fewer. None else, or if nobody could choose.
         chain_fidelity: as `fidelity`, of each generation of a chain and each of their averages. None for a run.
         calibrated: whether the student, or a generation of the chain, is.
+        still_falling: where the training of the student, or of a generation of the chain, ended too early, which share
+            of its loss's fall came late; see `Provenance.still_falling`.
         shifts: {shift: {severity: models}}. None where shifts were not asked for.
         shift_levels: what the severities of each shift mean. None as `shifts`.
     """
@@ -58,6 +60,7 @@ class Evaluation:
     instead: tuple[str, ...] | None = None
     chain_fidelity: Mapping[str, Figures] | None = None
     calibrated: bool = False
+    still_falling: float | None = None
     shifts: Mapping[str, Mapping[int, Models]] | None = None
     shift_levels: Mapping[str, tuple[str, ...]] | None = None
 
@@ -84,6 +87,7 @@ class Evaluation:
             if self.worth is None
             else {name: None if each is None else each.to_json() for name, each in self.worth.items()},
             "instead": None if self.instead is None else list(self.instead),
+            "still_falling": self.still_falling,
         }
 
     def shifts_to_json(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,8 @@ class Provenance:
         members: the ensemble; with one head per member, head m imitates member m.
         trained_on: the digest of each split it was trained on.
         versions: of the libraries it was trained with.
+        still_falling: which share of its loss's fall came late, where the training ended too early; see
+            `training.convergence`. None where it did not, and for runs before version 0.3.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Provenance:
     source: str = ""
     trained_on: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    still_falling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class StudentConfig:
         if weights is not None and len(weights) != len(members):
             raise ValueError(f"there are {len(weights)} weights, and {len(members)} members")
         self.architecture.task.refuse_others(members)
+
+    def ended(self, still_falling: float | None) -> StudentConfig:
+        """Of the run once it was trained; see `Provenance.still_falling`."""
+        return replace(self, provenance=replace(self.provenance, still_falling=still_falling))
 
     def to_json(self) -> dict[str, Any]:
         architecture, origin = self.architecture, self.provenance
@@ -71,6 +78,7 @@ class StudentConfig:
             "members": [member.to_json() for member in origin.members],
             "trained_on": dict(origin.trained_on),
             "versions": dict(origin.versions),
+            **({} if origin.still_falling is None else {"still_falling": origin.still_falling}),
         }
 
     @classmethod
@@ -80,6 +88,7 @@ class StudentConfig:
         student = {**record["student"], **record["input"], **pooling}
         method = record["method"]
         origin = {key: record[key] for key in ("members", "trained_on", "versions")}
+        origin["still_falling"] = record.get("still_falling")
         origin |= {"method": method["name"], "options": method["options"], "source": method.get("source", "")}
         return cls(Architecture.from_json(student, task_from_json(record)), parsed(Provenance, origin))
 

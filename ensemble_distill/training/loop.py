@@ -18,6 +18,7 @@ from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import Place
+from ensemble_distill.training.convergence import still_falling
 from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.rows import Rows
 from ensemble_distill.training.solving import Solving
@@ -54,6 +55,7 @@ class Training:
     Attributes:
         steps: of the whole training.
         resumed_at: the step that `run` went on from.
+        still_falling: whether `run` ended too early; see the function of that name.
 
     Raises:
         EdistillError: there are fewer steps than stages, or timm has no such optimizer. Nothing is written before.
@@ -68,6 +70,7 @@ class Training:
         self._stepping = Stepping(self._states, self.feed, self._forward)
         self.steps = self._states.steps
         self.resumed_at = 0
+        self.still_falling: float | None = None
         torch.manual_seed(setup.settings.seed)
         self._first = self._states.fresh(self._states.started(setup.student.to(device), 0), 0)
 
@@ -104,6 +107,7 @@ class Training:
         if self.steps == 0:
             self._solving.refuse_not_finite(state.student)
         self.place.own()  # without a step nothing has been written
+        self.still_falling = still_falling(state.summary.table)
         return state.finished
 
     def seconds_a_batch(self, steps: int = 3) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ class TrainReport:
     fresh: bool  # False: it was up to date
     resumed_at: int  # the step an interrupted training went on from; 0 for a new one
     seconds: float
+    still_falling: float | None = None  # of a training that ended too early: see `Provenance`
 
     @classmethod
     def of(cls, run: Run, student: Student, resumed_at: int | None, started: float) -> TrainReport:
@@ -33,4 +34,5 @@ class TrainReport:
             fresh=resumed_at is not None,
             resumed_at=resumed_at or 0,
             seconds=time.monotonic() - started,
+            still_falling=run.provenance.still_falling,
         )

@@ -15,6 +15,7 @@ from ensemble_distill.runtime.words import counted
 from ensemble_distill.settings import Settings
 from ensemble_distill.settings.idle import is_given
 from ensemble_distill.training import refusals
+from ensemble_distill.training.convergence import tell_still_falling
 from ensemble_distill.training.loop import Training
 from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.train import Machine, prepare, training_of
@@ -67,7 +68,8 @@ def train(
         training = training_of(ready, asked, learned, workspace.progress, claiming)
         (begin or partial(_tell_length, workspace.progress))(training)
         student = training.run().eval()
-        run = Run.save(asked.folder, ready.config, student.cpu())
+        run = Run.save(asked.folder, ready.config.ended(training.still_falling), student.cpu())
+        tell_still_falling(run, workspace.progress)
         return TrainReport.of(run, student, training.resumed_at, started)
 
 

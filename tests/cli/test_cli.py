@@ -169,6 +169,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         "ladder",
         "worth",
         "instead",
+        "still_falling",
     ]
     assert list(found) == [*promised, *more]
     assert {key: found[key] for key in list(found)[:5]} == {
