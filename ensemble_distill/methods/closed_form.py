@@ -68,7 +68,7 @@ def solved_on_the_way(options: BaseModel, stage: Stage, fit: Fit | None) -> Sequ
         return (stage,)
     if after == 0:
         return (replace(stage, fit=fit),)
-    first = replace(stage, name="first", share=after * stage.share)
+    first = replace(stage, name="first", share=after * stage.share, optional=True)
     return (first, replace(stage, share=(1 - after) * stage.share, fit=fit))
 
 

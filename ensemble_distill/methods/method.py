@@ -102,6 +102,7 @@ class Stage:
         fit: what is solved for before the first step, from the cached rows in their views; None for nothing.
         watch: what `summary.csv` tells of the training rows beside the loss, means over the steps of an epoch in which
             it is not NaN; None for nothing. Nothing in it should wait for the device.
+        optional: whether it is left out, its share going to the next stage, where steps do not suffice for all.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Stage:
     loss: Loss
     fit: Fit | None = None
     watch: Watch | None = None
+    optional: bool = False
 
 
 class Options(BaseModel):

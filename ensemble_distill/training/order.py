@@ -4,7 +4,7 @@ steps belong to which stage."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -93,6 +93,20 @@ class Steps(Sampler[list[Index]]):
 
     def __iter__(self) -> Iterator[list[Index]]:
         return (self.order.batch(step) for step in range(self.start, self.stop))
+
+
+def afforded(stages: Sequence[Stage], steps: int) -> tuple[Stage, ...]:
+    """The stages without the optional ones where there are fewer steps than stages."""
+    if not 0 < steps < len(stages):
+        return tuple(stages)
+    kept: list[Stage] = []
+    share = 0.0
+    for stage in stages:
+        share += stage.share
+        if not stage.optional:
+            kept.append(replace(stage, share=share))
+            share = 0.0
+    return tuple(kept)
 
 
 def boundaries(stages: Sequence[Stage], steps: int) -> list[int]:

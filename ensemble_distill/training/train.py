@@ -22,7 +22,7 @@ from ensemble_distill.training.compressing import compressed
 from ensemble_distill.training.feed import Feed, Pooling
 from ensemble_distill.training.idle import Learning, tell_idle_training
 from ensemble_distill.training.loop import Setup, Training
-from ensemble_distill.training.order import Order, boundaries
+from ensemble_distill.training.order import Order, afforded, boundaries
 from ensemble_distill.training.refusals import refuse_broken, refuse_double
 from ensemble_distill.training.rows import CachedRows, TeacherOutputs
 from ensemble_distill.training.student import Begun, begin_student, config_of
@@ -66,7 +66,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     begun = begin_student(asked, learned, _some(rows))
     refuse_double(settings.method, begun.architecture.family, machine.device)
     members = len(learned.cache.manifest.members)
-    stages = tuple(asked.method.stages(asked.options, members))
+    stages = afforded(asked.method.stages(asked.options, members), settings.epochs * order.steps_per_epoch)
     refuse_broken(settings.method, stages, begun.student, begun.architecture, begun.start is not None)
     normalizes = any(map(normalizes_batches, begun.student.modules()))
     facts = Learning(settings, learned.sources, asked.method, asked.options, stages, normalizes)

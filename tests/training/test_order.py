@@ -5,11 +5,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from ensemble_distill.methods.method import Stage
 from ensemble_distill.runtime.ranks import Rank, current
-from ensemble_distill.training.order import Every, Index, Order, Steps
+from ensemble_distill.training.order import Every, Index, Order, Steps, afforded
 
 ROWS = st.integers(1, 60)
 VIEWS = st.integers(1, 5)
@@ -113,3 +116,14 @@ def test_some_of_the_rows_are_evenly_spread(rows: int, views: int, limit: int) -
     if 2 <= limit < rows:
         gaps = np.diff(sorted(row for row, _ in found))
         assert gaps.max() - gaps.min() <= 1
+
+
+def test_of_few_steps_optional_stages_are_left_out() -> None:
+    def nothing(*_: object) -> Tensor:
+        return torch.zeros(())
+
+    first = Stage("first", 0.25, lambda student: student, nothing, optional=True)
+    second, third = (Stage(name, share, lambda student: student, nothing) for name, share in (("b", 0.25), ("c", 0.5)))
+    assert afforded((first, second, third), 3) == (first, second, third)
+    assert [(s.name, s.share) for s in afforded((first, second, third), 2)] == [("b", 0.5), ("c", 0.5)]
+    assert afforded((second, third), 1) == (second, third)  # which is refused
