@@ -28,7 +28,11 @@ class BatchEnsemble(Method):
     Distilling one-to-one into such a student is from LatentBE (Nam et al. 2022, arXiv:2206.15047), which then averages
     the factors into one network; here they stay, since the members are the aim. As in its authors' code the factors
     start at 1: members part because their targets differ. (A random start hurt short trainings on digits, and was no
-    better in long ones.) Theirs is one stage, which a `hinton_share` of 0 gives; but to learn the pooled prediction
+    better in long ones. On the quickstart's digits, two members' bodies, validation rows, two seeds, 6 epochs from a
+    `spread` of 0, .2 and .3 gave 17 %, 43 % and 81 % of the members' model uncertainty, a divergence from the members
+    of .031, .037 and .047, and a mean KL of .011, .011 and .015: where model uncertainty counts, .2 is worth a try.)
+
+    Theirs is one stage, which a `hinton_share` of 0 gives; but to learn the pooled prediction
     first, as Hydra does, brought the members nearer to their targets, and is M times cheaper while it lasts.
 
     A factor's gradient is 1/M of a shared weight's, for which their code makes up; adaptive optimizers do so anyway.

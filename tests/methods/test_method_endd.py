@@ -44,6 +44,8 @@ def test_the_temperature_is_held_then_falls_in_a_line_to_1() -> None:
     found = [annealed(options, progress) for progress in (0.01, 0.2, 1 / 3, 5 / 12, 0.5, 7 / 12, 2 / 3, 0.8, 1)]
     assert found == pytest.approx([10, 10, 10, 7.75, 5.5, 3.25, 1, 1, 1])
     assert all(annealed(EnDDOptions(anneal_share=share), 1) == 1 for share in np.linspace(0.001, 1, 997))
+    assert [annealed(EnDDOptions(), 0.1, steps) for steps in (96, 9_999, 10_000, 35_000)] == [3, 3, 10, 10]
+    assert annealed(EnDDOptions(), 1.0, 96) == 1
     assert {annealed(EnDDOptions(first_temperature=1), progress) for progress in (0.01, 0.5, 1)} == {1}
 
 
