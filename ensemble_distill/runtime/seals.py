@@ -25,7 +25,8 @@ VERSION = "version"  # where safetensors metadata do
 LARGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 BLANK = ("edistill seal " * 5)[:64]  # as long as a digest, and in no file by chance
 UNSEALED = (None, "0.1.0")  # versions of before; None is a file that says none, as most of those did
-_COMMENT = re.compile(rb"# edistill \S+, sha256 ([0-9a-f]{64})\n\Z")
+# the first line, or as versions before 0.3.0 wrote it the last, which a file cut short at a line's end has lost
+_COMMENT = re.compile(rb"\A# edistill \S+, sha256 ([0-9a-f]{64})\n|# edistill \S+, sha256 ([0-9a-f]{64})\n\Z")
 
 
 def seal(content: bytes) -> bytes:
@@ -177,14 +178,14 @@ def onnx_metadata(content: bytes, key: str) -> str | None:
 
 
 def sealed_comment(text: str) -> bytes:
-    """A text with its digest in a last line that begins with a #."""
-    return seal(f"{text.rstrip()}\n# edistill {__version__}, sha256 {BLANK}\n".encode())
+    """A text with its digest in a first line that begins with a #."""
+    return seal(f"# edistill {__version__}, sha256 {BLANK}\n{text.rstrip()}\n".encode())
 
 
 def check_comment(content: bytes) -> None:
-    """Raises ValueError when a text that says its digest in its last line is not what was sealed.
+    """Raises ValueError when a text that says its digest is not what was sealed.
 
-    A last line that no longer reads so was hit itself, and changes nothing of what the text says.
+    A line that no longer reads so was hit itself, and changes nothing of what the text says.
     """
     if (found := _COMMENT.search(content)) is not None:
-        check(content, found[1].decode(), None)
+        check(content, (found[1] or found[2]).decode(), None)

@@ -108,9 +108,22 @@ def test_metadata_of_a_graph_are_found_without_it() -> None:
         assert onnx_metadata(content, "edistill.c") is None
 
 
-def test_a_text_is_sealed_by_its_last_line() -> None:
-    content = sealed_comment('a = "µ"\n')
+def test_a_text_is_sealed_by_its_first_line() -> None:
+    content = sealed_comment('a = "µ"\nb = 1\n')
     check_comment(content)
-    for at in range(content.index(b"#")):
+    begin = content.index(b"\n") + 1
+    assert content[:1] == b"#"
+    for at in range(begin, len(content)):
+        with pytest.raises(ValueError, match="sha256"):
+            check_comment(content[:at] + bytes([content[at] ^ 2]) + content[at + 1 :])
+        with pytest.raises(ValueError, match="sha256"):
+            check_comment(content[:at])
+
+
+def test_a_text_of_before_is_sealed_by_its_last_line() -> None:
+    text = 'a = "µ"\n'
+    content = seal(f"{text}# edistill 0.2.0, sha256 {BLANK}\n".encode())
+    check_comment(content)
+    for at in range(len(text.encode())):
         with pytest.raises(ValueError, match="sha256"):
             check_comment(content[:at] + bytes([content[at] ^ 2]) + content[at + 1 :])
