@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import json
 import shutil
@@ -88,3 +89,29 @@ def edistill(work: Path, *commands: str, into: Path | None = None) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def lines_of(table: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file; none where there is no file."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def add_line(table: Path, line: dict[str, Any]) -> None:
+    """One more line at the end of a CSV file, floats with six digits."""
+    told = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in line.items()}
+    part = table.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(told), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*lines_of(table), told])
+    part.replace(table)
+
+
+def worth_of(document: dict[str, Any]) -> dict[str, float | None]:
+    """From `edistill evaluate --json`: what a student is worth and what it costs, in members."""
+    worth = document["worth"]["student"]
+    told = {f"worth_{key}": worth[key] for key in ("prediction", "uncertainty", "uncertainty_control")}
+    return told | {f"cost_{key}": worth["cost"][key] for key in ("latency", "macs", "parameters")}

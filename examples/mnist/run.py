@@ -25,13 +25,7 @@ OOD_ROWS = 2000
 def main() -> None:
     given = arguments(__doc__ or "", HERE)
     work: Path = given.work
-    for name in ("edistill.toml", "model.py"):
-        shutil.copy(HERE / name, work / name)
-    if not (work / "mnist.npz").exists():
-        shutil.copy(given.shared / "data" / "mnist.npz", work / "mnist.npz")
-    if not (work / "cifar10.npz").exists():
-        np.savez_compressed(work / "cifar10.npz", x=gray_cifar10(given.shared, OOD_ROWS))
-    train_members(work / "mnist.npz", work)
+    prepare(given.shared, work)
     edistill(work, "cache-logits")
     for name in METHODS:
         edistill(work, *(f"train --method {name} --seed {seed} {OPTIONS.get(name, '')}" for seed in SEEDS))
@@ -40,6 +34,17 @@ def main() -> None:
     print_table(work / "evaluation.csv")
     edistill(work, "evaluate hydra-s0 --shifts --format csv", into=work / "shifts.csv")
     edistill(work, "export hydra-s0 --onnx", "predict cifar10.npz -o predictions.csv")
+
+
+def prepare(shared: Path, work: Path) -> None:
+    """Settings, networks, data and members in `work`; what is there is left as it is."""
+    for name in ("edistill.toml", "model.py"):
+        shutil.copy(HERE / name, work / name)
+    if not (work / "mnist.npz").exists():
+        shutil.copy(shared / "data" / "mnist.npz", work / "mnist.npz")
+    if not (work / "cifar10.npz").exists():
+        np.savez_compressed(work / "cifar10.npz", x=gray_cifar10(shared, OOD_ROWS))
+    train_members(work / "mnist.npz", work)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,19 +54,18 @@ def main() -> None:
         train_set(given.shared / "data" / "uci", name, given.work)
 
 
-def train_set(uci: Path, name: str, work: Path) -> None:
-    """All splits of a set, each a folder `work/NAME/split-K`; what is finished is left as it is."""
+def train_set(uci: Path, name: str, work: Path, splits: Sequence[int] = range(SPLITS)) -> None:
+    """The splits of a set, each a folder `work/NAME/split-K`; what is finished is left as it is."""
     figures = []
-    for number in range(SPLITS):
+    for number in splits:
         folder = work / name / f"split-{number}"
         if not (folder / "ensemble.json").exists():
             _train_split(read_split(uci, name, number), RECIPES[name], number, folder)
         figures.append(json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))["test"])
     for model in ("ensemble", "member"):
         columns = {key: np.array([of[model][key] for of in figures]) for key in figures[0][model]}
-        told = "  ".join(
-            f"{key} {v.mean():.4g} ± {v.std(ddof=1) / math.sqrt(SPLITS):.2g}" for key, v in columns.items()
-        )
+        errors = {key: v.std(ddof=1) / math.sqrt(len(v)) if len(v) > 1 else math.nan for key, v in columns.items()}
+        told = "  ".join(f"{key} {v.mean():.4g} ± {errors[key]:.2g}" for key, v in columns.items())
         print(f"{name} test, {model}: {told}", flush=True)
 
 
