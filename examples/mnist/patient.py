@@ -1,0 +1,78 @@
+"""A patient student from scratch on MNIST: python examples/mnist/patient.py ../shared
+
+The hydra of run.py, one body of 200 units under heads [100, 100, 10], no start from members; for more epochs, at a
+higher rate. Each training that is done is a line of patient.csv beside this file, and is passed over then, so that the
+runs go on anywhere. `--epochs 16 --seeds 0` does one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from common import add_line, arguments, edistill, lines_of, worth_of  # noqa: E402
+from run import prepare  # noqa: E402
+
+TABLE = HERE / "patient.csv"
+SEEDS = ("0", "1", "2")
+EPOCHS = ("16", "40")
+RECIPE = "--batch-size 256 --lr 4e-3 --set method.hinton-share=0"
+FIGURES = ("accuracy", "nll", "model_uncertainty")
+
+
+def main() -> None:
+    given = arguments(__doc__ or "", HERE, seeds=SEEDS, epochs=EPOCHS)
+    for epochs in given.epochs:
+        for seed in given.seeds:
+            if (epochs, seed) not in {(line["epochs"], line["seed"]) for line in lines_of(TABLE)}:
+                prepare(given.shared, given.work)
+                add_line(TABLE, {"epochs": epochs, "seed": seed, **_trained(given.work, epochs, seed)})
+    for epochs in given.epochs:
+        _print_table(epochs, [line for line in lines_of(TABLE) if line["epochs"] == epochs])
+
+
+def _trained(work: Path, epochs: str, seed: str) -> dict[str, Any]:
+    """What `evaluate` says on the test rows, the seconds of all of it, and the command that trained."""
+    started = time.monotonic()
+    name = f"patient-{epochs}-s{seed}"
+    command = f"train --name {name} --seed {seed} --epochs {epochs} {RECIPE}"
+    edistill(work, "cache-logits", command)
+    document = _evaluated(work, name)
+    return {**_figures(document), "seconds": round(time.monotonic() - started), "command": f"edistill {command}"}
+
+
+def _evaluated(work: Path, run: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "ensemble_distill", "evaluate", run, "--json"]
+    found: dict[str, Any] = json.loads(subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE).stdout)
+    return found
+
+
+def _figures(document: dict[str, Any]) -> dict[str, Any]:
+    models, fidelity = document["models"], document["fidelity"]
+    keys = ("diversity_explained", "model_uncertainty_l1", "model_uncertainty_ratio", "gap_closed")
+    return {
+        **{f"{model}_{key}": models[model].get(key) for model in ("ensemble", "member", "student") for key in FIGURES},
+        **{key: fidelity[key] for key in keys},
+        **worth_of(document),
+    }
+
+
+def _print_table(epochs: str, lines: list[dict[str, str]]) -> None:
+    """Means ± standard deviations over seeds, a figure a line."""
+    print(f"\n{epochs} epochs, {len(lines)} of {len(SEEDS)} seeds")
+    for key in lines[0] if lines else ():
+        if key not in ("epochs", "seed", "seconds", "command") and lines[0][key] not in ("", "None"):
+            values = np.array([float(line[key]) for line in lines])
+            print(f"{key:28}{values.mean():10.4f} ± {values.std(ddof=1) if len(values) > 1 else np.nan:.4f}")
+
+
+if __name__ == "__main__":
+    main()
