@@ -37,11 +37,15 @@ class EnDDOptions(Options):
 
 def annealed(options: EnDDOptions, progress: float, steps: int = 1) -> float:
     """The temperature T after a share of so many steps, `progress` in (0, 1]; exactly 1 at the end."""
-    first = options.first_temperature
-    if first is None:
-        first = 10.0 if steps >= MANY else 3.0
+    first = _first(options, steps)
     left = min(max(2 - 2 * progress / options.anneal_share, 0.0), 1.0)
     return 1 + (first - 1) * left
+
+
+def _first(options: EnDDOptions, steps: int) -> float:
+    if options.first_temperature is not None:
+        return options.first_temperature
+    return 10.0 if steps >= MANY else 3.0
 
 
 class EnDD(Method):
@@ -74,6 +78,10 @@ class EnDD(Method):
 
     def heads(self, members: int) -> int:
         return 1
+
+    def timed(self, options: BaseModel, steps: int) -> BaseModel:
+        assert isinstance(options, EnDDOptions)
+        return options.model_copy(update={"first_temperature": _first(options, steps)})
 
     def idle(self, options: BaseModel) -> Mapping[str, str]:
         assert isinstance(options, EnDDOptions)

@@ -158,6 +158,10 @@ class Method(ABC):
         """The options with defaults that depend on the task or on a start from members; what was set stays."""
         return options
 
+    def timed(self, options: BaseModel, steps: int) -> BaseModel:
+        """The options with defaults that depend on how many steps there are; what was set stays."""
+        return options
+
     def idle(self, options: BaseModel) -> Mapping[str, str]:
         """Which options do nothing beside the others, by their names in the file, and why: a clause."""
         return {}

@@ -70,6 +70,11 @@ class UsersMethod(Method):
         self._check(isinstance(found, type(options)), "settled", found, f"{type(options).__name__}, as Options is")
         return found
 
+    def timed(self, options: BaseModel, steps: int) -> BaseModel:
+        found = self._asked("timed", lambda: self.own.timed(options, steps))
+        self._check(isinstance(found, type(options)), "timed", found, f"{type(options).__name__}, as Options is")
+        return found
+
     def needed(self, options: BaseModel) -> frozenset[str]:
         found: Any = self._asked("needed", lambda: frozenset(self.own.needed(options)))
         self._check(NEEDS.issuperset(found), "needed", found, "a set of teacher and labels")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,7 +66,9 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     begun = begin_student(asked, learned, _some(rows))
     refuse_double(settings.method, begun.architecture.family, machine.device)
     members = len(learned.cache.manifest.members)
-    stages = afforded(asked.method.stages(asked.options, members), settings.epochs * order.steps_per_epoch)
+    steps = settings.epochs * order.steps_per_epoch
+    asked = replace(asked, options=asked.method.timed(asked.options, steps))
+    stages = afforded(asked.method.stages(asked.options, members), steps)
     refuse_broken(settings.method, stages, begun.student, begun.architecture, begun.start is not None)
     normalizes = any(map(normalizes_batches, begun.student.modules()))
     facts = Learning(settings, learned.sources, asked.method, asked.options, stages, normalizes)
@@ -76,7 +78,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     outputs = TeacherOutputs(list(learned.splits.values()))
     feed = Feed(rows, outputs, order, pooling, machine.device, machine.workers)
     if asked.student.compresses:  # which may take minutes: what training would refuse, it refuses before
-        boundaries(stages, settings.epochs * order.steps_per_epoch)
+        boundaries(stages, steps)
         begun = compressed(asked, begun, Compressing(feed.sample, feed.shape, machine.device, machine.progress))
     return Ready(config_of(asked, learned, begun.architecture), begun, stages, feed)
 

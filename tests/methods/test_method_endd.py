@@ -46,6 +46,9 @@ def test_the_temperature_is_held_then_falls_in_a_line_to_1() -> None:
     assert all(annealed(EnDDOptions(anneal_share=share), 1) == 1 for share in np.linspace(0.001, 1, 997))
     assert [annealed(EnDDOptions(), 0.1, steps) for steps in (96, 9_999, 10_000, 35_000)] == [3, 3, 10, 10]
     assert annealed(EnDDOptions(), 1.0, 96) == 1
+    timed = [open_method("endd").timed(EnDDOptions(), steps) for steps in (96, 10_000)]
+    assert timed == [EnDDOptions(first_temperature=3), EnDDOptions(first_temperature=10)]
+    assert open_method("endd").timed(EnDDOptions(first_temperature=8), 96) == EnDDOptions(first_temperature=8)
     assert {annealed(EnDDOptions(first_temperature=1), progress) for progress in (0.01, 0.5, 1)} == {1}
 
 

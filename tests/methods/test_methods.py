@@ -386,3 +386,9 @@ def test_a_users_method_trains(tmp_path: Path, mine: str) -> None:
     assert (report.method, report.heads, report.folder.name) == ("Mine", 1, "Mine-s0")
     assert Run.open(report.folder).provenance.options == {"sharpness": 3.0}
     assert load_student(report.folder, trust=True)(torch.zeros(2, 1, 6, 6)).shape == (2, 1, tiny.CLASSES)
+
+
+def test_a_run_records_a_default_that_depends_on_its_steps(tmp_path: Path) -> None:
+    settings = tiny.settings(tiny.make_folder(tmp_path / "folder"), {"train.method": "endd", "train.epochs": 1})
+    cache_logits(settings)
+    assert Run.open(train(settings).folder).provenance.options["first_temperature"] == 3.0
