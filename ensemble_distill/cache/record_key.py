@@ -6,6 +6,7 @@ Only the manifest's JSON and a part's tensor names hold keys as text; everything
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -14,7 +15,7 @@ INPUTS = "inputs"  # stored inputs of a split stand beside its records, as a rec
 RECORDS = "records"
 
 
-class _Key:
+class _Key(ABC):
     """What both kinds of keys share."""
 
     split: str
@@ -26,9 +27,9 @@ class _Key:
         return self.split
 
     @property
+    @abstractmethod
     def named(self) -> str:
         """What the record is called there."""
-        raise NotImplementedError
 
     @property
     def column(self) -> str:
