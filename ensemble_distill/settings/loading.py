@@ -17,7 +17,7 @@ from ensemble_distill.settings.sections import Settings
 FILE_NAME = "edistill.toml"
 
 
-def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read settings from a toml file and apply overrides, {"train.epochs": 3}; flags come in this way. None takes a key
     out, so that its default holds.
 
@@ -26,7 +26,7 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
     Raises:
         EdistillError: no such file, not TOML, an unknown key, a value out of its domain.
     """
-    path = file or Path(FILE_NAME)
+    path = Path(file or FILE_NAME)
     if path.is_dir():
         path = path / FILE_NAME
     if not path.exists():

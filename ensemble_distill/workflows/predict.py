@@ -34,12 +34,12 @@ class Predictions:
 
 
 def predict(
-    model: Path | None,
-    inputs: Sequence[str],
+    model: str | Path | None,
+    inputs: str | Sequence[str],
     progress: Progress | None = None,
     *,
-    runs: Path = Path("runs"),
-    output: Path | None = None,
+    runs: str | Path = "runs",
+    output: str | Path | None = None,
     style: Style = "csv",
     overwrite: bool = False,
     changed: bool = False,
@@ -48,7 +48,7 @@ def predict(
 
     Args:
         model: a file that `edistill export --onnx` wrote; None for the newest in `runs`.
-        inputs: image files, one folder, or one `.npz`.
+        inputs: image files, one folder, or one `.npz`; a single one need not be in a list.
         progress: is told what of them was passed over, and when the run was calibrated since the export.
         output: a file to write the rows to, in the given style; None for none.
         overwrite: replace a file that no earlier call wrote.
@@ -59,7 +59,9 @@ def predict(
             weights are others; the output must not be written there.
     """
     progress = progress or Silent()
-    model = latest_export(runs) if model is None else model
+    model = latest_export(Path(runs)) if model is None else Path(model)
+    output = None if output is None else Path(output)
+    inputs = [inputs] if isinstance(inputs, str) else inputs
     if output is not None:
         refuse_target(output, model, inputs, overwrite)
     served = Served(model, changed=changed)

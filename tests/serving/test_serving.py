@@ -172,6 +172,7 @@ def test_class_names_are_those_of_the_file(digits: Path, pictures: NDArray[np.ui
             entry.value = json.dumps(names)
     save_sealed(model, Path("named.onnx"))
     plain = predict(path, ["photos"]).rows
+    assert predict(str(path), "photos").rows == plain, "a text is a path too"
     assert [record["class"] for record in predict(Path("named.onnx"), ["photos"]).rows] == [
         names[int(record["class"])] for record in plain
     ]

@@ -163,7 +163,8 @@ def test_a_relative_config_makes_absolute_paths(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine.toml").write_text('data.train = "x.npz"')
     monkeypatch.chdir(tmp_path)
-    assert load_settings(Path("folder/mine.toml")).data.train == str(tmp_path / "folder" / "x.npz")
+    for file in (Path("folder/mine.toml"), "folder/mine.toml"):
+        assert load_settings(file).data.train == str(tmp_path / "folder" / "x.npz")
 
 
 # --- the copy ---------------------------------------------------------------------------------------------------
