@@ -13,8 +13,10 @@ from typing import Any
 
 from ensemble_distill.data.source import Source
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.settings import Settings
+from ensemble_distill.settings import MemberSettings, Settings
 from ensemble_distill.settings.idle import Idle, is_given, no_pixels, tell
+from ensemble_distill.settings.messages import kebab
+from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -100,8 +102,35 @@ def tell_idle_caching(facts: Caching, progress: Progress) -> None:
     Raises:
         EdistillError: one would change results if it did what it says.
     """
-    found = {key: rule(facts) for key, rule in CACHING.items()}
+    found = {key: _own_tables(key, facts) or rule(facts) for key, rule in CACHING.items()}
     tell(partial(is_given, facts.settings), found, progress)
+    for pattern, table in facts.settings.teachers.members.items():
+        given = [kebab(name) for name, value in table if value is not None]
+        of_table = _facts_of(facts, pattern, table)
+        rules = {key: CACHING[f"teachers.{key}"] for key in given if f"teachers.{key}" in CACHING}
+        told = {f"{of_members(pattern)}.{key}": rule(of_table) for key, rule in rules.items()}
+        tell(lambda _: True, told, progress)
+
+
+def _own_tables(key: str, facts: Caching) -> Idle | None:
+    """Where every member's own table says otherwise than `[teachers]`."""
+    section, _, name = key.partition(".")
+    teachers = facts.settings.teachers
+    if section != "teachers" or name == "preprocessing" or not teachers.members:  # whose parts are told one by one
+        return None
+    patterns = [teachers.pattern_of(teacher.member.name) for teacher in facts.teachers]
+    field = name.replace("-", "_")
+    if any(pattern is None or getattr(teachers.members[pattern], field) is None for pattern in patterns):
+        return None
+    return Idle("every member has its own in teachers.members")
+
+
+def _facts_of(facts: Caching, pattern: str, table: MemberSettings) -> Caching:
+    """The same of the members of one table alone, whose preprocessing is what it says itself."""
+    teachers = facts.settings.teachers
+    own = teachers.of_pattern(pattern).model_copy(update={"preprocessing": table.preprocessing})
+    theirs = [teacher for teacher in facts.teachers if teachers.pattern_of(teacher.member.name) == pattern]
+    return Caching(facts.settings.model_copy(update={"teachers": own}), facts.sources, theirs)
 
 
 def warn_of_little_diversity(

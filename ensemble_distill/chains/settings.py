@@ -33,6 +33,7 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
             "model_kwargs": {},
             "preprocessing": None,
             "weights": None,
+            "members": {},
             "average": "probabilities",
         },
         # what the first took from the teacher is in each student under the student's own names

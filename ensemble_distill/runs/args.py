@@ -11,6 +11,7 @@ from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runtime.files import DOCUMENT, read_whole, write_whole
 from ensemble_distill.runtime.seals import check_comment, sealed_comment
 from ensemble_distill.settings import Settings, load_settings, settings_toml
+from ensemble_distill.settings.teachers import of_members
 
 # what may change between a run and its continuation without making it another run
 FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
@@ -57,4 +58,5 @@ def _flat(settings: Settings) -> dict[str, Any]:
     for table in ("views", "student", "train", "method"):
         flat |= {f"{table}.{key}": value for key, value in values[table].items()}
     flat |= {f"teachers.{key}": values["teachers"][key] for key in ("average", "weights")}
+    flat |= {f"{of_members(p)}.weight": table["weight"] for p, table in values["teachers"]["members"].items()}
     return {key: value for key, value in flat.items() if key not in FREE}

@@ -1,25 +1,24 @@
 """`edistill.toml` as typed settings: its tables, flags, and every contradiction between keys."""
 
 from ensemble_distill.settings.loading import FILE_NAME, load_settings, settings_from, settings_toml
+from ensemble_distill.settings.section import Section
 from ensemble_distill.settings.sections import (
     DataEntry,
     LastStageSettings,
     OutputSettings,
-    PreprocessingSettings,
-    Section,
     Settings,
     SplitSettings,
     StudentSettings,
-    TeacherSettings,
     TrainSettings,
-    UnitSettings,
     ViewSettings,
 )
+from ensemble_distill.settings.teachers import MemberSettings, PreprocessingSettings, TeacherSettings, UnitSettings
 
 __all__ = [
     "FILE_NAME",
     "DataEntry",
     "LastStageSettings",
+    "MemberSettings",
     "OutputSettings",
     "PreprocessingSettings",
     "Section",

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
-from ensemble_distill.settings.messages import kebab, unknown
+from ensemble_distill.settings.messages import kebab, parts_of, unknown
 
 
 def place(values: dict[str, Any], key: str, value: Any, settings: type[BaseModel]) -> None:
@@ -20,7 +20,7 @@ def place(values: dict[str, Any], key: str, value: Any, settings: type[BaseModel
     Raises:
         EdistillError: there is no such key, or one of its tables is none.
     """
-    *tables, last = key.split(".")
+    *tables, last = parts_of(key)
     here = values
     for table in tables:
         here = here.setdefault(_spelled(here, table), {})

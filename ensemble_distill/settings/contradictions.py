@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from ensemble_distill.settings.sections import Settings
-from ensemble_distill.tasks import open_task
+from ensemble_distill.settings.teachers import TeacherSettings, of_members
+from ensemble_distill.tasks import Task, open_task
 
 
 def contradiction(settings: Settings) -> tuple[str, str] | None:
     """The key and the problem of the first setting that does not go with the others."""
     teachers, task = settings.teachers, open_task(settings.task)
-    if teachers.output not in task.outputs:
-        return "teachers.output", (
-            f"teachers.output is {teachers.output!r}, and the task is {task.key}. Say what the members return: "
-            f"{_one_of(task.outputs)}."
-        )
-    if teachers.output == "mean" and teachers.variance is None:
-        return "teachers.variance", (
-            'teachers.output is "mean", so nothing says how far targets lie from it. Set teachers.variance to the '
-            "members' mean squared error on rows they were not trained on, in the target's unit squared."
-        )
-    if teachers.output != "mean" and teachers.variance is not None:
-        return "teachers.variance", (
-            f"teachers.variance is {teachers.variance}, but teachers.output is {teachers.output!r}. Leave the variance "
-            'out; it is for members that return a "mean" alone.'
-        )
-    if teachers.standardized is not None and not task.standardizes:
-        return "teachers.standardized", f"teachers.standardized is set, and the task is {task.key}. Leave it out."
+    if told := _meaning(teachers, task, "teachers") or _of_tables(teachers, task):
+        return told
     if teachers.average not in task.averages:
         return "teachers.average", (
             f"teachers.average is {teachers.average!r}, and members for {task.key} do not pool so. Leave it out."
@@ -41,6 +27,44 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
             f"cache.dtype is {settings.cache.dtype!r}, which rounds away what members for {task.key} differ by. Leave "
             f"it out: {task.dtypes[0]} is used."
         )
+    return None
+
+
+def _meaning(teachers: TeacherSettings, task: type[Task], at: str) -> tuple[str, str] | None:
+    """Of what the members' outputs mean; `at` is the table that says it."""
+    if teachers.output not in task.outputs:
+        return f"{at}.output", (
+            f"{at}.output is {teachers.output!r}, and the task is {task.key}. Say what the members return: "
+            f"{_one_of(task.outputs)}."
+        )
+    if teachers.output == "mean" and teachers.variance is None:
+        return f"{at}.variance", (
+            f'{at}.output is "mean", so nothing says how far targets lie from it. Set {at}.variance to the '
+            "members' mean squared error on rows they were not trained on, in the target's unit squared."
+        )
+    if teachers.output != "mean" and teachers.variance is not None:
+        return f"{at}.variance", (
+            f"{at}.variance is {teachers.variance}, but {at}.output is {teachers.output!r}. Leave the variance "
+            'out; it is for members that return a "mean" alone.'
+        )
+    if teachers.standardized is not None and not task.standardizes:
+        return f"{at}.standardized", f"{at}.standardized is set, and the task is {task.key}. Leave it out."
+    return None
+
+
+def _of_tables(teachers: TeacherSettings, task: type[Task]) -> tuple[str, str] | None:
+    """Of each table of `teachers.members`, with what it leaves to `[teachers]`."""
+    for pattern, table in teachers.members.items():
+        at = of_members(pattern)
+        if told := _meaning(teachers.of_pattern(pattern), task, at):
+            return told
+        if table.classes is not None and not task.named:
+            return f"{at}.classes", f"{at}.classes is set, and outputs for {task.key} go by no names. Leave it out."
+        if table.weight is not None and teachers.weights is not None:
+            return f"{at}.weight", (
+                f"{at}.weight is {table.weight:g}, and teachers.weights lists {list(teachers.weights)} for all "
+                "members. Leave one of them out."
+            )
     return None
 
 

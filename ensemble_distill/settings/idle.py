@@ -8,7 +8,8 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.settings.sections import Section, Settings
+from ensemble_distill.settings.section import Section
+from ensemble_distill.settings.sections import Settings
 
 
 @dataclass(frozen=True)

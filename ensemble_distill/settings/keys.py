@@ -42,7 +42,12 @@ def _keys(section: type[BaseModel], before: str, seen: set[type[BaseModel]]) -> 
         if field.description is not None:
             yield Key(key, _default(field), field.description)
         for table in tables - seen:
-            yield from _keys(table, f"{key}.", seen)
+            yield from _keys(table, f"{key}.NAME." if _named(field.annotation) else f"{key}.", seen)
+
+
+def _named(annotation: Any) -> bool:
+    """Whether it is of tables by a name that a file chooses."""
+    return getattr(annotation, "__origin__", None) is dict
 
 
 def _tables_in(annotation: Any) -> set[type[BaseModel]]:

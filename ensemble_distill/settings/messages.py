@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, get_args
 
@@ -80,11 +80,12 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str
     """The dotted key of the first problem, and the problem in a sentence; unknown keys come first."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(part for part in map(str, problem["loc"]) if not part.startswith("<"))
+    parts = [part for part in map(str, problem["loc"]) if not part.startswith("<")]
+    key = ".".join(map(quoted, parts))
     given = problem.get("input")
     written = shown(given if not isinstance(given, str) else repr(given))
     if problem["type"] == "extra_forbidden":
-        return key, f"unknown key {key}. {_nearest(key, settings)}"
+        return key, f"unknown key {key}. {_nearest(parts, settings)}"
     if problem["type"] == "missing":
         return key, f"{key} is missing from {written}."
     message = problem["msg"].removeprefix("Value error, ")
@@ -94,23 +95,46 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str
 
 def unknown(key: str, settings: type[BaseModel]) -> str | None:
     """What is wrong with a dotted key that is none of the settings'; None for one that is, or is in a free table."""
+    parts = parts_of(key)
+    found = _field(parts, settings)
+    return f"unknown key {key}. {_nearest(parts, settings)}" if found is None else None
+
+
+def parts_of(key: str) -> list[str]:
+    """A dotted key's parts; those with dots in them stand in quotes, as in TOML."""
+    return [double or single or bare for double, single, bare in re.findall(r"\"([^\"]+)\"|'([^']+)'|([^.]+)", key)]
+
+
+def quoted(part: str) -> str:
+    """A part of a dotted key as TOML spells it."""
+    return part if re.fullmatch(r"[\w-]+", part) else f'"{part}"'
+
+
+def _field(parts: Sequence[str], settings: type[BaseModel]) -> tuple[str, ...] | None:
+    """The names of the tables that a key stands in, NAME for what may be called anything; None for an unknown key."""
     section: type[BaseModel] | None = settings
-    for part in key.split("."):
+    named: list[str] = []
+    waiting = list(parts)
+    while waiting:
         if section is None:
-            return None
+            return (*named, *waiting)
+        part = waiting.pop(0)
         field = next((f for name, f in section.model_fields.items() if kebab(name) == kebab(part)), None)
         if field is None:
-            return f"unknown key {key}. {_nearest(key, settings)}"
-        if _free(field.annotation):
             return None
+        named.append(part)
         section = next(_sections(field.annotation), None)
-    return None
+        if _free(field.annotation) and waiting:
+            waiting.pop(0)
+            named.append("NAME")
+    return tuple(named)
 
 
-def _nearest(key: str, settings: type[BaseModel]) -> str:
+def _nearest(parts: Sequence[str], settings: type[BaseModel]) -> str:
     """What an unknown key may have meant: a key of its own table, else one of that name elsewhere."""
-    table, _, last = key.rpartition(".")
-    named = re.sub(r"^(data\.ood)\.[^.]+", r"\1.NAME", table)
+    *tables, last = parts
+    table = ".".join(map(quoted, tables))
+    named = ".".join(_field(tables, settings) or ())
     keys = list(_keys(settings))
     siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == named]
     if close := nearest(last, siblings):

@@ -8,118 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
-from ensemble_distill.settings.messages import kebab, wrong_kind
 from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_name
+from ensemble_distill.settings.section import FAR, LARGE, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section
+from ensemble_distill.settings.section import SIDE as SIDE
+from ensemble_distill.settings.teachers import PreprocessingSettings, TeacherSettings
 from ensemble_distill.tasks import task_names
-
-Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
-
-# every number has bounds, beyond which lies a slip of the finger and not a use; a test asks all of them
-MOST_ROWS = 2**20  # in a batch
-WIDEST = 2**20  # layer, in units
-SIDE = 2**14  # of a picture, in pixels
-MOST_EPOCHS = 10**6
-SEED = 2**63  # seeds are below
-LARGE = 1e6  # levels of pixels, minutes, and weights of terms of a loss
-FAR = 1e30  # targets, whose unit is anyone's, and rates; float32 ends at 3e38
-Side = Annotated[int, Field(ge=1, le=SIDE)]
-Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]
-
-
-# --- sections -------------------------------------------------------------------------------------------------
-
-
-class Section(BaseModel):
-    """A table of the file; unknown keys are refused."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        alias_generator=kebab,
-        populate_by_name=True,
-        frozen=True,
-        protected_namespaces=(),
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        assert info.field_name is not None
-        if told := wrong_kind(value, cls.model_fields[info.field_name].annotation):
-            raise ValueError(told)
-        return value
-
-
-class PreprocessingSettings(Section):
-    """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
-
-    size: tuple[Side, Side] | None = Field(None, description="Height and width.")
-    mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, of pixels in [0, 1].")
-    std: tuple[Annotated[float, Field(gt=0, le=LARGE)], ...] | None = Field(
-        None, description="Standard deviation of each channel, of pixels in [0, 1]."
-    )
-    interpolation: str | None = Field(None, description="As timm names it.")
-    crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that is cropped.")
-    crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
-
-
-def _units_as(units: Any) -> str:
-    return "<list>" if isinstance(units, list | tuple) else "<number>"
-
-
-Center = Annotated[float, Field(ge=-FAR, le=FAR)]
-Deviation = Annotated[float, Field(gt=0, le=FAR)]
-Centers = Annotated[
-    Annotated[Center, Tag("<number>")] | Annotated[tuple[Center, ...], Field(min_length=1), Tag("<list>")],
-    Discriminator(_units_as),
-]
-Deviations = Annotated[
-    Annotated[Deviation, Tag("<number>")] | Annotated[tuple[Deviation, ...], Field(min_length=1), Tag("<list>")],
-    Discriminator(_units_as),
-]
-
-
-class UnitSettings(Section):
-    """What standardized outputs are multiplied by and moved to: target = mean + std × output; of several targets a list
-    each, or a number for all."""
-
-    mean: Centers = Field(description="The target's mean over the members' training rows; a list of several targets.")
-    std: Deviations = Field(description="Its standard deviation over those rows; a list of several targets.")
-
-
-class TeacherSettings(Section):
-    """`[teachers]`: the members, and how they pool."""
-
-    path: PathText = Field("teachers", validate_default=True, description="Folder of checkpoints.")
-    model: ModelSpec | None = Field(
-        None, description="For bare checkpoints: a timm name, file.py:factory or package.module:factory."
-    )
-    model_kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
-    output: Output = Field("logits", description="What the members return; for regression one of the last three.")
-    standardized: UnitSettings | None = Field(
-        None, description="Regression: the target's mean and std, or lists of several, where members standardize."
-    )
-    variance: float | None = Field(
-        None,
-        gt=0,
-        le=FAR,
-        description="Regression with members that return a mean alone: their noise, target unit squared.",
-    )
-    preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
-    average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
-    weights: tuple[Annotated[float, Field(ge=0, le=FAR)], ...] | None = Field(
-        None, description="One weight per member; equal when left out."
-    )
 
 
 class DataEntry(Section):

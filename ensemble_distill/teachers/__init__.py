@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
 
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.runtime.registry import Registry
+from ensemble_distill.settings import TeacherSettings
+from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.names import is_weights_file, member_name, natural_key, refuse_unfit
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
@@ -42,8 +45,10 @@ def open_teachers(path: Path, context: Context) -> list[Teacher]:
     if not claimed:
         raise EdistillError(f"{path} has no member in it: {_contents(path)}. Give {_accepted()}.")
     _check_names([entry for entry, _ in claimed])
-    _check_weights(context.settings.weights, len(claimed))
-    teachers = [kind.load(entry, context) for entry, kind in claimed]
+    names = [member_name(entry) for entry, _ in claimed]
+    refuse_idle_patterns(context.settings, names)
+    _check_weights(context.settings, names)
+    teachers = [kind.load(entry, context.of(name)) for name, (entry, kind) in zip(names, claimed, strict=True)]
     _check_distinct(teachers)
     for teacher in teachers:
         _tell_unused(teacher, context)
@@ -130,17 +135,35 @@ def _check_names(paths: list[Path]) -> None:
             )
 
 
-def _check_weights(weights: tuple[float, ...] | None, members: int) -> None:
+def refuse_idle_patterns(settings: TeacherSettings, names: list[str]) -> None:
+    """Raise EdistillError for a table of `teachers.members` that holds for none of the members."""
+    found = {name: settings.pattern_of(name) for name in names}
+    for pattern in settings.members:
+        if pattern in found.values():
+            continue
+        fit = {name: first for name, first in found.items() if first is not None and fnmatchcase(name, pattern)}
+        why = (
+            f"{first_few(list(fit))} fit {', '.join(map(repr, dict.fromkeys(fit.values())))}, which stands before it, "
+            "and the first that fits holds. Put it first"
+            if fit
+            else f"the members are {first_few(names)}. Mend the pattern"
+        )
+        raise EdistillError(f"{of_members(pattern)} holds for no member: {why}, or leave the table out.")
+
+
+def _check_weights(settings: TeacherSettings, names: list[str]) -> None:
+    weights = settings.shares(names)
     if weights is None:
         return
-    if len(weights) != members:
+    if len(weights) != len(names):
         raise EdistillError(
-            f"teachers.weights has {len(weights)} values for {members} members. Give one per member, in the "
+            f"teachers.weights has {len(weights)} values for {len(names)} members. Give one per member, in the "
             f"order of their names, or leave it out for equal weights."
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) <= 0:
         raise EdistillError(
-            f"teachers.weights is {list(weights)}. Every weight is 0 or more and one at least is above 0; "
+            f"teachers.weights {'is' if settings.weights else 'and the tables of teachers.members come to'} "
+            f"{list(weights)}. Every weight is 0 or more and one at least is above 0; "
             f"only their ratios matter."
         )
 

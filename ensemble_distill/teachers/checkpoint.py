@@ -51,6 +51,7 @@ def load(path: Path, context: Context) -> Teacher:
         name=name,
         sha256=digest(weights.state),
         **context.stated,
+        class_order=context.order(name),
         preprocessing=preprocessing,
         model=portable(spec),
     )

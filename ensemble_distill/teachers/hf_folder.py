@@ -11,7 +11,7 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.checks.class_order import Order, order_by_names
+from ensemble_distill.tasks.checks.class_order import Order
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.fit import deferred
 from ensemble_distill.teachers.names import gone, member_name
@@ -97,8 +97,9 @@ def _read_config(file: Path) -> dict[str, Any]:
 def _class_order(path: Path, config: dict[str, Any], context: Context) -> Order | None:
     """By `label_names`, a list or {"0": name}; without them the data's order is assumed, to be checked."""
     labels, count = config["label_names"], config["num_classes"]
-    if not labels or context.classes is None:
-        return None
+    name = member_name(path)
+    if not labels:
+        return context.order(name)
     if isinstance(labels, dict):
         labels = [labels.get(str(index)) for index in range(max(count, len(labels)))]
     if len(labels) != count or not all(isinstance(label, str) for label in labels):
@@ -107,4 +108,4 @@ def _class_order(path: Path, config: dict[str, Any], context: Context) -> Order 
             f"{path / CONFIG} has {count} num_classes, but label_names names {named} of its outputs. Name "
             f"every output, or remove label_names to take the data's order."
         )
-    return order_by_names(member_name(path), labels, context.classes, f"label_names in {path / CONFIG}")
+    return context.order(name, labels, f"label_names in {path / CONFIG}")

@@ -17,6 +17,7 @@ from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.jsons import read_json
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 
 MODEL = "edistill run"  # what builds such a member, in its record
@@ -56,11 +57,17 @@ def load(path: Path, context: Context) -> Teacher:
         name=path.name,
         sha256=run.digest,
         output=task.own_output,
-        class_order=task.order_in(path.name, context.names, CONFIG),
+        class_order=_class_order(path, task, context),
         preprocessing=run.architecture.preprocessing,
         model=MODEL,
     )
     return Teacher(member, partial(_build, run, context.trusted), Origin(WEIGHTS))
+
+
+def _class_order(path: Path, task: Task, context: Context) -> tuple[int, ...] | None:
+    if context.said is not None and context.said[1].classes is not None:
+        return context.order(path.name, task.names, CONFIG)
+    return task.order_in(path.name, context.names, CONFIG)
 
 
 def _build(run: Run, trusted: Trust) -> nn.Module:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
-from ensemble_distill.facts import Member
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, numbered
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.settings import TeacherSettings
+from ensemble_distill.settings import MemberSettings, TeacherSettings
+from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.tasks import Task, open_task
+from ensemble_distill.tasks.checks.class_order import Order, order_by_names
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.network import Network
 
@@ -76,12 +79,13 @@ class Context:
     """What a kind may need to know besides the path.
 
     Attributes:
-        settings: the `[teachers]` section.
+        settings: the `[teachers]` section; of a context `of` a member, as it holds for that one.
         names: what the data calls its classes, labels or targets, in their order; None where it has no names.
         trust: load pickled checkpoints that name arbitrary globals (`--trust-checkpoints`).
         task: what the student is for; see `Settings`.
         progress: is told what was chosen among several weights, and what was done so that they fit.
         trusted: of runs: whose code may make their bodies.
+        said: the member's own table of `teachers.members`, and its pattern; None where it has none.
     """
 
     settings: TeacherSettings
@@ -90,11 +94,42 @@ class Context:
     task: str = "classification"
     progress: Progress = field(default_factory=Silent)
     trusted: Trust = NOTHING
+    said: tuple[str, MemberSettings] | None = None
+
+    def of(self, name: str) -> Context:
+        """What a kind may need to know of this member."""
+        pattern = self.settings.pattern_of(name)
+        said = None if pattern is None else (pattern, self.settings.members[pattern])
+        return replace(self, settings=self.settings.of_pattern(pattern), said=said)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """The names, where outputs go by them."""
         return self.names if open_task(self.task).named else None
+
+    def order(self, name: str, names: Sequence[str] | None = None, source: str = "") -> Order | None:
+        """Which of the data's classes each output of a member means; None where they are in the data's order.
+
+        Args:
+            names: of its outputs, as its own files have them; None where they say nothing.
+            source: the file that does, for messages.
+
+        Raises:
+            EdistillError: its names are not the data's; or its table in the settings has the same in another order.
+        """
+        told = None if self.said is None else self.said[1].classes
+        if told is None:
+            return None if names is None or self.classes is None else order_by_names(name, names, self.classes, source)
+        assert self.said is not None
+        key = f"{of_members(self.said[0])}.classes"
+        if names is not None and tuple(names) != told and sorted(names) == sorted(told):
+            raise EdistillError(
+                f"{key} is {list(told)}, and {source} of member {name} says {list(names)}. Leave {key} out, or mend "
+                "the file."
+            )
+        if not open_task(self.task).named:
+            return None
+        return order_by_names(name, told, self.classes or numbered(len(told)), key)
 
     @property
     def stated(self) -> dict[str, Any]:

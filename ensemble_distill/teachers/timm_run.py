@@ -14,7 +14,7 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.checks.class_order import Order, order_by_names
+from ensemble_distill.tasks.checks.class_order import Order
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.fit import deferred
 from ensemble_distill.teachers.names import SUFFIXES, gone, is_weights_file, member_name, natural_key
@@ -117,17 +117,17 @@ def _class_order(path: Path, args: dict[str, Any], count: int | None, context: C
     """
     name, classes = member_name(path), context.classes
     if classes is None or "/" in (args.get("dataset") or ""):
-        return None
+        return context.order(name)
     if args.get("class_map"):
         file = _class_map(path, str(args["class_map"]))
         names = read_said(file).splitlines()
-        return order_by_names(name, [line.strip() for line in names], classes, str(file))
+        return context.order(name, [line.strip() for line in names], str(file))
     if count is not None and count != len(classes):
         raise EdistillError(
             f"{name} has {count} classes, but the data has {len(classes)}. Members and data share their "
             f"classes: pass the data the member was trained on, or leave the member out."
         )
-    return order_by_names(name, sorted(classes, key=natural_key), classes, str(path / ARGS))
+    return context.order(name, sorted(classes, key=natural_key), str(path / ARGS))
 
 
 def _class_map(path: Path, given: str) -> Path:

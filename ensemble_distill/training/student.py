@@ -108,7 +108,7 @@ def _architecture(
 ) -> Architecture:
     """Of the finished student."""
     student, members, method = asked.student, len(learned.cache.manifest.members), asked.method
-    weights = None if asked.train.teacher else asked.teachers.weights
+    weights = None if asked.train.teacher else asked.teachers.shares(learned.cache.manifest.names)
     if weights is not None and len(weights) != members:
         raise EdistillError(f"teachers.weights has {len(weights)} values for {members} members. Give one each.")
     relative = student.model_dump(mode="json", context={"root": asked.folder.absolute()})

@@ -53,7 +53,8 @@ def export_members(workspace: Workspace) -> Path:
     task = workspace.task.found(sources_of(plans), widths, None)
     settings, kind = workspace.settings.teachers, plans[name].source.kind
     members = [asked.member for asked in opened]
-    module = ensemble_module(task, kind, members, modules, x, settings.weights, settings.average)
+    weights = settings.shares([member.name for member in members])
+    module = ensemble_module(task, kind, members, modules, x, weights, settings.average)
     with one_writer(folder):
         return export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED)
 

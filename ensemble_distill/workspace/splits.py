@@ -59,7 +59,7 @@ def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocess
     if asked is None:
         return first
     given: dict[str, Any] = {name: value for name, value in asked if value is not None}
-    if max(len(given.get(name, ())) for name in ("mean", "std")) > 1:
+    if "channels" not in given and max(len(given.get(name, ())) for name in ("mean", "std")) > 1:
         given["channels"] = None  # the student sees the colors that a first member of one channel does not
     if first is not None:
         return replace(first, **given)

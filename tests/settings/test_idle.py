@@ -66,7 +66,12 @@ ALWAYS = frozenset(
         # parts of tables whose own key stands in another table here
         *(f"teachers.standardized.{key}" for key in ("mean", "std")),
         *(f"teachers.preprocessing.{key}" for key in ("size", "mean", "std")),
-        *(f"teachers.preprocessing.{key}" for key in ("interpolation", "crop-pct", "crop-mode")),
+        *(f"teachers.preprocessing.{key}" for key in ("interpolation", "crop-pct", "crop-mode", "channels")),
+        "teachers.members",  # a table that holds for no member is refused
+        # the keys of such a table go by the rules of [teachers]; these two act wherever they are set
+        *(f"teachers.members.NAME.{key}" for key in ("classes", "weight")),
+        *(f"teachers.members.NAME.{key}" for key in ("model", "model-kwargs", "output", "standardized")),
+        *(f"teachers.members.NAME.{key}" for key in ("variance", "preprocessing")),
     }
 )
 
@@ -117,8 +122,10 @@ def source(kind: str = "pixels", labels: bool = True) -> Any:
     return SimpleNamespace(kind=kind, labels=np.zeros(3, np.int64) if labels else None)
 
 
-def teacher(bare: bool = True, model: str = "model.py:make", preprocessing: Preprocessing | None = GRAY) -> Any:
-    return SimpleNamespace(bare=bare, member=SimpleNamespace(model=model, preprocessing=preprocessing))
+def teacher(
+    bare: bool = True, model: str = "model.py:make", preprocessing: Preprocessing | None = GRAY, name: str = "member-0"
+) -> Any:
+    return SimpleNamespace(bare=bare, member=SimpleNamespace(name=name, model=model, preprocessing=preprocessing))
 
 
 def of(values: Mapping[str, Any]) -> Settings:
@@ -178,6 +185,24 @@ def test_a_setting_of_members_or_views_that_does_nothing_is_told() -> None:
         if key not in ("teachers.variance",):  # which the task's output asks for
             again = told_caching(rest, sources, teachers)  # the remedy: leave it out
             assert not any(text.startswith(f"{key} ") for text in again.warnings + again.notes)
+
+
+def test_a_table_of_members_goes_by_the_same_rules() -> None:
+    tables = {"teachers": {"members": {"wide-*": {"model": "m.py:wide"}}}}
+    wide, other = teacher(name="wide-0"), teacher(name="member-0")
+    folder = teacher(False, "resnet18", name="wide-0")
+
+    def told(settings: dict[str, Any], *members: Any) -> list[str]:
+        progress = Silent()
+        asked = Settings.model_validate(settings, context={"root": ROOT})
+        tell_idle_caching(Caching(asked, PIXELS, members), progress)
+        return progress.warnings
+
+    assert told(tables, wide, other) == []
+    assert told(tables, folder, other)[0].startswith('teachers.members."wide-*".model is set and does nothing: it is')
+    tables["teachers"]["model"] = "m.py:make"
+    assert told(tables, wide, other) == []
+    assert told(tables, wide)[0].startswith("teachers.model is set and does nothing: every member has its own")
 
 
 def test_of_members_that_are_runs_it_is_only_noted_what_describes_others() -> None:

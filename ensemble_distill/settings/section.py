@@ -1,0 +1,40 @@
+"""What every table of `edistill.toml` is, and the bounds that its numbers have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from ensemble_distill.settings.messages import kebab, wrong_kind
+
+# every number has bounds, beyond which lies a slip of the finger and not a use; a test asks all of them
+MOST_ROWS = 2**20  # in a batch
+WIDEST = 2**20  # layer, in units
+SIDE = 2**14  # of a picture, in pixels
+MOST_EPOCHS = 10**6
+SEED = 2**63  # seeds are below
+LARGE = 1e6  # levels of pixels, minutes, and weights of terms of a loss
+FAR = 1e30  # targets, whose unit is anyone's, and rates; float32 ends at 3e38
+Side = Annotated[int, Field(ge=1, le=SIDE)]
+Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]
+
+
+class Section(BaseModel):
+    """A table of the file; unknown keys are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        alias_generator=kebab,
+        populate_by_name=True,
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if told := wrong_kind(value, cls.model_fields[info.field_name].annotation):
+            raise ValueError(told)
+        return value

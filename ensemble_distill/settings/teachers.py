@@ -1,0 +1,128 @@
+"""`[teachers]`: the members, how they pool, and what the files of some of them do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from ensemble_distill.settings.messages import quoted
+from ensemble_distill.settings.paths import ModelSpec, PathText
+from ensemble_distill.settings.section import FAR, LARGE, Level, Section, Side
+
+Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
+Weight = Annotated[float, Field(ge=0, le=FAR)]
+
+
+class PreprocessingSettings(Section):
+    """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
+
+    size: tuple[Side, Side] | None = Field(None, description="Height and width.")
+    mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, of pixels in [0, 1].")
+    std: tuple[Annotated[float, Field(gt=0, le=LARGE)], ...] | None = Field(
+        None, description="Standard deviation of each channel, of pixels in [0, 1]."
+    )
+    interpolation: str | None = Field(None, description="As timm names it.")
+    crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that is cropped.")
+    crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
+    channels: Literal[1] | None = Field(None, description="1 for networks of gray pictures; colors become gray.")
+
+
+def _units_as(units: Any) -> str:
+    return "<list>" if isinstance(units, list | tuple) else "<number>"
+
+
+Center = Annotated[float, Field(ge=-FAR, le=FAR)]
+Deviation = Annotated[float, Field(gt=0, le=FAR)]
+Centers = Annotated[
+    Annotated[Center, Tag("<number>")] | Annotated[tuple[Center, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(_units_as),
+]
+Deviations = Annotated[
+    Annotated[Deviation, Tag("<number>")] | Annotated[tuple[Deviation, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(_units_as),
+]
+
+
+class UnitSettings(Section):
+    """What standardized outputs are multiplied by and moved to: target = mean + std × output; of several targets a list
+    each, or a number for all."""
+
+    mean: Centers = Field(description="The target's mean over the members' training rows; a list of several targets.")
+    std: Deviations = Field(description="Its standard deviation over those rows; a list of several targets.")
+
+
+class MemberSettings(Section):
+    """`[teachers.members."PATTERN"]`: what is known of some members alone; what is left out is as `[teachers]` says."""
+
+    model: ModelSpec | None = Field(None, description="As teachers.model.")
+    model_kwargs: dict[str, Any] | None = Field(None, description="As teachers.model-kwargs.")
+    output: Output | None = Field(None, description="As teachers.output.")
+    standardized: UnitSettings | None = Field(None, description="As teachers.standardized.")
+    variance: float | None = Field(None, gt=0, le=FAR, description="As teachers.variance.")
+    preprocessing: PreprocessingSettings | None = Field(
+        None, description="As teachers.preprocessing, whose other keys still hold."
+    )
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="The data's names of its classes or labels, in the order of these members' outputs."
+    )
+    weight: Weight | None = Field(None, description="How much each counts where members pool; 1 when left out.")
+
+
+class TeacherSettings(Section):
+    """`[teachers]`: the members, and how they pool."""
+
+    path: PathText = Field("teachers", validate_default=True, description="Folder of checkpoints.")
+    model: ModelSpec | None = Field(
+        None, description="For bare checkpoints: a timm name, file.py:factory or package.module:factory."
+    )
+    model_kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
+    output: Output = Field("logits", description="What the members return; for regression one of the last three.")
+    standardized: UnitSettings | None = Field(
+        None, description="Regression: the target's mean and std, or lists of several, where members standardize."
+    )
+    variance: float | None = Field(
+        None,
+        gt=0,
+        le=FAR,
+        description="Regression with members that return a mean alone: their noise, target unit squared.",
+    )
+    preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
+    average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
+    weights: tuple[Weight, ...] | None = Field(None, description="One weight per member; equal when left out.")
+    members: dict[str, MemberSettings] = Field(
+        {}, description="A table of its own for members by the pattern of their names; the first that fits holds."
+    )
+
+    def pattern_of(self, name: str) -> str | None:
+        """The first pattern of `members` that fits a member's name."""
+        return next((pattern for pattern in self.members if name == pattern or fnmatchcase(name, pattern)), None)
+
+    def of_pattern(self, pattern: str | None) -> TeacherSettings:
+        """The section as it holds for the members of a pattern; of None, for those of none."""
+        table = MemberSettings.model_validate({}) if pattern is None else self.members[pattern]
+        given: dict[str, Any] = {name: value for name, value in table if value is not None}
+        update = {name: value for name, value in given.items() if name in TeacherSettings.model_fields}
+        if "model" in given:  # arguments are those of their model
+            update.setdefault("model_kwargs", {})
+        if "preprocessing" in given and self.preprocessing is not None:
+            merged = {**dict(self.preprocessing), **{k: v for k, v in given["preprocessing"] if v is not None}}
+            update["preprocessing"] = self.preprocessing.model_copy(update=merged)
+        if given.get("output", "mean") != "mean":
+            update.setdefault("variance", None)
+        return self.model_copy(update={**update, "members": {}})
+
+    def shares(self, names: Sequence[str]) -> tuple[float, ...] | None:
+        """The weights of members in this order; None for equal ones."""
+        tables = [self.members.get(self.pattern_of(name) or "") for name in names]
+        each = [None if table is None else table.weight for table in tables]
+        if self.weights is not None or all(weight is None for weight in each):
+            return self.weights
+        return tuple(1.0 if weight is None else weight for weight in each)
+
+
+def of_members(pattern: str) -> str:
+    """The key of a table of `members`, as a file spells it."""
+    return f"teachers.members.{quoted(pattern)}"
