@@ -132,6 +132,11 @@ def _refuse_unfit(settings: Settings) -> None:
         raise EdistillError(
             f"train.generations is {settings.train.generations}, and {name} learns from no teacher. Use --method ban."
         )
+    if method.several:
+        raise EdistillError(
+            f"train.generations is {settings.train.generations}, and {name} learns how members differ, while a "
+            f"generation has one teacher. Use --method ban; --method {name} can learn from a finished chain."
+        )
     if method.heads(2) != 1:
         raise EdistillError(
             f"train.generations is {settings.train.generations}, and {name} makes a head for each member, while a "

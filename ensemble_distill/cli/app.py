@@ -23,7 +23,7 @@ SUMMARIES = {
     "export": "Write a student, or the ensemble itself, for serving, and verify the file on real rows.",
     "predict": "What an exported student says of images or rows, and how sure it is; without torch.",
     "inspect": "Say what a path is and what it holds.",
-    "verify": "Compute every checksum of a cache again.",
+    "verify": "Compute every checksum of a cache, a run or a chain again.",
     "methods": "List the methods a student can be trained by.",
     "settings": "List every key of edistill.toml, with its default.",
 }

@@ -100,7 +100,14 @@ def _safetensors(path: str, record: Record) -> Sheet:
     made = versions({"edistill": record["edistill"], **record["versions"]})
     return Sheet(
         f"{path}: an exported student of {counted(record['members'], 'member')} by {record['method']['name']}",
-        [*student_facts(record), *made_from(record), ("made with", made), ("size", size(record))],
+        [
+            *student_facts(record),
+            *made_from(record),
+            ("stale", record.get("stale", "")),
+            ("made with", made),
+            ("size", size(record)),
+        ],
+        next=_again(record),
     )
 
 
@@ -117,11 +124,17 @@ def _onnx(path: str, record: Record) -> Sheet:
             ("gives", ", ".join(record["outputs"])),
             *member_facts(record["members"], ("model", "output")),
             *made_from(record),
+            ("stale", record.get("stale", "")),
             ("made with", f"edistill {record['version']}"),
             ("size", size(record)),
         ],
-        next=f"edistill predict INPUTS --model {path}",
+        next=_again(record) or f"edistill predict INPUTS --model {path}",
     )
+
+
+def _again(record: Record) -> str | None:
+    """The command that makes a stale exported file anew."""
+    return record["stale"].rpartition("Export again: ")[2] if "stale" in record else None
 
 
 def _chain(path: str, record: Record) -> Sheet:

@@ -11,33 +11,41 @@ import typer
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, command
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.words import counted
+from ensemble_distill.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
     @command(app, "verify", settings=False)
     def verify(
-        cache: Annotated[
-            Path | None, typer.Argument(help="A cache's folder; default output.cache.", show_default=False)
+        path: Annotated[
+            Path | None,
+            typer.Argument(help="The folder of a cache, a run or a chain; default output.cache.", show_default=False),
         ] = None,
         json: Json = False,
     ) -> None:
-        """Compute every checksum of a cache again.
+        """Compute every checksum of a cache, a run or a chain again.
 
         Example: edistill verify cache
         """
         from ensemble_distill.settings import FILE_NAME, load_settings
         from ensemble_distill.workflows.verify import verify
 
-        if cache is None:
-            cache = Path(load_settings().output.cache) if Path(FILE_NAME).is_file() else Path("cache")
-        report = verify(cache)
+        settings: Settings | None = load_settings() if Path(FILE_NAME).is_file() else None
+        if path is None:
+            path = Path("cache") if settings is None else Path(settings.output.cache)
+        elif not path.exists() and settings is not None and (Path(settings.output.runs) / path).is_dir():
+            path = Path(settings.output.runs) / path  # by name, as the other commands take runs
+        report = verify(path)
         if json:
             render.document(asdict(report))
         elif not report.problems:
+            whole = [counted(report.students, "student")] if report.students else []
+            if report.records or not whole:
+                whole.append(counted(report.records, "record"))
             left = f"; unfinished: {', '.join(report.unfinished)}" if report.unfinished else ""
-            render.text(f"{render.near(str(cache))}: {report.records} records, all whole{left}\n")
+            render.text(f"{render.near(str(path))}: {' and '.join(whole)}, all whole{left}\n")
         if report.problems:
-            raise EdistillError(
-                f"{cache} is damaged: {'; '.join(report.problems)}. Delete those files and run edistill cache-logits "
-                "to compute them again."
-            )
+            if report.remedy is not None:
+                raise EdistillError(f"{path} is damaged: {'; '.join(report.problems)}. {report.remedy}")
+            raise EdistillError("\n".join([f"{path} is damaged.", *report.problems]))

@@ -17,8 +17,10 @@ from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.runs.chain import Chain
+from ensemble_distill.runs.exports import exports_of, stale
 from ensemble_distill.runs.folder import generation_name
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.progress import Progress
 
 
 def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: bool) -> tuple[Evaluation, ...]:
@@ -39,6 +41,7 @@ def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: 
         )
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     )
+    _tell_stale(runs, given.progress)
     for index, (run, evaluation) in enumerate(zip(runs, found, strict=True)):
         keep_or_warn(run.folder, {STUDENT: (index, run)}, measured, evaluation, given.progress)
     return found
@@ -59,8 +62,17 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
         measured.evaluation(count - 1, chain.folder.name, calibrated, models), still_falling=max(falling, default=None)
     )
     students = {name: (index, chain.runs[index]) for name, index in generations.items()}
+    _tell_stale(chain.runs, given.progress)
     keep_or_warn(chain.folder, students, measured, found, given.progress)
     return found
+
+
+def _tell_stale(runs: Sequence[Run], progress: Progress) -> None:
+    """Warn of exported files of which the figures are not, since their runs were calibrated after they were made."""
+    for run in runs:
+        for export in exports_of(run.folder):
+            if (told := stale(export)) is not None:
+                progress.warn(told)
 
 
 def main_split(names: Iterable[str]) -> str:

@@ -71,6 +71,7 @@ class EnDD(Method):
     paper = "Malinin et al. 2020, arXiv:1905.00076"
     outputs = "a Dirichlet"
     tasks: ClassVar[frozenset[str]] = frozenset({"classification"})
+    several: ClassVar[bool] = True
     Options: ClassVar[type[BaseModel]] = EnDDOptions
 
     def family(self, of_members: Family) -> Family:

@@ -132,6 +132,7 @@ class Method(ABC):
         needs: of "teacher" (the members' outputs) and "labels"; without "teacher" only labeled splits are trained on.
             `needed` may add to it.
         tasks: the keys of those that it can be used for; all, if not overridden.
+        several: whether it learns how members differ, so that one alone has nothing to teach it.
         form: how its student holds one prediction per member: "heads" or "rank-one".
         source: sha256 of the file of a user's own method, since another loss is another method; else "".
         Options: the `[method]` table.
@@ -142,6 +143,7 @@ class Method(ABC):
     outputs: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     tasks: ClassVar[frozenset[str]] = frozenset(task_names())
+    several: ClassVar[bool] = False
     form: ClassVar[Form] = "heads"
     source: str = ""
     Options: ClassVar[type[BaseModel]] = Options

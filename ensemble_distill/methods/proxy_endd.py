@@ -48,6 +48,7 @@ class ProxyEnDD(Method):
     paper = "Ryabinin et al. 2021, arXiv:2105.06987"
     outputs = "a Dirichlet"
     tasks: ClassVar[frozenset[str]] = frozenset({"classification"})
+    several: ClassVar[bool] = True
     Options: ClassVar[type[BaseModel]] = ProxyEnDDOptions
 
     def family(self, of_members: Family) -> Family:

@@ -46,12 +46,13 @@ class UsersMethod(Method):
         known = Method.tasks
         self._check(tasks and known.issuperset(tasks), "tasks", own.tasks, f"some of {', '.join(sorted(known))}")
         self._check(NEEDS.issuperset(needs), "needs", own.needs, "a set of teacher and labels")
+        self._check(isinstance(own.several, bool), "several", own.several, "True or False")
         self._check(own.form in get_args(Form), "form", own.form, f"one of {', '.join(get_args(Form))}")
         options: Any = own.Options
         self._check(
             isinstance(options, type) and issubclass(options, BaseModel), "Options", options, "a pydantic BaseModel"
         )
-        vars(self).update(title=own.title, paper=own.paper, outputs=own.outputs)
+        vars(self).update(title=own.title, paper=own.paper, outputs=own.outputs, several=own.several)
         vars(self).update(needs=frozenset(needs), tasks=frozenset(tasks), form=own.form, Options=options)
 
     def family(self, of_members: Family) -> Family:

@@ -55,7 +55,9 @@ def _stale(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
 
 def _chain(chain: Chain) -> dict[str, Any]:
     first = chain.runs[0]
-    stale = stale_evaluations(chain.folder, {run.folder.name: run.made_from for run in chain.runs})
+    stale = list(stale_evaluations(chain.folder, {run.folder.name: run.made_from for run in chain.runs}))
+    for run in chain.runs:
+        stale += (*stale_exports(run.folder), *stale_evaluations(run.folder, {"student": run.made_from}))
     return {
         "kind": "chain",
         "task": first.architecture.task.key,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.folder import EVALUATIONS, MADE_FROM
 from ensemble_distill.runtime.files import sha256_file
@@ -22,6 +22,21 @@ def stale_evaluations(folder: Path, students: Mapping[str, MadeFrom]) -> tuple[P
         students: what is there, by the names that documents give it.
     """
     return tuple(file for file in _documents(folder) if not _is_of(file, students))
+
+
+def damaged_evaluations(folder: Path) -> list[str]:
+    """What is wrong with the documents in a run or a chain and the figures of rows beside them, a message each."""
+    problems = []
+    for file in _documents(folder):
+        try:
+            record, _ = read_sealed_json(file)
+            rows = record.get(FIGURES_OF_ROWS, {}) if isinstance(record, dict) else {}
+            if others := [name for name, digest in rows.items() if sha256_file(file.parent / name) != digest]:
+                raise ValueError(f"{others[0]} beside it is of another evaluation")
+        except (OSError, ValueError, AttributeError) as error:
+            told = first_line(getattr(error, "strerror", None) or error)
+            problems.append(f"{file} is damaged ({told}). Delete it, or run edistill evaluate {folder} again.")
+    return problems
 
 
 def _documents(folder: Path) -> Iterator[Path]:

@@ -90,33 +90,67 @@ def refuse_stale(export: Path, said: MadeFrom | None) -> None:
         return
     now = sha256_file(run / WEIGHTS)
     if said.weights != now:
-        raise EdistillError(
-            f"{export} was made of weights {said.weights[:12]}…, and those of {run} are {now[:12]}…. Export again: "
-            f"{export_again(export)}"
-        )
+        raise EdistillError(_of_other_weights(export, said.weights, run, now))
 
 
 def calibrated_since(export: Path, said: MadeFrom | None) -> str | None:
     """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not."""
     run = run_of(export)
-    if run is None or said is None or said == made_from_now(run):
+    return None if run is None or not _is_stale(export, said, run) else _calibrated_otherwise(export, run)
+
+
+def stale(export: Path) -> str | None:
+    """What to tell of an exported file that is not of the run it stands in as that is now; None where it is, or stands
+    elsewhere, or one of both cannot be read, which is told where it is opened."""
+    run = run_of(export)
+    try:
+        if run is None or not _is_stale(export, said := made_from(export), run):
+            return None
+        now = sha256_file(run / WEIGHTS)
+    except EdistillError:
         return None
-    return f"{run} is calibrated otherwise than when {export} was made. Export again: {export_again(export)}"
+    if said is not None and said.weights != now:
+        return _of_other_weights(export, said.weights, run, now)
+    return _calibrated_otherwise(export, run)
 
 
 def stale_exports(run: Path) -> tuple[Path, ...]:
     """The exported files of a run that are not of it as it is now, or are damaged."""
-    return tuple(file for name in FORMATS if (file := run / EXPORTS / name).is_file() and _is_stale(file, run))
+    return tuple(file for file in exports_of(run) if _is_stale_or_damaged(file, run))
 
 
-def _is_stale(file: Path, run: Path) -> bool:
+def exports_of(run: Path) -> list[Path]:
+    """The exported files that stand in a run."""
+    return [file for name in FORMATS if (file := run / EXPORTS / name).is_file()]
+
+
+def _of_other_weights(export: Path, then: str, run: Path, now: str) -> str:
+    return (
+        f"{export} was made of weights {then[:12]}…, and those of {run} are {now[:12]}…. Export again: "
+        f"{export_again(export)}"
+    )
+
+
+def _calibrated_otherwise(export: Path, run: Path) -> str:
+    return (
+        f"{export} is stale: {run} is calibrated otherwise than when it was made. Export again: {export_again(export)}"
+    )
+
+
+def _is_stale_or_damaged(file: Path, run: Path) -> bool:
     try:
         said = made_from(file)
     except EdistillError:
         return True
+    if said is None and not (run / CALIBRATION).is_file():  # there may have been one, which is in the file
+        return True
+    return _is_stale(file, said, run)
+
+
+def _is_stale(file: Path, said: MadeFrom | None, run: Path) -> bool:
     if said is None:  # version 0.1.0 did not say
         calibration = run / CALIBRATION
-        return not calibration.is_file() or file.stat().st_mtime_ns < calibration.stat().st_mtime_ns
+        return calibration.is_file() and file.stat().st_mtime_ns < calibration.stat().st_mtime_ns
     return said != made_from_now(run)
 
 
@@ -141,4 +175,10 @@ def about_weights(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise damaged_export(path, error) from None
     told = {} if made_from is None else {MADE_FROM: made_from}
-    return {"kind": "safetensors", **config, **told, "bytes": len(content)}
+    return {"kind": "safetensors", **config, **told, **about_stale(path), "bytes": len(content)}
+
+
+def about_stale(export: Path) -> dict[str, str]:
+    """Why `inspect` calls an exported file stale; empty where it does not."""
+    told = stale(export)
+    return {} if told is None else {"stale": told}

@@ -11,16 +11,20 @@ from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.folder import CONFIG
 
 
-def refuse_other_ensemble(folder: Path, cache: Path, members: Sequence[Member], digests: Mapping[str, str]) -> None:
+def refuse_other_ensemble(
+    folder: Path, cache: Path, members: Sequence[Member], digests: Mapping[str, str], *, done: bool = False
+) -> None:
     """Raise EdistillError when a run was started with other members or data than a cache holds.
 
     Args:
         members, digests: the cache's; a digest a split.
+        done: whether nothing is to be learned from them any more, so that the cache may have gained others.
     """
     if not (folder / CONFIG).is_file():
         return
     origin = StudentConfig.load(folder).provenance
-    if origin.members != tuple(members):
+    held = [member for member in members if member in origin.members] if done else members
+    if origin.members != tuple(held):
         raise EdistillError(
             f"{folder} was trained from members {', '.join(m.name for m in origin.members)}, and {cache} holds "
             f"{', '.join(m.name for m in members)}, or others of these names. Choose another --name, or pass "

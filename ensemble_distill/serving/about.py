@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ensemble_distill.runs.exports import about_stale
 from ensemble_distill.serving.served import Served
 
 
@@ -28,5 +29,6 @@ def about(path: Path) -> dict[str, Any]:
         "outputs": list(served.outputs),
         "members": [member.to_json() for member in card.members],
         **({} if card.made_from is None else {"made_from": card.made_from.to_json()}),
+        **about_stale(served.path),
         "bytes": path.stat().st_size,
     }

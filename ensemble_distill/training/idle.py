@@ -41,7 +41,9 @@ def _without_teacher(facts: Learning) -> str | None:
 
 
 def _one_teacher(facts: Learning) -> Idle | None:
-    return Idle(f"{why}, and evaluate compares with that member alone") if (why := _without_teacher(facts)) else None
+    why = _without_teacher(facts)
+    remedy = "Leave it out, or use --method kd or ban."
+    return Idle(f"{why}, and evaluate would compare with that member alone", remedy, refused=True) if why else None
 
 
 def _weights(facts: Learning) -> Idle | None:

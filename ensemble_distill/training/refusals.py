@@ -28,6 +28,20 @@ def refuse_generations(generations: int | None) -> None:
         )
 
 
+def refuse_one_member(named: str, method: Method, members: Sequence[str], chosen: str | None) -> None:
+    """Raise EdistillError for a method that learns how members differ, where there is one to learn from.
+
+    Args:
+        members: the names of those.
+        chosen: what `train.teacher` says.
+    """
+    if not method.several or len(members) != 1:
+        return
+    how = f"train.teacher is {chosen!r}" if chosen is not None else f"{members[0]} is the only member"
+    more = "Leave train.teacher out" if chosen is not None else "Add members"
+    raise EdistillError(f"{how}, and {named} learns how members differ. {more}, or use --method kd or ban.")
+
+
 def refuse_temperature(task: type[Task], options: BaseModel) -> None:
     """Raise EdistillError for a temperature where it would change what is learned."""
     temperature = getattr(options, "temperature", 1.0)

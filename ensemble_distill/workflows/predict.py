@@ -67,7 +67,7 @@ def predict(
     served = Served(model, changed=changed)
     refuse_stale(served.path, served.card.made_from)
     if (told := calibrated_since(served.path, served.card.made_from)) is not None:
-        progress.note(told)
+        progress.warn(told)
     source = open_inputs(inputs, served.card.task.key)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)

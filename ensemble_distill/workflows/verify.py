@@ -1,30 +1,78 @@
-"""`edistill verify`: every checksum of a cache, computed again."""
+"""`edistill verify`: every checksum of a cache, a run or a chain, computed again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble_distill.cache.manifest import is_cache
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.runs.folder import ARGS, CACHES, CONFIG, WEIGHTS, generation_name
+
+AGAIN = "Delete those files and run edistill cache-logits to compute them again."
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What the checksums of a cache say."""
+    """What the checksums of a cache, a run or a chain say.
+
+    Attributes:
+        records: how many of them there are in it, in all its caches.
+        problems: a sentence each; of a run or a chain with its remedy.
+        unfinished: splits without a complete view, and generations that are not trained to their end.
+        students: how many finished ones there are in it.
+        remedy: of all problems together; None where each has its own, or there are none.
+    """
 
     folder: Path
     records: int
-    problems: list[str]  # a sentence each
-    unfinished: list[str]  # splits without a complete view
+    problems: list[str]
+    unfinished: list[str]
+    students: int = 0
+    remedy: str | None = None
 
 
 def verify(folder: Path) -> VerifyReport:
-    """Raises: EdistillError when the folder holds no readable cache."""
+    """Raises EdistillError when the folder holds no readable cache, no run and no chain."""
+    if is_cache(folder):
+        return _cache(folder)
+    from ensemble_distill.runs.verifying import generations, run_problems
+
+    if generations(folder):
+        return _chain(folder)
+    if (folder / ARGS).is_file() and (folder / CONFIG).is_file():
+        finished = (folder / WEIGHTS).is_file()
+        problems, unfinished = (run_problems(folder), []) if finished else ([], [folder.name])
+        return VerifyReport(folder, 0, problems, unfinished, int(finished))
+    raise CacheError(f"{folder} holds no cache, no run and no chain. Give one, or run edistill cache-logits first.")
+
+
+def _cache(folder: Path) -> VerifyReport:
     cache = Cache(folder)
-    manifest = cache.manifest
-    return VerifyReport(
-        folder=folder,
-        records=len(manifest.records),
-        problems=cache.verify(),
-        unfinished=[name for name in manifest.splits if manifest.views(name) == 0],
-    )
+    manifest, problems = cache.manifest, cache.verify()
+    unfinished = [name for name in manifest.splits if manifest.views(name) == 0]
+    return VerifyReport(folder, len(manifest.records), problems, unfinished, remedy=AGAIN if problems else None)
+
+
+def _chain(folder: Path) -> VerifyReport:
+    """The generations, each the teacher of the next, and what each said to teach it."""
+    from ensemble_distill.runs.verifying import chain_problems, generations
+
+    problems, unfinished = chain_problems(folder)
+    students = len(generations(folder)) - len(unfinished)
+    records = 0
+    for generation in generations(folder):
+        cache = folder / CACHES / generation_name(generation)
+        if not is_cache(cache):
+            continue
+        again = f"Delete {cache}: edistill train makes it again where a generation is still to learn from it."
+        try:
+            found = _cache(cache)
+        except EdistillError as error:
+            problems.append(f"{str(error).partition('. ')[0]}. {again}")
+        else:
+            records += found.records
+            problems += [f"{problem}. {again}" for problem in found.problems]
+            unfinished += [f"{cache.name}: {name}" for name in found.unfinished]
+    return VerifyReport(folder, records, problems, unfinished, students)

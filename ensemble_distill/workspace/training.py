@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ensemble_distill.runs.args import refuse_other_settings, write_args
+from ensemble_distill.runs.chain import is_chain
 from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, WEIGHTS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.same import refuse_other_ensemble, refuse_other_method
@@ -61,7 +62,9 @@ def finished(workspace: Workspace, asked: Asked) -> Run | None:
     if workspace.has_cache:
         cache = learned_from(workspace)
         digests = {name: split.digest for name, split in cache.manifest.splits.items()}
-        refuse_other_ensemble(folder, cache.folder, cache.manifest.members, digests)
+        # of a chain only the later generations go on, and they learn from each other
+        done = is_chain(folder.parent) and (folder / WEIGHTS).is_file()
+        refuse_other_ensemble(folder, cache.folder, cache.manifest.members, digests, done=done)
     return Run.open(folder) if (folder / WEIGHTS).is_file() else None  # finished: it no longer needs its cache
 
 

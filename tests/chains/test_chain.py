@@ -14,7 +14,7 @@ import torch
 from evaluate_helpers import CACHED, Floats, pixels_of, student_of
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
-from tiny import contents, make_folder, refused_and_kept, save_data, settings, unseal
+from tiny import contents, make_folder, refused, refused_and_kept, save_data, save_member, settings, unseal
 
 from ensemble_distill import load_student
 from ensemble_distill.cache.reader import Cache
@@ -184,8 +184,6 @@ def test_the_first_generation_learns_from_one_member(folder: Path) -> None:
     "more",
     [
         {"train__method": "kd"},
-        {"train__method": "endd"},
-        {"train__method": "proxy-endd"},
         {"method__objective": "cwtm"},
         {"method__objective": "dkpp", "data__validation": None},
         {"views__transform": "ods", "output__cache": "pushed"},
@@ -237,6 +235,36 @@ def test_a_chain_grows_without_the_ensemble(folder: Path) -> None:
     assert weights(folder / "runs/grown") == weights(folder / "runs/whole")
 
 
+def test_a_chain_grows_though_the_cache_gained_a_member(folder: Path) -> None:
+    """Its first generation is finished, and the others learn from each other."""
+    save_member(folder, 3)
+    cache_logits(settings(folder))
+    before = weights(folder / "runs/whole")
+    assert not chained(folder, "whole", 3).fresh
+    assert chained(folder, "whole", 4).fresh
+    assert weights(folder / "runs/whole")[:3] == before
+    assert [member.name for member in Chain.open(folder / "runs/whole").teachers] == [
+        "member-0",
+        "member-1",
+        "member-2",
+    ]
+    (folder / "runs/whole/generation-1" / WEIGHTS).unlink()  # one that is unfinished does learn from the cache
+    with refused("generation-1 was trained from members member-0, member-1, member-2", "holds", "member-3"):
+        chained(folder, "whole", 4)
+
+
+def test_a_chain_does_not_grow_beside_other_members(folder: Path) -> None:
+    save_member(folder, 2, seed=9)
+    cache_logits(settings(folder), overwrite=True)
+    with refused_and_kept(folder, "generation-1 was trained from members member-0, member-1, member-2", "--name"):
+        chained(folder, "whole", 4)
+    with refused("was trained from members"):  # and a run that is no chain's has other heads with one more
+        train(settings(folder, {"output.name": "alone"}))
+        save_member(folder, 3)
+        cache_logits(settings(folder))
+        train(settings(folder, {"output.name": "alone"}))
+
+
 @pytest.mark.thorough
 def test_a_chain_grows_from_what_a_calibrated_generation_predicts(folder: Path) -> None:
     """And earlier ones may be calibrated since; taking the calibration away makes it another teacher."""
@@ -275,7 +303,7 @@ def test_no_generations(made: Path) -> None:
         settings(made, asked("none", 0))
 
 
-@pytest.mark.parametrize("method", ["hydra", "supervised", "batch-ensemble"])
+@pytest.mark.parametrize("method", ["hydra", "supervised", "batch-ensemble", "endd", "proxy-endd"])
 def test_methods_whose_students_cannot_follow_each_other(made: Path, method: str) -> None:
     with refused_and_kept(made, "train.generations is 2", method, "Use --method ban"):
         chained(made, "unfit", 2, train__method=method)

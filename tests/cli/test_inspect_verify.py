@@ -280,6 +280,8 @@ def test_a_whole_cache(here: Path) -> None:
         "records": 48,
         "problems": [],
         "unfinished": [],
+        "students": 0,
+        "remedy": None,
     }
 
 
@@ -311,7 +313,7 @@ def test_an_unfinished_cache_is_whole_as_far_as_it_goes(here: Path) -> None:
 def test_what_is_no_cache(here: Path) -> None:
     result = edistill("verify data")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "data holds no cache (manifest.json is missing). Run edistill cache-logits first." in result.stderr
+    assert "data holds no cache, no run and no chain. Give one, or run edistill cache-logits first." in result.stderr
 
 
 def test_a_member_of_the_cache_reads_as_a_teacher(here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from evaluate_helpers import untimed
 from runs_helpers import OTHER, RUN, replace_run, said_by, then
+from safetensors.torch import load_file, save_file
 from tiny import contents, refused, settings
 from typer.testing import CliRunner
 
@@ -20,9 +22,11 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation import calibrating
 from ensemble_distill.evaluation.measured import Measured
 from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.exports import stale
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.workflows import export as exporting
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
@@ -179,9 +183,41 @@ def test_an_export_of_before_a_calibration_is_told(folder: Path) -> None:
     Run.open(folder / RUN).forget_calibration()
     result = CliRunner().invoke(app, line)
     assert result.exit_code == 0
-    assert "hydra-s0 is calibrated otherwise than when" in result.stderr
+    told = f"{RUN}/export/model.onnx is stale: {RUN} is calibrated otherwise than when"
+    assert told in result.stderr
     assert f"edistill export {RUN} --onnx" in result.stderr
+    for form in ("onnx", "safetensors"):
+        again = f"edistill export {RUN} --{form}"
+        assert inspect(Path(RUN, f"export/model.{form}"))["stale"].endswith(again)
+        shown = CliRunner().invoke(app, ["inspect", f"{RUN}/export/model.{form}"]).stdout
+        assert "is calibrated otherwise" in shown
+        assert f"next: {again}" in shown
+    progress = Silent()
+    evaluate(settings(folder), "hydra-s0", progress=progress)
+    assert [text for text in progress.warnings if "model.onnx is stale" in text]
+    assert [text for text in progress.warnings if "model.safetensors is stale" in text]
     assert {file.name for file in calibrate(settings(folder), "hydra-s0").stale} == set()  # as it was when exported
+
+
+def test_an_export_of_a_generation_is_told(folder: Path) -> None:
+    chain = folder / "runs/ban-s0"
+    export(settings(folder), "ban-s0/generation-1", safetensors=True)
+    assert "stale" not in inspect(chain)
+    calibrate(settings(folder), "ban-s0/generation-1", split="validation")
+    assert inspect(chain)["stale"] == ["generation-1/export/model.safetensors"]
+    progress = Silent()
+    evaluate(settings(folder), "ban-s0", progress=progress)
+    (told,) = progress.warnings
+    assert "generation-1/export/model.safetensors is stale" in told
+
+
+def test_an_export_of_version_0_1_0_is_told_by_its_age(folder: Path) -> None:
+    file = folder / RUN / "export/model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors, file, {"edistill": "{}"})
+    assert stale(file) is None, "it is younger than the calibration"
+    os.utime(file, (1, 1))
+    assert "is calibrated otherwise" in (stale(file) or "")
 
 
 def test_an_evaluation_of_other_weights_or_rows_is_told(folder: Path) -> None:

@@ -224,7 +224,6 @@ TRAINING_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"data.transfer": "t.npz", "train.method": "supervised"},
         {"sources": {**PIXELS, "transfer": source(labels=False)}},
     ),
-    "train.teacher": ({"train.teacher": "member-0", "train.method": "supervised"}, {}),
     "train.warmup-epochs": ({"train.warmup-epochs": 5.0, "train.epochs": 10}, {}),  # hydra's first stage has three
     "train.freeze-bn": ({"train.freeze-bn": True}, {"normalizes": False}),
     "train.channels-last": ({"train.channels-last": True}, {"sources": {"train": source("features")}}),
@@ -233,7 +232,7 @@ TRAINING_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "method.ridge": ({"method": IDLE_OPTIONS["hydra"]["ridge"]}, {}),
     "method.anneal-share": ({"method": IDLE_OPTIONS["endd"]["anneal-share"], "train.method": "endd"}, {}),
 }
-REFUSED = ("teachers.preprocessing", "student.preprocessing")
+REFUSED = ("teachers.preprocessing", "student.preprocessing", "train.teacher")
 
 
 def test_every_rule_of_training_has_a_case() -> None:
@@ -264,11 +263,20 @@ def test_of_what_acts_in_training_nothing_is_told() -> None:
 
 
 def test_preprocessing_of_what_is_no_pixels_is_refused() -> None:
-    for key in REFUSED:
+    for key in REFUSED[:2]:
         values = {key: {"mean": (0.3,), "std": (0.2,), "size": (6, 6)}}
         with refused(f"{key} is set and does nothing", "uint8 pixels", "the data holds tensor"):
             told_training(values, TENSORS)
         told_training({}, TENSORS)
+
+
+def test_a_member_that_is_not_listened_to_is_refused() -> None:
+    """Results would differ: evaluate compares with that member alone."""
+    named = {"train.teacher": "member-0", "train.method": "supervised"}
+    with refused("train.teacher is set and does nothing", "supervised learns from labels alone", "--method kd"):
+        told_training(named, PIXELS)
+    told_training({**named, "train.method": "kd"}, PIXELS)
+    told_training({**named, "train.method": "ban", "method": {"objective": "cwtm"}}, PIXELS)
 
 
 def test_a_value_that_is_the_default_is_not_given() -> None:

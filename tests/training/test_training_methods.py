@@ -90,3 +90,18 @@ def test_a_method_whose_parts_disagree_is_refused_before_the_first_step(
 def test_one_that_keeps_its_word_is_trained(folder: Path) -> None:
     report = train(tiny.settings(folder, {"train.method": f"{folder / 'broken.py'}:Promising", "train.epochs": 1}))
     assert report.heads == 1
+
+
+@pytest.mark.parametrize("method", ["endd", "proxy-endd", "several.py:OfSeveral"])
+def test_one_member_does_not_differ_from_others(folder: Path, tmp_path: Path, method: str) -> None:
+    (folder / "several.py").write_text(
+        "from ensemble_distill.methods.endd import EnDD\n\n\nclass OfSeveral(EnDD):\n    pass\n"
+    )
+    named = {"train.method": method, "output.name": "one"}
+    with tiny.refused_and_kept(folder, "train.teacher is 'member-1'", "how members differ", "--method kd or ban"):
+        train(tiny.settings(folder, {**named, "train.teacher": "member-1"}))
+    alone = tiny.make_folder(tmp_path / "alone", members=1, rows={"train": 8})
+    cache_logits(tiny.settings(alone))
+    (alone / "several.py").write_text((folder / "several.py").read_text())
+    with tiny.refused_and_kept(alone, "member-0 is the only member", "Add members"):
+        train(tiny.settings(alone, named))
