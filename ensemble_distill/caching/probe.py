@@ -44,6 +44,8 @@ def open_members(
     opened = [teacher.open(task) for teacher in teachers]
     for asked in opened:
         refuse_no_preprocessing(asked, splits)
+        for split, one in splits.items():
+            asked.meets(split, one.source)
     rows, members = some_rows(len(plan.source)), []
     here = seen(plan.rows(), rows, [0], wanted(opened))
     for asked in opened:

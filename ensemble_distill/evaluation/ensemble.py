@@ -78,6 +78,7 @@ class Ensemble:
     def asked(self, source: Source, named: str) -> Iterator[Tensor]:
         """Every member's outputs (B, M, W) on any rows, asked now."""
         for asked in self._asked:
+            asked.meets(named, source)
             asked.to(self._given.device)
         wanted = [None if asked.wants is None else asked.wants.preprocessing for asked in self._asked]
         for rows, inputs in plain_batches(source, wanted, self._given.workers, self._given.device):

@@ -15,7 +15,7 @@ from ensemble_distill.teachers.names import is_weights_file, member_name, natura
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
 # what other tools save models as; passing one over would silently shrink the ensemble
-FOREIGN = (".h5", ".keras", ".msgpack", ".onnx", ".pickle", ".pkl")
+FOREIGN = (".h5", ".keras", ".msgpack", ".pickle", ".pkl")
 
 
 _KINDS = Registry(__name__, "claims")

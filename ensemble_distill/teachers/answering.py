@@ -31,6 +31,13 @@ class Inputs:
     preprocessing: Preprocessing | None
 
 
+class Rows(Protocol):
+    """A split, as far as a member looks at it."""
+
+    def __len__(self) -> int: ...
+    def name(self, row: int) -> str: ...  # a file's relative name, or "row 17"
+
+
 class Answering(Protocol):
     """A member that is opened."""
 
@@ -46,6 +53,22 @@ class Answering(Protocol):
     @property
     def module(self) -> nn.Module | None:
         """What gives gradients; None where nothing does."""
+        ...
+
+    @property
+    def remark(self) -> str | None:
+        """What a user should know of it, a sentence, once it has answered a few rows; None where there is nothing."""
+        ...
+
+    def meets(self, split: str, rows: Rows) -> None:
+        """See which rows it is going to be asked about, before it is.
+
+        Args:
+            split: as `answers` is given it.
+
+        Raises:
+            EdistillError: it does not answer these rows.
+        """
         ...
 
     def to(self, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from ensemble_distill.runtime.names import LONGEST, is_plain
 
 ROOM = 15  # bytes of a file's name that say which view of a member it holds
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+WHOLE = (".onnx",)  # of files that say by themselves what is computed
 
 
 def is_weights_file(path: Path) -> bool:
@@ -21,7 +22,7 @@ def member_name(path: Path) -> str:
     """`member-00` for `member-00.pth.tar`; a folder keeps its whole name, dots and all."""
     if path.is_dir():
         return path.resolve().name
-    ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    ending = next((suffix for suffix in (*SUFFIXES, *WHOLE) if path.name.lower().endswith(suffix)), "")
     return path.name[: len(path.name) - len(ending)]
 
 

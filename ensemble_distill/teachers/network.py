@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task
-from ensemble_distill.teachers.answering import ROUNDING, Inputs
+from ensemble_distill.teachers.answering import ROUNDING, Inputs, Rows
 
 
 class Network:
@@ -31,6 +31,13 @@ class Network:
     @property
     def wants(self) -> Inputs:
         return Inputs(self.member.preprocessing)
+
+    @property
+    def remark(self) -> str | None:
+        return None
+
+    def meets(self, split: str, rows: Rows) -> None:
+        """It answers any."""
 
     def to(self, device: torch.device) -> None:
         self.module.to(device)

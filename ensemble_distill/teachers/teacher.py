@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,20 +59,40 @@ class Teacher:
             raises EdistillError when weights and module do not fit.
         origin: where the weights came from; None for what comes from no file.
         bare: whether it is weights alone, whose module `teachers.model` builds.
+        opens: opens what is no module of torch; None for a module.
     """
 
     member: Member
     build: Callable[[], nn.Module]
     origin: Origin | None = None
     bare: bool = False
+    opens: Callable[[type[Task]], Answering] | None = None
+
+    @classmethod
+    def asked_only(
+        cls, member: Member, what: str, opens: Callable[[type[Task]], Answering], origin: Origin | None
+    ) -> Teacher:
+        """A member that is no module of torch: what needs one refuses it.
+
+        Args:
+            what: it is, with its article: "an ONNX graph".
+        """
+        return cls(member, partial(_refuse_module, member.name, what), origin, opens=opens)
 
     def open(self, task: type[Task]) -> Answering:
         """The member as it is asked. Raises EdistillError when weights and module do not fit."""
-        return Network(task, self.member, self.build())
+        return Network(task, self.member, self.build()) if self.opens is None else self.opens(task)
 
     def about(self) -> dict[str, Any]:
         """Its facts, and where its weights stand."""
         return self.member.to_json() | ({} if self.origin is None else {"weights": self.origin.to_json()})
+
+
+def _refuse_module(name: str, what: str) -> nn.Module:
+    raise EdistillError(
+        f"Member {name} is {what}, and what starts from a member takes the weights of a module of torch. Name others "
+        "in student.init, or leave it and student.share out: a student learns from any member."
+    )
 
 
 @dataclass(frozen=True)

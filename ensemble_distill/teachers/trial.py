@@ -57,11 +57,11 @@ def tried(asked: Answering, few: Few, count: int | None) -> tuple[Answering, str
     """
     if few.x is None:
         asked.answers(few.split, few.rows, None)
-        return asked, None
+        return asked, asked.remark
     if not isinstance(asked, Network):
         first = asked.answers(few.split, few.rows, few.x)
         _refuse_dependent(asked, few, first, lambda x: asked.answers(few.split, few.rows[: len(x)], x))
-        return asked, None
+        return asked, asked.remark
     network, returned, told = _settled(asked, few, few.x, count)
     where = f"on {few.split}"
     raw = network.joined(returned, len(few.rows), where)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_distill.runtime.own_row import some_rows
-from ensemble_distill.teachers.answering import Answering, Inputs
+from ensemble_distill.teachers.answering import Answering, Inputs, Rows
 from ensemble_distill.teachers.trial import Few, tried
 
 
@@ -31,6 +31,13 @@ class TriedFirst:
     @property
     def wants(self) -> Inputs | None:
         return self._asked.wants
+
+    @property
+    def remark(self) -> str | None:
+        return self._asked.remark
+
+    def meets(self, split: str, rows: Rows) -> None:
+        self._asked.meets(split, rows)
 
     def to(self, device: torch.device) -> None:
         self._asked.to(device)

@@ -30,7 +30,7 @@ def read_weights(path: Path, trust: bool = False) -> Weights:
     Raises:
         EdistillError: the file is missing or corrupt, names another global, or holds no state dict.
     """
-    _refuse_pointer(path)
+    refuse_pointer(path)
     if path.name.lower().endswith(".safetensors"):
         state = unwrapped(_read_safetensors(path))
         refuse_unreadable(path, state)
@@ -41,7 +41,8 @@ def read_weights(path: Path, trust: bool = False) -> Weights:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def _refuse_pointer(path: Path) -> None:
+def refuse_pointer(path: Path) -> None:
+    """Raise EdistillError for a file that cannot be read, or stands for one that Git LFS has elsewhere."""
     try:
         with path.open("rb") as file:
             start = file.read(40)

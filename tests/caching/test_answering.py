@@ -28,7 +28,7 @@ from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.classification import Classification
-from ensemble_distill.teachers.answering import ROUNDING, Answering, Inputs
+from ensemble_distill.teachers.answering import ROUNDING, Answering, Inputs, Rows
 from ensemble_distill.teachers.teacher import Teacher
 
 TO = Preprocessing((6, 6), (0.5,), (0.5,))
@@ -41,10 +41,13 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 class Table:
     """Ready-made outputs of every split: row numbers are all it asks for."""
 
-    module, wants, fineness = None, None, ROUNDING
+    module, wants, fineness, remark = None, None, ROUNDING, None
 
     def __init__(self, task: type[Task], member: Member, outputs: Outputs) -> None:
         self.task, self.member, self.outputs = task, member, outputs
+
+    def meets(self, split: str, rows: Rows) -> None:
+        """It answers any."""
 
     def to(self, device: torch.device) -> None:
         """It stands nowhere."""
@@ -57,7 +60,7 @@ class Table:
 class Session:
     """A linear member in NumPy, as a runtime of its own would be: it wants arrays."""
 
-    module, fineness = None, ROUNDING
+    module, fineness, remark = None, ROUNDING, None
 
     def __init__(self, task: type[Task], member: Member, seed: int, mixes: bool = False) -> None:
         self.task, self.member, self.mixes = task, member, mixes
@@ -67,6 +70,9 @@ class Session:
     @property
     def wants(self) -> Inputs:
         return Inputs(self.member.preprocessing)
+
+    def meets(self, split: str, rows: Rows) -> None:
+        """It answers any."""
 
     def to(self, device: torch.device) -> None:
         """It stays where it is."""

@@ -1,0 +1,234 @@
+"""ONNX files, read as descriptions before any runtime is given them: sizes, places of weights, inputs and outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.teachers.weights import refuse_pointer
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST = 2**31 - 1  # bytes of a message of protobuf
+DEEPEST = 16  # graphs in one another's branches
+PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a file says of itself.
+
+    Attributes:
+        model: its description, with the weights that stand in it.
+        beside: the files that hold other weights.
+        sha256: of all of them.
+    """
+
+    model: Any
+    beside: tuple[Path, ...]
+    sha256: str
+
+
+def read_graph(path: Path) -> Graph:
+    """Read an `.onnx` file. Nothing is allocated by what it claims, and no operator runs.
+
+    Raises:
+        EdistillError: it cannot be read, is no graph, holds less than it claims, or has weights outside its folder.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+
+    refuse_pointer(path)
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise EdistillError(
+            f"{path} has {size:,} bytes, and an ONNX file ends at {LARGEST:,}. Save it with its weights beside it: "
+            "onnx.save_model(model, path, save_as_external_data=True)."
+        )
+    content = path.read_bytes()
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except (DecodeError, RecursionError, ValueError) as error:
+        raise _corrupt(path, first_line(error)) from None
+    if not model.graph.node or not model.graph.output:
+        raise _corrupt(path, "it has no nodes, or no outputs")
+    beside: dict[str, Path] = {}
+    for tensor in _tensors(path, model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            file = _external(path, tensor)
+            beside[file.name] = file
+        else:
+            _refuse_less(path, tensor)
+    digest = hashlib.sha256(content)
+    for name in sorted(beside):
+        with beside[name].open("rb") as opened:
+            while piece := opened.read(PIECE):
+                digest.update(piece)
+    return Graph(model, tuple(beside.values()), digest.hexdigest())
+
+
+def _tensors(path: Path, model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that the file holds, of branches and functions too."""
+    yield from _in_graph(path, model.graph, 0)
+    for function in model.functions:
+        yield from _in_nodes(path, function.node, 0)
+
+
+def _in_graph(path: Path, graph: onnx.GraphProto, depth: int) -> Iterator[onnx.TensorProto]:
+    if depth == DEEPEST:
+        raise _corrupt(path, f"graphs stand in {DEEPEST} others")
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _in_nodes(path, graph.node, depth)
+
+
+def _in_nodes(path: Path, nodes: Any, depth: int) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (
+                *attribute.sparse_tensors,
+                *([attribute.sparse_tensor] * attribute.HasField("sparse_tensor")),
+            ):
+                yield from (sparse.values, sparse.indices)
+            for graph in (*attribute.graphs, *([attribute.g] * attribute.HasField("g"))):
+                yield from _in_graph(path, graph, depth + 1)
+
+
+def _external(path: Path, tensor: onnx.TensorProto) -> Path:
+    """The file that holds a tensor's values: in the folder of the graph, and long enough."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    location, folder = said.get("location", ""), path.parent.resolve()
+    file: Path = path.parent / location
+    if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
+        raise EdistillError(
+            f"{path} takes {tensor.name or 'a tensor'} from {location!r}, which is outside its folder. Weights of a "
+            "graph stand beside it: save it again with onnx.save_model(model, path, save_as_external_data=True)."
+        )
+    if not file.is_file():
+        raise EdistillError(f"{path} takes {tensor.name} from {file}, which is not there. Put it beside the graph.")
+    try:
+        offset = int(said.get("offset", 0))
+        length = int(said["length"]) if "length" in said else _bytes(tensor) or 0
+    except ValueError:
+        raise _corrupt(path, f"{tensor.name} begins or ends nowhere in {location}") from None
+    claimed, there = _bytes(tensor), file.stat().st_size
+    if offset < 0 or length < 0 or offset + length > there or (claimed is not None and claimed != length):
+        raise EdistillError(
+            f"{path} claims {claimed or length:,} bytes of {tensor.name} from byte {offset:,} of {file.name}, which "
+            f"has {there:,}. Copy both files again."
+        )
+    return file
+
+
+def _refuse_less(path: Path, tensor: onnx.TensorProto) -> None:
+    """Refuse a tensor that claims more, or less, than stands there."""
+    claimed = _bytes(tensor)
+    if claimed is None:
+        return
+    there = len(tensor.raw_data)
+    if not tensor.HasField("raw_data"):
+        lists = (tensor.float_data, tensor.double_data, tensor.int32_data, tensor.int64_data, tensor.uint64_data)
+        there = claimed if math.prod(tensor.dims) in [len(one) for one in lists] else sum(map(len, lists))
+    if claimed != there:
+        named, shape = tensor.name or "a tensor", list(tensor.dims)
+        raise _corrupt(path, f"{named} claims {claimed:,} bytes by its shape {shape}, and has {there:,}")
+
+
+def _bytes(tensor: onnx.TensorProto) -> int | None:
+    """How many its shape and its type come to; None for texts, complex numbers, and several numbers a byte."""
+    from onnx import TensorProto, helper
+
+    packed = (TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+    if tensor.data_type in packed or TensorProto.DataType.Name(tensor.data_type).endswith(("INT4", "4E2M1", "INT2")):
+        return None
+    if any(length < 0 for length in tensor.dims):
+        return -1
+    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _corrupt(path: Path, why: str) -> EdistillError:
+    return EdistillError(f"{path} is no ONNX graph that can be read: {why}. Copy it again, or export it anew.")
+
+
+# --- what goes in and comes out ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output.
+
+    Attributes:
+        kind: of its numbers, "float", "double" or "int64", or "map" for a table of each row.
+        shape: None where a length is open; None as a whole where nothing says the rank.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int | None, ...] | None
+
+    @property
+    def told(self) -> str:
+        lengths = "?" if self.shape is None else ", ".join("N" if n is None else str(n) for n in self.shape)
+        return f"{self.name} {self.kind} ({lengths})"
+
+
+def ports(path: Path, values: Any) -> list[Port]:
+    """Inputs or outputs of a graph."""
+    from onnx import TensorProto
+
+    found = []
+    for value in values:
+        tensor = value.type.tensor_type
+        if not value.type.HasField("tensor_type"):
+            found.append(Port(value.name, "map", None))
+            continue
+        try:
+            kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+        except ValueError:
+            raise _corrupt(path, f"{value.name} is of type {tensor.elem_type}") from None
+        dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim]
+        found.append(Port(value.name, kind, tuple(dims) if tensor.HasField("shape") else None))
+    return found
+
+
+def given(path: Path, model: onnx.ModelProto) -> list[Port]:
+    """What a graph is given: its inputs that have no values of their own."""
+    own = {tensor.name for tensor in model.graph.initializer}
+    return ports(path, [value for value in model.graph.input if value.name not in own])
+
+
+def class_labels(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
+    """The labels of a classifier's outputs, where the converters' nodes name them, and all the same."""
+    found: set[tuple[int | str, ...]] = set()
+    for node in model.graph.node:
+        for attribute in node.attribute if node.domain == "ai.onnx.ml" else ():
+            if attribute.name in ("classlabels_int64s", "classlabels_ints") and attribute.ints:
+                found.add(tuple(attribute.ints))
+            if attribute.name == "classlabels_strings" and attribute.strings:
+                found.add(tuple(text.decode("utf-8", "replace") for text in attribute.strings))
+    zipped = [node for node in model.graph.node if node.op_type == "ZipMap"]
+    if len(found) > 1 and zipped:  # a classifier of classifiers: the last one's
+        names = {a.name: a for a in zipped[-1].attribute}
+        ints = names["classlabels_int64s"].ints if "classlabels_int64s" in names else []
+        texts = names["classlabels_strings"].strings if "classlabels_strings" in names else []
+        return (*ints, *(text.decode("utf-8", "replace") for text in texts))
+    return found.pop() if len(found) == 1 else None
+
+
+def other_outputs(path: Path, outputs: list[Port], why: str) -> EdistillError:
+    """What is told where no output, or more than one, can be the answer."""
+    kept = next((port.name for port in outputs if port.kind in ("float", "double", "float16")), outputs[0].name)
+    return EdistillError(
+        f"{path} has the outputs {first_few([port.told for port in outputs], 6)}, and {why}. Keep the one that is the "
+        f"answer: onnx.utils.extract_model({path.name!r}, 'member.onnx', [names of inputs], [{kept!r}])."
+    )

@@ -1,0 +1,118 @@
+"""An ONNX graph (.onnx): a network, or what converters make of scikit-learn, XGBoost and LightGBM classifiers.
+
+onnxruntime asks it. Of a converter's graph the label is passed over, and the probabilities are taken.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.tasks import Task, open_task
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.graphs import Port, class_labels, given, other_outputs, ports, read_graph
+from ensemble_distill.teachers.labels import order_by_labels
+from ensemble_distill.teachers.names import member_name
+from ensemble_distill.teachers.preprocessing import from_settings, settled
+from ensemble_distill.teachers.session import Ask, Session
+from ensemble_distill.teachers.teacher import Context, Origin, Teacher
+
+REAL = ("float", "double", "float16")
+PROBABLE = ("probabilities", "output_probability", "probability", "class_probabilities", "probs")
+LOGITS = ("logits",)
+MOMENTS = ("mean", "variance")  # of a regressor that has an output each
+
+
+def claims(path: Path) -> bool:
+    return path.name.lower().endswith(".onnx") and path.is_file()
+
+
+def load(path: Path, context: Context) -> Teacher:
+    """Raises EdistillError for what `read_graph` refuses, for several inputs, and for outputs of which none is it."""
+    graph, name = read_graph(path), member_name(path)
+    entry, outputs = _entry(path, given(path, graph.model)), ports(path, graph.model.graph.output)
+    chosen = _answer(path, outputs, context)
+    labels = class_labels(graph.model)
+    member = Member(
+        name=name,
+        sha256=graph.sha256,
+        **(context.stated | {"output": _meaning(chosen, context)}),
+        class_order=order_by_labels(context, name, labels, f"{path.name}'s class labels"),
+        preprocessing=_preprocessing(name, entry, context),
+        model=path.name,
+    )
+    ask = Ask(path, entry, tuple(port.name for port in chosen), labels if chosen[0].kind == "map" else None)
+    return Teacher.asked_only(member, "an ONNX graph", partial(_open, member, ask), Origin(path.name))
+
+
+def _open(member: Member, ask: Ask, task: type[Task]) -> Answering:
+    found = read_graph(ask.path)
+    if found.sha256 != member.sha256:
+        raise EdistillError(
+            f"{ask.path} has changed since it was listed: it was {member.sha256[:12]}…, now {found.sha256[:12]}…. Run "
+            "the command again when nothing writes to the teachers."
+        )
+    return Session(task, member, ask)
+
+
+def _entry(path: Path, inputs: list[Port]) -> Port:
+    """The one input, of real numbers."""
+    told = ", ".join(port.told for port in inputs) or "none"
+    if len(inputs) != 1:
+        raise EdistillError(
+            f"{path} has {len(inputs)} inputs ({told}), and a member is given the whole row as one. Convert it with "
+            'one, initial_types=[("X", FloatTensorType([None, F]))] for F columns.'
+        )
+    if inputs[0].kind not in REAL:
+        raise EdistillError(
+            f"{path} takes {told}, and rows are given as float, double or float16. Convert it with one of those."
+        )
+    return inputs[0]
+
+
+def _answer(path: Path, outputs: list[Port], context: Context) -> list[Port]:
+    """The output that is the answer: by its name, as the only one of its shape, or by its width; or a mean and a
+    variance."""
+    answers = [port for port in outputs if port.kind == "map" or (port.kind in REAL and _is_matrix(port))]
+    by_name = {port.name.lower(): port for port in answers}
+    if context.settings.output == "mean-variance" and all(name in by_name for name in MOMENTS):
+        return [by_name[name] for name in MOMENTS]
+    named = [by_name[name] for name in (*LOGITS, *PROBABLE) if name in by_name]
+    if named:
+        return named[:1]
+    if len(answers) > 1 and context.names is not None:
+        answers = [port for port in answers if port.shape and port.shape[-1] == len(context.names)] or answers
+    if len(answers) != 1:
+        why = "several could be it" if answers else "none is a matrix of real numbers"
+        raise other_outputs(path, outputs, why)
+    return answers
+
+
+def _is_matrix(port: Port) -> bool:
+    """Whether it may have a row for each row."""
+    return port.shape is None or len(port.shape) in (1, 2)
+
+
+def _meaning(chosen: list[Port], context: Context) -> Any:
+    """What the answer is: as the member's own table says, else by its name, else as `[teachers]` says."""
+    if context.said is not None and context.said[1].output is not None:
+        return context.said[1].output
+    probable = chosen[0].kind == "map" or chosen[0].name.lower() in PROBABLE
+    return "probabilities" if probable and open_task(context.task).named else context.settings.output
+
+
+def _preprocessing(name: str, entry: Port, context: Context) -> Preprocessing | None:
+    """Of pictures (N, C, H, W), where the settings say more; the graph knows its size."""
+    said = from_settings(context.settings.preprocessing)
+    if not said:
+        return None
+    shape = entry.shape or ()
+    own: dict[str, Any] = {}
+    if len(shape) == 4 and shape[2] and shape[3]:
+        own["size"] = (shape[2], shape[3])
+    if len(shape) == 4 and shape[1] == 1:
+        own["channels"] = 1
+    return settled(name, own, said)

@@ -1,0 +1,145 @@
+"""A member that onnxruntime answers for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.facts import Member
+from ensemble_distill.tasks import Task
+from ensemble_distill.tasks.checks.logits import FLOOR
+from ensemble_distill.teachers.answering import ROUNDING, Inputs, Rows
+from ensemble_distill.teachers.graphs import Port
+
+DTYPES = {"float": np.float32, "double": np.float64, "float16": np.float16}
+QUIET = 3  # onnxruntime's level of errors
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How a graph is asked.
+
+    Attributes:
+        entry: its input.
+        outputs: the names of those that are its answer, side by side.
+        labels: of an answer that is a table of each row, its keys in order; None for a matrix.
+    """
+
+    path: Path
+    entry: Port
+    outputs: tuple[str, ...]
+    labels: tuple[int | str, ...] | None
+
+
+class Session:
+    """See `Answering`. It runs on the CPU, wherever the networks beside it do.
+
+    Raises:
+        EdistillError: onnxruntime cannot load the graph.
+    """
+
+    module, fineness = None, ROUNDING
+
+    def __init__(self, task: type[Task], member: Member, ask: Ask) -> None:
+        self.task, self.member, self._ask = task, member, ask
+        self._floored = False
+        self._session = _session(ask.path)
+
+    @property
+    def wants(self) -> Inputs:
+        return Inputs(self.member.preprocessing)
+
+    @property
+    def remark(self) -> str | None:
+        if not self._floored:
+            return None
+        name = self.member.name
+        return f"Member {name} says probabilities below {FLOOR:g}: they are raised to that before the logarithm."
+
+    def meets(self, split: str, rows: Rows) -> None:
+        """It answers any."""
+
+    def to(self, device: torch.device) -> None:
+        """It stays where it is."""
+
+    def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
+        assert inputs is not None  # it wants them
+        where = f"at row {rows[0]} of {split}"
+        x = self._fitted(inputs.cpu().numpy(), where)
+        raw = torch.from_numpy(self._raw(x, where))
+        joined = self.task.joined(raw, len(rows), self.member)
+        if self.member.output == "probabilities":
+            self._floored |= bool((joined < FLOOR).any())
+        return self.task.answers(joined, self.member, split, rows)
+
+    def _fitted(self, x: NDArray[Any], where: str) -> NDArray[Any]:
+        """Rows as the graph takes them. Raises EdistillError where their shape is another than it says."""
+        wanted = self._ask.entry.shape
+        if wanted is not None and len(wanted) == 2 and x.ndim > 2:
+            x = x.reshape(len(x), -1)
+        if wanted is not None and (
+            len(wanted) != x.ndim or any(w not in (None, n) for w, n in zip(wanted[1:], x.shape[1:], strict=True))
+        ):
+            raise EdistillError(
+                f"Member {self.member.name} takes {self._ask.entry.told}, and the data gives {x.shape[1:]} a row "
+                f"{where}. Give the data it was trained on, or take it out of teachers.path."
+            )
+        return np.ascontiguousarray(x, dtype=DTYPES[self._ask.entry.kind])
+
+    def _raw(self, x: NDArray[Any], where: str) -> NDArray[Any]:
+        """(B, ·); a graph of a fixed number of rows is given so many at a time, the last one again and again."""
+        fixed = self._ask.entry.shape[0] if self._ask.entry.shape else None
+        if fixed is None:
+            return self._run(x, where)
+        parts = []
+        for start in range(0, len(x), fixed):
+            here = x[start : start + fixed]
+            filled = np.concatenate([here, np.repeat(here[-1:], fixed - len(here), axis=0)])
+            parts.append(self._run(filled, where)[: len(here)])
+        return np.concatenate(parts)
+
+    def _run(self, x: NDArray[Any], where: str) -> NDArray[Any]:
+        try:
+            found = self._session.run(list(self._ask.outputs), {self._ask.entry.name: x})
+        except Exception as error:  # onnxruntime's errors share no class
+            raise EdistillError(
+                f"Member {self.member.name} fails {where} on an input of shape {x.shape}: {first_line(error)}. Check "
+                "teachers.preprocessing and the data against what it was trained on."
+            ) from error
+        return np.concatenate([self._matrix(one, len(x), where) for one in found], axis=1)
+
+    def _matrix(self, found: Any, rows: int, where: str) -> NDArray[Any]:
+        """One output as a matrix (B, ·)."""
+        if self._ask.labels is not None:
+            try:
+                found = np.array([[row[label] for label in self._ask.labels] for row in found], np.float64)
+            except (KeyError, TypeError) as error:
+                raise EdistillError(
+                    f"Member {self.member.name} gives no number for class {first_line(error)} {where}. Convert it with "
+                    "zipmap=False."
+                ) from None
+        array = np.asarray(found)
+        return array.reshape(rows, -1) if array.ndim == 1 and len(array) == rows else array
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no class
+        raise EdistillError(
+            f"onnxruntime cannot load {path}: {first_line(error)}. Export it anew, for a release of ONNX and operators "
+            f"that onnxruntime {onnxruntime.__version__} has."
+        ) from None
