@@ -95,10 +95,17 @@ def an_onnx_graph(folder: Path, seed: int) -> Path:
     return folder / "m.onnx"
 
 
+def a_table(folder: Path, seed: int) -> Path:
+    weight, bias = linear(seed)
+    np.savez(folder / "m.npz", train=inputs().numpy() @ weight.T + bias)
+    return folder / "m.npz"
+
+
 EXAMPLES: dict[str, Example] = {
     "checkpoint": Example(a_checkpoint, settings={"model": "model.py:make"}),
     "hf_folder": Example(an_hf_folder, "model.safetensors", {"preprocessing": {"size": [32, 32]}}, (3, 32, 32)),
     "onnx_file": Example(an_onnx_graph),
+    "ready_made": Example(a_table),
     "timm_run": Example(a_timm_run, "last.safetensors", shape=(3, 32, 32)),
 }
 

@@ -73,8 +73,9 @@ def refuse_views_unseen(splits: Mapping[str, SplitPlan], members: Sequence[Answe
             if asked.wants is None and plan.transform != "none":
                 raise EdistillError(
                     f"Member {asked.member.name} answers row numbers alone, and {name} is shown in views of "
-                    f'{plan.transform!r}, which it does not see. Set views.transform = "none", or take it out of '
-                    "teachers.path."
+                    f'{plan.transform!r}, which it does not see. Set views.transform = "none": the student then learns '
+                    "from rows as they are, best from such as no member was trained on (data.transfer). Or take it out "
+                    "of teachers.path."
                 )
 
 

@@ -50,7 +50,7 @@ class Session:
 
     def __init__(self, task: type[Task], member: Member, ask: Ask) -> None:
         self.task, self.member, self._ask = task, member, ask
-        self._floored = False
+        self._floored = self._seen = False
         self._session = _session(ask.path)
 
     @property
@@ -76,6 +76,9 @@ class Session:
         x = self._fitted(inputs.cpu().numpy(), where)
         raw = torch.from_numpy(self._raw(x, where))
         joined = self.task.joined(raw, len(rows), self.member)
+        if not self._seen:
+            self._seen = True
+            self.task.refuse_unlikely(joined, self.member, split, rows)
         if self.member.output == "probabilities":
             self._floored |= bool((joined < FLOOR).any())
         return self.task.answers(joined, self.member, split, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.teachers.tried import TriedFirst
 from ensemble_distill.workspace.splits import with_classes
@@ -68,6 +69,8 @@ def open_for_evaluation(workspace: Workspace, run: Run, *, must_ask: bool = Fals
             f"--shifts asks the members about distorted rows, and there is no {workspace.settings.teachers.path}. Put "
             "the teachers back, or leave --shifts out."
         )
+    if must_ask:
+        refuse_not_askable(members_of(workspace, run))
     return Given(
         splits=Splits(workspace, run.architecture.task.data_names),
         cache=workspace.cache if workspace.has_cache else None,
@@ -78,6 +81,16 @@ def open_for_evaluation(workspace: Workspace, run: Run, *, must_ask: bool = Fals
         trusted=workspace.trusted,
         progress=workspace.progress,
     )
+
+
+def refuse_not_askable(teachers: Sequence[Teacher]) -> None:
+    """Raise EdistillError where a member has ready-made outputs, and cannot be asked about other rows."""
+    for teacher in teachers:
+        if teacher.member.model == READY_MADE:
+            raise EdistillError(
+                f"--shifts asks the members about distorted rows, and {teacher.member.name} has ready-made outputs of "
+                "rows as they are. Leave --shifts out."
+            )
 
 
 def refuse_other_task(workspace: Workspace, run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
@@ -11,7 +11,7 @@ from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import CacheError, EdistillError
-from ensemble_distill.facts import names_in
+from ensemble_distill.facts import Member, Preprocessing, names_in
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
@@ -72,8 +72,13 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
         splits=splits,
         validation=_validation(workspace, cache, needs),
         teachers=teachers,
-        preprocessing=student_preprocessing(settings.student.preprocessing, manifest.members[0].preprocessing),
+        preprocessing=student_preprocessing(settings.student.preprocessing, _first_said(manifest.members)),
     )
+
+
+def _first_said(members: Sequence[Member]) -> Preprocessing | None:
+    """Of the first member that says how it sees pictures: ready-made outputs say nothing."""
+    return next((member.preprocessing for member in members if member.preprocessing is not None), None)
 
 
 def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> CachedSplit | None:

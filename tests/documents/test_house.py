@@ -54,6 +54,7 @@ BEYOND: dict[str, set[str]] = {
     "teachers": {
         "settings",  # a kind reads the [teachers] section, instead of a second record of the same fields
         "students",  # what its pooled prediction is, of a run
+        "data",  # arrays on disk are read as those of data: what a header claims is compared before memory is taken
     },
     "caching": {"settings"},  # which keys of members and views do nothing
     "training": {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ensemble_distill.facts import Member
 
+FILES = (".onnx", ".pt2", ".skops", ".joblib")  # of members that have no module in Python
+
 
 def remedy(member: Member, expression: str, otherwise: str = "") -> str:
     """How to make a member return an expression of what it returns now, `out`; the weights keep their names.
@@ -11,6 +13,8 @@ def remedy(member: Member, expression: str, otherwise: str = "") -> str:
     Args:
         otherwise: another expression, and when to use it.
     """
+    if member.model == "ready-made outputs" or member.model.endswith(FILES):
+        return f"Write it again, so that it holds {expression}{f' (or {otherwise})' if otherwise else ''}."
     factory = member.model if ":" in member.model else "a factory of your own (teachers.model)"
     return (
         f"Say it in {factory}, on a line before it returns the module"

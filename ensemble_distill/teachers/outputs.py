@@ -1,0 +1,209 @@
+"""Tables of ready-made outputs on disk: which splits there are, and the rows of one in the order of its data."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.data.stored import Archive, read_npy
+from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.runtime.files import memory
+from ensemble_distill.teachers.answering import Rows
+
+Array = NDArray[Any]
+SPLITS = ("train", "validation", "test", "calibration", "transfer")
+OOD = "ood"
+ENDINGS = (".npy", ".csv", ".parquet")
+NAMES = "classes"  # of an .npz: what its columns are called
+KEYS = ("row", "file")  # the column of a table that says which row it is
+
+
+def is_split(name: str) -> bool:
+    return name in SPLITS or (name.startswith(f"{OOD}/") and len(name) > len(OOD) + 1)
+
+
+def in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Each split that a folder has a file of, and the file."""
+    for name in SPLITS:
+        yield from ((name, file) for ending in ENDINGS if (file := folder / f"{name}{ending}").is_file())
+    if (folder / OOD).is_dir():
+        inside = sorted(file for file in (folder / OOD).iterdir() if file.suffix in ENDINGS and file.is_file())
+        yield from ((f"{OOD}/{file.stem}", file) for file in inside)
+
+
+def in_archive(path: Path) -> Outputs:
+    """What an `.npz` holds. Raises EdistillError for arrays of no split, and where there are none."""
+    names = Archive(path).names
+    others = [name for name in names if not is_split(name) and name != NAMES]
+    if others or not set(names) - {NAMES}:
+        raise EdistillError(
+            f"{path} holds {first_few(others or list(names)) or 'nothing'}, and a member's ready-made outputs are "
+            f"arrays called {', '.join(SPLITS)} or {OOD}/NAME, with {NAMES} beside them for their columns' names. Call "
+            "them so, or move what is no member out of teachers.path."
+        )
+    return Outputs(path, {name: path for name in names if name != NAMES})
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a member's outputs are.
+
+    Attributes:
+        path: the `.npz`, or the folder.
+        splits: the file of each split.
+    """
+
+    path: Path
+    splits: Mapping[str, Path]
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """By name, each once."""
+        return [("", self.path)] if self.path.is_file() else sorted(self.splits.items())
+
+    @property
+    def named(self) -> str:
+        """Where the names of the columns stand."""
+        return f"{NAMES} in {self.path.name}" if self.path.is_file() else f"{self.path.name}'s columns"
+
+    def names(self) -> list[str] | None:
+        """What the columns are called; None where nothing says it. Raises EdistillError where two files differ."""
+        if self.path.is_file():
+            archive = Archive(self.path)
+            return [str(name) for name in archive.read(NAMES).tolist()] if NAMES in archive.names else None
+        found = {file: names for file in self.splits.values() if (names := _column_names(file)) is not None}
+        different = [file for file, names in found.items() if names != next(iter(found.values()))]
+        if different:
+            first = next(iter(found))
+            raise EdistillError(
+                f"{different[0]} has the columns {first_few(found[different[0]])}, and {first} "
+                f"{first_few(found[first])}. Write the same in the same order."
+            )
+        return next(iter(found.values()), None)
+
+    def read(self, split: str, rows: Rows) -> Array:
+        """The outputs of a split, (N, ·), in the order of its rows.
+
+        Raises:
+            EdistillError: the file cannot be read, or is of other rows.
+        """
+        file = self.splits[split]
+        if file.suffix.lower() in (".csv", ".parquet"):
+            return _by_key(file, split, rows)
+        values = (
+            Archive(file).read(split) if file.suffix.lower() == ".npz" else read_npy(file, f"teachers.path {split}")
+        )
+        if values.ndim == 3:
+            raise EdistillError(
+                f"{file} has outputs {values.shape} of {split}, as of several views. Outputs are taken of rows as they "
+                f'are, (N, ·): give those, with views.transform = "none".'
+            )
+        if values.ndim not in (1, 2) or values.dtype.kind not in "fiu":
+            raise EdistillError(
+                f"{file} has outputs {values.shape} of {values.dtype} of {split}. Give (N, ·), of floats."
+            )
+        if len(values) != len(rows):
+            raise _other_rows(file, split, len(values), len(rows))
+        return values.reshape(len(values), -1).astype(np.float64 if values.dtype == np.float64 else np.float32)
+
+
+def _other_rows(file: Path, split: str, there: int, here: int) -> EdistillError:
+    return EdistillError(
+        f"{file} has outputs of {there:,} rows of {split}, and the data has {here:,}. Give those of the same rows in "
+        "the same order."
+    )
+
+
+# --- tables with keys -------------------------------------------------------------------------------------------
+
+
+def _by_key(file: Path, split: str, rows: Rows) -> Array:
+    key, found, values = _table(file)
+    if key == "row" and len(found) != len(rows):
+        raise _other_rows(file, split, len(found), len(rows))
+    wanted = [str(row) for row in range(len(rows))] if key == "row" else [rows.name(row) for row in range(len(rows))]
+    at = {name: place for place, name in enumerate(found)}
+    if len(at) < len(found):
+        twice = next(name for place, name in enumerate(found) if at[name] != place)
+        raise EdistillError(f"{file} has {key} {twice} twice. Give each row once.")
+    missing = [name for name in wanted if name not in at]
+    if missing:
+        raise EdistillError(
+            f"{file} has no outputs of {len(missing):,} of {len(wanted):,} rows of {split}: {first_few(missing)}. Give "
+            f"them by {key}, as the data calls them."
+        )
+    return values[[at[name] for name in wanted]]
+
+
+def _column_names(file: Path) -> list[str] | None:
+    """Of a table, its columns but the key; None for numbers alone."""
+    if file.suffix.lower() not in (".csv", ".parquet"):
+        return None
+    columns = _header(file)
+    names = [name for name in columns if name not in KEYS]
+    return None if all(name.isdigit() for name in names) and names == [str(k) for k in range(len(names))] else names
+
+
+def _header(file: Path) -> list[str]:
+    parquet = file.suffix.lower() == ".parquet"
+    columns: list[str] = list(_parquet(file).schema_arrow.names if parquet else next(_lines(file), ()))
+    if len([name for name in columns if name in KEYS]) != 1 or len(columns) < 2:
+        raise EdistillError(
+            f"{file} has the columns {first_few(columns, 6) or 'of nothing'}. Give a column row, or file with the "
+            "names of pictures, and one for each output."
+        )
+    return columns
+
+
+def _table(file: Path) -> tuple[str, list[str], Array]:
+    """The key's name, the keys, and the outputs (N, ·)."""
+    columns = _header(file)
+    key = next(name for name in columns if name in KEYS)
+    try:
+        if file.suffix.lower() == ".parquet":
+            table = _parquet(file).read()
+            keys = [str(value) for value in table[key].to_pylist()]
+            others = [table[name].to_numpy(zero_copy_only=False) for name in columns if name != key]
+            return key, keys, np.stack(others, axis=1).astype(np.float64)
+        at, keys, values = columns.index(key), [], []
+        lines = _lines(file)
+        next(lines)
+        for number, line in enumerate(lines, start=2):
+            if len(line) != len(columns):
+                raise ValueError(f"line {number} has {len(line)} values for {len(columns)} columns")
+            keys.append(line[at].strip())
+            values.append([float(value or "nan") for place, value in enumerate(line) if place != at])
+        return key, keys, np.array(values, np.float64).reshape(len(keys), len(columns) - 1)
+    except (ValueError, TypeError, OSError) as error:
+        raise EdistillError(f"{file} is no table of numbers: {first_line(error)}. Write it again.") from None
+
+
+def _lines(file: Path) -> Iterator[Sequence[str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            yield from csv.reader(text)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise EdistillError(f"{file} cannot be read as CSV in UTF-8: {first_line(error)}. Write it again.") from None
+
+
+def _parquet(file: Path) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise EdistillError(
+            f"{file} is Parquet, which needs a package: pip install 'edistill[tables]'. Or write it as CSV."
+        ) from None
+    try:
+        opened = pyarrow.parquet.ParquetFile(file)
+    except Exception as error:  # pyarrow's errors share no class
+        raise EdistillError(f"{file} cannot be read as Parquet: {first_line(error)}. Write it again.") from None
+    claimed = 8 * opened.metadata.num_rows * opened.metadata.num_columns
+    if claimed > memory():
+        raise EdistillError(f"{file} claims {claimed:,} bytes, and this machine's memory has {memory():,}.")
+    return opened

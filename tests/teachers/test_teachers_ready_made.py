@@ -1,0 +1,206 @@
+"""Members whose outputs are ready: read by split and row, and refused by name where they are not of these rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+from teachers_helpers import context
+from tiny import refused
+
+from ensemble_distill import cache_logits, evaluate, export, train
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.settings import settings_from
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.teachers import open_teachers, ready_made
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.teacher import Context
+
+Z = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+FILES = ("b.png", "a.png", "d.png", "c.png", "e.png")
+
+
+class Rows:
+    def __init__(self, names: Sequence[str] = FILES) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, row: int) -> str:
+        return self.names[row]
+
+
+def met(path: Path, using: Context | None = None, split: str = "train", rows: Rows | None = None) -> Answering:
+    asked = ready_made.load(path, using or context()).open(Classification)
+    asked.meets(split, rows or Rows())
+    return asked
+
+
+def said(path: Path, using: Context | None = None, split: str = "train") -> NDArray[np.float32]:
+    return met(path, using, split).answers(split, range(5), None)
+
+
+def written(folder: Path, name: str, **arrays: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / name, **arrays)
+    return folder / name
+
+
+def test_an_archive_has_an_array_a_split(tmp_path: Path) -> None:
+    path = written(tmp_path, "m.npz", **{"train": Z, "ood/far": Z + 1, "classes": np.array(["c", "a", "b"])})
+    assert ready_made.claims(path)
+    assert_array_equal(said(path), Z)
+    assert_array_equal(said(path, context(("a", "b", "c")), "ood/far"), (Z + 1)[:, [1, 2, 0]])
+    assert_array_equal(met(path).answers("train", [3, 1], None), Z[[3, 1]])
+
+
+@pytest.mark.parametrize("ending", ["npy", "csv", "parquet"])
+def test_a_folder_has_a_file_a_split(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / "m"
+    (folder / "ood").mkdir(parents=True)
+    for file, z in (("train", Z), ("ood/far", Z + 1)):
+        save(folder / f"{file}.{ending}", z, "row", range(5))
+    assert ready_made.claims(folder)
+    assert_allclose(said(folder), Z, rtol=1e-6)
+    assert_allclose(said(folder, split="ood/far"), Z + 1, rtol=1e-6)
+    before = ready_made.load(folder, context()).member.sha256
+    save(folder / f"ood/far.{ending}", Z, "row", range(5))
+    assert ready_made.load(folder, context()).member.sha256 != before
+
+
+def save(path: Path, z: NDArray[Any], key: str, keys: Sequence[Any], names: Sequence[str] = ("0", "1", "2")) -> None:
+    if path.suffix == ".npy":
+        np.save(path, z)
+        return
+    columns = {key: list(keys), **{name: z[:, k].tolist() for k, name in enumerate(names)}}
+    if path.suffix == ".csv":
+        lines = [",".join(columns), *(",".join(map(str, line)) for line in zip(*columns.values(), strict=True))]
+        path.write_text("\n".join(lines))
+        return
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+    from pyarrow import table
+
+    parquet.write_table(table(columns), path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tables_go_by_their_key_and_their_columns_names(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    file = folder / f"train.{ending}"
+    save(file, Z, "row", [4, 0, 2, 1, 3])
+    assert_allclose(said(folder), Z[[1, 3, 2, 4, 0]], rtol=1e-6)
+    save(file, Z, "file", ["a.png", "b.png", "c.png", "d.png", "e.png"], ("cat", "dog", "ape"))
+    assert_allclose(said(folder, context(("ape", "cat", "dog"))), Z[[1, 0, 3, 2, 4]][:, [2, 0, 1]], rtol=1e-6)
+    with refused("m's columns names 3 classes", "only there: cat"):
+        ready_made.load(folder, context(("ape", "cow", "dog")))
+    save(file, Z, "file", ["a.png", "b.png", "c.png", "x.png", "y.png"])
+    with refused(f"train.{ending} has no outputs of 2 of 5 rows of train: d.png, e.png"):
+        met(folder)
+    save(file, Z, "row", [0, 1, 2, 3, 3])
+    with refused("has row 3 twice"):
+        met(folder)
+    save(file, Z[:4], "row", range(4))
+    with refused("has outputs of 4 rows of train, and the data has 5"):
+        met(folder)
+
+
+def test_a_member_of_a_mean_and_a_variance(tmp_path: Path) -> None:
+    from ensemble_distill.tasks.regression import Regression
+
+    path = written(tmp_path, "m.npz", train=np.abs(Z[:, :2].astype(np.float64)) + 1)
+    using = Context(context(output="mean-variance").settings, task="regression")
+    asked = ready_made.load(path, using).open(Regression)
+    asked.meets("train", Rows())
+    assert_allclose(asked.answers("train", range(5), None)[:, 1], np.log(np.abs(Z[:, 1]) + 1), rtol=1e-5)
+
+
+def test_probabilities_are_floored_and_the_member_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path, "m.npz", train=np.eye(3)[[0, 1, 2, 0, 1]])
+    asked = met(path, context(output="probabilities"))
+    assert asked.answers("train", range(5), None).min() == np.float32(np.log(1e-7))
+    assert "Member m says probabilities below 1e-07" in str(asked.remark)
+
+
+def test_files_of_other_rows_or_of_no_numbers_are_refused(tmp_path: Path) -> None:
+    with refused("m.npz holds x, y", "called train, validation, test", "Call them so"):
+        ready_made.load(written(tmp_path, "m.npz", x=Z, y=Z), context())
+    with refused("m.npz has outputs of 4 rows of train, and the data has 5"):
+        met(written(tmp_path, "m.npz", train=Z[:4]))
+    with refused("has outputs (2, 5, 3) of train, as of several views", 'views.transform = "none"'):
+        met(written(tmp_path, "m.npz", train=np.stack([Z, Z])))
+    with refused("outputs (5, 3) of <U32 of train"):
+        met(written(tmp_path, "m.npz", train=Z.astype(str)))
+    holey = Z.copy()
+    holey[[1, 3]] = np.nan
+    with refused("Member m has no finite outputs at 2 of 5 rows of train, row 1 first", "answers every row"):
+        met(written(tmp_path, "m.npz", train=holey))
+    with refused("Member m has outputs of train in", "cannot be asked about test", "data.test out"):
+        met(written(tmp_path, "m.npz", train=Z), split="test")
+    with refused("cannot be asked about test, rotation 3", "leave distorted rows out"):
+        met(written(tmp_path, "m.npz", train=Z), split="test, rotation 3")
+    with refused("Python objects"):
+        met(written(tmp_path, "m.npz", train=np.array([[{}] * 3] * 5)))
+    (tmp_path / "m").mkdir()
+    for text, told in (
+        ("", "has the columns of nothing"),
+        ("a,b\n1,2\n", "has the columns a, b. Give a column row"),
+        ("row,a\n0,1\n1\n", "line 3 has 1 values for 2 columns"),
+        ("row,a\n0,x\n", "could not convert string to float: 'x'"),
+    ):
+        (tmp_path / "m/train.csv").write_text(text)
+        with refused("train.csv", told):
+            met(tmp_path / "m")
+    (tmp_path / "m/train.csv").write_bytes(b"row,a\n\xff\xfe")
+    with refused("train.csv cannot be read as CSV in UTF-8"):
+        met(tmp_path / "m")
+
+
+def test_the_whole_road_from_outputs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text("from torch import nn\ndef body():\n    return nn.Linear(4, 3)\n")
+    rng = np.random.default_rng(0)
+    data = {}
+    for split, rows in (("train", 24), ("validation", 12), ("test", 10)):
+        x = rng.normal(size=(rows, 4)).astype(np.float32)
+        np.savez(tmp_path / f"{split}.npz", x=x, y=(np.abs(x[:, :3]).argmax(1)))
+        data[split] = x
+    for member in range(3):
+        w = rng.normal(size=(4, 3)).astype(np.float32) / 4
+        member_outputs = {
+            split: np.abs(x[:, [0, 1, 2, 3]]) @ (np.eye(4, 3, dtype=np.float32) + w) for split, x in data.items()
+        }
+        written(tmp_path / "teachers", f"member-{member}.npz", **member_outputs)
+    values: dict[str, Any] = {
+        "data": {split: f"{split}.npz" for split in data},
+        "student": {"model": "model.py:body"},
+        "train": {"epochs": 2, "batch-size": 8, "device": "cpu", "workers": 0},
+        "cache": {"dtype": "float32"},
+    }
+    settings = settings_from(values, tmp_path)
+    with refused("Member member-0 answers row numbers alone", "'noise'", "data.transfer"):
+        cache_logits(settings_from({**values, "views": {"transform": "noise"}}, tmp_path))
+    cache_logits(settings)
+    assert_allclose(Cache(tmp_path / "cache").open("test").read(range(10))[:, 2], member_outputs["test"], rtol=1e-6)
+    train(settings)
+    found = evaluate(settings)
+    assert "nll" in found.models["ensemble"]
+    with refused("--shifts asks the members about distorted rows, and member-0 has ready-made outputs"):
+        evaluate(settings, shifts=True)
+    export(settings, onnx=True)
+    with refused("member-0", "ensemble"):
+        export(settings, onnx=True, ensemble=True)
+    with refused("Member member-0 is a table of ready-made outputs", "student.init"):
+        train(
+            settings_from({**values, "student": {"model": "model.py:body", "init": "member-0"}}, tmp_path),
+            overwrite=True,
+        )
+    assert load_settings is not None
+    assert [t.member.name for t in open_teachers(tmp_path / "teachers", context())] == [f"member-{k}" for k in range(3)]
