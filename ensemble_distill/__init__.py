@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from ensemble_distill.settings import Settings, load_settings
     from ensemble_distill.workflows.cache_logits import cache_logits
     from ensemble_distill.workflows.calibrate import calibrate
+    from ensemble_distill.workflows.doctor import doctor
     from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
     from ensemble_distill.workflows.export import export
+    from ensemble_distill.workflows.init import init
     from ensemble_distill.workflows.predict import predict
     from ensemble_distill.workflows.train import train
 
@@ -33,9 +35,11 @@ __all__ = [
     "__version__",
     "cache_logits",
     "calibrate",
+    "doctor",
     "evaluate",
     "evaluate_together",
     "export",
+    "init",
     "load_settings",
     "load_student",
     "predict",
@@ -50,9 +54,11 @@ _PLACES = {
     "Stage": "methods.method",
     "cache_logits": "workflows.cache_logits",
     "calibrate": "workflows.calibrate",
+    "doctor": "workflows.doctor",
     "evaluate": "workflows.evaluate",
     "evaluate_together": "workflows.evaluate",
     "export": "workflows.export",
+    "init": "workflows.init",
     "load_settings": "settings",
     "load_student": "runs.run",
     "predict": "workflows.predict",

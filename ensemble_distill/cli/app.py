@@ -16,6 +16,8 @@ from ensemble_distill.cli.statuses import exit_statuses
 # make `edistill --help` build every flag of every command.
 SUMMARIES = {
     "quickstart": "Make a working folder with an ensemble of digit classifiers, and distill it.",
+    "init": "Say what a folder of checkpoints holds, and write an edistill.toml for it.",
+    "doctor": "Say what is wrong with edistill.toml here, and how long each command will take.",
     "cache-logits": "Run every member over the data once and keep what it says.",
     "train": "Train a student from the cache.",
     "evaluate": "Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.",

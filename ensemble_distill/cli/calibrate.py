@@ -27,7 +27,7 @@ CAPTION = (
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "calibrate", ["train.device", "train.workers"])
+    @command(app, "calibrate", ["train.device", "train.workers", "limit"])
     def calibrate(
         settings: Settings,
         run: RunArgument = None,

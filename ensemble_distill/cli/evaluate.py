@@ -41,7 +41,7 @@ class Style(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "evaluate", ["train.device", "train.workers"])
+    @command(app, "evaluate", ["train.device", "train.workers", "limit"])
     def evaluate(
         settings: Settings,
         runs: Annotated[

@@ -13,7 +13,7 @@ from ensemble_distill.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "export")
+    @command(app, "export", ["limit"])
     def export(
         settings: Settings,
         run: RunArgument = None,

@@ -33,7 +33,7 @@ FLAGS += ["channels-last", "amp", "amp-dtype", "model-ema", "model-ema-decay", "
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "train", [f"train.{name}" for name in FLAGS] + ["student.share", "output.name"])
+    @command(app, "train", [f"train.{name}" for name in FLAGS] + ["student.share", "output.name", "limit"])
     def train(settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False) -> None:
         """Train a student from the cache.
 

@@ -24,7 +24,7 @@ def entries(folder: Path) -> list[Path]:
 def holds_splits(folder: Path) -> bool:
     """Whether image folders called as splits are stand in it: read as one image folder, they would be its classes."""
     folders = [entry for entry in entries(folder) if entry.is_dir()]
-    return any(entry.name in SPLITS for entry in folders) and not any(map(_has_pictures, [folder, *folders]))
+    return any(entry.name in SPLITS for entry in folders) and not any(map(holds_pictures, [folder, *folders]))
 
 
 def data_sets(folder: Path, task: str) -> dict[str, dict[str, Any]]:
@@ -34,8 +34,8 @@ def data_sets(folder: Path, task: str) -> dict[str, dict[str, Any]]:
         their rows, what those are, the classes' names (None without), and whether there are labels; or under
         "problem" why one cannot be read.
     """
-    below = [entries(entry) if entry.is_dir() and not _is_image_folder(entry) else [entry] for entry in entries(folder)]
-    sets = [one for some in below for one in some if one.suffix == ".npz" or _is_image_folder(one)]
+    below = [entries(entry) if entry.is_dir() and not is_image_folder(entry) else [entry] for entry in entries(folder)]
+    sets = [one for some in below for one in some if one.suffix == ".npz" or is_image_folder(one)]
     return {one.relative_to(folder).as_posix(): _told(one, task) for one in sets}
 
 
@@ -48,10 +48,11 @@ def _told(one: Path, task: str) -> dict[str, Any]:
     return {"rows": len(source), "holds": source.kind, "classes": classes, "labels": source.labels is not None}
 
 
-def _is_image_folder(folder: Path) -> bool:
+def is_image_folder(folder: Path) -> bool:
     """Whether there are pictures in it or in a folder of it, as of classes."""
-    return _has_pictures(folder) or any(_has_pictures(entry) for entry in entries(folder) if entry.is_dir())
+    return holds_pictures(folder) or any(holds_pictures(entry) for entry in entries(folder) if entry.is_dir())
 
 
-def _has_pictures(folder: Path) -> bool:
+def holds_pictures(folder: Path) -> bool:
+    """Whether pictures stand in it, not in folders of it."""
     return any(is_image(entry.name) and entry.is_file() for entry in entries(folder))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.settings.assignments import place, read_toml
 from ensemble_distill.settings.contradictions import contradiction
+from ensemble_distill.settings.limit import limited
 from ensemble_distill.settings.messages import explain, kebab, unusable
 from ensemble_distill.settings.sections import Settings
 
@@ -62,7 +63,7 @@ def settings_from(
             settings = Settings.model_validate(values, context={"root": root})
             problem = contradiction(settings)
             if problem is None:
-                return settings
+                return limited(settings)
     except ValidationError as error:
         problem = explain(error, Settings)
     key, told = problem

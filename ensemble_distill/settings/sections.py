@@ -208,6 +208,12 @@ class Settings(Section):
     task: Annotated[str, AfterValidator(_known_task)] = Field(
         "classification", description="Or multi-label (several labels a row), or regression (of one target or several)."
     )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=2**31,
+        description="Try the whole road on so many rows of each split, evenly spread, in folders named -limit-N.",
+    )
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
     views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))

@@ -38,10 +38,10 @@ def open_teachers(path: Path, context: Context) -> list[Teacher]:
     """
     if not path.exists():
         raise EdistillError(f"teachers.path is {path}, which does not exist. Give {_accepted()}.")
-    if (own := _kind_of(path)) is not None:
+    if (own := kind_of(path)) is not None:
         claimed = [(path, own)]
     else:
-        claimed = [(entry, kind) for entry in _entries(path) if (kind := _kind_of(entry, missed=True)) is not None]
+        claimed = [(entry, kind) for entry in entries(path) if (kind := kind_of(entry, missed=True)) is not None]
     if not claimed:
         raise EdistillError(f"{path} has no member in it: {_contents(path)}. Give {_accepted()}.")
     _check_names([entry for entry, _ in claimed])
@@ -58,7 +58,7 @@ def open_teachers(path: Path, context: Context) -> list[Teacher]:
 # --- finding ------------------------------------------------------------------------------------------------
 
 
-def _entries(folder: Path) -> list[Path]:
+def entries(folder: Path) -> list[Path]:
     """What a folder holds, hidden files and Python's caches aside, in the members' order."""
     if not folder.is_dir():
         return []
@@ -75,7 +75,7 @@ def _listed(folder: Path) -> list[Path]:
         ) from None
 
 
-def _kind_of(path: Path, missed: bool = False) -> TeacherKind | None:
+def kind_of(path: Path, missed: bool = False) -> TeacherKind | None:
     """The one kind that claims a path, or None.
 
     Raises:
@@ -110,7 +110,7 @@ def _within(path: Path) -> str:
 
 
 def _contents(folder: Path) -> str:
-    found = [entry.name for entry in _entries(folder)]
+    found = [entry.name for entry in entries(folder)]
     return f"it holds {first_few(found, 5)}" if found else "it is empty" if folder.is_dir() else "it is another file"
 
 

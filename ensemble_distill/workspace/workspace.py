@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
@@ -15,11 +17,13 @@ from ensemble_distill.data import open_source
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Source
+from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import open_view, require_kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.factories import portable
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.spread import spread
 from ensemble_distill.settings import Settings
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.workspace.splits import TRAINED, class_names, refuse_unlike, with_classes
@@ -104,7 +108,14 @@ class Workspace:
             raise EdistillError(f"{key}: {error}") from error
         if len(source) == 0:
             raise EdistillError(f"{key} has no rows. Give a split with at least one.")
-        return source
+        return self._limited(source)
+
+    def _limited(self, source: Source) -> Source:
+        """Some of its rows, where the settings say how many at most."""
+        limit = self.settings.limit
+        if limit is None or len(source) <= limit:
+            return source
+        return Subset(source, np.array(spread(len(source), limit), np.int64))
 
     def split(self, name: str, source: Source | None = None) -> SplitPlan:
         """A split with the views that the settings give it. Raises EdistillError when those cannot act on it."""

@@ -43,6 +43,7 @@ DESIGN: dict[str, set[str]] = {
     "quickstart": set(),
     "workspace": {"tasks", "settings", "data", "teachers", "cache", "caching", "runs"},
     "chains": {"training", "caching", "runs"},
+    "setup": {"data", "teachers", "tasks", "workspace", "settings"},
     "cli": {"workflows", "settings"},
 }
 DESIGN["workflows"] = set(DESIGN) - {"cli", "chains"}
@@ -66,6 +67,14 @@ BEYOND: dict[str, set[str]] = {
     "exporting": {"predictive"},  # what members pool to, where no student says it
     "serving": {"data"},  # rows are shown to the graph as they were to the student
     "workspace": {"evaluation", "methods", "training"},  # what each of them needs is opened here
+    "setup": {
+        "cache",  # whether one that is there fits, and how wide a record is
+        "caching",  # members are tried as the pass tries them
+        "methods",  # whether the method goes with the rest
+        "runs",  # which folders are edistill's own
+        "students",  # whether the body can be built
+        "training",  # how long it is
+    },
     "chains": {
         "cache",  # whether a generation's cache is of the one before
         "settings",  # a generation's own follow from the chain's

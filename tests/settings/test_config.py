@@ -224,7 +224,7 @@ def test_without_a_near_key_the_table_is_listed() -> None:
         refusal({"views": {"qqqq": 1}})
         == "edistill.toml: unknown key views.qqqq. Valid keys of views are count, transform, seed."
     )
-    assert re.search(r"Valid keys are task, teachers, data, .*output\.$", refusal({"qqqq": 1}))
+    assert re.search(r"Valid keys are task, limit, teachers, data, .*output\.$", refusal({"qqqq": 1}))
 
 
 def test_an_unknown_key_is_told_before_a_wrong_value() -> None:

@@ -39,6 +39,7 @@ GRAY = Preprocessing((6, 6), (0.5,), (0.5,))
 ALWAYS = frozenset(
     {
         "task",
+        "limit",
         "teachers.path",
         "teachers.average",  # of one member it is that member
         # a split is read by whichever command asks for it; names of arrays are refused where there are none

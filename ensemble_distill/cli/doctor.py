@@ -1,0 +1,71 @@
+"""`edistill doctor`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Json, Trust, command
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.words import counted, told
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "doctor", settings=False)
+    def doctor(
+        config_file: Annotated[
+            Path | None, typer.Option("-c", "--config", help="The settings file; default edistill.toml here.")
+        ] = None,
+        assignments: Annotated[
+            list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, by its toml name.")
+        ] = None,
+        trust: Trust = False,
+        json: Json = False,
+    ) -> None:
+        """Say what is wrong with edistill.toml here, and how long each command will take.
+
+        Versions, devices and free disk; every path, split, label and member; time and bytes. Members and body are
+        built and shown a few rows; nothing is trained and nothing is written. Status 2 where something is wrong.
+
+        Example: edistill doctor
+        """
+        from ensemble_distill.settings import load_settings
+        from ensemble_distill.settings.assignments import parse_assignment
+        from ensemble_distill.workflows.doctor import doctor
+
+        overrides = dict(parse_assignment(text) for text in assignments or ())
+        with render.Shown() as progress:
+            report = doctor(partial(load_settings, config_file, overrides), trust=trust, progress=progress)
+        if json:
+            render.document(asdict(report))
+        else:
+            _show(report.machine, report.checks, report.forecast)
+        if report.problems:
+            raise EdistillError(f"{counted(len(report.problems), 'problem')}. The first to mend: {report.problems[0]}")
+
+
+def _show(machine: dict[str, Any], checks: list[dict[str, Any]], forecast: list[dict[str, Any]]) -> None:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    cores = f"{counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}"
+    render.facts(
+        f"edistill {machine['edistill']} on Python {machine['python']}",
+        {
+            "versions": versions,
+            **({"lacking": machine["lacking"]} if machine["lacking"] else {}),
+            "devices": f"{', '.join(machine['devices'])}; {cores}",
+            "memory": f"{machine['memory'] / 1e9:,.1f} GB",
+            "free disk": f"{machine['free_disk'] / 1e9:,.1f} GB",
+        },
+    )
+    rows = [["PROBLEM" if one["problem"] else "ok", one["what"], render.near(one["told"])] for one in checks]
+    render.table("edistill.toml", ["", "what", "found"], rows)
+    if forecast:
+        rows = [[one["command"], told(one["seconds"]), f"{one['bytes'] / 1e6:,.1f} MB"] for one in forecast]
+        render.table("about how long, on this machine as busy as it is", ["edistill", "time", "fills"], rows)
+    if not any(one["problem"] for one in checks):
+        render.text("Nothing is wrong. next: edistill cache-logits (--limit 64 tries the whole road on 64 rows)\n")

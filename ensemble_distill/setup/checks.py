@@ -1,0 +1,183 @@
+"""What is wrong with a settings file here: every thing that a command would refuse, and not the first of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_data, refuse_other_members
+from ensemble_distill.caching.probe import open_members
+from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.methods.method import Method
+from ensemble_distill.runtime.words import counted
+from ensemble_distill.setup.members import look
+from ensemble_distill.students.bodies import build_body, feature_count
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.training.refusals import refuse_bodiless, refuse_temperature, refuse_unlabeled
+from ensemble_distill.workspace.splits import class_names, refuse_unlike
+from ensemble_distill.workspace.workspace import Workspace, sources_of
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        what: the key or the part of the file.
+        told: what was found, or what is wrong and what to do.
+        problem: whether it is wrong.
+    """
+
+    what: str
+    told: str
+    problem: bool = False
+
+
+@dataclass
+class Examined:
+    """What was found on the way; None or empty where that has a problem."""
+
+    checks: list[Check] = field(default_factory=list)
+    plans: dict[str, SplitPlan] = field(default_factory=dict)
+    members: list[Answering] = field(default_factory=list)
+    method: tuple[Method, Any] | None = None
+    body: Any = None
+
+    def ok(self, what: str, told: str) -> None:
+        self.checks.append(Check(what, told))
+
+    @contextmanager
+    def looking(self, what: str) -> Iterator[None]:
+        """What is refused in there is a problem, and the next thing is looked at."""
+        try:
+            yield
+        except EdistillError as error:
+            self.checks.append(Check(what, str(error), problem=True))
+
+
+def examine(workspace: Workspace) -> Examined:
+    """All that commands would refuse. Members are built and asked about a few rows; nothing is written or trained."""
+    found = Examined()
+    with found.looking("train.device"):
+        found.ok("train.device", str(workspace.device))
+    _splits(workspace, found)
+    teachers = _teachers(workspace, found)
+    _members(workspace, teachers, found)
+    _cache(workspace, teachers, found)
+    _student(workspace, found)
+    return found
+
+
+def _splits(workspace: Workspace, found: Examined) -> None:
+    plans: dict[str, SplitPlan] = {}
+    if not workspace.split_names:
+        found.checks.append(Check("data", "There is no data. Set data.train, and data.validation and data.test.", True))
+    for name in workspace.split_names:
+        key = f"data.{name.replace('/', '.')}"
+        with found.looking(key):
+            source = workspace.source(name)
+            labels = source.labels
+            source.item(0)
+            plans[name] = workspace.split(name, source)
+            remarks = "" if name.startswith("ood/") and labels is None else " ".join(source.remarks)
+            what = f"{counted(len(source), 'row')} of {source.kind}, {'no ' if labels is None else ''}labels"
+            found.ok(key, f"{what}. {remarks}" if remarks else what)
+    if plans:
+        with found.looking("data"):
+            refuse_unlike(sources_of(plans))
+            found.plans = workspace.splits(list(plans))
+    if "train" not in workspace.split_names and workspace.split_names:
+        found.checks.append(Check("data.train", "data.train is not set: nothing can be trained on. Set it.", True))
+
+
+def _teachers(workspace: Workspace, found: Examined) -> list[Teacher]:
+    path = Path(workspace.settings.teachers.path)
+    with found.looking("teachers.path"):
+        names = class_names(sources_of(found.plans), workspace.cached_names) if found.plans else None
+        teachers = workspace.ensemble(names)
+        names_told = first_few([one.member.name for one in teachers], 6)
+        found.ok("teachers.path", f"{counted(len(teachers), 'member')}: {names_told}")
+        return teachers
+    told = found.checks[-1].told
+    if path.is_dir():  # the first is told; the others, too
+        for one in look(path, workspace.trust):
+            if one.problem is not None and one.problem not in told:
+                found.checks.append(Check(f"teachers.path, {one.path.name}", one.problem, True))
+    return []
+
+
+def _members(workspace: Workspace, teachers: list[Teacher], found: Examined) -> None:
+    """Whether each can be built, and what it says of a few rows is an answer."""
+    problems: dict[str, list[str]] = {}
+    for teacher in teachers:
+        try:
+            teacher.open(workspace.task)
+        except EdistillError as error:
+            problems.setdefault(str(error), []).append(teacher.member.name)
+    for told, names in problems.items():
+        found.checks.append(Check(f"member {first_few(names)}", told, problem=True))
+    if problems or not teachers or not found.plans:
+        return
+    with found.looking("members"):
+        found.members = open_members(workspace.task, found.plans, teachers, workspace.cached_names, workspace.progress)
+        found.ok("members", f"{len(found.members)} answer a few rows, each by its row alone")
+
+
+def _cache(workspace: Workspace, teachers: list[Teacher], found: Examined) -> None:
+    if not workspace.has_cache:
+        found.ok("output.cache", f"none yet in {workspace.cache_folder}")
+        return
+    with found.looking("output.cache"):
+        manifest = Manifest.load(workspace.cache_folder)
+        kinds = [plan.source.kind for plan in found.plans.values()]
+        members = [as_recorded(manifest.members, teacher.member, kinds) for teacher in teachers]
+        if members:
+            refuse_other_members(workspace.cache_folder, manifest.members, members)
+        lacking = [member.name for member in members if member.name not in manifest.names]
+        for name, plan in found.plans.items():
+            if name in manifest.splits:
+                refuse_other_data(workspace.cache_folder, name, manifest.splits[name], plan.facts())
+            if manifest.views(name) < plan.count:
+                lacking.append(name)
+        told = f"of {counted(len(manifest.members), 'member')}"
+        found.ok("output.cache", told + (f"; lacks {', '.join(lacking)}" if lacking else ", up to date"))
+
+
+def _student(workspace: Workspace, found: Examined) -> None:
+    settings = workspace.settings
+    with found.looking("train.method"):
+        method, options = workspace.method
+        found.method = method, options
+        refuse_temperature(workspace.task, options)
+        train = found.plans.get("train")
+        if train is not None:
+            labeled = train.source.labels is not None
+            refuse_unlabeled(settings.train.method, method, options, settings.method, labeled)
+        found.ok("train.method", settings.train.method)
+    with found.looking("student.model"):
+        refuse_bodiless(settings.student)
+        shape = _input_shape(found)
+        assert settings.student.model is not None
+        if shape is None:
+            found.ok("student.model", "not built: its input is not known before the members and the data are")
+            return
+        found.body = build_body(settings.student.model, settings.student.kwargs, shape)
+        features = feature_count(found.body, shape, settings.student.model)
+        size = sum(parameter.numel() for parameter in found.body.parameters())
+        found.ok("student.model", f"{size:,} parameters, {features:,} features of an input {list(shape)}")
+
+
+def _input_shape(found: Examined) -> tuple[int, ...] | None:
+    """(C, H, W) or (F,) of an input as the first member takes it."""
+    plan = found.plans.get("train") or next(iter(found.plans.values()), None)
+    if plan is None or not found.members:
+        return None
+    wants = found.members[0].wants
+    if wants is None:
+        return None
+    return tuple(plan.rows().inputs(0, [0], [wants.preprocessing])[0].shape)

@@ -1,0 +1,143 @@
+"""Where in a folder the members are, and what each of them is; none of their code runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.cache.manifest import is_cache
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Member
+from ensemble_distill.runs.folder import ARGS
+from ensemble_distill.settings import TeacherSettings
+from ensemble_distill.teachers import entries, kind_of, kinds
+from ensemble_distill.teachers.names import member_name
+from ensemble_distill.teachers.teacher import Context
+from ensemble_distill.teachers.weights import read_weights
+
+BARE = "checkpoint"  # the kind of weights alone
+DEEPEST = 3  # folders below the one that is given
+MOST = 500  # folders that are looked into
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One entry of a folder of members.
+
+    Attributes:
+        kind: the key of what it is; None for what looks like a member and is none.
+        model: what its own files say that it is; empty where they do not.
+        shapes: of its tensors by name, of weights alone.
+        member: its facts, where its own files say them.
+        problem: why it cannot be a member as it is.
+    """
+
+    path: Path
+    name: str
+    kind: str | None = None
+    model: str = ""
+    shapes: Shapes = field(default_factory=dict)
+    member: Member | None = None
+    problem: str | None = None
+
+    @property
+    def parameters(self) -> int | None:
+        return sum(map(prod, self.shapes.values())) if self.shapes else None
+
+    @property
+    def width(self) -> int | None:
+        """How many numbers its last layer gives, as far as the shapes say; the last matrix is taken for that layer."""
+        matrices = [shape for name, shape in self.shapes.items() if name.endswith("weight") and len(shape) == 2]
+        return matrices[-1][0] if matrices else None
+
+
+def folder_of_members(folder: Path) -> tuple[Path, list[Path]]:
+    """The folder with most members, itself or one below; and the others that hold some.
+
+    Raises:
+        EdistillError: none does.
+    """
+    if not folder.exists():
+        raise EdistillError(f"There is no {folder}. Give the folder of your ensemble's checkpoints.")
+    if not folder.is_dir():
+        raise EdistillError(f"{folder} is a file. Give the folder of your ensemble's checkpoints: {folder.parent}")
+    counts = {here: count for here in _folders(folder) if (count := _count(here))}
+    if not counts:
+        held = sorted(entry.name for entry in entries(folder))
+        inside = f"it holds {', '.join(held[:6])}{', …' if len(held) > 6 else ''}" if held else "it is empty"
+        raise EdistillError(
+            f"{folder} has no member in it, nor have the folders below: {inside}. Give the folder of your ensemble's "
+            f"checkpoints. What can be one: {', '.join(sorted(kinds()))}; edistill quickstart makes an example."
+        )
+    best = max(counts, key=lambda here: counts[here])  # of as many the first, which is the least deep
+    return best, [here for here in counts if here != best]
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """The folder and those below that are neither members nor made by edistill, the least deep first."""
+    waiting, looked = [(top, 0)], 0
+    while waiting and looked < MOST:
+        here, depth = waiting.pop(0)
+        looked += 1
+        yield here
+        if depth < DEEPEST:
+            with suppress(EdistillError):  # one that may not be listed
+                waiting += [(one, depth + 1) for one in entries(here) if one.is_dir() and not _closed(one)]
+
+
+def _closed(folder: Path) -> bool:
+    """Whether a folder is one member, a cache, or a run: nothing to look for members in."""
+    return is_cache(folder) or (folder / ARGS).is_file() or any(kind.claims(folder) for kind in kinds().values())
+
+
+def _count(folder: Path) -> int:
+    try:
+        return sum(any(kind.claims(entry) for kind in kinds().values()) for entry in entries(folder))
+    except EdistillError:
+        return 0
+
+
+def look(folder: Path, trust: bool) -> list[Found]:
+    """What each entry of a folder of members is; what is no member by its name is passed over."""
+    return [found for entry in entries(folder) if (found := _looked(entry, trust)) is not None]
+
+
+def _looked(entry: Path, trust: bool) -> Found | None:
+    name = member_name(entry)
+    try:
+        kind = kind_of(entry, missed=True)
+    except EdistillError as error:
+        return Found(entry, name, problem=str(error))
+    if kind is None:
+        return None
+    key = next(key for key, one in kinds().items() if one is kind)
+    try:
+        if key == BARE:
+            state = read_weights(entry, trust).state
+            return Found(entry, name, key, shapes={name: tuple(tensor.shape) for name, tensor in state.items()})
+        loaded = kind.load(entry, Context(TeacherSettings.model_validate({}), trust=trust))
+        return Found(entry, name, key, loaded.member.model, member=loaded.member)
+    except EdistillError as error:
+        return Found(entry, name, key, problem=str(error))
+
+
+def alike(found: Sequence[Found]) -> list[list[Found]]:
+    """Weights alone, those of one architecture together: the same names and shapes; the most common first."""
+    groups: dict[Any, list[Found]] = {}
+    for one in found:
+        if one.kind == BARE and one.problem is None:
+            groups.setdefault(tuple(one.shapes.items()), []).append(one)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def told_kinds(found: Sequence[Found]) -> str:
+    """4 timm_run, 1 checkpoint."""
+    counted = Counter(one.kind for one in found if one.kind is not None and one.problem is None)
+    return ", ".join(f"{count} {kind}" for kind, count in counted.items())

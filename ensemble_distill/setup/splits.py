@@ -1,0 +1,139 @@
+"""Which data lies in and beside a folder, and which splits it makes by its names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.data import open_source
+from ensemble_distill.data.entry import Entry
+from ensemble_distill.data.listing import entries, holds_pictures, is_image_folder
+from ensemble_distill.data.source import Source
+from ensemble_distill.data.stored import Archive
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.tasks import task_names
+
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+    "calibration": ("calibration", "calib"),
+    "transfer": ("transfer", "unlabeled", "unlabelled"),
+}
+SPLIT = {word: split for split, words in NAMES.items() for word in words}
+DATA = ("data", "dataset", "datasets")  # what folders of data are called
+DEEPEST = 2
+ORDER = ("classification", "multi-label", "regression")  # in which tasks are tried on labels
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What was found.
+
+    Attributes:
+        entries: by split, as `[data]` has them, `ood/NAME` too.
+        task: that all labels fit; None where there are no labels or none fits.
+        sources: the splits that could be opened.
+        problems: why others could not, by split.
+        others: data that no split was made of.
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    task: str | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    others: tuple[Path, ...] = ()
+
+
+def find_splits(folders: Sequence[Path]) -> Splits:
+    """The splits in the first of some folders that has any. Its own pictures in folders of classes are a split, too."""
+    for folder in dict.fromkeys(one.resolve() for one in folders):
+        found, others = _named(folder)
+        if found or others:
+            return _opened(found, others)
+    return Splits()
+
+
+def _named(folder: Path) -> tuple[dict[str, Entry], list[Path]]:
+    """What in a folder is called as a split is, and what else is data."""
+    found: dict[str, Entry] = {}
+    others: list[Path] = []
+    for path in _sets(folder, 0):
+        name = path.stem.lower()
+        if path.parent.name.lower() == "ood" or name.startswith("ood"):
+            label = re.sub(r"^ood[-_ ]*", "", path.stem) or "ood"
+            found.setdefault(f"ood/{label}", Entry(str(path)))
+        elif (split := SPLIT.get(name)) is not None:
+            found.setdefault(split, Entry(str(path)))
+        elif path.suffix == ".npz" and (arrays := _arrays(path)):
+            found |= {split: entry for split, entry in arrays.items() if split not in found}
+        else:
+            others.append(path)
+    if not found and len(others) == 1 and not holds_pictures(others[0]):  # which have no labels
+        found["train"] = Entry(str(others.pop()))
+    return found, others
+
+
+def _sets(folder: Path, depth: int) -> Iterator[Path]:
+    """Archives of arrays and folders of pictures, the least deep first."""
+    for one in entries(folder):
+        pictures = one.is_dir() and is_image_folder(one) and not _of_splits(one)
+        if pictures or (one.suffix == ".npz" and one.is_file()):
+            yield one
+        elif one.is_dir() and depth < DEEPEST and (depth or one.name.lower() in DATA or _of_splits(one)):
+            yield from _sets(one, depth + 1)
+
+
+def _of_splits(folder: Path) -> bool:
+    """Whether its folders are called as splits are, and so are no classes."""
+    return not holds_pictures(folder) and any(one.name.lower() in SPLIT for one in entries(folder) if one.is_dir())
+
+
+def _arrays(path: Path) -> dict[str, Entry]:
+    """Of an archive of all splits, the arrays of each: train_x and train_y, or x_train and y_train."""
+    try:
+        names = Archive(path).names
+    except EdistillError:
+        return {}
+    found: dict[str, Entry] = {}
+    for split, words in NAMES.items():
+        for word in words:
+            for x, y in ((f"{word}_x", f"{word}_y"), (f"x_{word}", f"y_{word}")):
+                if x in names and y in names:
+                    found.setdefault(split, Entry(str(path), x=x, y=y))
+    return found
+
+
+def _opened(found: dict[str, Entry], others: list[Path]) -> Splits:
+    """The task is the first that the labels of all splits fit."""
+    best: Splits | None = None
+    for task in (*ORDER, *(name for name in task_names() if name not in ORDER)):
+        tried = _tried(found, others, task)
+        if best is None or len(tried.problems) < len(best.problems):
+            best = tried
+        if not tried.problems:
+            break
+    assert best is not None
+    return best
+
+
+def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
+    sources: dict[str, Source] = {}
+    problems: dict[str, str] = {}
+    for split, entry in found.items():
+        try:
+            sources[split] = open_source(entry, task)
+            sources[split].item(0)
+        except EdistillError as error:
+            sources.pop(split, None)
+            problems[split] = str(error)
+    labeled = any(source.labels is not None for name, source in sources.items() if not name.startswith("ood/"))
+    return Splits(found, task if labeled else None, sources, problems, tuple(others))
+
+
+def told(source: Source) -> dict[str, Any]:
+    """What a split holds, for the table of `init`."""
+    return {"rows": len(source), "holds": source.kind, "labels": source.labels is not None}

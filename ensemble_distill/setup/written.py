@@ -1,0 +1,230 @@
+"""`edistill.toml` as `init` writes it: what was found as settings, and what only the user knows as lines to fill in."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ensemble_distill.data.entry import Entry
+from ensemble_distill.setup.code import Factory
+from ensemble_distill.setup.members import Found, told_kinds
+from ensemble_distill.setup.splits import Splits
+
+COLUMN = 56  # where the comments begin
+FILL = "FILL IN"
+VIEWS = {"pixels": "crop-flip+mixup", "tensor": "mixup", "features": "mixup"}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What builds members that are weights alone, of one architecture.
+
+    Attributes:
+        model: as `teachers.model` says it.
+        factory: the function behind it; None for a timm name.
+        stub: whether `init` writes that function, for the user to fill in.
+    """
+
+    members: Sequence[Found]
+    model: str
+    factory: Factory | None = None
+    stub: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that was found, and where the file is to stand.
+
+    Attributes:
+        root: the folder of the file, which its paths start from.
+        body: `student.model`; None where nothing says one.
+        body_factory: the function behind it, where it is one that is there already.
+    """
+
+    root: Path
+    teachers: Path
+    found: Sequence[Found]
+    built: Sequence[Built]
+    splits: Splits
+    others: Sequence[Path] = ()
+    body: str | None = None
+    body_factory: Factory | None = None
+
+
+@dataclass
+class Text:
+    """Lines of the file, and those that the user is to fill in: their numbers and why."""
+
+    lines: list[str] = field(default_factory=list)
+    fills: list[tuple[int, str]] = field(default_factory=list)
+
+    def say(self, text: str = "", why: str = "") -> None:
+        self.lines.append(f"{text:<{COLUMN}} # {why}" if why else text)
+
+    def set(self, key: str, value: Any, why: str = "") -> None:
+        self.say(f"{key} = {toml(value)}", why)
+
+    def fill(self, key: str, example: str, why: str) -> None:
+        """A line that is a comment until it is filled in."""
+        self.say(f"# {key} = {example}", f"{FILL}: {why}")
+        self.fills.append((len(self.lines), f"{key}: {why}"))
+
+
+def toml(value: Any) -> str:
+    """A value as TOML spells it, in one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return tomli_w.dumps({"": value}).partition("=")[2].strip()
+
+
+def relative(path: Path, root: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), root.resolve())).as_posix()
+
+
+def written(scene: Scene) -> Text:
+    """The whole file."""
+    text, task = Text(), scene.splits.task or "classification"
+    text.say(
+        f"# Written by edistill init: {len(scene.found)} members ({told_kinds(scene.found) or 'none of which loads'})."
+    )
+    text.say(f"# Paths are relative to this file. Lines with {FILL} are yours: mend them, and take the first # away.")
+    text.say("# edistill doctor says what is wrong here; edistill settings lists every key.")
+    text.set("task", task, "what the labels that were found fit" if scene.splits.task else "no labels were found")
+    _teachers(text, scene, task)
+    _data(text, scene)
+    _views(text, scene)
+    _student(text, scene)
+    text.say()
+    text.say("[train]")
+    text.set("method", "hydra", "edistill methods lists them")
+    return text
+
+
+def _teachers(text: Text, scene: Scene, task: str) -> None:
+    text.say()
+    text.say("[teachers]")
+    text.set("path", relative(scene.teachers, scene.root), told_kinds(scene.found))
+    for folder in scene.others:
+        text.say(f"# path = {toml(relative(folder, scene.root))}", "holds members, too")
+    for one in scene.found:
+        if one.problem is not None:
+            text.say(f"# {one.path.name} is no member as it is: edistill doctor says why")
+    first = scene.built[0] if scene.built else None
+    if first is not None:
+        _built(text, first)
+    if task == "regression":
+        text.fill("output", '"mean-variance"', 'what members return: "mean" (then variance, too), or "mean-logvar"')
+    elif first is not None:
+        text.set("output", "logits", 'or "probabilities", where a softmax or sigmoid is in the module')
+    _preprocessing(text, scene)
+    for other in scene.built[1:]:
+        for pattern in patterns(other.members, scene.found):
+            text.say()
+            text.say(f"[teachers.members.{toml(pattern)}]")
+            _built(text, other)
+
+
+def _built(text: Text, built: Built) -> None:
+    factory = built.factory
+    why = "by its name, and every tensor fits" if factory is None else "found by its name; nothing of it was run"
+    text.set("model", built.model, "to fill in: see there" if built.stub else why)
+    if factory is not None and factory.required:
+        example = "{ " + ", ".join(f"{name} = …" for name in factory.required) + " }"
+        text.fill("model-kwargs", example, f"arguments that {factory.name} cannot do without")
+
+
+def _preprocessing(text: Text, scene: Scene) -> None:
+    """Weights alone do not say how pixels became their input."""
+    pixels = [source for source in scene.splits.sources.values() if source.kind == "pixels"]
+    if not scene.built or not (pixels or not scene.splits.sources):
+        return
+    size, channels = [32, 32], 3
+    if pixels:
+        shape = pixels[0].item(0).x.shape
+        size, channels = [int(shape[0]), int(shape[1])], int(shape[2])
+    example = toml({"size": size, "mean": [0.5] * channels, "std": [0.5] * channels})
+    text.fill("preprocessing", example, "how pixels in [0, 1] became the members' input when they were trained")
+
+
+def _data(text: Text, scene: Scene) -> None:
+    text.say()
+    text.say("[data]")
+    entries, problems = scene.splits.entries, scene.splits.problems
+    hints = {
+        "train": "the rows that members and student learn from",
+        "validation": "choices are made here",
+        "test": "and reported here",
+        "calibration": "rows no member was trained on",
+        "transfer": "more rows to train on, without labels",
+    }
+    for split, hint in hints.items():
+        if split in entries:
+            why = "cannot be read as it is: edistill doctor says why" if split in problems else hint
+            text.set(split, _entry(entries[split], scene.root), why)
+        elif split == "train":
+            text.fill("train", '"data/train"', "an image folder, an .npz with x and y, or file.py:factory")
+        elif split in ("validation", "test"):
+            text.say(f'# {split} = "data/{split}"', hint)
+    ood = {
+        name.removeprefix("ood/"): _entry(entry, scene.root) for name, entry in entries.items() if name[:4] == "ood/"
+    }
+    if ood:
+        text.set("ood", {toml_key(name): entry for name, entry in ood.items()}, "sets from elsewhere")
+    for other in scene.splits.others[:6]:
+        entry = toml({toml_key(other.stem): relative(other, scene.root)})
+        text.say(f"# ood = {entry}", "not called as a split is; a set from elsewhere?")
+
+
+def toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)
+
+
+def _entry(entry: Entry, root: Path) -> Any:
+    path = relative(Path(entry.source), root)
+    return path if (entry.x, entry.y) == ("x", "y") else {"source": path, "x": entry.x, "y": entry.y}
+
+
+def _views(text: Text, scene: Scene) -> None:
+    train = scene.splits.sources.get("train")
+    if train is None:
+        return
+    gray = train.kind == "pixels" and train.item(0).x.shape[2] == 1
+    text.say()
+    text.say("[views]")
+    transform = "mixup" if gray else VIEWS[train.kind]
+    text.set("transform", transform, "what members are asked about besides: as they were trained, and mixup")
+    text.set("count", 4, "views of each training row; more is better, and takes longer")
+
+
+def _student(text: Text, scene: Scene) -> None:
+    text.say()
+    text.say("[student]")
+    if scene.body is None:
+        text.fill("model", '"model.py:make_body"', "a timm name or file.py:function; its output is (B, F)")
+    else:
+        text.set("model", scene.body, "a timm name or a function; its output is (B, F)")
+    if len(scene.built) == 1 and not [one for one in scene.found if one not in scene.built[0].members]:
+        (pattern, *_) = patterns(scene.built[0].members, scene.found)
+        text.say(f"# init = [{toml(pattern)}]", "start from the members: best where model is theirs without its last")
+        text.say("# compress = 0.34", "layer. Then take both # away")
+
+
+def patterns(members: Sequence[Found], found: Sequence[Found]) -> list[str]:
+    """Patterns of names that match some members and no others: one where their common beginning is theirs alone."""
+    names, others = [one.name for one in members], [one.name for one in found if one not in members]
+    first, last = min(names), max(names)
+    shared = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    start = glob.escape(first[:shared].rstrip("0123456789")) + "*"
+    if len(names) > 1 and not any(fnmatchcase(other, start) for other in others):
+        return [start]
+    return [glob.escape(name) for name in names]
