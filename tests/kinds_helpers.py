@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from teachers_helpers import small_model
-from torch import Tensor
+from torch import Tensor, nn
 
 FACTORY = "from torch import nn\ndef make():\n    return nn.Linear(5, 3)\n"
 FEATURES, CLASSES, ROWS = 5, 3, 11
@@ -101,10 +102,58 @@ def a_table(folder: Path, seed: int) -> Path:
     return folder / "m.npz"
 
 
+class Linear(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        weight, bias = map(torch.from_numpy, linear(seed))
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+def exported(path: Path, seed: int, dynamic: bool = True) -> Path:
+    shapes = {"x": {0: torch.export.Dim.AUTO if dynamic else None}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own
+        torch.export.save(
+            torch.export.export(Linear(seed).eval(), (torch.zeros(4, FEATURES),), dynamic_shapes=shapes), path
+        )
+    return path
+
+
+def scripted(path: Path, seed: int) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is old
+        torch.jit.save(torch.jit.trace(Linear(seed).eval(), torch.zeros(4, FEATURES)), path)  # type: ignore[no-untyped-call]
+    return path
+
+
+def an_exported_program(folder: Path, seed: int) -> Path:
+    return exported(folder / "m.pt2", seed)
+
+
+def fitted(seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    weight, bias = linear(seed)
+    x = np.random.default_rng(seed).normal(size=(60, FEATURES))
+    return LogisticRegression().fit(x, (x @ weight.T + bias).argmax(1))
+
+
+def an_estimator(folder: Path, seed: int) -> Path:
+    from skops import io
+
+    io.dump(fitted(seed), folder / "m.skops")
+    return folder / "m.skops"
+
+
 EXAMPLES: dict[str, Example] = {
     "checkpoint": Example(a_checkpoint, settings={"model": "model.py:make"}),
     "hf_folder": Example(an_hf_folder, "model.safetensors", {"preprocessing": {"size": [32, 32]}}, (3, 32, 32)),
+    "estimator": Example(an_estimator, lacking="skops"),
     "onnx_file": Example(an_onnx_graph),
+    "program": Example(an_exported_program, trust=True),
     "ready_made": Example(a_table),
     "timm_run": Example(a_timm_run, "last.safetensors", shape=(3, 32, 32)),
 }

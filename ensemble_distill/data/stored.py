@@ -47,6 +47,10 @@ class Archive:
     def names(self) -> tuple[str, ...]:
         return tuple(self._entries)
 
+    def is_array(self, name: str) -> bool:
+        """Whether it is called as arrays are, and no other file in the archive."""
+        return self._entries[name].filename.endswith(".npy")
+
     def shape(self, name: str) -> tuple[int, ...]:
         """What the header says; nothing else is read."""
         try:

@@ -18,11 +18,11 @@ from ensemble_distill.teachers.names import is_weights_file, member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
 from ensemble_distill.teachers.states import digest
 from ensemble_distill.teachers.teacher import Context, Teacher
-from ensemble_distill.teachers.weights import read_weights
+from ensemble_distill.teachers.weights import is_torchscript, read_weights
 
 
 def claims(path: Path) -> bool:
-    return is_weights_file(path) and path.is_file()
+    return is_weights_file(path) and path.is_file() and not is_torchscript(path)
 
 
 def load(path: Path, context: Context) -> Teacher:

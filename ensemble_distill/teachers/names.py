@@ -10,7 +10,7 @@ from ensemble_distill.runtime.names import LONGEST, is_plain
 
 ROOM = 15  # bytes of a file's name that say which view of a member it holds
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-WHOLE = (".onnx", ".npz")  # of files that need no module
+WHOLE = (".onnx", ".npz", ".pt2", ".skops", ".joblib")  # of files that need no module
 
 
 def is_weights_file(path: Path) -> bool:

@@ -19,6 +19,7 @@ from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.preprocessing import from_settings, settled
 from ensemble_distill.teachers.session import Ask, Session
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
+from ensemble_distill.teachers.whole_files import refuse_changed
 
 REAL = ("float", "double", "float16")
 PROBABLE = ("probabilities", "output_probability", "probability", "class_probabilities", "probs")
@@ -49,12 +50,7 @@ def load(path: Path, context: Context) -> Teacher:
 
 
 def _open(member: Member, ask: Ask, task: type[Task]) -> Answering:
-    found = read_graph(ask.path)
-    if found.sha256 != member.sha256:
-        raise EdistillError(
-            f"{ask.path} has changed since it was listed: it was {member.sha256[:12]}…, now {found.sha256[:12]}…. Run "
-            "the command again when nothing writes to the teachers."
-        )
+    refuse_changed(ask.path, member.sha256, read_graph(ask.path).sha256)
     return Session(task, member, ask)
 
 

@@ -24,10 +24,10 @@ from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.outputs import Array, Outputs, in_archive, in_folder, is_split
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
+from ensemble_distill.teachers.whole_files import PIECE, refuse_changed
 
 MODEL = "ready-made outputs"  # what builds such a member, in its record
 OTHERS = ("args.yaml", "config.json")  # what makes a folder another kind's
-PIECE = 1 << 20
 
 
 def claims(path: Path) -> bool:
@@ -67,11 +67,7 @@ def _digest(files: Sequence[tuple[str, Path]]) -> str:
 
 def _open(member: Member, path: Path, task: type[Task]) -> Answering:
     outputs = _outputs(path)
-    if (found := _digest(outputs.files)) != member.sha256:
-        raise EdistillError(
-            f"{path} has changed since it was listed: it was {member.sha256[:12]}…, now {found[:12]}…. Run the command "
-            "again when nothing writes to the teachers."
-        )
+    refuse_changed(path, member.sha256, _digest(outputs.files))
     return Table(task, member, outputs)
 
 

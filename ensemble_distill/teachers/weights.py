@@ -66,7 +66,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path, trust: bool) -> object:
-    if _is_torchscript(path):
+    if is_torchscript(path):
         raise whole_module(path, "a TorchScript archive")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -84,7 +84,8 @@ def _read_pickle(path: Path, trust: bool) -> object:
         raise _corrupt(path, error) from error
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive that `torch.jit.save` wrote; reads no weights."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -202,5 +202,4 @@ def test_the_whole_road_from_outputs_alone(tmp_path: Path, monkeypatch: pytest.M
             settings_from({**values, "student": {"model": "model.py:body", "init": "member-0"}}, tmp_path),
             overwrite=True,
         )
-    assert load_settings is not None
     assert [t.member.name for t in open_teachers(tmp_path / "teachers", context())] == [f"member-{k}" for k in range(3)]

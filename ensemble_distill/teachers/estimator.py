@@ -1,0 +1,190 @@
+"""A scikit-learn estimator or pipeline, saved by skops (.skops), or by joblib (.joblib), which is a pickle.
+
+Classifiers are asked for `predict_proba`, regressors for `predict`, a mean.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensemble_distill.data.stored import Archive
+from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.facts import Member
+from ensemble_distill.tasks import Task, open_task
+from ensemble_distill.tasks.checks.logits import FLOOR
+from ensemble_distill.teachers.answering import ROUNDING, Answering, Inputs, Rows
+from ensemble_distill.teachers.labels import order_by_labels
+from ensemble_distill.teachers.names import member_name
+from ensemble_distill.teachers.preprocessing import from_settings, settled
+from ensemble_distill.teachers.teacher import Context, Origin, Teacher
+from ensemble_distill.teachers.whole_files import file_digest, refuse_changed
+
+ENDINGS = (".skops", ".joblib")
+
+
+def claims(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS) and path.is_file()
+
+
+def load(path: Path, context: Context) -> Teacher:
+    """Raises EdistillError for a file that needs trust, and for an estimator that says nothing of the task."""
+    name, given, digest = member_name(path), from_settings(context.settings.preprocessing), file_digest(path)
+    estimator, classifies = _read(path, context.trust), open_task(context.task).named
+    _refuse_other_task(path, estimator, context)
+    classes = getattr(estimator, "classes_", None) if classifies else None
+    labels = None if classes is None or isinstance(classes, list) else np.asarray(classes).tolist()
+    member = Member(
+        name=name,
+        sha256=digest,
+        **(context.stated | ({"output": "probabilities"} if classifies else {})),
+        class_order=order_by_labels(context, name, labels, f"{path.name}'s classes_"),
+        preprocessing=settled(name, given) if given else None,
+        model=path.name,
+    )
+    opens = partial(_open, member, path, context.trust)
+    return Teacher.asked_only(member, "a scikit-learn estimator", opens, Origin(path.name))
+
+
+def _open(member: Member, path: Path, trust: bool, task: type[Task]) -> Answering:
+    refuse_changed(path, member.sha256, file_digest(path))
+    return Estimator(task, member, _read(path, trust))
+
+
+def _refuse_other_task(path: Path, estimator: Any, context: Context) -> None:
+    if open_task(context.task).named:
+        if not hasattr(estimator, "predict_proba"):
+            raise EdistillError(
+                f"{path} is a {type(estimator).__name__} without predict_proba, and the task is {context.task}. Wrap "
+                "it in sklearn.calibration.CalibratedClassifierCV, fit that, and save it in its place."
+            )
+    elif not hasattr(estimator, "predict") or context.settings.output != "mean":
+        raise EdistillError(
+            f"{path} is a {type(estimator).__name__}, which predicts a mean, and teachers.output is "
+            f'{context.settings.output!r}. Set teachers.output = "mean" and teachers.variance, for all members or in a '
+            "table of teachers.members."
+        )
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, trust: bool) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it was saved by another release: the labels tell what matters
+        if path.name.lower().endswith(".joblib"):
+            return _from_joblib(path, trust)
+        return _from_skops(path, trust)
+
+
+def _from_joblib(path: Path, trust: bool) -> Any:
+    if not trust:
+        raise EdistillError(
+            f"{path} is a pickle, and loading it can run any code. If you trust where it comes from, pass "
+            "--trust-checkpoints. Else save it with skops.io.dump(estimator, 'member.skops'), or convert it to ONNX."
+        )
+    import joblib
+
+    try:
+        return joblib.load(path)
+    except Exception as error:  # unpickling can fail in any way
+        raise _unreadable(path, error) from None
+
+
+def _from_skops(path: Path, trust: bool) -> Any:
+    try:
+        from skops import io
+    except ImportError:
+        raise EdistillError(f"{path} needs a package: pip install 'edistill[sklearn]'.") from None
+    _refuse_less(path)
+    try:
+        unknown = io.get_untrusted_types(file=path)
+    except Exception as error:  # a schema is anyone's text
+        raise _unreadable(path, error) from None
+    if unknown and not trust:
+        raise EdistillError(
+            f"{path} names types that skops does not know to be harmless: {first_few(list(map(str, unknown)), 5)}. If "
+            "you trust where it comes from, pass --trust-checkpoints. Else convert it to ONNX."
+        )
+    try:
+        return io.load(path, trusted=unknown)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _refuse_less(path: Path) -> None:
+    """Refuse an archive whose arrays claim more than is there."""
+    archive = Archive(path)
+    for name in archive.names:
+        if archive.is_array(name):
+            archive.read(name)
+
+
+def _unreadable(path: Path, error: Exception) -> EdistillError:
+    return EdistillError(
+        f"{path} is no estimator that can be read: {first_line(error)}. Copy it again, or save it anew with the "
+        "releases that are installed here."
+    )
+
+
+# --- asking -----------------------------------------------------------------------------------------------------
+
+
+class Estimator:
+    """See `Answering`. Rows of more than one dimension are given flat."""
+
+    module, fineness = None, ROUNDING
+
+    def __init__(self, task: type[Task], member: Member, estimator: Any) -> None:
+        self.task, self.member, self._estimator = task, member, estimator
+        self._floored = self._seen = False
+
+    @property
+    def wants(self) -> Inputs:
+        return Inputs(self.member.preprocessing)
+
+    @property
+    def remark(self) -> str | None:
+        if not self._floored:
+            return None
+        name = self.member.name
+        return f"Member {name} says probabilities below {FLOOR:g}: they are raised to that before the logarithm."
+
+    def meets(self, split: str, rows: Rows) -> None:
+        """It answers any."""
+
+    def to(self, device: torch.device) -> None:
+        """It stays where it is."""
+
+    def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
+        assert inputs is not None  # it wants them
+        x = inputs.cpu().numpy().reshape(len(rows), -1).astype(np.float64)
+        raw = self.task.joined(torch.from_numpy(self._said(x, f"at row {rows[0]} of {split}")), len(rows), self.member)
+        if not self._seen:
+            self._seen = True
+            self.task.refuse_unlikely(raw, self.member, split, rows)
+        if self.member.output == "probabilities":
+            self._floored |= bool((raw < FLOOR).any())
+        return self.task.answers(raw, self.member, split, rows)
+
+    def _said(self, x: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that columns have no names
+                found = self._estimator.predict_proba(x) if self.task.named else self._estimator.predict(x)
+        except Exception as error:  # an estimator may be anyone's
+            raise EdistillError(
+                f"Member {self.member.name} fails {where} on {x.shape[1]} numbers a row: {first_line(error)}. Give the "
+                "data it was trained on, or take it out of teachers.path."
+            ) from error
+        if isinstance(found, list):  # of several labels, what is said of each: no and yes
+            found = np.stack([np.asarray(one)[:, -1] for one in found], axis=1)
+        return np.ascontiguousarray(found, np.float64)
