@@ -20,7 +20,8 @@ FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is f
 
 ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
 
-Kind = Literal["pixels", "tensor", "features"]  # of inputs: pictures in [0, 1], arrays (C, H, W), vectors
+# of inputs: pictures in [0, 1], arrays (C, H, W), vectors, and ids of tokens (L,)
+Kind = Literal["pixels", "tensor", "features", "tokens"]
 Size = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
 EXACT = ConfigDict(extra="forbid")  # of records that no later version may have more to say in
@@ -206,7 +207,7 @@ class Split:
     Attributes:
         rows: how many.
         digest, digest_scope: of the data, and what it covers; see `data/digests.py`.
-        kind: pixels, tensor or features.
+        kind: pixels, tensor, features or tokens.
         transform, seed: of its views ("none" and 0 for splits that are only evaluated).
         labels: whether it has any.
     """

@@ -91,7 +91,7 @@ class Manifest:
     @property
     def format(self) -> Format:
         """How what a member says of a row is stored."""
-        return Format(self.settled.format, (self.settled.width,), self.dtype)
+        return Format(self.settled.format, self.settled.shape, self.dtype)
 
     def format_of(self, key: Key) -> Format:
         """How a row of a record is stored."""

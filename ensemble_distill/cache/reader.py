@@ -93,7 +93,8 @@ class Cache:
 
 
 class Records:
-    """What the members said of one split: logits, W = K, or means and log-variances of D targets, W = 2D."""
+    """What the members said of one split: logits, W = K, or means and log-variances of D targets, W = 2D; of
+    positions (L, K)."""
 
     def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
         self.split = manifest.splits[split]
@@ -119,18 +120,18 @@ class Records:
         return self.split.rows
 
     @property
-    def width(self) -> int:
-        """W."""
-        return self._format.shape[0]
+    def shape(self) -> tuple[int, ...]:
+        """Of what a member said of a row: (W,), or (L, K)."""
+        return self._format.shape
 
     def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
-        """Outputs (B, M, W) of B rows, each in its own view (or all in one)."""
+        """Outputs (B, M, *shape) of B rows, each in its own view (or all in one)."""
         rows = np.asarray(rows, dtype=np.int64)
         views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
         if self._held is not None:
             found = self._held[views, :, rows]  # one gather for all members: (B, M)
-            return self._format.decode(found.reshape(-1)).reshape(*found.shape, self.width)
-        outputs = np.empty((len(rows), len(self.members), self.width), np.float32)
+            return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self.shape)
+        outputs = np.empty((len(rows), len(self.members), *self.shape), np.float32)
         for view in np.unique(views):
             here = np.flatnonzero(views == view)
             for m in range(len(self.members)):

@@ -16,6 +16,7 @@ from ensemble_distill.caching.pushing import inputs_of_first_view
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
+from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
@@ -41,7 +42,7 @@ def open_members(
     """
     name = max(splits, key=lambda split: (not split.startswith("ood/"), len(splits[split].source)))
     plan, count = splits[name], _count(task, splits, classes)
-    opened = [teacher.open(task) for teacher in teachers]
+    opened = [teacher.open(task, positions_of(plan.source)) for teacher in teachers]
     for asked in opened:
         refuse_no_preprocessing(asked, splits)
         for split, one in splits.items():
@@ -103,7 +104,7 @@ def probe(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], mem
         here = seen(plan.rows(inputs), [0], [0], wanted(members))
         for asked in members:
             outputs = asked.answers(name, [0], here.get((0, asked.wants)))
-            widths[asked.member.name] = outputs.shape[1]
+            widths[asked.member.name] = outputs.shape[-1]
             if inputs is not None or not pushes(plan.view):  # else it was shown something else
                 refuse_changed(folder, manifest, RecordKey(name, asked.member.name, 0), outputs)
     known = manifest.answer if manifest.answers and isinstance(manifest.answer, Task) else None

@@ -40,6 +40,11 @@ def _samples(rows: ViewedRows, views: int, to: Preprocessing | None) -> Iterator
             yield f"{row}/{view}", rows.inputs(row, [view], [plain])[0]
 
 
+def _is_kept(x: Array) -> bool:
+    """Whether an array can be what was rendered: floats, or ids of tokens."""
+    return bool(x.dtype in (np.float32, np.int64) and x.size and np.isfinite(x).all())
+
+
 def keep_samples(folder: Path, split: str, rows: ViewedRows, views: int, to: Preprocessing | None) -> None:
     """Keep a few of a split's inputs as the caching pass renders them.
 
@@ -72,7 +77,7 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
             kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             record = json.loads(file.metadata()["to"])
         to = None if record is None else Preprocessing.from_json(record)
-        if odd := [name for name, x in kept.items() if x.dtype != np.float32 or not np.isfinite(x).all() or not x.size]:
+        if odd := [name for name, x in kept.items() if not _is_kept(x)]:
             raise ValueError(f"{odd[0]} is not what is kept here")
         if to is None and rows.source.kind == "pixels":
             raise ValueError("it does not say how pixels were rendered")

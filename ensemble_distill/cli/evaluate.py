@@ -144,7 +144,7 @@ def _tell(run: Evaluation, in_chain: bool) -> None:
 
 def _title(found: Comparison) -> str:
     first = found.runs[0]
-    rows = f"on {first.rows:,} rows of {first.split}"
+    rows = f"on {first.rows:,} {first.task.answers_called} of {first.split}"
     if len(found.runs) > 1:
         return f"{len(found.runs)} runs {rows}"
     explained = first.fidelity["diversity_explained"]

@@ -14,6 +14,7 @@ from ensemble_distill.data import image_folder
 from ensemble_distill.data.entry import Described, Entry
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset, read_rows
+from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.data.walk import is_folder, there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory
@@ -44,23 +45,29 @@ def source_kinds() -> Iterator[SourceKind]:
     yield from (cast(SourceKind, module) for module in _KINDS.modules.values())
 
 
-def open_source(entry: str | os.PathLike[str] | Described, task: str = "classification") -> Source:
+def open_source(
+    entry: str | os.PathLike[str] | Described, task: str = "classification", reading: Reading | None = None
+) -> Source:
     """The source that an entry of `[data]` describes.
 
     Args:
-        entry: an image folder, an `.npz`, `file.py:factory` or `package.module:factory`; or an object with
-            `source` (one of those), `rows` (a `.npy`, or None), `x` and `y` (names of arrays in an `.npz`).
+        entry: an image folder, an `.npz`, a `.txt` or an `.npy` of tokens, `file.py:factory` or
+            `package.module:factory`; or an object with `source` (one of those), `rows` (a `.npy`, or None), `x` and `y`
+            (names of arrays in an `.npz`).
         task: the key of what labels are; see `tasks`.
+        reading: how a stream of tokens becomes rows.
 
     Raises:
         EdistillError: there is no such source, it is of no known kind, or its contents are refused.
     """
-    described = Entry.of(entry)
+    described = Entry.of(entry, reading)
     kind = next((kind for kind in source_kinds() if kind.claims(described.source)), None)
     path = Path(described.source)
     if kind is None:
         wrong = "is neither a folder nor an .npz" if there(path) else "does not exist"
-        raise EdistillError(f"The data's source {path} {wrong}. Give a folder of images, an .npz, or file.py:factory.")
+        raise EdistillError(
+            f"The data's source {path} {wrong}. Give a folder of images, an .npz, a .txt, or file.py:factory."
+        )
     for read in (described.source, described.rows):
         if read is not None:
             refuse_special(read)
@@ -68,8 +75,8 @@ def open_source(entry: str | os.PathLike[str] | Described, task: str = "classifi
     return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
 
 
-def open_inputs(inputs: Sequence[str], task: str = "classification") -> Source:
-    """What `predict` is given: one folder, one `.npz`, one factory, or any number of image files.
+def open_inputs(inputs: Sequence[str], task: str = "classification", reading: Reading | None = None) -> Source:
+    """What `predict` is given: one folder, one `.npz`, one text, one factory, or any number of image files.
 
     Raises:
         EdistillError: a file does not exist, or folders and files are mixed.
@@ -77,7 +84,7 @@ def open_inputs(inputs: Sequence[str], task: str = "classification") -> Source:
     if len(inputs) == 1 and (is_folder(inputs[0]) or not image_folder.is_image(inputs[0])):
         if not is_factory(inputs[0]) and not there(inputs[0]):
             raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
-        return open_source(inputs[0], task)
+        return open_source(inputs[0], task, reading)
     for name in inputs:
         if not image_folder.is_image(name):
             raise EdistillError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble_distill.data.digests import arrays_digest
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.kinds import as_inputs
+from ensemble_distill.data.kinds import taken
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.stored import Archive
@@ -21,9 +21,9 @@ class Arrays:
     """Rows of arrays held in memory.
 
     Args:
-        x: uint8 (N, H, W, C), float32 (N, C, H, W) or float32 (N, F), as `kind` says.
+        x: uint8 (N, H, W, C), float32 (N, C, H, W), float32 (N, F) or int64 (N, L), as `kind` says.
         y: (N,) int64 classes or float32 targets, or None.
-        kind: pixels, tensor or features.
+        kind: pixels, tensor, features or tokens.
         classes: names in the order of the labels, or None.
         remarks: see `Source`.
     """
@@ -92,7 +92,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
                 "numpy.array(names, dtype=str)."
             )
         classes = as_classes(names.tolist(), f"{path}: classes")
-    x, kind = as_inputs(x, f"{path}: {entry.x}")
+    x, kind = taken(x, f"{path}: {entry.x}", task.of_tokens)
     labels = None if y is None else task.as_labels(y, len(x), f"{path}: {entry.y}", classes)
     return Arrays(x, labels, kind, classes, _remarks(archive, entry, len(x)) if y is None else ())
 

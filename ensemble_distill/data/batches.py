@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ensemble_distill.data.rows import plain_input
-from ensemble_distill.data.source import Array, Source
+from ensemble_distill.data.source import Array, Source, positions_of
 from ensemble_distill.facts import Preprocessing
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-BATCH = 256
+BATCH = 256  # answers
 
 
 class PlainRows:
@@ -35,14 +35,15 @@ class PlainRows:
 def plain_batches(
     source: Source, to: Sequence[Preprocessing | None], workers: int, device: torch.device
 ) -> Iterator[tuple[range, list[Tensor]]]:
-    """(rows, inputs), `BATCH` rows at a time and in order; inputs (B, ...) on the device, one for each of `to`.
+    """(rows, inputs), some rows at a time and in order; inputs (B, ...) on the device, one for each of `to`.
 
     Equal preprocessing is rendered once, and its tensor is shared.
     """
     from ensemble_distill.runtime.loading import batches
 
     every, different = range(len(source)), list(dict.fromkeys(to))
-    cut = [every[i : i + BATCH] for i in range(0, len(every), BATCH)]
+    size = at_once(source)
+    cut = [every[i : i + size] for i in range(0, len(every), size)]
     at = [list(rows) for rows in cut]
     streams = [
         batches(cast("Dataset[Array]", PlainRows(source, each)), at, _stack, workers, device) for each in different
@@ -50,6 +51,11 @@ def plain_batches(
     for rows, *inputs in zip(cut, *streams, strict=True):
         on_device = [x.to(device) for x in inputs]
         yield rows, [on_device[different.index(each)] for each in to]
+
+
+def at_once(source: Source) -> int:
+    """Rows of a batch: 256, or as many as have about 256 positions."""
+    return max(1, BATCH // (positions_of(source) or 1))
 
 
 def _stack(inputs: list[Array]) -> Tensor:

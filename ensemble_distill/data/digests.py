@@ -75,6 +75,15 @@ def examples_digest(
     return hasher.hexdigest(), f"label of every row, contents of {contents}"
 
 
+def tokens_digest(stream: Array, count: int, window: int, context: int, classes: Sequence[str]) -> str:
+    """sha256 of a stream's tokens, of the vocabulary, and of how rows are cut from it."""
+    hasher = _Hasher()
+    hasher.text("tokens", count, window, context)
+    hasher.array("stream", stream)
+    hasher.labels(None, classes)
+    return hasher.hexdigest()
+
+
 def subset_digest(base: str, rows: Array) -> str:
     """sha256 of the whole source's digest and of the rows taken, in their order."""
     hasher = _Hasher()

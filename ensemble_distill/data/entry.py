@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
+from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError
 
 
@@ -28,18 +29,20 @@ class Entry:
     source: a folder, an `.npz`, `file.py:factory` or `package.module:factory`.
     rows: a `.npy` of the rows to take, or None for all.
     x, y: the names of the arrays in an `.npz`; other sources have none.
+    reading: how a stream of tokens becomes rows; None for what is none.
     """
 
     source: str
     rows: str | None = None
     x: str = "x"
     y: str = "y"
+    reading: Reading | None = None
 
     @classmethod
-    def of(cls, given: str | os.PathLike[str] | Described) -> Entry:
+    def of(cls, given: str | os.PathLike[str] | Described, reading: Reading | None = None) -> Entry:
         if isinstance(given, str | os.PathLike):
-            return cls(os.fspath(given))
-        return cls(given.source, given.rows, given.x, given.y)
+            return cls(os.fspath(given), reading=reading)
+        return cls(given.source, given.rows, given.x, given.y, reading)
 
     def refuse_names(self) -> None:
         """For sources that are not an `.npz`.

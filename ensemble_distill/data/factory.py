@@ -12,7 +12,7 @@ from PIL import Image
 from ensemble_distill.data.decoding import as_color, in_eight_bits
 from ensemble_distill.data.digests import examples_digest
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.kinds import as_inputs
+from ensemble_distill.data.kinds import taken
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Kind, Source
@@ -154,7 +154,7 @@ class Factory:
             value = self._dataset[row]
         x, y = self._parts(value, row)
         named = f"{self.spec}: x"
-        inputs, kind = as_inputs(_as_array(x, named)[None], named, row)
+        inputs, kind = taken(_as_array(x, named)[None], named, self.task.of_tokens, row)
         if y is not None:
             named = f"{self.spec}: y"
             label = _as_array(y, named)

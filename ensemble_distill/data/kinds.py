@@ -7,6 +7,8 @@ import numpy as np
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.errors import EdistillError
 
+LARGEST_ID = 2**31 - 1
+
 ACCEPTED = (
     "Accepted are uint8 pixels (H, W) or (H, W, C), float features (F,), and float tensors (C, H, W), which "
     "get no preprocessing"
@@ -48,3 +50,35 @@ def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
             "Mend or drop that row."
         )
     return x, "features" if x.ndim == 2 else "tensor"
+
+
+def as_ids(x: Array, named: str, first_row: int = 0, count: int | None = None) -> Array:
+    """Ids of tokens as int64 (N, L).
+
+    Args:
+        x: (N, L) as the user stores it.
+        named, first_row: as for `as_inputs`.
+        count: of the vocabulary, where there is one.
+
+    Raises:
+        EdistillError: another dtype or shape, or an id that no token has.
+    """
+    if x.dtype.kind not in "iu" or x.ndim != 2 or x.size == 0:
+        raise EdistillError(
+            f"{named} holds {x.dtype} of shape {x.shape[1:]} per row, and tokens are whole numbers (L,). Store ids as "
+            "int64."
+        )
+    outside = (x < 0) | (x >= (LARGEST_ID if count is None else count))
+    if outside.any():
+        row, at = (int(index) for index in np.argwhere(outside)[0])
+        has = "ids are 0 or more" if count is None else f"the vocabulary has ids 0 to {count - 1}"
+        raise EdistillError(
+            f"{named} has token {x[row, at]} at position {at} of row {first_row + row}, and {has}. Give the ids of the "
+            "vocabulary that the members were trained with."
+        )
+    return x.astype(np.int64)
+
+
+def taken(x: Array, named: str, of_tokens: bool, first_row: int = 0) -> tuple[Array, Kind]:
+    """`as_inputs`, or `as_ids` where rows are of tokens."""
+    return (as_ids(x, named, first_row), "tokens") if of_tokens else as_inputs(x, named, first_row)

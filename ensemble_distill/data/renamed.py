@@ -68,6 +68,8 @@ def by_name(source: Source, classes: Sequence[str] | None, named: str) -> Source
     """
     if source.classes is None or classes is None or source.classes == tuple(classes):
         return source
+    if source.kind == "tokens":  # inputs go by the same names
+        raise _other_vocabulary(source.classes, classes, named)
     known = set(classes)
     unknown = [name for name in source.classes if name not in known]
     if unknown:
@@ -78,3 +80,12 @@ def by_name(source: Source, classes: Sequence[str] | None, named: str) -> Source
             "its rows out; rows of other classes belong in data.ood."
         )
     return Renamed(source, tuple(classes))
+
+
+def _other_vocabulary(there: Sequence[str], classes: Sequence[str], named: str) -> EdistillError:
+    pairs = enumerate(zip(there, classes, strict=False))
+    differ = next((at for at, (one, other) in pairs if one != other), min(len(there), len(classes)))
+    return EdistillError(
+        f"{named} has {len(there)} tokens or labels, and the ensemble {len(classes)}; the first that differs is number "
+        f"{differ}. Give the vocabulary of the ensemble: tokens.vocabulary, or the data.train that it was built from."
+    )

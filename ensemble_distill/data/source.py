@@ -22,10 +22,11 @@ class Item:
     """One example, undistorted. Several views and preprocessings are given the same one, so none may write into it.
 
     Attributes:
-        x: pixels: uint8 (H, W, C); tensor: float32 (C, H, W), already preprocessed; features: float32 (F,). Read-only.
-        y: the class (int64) or the target (float32), a scalar; (K,) or (D,) of several labels or targets. None where
-            the split has no labels.
-        kind: which of the three `x` is.
+        x: pixels: uint8 (H, W, C); tensor: float32 (C, H, W), already preprocessed; features: float32 (F,); tokens:
+            int64 ids (C + L,). Read-only.
+        y: the class (int64) or the target (float32), a scalar; (K,) or (D,) of several labels or targets; (L,) of
+            positions. None where the split has no labels.
+        kind: which of the four `x` is.
     """
 
     x: Array
@@ -57,6 +58,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def item(self, row: int) -> Item: ...  # decodes; raises EdistillError naming the row, never skips it
     def name(self, row: int) -> str: ...  # for messages and predict: a file's relative name, or "row 17"
+
+
+def positions_of(source: Source) -> int | None:
+    """How many positions of a row are told, which are its last; None where a row is told as a whole."""
+    if source.kind != "tokens":
+        return None
+    labels = source.labels
+    return int(source.item(0).x.shape[0] if labels is None else labels.shape[1])
 
 
 class Plan(Protocol):

@@ -25,6 +25,7 @@ class Subset:
     def __init__(self, whole: Source, rows: Array) -> None:
         self.whole, self.rows = whole, rows
         self.kind, self.classes, self.remarks = whole.kind, whole.classes, whole.remarks
+        self.token_unit = getattr(whole, "token_unit", None)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.fit import at_limit, fit
 from ensemble_distill.evaluation.given import Given
-from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.rows import as_targets, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Predictive
@@ -149,11 +150,13 @@ def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
     ensemble, students = Ensemble(given, run), Students(given, [run], calibrated=False)
     given.progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
     outputs, raw = [], []
-    keep = _kept(len(source), len(ensemble.members) * ensemble.task.width)
+    task = ensemble.task
+    keep = _kept(len(source), len(ensemble.members) * math.prod(task.shape))
     for (rows, (mine,)), said in zip(students.raw(source, name), ensemble.outputs(name, source), strict=True):
         here = torch.from_numpy(keep[rows.start : rows.stop])
-        outputs.append(said[here])
-        raw.append(mine[here])
+        labels = None if source.labels is None else as_targets(source.labels[rows.start : rows.stop])[here]
+        outputs.append(task.each_answer(said[here], labels))
+        raw.append(task.each_answer(mine[here], labels))
         given.progress.advance(len(rows))
     given.progress.finish()
     (student,) = students.modules

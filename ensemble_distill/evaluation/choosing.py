@@ -11,7 +11,7 @@ from ensemble_distill.evaluation.comparable import open_for
 from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.names import SUBENSEMBLES
-from ensemble_distill.evaluation.rows import as_targets
+from ensemble_distill.evaluation.rows import Answers
 from ensemble_distill.evaluation.subensembles import SubEnsembles
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
@@ -66,7 +66,9 @@ def _searched(ensemble: Ensemble, source: Source, labels: Array, progress: Progr
     progress.start("choosing sub-ensembles on validation", total=len(source), unit="rows")
     try:
         for outputs in ensemble.outputs(SPLIT, source):
-            search.add(ensemble.predictive(outputs), as_targets(labels[done : done + len(outputs)]))
+            answers = Answers(ensemble.task, labels, range(done, done + len(outputs)))
+            assert answers.labels is not None
+            search.add(ensemble.predictive(answers.of(outputs)), answers.labels)
             done += len(outputs)
             progress.advance(len(outputs))
     finally:  # an error here does not end the evaluation

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.cache.manifest import refuse_other_data
 from ensemble_distill.cache.reader import Records
-from ensemble_distill.data.batches import BATCH, plain_batches
+from ensemble_distill.data.batches import at_once, plain_batches
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rows import PLAIN
 from ensemble_distill.data.source import Source
@@ -71,8 +71,9 @@ class Ensemble:
             yield from self.asked(source, split)
         else:
             at = [records.members.index(member.name) for member in self.members]
-            for start in range(0, len(source), BATCH):
-                outputs = records.read(range(start, min(start + BATCH, len(source))))[:, at]
+            size = at_once(source)
+            for start in range(0, len(source), size):
+                outputs = records.read(range(start, min(start + size, len(source))))[:, at]
                 yield torch.from_numpy(outputs).double()
 
     def asked(self, source: Source, named: str) -> Iterator[Tensor]:

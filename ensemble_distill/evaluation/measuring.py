@@ -20,7 +20,7 @@ from ensemble_distill.evaluation.halves import halves, halves_rows
 from ensemble_distill.evaluation.ladder import Climb
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER
 from ensemble_distill.evaluation.offsets import Offsets
-from ensemble_distill.evaluation.rows import as_targets, concatenate, fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.rows import Answers, concatenate, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.evaluation.worth import Ladder
 from ensemble_distill.facts import Preprocessing
@@ -119,22 +119,24 @@ class Bench:
     ) -> SplitValues:
         models: dict[Model, list[Values]] = defaultdict(list)
         nearness: dict[Model, list[Values]] = defaultdict(list)
-        offsets = Offsets(self.ensemble.family, self.ensemble.predictive, len(source))
-        splits, split_rows = halves(self.ensemble.pooled) if controlled else [], []
-        pooled = self.ensemble.pooled
-        climb = Climb(pooled, len(source), self.ensemble.task.width) if controlled and len(pooled) > 1 else None
-        for (rows, students), outputs in zip(self.students.predicted(source, named), members, strict=True):
-            ensemble = self.ensemble.predictive(outputs)
-            y = None if labels is None else as_targets(labels[rows.start : rows.stop])
-            models[ENSEMBLE].append(prediction_rows(self.ensemble.task, ensemble, y))
-            models[MEMBER].append(member_rows(self.ensemble.task, ensemble, y))
+        task, pooled = self.ensemble.task, self.ensemble.pooled
+        count = task.answers_in(len(source), source.labels)
+        offsets = Offsets(self.ensemble.family, self.ensemble.predictive, count)
+        splits, split_rows = halves(pooled) if controlled else [], []
+        climb = Climb(pooled, count, task.width) if controlled and len(pooled) > 1 else None
+        for (rows, raw), said in zip(self.students.raw(source, named), members, strict=True):
+            answers = Answers(task, source.labels, rows)
+            outputs, students = answers.of(said), self.students.predictive([answers.of(each) for each in raw])
+            ensemble, y = self.ensemble.predictive(outputs), None if labels is None else answers.labels
+            models[ENSEMBLE].append(prediction_rows(task, ensemble, y))
+            models[MEMBER].append(member_rows(task, ensemble, y))
             for model, predictive, near in self._others(students, outputs):
-                models[model].append(prediction_rows(self.ensemble.task, predictive, y))
+                models[model].append(prediction_rows(task, predictive, y))
                 nearness[model].append(fidelity_rows(ensemble, near))
             if climb is not None:
                 climb.add(ensemble, y)
             if controlled:
-                offsets.add(rows, outputs, students)
+                offsets.add(outputs, students)
             if splits:
                 pairs = [[self.ensemble.predictive(outputs, half) for half in pair] for pair in splits]
                 split_rows.append(halves_rows(pairs))

@@ -41,12 +41,14 @@ class Offsets:
     def __init__(self, family: Family, pooling: Callable[[Tensor], Predictive], rows: int, limit: int = LIMIT) -> None:
         self._family, self._pooling, self._expected, self._limit = family, pooling, rows, limit
         self._outputs: list[Tensor] = []
+        self._added = 0
         self._means: dict[int, list[Tensor]] = {}
 
-    def add(self, rows: range, outputs: Tensor, students: Mapping[int, Predictive]) -> None:
-        """Outputs (B, M, W) of the members on some rows, and what the students say there."""
+    def add(self, outputs: Tensor, students: Mapping[int, Predictive]) -> None:
+        """Outputs (B, M, W) of the members on the next rows, and what the students say there."""
         stride = -(-self._expected * outputs[0].numel() // self._limit)
-        kept = slice(-rows.start % stride, None, stride)
+        kept = slice(-self._added % stride, None, stride)
+        self._added += len(outputs)
         self._outputs.append(outputs[kept].clone())
         for student, predictive in students.items():
             if predictive.has_model_uncertainty:

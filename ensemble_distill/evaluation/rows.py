@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -64,6 +65,34 @@ def as_targets(labels: Array) -> Tensor:
     """Labels as figures take them: classes as int64, targets as float64."""
     y = torch.as_tensor(np.asarray(labels))
     return y.double() if y.is_floating_point() else y.long()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Some rows of a source, as answers that are told apart: one a row, or one a position that counts.
+
+    Attributes:
+        of_all: the labels of all rows of the source, or None.
+        rows: which of them these are.
+    """
+
+    task: Task
+    of_all: Array | None
+    rows: range
+
+    @property
+    def _of_rows(self) -> Tensor | None:
+        return None if self.of_all is None else as_targets(self.of_all[self.rows.start : self.rows.stop])
+
+    def of(self, said: Tensor) -> Tensor:
+        """What was said of the rows, (B, M, *shape), an answer each, (A, M, W)."""
+        return self.task.each_answer(said, self._of_rows)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Of each answer."""
+        labels = self._of_rows
+        return None if labels is None else self.task.each_label(labels, labels)
 
 
 def concatenate(parts: Iterable[Values]) -> Values:

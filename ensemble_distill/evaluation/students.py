@@ -33,7 +33,7 @@ class Students:
 
     @torch.no_grad()
     def raw(self, source: Source, named: str) -> Iterator[tuple[range, list[Tensor]]]:
-        """(rows, outputs), batch by batch as `plain_batches` cuts them; of each student (B, H, W) in float64.
+        """(rows, outputs), batch by batch as `plain_batches` cuts them; of each student (B, H, *shape) in float64.
 
         Raises:
             EdistillError: a student's prediction of a row is no function of that row, or is not finite.
@@ -47,11 +47,10 @@ class Students:
                 _refuse_not_finite(found[-1], run, rows, named)
             yield rows, found
 
-    def predicted(self, source: Source, named: str) -> Iterator[tuple[range, dict[int, Predictive]]]:
-        """(rows, predictions) as `raw`, the predictions by their runs' positions."""
-        for rows, raw in self.raw(source, named):
-            said = [student.predictive(each) for student, each in zip(self.modules, raw, strict=True)]
-            yield rows, dict(enumerate(said))
+    def predictive(self, raw: Sequence[Tensor]) -> dict[int, Predictive]:
+        """What outputs of each student mean, by their runs' positions."""
+        said = [student.predictive(each) for student, each in zip(self.modules, raw, strict=True)]
+        return dict(enumerate(said))
 
     def _refuse_dependent(self, inputs: Sequence[Tensor]) -> None:
         """Once, on some rows of the first batch: raise EdistillError for a student that is no function of its row."""
@@ -65,9 +64,9 @@ def _refuse_not_finite(raw: Tensor, run: Run, rows: range, named: str) -> None:
     finite = raw.flatten(1).isfinite().all(1).numpy()
     if not finite.all():
         at = int(np.argmin(finite))
-        head = int(raw[at].isfinite().all(-1).int().argmin())
+        head = int(raw[at].flatten(1).isfinite().all(-1).int().argmin())
         raise EdistillError(
-            f"Head {head} of the student of {run.folder} says {raw[at, head, :4].tolist()} at row {rows[at]} of "
-            f"{named}: not finite. Train it again, with a smaller train.lr or train.clip-grad where it was trained, "
+            f"Head {head} of the student of {run.folder} says {raw[at, head].flatten()[:4].tolist()} at row {rows[at]} "
+            f"of {named}: not finite. Train it again, with a smaller train.lr or train.clip-grad where it was trained, "
             "from other members (student.init) where it was solved for."
         )

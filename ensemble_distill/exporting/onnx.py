@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError, quoted
+from ensemble_distill.exporting.streams import Stream, state_names, state_of
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.config import StudentConfig
@@ -26,6 +27,7 @@ from ensemble_distill.runs.exports import LARGEST
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving.card import Card
+from ensemble_distill.serving.ends import input_name
 from ensemble_distill.serving.served import Outputs, Served
 from ensemble_distill.students.student import Student
 
@@ -55,6 +57,25 @@ class Predictions(nn.Module):
     def named(self, x: Tensor) -> dict[str, Tensor]:
         """What is said of rows x (B, ...), by name."""
         return named_outputs(self.of.predictive(self.of(x)))
+
+
+class Streamed(nn.Module):
+    """Ids (B, T) and a state to the outputs of every position and the state after them, in the order of `names`."""
+
+    def __init__(self, stream: Stream, ids: Tensor, states: Sequence[Tensor]) -> None:
+        """`ids` and `states` are any input: running it tells which outputs there are."""
+        super().__init__()
+        self.of = stream
+        with torch.no_grad():
+            self.names = tuple(self.named(ids, states))
+
+    def forward(self, ids: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self.named(ids, states).values())
+
+    def named(self, ids: Tensor, states: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What is said, by name."""
+        raw, after = self.of(ids, states)
+        return {**named_outputs(self.of.predictive(raw)), **dict(zip(state_names(len(after))[1], after, strict=True))}
 
 
 def named_outputs(predictive: Predictive) -> dict[str, Tensor]:
@@ -96,7 +117,7 @@ def export_onnx(
         made_from=made_from,
     )
     try:
-        module, model = traced(student, card)
+        module, model = streamed(student, card) or traced(student, card)
     except UntraceableError as error:
         raise EdistillError(
             f"torch cannot export this student's body to ONNX: {error}. Rewrite that part of the body, or use "
@@ -146,17 +167,33 @@ def refuse_large(module: nn.Module, whose: str, instead: str) -> None:
 
 def traced(of: Predicts, card: Card) -> tuple[Predictions, onnx.ModelProto]:
     """A module in eval mode, and its graph with the card in it. Raises UntraceableError."""
-    example = torch.zeros(2, *card.shape)  # a batch of 1 would be taken for a constant
+    # a batch of 1 would be taken for a constant
+    example = torch.zeros(2, *card.shape, dtype=torch.int64 if card.kind == "tokens" else torch.float32)
     try:
         module = Predictions(of, example).eval()
     except EdistillError:
         raise
     except Exception as error:  # a module is anyone's code
         raise UntraceableError(_reason(error)) from error
-    model = _trace(module, example, "pixel_values" if card.kind == "pixels" else "input")
+    return module, _with_card(_trace(module, example, input_name(card.kind)), card)
+
+
+def streamed(student: Student, card: Card) -> tuple[Predictions, onnx.ModelProto] | None:
+    """The graph of a recurrent student, which takes any number of tokens and a state, and what it is to say of rows of
+    tokens; None for a student without a state. Raises UntraceableError."""
+    state = None if student.positions is None else state_of(student.body, card.shape[0])
+    if state is None:
+        return None
+    ids = torch.zeros(2, 7, dtype=torch.int64)  # of a length that nothing else has
+    module = Streamed(Stream(student, state), ids, state.tensors).eval()
+    model = _trace(module, ids, input_name(card.kind), state.tensors, state.axes)
+    return Predictions(student, torch.zeros(2, *card.shape, dtype=torch.int64)).eval(), _with_card(model, card)
+
+
+def _with_card(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
     onnx.helper.set_model_props(model, {**card.to_metadata(), ONNX_KEY: BLANK})
     onnx.checker.check_model(model)
-    return module, model
+    return model
 
 
 def reason_against(module: nn.Module, example: Tensor) -> str | None:
@@ -187,7 +224,19 @@ def write_verified(path: Path, model: onnx.ModelProto, card: Card, wanted: Wante
     write_whole(path, seal(model.SerializeToString()), check=lambda written: _compare(Served(written), wanted))
 
 
-def _trace(module: Predictions | _One, example: Tensor, name: str) -> onnx.ModelProto:
+def _trace(
+    module: Predictions | Streamed | _One,
+    example: Tensor,
+    name: str,
+    states: Sequence[Tensor] = (),
+    axes: Sequence[int] = (),
+) -> onnx.ModelProto:
+    """
+    Args:
+        states, axes: what goes in beside the example, which then is of any length; along which axis streams lie.
+    """
+    batch, length = torch.export.Dim("batch_size"), torch.export.Dim("length")
+    free: Any = ({0: batch, 1: length}, [{axis: batch} for axis in axes]) if states else ({0: batch},)
     silenced = logging.root.manager.disable
     logging.disable(logging.ERROR)  # the exporter logs its steps, and prints whole graphs when it fails
     try:
@@ -195,11 +244,11 @@ def _trace(module: Predictions | _One, example: Tensor, name: str) -> onnx.Model
             warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
             program = torch.onnx.export(
                 module,
-                (example,),
+                (example, list(states)) if states else (example,),
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: torch.export.Dim("batch_size")},),
-                input_names=[name],
+                dynamic_shapes=free,
+                input_names=[name, *state_names(len(states))[0]],
                 output_names=[f"edistill.{name}" for name in module.names],  # which no body has
                 verbose=False,
             )
@@ -210,6 +259,8 @@ def _trace(module: Predictions | _One, example: Tensor, name: str) -> onnx.Model
     assert program is not None
     _forget_the_machine(program.model)
     _name_outputs(program.model.graph, module.names)
+    if states:
+        _free_lengths(program.model, len(module.names) - len(states))
     model: onnx.ModelProto = program.model_proto
     return model
 
@@ -240,6 +291,21 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
                 value.name = f"edistill.body.{value.name}"
     for value, name in zip(graph.outputs, names, strict=True):
         value.name = name
+
+
+def _free_lengths(model: Any, told: int) -> None:
+    """Forget the shapes inside: the exporter notes the example's length as that of every recurrence. Of the outputs the
+    first `told` are of any length; the states behind them have none."""
+    from onnxscript import ir
+
+    for graph in (model.graph, *model.functions.values()):
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            for value in node.outputs:
+                if value not in model.graph.outputs:
+                    value.shape = None
+    for value in model.graph.outputs[:told]:
+        at = value.shape.rank() - (2 if "logits" in value.name else 1)
+        value.shape = ir.Shape([*value.shape[:at], "length", *value.shape[at + 1 :]])
 
 
 def _reason(error: BaseException) -> str:

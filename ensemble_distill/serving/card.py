@@ -43,8 +43,10 @@ class Card:
     def __post_init__(self) -> None:
         """Raises ValueError for what no export writes."""
         self.task.refuse_others(self.members)
-        if len(self.shape) != (1 if self.kind == "features" else 3):
+        if len(self.shape) != (1 if self.kind in ("features", "tokens") else 3):
             raise ValueError(f"its rows are {self.kind} of shape {self.shape}")
+        if (self.kind == "tokens") != self.task.of_tokens:
+            raise ValueError(f"its rows are {self.kind}, and its task is {self.task.key}")
         size = None if self.preprocessing is None else self.preprocessing.size
         if self.kind == "pixels" and size != self.shape[1:]:
             raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {self.shape}")

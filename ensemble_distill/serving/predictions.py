@@ -28,18 +28,20 @@ def records(served: Served, source: Source) -> Iterator[Record]:
         EdistillError: the inputs do not fit, or outputs of a row are none of a student.
     """
     task = served.card.task
-    for rows, outputs in served.predict(source):
+    for rows, of_rows in served.predict(source):
+        labels = None if source.labels is None or not task.of_tokens else source.labels[rows.start : rows.stop]
+        names, outputs = task.each_served([source.name(row) for row in rows], rows.start, of_rows, labels)
         usable = task.usable(outputs)
         shown = [name for name in UNCERTAINTIES if name in outputs]
         for name in shown:
             usable = usable & np.isfinite(outputs[name])
         if not usable.all():
             raise EdistillError(
-                f"{source.name(rows[int(np.argmin(usable))])} gives outputs that are not finite, or no probabilities "
+                f"{names[int(np.argmin(usable))]} gives outputs that are not finite, or no probabilities "
                 "or variances. Check its values, or export the run again."
             )
-        for at, (row, prediction) in enumerate(zip(rows, task.predictions(outputs), strict=True)):
-            yield {"row": source.name(row), **prediction, **{name: float(outputs[name][at]) for name in shown}}
+        for at, (name, prediction) in enumerate(zip(names, task.predictions(outputs), strict=True)):
+            yield {"row": name, **prediction, **{shown_name: float(outputs[shown_name][at]) for shown_name in shown}}
 
 
 def formatted(rows: Sequence[Record], style: Style) -> str:

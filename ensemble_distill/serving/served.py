@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 
 from ensemble_distill.data.rendering import as_gray
 from ensemble_distill.data.rows import plain_input
-from ensemble_distill.data.source import Item, Source
+from ensemble_distill.data.source import Item, Source, positions_of
+from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
 from ensemble_distill.serving.card import Card, damaged
+from ensemble_distill.serving.ends import NEW_STATE, STATE
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 
 BATCH = 64
-FLOATS = "tensor(float)"
+FLOATS, IDS = "tensor(float)", "tensor(int64)"
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
 
 Outputs = Mapping[str, NDArray[np.float32]]
@@ -78,13 +80,13 @@ class _End:
     type: str
     shape: tuple[int | str | None, ...]
 
-    def takes(self, shape: tuple[int, ...]) -> bool:
+    def takes(self, shape: tuple[int, ...], of: str = FLOATS) -> bool:
         """Whether it takes any number of rows of that shape."""
         batch, *sizes = self.shape or (1,)
         fits = len(sizes) == len(shape) and all(
             a == b or not isinstance(a, int) for a, b in zip(sizes, shape, strict=True)
         )
-        return self.type == FLOATS and not isinstance(batch, int) and fits
+        return self.type == of and not isinstance(batch, int) and fits
 
 
 class Served:
@@ -126,7 +128,9 @@ class Served:
         """Raises: EdistillError when inputs or outputs are not those of the card."""
         inputs = [_End(i.name, i.type, tuple(i.shape)) for i in self.session.get_inputs()]
         outputs = {o.name: o.type for o in self.session.get_outputs()}
-        if len(inputs) != 1 or not inputs[0].takes(self.card.shape):
+        states = [end for end in inputs[1:] if self._is_state(end, outputs)]
+        of = IDS if self.card.kind == "tokens" else FLOATS
+        if len(inputs) != 1 + len(states) or not inputs[0].takes(self.card.shape, of):
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
             raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
         for name in self.card.task.served(0):
@@ -136,9 +140,38 @@ class Served:
             if outputs[name] != FLOATS:
                 raise self._other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
 
+    def _is_state(self, end: _End, outputs: Mapping[str, str]) -> bool:
+        """Whether an input is a part of a recurrent student's state, which comes out again."""
+        after = end.name.replace(STATE, NEW_STATE, 1)
+        free = sum(not isinstance(size, int) for size in end.shape)
+        return (
+            self.card.kind == "tokens"
+            and end.name.startswith(STATE)
+            and end.type == outputs.get(after) == FLOATS
+            and free == 1
+        )
+
+    @property
+    def reading(self) -> Reading | None:
+        """How a text becomes its rows; None where those are no tokens."""
+        task = self.card.task
+        if not task.of_tokens:
+            return None
+        window = task.shape[0]
+        unit = getattr(task, "token_unit", None) or "word"
+        return Reading(unit, window, self.card.shape[0] - window, known=task.names, short=True)
+
+    def begun(self, rows: int) -> dict[str, NDArray[np.float32]]:
+        """The state of so many streams where they begin, by the names of the graph's inputs; none without a state."""
+        return {
+            i.name: np.zeros([size if isinstance(size, int) else rows for size in i.shape], np.float32)
+            for i in self.session.get_inputs()[1:]
+        }
+
     def _ends(self, rows: int) -> dict[str, tuple[int, ...]]:
         """The shape of each output that is read."""
-        return {**self.card.task.served(rows), **dict.fromkeys(UNCERTAINTIES, (rows,))}
+        task = self.card.task
+        return {**task.served(rows), **dict.fromkeys(UNCERTAINTIES, (rows, *task.shape[:-1]))}
 
     def _other(self, told: str) -> EdistillError:
         return EdistillError(
@@ -146,7 +179,8 @@ class Served:
         )
 
     def run(self, x: NDArray[np.float32]) -> Outputs:
-        """Named outputs for preprocessed inputs (B, *shape), float32.
+        """Named outputs for preprocessed inputs (B, *shape), float32, or int64 ids; each stands by itself, and a state
+        begins anew. Of positions those that the task tells.
 
         Raises:
             EdistillError: the graph fails, or gives outputs of another shape than its rows and classes have.
@@ -154,16 +188,30 @@ class Served:
         options = onnxruntime.RunOptions()
         options.log_severity_level = SILENT
         try:
-            found = dict(zip(self.outputs, self.session.run(None, {self.input: x}, options), strict=True))
+            given = {self.input: x, **self.begun(len(x))}
+            found = dict(zip(self.outputs, self.session.run(None, given, options), strict=True))
         except Exception as error:  # as above
             raise EdistillError(
                 f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. Export the run "
                 f"again: {export_again(self.path)}."
             ) from None
+        found = self._told(found)
         for name, shape in self._ends(len(x)).items():
             if name in found and found[name].shape != shape:
                 raise self._other(f"of {len(x)} rows it gives {name} of shape {found[name].shape}, and not {shape}")
         return found
+
+    def _told(self, found: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Of a graph with a state, which tells every position, the positions that the task tells, and no state."""
+        if len(self.session.get_inputs()) == 1:
+            return found
+        cut = {}
+        for name, values in found.items():
+            if not name.startswith(NEW_STATE):
+                axis = values.ndim - (2 if "logits" in name else 1)
+                start = values.shape[axis] - self.card.task.shape[0]
+                cut[name] = np.ascontiguousarray(values.take(range(max(start, 0), values.shape[axis]), axis))
+        return cut
 
     def predict(self, source: Source) -> Iterator[tuple[range, Outputs]]:
         """Rows of a source and their outputs, a batch at a time.
@@ -176,8 +224,9 @@ class Served:
                 f"{self.path} takes {self.card.kind}, but the input holds {source.kind}. Give rows like those it was "
                 "trained on."
             )
-        for start in range(0, len(source), BATCH):
-            rows = range(start, min(start + BATCH, len(source)))
+        size = max(1, BATCH // (positions_of(source) or 1))
+        for start in range(0, len(source), size):
+            rows = range(start, min(start + size, len(source)))
             items = [self._as_trained(source.item(row)) for row in rows]
             x = np.stack([plain_input(item, self.card.preprocessing) for item in items])
             if x.shape[1:] != self.card.shape:

@@ -16,6 +16,12 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
         return "teachers.average", (
             f"teachers.average is {teachers.average!r}, and members for {task.key} do not pool so. Leave it out."
         )
+    given = [key for key, value in settings.tokens if value != type(settings.tokens).model_fields[key].default]
+    if given and not task.of_tokens:
+        return f"tokens.{given[0]}", (
+            f"tokens.{given[0]} is {getattr(settings.tokens, given[0])!r}, and the task is {task.key}, whose rows are "
+            'no tokens. Leave it out, or set task = "language-modelling".'
+        )
     train = settings.train
     if train.effort != "default" and train.epochs is not None:
         return "train.effort", (

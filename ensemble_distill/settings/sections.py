@@ -14,6 +14,7 @@ from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_
 from ensemble_distill.settings.section import FAR, LARGE, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section
 from ensemble_distill.settings.section import SIDE as SIDE
 from ensemble_distill.settings.teachers import PreprocessingSettings, TeacherSettings
+from ensemble_distill.settings.tokens import TokenSettings
 from ensemble_distill.tasks import task_names
 
 
@@ -39,7 +40,9 @@ DataSettings = Annotated[
 class SplitSettings(Section):
     """`[data]`: a source per split."""
 
-    train: DataSettings | None = Field(None, description="Image folder, .npz, or file.py:factory.")
+    train: DataSettings | None = Field(
+        None, description="Image folder, .npz, .txt or .npy of tokens, or file.py:factory."
+    )
     validation: DataSettings | None = Field(None, description="Rows that choices are made on.")
     test: DataSettings | None = Field(None, description="Rows that only report.")
     calibration: DataSettings | None = Field(None, description="Rows no member was trained on.")
@@ -206,7 +209,9 @@ class Settings(Section):
     """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
 
     task: Annotated[str, AfterValidator(_known_task)] = Field(
-        "classification", description="Or multi-label (several labels a row), or regression (of one target or several)."
+        "classification",
+        description="Or multi-label (several labels a row), regression (of one target or several), or "
+        "language-modelling (a class a position).",
     )
     limit: int | None = Field(
         None,
@@ -216,6 +221,7 @@ class Settings(Section):
     )
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))
+    tokens: TokenSettings = Field(default_factory=lambda: TokenSettings.model_validate({}))
     views: ViewSettings = Field(default_factory=lambda: ViewSettings.model_validate({}))
     student: StudentSettings = Field(default_factory=lambda: StudentSettings.model_validate({}))
     cache: CacheSettings = Field(default_factory=lambda: CacheSettings.model_validate({}))

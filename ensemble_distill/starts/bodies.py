@@ -50,14 +50,18 @@ def _matching(names: Iterable[str], pattern: str) -> list[str]:
 
 
 def started_bodies(
-    model: str, kwargs: Mapping[str, Any], shape: tuple[int, ...], members: Mapping[str, Build]
+    model: str,
+    kwargs: Mapping[str, Any],
+    shape: tuple[int, ...],
+    members: Mapping[str, Build],
+    positions: int | None = None,
 ) -> nn.Module:
     """A body for each of the members, with its weights, side by side; one that starts at random where there are none.
 
     Raises:
         EdistillError: see `build_body` and `start_from`.
     """
-    body = build_bodies(max(1, len(members)), model, kwargs, shape)
+    body = build_bodies(max(1, len(members)), model, kwargs, shape, positions=positions)
     for (name, build), one in zip(members.items(), each(body), strict=False):
         start_from(one, build(), name)
     return body

@@ -124,6 +124,11 @@ class Architecture:
         return ":" in self.model
 
     @property
+    def positions(self) -> int | None:
+        """How many of a row are told; None where a row is told as a whole."""
+        return self.task.shape[0] if self.kind == "tokens" else None
+
+    @property
     def outputs(self) -> int:
         """How many numbers a head emits."""
         return self.family.width(len(self.task.names))
@@ -142,10 +147,10 @@ class Architecture:
         kwargs = dict(self.kwargs)
         if factory is None and not self.names_code:
             kwargs = without_fetching(kwargs)
-        body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory)
+        body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory, self.positions)
         for one, ranks in zip(each(body), self.compressed, strict=False):
             factor(one, ranks)
-        features = feature_count(body, self.shape, self.model)
+        features = feature_count(body, self.shape, self.model, self.positions)
         return self.around(body, features).formed(self.form, self.heads)
 
     def around(self, body: torch.nn.Module, features: int) -> Student:
@@ -159,7 +164,7 @@ class Architecture:
             heads = Heads(1, seen, self.hidden, self.outputs, self.own_body)
         else:
             body, heads = apart(body, self.last_stage, self.shape, self.outputs)
-        return Student(body, heads, self.family, self.pooling(), self.average)
+        return Student(body, heads, self.family, self.pooling(), self.average, self.positions)
 
     def pooling(self) -> Tensor | None:
         """The weights of one head a member, (M,), which sum to 1; None where they are equal."""

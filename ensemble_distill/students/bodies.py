@@ -11,13 +11,18 @@ from torch import Tensor, nn
 from ensemble_distill.errors import EdistillError, first_line, nearest, quoted
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.parts import parts
+from ensemble_distill.students.positions import told
 from ensemble_distill.students.side_by_side import SideBySide
 
 BodyFactory = Callable[..., nn.Module]
 
 
 def build_body(
-    model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ...], factory: BodyFactory | None = None
+    model: str,
+    kwargs: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    factory: BodyFactory | None = None,
+    positions: int | None = None,
 ) -> nn.Module:
     """A module from an input (B, *input_shape) to features (B, F).
 
@@ -26,6 +31,7 @@ def build_body(
         kwargs: arguments of the model or factory.
         input_shape: one example's, (C, H, W) or (F,); a timm model gets its `in_chans` from it.
         factory: used in place of `model` when given.
+        positions: how many of a row are told, of ids (B, C + L) to features (B, C + L, F); None for a row as a whole.
 
     Raises:
         EdistillError: no such model, or it is not a module, or its output is not (B, F).
@@ -42,15 +48,20 @@ def build_body(
             ) from error
         if not isinstance(body, nn.Module):
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
-    feature_count(body, input_shape, model)
+    feature_count(body, input_shape, model, positions)
     return body
 
 
 def build_bodies(
-    count: int, model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ...], factory: BodyFactory | None = None
+    count: int,
+    model: str,
+    kwargs: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    factory: BodyFactory | None = None,
+    positions: int | None = None,
 ) -> nn.Module:
     """One body as `build_body` makes it, or several of them side by side."""
-    bodies = [build_body(model, kwargs, input_shape, factory) for _ in range(count)]
+    bodies = [build_body(model, kwargs, input_shape, factory, positions) for _ in range(count)]
     return bodies[0] if count == 1 else SideBySide(bodies)
 
 
@@ -86,8 +97,8 @@ def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ..
     return body
 
 
-def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> int:
-    """F of a body's output (B, F), found by running two rows of zeros.
+def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str, positions: int | None = None) -> int:
+    """F of a body's output (B, F), or (B, L, F) of positions, found by running two rows of zeros.
 
     Raises:
         EdistillError: it fails on them, or its output has another shape.
@@ -96,25 +107,41 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str) -> 
     body.eval()
     try:
         with torch.no_grad():
-            features = body(torch.zeros(2, *input_shape))
+            features = body(zeros(2, input_shape, positions))
+            features = features if positions is None else told(features, positions)
     except Exception as error:  # the body is anyone's code; timm's transformers assert their input's size
         raise EdistillError(
             f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): {quoted(error)}."
         ) from error
     finally:
         body.train(training)
-    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != 2 or features.shape[1] == 0:
-        got = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
-        raise EdistillError(
-            f"student.model {model} returns {got} for 2 rows; a body returns features (2, F). {_of_several(features)}"
-            "Pool and flatten in it, and leave the classifier out."
-        )
+    wanted = (2,) if positions is None else (2, positions)
+    if not isinstance(features, Tensor) or features.shape[:-1] != wanted or features.shape[-1] == 0:
+        raise _other_features(features, model, input_shape, positions)
     if features.dtype != torch.float32:
         raise EdistillError(
             f"student.model {model} returns features of {features.dtype} for rows of torch.float32. End its forward "
             "with .float()."
         )
-    return int(features.shape[1])
+    return int(features.shape[-1])
+
+
+def zeros(rows: int, shape: tuple[int, ...], positions: int | None) -> Tensor:
+    """An input of nothing: of positions the first token over and over."""
+    return torch.zeros(rows, *shape, dtype=torch.float32 if positions is None else torch.int64)
+
+
+def _other_features(features: Any, model: str, shape: tuple[int, ...], positions: int | None) -> EdistillError:
+    got = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+    if positions is not None:
+        return EdistillError(
+            f"student.model {model} returns {got} for ids (2, {_shape(shape)}); a body returns features (2, "
+            f"{_shape(shape)}, F), or a pair of them and a state. Leave the classifier out, and pool nothing."
+        )
+    return EdistillError(
+        f"student.model {model} returns {got} for 2 rows; a body returns features (2, F). {_of_several(features)}"
+        "Pool and flatten in it, and leave the classifier out."
+    )
 
 
 def _of_several(returned: Any) -> str:

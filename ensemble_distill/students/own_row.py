@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,22 +11,29 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change, some_rows
+from ensemble_distill.students.positions import told
 from ensemble_distill.students.student import Student
 
 ROUNDING = 1e-5  # of the largest number; float32 resolves a hundredth of that
 
 
-def refuse_dependent_body(body: nn.Module, x: Tensor, model: str) -> None:
+def refuse_dependent_body(body: nn.Module, x: Tensor, model: str, positions: int | None = None) -> None:
     """Raise EdistillError for a body whose features of a row are no function of it, before it is trained.
 
     Args:
         x: (B, …), some rows as the body takes them.
         model: what builds it, for the message.
+        positions: see `Student`.
     """
+
+    def features(rows: Tensor) -> Tensor:
+        made: Tensor = body(rows.clone())
+        return made if positions is None else cast(Tensor, told(made, positions))
+
     modes = {module: module.training for module in body.modules()}
     body.eval()
     try:
-        change = _change(lambda rows: body(rows.clone()), x)
+        change = _change(features, x)
     finally:
         for module, training in modes.items():
             module.training = training

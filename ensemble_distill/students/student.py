@@ -14,6 +14,7 @@ from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.students.last_stage import HeadStack, LastStageHeads
 from ensemble_distill.students.per_head import PerHead
+from ensemble_distill.students.positions import told
 from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
 from ensemble_distill.students.split import undecayed
 
@@ -21,13 +22,14 @@ Form = Literal["heads", "rank-one"]  # how a student holds one prediction per me
 
 
 class Student(nn.Module):
-    """x (B, ...) to the raw outputs of each head, (B, H, W).
+    """x (B, ...) to the raw outputs of each head, (B, H, W); with positions ids (B, C + L) to (B, H, L, W).
 
     Under autocast the body runs in the lower precision and the heads in full: heads of one ensemble are near-equal, and
     differ by less than bfloat16 resolves.
 
     Attributes:
-        body: x to features: (B, F), or (B, H, F) once every head has rank-one factors all the way down.
+        body: x to features: (B, F), or (B, H, F) once every head has rank-one factors all the way down. With positions
+            (B, C + L, F), or a pair of that and a state.
         heads: features to W numbers a head.
         family: what those numbers mean.
         weights: (M,) how one head per member pools, as the members do; None for equal. Heads that are not the
@@ -35,6 +37,7 @@ class Student(nn.Module):
         average: "probabilities" or "logits"; see `Categorical`.
         calibration: what its predictions are corrected by; None for a student as it was trained.
         frozen: names of modules that training leaves as they are, statistics included.
+        positions: L, how many of a row's are told; None where a row is told as a whole.
     """
 
     weights: Tensor | None
@@ -46,8 +49,10 @@ class Student(nn.Module):
         family: Family,
         weights: Tensor | None = None,
         average: Average = "probabilities",
+        positions: int | None = None,
     ) -> None:
         super().__init__()
+        self.positions = positions
         self.body = body
         self.heads = heads
         self.family = family
@@ -57,7 +62,18 @@ class Student(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)
+        return self.read(self.features(x))
+
+    def read(self, features: Tensor) -> Tensor:
+        """What the heads say of features: (B, F) to (B, H, W), or of positions (B, L, F) to (B, H, L, W)."""
+        if self.positions is None:
+            return self._heads(features)
+        each = self._heads(features.flatten(0, 1))  # a position is to the heads what a row is
+        by_row = torch.unflatten(each, 0, (features.shape[0], features.shape[1]))
+        return by_row.transpose(1, 2)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        features = x
         if not torch.is_autocast_enabled(x.device.type):
             raw: Tensor = self.heads(features)
             return raw
@@ -66,13 +82,15 @@ class Student(nn.Module):
         return raw
 
     def features(self, x: Tensor) -> Tensor:
-        """What the body makes of x: (B, F), or (B, H, F). It is given an x of its own, since it may work in place.
+        """What the body makes of x: (B, F), or (B, H, F); with positions (B, L, F). It is given an x of its own, since
+        it may work in place.
 
         Raises:
             EdistillError: it fails, which it may do on other rows than it was tried on.
         """
         try:
-            features: Tensor = self.body(x.clone())
+            made = self.body(x.clone())
+            features: Tensor = made if self.positions is None else told(made, self.positions)
         except Exception as error:  # the body is anyone's code
             mode = "training" if self.body.training else "eval"
             raise EdistillError(
@@ -127,7 +145,7 @@ class Student(nn.Module):
         return self.with_heads(count) if form == "heads" else self.with_rank_one(count)
 
     def _with(self, body: nn.Module, heads: HeadStack) -> Self:
-        student = type(self)(body, heads, self.family, self.weights, self.average)
+        student = type(self)(body, heads, self.family, self.weights, self.average, self.positions)
         if body is self.body:  # new heads are to be trained
             student.frozen = tuple(name for name in self.frozen if name.startswith("body"))
         return student.to(next(self.heads.parameters()).device).train(self.training)

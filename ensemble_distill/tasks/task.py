@@ -59,6 +59,8 @@ class Task(ABC):
         one_class: whether an answer is one of several classes, told by probabilities that sum to 1.
         named: whether outputs go by the names that the data has for its classes.
         folders: whether folders of images say what their labels are.
+        of_tokens: whether rows are ids of tokens, which are told position by position.
+        answers_called: what is told apart, and counted in figures.
         softens: whether one temperature on teacher and student leaves the optimum of a loss where it is.
         solves: whether heads are solved for by least squares before their stage, if nothing else is asked for.
         says_labels: whether a head says what a label is, a number, and not how likely each is.
@@ -80,6 +82,8 @@ class Task(ABC):
     one_class: ClassVar[bool] = False
     named: ClassVar[bool] = False
     folders: ClassVar[bool] = False
+    of_tokens: ClassVar[bool] = False
+    answers_called: ClassVar[str] = "rows"
     softens: ClassVar[bool] = True
     solves: ClassVar[bool] = False
     says_labels: ClassVar[bool] = False
@@ -105,6 +109,11 @@ class Task(ABC):
     @abstractmethod
     def width(self) -> int:
         """W: how many numbers a member says of a row, as they are cached."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of these numbers: (W,), or (L, K) of positions."""
+        return (self.width,)
 
     @property
     @abstractmethod
@@ -275,6 +284,28 @@ class Task(ABC):
             seen: whether the member may have been trained on these rows.
         """
 
+    # --- answers: a row has one, or one a position ----------------------------------------------------------------
+
+    def each_answer(self, said: Tensor, labels: Tensor | None) -> Tensor:
+        """What was said of B rows, (B, M, *shape), an answer a row, (A, M, W); A is B where a row has one.
+
+        Args:
+            labels: of the rows, where they have any: positions whose label is ignored are no answers.
+        """
+        return said
+
+    def each_label(self, labels: Tensor, counted: Tensor) -> Tensor:
+        """The labels of B rows, a label an answer; `counted` are those by which positions count."""
+        return labels
+
+    def each_of_row(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        """A value of each row, (B,), as one of each answer, (A,)."""
+        return values
+
+    def answers_in(self, rows: int, labels: Array | None) -> int:
+        """How many answers rows have."""
+        return rows
+
     # --- distributions ------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -335,6 +366,17 @@ class Task(ABC):
     @abstractmethod
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
         """The outputs of an exported student that `predict` cannot do without, and their shapes for so many rows."""
+
+    def each_served(
+        self, names: Sequence[str], first_row: int, outputs: Mapping[str, Array], labels: Array | None
+    ) -> tuple[Sequence[str], Mapping[str, Array]]:
+        """The names of rows and their outputs, an answer each.
+
+        Args:
+            first_row: the first of them.
+            labels: what stands at the positions of these rows, where rows have positions and that is known.
+        """
+        return names, outputs
 
     @abstractmethod
     def usable(self, outputs: Mapping[str, Array]) -> Array:

@@ -24,7 +24,7 @@ MODEL = "edistill run"  # what builds such a member, in its record
 
 
 class Pooled(nn.Module):
-    """x to what a student's heads predict together: logits (B, K), or means and log-variances (B, 2D)."""
+    """x to what a student's heads predict together: logits (B, *L, K), or means and log-variances (B, 2D)."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import MemberSettings, TeacherSettings
 from ensemble_distill.settings.teachers import of_members
+from ensemble_distill.students.positions import Positions
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.tasks.checks.class_order import Order, order_by_names
 from ensemble_distill.teachers.answering import Answering
@@ -79,9 +80,18 @@ class Teacher:
         """
         return cls(member, partial(_refuse_module, member.name, what), origin, opens=opens)
 
-    def open(self, task: type[Task]) -> Answering:
-        """The member as it is asked. Raises EdistillError when weights and module do not fit."""
-        return Network(task, self.member, self.build()) if self.opens is None else self.opens(task)
+    def open(self, task: type[Task], positions: int | None = None) -> Answering:
+        """The member as it is asked.
+
+        Args:
+            positions: how many of a row it is asked about, its last; None for a row as a whole.
+
+        Raises:
+            EdistillError: weights and module do not fit, or only a module of torch is asked about positions.
+        """
+        if positions is None:
+            return Network(task, self.member, self.build()) if self.opens is None else self.opens(task)
+        return Network(task, self.member, Positions(self.build(), positions).eval())
 
     def about(self) -> dict[str, Any]:
         """Its facts, and where its weights stand."""

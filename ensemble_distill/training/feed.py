@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.methods.method import Batch, Labels
-from ensemble_distill.predictive.protocol import Average, Family, Predictive
+from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.runtime.loading import batches
+from ensemble_distill.tasks import Task
 from ensemble_distill.training.order import Every, Order, Steps
 from ensemble_distill.training.rows import CachedRows, Rows, TeacherOutputs, collate
 
@@ -19,14 +20,14 @@ from ensemble_distill.training.rows import CachedRows, Rows, TeacherOutputs, col
 class Pooling:
     """How the members' outputs become one prediction."""
 
-    family: Family  # what their numbers mean
+    task: Task
     weights: Tensor | None = None  # (M,), summing to 1
     average: Average = "probabilities"
 
     def predictive(self, outputs: Tensor) -> Predictive:
-        """Outputs (B, M, W) as M distributions a row, with weights of their own: a method's loss is anyone's code."""
+        """Outputs (A, M, W) as M distributions an answer, with weights of their own: a loss is anyone's code."""
         weights = None if self.weights is None else self.weights.clone()
-        return self.family.predictive(outputs, weights, self.average)
+        return self.task.members_family().predictive(outputs, weights, self.average)
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,23 @@ class Feed:
 
     def batch(self, rows: Rows) -> Batch:
         """What the members said of the rows, and their labels, on the device; tensors of its own at each call."""
-        device = self.device
-        teacher = self.pooling.predictive(self.outputs.read(rows.indices).to(device, non_blocking=True))
-        labels = (y.to(device, non_blocking=True, copy=True) for y in (rows.own, rows.partner, rows.weight, rows.known))
-        return Batch(teacher, Labels(*labels) if bool(rows.known.any()) else None)
+        task, counted = self.pooling.task, self._counted(rows)
+        said = task.each_answer(self.outputs.read(rows.indices), counted)
+        teacher = self.pooling.predictive(said.to(self.device, non_blocking=True))
+        if not bool(rows.known.any()):
+            return Batch(teacher, None)
+        labels = [task.each_label(y, counted) for y in (rows.own, rows.partner)]
+        labels += [task.each_of_row(values, counted) for values in (rows.weight, rows.known)]
+        return Batch(teacher, Labels(*(y.to(self.device, non_blocking=True, copy=True) for y in labels)))
+
+    def each_answer(self, said: Tensor, rows: Rows) -> Tensor:
+        """What was said of the rows, (B, H, *shape), an answer each, as `batch` has them."""
+        return self.pooling.task.each_answer(said, self._counted(rows))
+
+    def _counted(self, rows: Rows) -> Tensor:
+        """The labels by which positions count; of a row without labels all do."""
+        unknown = ~rows.known.view(-1, *(1,) * (rows.own.dim() - 1))
+        return rows.own.masked_fill(unknown, 0)
 
     def _loaded(self, sampler: Every | Steps) -> Iterator[Rows]:
         return batches(self.rows, sampler, collate, self.workers, self.device)

@@ -122,12 +122,12 @@ class TeacherOutputs:
         self.offsets = np.cumsum([0, *(len(records) for records in self.records)])
 
     def read(self, indices: NDArray[np.int64]) -> Tensor:
-        """Outputs (B, M, W) in float32."""
+        """Outputs (B, M, *shape) in float32."""
         if len(self.records) == 1:
             return torch.from_numpy(self.records[0].read(indices[:, 0], indices[:, 1]))
         parts = np.searchsorted(self.offsets, indices[:, 0], side="right") - 1
         first = self.records[0]
-        outputs = np.empty((len(indices), len(first.members), first.width), np.float32)
+        outputs = np.empty((len(indices), len(first.members), *first.shape), np.float32)
         for part, records in enumerate(self.records):
             here = np.flatnonzero(parts == part)
             outputs[here] = records.read(indices[here, 0] - self.offsets[part], indices[here, 1])

@@ -16,6 +16,7 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.forward import Forward
 from ensemble_distill.training.order import Every
+from ensemble_distill.training.rows import Rows
 
 # rows in their views that a stage solves from: so many for each weight of an output, within bounds
 FITTED, FEWEST, MOST = 128, 2**14, 2**19
@@ -73,6 +74,10 @@ class Solving:
                     "leave that out."
                 )
 
+    def _each(self, features: Tensor, rows: Rows) -> Tensor:
+        """Features (B, L, F), a position a row, as the batch has them."""
+        return self.feed.each_answer(features.unsqueeze(1), rows)[:, 0]
+
     def _inputs(self, every: Every) -> Iterator[Tensor]:
         for x in self.feed.inputs(every):
             yield x
@@ -80,5 +85,6 @@ class Solving:
 
     def _features(self, student: Student, every: Every) -> Iterator[tuple[Tensor, Batch]]:
         for rows in self.feed.of(every):
-            yield self.forward.features(student, rows.x), self.feed.batch(rows)
+            features = self.forward.features(student, rows.x)
+            yield features if student.positions is None else self._each(features, rows), self.feed.batch(rows)
             self.progress.advance(len(rows.indices))

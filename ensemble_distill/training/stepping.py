@@ -37,7 +37,7 @@ class Stepping:
         step = Step(state.step - before, self.states.ends[state.stage] - before, settings.seed)
         state.scheduler.step_update(step.index)
         batch = self.feed.batch(rows)
-        raw = self.forward.raw(state.student, rows.x)
+        raw = self.feed.each_answer(self.forward.raw(state.student, rows.x), rows)
         # what is watched is what was said, whatever the loss does to its own
         seen = None if stage.watch is None else (self.feed.batch(rows), state.student.predictive(raw.detach().clone()))
         loss = stage.loss(batch, state.student.predictive(raw), step)

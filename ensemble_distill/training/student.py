@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.predictive.protocol import Family
@@ -60,14 +61,17 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
         EdistillError: the student cannot be built, or cannot start so.
     """
     student, shape, members = asked.student, tuple(shown.shape[1:]), learned.cache.manifest.names
+    positions = positions_of(learned.splits["train"].source)
     assert student.model is not None
+    _refuse_no_positions(student, positions)
     named = {teacher.member.name: teacher for teacher in learned.teachers}
     names = starting_members(student.init, list(named), asked.teachers.path)
     if student.from_members:
         seen = [named[name] for name in names] if isinstance(student.heads, tuple) else learned.teachers
         _refuse_other_inputs(seen, learned.preprocessing)
-    body = started_bodies(student.model, student.kwargs, shape, {name: named[name].build for name in names})
-    refuse_dependent_body(body, shown, student.model)
+    builds = {name: named[name].build for name in names}
+    body = started_bodies(student.model, student.kwargs, shape, builds, positions)
+    refuse_dependent_body(body, shown, student.model, positions)
     stage = _last_stage(student, each(body)[0])
     _refuse_uncompressed(student, stage)
     start = None
@@ -76,7 +80,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
         builds = {name: named[name].build for name in members}
         start = from_members(stage, student.model, student.kwargs, shape, builds)
     architecture = _architecture(asked, learned, stage, shape, max(1, len(names)))
-    features = feature_count(body, shape, student.model)
+    features = feature_count(body, shape, student.model, positions)
     built = architecture.around(body, features)
     if _one_each(asked, stage, names, members):
         with torch.random.fork_rng(devices=[]):  # a trial
@@ -199,6 +203,22 @@ def _share(asked: Asked, learned: Learned, student: Student, heads: int) -> None
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def _refuse_no_positions(student: StudentSettings, positions: int | None) -> None:
+    """Raise EdistillError for a start from members, or from their last stages, where rows are told by position."""
+    if positions is None:
+        return
+    if student.from_members:
+        raise EdistillError(
+            f"student.init is a list of {len(student.init or ())}, which puts members side by side, and rows have "
+            f"{positions} positions. Start from one member, student.init = {(student.init or ('member-0',))[0]!r}, or "
+            "leave it out."
+        )
+    if not isinstance(student.heads, tuple):
+        raise EdistillError(
+            f"student.heads is a last stage, and rows have {positions} positions. Use heads = [], or a list of sizes."
+        )
 
 
 def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: Preprocessing | None) -> None:

@@ -75,7 +75,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     facts = Learning(settings, learned.sources, asked.method, asked.options, stages, normalizes)
     tell_idle_training(facts, machine.given, machine.progress)
     architecture = begun.architecture
-    pooling = Pooling(learned.task.members_family(), architecture.pooling(), architecture.average)
+    pooling = Pooling(learned.task, architecture.pooling(), architecture.average)
     outputs = TeacherOutputs(list(learned.splits.values()))
     feed = Feed(rows, outputs, order, pooling, machine.device, machine.workers)
     if asked.student.compresses:  # which may take minutes: what training would refuse, it refuses before

@@ -15,22 +15,24 @@ from ensemble_distill.training.rows import CachedSplit
 
 def validation(split: CachedSplit, to: Preprocessing | None, feed: Feed) -> Validate:
     """A function that gives the loss, and where there are labels the NLL, on the rows of a split without views."""
-    labels, device = split.source.labels, feed.device
+    labels, device, task = split.source.labels, feed.device, feed.pooling.task
+    count = task.answers_in(len(split.source), labels)
 
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
         losses = nll = 0.0
         for rows, (x,) in plain_batches(split.source, [to], feed.workers, device):
-            teacher = feed.pooling.predictive(torch.from_numpy(split.records.read(list(rows))).to(device))
-            predictive = student.predictive(student(x.to(device)).float())
-            y = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)
-            ones = torch.ones(len(rows), device=device)
+            of_rows = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)
+            said = task.each_answer(torch.from_numpy(split.records.read(list(rows))).to(device), of_rows)
+            teacher = feed.pooling.predictive(said)
+            predictive = student.predictive(task.each_answer(student(x.to(device)).float(), of_rows))
+            y = None if of_rows is None else task.each_label(of_rows, of_rows)
+            ones = torch.ones(len(said), device=device)
             known = None if y is None else Labels(y, y.clone(), ones, ones.bool())
             if y is not None:
                 nll += predictive.pooled_nll(y).sum().item()
             # last, since a method's loss may change what it is given
-            losses += len(rows) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
-        count = len(split.source)
+            losses += len(said) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
         return {"validation_loss": losses / count} | ({} if labels is None else {"validation_nll": nll / count})
 
     return validate

@@ -49,7 +49,7 @@ def export_members(workspace: Workspace) -> Path:
     modules = [_module(asked) for asked in opened]
     name = next(name for name in CHECKED_ON if name in plans)
     x, said = _answers(opened, plans[name].source, name)
-    widths = {asked.member.name: one.shape[1] for asked, one in zip(opened, said, strict=True)}
+    widths = {asked.member.name: one.shape[-1] for asked, one in zip(opened, said, strict=True)}
     task = workspace.task.found(sources_of(plans), widths, None)
     settings, kind = workspace.settings.teachers, plans[name].source.kind
     members = [asked.member for asked in opened]

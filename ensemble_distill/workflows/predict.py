@@ -68,7 +68,7 @@ def predict(
     refuse_stale(served.path, served.card.made_from)
     if (told := calibrated_since(served.path, served.card.made_from)) is not None:
         progress.warn(told)
-    source = open_inputs(inputs, served.card.task.key)
+    source = open_inputs(inputs, served.card.task.key, served.reading)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)
     found = Predictions(model, list(records(served, source)))

@@ -128,9 +128,9 @@ def members_of(workspace: Workspace, run: Run) -> list[Teacher]:
 
 
 def _opened(workspace: Workspace, run: Run) -> list[TriedFirst]:
-    task = run.architecture.task
+    task, positions = run.architecture.task, run.architecture.positions
     return [
-        TriedFirst(teacher.open(type(task)), len(task.names) or None, workspace.progress.note)
+        TriedFirst(teacher.open(type(task), positions), len(task.names) or None, workspace.progress.note)
         for teacher in members_of(workspace, run)
     ]
 

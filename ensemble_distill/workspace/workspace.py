@@ -19,6 +19,7 @@ from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import open_view, require_kind
+from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.factories import portable
@@ -84,6 +85,19 @@ class Workspace:
         settings = self.settings
         return Trust(self.own_runs or Path(settings.output.runs), settings.student.model, self.trust)
 
+    @cached_property
+    def reading(self) -> Reading:
+        """How a text becomes rows."""
+        tokens, train = self.settings.tokens, self.settings.data.train
+        return Reading(
+            unit=tokens.unit,
+            window=tokens.window,
+            context=tokens.window if tokens.context is None else tokens.context,
+            vocabulary=tokens.vocabulary,
+            built_from=train if train is None or isinstance(train, str) else train.source,
+            size=tokens.size,
+        )
+
     # --- splits -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -103,7 +117,7 @@ class Workspace:
             known = ", ".join(self.split_names) or "none at all"
             raise EdistillError(f"{key} is not set (there are: {known}). Set it in edistill.toml.")
         try:
-            source = open_source(entry, self.task.key)
+            source = open_source(entry, self.task.key, self.reading)
         except EdistillError as error:
             raise EdistillError(f"{key}: {error}") from error
         if len(source) == 0:

@@ -93,7 +93,7 @@ class Other(Teacher):
 
     opens: Any = field(default=None)
 
-    def open(self, task: type[Task]) -> Answering:
+    def open(self, task: type[Task], positions: int | None = None) -> Answering:
         return self.opens(task, self.member)  # type: ignore[no-any-return]
 
 

@@ -79,7 +79,7 @@ def controlled(
         part = (
             pooled(torch.tensor(student[rows])) if isinstance(student, np.ndarray) else Dirichlet(heads_of(heads)[rows])
         )
-        offsets.add(rows, theirs[rows], {7: part})
+        offsets.add(theirs[rows], {7: part})
     ensemble = pooled(theirs)
     some = range(outputs.shape[1]) if weights is None else np.nonzero(weights)[0].tolist()
     pairs = [

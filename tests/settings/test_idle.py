@@ -45,6 +45,7 @@ ALWAYS = frozenset(
         # a split is read by whichever command asks for it; names of arrays are refused where there are none
         *(f"data.{split}" for split in ("train", "validation", "test", "calibration", "ood")),
         *(f"data.train.{key}" for key in ("source", "rows", "x", "y")),
+        *(f"tokens.{key}" for key in ("unit", "window", "context", "vocabulary", "size")),  # refused of other tasks
         "student.model",
         "student.kwargs",
         "student.init",

@@ -15,6 +15,7 @@ import torch
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task, open_task, task_from_json, task_names
+from ensemble_distill.tasks.checks.positions import IGNORED
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 from ensemble_distill.tasks.regression import Regression
 
@@ -60,7 +61,7 @@ class Sample:
             "member-0": self.kind.answers(self.kind.joined(self.raw, ROWS, self.member), self.member, "test", rows)
         }
         return self.kind.found(
-            {"train": Split(self.labels, self.names)}, {name: a.shape[1] for name, a in widths.items()}, None
+            {"train": Split(self.labels, self.names)}, {name: a.shape[-1] for name, a in widths.items()}, None
         )
 
 
@@ -110,6 +111,15 @@ SAMPLES = [
             (np.full((ROWS, 3), 0.5), "[0.5, 0.5, 0.5]"),
         ),
         ("dog", "cat", "boat"),
+    ),
+    Sample(
+        "language-modelling",
+        {"task": "language-modelling", "classes": ["<eos>", "a", "b"], "positions": 2, "token_unit": None},
+        np.where(drawn.random((ROWS, 2)) < 0.2, IGNORED, np.arange(2 * ROWS).reshape(ROWS, 2) % 3),
+        3 * torch.from_numpy(drawn.normal(size=(ROWS, 2, 3)).astype(np.float32)),
+        "logits",
+        ((np.zeros(ROWS, int), "(12,)"), (np.full((ROWS, 2), -1), "-1"), (np.full((ROWS, 2), 0.5), "float64")),
+        ("<eos>", "a", "b"),
     ),
 ]
 each = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.key}-{len(sample.record)}")
@@ -162,11 +172,16 @@ def test_labels_have_one_dtype_and_others_are_told(sample: Sample) -> None:
 def test_answers_are_what_the_family_takes_and_figures_come_of_them(sample: Sample) -> None:
     task = sample.task
     answers = task.answers(task.joined(sample.raw, ROWS, sample.member), sample.member, "test", rows)
-    assert answers.shape == (ROWS, task.width)
+    assert answers.shape == (ROWS, *task.shape)
     family = task.members_family()
     assert family.width(len(task.names)) == task.width
-    members = family.predictive(torch.from_numpy(np.stack([answers, answers + 0.1], 1)).double(), None, "probabilities")
-    y = torch.as_tensor(sample.kind.as_labels(sample.labels, ROWS, "y", sample.names))
+    of_rows = torch.as_tensor(sample.kind.as_labels(sample.labels, ROWS, "y", sample.names))
+    said = task.each_answer(torch.from_numpy(np.stack([answers, answers + 0.1], 1)).double(), of_rows)
+    count = task.answers_in(ROWS, of_rows.numpy())
+    assert said.shape == (count, 2, task.width)
+    assert len(task.each_of_row(torch.ones(ROWS), of_rows)) == count
+    members = family.predictive(said, None, "probabilities")
+    y = task.each_label(of_rows, of_rows)
     y = y.double() if y.is_floating_point() else y
     values = task.quality(members, y) | {"nll": members.nll(y).numpy()}
     values |= {name: task.uncertainty(members).numpy() for name in UNCERTAINTIES}
@@ -176,11 +191,11 @@ def test_answers_are_what_the_family_takes_and_figures_come_of_them(sample: Samp
     missing = [name for name, value in found.items() if value is None or not np.isfinite(value)]
     assert all(name.startswith("model_uncertainty.") for name in missing)  # a member has none
     each = task.each_uncertainty(members, pooled=True)
-    assert bool(each) == (task.width > 2 * (task.key == "regression") and task.key != "classification")
+    assert bool(each) == (task.width > 2 * (task.key == "regression") and not task.one_class)
     for name, value in each.items():
         assert value.shape == (ROWS, len(task.names)), name
     for name, value in values.items():
-        assert value.shape[:2] == (ROWS, 2), name
+        assert value.shape[:2] == (count, 2), name
     fresh = task.student_family(np.stack([answers, answers], 1).astype(np.float64), None)
     assert fresh.width(len(task.names)) == task.width
 
@@ -194,7 +209,7 @@ def test_rows_are_compared_and_what_changed_is_told(sample: Sample) -> None:
     allowed = np.broadcast_to(np.asarray(apart.scale) * 0.05 + np.asarray(apart.least), first.shape)
     assert (allowed > 0).all()
     other = answers.copy()
-    other[3, 0] += 10
+    other.reshape(ROWS, -1)[3, 0] += 10
     difference, what = task.change(answers, other)
     assert difference > 0.02
     assert what
@@ -222,7 +237,7 @@ def test_members_of_two_targets_are_refused_where_the_data_has_one() -> None:
 def test_splits_of_another_kind_are_refused_by_name(sample: Sample) -> None:
     task = sample.task
     task.refuse_other_labels(Split(sample.labels, sample.names), "data.test", "runs/x")
-    other = np.full(ROWS, 7) if sample.key == "classification" else np.zeros((ROWS, 5), int)
+    other = np.full(ROWS, 7) if sample.key == "classification" else np.zeros((ROWS, 5), int)  # or positions
     with pytest.raises(EdistillError, match=r"data\.test .*runs/x"):
         task.refuse_other_labels(Split(other), "data.test", "runs/x")
 
@@ -231,14 +246,17 @@ def test_splits_of_another_kind_are_refused_by_name(sample: Sample) -> None:
 def test_what_is_served_can_be_predicted_from(sample: Sample) -> None:
     task = sample.task
     outputs = {
-        name: np.log(np.full(shape, 1 / 3)) if name == "logits" and sample.key == "classification" else np.ones(shape)
+        name: np.log(np.full(shape, 1 / 3)) if name == "logits" and task.one_class else np.ones(shape)
         for name, shape in task.served(4).items()
     }
-    assert task.usable(outputs).tolist() == [True] * 4
+    names, outputs = task.each_served([f"row {at}" for at in range(4)], 0, outputs, None)
+    count = task.answers_in(4, None)
+    assert len(names) == count
+    assert task.usable(outputs).tolist() == [True] * count
     records = list(task.predictions(outputs))
-    assert len(records) == 4
+    assert len(records) == count
     assert all(isinstance(value, str | float) for record in records for value in record.values())
     for name in outputs:
         broken = {**outputs, name: np.where(np.arange(outputs[name].size) == 0, np.nan, outputs[name].ravel())}
         broken[name] = broken[name].reshape(outputs[name].shape)
-        assert task.usable(broken).tolist() == [False, True, True, True]
+        assert task.usable(broken).tolist() == [False] + [True] * (count - 1)

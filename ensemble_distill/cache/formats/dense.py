@@ -17,26 +17,28 @@ LOWEST = -65504.0  # the most negative float16
 
 
 def layout(shape: Sequence[int], dtype: str) -> np.dtype[np.void]:
-    """A row's maximum (float32), and its logits (K,): in float16 relative to it, in float32 as they are."""
-    return np.dtype([("max", "<f4"), ("logits", {"float16": "<f2", "float32": "<f4"}[dtype], tuple(shape))])
+    """A row's maximum (float32), and its logits (K,): in float16 relative to it, in float32 as they are. Of positions,
+    (L, K), each has its own maximum."""
+    maximum = ("max", "<f4", tuple(shape[:-1])) if len(shape) > 1 else ("max", "<f4")
+    return np.dtype([maximum, ("logits", {"float16": "<f2", "float32": "<f4"}[dtype], tuple(shape))])
 
 
 def encode(values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]:
-    """Finite logits (B, K) to B records."""
+    """Finite logits (B, *L, K) to B records."""
     records = np.empty(len(values), record)
-    logits, top = values, values.max(axis=1)
+    logits, top = values, values.max(axis=-1)
     records["max"] = top
     if record["logits"].base == np.float16:
         with np.errstate(over="ignore"):  # a difference beyond float32 is LOWEST as well
-            logits = np.maximum(logits - top[:, None], LOWEST)
+            logits = np.maximum(logits - top[..., None], LOWEST)
     records["logits"] = logits
     return records
 
 
 def decode(records: NDArray[np.void]) -> NDArray[np.float32]:
-    """B records to logits (B, K)."""
+    """B records to logits (B, *L, K)."""
     stored = records["logits"]
     logits: NDArray[np.float32] = stored.astype(np.float32)
     if stored.dtype == np.float16:
-        logits += records["max"][:, None]
+        logits += records["max"][..., None]
     return logits

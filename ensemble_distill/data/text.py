@@ -1,0 +1,51 @@
+"""A text in UTF-8, `.txt` or `.tokens`, of words or characters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemble_distill.data.entry import Entry
+from ensemble_distill.data.source import Source
+from ensemble_distill.data.token_stream import TokenStream
+from ensemble_distill.data.vocabulary import Reading, as_ids, cut, filler, is_text, read_text
+from ensemble_distill.data.walk import is_folder
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.tasks import Task
+
+
+def claims(source: str) -> bool:
+    return is_text(source) and not is_folder(source)
+
+
+def load(entry: Entry, task: type[Task]) -> Source:
+    """The text's tokens in their order.
+
+    Raises:
+        EdistillError: the task is not about tokens, the text cannot be read, or is shorter than a window.
+    """
+    entry.refuse_names()
+    refuse_no_tokens(entry.source, task)
+    path, reading = Path(entry.source), entry.reading or Reading()
+    tokens = cut(read_text(path), reading.unit)
+    refuse_short(path, len(tokens), reading)
+    vocabulary = reading.tokens()
+    ids = as_ids(tokens, vocabulary, path)
+    return TokenStream(ids, reading.window, reading.context, vocabulary, reading.unit, filler(vocabulary))
+
+
+def refuse_no_tokens(source: str, task: type[Task]) -> None:
+    """Raise EdistillError for a stream of tokens where the task is about other rows."""
+    if not task.of_tokens:
+        raise EdistillError(
+            f'{source} is a stream of tokens, and the task is {task.key}. Set task = "language-modelling", or give '
+            "data of another kind."
+        )
+
+
+def refuse_short(path: Path, count: int, reading: Reading) -> None:
+    """Raise EdistillError for a stream that does not fill a window."""
+    if count < (1 if reading.short else reading.window):
+        raise EdistillError(
+            f"{path} has {count} tokens, and a window has {reading.window}. Give a longer text, or set tokens.window "
+            f"to {max(1, count)} or less."
+        )

@@ -1,0 +1,74 @@
+"""A stream of tokens as rows: windows that follow each other, each with the tokens before it as its context.
+
+A network with a state carries it from one window to the next. Then what it says of a window depends on all that came
+before, and of a row alone nothing could be said: not by a cache that is read in any order, nor by a pass that goes on
+after a crash, nor in batches of another size. Here each row brings its own context instead: the `context` tokens
+before its window. Whoever reads a row starts from no state at the beginning of the context, and is asked about the
+window. So members and student see the same tokens before every position, and a row is a function of itself.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from ensemble_distill.data.digests import tokens_digest
+from ensemble_distill.data.source import Array, Item, Kind
+from ensemble_distill.tasks.checks.positions import IGNORED
+
+
+class TokenStream:
+    """Windows of a stream in its order. Row r is to predict tokens r·L to r·L + L − 1, each from those before it; what
+    lies beyond the stream's end is ignored.
+
+    Before the first token there is a context too: as many ends of a line, or whatever `filler` is.
+
+    Args:
+        ids: (T,) int64, T ≥ 1.
+        window, context: L and C.
+        classes: the vocabulary.
+        unit: what a token is; None where ids were given.
+        filler: the id of what stands before the beginning.
+    """
+
+    kind: Kind = "tokens"
+    scale: Array | None = None
+    digest_scope = "all tokens, the vocabulary, and how rows are cut"
+
+    def __init__(
+        self,
+        ids: Array,
+        window: int,
+        context: int,
+        classes: tuple[str, ...],
+        unit: str | None,
+        filler: int = 0,
+        remarks: tuple[str, ...] = (),
+    ) -> None:
+        self.window, self.context, self.token_unit, self.remarks = window, context, unit, remarks
+        self.classes: tuple[str, ...] | None = classes
+        self._count, rows = len(ids), -(-len(ids) // window)
+        beyond = rows * window - len(ids)
+        self._stream = np.concatenate([np.full(context + 1, filler), ids, np.full(beyond, filler)]).astype(np.int64)
+        self.labels: Array | None = np.pad(ids.astype(np.int64), (0, beyond), constant_values=IGNORED).reshape(
+            rows, window
+        )
+
+    def __len__(self) -> int:
+        return -(-self._count // self.window)
+
+    def item(self, row: int) -> Item:
+        """x is (C + L,): the token at C + i is the one before token i of the window."""
+        assert self.labels is not None
+        start = row * self.window
+        return Item(self._stream[start : start + self.context + self.window], self.labels[row], self.kind)
+
+    def name(self, row: int) -> str:
+        last = min((row + 1) * self.window, self._count) - 1
+        return f"tokens {row * self.window} to {last}"
+
+    @cached_property
+    def digest(self) -> str:
+        assert self.classes is not None
+        return tokens_digest(self._stream, self._count, self.window, self.context, self.classes)

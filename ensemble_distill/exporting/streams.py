@@ -1,0 +1,87 @@
+"""A recurrent student as a graph that serves a stream: its state goes in beside the tokens, and comes out again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.serving.ends import NEW_STATE, STATE
+from ensemble_distill.students.positions import said
+from ensemble_distill.students.student import Student
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a recurrent body.
+
+    Attributes:
+        tensors: of two streams, all zeros, where a stream begins.
+        axes: of each the one along which streams lie.
+        nested: how the body holds them.
+    """
+
+    tensors: tuple[Tensor, ...]
+    axes: tuple[int, ...]
+    nested: TreeSpec
+
+
+@torch.no_grad()
+def state_of(body: nn.Module, length: int) -> State | None:
+    """The state that a body returns beside its features and takes beside its ids; None where it has none, or one that
+    grows with the stream."""
+    found = [_state(body, rows, length) for rows in (2, 3)]
+    if None in found or _state(body, 2, length + 1) is None:
+        return None
+    (two, nested), (three, _), (longer, _) = (
+        tree_flatten(state) for state in (found[0], found[1], _state(body, 2, length + 1))
+    )
+    alike = [isinstance(t, Tensor) and t.dtype == torch.float32 for t in two]
+    if not two or not all(alike) or [t.shape for t in two] != [t.shape for t in longer]:
+        return None
+    axes = [
+        [at for at, (a, b) in enumerate(zip(p.shape, q.shape, strict=True)) if a != b]
+        for p, q in zip(two, three, strict=True)
+    ]
+    if any(len(axis) != 1 for axis in axes):
+        return None
+    tensors = tuple(torch.zeros_like(t) for t in two)
+    try:
+        body(torch.zeros(2, length, dtype=torch.int64), tree_unflatten(list(tensors), nested))
+    except Exception:  # the body is anyone's code, and may take none
+        return None
+    return State(tensors, tuple(axis for (axis,) in axes), nested)
+
+
+def _state(body: nn.Module, rows: int, length: int) -> Any:
+    try:
+        returned = body(torch.zeros(rows, length, dtype=torch.int64))
+    except Exception:  # it may take one length alone
+        return None
+    return returned[1] if isinstance(returned, tuple | list) and len(returned) == 2 else None
+
+
+class Stream(nn.Module):
+    """Ids (B, T) and a state to what is said of all T positions, (B, H, T, W), and the state after them."""
+
+    def __init__(self, student: Student, state: State) -> None:
+        super().__init__()
+        self.student, self._nested = student, state.nested
+
+    def forward(self, ids: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        made = self.student.body(ids, tree_unflatten(list(states), self._nested))
+        return self.student.read(said(made)), tree_flatten(made[1])[0]
+
+    def predictive(self, raw: Tensor) -> Predictive:
+        """What raw outputs mean."""
+        return self.student.predictive(raw)
+
+
+def state_names(count: int) -> tuple[list[str], list[str]]:
+    """Of the graph's inputs and outputs."""
+    return [f"{STATE}{at}" for at in range(count)], [f"{NEW_STATE}{at}" for at in range(count)]

@@ -1,0 +1,306 @@
+"""The whole road where rows are told by position: context, cache, students, figures, graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from language_helpers import CONTEXT, MEMBERS, TOKENS, VOCABULARY, WINDOW, make_language, save_members, settings, words
+from safetensors.torch import load_file
+from tiny import contents, killed_at, refused
+
+from ensemble_distill import cache_logits, calibrate, evaluate, export, load_student, predict, train, train_chain
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.data import open_source
+from ensemble_distill.data.vocabulary import Reading
+from ensemble_distill.tasks.checks.positions import IGNORED
+from ensemble_distill.training.rows import CachedRows, CachedSplit
+from ensemble_distill.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cached; tests may add runs."""
+    made = tmp_path_factory.mktemp("language") / "language"
+    make_language(made)
+    cache_logits(settings(made))
+    return made
+
+
+def ids(folder: Path, split: str) -> list[int]:
+    """A text's tokens, by a reading of the test's own."""
+    found = []
+    for line in (folder / f"{split}.txt").read_text().splitlines():
+        found += [VOCABULARY.index(word) for word in line.split(" ") if word] + [VOCABULARY.index("<eos>")]
+    return found
+
+
+# --- context ------------------------------------------------------------------------------------------------------
+
+
+def test_member_and_student_see_the_same_tokens_before_every_position(tmp_path: Path) -> None:
+    folder = tmp_path / "language"
+    make_language(folder)
+    save_members(folder, "Seen", 2, numbers=len(VOCABULARY))
+    for member in (folder / "teachers").glob("member-[23]*"):
+        member.unlink()
+    here = settings(
+        folder,
+        teachers__model="model.py:Seen",
+        cache__dtype="float32",
+        **{"cache.batch-size": 3},
+    )
+    cache_logits(here)
+    cached = Cache(folder / "cache").open("train").read(range(-(-TOKENS["train"] // WINDOW)))
+    plan = Workspace(here).splits(["train"])["train"]
+    rows = CachedRows([CachedSplit(plan.source, plan.view, plan.seed, Cache(folder / "cache").open("train"))], None)
+    scale = load_file(folder / "teachers" / "member-0.safetensors")["scale"].item()
+    end, stream = VOCABULARY.index("<eos>"), ids(folder, "train")
+    before = [end] * (CONTEXT + 1) + stream  # what stands before token t is before[t + CONTEXT]
+    for row in range(len(rows)):
+        student = rows[row, 0].x.cumsum()[CONTEXT:]
+        for at in range(WINDOW):
+            t = row * WINDOW + at
+            if t < len(stream):
+                wanted = sum(before[row * WINDOW : t + CONTEXT + 1])
+                assert cached[row, 0, at, 0] / scale == student[at] == wanted
+                assert rows[row, 0].own[at] == stream[t]
+            else:
+                assert rows[row, 0].own[at] == IGNORED
+
+
+def test_answers_do_not_depend_on_batches_and_a_killed_pass_ends_in_the_same_bytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Cache(folder / "cache").open("train")
+    sets = {"output.cache": str(tmp_path / "other"), "cache.batch-size": 4}
+    cache_logits(settings(folder, **sets))
+    every = range(len(whole))
+    there = Cache(tmp_path / "other").open("train").read(every)
+    np.testing.assert_allclose(there, whole.read(every), atol=2e-2)  # of float16, some units from its maximum
+    killed = {**sets, "output.cache": str(tmp_path / "killed")}
+    with killed_at(9, monkeypatch, tmp_path) as crashed:
+        cache_logits(settings(folder, **killed))
+    assert crashed
+    cache_logits(settings(folder, **killed))
+    records = {name: c for name, c in contents(tmp_path / "other").items() if name.endswith(".npy")}
+    assert records
+    assert {name: contents(tmp_path / "killed")[name] for name in records} == records
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_those_of_a_loop_over_tokens(folder: Path) -> None:
+    train(settings(folder, train__method="hydra"))
+    found = evaluate(settings(folder), "hydra-s0")
+    said = Cache(folder / "cache").open("test").read(range(-(-TOKENS["test"] // WINDOW))).astype(np.float64)
+    p = np.exp(said - np.logaddexp.reduce(said, axis=-1, keepdims=True))  # (N, M, L, K)
+    nll, member, total, data = [], [], [], []
+    for t, token in enumerate(ids(folder, "test")):
+        each = p[t // WINDOW, :, t % WINDOW]
+        mean = each.mean(0)
+        nll.append(-np.log(mean[token]))
+        member.append(-np.log(each[:, token]))
+        total.append(-(mean * np.log(mean)).sum())
+        data.append(-(each * np.log(each)).sum(1).mean())
+    ensemble = found.models["ensemble"]
+    assert ensemble is not None
+    assert found.rows == TOKENS["test"]
+    assert ensemble["nll"] == pytest.approx(np.mean(nll))
+    assert ensemble["perplexity"] == pytest.approx(np.exp(np.mean(nll)))
+    assert found.models["member"]["perplexity"] == pytest.approx(np.exp(np.mean(member, axis=0)).mean())
+    assert ensemble["total_uncertainty"] == pytest.approx(np.mean(total))
+    assert ensemble["model_uncertainty"] == pytest.approx(np.mean(total) - np.mean(data))
+    assert found.worth is not None
+    assert found.ladder.nll[-1] == pytest.approx(ensemble["nll"])
+    student = load_student(folder / "runs" / "hydra-s0", trust=True)
+    source = open_source(
+        str(folder / "test.txt"), "language-modelling", Reading("word", WINDOW, CONTEXT, known=VOCABULARY)
+    )
+    x = torch.from_numpy(np.stack([source.item(row).x for row in range(len(source))]))
+    with torch.no_grad():
+        raw = student(x)
+    assert raw.shape == (len(source), MEMBERS, WINDOW, len(VOCABULARY))
+    mean = student.predictive(raw).summary().mean.reshape(-1, len(VOCABULARY))[: TOKENS["test"]]
+    own = -mean[range(TOKENS["test"]), ids(folder, "test")].log().mean()
+    assert found.models["student"]["nll"] == pytest.approx(float(own), abs=1e-5)
+    assert calibrate(settings(folder), "hydra-s0", split="test").rows == TOKENS["test"]
+    calibrate(settings(folder), "hydra-s0", remove=True)
+
+
+@pytest.mark.parametrize("method", ["kd", "supervised", "ban", "ban+l", "cwtm", "dkpp"])
+def test_every_method_learns_from_positions(folder: Path, method: str) -> None:
+    objective = {} if method in ("kd", "supervised") else {"method.objective": method}
+    named = {"train.method": "ban" if objective else method, "output.name": f"by-{method.replace('+', '-')}"}
+    train(settings(folder, **objective, **named, **{"train.epochs": 30, "train.lr": 0.01}))
+    summary = (folder / "runs" / named["output.name"] / "summary.csv").read_text().splitlines()
+    loss = [float(dict(zip(summary[0].split(","), line.split(","), strict=True))["train_loss"]) for line in summary[1:]]
+    assert loss[-1] < loss[0]
+
+
+# --- graph --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_served_with_its_state_and_predict_says_what_evaluate_does(folder: Path) -> None:
+    train(settings(folder, train__method="hydra"))
+    export(settings(folder), "hydra-s0", onnx=True)
+    model = folder / "runs" / "hydra-s0" / "export" / "model.onnx"
+    session = onnxruntime.InferenceSession(str(model))
+    ends = {end.name: (end.type, end.shape) for end in session.get_inputs()}
+    assert ends["input_ids"] == ("tensor(int64)", ["batch_size", "length"])
+    assert ends["state_0"] == ("tensor(float)", [1, "batch_size", 6])
+    begun = {name: np.zeros((1, 1, 6), np.float32) for name in ("state_0", "state_1")}
+    names = [output.name for output in session.get_outputs()]
+    stream = np.array([ids(folder, "test")[:23]])
+    whole = dict(zip(names, session.run(None, {"input_ids": stream, **begun}), strict=True))
+    assert whole["head_logits"].shape == (1, MEMBERS, 23, len(VOCABULARY))
+    state = begun
+    for at in range(23):
+        step = dict(zip(names, session.run(None, {"input_ids": stream[:, at : at + 1], **state}), strict=True))
+        state = {f"state_{part}": step[f"new_state_{part}"] for part in (0, 1)}
+        np.testing.assert_allclose(step["logits"][:, 0], whole["logits"][:, at], atol=1e-5)
+    predicted = predict(model, str(folder / "test.txt")).rows
+    assert len(predicted) == TOKENS["test"]
+    assert [row["token"] for row in predicted] == [VOCABULARY[token] for token in ids(folder, "test")]
+    student = evaluate(settings(folder), "hydra-s0").models["student"]
+    assert np.mean([row["nll"] for row in predicted]) == pytest.approx(student["nll"], abs=1e-5)
+    for name in ("total_uncertainty", "model_uncertainty"):
+        assert np.mean([row[name] for row in predicted]) == pytest.approx(student[name], abs=1e-5)
+    (folder / "short.txt").write_text("a b\n")
+    assert [row["token"] for row in predict(model, str(folder / "short.txt")).rows] == ["a", "b", "<eos>"]
+
+
+# --- rows that stand alone ----------------------------------------------------------------------------------------
+
+
+def make_tagged(folder: Path, ignored: float = 0.3, labels: int = 3) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    make_language(folder / "x")
+    (folder / "model.py").write_text((folder / "x" / "model.py").read_text())
+    drawn = np.random.default_rng(3)
+    for split, rows in {"train": 20, "validation": 12, "test": 12}.items():
+        x = drawn.integers(0, 20, (rows, 6))
+        y = np.where(drawn.random(x.shape) < ignored, IGNORED, x % labels)
+        np.savez(folder / f"{split}.npz", x=x, y=y)
+    save_members(folder, "Tagger", classes=3)
+    splits = "\n".join(f'data.{split} = "{split}.npz"' for split in ("train", "validation", "test"))
+    (folder / "edistill.toml").write_text(
+        'task = "language-modelling"\nteachers.model = "model.py:Tagger"\nstudent.model = "model.py:make_features"\n'
+        f'{splits}\ntrain.epochs = 2\ntrain.batch-size = 4\ntrain.device = "cpu"\ntrain.workers = 0\n'
+    )
+
+
+def test_tags_of_rows_are_learned_and_ignored_positions_count_for_nothing(tmp_path: Path) -> None:
+    make_tagged(tmp_path / "tags")
+    here = settings(tmp_path / "tags")
+    cache_logits(here)
+    train(here)
+    found = evaluate(here, "hydra-s0")
+    y = np.load(tmp_path / "tags" / "test.npz")["y"]
+    said = Cache(tmp_path / "tags" / "cache").open("test").read(range(12)).astype(np.float64)
+    p = np.exp(said - np.logaddexp.reduce(said, axis=-1, keepdims=True)).mean(1)
+    nll = [-np.log(p[row, at, y[row, at]]) for row, at in np.argwhere(y != IGNORED)]
+    assert found.rows == len(nll)
+    assert found.models["ensemble"]["nll"] == pytest.approx(np.mean(nll))
+    export(here, "hydra-s0", onnx=True)
+    rows = predict(
+        tmp_path / "tags" / "runs" / "hydra-s0" / "export" / "model.onnx", str(tmp_path / "tags" / "test.npz")
+    ).rows
+    assert len(rows) == len(nll)
+    assert rows[0]["row"].startswith("row 0, position")
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def test_labels_that_are_all_ignored_are_refused(tmp_path: Path) -> None:
+    make_tagged(tmp_path / "tags", ignored=1.1)
+    with refused("data.train", "120 labels", str(IGNORED)):
+        cache_logits(settings(tmp_path / "tags"))
+
+
+def test_labels_that_no_member_knows_are_refused(tmp_path: Path) -> None:
+    make_tagged(tmp_path / "tags", labels=5)
+    with refused("data.train", "label 4", "0 to 2"):
+        cache_logits(settings(tmp_path / "tags"))
+
+
+def test_a_text_shorter_than_a_window_is_refused(folder: Path) -> None:
+    (folder / "tiny.txt").write_text("a b c\n")
+    with refused("data.test", "4 tokens", "5", "tokens.window"):
+        cache_logits(settings(folder, data__test="tiny.txt"))
+
+
+def test_a_token_outside_the_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "closed.txt").write_text("\n".join(["<eos>", *"abcdefg"]) + "\n")
+    sets = {"tokens.vocabulary": "closed.txt", "output.cache": str(tmp_path / "c")}
+    with refused("data.train", '"h"', "8", "<unk>"):
+        cache_logits(settings(folder, **sets))
+    np.save(folder / "ids.npy", np.arange(30) % 12)
+    with refused("ids.npy", "token 10", "position 10", "0 to 9"):
+        cache_logits(settings(folder, **{"data.test": "ids.npy", "output.cache": str(tmp_path / "c")}))
+
+
+def test_members_of_another_vocabulary_are_refused(folder: Path, tmp_path: Path) -> None:
+    sets = {"tokens.size": 7, "tokens.vocabulary": None, "output.cache": str(tmp_path / "c")}
+    with refused("member-0", "10 numbers", "7 tokens"):
+        cache_logits(settings(folder, **sets))
+    with refused("data.train", "7 tokens", "10"):  # another than the cache's
+        train(settings(folder, **{**sets, "output.cache": "cache", "output.name": "never"}))
+    assert not (folder / "runs" / "never" / "student.safetensors").exists()
+
+
+def test_a_window_of_another_length_does_not_continue_the_cached_stream(folder: Path) -> None:
+    with refused("data.train", "train"):
+        train(settings(folder, **{"tokens.window": 6, "output.name": "never"}))
+    with refused("cache", "overwrite"):
+        train(settings(folder, **{"tokens.context": 2, "output.name": "never"}))
+
+
+def test_a_member_that_fails_on_ids_or_returns_no_positions_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "wrong.py").write_text(
+        (folder / "model.py").read_text()
+        + "\n\nclass Last(Model):\n    def forward(self, ids):\n        return super().forward(ids)[0][:, -1]\n"
+        + "\n\nclass Stateful(Model):\n    def forward(self, ids, state=None):\n"
+        + "        return super().forward(ids, (torch.zeros(2, len(ids), 6), torch.zeros(1, len(ids), 6)))\n"
+    )
+    sets = {"output.cache": str(tmp_path / "c")}
+    with refused("member-0", "(8, 10)", "positions"):
+        cache_logits(settings(folder, **sets, **{"teachers.model": "wrong.py:Last"}))
+    with refused("member-0", "hidden"):
+        cache_logits(settings(folder, **sets, **{"teachers.model": "wrong.py:Stateful"}))
+
+
+def test_a_text_needs_a_task_of_tokens_and_its_keys_are_of_no_other(folder: Path) -> None:
+    with refused("test.txt", "classification", "language-modelling"):
+        open_source(str(folder / "test.txt"))
+    with refused("tokens.window", "classification"):
+        settings(folder, task="classification")
+
+
+def test_starts_that_know_no_positions_are_refused(folder: Path) -> None:
+    with refused("student.init", "positions"):
+        train(settings(folder, **{"student.init": ["member-*"], "output.name": "never"}))
+    with refused("student.heads", "positions"):
+        train(settings(folder, **{"student.heads": "last-stage", "output.name": "never"}))
+
+
+def test_a_student_of_a_student_is_of_the_same_vocabulary(folder: Path, tmp_path: Path) -> None:
+    train_chain(settings(folder, **{"train.method": "ban", "train.generations": 2, "output.name": "chain"}))
+    assert (folder / "runs" / "chain").is_dir()
+
+
+def test_characters_are_tokens_too(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("ab\nab b")
+    source = open_source(str(text), "language-modelling", Reading("character", 3, 2, built_from=str(text)))
+    assert source.classes == ("<unk>", "b", "a", "\n", " ")
+    assert source.labels is not None
+    assert source.labels.tolist() == [[2, 1, 3], [2, 1, 4], [1, IGNORED, IGNORED]]
+    assert source.item(1).x.tolist() == [2, 1, 3, 2, 1]
+    assert source.item(0).x.tolist() == [3, 3, 3, 2, 1]
+    assert words(9, 0).count(" ") > 0
