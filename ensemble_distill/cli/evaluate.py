@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -166,7 +167,7 @@ def _worth(run: Evaluation) -> list[str]:
         if value is not None:
             told.append(f"{_members(value, name in student.beyond)}{'' if told else of} in {name}")
     found = [f"worth {' and '.join(told)}"] if told else []
-    return found if student.cost is None else [*found, f"costs {student.cost_in_members:.1f} in latency"]
+    return found if math.isnan(student.cost_in_members) else [*found, f"costs {student.cost_in_members:.1f} in latency"]
 
 
 def _members(count: float, beyond: bool) -> str:

@@ -15,6 +15,7 @@ from ensemble_distill.data.batches import at_once, plain_batches
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rows import PLAIN
 from ensemble_distill.data.source import Source
+from ensemble_distill.evaluation.cost import Uncounted
 from ensemble_distill.evaluation.given import Given
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.run import Run
@@ -50,14 +51,14 @@ class Ensemble:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The members' modules; none where they are not at hand, or one of them is no module.
+        """The members as modules, to be timed; none where they are not at hand, or one of them computes nothing.
 
         Raises:
             EdistillError: they are not all there.
         """
-        modules = [asked.module for asked in self._asked] if self._given.at_hand else []
-        there = [module for module in modules if module is not None]
-        return there if len(there) == len(modules) else []
+        if not self._given.at_hand or any(asked.wants is None for asked in self._asked):
+            return []
+        return [Uncounted(asked) if asked.module is None else asked.module for asked in self._asked]
 
     @cached_property
     def _asked(self) -> Sequence[Answering]:

@@ -53,7 +53,8 @@ class Worth:
         uncertainty: by the l1 error of its model uncertainty, once one factor has made its mean the ensemble's.
         uncertainty_control: the same of its total uncertainty.
         beyond: which of these are better than the ensemble's own.
-        cost: its latency, multiply-accumulates and parameters ÷ a member's; None where the members are not at hand.
+        cost: its latency, multiply-accumulates and parameters ÷ a member's; None where the members are not at hand, and
+            each where it is not known of a member.
     """
 
     prediction: float | None
@@ -61,12 +62,13 @@ class Worth:
     uncertainty: float | None
     uncertainty_control: float | None
     beyond: tuple[str, ...]
-    cost: Mapping[str, float] | None
+    cost: Mapping[str, float | None] | None
 
     @property
     def cost_in_members(self) -> float:
         """Its latency ÷ a member's; nan where that is not known."""
-        return math.nan if self.cost is None else self.cost["latency"]
+        latency = None if self.cost is None else self.cost["latency"]
+        return math.nan if latency is None else latency
 
     @property
     def falls_short(self) -> list[str]:
@@ -133,17 +135,16 @@ def _rounding(step: float) -> float:
     return ROUNDING * max(1.0, abs(step)) if math.isfinite(step) else 0.0
 
 
-def cost_shares(own: Figures | None, member: Figures | None) -> dict[str, float] | None:
-    """What a model costs in members: each of its costs ÷ a member's. None where one is not known."""
+def cost_shares(own: Figures | None, member: Figures | None) -> dict[str, float | None] | None:
+    """What a model costs in members: each of its costs ÷ a member's, None where it is not known. None as a whole where
+    none is."""
     if own is None or member is None:
         return None
-    found = {}
+    found: dict[str, float | None] = {}
     for name, figure in COSTS.items():
         mine, theirs = own[figure], member[figure]
-        if mine is None or not theirs:
-            return None
-        found[name] = mine / theirs
-    return found
+        found[name] = None if mine is None or not theirs else mine / theirs
+    return None if all(share is None for share in found.values()) else found
 
 
 def scaled_l1(theirs: NDArray[Any], ensemble: NDArray[Any]) -> float:

@@ -12,6 +12,7 @@ from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.names import is_weights_file, member_name, natural_key, refuse_unfit
+from ensemble_distill.teachers.outputs import holds_inputs
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
 # what other tools save models as; passing one over would silently shrink the ensemble
@@ -102,6 +103,8 @@ def _looks_like_a_member(path: Path) -> bool:
             for entry in _listed(path)
             if not entry.is_dir()
         )
+    if path.suffix.lower() == ".npz":
+        return not holds_inputs(path)
     return is_weights_file(path) or path.suffix.lower() in FOREIGN
 
 

@@ -37,6 +37,27 @@ def in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
         yield from ((f"{OOD}/{file.stem}", file) for file in inside)
 
 
+def holds_outputs(path: Path) -> bool:
+    """Whether a file is of outputs and not of data: an archive has an array called as a split is, an array is of real
+    numbers, and a table says which row is which. One that cannot be read may be."""
+    try:
+        if path.suffix.lower() == ".npz":
+            return any(map(is_split, Archive(path).names))
+        if path.suffix.lower() == ".npy":
+            return str(np.load(path, mmap_mode="r", allow_pickle=False).dtype.kind) == "f"
+        return bool(_header(path))
+    except (EdistillError, ValueError, OSError, EOFError):
+        return path.suffix.lower() == ".npz"
+
+
+def holds_inputs(path: Path) -> bool:
+    """Whether an `.npz` is one of data."""
+    try:
+        return "x" in Archive(path).names
+    except EdistillError:
+        return False
+
+
 def in_archive(path: Path) -> Outputs:
     """What an `.npz` holds. Raises EdistillError for arrays of no split, and where there are none."""
     names = Archive(path).names
@@ -108,9 +129,22 @@ class Outputs:
             raise EdistillError(
                 f"{file} has outputs {values.shape} of {values.dtype} of {split}. Give (N, ·), of floats."
             )
-        if len(values) != len(rows):
-            raise _other_rows(file, split, len(values), len(rows))
+        values = _of_rows(values, file, split, rows)
         return values.reshape(len(values), -1).astype(np.float64 if values.dtype == np.float64 else np.float32)
+
+
+def _of_rows(values: Array, file: Path, split: str, rows: Rows) -> Array:
+    """Outputs of a split, one for each of its rows. Of a data set's own numbers some rows are found, its last among
+    them, as `limit` takes them.
+
+    Raises:
+        EdistillError: they are of other rows.
+    """
+    if len(values) == len(rows):
+        return values
+    if len(values) < len(rows) or rows.name(len(rows) - 1) != f"row {len(values) - 1}":
+        raise _other_rows(file, split, len(values), len(rows))
+    return values[[int(rows.name(row).removeprefix("row ")) for row in range(len(rows))]]
 
 
 def _other_rows(file: Path, split: str, there: int, here: int) -> EdistillError:
@@ -125,9 +159,7 @@ def _other_rows(file: Path, split: str, there: int, here: int) -> EdistillError:
 
 def _by_key(file: Path, split: str, rows: Rows) -> Array:
     key, found, values = _table(file)
-    if key == "row" and len(found) != len(rows):
-        raise _other_rows(file, split, len(found), len(rows))
-    wanted = [str(row) for row in range(len(rows))] if key == "row" else [rows.name(row) for row in range(len(rows))]
+    wanted = [str(row) for row in range(len(found))] if key == "row" else [rows.name(row) for row in range(len(rows))]
     at = {name: place for place, name in enumerate(found)}
     if len(at) < len(found):
         twice = next(name for place, name in enumerate(found) if at[name] != place)
@@ -138,7 +170,8 @@ def _by_key(file: Path, split: str, rows: Rows) -> Array:
             f"{file} has no outputs of {len(missing):,} of {len(wanted):,} rows of {split}: {first_few(missing)}. Give "
             f"them by {key}, as the data calls them."
         )
-    return values[[at[name] for name in wanted]]
+    ordered = values[[at[name] for name in wanted]]
+    return _of_rows(ordered, file, split, rows) if key == "row" else ordered
 
 
 def _column_names(file: Path) -> list[str] | None:

@@ -22,7 +22,7 @@ from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.answering import ROUNDING, Answering, Rows
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
-from ensemble_distill.teachers.outputs import Array, Outputs, in_archive, in_folder, is_split
+from ensemble_distill.teachers.outputs import Array, Outputs, holds_outputs, in_archive, in_folder, is_split
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.whole_files import PIECE, refuse_changed
 
@@ -31,10 +31,12 @@ OTHERS = ("args.yaml", "config.json")  # what makes a folder another kind's
 
 
 def claims(path: Path) -> bool:
-    """An `.npz`, or a folder in which a file is called as a split is."""
+    """An `.npz`, or a folder, with outputs of a split; see `holds_outputs`."""
     if path.name.lower().endswith(".npz"):
-        return path.is_file()
-    return path.is_dir() and not any((path / name).exists() for name in OTHERS) and any(in_folder(path))
+        return path.is_file() and holds_outputs(path)
+    if not path.is_dir() or any((path / name).exists() for name in OTHERS):
+        return False
+    return any(holds_outputs(file) for _, file in in_folder(path))
 
 
 def load(path: Path, context: Context) -> Teacher:

@@ -112,6 +112,30 @@ def test_tables_go_by_their_key_and_their_columns_names(tmp_path: Path, ending: 
         met(folder)
 
 
+def test_of_a_limited_split_its_rows_are_found_by_their_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path, "m.npz", train=Z)
+    asked = met(path, rows=Rows(("row 0", "row 2", "row 4")))
+    assert_array_equal(asked.answers("train", range(3), None), Z[[0, 2, 4]])
+    for other in (("row 0", "row 1", "row 2"), ("a", "b", "row 5"), FILES[:3]):
+        with refused("m.npz has outputs of 5 rows of train, and the data has 3"):
+            met(path, rows=Rows(other))
+
+
+def test_data_is_no_member(tmp_path: Path) -> None:
+    teachers, data = tmp_path / "teachers", tmp_path / "data"
+    written(teachers, "m.npz", train=Z)
+    written(teachers, "all.npz", x=Z, y=np.arange(5))
+    data.mkdir()
+    (data / "train.csv").write_text("a,b\n1,2\n")
+    np.save(data / "test.npy", np.arange(5))
+    assert not ready_made.claims(data)
+    assert not ready_made.claims(teachers / "all.npz")
+    assert [teacher.member.name for teacher in open_teachers(teachers, context())] == ["m"]
+    written(teachers, "n.npz", Train=Z)
+    with refused("n.npz looks like a member, but nothing here loads it"):
+        open_teachers(teachers, context())
+
+
 def test_a_member_of_a_mean_and_a_variance(tmp_path: Path) -> None:
     from ensemble_distill.tasks.regression import Regression
 
