@@ -83,6 +83,11 @@ def _transform(facts: Caching) -> Idle | None:
     return None if {"train", "transfer"} & facts.sources.keys() else _views(facts)
 
 
+def _columns(facts: Caching) -> Idle | None:
+    tables = any(getattr(source, "groups", None) is not None for source in facts.sources.values())
+    return None if tables else Idle("no split is a table")
+
+
 CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "teachers.model": _for_bare,
     "teachers.model-kwargs": _for_bare,
@@ -90,6 +95,7 @@ CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "teachers.standardized": _for_others,
     "teachers.variance": _for_others,
     "teachers.preprocessing": _rendering,
+    "data.columns": _columns,
     "views.count": _views,
     "views.transform": _transform,
     "views.seed": _views,

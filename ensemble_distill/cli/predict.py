@@ -12,6 +12,8 @@ from ensemble_distill.cli import render
 from ensemble_distill.cli.command import command
 from ensemble_distill.errors import EdistillError
 
+TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
+
 
 class Style(StrEnum):
     csv = "csv"
@@ -21,7 +23,9 @@ class Style(StrEnum):
 def register(app: typer.Typer) -> None:
     @command(app, "predict", settings=False)
     def predict(
-        inputs: Annotated[list[str], typer.Argument(help="Image files, a folder, or an .npz.", show_default=False)],
+        inputs: Annotated[
+            list[str], typer.Argument(help="Image files, a folder, an .npz, or a table.", show_default=False)
+        ],
         model: Annotated[
             Path | None,
             typer.Option("-m", "--model", help="An exported .onnx; default: the newest of runs/.", show_default=False),
@@ -54,7 +58,11 @@ def register(app: typer.Typer) -> None:
 
         if model is None and config_file is None and not Path(FILE_NAME).is_file():
             raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
-        runs = Path("runs") if model is not None else Path(load_settings(config_file).output.runs)
+        known = config_file is not None or Path(FILE_NAME).is_file()
+        # a student says what it takes; only of a table's columns the settings say which those are
+        table = len(inputs) == 1 and inputs[0].lower().endswith(TABLES)
+        settings = load_settings(config_file) if model is None or (table and known) else None
+        runs = Path("runs") if model is not None or settings is None else Path(settings.output.runs)
         form: Literal["csv", "json"] = "json" if json or style is Style.json else "csv"
         with render.Shown() as progress:
             found = predict(
@@ -66,6 +74,7 @@ def register(app: typer.Typer) -> None:
                 style=form,
                 overwrite=overwrite,
                 changed=changed,
+                columns=None if settings is None else settings.data.columns,
             )
         if model is None:
             render.message(f"By {found.model}, the newest export.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from ensemble_distill.data import image_folder
+from ensemble_distill.data.columns import Declared
 from ensemble_distill.data.entry import Described, Entry
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset, read_rows
@@ -46,27 +47,31 @@ def source_kinds() -> Iterator[SourceKind]:
 
 
 def open_source(
-    entry: str | os.PathLike[str] | Described, task: str = "classification", reading: Reading | None = None
+    entry: str | os.PathLike[str] | Described,
+    task: str = "classification",
+    reading: Reading | None = None,
+    columns: Declared | None = None,
 ) -> Source:
     """The source that an entry of `[data]` describes.
 
     Args:
-        entry: an image folder, an `.npz`, a `.txt` or an `.npy` of tokens, `file.py:factory` or
+        entry: an image folder, an `.npz`, a table, a `.txt` or an `.npy` of tokens, `file.py:factory` or
             `package.module:factory`; or an object with `source` (one of those), `rows` (a `.npy`, or None), `x` and `y`
             (names of arrays in an `.npz`).
         task: the key of what labels are; see `tasks`.
         reading: how a stream of tokens becomes rows.
+        columns: what the columns of a table are.
 
     Raises:
         EdistillError: there is no such source, it is of no known kind, or its contents are refused.
     """
-    described = Entry.of(entry, reading)
+    described = Entry.of(entry, reading, columns)
     kind = next((kind for kind in source_kinds() if kind.claims(described.source)), None)
     path = Path(described.source)
     if kind is None:
-        wrong = "is neither a folder nor an .npz" if there(path) else "does not exist"
+        wrong = "is neither a folder nor an .npz nor a table" if there(path) else "does not exist"
         raise EdistillError(
-            f"The data's source {path} {wrong}. Give a folder of images, an .npz, a .txt, or file.py:factory."
+            f"The data's source {path} {wrong}. Give a folder of images, an .npz, a .csv, a .txt, or file.py:factory."
         )
     for read in (described.source, described.rows):
         if read is not None:
@@ -75,8 +80,13 @@ def open_source(
     return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
 
 
-def open_inputs(inputs: Sequence[str], task: str = "classification", reading: Reading | None = None) -> Source:
-    """What `predict` is given: one folder, one `.npz`, one text, one factory, or any number of image files.
+def open_inputs(
+    inputs: Sequence[str],
+    task: str = "classification",
+    reading: Reading | None = None,
+    columns: Declared | None = None,
+) -> Source:
+    """What `predict` is given: one folder, one `.npz`, one table or text, one factory, or any number of image files.
 
     Raises:
         EdistillError: a file does not exist, or folders and files are mixed.
@@ -84,7 +94,7 @@ def open_inputs(inputs: Sequence[str], task: str = "classification", reading: Re
     if len(inputs) == 1 and (is_folder(inputs[0]) or not image_folder.is_image(inputs[0])):
         if not is_factory(inputs[0]) and not there(inputs[0]):
             raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
-        return open_source(inputs[0], task, reading)
+        return open_source(inputs[0], task, reading, columns)
     for name in inputs:
         if not image_folder.is_image(name):
             raise EdistillError(

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.data import open_inputs
+from ensemble_distill.data.columns import Declared
 
 
-def about(path: Path, task: str) -> dict[str, Any]:
-    """Raises EdistillError when it is no data."""
-    source = open_inputs([str(path)], task)
+def about(path: Path, task: str, columns: Declared | None = None) -> dict[str, Any]:
+    """Raises EdistillError when it is no data.
+
+    Args:
+        columns: what those of a table are.
+    """
+    source = open_inputs([str(path)], task, columns=columns)
     source.item(0)  # raises where what is called a picture is none
     return {
         "kind": "data",

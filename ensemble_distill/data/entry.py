@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
+from ensemble_distill.data.columns import Columns, Declared
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError
 
@@ -30,6 +31,7 @@ class Entry:
     rows: a `.npy` of the rows to take, or None for all.
     x, y: the names of the arrays in an `.npz`; other sources have none.
     reading: how a stream of tokens becomes rows; None for what is none.
+    columns: what those of a table are; None where nothing says it.
     """
 
     source: str
@@ -37,12 +39,19 @@ class Entry:
     x: str = "x"
     y: str = "y"
     reading: Reading | None = None
+    columns: Columns | None = None
 
     @classmethod
-    def of(cls, given: str | os.PathLike[str] | Described, reading: Reading | None = None) -> Entry:
+    def of(
+        cls,
+        given: str | os.PathLike[str] | Described,
+        reading: Reading | None = None,
+        columns: Declared | None = None,
+    ) -> Entry:
+        told = None if columns is None else Columns.of(columns)
         if isinstance(given, str | os.PathLike):
-            return cls(os.fspath(given), reading=reading)
-        return cls(given.source, given.rows, given.x, given.y, reading)
+            return cls(os.fspath(given), reading=reading, columns=told)
+        return cls(given.source, given.rows, given.x, given.y, reading, told)
 
     def refuse_names(self) -> None:
         """For sources that are not an `.npz`.

@@ -40,6 +40,16 @@ class Renamed:
         return self.source.name(row)
 
     @property
+    def groups(self) -> tuple[int, ...] | None:
+        """For each number of a table's rows the place of its column."""
+        return getattr(self.source, "groups", None)
+
+    @property
+    def numeric(self) -> Array | None:
+        """Which of them vary by amounts, where it is a table."""
+        return getattr(self.source, "numeric", None)
+
+    @property
     def scale(self) -> Array | None:
         return self.source.scale
 

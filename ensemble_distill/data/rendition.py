@@ -1,9 +1,9 @@
 """A view in phases: geometry, then noise, then mixing, then a push, each drawn from its own key.
 
 A transform is a module of `views/`. One that distorts a single example has `draw(key, scale)`, which returns
-the change as a plain record; one that mixes two has `draw(key, row, total)`, which returns the partner's row
-and the weight of the own one; one that moves what was rendered along a member's gradient has `draw(key)`, which
-returns a `Push`. `PHASE` says which it is, `KINDS` what it can act on.
+the change as a plain record; one that mixes two has `draw(key, row, total)`, which returns the partner's row,
+the weight of the own one and, where that is none of the inputs, a `Mix`; one that moves what was rendered along
+a member's gradient has `draw(key)`, which returns a `Push`. `PHASE` says which it is, `KINDS` what it can act on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,19 @@ class Change(Protocol):
 
 
 Draw = Callable[[Key, Array | None], Change]
-DrawMix = Callable[[Key, int, int], tuple[int, float]]
+
+
+class Mix(Protocol):
+    """How two rendered examples become one, where that is no weighted mean; frozen."""
+
+    def apply(self, own: Array, partner: Array, groups: tuple[int, ...] | None) -> Array:
+        """Args:
+        groups: for each number of features the place of the column that it comes from; None where each is one.
+        """
+        ...
+
+
+DrawMix = Callable[[Key, int, int], tuple[int, float] | tuple[int, float, Mix]]
 DrawPush = Callable[[Key], Push]
 
 
@@ -51,14 +63,18 @@ class Rendition:
     Attributes:
         rows: the own row first.
         changes: for each of the rows, in the order they apply.
-        weight: of the own row, in [0, 1].
+        weight: of the own row, in [0, 1]; of its label alone where there is a mix.
         push: what moves the input afterwards; `x` is the input before.
+        mix: how the two become one, where that is no weighted mean.
+        groups: a fact of the data, which a mix of columns needs.
     """
 
     rows: tuple[int, ...]
     changes: tuple[tuple[Change, ...], ...]
     weight: float = 1.0
     push: Push | None = None
+    mix: Mix | None = None
+    groups: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
     def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
         """The network's input, float32: (C, H, W) for pixels and tensors, (F,) for features.
@@ -70,7 +86,9 @@ class Rendition:
         """
         rendered = [self._rendered(item, changes, to) for item, changes in zip(items, self.changes, strict=True)]
         x = rendered[0]
-        if len(rendered) == 2:
+        if len(rendered) == 2 and self.mix is not None:
+            x = self.mix.apply(rendered[0], rendered[1], self.groups)
+        elif len(rendered) == 2:
             x = self.weight * x + (1 - self.weight) * rendered[1]
         if items[0].kind == "pixels" and to is not None:
             return normalize(x, to)
@@ -105,6 +123,7 @@ class Composition:
         mix: the one that mixes, if any.
         push: the one that moves along a gradient, if any.
         scale: the source's, for noise on features.
+        groups: the source's, for mixing columns.
     """
 
     kinds: frozenset[Kind]
@@ -112,6 +131,7 @@ class Composition:
     mix: tuple[str, DrawMix] | None = None
     scale: Array | None = field(default=None, compare=False, repr=False)
     push: tuple[str, DrawPush] | None = None
+    groups: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def pushes(self) -> bool:
@@ -122,17 +142,18 @@ class Composition:
         """Pure in its arguments. Names are part of the keys, so what one transform draws depends on no other;
         a partner's distortions are drawn by the own row's key, apart from the own ones."""
         rows: tuple[int, ...] = (row,)
-        weight = 1.0
+        weight, mix = 1.0, None
         if self.mix is not None:
             name, draw_mix = self.mix
-            partner, weight = draw_mix((name, seed, view, row), row, total)
+            partner, weight, *how = draw_mix((name, seed, view, row), row, total)
+            mix = how[0] if how else None
             rows = (row, partner)
         changes = tuple(
             tuple(draw((name, seed, view, row, *role), self.scale) for name, draw in self.distortions)
             for role in ((), ("partner",))[: len(rows)]
         )
         push = None if self.push is None else self.push[1]((self.push[0], seed, view, row))
-        return Rendition(rows, changes, weight, push)
+        return Rendition(rows, changes, weight, push, mix, self.groups)
 
 
 def pushes(view: View) -> bool:

@@ -27,6 +27,16 @@ class Subset:
         self.kind, self.classes, self.remarks = whole.kind, whole.classes, whole.remarks
         self.token_unit = getattr(whole, "token_unit", None)
 
+    @property
+    def groups(self) -> tuple[int, ...] | None:
+        """For each number of a table's rows the place of its column."""
+        return getattr(self.whole, "groups", None)
+
+    @property
+    def numeric(self) -> Array | None:
+        """Which of them vary by amounts, where it is a table."""
+        return getattr(self.whole, "numeric", None)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -45,7 +55,8 @@ class Subset:
     def scale(self) -> Array | None:
         if self.kind != "features":
             return None
-        return column_scale(np.stack([self.item(row).x for row in range(len(self))]))
+        own = column_scale(np.stack([self.item(row).x for row in range(len(self))]))
+        return own if self.numeric is None else np.where(self.numeric, own, np.float32(0))
 
     @cached_property
     def digest(self) -> str:

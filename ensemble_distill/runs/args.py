@@ -55,6 +55,8 @@ def _flat(settings: Settings) -> dict[str, Any]:
     """The settings that make a run what it is, by dotted key."""
     values = settings.model_dump(mode="json", by_alias=True)
     flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}
+    flat |= {"limit": values["limit"]}
+    flat |= {f"data.{key}": values["data"][key] for key in ("all", "split", "columns")}
     for table in ("views", "student", "train", "method"):
         flat |= {f"{table}.{key}": value for key, value in values[table].items()}
     flat |= {f"teachers.{key}": values["teachers"][key] for key in ("average", "weights")}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ensemble_distill.settings.sections import Settings
+from ensemble_distill.settings.columns import ColumnSettings
+from ensemble_distill.settings.sections import Settings, SplitSettings
 from ensemble_distill.settings.teachers import TeacherSettings, of_members
 from ensemble_distill.tasks import Task, open_task
 
@@ -11,6 +12,8 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
     """The key and the problem of the first setting that does not go with the others."""
     teachers, task = settings.teachers, open_task(settings.task)
     if told := _meaning(teachers, task, "teachers") or _of_tables(teachers, task):
+        return told
+    if told := _of_data(settings.data):
         return told
     if teachers.average not in task.averages:
         return "teachers.average", (
@@ -32,6 +35,43 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
         return "cache.dtype", (
             f"cache.dtype is {settings.cache.dtype!r}, which rounds away what members for {task.key} differ by. Leave "
             f"it out: {task.dtypes[0]} is used."
+        )
+    return None
+
+
+def _of_data(data: SplitSettings) -> tuple[str, str] | None:
+    """Of one data set that is to be split, and of the columns of tables."""
+    if data.all is not None and not data.portions[1:]:
+        return "data.split", (
+            "data.all is set, and nothing says how it is split. Say the shares, data.split = { validation = 0.1, test "
+            "= 0.1 }, or set data.train instead."
+        )
+    if data.split is not None and data.all is None:
+        return "data.split", "data.split is set, and there is no data.all to split. Set that, or leave data.split out."
+    if data.split is not None and (total := sum(data.split.shares.values())) >= 1:
+        return (
+            "data.split",
+            f"data.split gives away {total:g} of the rows, and what is left is train. Give less than 1.",
+        )
+    for name in data.portions:
+        if getattr(data, name) is not None:
+            return f"data.{name}", f"data.{name} is set, and data.split makes it of data.all. Leave one of them out."
+    return None if data.columns is None else _of_columns(data.columns)
+
+
+def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
+    for key in ("inputs", "labels"):
+        names = getattr(columns, key)
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            return f"data.columns.{key}", f"data.columns.{key} names {twice!r} twice. Name each column once."
+    if both := next((name for name in columns.labels if name in columns.inputs), None):
+        return "data.columns.labels", f"data.columns has {both!r} in inputs and in labels. Take it out of one of them."
+    if odd := next((name for name in columns.categories if name not in columns.inputs), None):
+        return "data.columns.categories", f"data.columns.categories has {odd!r}, which is not in inputs. Mend its name."
+    if columns.classes is not None and len(columns.labels) != 1:
+        return "data.columns.classes", (
+            f"data.columns.classes is set, and there are {len(columns.labels)} label columns. It is for one: leave it "
+            "out."
         )
     return None
 

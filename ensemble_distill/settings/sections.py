@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
+from ensemble_distill.settings.columns import ColumnSettings, PortionSettings
 from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_name
 from ensemble_distill.settings.section import FAR, LARGE, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section
 from ensemble_distill.settings.section import SIDE as SIDE
@@ -27,6 +28,9 @@ class DataEntry(Section):
     y: str = Field("y", description="Of an .npz, the array of labels or targets.")
 
 
+SPLITS = ("train", "validation", "test", "calibration", "transfer")
+
+
 def _written_as(entry: Any) -> str:
     return "<table>" if isinstance(entry, dict | DataEntry) else "<path>"
 
@@ -41,13 +45,21 @@ class SplitSettings(Section):
     """`[data]`: a source per split."""
 
     train: DataSettings | None = Field(
-        None, description="Image folder, .npz, .txt or .npy of tokens, or file.py:factory."
+        None, description="Image folder, .npz, table, .txt or .npy of tokens, or file.py:factory."
     )
     validation: DataSettings | None = Field(None, description="Rows that choices are made on.")
     test: DataSettings | None = Field(None, description="Rows that only report.")
     calibration: DataSettings | None = Field(None, description="Rows no member was trained on.")
     transfer: DataSettings | None = Field(None, description="Extra rows to train on, labels not needed.")
+    all: DataSettings | None = Field(None, description="Instead of train: rows that data.split splits.")
+    split: PortionSettings | None = Field(None, description="The shares of data.all, stratified by labels.")
+    columns: ColumnSettings | None = Field(None, description="What the columns of tables are.")
     ood: dict[str, DataSettings] = Field({}, description="Out-of-distribution sets, for evaluation only.")
+
+    @property
+    def portions(self) -> tuple[str, ...]:
+        """The splits that data.all is split into."""
+        return () if self.all is None or self.split is None else ("train", *self.split.shares)
 
     @field_validator("ood")
     @classmethod
@@ -62,7 +74,7 @@ class ViewSettings(Section):
 
     count: int = Field(4, ge=1, le=2**16, description="Views of each training row in the cache.")
     transform: ModelSpec = Field(
-        "none", description="none, affine, crop-flip, mixup, noise, ods, confods; a + of these."
+        "none", description="none, affine, crop-flip, mixup, swap, noise, ods, confods; a + of these."
     )
     seed: int = Field(0, ge=-SEED, lt=SEED, description="Seed of the views, apart from the training seed.")
 
@@ -231,6 +243,6 @@ class Settings(Section):
 
     def splits(self) -> dict[str, DataSettings]:
         """Every configured split by name, `ood/NAME` included, training first."""
-        named = {name: getattr(self.data, name) for name in SplitSettings.model_fields if name != "ood"}
+        named = {name: self.data.all if name in self.data.portions else getattr(self.data, name) for name in SPLITS}
         named |= {f"ood/{name}": entry for name, entry in self.data.ood.items()}
         return {name: entry for name, entry in named.items() if entry is not None}

@@ -15,6 +15,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.settings import TeacherSettings
+from ensemble_distill.setup.splits import DATA, is_data
 from ensemble_distill.teachers import entries, kind_of, kinds
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.teacher import Context
@@ -94,12 +95,19 @@ def _folders(top: Path) -> Iterator[Path]:
 
 def _closed(folder: Path) -> bool:
     """Whether a folder is one member, a cache, or a run: nothing to look for members in."""
-    return is_cache(folder) or (folder / ARGS).is_file() or any(kind.claims(folder) for kind in kinds().values())
+    return is_cache(folder) or (folder / ARGS).is_file() or is_member(folder)
+
+
+def is_member(entry: Path) -> bool:
+    """Whether a kind claims it, and it is no data: arrays of a split may be outputs, or what is asked about."""
+    if is_data(entry) or entry.name.lower() in DATA:
+        return False
+    return any(kind.claims(entry) for kind in kinds().values())
 
 
 def _count(folder: Path) -> int:
     try:
-        return sum(any(kind.claims(entry) for kind in kinds().values()) for entry in entries(folder))
+        return sum(map(is_member, entries(folder)))
     except EdistillError:
         return 0
 
@@ -110,6 +118,8 @@ def look(folder: Path, trust: bool) -> list[Found]:
 
 
 def _looked(entry: Path, trust: bool) -> Found | None:
+    if is_data(entry) or entry.name.lower() in DATA:
+        return None
     name = member_name(entry)
     try:
         kind = kind_of(entry, missed=True)

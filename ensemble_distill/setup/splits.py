@@ -81,10 +81,20 @@ def _sets(folder: Path, depth: int) -> Iterator[Path]:
     """Archives of arrays and folders of pictures, the least deep first."""
     for one in entries(folder):
         pictures = one.is_dir() and is_image_folder(one) and not _of_splits(one)
-        if pictures or (one.suffix == ".npz" and one.is_file()):
+        if pictures or is_data(one):
             yield one
         elif one.is_dir() and depth < DEEPEST and (depth or one.name.lower() in DATA or _of_splits(one)):
             yield from _sets(one, depth + 1)
+
+
+def is_data(path: Path) -> bool:
+    """Whether it is an archive of inputs; others hold the outputs of a member."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    try:
+        return "x" in Archive(path).names or bool(_arrays(path))
+    except EdistillError:
+        return False
 
 
 def _of_splits(folder: Path) -> bool:

@@ -201,7 +201,7 @@ def _views(text: Text, scene: Scene) -> None:
     gray = train.kind == "pixels" and train.item(0).x.shape[2] == 1
     text.say()
     text.say("[views]")
-    transform = "mixup" if gray else VIEWS[train.kind]
+    transform = "mixup" if gray else VIEWS.get(train.kind, "none")
     text.set("transform", transform, "what members are asked about besides: as they were trained, and mixup")
     text.set("count", 4, "views of each training row; more is better, and takes longer")
 

@@ -41,7 +41,7 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         if runs:  # of several ensembles, say
             return {"kind": "runs", **runs}
         try:
-            return data.about(path, task)
+            return data.about(path, task, None if settings is None else settings.data.columns)
         except EdistillError as no_data:
             if listed := data_sets(path, task):
                 return {"kind": "folder", "data": listed}

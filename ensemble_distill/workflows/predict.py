@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_distill.data import open_inputs
+from ensemble_distill.data.columns import Declared
 from ensemble_distill.runs.exports import calibrated_since, latest_export, refuse_stale
 from ensemble_distill.runtime.files import write_output
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -43,15 +44,17 @@ def predict(
     style: Style = "csv",
     overwrite: bool = False,
     changed: bool = False,
+    columns: Declared | None = None,
 ) -> Predictions:
     """Ask an exported student about rows.
 
     Args:
         model: a file that `edistill export --onnx` wrote; None for the newest in `runs`.
-        inputs: image files, one folder, or one `.npz`; a single one need not be in a list.
+        inputs: image files, one folder, one `.npz` or one table; a single one need not be in a list.
         progress: is told what of them was passed over, and when the run was calibrated since the export.
         output: a file to write the rows to, in the given style; None for none.
         overwrite: replace a file that no earlier call wrote.
+        columns: of a table, what its columns are: the `data.columns` of the settings.
         changed: the user changed the model since it was exported; see `Served`.
 
     Raises:
@@ -68,7 +71,7 @@ def predict(
     refuse_stale(served.path, served.card.made_from)
     if (told := calibrated_since(served.path, served.card.made_from)) is not None:
         progress.warn(told)
-    source = open_inputs(inputs, served.card.task.key, served.reading)
+    source = open_inputs(inputs, served.card.task.key, served.reading, columns)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)
     found = Predictions(model, list(records(served, source)))

@@ -15,6 +15,7 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import open_source
 from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.portions import Rule, portions
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ensemble_distill.methods.method import Method
+    from ensemble_distill.settings.sections import DataSettings
     from ensemble_distill.teachers.teacher import Teacher
 
 
@@ -117,12 +119,24 @@ class Workspace:
             known = ", ".join(self.split_names) or "none at all"
             raise EdistillError(f"{key} is not set (there are: {known}). Set it in edistill.toml.")
         try:
-            source = open_source(entry, self.task.key, self.reading)
+            made = name in self.settings.data.portions
+            source = self._portions[name] if made else self._opened(entry)
         except EdistillError as error:
             raise EdistillError(f"{key}: {error}") from error
         if len(source) == 0:
             raise EdistillError(f"{key} has no rows. Give a split with at least one.")
         return self._limited(source)
+
+    def _opened(self, entry: DataSettings) -> Source:
+        return open_source(entry, self.task.key, self.reading, self.settings.data.columns)
+
+    @cached_property
+    def _portions(self) -> dict[str, Source]:
+        """The splits of one data set, which is opened once."""
+        data = self.settings.data
+        assert data.all is not None
+        assert data.split is not None
+        return portions(self._opened(data.all), Rule(data.split.shares, data.split.seed))
 
     def _limited(self, source: Source) -> Source:
         """Some of its rows, where the settings say how many at most."""
@@ -137,7 +151,7 @@ class Workspace:
         if name not in TRAINED:
             return SplitPlan(source, open_view("none", None), "none", 0, 1)
         views = self.settings.views
-        view = open_view(views.transform, source.scale)
+        view = open_view(views.transform, source.scale, getattr(source, "groups", None))
         if pushes(view) and not self.task.one_class:
             raise EdistillError(
                 f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and "

@@ -116,7 +116,7 @@ def test_shapes_and_labels() -> None:
             own, partner, weight = labels
             assert own == 4
             assert partner == plan.rows[-1]
-            assert (weight < 1) == ("mixup" in spec)
+            assert (weight < 1) == ("mixup" in spec or "swap" in spec)
             assert plan.y([Item(source.item(row).x, None, source.kind) for row in plan.rows]) is None
 
 
@@ -313,7 +313,7 @@ def test_refused_names() -> None:
     for spec, message in [
         ("crop_flip", "no 'crop_flip'. Did you mean crop-flip?"),
         ("mixup+noize", "no 'noize'. Did you mean noise?"),
-        ("", "Use one of affine, confods, crop-flip, mixup, noise, none, ods, several joined by +"),
+        ("", "Use one of affine, confods, crop-flip, mixup, noise, none, ods, swap, several joined by +"),
         ("noise+", "no ''"),
         ("rotate", "Use one of affine, confods, crop-flip"),
         ("noise+mixup+noise", "names noise twice"),

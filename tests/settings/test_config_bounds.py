@@ -76,6 +76,7 @@ ALLOWED = {
     "teachers.preprocessing.mean": {-1},
     "student.preprocessing.mean": {-1},
     "views.seed": {-1, 10**18},
+    "data.split.seed": {-1, 10**18},
     "train.lr": {10**18},  # at which a step tells that the loss is no number
     "train.seed": {10**18},
 }
@@ -96,6 +97,8 @@ def test_a_number_beyond_all_bounds_is_refused_at_once(value: float, toml: Path)
         others = REGRESSION if key.startswith(("teachers.standardized", "teachers.variance")) else {}
         if key.startswith("teachers.standardized."):
             others = {**others, "teachers.standardized": {"mean": 1.0, "std": 1.0}}
+        if key.startswith("data.split."):
+            others = {"data.all": "a.csv", "data.split": {"test": 0.5}}
         if not isinstance(value, bool) and value in ALLOWED.get(key, ()):
             load_settings(toml, {**others, key: given})
             continue

@@ -46,6 +46,11 @@ ALWAYS = frozenset(
         *(f"data.{split}" for split in ("train", "validation", "test", "calibration", "ood")),
         *(f"data.train.{key}" for key in ("source", "rows", "x", "y")),
         *(f"tokens.{key}" for key in ("unit", "window", "context", "vocabulary", "size")),  # refused of other tasks
+        # one without the other is refused
+        "data.all",
+        "data.split",
+        *(f"data.split.{key}" for key in ("validation", "test", "calibration", "seed")),
+        *(f"data.columns.{key}" for key in ("inputs", "categories", "encoding", "labels", "classes")),
         "student.model",
         "student.kwargs",
         "student.init",
@@ -168,6 +173,7 @@ CACHING_CASES: dict[str, tuple[dict[str, Any], Mapping[str, Any], list[Any]]] = 
     ),
     "teachers.variance": (MEAN, PIXELS, [teacher(False, RUN)]),
     "teachers.preprocessing": ({"teachers.preprocessing": {"mean": (0.25,)}}, PIXELS, [FOLDER]),
+    "data.columns": ({"data.columns": {"inputs": ["a"]}}, PIXELS, [teacher()]),
     "views.count": ({"views.count": 8}, PIXELS, [teacher()]),
     "views.seed": ({"views.seed": 8, "views.transform": "mixup"}, {"test": source()}, [teacher()]),
     "views.transform": ({"views.transform": "mixup"}, {"test": source()}, [teacher()]),

@@ -30,12 +30,13 @@ def view_names() -> list[str]:
     return list(_VIEWS.keys)
 
 
-def open_view(spec: str, scale: Array | None = None) -> View:
+def open_view(spec: str, scale: Array | None = None, groups: tuple[int, ...] | None = None) -> View:
     """The view of that name.
 
     Args:
         spec: a transform, several joined by "+" in any order, or `file.py:factory`, which returns a View.
         scale: the source's `scale`, the unit of noise on features.
+        groups: for each number of features the place of the column that it comes from; None where each is one.
 
     Raises:
         EdistillError: an unknown name, one that stands twice, two that mix or that push, or a factory that fails.
@@ -62,6 +63,7 @@ def open_view(spec: str, scale: Array | None = None) -> View:
         mix=mixes[0] if mixes else None,
         scale=scale,
         push=moves[0] if moves else None,
+        groups=groups,
     )
 
 

@@ -1,0 +1,89 @@
+"""A table: CSV or TSV, or with pyarrow Parquet, Arrow and Feather, of columns that the settings declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble_distill.data.arrays import Arrays
+from ensemble_distill.data.columns import Columns
+from ensemble_distill.data.entry import Entry
+from ensemble_distill.data.reading_arrow import ARROW, read_arrow
+from ensemble_distill.data.reading_csv import TEXT, read_csv
+from ensemble_distill.data.source import Array, Source
+from ensemble_distill.data.walk import is_folder
+from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.tasks import Task
+from ensemble_distill.tasks.checks.labels import as_classes
+
+Chunk = Mapping[str, Sequence[Any]]  # values by column, of some rows
+
+
+class Table(Arrays):
+    """Rows of numbers that know which column each comes from.
+
+    Args:
+        groups: (F,) the place of each number's column.
+        numeric: (F,) whether it varies by amounts; a category does not, and gets no noise.
+    """
+
+    def __init__(
+        self, x: Array, y: Array | None, classes: tuple[str, ...] | None, groups: tuple[int, ...], numeric: Array
+    ) -> None:
+        super().__init__(x, y, "features", classes)
+        self.groups, self.numeric = groups, numeric
+
+    @cached_property
+    def scale(self) -> Array | None:
+        own = Arrays(self.x, None, "features").scale
+        return None if own is None else np.where(self.numeric, own, np.float32(0))
+
+
+def claims(source: str) -> bool:
+    return source.lower().endswith((*TEXT, *ARROW)) and not is_folder(source)
+
+
+def load(entry: Entry, task: type[Task]) -> Source:
+    """The declared columns, read a block of rows at a time.
+
+    Raises:
+        EdistillError: no columns are declared, or one is missing; a row is ragged; a value is missing, no number, or no
+            declared category; the labels do not fit the task.
+    """
+    entry.refuse_names()
+    path, declared = Path(entry.source), entry.columns
+    if not path.exists():
+        raise EdistillError(f"The data's source {path} does not exist. Mend the path.")
+    read = read_csv if path.suffix.lower() in TEXT else read_arrow
+    header, blocks = read(path)
+    if declared is None:
+        raise EdistillError(
+            f"{path} is a table, and nothing says which of its columns are what: {first_few(header, 12)}. Declare "
+            "them in edistill.toml, and run this beside it: data.columns = { inputs = [...], labels = [...] }."
+        )
+    names = declared.read(header, str(path))
+    x, y, rows = _read(declared, str(path), names, blocks)
+    classes = declared.classes if len(declared.labels) == 1 else declared.labels or None
+    named = None if classes is None else as_classes(classes, "data.columns")
+    labels = None if y is None else task.as_labels(y, rows, f"{path}: {', '.join(declared.labels)}", named)
+    return Table(x, labels, named if y is not None or declared.classes else None, declared.groups, declared.numeric)
+
+
+def _read(
+    declared: Columns, path: str, names: Sequence[str], blocks: Iterator[Chunk]
+) -> tuple[Array, Array | None, int]:
+    xs, ys, row = [], [], 0
+    labeled = len(names) > len(declared.inputs)
+    for block in blocks:
+        columns = {name: block[name] for name in names}
+        xs.append(declared.encoded(columns, path, row))
+        if labeled:
+            ys.append(declared.label_values(columns, path, row))
+        row += len(xs[-1])
+    if not row:
+        raise EdistillError(f"{path} has no rows below its header. Give a table with at least one.")
+    return np.concatenate(xs), np.concatenate(ys) if labeled else None, row

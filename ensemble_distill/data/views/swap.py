@@ -1,0 +1,42 @@
+"""Columns of another row: each column of a table is, by chance, that of a row drawn at random.
+
+The idea is that of MUNGE (Bucila, Caruana and Niculescu-Mizil 2006) and of AutoGluon's tabular distillation, without a
+search for neighbors: rows become ones that are nowhere in the data, and each value stays one that its column has. The
+numbers that a category is encoded as go together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble_distill.data.rendition import Key, Phase
+from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.data.views import mixup
+from ensemble_distill.runtime.keys import uniform_row
+
+PHASE = Phase.MIX
+KINDS: frozenset[Kind] = frozenset({"features"})
+SHARE = 0.25  # of the columns, on average, that are the other row's
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Attributes:
+    key: that of which columns are swapped.
+    """
+
+    key: Key
+
+    def apply(self, own: Array, partner: Array, groups: tuple[int, ...] | None) -> Array:
+        """(F,): the columns of one row or the other, whole."""
+        column = np.arange(len(own)) if groups is None else np.array(groups)
+        swapped = uniform_row(int(column.max()) + 1, *self.key) < SHARE
+        return np.where(swapped[column], partner, own)
+
+
+def draw(key: Key, row: int, total: int) -> tuple[int, float, Swap]:
+    """The partner's row, the weight of the own label (the share of its columns), and which columns are swapped."""
+    partner, _ = mixup.draw(key, row, total)
+    return partner, 1 - SHARE, Swap((*key, "columns"))

@@ -1,0 +1,334 @@
+"""Tables: declared columns become numbers, whatever the file; what is not as declared is refused by name."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.preprocessing import OneHotEncoder
+from tiny import refused
+
+from ensemble_distill.data import open_inputs, open_source
+from ensemble_distill.data.columns import Columns
+from ensemble_distill.data.portions import Rule, portions
+from ensemble_distill.data.rows import ViewedRows
+from ensemble_distill.data.subset import Subset
+from ensemble_distill.data.views import open_view
+from ensemble_distill.data.views.swap import SHARE
+from ensemble_distill.settings import load_settings, settings_from
+from ensemble_distill.workspace import Workspace
+
+HEADER = ["id", "age", "sex", "fare", "deck", "survived"]
+DECLARED = Columns(
+    inputs=("age", "sex", "deck", "fare"),
+    categories={"sex": ("f", "m"), "deck": ("A", "B", "C, D")},
+    labels=("survived",),
+    classes=("no", "yes"),
+)
+ROWS = 40
+RNG = np.random.default_rng(0)
+DATA: dict[str, list[Any]] = {
+    "id": [f"p{row}" for row in range(ROWS)],
+    "age": RNG.normal(40, 10, ROWS).round(2).tolist(),
+    "sex": RNG.choice(["f", "m"], ROWS).tolist(),
+    "fare": RNG.integers(0, 100, ROWS).tolist(),
+    "deck": RNG.choice(["A", "B", "C, D"], ROWS).tolist(),
+    "survived": ["yes" if row % 3 else "no" for row in range(ROWS)],
+}
+
+
+def written(path: Path, data: dict[str, list[Any]] = DATA, delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(data)
+        writer.writerows(zip(*data.values(), strict=True))
+    return path
+
+
+def changed(column: str, row: int, value: Any) -> dict[str, list[Any]]:
+    values = list(DATA[column])
+    values[row] = value
+    return {**DATA, column: values}
+
+
+def expected() -> np.ndarray[Any, Any]:
+    """By scikit-learn's encoder."""
+    numbers = {name: np.array(DATA[name], np.float64)[:, None] for name in ("age", "fare")}
+    hot = {
+        name: OneHotEncoder(categories=[list(values)], sparse_output=False).fit_transform(np.array(DATA[name])[:, None])
+        for name, values in DECLARED.categories.items()
+    }
+    parts = [numbers["age"], hot["sex"], hot["deck"], numbers["fare"]]
+    found: np.ndarray[Any, Any] = np.concatenate(parts, axis=1).astype(np.float32)
+    return found
+
+
+def rows_of(source: Any) -> np.ndarray[Any, Any]:
+    return np.stack([source.item(row).x for row in range(len(source))])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".arrow", ".feather"])
+def test_the_same_rows_from_every_kind_of_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"people{suffix}"
+    if suffix in (".csv", ".tsv"):
+        monkeypatch.setattr("ensemble_distill.data.reading_csv.BLOCK", 7)
+        written(path, delimiter="\t" if suffix == ".tsv" else ",")
+    else:
+        pa = pytest.importorskip("pyarrow")
+        table = pa.table({**DATA, "sex": pa.array(DATA["sex"]).dictionary_encode(), "odd": [[1]] * ROWS})
+        if suffix == ".parquet":
+            import pyarrow.parquet as parquet
+
+            parquet.write_table(table, path, row_group_size=7)
+        else:
+            with pa.ipc.new_file(path, table.schema) as file:
+                file.write_table(table, max_chunksize=7)
+    source = open_source(path, columns=DECLARED)
+    assert_array_equal(rows_of(source), expected())
+    assert source.labels is not None
+    assert_array_equal(source.labels, [0 if y == "no" else 1 for y in DATA["survived"]])
+    assert (source.kind, source.classes, len(source)) == ("features", ("no", "yes"), ROWS)
+    csv_source = open_source(written(tmp_path / "again.csv"), columns=DECLARED)
+    assert source.digest == csv_source.digest, "the rows count, and not the file that they are in"
+
+
+def test_categories_as_their_places(tmp_path: Path) -> None:
+    declared = Columns(("deck", "sex"), DECLARED.categories, "index", ("survived",), ("no", "yes"))
+    x = rows_of(open_source(written(tmp_path / "a.csv"), columns=declared))
+    assert_array_equal(x[:, 0], [("A", "B", "C, D").index(value) for value in DATA["deck"]])
+    assert x.shape == (ROWS, 2)
+
+
+def test_labels_of_every_task(tmp_path: Path) -> None:
+    more = {**DATA, "a": [row % 2 for row in range(ROWS)], "b": [row % 5 == 0 for row in range(ROWS)]}
+    more["b"] = [int(value) for value in more["b"]]
+    path = written(tmp_path / "a.csv", more)
+
+    def labels(task: str, *names: str) -> Any:
+        return open_source(path, task, columns=Columns(("age",), labels=names))
+
+    numbers = labels("classification", "a")
+    assert (numbers.labels.dtype, numbers.classes) == (np.int64, None)
+    several = labels("multi-label", "a", "b")
+    assert (several.labels.shape, several.classes) == ((ROWS, 2), ("a", "b"))
+    target = labels("regression", "fare")
+    assert_array_equal(target.labels, np.array(DATA["fare"], np.float32))
+    targets = labels("regression", "fare", "a")
+    assert (targets.labels.shape, targets.classes) == ((ROWS, 2), ("fare", "a"))
+    with refused("regression", "multi-label"):
+        labels("classification", "a", "b")
+
+
+def test_a_table_without_its_labels_is_unlabeled(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", {name: values for name, values in DATA.items() if name != "survived"})
+    assert open_source(path, columns=DECLARED).labels is None
+    assert open_inputs([str(path)], columns=DECLARED).labels is None
+
+
+def test_a_byte_order_mark_and_quotes_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert_array_equal(rows_of(open_source(path, columns=Columns(("age",)))), expected()[:, :1])
+
+
+def test_it_goes_to_other_processes(tmp_path: Path) -> None:
+    source = open_source(written(tmp_path / "a.csv"), columns=DECLARED)
+    again = pickle.loads(pickle.dumps(source))
+    assert (again.groups, again.digest) == (source.groups, source.digest)  # type: ignore[attr-defined]
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[dict[str, list[Any]], tuple[str, ...]]] = {
+    "no number": (changed("age", 5, "old"), ("column age is 'old' at row 5", "data.columns.categories")),
+    "empty": (changed("age", 6, ""), ("column age is '' at row 6",)),
+    "nan": (changed("fare", 7, "nan"), ("column fare is nan at row 7",)),
+    "too large": (changed("fare", 8, "1e60"), ("column fare is 1e60 at row 8",)),
+    "unknown": (changed("deck", 9, "Z"), ("column deck is 'Z' at row 9", "3 declared", "data.columns.categories.deck")),
+    "no class": (changed("survived", 3, "maybe"), ("column survived is 'maybe' at row 3", "no, yes")),
+    "missing": ({k: v for k, v in DATA.items() if k != "fare"}, ("no column 'fare'", "data.columns.inputs")),
+    "misspelled": ({("fares" if k == "fare" else k): v for k, v in DATA.items()}, ("did you mean 'fares'",)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_not_as_declared(tmp_path: Path, name: str) -> None:
+    data, said = WRONG[name]
+    with refused("a.csv", *said):
+        open_source(written(tmp_path / "a.csv", data), columns=DECLARED)
+
+
+TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ragged": ("age\n1\n2,3\n", ("row 1 has 2 fields, and the header names 1",)),
+    "an empty line": ("age,b\n1,2\n\n3,4\n", ("row 1 has an empty line",)),
+    "twice": ("age,age\n1,2\n", ("the column 'age' 2 times",)),
+    "no rows": ("age\n", ("has no rows",)),
+    "nothing": ("", ("has no header",)),
+    "semicolons": ("age;b\n1;2\n", ("';' in it", "commas")),
+    "an open quote": ('age\n"1\n', ("cannot be read as CSV",)),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_no_table(tmp_path: Path, name: str) -> None:
+    text, said = TEXTS[name]
+    (tmp_path / "a.csv").write_text(text)
+    with refused("a.csv", *said):
+        open_source(tmp_path / "a.csv", columns=Columns(("age",)))
+
+
+def test_bytes_that_are_no_text_and_no_parquet(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"age\n\xff\xfe\n")
+    with refused("a.csv is not text in UTF-8"):
+        open_source(tmp_path / "a.csv", columns=Columns(("age",)))
+    pytest.importorskip("pyarrow")
+    for suffix in ("parquet", "arrow"):
+        (tmp_path / f"a.{suffix}").write_bytes(b"hello")
+        with refused(f"a.{suffix} cannot be read as {suffix}"):
+            open_source(tmp_path / f"a.{suffix}", columns=Columns(("age",)))
+
+
+def test_parquet_of_other_types_and_with_nothing_in_a_row(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pa.table({"age": [1.0, None], "when": [[1], [2]]}), tmp_path / "a.parquet")
+    with refused("column age is None at row 1"):
+        open_source(tmp_path / "a.parquet", columns=Columns(("age",)))
+    with refused("column when holds list<", "numbers, texts and booleans"):
+        open_source(tmp_path / "a.parquet", columns=Columns(("when",)))
+
+
+def test_some_of_the_labels_and_no_declaration(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv")
+    with refused("the label column 'survived' and not 'fate'"):
+        open_source(path, "multi-label", columns=Columns(("age",), labels=("survived", "fate")))
+    with refused("nothing says which of its columns", "id, age, sex, fare, deck, survived", "data.columns"):
+        open_source(path)
+    with refused("nowhere.csv does not exist"):
+        open_source(tmp_path / "nowhere.csv", columns=DECLARED)
+
+
+SETTINGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "all alone": ({"all": "a.csv"}, ("data.all is set", "data.split")),
+    "a seed alone": ({"all": "a.csv", "split": {"seed": 1}}, ("nothing says how it is split",)),
+    "split alone": ({"split": {"test": 0.5}}, ("data.split is set", "no data.all")),
+    "all of it": ({"all": "a.csv", "split": {"test": 0.5, "validation": 0.5}}, ("gives away 1 of",)),
+    "both": ({"all": "a.csv", "split": {"test": 0.5}, "test": "b.csv"}, ("data.test is set", "data.split")),
+    "a column twice": ({"columns": {"inputs": ["a", "a"]}}, ("data.columns.inputs names 'a' twice",)),
+    "a label among inputs": ({"columns": {"inputs": ["a"], "labels": ["a"]}}, ("'a' in inputs and in labels",)),
+    "no such input": ({"columns": {"inputs": ["a"], "categories": {"b": ["x"]}}}, ("has 'b', which is not in inputs",)),
+    "no inputs": ({"columns": {"inputs": []}}, ("data.columns.inputs",)),
+    "a value twice": ({"columns": {"inputs": ["a"], "categories": {"a": ["x", "x"]}}}, ("give each once",)),
+    "classes of two": (
+        {"columns": {"inputs": ["a"], "labels": ["b", "c"], "classes": ["x", "y"]}},
+        ("data.columns.classes is set, and there are 2",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_do_not_go_together(name: str) -> None:
+    data, said = SETTINGS[name]
+    with refused(*said):
+        settings_from({"data": data}, Path())
+
+
+# --- splitting --------------------------------------------------------------------------------------------------
+
+
+def labeled(rows: int, labels: Sequence[Any]) -> Any:
+    from ensemble_distill.data.arrays import Arrays
+
+    return Arrays(np.arange(rows, dtype=np.float32)[:, None], np.array(labels), "features")
+
+
+@pytest.mark.parametrize("rows", [10, 101, 400])
+def test_every_class_gives_its_share_and_every_row_goes_once(rows: int) -> None:
+    whole = labeled(rows, [0 if row < rows // 2 else 1 + (row % 4 == 0) for row in range(rows)])
+    found = portions(whole, Rule({"validation": 0.1, "test": 0.25}, 3))
+    assert_array_equal(np.sort(np.concatenate([source.rows for source in found.values()])), np.arange(rows))  # type: ignore[attr-defined]
+    for name, share in {"train": 0.65, "validation": 0.1, "test": 0.25}.items():
+        assert abs(len(found[name]) - share * rows) <= 1
+        for label in range(3):
+            of_class = np.flatnonzero(whole.labels == label)
+            taken = np.isin(of_class, found[name].rows).sum()  # type: ignore[attr-defined]
+            assert abs(taken - share * len(of_class)) <= 2
+
+
+def test_targets_are_stratified_by_their_bins_and_nothing_by_nothing() -> None:
+    y = np.random.default_rng(0).lognormal(size=1000).astype(np.float32)
+    found = portions(labeled(1000, y), Rule({"test": 0.2}))
+    bins = np.quantile(y, np.linspace(0, 1, 11))
+    counts, _ = np.histogram(y[found["test"].rows], bins)  # type: ignore[attr-defined]
+    assert_array_equal(np.abs(counts - 20) <= 1, True)
+    unlabeled = Subset(labeled(50, range(50)).__class__(np.zeros((50, 1), np.float32), None, "features"), np.arange(50))
+    assert len(portions(unlabeled, Rule({"test": 0.2}))["test"]) == 10
+
+
+def test_the_seed_chooses_the_rows_and_the_rule_is_told() -> None:
+    whole = labeled(60, [row % 2 for row in range(60)])
+    one, same, other = (portions(whole, Rule({"test": 0.2}, seed))["test"] for seed in (0, 0, 1))
+    assert one.digest == same.digest != other.digest
+    assert "test of rule 1 with seed 0: test 0.2, stratified by label" in one.digest_scope
+    with refused("data.split gives test 0.001 of 60 rows, which is none"):
+        portions(whole, Rule({"test": 0.001}))
+
+
+def test_the_split_stands_in_the_workspace(tmp_path: Path) -> None:
+    written(tmp_path / "people.csv")
+    (tmp_path / "edistill.toml").write_text(
+        '[data]\nall = "people.csv"\nsplit = { test = 0.25 }\n[data.columns]\ninputs = ["age", "sex"]\n'
+        'categories = { sex = ["f", "m"] }\nlabels = ["survived"]\nclasses = ["no", "yes"]\n'
+    )
+    workspace = Workspace(load_settings(tmp_path / "edistill.toml"))
+    assert workspace.split_names == ("train", "test")
+    plans = workspace.splits()
+    assert {name: len(plan.source) for name, plan in plans.items()} == {"train": 30, "test": 10}
+    assert plans["test"].facts().digest_scope.endswith("test of rule 1 with seed 0: test 0.25, stratified by label")
+
+
+# --- views ------------------------------------------------------------------------------------------------------
+
+
+def test_a_swap_takes_whole_columns_of_one_other_row(tmp_path: Path) -> None:
+    source = open_source(written(tmp_path / "a.csv"), columns=DECLARED)
+    view = open_view("swap", source.scale, source.groups)  # type: ignore[attr-defined]
+    x, taken = expected(), []
+    for row in range(ROWS):
+        for number in range(20):
+            plan = view.plan(0, number, row, ROWS)
+            own, partner = x[plan.rows[0]], x[plan.rows[1]]
+            found = plan.x([source.item(at) for at in plan.rows], None)
+            assert_array_equal(found[1:3].sum(), 1)
+            assert_array_equal(found[3:6].sum(), 1)
+            for columns in ([0], [1, 2], [3, 4, 5], [6]):
+                is_own, is_other = (np.array_equal(found[columns], one[columns]) for one in (own, partner))
+                assert is_own or is_other
+                if is_own != is_other:
+                    taken.append(is_other)
+            labels = plan.y([source.item(at) for at in plan.rows])
+            assert labels is not None
+            assert labels[2] == 1 - SHARE
+    assert abs(np.mean(taken) - SHARE) < 4 * np.sqrt(SHARE * (1 - SHARE) / len(taken))
+
+
+def test_noise_is_of_numbers_alone(tmp_path: Path) -> None:
+    source = open_source(written(tmp_path / "a.csv"), columns=DECLARED)
+    for one in (source, Subset(source, np.arange(30))):
+        rows = ViewedRows(one, open_view("swap+noise", one.scale, one.groups), 0)  # type: ignore[attr-defined]
+        seen = np.stack([rows.inputs(row, [0], [None])[0] for row in range(len(one))])
+        assert set(np.unique(seen[:, 1:6])) == {0.0, 1.0}
+        assert np.abs(seen[:, 0] - expected()[: len(one), 0]).min() > 0
+        assert one.scale is not None
+        assert_array_equal(one.scale[1:6], 0)
+        assert (one.scale[[0, 6]] > 0).all()
