@@ -127,6 +127,13 @@ def _tell(run: Evaluation, in_chain: bool) -> None:
             f"{' and in '.join(student.falls_short)}: serve some members instead"
             + (f", the best of them by NLL on the validation rows: {' + '.join(run.instead)}." if run.instead else ".")
         )
+    if (slower := _slower_than_all(run)) is not None:
+        own, whole = slower
+        render.message(
+            f"One row takes {run.run} {own:.3g} ms, and all members together {whole:.3g} ms: of networks this small "
+            "the calls cost more than the arithmetic. If one row's time is what counts, serve the ensemble "
+            "(edistill export --ensemble --onnx)."
+        )
     explained = run.fidelity["diversity_explained"]
     if explained is not None and explained < 0:
         render.message(
@@ -141,6 +148,13 @@ def _tell(run: Evaluation, in_chain: bool) -> None:
             "diversity, so this student's model uncertainty stands for little. A start from several members "
             "or more of them (student.init) helps most, then stronger views and more epochs."
         )
+
+
+def _slower_than_all(run: Evaluation) -> tuple[float, float] | None:
+    """Milliseconds of the student and of its ensemble, as that runs fastest, where the student is no faster."""
+    student, ensemble = run.cost[STUDENT], run.cost[ENSEMBLE]
+    own, whole = student and student["latency_ms"], ensemble and ensemble["latency_ms"]
+    return None if not own or not whole or own < whole else (own, whole)
 
 
 def _title(found: Comparison) -> str:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ensemble_distill.students.per_head import in_one_batch, one_architecture
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.teachers.answering import Answering
 
 REPEATS = 30
 BUDGET = 3.0  # seconds a model; large ones are timed less often, but three times at least
+APART = 1e-4  # of the largest number: a batch that says something else is none
+LARGEST = 2**26  # parameters of all members: larger ones gain nothing by a batch, which copies them
 
 Model = tuple[Sequence[nn.Module], Sequence[Tensor]]  # modules, and an input (1, ...) for each
 
@@ -34,53 +38,108 @@ class Uncounted(nn.Module):
         return self.asked.answers("a row to be timed", range(len(x)), x)
 
 
-def costs(models: Sequence[Model], budget: float = BUDGET) -> list[Figures]:
-    """Of running all modules of a model, each on its own input, one after the other on the CPU.
+@dataclass(frozen=True)
+class Cost:
+    """Of one row.
+
+    Attributes:
+        parameters, macs: of all modules together; None where another runtime runs one of them.
+        latency_ms: of the modules as they run fastest, on one thread.
+        apart_ms: of the modules one after the other.
+    """
+
+    parameters: int | None
+    macs: int | None
+    latency_ms: float
+    apart_ms: float
+
+    def figures(self) -> Figures:
+        return {"parameters": self.parameters, "macs": self.macs, "latency_ms": self.latency_ms}
+
+    def of_one(self, count: int) -> Figures:
+        """What one of so many modules costs by itself, on average."""
+        parameters, macs = (_share(number, count) for number in (self.parameters, self.macs))
+        return {"parameters": parameters, "macs": macs, "latency_ms": self.apart_ms / count}
+
+
+def costs(models: Sequence[Model], budget: float = BUDGET) -> list[Cost]:
+    """Of running all modules of a model, each on its own input, on the CPU: one after the other or, where they are of
+    one architecture and see the same, in one batch, whichever is faster. Who serves an ensemble would do so too.
 
     The models are timed in turn, over and over, so that what else the machine does falls on all of them alike.
     """
-    latencies: list[list[float]] = [[] for _ in models]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
             counted = [_counted(*model) for model in models]
-            begun, most = time.perf_counter(), budget * len(models)
-            while models and (len(latencies[0]) < 3 or _goes_on(latencies, begun, most)):
-                for (modules, inputs), times in zip(models, latencies, strict=True):
-                    times.append(_timed(modules, inputs))
+            ways = [[model, *batch_of(*model)] for model in models]
+            timed = _medians([way for several in ways for way in several], budget)
     finally:
         torch.set_num_threads(threads)
-    return [
-        figures | {"latency_ms": statistics.median(times)} for figures, times in zip(counted, latencies, strict=True)
-    ]
+    latencies = iter(timed)
+    found = []
+    for (parameters, macs), several in zip(counted, ways, strict=True):
+        apart, *batched = [next(latencies) for _ in several]
+        found.append(Cost(parameters, macs, min(apart, *batched) if batched else apart, apart))
+    return found
 
 
-def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor], budget: float = BUDGET) -> Figures:
+def _share(number: int | None, count: int) -> float | None:
+    """A whole number where it is one, as the members' own."""
+    if number is None:
+        return None
+    return number // count if number % count == 0 else number / count
+
+
+def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor], budget: float = BUDGET) -> Cost:
     """Of one model alone; see `costs`."""
     return costs([(modules, inputs)], budget)[0]
 
 
-def mean_member(ensemble: Figures, members: int) -> Figures:
-    """What one of its members costs, on average."""
-    found: Figures = {}
-    for name, value in ensemble.items():
-        each = None if value is None else value / members
-        found[name] = int(each) if each is not None and isinstance(value, int) and each.is_integer() else each
-    return found
+@torch.no_grad()
+def batch_of(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Model]:
+    """The modules as one that says the same of its one input; empty where there is none."""
+    first = inputs[0]
+    size = sum(p.numel() for module in modules for p in module.parameters())  # 0 of what another runtime runs
+    if len(modules) < 2 or not 0 < size <= LARGEST or not one_architecture(modules):
+        return []
+    if not all(torch.equal(x, first) for x in inputs):
+        return []
+    rows = first.expand(len(modules), *first.shape[1:])
+    try:
+        batch = in_one_batch(modules)
+        if batch is None:
+            return []
+        together, apart = batch(rows.clone()), torch.cat([module(first.clone()) for module in modules])
+        same = bool(torch.isclose(together, apart, rtol=0, atol=APART * float(apart.abs().max())).all())
+    except Exception:  # a member is anyone's code, and is not made for this
+        return []
+    return [([batch], [rows])] if same else []
 
 
-def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Figures:
+def _medians(models: Sequence[Model], budget: float) -> list[float]:
+    """Milliseconds of each."""
+    latencies: list[list[float]] = [[] for _ in models]
+    begun, most = time.perf_counter(), budget * len(models)
+    while models and (len(latencies[0]) < 3 or _goes_on(latencies, begun, most)):
+        for (modules, inputs), times in zip(models, latencies, strict=True):
+            times.append(_timed(modules, inputs))
+    return [statistics.median(times) for times in latencies]
+
+
+def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[int | None, int | None]:
+    """Parameters and multiply-accumulates; None of what another runtime runs."""
     if any(isinstance(module, Uncounted) for module in modules):
         for module, x in zip(modules, inputs, strict=True):
             module(x.clone())  # so that the first time is not the one that counts
-        return {"parameters": None, "macs": None}
+        return None, None
     macs = 0
     for module, x in zip(modules, inputs, strict=True):
         with _unfused(), FlopCounterMode(display=False) as counter:
             module(x.clone())
         macs += counter.get_total_flops() // 2
-    return {"parameters": sum(p.numel() for module in modules for p in module.parameters()), "macs": macs}
+    return sum(p.numel() for module in modules for p in module.parameters()), macs
 
 
 def _timed(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> float:

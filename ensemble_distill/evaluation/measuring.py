@@ -14,7 +14,7 @@ from ensemble_distill.data.shifts import SEVERITIES, Shifted, shifts_for
 from ensemble_distill.data.source import Array, Source
 from ensemble_distill.evaluation.choosing import Chosen
 from ensemble_distill.evaluation.cost import Model as Costed
-from ensemble_distill.evaluation.cost import costs, mean_member
+from ensemble_distill.evaluation.cost import costs
 from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.halves import halves, halves_rows
 from ensemble_distill.evaluation.ladder import Climb
@@ -111,7 +111,8 @@ class Bench:
         for average, indices in self.averages.items():
             models[average] = ([students[index] for index in indices], [inputs[index] for index in indices])
         found = dict(zip(models, costs(list(models.values())), strict=True))
-        return found | ({MEMBER: mean_member(found[ENSEMBLE], len(modules))} if modules else {})
+        figures = {model: of.figures() for model, of in found.items()}
+        return figures | ({MEMBER: found[ENSEMBLE].of_one(len(modules))} if modules else {})
 
     @torch.no_grad()
     def _measured(

@@ -29,7 +29,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing
-from ensemble_distill.students.per_head import give, per_head
+from ensemble_distill.students.per_head import architecture, in_one_batch
 from ensemble_distill.tasks import Task
 
 FEWEST = 10  # members of one architecture from which on a batch is faster
@@ -138,8 +138,7 @@ def _preprocessing(member: Member) -> Preprocessing:
 
 def _architecture(member: Member, module: nn.Module) -> Any:
     """What members in one batch have in common."""
-    tensors = tuple((name, tuple(t.shape), t.dtype) for name, t in module.state_dict().items())
-    return member.model, member.output, member.preprocessing, type(module), repr(module), tensors
+    return member.model, member.output, member.preprocessing, architecture(module)
 
 
 def _meaning(member: Member) -> Any:
@@ -149,13 +148,8 @@ def _meaning(member: Member) -> Any:
 
 def _batch(task: Task, members: Sequence[Member], modules: Sequence[nn.Module], seen: Seen | None) -> Part | None:
     """None where it has layers that no batch is made of."""
-    try:
-        network = per_head(modules[0], len(modules)).eval()
-    except EdistillError:
-        return None
-    for at, module in enumerate(modules):
-        give(network, at, module)
-    return Part(task, members, network, seen)
+    network = in_one_batch(modules)
+    return None if network is None else Part(task, members, network, seen)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ ones that hold `count` sets of weights.
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -175,6 +176,32 @@ def give(tail: nn.Module, head: int, weights: nn.Module) -> None:
     theirs = weights.state_dict()
     for name, tensor in tail.state_dict().items():
         tensor[head].copy_(theirs[name])
+
+
+def in_one_batch(networks: Sequence[nn.Module]) -> nn.Module | None:
+    """Networks of one architecture as one, (B·count, …) to (B·count, …), those of a row side by side, in eval mode.
+
+    None where one of them holds a layer that no batch is made of. Whether the batch says what they do is for the caller
+    to see: their code may differ by what no weight holds.
+    """
+    try:
+        batch = per_head(networks[0], len(networks)).eval()
+    except EdistillError:
+        return None
+    for at, network in enumerate(networks):
+        give(batch, at, network)
+    return batch
+
+
+def one_architecture(networks: Sequence[nn.Module]) -> bool:
+    """Whether they are of one class, print alike and hold tensors of the same names and shapes."""
+    return len({architecture(network) for network in networks}) == 1
+
+
+def architecture(network: nn.Module) -> Hashable:
+    """What networks that may run in one batch have in common."""
+    tensors = tuple((name, tuple(t.shape), t.dtype) for name, t in network.state_dict().items())
+    return type(network), repr(network), tensors
 
 
 def _convert(module: nn.Module, count: int, name: str, seen: set[nn.Module]) -> nn.Module:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ensemble_distill.evaluation.cost import cost, costs, mean_member
+from ensemble_distill.evaluation import cost as evaluation_cost
+from ensemble_distill.evaluation.cost import batch_of, cost, costs
 from ensemble_distill.predictive import open_family
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
@@ -62,10 +63,9 @@ def test_parameters_and_macs_of_known_layers(
     module: nn.Module, shape: tuple[int, ...], parameters: int, macs: int
 ) -> None:
     figures = cost([module.eval()], [torch.zeros(1, *shape)])
-    assert figures["parameters"] == parameters
-    assert figures["macs"] == macs
-    assert figures["latency_ms"] is not None
-    assert figures["latency_ms"] > 0
+    assert figures.parameters == parameters
+    assert figures.macs == macs
+    assert figures.latency_ms > 0
 
 
 def test_an_ensembles_cost_is_its_members_sum() -> None:
@@ -73,7 +73,7 @@ def test_an_ensembles_cost_is_its_members_sum() -> None:
     inputs = [torch.zeros(1, 20), torch.zeros(1, 3, 9, 9)]
     together, each = cost(members, inputs), [cost([m], [x]) for m, x in zip(members, inputs, strict=True)]
     for name in ("parameters", "macs"):
-        assert together[name] == sum(figures[name] or 0 for figures in each)
+        assert getattr(together, name) == sum(getattr(of, name) for of in each)
     with pytest.raises(ValueError, match="shorter"):
         cost(members, inputs[:1])
 
@@ -81,7 +81,7 @@ def test_an_ensembles_cost_is_its_members_sum() -> None:
 def test_tied_weights_count_once() -> None:
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
     second.weight = first.weight
-    assert cost([nn.Sequential(first, second)], [torch.zeros(1, 6)])["parameters"] == 36 + 12
+    assert cost([nn.Sequential(first, second)], [torch.zeros(1, 6)]).parameters == 36 + 12
 
 
 def test_measuring_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +110,7 @@ def test_measuring_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_latency_grows_with_the_work() -> None:
     def latency(width: int) -> float:
-        found = cost([nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))], [torch.zeros(1, width)])
-        assert found["latency_ms"] is not None
-        return found["latency_ms"]
+        return cost([nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))], [torch.zeros(1, width)]).latency_ms
 
     assert latency(1500) > 3 * latency(4)
 
@@ -120,12 +118,70 @@ def test_latency_grows_with_the_work() -> None:
 def test_a_members_cost_is_its_share_of_the_ensembles() -> None:
     members = [nn.Linear(20, 30).eval(), nn.Linear(20, 50).eval(), nn.Linear(20, 11).eval()]
     whole = cost(members, [torch.zeros(1, 20)] * 3)
-    found = mean_member(whole, 3)
-    assert found["macs"] == pytest.approx((whole["macs"] or 0) / 3)
+    found = whole.of_one(3)
+    assert whole.macs is not None
+    assert found["macs"] == pytest.approx(whole.macs / 3)
     assert found["parameters"] == pytest.approx(21 * 91 / 3)
-    assert found["latency_ms"] == (whole["latency_ms"] or 0) / 3
-    alike = mean_member(cost(members[:1] * 2, [torch.zeros(1, 20)] * 2), 2)
+    assert found["latency_ms"] == whole.apart_ms / 3
+    alike = cost(members[:1] * 2, [torch.zeros(1, 20)] * 2).of_one(2)
     assert isinstance(alike["parameters"], int), "as the members' own"
+
+
+class Layers(nn.Sequential):
+    def __init__(self, width: int = 20) -> None:
+        super().__init__(nn.Linear(20, width), nn.ReLU(), nn.Linear(width, 5))
+        self.eval()
+
+
+class Otherwise(Layers):
+    """What no weight says."""
+
+    turned = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x)
+        return -out if self.turned else out
+
+
+def turned() -> nn.Module:
+    module = Otherwise()
+    module.turned = True
+    return module
+
+
+X = torch.ones(1, 20)
+
+
+@pytest.mark.parametrize(
+    ("modules", "inputs", "batched"),
+    [
+        ([Layers() for _ in range(6)], [X] * 6, True),
+        ([Layers(), Layers(21)], [X] * 2, False),
+        ([Layers(), Layers()], [X, 2 * X], False),
+        ([Otherwise(), turned()], [X] * 2, False),
+        ([nn.LSTM(20, 5).eval() for _ in range(2)], [X] * 2, False),
+        ([Layers()], [X], False),
+    ],
+    ids=["alike", "another width", "another input", "another code", "no layer for it", "alone"],
+)
+def test_members_run_in_one_batch_where_that_says_the_same(
+    modules: list[nn.Module], inputs: list[Tensor], batched: bool
+) -> None:
+    found = batch_of(modules, inputs)
+    assert len(found) == batched
+    for together, rows in found:
+        apart = torch.cat([module(x) for module, x in zip(modules, inputs, strict=True)])
+        torch.testing.assert_close(together[0](rows[0]), apart)
+
+
+def test_the_latency_is_that_of_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = [Layers() for _ in range(6)]
+    for of_loop, of_batch in ((6.0, 2.0), (6.0, 9.0)):
+        monkeypatch.setattr(evaluation_cost, "_timed", lambda m, x, at=(of_loop, of_batch): at[len(m) == 1])
+        found = cost(modules, [X] * 6)
+        assert (found.latency_ms, found.apart_ms) == (min(of_loop, of_batch), of_loop)
+        assert found.of_one(6)["latency_ms"] == 1.0, "of a member by itself"
+        assert found.macs == 6 * (20 * 20 + 20 * 5)
 
 
 def test_models_are_timed_in_turn() -> None:
@@ -140,7 +196,7 @@ def test_models_are_timed_in_turn() -> None:
             order.append(self.name)
             return x
 
-    found = costs([([Told("a")], [torch.zeros(1, 2)]), ([Told("b"), Told("c")], [torch.zeros(1, 2)] * 2)])
+    found = costs([([Told("a")], [torch.zeros(1, 2)]), ([Told("b"), Told("c")], [torch.zeros(1, 2), torch.ones(1, 2)])])
     assert len(found) == 2
     assert order[3:9] == ["a", "b", "c"] * 2
     assert costs([]) == []
