@@ -51,6 +51,12 @@ def _for_others(facts: Caching) -> Idle | None:
     return Idle("every member is a run of edistill, which knows what it returns", **_own(facts)) if facts.own else None
 
 
+def _heads(facts: Caching) -> Idle | None:
+    if any(teacher.member.model == RUN for teacher in facts.teachers):
+        return None
+    return Idle("no member is a run of edistill, and others have no heads")
+
+
 def _rendering(facts: Caching) -> Idle | None:
     """Preprocessing acts on pixels, and there where a member's own files do not say otherwise."""
     given = facts.settings.teachers.preprocessing
@@ -96,6 +102,7 @@ CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "teachers.variance": _for_others,
     "teachers.preprocessing": _rendering,
     "data.columns": _columns,
+    "teachers.as": _heads,
     "views.count": _views,
     "views.transform": _transform,
     "views.seed": _views,
@@ -126,6 +133,8 @@ def _own_tables(key: str, facts: Caching) -> Idle | None:
         return None
     patterns = [teachers.pattern_of(teacher.member.name) for teacher in facts.teachers]
     field = name.replace("-", "_")
+    if field not in MemberSettings.model_fields:
+        return None
     if any(pattern is None or getattr(teachers.members[pattern], field) is None for pattern in patterns):
         return None
     return Idle("every member has its own in teachers.members")

@@ -34,6 +34,7 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
             "preprocessing": None,
             "weights": None,
             "members": {},
+            "as_": "member",
             "average": "probabilities",
         },
         # what the first took from the teacher is in each student under the student's own names

@@ -70,4 +70,5 @@ def is_given(settings: Settings, key: str) -> bool:
     if isinstance(here, Mapping):
         return any(name.replace("-", "_") == last for name in here)
     assert isinstance(here, Section)
-    return bool(getattr(here, last) != type(here).model_fields[last].get_default(call_default_factory=True))
+    name = last if last in type(here).model_fields else f"{last}_"
+    return bool(getattr(here, name) != type(here).model_fields[name].get_default(call_default_factory=True))

@@ -16,7 +16,8 @@ MOST_SHOWN = 200  # characters of a value in a message
 
 
 def kebab(name: str) -> str:
-    return name.replace("_", "-")
+    """A field's name as a file spells it; those of Python's own words end in an underscore."""
+    return name.rstrip("_").replace("_", "-")
 
 
 def unusable(values: Mapping[str, Any]) -> tuple[str, str] | None:

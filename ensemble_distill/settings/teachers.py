@@ -90,6 +90,9 @@ class TeacherSettings(Section):
         description="Regression with members that return a mean alone: their noise, target unit squared.",
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
+    as_: Literal["member", "heads"] = Field(
+        "member", alias="as", description="A run of edistill is one member, or each of its heads is one."
+    )
     average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
     weights: tuple[Weight, ...] | None = Field(None, description="One weight per member; equal when left out.")
     members: dict[str, MemberSettings] = Field(

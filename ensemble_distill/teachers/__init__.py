@@ -47,9 +47,15 @@ def open_teachers(path: Path, context: Context) -> list[Teacher]:
         raise EdistillError(f"{path} has no member in it: {_contents(path)}. Give {_accepted()}.")
     _check_names([entry for entry, _ in claimed])
     names = [member_name(entry) for entry, _ in claimed]
-    refuse_idle_patterns(context.settings, names)
-    _check_weights(context.settings, names)
-    teachers = [kind.load(entry, context.of(name)) for name, (entry, kind) in zip(names, claimed, strict=True)]
+    if context.settings.as_ == "heads":
+        teachers = [one for entry, kind in claimed for one in _heads(kind, entry, context.of(member_name(entry)))]
+        names = [teacher.member.name for teacher in teachers]
+        refuse_idle_patterns(context.settings, names)
+        _check_weights(context.settings, names)
+    else:
+        refuse_idle_patterns(context.settings, names)
+        _check_weights(context.settings, names)
+        teachers = [kind.load(entry, context.of(name)) for name, (entry, kind) in zip(names, claimed, strict=True)]
     _check_distinct(teachers)
     for teacher in teachers:
         _tell_unused(teacher, context)
@@ -121,6 +127,12 @@ def _accepted() -> str:
     """What can be a member, in the words of the kinds themselves."""
     first_lines = [(kind.__doc__ or name).strip().splitlines()[0].rstrip(".") for name, kind in kinds().items()]
     return "one of these, or a folder of them: " + "; ".join(line[0].lower() + line[1:] for line in first_lines)
+
+
+def _heads(kind: TeacherKind, entry: Path, context: Context) -> list[Teacher]:
+    """The members that an entry is, where heads are members each; most kinds have none."""
+    heads_of = getattr(kind, "heads_of", None)
+    return [kind.load(entry, context)] if heads_of is None else heads_of(entry, context)
 
 
 # --- checking -----------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ Its student's pooled prediction is one member, so a student can teach the next o
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +34,18 @@ class Pooled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.student.predictive(self.student(x)).as_member()
+
+
+class OneHead(Pooled):
+    """x to what one head of a student says, in the numbers of a member."""
+
+    def __init__(self, student: Student, task: Task, at: int) -> None:
+        super().__init__(student)
+        self.task, self.at = task, at
+
+    def forward(self, x: Tensor) -> Tensor:
+        said: Tensor = self.task.members_family().raw(self.student.predictive(self.student(x)))
+        return said[:, self.at]
 
 
 def claims(path: Path) -> bool:
@@ -64,6 +78,19 @@ def load(path: Path, context: Context) -> Teacher:
     return Teacher(member, partial(_build, run, context.trusted), Origin(WEIGHTS))
 
 
+def heads_of(path: Path, context: Context) -> list[Teacher]:
+    """Each head of a run as a member, `RUN.head-K`; a run of one head is one member. Raises EdistillError as `load`."""
+    whole, run = load(path, context), Run.open(path)
+    if run.architecture.heads == 1:
+        return [whole]
+    found = []
+    for at in range(run.architecture.heads):
+        digest = hashlib.sha256(f"{run.digest} head {at}".encode()).hexdigest()
+        member = replace(whole.member, name=f"{path.name}.head-{at}", sha256=digest)
+        found.append(Teacher(member, partial(_build_head, run, context.trusted, at), Origin(WEIGHTS)))
+    return found
+
+
 def _class_order(path: Path, task: Task, context: Context) -> tuple[int, ...] | None:
     if context.said is not None and context.said[1].classes is not None:
         return context.order(path.name, task.names, CONFIG)
@@ -72,3 +99,7 @@ def _class_order(path: Path, task: Task, context: Context) -> tuple[int, ...] | 
 
 def _build(run: Run, trusted: Trust) -> nn.Module:
     return Pooled(run.student(trust=trusted)).eval().requires_grad_(False)
+
+
+def _build_head(run: Run, trusted: Trust, at: int) -> nn.Module:
+    return OneHead(run.student(trust=trusted), run.architecture.task, at).eval().requires_grad_(False)
