@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
                 "data",
                 ["split", "rows", "holds", "labels"],
                 [
-                    [name, "–", "cannot be read", "–"]
+                    [name, "–", "not read yet", "–"]
                     if "problem" in one
                     else [name, f"{one['rows']:,}", one["holds"], "yes" if one["labels"] else "no"]
                     for name, one in report.splits.items()

@@ -58,8 +58,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
     path, declared = Path(entry.source), entry.columns
     if not path.exists():
         raise EdistillError(f"The data's source {path} does not exist. Mend the path.")
-    read = read_csv if path.suffix.lower() in TEXT else read_arrow
-    header, blocks = read(path)
+    header, blocks = _opened(path)
     if declared is None:
         raise EdistillError(
             f"{path} is a table, and nothing says which of its columns are what: {first_few(header, 12)}. Declare "
@@ -71,6 +70,15 @@ def load(entry: Entry, task: type[Task]) -> Source:
     named = None if classes is None else as_classes(classes, "data.columns")
     labels = None if y is None else task.as_labels(y, rows, f"{path}: {', '.join(declared.labels)}", named)
     return Table(x, labels, named if y is not None or declared.classes else None, declared.groups, declared.numeric)
+
+
+def header_of(path: Path) -> list[str]:
+    """The names of a table's columns. Raises EdistillError where it is none."""
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[list[str], Iterator[Chunk]]:
+    return (read_csv if path.suffix.lower() in TEXT else read_arrow)(path)
 
 
 def _read(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill.data import open_source
+from ensemble_distill.data import open_source, table
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.listing import entries, holds_pictures, is_image_folder
 from ensemble_distill.data.source import Source
@@ -39,6 +39,7 @@ class Splits:
         sources: the splits that could be opened.
         problems: why others could not, by split.
         others: data that no split was made of.
+        header: the columns of the first table among the splits, which nobody has declared yet.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Splits:
     sources: dict[str, Source] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     others: tuple[Path, ...] = ()
+    header: tuple[str, ...] = ()
 
 
 def find_splits(folders: Sequence[Path]) -> Splits:
@@ -81,7 +83,7 @@ def _sets(folder: Path, depth: int) -> Iterator[Path]:
     """Archives of arrays and folders of pictures, the least deep first."""
     for one in entries(folder):
         pictures = one.is_dir() and is_image_folder(one) and not _of_splits(one)
-        if pictures or is_data(one):
+        if pictures or is_data(one) or (is_table(one) and (depth or one.stem.lower() in SPLIT)):
             yield one
         elif one.is_dir() and depth < DEEPEST and (depth or one.name.lower() in DATA or _of_splits(one)):
             yield from _sets(one, depth + 1)
@@ -95,6 +97,11 @@ def is_data(path: Path) -> bool:
         return "x" in Archive(path).names or bool(_arrays(path))
     except EdistillError:
         return False
+
+
+def is_table(path: Path) -> bool:
+    """Whether it is one by its name."""
+    return table.claims(str(path)) and path.is_file()
 
 
 def _of_splits(folder: Path) -> bool:
@@ -133,15 +140,19 @@ def _opened(found: dict[str, Entry], others: list[Path]) -> Splits:
 def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
     sources: dict[str, Source] = {}
     problems: dict[str, str] = {}
+    header: tuple[str, ...] = ()
     for split, entry in found.items():
         try:
+            if is_table(Path(entry.source)):  # what its columns are only the user knows
+                header = header or tuple(table.header_of(Path(entry.source)))
+                continue
             sources[split] = open_source(entry, task)
             sources[split].item(0)
         except EdistillError as error:
             sources.pop(split, None)
             problems[split] = str(error)
     labeled = any(source.labels is not None for name, source in sources.items() if not name.startswith("ood/"))
-    return Splits(found, task if labeled else None, sources, problems, tuple(others))
+    return Splits(found, task if labeled else None, sources, problems, tuple(others), header)
 
 
 def told(source: Source) -> dict[str, Any]:

@@ -175,6 +175,9 @@ def _data(text: Text, scene: Scene) -> None:
             text.fill("train", '"data/train"', "an image folder, an .npz with x and y, or file.py:factory")
         elif split in ("validation", "test"):
             text.say(f'# {split} = "data/{split}"', hint)
+    if header := scene.splits.header:
+        example = toml({"inputs": list(header[:-1]), "labels": list(header[-1:])})
+        text.fill("columns", example, "which columns members are given, in their order, and which are labels")
     ood = {
         name.removeprefix("ood/"): _entry(entry, scene.root) for name, entry in entries.items() if name[:4] == "ood/"
     }

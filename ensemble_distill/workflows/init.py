@@ -96,7 +96,7 @@ def init(
         splits={
             name: told(scene.splits.sources[name])
             if name in scene.splits.sources
-            else {"problem": scene.splits.problems[name]}
+            else {"problem": scene.splits.problems.get(name, "its columns are not declared yet")}
             for name in scene.splits.entries
         },
         mend=_problems(scene),

@@ -160,6 +160,22 @@ def test_folders_of_pictures_and_one_archive_of_all_splits(here: Path) -> None:
     assert data["test"] == {"source": "ours/all.npz", "x": "x_test", "y": "y_test"}
 
 
+def test_the_columns_of_tables_are_for_their_owner_to_declare(here: Path) -> None:
+    shutil.rmtree("ours/data")
+    Path("ours/data").mkdir()
+    for split in ("train", "test"):
+        Path(f"ours/data/{split}.csv").write_text("age,sex,survived\n1,f,0\n2,m,1\n")
+    report = init("ours")
+    assert tomllib.loads(Path("edistill.toml").read_text())["data"] == {
+        split: f"ours/data/{split}.csv" for split in ("train", "test")
+    }
+    (line,) = [line for _, line, why in report.fill if why.startswith("columns: ")]
+    told = Path("edistill.toml").read_text().splitlines()[line - 1]
+    assert '# columns = { inputs = ["age", "sex"], labels = ["survived"] }' in told
+    assert report.mend == ()
+    assert [text for text in doctor(load_settings).problems if "age, sex, survived" in text]
+
+
 def test_regression_is_known_by_its_targets_and_what_members_return_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
