@@ -146,7 +146,8 @@ def _built(text: Text, built: Built) -> None:
 def _preprocessing(text: Text, scene: Scene) -> None:
     """Weights alone do not say how pixels became their input."""
     pixels = [source for source in scene.splits.sources.values() if source.kind == "pixels"]
-    if not scene.built or not (pixels or not scene.splits.sources):
+    known = scene.splits.sources or scene.splits.header
+    if not scene.built or (known and not pixels):
         return
     size, channels = [32, 32], 3
     if pixels:
