@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def _line(name: str, default: Any, top: bool) -> str:
     """Of a table in a table a comment: a part of it would be all of it."""
-    if default == {}:
+    if default == {} and "." not in name:
         return f"\n[{name}]" if top else f"{name} = {{}}"
     value = "" if default is None else tomli_w.dumps({"": default}).partition("=")[2].strip()
     return f"# {name} = {value}".rstrip() if default is None or "." in name else f"{name} = {value}"

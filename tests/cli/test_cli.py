@@ -230,7 +230,7 @@ def test_every_key_is_listed_as_a_file_that_changes_nothing(tmp_path: Path, monk
     listed = [key["key"] for key in document(edistill("settings --json"))]
     assert len(listed) == len(set(listed)) > 60
     assert all(unknown(key, Settings) is None for key in listed)
-    shown = re.findall(r"^(?:# )?([a-z.-]+) =", text, re.M)
+    shown = re.findall(r"^(?:# )?([A-Za-z.-]+) =", text, re.M)
     assert shown == [key.partition(".")[2] or key for key in listed if key != "method"]
 
 
