@@ -10,10 +10,11 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import FILE_NAME
+from ensemble_distill.setup.fills import problems_of, raising, unwritten
 from ensemble_distill.setup.finding import find_scene, stub_file, stub_name
 from ensemble_distill.setup.splits import told
 from ensemble_distill.setup.stub import stub
-from ensemble_distill.setup.written import Scene, written
+from ensemble_distill.setup.written import written
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ def init(
         code = stub([one.members for one in stubbed], names)
         write_text(module, code)
         files.insert(0, module)
-        fill = [*_raising(module, code), *fill]
+        fill = [*raising(module, code), *fill]
     write_text(file, "\n".join(text.lines) + "\n")
-    fill = [*_unwritten(scene), *fill]
+    fill = [*unwritten(scene), *fill]
     here = "" if root.resolve() == Path.cwd() else f" -c {file}"
     return InitReport(
         files=tuple(files),
@@ -99,27 +100,7 @@ def init(
             else {"problem": scene.splits.problems.get(name, "its columns are not declared yet")}
             for name in scene.splits.entries
         },
-        mend=_problems(scene),
+        mend=problems_of(scene),
         fill=tuple(fill),
-        next=f"edistill doctor{here}" if fill or _problems(scene) else f"edistill cache-logits{here}",
+        next=f"edistill doctor{here}" if fill or problems_of(scene) else f"edistill cache-logits{here}",
     )
-
-
-def _raising(module: Path, code: str) -> list[tuple[str, int, str]]:
-    lines = enumerate(code.splitlines(), start=1)
-    return [(str(module), line, text.split('"')[1]) for line, text in lines if "raise NotImplementedError(" in text]
-
-
-def _unwritten(scene: Scene) -> list[tuple[str, int, str]]:
-    """Functions of an earlier stub that nobody has filled in yet."""
-    used = [one.factory for one in scene.built if one.factory is not None] + [scene.body_factory]
-    return [
-        (str(one.file), one.line, f"{one.name} does nothing yet")
-        for one in dict.fromkeys(used)
-        if one is not None and one.unwritten
-    ]
-
-
-def _problems(scene: Scene) -> tuple[str, ...]:
-    members = [one.problem for one in scene.found if one.problem is not None]
-    return (*members, *(f"data.{name}: {problem}" for name, problem in scene.splits.problems.items()))

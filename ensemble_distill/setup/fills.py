@@ -1,0 +1,29 @@
+"""What is left for the user: functions to fill in, and what is to be mended first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemble_distill.setup.written import Scene
+
+
+def raising(module: Path, code: str) -> list[tuple[str, int, str]]:
+    """The lines of a written stub that raise, each with what is to stand there."""
+    lines = enumerate(code.splitlines(), start=1)
+    return [(str(module), line, text.split('"')[1]) for line, text in lines if "raise NotImplementedError(" in text]
+
+
+def unwritten(scene: Scene) -> list[tuple[str, int, str]]:
+    """Functions of an earlier stub that nobody has filled in yet."""
+    used = [one.factory for one in scene.built if one.factory is not None] + [scene.body_factory]
+    return [
+        (str(one.file), one.line, f"{one.name} does nothing yet")
+        for one in dict.fromkeys(used)
+        if one is not None and one.unwritten
+    ]
+
+
+def problems_of(scene: Scene) -> tuple[str, ...]:
+    """What is wrong with members and data as they are."""
+    members = [one.problem for one in scene.found if one.problem is not None]
+    return (*members, *(f"data.{name}: {problem}" for name, problem in scene.splits.problems.items()))
