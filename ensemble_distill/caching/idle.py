@@ -6,12 +6,14 @@ put on one side or the other. A rule is asked only about a key whose value is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.source import Source
+from ensemble_distill.data.views import kinds_of
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import MemberSettings, Settings
 from ensemble_distill.settings.idle import Idle, is_given, no_pixels, tell
@@ -19,6 +21,11 @@ from ensemble_distill.settings.messages import kebab
 from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.teachers.teacher import Teacher
+
+SUGGESTED = ("affine", "crop-flip", "mixup", "noise", "ods")
+OTHER_ROWS = (
+    "No view acts on such rows: set data.transfer to rows that members were not trained on, with or without labels."
+)
 
 
 @dataclass(frozen=True)
@@ -149,13 +156,15 @@ def _facts_of(facts: Caching, pattern: str, table: MemberSettings) -> Caching:
 
 
 def warn_of_little_diversity(
-    transform: str, splits: Collection[str], teachers: Sequence[Teacher], progress: Progress
+    transform: str, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], progress: Progress
 ) -> None:
     """Say where there is little to learn beside the mean: of one member, or of rows that members know by heart."""
     if len(teachers) == 1:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
     if transform == "none" and "train" in splits:
+        views = [name for name in SUGGESTED if splits["train"].source.kind in kinds_of(name)]
+        remedy = f"Set views.transform to {', '.join(views[:-1])} or {views[-1]}." if len(views) > 1 else OTHER_ROWS
         progress.warn(
             'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
-            "to learn. Set views.transform to affine, crop-flip, mixup, noise or ods."
+            f"to learn. {remedy}"
         )

@@ -13,6 +13,7 @@ from ensemble_distill.cache.writer import Writer, clean
 from ensemble_distill.caching.answers import cache_answers
 from ensemble_distill.caching.complete import keys
 from ensemble_distill.caching.extending import extended
+from ensemble_distill.caching.forecast import refuse_no_room
 from ensemble_distill.caching.panel import Asking, Panel, wanted
 from ensemble_distill.caching.probe import open_members, probe, refuse_views_unseen
 from ensemble_distill.caching.pushing import push_inputs, refuse_no_gradients, refuse_other_making, refuse_other_sizes
@@ -66,9 +67,11 @@ def cache_outputs(
             manifest.save(folder)
         clean(folder)  # after a pass that died when it was all but done
         return 0
+    settled = replace(manifest, answer=answer)
+    refuse_no_room(folder, settled, splits, asking.progress)
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
-    writer = Writer(folder, replace(manifest, answer=answer))
+    writer = Writer(folder, settled)
     before = len(writer.manifest.records)
     for member in members:
         member.to(asking.device)

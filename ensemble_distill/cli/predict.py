@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
     @command(app, "predict", settings=False)
     def predict(
         inputs: Annotated[
-            list[str], typer.Argument(help="Image files, a folder, an .npz, or a table.", show_default=False)
+            list[str],
+            typer.Argument(help="Image files, a folder, an .npz, a table, or a text.", show_default=False),
         ],
         model: Annotated[
             Path | None,

@@ -187,6 +187,8 @@ def streamed(student: Student, card: Card) -> tuple[Predictions, onnx.ModelProto
     ids = torch.zeros(2, 7, dtype=torch.int64)  # of a length that nothing else has
     module = Streamed(Stream(student, state), ids, state.tensors).eval()
     model = _trace(module, ids, input_name(card.kind), state.tensors, state.axes)
+    if not all(dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim):
+        return None  # torch took the length for a constant, and says nothing of it
     return Predictions(student, torch.zeros(2, *card.shape, dtype=torch.int64)).eval(), _with_card(model, card)
 
 

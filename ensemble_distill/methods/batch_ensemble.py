@@ -47,6 +47,8 @@ class BatchEnsemble(Method):
     title = "members that share their weights but for rank-one factors; keeps the ensemble's diversity"
     paper = "Wen et al. 2020, arXiv:2002.06715"
     outputs = "one distribution per member"
+    # factors are of layers that see rows: positions are none
+    tasks: ClassVar[frozenset[str]] = Method.tasks - {"language-modelling"}
     form: ClassVar[Form] = "rank-one"
     Options: ClassVar[type[BaseModel]] = BatchEnsembleOptions
 

@@ -133,6 +133,9 @@ class StudentSettings(Section):
         {},
         description="STUDENT=TEACHER: this module of the teacher, copied and frozen; head is the output layer.",
     )
+    tied: str | None = Field(
+        None, min_length=1, description="The body's embedding that is the output layer of every head, too."
+    )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
 
     @property

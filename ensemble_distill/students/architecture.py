@@ -21,6 +21,7 @@ from ensemble_distill.students.factored import factor
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.last_stage import HeadStack, LastStage, apart
 from ensemble_distill.students.student import Form, Student
+from ensemble_distill.students.tied import tied_to
 from ensemble_distill.tasks import Task
 
 LARGEST_INPUT = 2**28  # numbers in one example
@@ -52,6 +53,7 @@ class Architecture:
         last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.
         compressed: of each body the layers that are factors, and their ranks; none for whole bodies.
         own_body: whether each head reads the features of its own body alone.
+        tied: the body's embedding that is every head's output layer; None where each has its own.
     """
 
     task: Annotated[Task, GIVEN]
@@ -70,6 +72,7 @@ class Architecture:
     last_stage: LastStage | None = None
     compressed: tuple[Mapping[str, Size], ...] = ()
     own_body: bool = False
+    tied: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no training writes: a damaged file would become a student that is not the one."""
@@ -101,6 +104,7 @@ class Architecture:
             | ({"last_stage": self.last_stage.to_json()} if self.last_stage else {})
             | ({"compressed": [dict(ranks) for ranks in self.compressed]} if self.compressed else {})
             | ({"own_body": True} if self.own_body else {})
+            | ({"tied": self.tied} if self.tied is not None else {})
         )
 
     def input_json(self) -> dict[str, Any]:
@@ -159,7 +163,9 @@ class Architecture:
         Where each head reads its own body it runs once there are as many heads as bodies.
         """
         heads: HeadStack
-        if self.last_stage is None:
+        if self.tied is not None:
+            heads = tied_to(body, self.tied, features, self.hidden, self.outputs)
+        elif self.last_stage is None:
             seen = features // self.bodies if self.own_body else features
             heads = Heads(1, seen, self.hidden, self.outputs, self.own_body)
         else:

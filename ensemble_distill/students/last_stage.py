@@ -20,6 +20,7 @@ from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.per_head import per_head, resized
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.split import Split, split
+from ensemble_distill.students.tied import TiedHeads
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -187,4 +188,4 @@ def _strided(seen: Tensor, stride: int) -> tuple[int, ...]:
     return tuple((size - 1) // max(1, stride) + 1 for size in seen.shape[2:])
 
 
-HeadStack = Heads | LastStageHeads  # what a student's heads can be
+HeadStack = Heads | LastStageHeads | TiedHeads  # what a student's heads can be

@@ -17,6 +17,7 @@ from ensemble_distill.students.per_head import PerHead
 from ensemble_distill.students.positions import told
 from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
 from ensemble_distill.students.split import undecayed
+from ensemble_distill.students.tied import TiedHeads
 
 Form = Literal["heads", "rank-one"]  # how a student holds one prediction per member
 
@@ -137,6 +138,8 @@ class Student(nn.Module):
                 "batch-ensemble gives each member its own factors in the last stage too, and there are "
                 "no heads to copy it into. Use student.heads = [] or a list of sizes, or --method hydra."
             )
+        if isinstance(self.heads, TiedHeads):
+            raise EdistillError("batch-ensemble has no output layer that is tied. Leave student.tied out.")
         body = rank_one_body(copy.deepcopy(self.body), count, spread)
         return self._with(body, rank_one_heads(self.heads, count, spread))
 

@@ -70,6 +70,10 @@ class LanguageModelling(Classification):
         return (self.positions, len(self.classes))
 
     @property
+    def smaller_records(self) -> str:
+        return "Lower tokens.size, train on fewer rows (rows of data.train), name another output.cache, or make room."
+
+    @property
     def uncertainty_unit(self) -> str:
         return "nats a position"
 

@@ -116,6 +116,11 @@ class Task(ABC):
         return (self.width,)
 
     @property
+    def smaller_records(self) -> str:
+        """What makes a cache smaller, a sentence."""
+        return "Lower views.count, name another output.cache, or make room."
+
+    @property
     @abstractmethod
     def told(self) -> str:
         """What is predicted of a row, in words: "10 classes"."""

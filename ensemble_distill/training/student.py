@@ -63,6 +63,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
     student, shape, members = asked.student, tuple(shown.shape[1:]), learned.cache.manifest.names
     positions = positions_of(learned.splits["train"].source)
     assert student.model is not None
+    _refuse_tied(asked)
     _refuse_no_positions(student, positions)
     named = {teacher.member.name: teacher for teacher in learned.teachers}
     names = starting_members(student.init, list(named), asked.teachers.path)
@@ -131,6 +132,7 @@ def _architecture(
         weights=weights,
         bodies=bodies,
         last_stage=stage,
+        tied=student.tied,
     )
 
 
@@ -203,6 +205,24 @@ def _share(asked: Asked, learned: Learned, student: Student, heads: int) -> None
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def _refuse_tied(asked: Asked) -> None:
+    """Raise EdistillError for an output layer that is the body's, where another or several bodies are asked for."""
+    student, tied = asked.student, asked.student.tied
+    if tied is None:
+        return
+    for key, found in (("heads", not isinstance(student.heads, tuple)), ("init", student.from_members)):
+        if found:
+            raise EdistillError(
+                f"student.tied is {tied!r}, and student.{key} is {getattr(student, key)!r}: an output layer can be "
+                "tied where all heads read one body. Leave one of the two out."
+            )
+    if asked.method.form != "heads":
+        raise EdistillError(
+            f"student.tied is {tied!r}, and {asked.train.method} gives every layer factors of each member. Leave it "
+            "out, or use --method hydra."
+        )
 
 
 def _refuse_no_positions(student: StudentSettings, positions: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +305,49 @@ def test_characters_are_tokens_too(tmp_path: Path) -> None:
     assert source.item(1).x.tolist() == [2, 1, 3, 2, 1]
     assert source.item(0).x.tolist() == [3, 3, 3, 2, 1]
     assert words(9, 0).count(" ") > 0
+
+
+# --- tied weights, and what a cache takes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads", [[], [6]])
+def test_heads_share_the_embedding_and_the_run_loads_as_it_was_trained(folder: Path, heads: list[int]) -> None:
+    named = f"tied-{len(heads)}"
+    here = settings(folder, **{"student.tied": "embedding", "student.heads": heads, "output.name": named})
+    train(here)
+    student = load_student(folder / "runs" / named, trust=True)
+    own = sum(parameter.numel() for parameter in student.heads.parameters())
+    assert own == MEMBERS * (len(VOCABULARY) + len(heads) * (6 * 6 + 6))
+    x = torch.arange(2 * (CONTEXT + WINDOW)).view(2, -1) % len(VOCABULARY)
+    with torch.no_grad():
+        features = student.features(x)
+        said = student(x)
+        for head in range(MEMBERS):
+            seen = features
+            for layer in student.heads.layers:
+                seen = (seen @ layer.weight[head] + layer.bias[head]).relu()
+            wanted = seen @ student.body.embedding.weight.T + student.heads.bias[head]
+            torch.testing.assert_close(said[:, head], wanted)
+    export(here, named, onnx=True)
+
+
+def test_weights_that_cannot_be_tied_are_refused(folder: Path) -> None:
+    for tied, said in (("rnn", "embedding"), ("nothing", "embedding")):
+        with refused("student.tied", tied, "(10, 6)", said):
+            train(settings(folder, **{"student.tied": tied, "output.name": "never"}))
+    with refused("student.tied", "closed-form"):
+        sets = {"train.method": "kd", "method.closed-form": True, "student.tied": "embedding", "output.name": "never"}
+        train(settings(folder, **sets))
+
+
+def test_a_cache_that_the_disk_cannot_hold_is_refused_before_the_first_block(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10_000))
+    rows = sum(-(-count // WINDOW) for count in TOKENS.values())
+    least = rows * MEMBERS * WINDOW * (4 + 2 * len(VOCABULARY))
+    assert least > 10_000
+    with refused("tokens.size", "GB", str(WINDOW * (4 + 2 * len(VOCABULARY)))):
+        cache_logits(settings(folder, **{"output.cache": str(tmp_path / "c")}))
+    assert not (tmp_path / "c" / "records").exists()

@@ -30,6 +30,12 @@ def view_names() -> list[str]:
     return list(_VIEWS.keys)
 
 
+def kinds_of(name: str) -> frozenset[Kind]:
+    """What the transform of that name can act on."""
+    kinds: frozenset[Kind] = _module(name).KINDS
+    return kinds
+
+
 def open_view(spec: str, scale: Array | None = None, groups: tuple[int, ...] | None = None) -> View:
     """The view of that name.
 

@@ -1,0 +1,137 @@
+"""The born-again paper's table 6, small: teacher → BAN+L in language, with seeds and paired intervals.
+
+python examples/language/study.py ../shared/data/text --work FOLDER runs one arm after the other and appends each to
+FOLDER/results.csv; started again it goes on where it was. --table prints what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import make
+import numpy as np
+from safetensors.torch import save_file
+from scipy import stats
+
+from ensemble_distill import cache_logits, evaluate, load_settings, train, train_chain
+
+COLUMNS = ("arm", "seed", "validation", "test", "seconds")
+# arms that one teacher makes, each with its seed; and those of the ensemble of all teachers
+OF_ONE = {
+    "supervised": {"train.method": "supervised"},
+    "ban": {"train.method": "ban", "method.objective": "ban"},
+    "ban+l": {"train.method": "ban", "method.objective": "ban+l"},
+}
+OF_ALL = {"hydra": {"train.method": "hydra"}, "kd": {"train.method": "kd"}}
+PUBLISHED = {"LSTM": (71.87, 68.56), "CNN-LSTM": (80.05, 76.97)}  # Penn Treebank test perplexity, teacher and BAN+L
+
+
+def arms(seeds: int, few: int) -> Iterator[tuple[str, int]]:
+    """In the order in which they run: what the others need first."""
+    for arm in ("teacher", "second"):
+        yield from ((arm, seed) for seed in range(seeds))
+    others = ("supervised", "ban", "hydra", "kd", "bane-2")
+    for arm, count in (("ban+l", seeds), *((other, few) for other in others)):
+        yield from ((arm, seed) for seed in range(count))
+    yield "ensemble", 0
+
+
+def perplexity(work: Path, run: str, model: str = "student") -> tuple[float, float]:
+    """On validation and test, as `evaluate` finds them: from a context of one window."""
+    found = [evaluate(load_settings(work / "edistill.toml"), run, split=split) for split in ("validation", "test")]
+    first, second = (float(one.models[model]["perplexity"]) for one in found)
+    return first, second
+
+
+def taught(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> tuple[float, float]:
+    """A member by the paper's recipe, with the state carried throughout. The second is the same under another seed."""
+    folder = work / ("teachers" if arm == "teacher" else "others")
+    path = folder / f"member-{seed}.safetensors"
+    number = seed if arm == "teacher" else 1000 + seed
+    member = make.new_member(work, width, number)
+    validation = make.train_member(member, work, number, recipe)
+    folder.mkdir(exist_ok=True)
+    state = {name: tensor for name, tensor in member.state_dict().items() if name != "decoder.weight"}
+    save_file(state, path)
+    return validation, make.perplexity(member, make.read_ids(work, "test"))
+
+
+def learned(work: Path, arm: str, seed: int) -> tuple[float, float]:
+    """A student from the cache."""
+    named = f"{arm.replace('+', '-')}-{seed}"
+    sets = {"train.seed": seed, "output.name": named}
+    if arm == "bane-2":
+        of = {"train.method": "ban", "method.objective": "ban+l", "train.generations": 2}
+        train_chain(load_settings(work / "edistill.toml", sets | of | {"train.teacher": f"member-{seed}"}))
+        return perplexity(work, named, "bane-2")
+    of = OF_ALL[arm] if arm in OF_ALL else OF_ONE[arm] | {"train.teacher": f"member-{seed}"}
+    train(load_settings(work / "edistill.toml", sets | of))
+    return perplexity(work, named)
+
+
+def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> None:
+    results = work / "results.csv"
+    if not results.exists():
+        results.write_text(",".join(COLUMNS) + "\n")
+    done = {(row["arm"], int(row["seed"])) for row in rows(work)}
+    for arm, seed in arms(seeds, few):
+        if (arm, seed) in done:
+            continue
+        started = time.monotonic()
+        if arm in ("teacher", "second"):
+            found = taught(work, arm, seed, recipe, width)
+        else:
+            cache_logits(load_settings(work / "edistill.toml"))  # nothing is done where it is up to date
+            found = perplexity(work, "kd-0", "ensemble") if arm == "ensemble" else learned(work, arm, seed)
+        with results.open("a") as file:
+            values = (arm, seed, *(f"{value:.3f}" for value in found), f"{time.monotonic() - started:.0f}")
+            file.write(",".join(map(str, values)) + "\n")
+        print(*values, flush=True)
+
+
+def rows(work: Path) -> list[dict[str, str]]:
+    with (work / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(work: Path) -> None:
+    """Test perplexity of each arm, and its difference from its own teacher with a 95 % interval over seeds."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in rows(work):
+        found[row["arm"]][int(row["seed"])] = float(row["test"])
+    print("| arm | seeds | test perplexity | from its teacher, % |\n|---|---:|---:|---:|")
+    for arm, by_seed in found.items():
+        pairs = [100 * (math.log(by_seed[s]) - math.log(found["teacher"][s])) for s in by_seed if s in found["teacher"]]
+        apart = "–"
+        if len(pairs) > 1 and arm not in ("teacher", "ensemble"):
+            half = stats.t.ppf(0.975, len(pairs) - 1) * np.std(pairs, ddof=1) / math.sqrt(len(pairs))
+            apart = f"{np.mean(pairs):+.1f} ± {half:.1f}"
+        print(f"| {arm} | {len(by_seed)} | {np.mean(list(by_seed.values())):.1f} | {apart} |")
+    for name, (teacher, student) in PUBLISHED.items():
+        print(f"| the paper's {name}, BAN+L | 1 | {teacher} → {student} | {100 * math.log(student / teacher):+.1f} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Born again, in language.")
+    parser.add_argument("texts", type=Path, nargs="?", help="holds wikitext2-valid.txt and wikitext2-test.txt")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5, help="of teacher, second and ban+l")
+    parser.add_argument("--few", type=int, default=3, help="of the other arms")
+    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--tokens", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--table", action="store_true", help="print what is there, and run nothing")
+    given = parser.parse_args()
+    if not given.table:
+        recipe = make.Recipe(batch=20, epochs=given.epochs)
+        if not (given.work / "edistill.toml").exists():
+            make.make(given.work, given.texts, 0, given.share, given.tokens, given.width, recipe)
+        run(given.work, given.seeds, given.few, recipe, given.width)
+    table(given.work)
