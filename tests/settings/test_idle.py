@@ -59,6 +59,7 @@ ALWAYS = frozenset(
         *(f"student.heads.{key}" for key in ("last-stage", "adapt-from", "rank", "compress")),
         "student.compress",
         "student.share",
+        "student.tied",  # refused where heads do not read one body
         "cache.dtype",
         "cache.batch-size",
         "train.method",
