@@ -21,6 +21,7 @@ SPLITS = ("train", "validation", "test", "calibration", "transfer")
 OOD = "ood"
 ENDINGS = (".npy", ".csv", ".parquet")
 NAMES = "classes"  # of an .npz: what its columns are called
+LABELS = frozenset({"label", "labels", "target", "y"})  # columns of data, which may name files too
 KEYS = ("row", "file")  # the column of a table that says which row it is
 
 
@@ -45,7 +46,7 @@ def holds_outputs(path: Path) -> bool:
             return any(map(is_split, Archive(path).names))
         if path.suffix.lower() == ".npy":
             return str(np.load(path, mmap_mode="r", allow_pickle=False).dtype.kind) == "f"
-        return bool(_header(path))
+        return not LABELS.intersection(name.lower() for name in _header(path))
     except (EdistillError, ValueError, OSError, EOFError):
         return path.suffix.lower() == ".npz"
 

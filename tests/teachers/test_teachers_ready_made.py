@@ -127,6 +127,7 @@ def test_data_is_no_member(tmp_path: Path) -> None:
     written(teachers, "all.npz", x=Z, y=np.arange(5))
     data.mkdir()
     (data / "train.csv").write_text("a,b\n1,2\n")
+    (data / "validation.csv").write_text("file,label\n1.png,2\n")
     np.save(data / "test.npy", np.arange(5))
     assert not ready_made.claims(data)
     assert not ready_made.claims(teachers / "all.npz")
