@@ -30,6 +30,12 @@ def harmless(text: str) -> str:
     return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """The text as `harmless` gives it, line feeds and tabs as escapes too: what stands in a comment of code or settings
+    may not end it."""
+    return harmless(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def harmless_json(text: str) -> str:
     """A JSON text with the same characters written as JSON escapes: what it says stays exactly the same."""
     return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -103,7 +103,8 @@ def unknown(key: str, settings: type[BaseModel]) -> str | None:
 
 def parts_of(key: str) -> list[str]:
     """A dotted key's parts; those with dots in them stand in quotes, as in TOML."""
-    return [double or single or bare for double, single, bare in re.findall(r"\"([^\"]+)\"|'([^']+)'|([^.]+)", key)]
+    parts = re.split(r"""\.(?=(?:[^"']|"[^"]*"|'[^']*')*$)""", key)
+    return [part[1:-1] if re.fullmatch(r"""".+"|'.+'""", part) else part for part in parts]
 
 
 def quoted(part: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ensemble_distill.errors import first_few
+from ensemble_distill.runtime.names import one_line
 from ensemble_distill.setup.members import Found, Shapes
 from ensemble_distill.teachers.names import natural_key
 
@@ -21,7 +22,7 @@ def stub(groups: Sequence[Sequence[Found]], names: Sequence[str]) -> str:
     """
     parts = [HEAD]
     for group, name in zip(groups, names, strict=True):
-        told = first_few([one.path.name for one in group])
+        told = one_line(first_few([one.path.name for one in group]))
         parts.append(TEACHER.format(name=name, members=told, layers="\n".join(_layers(group[0].shapes))))
     return "\n\n".join([*parts, BODY])
 
@@ -30,7 +31,7 @@ def _layers(shapes: Shapes) -> Iterator[str]:
     """A line for each layer: its name, its tensors, and what module has such."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in sorted(shapes.items(), key=lambda one: natural_key(one[0])):
-        layer, _, tensor = name.rpartition(".")
+        layer, _, tensor = one_line(name).rpartition(".")  # names are anybody's, and this file is code
         layers.setdefault(layer, {})[tensor] = shape
     width = max(map(len, layers), default=0)
     for index, (layer, tensors) in enumerate(layers.items()):
@@ -71,10 +72,8 @@ from torch import nn'''
 
 TEACHER = '''
 def {name}() -> nn.Module:
-    """A batch of inputs to logits (B, classes), or to what teachers.output says.
-
-    These are loaded into it: {members}.
-    """
+    """A batch of inputs to logits (B, classes), or to what teachers.output says."""
+    # These are loaded into it: {members}.
     # The layers in them, by the names that your module has to give them:
 {layers}
     raise NotImplementedError("build the module that these weights are of")

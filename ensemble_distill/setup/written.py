@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 
 from ensemble_distill.data.entry import Entry
+from ensemble_distill.runtime.names import harmless_json, one_line
 from ensemble_distill.setup.code import Factory
 from ensemble_distill.setup.members import Found, told_kinds
 from ensemble_distill.setup.splits import Splits
@@ -67,7 +68,8 @@ class Text:
     fills: list[tuple[int, str]] = field(default_factory=list)
 
     def say(self, text: str = "", why: str = "") -> None:
-        self.lines.append(f"{text:<{COLUMN}} # {why}" if why else text)
+        line = f"{text:<{COLUMN}} # {why}" if why else text
+        self.lines.append(one_line(line))  # names are anybody's, and may not end a comment
 
     def set(self, key: str, value: Any, why: str = "") -> None:
         self.say(f"{key} = {toml(value)}", why)
@@ -84,7 +86,7 @@ def toml(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
-    return tomli_w.dumps({"": value}).partition("=")[2].strip()
+    return harmless_json(tomli_w.dumps({"": value}).partition("=")[2].strip())  # TOML has JSON's escapes
 
 
 def relative(path: Path, root: Path) -> str:

@@ -3,6 +3,7 @@ the exact names."""
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import itertools
@@ -10,13 +11,16 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny import examples, make_folder
 from typer.testing import CliRunner, Result
 
@@ -99,6 +103,7 @@ SHOWING = [
     "predict photos",
     "predict photos --json",
     "verify",
+    "doctor",
     "methods",
     "settings",
 ]
@@ -112,8 +117,31 @@ def test_no_command_shows_what_a_terminal_obeys(here: Path, line: str) -> None:
         json.loads(result.stdout)
 
 
+def test_init_shows_and_writes_names_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = ['a"""b', "1\nx = 1", "2"]
+    for number, (name, file) in enumerate(zip(NAMES, files, strict=True)):
+        folder = tmp_path / "ensemble" / "photos" / name
+        folder.mkdir(parents=True)
+        Image.fromarray(examples(1, 1)[0][0]).save(folder / f"{name}.png")
+        weights = {f"{harmless(name)}\nraise SystemExit\n.{OBEYED}": torch.full((2, 3), float(number))}
+        save_file(weights, tmp_path / "ensemble" / f"{file}.safetensors")
+    assert_harmless(edistill("init", "ensemble"))
+    settings, code = (tmp_path / name for name in ("edistill.toml", "model.py"))
+    for path in (settings, code):
+        assert harmless(path.read_text()) == path.read_text()
+    assert set(tomllib.loads(settings.read_text())) <= {"task", "teachers", "data", "views", "student", "train"}
+    parts = {type(node) for node in ast.parse(code.read_text()).body}
+    assert parts == {ast.Expr, ast.ImportFrom, ast.FunctionDef}
+
+
 def test_every_command_that_shows_names_is_asked() -> None:
-    asked = {line.split()[0] for line in SHOWING} | {"quickstart", "calibrate", "export"}  # the last: in `hostile`
+    asked = {line.split()[0] for line in SHOWING} | {
+        "quickstart",
+        "calibrate",
+        "export",
+        "init",
+    }  # see `hostile`, below
     assert asked == set(SUMMARIES)
 
 
