@@ -50,6 +50,11 @@ class Renamed:
         return getattr(self.source, "numeric", None)
 
     @property
+    def features(self) -> tuple[str, ...] | None:
+        """What they are called, where it is a table."""
+        return getattr(self.source, "features", None)
+
+    @property
     def scale(self) -> Array | None:
         return self.source.scale
 

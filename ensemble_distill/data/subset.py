@@ -37,6 +37,11 @@ class Subset:
         """Which of them vary by amounts, where it is a table."""
         return getattr(self.whole, "numeric", None)
 
+    @property
+    def features(self) -> tuple[str, ...] | None:
+        """What they are called, where it is a table."""
+        return getattr(self.whole, "features", None)
+
     def __len__(self) -> int:
         return len(self.rows)
 

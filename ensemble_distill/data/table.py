@@ -26,16 +26,15 @@ Chunk = Mapping[str, Sequence[Any]]  # values by column, of some rows
 class Table(Arrays):
     """Rows of numbers that know which column each comes from.
 
-    Args:
+    Attributes:
         groups: (F,) the place of each number's column.
         numeric: (F,) whether it varies by amounts; a category does not, and gets no noise.
+        features: (F,) what each is called; see `Columns.features`.
     """
 
-    def __init__(
-        self, x: Array, y: Array | None, classes: tuple[str, ...] | None, groups: tuple[int, ...], numeric: Array
-    ) -> None:
+    def __init__(self, x: Array, y: Array | None, classes: tuple[str, ...] | None, columns: Columns) -> None:
         super().__init__(x, y, "features", classes)
-        self.groups, self.numeric = groups, numeric
+        self.groups, self.numeric, self.features = columns.groups, columns.numeric, columns.features
 
     @cached_property
     def scale(self) -> Array | None:
@@ -69,7 +68,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
     classes = declared.classes if len(declared.labels) == 1 else declared.labels or None
     named = None if classes is None else as_classes(classes, "data.columns")
     labels = None if y is None else task.as_labels(y, rows, f"{path}: {', '.join(declared.labels)}", named)
-    return Table(x, labels, named if y is not None or declared.classes else None, declared.groups, declared.numeric)
+    return Table(x, labels, named if y is not None or declared.classes else None, declared)
 
 
 def header_of(path: Path) -> list[str]:

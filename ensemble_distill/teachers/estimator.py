@@ -159,7 +159,18 @@ class Estimator:
         return f"Member {name} says probabilities below {FLOOR:g}: they are raised to that before the logarithm."
 
     def meets(self, split: str, rows: Rows) -> None:
-        """It answers any."""
+        """Raises EdistillError: the columns of the rows stand in another order than it was fitted on."""
+        fitted, here = getattr(self._estimator, "feature_names_in_", None), getattr(rows, "features", None)
+        if fitted is None or here is None:
+            return
+        places = {str(name): place for place, name in enumerate(fitted)}
+        moved = [name for place, name in enumerate(here) if places.get(name, place) != place]
+        if moved:
+            raise EdistillError(
+                f"Member {self.member.name} was fitted on the columns {first_few(list(places), 8)}, and {split} has "
+                f"{first_few(here, 8)}: {first_few(moved, 4)} would be taken for others. Set data.columns.inputs to "
+                "the columns it was fitted on, in their order."
+            )
 
     def to(self, device: torch.device) -> None:
         """It stays where it is."""
@@ -185,6 +196,17 @@ class Estimator:
                 f"Member {self.member.name} fails {where} on {x.shape[1]} numbers a row: {first_line(error)}. Give the "
                 "data it was trained on, or take it out of teachers.path."
             ) from error
-        if isinstance(found, list):  # of several labels, what is said of each: no and yes
-            found = np.stack([np.asarray(one)[:, -1] for one in found], axis=1)
+        if isinstance(found, list):
+            found = np.stack([self._yes(label, np.asarray(one)) for label, one in enumerate(found)], axis=1)
         return np.ascontiguousarray(found, np.float64)
+
+    def _yes(self, label: int, found: NDArray[Any]) -> NDArray[Any]:
+        """Of several labels, the probability (B,) that a row has one. It is 0 of a label that no row had in fitting,
+        of which scikit-learn says a single column: that of no."""
+        classes = np.asarray(self._estimator.classes_[label]).tolist()
+        if len(classes) != found.shape[1] or not set(classes) <= {0, 1}:
+            raise EdistillError(
+                f"Member {self.member.name} says {found.shape[1]} numbers of label {label}, whose values were "
+                f"{first_few([str(value) for value in classes])}, and labels are 0 and 1. Fit it on those."
+            )
+        return found[:, classes.index(1)] if 1 in classes else np.zeros(len(found))

@@ -13,9 +13,13 @@ import pytest
 import torch
 from kinds_helpers import Linear, exported, fitted, inputs, scripted
 from numpy.testing import assert_allclose
+from sklearn.linear_model import LogisticRegression
 from teachers_helpers import context
 from tiny import refused
 
+from ensemble_distill.data import open_source
+from ensemble_distill.data.columns import Columns
+from ensemble_distill.data.subset import Subset
 from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.tasks.multi_label import MultiLabel
@@ -120,6 +124,40 @@ def test_regressors_say_a_mean_and_several_labels_each(tmp_path: Path) -> None:
     found = said(tmp_path / "t.skops", using=replace(using, trust=True), task=MultiLabel)
     wanted = np.stack([p[:, 1] for p in tree.predict_proba(inputs(rows=6).numpy())], axis=1)
     assert_allclose(1 / (1 + np.exp(-found)), wanted, atol=1e-5)
+
+
+def test_a_label_that_no_row_had_in_fitting_is_improbable(tmp_path: Path) -> None:
+    """Of a constant label scikit-learn says one column, the probability of its only value."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    y = np.stack([x[:, 0] > 0, np.zeros(60), np.ones(60)], axis=1).astype(np.int64)
+    forest = RandomForestClassifier(5, random_state=0).fit(x, y)
+    joblib.dump(forest, tmp_path / "m.joblib")
+    using = Context(context(output="probabilities").settings, trust=True, task="multi-label")
+    found = 1 / (1 + np.exp(-said(tmp_path / "m.joblib", using=using, task=MultiLabel).astype(np.float64)))
+    assert_allclose(found[:, 1:], [[0, 1]] * 6, atol=1e-6)
+    joblib.dump(RandomForestClassifier(5, random_state=0).fit(x, y + 1), tmp_path / "n.joblib")
+    with refused("n says 2 numbers of label 0, whose values were 1, 2"):
+        said(tmp_path / "n.joblib", using=using, task=MultiLabel)
+
+
+def test_columns_in_another_order_than_it_was_fitted_on_are_refused(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    fitted_on = pandas.DataFrame(x, columns=["age", "fare"])
+    joblib.dump(LogisticRegression().fit(fitted_on, x[:, 0] > 0), tmp_path / "m.joblib")
+    asked = estimator.load(tmp_path / "m.joblib", TRUSTED).open(Classification)
+    (tmp_path / "t.csv").write_text("age,fare,kind,y\n1,2,a,0\n3,4,b,1\n")
+    for names, fine in (("age", "fare"), True), (("fare", "age"), False), (("fare", "kind"), False):
+        columns = Columns(names, {"kind": ("a", "b")} if "kind" in names else {}, labels=("y",))
+        table = open_source(tmp_path / "t.csv", columns=columns)
+        for source in (table, Subset(table, np.array([1]))):
+            if fine:
+                asked.meets("train", source)
+                continue
+            with refused("m was fitted on the columns age, fare", f"train has {names[0]}", "data.columns.inputs"):
+                asked.meets("train", source)
 
 
 class Mine:
