@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 
 class Body(nn.Module):
-    """A ResNet-8 without its classifier, and of each of its stages the mean and the maximum over the picture.
+    """A ResNet-8 without its classifier: of each of its stages the mean over the picture.
 
-    Of the last one the means of its quarters too, and means and maxima of `tail` more channels. Features are
-    normalized, since those of different stages differ in size.
+    Of the last one the maximum and the means of its quarters too, and means and maxima of `tail` more channels, which
+    are small maps and so cost little. Features are normalized, since those of different stages differ in size.
     """
 
     def __init__(self, width: int, tail: int) -> None:
@@ -18,20 +18,20 @@ class Body(nn.Module):
         member = ResNet8(width=width)
         self.stem, self.stages = member.stem, member.stages
         self.tail = nn.Sequential(nn.Conv2d(4 * width, tail, 1, bias=False), nn.BatchNorm2d(tail), nn.ReLU())
-        self.norm = nn.BatchNorm1d(30 * width + 2 * tail, affine=False)
+        self.norm = nn.BatchNorm1d(27 * width + 2 * tail, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         features = []
         for stage in self.stages:
             x = stage(x)
-            features += [x.mean((2, 3)), x.amax((2, 3))]
-        features.append(F.adaptive_avg_pool2d(x, 2).flatten(1))
+            features.append(x.mean((2, 3)))
+        features += [x.amax((2, 3)), F.adaptive_avg_pool2d(x, 2).flatten(1)]
         last = self.tail(x)
         features += [last.mean((2, 3)), last.amax((2, 3))]
         return self.norm(torch.cat(features, dim=1).float())
 
 
-def make_body(width: int = 16, tail: int = 256) -> nn.Module:
-    """Images (B, 3, 32, 32) to features (B, 30 × width + 2 × tail)."""
+def make_body(width: int = 16, tail: int = 512) -> nn.Module:
+    """Images (B, 3, 32, 32) to features (B, 27 × width + 2 × tail)."""
     return Body(width, tail)
