@@ -59,28 +59,23 @@ class Columns:
     @property
     def groups(self) -> tuple[int, ...]:
         """For each number of an input the place of the column that it comes from."""
-        return tuple(at for at, name in enumerate(self.inputs) for _ in range(self._width(name)))
+        return tuple(at for at, name in enumerate(self.inputs) for _ in self._features(name))
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What each number of an input is called: its column, with the value where it says that one is there."""
-        return tuple(
-            feature
-            for name in self.inputs
-            for feature in ([f"{name}={value}" for value in self.categories[name]] if self._is_wide(name) else [name])
-        )
+        """What each number of an input is called: its column, and of a category the value or values it stands for."""
+        return tuple(feature for name in self.inputs for feature in self._features(name))
 
     @property
     def numeric(self) -> Array:
         """(F,) whether each number of an input is one that varies by amounts, and not of a category."""
         return np.array([self.inputs[at] not in self.categories for at in self.groups])
 
-    def _width(self, name: str) -> int:
-        return len(self.categories[name]) if self._is_wide(name) else 1
-
-    def _is_wide(self, name: str) -> bool:
-        """Whether a column becomes a number for each of its values."""
-        return name in self.categories and self.encoding == "one-hot"
+    def _features(self, name: str) -> list[str]:
+        if name not in self.categories:
+            return [name]
+        values = self.categories[name]
+        return [f"{name}={value}" for value in (values if self.encoding == "one-hot" else ["|".join(values)])]
 
     def read(self, header: Sequence[str], path: str) -> tuple[str, ...]:
         """The columns of a file that are read: its inputs, and its labels if it has them.

@@ -91,13 +91,16 @@ def ensemble_module(
     return Ensemble(task, kind, members, parts_of(task, members, modules, seen, x), weights, average).eval()
 
 
-def export_ensemble(ensemble: Ensemble, x: Tensor, said: NDArray[np.float32], path: Path) -> Path:
+def export_ensemble(
+    ensemble: Ensemble, x: Tensor, said: NDArray[np.float32], path: Path, features: tuple[str, ...] | None = None
+) -> Path:
     """Write `path` and check it against the members' own answers.
 
     Args:
         x: real rows (B, *shape) as the first member wants them, B ≥ 1.
         said: (B, M, W), what each member says of these rows by itself, shown them as it wants them.
         path: the .onnx file; it appears only when the comparison has passed.
+        features: what the numbers of a row are called, where the data are tables.
 
     Raises:
         EdistillError: a member cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ by more
@@ -113,6 +116,7 @@ def export_ensemble(ensemble: Ensemble, x: Tensor, said: NDArray[np.float32], pa
         shape=shape,
         preprocessing=members[0].preprocessing if ensemble.kind == "pixels" else None,
         members=members,
+        features=features,
     )
     try:
         _, model = traced(ensemble, card)

@@ -115,6 +115,7 @@ def export_onnx(
         preprocessing=what.preprocessing,
         members=origin.members,
         made_from=made_from,
+        features=origin.features,
     )
     try:
         module, model = streamed(student, card) or traced(student, card)

@@ -32,6 +32,7 @@ class Provenance:
         versions: of the libraries it was trained with.
         still_falling: which share of its loss's fall came late, where the training ended too early; see
             `training.convergence`. None where it did not, and for runs before version 0.3.
+        features: what the numbers of a row are called, where it was trained on tables; see `Columns.features`.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Provenance:
     trained_on: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     still_falling: float | None = None
+    features: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class StudentConfig:
             "trained_on": dict(origin.trained_on),
             "versions": dict(origin.versions),
             **({} if origin.still_falling is None else {"still_falling": origin.still_falling}),
+            **({} if origin.features is None else {"features": list(origin.features)}),
         }
 
     @classmethod
@@ -88,7 +91,7 @@ class StudentConfig:
         student = {**record["student"], **record["input"], **pooling}
         method = record["method"]
         origin = {key: record[key] for key in ("members", "trained_on", "versions")}
-        origin["still_falling"] = record.get("still_falling")
+        origin |= {key: record.get(key) for key in ("still_falling", "features")}
         origin |= {"method": method["name"], "options": method["options"], "source": method.get("source", "")}
         return cls(Architecture.from_json(student, task_from_json(record)), parsed(Provenance, origin))
 

@@ -29,6 +29,7 @@ class Card:
         kind, shape, preprocessing: of its input; see `Item` and `Preprocessing`.
         members: the ensemble it stands for.
         made_from: the weights and the calibration that are in it; None where it does not say.
+        features: what the numbers of a row are called; None where it was trained on no tables.
     """
 
     task: Annotated[Task, GIVEN]
@@ -39,6 +40,7 @@ class Card:
     preprocessing: Preprocessing | None
     members: tuple[Member, ...]
     made_from: MadeFrom | None = None
+    features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no export writes."""
@@ -64,6 +66,7 @@ class Card:
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
             "members": [member.to_json() for member in self.members],
             **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
+            **({} if self.features is None else {"features": list(self.features)}),
         }
         return {f"{ONNX_PREFIX}{name}": line_of_json(value) for name, value in record.items()}
 

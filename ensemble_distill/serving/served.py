@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ensemble_distill.data.rendering import as_gray
 from ensemble_distill.data.rows import plain_input
 from ensemble_distill.data.source import Item, Source, positions_of
 from ensemble_distill.data.vocabulary import Reading
-from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
@@ -224,6 +225,7 @@ class Served:
                 f"{self.path} takes {self.card.kind}, but the input holds {source.kind}. Give rows like those it was "
                 "trained on."
             )
+        self._refuse_other_features(getattr(source, "features", None))
         size = max(1, BATCH // (positions_of(source) or 1))
         for start in range(0, len(source), size):
             rows = range(start, min(start + size, len(source)))
@@ -235,6 +237,19 @@ class Served:
                     "Give rows like those it was trained on."
                 )
             yield rows, self.run(x)
+
+    def _refuse_other_features(self, given: tuple[str, ...] | None) -> None:
+        """Refuse a table of other columns, or in another order, than the student was trained on."""
+        trained = self.card.features
+        if trained is None or given is None or given == trained:
+            return
+        pairs = list(zip_longest(trained, given))
+        at = next(place for place, (one, other) in enumerate(pairs) if one != other)
+        raise EdistillError(
+            f"{self.path} was trained on {first_few(trained, 8)}, and the table gives {first_few(given, 8)}: number "
+            f"{at} of a row is {pairs[at][0] or 'none'} there, and {pairs[at][1] or 'none'} here. Set data.columns as "
+            "it was in the training."
+        )
 
     def _as_trained(self, item: Item) -> Item:
         """Image files decode to color; a student of gray arrays sees them in gray."""

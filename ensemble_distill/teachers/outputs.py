@@ -72,6 +72,19 @@ def in_archive(path: Path) -> Outputs:
     return Outputs(path, {name: path for name in names if name != NAMES})
 
 
+def of_folder(folder: Path) -> Outputs:
+    """What a folder holds. Raises EdistillError for two files of one split."""
+    splits: dict[str, Path] = {}
+    for name, file in in_folder(folder):
+        if name in splits:
+            raise EdistillError(
+                f"{folder} has {splits[name].name} and {file.name}, both of {name}. Leave the one that the member says "
+                "in it, and move the other away."
+            )
+        splits[name] = file
+    return Outputs(folder, splits)
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where a member's outputs are.

@@ -22,7 +22,7 @@ from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.answering import ROUNDING, Answering, Rows
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
-from ensemble_distill.teachers.outputs import Array, Outputs, holds_outputs, in_archive, in_folder, is_split
+from ensemble_distill.teachers.outputs import Array, Outputs, holds_outputs, in_archive, in_folder, is_split, of_folder
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.whole_files import PIECE, refuse_changed
 
@@ -54,7 +54,7 @@ def load(path: Path, context: Context) -> Teacher:
 
 
 def _outputs(path: Path) -> Outputs:
-    return in_archive(path) if path.is_file() else Outputs(path, dict(in_folder(path)))
+    return in_archive(path) if path.is_file() else of_folder(path)
 
 
 def _digest(files: Sequence[tuple[str, Path]]) -> str:

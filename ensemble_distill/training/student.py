@@ -104,6 +104,7 @@ def config_of(asked: Asked, learned: Learned, architecture: Architecture) -> Stu
         source=asked.method.source,
         trained_on={name: manifest.splits[name].digest for name in learned.splits},
         versions=library_versions(),
+        features=getattr(learned.splits["train"].source, "features", None),
     )
     return StudentConfig(architecture, provenance)
 

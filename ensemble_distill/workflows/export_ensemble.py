@@ -48,15 +48,17 @@ def export_members(workspace: Workspace) -> Path:
     opened = open_members(workspace.task, plans, teachers, known, workspace.progress)
     modules = [_module(asked) for asked in opened]
     name = next(name for name in CHECKED_ON if name in plans)
-    x, said = _answers(opened, plans[name].source, name)
+    source = plans[name].source
+    x, said = _answers(opened, source, name)
     widths = {asked.member.name: one.shape[-1] for asked, one in zip(opened, said, strict=True)}
     task = workspace.task.found(sources_of(plans), widths, None)
-    settings, kind = workspace.settings.teachers, plans[name].source.kind
+    settings = workspace.settings.teachers
     members = [asked.member for asked in opened]
     weights = settings.shares([member.name for member in members])
-    module = ensemble_module(task, kind, members, modules, x, weights, settings.average)
+    module = ensemble_module(task, source.kind, members, modules, x, weights, settings.average)
     with one_writer(folder):
-        return export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED)
+        features = getattr(source, "features", None)
+        return export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, features)
 
 
 def refuse_of_a_run(run: str | None, safetensors: bool) -> None:
