@@ -23,8 +23,12 @@ from run import prepare  # noqa: E402
 
 TABLE = HERE / "patient.csv"
 SEEDS = ("0", "1", "2")
-EPOCHS = ("16", "40")
-RECIPE = "--batch-size 256 --lr 4e-3 --set method.hinton-share=0"
+EPOCHS = ("48",)
+VIEWS = "--set views.transform=affine+mixup --set views.count=16 --set output.cache=cache-patient"
+RECIPE = (
+    "--batch-size 256 --lr 4e-3 --warmup-epochs 2 --set method.hinton-share=0 --set method.closed-form=false "
+    "--set method.temperature=2"
+)
 FIGURES = ("accuracy", "nll", "model_uncertainty")
 
 
@@ -43,14 +47,14 @@ def _trained(work: Path, epochs: str, seed: str) -> dict[str, Any]:
     """What `evaluate` says on the test rows, the seconds of all of it, and the command that trained."""
     started = time.monotonic()
     name = f"patient-{epochs}-s{seed}"
-    command = f"train --name {name} --seed {seed} --epochs {epochs} {RECIPE}"
-    edistill(work, "cache-logits", command)
+    command = f"train --name {name} --seed {seed} --epochs {epochs} {RECIPE} {VIEWS}"
+    edistill(work, f"cache-logits {VIEWS}", command)
     document = _evaluated(work, name)
     return {**_figures(document), "seconds": round(time.monotonic() - started), "command": f"edistill {command}"}
 
 
 def _evaluated(work: Path, run: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "ensemble_distill", "evaluate", run, "--json"]
+    command = [sys.executable, "-m", "ensemble_distill", "evaluate", run, "--json", *VIEWS.split()]
     found: dict[str, Any] = json.loads(subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
