@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LARGEST = 2**31 - 1  # bytes of a message of protobuf
 DEEPEST = 16  # graphs in one another's branches
 PIECE = 1 << 20
+FORMS = frozenset({"Reshape", "Cast", "Identity", "Squeeze", "Flatten"})  # operators that leave a label what it is
+LOOK_UPS = frozenset({"ArrayFeatureExtractor", "Gather"})
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,11 @@ def given(path: Path, model: onnx.ModelProto) -> list[Port]:
 
 
 def class_labels(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
-    """The labels of a classifier's outputs, where the converters' nodes name them, and all the same."""
+    """The labels of a classifier's outputs: those that its own label is looked up in, else those of the converters'
+    nodes, where they are all the same. What stands within a classifier of classifiers may have others."""
+    looked_up = _looked_up(model)
+    if looked_up is not None:
+        return looked_up
     found: set[tuple[int | str, ...]] = set()
     for node in model.graph.node:
         for attribute in node.attribute if node.domain == "ai.onnx.ml" else ():
@@ -223,6 +229,24 @@ def class_labels(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
         texts = names["classlabels_strings"].strings if "classlabels_strings" in names else []
         return (*ints, *(text.decode("utf-8", "replace") for text in texts))
     return found.pop() if len(found) == 1 else None
+
+
+def _looked_up(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
+    """The constant that an output takes its label from, by the place of the most probable class."""
+    from onnx import numpy_helper
+
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for output in model.graph.output:
+        node, steps = made_by.get(output.name), 0
+        while node is not None and node.op_type in FORMS and steps < len(made_by):
+            node, steps = made_by.get(node.input[0]), steps + 1
+        if node is None or node.op_type not in LOOK_UPS or node.input[0] not in constants:
+            continue
+        values = numpy_helper.to_array(constants[node.input[0]]).ravel()
+        if len(values) > 1 and values.dtype.kind in "iuOS":
+            return tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values.tolist())
+    return None
 
 
 def other_outputs(path: Path, outputs: list[Port], why: str) -> EdistillError:

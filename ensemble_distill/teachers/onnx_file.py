@@ -37,6 +37,8 @@ def load(path: Path, context: Context) -> Teacher:
     entry, outputs = _entry(path, given(path, graph.model)), ports(path, graph.model.graph.output)
     chosen = _answer(path, outputs, context)
     labels = class_labels(graph.model)
+    if chosen[0].kind == "map" and labels is None:
+        raise other_outputs(path, outputs, f"nothing says what {chosen[0].name} is called by")
     member = Member(
         name=name,
         sha256=graph.sha256,

@@ -161,6 +161,8 @@ def zipped(seed: int, labels: list[Any]) -> Any:
         ([2, 0, 1], None, [1, 2, 0]),
         ([3, 7, 9], None, [0, 1, 2]),
         ([9, 3, 7], ("ape", "cat", "dog"), [1, 2, 0]),
+        ([9, 3, 7], ("3", "9", "7"), [1, 0, 2]),
+        ([0, 2, 1], ("1", "2", "3"), [0, 2, 1]),
     ],
 )
 def test_a_table_of_each_row_goes_by_its_class_labels(
@@ -177,6 +179,8 @@ def test_other_class_labels_than_the_data_s_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.onnx", zipped(0, ["cat", "ape", "cow"]))
     with refused("m.onnx's class labels names 3 classes", "only there: cow", "only in the data: dog"):
         load(path, context(("ape", "cat", "dog")))
+    with refused("m.onnx's class labels names 3 classes", "only there: 8", "only in the data: 9"):
+        load(saved(path, zipped(0, [3, 5, 8])), context(("3", "5", "9")))
     with refused("names 3 classes, the data has 2"):
         load(saved(tmp_path / "n.onnx", zipped(0, [0, 1, 2])), context(("ape", "cat")))
 
@@ -186,7 +190,8 @@ def test_other_class_labels_than_the_data_s_are_refused(tmp_path: Path) -> None:
 def test_scikit_learn_s_classifiers_say_what_they_said(tmp_path: Path, zipmap: bool) -> None:
     skl2onnx = pytest.importorskip("skl2onnx")
     from sklearn.datasets import load_iris
-    from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+    from sklearn.ensemble import BaggingClassifier, GradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -198,14 +203,14 @@ def test_scikit_learn_s_classifiers_say_what_they_said(tmp_path: Path, zipmap: b
         RandomForestClassifier(5, random_state=0),
         GradientBoostingClassifier(n_estimators=3, random_state=0),
         make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=20, random_state=0)),
+        BaggingClassifier(LogisticRegression(), 2, random_state=0),  # whose parts call the classes 0 to 2
     ]
     for estimator in estimators:
         estimator.fit(x, y)
         types = [("X", skl2onnx.common.data_types.FloatTensorType([None, 4]))]
         model = skl2onnx.to_onnx(estimator, initial_types=types, options={id(estimator): {"zipmap": zipmap}})
         path = saved(tmp_path / "m.onnx", model)
-        using = context(names, **({} if zipmap else {"members": {"m": {"classes": iris.target_names.tolist()}}}))
-        found = opened(path, using.of("m")).answers("test", range(len(x)), torch.from_numpy(x))
+        found = opened(path, context(names)).answers("test", range(len(x)), torch.from_numpy(x))
         wanted = estimator.predict_proba(x)[:, ::-1]
         assert_allclose(np.exp(found), np.maximum(wanted, 1e-7), atol=1e-4)
 

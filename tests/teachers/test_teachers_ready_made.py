@@ -112,6 +112,33 @@ def test_tables_go_by_their_key_and_their_columns_names(tmp_path: Path, ending: 
         met(folder)
 
 
+def test_columns_called_by_numbers_go_by_them_where_the_data_has_no_names(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/train.csv").write_text("file,1,2,0\n" + "".join(f"{file},10,20,0\n" for file in FILES))
+    assert_array_equal(said(tmp_path / "m"), [[0, 10, 20]] * 5)
+    (tmp_path / "m/train.csv").write_text("file,1,1,0\n" + "".join(f"{file},10,20,0\n" for file in FILES))
+    with refused("m's columns names 3 classes", "only in the data: 2"):
+        met(tmp_path / "m")
+
+
+def test_targets_in_another_order_than_the_data_s_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/train.csv").write_text("row,price,weight\n0,1,2\n")
+    settings = context(output="mean", variance=1).settings
+    using = Context(settings, names=("price", "weight"), task="regression")
+    assert ready_made.load(tmp_path / "m", using).member.class_order is None
+    with refused("m's columns are price, weight, and the data's targets are weight, price"):
+        ready_made.load(tmp_path / "m", Context(settings, names=("weight", "price"), task="regression"))
+
+
+def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    np.save(tmp_path / "m/train.npy", Z)
+    (tmp_path / "m/train.csv").write_text("row,0,1,2\n0,1,2,3\n")
+    with refused("has train.npy and train.csv, both of train"):
+        met(tmp_path / "m")
+
+
 def test_of_a_limited_split_its_rows_are_found_by_their_numbers(tmp_path: Path) -> None:
     path = written(tmp_path, "m.npz", train=Z)
     asked = met(path, rows=Rows(("row 0", "row 2", "row 4")))
