@@ -44,8 +44,10 @@ def refuse_no_tokens(source: str, task: type[Task]) -> None:
 
 def refuse_short(path: Path, count: int, reading: Reading) -> None:
     """Raise EdistillError for a stream that does not fill a window."""
-    if count < (1 if reading.short else reading.window):
+    if not count:
+        raise EdistillError(f"{path} has 0 tokens. Give a stream that has some.")
+    if count < reading.window and not reading.short:
         raise EdistillError(
             f"{path} has {count} tokens, and a window has {reading.window}. Give a longer text, or set tokens.window "
-            f"to {max(1, count)} or less."
+            f"to {count} or less."
         )

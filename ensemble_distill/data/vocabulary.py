@@ -75,7 +75,7 @@ def read_text(path: Path) -> str:
     try:
         if (size := path.stat().st_size) > memory() // 8:
             raise EdistillError(f"{path} has {size:,} bytes, which do not fit into memory as tokens. Cut it in parts.")
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")  # a mark at the beginning is no part of the first token
     except UnicodeDecodeError as error:
         raise EdistillError(
             f"{path} is no text in UTF-8: byte {error.start} is {error.reason}. Save it as UTF-8."
@@ -120,16 +120,16 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise EdistillError(f"{path} is no list of texts. Write the tokens as one, in the order of their ids.")
     else:
-        tokens = text.removesuffix(NEWLINE).split(NEWLINE)
+        lines = text.removesuffix(NEWLINE).split(NEWLINE)
+        tokens = [line if line == "\r" else line.removesuffix("\r") for line in lines]
     counts = Counter(tokens)
     twice = next((token for token in tokens if counts[token] > 1), None)
     if twice is not None:
         raise EdistillError(f"{path} lists the token {json.dumps(twice)} {counts[twice]} times. List each once.")
-    if len(tokens) < 2 or "" in counts:
-        raise EdistillError(
-            f"{path} lists {len(tokens)} tokens{', one of them empty' if '' in counts else ''}. List at least two, one "
-            "a line."
-        )
+    if len(tokens) > 1 and "" in counts:
+        raise EdistillError(f"{path} lists an empty token after {tokens.index('')} others. Take it out.")
+    if len(tokens) < 2:
+        raise EdistillError(f"{path} lists {len(tokens) - counts['']} tokens. List at least two, one a line.")
     return tuple(tokens)
 
 

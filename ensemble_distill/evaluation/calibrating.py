@@ -114,7 +114,10 @@ def refuse_seen(run: Run, source: Source, name: str) -> None:
 def refuse_few(source: Source, name: str) -> None:
     """Raise EdistillError for fewer rows than tell anything."""
     if len(source) < FEWEST:
-        raise EdistillError(f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on.")
+        raise EdistillError(
+            f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on. Set data.calibration to "
+            "more rows that no member was trained on."
+        )
 
 
 @dataclass(frozen=True)

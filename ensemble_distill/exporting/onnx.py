@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError, quoted
-from ensemble_distill.exporting.streams import Stream, state_names, state_of
+from ensemble_distill.exporting.streams import State, Stream, state_names, state_of
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.exports import LARGEST
 from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving.card import Card
 from ensemble_distill.serving.ends import input_name
@@ -32,6 +33,7 @@ from ensemble_distill.serving.served import Outputs, Served
 from ensemble_distill.students.student import Student
 
 INSTEAD = "Use edistill export --safetensors"
+CONSTANT = "torch takes {} for a constant (x.shape[0] is none, len(x) and a loop in Python are)"
 
 
 class Predicts(Protocol):
@@ -89,7 +91,12 @@ def named_outputs(predictive: Predictive) -> dict[str, Tensor]:
 
 
 def export_onnx(
-    student: Student, config: StudentConfig, x: Tensor, path: Path, made_from: MadeFrom | None = None
+    student: Student,
+    config: StudentConfig,
+    x: Tensor,
+    path: Path,
+    made_from: MadeFrom | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write `path` and check it against torch.
 
@@ -99,6 +106,7 @@ def export_onnx(
         x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
         path: the .onnx file; it appears only when the comparison has passed.
         made_from: the run that the student is of, which the file then names.
+        progress: is told of a state that the file cannot take.
 
     Raises:
         EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ
@@ -118,7 +126,7 @@ def export_onnx(
         features=origin.features,
     )
     try:
-        module, model = streamed(student, card) or traced(student, card)
+        module, model = streamed(student, card, progress or Silent()) or traced(student, card)
     except UntraceableError as error:
         raise EdistillError(
             f"torch cannot export this student's body to ONNX: {error}. Rewrite that part of the body, or use "
@@ -176,21 +184,36 @@ def traced(of: Predicts, card: Card) -> tuple[Predictions, onnx.ModelProto]:
         raise
     except Exception as error:  # a module is anyone's code
         raise UntraceableError(_reason(error)) from error
-    return module, _with_card(_trace(module, example, input_name(card.kind)), card)
+    model = _trace(module, example, input_name(card.kind))
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise UntraceableError(CONSTANT.format("the number of rows"))
+    return module, _with_card(model, card)
 
 
-def streamed(student: Student, card: Card) -> tuple[Predictions, onnx.ModelProto] | None:
+def streamed(student: Student, card: Card, progress: Progress) -> tuple[Predictions, onnx.ModelProto] | None:
     """The graph of a recurrent student, which takes any number of tokens and a state, and what it is to say of rows of
-    tokens; None for a student without a state. Raises UntraceableError."""
+    tokens; None for a student without a state, or with one that no graph can take, of which it warns."""
     state = None if student.positions is None else state_of(student.body, card.shape[0])
     if state is None:
         return None
-    ids = torch.zeros(2, 7, dtype=torch.int64)  # of a length that nothing else has
-    module = Streamed(Stream(student, state), ids, state.tensors).eval()
-    model = _trace(module, ids, input_name(card.kind), state.tensors, state.axes)
-    if not all(dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim):
-        return None  # torch took the length for a constant, and says nothing of it
-    return Predictions(student, torch.zeros(2, *card.shape, dtype=torch.int64)).eval(), _with_card(model, card)
+    why = state
+    if isinstance(state, State):
+        ids = torch.zeros(2, 7, dtype=torch.int64)  # of a length that nothing else has
+        try:
+            module = Streamed(Stream(student, state), ids, state.tensors).eval()
+            model = _trace(module, ids, input_name(card.kind), state.tensors, state.axes)
+        except Exception as error:  # a body is anyone's code
+            why = f"torch cannot export it for every length: {_reason(error)}"
+        else:
+            if all(dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim):
+                rows = torch.zeros(2, *card.shape, dtype=torch.int64)
+                return Predictions(student, rows).eval(), _with_card(model, card)
+            why = CONSTANT.format("the number of rows or of tokens")  # and says nothing of it
+    progress.warn(
+        f"The body returns a state, and the file takes none: {why}. It takes rows of {card.shape[0]} tokens and tells "
+        f"the last {student.positions}. To serve a stream with its state, mend the body and export again."
+    )
+    return None
 
 
 def _with_card(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from ensemble_distill.errors import quoted
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.serving.ends import NEW_STATE, STATE
 from ensemble_distill.students.positions import said
 from ensemble_distill.students.student import Student
+
+BEGUN = 1e-5  # features may differ by this between no state and zeros
 
 
 @dataclass(frozen=True)
@@ -32,38 +35,46 @@ class State:
 
 
 @torch.no_grad()
-def state_of(body: nn.Module, length: int) -> State | None:
-    """The state that a body returns beside its features and takes beside its ids; None where it has none, or one that
-    grows with the stream."""
-    found = [_state(body, rows, length) for rows in (2, 3)]
-    if None in found or _state(body, 2, length + 1) is None:
+def state_of(body: nn.Module, length: int) -> State | str | None:
+    """The state that a body returns beside its features and takes beside its ids; None where it returns none, and the
+    reason where no stream can be given the one that it returns.
+
+    Args:
+        length: of ids that the body is known to take.
+    """
+    returned = [_returned(body, rows, length) for rows in (2, 3)]
+    if not all(isinstance(each, tuple | list) and len(each) == 2 for each in returned):
         return None
-    (two, nested), (three, _), (longer, _) = (
-        tree_flatten(state) for state in (found[0], found[1], _state(body, 2, length + 1))
-    )
-    alike = [isinstance(t, Tensor) and t.dtype == torch.float32 for t in two]
-    if not two or not all(alike) or [t.shape for t in two] != [t.shape for t in longer]:
-        return None
+    longer = _returned(body, 2, length + 1)
+    if longer is None:
+        return f"it takes {length} tokens, and fails on {length + 1}"
+    (two, nested), (three, _), (later, _) = (tree_flatten(each[1]) for each in (*returned, longer))
+    if not two or not all(isinstance(t, Tensor) and t.dtype == torch.float32 for t in two):
+        return "its state is not of float32 tensors alone"
+    if [t.shape for t in two] != [t.shape for t in later]:
+        return "its state grows with the stream"
     axes = [
         [at for at, (a, b) in enumerate(zip(p.shape, q.shape, strict=True)) if a != b]
         for p, q in zip(two, three, strict=True)
     ]
     if any(len(axis) != 1 for axis in axes):
-        return None
+        return "its state has no axis along which streams lie"
     tensors = tuple(torch.zeros_like(t) for t in two)
+    ids = torch.zeros(2, length, dtype=torch.int64)
     try:
-        body(torch.zeros(2, length, dtype=torch.int64), tree_unflatten(list(tensors), nested))
-    except Exception:  # the body is anyone's code, and may take none
-        return None
+        begun = said(body(ids, tree_unflatten(list(tensors), nested)))
+    except Exception as error:  # the body is anyone's code, and may take none
+        return f"it does not take the state that it returns: {quoted(error)}"
+    if not torch.allclose(begun, said(returned[0]), atol=BEGUN):
+        return "it does not begin with zeros, and streams do"
     return State(tensors, tuple(axis for (axis,) in axes), nested)
 
 
-def _state(body: nn.Module, rows: int, length: int) -> Any:
+def _returned(body: nn.Module, rows: int, length: int) -> Any:
     try:
-        returned = body(torch.zeros(rows, length, dtype=torch.int64))
+        return body(torch.zeros(rows, length, dtype=torch.int64))
     except Exception:  # it may take one length alone
         return None
-    return returned[1] if isinstance(returned, tuple | list) and len(returned) == 2 else None
 
 
 class Stream(nn.Module):

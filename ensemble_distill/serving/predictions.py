@@ -28,6 +28,8 @@ def records(served: Served, source: Source) -> Iterator[Record]:
         EdistillError: the inputs do not fit, or outputs of a row are none of a student.
     """
     task = served.card.task
+    if task.of_tokens and source.labels is not None:
+        task.refuse_other_labels(source, "y of the input", str(served.path))
     for rows, of_rows in served.predict(source):
         labels = None if source.labels is None or not task.of_tokens else source.labels[rows.start : rows.stop]
         names, outputs = task.each_served([source.name(row) for row in rows], rows.start, of_rows, labels)

@@ -192,9 +192,11 @@ class Served:
             given = {self.input: x, **self.begun(len(x))}
             found = dict(zip(self.outputs, self.session.run(None, given, options), strict=True))
         except Exception as error:  # as above
+            mend = f"Export the run again: {export_again(self.path)}."
+            if self.card.kind == "tokens":
+                mend = f"Their largest id is {x.max()}: give ids of the vocabulary that the student was trained with."
             raise EdistillError(
-                f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. Export the run "
-                f"again: {export_again(self.path)}."
+                f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. {mend}"
             ) from None
         found = self._told(found)
         for name, shape in self._ends(len(x)).items():

@@ -25,6 +25,10 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
             f"tokens.{given[0]} is {getattr(settings.tokens, given[0])!r}, and the task is {task.key}, whose rows are "
             'no tokens. Leave it out, or set task = "language-modelling".'
         )
+    if settings.tokens.size is not None and settings.tokens.vocabulary is not None:
+        return "tokens.size", (
+            f"tokens.size is {settings.tokens.size}, and tokens.vocabulary lists all there are. Leave one of them out."
+        )
     train = settings.train
     if train.effort != "default" and train.epochs is not None:
         return "train.effort", (

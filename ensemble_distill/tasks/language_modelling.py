@@ -95,13 +95,12 @@ class LanguageModelling(Classification):
 
     @classmethod
     def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
-        told = {name: _told_positions(source) for name, source in splits.items()}
-        (first, positions), *others = told.items()
+        (first, positions), *others = ((name, _told_positions(source)) for name, source in splits.items())
         for name, count in others:
-            if count != positions:
+            if count != positions and splits[name].labels is not None:
                 raise EdistillError(
-                    f"data.{first} has {positions} positions a row, and data.{name} has {count}. Give every split rows "
-                    "of one length."
+                    f"data.{first} has {positions} positions a row, and data.{name.replace('/', '.')} has {count}. "
+                    "Give every split labels (rows, L) of one length; without labels all positions of a row are told."
                 )
         inside = {name: source for name, source in splits.items() if not name.startswith("ood/")}
         units = (getattr(source, "token_unit", None) for source in inside.values())
@@ -128,10 +127,10 @@ class LanguageModelling(Classification):
                 f"{len(self.classes)} ({', '.join(map(repr, self.classes[:4]))}, …), or in another order. Give the "
                 "same vocabulary."
             )
-        if (count := _told_positions(source)) != self.positions:
+        if source.labels is not None and (count := _told_positions(source)) != self.positions:
             raise EdistillError(
-                f"{named} has {count} positions a row, and {owner} has {self.positions}. Set tokens.window to "
-                f"{self.positions}."
+                f"{named} has {count} positions a row, and {owner} has {self.positions}. Give labels "
+                f"(rows, {self.positions}); of a text, set tokens.window to {self.positions}."
             )
         checks.refuse_all_ignored(source.labels, named)
         if source.labels is not None:

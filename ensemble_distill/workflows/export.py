@@ -48,7 +48,7 @@ def export(
         ensemble: export the members that the settings name, and no run; see `export_members`.
         trust: run the code that a run from elsewhere names for its body; of members, load pickled checkpoints that name
             arbitrary globals.
-        progress: is told what is chosen among what members return.
+        progress: is told what is chosen among what members return, and of a state that the file cannot take.
 
     Raises:
         EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
@@ -68,7 +68,7 @@ def export(
         if onnx:
             x = _real_rows(workspace, found)
             refuse_dependent(student, x, str(found.folder))
-            files.append(export_onnx(student, found.config, x, folder / ONNX, found.made_from))
+            files.append(export_onnx(student, found.config, x, folder / ONNX, found.made_from, workspace.progress))
         if safetensors:
             files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))
     return Exported(tuple(files))

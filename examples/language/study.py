@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import time
 from collections import defaultdict
@@ -16,19 +17,27 @@ from pathlib import Path
 
 import make
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy import stats
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from ensemble_distill import cache_logits, evaluate, load_settings, train, train_chain
 
 COLUMNS = ("arm", "seed", "validation", "test", "seconds")
-# arms that one teacher makes, each with its seed; and those of the ensemble of all teachers
+# arms that one teacher makes, each with its seed; those of the ensemble of all teachers; and of none
 OF_ONE = {
-    "supervised": {"train.method": "supervised"},
     "ban": {"train.method": "ban", "method.objective": "ban"},
     "ban+l": {"train.method": "ban", "method.objective": "ban+l"},
 }
-OF_ALL = {"hydra": {"train.method": "hydra"}, "kd": {"train.method": "kd"}}
+OF_ALL = {
+    "hydra": {"train.method": "hydra"},
+    "kd": {"train.method": "kd"},
+    "supervised": {"train.method": "supervised"},
+}
+GIVEN = ("share", "tokens", "width", "epochs")  # what all arms of a folder have in common
 PUBLISHED = {"LSTM": (71.87, 68.56), "CNN-LSTM": (80.05, 76.97)}  # Penn Treebank test perplexity, teacher and BAN+L
 
 
@@ -50,16 +59,31 @@ def perplexity(work: Path, run: str, model: str = "student") -> tuple[float, flo
 
 
 def taught(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> tuple[float, float]:
-    """A member by the paper's recipe, with the state carried throughout. The second is the same under another seed."""
+    """A member by the paper's recipe, whose perplexity is taken as that of students is. The second is the same under
+    another seed."""
     folder = work / ("teachers" if arm == "teacher" else "others")
     path = folder / f"member-{seed}.safetensors"
     number = seed if arm == "teacher" else 1000 + seed
     member = make.new_member(work, width, number)
-    validation = make.train_member(member, work, number, recipe)
+    make.train_member(member, work, number, recipe)
     folder.mkdir(exist_ok=True)
     state = {name: tensor for name, tensor in member.state_dict().items() if name != "decoder.weight"}
     save_file(state, path)
-    return validation, make.perplexity(member, make.read_ids(work, "test"))
+    validation, test = (in_windows(member, make.read_ids(work, name)) for name in ("validation", "test"))
+    return validation, test
+
+
+@torch.no_grad()
+def in_windows(member: nn.Module, ids: NDArray[np.int64], size: int = make.UNROLL) -> float:
+    """A member's perplexity as `evaluate` has it: each window from no state at the beginning of the one before."""
+    member.eval()
+    end, nll = 1, 0.0  # <eos> stands before the text
+    stream = torch.from_numpy(np.concatenate([np.full(size + 1, end), ids]))
+    for start in range(0, len(ids), size):
+        chunk = stream[start : start + 2 * size + 1]
+        out, _ = member(chunk[None, :-1])
+        nll += cross_entropy(out[0, size:], chunk[size + 1 :], reduction="sum").item()
+    return math.exp(nll / len(ids))
 
 
 def learned(work: Path, arm: str, seed: int) -> tuple[float, float]:
@@ -93,6 +117,15 @@ def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> No
             values = (arm, seed, *(f"{value:.3f}" for value in found), f"{time.monotonic() - started:.0f}")
             file.write(",".join(map(str, values)) + "\n")
         print(*values, flush=True)
+
+
+def refuse_others(work: Path, now: dict[str, float]) -> None:
+    """Arms of other sizes belong in another folder."""
+    path = work / "study.json"
+    if path.exists() and (then := json.loads(path.read_text())) != now:
+        raise SystemExit(f"{work} was begun with {then}, and now it is {now}. Give these again, or another --work.")
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now))
 
 
 def rows(work: Path) -> list[dict[str, str]]:
@@ -131,7 +164,10 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if not given.table:
         recipe = make.Recipe(batch=20, epochs=given.epochs)
+        refuse_others(given.work, {name: getattr(given, name) for name in GIVEN})
         if not (given.work / "edistill.toml").exists():
+            if given.texts is None:
+                parser.error(f"{given.work} has no texts yet. Name the folder that holds them.")
             make.make(given.work, given.texts, 0, given.share, given.tokens, given.width, recipe)
         run(given.work, given.seeds, given.few, recipe, given.width)
     table(given.work)
