@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import memory, refuse_special
+from ensemble_distill.runtime.files import memory, read_whole, refuse_special
 from ensemble_distill.runtime.jsons import parse_json
 
 UNKNOWN, END = "<unk>", "<eos>"
@@ -75,7 +75,7 @@ def read_text(path: Path) -> str:
     try:
         if (size := path.stat().st_size) > memory() // 8:
             raise EdistillError(f"{path} has {size:,} bytes, which do not fit into memory as tokens. Cut it in parts.")
-        return path.read_bytes().decode("utf-8-sig")  # a mark at the beginning is no part of the first token
+        return read_whole(path).decode("utf-8-sig")  # a mark at the beginning is no part of the first token
     except UnicodeDecodeError as error:
         raise EdistillError(
             f"{path} is no text in UTF-8: byte {error.start} is {error.reason}. Save it as UTF-8."

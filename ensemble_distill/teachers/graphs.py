@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.runtime.files import read_whole
 from ensemble_distill.teachers.weights import refuse_pointer
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def read_graph(path: Path) -> Graph:
             f"{path} has {size:,} bytes, and an ONNX file ends at {LARGEST:,}. Save it with its weights beside it: "
             "onnx.save_model(model, path, save_as_external_data=True)."
         )
-    content = path.read_bytes()
+    content = read_whole(path, LARGEST)
     try:
         model = onnx.ModelProto.FromString(content)
     except (DecodeError, RecursionError, ValueError) as error:

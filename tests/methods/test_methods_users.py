@@ -79,7 +79,10 @@ WRONG = {
     "family": ("    def family(self, of_members): return None", "family is None. Make it a family"),
     "options": ("    Options = dict", "Options is <class 'dict'>. Make it a pydantic BaseModel"),
     "needs": ("    needs = frozenset({'gpu'})", "needs is frozenset({'gpu'}). Make it a set of teacher and labels"),
-    "tasks": ("    tasks = frozenset()", "tasks is frozenset(). Make it some of classification, multi-label, regres"),
+    "tasks": (
+        "    tasks = frozenset()",
+        "tasks is frozenset(). Make it some of classification, language-modelling",
+    ),
     "form": ("    form = 'cube'", "form is 'cube'. Make it one of heads, rank-one"),
     "required": ("    class Options(BaseModel):\n        sharpness: float", "method.sharpness is not set, and"),
 }
