@@ -168,7 +168,8 @@ def finite(values: Sequence[Any], named: str, first_row: int) -> Array:
 def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: int, key: str) -> Array:
     """The place of each value among those that are declared, int64 (B,). Raises EdistillError for any other."""
     places = {value: place for place, value in enumerate(known)}
-    found = [places.get(value if isinstance(value, str) else str(value), -1) for value in values]
+    texts = [value if isinstance(value, str) else "" if value is None else str(value) for value in values]
+    found = [places.get(text, -1) for text in texts]
     if -1 in found:
         row = found.index(-1)
         raise EdistillError(

@@ -20,11 +20,11 @@ from ensemble_distill.data.stored import Archive
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task, open_task
-from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.answering import ROUNDING, Answering, Inputs, Rows
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.preprocessing import from_settings, settled
+from ensemble_distill.teachers.remarked import Remarked
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.whole_files import file_digest, refuse_changed
 
@@ -145,7 +145,7 @@ class Estimator:
 
     def __init__(self, task: type[Task], member: Member, estimator: Any) -> None:
         self.task, self.member, self._estimator = task, member, estimator
-        self._floored = self._seen = False
+        self._checked = Remarked(task, member)
 
     @property
     def wants(self) -> Inputs:
@@ -153,10 +153,7 @@ class Estimator:
 
     @property
     def remark(self) -> str | None:
-        if not self._floored:
-            return None
-        name = self.member.name
-        return f"Member {name} says probabilities below {FLOOR:g}: they are raised to that before the logarithm."
+        return self._checked.remark
 
     def meets(self, split: str, rows: Rows) -> None:
         """Raises EdistillError: the columns of the rows stand in another order than it was fitted on."""
@@ -177,14 +174,8 @@ class Estimator:
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         assert inputs is not None  # it wants them
-        x = inputs.cpu().numpy().reshape(len(rows), -1).astype(np.float64)
-        raw = self.task.joined(torch.from_numpy(self._said(x, f"at row {rows[0]} of {split}")), len(rows), self.member)
-        if not self._seen:
-            self._seen = True
-            self.task.refuse_unlikely(raw, self.member, split, rows)
-        if self.member.output == "probabilities":
-            self._floored |= bool((raw < FLOOR).any())
-        return self.task.answers(raw, self.member, split, rows)
+        x = self._checked.flat(inputs.cpu().numpy()).astype(np.float64)
+        return self._checked.answers(self._said(x, f"at row {rows[0]} of {split}"), split, rows)
 
     def _said(self, x: NDArray[np.float64], where: str) -> NDArray[np.float64]:
         try:

@@ -18,11 +18,11 @@ from torch import Tensor
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task
-from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.answering import ROUNDING, Answering, Rows
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.outputs import Array, Outputs, holds_outputs, in_archive, in_folder, is_split, of_folder
+from ensemble_distill.teachers.remarked import Remarked
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.whole_files import PIECE, refuse_changed
 
@@ -81,14 +81,11 @@ class Table:
     def __init__(self, task: type[Task], member: Member, outputs: Outputs) -> None:
         self.task, self.member, self._outputs = task, member, outputs
         self._held: dict[str, Array] = {}
-        self._floored = self._seen = False
+        self._checked = Remarked(task, member)
 
     @property
     def remark(self) -> str | None:
-        if not self._floored:
-            return None
-        name = self.member.name
-        return f"Member {name} says probabilities below {FLOOR:g}: they are raised to that before the logarithm."
+        return self._checked.remark
 
     def to(self, device: torch.device) -> None:
         """It stands nowhere."""
@@ -116,11 +113,4 @@ class Table:
         self._held[split] = values
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        values = self._held[split][list(rows)]
-        raw = self.task.joined(torch.from_numpy(values), len(rows), self.member)
-        if not self._seen:
-            self._seen = True
-            self.task.refuse_unlikely(raw, self.member, split, rows)
-        if self.member.output == "probabilities":
-            self._floored |= bool((raw < FLOOR).any())
-        return self.task.answers(raw, self.member, split, rows)
+        return self._checked.answers(self._held[split][list(rows)], split, rows)

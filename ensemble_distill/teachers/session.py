@@ -15,9 +15,9 @@ from torch import Tensor
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task
-from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.answering import ROUNDING, Inputs, Rows
 from ensemble_distill.teachers.graphs import Port
+from ensemble_distill.teachers.remarked import Remarked
 
 DTYPES = {"float": np.float32, "double": np.float64, "float16": np.float16}
 QUIET = 3  # onnxruntime's level of errors
@@ -50,7 +50,7 @@ class Session:
 
     def __init__(self, task: type[Task], member: Member, ask: Ask) -> None:
         self.task, self.member, self._ask = task, member, ask
-        self._floored = self._seen = False
+        self._checked = Remarked(task, member)
         self._session = _session(ask.path)
 
     @property
@@ -59,10 +59,7 @@ class Session:
 
     @property
     def remark(self) -> str | None:
-        if not self._floored:
-            return None
-        name = self.member.name
-        return f"Member {name} says probabilities below {FLOOR:g}: they are raised to that before the logarithm."
+        return self._checked.remark
 
     def meets(self, split: str, rows: Rows) -> None:
         """It answers any."""
@@ -74,20 +71,13 @@ class Session:
         assert inputs is not None  # it wants them
         where = f"at row {rows[0]} of {split}"
         x = self._fitted(inputs.cpu().numpy(), where)
-        raw = torch.from_numpy(self._raw(x, where))
-        joined = self.task.joined(raw, len(rows), self.member)
-        if not self._seen:
-            self._seen = True
-            self.task.refuse_unlikely(joined, self.member, split, rows)
-        if self.member.output == "probabilities":
-            self._floored |= bool((joined < FLOOR).any())
-        return self.task.answers(joined, self.member, split, rows)
+        return self._checked.answers(self._raw(x, where), split, rows)
 
     def _fitted(self, x: NDArray[Any], where: str) -> NDArray[Any]:
         """Rows as the graph takes them. Raises EdistillError where their shape is another than it says."""
         wanted = self._ask.entry.shape
         if wanted is not None and len(wanted) == 2 and x.ndim > 2:
-            x = x.reshape(len(x), -1)
+            x = self._checked.flat(x)
         if wanted is not None and (
             len(wanted) != x.ndim or any(w not in (None, n) for w, n in zip(wanted[1:], x.shape[1:], strict=True))
         ):

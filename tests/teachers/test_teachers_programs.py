@@ -160,6 +160,19 @@ def test_columns_in_another_order_than_it_was_fitted_on_are_refused(tmp_path: Pa
                 asked.meets("train", source)
 
 
+def test_pictures_in_color_are_given_flat_and_the_member_says_so(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 12))
+    joblib.dump(LogisticRegression().fit(x, x[:, 0] > 0), tmp_path / "m.joblib")
+    asked = estimator.load(tmp_path / "m.joblib", TRUSTED).open(Classification)
+    asked.answers("test", range(6), inputs((1, 3, 4), 6))
+    assert asked.remark is None
+    found = asked.answers("test", range(6), inputs((3, 2, 2), 6))
+    wanted = joblib.load(tmp_path / "m.joblib").predict_log_proba(inputs((3, 2, 2), 6).numpy().reshape(6, 12))
+    assert_allclose(found, wanted, atol=1e-5)
+    assert asked.remark is not None
+    assert "m takes rows of one dimension, and is given those of shape (3, 2, 2) channel by" in asked.remark
+
+
 class Mine:
     """A type of nobody's."""
 
