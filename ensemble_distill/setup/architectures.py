@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ensemble_distill.setup.members import Found, Shapes
 
@@ -18,6 +18,13 @@ def architecture_of(group: Sequence[Found]) -> tuple[str, int] | None:
         if (classes := _classes(name, first.shapes)) is not None:
             return name, classes
     return None
+
+
+def timm_names(names: Iterable[str]) -> list[str]:
+    """Those of some names that timm can build; a member's own may be that of its file."""
+    import timm
+
+    return [name for name in names if name and timm.is_model(name)]
 
 
 def _named(texts: Sequence[str]) -> Iterator[str]:

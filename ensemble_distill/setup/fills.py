@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ensemble_distill.setup.written import Scene
 
 
-def raising(module: Path, code: str) -> list[tuple[str, int, str]]:
-    """The lines of a written stub that raise, each with what is to stand there."""
-    lines = enumerate(code.splitlines(), start=1)
-    return [(str(module), line, text.split('"')[1]) for line, text in lines if "raise NotImplementedError(" in text]
+def raising(code: Mapping[Path, str]) -> list[tuple[str, int, str]]:
+    """The lines of written stubs that raise, each with what is to stand there."""
+    return [
+        (str(module), line, text.split('"')[1])
+        for module, content in code.items()
+        for line, text in enumerate(content.splitlines(), start=1)
+        if "raise NotImplementedError(" in text
+    ]
 
 
 def unwritten(scene: Scene) -> list[tuple[str, int, str]]:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ensemble_distill.setup.architectures import architecture_of
+from ensemble_distill.setup.architectures import architecture_of, timm_names
 from ensemble_distill.setup.code import BODIES, MEMBERS, Factory, find
 from ensemble_distill.setup.members import Found, alike, folder_of_members, look
 from ensemble_distill.setup.splits import find_splits
+from ensemble_distill.setup.stub import stub
 from ensemble_distill.setup.written import Built, Scene, relative
 
 STUB = "model.py"
@@ -66,11 +67,17 @@ def stub_file(root: Path) -> Path:
     return file
 
 
+def stub_of(scene: Scene) -> dict[Path, str]:
+    """The file with functions to fill in, and its text; nothing where all modules are known."""
+    stubbed = [(one.members, stub_name(index)) for index, one in enumerate(scene.built) if one.stub]
+    return {stub_file(scene.root): stub(*zip(*stubbed, strict=True))} if stubbed else {}
+
+
 def _body(found: Sequence[Found], built: Sequence[Built], factory: Factory | None, root: Path) -> str | None:
     if factory is not None:
         return f"{relative(factory.file, root)}:{factory.name}"
     if any(one.stub for one in built):
         return f"{stub_file(root).name}:{BODIES[0]}"
-    named = [one.model for group in built if group.factory is None for one in [group] * len(group.members)]
-    named = [name for name in (*named, *(one.model for one in found)) if name and ":" not in name and " " not in name]
-    return Counter(named).most_common(1)[0][0] if named else None  # those of timm
+    named = [group.model for group in built if group.factory is None for _ in group.members]
+    named = timm_names([*named, *(one.model for one in found)])  # a graph's model is its file's name
+    return Counter(named).most_common(1)[0][0] if named else None

@@ -151,3 +151,9 @@ def told_kinds(found: Sequence[Found]) -> str:
     """4 timm_run, 1 checkpoint."""
     counted = Counter(one.kind for one in found if one.kind is not None and one.problem is None)
     return ", ".join(f"{count} {kind}" for kind, count in counted.items())
+
+
+def told_members(found: Sequence[Found]) -> tuple[dict[str, Any], ...]:
+    """What each is, for the table of `init`."""
+    keys = ("name", "kind", "model", "parameters", "problem")
+    return tuple({key: getattr(one, key) for key in keys} for one in found)

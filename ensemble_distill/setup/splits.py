@@ -155,6 +155,13 @@ def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
     return Splits(found, task if labeled else None, sources, problems, tuple(others), header)
 
 
-def told(source: Source) -> dict[str, Any]:
-    """What a split holds, for the table of `init`."""
+def told_splits(splits: Splits) -> dict[str, dict[str, Any]]:
+    """What each holds, or why that is not known, for the table of `init`."""
+    return {name: _told(splits, name) for name in splits.entries}
+
+
+def _told(splits: Splits, name: str) -> dict[str, Any]:
+    source = splits.sources.get(name)
+    if source is None:
+        return {"problem": splits.problems.get(name, "its columns are not declared yet")}
     return {"rows": len(source), "holds": source.kind, "labels": source.labels is not None}

@@ -21,6 +21,7 @@ from ensemble_distill.setup.splits import Splits
 
 COLUMN = 56  # where the comments begin
 FILL = "FILL IN"
+READY_MADE = "ready_made"  # the kind of outputs alone
 VIEWS = {"pixels": "crop-flip+mixup", "tensor": "mixup", "features": "mixup"}
 
 
@@ -203,6 +204,11 @@ def _entry(entry: Entry, root: Path) -> Any:
 def _views(text: Text, scene: Scene) -> None:
     train = scene.splits.sources.get("train")
     if train is None:
+        return
+    if fixed := [one.name for one in scene.found if one.kind == READY_MADE]:
+        text.say()
+        text.say("[views]")
+        text.set("transform", "none", f"{fixed[0]} holds outputs of these rows alone: it can be asked about no others")
         return
     gray = train.kind == "pixels" and train.item(0).x.shape[2] == 1
     text.say()

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import memory
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
+from ensemble_distill.setup.machine import machine_here
 from ensemble_distill.workspace.workspace import Workspace
 
-LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxruntime", "safetensors", "scikit-learn")
-OPTIONAL = ("pyarrow", "transformers", "skops")
 ROOM = 0.9  # of the free disk
 
 
@@ -57,12 +51,12 @@ def doctor(load: Callable[[], Settings], *, trust: bool = False, progress: Progr
     try:
         settings = load()
     except EdistillError as error:
-        return DoctorReport(_machine(Path()), [asdict(Check("edistill.toml", str(error), True))])
+        return DoctorReport(machine_here(Path()), [asdict(Check("edistill.toml", str(error), True))])
     workspace = Workspace(settings, progress or Silent(), trust)
     found = examine(workspace)
     lacking = {check.what for check in found.checks if check.problem}
     steps = [] if "train.device" in lacking else forecast(workspace, found)
-    machine = _machine(workspace.cache_folder)
+    machine = machine_here(workspace.cache_folder)
     if (needed := sum(step.bytes for step in steps)) > ROOM * machine["free_disk"]:
         told = (
             f"{machine['free_disk'] / 1e6:,.0f} MB are free, and the road fills about {needed / 1e6:,.0f} MB. Set "
@@ -70,32 +64,3 @@ def doctor(load: Callable[[], Settings], *, trust: bool = False, progress: Progr
         )
         found.checks.append(Check("output.cache", told, True))
     return DoctorReport(machine, [asdict(check) for check in found.checks], [asdict(step) for step in steps])
-
-
-def _machine(folder: Path) -> dict[str, Any]:
-    """What this runs on; `folder` is on the disk that results go to."""
-    import torch
-
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    devices = ["cpu", *(f"cuda:{at} ({torch.cuda.get_device_name(at)})" for at in range(torch.cuda.device_count()))]
-    devices += ["mps"] if torch.backends.mps.is_available() else []
-    return {
-        "edistill": __version__,
-        "python": platform.python_version(),
-        "versions": {name: found for name in (*LIBRARIES, *OPTIONAL) if (found := _version(name)) is not None},
-        "lacking": [name for name in LIBRARIES if _version(name) is None],
-        "devices": devices,
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "memory": memory(),
-        "free_disk": shutil.disk_usage(there).free,
-    }
-
-
-def _version(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -11,9 +11,9 @@ from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import FILE_NAME
 from ensemble_distill.setup.fills import problems_of, raising, unwritten
-from ensemble_distill.setup.finding import find_scene, stub_file, stub_name
-from ensemble_distill.setup.splits import told
-from ensemble_distill.setup.stub import stub
+from ensemble_distill.setup.finding import find_scene, stub_of
+from ensemble_distill.setup.members import told_members
+from ensemble_distill.setup.splits import told_splits
 from ensemble_distill.setup.written import written
 
 
@@ -68,39 +68,20 @@ def init(
     if folder.resolve() != root.resolve() and (folder / FILE_NAME).is_file():
         progress.warn(f"{folder} has an {FILE_NAME} of its own: commands run in {folder} read that.")
     scene = find_scene(folder, root, trust)
-    text, files = written(scene), [file]
-    fill = [(str(file), line, why) for line, why in text.fills]
-    stubbed = [one for one in scene.built if one.stub]
-    if stubbed:
-        module = stub_file(root)
-        names = [stub_name(index) for index, one in enumerate(scene.built) if one.stub]
-        code = stub([one.members for one in stubbed], names)
-        write_text(module, code)
-        files.insert(0, module)
-        fill = [*raising(module, code), *fill]
-    write_text(file, "\n".join(text.lines) + "\n")
-    fill = [*unwritten(scene), *fill]
+    text, code = written(scene), stub_of(scene)
+    files = {**code, file: "\n".join(text.lines) + "\n"}
+    for path, content in files.items():
+        write_text(path, content)
+    fill = [*unwritten(scene), *raising(code), *((str(file), line, why) for line, why in text.fills)]
+    mend = problems_of(scene)
     here = "" if root.resolve() == Path.cwd() else f" -c {file}"
+    trusted = " --trust-checkpoints" if trust else ""
     return InitReport(
         files=tuple(files),
         teachers=scene.teachers,
-        members=tuple(
-            {
-                "name": one.name,
-                "kind": one.kind,
-                "model": one.model,
-                "parameters": one.parameters,
-                "problem": one.problem,
-            }
-            for one in scene.found
-        ),
-        splits={
-            name: told(scene.splits.sources[name])
-            if name in scene.splits.sources
-            else {"problem": scene.splits.problems.get(name, "its columns are not declared yet")}
-            for name in scene.splits.entries
-        },
-        mend=problems_of(scene),
+        members=told_members(scene.found),
+        splits=told_splits(scene.splits),
+        mend=mend,
         fill=tuple(fill),
-        next=f"edistill doctor{here}" if fill or problems_of(scene) else f"edistill cache-logits{here}",
+        next=f"edistill {'doctor' if fill or mend else 'cache-logits'}{here}{trusted}",
     )

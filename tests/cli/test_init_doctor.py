@@ -217,6 +217,28 @@ def test_runs_are_members(digits_session: Path, tmp_path: Path) -> None:
     assert [(member["name"], member["kind"]) for member in report.members] == [("hydra-s0", "run")]
 
 
+def test_a_members_file_is_no_body_and_the_trust_it_needs_is_passed_on(here: Path) -> None:
+    import joblib
+    from sklearn.linear_model import LogisticRegression
+
+    shutil.rmtree("ours/teachers")
+    Path("ours/model.py").unlink()
+    Path("ours/teachers").mkdir()
+    joblib.dump(LogisticRegression().fit(np.eye(3), [0, 1, 2]), "ours/teachers/linear.joblib")
+    result = edistill("init ours --trust-checkpoints")
+    assert re.findall(r"fill in: edistill.toml, line \d+: model", result.stdout)
+    assert result.stdout.endswith("next: edistill doctor --trust-checkpoints\n")
+    assert "student" not in tomllib.loads(Path("edistill.toml").read_text()) or not load_settings().student.model
+
+
+def test_ready_made_outputs_are_asked_about_no_views(here: Path) -> None:
+    said = np.eye(3)[np.arange(40) % 3]
+    np.savez(here / "ours/teachers/outputs.npz", train=said, validation=said, test=said)
+    report = init("ours")
+    assert ("outputs", "ready_made") in [(one["name"], one["kind"]) for one in report.members]
+    assert load_settings().views.transform == "none"
+
+
 # --- doctor -----------------------------------------------------------------------------------------------------
 
 

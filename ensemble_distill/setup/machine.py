@@ -1,0 +1,44 @@
+"""The machine as `doctor` tells it: versions, devices, memory and free disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill import __version__
+from ensemble_distill.runtime.files import memory
+
+LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxruntime", "safetensors", "scikit-learn")
+OPTIONAL = ("pyarrow", "transformers", "skops")
+
+
+def machine_here(folder: Path) -> dict[str, Any]:
+    """What this runs on; `folder` is on the disk that results go to."""
+    import torch
+
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    devices = ["cpu", *(f"cuda:{at} ({torch.cuda.get_device_name(at)})" for at in range(torch.cuda.device_count()))]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    return {
+        "edistill": __version__,
+        "python": platform.python_version(),
+        "versions": {name: found for name in (*LIBRARIES, *OPTIONAL) if (found := _version(name)) is not None},
+        "lacking": [name for name in LIBRARIES if _version(name) is None],
+        "devices": devices,
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "memory": memory(),
+        "free_disk": shutil.disk_usage(there).free,
+    }
+
+
+def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
