@@ -103,14 +103,18 @@ def kind_of(path: Path, missed: bool = False) -> TeacherKind | None:
 
 
 def _looks_like_a_member(path: Path) -> bool:
-    if path.is_dir():
+    if path.is_dir():  # archives in it may be anything: a run keeps its evaluations so
         return any(
-            entry.name in ("args.yaml", "config.json") or _looks_like_a_member(entry)
+            entry.name in ("args.yaml", "config.json") or _is_model_file(entry)
             for entry in _listed(path)
             if not entry.is_dir()
         )
     if path.suffix.lower() == ".npz":
         return not holds_inputs(path)
+    return _is_model_file(path)
+
+
+def _is_model_file(path: Path) -> bool:
     return is_weights_file(path) or path.suffix.lower() in FOREIGN
 
 

@@ -38,6 +38,8 @@ WORKFLOWS = {
     "verify": ("workflows.verify.verify", "verify"),
     "methods": ("workflows.methods.methods", "methods"),
     "settings": ("settings.keys.settings_keys", "settings"),
+    "init": ("workflows.init.init", "init x"),
+    "doctor": ("workflows.doctor.doctor", "doctor"),
 }
 
 
