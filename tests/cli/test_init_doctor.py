@@ -273,6 +273,8 @@ def test_nothing_is_wrong_and_nothing_is_written(whole: Path) -> None:
     told = next(step["bytes"] for step in report["forecast"] if step["command"] == "cache-logits")
     assert 0 < told <= records, "but for the headers of the files"
     assert "up to date" in edistill("doctor -c ours/edistill.toml").stdout
+    trusting = edistill("doctor -c ours/edistill.toml --trust-checkpoints")
+    assert "next: edistill cache-logits --trust-checkpoints" in trusting.stdout
 
 
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
