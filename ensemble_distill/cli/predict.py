@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import command
 from ensemble_distill.errors import EdistillError
+
+if TYPE_CHECKING:
+    from ensemble_distill.settings import Settings
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
@@ -54,15 +58,9 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill predict photos/ -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """
-        from ensemble_distill.settings import FILE_NAME, load_settings
         from ensemble_distill.workflows.predict import predict
 
-        if model is None and config_file is None and not Path(FILE_NAME).is_file():
-            raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
-        known = config_file is not None or Path(FILE_NAME).is_file()
-        # a student says what it takes; only of a table's columns the settings say which those are
-        table = len(inputs) == 1 and inputs[0].lower().endswith(TABLES)
-        settings = load_settings(config_file) if model is None or (table and known) else None
+        settings = _settings(inputs, model, config_file)
         runs = Path("runs") if model is not None or settings is None else Path(settings.output.runs)
         form: Literal["csv", "json"] = "json" if json or style is Style.json else "csv"
         with render.Shown() as progress:
@@ -85,3 +83,18 @@ def register(app: typer.Typer) -> None:
             render.document(found.rows)
         else:
             render.text(found.text(form))
+
+
+def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | None) -> Settings | None:
+    """Where they are needed: to find the newest export, and to say which columns of a table a student takes.
+
+    Raises:
+        EdistillError: no student is named, and there are no settings to find one by.
+    """
+    from ensemble_distill.settings import FILE_NAME, load_settings
+
+    there = config_file is not None or Path(FILE_NAME).is_file()
+    if model is None and not there:
+        raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
+    table = len(inputs) == 1 and inputs[0].lower().endswith(TABLES)
+    return load_settings(config_file) if model is None or (table and there) else None

@@ -18,6 +18,7 @@ from ensemble_distill.runtime.names import harmless_json, one_line
 from ensemble_distill.setup.code import Factory
 from ensemble_distill.setup.members import Found, told_kinds
 from ensemble_distill.setup.splits import Splits
+from ensemble_distill.tasks import open_task
 
 COLUMN = 56  # where the comments begin
 FILL = "FILL IN"
@@ -125,7 +126,7 @@ def _teachers(text: Text, scene: Scene, task: str) -> None:
     first = scene.built[0] if scene.built else None
     if first is not None:
         _built(text, first)
-    if task == "regression":
+    if open_task(task).says_labels:
         text.fill("output", '"mean-variance"', 'what members return: "mean" (then variance, too), or "mean-logvar"')
     elif first is not None:
         text.set("output", "logits", 'or "probabilities", where a softmax or sigmoid is in the module')
