@@ -185,8 +185,19 @@ class TrainSettings(Section):
         le=FAR,
         description="Peak learning rate; default 0.001, or 0.0001 where student.init lists members to start from.",
     )
-    sched: Literal["cosine", "tanh", "poly", "none"] = Field(
-        "cosine", description="A timm schedule, over each stage, stepped each update."
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of optimizers that have one; with sgd 0 is plain SGD.")
+    sched: Literal["cosine", "tanh", "poly", "plateau", "none"] = Field(
+        "cosine", description="A timm schedule, over each stage, stepped each update; plateau looks at validation rows."
+    )
+    decay_rate: float = Field(0.1, gt=0, lt=1, description="Of plateau: what the rate is multiplied by.")
+    patience_epochs: int = Field(
+        10, ge=0, le=MOST_EPOCHS, description="Of plateau: epochs without a better validation figure before that."
+    )
+    plateau_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=LARGE,
+        description="Of plateau: by how much a figure is to be better: perplexity, or else nats.",
     )
     warmup_epochs: float = Field(0.0, ge=0, le=MOST_EPOCHS, description="Epochs of linear warmup in each stage.")
     weight_decay: float = Field(0.01, ge=0, le=LARGE, description="Weight decay.")

@@ -9,6 +9,7 @@ become B·L answers less those whose label is ignored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 UNITS = (None, "word", "character")
 MOST = 2**20  # positions of a row
+LARGEST = 700.0  # nats, whose exponential is finite
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,10 @@ class LanguageModelling(Classification):
         found = super().figures(rows)
         found["perplexity"] = float(np.exp(rows["nll"].mean(axis=0)).mean()) if "nll" in rows else None
         return {name: found[name] for name in self.figures_shown}
+
+    @classmethod
+    def of_nll(cls, nll: float) -> dict[str, float]:
+        return {"nll": nll, "perplexity": math.exp(min(nll, LARGEST))}
 
     # --- serving ------------------------------------------------------------------------------------------------
 

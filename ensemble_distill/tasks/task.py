@@ -352,6 +352,11 @@ class Task(ABC):
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
         """`figures_shown`, from rows (N,) of one model, or (N, M): the mean over members of each one's own."""
 
+    @classmethod
+    def of_nll(cls, nll: float) -> dict[str, float]:
+        """What is told of the mean NLL while a student trains, by name."""
+        return {"nll": nll}
+
     # --- serving ------------------------------------------------------------------------------------------------
 
     @classmethod

@@ -69,6 +69,22 @@ def _warmup(facts: Learning) -> Idle | None:
     )
 
 
+def _no_plateau(facts: Learning) -> Idle | None:
+    sched = facts.train.sched
+    return None if sched == "plateau" else Idle(f"train.sched is {sched!r}", "Set --sched plateau, or leave it out.")
+
+
+def _momentum(facts: Learning) -> Idle | None:
+    from timm.optim import get_optimizer_info
+
+    opt = facts.train.opt
+    try:
+        has = get_optimizer_info(opt).has_momentum
+    except ValueError:
+        return None  # there is no such optimizer, which is told where it is made
+    return None if has else Idle(f"train.opt {opt!r} has none")
+
+
 def _batch_norm(facts: Learning) -> Idle | None:
     return None if facts.normalizes else Idle("the student has no BatchNorm")
 
@@ -94,6 +110,10 @@ TRAINING: Mapping[str, Callable[[Learning], Idle | None]] = {
     "data.transfer": _transfer,
     "student.preprocessing": _no_pixels,
     "train.teacher": _one_teacher,
+    "train.momentum": _momentum,
+    "train.decay-rate": _no_plateau,
+    "train.patience-epochs": _no_plateau,
+    "train.plateau-threshold": _no_plateau,
     "train.warmup-epochs": _warmup,
     "train.freeze-bn": _batch_norm,
     "train.channels-last": _pictures,

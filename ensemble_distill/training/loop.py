@@ -20,6 +20,7 @@ from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import Place
 from ensemble_distill.training.convergence import still_falling
 from ensemble_distill.training.feed import Feed
+from ensemble_distill.training.plateau import Plateau
 from ensemble_distill.training.rows import Rows
 from ensemble_distill.training.solving import Solving
 from ensemble_distill.training.state import State, States
@@ -173,9 +174,10 @@ class Training:
         self._stepping.read(state, kept=self.place.kept)
 
     def _keeps(self, epoch: int) -> bool:
-        """Whether the student is validated and saved at the end of this epoch: of more than a hundred at some."""
-        epochs = self.setup.settings.epochs
-        return epoch == epochs or epoch % math.ceil(epochs / KEPT) == 0
+        """Whether the student is validated and saved at the end of this epoch: of more than a hundred at some, if no
+        rate depends on it."""
+        epochs, plateau = self.setup.settings.epochs, self.setup.settings.sched == "plateau"
+        return plateau or epoch == epochs or epoch % math.ceil(epochs / KEPT) == 0
 
     def _log(self, state: State, seconds: float, kept: bool) -> None:
         self._read(state)
@@ -191,6 +193,8 @@ class Training:
             validated = self.setup.validate(student, stage)
             if student is state.student:
                 self._forward.learning(student)
+            if isinstance(state.scheduler, Plateau):
+                state.scheduler.end_epoch(validated)
         state.summary.end_epoch(facts, {**validated, "seconds": round(seconds, 2)})
         if kept:
             self.place.own()  # from here on nothing of the student's own can fail; the run that it replaces may go

@@ -9,6 +9,9 @@ import torch
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
+from ensemble_distill.training.plateau import Plateau
+
+NESTEROV = ("sgd", "nesterov")  # timm's names for SGD with Nesterov's momentum
 
 
 def optimization(
@@ -22,20 +25,26 @@ def optimization(
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
 
+    # torch's Nesterov needs a momentum, and timm's "momentum" is the same SGD without it
+    opt = "momentum" if settings.opt.lower() in NESTEROV and settings.momentum == 0 else settings.opt
     try:
-        optimizer = create_optimizer_v2(student, opt=settings.opt, lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = create_optimizer_v2(
+            student, opt=opt, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum
+        )
     except (ValueError, AssertionError, KeyError) as error:
         raise EdistillError(f"train.opt is {settings.opt!r}, which timm refuses: {error}.") from None
     if getattr(optimizer, "is_second_order", False):
         raise EdistillError(f"train.opt is {settings.opt!r}, which needs second derivatives. Use another.")
-    warmup = min(settings.warmup_epochs * steps_per_epoch, steps - 1) / steps
+    warmup = min(settings.warmup_epochs * steps_per_epoch, steps - 1)
+    if settings.sched == "plateau":
+        return optimizer, Plateau(optimizer, settings, round(warmup))
     scheduler, _ = create_scheduler_v2(
         optimizer,
         # timm's "none" knows no warmup; steps that multiply the rate by 1 do
         sched="step" if settings.sched == "none" else settings.sched,
         decay_rate=1.0,  # for timm's poly this is the power: a straight line to 0
         num_epochs=1,  # the stage is one cycle of `steps` updates
-        warmup_epochs=warmup,
+        warmup_epochs=warmup / steps,
         warmup_lr=settings.lr / 100,
         step_on_epochs=False,
         updates_per_epoch=steps,

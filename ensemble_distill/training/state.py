@@ -18,6 +18,7 @@ from ensemble_distill.training.checkpoint import damaged, random_state, restore_
 from ensemble_distill.training.forward import Forward, channels_last, channels_last_state
 from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Order, boundaries
+from ensemble_distill.training.plateau import Plateau
 from ensemble_distill.training.summary import Summary
 
 
@@ -29,7 +30,7 @@ class State:
     step: int  # steps done in the whole training
     student: Student
     optimizer: torch.optim.Optimizer
-    scheduler: Any  # timm's
+    scheduler: Any  # timm's, or a Plateau
     ema: Any  # timm's ModelEmaV3, or None
     scaler: torch.amp.GradScaler
     summary: Summary = field(default_factory=Summary)
@@ -49,6 +50,8 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "scaler": self.scaler.state_dict(),
+            # others are functions of the step
+            "plateau": self.scheduler.state_dict() if isinstance(self.scheduler, Plateau) else None,
             "random": random_state(device),
             **self.summary.saved(),
         }
@@ -117,6 +120,8 @@ class States:
                 state.ema.module.load_state_dict(saved["ema"])
             if saved["scaler"]:  # empty after steps without one, on a CPU
                 state.scaler.load_state_dict(saved["scaler"])
+            if isinstance(state.scheduler, Plateau):
+                state.scheduler.load_state_dict(saved["plateau"])
             restore_random_state(saved["random"], self.device)
             state.summary = Summary.restored(saved)
         except (RuntimeError, ValueError) as error:

@@ -23,6 +23,7 @@ from ensemble_distill.training.feed import Feed, Pooling
 from ensemble_distill.training.idle import Learning, tell_idle_training
 from ensemble_distill.training.loop import Setup, Training
 from ensemble_distill.training.order import Order, afforded, boundaries
+from ensemble_distill.training.plateau import refuse_no_validation
 from ensemble_distill.training.refusals import refuse_broken, refuse_double, refuse_one_member
 from ensemble_distill.training.rows import CachedRows, TeacherOutputs
 from ensemble_distill.training.student import Begun, begin_student, config_of
@@ -60,6 +61,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     Raises:
         EdistillError: the student cannot be built, or the method's stages do not fit it.
     """
+    refuse_no_validation(asked.train, learned.validation is not None)
     refuse_one_member(asked.train.method, asked.method, learned.cache.manifest.names, asked.train.teacher)
     rows, settings = CachedRows(list(learned.splits.values()), learned.preprocessing), asked.train
     order = Order(len(rows), learned.splits["train"].records.views, settings.batch_size, settings.seed, ranks.current())

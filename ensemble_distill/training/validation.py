@@ -33,6 +33,7 @@ def validation(split: CachedSplit, to: Preprocessing | None, feed: Feed) -> Vali
                 nll += predictive.pooled_nll(y).sum().item()
             # last, since a method's loss may change what it is given
             losses += len(said) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
-        return {"validation_loss": losses / count} | ({} if labels is None else {"validation_nll": nll / count})
+        told = {} if labels is None else {f"validation_{name}": v for name, v in task.of_nll(nll / count).items()}
+        return {"validation_loss": losses / count} | told
 
     return validate

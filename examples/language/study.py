@@ -26,6 +26,18 @@ from torch.nn.functional import cross_entropy
 
 from ensemble_distill import cache_logits, evaluate, load_settings, train, train_chain
 
+# the recipe of make.py for students: what is summed over 35 steps there is a mean here
+RECIPE = {
+    "train.opt": "sgd",
+    "train.momentum": 0.0,
+    "train.weight-decay": 0.0,
+    "train.lr": make.UNROLL * 1.0,
+    "train.clip-grad": make.CLIP / make.UNROLL,
+    "train.sched": "plateau",
+    "train.decay-rate": 0.25,
+    "train.patience-epochs": 0,
+    "train.batch-size": 20,
+}
 COLUMNS = ("arm", "seed", "validation", "test", "seconds")
 # arms that one teacher makes, each with its seed; those of the ensemble of all teachers; and of none
 OF_ONE = {

@@ -255,7 +255,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 def test_flags_are_timms_and_reach_the_settings(quick: Path, asked: list[Settings]) -> None:
-    given = "-b 7 -j 3 --opt sgd --lr 0.5 --sched poly --epochs 11 --warmup-epochs 2 --weight-decay 0.25 --amp"
+    given = "-b 7 -j 3 --opt sgd --lr 0.5 --sched plateau --epochs 11 --warmup-epochs 2 --weight-decay 0.25 --amp"
+    given += " --momentum 0.5 --decay-rate 0.25 --patience-epochs 0"
     assert (
         edistill(f"train {given} --amp-dtype float16 --model-ema --device cuda:1 --seed 5 --name mine").exit_code == 0
     )
@@ -267,7 +268,8 @@ def test_flags_are_timms_and_reach_the_settings(quick: Path, asked: list[Setting
     first, second, bare = asked
     assert first.output.name == "mine"
     for settings, wanted in (
-        (first, {"batch_size": 7, "workers": 3, "opt": "sgd", "lr": 0.5, "sched": "poly", "epochs": 11}),
+        (first, {"batch_size": 7, "workers": 3, "opt": "sgd", "lr": 0.5, "sched": "plateau", "epochs": 11}),
+        (first, {"momentum": 0.5, "decay_rate": 0.25, "patience_epochs": 0}),
         (first, {"warmup_epochs": 2, "weight_decay": 0.25, "amp": True, "amp_dtype": "float16"}),
         (first, {"model_ema": True, "device": "cuda:1", "seed": 5}),
         (
@@ -285,7 +287,7 @@ def test_every_flag_of_train_is_a_setting_with_its_help() -> None:
     for name in FLAGS:
         assert f"--{name} " in shown
         assert str(fields[name].description).split()[-1] in shown
-    assert set(fields) - set(FLAGS) == {"checkpoint-minutes", "freeze-bn"}, "reached by --set"
+    assert set(fields) - set(FLAGS) == {"checkpoint-minutes", "freeze-bn", "plateau-threshold"}, "reached by --set"
 
 
 def test_set_reaches_any_key(quick: Path, asked: list[Settings]) -> None:

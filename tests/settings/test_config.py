@@ -274,7 +274,11 @@ def test_a_value_outside_its_domain_is_refused_with_both() -> None:
         ("train.lr", float("nan"), "train.lr is nan: input should be a finite number."),
         ("train.weight-decay", float("inf"), "train.weight-decay is inf: input should be a finite number."),
         ("train.warmup-epochs", -0.5, "train.warmup-epochs is -0.5"),
-        ("train.sched", "step", "train.sched is 'step': input should be 'cosine', 'tanh', 'poly' or 'none'."),
+        (
+            "train.sched",
+            "step",
+            "train.sched is 'step': input should be 'cosine', 'tanh', 'poly', 'plateau' or 'none'.",
+        ),
         ("train.model-ema-decay", 1.0, "train.model-ema-decay is 1.0: input should be less than 1."),
         ("train.amp-dtype", "float8", "train.amp-dtype is 'float8': input should be 'bfloat16' or 'float16'."),
         ("method", 3, "method is 3: it should be a table."),

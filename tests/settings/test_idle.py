@@ -234,6 +234,10 @@ TRAINING_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"data.transfer": "t.npz", "train.method": "supervised"},
         {"sources": {**PIXELS, "transfer": source(labels=False)}},
     ),
+    "train.momentum": ({"train.momentum": 0.5}, {}),  # of adamw
+    "train.decay-rate": ({"train.decay-rate": 0.25}, {}),
+    "train.patience-epochs": ({"train.patience-epochs": 0}, {}),
+    "train.plateau-threshold": ({"train.plateau-threshold": 0.5}, {}),
     "train.warmup-epochs": ({"train.warmup-epochs": 5.0, "train.epochs": 10}, {}),  # hydra's first stage has three
     "train.freeze-bn": ({"train.freeze-bn": True}, {"normalizes": False}),
     "train.channels-last": ({"train.channels-last": True}, {"sources": {"train": source("features")}}),
@@ -264,6 +268,12 @@ def test_of_what_acts_in_training_nothing_is_told() -> None:
         "train.model-ema": True,
         "train.model-ema-decay": 0.9,
         "train.warmup-epochs": 2.0,
+        "train.opt": "sgd",
+        "train.momentum": 0.5,
+        "train.sched": "plateau",
+        "train.decay-rate": 0.25,
+        "train.patience-epochs": 0,
+        "train.plateau-threshold": 0.5,
         "train.freeze-bn": True,
         "train.channels-last": True,
         "data.transfer": "t.npz",
