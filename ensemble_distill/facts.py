@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -24,6 +24,7 @@ ENSEMBLE = "ensemble"  # stands for a method where the members themselves were e
 Kind = Literal["pixels", "tensor", "features", "tokens"]
 Size = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
+Encoding = Literal["one-hot", "index"]  # a category as so many numbers, one of them 1, or as one, its place
 EXACT = ConfigDict(extra="forbid")  # of records that no later version may have more to say in
 
 
@@ -97,6 +98,61 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Preprocessing:
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        return parsed(cls, record)
+
+
+@dataclass(frozen=True)
+class InputColumns:
+    """Which columns of a table a row is made of, and how their values become numbers.
+
+    Attributes:
+        inputs: the columns that members are given, in their order.
+        categories: of those that hold no numbers, the values in the order in which they are encoded.
+        encoding: a category becomes as many numbers as it has values, one of them 1, or one number, its place.
+        images: instead of all these, the column that names or holds a row's picture.
+    """
+
+    inputs: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    encoding: Encoding = "one-hot"
+    images: str | None = field(default=None, kw_only=True)
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no settings hold."""
+        if bool(self.inputs) == (self.images is not None) or len(set(self.inputs)) < len(self.inputs):
+            raise ValueError(f"a row is made of the columns {list(self.inputs)} and of pictures in {self.images}")
+        for name, values in self.categories.items():
+            if name not in self.inputs or not values or len(set(values)) < len(values):
+                raise ValueError(f"the column {name} is no input of the values {list(values)}")
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """For each number of an input the place of the column that it comes from."""
+        return tuple(at for at, name in enumerate(self.inputs) for _ in self._features(name))
+
+    @property
+    def features(self) -> tuple[str, ...] | None:
+        """What each number of an input is called: its column, and of a category the value or values it stands for.
+        None where it is a picture."""
+        return tuple(feature for name in self.inputs for feature in self._features(name)) or None
+
+    def _features(self, name: str) -> list[str]:
+        if name not in self.categories:
+            return [name]
+        values = self.categories[name]
+        return [f"{name}={value}" for value in (values if self.encoding == "one-hot" else ["|".join(values)])]
+
+    def to_json(self) -> dict[str, Any]:
+        if self.images is not None:
+            return {"images": self.images}
+        kinds = {name: list(values) for name, values in self.categories.items()}
+        return {"inputs": list(self.inputs), "categories": kinds, "encoding": self.encoding}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> InputColumns:
         """Inverse of `to_json`. Raises ValueError for what it never wrote."""
         return parsed(cls, record)
 

@@ -97,7 +97,7 @@ def _transform(facts: Caching) -> Idle | None:
 
 
 def _columns(facts: Caching) -> Idle | None:
-    tables = any(getattr(source, "groups", None) is not None for source in facts.sources.values())
+    tables = any(getattr(source, "columns", None) is not None for source in facts.sources.values())
     return None if tables else Idle("no split is a table")
 
 

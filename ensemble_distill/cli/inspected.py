@@ -11,6 +11,7 @@ from ensemble_distill.cli.inspected_facts import (
     Record,
     after,
     answers,
+    columns,
     counted,
     differing,
     few,
@@ -121,6 +122,7 @@ def _onnx(path: str, record: Record) -> Sheet:
         [
             ("answers", answers(record)),
             ("takes", f"{seen['name']} ({shape})" + after(", ", preprocessing(seen["preprocessing"]))),
+            ("from columns", columns(seen.get("columns"))),
             ("gives", ", ".join(record["outputs"])),
             *member_facts(record["members"], ("model", "output")),
             *made_from(record),

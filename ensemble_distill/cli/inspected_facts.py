@@ -10,6 +10,7 @@ from ensemble_distill.tasks import open_task
 Record = Mapping[str, Any]
 
 FEW = 6  # names that are shown in full
+SHOWN = 12  # columns that are shown
 HEX = 12  # digits of a sha256
 DIFFER = "differ: see --json"
 
@@ -84,6 +85,19 @@ def preprocessing(how: Record | None) -> str:
     told = [" × ".join(map(str, how["size"])), f"mean {numbers(how['mean'])}", f"std {numbers(how['std'])}"]
     crop = [] if how["crop_pct"] == 1 else [f"{how['crop_mode']} crop {how['crop_pct']:g}"]
     return ", ".join([*told, how["interpolation"], *crop, *(["gray"] if how.get("channels") == 1 else [])])
+
+
+def columns(record: Record | None) -> str:
+    """Of a table, what a row is made of: age, deck (A, B, C; one-hot)."""
+    if record is None:
+        return ""
+    if "images" in record:
+        return f"pictures in {record['images']}"
+    kinds: Mapping[str, Sequence[str]] = record["categories"]
+    told = [
+        f"{name} ({names(kinds[name])}; {record['encoding']})" if name in kinds else name for name in record["inputs"]
+    ]
+    return ", ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} more" if len(told) > SHOWN else "")
 
 
 def model(spec: str | None) -> str:

@@ -86,7 +86,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | None) -> Settings | None:
-    """Where they are needed: to find the newest export, and to say which columns of a table a student takes.
+    """Where they are needed: to find the newest export, and to say which columns of a table a student takes whose file
+    does not say it.
 
     Raises:
         EdistillError: no student is named, and there are no settings to find one by.

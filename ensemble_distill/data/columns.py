@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError, first_few, nearest
+from ensemble_distill.facts import Encoding, InputColumns
 
-Encoding = Literal["one-hot", "index"]
+LABELS = (
+    "Mend or drop that row; a column of names has its classes declared in data.columns.classes, and several columns of "
+    "labels hold 0 and 1."
+)
 
 
 class Declared(Protocol):
@@ -25,57 +29,53 @@ class Declared(Protocol):
     @property
     def encoding(self) -> Encoding: ...
     @property
+    def images(self) -> str | None: ...
+    @property
     def labels(self) -> Sequence[str]: ...
     @property
     def classes(self) -> Sequence[str] | None: ...
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Attributes:
-    inputs: the columns that members are given, in their order.
-    categories: of those that hold no numbers, the values in the order in which they are encoded.
-    encoding: a category becomes as many numbers as it has values, one of them 1, or one number, its place.
-    labels: the columns of the labels or targets; a table that has none of them is unlabeled.
-    classes: what the label column calls the classes, in their order; None where it holds their numbers.
+class Columns(InputColumns):
+    """What rows are made of, and their labels.
+
+    Attributes:
+        labels: the columns of the labels or targets; a table that has none of them is unlabeled.
+        classes: what the label column calls the classes, in their order; None where it holds their numbers.
+        model: the exported student that was trained on these, and says them; None where the settings do.
     """
 
-    inputs: tuple[str, ...]
-    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    encoding: Encoding = "one-hot"
     labels: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
+    model: str | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, given: Declared) -> Columns:
         return cls(
             inputs=tuple(given.inputs),
-            categories=dict(given.categories),
+            categories={name: tuple(values) for name, values in given.categories.items()},
             encoding=given.encoding,
+            images=given.images,
             labels=tuple(given.labels),
             classes=None if given.classes is None else tuple(given.classes),
+            model=getattr(given, "model", None),
         )
 
-    @property
-    def groups(self) -> tuple[int, ...]:
-        """For each number of an input the place of the column that it comes from."""
-        return tuple(at for at, name in enumerate(self.inputs) for _ in self._features(name))
+    @classmethod
+    def trained(cls, columns: InputColumns, model: str) -> Columns:
+        """Those that an exported student says it was trained on. What a table says of labels is left aside."""
+        return cls(columns.inputs, columns.categories, columns.encoding, images=columns.images, model=model)
 
     @property
-    def features(self) -> tuple[str, ...]:
-        """What each number of an input is called: its column, and of a category the value or values it stands for."""
-        return tuple(feature for name in self.inputs for feature in self._features(name))
+    def asked(self) -> InputColumns:
+        """Without the labels: what an exported student needs to know."""
+        return InputColumns(self.inputs, self.categories, self.encoding, images=self.images)
 
     @property
     def numeric(self) -> Array:
         """(F,) whether each number of an input is one that varies by amounts, and not of a category."""
         return np.array([self.inputs[at] not in self.categories for at in self.groups])
-
-    def _features(self, name: str) -> list[str]:
-        if name not in self.categories:
-            return [name]
-        values = self.categories[name]
-        return [f"{name}={value}" for value in (values if self.encoding == "one-hot" else ["|".join(values)])]
 
     def read(self, header: Sequence[str], path: str) -> tuple[str, ...]:
         """The columns of a file that are read: its inputs, and its labels if it has them.
@@ -86,9 +86,14 @@ class Columns:
         twice = next((name for name in header if list(header).count(name) > 1), None)
         if twice is not None:
             raise EdistillError(f"{path} has the column {twice!r} {list(header).count(twice)} times. Name each once.")
-        for name in self.inputs:
+        needed = self.inputs if self.images is None else (self.images,)
+        for name in needed:
             if name not in header:
-                raise EdistillError(f"{path} has no column {name!r}{_meant(name, header)} Mend data.columns.inputs.")
+                key = "inputs" if self.images is None else "images"
+                mend = f"Mend data.columns.{key}."
+                if self.model is not None:
+                    mend = f"{self.model} was trained on it: give a table that has it, by that name."
+                raise EdistillError(f"{path} has no column {name!r}{_meant(name, header)} {mend}")
         there = [name for name in self.labels if name in header]
         if there and len(there) < len(self.labels):
             lacking = next(name for name in self.labels if name not in header)
@@ -96,7 +101,7 @@ class Columns:
                 f"{path} has the label column {there[0]!r} and not {lacking!r}{_meant(lacking, header)} Give all of "
                 "data.columns.labels, or none."
             )
-        return (*self.inputs, *there)
+        return (*needed, *there)
 
     def encoded(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> Array:
         """Some rows of the inputs, (B, F) float32.
@@ -109,12 +114,16 @@ class Columns:
             EdistillError: a value is no number, or no declared category.
         """
         made = []
+        declare = "Mend or drop that row, or declare the column's values in data.columns.categories."
+        if self.model is not None:
+            declare = f"Mend or drop that row: {self.model} was trained on numbers there."
         for name in self.inputs:
             at = f"{path}: column {name}"
             if name not in self.categories:
-                made.append(finite(columns[name], at, first_row)[:, None])
+                made.append(finite(columns[name], at, first_row, declare)[:, None])
                 continue
-            places = indices(columns[name], self.categories[name], at, first_row, f"data.columns.categories.{name}")
+            key = f"data.columns.categories.{name}" if self.model is None else None
+            places = indices(columns[name], self.categories[name], at, first_row, key)
             eye = np.eye(len(self.categories[name]), dtype=np.float32)
             made.append(eye[places] if self.encoding == "one-hot" else places[:, None].astype(np.float32))
         return np.concatenate(made, axis=1)
@@ -133,28 +142,31 @@ def _classes(classes: Sequence[str], values: Sequence[Any], named: str, first_ro
 
 
 def _targets(values: Sequence[Any], named: str, first_row: int) -> Array:
-    finite(values, named, first_row)
-    return numbers(values, named, first_row)
+    finite(values, named, first_row, LABELS)
+    return numbers(values, named, first_row, LABELS)
 
 
-def numbers(values: Sequence[Any], named: str, first_row: int) -> Array:
-    """float64 (B,); whole numbers in a column of text as int64. Raises EdistillError for what is no number."""
+def numbers(values: Sequence[Any], named: str, first_row: int, mend: str) -> Array:
+    """float64 (B,); whole numbers in a column of text as int64.
+
+    Args:
+        mend: what to do about what is no number, which is raised as an EdistillError.
+    """
     try:
         found = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         row = next(at for at, value in enumerate(values) if not _is_number(value))
         raise EdistillError(
-            f"{named} is {values[row]!r} at row {first_row + row}, which is no number. Mend or drop that row, or "
-            "declare the column's values in data.columns.categories."
+            f"{named} is {values[row]!r} at row {first_row + row}, which is no number. {mend}"
         ) from None
     whole = np.isfinite(found).all() and (np.abs(found) < 2**53).all() and (found == np.rint(found)).all()
     return found.astype(np.int64) if whole else found
 
 
-def finite(values: Sequence[Any], named: str, first_row: int) -> Array:
+def finite(values: Sequence[Any], named: str, first_row: int, mend: str) -> Array:
     """float32 (B,). Raises EdistillError for what is no number, or none that float32 holds."""
     with np.errstate(over="ignore"):
-        found = numbers(values, named, first_row).astype(np.float32)
+        found = numbers(values, named, first_row, mend).astype(np.float32)
     bad = ~np.isfinite(found)
     if bad.any():
         row = int(bad.argmax())
@@ -165,16 +177,22 @@ def finite(values: Sequence[Any], named: str, first_row: int) -> Array:
     return found
 
 
-def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: int, key: str) -> Array:
-    """The place of each value among those that are declared, int64 (B,). Raises EdistillError for any other."""
+def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: int, key: str | None) -> Array:
+    """The place of each value among those that are declared, int64 (B,). Raises EdistillError for any other.
+
+    Args:
+        key: where they are declared; None where a student was trained with them.
+    """
     places = {value: place for place, value in enumerate(known)}
     texts = [value if isinstance(value, str) else "" if value is None else str(value) for value in values]
     found = [places.get(text, -1) for text in texts]
     if -1 in found:
         row = found.index(-1)
+        there = "that the student was trained with" if key is None else f"declared in {key}"
+        mend = "or drop it" if key is None else "or declare it there, as the members saw it encoded"
         raise EdistillError(
-            f"{named} is {values[row]!r} at row {first_row + row}, which is not among the {len(known)} declared in "
-            f"{key} ({first_few(known, 6)}). Mend the row, or declare it there, as the members saw it encoded."
+            f"{named} is {values[row]!r} at row {first_row + row}, which is not among the {len(known)} {there} "
+            f"({first_few(known, 6)}). Mend the row, {mend}."
         )
     return np.array(found, np.int64)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ensemble_distill.data.source import Array, Item, Source
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import InputColumns
 
 
 class Renamed:
@@ -53,6 +54,11 @@ class Renamed:
     def features(self) -> tuple[str, ...] | None:
         """What they are called, where it is a table."""
         return getattr(self.source, "features", None)
+
+    @property
+    def columns(self) -> InputColumns | None:
+        """What its rows are made of, where it is a table."""
+        return getattr(self.source, "columns", None)
 
     @property
     def scale(self) -> Array | None:

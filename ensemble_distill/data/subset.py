@@ -12,6 +12,7 @@ from ensemble_distill.data.scale import column_scale
 from ensemble_distill.data.source import Array, Item, Source
 from ensemble_distill.data.stored import read_npy
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import InputColumns
 
 
 class Subset:
@@ -41,6 +42,11 @@ class Subset:
     def features(self) -> tuple[str, ...] | None:
         """What they are called, where it is a table."""
         return getattr(self.whole, "features", None)
+
+    @property
+    def columns(self) -> InputColumns | None:
+        """What its rows are made of, where it is a table."""
+        return getattr(self.whole, "columns", None)
 
     def __len__(self) -> int:
         return len(self.rows)

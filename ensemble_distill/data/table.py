@@ -29,12 +29,14 @@ class Table(Arrays):
     Attributes:
         groups: (F,) the place of each number's column.
         numeric: (F,) whether it varies by amounts; a category does not, and gets no noise.
-        features: (F,) what each is called; see `Columns.features`.
+        features: (F,) what each is called; see `InputColumns.features`.
+        columns: what its rows are made of.
     """
 
     def __init__(self, x: Array, y: Array | None, classes: tuple[str, ...] | None, columns: Columns) -> None:
         super().__init__(x, y, "features", classes)
         self.groups, self.numeric, self.features = columns.groups, columns.numeric, columns.features
+        self.columns = columns.asked
 
     @cached_property
     def scale(self) -> Array | None:

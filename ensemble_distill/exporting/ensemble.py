@@ -22,7 +22,7 @@ from ensemble_distill.exporting.onnx import (
     traced,
     write_verified,
 )
-from ensemble_distill.facts import ENSEMBLE, Kind, Member
+from ensemble_distill.facts import ENSEMBLE, InputColumns, Kind, Member
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.serving.card import Card
 from ensemble_distill.students.architecture import shares_of
@@ -92,7 +92,7 @@ def ensemble_module(
 
 
 def export_ensemble(
-    ensemble: Ensemble, x: Tensor, said: NDArray[np.float32], path: Path, features: tuple[str, ...] | None = None
+    ensemble: Ensemble, x: Tensor, said: NDArray[np.float32], path: Path, columns: InputColumns | None = None
 ) -> Path:
     """Write `path` and check it against the members' own answers.
 
@@ -100,7 +100,7 @@ def export_ensemble(
         x: real rows (B, *shape) as the first member wants them, B ≥ 1.
         said: (B, M, W), what each member says of these rows by itself, shown them as it wants them.
         path: the .onnx file; it appears only when the comparison has passed.
-        features: what the numbers of a row are called, where the data are tables.
+        columns: what a row is made of, where the data are tables.
 
     Raises:
         EdistillError: a member cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ by more
@@ -116,7 +116,8 @@ def export_ensemble(
         shape=shape,
         preprocessing=members[0].preprocessing if ensemble.kind == "pixels" else None,
         members=members,
-        features=features,
+        features=None if columns is None else columns.features,
+        columns=columns,
     )
     try:
         _, model = traced(ensemble, card)

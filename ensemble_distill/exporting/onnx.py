@@ -124,6 +124,7 @@ def export_onnx(
         members=origin.members,
         made_from=made_from,
         features=origin.features,
+        columns=origin.columns,
     )
     try:
         module, model = streamed(student, card, progress or Silent()) or traced(student, card)

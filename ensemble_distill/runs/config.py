@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError, quoted
-from ensemble_distill.facts import Member
+from ensemble_distill.facts import InputColumns, Member
 from ensemble_distill.runs.folder import CONFIG, content_of, train_again
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.runtime.seals import WRITTEN_BY, parse_sealed_json, sealed_json
@@ -32,7 +32,8 @@ class Provenance:
         versions: of the libraries it was trained with.
         still_falling: which share of its loss's fall came late, where the training ended too early; see
             `training.convergence`. None where it did not, and for runs before version 0.3.
-        features: what the numbers of a row are called, where it was trained on tables; see `Columns.features`.
+        features: what the numbers of a row are called, where it was trained on tables; see `InputColumns.features`.
+        columns: what those rows are made of, and pictures named by a table; None for runs before version 0.3, too.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
     still_falling: float | None = None
     features: tuple[str, ...] | None = None
+    columns: InputColumns | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class StudentConfig:
             "versions": dict(origin.versions),
             **({} if origin.still_falling is None else {"still_falling": origin.still_falling}),
             **({} if origin.features is None else {"features": list(origin.features)}),
+            **({} if origin.columns is None else {"columns": origin.columns.to_json()}),
         }
 
     @classmethod
@@ -91,7 +94,7 @@ class StudentConfig:
         student = {**record["student"], **record["input"], **pooling}
         method = record["method"]
         origin = {key: record[key] for key in ("members", "trained_on", "versions")}
-        origin |= {key: record.get(key) for key in ("still_falling", "features")}
+        origin |= {key: record.get(key) for key in ("still_falling", "features", "columns")}
         origin |= {"method": method["name"], "options": method["options"], "source": method.get("source", "")}
         return cls(Architecture.from_json(student, task_from_json(record)), parsed(Provenance, origin))
 

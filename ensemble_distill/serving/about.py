@@ -25,6 +25,7 @@ def about(path: Path) -> dict[str, Any]:
             "kind": card.kind,
             "shape": list(card.shape),
             "preprocessing": card.preprocessing.to_json() if card.preprocessing else None,
+            **({} if card.columns is None else {"columns": card.columns.to_json()}),
         },
         "outputs": list(served.outputs),
         "members": [member.to_json() for member in card.members],

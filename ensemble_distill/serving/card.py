@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Kind, MadeFrom, Member, Preprocessing, Size
+from ensemble_distill.facts import InputColumns, Kind, MadeFrom, Member, Preprocessing, Size
 from ensemble_distill.runs.exports import ONNX_PREFIX
 from ensemble_distill.runs.folder import export_again
 from ensemble_distill.runtime.jsons import line_of_json, parse_json
@@ -30,6 +30,7 @@ class Card:
         members: the ensemble it stands for.
         made_from: the weights and the calibration that are in it; None where it does not say.
         features: what the numbers of a row are called; None where it was trained on no tables.
+        columns: what a row of a table is made of; None where it was trained on none, or before version 0.3.
     """
 
     task: Annotated[Task, GIVEN]
@@ -41,6 +42,7 @@ class Card:
     members: tuple[Member, ...]
     made_from: MadeFrom | None = None
     features: tuple[str, ...] | None = None
+    columns: InputColumns | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no export writes."""
@@ -49,6 +51,8 @@ class Card:
             raise ValueError(f"its rows are {self.kind} of shape {self.shape}")
         if (self.kind == "tokens") != self.task.of_tokens:
             raise ValueError(f"its rows are {self.kind}, and its task is {self.task.key}")
+        if self.columns is not None and self.columns.features != self.features:
+            raise ValueError(f"its columns make {self.columns.features}, and its features are {self.features}")
         size = None if self.preprocessing is None else self.preprocessing.size
         if self.kind == "pixels" and size != self.shape[1:]:
             raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {self.shape}")
@@ -67,6 +71,7 @@ class Card:
             "members": [member.to_json() for member in self.members],
             **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
             **({} if self.features is None else {"features": list(self.features)}),
+            **({} if self.columns is None else {"columns": self.columns.to_json()}),
         }
         return {f"{ONNX_PREFIX}{name}": line_of_json(value) for name, value in record.items()}
 

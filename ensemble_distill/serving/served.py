@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from ensemble_distill.data.columns import Columns, Declared
 from ensemble_distill.data.rendering import as_gray
 from ensemble_distill.data.rows import plain_input
 from ensemble_distill.data.source import Item, Source, positions_of
@@ -239,6 +240,22 @@ class Served:
                     "Give rows like those it was trained on."
                 )
             yield rows, self.run(x)
+
+    def columns(self, declared: Declared | None) -> Declared | None:
+        """Which columns of a table it takes: those that it was trained on, and of a file that does not say them those
+        that are declared.
+
+        Raises:
+            EdistillError: others are declared.
+        """
+        trained = self.card.columns
+        if trained is None:
+            return declared
+        if declared is not None and (given := Columns.of(declared).asked) != trained:
+            self._refuse_other_features(given.features)
+            told, here = (first_few(one.features or [f"pictures in {one.images}"], 8) for one in (trained, given))
+            raise EdistillError(f"{self.path} was trained on {told}, and data.columns says {here}. Set it as it was.")
+        return Columns.trained(trained, str(self.path))
 
     def _refuse_other_features(self, given: tuple[str, ...] | None) -> None:
         """Refuse a table of other columns, or in another order, than the student was trained on."""

@@ -12,7 +12,10 @@ from ensemble_distill.settings.section import SEED, Section
 class ColumnSettings(Section):
     """`[data.columns]`: what the columns of tables are, in all splits."""
 
-    inputs: tuple[str, ...] = Field(min_length=1, description="Of tables, the columns members are given, in order.")
+    inputs: tuple[str, ...] = Field((), description="Of tables, the columns members are given, in order.")
+    images: str | None = Field(
+        None, description="Instead of inputs: the column of pictures, or of their paths from the table's folder."
+    )
     categories: dict[str, tuple[str, ...]] = Field(
         {}, description="Of input columns that hold no numbers, the values, in the order they are encoded in."
     )

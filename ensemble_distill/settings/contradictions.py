@@ -68,6 +68,18 @@ def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
         names = getattr(columns, key)
         if twice := next((name for name in names if names.count(name) > 1), None):
             return f"data.columns.{key}", f"data.columns.{key} names {twice!r} twice. Name each column once."
+    if not columns.inputs and columns.images is None:
+        return "data.columns.inputs", (
+            "data.columns.inputs is not set, nor is data.columns.images. Say which columns members are given, or which "
+            "one holds pictures or their paths."
+        )
+    if columns.inputs and columns.images is not None:
+        return "data.columns.images", (
+            f"data.columns.images is {columns.images!r}, and data.columns.inputs {list(columns.inputs)}: a row is a "
+            "picture or it is numbers. Leave one of them out."
+        )
+    if columns.images in columns.labels:
+        return "data.columns.labels", f"data.columns has {columns.images!r} in images and in labels. Mend one of them."
     if both := next((name for name in columns.labels if name in columns.inputs), None):
         return "data.columns.labels", f"data.columns has {both!r} in inputs and in labels. Take it out of one of them."
     if odd := next((name for name in columns.categories if name not in columns.inputs), None):

@@ -105,6 +105,7 @@ def config_of(asked: Asked, learned: Learned, architecture: Architecture) -> Stu
         trained_on={name: manifest.splits[name].digest for name in learned.splits},
         versions=library_versions(),
         features=getattr(learned.splits["train"].source, "features", None),
+        columns=getattr(learned.splits["train"].source, "columns", None),
     )
     return StudentConfig(architecture, provenance)
 

@@ -57,8 +57,8 @@ def export_members(workspace: Workspace) -> Path:
     weights = settings.shares([member.name for member in members])
     module = ensemble_module(task, source.kind, members, modules, x, weights, settings.average)
     with one_writer(folder):
-        features = getattr(source, "features", None)
-        return export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, features)
+        columns = getattr(source, "columns", None)
+        return export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns)
 
 
 def refuse_of_a_run(run: str | None, safetensors: bool) -> None:

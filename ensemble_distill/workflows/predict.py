@@ -54,7 +54,8 @@ def predict(
         progress: is told what of them was passed over, and when the run was calibrated since the export.
         output: a file to write the rows to, in the given style; None for none.
         overwrite: replace a file that no earlier call wrote.
-        columns: of a table, what its columns are: the `data.columns` of the settings.
+        columns: of a table, what its columns are: the `data.columns` of the settings. A model that says what it was
+            trained on needs none; where it was found in `runs` they are to agree.
         changed: the user changed the model since it was exported; see `Served`.
 
     Raises:
@@ -62,7 +63,7 @@ def predict(
             weights are others; the output must not be written there.
     """
     progress = progress or Silent()
-    model = latest_export(Path(runs)) if model is None else Path(model)
+    named, model = model is not None, latest_export(Path(runs)) if model is None else Path(model)
     output = None if output is None else Path(output)
     inputs = [inputs] if isinstance(inputs, str) else inputs
     if output is not None:
@@ -71,7 +72,8 @@ def predict(
     refuse_stale(served.path, served.card.made_from)
     if (told := calibrated_since(served.path, served.card.made_from)) is not None:
         progress.warn(told)
-    source = open_inputs(inputs, served.card.task.key, served.reading, columns)
+    asked = served.columns(None if named and served.card.columns else columns)
+    source = open_inputs(inputs, served.card.task.key, served.reading, asked)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)
     found = Predictions(model, list(records(served, source)))

@@ -50,7 +50,7 @@ ALWAYS = frozenset(
         "data.all",
         "data.split",
         *(f"data.split.{key}" for key in ("validation", "test", "calibration", "seed")),
-        *(f"data.columns.{key}" for key in ("inputs", "categories", "encoding", "labels", "classes")),
+        *(f"data.columns.{key}" for key in ("inputs", "images", "categories", "encoding", "labels", "classes")),
         "student.model",
         "student.kwargs",
         "student.init",
