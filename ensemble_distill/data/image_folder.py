@@ -30,6 +30,9 @@ class ImageFolder:
         labels: (N,) int64, or None.
         classes: names in the order of the labels, or None.
         remarks: see `Source`.
+
+    Attributes:
+        mend: what to do about a file that does not decode.
     """
 
     kind: Kind = "pixels"
@@ -44,6 +47,7 @@ class ImageFolder:
         remarks: tuple[str, ...] = (),
     ) -> None:
         self.remarks = remarks
+        self.mend = "Replace the file, or remove it; rows after it then move up"
         self.root, self.names, self.labels, self.classes = root, tuple(names), labels, classes
         self._memo: Memo[Item] = Memo(len(self.names))
 
@@ -65,8 +69,7 @@ class ImageFolder:
                 pixels = read_image(file)
         except Exception as error:  # each of Pillow's decoders has errors of its own
             raise EdistillError(
-                f"{path} (row {row}) does not decode: {error}. Replace the file, or remove it; rows after it "
-                "then move up, so a cache made before no longer fits."
+                f"{path} (row {row}) does not decode: {error}. {self.mend}, so a cache made before no longer fits."
             ) from error
         return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
 

@@ -1,9 +1,11 @@
-"""A table: CSV or TSV, or with pyarrow Parquet, Arrow and Feather, of columns that the settings declare."""
+"""A table: CSV or TSV, or with pyarrow Parquet, Arrow and Feather, of columns that the settings declare: numbers and
+categories, or the paths of pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.entry import Entry
+from ensemble_distill.data.image_table import ImageTable, file_names
 from ensemble_distill.data.reading_arrow import ARROW, read_arrow
 from ensemble_distill.data.reading_csv import TEXT, read_csv
 from ensemble_distill.data.source import Array, Source
@@ -66,11 +69,14 @@ def load(entry: Entry, task: type[Task]) -> Source:
             "them in edistill.toml, and run this beside it: data.columns = { inputs = [...], labels = [...] }."
         )
     names = declared.read(header, str(path))
-    x, y, rows = _read(declared, str(path), names, blocks)
+    taken, y, rows = _read(declared, path, names, blocks)
     classes = declared.classes if len(declared.labels) == 1 else declared.labels or None
     named = None if classes is None else as_classes(classes, "data.columns")
     labels = None if y is None else task.as_labels(y, rows, f"{path}: {', '.join(declared.labels)}", named)
-    return Table(x, labels, named if y is not None or declared.classes else None, declared)
+    named = named if y is not None or declared.classes else None
+    if declared.images is not None:
+        return ImageTable(path, list(chain.from_iterable(taken)), labels, named, declared.asked)
+    return Table(np.concatenate(taken), labels, named, declared)
 
 
 def header_of(path: Path) -> list[str]:
@@ -83,16 +89,22 @@ def _opened(path: Path) -> tuple[list[str], Iterator[Chunk]]:
 
 
 def _read(
-    declared: Columns, path: str, names: Sequence[str], blocks: Iterator[Chunk]
-) -> tuple[Array, Array | None, int]:
-    xs, ys, row = [], [], 0
-    labeled = len(names) > len(declared.inputs)
+    declared: Columns, path: Path, names: Sequence[str], blocks: Iterator[Chunk]
+) -> tuple[list[Any], Array | None, int]:
+    """What each block of rows holds: numbers (B, F), or names of files; the labels; and how many rows there are."""
+    taken: list[Any] = []
+    ys, row = [], 0
+    labeled = any(name in declared.labels for name in names)
     for block in blocks:
         columns = {name: block[name] for name in names}
-        xs.append(declared.encoded(columns, path, row))
+        if declared.images is not None:
+            at = f"{path}: column {declared.images}"
+            taken.append(file_names(columns[declared.images], at, path.parent, row))
+        else:
+            taken.append(declared.encoded(columns, str(path), row))
         if labeled:
-            ys.append(declared.label_values(columns, path, row))
-        row += len(xs[-1])
+            ys.append(declared.label_values(columns, str(path), row))
+        row += len(taken[-1])
     if not row:
         raise EdistillError(f"{path} has no rows below its header. Give a table with at least one.")
-    return np.concatenate(xs), np.concatenate(ys) if labeled else None, row
+    return taken, np.concatenate(ys) if labeled else None, row

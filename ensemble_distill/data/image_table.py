@@ -1,0 +1,74 @@
+"""A table that names picture files: a row is the file that one of its columns names, from the table's own folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ensemble_distill.data.image_folder import ImageFolder
+from ensemble_distill.data.source import Array
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import InputColumns
+
+
+class ImageTable(ImageFolder):
+    """Picture files in the order of a table's rows; one may stand in several.
+
+    Attributes:
+        columns: which one names them.
+    """
+
+    def __init__(
+        self,
+        table: Path,
+        names: Sequence[str],
+        labels: Array | None,
+        classes: tuple[str, ...] | None,
+        columns: InputColumns,
+    ) -> None:
+        super().__init__(table.parent, names, labels, classes)
+        self.columns = columns
+        self.mend = f"Replace the file, or take that row out of {table}; rows after it then move up"
+
+
+def file_names(values: Iterable[Any], named: str, root: Path, first_row: int) -> list[str]:
+    """The files that some rows name, by their paths from the table's folder.
+
+    Args:
+        values: of the column, as the file has them.
+        named: the table and its column.
+        root: the table's folder.
+        first_row: the row that the first of them is.
+
+    Raises:
+        EdistillError: one is no text, leads out of the folder, or is no file there.
+    """
+    return [_file_name(value, named, root, row) for row, value in enumerate(values, start=first_row)]
+
+
+def _file_name(value: Any, named: str, root: Path, row: int) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise EdistillError(
+            f"{named} is {value!r} at row {row}, which names no file. Give every row a picture's path from {root}, or "
+            "drop the row."
+        )
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\0" in value:
+        raise EdistillError(
+            f"{named} is {value!r} at row {row}, and files are taken from the table's own folder, {root}, alone. Write "
+            "paths from there, and move or link the pictures into it."
+        )
+    try:
+        mode = os.stat(root / path).st_mode  # noqa: PTH116, a link's target
+    except OSError as error:
+        slashes = " Write paths with /." if "\\" in value else ""
+        raise EdistillError(
+            f"{named} is {value!r} at row {row}, and {root / path} cannot be read: {error.strerror}.{slashes} Restore "
+            "the file, or drop the row."
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise EdistillError(f"{named} is {value!r} at row {row}, and {root / path} is no file. Name a picture.")
+    return path.as_posix()
