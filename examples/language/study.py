@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import make
@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy import stats
-from torch import nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ensemble_distill import cache_logits, evaluate, load_settings, train, train_chain
+from ensemble_distill import cache_logits, evaluate, load_settings, load_student, train, train_chain
 
 # the recipe of make.py for students: what is summed over 35 steps there is a mean here
 RECIPE = {
@@ -39,32 +39,39 @@ RECIPE = {
     "train.batch-size": 20,
 }
 COLUMNS = ("arm", "seed", "validation", "test", "seconds")
-# arms that one teacher makes, each with its seed; those of the ensemble of all teachers; and of none
+# arms that one teacher makes, each with its seed, or none: networks like the teacher; and those of all teachers
+LIKE_IT = {"student.heads": []}
+BOTH = {"train.lr": RECIPE["train.lr"] / 2}  # on the sum of two terms, as far as on their mean
 OF_ONE = {
-    "ban": {"train.method": "ban", "method.objective": "ban"},
-    "ban+l": {"train.method": "ban", "method.objective": "ban+l"},
+    "ban": {"train.method": "ban", "method.objective": "ban"} | LIKE_IT,
+    "ban+l": {"train.method": "ban", "method.objective": "ban+l"} | LIKE_IT | BOTH,
+    "supervised": {"train.method": "supervised"} | LIKE_IT,
 }
-OF_ALL = {
-    "hydra": {"train.method": "hydra"},
-    "kd": {"train.method": "kd"},
-    "supervised": {"train.method": "supervised"},
-}
+OF_ALL = {"hydra": {"train.method": "hydra"}, "kd": {"train.method": "kd"} | LIKE_IT}
 GIVEN = ("share", "tokens", "width", "epochs")  # what all arms of a folder have in common
 PUBLISHED = {"LSTM": (71.87, 68.56), "CNN-LSTM": (80.05, 76.97)}  # Penn Treebank test perplexity, teacher and BAN+L
 
 
 def arms(seeds: int, few: int) -> Iterator[tuple[str, int]]:
-    """In the order in which they run: what the others need first."""
-    for arm in ("teacher", "second"):
-        yield from ((arm, seed) for seed in range(seeds))
-    others = ("supervised", "ban", "hydra", "kd", "bane-2")
-    for arm, count in (("ban+l", seeds), *((other, few) for other in others)):
-        yield from ((arm, seed) for seed in range(count))
+    """In the order in which they run: what is compared first, seed by seed, and then what needs all teachers."""
+    for seed in range(seeds):
+        yield from ((arm, seed) for arm in ("teacher", "second", *OF_ONE))
+    for arm in ("hydra", "kd", "bane-2"):
+        yield from ((arm, seed) for seed in range(few))
     yield "ensemble", 0
 
 
-def perplexity(work: Path, run: str, model: str = "student") -> tuple[float, float]:
-    """On validation and test, as `evaluate` finds them: from a context of one window."""
+def perplexity(work: Path, run: str) -> tuple[float, float]:
+    """Of a student, on validation and test, as `evaluate` finds them: from a context of one window."""
+    student = load_student(work / "runs" / run, trust=True)
+    first, second = (
+        in_windows(lambda ids: student(ids)[0, 0], make.read_ids(work, name)) for name in ("validation", "test")
+    )
+    return first, second
+
+
+def evaluated(work: Path, run: str, model: str) -> tuple[float, float]:
+    """Of what else `evaluate` shows beside a run."""
     found = [evaluate(load_settings(work / "edistill.toml"), run, split=split) for split in ("validation", "test")]
     first, second = (float(one.models[model]["perplexity"]) for one in found)
     return first, second
@@ -81,32 +88,39 @@ def taught(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> 
     folder.mkdir(exist_ok=True)
     state = {name: tensor for name, tensor in member.state_dict().items() if name != "decoder.weight"}
     save_file(state, path)
-    validation, test = (in_windows(member, make.read_ids(work, name)) for name in ("validation", "test"))
+    member.eval()
+    validation, test = (
+        in_windows(lambda ids: member(ids)[0][0, -make.UNROLL :], make.read_ids(work, name))
+        for name in ("validation", "test")
+    )
     return validation, test
 
 
 @torch.no_grad()
-def in_windows(member: nn.Module, ids: NDArray[np.int64], size: int = make.UNROLL) -> float:
-    """A member's perplexity as `evaluate` has it: each window from no state at the beginning of the one before."""
-    member.eval()
-    end, nll = 1, 0.0  # <eos> stands before the text
-    stream = torch.from_numpy(np.concatenate([np.full(size + 1, end), ids]))
+def in_windows(said: Callable[[Tensor], Tensor], ids: NDArray[np.int64], size: int = make.UNROLL) -> float:
+    """Perplexity as `evaluate` has it: each window from no state at the beginning of the one before.
+
+    Args:
+        said: ids (1, 2 · size) to logits (size, K) of the last of them.
+    """
+    end, nll, rest = 1, 0.0, -len(ids) % size  # <eos> stands before the text; what is behind it does not count
+    stream = torch.from_numpy(np.concatenate([np.full(size + 1, end), ids, np.full(rest, end)]))
     for start in range(0, len(ids), size):
-        chunk = stream[start : start + 2 * size + 1]
-        out, _ = member(chunk[None, :-1])
-        nll += cross_entropy(out[0, size:], chunk[size + 1 :], reduction="sum").item()
+        chunk, count = stream[start : start + 2 * size + 1], min(size, len(ids) - start)
+        nll += cross_entropy(said(chunk[None, :-1])[:count], chunk[size + 1 :][:count], reduction="sum").item()
     return math.exp(nll / len(ids))
 
 
 def learned(work: Path, arm: str, seed: int) -> tuple[float, float]:
     """A student from the cache."""
     named = f"{arm.replace('+', '-')}-{seed}"
-    sets = {"train.seed": seed, "output.name": named}
+    sets = RECIPE | {"train.seed": seed, "output.name": named}
     if arm == "bane-2":
-        of = {"train.method": "ban", "method.objective": "ban+l", "train.generations": 2}
-        train_chain(load_settings(work / "edistill.toml", sets | of | {"train.teacher": f"member-{seed}"}))
-        return perplexity(work, named, "bane-2")
-    of = OF_ALL[arm] if arm in OF_ALL else OF_ONE[arm] | {"train.teacher": f"member-{seed}"}
+        of = OF_ONE["ban+l"] | {"train.generations": 2, "train.teacher": f"member-{seed}"}
+        train_chain(load_settings(work / "edistill.toml", sets | of))
+        return evaluated(work, named, "bane-2")
+    teacher = {} if arm == "supervised" or arm in OF_ALL else {"train.teacher": f"member-{seed}"}
+    of = (OF_ALL[arm] if arm in OF_ALL else OF_ONE[arm]) | teacher
     train(load_settings(work / "edistill.toml", sets | of))
     return perplexity(work, named)
 
@@ -124,7 +138,7 @@ def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> No
             found = taught(work, arm, seed, recipe, width)
         else:
             cache_logits(load_settings(work / "edistill.toml"))  # nothing is done where it is up to date
-            found = perplexity(work, "kd-0", "ensemble") if arm == "ensemble" else learned(work, arm, seed)
+            found = evaluated(work, "kd-0", "ensemble") if arm == "ensemble" else learned(work, arm, seed)
         with results.open("a") as file:
             values = (arm, seed, *(f"{value:.3f}" for value in found), f"{time.monotonic() - started:.0f}")
             file.write(",".join(map(str, values)) + "\n")
