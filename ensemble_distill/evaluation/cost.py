@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.teachers.answering import Answering
 
 REPEATS = 30
+LONG = 20.0  # milliseconds beyond which a pass is not made twice
 BUDGET = 3.0  # seconds a model; large ones are timed less often, but three times at least
 APART = 1e-4  # of the largest number: a batch that says something else is none
 LARGEST = 2**26  # parameters of all members: larger ones gain nothing by a batch, which copies them
@@ -45,13 +46,14 @@ class Cost:
     Attributes:
         parameters, macs: of all modules together; None where another runtime runs one of them.
         latency_ms: of the modules as they run fastest, on one thread.
-        apart_ms: of the modules one after the other.
+        alone_ms: the sum of what each takes that runs alone. All of them in turn can take longer, where their weights
+            do not fit into the processor's caches together.
     """
 
     parameters: int | None
     macs: int | None
     latency_ms: float
-    apart_ms: float
+    alone_ms: float
 
     def figures(self) -> Figures:
         return {"parameters": self.parameters, "macs": self.macs, "latency_ms": self.latency_ms}
@@ -59,30 +61,37 @@ class Cost:
     def of_one(self, count: int) -> Figures:
         """What one of so many modules costs by itself, on average."""
         parameters, macs = (_share(number, count) for number in (self.parameters, self.macs))
-        return {"parameters": parameters, "macs": macs, "latency_ms": self.apart_ms / count}
+        return {"parameters": parameters, "macs": macs, "latency_ms": self.alone_ms / count}
 
 
 def costs(models: Sequence[Model], budget: float = BUDGET) -> list[Cost]:
     """Of running all modules of a model, each on its own input, on the CPU: one after the other or, where they are of
     one architecture and see the same, in one batch, whichever is faster. Who serves an ensemble would do so too.
 
-    The models are timed in turn, over and over, so that what else the machine does falls on all of them alike.
+    The models are timed in turn, over and over, and the shortest time counts: what else the machine does only adds.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
             counted = [_counted(*model) for model in models]
-            ways = [[model, *batch_of(*model)] for model in models]
-            timed = _medians([way for several in ways for way in several], budget)
+            ways = [_ways(*model) for model in models]
+            timed = iter(_shortest([way for several in ways for way in several], budget * len(models)))
     finally:
         torch.set_num_threads(threads)
-    latencies = iter(timed)
     found = []
     for (parameters, macs), several in zip(counted, ways, strict=True):
-        apart, *batched = [next(latencies) for _ in several]
-        found.append(Cost(parameters, macs, min(apart, *batched) if batched else apart, apart))
+        alone, *together = [next(timed) for _ in several]
+        found.append(Cost(parameters, macs, min(together, default=alone), alone))
     return found
+
+
+def _ways(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Callable[[], float]]:
+    """Milliseconds of each module alone, summed, and those of each way to run several."""
+    alone = partial(_timed_alone, modules, inputs)
+    if len(modules) == 1:
+        return [alone]
+    return [alone, *(partial(_timed, *way) for way in [(modules, inputs), *batch_of(modules, inputs)])]
 
 
 def _share(number: int | None, count: int) -> float | None:
@@ -118,14 +127,17 @@ def batch_of(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Mod
     return [([batch], [rows])] if same else []
 
 
-def _medians(models: Sequence[Model], budget: float) -> list[float]:
-    """Milliseconds of each."""
-    latencies: list[list[float]] = [[] for _ in models]
-    begun, most = time.perf_counter(), budget * len(models)
-    while models and (len(latencies[0]) < 3 or _goes_on(latencies, begun, most)):
-        for (modules, inputs), times in zip(models, latencies, strict=True):
-            times.append(_timed(modules, inputs))
-    return [statistics.median(times) for times in latencies]
+def _shortest(ways: Sequence[Callable[[], float]], most: float) -> list[float]:
+    """Milliseconds of each.
+
+    Args:
+        most: seconds for all of them; three rounds are made in any case.
+    """
+    rounds: list[list[float]] = []
+    begun = time.perf_counter()
+    while ways and (len(rounds) < 3 or (len(rounds) < REPEATS and time.perf_counter() - begun < most)):
+        rounds.append([way() for way in ways])
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[int | None, int | None]:
@@ -143,16 +155,21 @@ def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[in
 
 
 def _timed(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> float:
-    """Milliseconds."""
-    own = [x.clone() for x in inputs]  # modules may work in place, over and over
-    started = time.perf_counter()
-    for module, x in zip(modules, own, strict=True):
-        module(x)
-    return 1000 * (time.perf_counter() - started)
+    """Milliseconds of one after the other. What runs again and again finds its weights where it left them, so a first
+    pass is not timed, unless it takes so long that this makes no difference."""
+    for _ in range(2):
+        own = [x.clone() for x in inputs]  # modules may work in place, over and over
+        started = time.perf_counter()
+        for module, x in zip(modules, own, strict=True):
+            module(x)
+        taken = 1000 * (time.perf_counter() - started)
+        if taken > LONG:
+            break
+    return taken
 
 
-def _goes_on(latencies: Sequence[Sequence[float]], begun: float, most: float) -> bool:
-    return len(latencies[0]) < REPEATS and time.perf_counter() - begun < most
+def _timed_alone(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> float:
+    return sum(_timed([module], [x]) for module, x in zip(modules, inputs, strict=True))
 
 
 @contextmanager

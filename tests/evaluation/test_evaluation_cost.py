@@ -122,7 +122,7 @@ def test_a_members_cost_is_its_share_of_the_ensembles() -> None:
     assert whole.macs is not None
     assert found["macs"] == pytest.approx(whole.macs / 3)
     assert found["parameters"] == pytest.approx(21 * 91 / 3)
-    assert found["latency_ms"] == whole.apart_ms / 3
+    assert found["latency_ms"] == whole.alone_ms / 3
     alike = cost(members[:1] * 2, [torch.zeros(1, 20)] * 2).of_one(2)
     assert isinstance(alike["parameters"], int), "as the members' own"
 
@@ -177,11 +177,21 @@ def test_members_run_in_one_batch_where_that_says_the_same(
 def test_the_latency_is_that_of_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = [Layers() for _ in range(6)]
     for of_loop, of_batch in ((6.0, 2.0), (6.0, 9.0)):
-        monkeypatch.setattr(evaluation_cost, "_timed", lambda m, x, at=(of_loop, of_batch): at[len(m) == 1])
+
+        def timed(given: list[nn.Module], _: list[Tensor], loop: float = of_loop, batch: float = of_batch) -> float:
+            return loop if len(given) == 6 else 0.5 if given[0] in modules else batch
+
+        monkeypatch.setattr(evaluation_cost, "_timed", timed)
         found = cost(modules, [X] * 6)
-        assert (found.latency_ms, found.apart_ms) == (min(of_loop, of_batch), of_loop)
-        assert found.of_one(6)["latency_ms"] == 1.0, "of a member by itself"
+        assert (found.latency_ms, found.alone_ms) == (min(of_loop, of_batch), 6 * 0.5)
+        assert found.of_one(6)["latency_ms"] == 0.5, "of a member by itself, not of one among others"
         assert found.macs == 6 * (20 * 20 + 20 * 5)
+
+
+def test_the_shortest_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([5.0, 3.0, 4.0] + [9.0] * 27)
+    monkeypatch.setattr(evaluation_cost, "_timed", lambda *_: next(taken))
+    assert cost([Layers()], [X], budget=100).latency_ms == 3.0
 
 
 def test_models_are_timed_in_turn() -> None:
@@ -198,5 +208,7 @@ def test_models_are_timed_in_turn() -> None:
 
     found = costs([([Told("a")], [torch.zeros(1, 2)]), ([Told("b"), Told("c")], [torch.zeros(1, 2), torch.ones(1, 2)])])
     assert len(found) == 2
-    assert order[3:9] == ["a", "b", "c"] * 2
+    assert order[:3] == ["a", "b", "c"], "they are counted first"
+    alone, in_turn = ["a", "a", "b", "b", "c", "c"], ["b", "c", "b", "c"]  # each once so that it is at hand
+    assert order[3:23] == (alone + in_turn) * 2
     assert costs([]) == []
