@@ -144,6 +144,13 @@ class StudentSettings(Section):
         return isinstance(self.init, tuple)
 
     @property
+    def starts_near(self) -> bool:
+        """Whether something of every member is in what it starts from: a pattern that fits several, bodies that are
+        compressed, last stages. Some members' whole bodies say nothing of the others."""
+        whole = isinstance(self.heads, tuple) and not self.compresses
+        return isinstance(self.init, tuple) and (not whole or any(set(name) & set("*?[") for name in self.init))
+
+    @property
     def compresses(self) -> bool:
         """Whether what it starts from is made thinner: bodies, or the heads' last stages."""
         return self.compress is not None or getattr(self.heads, "compress", None) is not None
@@ -183,7 +190,7 @@ class TrainSettings(Section):
         None,
         gt=0,
         le=FAR,
-        description="Peak learning rate; default 0.001, or 0.0001 where student.init lists members to start from.",
+        description="Peak learning rate; default 0.001, or 0.0001 where it starts from all members (student.init).",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Of optimizers that have one; with sgd 0 is plain SGD.")
     sched: Literal["cosine", "tanh", "poly", "plateau", "none"] = Field(

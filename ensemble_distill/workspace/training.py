@@ -39,7 +39,7 @@ def settled_training(workspace: Workspace) -> SettledTraining:
     """`[train]` with the epochs and the learning rate that a training has here."""
     method, options = workspace.method
     rows = partial(trained_rows, workspace, method.needed(options))
-    return settled(workspace.settings.train, rows, workspace.settings.student.from_members)
+    return settled(workspace.settings.train, rows, workspace.settings.student.starts_near)
 
 
 def recorded(settings: Settings, train: SettledTraining) -> Settings:

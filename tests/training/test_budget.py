@@ -124,17 +124,19 @@ def test_an_effort_beside_epochs_is_refused(cached: Path) -> None:
 def test_the_rate_follows_from_the_start() -> None:
     def rate(**given: Any) -> float:
         values = {"epochs": 1, **{key: value for key, value in given.items() if key == "lr"}}
-        return budget.settled(TrainSettings(**values), lambda: 0, given.get("listed", False)).lr
+        return budget.settled(TrainSettings(**values), lambda: 0, given.get("near", False)).lr
 
-    assert (rate(), rate(listed=True)) == (1e-3, 1e-4)
-    assert (rate(lr=0.5), rate(lr=0.5, listed=True)) == (0.5, 0.5)
+    assert (rate(), rate(near=True)) == (1e-3, 1e-4)
+    assert (rate(lr=0.5), rate(lr=0.5, near=True)) == (0.5, 0.5)
 
 
-def test_a_list_to_start_from_is_several_members(cached: Path) -> None:
-    def rate(init: Any) -> float:
-        return settled_training(Workspace(settings(cached, {"train.lr": None, "student.init": init}))).lr
+def test_a_start_from_all_members_is_trained_gently(cached: Path) -> None:
+    def rate(init: Any, **student: Any) -> float:
+        asked = {"train.lr": None, "student.init": init, **{f"student.{key}": of for key, of in student.items()}}
+        return settled_training(Workspace(settings(cached, asked))).lr
 
-    assert [rate(init) for init in (None, "member-0", ["member-0"], ["member-*"])] == [1e-3, 1e-3, 1e-4, 1e-4]
+    assert [rate(init) for init in (None, "member-0", ["member-0"], ["member-0", "member-1"])] == [1e-3] * 4
+    assert rate(["member-*"]) == rate(["member-0"], compress=0.5) == rate(["member-0"], heads="last-stage") == 1e-4
 
 
 def test_the_rows_that_count_are_those_that_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
