@@ -15,9 +15,15 @@ from common import arguments, copy_teachers, edistill, unpack_cifar10, write_dig
 
 def main() -> None:
     given = arguments(__doc__ or "", HERE)
-    work: Path = given.work
-    unpack_cifar10(given.shared, work)
-    copy_teachers(given.shared / "teachers" / "cifar10-resnet8", work)
+    prepare(given.shared, given.work)
+    edistill(given.work, "cache-logits", "train --method hydra", "evaluate", "export --onnx --safetensors")
+    edistill(given.work, "predict data/cifar10/test/ship -o ships.csv")
+
+
+def prepare(shared: Path, work: Path) -> None:
+    """A folder in which the four commands run: data, members, and the rows of each split."""
+    unpack_cifar10(shared, work)
+    copy_teachers(shared / "teachers" / "cifar10-resnet8", work)
     write_digits(work)
     for name in ("edistill.toml", "body.py", "fast.py"):
         shutil.copy(HERE / name, work / name)
@@ -25,8 +31,6 @@ def main() -> None:
     np.save(work / "train_rows.npy", np.setdiff1d(np.arange(50_000), unseen))
     np.save(work / "validation_rows.npy", unseen[0::2])
     np.save(work / "calibration_rows.npy", unseen[1::2])
-    edistill(work, "cache-logits", "train --method hydra", "evaluate", "export --onnx --safetensors")
-    edistill(work, "predict data/cifar10/test/ship -o ships.csv")
 
 
 if __name__ == "__main__":

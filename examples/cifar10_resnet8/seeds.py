@@ -1,0 +1,91 @@
+"""The students of run.py and wider ones, seed after seed: python examples/cifar10_resnet8/seeds.py ../shared
+
+`--widths 16 --seeds 1 2` trains some of them. Each that is done is a line of seeds.csv beside this file, and is passed
+over then, so that the study goes on anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from common import add_line, arguments, edistill, lines_of, worth_of  # noqa: E402
+from run import prepare  # noqa: E402
+
+TABLE = HERE / "seeds.csv"
+SEEDS = ("0", "1", "2")
+EPOCHS = {"16": 32, "24": 32}  # of a body's width
+STRANGERS = ("digits", "mnist")
+UNSEEN = "--set data.ood.mnist=mnist.npz"  # a set that no choice has seen
+
+
+def main() -> None:
+    given = arguments(__doc__ or "", HERE, seeds=SEEDS, widths=EPOCHS)
+    for width in given.widths:
+        for seed in given.seeds:
+            if (width, seed) not in {(line["width"], line["seed"]) for line in lines_of(TABLE)}:
+                prepare(given.shared, given.work)
+                write_mnist(given.shared, given.work)
+                add_line(TABLE, {"width": width, "seed": seed, **trained(given.work, width, seed)})
+    for width in given.widths:
+        print_table(width, [line for line in lines_of(TABLE) if line["width"] == width])
+
+
+def write_mnist(shared: Path, work: Path) -> None:
+    """`mnist.npz`: 2,000 test rows of MNIST as 32×32 gray pictures."""
+    with np.load(shared / "data" / "mnist.npz") as mnist:
+        pictures = mnist["test_x"][:2000]
+    enlarged = [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BILINEAR)) for p in pictures]
+    np.savez_compressed(work / "mnist.npz", x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
+
+
+def trained(work: Path, width: str, seed: str) -> dict[str, Any]:
+    """What `evaluate` says on the test rows, the seconds of training, and the command that trained."""
+    name = f"hydra-w{width}-s{seed}"
+    body = "" if width == "16" else f" --set student.kwargs={{width={width},tail=512}}"
+    command = f"train --method hydra --name {name} --seed {seed} --epochs {EPOCHS[width]}{body} {UNSEEN}"
+    edistill(work, f"cache-logits {UNSEEN}")
+    started = time.monotonic()
+    edistill(work, command)
+    seconds = round(time.monotonic() - started)
+    evaluate = [sys.executable, "-m", "ensemble_distill", "evaluate", name, "--json", *UNSEEN.split()]
+    document = json.loads(subprocess.run(evaluate, cwd=work, check=True, stdout=subprocess.PIPE).stdout)
+    return {**figures(document), "seconds": seconds, "command": f"edistill {command}"}
+
+
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    models, fidelity = document["models"], document["fidelity"]
+    keys = ("diversity_explained", "model_uncertainty_l1", "model_uncertainty_ratio", "mean_kl", "gap_closed")
+    return {
+        "nll_ratio": models["student"]["nll"] / models["ensemble"]["nll"],
+        **{f"{model}_{key}": models[model][key] for model in ("ensemble", "student") for key in ("accuracy", "nll")},
+        **{key: fidelity[key] for key in keys},
+        **{
+            f"auroc_{name}_{model}": document["ood"][name][model]["model_uncertainty"]
+            for name in STRANGERS
+            for model in ("ensemble", "student")
+        },
+        **worth_of(document),
+    }
+
+
+def print_table(width: str, lines: list[dict[str, str]]) -> None:
+    """Means ± standard deviations over seeds, a figure a line."""
+    print(f"\nwidth {width}, {EPOCHS[width]} epochs, {len(lines)} of {len(SEEDS)} seeds")
+    for key in lines[0] if lines else ():
+        if key not in ("width", "seed", "seconds", "command"):
+            values = np.array([float(line[key]) for line in lines])
+            print(f"{key:28}{values.mean():10.4f} ± {values.std(ddof=1) if len(values) > 1 else np.nan:.4f}")
+
+
+if __name__ == "__main__":
+    main()
