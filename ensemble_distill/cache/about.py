@@ -18,7 +18,10 @@ def about(path: Path) -> dict[str, Any]:
         **manifest.settled.more_json(),
         "dtype": manifest.dtype,
         "members": [member.to_json() for member in manifest.members],
-        "splits": {name: {**vars(split), "views": manifest.views(name)} for name, split in manifest.splits.items()},
+        "splits": {
+            name: {**vars(split), "views": manifest.views(name), "answered": manifest.answered(name)}
+            for name, split in manifest.splits.items()
+        },
         "caching": dict(manifest.caching),
         **({"pushed": manifest.told_pushed()} if manifest.pushed else {}),
         "bytes": sum(file.stat().st_size for file in (path / "records").rglob("*.npy")),

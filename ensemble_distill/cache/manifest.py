@@ -22,6 +22,7 @@ from ensemble_distill.runtime.records import GIVEN, parsed
 from ensemble_distill.tasks import Task, task_from_json
 
 FORMAT = 1
+PARTIAL = 2  # the format of a cache with rows that members do not answer, which earlier versions would take for numbers
 NAME = "manifest.json"
 ARGS = "args.toml"  # the settings that a cache was made with
 FILES = (NAME, ARGS, "records", "parts", "replay")  # all that a cache folder holds of ours
@@ -66,6 +67,10 @@ class Manifest:
     splits: Mapping[str, Split] = field(default_factory=dict)
     records: Mapping[Annotated[Key, PlainValidator(key_of)], str] = field(default_factory=dict)
     caching: Mapping[str, Any] = field(default_factory=dict)  # batch size, dtype, device, library versions
+    # how many rows of a record its member does not answer, where it does not answer all
+    unanswered: Mapping[Annotated[RecordKey, PlainValidator(key_of)], Annotated[int, Field(ge=1)]] = field(
+        default_factory=dict
+    )
     # how inputs are made, noted before the first is stored
     pushed: Mapping[Annotated[InputKey, PlainValidator(_pushed_key)], Pushed] = field(default_factory=dict)
 
@@ -109,6 +114,12 @@ class Manifest:
             count += 1
         return count
 
+    def answered(self, split: str) -> float:
+        """The share of the rows of a split that members answer, the mean over its records."""
+        keys = [key for key in self.answers if key.split == split]
+        lacking = sum(self.unanswered.get(key, 0) for key in keys)
+        return 1 - lacking / (len(keys) * self.splits[split].rows) if keys else 1.0
+
     def holds(self, split: str) -> bool:
         """Whether any record of what members said of a split is complete."""
         return any(key.split == split for key in self.answers)
@@ -124,7 +135,12 @@ class Manifest:
         """The manifest as if these members had never been asked for an answer."""
         members = tuple(m for m in self.members if m.name not in others)
         gone = {key for key in self.answers if key.member in others}
-        return replace(self, members=members, records={key: s for key, s in self.records.items() if key not in gone})
+        return replace(
+            self,
+            members=members,
+            records={key: s for key, s in self.records.items() if key not in gone},
+            unanswered={key: rows for key, rows in self.unanswered.items() if key not in gone},
+        )
 
     def without_inputs(self, gone: InputKey) -> Manifest:
         """The manifest as if the inputs of a view had never been stored."""
@@ -135,13 +151,16 @@ class Manifest:
         """The views of a split whose inputs are stored, or were about to be, in order."""
         return sorted(key for key in self.pushed if key.split == split)
 
-    def with_records(self, records: Mapping[Key, str]) -> Manifest:
-        return replace(self, records={**self.records, **records})
+    def with_records(self, records: Mapping[Key, str], unanswered: Mapping[RecordKey, int] | None = None) -> Manifest:
+        """The manifest with more records, or made again; `unanswered` says of how many rows each lacks an answer."""
+        kept = {key: rows for key, rows in self.unanswered.items() if key not in records}
+        lacking = {key: rows for key, rows in (unanswered or {}).items() if rows}
+        return replace(self, records={**self.records, **records}, unanswered={**kept, **lacking})
 
     def save(self, folder: Path) -> None:
         answer = self.settled.to_json()
         record = {
-            "format": FORMAT,
+            "format": self.format_number,
             "task": answer.pop("task"),
             "dtype": self.dtype,
             **answer,
@@ -153,8 +172,15 @@ class Manifest:
         }
         if self.pushed:
             record["pushed"] = self.told_pushed()
+        if self.unanswered:
+            record["unanswered"] = dict(sorted((key.text, rows) for key, rows in self.unanswered.items()))
         # one flipped digit of a row count would silently shift every row
         write_json(folder / NAME, {**record, "sha256": _checksum(record)}, within=folder)
+
+    @property
+    def format_number(self) -> int:
+        """Of the file: what every version reads, unless there is something in it that earlier ones would misread."""
+        return PARTIAL if self.unanswered else FORMAT
 
     def told_pushed(self) -> dict[str, dict[str, Any]]:
         """How inputs are made, as the file and `inspect` say it, by "split/view"."""
@@ -171,12 +197,12 @@ class Manifest:
             record = read_json(path)
             if not isinstance(record, dict) or not isinstance(record.get("format"), int):
                 raise ValueError("it has no format")
-            if (written := record.pop("format")) != FORMAT:
+            if (written := record.pop("format")) not in (FORMAT, PARTIAL):
                 raise CacheError(
-                    f"{folder} has cache format {written}, and this edistill reads format {FORMAT}. Run edistill "
-                    "cache-logits --overwrite."
+                    f"{folder} has cache format {written}, and this edistill reads formats {FORMAT} and {PARTIAL}. Run "
+                    "edistill cache-logits --overwrite."
                 )
-            if record.pop("sha256", None) != _checksum({"format": FORMAT, **record}):
+            if record.pop("sha256", None) != _checksum({"format": written, **record}):
                 raise ValueError("its checksum is that of another text")
             return _parsed(record)
         except OSError as error:

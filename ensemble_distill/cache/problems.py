@@ -37,6 +37,10 @@ def problems(manifest: Manifest) -> Iterator[str]:
             yield f"{key.text!r} is no record of its splits, members and views"
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             yield f"the sha256 of {key.text!r} is {sha256!r}"
+    for answered, rows in manifest.unanswered.items():
+        of = manifest.splits.get(answered.split)
+        if answered not in manifest.records or of is None or rows > of.rows:
+            yield f"{answered.text!r} is said to lack answers of {rows} rows"
 
 
 def _is_split(name: str) -> bool:

@@ -21,6 +21,7 @@ from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_fi
 
 IN_MEMORY = 1 << 30  # bytes of a split's records up to which they are read, and verified, at once
 HEADER = 1 << 16  # bytes of a record file before its records, at most
+AT_ONCE = 8192  # rows that are looked through together
 OPEN_MAPS = 512  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
 
 
@@ -94,7 +95,11 @@ class Cache:
 
 class Records:
     """What the members said of one split: logits, W = K, or means and log-variances of D targets, W = 2D; of
-    positions (L, K)."""
+    positions (L, K). NaN on rows that a member does not answer.
+
+    Attributes:
+        partial: whether there are such rows.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
         self.split = manifest.splits[split]
@@ -102,6 +107,7 @@ class Records:
         self.views = views
         self._format, self._record = manifest.format, manifest.format.record
         keys = [[RecordKey(split, name, view) for view in range(views)] for name in manifest.names]
+        self.partial = any(key in manifest.unanswered for row in keys for key in row)
         self._paths = [[key.path(folder) for key in row] for row in keys]
         self._sums = [[manifest.records[key] for key in row] for row in keys]
         size = self.split.rows * self._record.itemsize * views * len(manifest.names)
@@ -118,6 +124,16 @@ class Records:
 
     def __len__(self) -> int:
         return self.split.rows
+
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether a member answers a row in every view, (N, M)."""
+        there = np.ones((len(self), len(self.members)), bool)
+        if self.partial:
+            for view in range(self.views):
+                for at in range(0, len(self), AT_ONCE):
+                    said = self.read(np.arange(at, min(at + AT_ONCE, len(self))), view)
+                    there[at : at + AT_ONCE] &= ~np.isnan(said.reshape(*said.shape[:2], -1)).all(-1)
+        return there
 
     @property
     def shape(self) -> tuple[int, ...]:

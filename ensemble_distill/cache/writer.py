@@ -72,7 +72,9 @@ class Writer:
         """Makes the folder a cache, and first of all makes it where there is none."""
         make_folder(folder)
         self.folder = folder
-        self.manifest = replace(manifest, records=dict(self._present(manifest)))
+        there = dict(self._present(manifest))
+        unanswered = {key: rows for key, rows in manifest.unanswered.items() if key in there}
+        self.manifest = replace(manifest, records=there, unanswered=unanswered)
         self._parts = Parts(folder)
         for path in leftovers(folder):
             remove_file(path, within=folder)
@@ -125,7 +127,10 @@ class Writer:
         for start in range(0, len(keys), together):
             some = {key: key.path(self.folder) for key in keys[start : start + together]}
             write_all(((path, self._content(key, rows, cut)) for key, path in some.items()), within=self.folder)
-            self.manifest = self.manifest.with_records({key: sha256_file(path) for key, path in some.items()})
+            unanswered = {key: self._unanswered(key, cut) for key in some if isinstance(key, RecordKey)}
+            self.manifest = self.manifest.with_records(
+                {key: sha256_file(path) for key, path in some.items()}, unanswered
+            )
             self.manifest.save(self.folder)
         for place in {key.place for key in keys}:
             self.drop_parts(place)
@@ -135,6 +140,11 @@ class Writer:
         yield _npy_header(self.manifest.format_of(key).record, rows)
         for _, records in self.written(key, cut):
             yield records.tobytes()
+
+    def _unanswered(self, key: RecordKey, cut: Sequence[Block]) -> int:
+        """How many rows of a record its member does not answer."""
+        form = self.manifest.format_of(key)
+        return sum(form.unanswered(records) for _, records in self.written(key, cut))
 
     def drop_parts(self, place: str) -> None:
         """Remove what the records of a place were joined from."""

@@ -27,5 +27,12 @@ def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequen
         if key.view == 0:
             asked = members[key.member]
             parts = writer.written(key, blocks(len(source), panel.asking.batch_size))
-            gist = np.concatenate([asked.task.gist(manifest.format.decode(records)) for _, records in parts])
-            asked.task.refuse_other_meaning(asked.member, gist, source.labels, manifest.classes, name in TRAINED)
+            said, answered = [], []
+            for _, records in parts:
+                answers = manifest.format.decode(records)
+                there = ~np.isnan(answers.reshape(len(answers), -1)).all(1)
+                said.append(asked.task.gist(answers[there]))
+                answered.append(there)
+            gist, labels = np.concatenate(said), source.labels[np.concatenate(answered)]
+            if len(gist):
+                asked.task.refuse_other_meaning(asked.member, gist, labels, manifest.classes, name in TRAINED)

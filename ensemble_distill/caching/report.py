@@ -20,6 +20,7 @@ class CacheReport:
     added: int  # records; 0 when it was up to date
     bytes: int
     seconds: float
+    answered: dict[str, float]  # of splits that members do not answer all of: the share of rows, the mean over members
 
     @classmethod
     def of(cls, folder: Path, added: int, seconds: float) -> CacheReport:
@@ -34,4 +35,7 @@ class CacheReport:
             added=added,
             bytes=sum(path.stat().st_size for path in (folder / "records").rglob("*.npy")),
             seconds=seconds,
+            answered={
+                name: manifest.answered(name) for name in dict.fromkeys(key.split for key in manifest.unanswered)
+            },
         )

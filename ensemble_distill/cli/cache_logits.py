@@ -35,6 +35,9 @@ def register(app: typer.Typer) -> None:
         render.table(
             f"{report.folder.name}: {counted(len(report.members), 'member')}, {report.predicts}, "
             f"{report.bytes / 1e6:.1f} MB",
-            ["split", "rows", "views"],
-            [[name, f"{rows:,}", str(views)] for name, (rows, views) in report.splits.items()],
+            ["split", "rows", "views", *(["each member answers"] if report.answered else [])],
+            [
+                [name, f"{rows:,}", str(views), *([f"{report.answered.get(name, 1):.0%}"] if report.answered else [])]
+                for name, (rows, views) in report.splits.items()
+            ],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Trust, command
 from ensemble_distill.evaluation.comparison import Comparison, Line
 from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, FIDELITY, MEMBER, STUDENT
-from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.evaluation.result import Answering, Evaluation
 from ensemble_distill.settings import Settings
 
 COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
@@ -117,6 +118,9 @@ def _heading(found: Comparison, model: str) -> str:
 
 def _tell(run: Evaluation, in_chain: bool) -> None:
     """What a reader of the tables should know of a run: that it is calibrated, or that its heads are worth little."""
+    if run.answering is not None:
+        for line in _who_answers(run.answering, run.split):
+            render.message(line)
     if run.calibrated:
         which = "GENERATION" if in_chain else run.run
         render.message(f"{run.run} is calibrated; edistill calibrate {which} --remove takes that away.")
@@ -147,6 +151,25 @@ def _tell(run: Evaluation, in_chain: bool) -> None:
             f"The heads of {run.run} say nearly the same: they explain {explained:.0%} of the members' "
             "diversity, so this student's model uncertainty stands for little. A start from several members "
             "or more of them (student.init) helps most, then stronger views and more epochs."
+        )
+
+
+def _who_answers(found: Answering, split: str) -> Iterator[str]:
+    """Which rows a table is about, where members do not answer all."""
+    if found.unanswered:
+        yield f"No member answers {found.unanswered:,} more rows of {split}: they are left out."
+    if found.most == 1 < found.members:
+        yield (
+            f"One of the {found.members} members answers each row of {split}. How near a head is to its own member is "
+            "measured on that member's rows; how members differ on one row is not, so there is no model uncertainty of "
+            "theirs to compare with, and no worth."
+        )
+    elif found.least < found.members:
+        some = f"{found.least} to {found.most}" if found.least < found.most else str(found.least)
+        alone = " Model uncertainty is compared on the rows that several answer." if found.least == 1 else ""
+        yield (
+            f"Of the {found.members} members {some} answer a row of {split}: its ensemble is those who do, and they "
+            f"are compared with their own heads.{alone}"
         )
 
 

@@ -161,6 +161,7 @@ def _chain(path: str, record: Record) -> Sheet:
 def _cache(path: str, record: Record) -> Sheet:
     caching = record["caching"]
     made = [versions(caching.get("versions", {})), after("on ", caching.get("device", ""))]
+    partial = any(one["answered"] < 1 for one in record["splits"].values())
     return Sheet(
         f"{path}: what {counted(record['members'], 'member')} say of {counted(record['splits'], 'split')}",
         [
@@ -170,9 +171,12 @@ def _cache(path: str, record: Record) -> Sheet:
             ("stored views", listed(record.get("pushed", ()))),
             ("made with", ", ".join(filter(None, made))),
         ],
-        ("split", "rows", "views", "transform", "labels"),
+        ("split", "rows", "views", "transform", "labels", *(("each member answers",) if partial else ())),
         [
-            (name, f"{one['rows']:,}", str(one["views"]), one["transform"], "yes" if one["labels"] else "no")
+            (
+                *(name, f"{one['rows']:,}", str(one["views"]), one["transform"], "yes" if one["labels"] else "no"),
+                *((f"{one['answered']:.0%}",) if partial else ()),
+            )
             for name, one in record["splits"].items()
         ],
         next="edistill train",

@@ -22,6 +22,7 @@ from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.rows import as_targets, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.answered import answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.exports import stale_exports
 from ensemble_distill.runs.run import Run
@@ -76,6 +77,7 @@ def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationRepor
     refuse_seen(run, source, name)
     refuse_few(source, name)
     pairs = _ask(given, run, source, name)
+    refuse_few_answered(len(pairs.raw), name)
     calibration = pairs.fitted(slice(None))
     halves = (slice(0, None, 2), slice(1, None, 2))
     crossed = [pairs.figures(here, pairs.fitted(there)) for here, there in (halves, halves[::-1])]
@@ -92,6 +94,11 @@ def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationRepor
         stale=stale_exports(run.folder),
     )
     _warn_of_harm(report, calibration, given.progress)
+    if not pairs.several:
+        given.progress.note(
+            f"One member answers each row of {name}, so nothing says how far members differ: the spread is 1, and what "
+            "was fitted is how sure the student is of what that member says."
+        )
     return report
 
 
@@ -120,6 +127,15 @@ def refuse_few(source: Source, name: str) -> None:
         )
 
 
+def refuse_few_answered(rows: int, name: str) -> None:
+    """Raise EdistillError for fewer rows that some member answers than tell anything."""
+    if rows < FEWEST:
+        raise EdistillError(
+            f"Members answer {rows} rows of {name}, and {FEWEST} are the fewest to calibrate on. Set data.calibration "
+            "to more rows that members answer and were not trained on."
+        )
+
+
 @dataclass(frozen=True)
 class _Pairs:
     """What the ensemble and the student said of N rows."""
@@ -132,6 +148,12 @@ class _Pairs:
     def fitted(self, rows: slice) -> Calibration:
         return fit(self.ensemble.predictive(self.outputs[rows]), self._said(rows))
 
+    @property
+    def several(self) -> bool:
+        """Whether several members answer some row, where the ensemble has several."""
+        count = answering(self.ensemble.predictive(self.outputs))
+        return count is None or bool((count > 1).any())
+
     def figures(self, rows: slice, calibration: Calibration) -> Figures:
         task, ensemble = self.ensemble.task, self.ensemble.predictive(self.outputs[rows])
         student = self._said(rows).calibrated(calibration)
@@ -139,7 +161,7 @@ class _Pairs:
         return fidelity(
             theirs,
             member_rows(task, ensemble, None),
-            prediction_rows(task, student, None),
+            prediction_rows(task, matched(student, ensemble), None),
             fidelity_rows(ensemble, student),
             task.unit(theirs),
         )
@@ -149,7 +171,8 @@ class _Pairs:
 
 
 def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
-    """What the ensemble and the student say of the rows, evenly spread ones where they are many."""
+    """What the ensemble and the student say of the rows that some member answers, evenly spread ones where they are
+    many."""
     ensemble, students = Ensemble(given, run), Students(given, [run], calibrated=False)
     given.progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
     outputs, raw = [], []
@@ -158,8 +181,10 @@ def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
     for (rows, (mine,)), said in zip(students.raw(source, name), ensemble.outputs(name, source), strict=True):
         here = torch.from_numpy(keep[rows.start : rows.stop])
         labels = None if source.labels is None else as_targets(source.labels[rows.start : rows.stop])[here]
-        outputs.append(task.each_answer(said[here], labels))
-        raw.append(task.each_answer(mine[here], labels))
+        theirs = task.each_answer(said[here], labels)
+        there = ensemble.answered(theirs)
+        outputs.append(theirs[there])
+        raw.append(task.each_answer(mine[here], labels)[there])
         given.progress.advance(len(rows))
     given.progress.finish()
     (student,) = students.modules

@@ -13,6 +13,7 @@ from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.names import SUBENSEMBLES
 from ensemble_distill.evaluation.rows import Answers
 from ensemble_distill.evaluation.subensembles import SubEnsembles
+from ensemble_distill.predictive.answered import answered
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
 
@@ -52,6 +53,12 @@ def choose(given: Given, runs: Sequence[Run], ensemble: Ensemble, evaluated: str
             given.progress.note("No sub-ensembles: data.validation, on which they would be chosen, has no labels.")
             return nothing
         search = _searched(ensemble, source, source.labels, given.progress)
+        if not search.rows:
+            given.progress.note(
+                "No sub-ensembles: they would be chosen on validation rows that every member answers, and there are "
+                "none."
+            )
+            return nothing
         chosen = {name: search.best(size) for name, size in SUBENSEMBLES.items()}
     except EdistillError as error:
         given.progress.warn(f"No sub-ensembles, since they are chosen on validation rows. {error}")
@@ -68,7 +75,10 @@ def _searched(ensemble: Ensemble, source: Source, labels: Array, progress: Progr
         for outputs in ensemble.outputs(SPLIT, source):
             answers = Answers(ensemble.task, labels, range(done, done + len(outputs)))
             assert answers.labels is not None
-            search.add(ensemble.predictive(answers.of(outputs)), answers.labels)
+            said = answers.of(outputs)
+            whole = answered(said).all(1)  # parts are compared on equal rows
+            if whole.any():
+                search.add(ensemble.predictive(said[whole]), answers.labels[whole])
             done += len(outputs)
             progress.advance(len(outputs))
     finally:  # an error here does not end the evaluation

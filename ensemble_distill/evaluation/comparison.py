@@ -87,7 +87,9 @@ class Comparison:
     @property
     def of_one_teacher(self) -> bool:
         """Whether the ensemble is a single teacher, which is its own mean member."""
-        ensemble = self.runs[0].models[ENSEMBLE]
+        ensemble, answering = self.runs[0].models[ENSEMBLE], self.runs[0].answering
+        if answering is not None:
+            return answering.members == 1
         return ensemble is not None and ensemble["model_uncertainty"] is None
 
     @cached_property

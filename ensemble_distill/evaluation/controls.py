@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemble_distill.evaluation.fidelity import ROUNDING, diversity_figures, spread_figures
+from ensemble_distill.evaluation.fidelity import ROUNDING, diversity_figures, spread_figures, where_known
 from ensemble_distill.evaluation.halves import halves_figures
 from ensemble_distill.evaluation.names import CONTROLS, FIDELITY
 from ensemble_distill.tasks.figures import Figures, Values
@@ -30,7 +30,7 @@ def controls(
       asked between them: they have no diversity figures.
 
     Args:
-        ensemble, student: `prediction_rows`.
+        ensemble, student: `prediction_rows`; of the student as `fidelity` has them.
         both: `fidelity_rows`.
         offsets: from `Offsets`; None where there is no such fake.
         halves: from `halves_rows`; None for fewer than 4 members.
@@ -38,9 +38,9 @@ def controls(
     """
     found: dict[str, Figures] = {name: dict.fromkeys(FIDELITY) for name in CONTROLS}
     if "model_uncertainty" in ensemble and "model_uncertainty" in student:
-        uncertainty, total = ensemble["model_uncertainty"], student["total_uncertainty"]
+        uncertainty, total = where_known(ensemble["model_uncertainty"], student["total_uncertainty"])
         found["collapsed"] |= spread_figures(np.zeros_like(uncertainty), uncertainty, unit)
-        if total.mean() > ROUNDING * unit:
+        if len(total) and total.mean() > ROUNDING * unit:
             scaled = total * (uncertainty.mean() / total.mean())
             found["total_uncertainty"] |= spread_figures(scaled, uncertainty, unit)
         if offsets is not None:

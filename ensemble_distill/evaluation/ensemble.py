@@ -17,6 +17,7 @@ from ensemble_distill.data.rows import PLAIN
 from ensemble_distill.data.source import Source
 from ensemble_distill.evaluation.cost import Uncounted
 from ensemble_distill.evaluation.given import Given
+from ensemble_distill.predictive.answered import answered, those_who_answer
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.run import Run
 from ensemble_distill.teachers.answering import Answering
@@ -38,10 +39,18 @@ class Ensemble:
         self._weights = None if weights is None else weights.double()
 
     def predictive(self, outputs: Tensor, some: Sequence[int] | None = None) -> Predictive:
-        """The ensemble's prediction from all members' outputs (B, M, W), or that of the members at some positions."""
+        """The ensemble's prediction from all members' outputs (B, M, W), or that of the members at some positions.
+        Where some do not answer some rows, it is of those who do."""
         at = list(range(len(self.members)) if some is None else some)
         weights = None if self._weights is None else self._weights[at]
-        return self.family.predictive(outputs[:, at], weights, self._average)
+        said = outputs[:, at]
+        if outputs.isnan().any():
+            said, weights = those_who_answer(said, weights)
+        return self.family.predictive(said, weights, self._average)
+
+    def answered(self, outputs: Tensor) -> Tensor:
+        """(B,) whether a member that is part of the ensemble answers a row, from all members' outputs (B, M, W)."""
+        return answered(outputs[:, list(self.pooled)]).any(1)
 
     @property
     def pooled(self) -> tuple[int, ...]:

@@ -6,13 +6,16 @@ a ratio of 1 and a Spearman of .95. `diversity_explained` is not; what such fake
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from ensemble_distill.evaluation.names import FIDELITY
-from ensemble_distill.tasks.figures import Figures, Values
+from ensemble_distill.tasks.figures import Figures, Values, row_mean
 
+SPREAD = ("model_uncertainty_l1", "model_uncertainty_ratio", "model_uncertainty_spearman")
 ROUNDING = 1e-12  # of the unit: below it a mean is noise of float64
 
 
@@ -30,7 +33,11 @@ def fidelity(ensemble: Values, member: Values, student: Values, both: Values, un
     - `member_kl`, `mean_kl` in nats; `agreement` of the pooled classes.
     - `gap_closed` = (NLL_member − NLL_student) ÷ (NLL_member − NLL_ensemble).
 
+    Where some members do not answer some rows, each row is that of those who do, on both sides. Model uncertainty,
+    deviations and `gap_closed` are of the rows that several answer, and None where there are none; the rest is of all.
+
     Args:
+        student: of its heads that are compared with the ensemble; see `matched`.
         unit: of the uncertainties; see `Task.unit`.
     """
     figures: Figures = dict.fromkeys(FIDELITY)
@@ -41,12 +48,29 @@ def fidelity(ensemble: Values, member: Values, student: Values, both: Values, un
     if "model_uncertainty" in ensemble and "model_uncertainty" in student:
         uncertainty = ensemble["model_uncertainty"]
         figures |= spread_figures(student["model_uncertainty"], uncertainty, unit)
-        figures["model_uncertainty_spearman_control"] = spearman(student["total_uncertainty"], uncertainty, unit)
+        total, known = where_known(student["total_uncertainty"], uncertainty)
+        figures["model_uncertainty_spearman_control"] = spearman(total, known, unit)
     if "nll" in student:
-        figures["gap_closed"] = _ratio(
-            member["nll"].mean() - student["nll"].mean(), member["nll"].mean() - ensemble["nll"].mean()
-        )
+        figures["gap_closed"] = _gap_closed(ensemble["nll"], member["nll"], student["nll"])
     return figures
+
+
+def where_known(*values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Values of rows, (N,) each, of those rows where all exist."""
+    known = ~np.any([np.isnan(each) for each in values], axis=0)
+    return values if known.all() else tuple(each[known] for each in values)
+
+
+def _gap_closed(ensemble: NDArray[Any], member: NDArray[Any], student: NDArray[Any]) -> float | None:
+    """From NLLs (N,), and the members' own (N, M), of the rows that several answer or, where all do, of all."""
+    there = ~np.isnan(member)
+    if not there.all():
+        several = there.sum(1) > 1
+        own = np.where(there, member, 0).sum(1)[several] / there.sum(1)[several]
+        ensemble, student, member = ensemble[several], student[several], own
+    if not len(member):
+        return None
+    return _ratio(member.mean() - student.mean(), member.mean() - ensemble.mean())
 
 
 def diversity_figures(both: Values, unit: float) -> Figures:
@@ -56,18 +80,24 @@ def diversity_figures(both: Values, unit: float) -> Figures:
     unexplained = _ratio(both["member_kl"].mean(), both["collapsed_kl"].mean())
     return {
         "diversity_explained": None if unexplained is None else 1 - unexplained,
-        "deviation_correlation": _ratio(
-            both["deviation_product"].mean(),
-            np.sqrt(both["deviation_ensemble"].mean() * both["deviation_student"].mean()),
-            unit,
-        ),
+        "deviation_correlation": _correlation(both, unit),
         "member_kl": float(both["member_kl"].mean()),
         "collapsed_kl": float(both["collapsed_kl"].mean()),
     }
 
 
+def _correlation(both: Values, unit: float) -> float | None:
+    """Of deviations, on the rows that have any."""
+    product, theirs, own = (row_mean(both[f"deviation_{name}"]) for name in ("product", "ensemble", "student"))
+    return None if product is None or theirs is None or own is None else _ratio(product, np.sqrt(theirs * own), unit)
+
+
 def spread_figures(theirs: NDArray[np.float64], uncertainty: NDArray[np.float64], unit: float) -> Figures:
-    """l1, ratio and Spearman of `theirs` against the ensemble's model uncertainty, each (N,)."""
+    """l1, ratio and Spearman of `theirs` against the ensemble's model uncertainty, each (N,), on the rows where both
+    exist; None where there are none."""
+    theirs, uncertainty = where_known(theirs, uncertainty)
+    if not len(uncertainty):
+        return dict.fromkeys(SPREAD)
     return {
         "model_uncertainty_l1": _ratio(np.abs(theirs - uncertainty).mean(), uncertainty.mean(), unit),
         "model_uncertainty_ratio": _ratio(theirs.mean(), uncertainty.mean(), unit),
@@ -77,7 +107,7 @@ def spread_figures(theirs: NDArray[np.float64], uncertainty: NDArray[np.float64]
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64], unit: float = 1.0) -> float | None:
     """Rank correlation, ties sharing their mean rank; None where one side is constant up to rounding."""
-    if min(np.ptp(a), np.ptp(b)) <= ROUNDING * unit:
+    if not len(a) or min(np.ptp(a), np.ptp(b)) <= ROUNDING * unit:
         return None
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a, b)]
     return _ratio((ranks[0] * ranks[1]).sum(), np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))

@@ -13,6 +13,7 @@ from typing import cast
 from scipy import optimize
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.answered import answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 
 REACH = math.log(8)  # of the logarithms of what is fitted: a student farther off is not to be saved by two numbers
@@ -28,35 +29,42 @@ def fit(ensemble: Predictive, student: Predictive) -> Calibration:
     ensemble's, and the spread the mean variance of the means. A student without model uncertainty has no spread, one
     whose heads are equal none that helps: 1.
 
-    Each lies within a factor of 8.
+    Each lies within a factor of 8. Where some members do not answer some rows, those who do are compared with their own
+    heads (see `matched`), and the spread is fitted on the rows that several answer: where there are none it is 1.
     """
-    wider, own = ensemble.log_width(), student.log_width()
+    several = answering(ensemble)
+
+    def softened(by: Calibration) -> Predictive:
+        return matched(student.calibrated(by), ensemble)
+
+    def uncertain(said: Predictive) -> float:
+        model = said.summary().model
+        return float((model if several is None else model[several > 1]).mean())
+
+    wider, own = ensemble.log_width(), matched(student, ensemble).log_width()
     if wider is not None and own is not None:
         found = Calibration(variance=_within(float((wider - own).mean())))
     else:
         pooled = ensemble.pooled()
 
         def divergence(log_temperature: float) -> float:
-            softened = student.calibrated(Calibration(temperature=math.exp(log_temperature)))
-            return float(pooled.kl(softened.pooled()).mean())
+            by = Calibration(temperature=math.exp(log_temperature))
+            return float(pooled.kl(softened(by).pooled()).mean())
 
         best = optimize.minimize_scalar(
             divergence, bounds=(-REACH, REACH), method="bounded", options={"xatol": TOLERANCE}
         )
         found = Calibration(temperature=math.exp(best.x))
-    if not student.has_model_uncertainty:
+    if not student.has_model_uncertainty or (several is not None and not (several > 1).any()):
         return found
-    theirs, mine = ensemble.summary(), student.summary()
-    wanted = float(theirs.model.mean())
+    wanted, mine = uncertain(ensemble), uncertain(matched(student, ensemble))
     # below it is what rounding makes of equal heads
-    if wanted <= ROUNDING * float(theirs.total.mean()) or float(mine.model.mean()) <= ROUNDING * float(
-        mine.total.mean()
-    ):
+    if any(u <= ROUNDING * float(one.summary().total.mean()) for u, one in ((wanted, ensemble), (mine, student))):
         return found
 
     def excess(log_spread: float) -> float:
         spread = Calibration(found.temperature, math.exp(log_spread), found.variance)
-        return math.log(float(student.calibrated(spread).summary().model.mean()) / wanted)
+        return math.log(uncertain(softened(spread)) / wanted)
 
     return Calibration(found.temperature, math.exp(_root(excess)), found.variance)
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ensemble_distill.evaluation.fidelity import spread_figures
+from ensemble_distill.predictive.answered import answering
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.keys import permutation
 from ensemble_distill.tasks.figures import Figures, Values
@@ -37,10 +39,16 @@ def halves(members: Sequence[int]) -> list[tuple[Half, Half]]:
 
 
 def halves_rows(pairs: Iterable[Sequence[Predictive]]) -> Values:
-    """The model uncertainty of the two halves of each split: `first` and `second`, each (B, S)."""
-    found = [[half.summary().model for half in pair] for pair in pairs]
+    """The model uncertainty of the two halves of each split: `first` and `second`, each (B, S). NaN where one member of
+    a half answers, or nobody does."""
+    found = [[_model(half) for half in pair] for pair in pairs]
     first, second = (torch.stack(list(side), dim=1).numpy() for side in zip(*found, strict=True))
     return {"first": first, "second": second}
+
+
+def _model(half: Predictive) -> Tensor:
+    model, several = half.summary().model, answering(half)
+    return model if several is None else torch.where(several > 1, model, torch.nan)
 
 
 def halves_figures(rows: Mapping[str, NDArray[np.float64]], unit: float) -> Figures:

@@ -12,10 +12,10 @@ from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.measuring import Model, SplitValues
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER, STUDENT, SUBENSEMBLES
 from ensemble_distill.evaluation.ood import detection
-from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.evaluation.result import Answering, Evaluation
 from ensemble_distill.evaluation.worth import Worth, worth
 from ensemble_distill.tasks import Task
-from ensemble_distill.tasks.figures import Figures
+from ensemble_distill.tasks.figures import Figures, Values
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class Measured:
             ladder=self.main.ladder,
             worth=worths,
             instead=None if worths is None else self._instead(worths[STUDENT]),
+            answering=self._answering,
             shifts=None
             if self.shifts is None
             else {
@@ -93,6 +94,13 @@ class Measured:
             shift_levels=None if self.shifts is None else {shift: self.levels[shift] for shift in self.shifts},
         )
 
+    @property
+    def _answering(self) -> Answering | None:
+        counts, unanswered, members = self.main.answering, self.main.unanswered, len(self.members)
+        if counts is None:
+            return Answering(members, members, members, unanswered) if unanswered else None
+        return Answering(members, int(counts.min()), int(counts.max()), unanswered)
+
     @cached_property
     def _figures(self) -> dict[Model, Figures]:
         return {model: self.task.figures(rows) for model, rows in self.main.models.items()}
@@ -101,11 +109,15 @@ class Measured:
     def _unit(self) -> float:
         return self.task.unit(self.main.models[ENSEMBLE])
 
+    def _compared(self, model: Model) -> Values:
+        """The rows of what of a model is compared with the ensemble."""
+        return self.main.compared.get(model, self.main.models[model])
+
     @cached_property
     def _nearness(self) -> dict[Model, Figures]:
         ensemble, member = self.main.models[ENSEMBLE], self.main.models[MEMBER]
         return {
-            model: fidelity(ensemble, member, self.main.models[model], rows, self._unit)
+            model: fidelity(ensemble, member, self._compared(model), rows, self._unit)
             for model, rows in self.main.nearness.items()
         }
 
@@ -120,7 +132,9 @@ class Measured:
             if model in main.nearness:
                 mean_kl = float(main.nearness[model]["mean_kl"].mean())
                 own, member = self.costs.get(model), self.costs.get(MEMBER)
-                found[name] = worth(ladder, main.models[ENSEMBLE], main.models[model], mean_kl, own, member)
+                found[name] = worth(
+                    ladder, main.models[ENSEMBLE], main.models[model], mean_kl, own, member, self._compared(model)
+                )
         return found
 
     def _instead(self, student: Worth | None) -> tuple[str, ...] | None:
@@ -132,7 +146,7 @@ class Measured:
 
     def _controls(self, index: int) -> dict[str, Figures]:
         main = self.main
-        student, both = main.models[index], main.nearness[index]
+        student, both = self._compared(index), main.nearness[index]
         return controls(main.models[ENSEMBLE], student, both, main.offsets.get(index), main.halves, self._unit)
 
     @cached_property

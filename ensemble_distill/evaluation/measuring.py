@@ -6,12 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ensemble_distill.data.rows import first_input
 from ensemble_distill.data.shifts import SEVERITIES, Shifted, shifts_for
 from ensemble_distill.data.source import Array, Source
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.choosing import Chosen
 from ensemble_distill.evaluation.cost import Model as Costed
 from ensemble_distill.evaluation.cost import costs
@@ -24,6 +27,7 @@ from ensemble_distill.evaluation.rows import Answers, concatenate, fidelity_rows
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.evaluation.worth import Ladder
 from ensemble_distill.facts import Preprocessing
+from ensemble_distill.predictive.answered import answered, answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks.figures import Figures, Values
@@ -38,17 +42,24 @@ class SplitValues:
 
     Attributes:
         models: of each model.
+        compared: of each student's heads that are compared with the ensemble, where they are not all on some rows; see
+            `matched`.
         nearness: to the ensemble, of each model that is not made of all its members; see `fidelity_rows`.
         offsets: of each student's fake that there is; see `Offsets.rows`.
         halves: of the ensemble; see `halves_rows`. None for too few members, and on rows that have no controls.
-        ladder: what sub-ensembles get. None for a single member, and on rows that have no controls.
+        ladder: what sub-ensembles get. None where at most one member answers a row, and on rows that have no controls.
+        answering: how many members answer each row, (N,); None where all answer every row.
+        unanswered: rows that no member answers, which are left out.
     """
 
     models: Mapping[Model, Values]
+    compared: Mapping[Model, Values]
     nearness: Mapping[Model, Values]
     offsets: Mapping[int, Values]
     halves: Values | None
     ladder: Ladder | None
+    answering: NDArray[np.int64] | None = None
+    unanswered: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,37 +129,56 @@ class Bench:
     def _measured(
         self, source: Source, labels: Array | None, members: Iterator[Tensor], named: str, controlled: bool = False
     ) -> SplitValues:
-        models: dict[Model, list[Values]] = defaultdict(list)
-        nearness: dict[Model, list[Values]] = defaultdict(list)
         task, pooled = self.ensemble.task, self.ensemble.pooled
         count = task.answers_in(len(source), source.labels)
-        offsets = Offsets(self.ensemble.family, self.ensemble.predictive, count)
-        splits, split_rows = halves(pooled) if controlled else [], []
+        found, offsets = _Found(), Offsets(self.ensemble.family, self.ensemble.predictive, count)
+        splits = halves(pooled) if controlled else []
         climb = Climb(pooled, count, task.width) if controlled and len(pooled) > 1 else None
         for (rows, raw), said in zip(self.students.raw(source, named), members, strict=True):
             answers = Answers(task, source.labels, rows)
-            outputs, students = answers.of(said), self.students.predictive([answers.of(each) for each in raw])
-            ensemble, y = self.ensemble.predictive(outputs), None if labels is None else answers.labels
-            models[ENSEMBLE].append(prediction_rows(task, ensemble, y))
-            models[MEMBER].append(member_rows(task, ensemble, y))
-            for model, predictive, near in self._others(students, outputs):
-                models[model].append(prediction_rows(task, predictive, y))
-                nearness[model].append(fidelity_rows(ensemble, near))
-            if climb is not None:
-                climb.add(ensemble, y)
-            if controlled:
-                offsets.add(outputs, students)
-            if splits:
-                pairs = [[self.ensemble.predictive(outputs, half) for half in pair] for pair in splits]
-                split_rows.append(halves_rows(pairs))
+            outputs, each = answers.of(said), [answers.of(one) for one in raw]
+            there = self.ensemble.answered(outputs)
+            found.unanswered += int((~there).sum())
+            if there.any():
+                students = self.students.predictive([one[there] for one in each])
+                y = None if labels is None or answers.labels is None else answers.labels[there]
+                ensemble = self.ensemble.predictive(outputs := outputs[there])
+                self._add(found, ensemble, y, students, outputs)
+                if climb is not None:
+                    climb.add(ensemble, y)
+                if controlled:
+                    offsets.add(outputs, students)
+                if splits:
+                    pairs = [[self.ensemble.predictive(outputs, half) for half in pair] for pair in splits]
+                    found.halves.append(halves_rows(pairs))
             self.progress.advance(len(rows))
-        return SplitValues(
-            {model: concatenate(batches) for model, batches in models.items()},
-            {model: concatenate(batches) for model, batches in nearness.items()},
-            offsets.rows() if controlled else {},
-            concatenate(split_rows) if split_rows else None,
-            climb.ladder() if climb is not None else None,
-        )
+        refuse_unanswered(found.models, named)
+        return found.values(offsets.rows() if controlled else {}, climb.ladder() if climb is not None else None)
+
+    def _add(
+        self,
+        found: _Found,
+        ensemble: Predictive,
+        y: Tensor | None,
+        students: Mapping[int, Predictive],
+        outputs: Tensor,
+    ) -> None:
+        """Add some rows, which some member answers each."""
+        task = self.ensemble.task
+        found.models[ENSEMBLE].append(prediction_rows(task, ensemble, y))
+        found.models[MEMBER].append(member_rows(task, ensemble, y))
+        for model, predictive, near in self._others(students, outputs):
+            found.models[model].append(prediction_rows(task, predictive, y))
+            found.nearness[model].append(fidelity_rows(ensemble, near))
+        several = answering(ensemble)
+        found.answering.append((several, len(outputs)))
+        for model, student in students.items():
+            found.compared[model].append(
+                found.models[model][-1] if several is None else prediction_rows(task, matched(student, ensemble), y)
+            )
+        for name, at in self.chosen.items():
+            if at is not None and not answered(outputs[:, list(at)]).all():
+                found.partial.add(name)
 
     def _others(
         self, students: Mapping[int, Predictive], outputs: Tensor
@@ -169,6 +199,49 @@ class Bench:
         """The ensemble whose members are what the students predict, each with equal weight."""
         raw = torch.stack([student.as_member() for student in students], dim=1)
         return self.ensemble.family.predictive(raw, None, "probabilities")
+
+
+class _Found:
+    """What is found batch by batch."""
+
+    def __init__(self) -> None:
+        self.models: dict[Model, list[Values]] = defaultdict(list)
+        self.compared: dict[Model, list[Values]] = defaultdict(list)
+        self.nearness: dict[Model, list[Values]] = defaultdict(list)
+        self.halves: list[Values] = []
+        self.answering: list[tuple[Tensor | None, int]] = []  # and how many rows
+        self.partial: set[str] = set()  # sub-ensembles of which a member does not answer a row
+        self.unanswered = 0
+
+    def values(self, offsets: Mapping[int, Values], ladder: Ladder | None) -> SplitValues:
+        """End to end. A sub-ensemble that does not answer every row is left out: its figures would be of others."""
+        members = self.models[MEMBER][0]["total_uncertainty"].shape[1]
+        partial = any(several is not None for several, _ in self.answering)
+        counts = [torch.full((rows,), members) if several is None else several for several, rows in self.answering]
+        models, nearness = (
+            {model: concatenate(batches) for model, batches in found.items() if model not in self.partial}
+            for found in (self.models, self.nearness)
+        )
+        return SplitValues(
+            models=models,
+            compared={model: concatenate(parts) for model, parts in self.compared.items()} if partial else {},
+            nearness=nearness,
+            offsets=offsets,
+            halves=concatenate(self.halves) if self.halves else None,
+            ladder=ladder,
+            answering=torch.cat(counts).numpy() if partial else None,
+            unanswered=self.unanswered,
+        )
+
+
+def refuse_unanswered(models: Mapping[Model, Sequence[Values]], named: str) -> None:
+    """Raise EdistillError where no member answers any row: there is nothing to compare with."""
+    if not models:
+        key = f"data.{named.replace('/', '.')}"
+        raise EdistillError(
+            f"No member answers any row of {named}: all their outputs of it are NaN. Leave {key} out, or give the "
+            "outputs of the members that were asked about those rows."
+        )
 
 
 def _first(source: Source, to: Preprocessing | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ensemble_distill.evaluation.fidelity import ROUNDING
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows
+from ensemble_distill.predictive.answered import answering
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime.keys import normals
 from ensemble_distill.tasks.figures import Values
@@ -30,7 +31,8 @@ class Offsets:
     mixture. The o_m are the same for every row, and s is such that the mean model uncertainty is the ensemble's. Of
     `DRAWS` such fakes the one of the least l1 is taken: as good as a fake gets that knows nothing of the members.
     More than one pass over the rows is needed, so they are kept: all of them, or evenly spread ones where they are more
-    than `limit` numbers.
+    than `limit` numbers. Of rows that some members do not answer those are kept that several do, and the fake's heads
+    of these members are asked.
 
     Args:
         family: of the members' outputs.
@@ -47,13 +49,18 @@ class Offsets:
     def add(self, outputs: Tensor, students: Mapping[int, Predictive]) -> None:
         """Outputs (B, M, W) of the members on the next rows, and what the students say there."""
         stride = -(-self._expected * outputs[0].numel() // self._limit)
-        kept = slice(-self._added % stride, None, stride)
+        kept = torch.arange(-self._added % stride, len(outputs), stride)
         self._added += len(outputs)
-        self._outputs.append(outputs[kept].clone())
+        several = answering(self._pooling(outputs))
+        if several is not None:
+            kept = kept[several[kept] > 1]
+        self._outputs.append(outputs[kept])
         for student, predictive in students.items():
             if predictive.has_model_uncertainty:
-                mean = self._family.raw(predictive.mixture())  # (B, 1, W)
-                self._means.setdefault(student, []).append(mean[kept].clone())
+                mean = self._family.raw(predictive.mixture())[kept]  # (B, 1, W)
+                if several is not None:
+                    mean = torch.where(outputs[kept].isnan(), torch.nan, mean)
+                self._means.setdefault(student, []).append(mean)
 
     @torch.no_grad()
     def rows(self) -> dict[int, Values]:
@@ -64,6 +71,8 @@ class Offsets:
         as that of members which are sure of different classes.
         """
         outputs = torch.cat(self._outputs)
+        if not len(outputs):
+            return {}
         said = [self._pooling(part).summary() for part in self._chunks(outputs)]
         uncertainty, total = (torch.cat(each) for each in zip(*((s.model, s.total) for s in said), strict=True))
         if uncertainty.mean() <= ROUNDING * total.mean():

@@ -16,12 +16,18 @@ SCORES = ("total_uncertainty", "model_uncertainty")
 def detection(inside: Mapping[str, NDArray[np.float64]], outside: Mapping[str, NDArray[np.float64]]) -> Figures:
     """AUROC of each uncertainty as a score, out-of-distribution rows positive; None where a model has none.
 
-    Rows (N,), or (N, M) for the members: then the mean over members of each one's own AUROC.
+    Rows (N,), or (N, M) for the members: then the mean over members of each one's own AUROC. Rows where a score does
+    not exist, NaN, count for none.
     """
     figures: Figures = dict.fromkeys(SCORES)
     for score in SCORES:
-        if score in inside:
+        if score in inside and score in outside:
             a, b = (np.asarray(rows[score]).reshape(len(rows[score]), -1) for rows in (inside, outside))
-            truth = np.r_[np.zeros(len(a)), np.ones(len(b))]
-            figures[score] = float(np.mean([roc_auc_score(truth, np.r_[x, y]) for x, y in zip(a.T, b.T, strict=True)]))
+            pairs = [(x[~np.isnan(x)], y[~np.isnan(y)]) for x, y in zip(a.T, b.T, strict=True)]
+            found = [
+                roc_auc_score(np.r_[np.zeros(len(x)), np.ones(len(y))], np.r_[x, y])
+                for x, y in pairs
+                if len(x) and len(y)
+            ]
+            figures[score] = float(np.mean(found)) if found else None
     return figures

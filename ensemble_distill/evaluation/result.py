@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ensemble_distill.evaluation.worth import Ladder, Worth
@@ -13,6 +13,22 @@ from ensemble_distill.tasks.task import Task
 SCHEMA = 1
 
 Models = Mapping[str, Figures | None]  # figures by model; None for a model that is not there
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Which rows members answer, where they do not answer all.
+
+    Attributes:
+        members: how many there are.
+        least, most: how many answer a row of those that were evaluated.
+        unanswered: how many more rows nobody answers, which were left out.
+    """
+
+    members: int
+    least: int
+    most: int
+    unanswered: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,7 @@ class Evaluation:
         calibrated: whether the student, or a generation of the chain, is.
         still_falling: where the training of the student, or of a generation of the chain, ended too early, which share
             of its loss's fall came late; see `Provenance.still_falling`.
+        answering: of how many members how many answer a row; None where all answer every row.
         shifts: {shift: {severity: models}}. None where shifts were not asked for.
         shift_levels: what the severities of each shift mean. None as `shifts`.
     """
@@ -61,6 +78,7 @@ class Evaluation:
     chain_fidelity: Mapping[str, Figures] | None = None
     calibrated: bool = False
     still_falling: float | None = None
+    answering: Answering | None = None
     shifts: Mapping[str, Mapping[int, Models]] | None = None
     shift_levels: Mapping[str, tuple[str, ...]] | None = None
 
@@ -88,6 +106,7 @@ class Evaluation:
             else {name: None if each is None else each.to_json() for name, each in self.worth.items()},
             "instead": None if self.instead is None else list(self.instead),
             "still_falling": self.still_falling,
+            "answering": None if self.answering is None else asdict(self.answering),
         }
 
     def shifts_to_json(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensemble_distill.data.source import Array
+from ensemble_distill.predictive.answered import answering, matched, who_answers
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.predictive.weighted import over_members
 from ensemble_distill.tasks import Task
-from ensemble_distill.tasks.figures import Values
+from ensemble_distill.tasks.figures import EACH, Values
 
 
 def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Values:
     """The pooled prediction's quality and the mixture's uncertainty, each (B,); of several answers a row
     quality is (B, D).
 
-    Model uncertainty is left out for a single distribution: it does not apply there, and is not 0.
+    Model uncertainty is left out for a single distribution, and NaN on rows that one member answers: it does not apply
+    there, and is not 0.
     """
     summary = predictive.summary()
     rows = {name: values[:, 0] for name, values in task.quality(predictive.pooled(), y).items()}
@@ -30,16 +34,25 @@ def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Val
     rows["data_uncertainty"] = summary.data.numpy()
     if predictive.has_model_uncertainty:
         rows["model_uncertainty"] = summary.model.numpy()
-    return rows | task.each_uncertainty(predictive, pooled=True)
+    rows |= task.each_uncertainty(predictive, pooled=True)
+    if (several := answering(predictive)) is not None:
+        of_model = [name for name in ("model_uncertainty", EACH["model_uncertainty"]) if name in rows]
+        rows |= {name: _where(several.numpy() > 1, rows[name]) for name in of_model}
+    return rows
 
 
 def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Values:
-    """Each member's own quality and uncertainty, (B, M); of several answers a row quality is (B, M, D)."""
+    """Each member's own quality and uncertainty, (B, M); of several answers a row quality is (B, M, D).
+
+    NaN on rows that it does not answer.
+    """
     rows = task.quality(members, y)
     if y is not None:
         rows["nll"] = members.nll(y).numpy()
     rows["total_uncertainty"] = rows["data_uncertainty"] = task.uncertainty(members).numpy()
-    return rows | task.each_uncertainty(members, pooled=False)
+    rows |= task.each_uncertainty(members, pooled=False)
+    there = who_answers(members)
+    return rows if there is None else {name: _where(there.numpy(), values) for name, values in rows.items()}
 
 
 def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:
@@ -47,18 +60,40 @@ def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:
 
     `member_kl`, `collapsed_kl` (what it would be, were every head the student's own mean) and the three deviation
     sums (see `fidelity`) need one head per member, and are left out otherwise.
+
+    On a row that some members do not answer, who answers is compared with his own head; see `matched`. The student's
+    own mean is that of all its heads. Deviations are from the mean of those who answer: NaN where that is one.
     """
-    rows = {"mean_kl": ensemble.pooled().kl(student.pooled())[:, 0].numpy()}
+    same = matched(student, ensemble)
+    rows = {"mean_kl": ensemble.pooled().kl(same.pooled())[:, 0].numpy()}
     if student.members == ensemble.members > 1:
-        mixture = student.mixture()
         rows["member_kl"] = ensemble.member_mean(ensemble.kl(student)).numpy()
-        rows["collapsed_kl"] = ensemble.member_mean(ensemble.kl(mixture)).numpy()
-        p = ensemble.means() - ensemble.mixture().means()
-        q = student.means() - mixture.means()
-        rows["deviation_product"] = (p * q).sum((1, 2)).numpy()
-        rows["deviation_ensemble"] = p.square().sum((1, 2)).numpy()
-        rows["deviation_student"] = q.square().sum((1, 2)).numpy()
+        rows["collapsed_kl"] = ensemble.member_mean(ensemble.kl(student.mixture())).numpy()
+        rows |= _deviation_rows(ensemble, same)
     return rows
+
+
+def _deviation_rows(ensemble: Predictive, student: Predictive) -> Values:
+    p = ensemble.means() - ensemble.mixture().means()
+    q = student.means() - student.mixture().means()
+    there = who_answers(ensemble)
+    if there is not None:
+        p, q = (torch.where(over_members(there, p), each, 0.0) for each in (p, q))
+    rows = {
+        "deviation_product": (p * q).sum((1, 2)).numpy(),
+        "deviation_ensemble": p.square().sum((1, 2)).numpy(),
+        "deviation_student": q.square().sum((1, 2)).numpy(),
+    }
+    if there is None:
+        return rows
+    several = (there.sum(1) > 1).numpy()
+    return {name: _where(several, values) for name, values in rows.items()}
+
+
+def _where(there: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
+    """Values (B, …), and NaN where `there`, of its first dimensions, is not."""
+    shaped = there.reshape(*there.shape, *[1] * (values.ndim - there.ndim))
+    return np.where(shaped, values.astype(np.float64), np.nan)
 
 
 def as_targets(labels: Array) -> Tensor:

@@ -30,8 +30,13 @@ class SubEnsembles:
         self._shares = torch.empty(0)
         self._pool: type[Pool] = Mixtures
 
+    @property
+    def rows(self) -> int:
+        """How many were added."""
+        return sum(map(len, self._labels))
+
     def add(self, members: Predictive, y: Tensor) -> None:
-        """B more rows and their labels y (B,)."""
+        """B more rows, each of which all members answer, and their labels y (B,)."""
         self._pool = members.pool
         self._shares = shares(members.weights, members.nll(y))
         self._parts.append(self._pool.parts(members, y, self._shares))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble_distill.evaluation.fidelity import where_known
 from ensemble_distill.tasks.figures import Figures
 
 NOTHING = 1e-9  # a mean model uncertainty below this share is 0
@@ -27,6 +28,9 @@ Column = list[float]
 @dataclass(frozen=True)
 class Ladder:
     """Means over sub-ensembles of k members, for k = 1, …, M.
+
+    Where some members do not answer some rows, a member that does stands in for one that does not; of a row that fewer
+    than k answer it is those; and the last k is the most that answer a row.
 
     Attributes:
         nll: of the pooled prediction; None without labels.
@@ -93,6 +97,7 @@ def worth(
     mean_kl: float | None,
     own: Figures | None,
     member: Figures | None,
+    compared: Mapping[str, NDArray[Any]] | None = None,
 ) -> Worth:
     """What one model is worth on the rows that the ladder is of.
 
@@ -100,15 +105,17 @@ def worth(
         ensemble, model: values of each row.
         mean_kl: KL(ensemble ‖ model) of the pooled predictions.
         own, member: costs; see `cost`.
+        compared: the model's of its heads that are compared with the ensemble, see `matched`; None for all.
     """
+    compared = model if compared is None else compared
     uncertain = ladder.model_uncertainty_l1
     found: dict[str, tuple[float | None, Sequence[float] | None]] = {
         "prediction": (float(model["nll"].mean()) if "nll" in model else None, ladder.nll),
         "fidelity": (mean_kl, ladder.mean_kl),
     }
     for name, of in (("uncertainty", "model_uncertainty"), ("uncertainty_control", "total_uncertainty")):
-        there = uncertain is not None and of in model
-        found[name] = scaled_l1(model[of], ensemble["model_uncertainty"]) if there else None, uncertain
+        there = uncertain is not None and of in compared
+        found[name] = scaled_l1(compared[of], ensemble["model_uncertainty"]) if there else None, uncertain
     read = {name: None if f is None or steps is None else rung(f, steps) for name, (f, steps) in found.items()}
     beyond = [name for name, (f, steps) in found.items() if f is not None and steps and is_beyond(f, steps)]
     return Worth(**read, beyond=tuple(beyond), cost=cost_shares(own, member))
@@ -148,7 +155,9 @@ def cost_shares(own: Figures | None, member: Figures | None) -> dict[str, float 
 
 
 def scaled_l1(theirs: NDArray[Any], ensemble: NDArray[Any]) -> float:
-    """Σ|c·u − u_e| ÷ Σ u_e with c = Σ u_e ÷ Σ u: what is left to be wrong once the mean is right. 1 for a u of 0."""
+    """Σ|c·u − u_e| ÷ Σ u_e with c = Σ u_e ÷ Σ u: what is left to be wrong once the mean is right. 1 for a u of 0. Of
+    the rows where both exist."""
+    theirs, ensemble = where_known(theirs, ensemble)
     if not theirs.sum() > NOTHING * ensemble.sum():
         return 1.0
     return float(np.abs(theirs * (ensemble.sum() / theirs.sum()) - ensemble).sum() / ensemble.sum())

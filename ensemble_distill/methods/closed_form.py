@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ensemble_distill.methods.method import Batch, Fit, Stage
+from ensemble_distill.predictive.answered import who_answers
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.students.ridge import Ridge
 from ensemble_distill.students.student import Student
@@ -85,9 +86,10 @@ def solved_heads(options: BaseModel, target: Target) -> Fit | None:
     """Every head's last layer as the least-squares map from what it sees to what it is to say; None where
     `closed_form` is off.
 
-    Linear heads see the same, so one Gram matrix serves all of them. Least squares weighs what is said of impossible
-    classes as much as the rest, and rows on which members agree as much as others: it is where the stage starts, and
-    its loss does the rest.
+    Linear heads see the same, so one Gram matrix serves all of them; where members do not answer every row, each head
+    has its own, of the rows that its member answers. Least squares weighs what is said of impossible classes as much as
+    the rest, and rows on which members agree as much as others: it is where the stage starts, and its loss does the
+    rest.
     """
     if not getattr(options, "closed_form", None):
         return None
@@ -96,17 +98,24 @@ def solved_heads(options: BaseModel, target: Target) -> Fit | None:
     def fit(student: Student, rows: Iterable[tuple[Tensor, Batch]]) -> None:
         regressions: list[Ridge] = []
         for features, batch in rows:
-            seen, raw = student.heads.hidden(features), student.family.raw(target(batch, student.family))
-            own = (
-                [(seen, raw)]
-                if seen.dim() == 2
-                else list(zip(seen.chunk(seen.shape[1], 1), raw.chunk(raw.shape[1], 1), strict=True))
-            )
+            seen, said = student.heads.hidden(features), target(batch, student.family)
+            raw, there = student.family.raw(said), who_answers(said)
+            if seen.dim() == 2 and there is None:
+                own = [(seen, raw)]
+            else:
+                each = [seen.unsqueeze(1)] * raw.shape[1] if seen.dim() == 2 else seen.chunk(seen.shape[1], 1)
+                own = list(zip(each, raw.chunk(raw.shape[1], 1), strict=True))
+            if there is not None:  # each head from the rows that its member answers
+                own = [(x[known], y[known]) for (x, y), known in zip(own, there.unbind(1), strict=True)]
             regressions = regressions or [Ridge() for _ in own]
             for regression, (x, y) in zip(regressions, own, strict=True):
-                regression.add(x.flatten(1), y)
-        solved = [regression.solve(ridge) for regression in regressions]
+                if len(x):
+                    regression.add(x.flatten(1), y)
         last = student.heads.last
+        solved = [
+            regression.solve(ridge) if regression.rows else (last.weight[[head]].detach(), last.bias[[head]].detach())
+            for head, regression in enumerate(regressions)
+        ]
         last.weight.copy_(torch.cat([weight for weight, _ in solved]))
         last.bias.copy_(torch.cat([bias for _, bias in solved]))
 

@@ -22,6 +22,7 @@ from ensemble_distill.methods.closed_form import (
 from ensemble_distill.methods.kd import pooled_loss
 from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
 from ensemble_distill.methods.supervised import labels_loss
+from ensemble_distill.predictive.answered import matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime import ranks
 from ensemble_distill.tasks import Task
@@ -29,7 +30,7 @@ from ensemble_distill.tasks import Task
 
 def members_loss(temperature: float, row_weight: float = 0.0) -> Loss:
     """T² (1/M) Σ_m KL(member m ‖ the student's m-th prediction), the mean over rows, with temperature T on both
-    sides; members of unequal weight count by theirs."""
+    sides; members of unequal weight count by theirs, and on each row those who answer it."""
 
     def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
         teacher = batch.teacher.tempered(temperature)
@@ -44,11 +45,13 @@ def deviation_loss(temperature: float, deviation_weight: float, row_weight: floa
     member m from the pooled members), the mean over rows, with temperature T throughout and `deviation_weight` a.
 
     At a = 1 it is `members_loss` to second order in the heads' error; what the heads get wrong together and what they
-    get wrong of their differences stand apart in it, so the second can weigh more. See `deviation_error`.
+    get wrong of their differences stand apart in it, so the second can weigh more. See `deviation_error`. On a row that
+    some members do not answer, both are of the heads of those who do.
     """
 
     def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
-        teacher, student = batch.teacher.tempered(temperature), student.tempered(temperature)
+        teacher = batch.teacher.tempered(temperature)
+        student = matched(student.tempered(temperature), teacher)
         pooled = teacher.pooled().kl(student.pooled())[:, 0]
         apart = teacher.member_mean(teacher.deviation_error(student))
         return temperature**2 * _over_rows(pooled + deviation_weight * apart, batch, row_weight)

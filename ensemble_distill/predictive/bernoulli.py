@@ -30,7 +30,7 @@ class Bernoulli:
 
     Attributes:
         logits: (B, M, *L, K), ln p − ln (1 − p) of each label.
-        weights: (M,) not negative, taken relative to their sum; None for equal weights.
+        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
         average: what pooling means: the mean probability of each label ("probabilities") or its mean logit ("logits").
             Uncertainties are those of the mixture in either case.
     """

@@ -24,7 +24,7 @@ class Categorical:
 
     Attributes:
         logits: (B, M, *L, K), natural-log scores, any offset.
-        weights: (M,) not negative, taken relative to their sum; None for equal weights.
+        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
         average: what pooling means: the mixture ("probabilities") or the softmax of the mean logits
             ("logits"). Uncertainties are those of the mixture in either case.
     """

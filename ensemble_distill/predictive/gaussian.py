@@ -23,7 +23,7 @@ class Gaussian:
     Attributes:
         mean: (B, M, *L), in the target's unit.
         log_variance: (B, M, *L), natural logarithm of the variance in the target's unit squared.
-        weights: (M,) not negative, taken relative to their sum; None for equal weights.
+        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
     """
 
     mean: Tensor

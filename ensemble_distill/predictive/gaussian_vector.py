@@ -25,7 +25,7 @@ class GaussianVector:
         mean: (B, M, *L, D), in each target's unit.
         log_variance: (B, M, *L, D), natural logarithms of variances in those units squared.
         unit: (D,) what uncertainties over all targets are measured in: each one's standard deviation.
-        weights: (M,) not negative, taken relative to their sum; None for equal weights.
+        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
     """
 
     mean: Tensor

@@ -25,8 +25,9 @@ class Parts:
 
 
 def mixed(share: Tensor, values: Tensor) -> Tensor:
-    """Means of members' values (B, M, …) by each sub-ensemble's shares (S, M), (B, S, …)."""
-    return torch.einsum("sm,bm...->bs...", share.to(values), values)
+    """Means of members' values (B, M, …) by each sub-ensemble's shares (S, M), or (B, S, M) of each row: (B, S, …)."""
+    of_rows = "sm" if share.dim() == 2 else "bsm"
+    return torch.einsum(f"{of_rows},bm...->bs...", share.to(values), values)
 
 
 def mixed_nll(share: Tensor, nll: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Predictive(Protocol):
     @property
     def members(self) -> int: ...
     @property
-    def weights(self) -> Tensor | None: ...  # (M,) of the members; None for equal ones
+    def weights(self) -> Tensor | None: ...  # (M,), or (B, M) with 0 where one does not answer; None for equal ones
     @property
     def pool(self) -> type[Pool]: ...  # how some of its members are added up
     @property
@@ -64,7 +64,7 @@ class Predictive(Protocol):
         """What sub-ensembles predict; no L.
 
         Args:
-            share: (S, M) how much each member counts, in sums of 1; 0 for who is no part.
+            share: (S, M), or (B, S, M) of each row, how much each member counts, in sums of 1; 0 for who is no part.
             y: the right answers, where there are any.
         """
         ...
@@ -84,7 +84,7 @@ class Family(Protocol):
     def stands_for_all(self) -> bool: ...  # whether one head stands for all members, and there are no others
     def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes`: how many names the task has
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Predictive:
-        """Raw outputs (B, M, *L, width) as distributions; weights (M,) or None for equal ones."""
+        """Raw outputs (B, M, *L, width) as distributions; weights (M,) or (B, M), or None for equal ones."""
         ...
 
     def raw(self, predictive: Any) -> Tensor:

@@ -1,4 +1,7 @@
-"""How values of several members become one, by their weights."""
+"""How values of several members become one, by their weights.
+
+Weights are (M,), or (B, M) where some members do not answer some rows: there theirs are 0. See `answered`.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,19 @@ from torch import Tensor
 
 
 def shares(weights: Tensor | None, like: Tensor) -> Tensor:
-    """(M,) weights that sum to 1, in the dtype of `like` (B, M, ...); equal ones for None."""
+    """(M,) or (B, M) weights that sum to 1, in the dtype of `like` (B, M, ...); equal ones for None. Of a row that
+    nobody answers they are NaN."""
     if weights is None:
         return like.new_full((like.shape[1],), 1.0 / like.shape[1])
     weights = weights.to(like)
-    return weights / weights.sum()  # a sum that is 1 only in float32 would bias model uncertainty in float64
+    # a sum that is 1 only in float32 would bias model uncertainty in float64
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def over_members(weights: Tensor, values: Tensor) -> Tensor:
-    """(M,) shaped to broadcast over values (B, M, ...)."""
-    return weights.view(1, -1, *[1] * (values.dim() - 2))
+    """(M,) or (B, M), shaped to broadcast over values (B, M, ...)."""
+    rows = 1 if weights.dim() == 1 else len(weights)
+    return weights.view(rows, -1, *[1] * (values.dim() - 2))
 
 
 def weighted_mean(weights: Tensor | None, values: Tensor) -> Tensor:

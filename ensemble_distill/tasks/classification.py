@@ -15,7 +15,7 @@ from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import class_order
 from ensemble_distill.tasks.checks import labels as checks
 from ensemble_distill.tasks.checks.remedies import remedy
-from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, means
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_member, means
 from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
 from ensemble_distill.tasks.task import Array, Labeled
 
@@ -201,7 +201,7 @@ class Classification(OfLogits):
         if "correct" in rows:
             confidence = rows["confidence"].reshape(len(rows["confidence"]), -1)
             correct = rows["correct"].reshape(confidence.shape)
-            errors = [expected_calibration_error(c, r) for c, r in zip(confidence.T, correct.T, strict=True)]
+            errors = [expected_calibration_error(c, r) for c, r in each_member(confidence, correct)]
             found["ece"] = float(np.mean(errors))
         return found
 

@@ -1,20 +1,49 @@
-"""What a task makes of rows: values of each row, and figures that are reductions of them."""
+"""What a task makes of rows: values of each row, and figures that are reductions of them.
+
+A value is NaN where it does not exist: a member's own of a row that it does not answer, and the model uncertainty of a
+row that one member answers. No figure counts those.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Values = dict[str, NDArray[Any]]  # figures of each row by name: (N,) or (N, M) and, of several answers, (N, …, D)
+# figures of each row by name: (N,) or (N, M) and, of several answers, (N, …, D); NaN where one does not exist
+Values = dict[str, NDArray[Any]]
 Figures = dict[str, float | None]  # None: it does not apply; never NaN
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
 EACH = {name: f"{name}_each" for name in UNCERTAINTIES}  # the rows that have them of each answer, (N, D) or (N, M, D)
+
+
+def row_mean(values: NDArray[Any]) -> float | None:
+    """The mean over rows, and over members and answers where there are several: of each one's own mean over the rows
+    where it exists. None where there is no value."""
+    missing = np.isnan(values)
+    if not missing.any():
+        return float(values.mean())
+    there = (~missing).sum(0)
+    own = np.where(missing, 0, values).sum(0) / np.where(there, there, 1)
+    return float(own[there > 0].mean()) if there.any() else None
+
+
+def each_member(*values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Of rows (N, M, …) those that each member answers, (n, …); without members that answer none.
+
+    Args:
+        values: NaN in the first of them where a member does not answer.
+    """
+    missing = np.isnan(values[0]).reshape(*values[0].shape[:2], -1).any(-1)
+    for member, none in enumerate(missing.T):
+        if not none.all():
+            yield tuple(one[:, member] if not none.any() else one[~none, member] for one in values)
 
 
 def means(rows: Mapping[str, NDArray[Any]], sources: Mapping[str, str]) -> Figures:
@@ -23,7 +52,7 @@ def means(rows: Mapping[str, NDArray[Any]], sources: Mapping[str, str]) -> Figur
     Args:
         sources: figure to the name of its rows.
     """
-    return {figure: float(rows[source].mean()) if source in rows else None for figure, source in sources.items()}
+    return {figure: row_mean(rows[source]) if source in rows else None for figure, source in sources.items()}
 
 
 def each_rows(total: Tensor, data: Tensor, model: Tensor | None) -> Values:
@@ -35,7 +64,7 @@ def each_rows(total: Tensor, data: Tensor, model: Tensor | None) -> Values:
 def each_figures(rows: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Figures:
     """Of each answer its mean uncertainties, `model_uncertainty.NAME`; None where one does not apply."""
     return {
-        f"{uncertainty}.{name}": float(rows[each][..., at].mean()) if each in rows else None
+        f"{uncertainty}.{name}": row_mean(rows[each][..., at]) if each in rows else None
         for at, name in enumerate(names)
         for uncertainty, each in EACH.items()
     }

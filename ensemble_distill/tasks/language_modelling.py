@@ -22,7 +22,7 @@ from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import positions as checks
 from ensemble_distill.tasks.checks.remedies import remedy
 from ensemble_distill.tasks.classification import Classification
-from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_member
 from ensemble_distill.tasks.of_logits import LOGITS_APART
 from ensemble_distill.tasks.task import Array, Labeled
 
@@ -237,7 +237,8 @@ class LanguageModelling(Classification):
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
         """`perplexity` is exp of the mean NLL; of members the mean of each one's own. `ece` has 15 bins."""
         found = super().figures(rows)
-        found["perplexity"] = float(np.exp(rows["nll"].mean(axis=0)).mean()) if "nll" in rows else None
+        nll = [own.mean() for (own,) in each_member(rows["nll"].reshape(len(rows["nll"]), -1))] if "nll" in rows else []
+        found["perplexity"] = float(np.exp(nll).mean()) if nll else None
         return {name: found[name] for name in self.figures_shown}
 
     @classmethod

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import yes_no
-from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_figures, each_rows, means
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_figures, each_member, each_rows, means
 from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
 from ensemble_distill.tasks.task import Array, Labeled
 
@@ -226,12 +226,12 @@ def average_precisions(probability: NDArray[Any], truth: NDArray[Any]) -> Figure
 
     p, t = (a.reshape(len(a), -1, a.shape[-1]) for a in (probability, truth))
     macros, micros = [], []
-    for m in range(p.shape[1]):
-        there = np.flatnonzero(t[:, m].any(0))
+    for own, true in each_member(p, t):
+        there = np.flatnonzero(true.any(0))
         if not len(there):
             return {"macro_average_precision": None, "micro_average_precision": None}
-        macros.append(np.mean([average_precision_score(t[:, m, k], p[:, m, k]) for k in there]))
-        micros.append(average_precision_score(t[:, m].ravel(), p[:, m].ravel()))
+        macros.append(np.mean([average_precision_score(true[:, k], own[:, k]) for k in there]))
+        micros.append(average_precision_score(true.ravel(), own.ravel()))
     return {"macro_average_precision": float(np.mean(macros)), "micro_average_precision": float(np.mean(micros))}
 
 

@@ -14,7 +14,16 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.tasks.checks import labels as checks
-from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_figures, each_rows, means
+from ensemble_distill.tasks.figures import (
+    UNCERTAINTIES,
+    Figures,
+    Values,
+    each_figures,
+    each_member,
+    each_rows,
+    means,
+    row_mean,
+)
 from ensemble_distill.tasks.targets import Target, columns, each_target, in_reach, targets_in
 from ensemble_distill.tasks.task import Apart, Array, Labeled, Task
 
@@ -298,12 +307,12 @@ class Regression(Task):
         found |= means(rows, {name: "covered" if name == "coverage95" else name for name in self.figures_shown})
         if "squared_error" in rows:
             errors = rows["squared_error"] / np.square(self._std) if self.targets else rows["squared_error"]
-            found["rmse"] = float(np.sqrt(errors.mean(axis=(0, -1) if self.targets else 0)).mean())
+            found["rmse"] = _rmse(errors.reshape(len(errors), -1, self.count))
         for at, target in enumerate(self.targets):
             of = {name: rows[name][..., at] for name in ("squared_error", "covered") if name in rows}
             if "squared_error" in of:
-                found[f"rmse.{target.name}"] = float(np.sqrt(of["squared_error"].mean(0)).mean())
-                found[f"coverage95.{target.name}"] = float(of["covered"].mean())
+                found[f"rmse.{target.name}"] = _rmse(of["squared_error"].reshape(len(of["squared_error"]), -1))
+                found[f"coverage95.{target.name}"] = row_mean(of["covered"])
         return found | each_figures(rows, self.names)
 
     # --- serving ------------------------------------------------------------------------------------------------
@@ -339,6 +348,11 @@ class Regression(Task):
                 reach = COVERED * math.sqrt(variance)
                 record |= {f"mean{name}": mean, f"lower95{name}": mean - reach, f"upper95{name}": mean + reach}
             yield record
+
+
+def _rmse(squares: NDArray[Any]) -> float:
+    """The root of the mean of squared errors (N, M, …), the mean over members of each one's own."""
+    return float(np.mean([np.sqrt(own.mean()) for (own,) in each_member(squares)]))
 
 
 TASK = Regression

@@ -1,13 +1,14 @@
 """Ready-made outputs: an `.npz` with an array a split, or a folder with an .npy, .csv or .parquet a split.
 
-Such a member answers the rows of its splits and nothing else: neither views of them nor distorted rows.
+Such a member answers the rows of its splits and nothing else: neither views of them nor distorted rows. Of a split
+those that are NaN in all their numbers it does not answer, as those of out-of-fold outputs that it was trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -102,15 +103,43 @@ class Table:
                 f"and cannot be asked about {split}. Write its outputs of that too, or leave {what} out."
             )
         values = self._outputs.read(split, rows)
-        whole = np.isfinite(values).all(axis=1)
-        if not whole.all():
-            key = f"data.{split.replace('/', '.')}"
-            raise EdistillError(
-                f"Member {name} has no finite outputs at {int((~whole).sum()):,} of {len(values):,} rows of {split}, "
-                f"row {int(whole.argmin())} first, in {self._outputs.path}. A member answers every row of a split, and "
-                f"out-of-fold outputs do not: ask the model about those too, or leave the rows out of {key}."
-            )
+        refuse_broken_rows(values, self.member.name, split, self._outputs)
         self._held[split] = values
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        return self._checked.answers(self._held[split][list(rows)], split, rows)
+        """NaN on rows that it does not answer."""
+        said = self._held[split][list(rows)]
+        there = np.flatnonzero(~np.isnan(said).any(axis=1))
+        if len(there) == len(said):
+            return self._checked.answers(said, split, rows)
+        answered = [rows[at] for at in there.tolist()]
+        known = self._checked.answers(said[there], split, answered) if answered else self._any
+        found = np.full((len(said), known.shape[1]), np.nan, np.float32)
+        if answered:
+            found[there] = known
+        return found
+
+    @cached_property
+    def _any(self) -> NDArray[np.float32]:
+        """One of its answers, (1, W). Raises EdistillError where it has none."""
+        for split, values in self._held.items():
+            there = np.flatnonzero(~np.isnan(values).any(axis=1))
+            if len(there):
+                return self._checked.answers(values[there[:1]], split, [int(there[0])])
+        raise EdistillError(
+            f"Member {self.member.name} answers no row of {first_few(sorted(self._held), 6)}: all its outputs in "
+            f"{self._outputs.path} are NaN. Write what it said of some rows, or take it out of teachers.path."
+        )
+
+
+def refuse_broken_rows(values: Array, name: str, split: str, outputs: Outputs) -> None:
+    """Raise EdistillError for rows of outputs (N, ·) some of whose numbers are not finite: where a row is not answered,
+    all are NaN."""
+    broken = ~np.isfinite(values).all(axis=1) & ~np.isnan(values).all(axis=1)
+    if broken.any():
+        key, row = f"data.{split.replace('/', '.')}", int(broken.argmax())
+        raise EdistillError(
+            f"Member {name} says {values[row][:4].tolist()} at row {row} of {split}, in {outputs.path}: of "
+            f"{int(broken.sum()):,} of {len(values):,} rows some numbers are not finite. Make a row that it does not "
+            f"answer NaN in all of them, write the others again, or leave these rows out of {key}."
+        )

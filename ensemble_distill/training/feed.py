@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.methods.method import Batch, Labels
+from ensemble_distill.predictive.answered import those_who_answer
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.tasks import Task
@@ -18,15 +19,24 @@ from ensemble_distill.training.rows import CachedRows, Rows, TeacherOutputs, col
 
 @dataclass(frozen=True)
 class Pooling:
-    """How the members' outputs become one prediction."""
+    """How the members' outputs become one prediction.
+
+    Attributes:
+        weights: (M,), summing to 1; None for equal ones.
+        partial: whether members do not answer some rows, which are NaN in their outputs.
+    """
 
     task: Task
-    weights: Tensor | None = None  # (M,), summing to 1
+    weights: Tensor | None = None
     average: Average = "probabilities"
+    partial: bool = False
 
     def predictive(self, outputs: Tensor) -> Predictive:
-        """Outputs (A, M, W) as M distributions an answer, with weights of their own: a loss is anyone's code."""
+        """Outputs (A, M, W) as M distributions an answer, with weights of their own: a loss is anyone's code. Where
+        `partial`, these are (A, M), with 0 for who does not answer."""
         weights = None if self.weights is None else self.weights.clone()
+        if self.partial:
+            outputs, weights = those_who_answer(outputs, weights)
         return self.task.members_family().predictive(outputs, weights, self.average)
 
 

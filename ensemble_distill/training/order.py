@@ -4,7 +4,7 @@ steps belong to which stage."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +31,10 @@ class Order:
 
     In epoch e, row i is seen in view (e + h(i)) mod V, with h a hash: each row goes through all its views in V
     epochs, and each epoch mixes them.
+
+    Attributes:
+        rows: how many.
+        at: which rows those are, (rows,), where they are not all.
     """
 
     rows: int
@@ -38,6 +42,11 @@ class Order:
     batch_size: int
     seed: int
     rank: Rank = ALONE
+    at: NDArray[np.int64] | None = field(default=None, compare=False)
+
+    def numbered(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows at places 0 to `rows` − 1."""
+        return places if self.at is None else self.at[places]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -47,7 +56,7 @@ class Order:
         """The rows and views of a step on this rank."""
         epoch, at = divmod(step, self.steps_per_epoch)
         start = (at * self.rank.world + self.rank.index) * self.batch_size
-        rows = _shuffled(self.rows, self.seed, epoch)[start : start + self.batch_size]
+        rows = self.numbered(_shuffled(self.rows, self.seed, epoch)[start : start + self.batch_size])
         return list(zip(rows.tolist(), self.views_of(rows, epoch).tolist(), strict=True))
 
     def views_of(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
@@ -68,7 +77,7 @@ class Every(Sampler[list[Index]]):
         self.order = order
         self.epochs = min(order.views, max(1, limit // order.rows))
         count = min(order.rows, limit)
-        self.rows = np.array(spread(order.rows, count), np.int64)
+        self.rows = order.numbered(np.array(spread(order.rows, count), np.int64))
 
     @property
     def count(self) -> int:

@@ -121,6 +121,15 @@ class TeacherOutputs:
         self.records = [split.records for split in splits]
         self.offsets = np.cumsum([0, *(len(records) for records in self.records)])
 
+    @property
+    def partial(self) -> bool:
+        """Whether there are rows that a member does not answer."""
+        return any(records.partial for records in self.records)
+
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether a member answers a row, (N, M)."""
+        return np.concatenate([records.answered() for records in self.records])
+
     def read(self, indices: NDArray[np.int64]) -> Tensor:
         """Outputs (B, M, *shape) in float32."""
         if len(self.records) == 1:

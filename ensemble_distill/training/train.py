@@ -23,6 +23,7 @@ from ensemble_distill.training.feed import Feed, Pooling
 from ensemble_distill.training.idle import Learning, tell_idle_training
 from ensemble_distill.training.loop import Setup, Training
 from ensemble_distill.training.order import Order, afforded, boundaries
+from ensemble_distill.training.partial import answered_rows
 from ensemble_distill.training.plateau import refuse_no_validation
 from ensemble_distill.training.refusals import refuse_broken, refuse_double, refuse_one_member
 from ensemble_distill.training.rows import CachedRows, TeacherOutputs
@@ -64,7 +65,11 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     refuse_no_validation(asked.train, learned.validation is not None)
     refuse_one_member(asked.train.method, asked.method, learned.cache.manifest.names, asked.train.teacher)
     rows, settings = CachedRows(list(learned.splits.values()), learned.preprocessing), asked.train
-    order = Order(len(rows), learned.splits["train"].records.views, settings.batch_size, settings.seed, ranks.current())
+    outputs = TeacherOutputs(list(learned.splits.values()))
+    at = answered_rows(asked, learned, outputs, machine.progress)
+    count = len(rows) if at is None else len(at)
+    views = learned.splits["train"].records.views
+    order = Order(count, views, settings.batch_size, settings.seed, ranks.current(), at)
     torch.manual_seed(settings.seed)
     begun = begin_student(asked, learned, _some(rows))
     refuse_double(settings.method, begun.architecture.family, machine.device)
@@ -77,8 +82,8 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     facts = Learning(settings, learned.sources, asked.method, asked.options, stages, normalizes)
     tell_idle_training(facts, machine.given, machine.progress)
     architecture = begun.architecture
-    pooling = Pooling(learned.task, architecture.pooling(), architecture.average)
-    outputs = TeacherOutputs(list(learned.splits.values()))
+    partial = outputs.partial or (learned.validation is not None and learned.validation.records.partial)
+    pooling = Pooling(learned.task, architecture.pooling(), architecture.average, partial)
     feed = Feed(rows, outputs, order, pooling, machine.device, machine.workers)
     if asked.student.compresses:  # which may take minutes: what training would refuse, it refuses before
         boundaries(stages, steps)
@@ -103,7 +108,7 @@ def training_of(
             settings=asked.train.model_copy(update={"freeze_bn": asked.freezes}),
             place=Place(asked.folder, claim, replacing=asked.overwrite),
             progress=progress,
-            validate=None if split is None else validation(split, learned.preprocessing, ready.feed),
+            validate=None if split is None else validation(split, learned.preprocessing, ready.feed, asked.needs),
             start=begun.start,
         )
     )

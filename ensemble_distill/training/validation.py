@@ -7,32 +7,40 @@ import torch
 from ensemble_distill.data.batches import plain_batches
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
+from ensemble_distill.predictive.answered import answered
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.loop import Validate
 from ensemble_distill.training.rows import CachedSplit
 
 
-def validation(split: CachedSplit, to: Preprocessing | None, feed: Feed) -> Validate:
-    """A function that gives the loss, and where there are labels the NLL, on the rows of a split without views."""
+def validation(split: CachedSplit, to: Preprocessing | None, feed: Feed, needs: frozenset[str]) -> Validate:
+    """A function that gives the loss, and where there are labels the NLL, on the rows of a split without views; where
+    the loss needs members, on those that some member answers, of which there is one."""
     labels, device, task = split.source.labels, feed.device, feed.pooling.task
-    count = task.answers_in(len(split.source), labels)
+    answered_alone = feed.pooling.partial and "teacher" in needs
 
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
-        losses = nll = 0.0
+        losses = nll = count = 0.0
         for rows, (x,) in plain_batches(split.source, [to], feed.workers, device):
             of_rows = None if labels is None else torch.as_tensor(labels[list(rows)], device=device)
             said = task.each_answer(torch.from_numpy(split.records.read(list(rows))).to(device), of_rows)
-            teacher = feed.pooling.predictive(said)
-            predictive = student.predictive(task.each_answer(student(x.to(device)).float(), of_rows))
+            raw = task.each_answer(student(x.to(device)).float(), of_rows)
             y = None if of_rows is None else task.each_label(of_rows, of_rows)
+            if answered_alone:
+                there = answered(said).any(1)
+                said, raw, y = said[there], raw[there], None if y is None else y[there]
+            if not len(said):
+                continue
+            teacher, predictive = feed.pooling.predictive(said), student.predictive(raw)
             ones = torch.ones(len(said), device=device)
             known = None if y is None else Labels(y, y.clone(), ones, ones.bool())
             if y is not None:
                 nll += predictive.pooled_nll(y).sum().item()
             # last, since a method's loss may change what it is given
             losses += len(said) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
+            count += len(said)
         told = {} if labels is None else {f"validation_{name}": v for name, v in task.of_nll(nll / count).items()}
         return {"validation_loss": losses / count} | told
 

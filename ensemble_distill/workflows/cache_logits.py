@@ -14,6 +14,7 @@ from ensemble_distill.caching.report import CacheReport
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings, settings_toml
+from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
 from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.folders import refuse_foreign
 from ensemble_distill.workspace.splits import class_names, tell_remarks
@@ -48,7 +49,8 @@ def cache_logits(
     teachers = workspace.ensemble(class_names(sources, known))
     tell_remarks(sources, workspace.progress)
     tell_idle_caching(Caching(settings, sources, teachers), workspace.progress)
-    if only is None:
+    tables = all(teacher.member.model == READY_MADE for teacher in teachers)  # which may be out of fold
+    if only is None and not tables:
         warn_of_little_diversity(settings.views.transform, plans, teachers, workspace.progress)
     asking = Asking(
         dtype=settings.cache.dtype or workspace.task.dtypes[0],
@@ -61,4 +63,7 @@ def cache_logits(
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)
         if added or not (folder / ARGS).is_file():
             write_text(folder / ARGS, settings_toml(settings, folder), within=folder)
-    return CacheReport.of(folder, added, time.monotonic() - started)
+    report = CacheReport.of(folder, added, time.monotonic() - started)
+    if only is None and tables and "train" not in report.answered:
+        warn_of_little_diversity(settings.views.transform, plans, teachers, workspace.progress)
+    return report

@@ -82,7 +82,7 @@ def _first_said(members: Sequence[Member]) -> Preprocessing | None:
 
 
 def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> CachedSplit | None:
-    """The validation rows; None when they are not cached, or lack the labels that the loss needs."""
+    """The validation rows; None when they are not cached, or lack the labels or the members that the loss needs."""
     name, manifest = "validation", cache.manifest
     if name not in workspace.split_names or manifest.views(name) == 0:
         return None
@@ -90,6 +90,8 @@ def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> Ca
     refuse_other_data(cache.folder, name, manifest.splits[name], plan.facts())
     records = cache.open(name)
     if plan.source.labels is None and "labels" in needs:
+        return None
+    if records.partial and "teacher" in needs and not records.answered().any():
         return None
     return CachedSplit(plan.source, plan.view, plan.seed, records)
 

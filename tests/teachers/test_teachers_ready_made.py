@@ -190,10 +190,11 @@ def test_files_of_other_rows_or_of_no_numbers_are_refused(tmp_path: Path) -> Non
         met(written(tmp_path, "m.npz", train=np.stack([Z, Z])))
     with refused("outputs (5, 3) of <U32 of train"):
         met(written(tmp_path, "m.npz", train=Z.astype(str)))
-    holey = Z.copy()
-    holey[[1, 3]] = np.nan
-    with refused("Member m has no finite outputs at 2 of 5 rows of train, row 1 first", "answers every row"):
-        met(written(tmp_path, "m.npz", train=holey))
+    for bad in (np.nan, np.inf):
+        holey = Z.copy()
+        holey[[1, 3], 0] = bad
+        with refused(f"Member m says [{bad}", "at row 1 of train", "of 2 of 5 rows some numbers", "out of data.train"):
+            met(written(tmp_path, "m.npz", train=holey))
     with refused("Member m has outputs of train in", "cannot be asked about test", "data.test out"):
         met(written(tmp_path, "m.npz", train=Z), split="test")
     with refused("cannot be asked about test, rotation 3", "leave distorted rows out"):
@@ -213,6 +214,23 @@ def test_files_of_other_rows_or_of_no_numbers_are_refused(tmp_path: Path) -> Non
     (tmp_path / "m/train.csv").write_bytes(b"row,a\n\xff\xfe")
     with refused("train.csv cannot be read as CSV in UTF-8"):
         met(tmp_path / "m")
+
+
+def test_rows_of_nan_are_not_answered(tmp_path: Path) -> None:
+    p = np.exp(Z) / np.exp(Z).sum(1, keepdims=True)
+    p[[0, 1, 3]] = np.nan
+    nothing = np.full_like(p, np.nan)
+    path = written(tmp_path, "m.npz", train=p, test=nothing)
+    asked = met(path, context(("c", "a", "b"), output="probabilities"))
+    answers = asked.answers("train", [0, 2, 3, 4], None)
+    assert_array_equal(np.isnan(answers).all(1), [True, False, True, False])
+    assert_allclose(answers[[1, 3]], np.log(p[[2, 4]]), rtol=1e-6)
+    assert_array_equal(np.isnan(asked.answers("train", [0, 1], None)), np.ones((2, 3), bool))
+    asked.meets("test", Rows())
+    assert asked.answers("test", range(5), None).shape == (5, 3)
+    alone = met(written(tmp_path, "n.npz", train=nothing))
+    with refused("Member n answers no row of train", "take it out of teachers.path"):
+        alone.answers("train", range(5), None)
 
 
 def test_the_whole_road_from_outputs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,12 +53,16 @@ class Format:
         return _file(self.name).layout(self.shape, self.dtype)
 
     def encode(self, values: NDArray[np.floating[Any]]) -> NDArray[np.void]:
-        """Finite values (B, *shape) to B records."""
+        """Values (B, *shape), each row finite or all NaN, to B records."""
         return _file(self.name).encode(values, self.record)
 
     def decode(self, records: NDArray[np.void]) -> NDArray[np.float32]:
         """B records to values (B, *shape)."""
         return _file(self.name).decode(records)
+
+    def unanswered(self, records: NDArray[np.void]) -> int:
+        """How many of B records are of rows that were not answered."""
+        return int(np.isnan(self.decode(records)).reshape(len(records), -1).all(1).sum())
 
 
 @cache

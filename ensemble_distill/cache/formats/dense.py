@@ -2,7 +2,8 @@
 
 In float16 a row's maximum is subtracted before rounding and kept beside it in float32: near the maximum, where the
 probability is, float16 is then finest, and model uncertainty is off by less than 0.1 % (bfloat16: 20 times worse). What
-lies more than 65,504 below the maximum becomes that. In float32 the logits stay as they are.
+lies more than 65,504 below the maximum becomes that. In float32 the logits stay as they are. A row that the member does
+not answer is NaN in all its numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def layout(shape: Sequence[int], dtype: str) -> np.dtype[np.void]:
 
 
 def encode(values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]:
-    """Finite logits (B, *L, K) to B records."""
+    """Logits (B, *L, K), each row finite or all NaN, to B records."""
     records = np.empty(len(values), record)
     logits, top = values, values.max(axis=-1)
     records["max"] = top

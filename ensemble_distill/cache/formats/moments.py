@@ -1,6 +1,7 @@
 """Means, and log-variances behind them, in float32 whatever `cache.dtype` says: nothing is lost.
 
-float16 would round away the members' differences far from 0.
+float16 would round away the members' differences far from 0. A row that the member does not answer is NaN in all its
+numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def layout(shape: Sequence[int], dtype: str) -> np.dtype[np.void]:
 
 
 def encode(values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]:
-    """Finite moments (B, 2D) to B records."""
+    """Moments (B, 2D), each row finite or all NaN, to B records."""
     records = np.empty(len(values), record)
     records["moments"] = values
     return records
