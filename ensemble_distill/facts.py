@@ -20,8 +20,9 @@ FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is f
 
 ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
 
-# of inputs: pictures in [0, 1], arrays (C, H, W), vectors, and ids of tokens (L,)
-Kind = Literal["pixels", "tensor", "features", "tokens"]
+# of inputs: pictures in [0, 1], arrays (C, H, W), vectors, ids of tokens (L,), arrays (C, L) and (C, D, H, W)
+Kind = Literal["pixels", "tensor", "features", "tokens", "series", "volume"]
+RANKS: dict[Kind, int] = {"pixels": 3, "tensor": 3, "features": 1, "tokens": 1, "series": 2, "volume": 4}
 Size = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
 Encoding = Literal["one-hot", "index"]  # a category as so many numbers, one of them 1, or as one, its place
@@ -263,7 +264,7 @@ class Split:
     Attributes:
         rows: how many.
         digest, digest_scope: of the data, and what it covers; see `data/digests.py`.
-        kind: pixels, tensor, features or tokens.
+        kind: what its rows are; see `Kind`.
         transform, seed: of its views ("none" and 0 for splits that are only evaluated).
         labels: whether it has any.
     """

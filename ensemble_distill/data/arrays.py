@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble_distill.data.digests import arrays_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.kinds import taken
-from ensemble_distill.data.scale import column_scale
+from ensemble_distill.data.scale import unit_of
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.data.walk import is_folder
@@ -21,9 +21,9 @@ class Arrays:
     """Rows of arrays held in memory.
 
     Args:
-        x: uint8 (N, H, W, C), float32 (N, C, H, W), float32 (N, F) or int64 (N, L), as `kind` says.
+        x: uint8 (N, H, W, C), float32 (N, …) or int64 (N, L), as `kind` says.
         y: (N,) int64 classes or float32 targets, or None.
-        kind: pixels, tensor, features or tokens.
+        kind: what they are; see `Item`.
         classes: names in the order of the labels, or None.
         remarks: see `Source`.
     """
@@ -53,7 +53,7 @@ class Arrays:
 
     @cached_property
     def scale(self) -> Array | None:
-        return column_scale(self.x) if self.kind == "features" else None
+        return unit_of(self.x, self.kind)
 
     @cached_property
     def digest(self) -> str:

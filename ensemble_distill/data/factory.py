@@ -14,8 +14,8 @@ from ensemble_distill.data.digests import examples_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.kinds import taken
 from ensemble_distill.data.memo import Memo
-from ensemble_distill.data.scale import column_scale
-from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.scale import unit_of
+from ensemble_distill.data.source import Array, Inputs, Item, Kind, Source
 from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory, load_factory
@@ -29,9 +29,9 @@ PROBED = 4  # rows that are read twice on opening
 class Factory:
     """Rows of what the factory returned: an object with `len()` and `[row]`, giving x or (x, y).
 
-    x is a PIL image, a uint8 array (H, W[, C]), a float array (F,) or (C, H, W), or a tensor of those; it is
-    undistorted, the same whenever it is read. y is a class or a target. `.classes` (names) and `.targets` (y
-    of all rows) are used where present; without `.targets`, asking for labels reads every row once.
+    x is a PIL image, a uint8 array (H, W[, C]), a float array (F,), (C, L), (C, H, W) or (C, D, H, W), or a tensor of
+    those; it is undistorted, the same whenever it is read. y is a class or a target. `.classes` (names) and
+    `.targets` (y of all rows) are used where present; without `.targets`, asking for labels reads every row once.
 
     Raises:
         EdistillError: the factory fails or returns something else, or the first rows are not as said.
@@ -92,9 +92,7 @@ class Factory:
 
     @cached_property
     def scale(self) -> Array | None:
-        if self.kind != "features":
-            return None
-        return column_scale(np.stack([self.item(row).x for row in range(len(self))]))
+        return unit_of(Inputs(self), self.kind)
 
     @cached_property
     def _digest(self) -> tuple[str, str]:

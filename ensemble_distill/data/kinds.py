@@ -1,4 +1,4 @@
-"""Telling pixels, tensors and features apart by dtype and shape, and bringing each to its own form."""
+"""Telling pixels, tensors, series, volumes and features apart by dtype and shape, and bringing each to its own form."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import numpy as np
 
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import RANKS
 
 LARGEST_ID = 2**31 - 1
 
 ACCEPTED = (
-    "Accepted are uint8 pixels (H, W) or (H, W, C), float features (F,), and float tensors (C, H, W), which "
-    "get no preprocessing"
+    "Accepted are uint8 pixels (H, W) or (H, W, C), and floats, which get no preprocessing: features (F,), series "
+    "(C, L), tensors (C, H, W) and volumes (C, D, H, W)"
 )
+OF_FLOATS: dict[int, Kind] = {RANKS[kind]: kind for kind in ("features", "series", "tensor", "volume")}
 
 
 def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
@@ -24,7 +26,8 @@ def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
         first_row: the row that x[0] is.
 
     Returns:
-        uint8 (N, H, W, C) pixels, float32 (N, C, H, W) tensors or float32 (N, F) features.
+        uint8 (N, H, W, C) pixels, or float32: (N, C, H, W) tensors, (N, F) features, (N, C, L) series, (N, C, D, H, W)
+        volumes.
 
     Raises:
         EdistillError: another dtype or shape, or a NaN or infinite value.
@@ -38,7 +41,7 @@ def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
                 f"{found}: {x.shape[3]} channels. Put the channels last, (H, W, C): numpy.moveaxis(x, -3, -1)."
             )
         return (x if x.ndim == 4 else x[..., None]), "pixels"
-    if x.dtype.kind != "f" or x.ndim not in (2, 4) or x.size == 0:
+    if x.dtype.kind != "f" or x.ndim - 1 not in OF_FLOATS or x.size == 0:
         raise EdistillError(f"{found}. {ACCEPTED}.")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
         x = x.astype(np.float32, copy=False)
@@ -49,7 +52,7 @@ def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
             f"{named} is {x[row][tuple(where)]} at {tuple(where)} of row {first_row + row}, as float32. "
             "Mend or drop that row."
         )
-    return x, "features" if x.ndim == 2 else "tensor"
+    return x, OF_FLOATS[x.ndim - 1]
 
 
 def as_ids(x: Array, named: str, first_row: int = 0, count: int | None = None) -> Array:

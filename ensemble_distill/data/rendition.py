@@ -77,7 +77,7 @@ class Rendition:
     groups: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
     def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
-        """The network's input, float32: (C, H, W) for pixels and tensors, (F,) for features.
+        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape.
 
         Pixels are mixed in [0, 1] at the network's size, then normalized; `to` concerns only them.
 

@@ -72,7 +72,7 @@ class ViewedRows:
 
 
 def plain_input(item: Item, to: Preprocessing | None) -> Array:
-    """The network's input of an undistorted example, float32: (C, H, W) for pixels and tensors, (F,) for features."""
+    """The network's input of an undistorted example, float32: (C, H, W) for pixels, for all else of x's shape."""
     return PLAIN.plan(0, 0, 0, 1).x([item], to)
 
 

@@ -1,10 +1,23 @@
-"""The unit of noise for features: each column's standard deviation."""
+"""The unit of noise: the standard deviation of each column of features, and of each channel of series and volumes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ensemble_distill.data.source import Array
+from ensemble_distill.data.source import Array, Kind
+
+
+def unit_of(rows: Sequence[Array] | Array, kind: Kind) -> Array | None:
+    """float32 (F,) of features, (C, 1) of series and (C, 1, 1, 1) of volumes, over all rows; None of any other kind.
+
+    Args:
+        rows: each as its item has it, (N, …) or one after the other: each is read once and need not be kept.
+    """
+    if kind == "features":
+        return column_scale(rows if isinstance(rows, np.ndarray) else np.stack(list(rows)))
+    return channel_scale(rows) if kind in ("series", "volume") else None
 
 
 def column_scale(x: Array) -> Array:
@@ -12,3 +25,21 @@ def column_scale(x: Array) -> Array:
     as it is: members never learned what to do with another value there."""
     varies = x.min(axis=0) < x.max(axis=0)  # a constant's own deviation may round to a little above 0
     return np.where(varies, x.std(axis=0, dtype=np.float64), 0.0).astype(np.float32)
+
+
+def channel_scale(rows: Sequence[Array] | Array) -> Array:
+    """Standard deviation of each channel, float32 (C, 1, …), over rows (C, …) and the positions in them; 0 for one that
+    is constant. One pass (Chan, Golub and LeVeque 1979), so that rows may come from a disk."""
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    lowest, highest = np.full((), np.inf), np.full((), -np.inf)
+    for row in rows:
+        flat = row.reshape(len(row), -1).astype(np.float64)
+        more = flat.shape[1]
+        own = flat.mean(axis=1)
+        away = own - mean
+        squares = squares + ((flat - own[:, None]) ** 2).sum(axis=1) + away**2 * (count * more / (count + more))
+        mean = mean + away * (more / (count + more))
+        count += more
+        lowest, highest = np.minimum(lowest, flat.min(axis=1)), np.maximum(highest, flat.max(axis=1))
+    deviation = np.where(lowest < highest, np.sqrt(squares / count), 0.0).astype(np.float32)
+    return deviation.reshape(-1, *(1,) * (rows[0].ndim - 1))

@@ -22,11 +22,11 @@ class Item:
     """One example, undistorted. Several views and preprocessings are given the same one, so none may write into it.
 
     Attributes:
-        x: pixels: uint8 (H, W, C); tensor: float32 (C, H, W), already preprocessed; features: float32 (F,); tokens:
-            int64 ids (C + L,). Read-only.
+        x: pixels: uint8 (H, W, C); tensor, series, volume: float32 (C, H, W), (C, L), (C, D, H, W), already
+            preprocessed; features: float32 (F,); tokens: int64 ids (C + L,). Read-only.
         y: the class (int64) or the target (float32), a scalar; (K,) or (D,) of several labels or targets; (L,) of
             positions. None where the split has no labels.
-        kind: which of the four `x` is.
+        kind: which of these `x` is.
     """
 
     x: Array
@@ -48,7 +48,7 @@ class Source(Protocol):
     @property
     def remarks(self) -> Sequence[str]: ...  # what was passed over in reading it, a sentence each, to be warned of
     @property
-    def scale(self) -> Array | None: ...  # features only: (F,) deviations over the rows, the unit of noise
+    def scale(self) -> Array | None: ...  # the unit of noise; see `scale.py`
     @property
     def digest(self) -> str: ...  # sha256 hex of the contents, cheap and honest; see `digests.py`
     @property
@@ -58,6 +58,21 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def item(self, row: int) -> Item: ...  # decodes; raises EdistillError naming the row, never skips it
     def name(self, row: int) -> str: ...  # for messages and predict: a file's relative name, or "row 17"
+
+
+class Inputs(Sequence[Array]):
+    """What the items of a source hold, one after the other; none is kept."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < len(self):  # which ends a loop
+            raise IndexError(row)
+        return self.source.item(row).x
 
 
 def positions_of(source: Source) -> int | None:
@@ -75,7 +90,7 @@ class Plan(Protocol):
     def rows(self) -> tuple[int, ...]: ...  # the rows it reads: its own first; mixup reads two
 
     def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
-        """The network's input, float32: (C, H, W) for pixels and tensors, (F,) for features."""
+        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape."""
         ...
 
     def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ensemble_distill.data.digests import subset_digest
-from ensemble_distill.data.scale import column_scale
-from ensemble_distill.data.source import Array, Item, Source
+from ensemble_distill.data.scale import unit_of
+from ensemble_distill.data.source import Array, Inputs, Item, Source
 from ensemble_distill.data.stored import read_npy
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns
@@ -64,10 +64,8 @@ class Subset:
 
     @cached_property
     def scale(self) -> Array | None:
-        if self.kind != "features":
-            return None
-        own = column_scale(np.stack([self.item(row).x for row in range(len(self))]))
-        return own if self.numeric is None else np.where(self.numeric, own, np.float32(0))
+        own = unit_of(Inputs(self), self.kind)
+        return own if own is None or self.numeric is None else np.where(self.numeric, own, np.float32(0))
 
     @cached_property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import InputColumns, Kind, MadeFrom, Member, Preprocessing, Size
+from ensemble_distill.facts import RANKS, InputColumns, Kind, MadeFrom, Member, Preprocessing, Size
 from ensemble_distill.runs.exports import ONNX_PREFIX
 from ensemble_distill.runs.folder import export_again
 from ensemble_distill.runtime.jsons import line_of_json, parse_json
@@ -47,7 +47,7 @@ class Card:
     def __post_init__(self) -> None:
         """Raises ValueError for what no export writes."""
         self.task.refuse_others(self.members)
-        if len(self.shape) != (1 if self.kind in ("features", "tokens") else 3):
+        if len(self.shape) != RANKS[self.kind]:
             raise ValueError(f"its rows are {self.kind} of shape {self.shape}")
         if (self.kind == "tokens") != self.task.of_tokens:
             raise ValueError(f"its rows are {self.kind}, and its task is {self.task.key}")

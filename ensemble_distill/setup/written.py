@@ -23,7 +23,7 @@ from ensemble_distill.tasks import open_task
 COLUMN = 56  # where the comments begin
 FILL = "FILL IN"
 READY_MADE = "ready_made"  # the kind of outputs alone
-VIEWS = {"pixels": "crop-flip+mixup", "tensor": "mixup", "features": "mixup"}
+VIEWS = {"pixels": "crop-flip+mixup", "tensor": "mixup", "features": "mixup", "series": "mixup", "volume": "mixup"}
 
 
 @dataclass(frozen=True)

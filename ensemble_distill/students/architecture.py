@@ -46,8 +46,8 @@ class Architecture:
         hidden, heads: hidden sizes of each head, and how many heads there are.
         form: whether they are heads on one body, or share body and head but for rank-one factors.
         family: what the numbers of a head mean.
-        kind, shape, preprocessing: its input: pixels, tensor or features; one example's shape; for pixels how
-            they become it.
+        kind, shape, preprocessing: its input: what rows are, see `Kind`; one example's shape; for pixels how they
+            become it.
         average, weights: how the heads pool; a weight a member.
         bodies: how many of them stand side by side; 1 is the body itself.
         last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.

@@ -115,6 +115,8 @@ def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int)
     trunk: nn.Module = SideBySide(p.trunk for p in parts) if len(parts) > 1 else parts[0].trunk
     seen, wanted, features = run_apart(trunk, parts[0], shape)
     _refuse_changed(bodies[0], parts[0], shape)
+    if stage.adapted:
+        _refuse_not_pictures(shape, seen)
     adapters = _adapters(stage, seen, wanted) if stage.adapted else None
     tail = per_head(stage.with_factors(parts[0].tail), 1)
     heads = LastStageHeads(adapters, tail, BatchedLinear(1, features.shape[1], outputs))
@@ -159,6 +161,16 @@ def _refuse_changed(body: nn.Module, part: Split, shape: Sequence[int]) -> None:
                 f"than whole (of {float(wanted.abs().max()):.2g}). Use the result of every step in its forward, as in "
                 "x = x.relu(), and not x.relu_() alone; or use heads = [] or [100]."
             )
+
+
+def _refuse_not_pictures(shape: Sequence[int], seen: Tensor) -> None:
+    """Of three dimensions are the tokens of a picture, and what convolutions make of a series; nothing tells which."""
+    if len(shape) in (2, 4) and seen.dim() > 2:
+        raise EdistillError(
+            f"Adapters are to map features of shape {tuple(seen.shape[1:])} of an input {tuple(shape)}, and they know "
+            "maps and tokens of pictures, and vectors. Leave student.heads.adapt-from out, or set it to a module that "
+            "gives vectors."
+        )
 
 
 def _adapters(stage: LastStage, seen: Tensor, wanted: Tensor) -> Adapters:

@@ -19,7 +19,7 @@ from ensemble_distill.data.portions import Rule, portions
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset
-from ensemble_distill.data.views import open_view, require_kind
+from ensemble_distill.data.views import in_units, open_view, require_kind
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.trust import Trust
@@ -151,7 +151,8 @@ class Workspace:
         if name not in TRAINED:
             return SplitPlan(source, open_view("none", None), "none", 0, 1)
         views = self.settings.views
-        view = open_view(views.transform, source.scale, getattr(source, "groups", None))
+        scale = source.scale if in_units(views.transform) else None
+        view = open_view(views.transform, scale, getattr(source, "groups", None))
         if pushes(view) and not self.task.one_class:
             raise EdistillError(
                 f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and "

@@ -97,7 +97,7 @@ def test_refusals(saved: Any) -> None:
             r"x holds int64 of shape \(7,\) per row\. Accepted are uint8 pixels",
         ),
         ({"x": GRAY.astype(np.int16)}, r"int16 of shape \(6, 5\)"),
-        ({"x": GRAY.astype(np.float32)}, r"float32 of shape \(6, 5\)"),
+        ({"x": GRAY.astype(np.float32)[:, None, None, None]}, r"float32 of shape \(1, 1, 1, 6, 5\)"),
         ({"x": GRAY[:, 0]}, r"uint8 of shape \(5,\)"),
         ({"x": GRAY[:, :0]}, "which is empty"),
         ({"x": FEATURES[:, :0]}, r"float64 of shape \(0,\)"),

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from tiny import refused
 from torch import nn
 from torch.testing import assert_close
 
 from ensemble_distill.students.adapters import Adapters
+from ensemble_distill.students.last_stage import LastStage, apart
 from ensemble_distill.students.ridge import Ridge
 
 M, C, ROWS = 3, 2, 400
@@ -83,3 +85,9 @@ def test_features_that_do_not_vary_are_no_obstacle(rank: int) -> None:
     assert found.isfinite().all()
     if rank == 3:
         assert_close(found.float(), y, atol=1e-2, rtol=0)
+
+
+def test_adapters_do_not_guess_which_axis_of_a_series_is_its_channels() -> None:
+    body = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1), nn.Flatten())
+    with refused("(2, 16)", "student.heads.adapt-from"):
+        apart(body, LastStage("1", adapt_from="0", adapted=True), (2, 16), 3)

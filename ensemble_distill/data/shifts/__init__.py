@@ -53,7 +53,7 @@ class Shift(Protocol):
         """x distorted, of its shape, in memory of its own.
 
         Args:
-            x: float32; pixels (C, H, W) in [0, 1], tensors (C, H, W), features (F,). Read-only.
+            x: float32; pixels (C, H, W) in [0, 1], all else as its item has it. Read-only.
             amount: one of AMOUNTS.
             origin: where x comes from.
 
@@ -86,7 +86,8 @@ class Shifted:
             )
         self.source, self.shift, self.severity = source, name, severity
         self.kind, self.classes = source.kind, source.classes
-        self.scale = source.scale  # here, not in each loader process: some sources read every row for it
+        # here, not in each loader process: some sources read every row for it
+        self.scale = source.scale if source.kind == "features" else None
         # the functions of a module travel to other processes, the module does not
         self._apply, self._amount = shift.apply, shift.AMOUNTS[source.kind][severity - 1]
 

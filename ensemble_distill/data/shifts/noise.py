@@ -13,12 +13,14 @@ from ensemble_distill.data.shifts import Origin
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.runtime.keys import normals
 
-KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features", "series", "volume"})
 RELATIVE = (0.1, 0.2, 0.4, 0.6, 0.8)
 AMOUNTS: dict[Kind, tuple[float, ...]] = {
     "pixels": (0.08, 0.12, 0.18, 0.26, 0.38),  # of [0, 1]
     "tensor": RELATIVE,
     "features": RELATIVE,
+    "series": RELATIVE,
+    "volume": RELATIVE,
 }
 
 
@@ -32,7 +34,8 @@ def apply(x: Array, amount: float, origin: Origin) -> Array:
 
 
 def _unit(x: Array, origin: Origin) -> Array | float:
-    if origin.kind == "tensor":
-        deviation: Array = x.std(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+    if origin.kind in ("tensor", "series", "volume"):
+        every = tuple(range(1, x.ndim))
+        deviation: Array = x.std(axis=every, keepdims=True, dtype=np.float64).astype(np.float32)
         return deviation
     return 1.0 if origin.scale is None else origin.scale

@@ -73,6 +73,13 @@ def open_view(spec: str, scale: Array | None = None, groups: tuple[int, ...] | N
     )
 
 
+def in_units(spec: str) -> bool:
+    """Whether one of its transforms goes by the source's `scale`, for which some sources read every row."""
+    known = _VIEWS.modules
+    names = (name.strip() for name in spec.split("+"))
+    return any(getattr(known.get(name), "IN_UNITS", False) for name in names)
+
+
 def require_kind(view: View, kind: Kind, spec: str) -> None:
     """Refuse a view that cannot act on the data.
 
@@ -108,7 +115,7 @@ def _users_view(spec: str) -> View:
     if not callable(getattr(view, "plan", None)) or not isinstance(getattr(view, "kinds", None), frozenset):
         raise EdistillError(
             f"views.transform is {spec!r}, which returned a {type(view).__name__}. Return an object with "
-            "plan(seed, view, row, total) and kinds, a frozenset of pixels, tensor, features."
+            "plan(seed, view, row, total) and kinds, a frozenset of pixels, tensor, features, series, volume."
         )
     return UsersView(spec, cast(View, view))
 

@@ -10,7 +10,7 @@ from ensemble_distill.data.source import Kind
 from ensemble_distill.runtime.keys import uniforms
 
 PHASE = Phase.MIX
-KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features", "series", "volume"})
 
 
 def draw(key: Key, row: int, total: int) -> tuple[int, float]:

@@ -10,15 +10,16 @@ from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.runtime.keys import normals
 
 PHASE = Phase.NOISE
-KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features"})
-NOISE = 0.1  # standard deviation: of pixels in [0, 1], of a column's own one, of tensors as they are
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features", "series", "volume"})
+IN_UNITS = True  # of the source's scale
+NOISE = 0.1  # standard deviation: of pixels in [0, 1], of a column's or a channel's own one, of tensors as they are
 
 
 @dataclass(frozen=True)
 class Noise:
     """Attributes:
     key: the normals' key.
-    scale: (F,) unit of each feature, 1 where None; a fact of the data, not part of what was drawn.
+    scale: unit of each feature or channel, 1 where None; a fact of the data, not part of what was drawn.
     """
 
     key: Key
