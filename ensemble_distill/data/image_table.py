@@ -52,14 +52,14 @@ def file_names(values: Iterable[Any], named: str, root: Path, first_row: int) ->
 def _file_name(value: Any, named: str, root: Path, row: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise EdistillError(
-            f"{named} is {value!r} at row {row}, which names no file. Give every row a picture's path from {root}, or "
-            "drop the row."
+            f"{named} is {value!r} at row {row}, which names no file. Give every row a picture's path from the "
+            "table's folder, or drop the row."
         )
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or "\0" in value:
         raise EdistillError(
-            f"{named} is {value!r} at row {row}, and files are taken from the table's own folder, {root}, alone. Write "
-            "paths from there, and move or link the pictures into it."
+            f"{named} is {value!r} at row {row}, and files are taken from the table's own folder alone. Write paths "
+            "from there, and move or link the pictures into it."
         )
     try:
         mode = os.stat(root / path).st_mode  # noqa: PTH116, a link's target
