@@ -6,7 +6,7 @@ Modification times and absolute paths are left out, because data moves between m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,21 +38,40 @@ def folder_digest(
     Raises:
         EdistillError: a file cannot be read.
     """
+    with _naming_files():
+        return contents_digest(
+            ((name, (root / name).stat().st_size) for name in names),
+            lambda row: _content(root / names[row]),
+            labels,
+            classes,
+        )
+
+
+def contents_digest(
+    files: Iterable[tuple[str, int]],
+    content: Callable[[int], bytes],
+    labels: Array | None,
+    classes: Sequence[str] | None,
+) -> tuple[str, str]:
+    """`folder_digest` of what need not be files.
+
+    Args:
+        files: of each row its name and how many bytes it has.
+        content: the bytes of a row.
+    """
     hasher = _Hasher()
     hasher.labels(labels, classes)
-    whole, total = 0, 0
-    with _naming_files():
-        for row, name in enumerate(names):
-            size = (root / name).stat().st_size
-            hasher.text(name, size)
-            total += size
-            if total <= WHOLE:
-                whole = row + 1
-        sampled = _spaced(whole, len(names))
-        for row in [*range(whole), *sampled]:
-            hasher.content(_content(root / names[row]))
+    count = whole = total = 0
+    for name, size in files:
+        hasher.text(name, size)
+        count, total = count + 1, total + size
+        if total <= WHOLE:
+            whole = count
+    sampled = _spaced(whole, count)
+    for row in [*range(whole), *sampled]:
+        hasher.content(content(row))
     part = f"the first {whole} rows and of {len(sampled)} sampled ones"
-    contents = "all rows" if whole == len(names) else part
+    contents = "all rows" if whole == count else part
     return hasher.hexdigest(), f"name, size and label of every row, contents of {contents}"
 
 

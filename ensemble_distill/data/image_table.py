@@ -17,19 +17,24 @@ from ensemble_distill.facts import InputColumns
 class ImageTable(ImageFolder):
     """Picture files in the order of a table's rows; one may stand in several.
 
+    Args:
+        root: the folder that they are named from.
+        table: what names them, for messages.
+
     Attributes:
         columns: which one names them.
     """
 
     def __init__(
         self,
+        root: Path,
         table: Path,
         names: Sequence[str],
         labels: Array | None,
         classes: tuple[str, ...] | None,
         columns: InputColumns,
     ) -> None:
-        super().__init__(table.parent, names, labels, classes)
+        super().__init__(root, names, labels, classes)
         self.columns = columns
         self.mend = f"Replace the file, or take that row out of {table}; rows after it then move up"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.data import open_inputs
+from ensemble_distill.data.folders import is_saved
 from ensemble_distill.data.image_folder import is_image
 from ensemble_distill.errors import EdistillError
 
@@ -28,14 +29,15 @@ def holds_splits(folder: Path) -> bool:
 
 
 def data_sets(folder: Path, task: str) -> dict[str, dict[str, Any]]:
-    """Each `.npz` and each image folder in a folder, and those one folder below, by their paths in it.
+    """Each data set in a folder that says by itself what it is, and those one folder below, by their paths in it: an
+    `.npz`, a folder of images, a saved data set.
 
     Returns:
         their rows, what those are, the classes' names (None without), and whether there are labels; or under
         "problem" why one cannot be read.
     """
-    below = [entries(entry) if entry.is_dir() and not is_image_folder(entry) else [entry] for entry in entries(folder)]
-    sets = [one for some in below for one in some if one.suffix == ".npz" or is_image_folder(one)]
+    below = [entries(entry) if entry.is_dir() and not is_set(entry) else [entry] for entry in entries(folder)]
+    sets = [one for some in below for one in some if one.suffix == ".npz" or is_set(one)]
     return {one.relative_to(folder).as_posix(): _told(one, task) for one in sets}
 
 
@@ -46,6 +48,11 @@ def _told(one: Path, task: str) -> dict[str, Any]:
         return {"problem": str(error)}
     classes = None if source.classes is None else list(source.classes)
     return {"rows": len(source), "holds": source.kind, "classes": classes, "labels": source.labels is not None}
+
+
+def is_set(folder: Path) -> bool:
+    """Whether it is a data set as a whole."""
+    return is_saved(folder) or is_image_folder(folder)
 
 
 def is_image_folder(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from ensemble_distill.errors import EdistillError, first_line
 
 ARROW = (".parquet", ".arrow", ".feather")
+MAGIC = b"ARROW1"  # how the file format begins, and the stream format does not
 BLOCK = 1 << 14  # rows that are read at once
 
 Blocks = Iterator[dict[str, list[Any]]]
@@ -21,27 +22,51 @@ def read_arrow(path: Path) -> tuple[list[str], Blocks]:
     Raises:
         EdistillError: pyarrow is not there, or the file is none of these.
     """
+    needing_pyarrow(path)
+    with telling(path):
+        schema = _schema(path)
+    return list(schema.names), _blocks(path, schema)
+
+
+def needing_pyarrow(path: Path) -> None:
+    """Raise EdistillError where pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         raise EdistillError(
             f"{path} is read by pyarrow, which is not installed. pip install 'edistill[tables]', or give a CSV."
         ) from None
-    with _told(path):
-        schema = _schema(path)
-    return list(schema.names), _blocks(path, schema)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def telling(path: Path) -> Iterator[None]:
+    """What is wrong with a file, in the project's words."""
     import pyarrow
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise EdistillError(
             f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}. Write it anew."
         ) from None
+
+
+def opened_ipc(path: Path) -> tuple[Any, Iterator[Any]]:
+    """The schema of a file or a stream of Arrow's, and its batches, mapped into memory: what is not looked at is not
+    read."""
+    import pyarrow
+    import pyarrow.ipc as ipc
+
+    mapped = pyarrow.memory_map(str(path))
+    if mapped.size() == 0:
+        raise ValueError("it is empty")
+    begins = mapped.read(len(MAGIC))
+    mapped.seek(0)
+    if begins == MAGIC:
+        file = ipc.open_file(mapped)
+        return file.schema, (file.get_batch(at) for at in range(file.num_record_batches))
+    stream = ipc.open_stream(mapped)
+    return stream.schema, iter(stream)
 
 
 def _schema(path: Path) -> Any:
@@ -49,10 +74,7 @@ def _schema(path: Path) -> Any:
         import pyarrow.parquet as parquet
 
         return parquet.ParquetFile(path).schema_arrow
-    import pyarrow.ipc as ipc
-
-    with ipc.open_file(path) as file:
-        return file.schema
+    return opened_ipc(path)[0]
 
 
 def _batches(path: Path) -> Iterator[Any]:
@@ -61,15 +83,11 @@ def _batches(path: Path) -> Iterator[Any]:
 
         yield from parquet.ParquetFile(path).iter_batches(BLOCK)
         return
-    import pyarrow.ipc as ipc
-
-    with ipc.open_file(path) as file:
-        for at in range(file.num_record_batches):
-            yield file.get_batch(at)
+    yield from opened_ipc(path)[1]
 
 
 def _blocks(path: Path, schema: Any) -> Blocks:
-    with _told(path):
+    with telling(path):
         for batch in _batches(path):
             yield Columnar(path, schema, batch)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ensemble_distill.data import open_source, table
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.listing import entries, holds_pictures, is_image_folder
+from ensemble_distill.data.listing import entries, holds_pictures, is_set
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.errors import EdistillError
@@ -80,10 +80,10 @@ def _named(folder: Path) -> tuple[dict[str, Entry], list[Path]]:
 
 
 def _sets(folder: Path, depth: int) -> Iterator[Path]:
-    """Archives of arrays and folders of pictures, the least deep first."""
+    """Archives of arrays, and folders of pictures or of saved data sets, the least deep first."""
     for one in entries(folder):
-        pictures = one.is_dir() and is_image_folder(one) and not _of_splits(one)
-        if pictures or is_data(one) or (is_table(one) and (depth or one.stem.lower() in SPLIT)):
+        whole = one.is_dir() and is_set(one) and not _of_splits(one)
+        if whole or is_data(one) or (is_table(one) and (depth or one.stem.lower() in SPLIT)):
             yield one
         elif one.is_dir() and depth < DEEPEST and (depth or one.name.lower() in DATA or _of_splits(one)):
             yield from _sets(one, depth + 1)

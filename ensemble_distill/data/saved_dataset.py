@@ -1,0 +1,207 @@
+"""A data set that the Hugging Face library `datasets` saved to disk: its Arrow shards, read without that library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.data.arrow_shards import Shards
+from ensemble_distill.data.decoding import read_image
+from ensemble_distill.data.digests import contents_digest
+from ensemble_distill.data.entry import Entry
+from ensemble_distill.data.folders import INFO, OF_SPLITS, STATE, is_saved
+from ensemble_distill.data.hf_features import Features
+from ensemble_distill.data.memo import Memo
+from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.table_rows import TableRows
+from ensemble_distill.data.walk import there
+from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.facts import InputColumns
+from ensemble_distill.runtime.jsons import parse_json, read_json
+from ensemble_distill.tasks import Task
+
+AGAIN = "Save the data set again, with save_to_disk."
+
+
+class ArrowPictures:
+    """Pictures that lie in Arrow shards, decoded to uint8 RGB (H, W, 3) of each one's own size.
+
+    Args:
+        shards: where they lie.
+        named: what that is, for messages.
+        column: which one they are in.
+        labels: (N,) or (N, D), or None.
+        classes: names in the order of the labels, or None.
+        columns: what a row is made of.
+        remarks: see `Source`.
+    """
+
+    kind: Kind = "pixels"
+    scale: Array | None = None
+
+    def __init__(
+        self,
+        shards: Shards,
+        named: Path,
+        column: str,
+        labels: Array | None,
+        classes: tuple[str, ...] | None,
+        columns: InputColumns,
+        remarks: Sequence[str] = (),
+    ) -> None:
+        self.shards, self.column, self.labels, self.classes = shards, column, labels, classes
+        self.named, self.columns, self.remarks = named, columns, remarks
+        self._memo: Memo[Item] = Memo(len(shards))
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def item(self, row: int) -> Item:
+        """Decodes the picture. Raises EdistillError where it does not decode."""
+        return self._memo.get(row, self._read)
+
+    def _read(self, row: int) -> Item:
+        try:
+            pixels = read_image(self._content(row))
+        except EdistillError:
+            raise
+        except Exception as error:  # each of Pillow's decoders has errors of its own
+            raise EdistillError(
+                f"{self.named}: {self.column} of row {row} does not decode: {error}. Drop that row, "
+                "and save the data set again."
+            ) from error
+        return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
+
+    def _content(self, row: int) -> Any:
+        content, path = self.shards.picture(self.column, row)
+        if content is None:
+            beside = f", and names {path}, which is not in it" if path else ""
+            raise EdistillError(
+                f"{self.named}: {self.column} of row {row} holds no picture{beside}. Save the data "
+                "set again with its files embedded (dataset.cast_column of Image(decode=False), and the bytes read "
+                "in), or drop that row."
+            )
+        return content
+
+    def name(self, row: int) -> str:
+        return f"row {row}"
+
+    @cached_property
+    def _digest(self) -> tuple[str, str]:
+        files = ((f"row {row}", size) for row, size in enumerate(self.shards.sizes(self.column)))
+        return contents_digest(files, lambda row: self._content(row).read(), self.labels, self.classes)
+
+    @property
+    def digest(self) -> str:
+        return self._digest[0]
+
+    @property
+    def digest_scope(self) -> str:
+        return self._digest[1]
+
+
+def claims(source: str) -> bool:
+    return is_saved(source)
+
+
+def load(entry: Entry, task: type[Task]) -> Source:
+    """The data set that `save_to_disk` wrote: pictures of an Image column, or numbers of declared columns.
+
+    Raises:
+        EdistillError: it is several splits, or damaged; columns are to be declared, or are not as declared.
+    """
+    entry.refuse_names()
+    folder = Path(entry.source)
+    if not there(folder / STATE):
+        raise _several(folder)
+    shards = Shards(_files(folder))
+    return source_of(shards, Features.of(_json(folder / INFO), str(folder / INFO)), folder, entry, task)
+
+
+def arrow_file(entry: Entry, task: type[Task]) -> Source | None:
+    """The rows of one such shard by itself, as `datasets` leaves them in its own cache; None for any other Arrow file.
+
+    Raises:
+        EdistillError: as `load` does.
+    """
+    path = Path(entry.source)
+    shards = Shards([path])
+    try:
+        said = parse_json((shards.schema.metadata or {})[b"huggingface"])["info"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return source_of(shards, Features.of(said, str(path)), path, entry, task)
+
+
+def source_of(shards: Shards, features: Features, named: Path, entry: Entry, task: type[Task]) -> Source:
+    """The rows of some shards; see `load`."""
+    if not len(shards):
+        raise EdistillError(f"{named} has no rows. Give a data set with at least one.")
+    folder = shards.paths[0].parent
+    declared = features.settled(entry.columns, str(named))
+    names = declared.read(shards.header, str(named))
+    remarks = []
+    if (empty := _unlabeled(shards, features, [name for name in names if name in declared.labels])) is not None:
+        remarks.append(f"{named}: {empty} is −1 in every row, which says that there are no labels.")
+        declared, names = replace(declared, labels=()), tuple(name for name in names if name != empty)
+    pictures = declared.images if declared.images in features.pictures else None
+    blocks = shards.blocks(features.named(declared))
+    if pictures is None:
+        return TableRows(declared, named, folder, names).read(blocks).source(task)
+    shards.refuse_no_pictures(pictures)
+    rows = TableRows(declared, named, folder, [name for name in names if name != pictures], others=True)
+    labels, classes = rows.read(blocks).labels(task)
+    return ArrowPictures(shards, named, pictures, labels, classes, declared.asked, remarks)
+
+
+def _unlabeled(shards: Shards, features: Features, labels: Sequence[str]) -> str | None:
+    """The column of classes that says of no row which class it has, as of a test set whose labels are kept back."""
+    if len(labels) != 1 or labels[0] not in features.labels:
+        return None
+    return labels[0] if shards.lacks(labels[0]) else None
+
+
+def _several(folder: Path) -> EdistillError:
+    record = _json(folder / OF_SPLITS)
+    splits = record.get("splits") if isinstance(record, dict) else None
+    names = [str(name) for name in splits] if isinstance(splits, list) else []
+    one = folder / (names[0] if names else "train")
+    return EdistillError(
+        f"{folder} holds the splits {first_few(names) or 'that it does not name'}. Name the folder of one for "
+        f"data.train, as {one}, and others for data.validation and data.test."
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """The shards in their order.
+
+    Raises:
+        EdistillError: `state.json` says what none does, names files elsewhere, or ones that are not there.
+    """
+    record = _json(folder / STATE)
+    files = record.get("_data_files") if isinstance(record, dict) else None
+    found = [one.get("filename") if isinstance(one, Mapping) else None for one in files or ()]
+    names = [name for name in found if isinstance(name, str)]
+    if not names or len(names) < len(found):
+        raise EdistillError(f"{folder / STATE} names no files. {AGAIN}")
+    if record.get("_indices_files"):
+        raise EdistillError(
+            f"{folder / STATE} says that some of its rows are taken, in an order of its own. Save it again with "
+            "dataset.flatten_indices().save_to_disk."
+        )
+    for name in names:
+        if Path(name).name != name:
+            raise EdistillError(f"{folder / STATE} names {name!r}, which is no file in {folder}. {AGAIN}")
+        if not (folder / name).is_file():
+            raise EdistillError(f"{folder} lacks {name}, which its {STATE} names. Restore it.")
+    return [folder / name for name in names]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise EdistillError(f"{path} cannot be read: {first_line(error)}. {AGAIN}") from None
