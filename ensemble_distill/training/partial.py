@@ -36,11 +36,15 @@ def answered_rows(
             "and the others said of them, or train by --method supervised."
         )
     _refuse_alone(asked, count[kept])
-    if asked.method.heads(len(names)) == len(names) > 1:
+    own = asked.method.heads(len(names)) == len(names) > 1
+    if own:
         refuse_headless(names, np.array(there.any(0)), part)
     least, most = int(count[kept].min()), int(count.max())
     some = "one answers each" if most == 1 else f"{least} to {most} answer a" if least < most else f"{most} answer each"
-    progress.note(f"Of {len(names)} members {some} training row, which is learned from those who do.")
+    of_head = (
+        f" The fewest that a head learns from are {int(there.sum(0)[part].min()):,} of {len(count):,}." if own else ""
+    )
+    progress.note(f"Of {len(names)} members {some} training row, which is learned from those who do.{of_head}")
     if len(kept) == len(count):
         return None
     progress.note(f"No member answers {len(count) - len(kept):,} of {len(count):,} training rows: they are left out.")
