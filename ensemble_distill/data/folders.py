@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from ensemble_distill.data.walk import there
+from ensemble_distill.data.walk import there, unlisted
 
 STATE = "state.json"  # of a data set that the library datasets saved
 INFO = "dataset_info.json"
+SHARD = ".tar"
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 OF_SPLITS = "dataset_dict.json"  # of several of them, a folder each
 
 
@@ -15,3 +18,24 @@ def is_saved(folder: str | Path) -> bool:
     """Whether the library `datasets` saved it: a data set, or several splits of one."""
     here = Path(folder)
     return there(here / OF_SPLITS) or (there(here / STATE) and there(here / INFO))
+
+
+def is_sharded(folder: str | Path) -> bool:
+    """Whether it holds tar archives, and neither folders nor pictures, of which it would be a folder of images."""
+    try:
+        with os.scandir(folder) as found:
+            names = [(entry.name, entry.is_dir()) for entry in found if not entry.name.startswith(".")]
+    except (OSError, ValueError):  # no folder, or a text that can be none
+        return False
+    shards = any(name.endswith(SHARD) and not inside for name, inside in names)
+    return shards and not any(inside or name.lower().endswith(PICTURES) for name, inside in names)
+
+
+def shards_in(folder: str | Path) -> list[Path]:
+    """Its tar archives, by name. Raises EdistillError where it cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(entry.name for entry in found if entry.name.endswith(SHARD) and entry.name[0] != ".")
+    except OSError as error:
+        raise unlisted(error) from error
+    return [Path(folder) / name for name in names]

@@ -12,14 +12,14 @@ import numpy as np
 from ensemble_distill.data.decoding import read_image
 from ensemble_distill.data.digests import folder_digest
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.folders import is_saved
+from ensemble_distill.data.folders import PICTURES, is_saved, is_sharded
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.walk import files_below, is_directory, is_folder, is_pipe, place, unlisted
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.tasks import Task
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = PICTURES
 
 
 class ImageFolder:
@@ -91,7 +91,7 @@ class ImageFolder:
 
 
 def claims(source: str) -> bool:
-    return is_folder(source) and not is_saved(source)
+    return is_folder(source) and not is_saved(source) and not is_sharded(source)
 
 
 def load(entry: Entry, task: type[Task]) -> Source:

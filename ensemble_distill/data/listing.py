@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.data import open_inputs
-from ensemble_distill.data.folders import is_saved
+from ensemble_distill.data.folders import is_saved, is_sharded
 from ensemble_distill.data.image_folder import is_image
 from ensemble_distill.errors import EdistillError
 
@@ -30,7 +30,7 @@ def holds_splits(folder: Path) -> bool:
 
 def data_sets(folder: Path, task: str) -> dict[str, dict[str, Any]]:
     """Each data set in a folder that says by itself what it is, and those one folder below, by their paths in it: an
-    `.npz`, a folder of images, a saved data set.
+    `.npz`, a folder of images or of tar shards, a saved data set.
 
     Returns:
         their rows, what those are, the classes' names (None without), and whether there are labels; or under
@@ -52,7 +52,7 @@ def _told(one: Path, task: str) -> dict[str, Any]:
 
 def is_set(folder: Path) -> bool:
     """Whether it is a data set as a whole."""
-    return is_saved(folder) or is_image_folder(folder)
+    return is_saved(folder) or is_sharded(folder) or is_image_folder(folder)
 
 
 def is_image_folder(folder: Path) -> bool:

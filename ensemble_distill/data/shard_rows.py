@@ -1,0 +1,135 @@
+"""The samples of tar shards, as WebDataset groups them: files behind each other whose names differ in the extension."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.data.folders import PICTURES
+from ensemble_distill.data.tar_index import Placed, files_in
+from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.runtime.jsons import parse_json
+
+EXTENSIONS = tuple(ending.removeprefix(".") for ending in PICTURES)
+LARGEST_LABEL = 1 << 20  # bytes of a file that says a label
+JSON = "json"
+
+
+@dataclass
+class Sample:
+    """Files of one name.
+
+    Attributes:
+        shard: the archive that they are in.
+        key: what their names begin with.
+        files: by extension.
+    """
+
+    shard: Path
+    key: str
+    files: dict[str, Placed] = field(default_factory=dict)
+
+    def picture(self, column: str | None) -> Placed:
+        """Its picture: the file of an extension, or the one that is called as pictures are.
+
+        Raises:
+            EdistillError: it has none, or several.
+        """
+        wanted = (column,) if column is not None else EXTENSIONS
+        found = [placed for extension, placed in self.files.items() if extension in wanted]
+        if len(found) != 1:
+            has = "no picture" if not found else f"{len(found)} pictures"
+            key = "images" if column is None else f"images = {column!r}"
+            raise EdistillError(
+                f"{self.shard}: sample {self.key} has {has} among {first_few(list(self.files), 8)}. Say which it is by "
+                f"its extension, data.columns.{key}, or write the shards without that sample."
+            )
+        return found[0]
+
+    def text(self, column: str) -> str | int | float | bool:
+        """What a label's file says: "cls" is that file's text, "json.kind" what stands under that key.
+
+        Raises:
+            EdistillError: there is no such file or key, or it is no text, number or truth.
+        """
+        extension, _, key = column.partition(".")
+        if extension != JSON:
+            return self._read(column).strip()
+        try:
+            said: Any = parse_json(self._read(JSON))
+            if not isinstance(said, dict) or key not in said:
+                raise ValueError(f"it has no {key!r}, and {first_few(list(said), 8) if said else 'nothing'}")
+            if not isinstance(said[key], str | int | float):
+                raise ValueError(f"{key} is {json.dumps(said[key])[:60]}")
+        except (ValueError, TypeError) as error:
+            raise EdistillError(
+                f"{self.shard}: {self.key}.{JSON} does not say data.columns.labels = {column!r}: {error}. Mend it, or "
+                "name another."
+            ) from None
+        value: str | int | float | bool = said[key]
+        return value
+
+    def _read(self, extension: str) -> str:
+        placed = self.files.get(extension)
+        if placed is None:
+            raise EdistillError(
+                f"{self.shard}: sample {self.key} has no .{extension}, and {first_few(list(self.files), 8)}. Give "
+                "every sample its label, or none; rows without belong in data.transfer."
+            )
+        if placed.size > LARGEST_LABEL:
+            raise EdistillError(f"{self.shard}: {placed.name} has {placed.size:,} bytes, and no label has. Mend it.")
+        try:
+            return read_at(self.shard, placed).decode()
+        except UnicodeDecodeError as error:
+            raise EdistillError(f"{self.shard}: {placed.name} is no text in UTF-8: {error.reason}. Mend it.") from None
+
+
+def read_at(shard: Path, placed: Placed) -> bytes:
+    """The bytes of a file in an archive, and no others.
+
+    Raises:
+        EdistillError: the archive is shorter now, or is gone.
+    """
+    try:
+        with shard.open("rb", buffering=0) as file:
+            content = os.pread(file.fileno(), placed.size, placed.offset)
+    except OSError as error:
+        raise EdistillError(f"{shard} cannot be read: {error.strerror}. Restore it.") from None
+    if len(content) < placed.size:
+        raise EdistillError(f"{shard} ends within {placed.name}: it changed while it was read. Restore it.")
+    return content
+
+
+def samples_in(shards: Sequence[Path]) -> Iterator[Sample]:
+    """The samples in their order; folders' names are part of theirs. What has no extension or is hidden is passed over.
+
+    Raises:
+        EdistillError: as `files_in` does; or a sample has two files of one extension, or stands in two places.
+    """
+    for shard in shards:
+        seen: set[str] = set()
+        sample: Sample | None = None
+        for placed in files_in(shard):
+            folder, _, name = placed.name.removeprefix("./").rpartition("/")
+            stem, _, extension = name.partition(".")
+            if not stem or not extension or name.startswith("__"):
+                continue
+            key = f"{folder}/{stem}" if folder else stem
+            if sample is None or key != sample.key:
+                if sample is not None:
+                    yield sample
+                if key in seen:
+                    raise EdistillError(
+                        f"{shard} has sample {key} in two places. Write the files of a sample one behind the other."
+                    )
+                seen.add(key)
+                sample = Sample(shard, key)
+            if extension.lower() in sample.files:
+                raise EdistillError(f"{shard} has {placed.name} twice. Write the shard again.")
+            sample.files[extension.lower()] = placed
+        if sample is not None:
+            yield sample
