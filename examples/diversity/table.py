@@ -1,4 +1,4 @@
-"""The tables of study.md, from search.csv, final.csv and latency.csv: python examples/diversity/table.py mnist"""
+"""The tables of study.md, from search.csv, final.csv, latency.csv and ladder.csv: python examples/diversity/table.py mnist"""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from entries import SEARCH  # noqa: E402
 
+from ensemble_distill.evaluation.worth import rung  # noqa: E402
+
 COLUMNS = {
     "D": "diversity_explained",
     "MU l1": "model_uncertainty_l1",
@@ -23,7 +25,13 @@ COLUMNS = {
     "parameters": "parameters",
     "MACs": "macs",
     "latency": "latency",
+    "worth: prediction": "worth_prediction",
+    "uncertainty": "worth_uncertainty",
+    "cost: latency": "cost",
 }
+IN_MEMBERS = ("worth_prediction", "worth_uncertainty", "cost")
+COSTS = ("parameters", "macs", "latency")
+SCALED = 0.01  # how far from 1 the ratio of the mean model uncertainties may be
 HEADING = "| {} | " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * len(COLUMNS) + "|"
 
 
@@ -41,15 +49,29 @@ def main(name: str) -> None:
 
 
 def lines(name: str, table: str) -> list[dict[str, str]]:
-    """A table of a set, in the order of the entries, each line with the latency of its architecture: empty where that
-    was not measured."""
+    """A table of a set, in the order of the entries, each line with the latency of its architecture, empty where that
+    was not measured, and with what it is worth and costs, in members."""
     measured = {line["architecture"]: line["latency"] for line in _read(HERE / name / "latency.csv")}
     entries = {entry.name: entry for entry in SEARCH[name]}
     found = [
         {**line, "latency": measured.get(entries[line["entry"]].architecture, "")}
         for line in _read(HERE / name / table)
     ]
+    ladder = _read(HERE / name / "ladder.csv")
+    found = [{**line, **_in_members(line, [step for step in ladder if step["split"] == line["split"]])} for line in found]
     return sorted(found, key=lambda line: list(entries).index(line["entry"]))
+
+
+def _in_members(line: dict[str, str], ladder: list[dict[str, str]]) -> dict[str, str]:
+    """What a line is worth and costs. Only where its mean model uncertainty is the ensemble's, as calibration makes it, is
+    its l1 the one that the ladder is of."""
+    nll, l1 = ([float(step[key]) for step in ladder] for key in ("nll", "model_uncertainty_l1"))
+    scaled = abs(float(line["model_uncertainty_ratio"]) - 1) < SCALED
+    return {
+        "worth_prediction": str(rung(float(line["nll_ratio"]) * nll[-1], nll)),
+        "worth_uncertainty": str(rung(float(line["model_uncertainty_l1"]), l1)) if scaled else "",
+        "cost": str(float(line["latency"]) * len(ladder)) if line["latency"] else "",
+    }
 
 
 def _read(table: Path) -> list[dict[str, str]]:
@@ -63,10 +85,8 @@ def _number(lines: list[dict[str, str]], key: str) -> str:
     found = np.array([float(line[key]) for line in lines if line[key]])
     if not len(found):
         return "–"
-    digits = 2 if key in ("parameters", "macs", "latency") else 3
-    spread = (
-        f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 and key not in ("parameters", "macs", "latency") else ""
-    )
+    digits = 1 if key in IN_MEMBERS else 2 if key in COSTS else 3
+    spread = f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 and key not in (*COSTS, "cost") else ""
     return f"{found.mean():.{digits}f}{spread}"
 
 
