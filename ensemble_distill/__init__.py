@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ensemble_distill.settings import Settings, load_settings
     from ensemble_distill.workflows.cache_logits import cache_logits
     from ensemble_distill.workflows.calibrate import calibrate
+    from ensemble_distill.workflows.compare import compare
     from ensemble_distill.workflows.doctor import doctor
     from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
     from ensemble_distill.workflows.export import export
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "cache_logits",
     "calibrate",
+    "compare",
     "doctor",
     "evaluate",
     "evaluate_together",
@@ -54,6 +56,7 @@ _PLACES = {
     "Stage": "methods.method",
     "cache_logits": "workflows.cache_logits",
     "calibrate": "workflows.calibrate",
+    "compare": "workflows.compare",
     "doctor": "workflows.doctor",
     "evaluate": "workflows.evaluate",
     "evaluate_together": "workflows.evaluate",

@@ -21,6 +21,7 @@ SUMMARIES = {
     "cache-logits": "Run every member over the data once and keep what it says.",
     "train": "Train a student from the cache.",
     "evaluate": "Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.",
+    "compare": "Hold runs against the first of them, with 95 % intervals of the differences.",
     "calibrate": "Bring a run's uncertainty to its ensemble's, on rows that no member was trained on.",
     "export": "Write a student, or the ensemble itself, for serving, and verify the file on real rows.",
     "predict": "What an exported student says of images or rows, and how sure it is; without torch.",

@@ -30,7 +30,11 @@ def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: 
         runs: of one ensemble; see `refuse_unlike`.
         split, shifts: as for the command.
     """
-    measured = _measured(given, runs, {}, split, shifts)
+    return kept(given, runs, measure(given, runs, {}, split, shifts))
+
+
+def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluation, ...]:
+    """The figures of each run, which are kept in its folder."""
     names = [run.folder.name for run in runs]
     found = tuple(
         replace(
@@ -53,7 +57,7 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
     if count < chain.planned:
         given.progress.note(f"{chain.folder} has {count} of its {chain.planned} generations so far.")
     averages = {f"bane-{size}": tuple(range(size)) for size in range(2, count + 1)}
-    measured = _measured(given, chain.runs, averages, split, shifts)
+    measured = measure(given, chain.runs, averages, split, shifts)
     generations = {generation_name(index + 1): index for index in range(count)}
     models: dict[str, Model] = {**generations, **{name: name for name in averages}}
     calibrated = any(run.calibration is not None for run in chain.runs)
@@ -81,7 +85,7 @@ def main_split(names: Iterable[str]) -> str:
     return next((name for name in ("test", "validation") if name in there), "test")
 
 
-def _measured(
+def measure(
     given: Given, runs: Sequence[Run], averages: Mapping[str, Sequence[int]], split: str | None, shifts: bool
 ) -> Measured:
     """All that there is to find of runs beside the ensemble of the first of them."""

@@ -12,6 +12,7 @@ from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.measuring import Model, SplitValues
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER, STUDENT, SUBENSEMBLES
 from ensemble_distill.evaluation.ood import detection
+from ensemble_distill.evaluation.paired import Figured, Rows
 from ensemble_distill.evaluation.result import Answering, Evaluation
 from ensemble_distill.evaluation.worth import Worth, worth
 from ensemble_distill.tasks import Task
@@ -94,6 +95,26 @@ class Measured:
             shift_levels=None if self.shifts is None else {shift: self.levels[shift] for shift in self.shifts},
         )
 
+    def figured(self, index: int) -> Figured:
+        """What makes the figures of the run at a position on some of its answers."""
+        main, unit = self.main, self._unit
+        own, near, like = main.models[index], main.nearness[index], self._compared(index)
+        ensemble = main.models[ENSEMBLE]
+        member = {name: values for name, values in main.models[MEMBER].items() if name == "nll"}
+
+        def on(some: Rows) -> Figures:
+            ours, all_of_it, each, alike, both = (_at(some, rows) for rows in (own, ensemble, member, like, near))
+            return {**fidelity(all_of_it, each, alike, both, unit), **self.task.figures(ours)}
+
+        return on
+
+    def numbers(self, runs: int) -> int:
+        """How many numbers the figures of so many runs are made of, about."""
+        main = self.main
+        ours = sum(values.size for values in (*main.models[0].values(), *main.nearness[0].values()))
+        theirs = sum(values.size for values in main.models[ENSEMBLE].values())
+        return runs * (ours + theirs + main.models[MEMBER].get("nll", main.rows).size)
+
     @property
     def _answering(self) -> Answering | None:
         counts, unanswered, members = self.main.answering, self.main.unanswered, len(self.members)
@@ -155,3 +176,7 @@ class Measured:
             name: {model: detection(self.main.models[model], rows) for model, rows in outside.models.items()}
             for name, outside in self.ood.items()
         }
+
+
+def _at(some: Rows, rows: Values) -> Values:
+    return {name: values[some] for name, values in rows.items()}

@@ -48,6 +48,7 @@ class SplitValues:
         offsets: of each student's fake that there is; see `Offsets.rows`.
         halves: of the ensemble; see `halves_rows`. None for too few members, and on rows that have no controls.
         ladder: what sub-ensembles get. None where at most one member answers a row, and on rows that have no controls.
+        rows: the row that each answer is of, (A,).
         answering: how many members answer each row, (N,); None where all answer every row.
         unanswered: rows that no member answers, which are left out.
     """
@@ -58,6 +59,7 @@ class SplitValues:
     offsets: Mapping[int, Values]
     halves: Values | None
     ladder: Ladder | None
+    rows: NDArray[np.int64]
     answering: NDArray[np.int64] | None = None
     unanswered: int = 0
 
@@ -140,6 +142,7 @@ class Bench:
             there = self.ensemble.answered(outputs)
             found.unanswered += int((~there).sum())
             if there.any():
+                found.rows.append(answers.of_row[there])
                 students = self.students.predictive([one[there] for one in each])
                 y = None if labels is None or answers.labels is None else answers.labels[there]
                 ensemble = self.ensemble.predictive(outputs := outputs[there])
@@ -209,6 +212,7 @@ class _Found:
         self.compared: dict[Model, list[Values]] = defaultdict(list)
         self.nearness: dict[Model, list[Values]] = defaultdict(list)
         self.halves: list[Values] = []
+        self.rows: list[Tensor] = []
         self.answering: list[tuple[Tensor | None, int]] = []  # and how many rows
         self.partial: set[str] = set()  # sub-ensembles of which a member does not answer a row
         self.unanswered = 0
@@ -229,6 +233,7 @@ class _Found:
             offsets=offsets,
             halves=concatenate(self.halves) if self.halves else None,
             ladder=ladder,
+            rows=torch.cat(self.rows).numpy(),
             answering=torch.cat(counts).numpy() if partial else None,
             unanswered=self.unanswered,
         )

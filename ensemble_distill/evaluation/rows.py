@@ -124,6 +124,11 @@ class Answers:
         return self.task.each_answer(said, self._of_rows)
 
     @property
+    def of_row(self) -> Tensor:
+        """The row that each answer is of, (A,)."""
+        return self.task.each_of_row(torch.arange(self.rows.start, self.rows.stop), self._of_rows)
+
+    @property
     def labels(self) -> Tensor | None:
         """Of each answer."""
         labels = self._of_rows

@@ -38,13 +38,19 @@ def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str
     those of how it is computed aside."""
     if not (folder / ARGS).is_file():
         return
-    before, now = (_flat(s) for s in (read_args(folder), settings))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in free:
-            raise EdistillError(
-                f"{folder} was made with {key} = {_told(before.get(key))}, but now it is {_told(now.get(key))}. "
-                "Choose another --name, set it back, or pass --overwrite."
-            )
+    for key, before, now in differing(read_args(folder), settings, free):
+        raise EdistillError(
+            f"{folder} was made with {key} = {_told(before)}, but now it is {_told(now)}. "
+            "Choose another --name, set it back, or pass --overwrite."
+        )
+
+
+def differing(one: Settings, other: Settings, free: Collection[str] = ()) -> list[tuple[str, Any, Any]]:
+    """The settings in which two runs differ, those in `free` and those of how they are computed aside: the dotted key,
+    and both values."""
+    before, now = _flat(one), _flat(other)
+    keys = sorted(before.keys() | now.keys())
+    return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and key not in free]
 
 
 def _told(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What k members get, the ladder that worth is read from: python examples/diversity/ladders.py cifar10 ../shared
 
-It asks the members about the validation and the test rows, and writes SET/ladder.csv: for each k the NLL of k members, and
-the l1 of their model uncertainty once its mean is the ensemble's, as means over all choices of k, or over 60 drawn ones.
+It asks the members about the validation and the test rows, and writes SET/ladder.csv: for each k the NLL of k members,
+and the l1 of their model uncertainty once its mean is the ensemble's, as means over all choices of k, or 60 drawn ones.
 """
 
 from __future__ import annotations

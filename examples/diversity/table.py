@@ -1,4 +1,4 @@
-"""The tables of study.md, from search.csv, final.csv, latency.csv and ladder.csv: python examples/diversity/table.py mnist"""
+"""The tables of study.md, from the .csv files of a set: python examples/diversity/table.py mnist"""
 
 from __future__ import annotations
 
@@ -58,13 +58,17 @@ def lines(name: str, table: str) -> list[dict[str, str]]:
         for line in _read(HERE / name / table)
     ]
     ladder = _read(HERE / name / "ladder.csv")
-    found = [{**line, **_in_members(line, [step for step in ladder if step["split"] == line["split"]])} for line in found]
+    found = [
+        {**line, **_in_members(line, [step for step in ladder if step["split"] == line["split"]])} for line in found
+    ]
     return sorted(found, key=lambda line: list(entries).index(line["entry"]))
 
 
 def _in_members(line: dict[str, str], ladder: list[dict[str, str]]) -> dict[str, str]:
-    """What a line is worth and costs. Only where its mean model uncertainty is the ensemble's, as calibration makes it, is
-    its l1 the one that the ladder is of."""
+    """What a line is worth and costs. Only where its mean model uncertainty is the ensemble's, as calibration makes it,
+    is its l1 the one that the ladder is of."""
+    if not ladder:
+        return dict.fromkeys(IN_MEMBERS, "")
     nll, l1 = ([float(step[key]) for step in ladder] for key in ("nll", "model_uncertainty_l1"))
     scaled = abs(float(line["model_uncertainty_ratio"]) - 1) < SCALED
     return {

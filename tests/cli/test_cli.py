@@ -23,7 +23,7 @@ from ensemble_distill.settings.messages import unknown
 
 # names that users and scripts rely on
 COMMANDS = {"quickstart", "cache-logits", "train", "evaluate", "export", "predict", "inspect", "verify", "methods"}
-COMMANDS |= {"settings", "calibrate", "init", "doctor"}
+COMMANDS |= {"settings", "calibrate", "compare", "init", "doctor"}
 ROAD = ("cache-logits", "train --method hydra", "evaluate", "export --onnx")
 MODELS = ["ensemble", "member", "student", "best-2", "best-3"]
 MODEL = ["accuracy", "nll", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty"]
@@ -170,6 +170,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         "worth",
         "instead",
         "still_falling",
+        "answering",
     ]
     assert list(found) == [*promised, *more]
     assert {key: found[key] for key in list(found)[:5]} == {

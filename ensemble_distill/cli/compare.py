@@ -1,0 +1,122 @@
+"""`edistill compare`"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import Trust, command
+from ensemble_distill.cli.evaluate import LABELS, Style
+from ensemble_distill.evaluation.compared import Compared, Side
+from ensemble_distill.evaluation.paired import Difference
+from ensemble_distill.settings import Settings
+
+TITLES = {"worth": "worth, in members", "quality": "quality and uncertainty"}
+CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
+NOT_CLEAR = "n.s."
+
+
+def register(app: typer.Typer) -> None:
+    @command(app, "compare", ["train.device", "train.workers", "limit"])
+    def compare(
+        settings: Settings,
+        runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs of one ensemble, by folder or name.")],
+        split: Annotated[
+            str | None,
+            typer.Option(help="Which rows; default test, or validation where there is none.", show_default=False),
+        ] = None,
+        picture: Annotated[
+            Path | None, typer.Option(help="Draw worth against cost into this .svg, .png or .pdf.", show_default=False)
+        ] = None,
+        trust: Trust = False,
+        style: Annotated[Style, typer.Option("--format", help="How the result is written.")] = Style.table,
+        json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    ) -> None:
+        """Hold runs against the first of them, with 95 % intervals of the differences.
+
+        Runs that differ in their seed alone stand together, as means.
+
+        Example: edistill compare kd-s0 hydra-s0 hydra-s1 --picture worth.svg
+        """
+        from ensemble_distill.workflows import compare as workflow
+
+        with render.Shown() as progress:
+            found = workflow.compare(settings, runs, split=split, picture=picture, trust=trust, progress=progress)
+        if json or style is Style.json:
+            render.document(found.to_json())
+        else:
+            show(found, style)
+
+
+def show(found: Compared, style: Style) -> None:
+    """What each side gets, and how far the others are from the first."""
+    if style is Style.csv:
+        heading = ("section", "figure", "run", "value", "spread", "difference", "low", "high")
+        render.csv(heading, list(_cells(found)))
+        return
+    grid = render.markdown if style is Style.markdown else render.grid
+    first, *others = found.sides
+    headings = [first.name, *(head for side in others for head in (side.name, f"less {first.name}, 95 %"))]
+    title = f"{len(others) + 1} students on {found.rows:,} {found.task.answers_called} of {found.split}"
+    grid(title, ["", *headings], _sections(found), _caption(found))
+
+
+def _keys(found: Compared) -> Iterator[tuple[str, str]]:
+    """Section and name of each figure that some side has."""
+    for section, figures in found.sides[0].figures.items():
+        for key in figures:
+            told = key not in CONTROLS and "." not in key
+            if told and any(side.figures[section].get(key) is not None for side in found.sides):
+                yield section, key
+
+
+def _sections(found: Compared) -> render.Sections:
+    first, *others = found.sides
+    sections: dict[str, list[list[str]]] = {}
+    for section, key in _keys(found):
+        cells = [_value(first, section, key)]
+        for side in others:
+            apart = found.apart[side.name].get(key) if section != "worth" else None
+            cells += [_value(side, section, key), "–" if apart is None else _difference(apart)]
+        label = LABELS.get(key) if section == "worth" else None
+        sections.setdefault(TITLES.get(section, section), []).append([label or key.replace("_", " "), *cells])
+    return sections
+
+
+def _value(side: Side, section: str, key: str) -> str:
+    value, spread = side.figures[section].get(key), side.spread[section].get(key)
+    if value is None:
+        return "–"
+    digits = 1 if section == "worth" else 4
+    return f"{value:.{digits}f}" if spread is None else f"{value:.{digits}f} ± {spread:.{digits}f}"
+
+
+def _difference(of: Difference) -> str:
+    told = f"{of.value:+.4f} [{of.low:+.4f}, {of.high:+.4f}]"
+    return told if of.clear else f"{told} {NOT_CLEAR}"
+
+
+def _caption(found: Compared) -> render.Lines:
+    told = [
+        f"[low, high]: where 95 % of {found.draws:,} draws of the rows, with replacement and the same for all, have "
+        f"the difference. {NOT_CLEAR}: not significant, 0 is within it.",
+    ]
+    several = [side for side in found.sides if len(side.runs) > 1]
+    if several:
+        seeds = "; ".join(f"{side.name}: {', '.join(side.runs)}" for side in several)
+        told.append(f"±: the standard deviation over seeds ({seeds}); differences are of their means.")
+    if any(len(side.runs) == 1 for side in found.sides):
+        told.append("One run says nothing of how another seed would do: train several, and name them all.")
+    return told
+
+
+def _cells(found: Compared) -> Iterator[tuple[object, ...]]:
+    for section, key in _keys(found):
+        for side in found.sides:
+            of = found.apart.get(side.name, {}).get(key) if section != "worth" else None
+            apart = (None, None, None) if of is None else (of.value, of.low, of.high)
+            yield section, key, side.name, side.figures[section].get(key), side.spread[section].get(key), *apart

@@ -1,0 +1,131 @@
+"""Students of one ensemble against each other: what each gets over its seeds, and what of it rows can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemble_distill.evaluation.measured import Measured
+from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.evaluation.paired import LEVEL, Difference, differences, draws_for
+from ensemble_distill.evaluation.result import SCHEMA, Evaluation
+from ensemble_distill.tasks.figures import Figures
+from ensemble_distill.tasks.task import Task
+
+SECTIONS = ("worth", "fidelity", "quality")
+
+
+@dataclass(frozen=True)
+class Side:
+    """Runs that were made alike but for their seed.
+
+    Attributes:
+        name: what they are called together.
+        runs: their names.
+        figures: {section: means over the runs}; the sections are "worth", "fidelity" and "quality".
+        spread: standard deviations over the runs, n − 1 in the divisor; None for one run.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    figures: Mapping[str, Figures]
+    spread: Mapping[str, Figures]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "runs": list(self.runs), "figures": dict(self.figures), "spread": dict(self.spread)}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `compare` returns.
+
+    Attributes:
+        task: what is predicted.
+        split, rows: what it was measured on, and how many answers that has.
+        members: how many the ensemble has.
+        sides: two or more.
+        apart: of each side but the first, its figures less the first's. Worth has no interval: the ladder that it is
+            read from is of the rows as they are.
+        draws: how often rows were drawn.
+        evaluations: of each run.
+    """
+
+    task: Task
+    split: str
+    rows: int
+    members: int
+    sides: tuple[Side, ...]
+    apart: Mapping[str, Mapping[str, Difference]]
+    draws: int
+    evaluations: tuple[Evaluation, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `compare --json`."""
+        return {
+            "schema": SCHEMA,
+            "task": self.task.key,
+            "split": self.split,
+            "rows": self.rows,
+            "level": LEVEL,
+            "draws": self.draws,
+            "against": self.sides[0].name,
+            "sides": [side.to_json() for side in self.sides],
+            "differences": {
+                name: {figure: difference.to_json() for figure, difference in of.items()}
+                for name, of in self.apart.items()
+            },
+        }
+
+
+def compared(measured: Measured, found: Sequence[Evaluation], groups: Mapping[str, Sequence[int]]) -> Compared:
+    """All of several runs that were measured on the same rows.
+
+    Args:
+        found: of each run.
+        groups: the positions of the runs of each side.
+    """
+    models = [[measured.figured(at) for at in group] for group in groups.values()]
+    draws = draws_for(measured.numbers(len(found)))
+    others = list(groups)[1:]
+    apart = differences(models, measured.main.rows, draws)
+    return Compared(
+        task=measured.task,
+        split=measured.split,
+        rows=found[0].rows,
+        members=len(measured.members),
+        sides=tuple(_side(name, [found[at] for at in group]) for name, group in groups.items()),
+        apart=dict(zip(others, apart, strict=True)),
+        draws=draws,
+        evaluations=tuple(found),
+    )
+
+
+def _side(name: str, runs: Sequence[Evaluation]) -> Side:
+    each = [_figures(run) for run in runs]
+    figures = {section: {key: _mean(each, section, key) for key in each[0][section]} for section in each[0]}
+    spread = {section: {key: _deviation(each, section, key) for key in each[0][section]} for section in each[0]}
+    return Side(name, tuple(run.run for run in runs), figures, spread)
+
+
+def _figures(run: Evaluation) -> dict[str, Figures]:
+    worth, student = run.worth and run.worth[STUDENT], run.models[STUDENT]
+    found = {"worth": worth.to_figures() if worth else {}, "fidelity": run.fidelity, "quality": student or {}}
+    return {section: found[section] for section in SECTIONS}
+
+
+def _values(each: Sequence[Mapping[str, Figures]], section: str, key: str) -> list[float] | None:
+    values = [figures[section].get(key) for figures in each]
+    return None if any(value is None for value in values) else [value for value in values if value is not None]
+
+
+def _mean(each: Sequence[Mapping[str, Figures]], section: str, key: str) -> float | None:
+    values = _values(each, section, key)
+    return None if values is None else float(np.mean(values))
+
+
+def _deviation(each: Sequence[Mapping[str, Figures]], section: str, key: str) -> float | None:
+    values = _values(each, section, key)
+    return None if values is None or len(values) < 2 else float(np.std(values, ddof=1))

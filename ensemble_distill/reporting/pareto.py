@@ -1,0 +1,111 @@
+"""What students are worth against what they cost: above the line they are worth having."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.compared import Compared
+from ensemble_distill.evaluation.names import SUBENSEMBLES
+from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.tasks.figures import Figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = (".svg", ".png", ".pdf")
+PANELS = ("prediction", "uncertainty")
+COST = "cost_latency"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model, in members of its ensemble; spreads are None for what was not trained over seeds."""
+
+    name: str
+    cost: float
+    worth: float
+    spread: float | None
+    color: str
+
+
+def refuse_picture(path: Path) -> None:
+    """Raise EdistillError where a picture of that name can't be written."""
+    if path.suffix.lower() not in FORMATS:
+        raise EdistillError(
+            f"--picture is {path}, which ends in {path.suffix or 'nothing'}, and pictures end in {', '.join(FORMATS)}. "
+            f"Name it {path.with_suffix('.svg')}."
+        )
+    if not path.parent.is_dir():
+        raise EdistillError(f"--picture is {path}, and there is no folder {path.parent}. Make it, or name another.")
+
+
+def draw_pareto(found: Compared, path: Path) -> None:
+    """Write worth against cost as a picture, a panel each for prediction and uncertainty.
+
+    Raises:
+        EdistillError: nothing has both a worth and a cost.
+    """
+    panels = {rung: list(_points(found, rung)) for rung in PANELS}
+    panels = {rung: points for rung, points in panels.items() if points}
+    if not panels:
+        raise EdistillError(
+            "There is no picture: no run has both a worth and a cost. Costs are measured where the members are at hand "
+            "(teachers.path), and worth takes two members or more that answer the same rows."
+        )
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # no window, whatever the user's backend is
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(panels), 4), layout="constrained")
+    FigureCanvasSVG(figure)
+    for axes, (rung, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _draw(axes, rung, points, found.members)
+    file = io.BytesIO()
+    kind = path.suffix.lower().removeprefix(".")
+    figure.savefig(file, format=kind, metadata=_told(panels) if kind == "svg" else None)
+    write_whole(path, file.getvalue())
+
+
+def _points(found: Compared, rung: str) -> Iterator[Point]:
+    worth = found.evaluations[0].worth or {}
+    for name in SUBENSEMBLES:
+        figures = each.to_figures() if (each := worth.get(name)) else {}
+        yield from _point(name, figures, {}, rung, "0.5")
+    for at, side in enumerate(found.sides):  # of one color in both panels
+        yield from _point(side.name, side.figures["worth"], side.spread["worth"], rung, f"C{at}")
+
+
+def _point(name: str, figures: Figures, spread: Figures, rung: str, color: str) -> Iterator[Point]:
+    cost, worth = figures.get(COST), figures.get(rung)
+    if cost is not None and worth is not None:
+        yield Point(name, cost, worth, spread.get(rung), color)
+
+
+def _draw(axes: Axes, rung: str, points: list[Point], members: int) -> None:
+    most = max(members, *(point.cost for point in points)) * 1.05
+    axes.plot([0, most], [0, most], color="0.6", linewidth=1, linestyle="--")
+    axes.annotate("worth = cost", (most * 0.62, most * 0.62), (0, -14), textcoords="offset points", color="0.4")
+    for point in points:
+        marker = "s" if point.name in SUBENSEMBLES else "o"
+        axes.errorbar(point.cost, point.worth, yerr=point.spread, fmt=marker, color=point.color, capsize=3)
+        axes.annotate(point.name, (point.cost, point.worth), (6, 5), textcoords="offset points", color=point.color)
+    axes.set(
+        xlabel="costs, in members (latency)",
+        ylabel=f"worth in {rung}, in members",
+        xlim=(0, most),
+        ylim=(0, members * 1.05),
+    )
+
+
+def _told(panels: dict[str, list[Point]]) -> dict[str, Any]:
+    """The picture in words, for who can't see it."""
+    told = [
+        f"{rung}: "
+        + ", ".join(f"{point.name} is worth {point.worth:.1f} and costs {point.cost:.1f}" for point in points)
+        for rung, points in panels.items()
+    ]
+    return {"Title": "Worth against cost, in members", "Description": "; ".join(told), "Date": None}

@@ -1,0 +1,185 @@
+"""Runs held against each other: intervals by theory, figures as `evaluate` has them, seeds together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import one_head
+import pytest
+import tiny
+from numpy.typing import NDArray
+from scipy.stats import norm
+from tiny import refused, settings
+
+from ensemble_distill.cli.compare import show
+from ensemble_distill.cli.evaluate import Style
+from ensemble_distill.evaluation.compared import Compared
+from ensemble_distill.evaluation.paired import Figured, differences, draws_for
+from ensemble_distill.tasks.figures import Figures
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.compare import compare
+from ensemble_distill.workflows.evaluate import evaluate
+from ensemble_distill.workflows.train import train
+
+RUNS = ("hydra-s0", "hydra-s1", "single")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of four members, a hydra of two seeds, and a student of one head. Do not write to it."""
+    folder = tiny.make_folder(tmp_path_factory.mktemp("compare") / "tiny", 4)
+    cache_logits(settings(folder))
+    for seed in (0, 1):
+        train(settings(folder, {"output.name": f"hydra-s{seed}", "train.seed": seed}))
+    train(settings(folder, {"output.name": "single", "train.method": one_head.SPEC}))
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to write to."""
+    return Path(shutil.copytree(made, tmp_path / "tiny"))
+
+
+def mean_of(values: NDArray[np.float64]) -> Figured:
+    def figured(some: NDArray[np.int64]) -> Figures:
+        return {"mean": float(values[some].mean()), "square": float((values[some] ** 2).mean()), "none": None}
+
+    return figured
+
+
+# --- intervals --------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_is_that_of_theory_where_there_is_one() -> None:
+    random = np.random.default_rng(0)
+    common = random.normal(0, 5, 600)  # what both share cancels out
+    one, other = common + random.normal(0, 1, 600), common + random.normal(0.3, 1, 600)
+    found = differences([[mean_of(one)], [mean_of(other)]], np.arange(600), 1000)[0]
+    apart = other - one
+    error = apart.std(ddof=1) / np.sqrt(600)
+    assert found["mean"].value == pytest.approx(apart.mean())
+    low, high = norm.interval(0.95, apart.mean(), error)
+    assert (found["mean"].low, found["mean"].high) == pytest.approx((low, high), abs=0.15 * error)
+    assert found["mean"].clear
+    assert "none" not in found, "a figure that does not exist has no difference"
+
+
+def test_the_same_model_is_not_apart_from_itself() -> None:
+    values = np.random.default_rng(1).normal(size=50)
+    found = differences([[mean_of(values)], [mean_of(values.copy())]], np.arange(50), 200)[0]
+    assert [(of.value, of.low, of.high, of.clear) for of in found.values()] == [(0, 0, 0, False)] * 2
+
+
+def test_positions_of_a_row_are_drawn_together() -> None:
+    """With every position of a row alike, 40 rows of 25 positions know as much as 40 rows."""
+    random = np.random.default_rng(2)
+    of_rows = random.normal(0.5, 1, 40)
+    rows = np.repeat(np.arange(40), random.integers(20, 31, 40))
+    zeros = mean_of(np.zeros(len(rows)))
+    together = differences([[zeros], [mean_of(of_rows[rows])]], rows, 1000)[0]["mean"]
+    apart = differences([[zeros], [mean_of(of_rows[rows])]], np.arange(len(rows)), 1000)[0]["mean"]
+    error = of_rows.std(ddof=1) / np.sqrt(40)
+    assert together.high - together.low == pytest.approx(2 * 1.96 * error, rel=0.25)
+    assert apart.high - apart.low < 0.3 * (together.high - together.low)
+
+
+def test_seeds_are_averaged_before_they_are_held_against_others() -> None:
+    random = np.random.default_rng(3)
+    one, seeds = random.normal(size=30), [random.normal(size=30) for _ in range(3)]
+    found = differences([[mean_of(one)], [mean_of(seed) for seed in seeds]], np.arange(30), 200)[0]
+    assert found["mean"].value == pytest.approx(np.mean([seed.mean() for seed in seeds]) - one.mean())
+
+
+@pytest.mark.parametrize(("numbers", "draws"), [(0, 1000), (10**5, 1000), (2 * 10**6, 500), (10**9, 200)])
+def test_large_data_is_drawn_less_often(numbers: int, draws: int) -> None:
+    assert draws_for(numbers) == draws
+
+
+# --- of runs ----------------------------------------------------------------------------------------------------
+
+
+def found_in(folder: Path, *runs: str, picture: Path | None = None) -> Compared:
+    return compare(settings(folder), runs or RUNS, picture=picture)
+
+
+def test_figures_are_those_of_evaluate(folder: Path) -> None:
+    found = found_in(folder)
+    alone = {run: evaluate(settings(folder), run) for run in RUNS}
+    hydra, single = found.sides
+    assert (hydra.name, hydra.runs, single.name, single.runs) == ("hydra", RUNS[:2], "single", RUNS[2:])
+    for section in ("quality", "fidelity"):
+        for key, mean in hydra.figures[section].items():
+            values = [
+                (of.models["student"] or {})[key] if section == "quality" else of.fidelity[key]
+                for of in (alone["hydra-s0"], alone["hydra-s1"])
+            ]
+            assert mean == pytest.approx(np.mean(values), rel=1e-5), key  # type: ignore[arg-type]
+            assert hydra.spread[section][key] == pytest.approx(np.std(values, ddof=1), rel=1e-3, abs=1e-9)  # type: ignore[arg-type]
+    assert set(single.spread["quality"].values()) == {None}
+    apart = found.apart["single"]
+    for key in ("nll", "accuracy", "mean_kl"):
+        section = "fidelity" if key == "mean_kl" else "quality"
+        theirs, own = single.figures[section][key], hydra.figures[section][key]
+        assert theirs is not None
+        assert own is not None
+        assert apart[key].value == pytest.approx(theirs - own)
+        assert apart[key].low <= apart[key].value <= apart[key].high
+    assert "diversity_explained" not in apart, "one head has none"
+    assert all((folder / "runs" / run / "evaluations/test.json").is_file() for run in RUNS), "kept, as by evaluate"
+
+
+def test_runs_of_a_seed_stand_together_and_others_apart(folder: Path) -> None:
+    shutil.copytree(folder / "runs/hydra-s0", folder / "runs/again")
+    assert [side.runs for side in found_in(folder, "hydra-s0", "again").sides] == [("hydra-s0",), ("again",)]
+    assert [side.name for side in found_in(folder, "single", "hydra-s1").sides] == ["single", "hydra-s1"]
+
+
+def test_one_thing_is_held_against_nothing(folder: Path) -> None:
+    with refused("hydra-s0", "edistill evaluate hydra-s0"):
+        found_in(folder, "hydra-s0")
+    with refused("hydra-s0, hydra-s1", "seed"):
+        found_in(folder, "hydra-s0", "hydra-s1")
+    with refused("given twice"):
+        found_in(folder, "single", "single")
+
+
+def test_what_is_printed_says_what_the_rows_cannot_tell(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = found_in(folder)
+    json.dumps(found.to_json(), allow_nan=False)
+    show(found, Style.csv)
+    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["section", "figure", "run", "value", "spread", "difference", "low", "high"]
+    by_key = {(line[1], line[2]): line for line in lines[1:]}
+    assert float(by_key["nll", "single"][5]) == found.apart["single"]["nll"].value
+    assert by_key["nll", "hydra"][5:] == ["", "", ""]
+    show(found, Style.markdown)
+    printed = capsys.readouterr().out
+    unclear = [key for key, of in found.apart["single"].items() if not of.clear and of.value == of.value]
+    assert printed.count("n.s.") == sum(key in _shown(found) for key in unclear) + 1  # and in the caption
+
+
+def _shown(found: Compared) -> set[str]:
+    return {key for section in ("fidelity", "quality") for key in found.sides[1].figures[section]}
+
+
+def test_the_picture_says_in_words_what_it_shows(folder: Path) -> None:
+    found = found_in(folder, picture=folder / "worth.svg")
+    tree = ElementTree.parse(folder / "worth.svg")
+    told = " ".join(text for text in tree.getroot().itertext())
+    for side in found.sides:
+        worth = side.figures["worth"]
+        assert f"{side.name} is worth {worth['prediction']:.1f} and costs {worth['cost_latency']:.1f}" in told
+    found_in(folder, picture=folder / "worth.png")
+    assert (folder / "worth.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("name", "told"), [("worth.jpeg", "worth.svg"), ("worth", ".png"), ("no/worth.svg", "no")])
+def test_a_picture_that_cannot_be_written_is_refused_first(folder: Path, name: str, told: str) -> None:
+    with refused(name, told):
+        found_in(folder, picture=folder / name)
+    assert not (folder / "runs/single/evaluations").exists()
