@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,9 +21,11 @@ FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is f
 
 ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
 
-# of inputs: pictures in [0, 1], arrays (C, H, W), vectors, ids of tokens (L,), arrays (C, L) and (C, D, H, W)
-Kind = Literal["pixels", "tensor", "features", "tokens", "series", "volume"]
-RANKS: dict[Kind, int] = {"pixels": 3, "tensor": 3, "features": 1, "tokens": 1, "series": 2, "volume": 4}
+# of inputs: pictures in [0, 1], arrays (C, H, W), vectors, ids of tokens (L,), arrays (C, L) and (C, D, H, W), texts
+Kind = Literal["pixels", "tensor", "features", "tokens", "series", "volume", "text"]
+RANKS: dict[Kind, int] = {"pixels": 3, "tensor": 3, "features": 1, "tokens": 1, "series": 2, "volume": 4, "text": 2}
+FIELDS = ("input_ids", "attention_mask", "token_type_ids")  # what a tokenizer makes of a text, as networks name it
+LONGEST = 2**16  # tokens that a text is cut to at most
 Size = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
 Encoding = Literal["one-hot", "index"]  # a category as so many numbers, one of them 1, or as one, its place
@@ -88,11 +91,11 @@ class Preprocessing:
                 "Give one value each."
             )
 
-    def is_what(self, record: Preprocessing | None) -> bool:
+    def is_what(self, record: AnyPreprocessing | None) -> bool:
         """Whether it is what a record says, which may be older than `channels`."""
-        return self == record or (
-            record is not None and record.channels is None and replace(self, channels=None) == record
-        )
+        if not isinstance(record, Preprocessing):
+            return False
+        return self == record or (record.channels is None and replace(self, channels=None) == record)
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "channels" or value is not None}
@@ -112,19 +115,25 @@ class InputColumns:
         categories: of those that hold no numbers, the values in the order in which they are encoded.
         encoding: a category becomes as many numbers as it has values, one of them 1, or one number, its place.
         images: instead of all these, the column that names or holds a row's picture.
+        text: instead of these, the column that holds a row's text.
     """
 
     inputs: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     encoding: Encoding = "one-hot"
     images: str | None = field(default=None, kw_only=True)
+    text: str | None = field(default=None, kw_only=True)
 
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no settings hold."""
-        if bool(self.inputs) == (self.images is not None) or len(set(self.inputs)) < len(self.inputs):
-            raise ValueError(f"a row is made of the columns {list(self.inputs)} and of pictures in {self.images}")
+        made_of = [bool(self.inputs), self.images is not None, self.text is not None]
+        if sum(made_of) != 1 or len(set(self.inputs)) < len(self.inputs):
+            raise ValueError(
+                f"a row is made of the columns {list(self.inputs)}, of pictures in {self.images} and of texts in "
+                f"{self.text}"
+            )
         for name, values in self.categories.items():
             if name not in self.inputs or not values or len(set(values)) < len(values):
                 raise ValueError(f"the column {name} is no input of the values {list(values)}")
@@ -137,8 +146,13 @@ class InputColumns:
     @property
     def features(self) -> tuple[str, ...] | None:
         """What each number of an input is called: its column, and of a category the value or values it stands for.
-        None where it is a picture."""
+        None where it is a picture or a text."""
         return tuple(feature for name in self.inputs for feature in self._features(name)) or None
+
+    @property
+    def told(self) -> str:
+        """What a row is made of, where that is no numbers."""
+        return f"pictures in {self.images}" if self.text is None else f"texts in {self.text}"
 
     def _features(self, name: str) -> list[str]:
         if name not in self.categories:
@@ -149,6 +163,8 @@ class InputColumns:
     def to_json(self) -> dict[str, Any]:
         if self.images is not None:
             return {"images": self.images}
+        if self.text is not None:
+            return {"text": self.text}
         kinds = {name: list(values) for name, values in self.categories.items()}
         return {"inputs": list(self.inputs), "categories": kinds, "encoding": self.encoding}
 
@@ -156,6 +172,78 @@ class InputColumns:
     def from_json(cls, record: Mapping[str, Any]) -> InputColumns:
         """Inverse of `to_json`. Raises ValueError for what it never wrote."""
         return parsed(cls, record)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer of the `tokenizers` library, equal to another of the same text.
+
+    Attributes:
+        sha256: of the text.
+        content: a `tokenizer.json`; None where a record only names it.
+    """
+
+    sha256: str
+    content: str | None = field(default=None, compare=False, repr=False)
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the text is another."""
+        if self.content is not None and (found := _sha256(self.content)) != self.sha256:
+            raise ValueError(f"a tokenizer is {found[:12]}…, and is to be {self.sha256[:12]}…")
+
+    @classmethod
+    def of(cls, content: str) -> Tokenizer:
+        return cls(_sha256(content), content)
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How a text becomes a network's input: as many rows of whole numbers as there are fields, of equal length.
+
+    Attributes:
+        tokenizer: cuts it into tokens, and adds those that a network wants before and after.
+        length: L; a longer text is cut, a shorter one padded behind.
+        fields: some of `FIELDS`, in the order in which the rows stand.
+        pad: the id of what is padded with, which the attention mask leaves out.
+    """
+
+    tokenizer: Tokenizer
+    length: Annotated[int, Field(ge=1, le=LONGEST)]
+    fields: Annotated[tuple[Literal["input_ids", "attention_mask", "token_type_ids"], ...], Field(min_length=1)]
+    pad: Annotated[int, Field(ge=0)] = 0
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for fields of which one stands twice."""
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"fields are {list(self.fields)}: name each once")
+
+    def is_what(self, record: AnyPreprocessing | None) -> bool:
+        """Whether it is what a record says."""
+        return self == record
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a row's input."""
+        return len(self.fields), self.length
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+AnyPreprocessing = Preprocessing | Tokenization
+
+
+def tokenization_in(preprocessing: AnyPreprocessing | None) -> Tokenization | None:
+    """It, where it is one of texts."""
+    return preprocessing if isinstance(preprocessing, Tokenization) else None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -225,7 +313,7 @@ class Member:
         sha256: of its weights (names, shapes and bytes), so a copy under another name is recognized.
         output: what the module returns; see `Task.outputs`.
         class_order: position j of its output is class `class_order[j]` of the data; None where equal.
-        preprocessing: None for inputs that are not pixels.
+        preprocessing: None for inputs that are neither pixels nor texts.
         model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
         units: mean and standard deviation of the target, where its outputs are standardized by them; a tuple each of
             several targets.
@@ -236,7 +324,7 @@ class Member:
     sha256: str
     output: str = "logits"
     class_order: tuple[int, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: AnyPreprocessing | None = None
     model: str = ""
     units: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
     variance: float | None = None

@@ -39,7 +39,7 @@ def traced_once() -> Iterator[None]:
 
     from ensemble_distill.exporting import onnx as exporter
 
-    trace, made = exporter._trace, {}
+    trace, made = exporter.graph_of, {}
 
     def once(module: Any, example: Any, *rest: Any) -> onnx.ModelProto:
         told: list[Any] = [str(module), example.shape, rest]
@@ -55,7 +55,7 @@ def traced_once() -> Iterator[None]:
         return onnx.ModelProto.FromString(made[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "_trace", once)
+        patch.setattr(exporter, "graph_of", once)
         yield
 
 

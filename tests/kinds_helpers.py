@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from teachers_helpers import small_model
+from text_helpers import LENGTH, a_text_folder
 from torch import Tensor, nn
 
 FACTORY = "from torch import nn\ndef make():\n    return nn.Linear(5, 3)\n"
@@ -35,6 +36,7 @@ class Example:
         shape: of a row.
         trust: whether it needs `--trust-checkpoints`.
         lacking: a package without which it cannot be tried.
+        ids: how many there are, of rows that are whole numbers; 0 for floats.
     """
 
     make: Callable[[Path, int], Path]
@@ -43,6 +45,17 @@ class Example:
     shape: tuple[int, ...] = (FEATURES,)
     trust: bool = False
     lacking: str = ""
+    ids: int = 0
+
+    def inputs(self, rows: int = 0, wider: int = 0) -> Tensor:
+        """Rows as it takes them; `wider` by so many on every side."""
+        shape, rows = tuple(side + wider for side in self.shape), rows or ROWS
+        if not self.ids:
+            return inputs(shape, rows)
+        x = torch.from_numpy(np.random.default_rng(9).integers(4, self.ids, (rows, *shape)))
+        x[:, 1] = torch.arange(shape[1]) < 3 + torch.arange(rows)[:, None] % (shape[1] - 3)  # the mask
+        x[:, 0] *= x[:, 1]  # and what is padded
+        return x
 
 
 def linear(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -133,6 +146,10 @@ def an_exported_program(folder: Path, seed: int) -> Path:
     return exported(folder / "m.pt2", seed)
 
 
+def a_transformers_folder(folder: Path, seed: int) -> Path:
+    return a_text_folder(folder / "m", seed)
+
+
 def fitted(seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
@@ -155,6 +172,9 @@ EXAMPLES: dict[str, Example] = {
     "onnx_file": Example(an_onnx_graph),
     "program": Example(an_exported_program, trust=True),
     "ready_made": Example(a_table),
+    "transformers_folder": Example(
+        a_transformers_folder, "model.safetensors", shape=(2, LENGTH), lacking="transformers", ids=30
+    ),
     "timm_run": Example(a_timm_run, "last.safetensors", shape=(3, 32, 32)),
 }
 

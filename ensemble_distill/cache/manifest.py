@@ -17,6 +17,7 @@ from ensemble_distill.cache.problems import problems
 from ensemble_distill.cache.record_key import INPUTS, InputKey, Key, RecordKey, key_of
 from ensemble_distill.errors import CacheError, quoted
 from ensemble_distill.facts import Member, Split
+from ensemble_distill.runtime.contents import gathered, scattered
 from ensemble_distill.runtime.jsons import read_json, write_json
 from ensemble_distill.runtime.records import GIVEN, parsed
 from ensemble_distill.tasks import Task, task_from_json
@@ -174,6 +175,7 @@ class Manifest:
             record["pushed"] = self.told_pushed()
         if self.unanswered:
             record["unanswered"] = dict(sorted((key.text, rows) for key, rows in self.unanswered.items()))
+        record = gathered(record)
         # one flipped digit of a row count would silently shift every row
         write_json(folder / NAME, {**record, "sha256": _checksum(record)}, within=folder)
 
@@ -227,7 +229,7 @@ def _parsed(record: Mapping[str, Any]) -> Manifest:
     """
     answer = task_from_json(record)
     # names of classes may be those of folders, which need not be Unicode, as the texts of records are
-    manifest = parsed(Manifest, {**record, "classes": None}, answer=answer)
+    manifest = parsed(Manifest, {**scattered(record), "classes": None}, answer=answer)
     answer.refuse_others(manifest.members)
     for problem in problems(manifest):
         raise ValueError(problem)
@@ -259,12 +261,13 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
 
 def as_recorded(cached: Sequence[Member], found: Member, kinds: Collection[str]) -> Member:
     """A member as it is now, with the preprocessing that the cache recorded where that acts on nothing, no split of
-    `kinds` being of pixels, or says the same in the words of an older version."""
+    `kinds` being of pixels or texts, or says the same in the words of an older version."""
     there = next((member for member in cached if member.name == found.name), None)
     if there is None:
         return found
     same = found.preprocessing is not None and found.preprocessing.is_what(there.preprocessing)
-    return replace(found, preprocessing=there.preprocessing) if same or "pixels" not in kinds else found
+    acts = {"pixels", "text"} & set(kinds)
+    return replace(found, preprocessing=there.preprocessing) if same or not acts else found
 
 
 def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence[Member]) -> None:

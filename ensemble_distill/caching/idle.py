@@ -19,6 +19,7 @@ from ensemble_distill.settings import MemberSettings, Settings
 from ensemble_distill.settings.idle import Idle, is_given, no_pixels, tell
 from ensemble_distill.settings.messages import kebab
 from ensemble_distill.settings.teachers import of_members
+from ensemble_distill.teachers.encodings import as_used
 from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -75,7 +76,7 @@ def _rendering(facts: Caching) -> Idle | None:
     unused = [
         f"{name} = {list(value) if isinstance(value, tuple) else value}"
         for name, value in given
-        if value is not None and all(getattr(member, name, None) != value for member in used)
+        if value is not None and all(getattr(member, name, None) != as_used(name, value) for member in used)
     ]
     if not unused:
         return None

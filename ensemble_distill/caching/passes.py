@@ -19,7 +19,7 @@ from ensemble_distill.caching.probe import open_members, probe, refuse_views_uns
 from ensemble_distill.caching.pushing import push_inputs, refuse_no_gradients, refuse_other_making, refuse_other_sizes
 from ensemble_distill.caching.replay import check_samples, keep_samples
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.versions import library_versions
 from ensemble_distill.tasks import Task
@@ -114,7 +114,7 @@ def _cache_split(writer: Writer, name: str, plan: SplitPlan, panel: Panel) -> No
     cache_answers(writer, name, plan, todo, panel, inputs)
 
 
-def _to_replay(plan: SplitPlan, panel: Panel) -> Preprocessing | None:
+def _to_replay(plan: SplitPlan, panel: Panel) -> AnyPreprocessing | None:
     """How the kept inputs are rendered: as for the first member that wants any, else in their own size."""
     inputs = wanted(panel.members)
     if inputs or plan.source.kind != "pixels":

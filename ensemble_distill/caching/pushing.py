@@ -25,7 +25,7 @@ from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import CacheError, EdistillError
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Member, Preprocessing
 from ensemble_distill.teachers.answering import Answering, Inputs
 
 
@@ -159,9 +159,9 @@ class _Moving:
             yield push
 
 
-def _unit(x: Array, to: Preprocessing | None, kind: str) -> Array:
+def _unit(x: Array, to: AnyPreprocessing | None, kind: str) -> Array:
     """Pixels back from normalization: a view gives a network's input, whose borders may be of the mean's color."""
-    if kind != "pixels" or to is None:
+    if kind != "pixels" or not isinstance(to, Preprocessing):
         return x
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (to.mean, to.std))
     unit: Array = (x * std + mean).clip(0, 1)

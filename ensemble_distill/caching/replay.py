@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from safetensors.numpy import save
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import CacheError
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 from ensemble_distill.runtime.files import remove_file, write_whole
+from ensemble_distill.runtime.records import parsed
 from ensemble_distill.runtime.spread import spread
 
 ROWS = 4
@@ -29,12 +30,19 @@ VIEWS = 4
 TOLERANCE = 2 / 255 + 1e-6  # of two levels and their rounding to float32
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """How what is kept was rendered."""
+
+    to: AnyPreprocessing | None
+
+
 def _path(folder: Path, split: str) -> Path:
     return folder / "replay" / f"{split}.safetensors"
 
 
-def _samples(rows: ViewedRows, views: int, to: Preprocessing | None) -> Iterator[tuple[str, Array]]:
-    plain = None if to is None else replace(to, mean=(0.0,), std=(1.0,))
+def _samples(rows: ViewedRows, views: int, to: AnyPreprocessing | None) -> Iterator[tuple[str, Array]]:
+    plain = replace(to, mean=(0.0,), std=(1.0,)) if isinstance(to, Preprocessing) else to
     for row in spread(len(rows.source), ROWS):
         for view in range(min(views, VIEWS)):
             yield f"{row}/{view}", rows.inputs(row, [view], [plain])[0]
@@ -45,7 +53,7 @@ def _is_kept(x: Array) -> bool:
     return bool(x.dtype in (np.float32, np.int64) and x.size and np.isfinite(x).all())
 
 
-def keep_samples(folder: Path, split: str, rows: ViewedRows, views: int, to: Preprocessing | None) -> None:
+def keep_samples(folder: Path, split: str, rows: ViewedRows, views: int, to: AnyPreprocessing | None) -> None:
     """Keep a few of a split's inputs as the caching pass renders them.
 
     Raises:
@@ -76,11 +84,11 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
         with safe_open(path, framework="numpy") as file:
             kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             record = json.loads(file.metadata()["to"])
-        to = None if record is None else Preprocessing.from_json(record)
+        to = parsed(_Kept, {"to": record}).to
         if odd := [name for name, x in kept.items() if not _is_kept(x)]:
             raise ValueError(f"{odd[0]} is not what is kept here")
-        if to is None and rows.source.kind == "pixels":
-            raise ValueError("it does not say how pixels were rendered")
+        if to is None and rows.source.kind in ("pixels", "text"):
+            raise ValueError(f"it does not say how {rows.source.kind} was rendered")
     except Exception as error:  # safetensors' errors share no base class, and what it is given can be anything
         raise CacheError(
             f"{path} is damaged ({error}). Restore it, or run edistill cache-logits --overwrite."
@@ -96,10 +104,17 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
                 "cache-logits --overwrite."
             )
         tolerance = TOLERANCE if rows.source.kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
+        if rows.source.kind == "text":
+            tolerance = 0.0  # ids are the same, or others
         difference = float(np.abs(then - now).max())
         if not difference <= tolerance:
             raise CacheError(
                 f"View {view} of row {row} of {split} differs by {difference:.4f} from what the members saw (allowed: "
-                f"{tolerance:.4f}). The transform or the image decoder has changed: run edistill cache-logits "
+                f"{tolerance:.4f}). {_decides(rows.source.kind)} has changed: run edistill cache-logits "
                 "--overwrite."
             )
+
+
+def _decides(kind: str) -> str:
+    """What an input follows from, besides the data that its digest covers."""
+    return "The transform or the tokenizer" if kind == "text" else "The transform or the image decoder"

@@ -82,6 +82,8 @@ def differing(members: Sequence[Record]) -> tuple[Sequence[str], Sequence[Sequen
 def preprocessing(how: Record | None) -> str:
     if how is None:
         return ""
+    if "tokenizer" in how:
+        return f"{' and '.join(how['fields'])} of {how['length']} tokens, tokenizer {how['tokenizer']['sha256'][:12]}…"
     told = [" × ".join(map(str, how["size"])), f"mean {numbers(how['mean'])}", f"std {numbers(how['std'])}"]
     crop = [] if how["crop_pct"] == 1 else [f"{how['crop_mode']} crop {how['crop_pct']:g}"]
     return ", ".join([*told, how["interpolation"], *crop, *(["gray"] if how.get("channels") == 1 else [])])

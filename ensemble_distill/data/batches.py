@@ -9,7 +9,7 @@ import numpy as np
 
 from ensemble_distill.data.rows import plain_input
 from ensemble_distill.data.source import Array, Source, positions_of
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ BATCH = 256  # answers
 class PlainRows:
     """Undistorted inputs of a source, by row."""
 
-    def __init__(self, source: Source, to: Preprocessing | None) -> None:
+    def __init__(self, source: Source, to: AnyPreprocessing | None) -> None:
         self.source, self.to = source, to
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class PlainRows:
 
 
 def plain_batches(
-    source: Source, to: Sequence[Preprocessing | None], workers: int, device: torch.device
+    source: Source, to: Sequence[AnyPreprocessing | None], workers: int, device: torch.device
 ) -> Iterator[tuple[range, list[Tensor]]]:
     """(rows, inputs), some rows at a time and in order; inputs (B, ...) on the device, one for each of `to`.
 

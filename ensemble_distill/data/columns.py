@@ -25,6 +25,8 @@ class Declared(Protocol):
     @property
     def inputs(self) -> Sequence[str]: ...
     @property
+    def text(self) -> str | None: ...
+    @property
     def categories(self) -> Mapping[str, Sequence[str]]: ...
     @property
     def encoding(self) -> Encoding: ...
@@ -59,18 +61,21 @@ class Columns(InputColumns):
             images=given.images,
             labels=tuple(given.labels),
             classes=None if given.classes is None else tuple(given.classes),
+            text=given.text,
             model=getattr(given, "model", None),
         )
 
     @classmethod
     def trained(cls, columns: InputColumns, model: str) -> Columns:
         """Those that an exported student says it was trained on. What a table says of labels is left aside."""
-        return cls(columns.inputs, columns.categories, columns.encoding, images=columns.images, model=model)
+        return cls(
+            columns.inputs, columns.categories, columns.encoding, images=columns.images, text=columns.text, model=model
+        )
 
     @property
     def asked(self) -> InputColumns:
         """Without the labels: what an exported student needs to know."""
-        return InputColumns(self.inputs, self.categories, self.encoding, images=self.images)
+        return InputColumns(self.inputs, self.categories, self.encoding, images=self.images, text=self.text)
 
     @property
     def numeric(self) -> Array:
@@ -86,10 +91,12 @@ class Columns(InputColumns):
         twice = next((name for name in header if list(header).count(name) > 1), None)
         if twice is not None:
             raise EdistillError(f"{path} has the column {twice!r} {list(header).count(twice)} times. Name each once.")
-        needed = self.inputs if self.images is None else (self.images,)
+        key, needed = "inputs", self.inputs
+        for other, column in (("images", self.images), ("text", self.text)):
+            if column is not None:
+                key, needed = other, (column,)
         for name in needed:
             if name not in header:
-                key = "inputs" if self.images is None else "images"
                 mend = f"Mend data.columns.{key}."
                 if self.model is not None:
                     mend = f"{self.model} was trained on it: give a table that has it, by that name."
@@ -127,6 +134,18 @@ class Columns(InputColumns):
             eye = np.eye(len(self.categories[name]), dtype=np.float32)
             made.append(eye[places] if self.encoding == "one-hot" else places[:, None].astype(np.float32))
         return np.concatenate(made, axis=1)
+
+    def texts(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> list[str]:
+        """Some rows of the text. Raises EdistillError where one is missing, or is none."""
+        assert self.text is not None
+        values = columns[self.text]
+        odd = next((at for at, value in enumerate(values) if not isinstance(value, str)), None)
+        if odd is not None:
+            raise EdistillError(
+                f"{path}: column {self.text} is {values[odd]!r} at row {first_row + odd}, which is no text. Mend or "
+                "drop that row; an empty text is one, too."
+            )
+        return list(values)
 
     def label_values(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> Array:
         """Some rows of the labels, (B,) or (B, D), as `Task.as_labels` takes them. Raises as `encoded` does."""

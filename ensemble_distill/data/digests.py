@@ -103,6 +103,16 @@ def tokens_digest(stream: Array, count: int, window: int, context: int, classes:
     return hasher.hexdigest()
 
 
+def texts_digest(whole: Array, ends: Array, labels: Array | None, classes: Sequence[str] | None) -> str:
+    """sha256 of texts in UTF-8 and where each ends, of the labels and of the class names."""
+    hasher = _Hasher()
+    hasher.text("texts", len(ends) - 1)
+    hasher.array("ends", ends.astype(np.int64))
+    hasher.array("whole", whole)
+    hasher.labels(labels, classes)
+    return hasher.hexdigest()
+
+
 def subset_digest(base: str, rows: Array) -> str:
     """sha256 of the whole source's digest and of the rows taken, in their order."""
     hasher = _Hasher()

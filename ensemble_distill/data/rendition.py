@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from ensemble_distill.data.encoding import encoded
 from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendering import normalize, render
 from ensemble_distill.data.source import Array, Item, Kind, View
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Preprocessing, Tokenization
 
 Key = tuple[int | str, ...]
 
@@ -76,13 +77,13 @@ class Rendition:
     mix: Mix | None = None
     groups: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
-    def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
-        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape.
+    def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
+        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape; of texts int64 (fields, L).
 
-        Pixels are mixed in [0, 1] at the network's size, then normalized; `to` concerns only them.
+        Pixels are mixed in [0, 1] at the network's size, then normalized; `to` concerns only them and texts.
 
         Raises:
-            EdistillError: the items are pixels and there is no preprocessing.
+            EdistillError: the items are pixels or texts, and there is no preprocessing of such.
         """
         rendered = [self._rendered(item, changes, to) for item, changes in zip(items, self.changes, strict=True)]
         x = rendered[0]
@@ -90,17 +91,19 @@ class Rendition:
             x = self.mix.apply(rendered[0], rendered[1], self.groups)
         elif len(rendered) == 2:
             x = self.weight * x + (1 - self.weight) * rendered[1]
-        if items[0].kind == "pixels" and to is not None:
+        if items[0].kind == "pixels" and isinstance(to, Preprocessing):
             return normalize(x, to)
         return x.copy()  # a source's own array stays out of reach
 
-    def _rendered(self, item: Item, changes: Sequence[Change], to: Preprocessing | None) -> Array:
+    def _rendered(self, item: Item, changes: Sequence[Change], to: AnyPreprocessing | None) -> Array:
         x = item.x
         for change in changes:
             x = change.apply(x, item.kind)
+        if item.kind == "text":
+            return _encoded(x, to)
         if item.kind != "pixels":
             return x
-        if to is None:
+        if not isinstance(to, Preprocessing):
             raise EdistillError(
                 "The data holds pixels, but the network states no preprocessing. Give size, mean and std: "
                 "teachers.preprocessing = { size = [32, 32], mean = [0.5], std = [0.5] }."
@@ -111,6 +114,16 @@ class Rendition:
         """(own label, partner's label, weight of the own one); the own one twice where nothing is mixed."""
         own, partner = items[0].y, items[-1].y
         return None if own is None or partner is None else (own, partner, self.weight)
+
+
+def _encoded(text: Array, to: AnyPreprocessing | None) -> Array:
+    if not isinstance(to, Tokenization):
+        raise EdistillError(
+            "The data holds texts, but the network states no tokenizer. Give the tokenizer.json that it was trained "
+            'with, and how many tokens a text is cut to: teachers.preprocessing = { tokenizer = "tokenizer.json", '
+            "length = 128 }."
+        )
+    return encoded(text, to)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendering import normalize
 from ensemble_distill.data.source import Array, Item, Kind, Plan, Source, View
 from ensemble_distill.data.views import open_view
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 
 PLAIN = open_view("none")
 Labels = tuple[Array, Array, float]  # the own one, the partner's, and the weight of the own one
@@ -39,7 +39,7 @@ class ViewedRows:
     seed: int
     stored: Stored | None = None
 
-    def inputs(self, row: int, views: Sequence[int], tos: Sequence[Preprocessing | None]) -> list[Array]:
+    def inputs(self, row: int, views: Sequence[int], tos: Sequence[AnyPreprocessing | None]) -> list[Array]:
         """The network's inputs of a row: for each view, for each preprocessing. The row is decoded once."""
         if not tos:
             return []
@@ -53,7 +53,7 @@ class ViewedRows:
             inputs += [plan.x(items, to) for to in tos]
         return inputs
 
-    def labeled(self, row: int, view: int, to: Preprocessing | None) -> tuple[Array, Labels | None]:
+    def labeled(self, row: int, view: int, to: AnyPreprocessing | None) -> tuple[Array, Labels | None]:
         """The network's input, and the labels that go with it; None without any."""
         plan = self._plan(row, view)
         if self.stored is None:
@@ -71,21 +71,21 @@ class ViewedRows:
         return self.view.plan(self.seed, view, row, len(self.source))
 
 
-def plain_input(item: Item, to: Preprocessing | None) -> Array:
-    """The network's input of an undistorted example, float32: (C, H, W) for pixels, for all else of x's shape."""
+def plain_input(item: Item, to: AnyPreprocessing | None) -> Array:
+    """The network's input of an undistorted example; see `Rendition.x`."""
     return PLAIN.plan(0, 0, 0, 1).x([item], to)
 
 
-def plain_inputs(source: Source, rows: Sequence[int], to: Preprocessing | None) -> Array:
+def plain_inputs(source: Source, rows: Sequence[int], to: AnyPreprocessing | None) -> Array:
     """The network's inputs of some undistorted rows, (B, …)."""
     return np.stack([plain_input(source.item(row), to) for row in rows])
 
 
-def first_input(source: Source, to: Preprocessing | None) -> Array:
+def first_input(source: Source, to: AnyPreprocessing | None) -> Array:
     """The network's input (1, …) that row 0 becomes."""
     return plain_inputs(source, [0], to)
 
 
-def as_taken(x: Array, kind: Kind, to: Preprocessing | None) -> Array:
+def as_taken(x: Array, kind: Kind, to: AnyPreprocessing | None) -> Array:
     """A stored input (C, H, W) as a network takes it: pixels normalized; tensors already are."""
-    return normalize(x, to) if kind == "pixels" and to is not None else x
+    return normalize(x, to) if kind == "pixels" and isinstance(to, Preprocessing) else x

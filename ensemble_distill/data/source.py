@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.facts import Kind as Kind
-from ensemble_distill.facts import Preprocessing
 
 Array = NDArray[Any]
 
@@ -23,7 +23,7 @@ class Item:
 
     Attributes:
         x: pixels: uint8 (H, W, C); tensor, series, volume: float32 (C, H, W), (C, L), (C, D, H, W), already
-            preprocessed; features: float32 (F,); tokens: int64 ids (C + L,). Read-only.
+            preprocessed; features: float32 (F,); tokens: int64 ids (C + L,); text: UTF-8, uint8 (n,). Read-only.
         y: the class (int64) or the target (float32), a scalar; (K,) or (D,) of several labels or targets; (L,) of
             positions. None where the split has no labels.
         kind: which of these `x` is.
@@ -89,8 +89,8 @@ class Plan(Protocol):
     @property
     def rows(self) -> tuple[int, ...]: ...  # the rows it reads: its own first; mixup reads two
 
-    def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
-        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape."""
+    def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
+        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape; of texts int64 (fields, L)."""
         ...
 
     def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:

@@ -1,5 +1,6 @@
-"""A table: CSV or TSV, or with pyarrow Parquet, Arrow and Feather, of columns that the settings declare: numbers and
-categories, or the paths of pictures. An Arrow file of the library `datasets` says what its columns are."""
+"""A table: CSV, TSV or JSON lines, or with pyarrow Parquet, Arrow and Feather, of columns that the settings declare:
+numbers and categories, the paths of pictures, or texts. An Arrow file of the library `datasets` says what its columns
+are."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.reading_arrow import ARROW, read_arrow
 from ensemble_distill.data.reading_csv import TEXT, read_csv
+from ensemble_distill.data.reading_json import JSON, read_json_lines
 from ensemble_distill.data.saved_dataset import arrow_file
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.table_rows import Chunk, TableRows
@@ -18,7 +20,7 @@ from ensemble_distill.tasks import Task
 
 
 def claims(source: str) -> bool:
-    return source.lower().endswith((*TEXT, *ARROW)) and not is_folder(source)
+    return source.lower().endswith((*TEXT, *JSON, *ARROW)) and not is_folder(source)
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
@@ -38,7 +40,8 @@ def load(entry: Entry, task: type[Task]) -> Source:
     if declared is None:
         raise EdistillError(
             f"{path} is a table, and nothing says which of its columns are what: {first_few(header, 12)}. Declare "
-            "them in edistill.toml, and run this beside it: data.columns = { inputs = [...], labels = [...] }."
+            "them in edistill.toml, and run this beside it: data.columns = { inputs = [...], labels = [...] }, or of "
+            'texts data.columns = { text = "…", labels = [...] }.'
         )
     return TableRows(declared, path, path.parent, declared.read(header, str(path))).read(blocks).source(task)
 
@@ -49,4 +52,5 @@ def header_of(path: Path) -> list[str]:
 
 
 def _opened(path: Path) -> tuple[list[str], Iterator[Chunk]]:
-    return (read_csv if path.suffix.lower() in TEXT else read_arrow)(path)
+    suffix = path.suffix.lower()
+    return (read_csv if suffix in TEXT else read_json_lines if suffix in JSON else read_arrow)(path)

@@ -1,4 +1,4 @@
-"""The rows of a table, whatever file it is in: declared columns become numbers, or name pictures."""
+"""The rows of a table, whatever file it is in: declared columns become numbers, name pictures, or are texts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.image_table import ImageTable, file_names
 from ensemble_distill.data.source import Array, Source
+from ensemble_distill.data.texts import Texts
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.checks.labels import as_classes
@@ -62,7 +63,7 @@ class TableRows:
     names: Sequence[str]
     others: bool = False
     count: int = 0
-    taken: list[Any] = field(default_factory=list)  # of each block (B, F), or names of files
+    taken: list[Any] = field(default_factory=list)  # of each block (B, F), or names of files, or texts
     targets: list[Array] = field(default_factory=list)
 
     def read(self, blocks: Iterable[Chunk]) -> TableRows:
@@ -79,6 +80,8 @@ class TableRows:
         return self
 
     def _inputs(self, columns: Chunk) -> Any:
+        if self.declared.text is not None:
+            return self.declared.texts(columns, str(self.named), self.count)
         if self.declared.images is None:
             return self.declared.encoded(columns, str(self.named), self.count)
         at = f"{self.named}: column {self.declared.images}"
@@ -95,8 +98,10 @@ class TableRows:
         return task.as_labels(np.concatenate(self.targets), self.count, of, names), names
 
     def source(self, task: type[Task]) -> Source:
-        """Rows of numbers, or of the pictures that it names."""
+        """Rows of numbers, of the pictures that it names, or of texts."""
         labels, names = self.labels(task)
+        if self.declared.text is not None:
+            return Texts(list(chain.from_iterable(self.taken)), labels, names, self.declared.asked)
         if self.declared.images is not None:
             files = list(chain.from_iterable(self.taken))
             return ImageTable(self.root, self.named, files, labels, names, self.declared.asked)

@@ -1,4 +1,4 @@
-"""A text in UTF-8, `.txt` or `.tokens`, of words or characters."""
+"""A text in UTF-8, `.txt` or `.tokens`, of words or characters; for tasks of whole rows, a row a line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.source import Source
+from ensemble_distill.data.texts import Texts
 from ensemble_distill.data.token_stream import TokenStream
-from ensemble_distill.data.vocabulary import Reading, as_ids, cut, filler, is_text, read_text
+from ensemble_distill.data.vocabulary import NEWLINE, Reading, as_ids, cut, filler, is_text, read_text
 from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.tasks import Task
@@ -18,19 +19,28 @@ def claims(source: str) -> bool:
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
-    """The text's tokens in their order.
+    """The text's tokens in their order; or its lines, without labels, where the task is not about tokens.
 
     Raises:
-        EdistillError: the task is not about tokens, the text cannot be read, or is shorter than a window.
+        EdistillError: the text cannot be read, is shorter than a window, or is empty.
     """
     entry.refuse_names()
-    refuse_no_tokens(entry.source, task)
+    if not task.of_tokens:
+        return lines(Path(entry.source))
     path, reading = Path(entry.source), entry.reading or Reading()
     tokens = cut(read_text(path), reading.unit)
     refuse_short(path, len(tokens), reading)
     vocabulary = reading.tokens()
     ids = as_ids(tokens, vocabulary, path)
     return TokenStream(ids, reading.window, reading.context, vocabulary, reading.unit, filler(vocabulary))
+
+
+def lines(path: Path) -> Texts:
+    """A row a line, the empty ones too. Raises EdistillError where there is none."""
+    text = read_text(path)
+    if not text:
+        raise EdistillError(f"{path} has no lines. Give a text with one at least, a row each.")
+    return Texts(text.removesuffix(NEWLINE).replace(f"\r{NEWLINE}", NEWLINE).split(NEWLINE), None, None)
 
 
 def refuse_no_tokens(source: str, task: type[Task]) -> None:

@@ -26,7 +26,7 @@ from ensemble_distill.evaluation.offsets import Offsets
 from ensemble_distill.evaluation.rows import Answers, concatenate, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.evaluation.worth import Ladder
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.predictive.answered import answered, answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.progress import Progress
@@ -249,5 +249,5 @@ def refuse_unanswered(models: Mapping[Model, Sequence[Values]], named: str) -> N
         )
 
 
-def _first(source: Source, to: Preprocessing | None) -> Tensor:
+def _first(source: Source, to: AnyPreprocessing | None) -> Tensor:
     return torch.from_numpy(first_input(source, to))

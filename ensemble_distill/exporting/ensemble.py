@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.exporting.members import Part, parts_of, reseen
+from ensemble_distill.exporting.members import Part, parts_of, refuse_other_encodings, reseen
 from ensemble_distill.exporting.onnx import (
-    UntraceableError,
     Wanted,
     named_outputs,
-    reason_against,
     refuse_large,
     traced,
     write_verified,
 )
+from ensemble_distill.exporting.tracing import UntraceableError, reason_against
 from ensemble_distill.facts import ENSEMBLE, InputColumns, Kind, Member
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.serving.card import Card
 from ensemble_distill.students.architecture import shares_of
+from ensemble_distill.students.fields import nothing
 from ensemble_distill.tasks import Task
 
 INSTEAD = "serve a student of the ensemble (edistill train, edistill export --onnx)"
@@ -87,6 +87,8 @@ def ensemble_module(
     Raises:
         EdistillError: they see pictures in ways that one input cannot serve.
     """
+    if kind == "text":
+        refuse_other_encodings(members)
     seen = reseen(members) if kind == "pixels" else [None] * len(members)
     return Ensemble(task, kind, members, parts_of(task, members, modules, seen, x), weights, average).eval()
 
@@ -114,7 +116,7 @@ def export_ensemble(
         version=__version__,
         kind=ensemble.kind,
         shape=shape,
-        preprocessing=members[0].preprocessing if ensemble.kind == "pixels" else None,
+        preprocessing=members[0].preprocessing if ensemble.kind in ("pixels", "text") else None,
         members=members,
         features=None if columns is None else columns.features,
         columns=columns,
@@ -140,7 +142,7 @@ def _named(ensemble: Ensemble, shape: tuple[int, ...], reason: str) -> EdistillE
     who = "the members together"
     for part in ensemble.parts:
         assert isinstance(part, Part)
-        if (own := reason_against(part, torch.zeros(2, *shape))) is not None:
+        if (own := reason_against(part, nothing(2, shape, ensemble.kind == "text"))) is not None:
             who, reason = f"member {part.members[0].name}", own
             break
     return EdistillError(

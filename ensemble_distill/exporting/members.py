@@ -122,6 +122,18 @@ def reseen(members: Sequence[Member]) -> list[Seen | None]:
     return [None if wanted == given else Seen(given, wanted) for _, wanted in each]
 
 
+def refuse_other_encodings(members: Sequence[Member]) -> None:
+    """Raise EdistillError for members that cut texts otherwise than the first: one graph has one input."""
+    first = members[0]
+    for member in members:
+        if member.preprocessing != first.preprocessing:
+            raise EdistillError(
+                f"Member {first.name} cuts texts as {first.preprocessing}, and {member.name} as "
+                f"{member.preprocessing}, and one graph has one input. Move one of them out of teachers.path, or train "
+                "a student of both and export that (edistill train, edistill export --onnx)."
+            )
+
+
 def _unlike(given: Preprocessing, wanted: Preprocessing) -> str | None:
     """What differs that no graph can change afterwards; borders are filled with the mean."""
     fixed = ("size", "interpolation", "crop_pct", "crop_mode", "channels")
@@ -132,7 +144,7 @@ def _unlike(given: Preprocessing, wanted: Preprocessing) -> str | None:
 
 
 def _preprocessing(member: Member) -> Preprocessing:
-    assert member.preprocessing is not None  # of pixels, and refused without
+    assert isinstance(member.preprocessing, Preprocessing)  # of pixels, and refused without
     return member.preprocessing
 
 

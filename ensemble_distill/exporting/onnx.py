@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_distill import __version__
-from ensemble_distill.errors import EdistillError, quoted
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.exporting.streams import State, Stream, state_names, state_of
+from ensemble_distill.exporting.tracing import CONSTANT, Named, UntraceableError, graph_of, graph_of_fields, reason_of
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.config import StudentConfig
@@ -30,10 +27,10 @@ from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving.card import Card
 from ensemble_distill.serving.ends import input_name
 from ensemble_distill.serving.served import Outputs, Served
+from ensemble_distill.students.fields import nothing
 from ensemble_distill.students.student import Student
 
 INSTEAD = "Use edistill export --safetensors"
-CONSTANT = "torch takes {} for a constant (x.shape[0] is none, len(x) and a loop in Python are)"
 
 
 class Predicts(Protocol):
@@ -43,7 +40,7 @@ class Predicts(Protocol):
     def predictive(self, raw: Tensor) -> Predictive: ...
 
 
-class Predictions(nn.Module):
+class Predictions(Named):
     """x to the exported outputs, in the order of `names`."""
 
     def __init__(self, of: Predicts, x: Tensor) -> None:
@@ -61,7 +58,7 @@ class Predictions(nn.Module):
         return named_outputs(self.of.predictive(self.of(x)))
 
 
-class Streamed(nn.Module):
+class Streamed(Named):
     """Ids (B, T) and a state to the outputs of every position and the state after them, in the order of `names`."""
 
     def __init__(self, stream: Stream, ids: Tensor, states: Sequence[Tensor]) -> None:
@@ -164,10 +161,6 @@ class Wanted:
     otherwise: str
 
 
-class UntraceableError(EdistillError):
-    """Torch's exporter fails on a module; its text is the reason."""
-
-
 def refuse_large(module: nn.Module, whose: str, instead: str) -> None:
     """Raise EdistillError for more weights than one file holds."""
     size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
@@ -178,14 +171,16 @@ def refuse_large(module: nn.Module, whose: str, instead: str) -> None:
 def traced(of: Predicts, card: Card) -> tuple[Predictions, onnx.ModelProto]:
     """A module in eval mode, and its graph with the card in it. Raises UntraceableError."""
     # a batch of 1 would be taken for a constant
-    example = torch.zeros(2, *card.shape, dtype=torch.int64 if card.kind == "tokens" else torch.float32)
+    example = nothing(2, card.shape, card.ids)
     try:
         module = Predictions(of, example).eval()
     except EdistillError:
         raise
     except Exception as error:  # a module is anyone's code
-        raise UntraceableError(_reason(error)) from error
-    model = _trace(module, example, input_name(card.kind))
+        raise UntraceableError(reason_of(error)) from error
+    if card.encoding is not None:
+        return module, _with_card(graph_of_fields(module, example, card.encoding), card)
+    model = graph_of(module, example, input_name(card.kind))
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise UntraceableError(CONSTANT.format("the number of rows"))
     return module, _with_card(model, card)
@@ -202,9 +197,9 @@ def streamed(student: Student, card: Card, progress: Progress) -> tuple[Predicti
         ids = torch.zeros(2, 7, dtype=torch.int64)  # of a length that nothing else has
         try:
             module = Streamed(Stream(student, state), ids, state.tensors).eval()
-            model = _trace(module, ids, input_name(card.kind), state.tensors, state.axes)
+            model = graph_of(module, ids, input_name(card.kind), state.tensors, state.axes)
         except Exception as error:  # a body is anyone's code
-            why = f"torch cannot export it for every length: {_reason(error)}"
+            why = f"torch cannot export it for every length: {reason_of(error)}"
         else:
             if all(dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim):
                 rows = torch.zeros(2, *card.shape, dtype=torch.int64)
@@ -223,123 +218,10 @@ def _with_card(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
     return model
 
 
-def reason_against(module: nn.Module, example: Tensor) -> str | None:
-    """Why torch cannot export a module of one output by itself; None where it can."""
-    try:
-        _trace(_One(module).eval(), example, "input")
-    except UntraceableError as error:
-        return str(error)
-    return None
-
-
-class _One(nn.Module):
-    """A module whose only output has a name."""
-
-    names = ("output",)
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        return (self.module(x),)
-
-
 def write_verified(path: Path, model: onnx.ModelProto, card: Card, wanted: Wanted) -> None:
     """Write a graph sealed, once onnxruntime says of real rows what is wanted. Raises EdistillError where it does
     not."""
     write_whole(path, seal(model.SerializeToString()), check=lambda written: _compare(Served(written), wanted))
-
-
-def _trace(
-    module: Predictions | Streamed | _One,
-    example: Tensor,
-    name: str,
-    states: Sequence[Tensor] = (),
-    axes: Sequence[int] = (),
-) -> onnx.ModelProto:
-    """
-    Args:
-        states, axes: what goes in beside the example, which then is of any length; along which axis streams lie.
-    """
-    batch, length = torch.export.Dim("batch_size"), torch.export.Dim("length")
-    free: Any = ({0: batch, 1: length}, [{axis: batch} for axis in axes]) if states else ({0: batch},)
-    silenced = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # the exporter logs its steps, and prints whole graphs when it fails
-    try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
-            program = torch.onnx.export(
-                module,
-                (example, list(states)) if states else (example,),
-                dynamo=True,
-                external_data=False,
-                dynamic_shapes=free,
-                input_names=[name, *state_names(len(states))[0]],
-                output_names=[f"edistill.{name}" for name in module.names],  # which no body has
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises many kinds; all mean that this module cannot be exported
-        raise UntraceableError(_reason(error)) from error
-    finally:
-        logging.disable(silenced)
-    assert program is not None
-    _forget_the_machine(program.model)
-    _name_outputs(program.model.graph, module.names)
-    if states:
-        _free_lengths(program.model, len(module.names) - len(states))
-    model: onnx.ModelProto = program.model_proto
-    return model
-
-
-def _forget_the_machine(model: Any) -> None:
-    """Remove the exporter's notes, which tell where on this machine the code of each node stands."""
-    from onnxscript import ir
-
-    for graph in (model.graph, *model.functions.values()):
-        for node in ir.traversal.RecursiveGraphIterator(graph):
-            for noted in (node, *node.outputs):
-                noted.metadata_props.clear()
-                noted.doc_string = None
-        for noted in (graph, *graph.inputs, *getattr(graph, "initializers", {}).values()):
-            noted.metadata_props.clear()
-            noted.doc_string = None
-    model.metadata_props.clear()
-    model.doc_string = None
-
-
-def _name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Call the outputs by their names. A body that takes a mean has a value of that name too, and it gets another."""
-    from onnxscript import ir
-
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        for value in node.outputs:
-            if value.name in names:
-                value.name = f"edistill.body.{value.name}"
-    for value, name in zip(graph.outputs, names, strict=True):
-        value.name = name
-
-
-def _free_lengths(model: Any, told: int) -> None:
-    """Forget the shapes inside: the exporter notes the example's length as that of every recurrence. Of the outputs the
-    first `told` are of any length; the states behind them have none."""
-    from onnxscript import ir
-
-    for graph in (model.graph, *model.functions.values()):
-        for node in ir.traversal.RecursiveGraphIterator(graph):
-            for value in node.outputs:
-                if value not in model.graph.outputs:
-                    value.shape = None
-    for value in model.graph.outputs[:told]:
-        at = value.shape.rank() - (2 if "logits" in value.name else 1)
-        value.shape = ir.Shape([*value.shape[:at], "length", *value.shape[at + 1 :]])
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what lies at the bottom: the exporter wraps it in pages about itself."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return quoted(error)
 
 
 def _compare(served: Served, wanted: Wanted) -> None:

@@ -13,6 +13,7 @@ from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.facts import InputColumns, Member
 from ensemble_distill.runs.folder import CONFIG, content_of, train_again
+from ensemble_distill.runtime.contents import gathered, scattered
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.runtime.seals import WRITTEN_BY, parse_sealed_json, sealed_json
 from ensemble_distill.students.architecture import Architecture
@@ -69,7 +70,7 @@ class StudentConfig:
         architecture, origin = self.architecture, self.provenance
         task = architecture.task.to_json()
         weights = architecture.weights
-        return {
+        record = {
             WRITTEN_BY: __version__,
             "task": task.pop("task"),
             "method": {"name": origin.method, "options": dict(origin.options)}
@@ -86,10 +87,12 @@ class StudentConfig:
             **({} if origin.features is None else {"features": list(origin.features)}),
             **({} if origin.columns is None else {"columns": origin.columns.to_json()}),
         }
+        return gathered(record)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> StudentConfig:
         """Inverse of `to_json`, of this version and those before. Raises ValueError and others for anything else."""
+        record = scattered(record)
         pooling = {key: record[key] for key in ("average", "weights")}
         student = {**record["student"], **record["input"], **pooling}
         method = record["method"]

@@ -8,9 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import RANKS, InputColumns, Kind, MadeFrom, Member, Preprocessing, Size
+from ensemble_distill.facts import (
+    RANKS,
+    AnyPreprocessing,
+    InputColumns,
+    Kind,
+    MadeFrom,
+    Member,
+    Preprocessing,
+    Size,
+    Tokenization,
+    tokenization_in,
+)
 from ensemble_distill.runs.exports import ONNX_PREFIX
 from ensemble_distill.runs.folder import export_again
+from ensemble_distill.runtime.contents import gathered, scattered
 from ensemble_distill.runtime.jsons import line_of_json, parse_json
 from ensemble_distill.runtime.records import GIVEN, parsed
 from ensemble_distill.runtime.seals import ONNX_KEY
@@ -38,7 +50,7 @@ class Card:
     version: str
     kind: Kind
     shape: tuple[Size, ...]
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     members: tuple[Member, ...]
     made_from: MadeFrom | None = None
     features: tuple[str, ...] | None = None
@@ -53,9 +65,22 @@ class Card:
             raise ValueError(f"its rows are {self.kind}, and its task is {self.task.key}")
         if self.columns is not None and self.columns.features != self.features:
             raise ValueError(f"its columns make {self.columns.features}, and its features are {self.features}")
-        size = None if self.preprocessing is None else self.preprocessing.size
+        size = self.preprocessing.size if isinstance(self.preprocessing, Preprocessing) else None
         if self.kind == "pixels" and size != self.shape[1:]:
             raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {self.shape}")
+        encoded = None if self.encoding is None else self.encoding.shape
+        if self.kind == "text" and encoded != self.shape:
+            raise ValueError(f"its preprocessing makes {encoded} of texts, and its shape is {self.shape}")
+
+    @property
+    def encoding(self) -> Tokenization | None:
+        """How texts become its input; None for other rows."""
+        return tokenization_in(self.preprocessing)
+
+    @property
+    def ids(self) -> bool:
+        """Whether its input is whole numbers."""
+        return self.kind in ("tokens", "text")
 
     def to_metadata(self) -> dict[str, str]:
         """One JSON value a key, since ONNX metadata are strings."""
@@ -73,7 +98,7 @@ class Card:
             **({} if self.features is None else {"features": list(self.features)}),
             **({} if self.columns is None else {"columns": self.columns.to_json()}),
         }
-        return {f"{ONNX_PREFIX}{name}": line_of_json(value) for name, value in record.items()}
+        return {f"{ONNX_PREFIX}{name}": line_of_json(value) for name, value in gathered(record).items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:
@@ -96,6 +121,7 @@ class Card:
                 f"{', '.join(lacking)}. Export the run again: {export_again(named)}."
             )
         try:
+            record = scattered(record)
             task = task_from_json(record)
             # names of classes need not be Unicode, as those of all else must be
             return parsed(cls, {**record, "classes": None}, task=task)

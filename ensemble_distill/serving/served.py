@@ -22,6 +22,7 @@ from ensemble_distill.data.rows import plain_input
 from ensemble_distill.data.source import Item, Source, positions_of
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.facts import Tokenization
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
@@ -30,6 +31,8 @@ from ensemble_distill.serving.ends import NEW_STATE, STATE
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 
 BATCH = 64
+SHORTEST = 2  # tokens that a graph of any length is given at least: exporters take 1 for a constant
+MASK = "attention_mask"
 FLOATS, IDS = "tensor(float)", "tensor(int64)"
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
 
@@ -123,16 +126,20 @@ class Served:
         except Exception as error:  # onnxruntime's errors share no base class of their own
             raise _not_onnx(path, error) from None
         self._refuse_other_ends()
-        self.input: str = self.session.get_inputs()[0].name
+        self.inputs: tuple[str, ...] = tuple(i.name for i in self.session.get_inputs())
+        self.input: str = self.inputs[0]
         self.outputs: tuple[str, ...] = tuple(output.name for output in self.session.get_outputs())
 
     def _refuse_other_ends(self) -> None:
         """Raises: EdistillError when inputs or outputs are not those of the card."""
         inputs = [_End(i.name, i.type, tuple(i.shape)) for i in self.session.get_inputs()]
+        if self.card.encoding is not None:
+            self._refuse_other_fields(inputs, self.card.encoding)
+            inputs = []
         outputs = {o.name: o.type for o in self.session.get_outputs()}
         states = [end for end in inputs[1:] if self._is_state(end, outputs)]
         of = IDS if self.card.kind == "tokens" else FLOATS
-        if len(inputs) != 1 + len(states) or not inputs[0].takes(self.card.shape, of):
+        if inputs and (len(inputs) != 1 + len(states) or not inputs[0].takes(self.card.shape, of)):
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
             raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
         for name in self.card.task.served(0):
@@ -141,6 +148,27 @@ class Served:
         for name in self._ends(0).keys() & outputs.keys():
             if outputs[name] != FLOATS:
                 raise self._other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
+
+    def _refuse_other_fields(self, inputs: list[_End], encoding: Tokenization) -> None:
+        """As above, of a student of texts."""
+        fields = [end.name for end in inputs if end.takes((encoding.length,), IDS)]
+        if sorted(fields) != sorted(encoding.fields) or len(inputs) > len(fields):
+            told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
+            raise self._other(
+                f"its inputs are {told}, and not {' and '.join(encoding.fields)} of whole numbers, any number of "
+                f"({encoding.length},)"
+            )
+
+    def _given(self, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Rows by the names of the graph's inputs. Where the graph takes any length, texts are padded no further than
+        the longest of them."""
+        encoding = self.card.encoding
+        if encoding is None:
+            return {self.input: x, **self.begun(len(x))}
+        if MASK in encoding.fields and not isinstance(self.session.get_inputs()[0].shape[1], int):
+            used = np.flatnonzero(x[:, encoding.fields.index(MASK)].any(0))
+            x = x[..., : max(SHORTEST, int(used[-1]) + 1 if len(used) else 1)]
+        return {field: np.ascontiguousarray(x[:, at]) for at, field in enumerate(encoding.fields)}
 
     def _is_state(self, end: _End, outputs: Mapping[str, str]) -> bool:
         """Whether an input is a part of a recurrent student's state, which comes out again."""
@@ -190,11 +218,10 @@ class Served:
         options = onnxruntime.RunOptions()
         options.log_severity_level = SILENT
         try:
-            given = {self.input: x, **self.begun(len(x))}
-            found = dict(zip(self.outputs, self.session.run(None, given, options), strict=True))
+            found = dict(zip(self.outputs, self.session.run(None, self._given(x), options), strict=True))
         except Exception as error:  # as above
             mend = f"Export the run again: {export_again(self.path)}."
-            if self.card.kind == "tokens":
+            if self.card.ids:
                 mend = f"Their largest id is {x.max()}: give ids of the vocabulary that the student was trained with."
             raise EdistillError(
                 f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. {mend}"
@@ -207,7 +234,7 @@ class Served:
 
     def _told(self, found: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Of a graph with a state, which tells every position, the positions that the task tells, and no state."""
-        if len(self.session.get_inputs()) == 1:
+        if len(self.inputs) == 1 or self.card.encoding is not None:
             return found
         cut = {}
         for name, values in found.items():
@@ -253,7 +280,7 @@ class Served:
             return declared
         if declared is not None and (given := Columns.of(declared).asked) != trained:
             self._refuse_other_features(given.features)
-            told, here = (first_few(one.features or [f"pictures in {one.images}"], 8) for one in (trained, given))
+            told, here = (first_few(one.features or [one.told], 8) for one in (trained, given))
             raise EdistillError(f"{self.path} was trained on {told}, and data.columns says {here}. Set it as it was.")
         return Columns.trained(trained, str(self.path))
 

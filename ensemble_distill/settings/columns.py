@@ -16,6 +16,7 @@ class ColumnSettings(Section):
     images: str | None = Field(
         None, description="Instead of inputs: the column of pictures, or of their paths from the table's folder."
     )
+    text: str | None = Field(None, min_length=1, description="Instead of inputs: the column of the text that is.")
     categories: dict[str, tuple[str, ...]] = Field(
         {}, description="Of input columns that hold no numbers, the values, in the order they are encoded in."
     )

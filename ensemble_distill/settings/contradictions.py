@@ -64,22 +64,30 @@ def _of_data(data: SplitSettings) -> tuple[str, str] | None:
 
 
 def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
+    if not columns.inputs and columns.images is None and columns.text is None:
+        return "data.columns.inputs", (
+            "data.columns.inputs is not set, nor is data.columns.images or data.columns.text. Say which columns "
+            "members are given, or which one holds pictures or their paths, or texts."
+        )
+    if columns.images is not None and columns.text is not None:
+        return "data.columns.text", (
+            f"data.columns.text is {columns.text!r}, and data.columns.images {columns.images!r}: a row is a text or a "
+            "picture. Leave one of them out."
+        )
     for key in ("inputs", "labels"):
         names = getattr(columns, key)
         if twice := next((name for name in names if names.count(name) > 1), None):
             return f"data.columns.{key}", f"data.columns.{key} names {twice!r} twice. Name each column once."
-    if not columns.inputs and columns.images is None:
-        return "data.columns.inputs", (
-            "data.columns.inputs is not set, nor is data.columns.images. Say which columns members are given, or which "
-            "one holds pictures or their paths."
-        )
-    if columns.inputs and columns.images is not None:
-        return "data.columns.images", (
-            f"data.columns.images is {columns.images!r}, and data.columns.inputs {list(columns.inputs)}: a row is a "
-            "picture or it is numbers. Leave one of them out."
-        )
-    if columns.images in columns.labels:
-        return "data.columns.labels", f"data.columns has {columns.images!r} in images and in labels. Mend one of them."
+    for key in ("images", "text"):
+        column = getattr(columns, key)
+        if columns.inputs and column is not None:
+            what = "a picture" if key == "images" else "a text"
+            return f"data.columns.{key}", (
+                f"data.columns.{key} is {column!r}, and data.columns.inputs {list(columns.inputs)}: a row is {what} or "
+                "it is numbers. Leave one of them out."
+            )
+        if column in columns.labels:
+            return "data.columns.labels", f"data.columns has {column!r} in {key} and in labels. Mend one of them."
     if both := next((name for name in columns.labels if name in columns.inputs), None):
         return "data.columns.labels", f"data.columns has {both!r} in inputs and in labels. Take it out of one of them."
     if odd := next((name for name in columns.categories if name not in columns.inputs), None):

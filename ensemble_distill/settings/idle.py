@@ -30,12 +30,13 @@ class Idle:
 
 
 def no_pixels(kinds: Iterable[str]) -> Idle | None:
-    """For keys that act on pixels, where the splits hold rows of these kinds."""
+    """For keys that act on pixels and on texts, where the splits hold rows of these kinds."""
     found = sorted(set(kinds))
-    if "pixels" in found or not found:
+    if {"pixels", "text"} & set(found) or not found:
         return None
     return Idle(
-        f"it is for uint8 pixels, and the data holds {' and '.join(found)}, which networks are given as it is",
+        f"it is for uint8 pixels and texts, and the data holds {' and '.join(found)}, which networks are given as they "
+        "are",
         "Leave it out; where rows are not normalized yet, normalize the arrays, or store uint8 pixels.",
         refused=True,
     )

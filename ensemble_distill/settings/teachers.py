@@ -17,7 +17,8 @@ Weight = Annotated[float, Field(ge=0, le=FAR)]
 
 
 class PreprocessingSettings(Section):
-    """Any part of timm's preprocessing; what is left out comes from the model or the other members."""
+    """Any part of timm's preprocessing, or how texts are cut; what is left out comes from the model or the other
+    members."""
 
     size: tuple[Side, Side] | None = Field(None, description="Height and width.")
     mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, of pixels in [0, 1].")
@@ -28,6 +29,8 @@ class PreprocessingSettings(Section):
     crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that is cropped.")
     crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
     channels: Literal[1] | None = Field(None, description="1 for networks of gray pictures; colors become gray.")
+    tokenizer: PathText | None = Field(None, description="Of texts: the tokenizer.json that cuts them into tokens.")
+    length: int | None = Field(None, ge=1, le=2**16, description="Of texts: how many tokens they are cut to.")
 
 
 def _units_as(units: Any) -> str:

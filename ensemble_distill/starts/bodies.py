@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Tokenization
 from ensemble_distill.students.bodies import build_bodies, each
 
 Build = Callable[[], nn.Module]  # makes a member with its weights
@@ -55,13 +56,14 @@ def started_bodies(
     shape: tuple[int, ...],
     members: Mapping[str, Build],
     positions: int | None = None,
+    encoding: Tokenization | None = None,
 ) -> nn.Module:
     """A body for each of the members, with its weights, side by side; one that starts at random where there are none.
 
     Raises:
         EdistillError: see `build_body` and `start_from`.
     """
-    body = build_bodies(max(1, len(members)), model, kwargs, shape, positions=positions)
+    body = build_bodies(max(1, len(members)), model, kwargs, shape, positions=positions, encoding=encoding)
     for (name, build), one in zip(members.items(), each(body), strict=False):
         start_from(one, build(), name)
     return body

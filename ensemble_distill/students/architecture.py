@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PlainValidator
 from torch import Tensor
 
-from ensemble_distill.facts import Kind, Preprocessing, Size
+from ensemble_distill.facts import AnyPreprocessing, Kind, Size, Tokenization, tokenization_in
 from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.records import GIVEN, parsed
@@ -46,8 +46,8 @@ class Architecture:
         hidden, heads: hidden sizes of each head, and how many heads there are.
         form: whether they are heads on one body, or share body and head but for rank-one factors.
         family: what the numbers of a head mean.
-        kind, shape, preprocessing: its input: what rows are, see `Kind`; one example's shape; for pixels how they
-            become it.
+        kind, shape, preprocessing: its input: what rows are, see `Kind`; one example's shape; for pixels and texts how
+            they become it.
         average, weights: how the heads pool; a weight a member.
         bodies: how many of them stand side by side; 1 is the body itself.
         last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.
@@ -65,7 +65,7 @@ class Architecture:
     family: Annotated[Family, PlainValidator(family_from_json)]
     kind: Kind
     shape: tuple[Size, ...]
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     average: Average = "probabilities"
     weights: tuple[Weight, ...] | None = None
     bodies: Size = 1
@@ -133,6 +133,11 @@ class Architecture:
         return self.task.shape[0] if self.kind == "tokens" else None
 
     @property
+    def encoding(self) -> Tokenization | None:
+        """How texts become its input; None for other rows."""
+        return tokenization_in(self.preprocessing)
+
+    @property
     def outputs(self) -> int:
         """How many numbers a head emits."""
         return self.family.width(len(self.task.names))
@@ -151,10 +156,10 @@ class Architecture:
         kwargs = dict(self.kwargs)
         if factory is None and not self.names_code:
             kwargs = without_fetching(kwargs)
-        body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory, self.positions)
+        body = build_bodies(self.bodies, self.model, kwargs, self.shape, factory, self.positions, self.encoding)
         for one, ranks in zip(each(body), self.compressed, strict=False):
             factor(one, ranks)
-        features = feature_count(body, self.shape, self.model, self.positions)
+        features = feature_count(body, self.shape, self.model, self.positions, self.encoding)
         return self.around(body, features).formed(self.form, self.heads)
 
     def around(self, body: torch.nn.Module, features: int) -> Student:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, first_line, nearest, quoted
+from ensemble_distill.facts import Tokenization
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.parts import parts
+from ensemble_distill.students.fields import nothing, shown
 from ensemble_distill.students.positions import told
 from ensemble_distill.students.side_by_side import SideBySide
+from ensemble_distill.students.transformers_bodies import is_transformers, transformers_body
 
 BodyFactory = Callable[..., nn.Module]
 
@@ -23,21 +26,26 @@ def build_body(
     input_shape: tuple[int, ...],
     factory: BodyFactory | None = None,
     positions: int | None = None,
+    encoding: Tokenization | None = None,
 ) -> nn.Module:
     """A module from an input (B, *input_shape) to features (B, F).
 
     Args:
-        model: a timm name, `file.py:factory` or `package.module:factory`.
+        model: a timm name, `transformers/TYPE`, `file.py:factory` or `package.module:factory`.
         kwargs: arguments of the model or factory.
-        input_shape: one example's, (C, H, W) or (F,); a timm model gets its `in_chans` from it.
+        input_shape: one example's, (C, H, W) or (F,), of texts (fields, L); a timm model gets its `in_chans` from it.
         factory: used in place of `model` when given.
         positions: how many of a row are told, of ids (B, C + L) to features (B, C + L, F); None for a row as a whole.
+        encoding: how texts become the input, whose fields are then named arguments of the module; None for others.
 
     Raises:
         EdistillError: no such model, or it is not a module, or its output is not (B, F).
     """
     if factory is None and ":" not in model:
-        body = _timm_body(model, kwargs, input_shape)
+        if is_transformers(model):
+            body = transformers_body(model, kwargs, input_shape, encoding is not None)
+        else:
+            body = _timm_body(model, kwargs, input_shape)
     else:
         make = factory or load_factory(model, "student.model")
         try:
@@ -48,7 +56,8 @@ def build_body(
             ) from error
         if not isinstance(body, nn.Module):
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
-    feature_count(body, input_shape, model, positions)
+    shown(body, encoding)
+    feature_count(body, input_shape, model, positions, encoding)
     return body
 
 
@@ -59,9 +68,10 @@ def build_bodies(
     input_shape: tuple[int, ...],
     factory: BodyFactory | None = None,
     positions: int | None = None,
+    encoding: Tokenization | None = None,
 ) -> nn.Module:
     """One body as `build_body` makes it, or several of them side by side."""
-    bodies = [build_body(model, kwargs, input_shape, factory, positions) for _ in range(count)]
+    bodies = [build_body(model, kwargs, input_shape, factory, positions, encoding) for _ in range(count)]
     return bodies[0] if count == 1 else SideBySide(bodies)
 
 
@@ -97,7 +107,13 @@ def _timm_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[int, ..
     return body
 
 
-def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str, positions: int | None = None) -> int:
+def feature_count(
+    body: nn.Module,
+    input_shape: tuple[int, ...],
+    model: str,
+    positions: int | None = None,
+    encoding: Tokenization | None = None,
+) -> int:
     """F of a body's output (B, F), or (B, L, F) of positions, found by running two rows of zeros.
 
     Raises:
@@ -107,11 +123,11 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str, pos
     body.eval()
     try:
         with torch.no_grad():
-            features = body(zeros(2, input_shape, positions))
+            features = body(nothing(2, input_shape, positions is not None or encoding is not None))
             features = features if positions is None else told(features, positions)
     except Exception as error:  # the body is anyone's code; timm's transformers assert their input's size
         raise EdistillError(
-            f"student.model {model} fails on an input of shape (2, {_shape(input_shape)}): {quoted(error)}."
+            f"student.model {model} fails on {_told(input_shape, encoding)}: {quoted(error)}."
         ) from error
     finally:
         body.train(training)
@@ -126,9 +142,10 @@ def feature_count(body: nn.Module, input_shape: tuple[int, ...], model: str, pos
     return int(features.shape[-1])
 
 
-def zeros(rows: int, shape: tuple[int, ...], positions: int | None) -> Tensor:
-    """An input of nothing: of positions the first token over and over."""
-    return torch.zeros(rows, *shape, dtype=torch.float32 if positions is None else torch.int64)
+def _told(shape: tuple[int, ...], encoding: Tokenization | None) -> str:
+    if encoding is None:
+        return f"an input of shape (2, {_shape(shape)})"
+    return f"{', '.join(f'{field} (2, {encoding.length})' for field in encoding.fields)}, by these names"
 
 
 def _other_features(features: Any, model: str, shape: tuple[int, ...], positions: int | None) -> EdistillError:

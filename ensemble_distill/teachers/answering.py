@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Member
 from ensemble_distill.tasks import Task
 
 ROUNDING = 1e-5  # of the largest output; float32 resolves a hundredth of that
@@ -28,7 +28,7 @@ class Inputs:
         preprocessing: how pixels become them; None for arrays as they are.
     """
 
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
 
 
 class Rows(Protocol):

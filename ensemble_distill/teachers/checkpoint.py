@@ -10,9 +10,11 @@ from typing import Any
 from torch import nn
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Member
 from ensemble_distill.runtime.factories import is_factory, load_factory, portable
+from ensemble_distill.students.fields import shown
 from ensemble_distill.teachers import timm_models
+from ensemble_distill.teachers.encodings import from_tokenizer
 from ensemble_distill.teachers.fit import BARE, deferred
 from ensemble_distill.teachers.names import is_weights_file, member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
@@ -35,11 +37,12 @@ def load(path: Path, context: Context) -> Teacher:
             "and its arguments in teachers.model-kwargs."
         )
     spec = timm_models.plain_name(spec, "teachers.model", context.progress)
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     if is_factory(spec):
         weights = read_weights(path, context.trust)
-        preprocessing = settled(name, given) if given else None
-        construct = partial(_from_factory, spec, kwargs)
+        preprocessing = from_tokenizer(name, context.settings.preprocessing)
+        preprocessing = settled(name, given) if given else preprocessing
+        construct = partial(_from_factory, spec, kwargs, preprocessing)
     else:
         config = timm_models.default_config(spec, "teachers.model")
         weights = read_weights(path, context.trust)
@@ -58,11 +61,11 @@ def load(path: Path, context: Context) -> Teacher:
     return replace(deferred(member, path, weights, context, construct), bare=True)
 
 
-def _from_factory(spec: str, kwargs: dict[str, Any]) -> nn.Module:
+def _from_factory(spec: str, kwargs: dict[str, Any], to: AnyPreprocessing | None) -> nn.Module:
     module = load_factory(spec, "teachers.model")(**kwargs)
     if not isinstance(module, nn.Module):
         raise EdistillError(
             f"teachers.model {portable(spec)} returned a {type(module).__name__}, not a torch.nn.Module. "
             f"Return the module; edistill loads the weights into it."
         )
-    return module
+    return shown(module, to)

@@ -19,6 +19,7 @@ from ensemble_distill.teachers.preprocessing import from_settings, from_timm, se
 from ensemble_distill.teachers.said import json_said, refuse_other_kinds
 from ensemble_distill.teachers.states import digest
 from ensemble_distill.teachers.teacher import Context, Teacher
+from ensemble_distill.teachers.transformers_folder import is_of_transformers
 from ensemble_distill.teachers.weights import read_weights
 
 CONFIG = "config.json"
@@ -28,13 +29,16 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def claims(path: Path) -> bool:
-    """True for any such folder but edistill's own runs, whose config holds the key "edistill"."""
+    """True for any such folder but those of transformers, and edistill's own runs, whose config holds the key
+    "edistill"."""
     if not (path / CONFIG).is_file() or _weights(path) is None:
         return False
     try:
         config = json_said(path / CONFIG)
     except EdistillError:
         return True  # so that `load` can say what is wrong with it
+    if is_of_transformers(config):
+        return False
     return not isinstance(config, dict) or "edistill" not in config
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import FIELDS, Member, Preprocessing, Tokenization
+from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.encodings import from_tokenizer
 from ensemble_distill.teachers.graphs import Port, class_labels, given, other_outputs, ports, read_graph
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
@@ -21,6 +23,7 @@ from ensemble_distill.teachers.session import Ask, Session
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.whole_files import refuse_changed
 
+WHOLE = ("int64", "int32")
 REAL = ("float", "double", "float16")
 PROBABLE = ("probabilities", "output_probability", "probability", "class_probabilities", "probs")
 LOGITS = ("logits",)
@@ -32,10 +35,12 @@ def claims(path: Path) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for what `read_graph` refuses, for several inputs, and for outputs of which none is it."""
+    """Raises EdistillError for what `read_graph` refuses, for inputs that no row is, and for outputs of which none is
+    the answer."""
     graph, name = read_graph(path), member_name(path)
-    entry, outputs = _entry(path, given(path, graph.model)), ports(path, graph.model.graph.output)
+    outputs = ports(path, graph.model.graph.output)
     chosen = _answer(path, outputs, context)
+    entries, texts = _entries(path, given(path, graph.model), context)
     labels = class_labels(graph.model)
     if chosen[0].kind == "map" and labels is None:
         raise other_outputs(path, outputs, f"nothing says what {chosen[0].name} is called by")
@@ -44,16 +49,40 @@ def load(path: Path, context: Context) -> Teacher:
         sha256=graph.sha256,
         **(context.stated | {"output": _meaning(chosen, context)}),
         class_order=order_by_labels(context, name, labels, f"{path.name}'s class labels"),
-        preprocessing=_preprocessing(name, entry, context),
+        preprocessing=texts or _preprocessing(name, entries[0], context),
         model=path.name,
     )
-    ask = Ask(path, entry, tuple(port.name for port in chosen), labels if chosen[0].kind == "map" else None)
+    ask = Ask(path, entries, tuple(port.name for port in chosen), labels if chosen[0].kind == "map" else None)
     return Teacher.asked_only(member, "an ONNX graph", partial(_open, member, ask), Origin(path.name))
 
 
 def _open(member: Member, ask: Ask, task: type[Task]) -> Answering:
     refuse_changed(ask.path, member.sha256, read_graph(ask.path).sha256)
     return Session(task, member, ask)
+
+
+def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Port, ...], Tokenization | None]:
+    """The inputs: one of real numbers or, of texts, those that are called as a tokenizer's fields, and how a text
+    becomes them."""
+    fields = tuple(field for field in FIELDS if field in [port.name for port in inputs])
+    if not fields or len(fields) < len(inputs):
+        return (_entry(path, inputs),), None
+    if open_task(context.task).of_tokens:
+        raise EdistillError(
+            f"{path} takes {', '.join(port.told for port in inputs)}, and the task is {context.task}, of whose rows "
+            "only modules of torch are asked. Give the module, or take the file out of teachers.path."
+        )
+    by_name = {port.name: port for port in inputs}
+    if odd := next((port for port in inputs if port.kind not in WHOLE), None):
+        raise EdistillError(f"{path} takes {odd.told}, and {odd.name} is whole numbers. Export it with int64.")
+    found = from_tokenizer(member_name(path), context.settings.preprocessing, fields)
+    if found is None:
+        raise EdistillError(
+            f"{path} takes {' and '.join(fields)} of a text, and nothing says which tokenizer makes them. Give the one "
+            'it was trained with: teachers.preprocessing = { tokenizer = "tokenizer.json", length = 128 }, or for it '
+            f"alone {of_members(member_name(path))}.preprocessing."
+        )
+    return tuple(by_name[field] for field in fields), found
 
 
 def _entry(path: Path, inputs: list[Port]) -> Port:

@@ -10,12 +10,13 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.settings import PreprocessingSettings
 
+OF_TEXTS = {"tokenizer", "length"}  # see `encodings`
 Said = Mapping[str, Any]  # some of Preprocessing's fields
 
 
 def from_settings(settings: PreprocessingSettings | None) -> Said:
-    """What `teachers.preprocessing` says."""
-    return {} if settings is None else settings.model_dump(exclude_none=True)
+    """What `teachers.preprocessing` says of pictures."""
+    return {} if settings is None else settings.model_dump(exclude_none=True, exclude=OF_TEXTS)
 
 
 def from_timm(config: Mapping[str, Any]) -> Said:

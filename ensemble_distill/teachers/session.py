@@ -13,13 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, first_line
-from ensemble_distill.facts import Member
+from ensemble_distill.facts import Member, tokenization_in
+from ensemble_distill.students.fields import named
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import ROUNDING, Inputs, Rows
 from ensemble_distill.teachers.graphs import Port
 from ensemble_distill.teachers.remarked import Remarked
 
-DTYPES = {"float": np.float32, "double": np.float64, "float16": np.float16}
+DTYPES: dict[str, Any] = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "int64": np.int64,
+    "int32": np.int32,
+}
 QUIET = 3  # onnxruntime's level of errors
 
 
@@ -28,15 +35,18 @@ class Ask:
     """How a graph is asked.
 
     Attributes:
-        entry: its input.
+        entries: its input; of texts one for each of the fields, in their order.
         outputs: the names of those that are its answer, side by side.
         labels: of an answer that is a table of each row, its keys in order; None for a matrix.
     """
 
     path: Path
-    entry: Port
+    entries: tuple[Port, ...]
     outputs: tuple[str, ...]
     labels: tuple[int | str, ...] | None
+
+
+Given = dict[str, NDArray[Any]]  # rows, by the name of the input
 
 
 class Session:
@@ -70,38 +80,53 @@ class Session:
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         assert inputs is not None  # it wants them
         where = f"at row {rows[0]} of {split}"
-        x = self._fitted(inputs.cpu().numpy(), where)
+        fields = self._fields(inputs)
+        x = {
+            port.name: self._fitted(one.cpu().numpy(), port, where)
+            for port, one in zip(self._ask.entries, fields, strict=True)
+        }
         return self._checked.answers(self._raw(x, where), split, rows)
 
-    def _fitted(self, x: NDArray[Any], where: str) -> NDArray[Any]:
+    def _fields(self, inputs: Tensor) -> Sequence[Tensor]:
+        """The rows for each input; texts are padded to the longest, or as far as the graph says."""
+        encoding = tokenization_in(self.member.preprocessing)
+        if encoding is None:
+            return [inputs]
+        free = all(port.shape is None or port.shape[-1] is None for port in self._ask.entries)
+        return list(named(inputs, encoding.fields).values()) if free else inputs.unbind(1)
+
+    def _fitted(self, x: NDArray[Any], entry: Port, where: str) -> NDArray[Any]:
         """Rows as the graph takes them. Raises EdistillError where their shape is another than it says."""
-        wanted = self._ask.entry.shape
+        wanted = entry.shape
         if wanted is not None and len(wanted) == 2 and x.ndim > 2:
             x = self._checked.flat(x)
         if wanted is not None and (
             len(wanted) != x.ndim or any(w not in (None, n) for w, n in zip(wanted[1:], x.shape[1:], strict=True))
         ):
             raise EdistillError(
-                f"Member {self.member.name} takes {self._ask.entry.told}, and the data gives {x.shape[1:]} a row "
+                f"Member {self.member.name} takes {entry.told}, and the data gives {x.shape[1:]} a row "
                 f"{where}. Give the data it was trained on, or take it out of teachers.path."
             )
-        return np.ascontiguousarray(x, dtype=DTYPES[self._ask.entry.kind])
+        return np.ascontiguousarray(x, dtype=DTYPES[entry.kind])
 
-    def _raw(self, x: NDArray[Any], where: str) -> NDArray[Any]:
+    def _raw(self, given: Given, where: str) -> NDArray[Any]:
         """(B, ·); a graph of a fixed number of rows is given so many at a time, the last one again and again."""
-        fixed = self._ask.entry.shape[0] if self._ask.entry.shape else None
+        first = self._ask.entries[0]
+        fixed, rows = first.shape[0] if first.shape else None, len(given[first.name])
         if fixed is None:
-            return self._run(x, where)
+            return self._run(given, where)
         parts = []
-        for start in range(0, len(x), fixed):
-            here = x[start : start + fixed]
-            filled = np.concatenate([here, np.repeat(here[-1:], fixed - len(here), axis=0)])
-            parts.append(self._run(filled, where)[: len(here)])
+        for start in range(0, rows, fixed):
+            here = {name: x[start : start + fixed] for name, x in given.items()}
+            count = len(here[first.name])
+            filled = {name: np.concatenate([x, np.repeat(x[-1:], fixed - count, axis=0)]) for name, x in here.items()}
+            parts.append(self._run(filled, where)[:count])
         return np.concatenate(parts)
 
-    def _run(self, x: NDArray[Any], where: str) -> NDArray[Any]:
+    def _run(self, given: Given, where: str) -> NDArray[Any]:
+        x = given[self._ask.entries[0].name]
         try:
-            found = self._session.run(list(self._ask.outputs), {self._ask.entry.name: x})
+            found = self._session.run(list(self._ask.outputs), given)
         except Exception as error:  # onnxruntime's errors share no class
             raise EdistillError(
                 f"Member {self.member.name} fails {where} on an input of shape {x.shape}: {first_line(error)}. Check "

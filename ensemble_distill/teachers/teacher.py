@@ -13,6 +13,7 @@ from torch import nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, numbered
 from ensemble_distill.runs.trust import NOTHING, Trust
+from ensemble_distill.runtime.contents import brief
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import MemberSettings, TeacherSettings
 from ensemble_distill.settings.teachers import of_members
@@ -95,7 +96,8 @@ class Teacher:
 
     def about(self) -> dict[str, Any]:
         """Its facts, and where its weights stand."""
-        return self.member.to_json() | ({} if self.origin is None else {"weights": self.origin.to_json()})
+        facts: dict[str, Any] = brief(self.member.to_json())
+        return facts | ({} if self.origin is None else {"weights": self.origin.to_json()})
 
 
 def _refuse_module(name: str, what: str) -> nn.Module:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data.source import Source
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.methods.method import Method
 from ensemble_distill.settings import StudentSettings, TeacherSettings
 from ensemble_distill.tasks import Task
@@ -69,4 +69,4 @@ class Learned:
     splits: Mapping[str, CachedSplit]
     validation: CachedSplit | None
     teachers: Sequence[Teacher]
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None

@@ -16,7 +16,7 @@ from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array, Source, View
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 from ensemble_distill.training.order import Index
 
 RENDERED = 2**30  # bytes of rendered rows that are kept
@@ -67,10 +67,10 @@ class Rows:
 class CachedRows(Dataset[Example]):
     """Several splits end to end (`train`, then `transfer`), indexed by (row, view)."""
 
-    def __init__(self, splits: Sequence[CachedSplit], to: Preprocessing | None) -> None:
+    def __init__(self, splits: Sequence[CachedSplit], to: AnyPreprocessing | None) -> None:
         """Raises: EdistillError when inputs are stored in another size than `to` has."""
         for split in splits:
-            if split.inputs is not None and split.source.kind == "pixels" and to is not None:
+            if split.inputs is not None and split.source.kind == "pixels" and isinstance(to, Preprocessing):
                 _refuse_other_size(split.inputs, to)
         self.splits = [ViewedRows(split.source, split.view, split.seed, split.inputs) for split in splits]
         self.offsets = np.cumsum([0, *(len(split.source) for split in splits)])

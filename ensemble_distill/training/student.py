@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import EdistillError, first_few
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Tokenization, tokenization_in
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runs.config import Provenance, StudentConfig
 from ensemble_distill.runtime.spread import spread
@@ -61,17 +61,18 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
         EdistillError: the student cannot be built, or cannot start so.
     """
     student, shape, members = asked.student, tuple(shown.shape[1:]), learned.cache.manifest.names
-    positions = positions_of(learned.splits["train"].source)
+    positions, encoding = positions_of(learned.splits["train"].source), tokenization_in(learned.preprocessing)
     assert student.model is not None
     _refuse_tied(asked)
     _refuse_no_positions(student, positions)
+    _refuse_no_stages(student, encoding)
     named = {teacher.member.name: teacher for teacher in learned.teachers}
     names = starting_members(student.init, list(named), asked.teachers.path)
     if student.from_members:
         seen = [named[name] for name in names] if isinstance(student.heads, tuple) else learned.teachers
         _refuse_other_inputs(seen, learned.preprocessing)
     builds = {name: named[name].build for name in names}
-    body = started_bodies(student.model, student.kwargs, shape, builds, positions)
+    body = started_bodies(student.model, student.kwargs, shape, builds, positions, encoding)
     refuse_dependent_body(body, shown, student.model, positions)
     stage = _last_stage(student, each(body)[0])
     _refuse_uncompressed(student, stage)
@@ -81,7 +82,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
         builds = {name: named[name].build for name in members}
         start = from_members(stage, student.model, student.kwargs, shape, builds)
     architecture = _architecture(asked, learned, stage, shape, max(1, len(names)))
-    features = feature_count(body, shape, student.model, positions)
+    features = feature_count(body, shape, student.model, positions, encoding)
     built = architecture.around(body, features)
     if _one_each(asked, stage, names, members):
         with torch.random.fork_rng(devices=[]):  # a trial
@@ -243,7 +244,16 @@ def _refuse_no_positions(student: StudentSettings, positions: int | None) -> Non
         )
 
 
-def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: Preprocessing | None) -> None:
+def _refuse_no_stages(student: StudentSettings, encoding: Tokenization | None) -> None:
+    """Raise EdistillError for heads that are last stages, of a body that is called with a table of arrays."""
+    if encoding is not None and not isinstance(student.heads, tuple):
+        raise EdistillError(
+            f"student.heads is a last stage, and rows are texts, {' and '.join(encoding.fields)}: a body is taken "
+            "apart where it takes one array. Use heads = [], or a list of sizes."
+        )
+
+
+def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: AnyPreprocessing | None) -> None:
     """Raise EdistillError for members that see rows otherwise than the student: in it they would be somebody else."""
     for teacher in teachers:
         theirs = teacher.member.preprocessing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ensemble_distill.data.batches import plain_batches
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
 from ensemble_distill.predictive.answered import answered
 from ensemble_distill.students.student import Student
@@ -14,7 +14,7 @@ from ensemble_distill.training.loop import Validate
 from ensemble_distill.training.rows import CachedSplit
 
 
-def validation(split: CachedSplit, to: Preprocessing | None, feed: Feed, needs: frozenset[str]) -> Validate:
+def validation(split: CachedSplit, to: AnyPreprocessing | None, feed: Feed, needs: frozenset[str]) -> Validate:
     """A function that gives the loss, and where there are labels the NLL, on the rows of a split without views; where
     the loss needs members, on those that some member answers, of which there is one."""
     labels, device, task = split.source.labels, feed.device, feed.pooling.task

@@ -11,6 +11,7 @@ from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.exports import about_weights
 from ensemble_distill.runs.folder import ARGS, EXPORTED, is_ensemble_export
+from ensemble_distill.runtime.contents import brief
 from ensemble_distill.runtime.files import refuse_special
 from ensemble_distill.settings import FILE_NAME, Settings, TeacherSettings
 
@@ -31,7 +32,8 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
     task = "classification" if settings is None else settings.task
     found = _made_here(path)
     if found is not None:
-        return found
+        told: dict[str, Any] = brief(found)
+        return told
     if holds_splits(path):
         return {"kind": "folder", "data": data_sets(path, task)}
     runs = _runs(path)

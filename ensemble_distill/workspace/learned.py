@@ -11,7 +11,7 @@ from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import CacheError, EdistillError
-from ensemble_distill.facts import Member, Preprocessing, names_in
+from ensemble_distill.facts import AnyPreprocessing, Member, names_in
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
@@ -76,7 +76,7 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
     )
 
 
-def _first_said(members: Sequence[Member]) -> Preprocessing | None:
+def _first_said(members: Sequence[Member]) -> AnyPreprocessing | None:
     """Of the first member that says how it sees pictures: ready-made outputs say nothing."""
     return next((member.preprocessing for member in members if member.preprocessing is not None), None)
 

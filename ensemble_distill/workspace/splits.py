@@ -9,9 +9,10 @@ from typing import Any
 from ensemble_distill.data.renamed import by_name
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Preprocessing, Tokenization
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import PreprocessingSettings
+from ensemble_distill.teachers.encodings import from_tokenizer
 
 TRAINED = ("train", "transfer")  # the splits with views; the others are seen as they are
 
@@ -34,8 +35,8 @@ def refuse_unlike(sources: Mapping[str, Source]) -> None:
 
 
 def _held(source: Source) -> str:
-    """What a network is given of it; pixels may differ in size."""
-    return "pixels" if source.kind == "pixels" else f"{source.kind} of {source.item(0).x.shape}"
+    """What a network is given of it; pixels may differ in size, and texts in length."""
+    return source.kind if source.kind in ("pixels", "text") else f"{source.kind} of {source.item(0).x.shape}"
 
 
 def tell_remarks(sources: Mapping[str, Source], progress: Progress) -> None:
@@ -54,11 +55,29 @@ def class_names(sources: Mapping[str, Source], known: tuple[str, ...] | None = N
     return known if found is not None and known is not None and set(found) <= set(known) else found
 
 
-def student_preprocessing(asked: PreprocessingSettings | None, first: Preprocessing | None) -> Preprocessing | None:
-    """The first member's, with what the settings say instead."""
+def student_preprocessing(
+    asked: PreprocessingSettings | None, first: AnyPreprocessing | None
+) -> AnyPreprocessing | None:
+    """The first member's, with what the settings say instead.
+
+    Raises:
+        EdistillError: together they say too little, or what is of texts and of pictures.
+    """
     if asked is None:
         return first
+    if asked.tokenizer is not None:
+        return from_tokenizer("The student", asked)
     given: dict[str, Any] = {name: value for name, value in asked if value is not None}
+    if isinstance(first, Tokenization):
+        if odd := next((name for name in given if name != "length"), None):
+            raise EdistillError(
+                f"student.preprocessing has {odd} = {given[odd]!r}, and the members are given texts. Leave it out."
+            )
+        return replace(first, **given)
+    if asked.length is not None:
+        raise EdistillError(
+            f"student.preprocessing has length = {asked.length}, and the members are given no texts. Leave it out."
+        )
     if "channels" not in given and max(len(given.get(name, ())) for name in ("mean", "std")) > 1:
         given["channels"] = None  # the student sees the colors that a first member of one channel does not
     if first is not None:

@@ -208,7 +208,7 @@ def small_student() -> tuple[Student, StudentConfig]:
 def traced() -> onnx.ModelProto:
     """The small student as torch's exporter leaves it; each call of that takes seconds."""
     student, _ = small_student()
-    return onnx_format._trace(onnx_format.Predictions(student, torch.zeros(2, 4)).eval(), torch.zeros(2, 4), "input")
+    return onnx_format.graph_of(onnx_format.Predictions(student, torch.zeros(2, 4)).eval(), torch.zeros(2, 4), "input")
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def small(
         model.CopyFrom(traced)
         return model
 
-    monkeypatch.setattr(onnx_format, "_trace", copied)
+    monkeypatch.setattr(onnx_format, "graph_of", copied)
     student, config = small_student()
     return student, config, rows((4,)), tmp_path / "model.onnx"
 
@@ -295,7 +295,7 @@ def test_more_than_a_file_holds_is_refused_before_the_work(
     student, config, x, path = small
     size = sum(4 * tensor.numel() for tensor in student.state_dict().values())
     monkeypatch.setattr(onnx_format, "LARGEST", size - 1)
-    monkeypatch.setattr(onnx_format, "_trace", lambda *_: pytest.fail("it was traced"))
+    monkeypatch.setattr(onnx_format, "graph_of", lambda *_: pytest.fail("it was traced"))
     with pytest.raises(
         EdistillError, match=r"GB of weights, and one ONNX file holds 2 GB\. Use edistill export --safe"
     ):

@@ -167,7 +167,7 @@ def test_a_file_that_disagrees_is_not_written(
             return {key: values * factor + offset if key == name else values for key, values in super().run(x).items()}
 
     made = exported(folder, "hydra")
-    monkeypatch.setattr(onnx_format, "_trace", lambda *_: onnx_format.onnx.load(made))
+    monkeypatch.setattr(onnx_format, "graph_of", lambda *_: onnx_format.onnx.load(made))
     monkeypatch.setattr(onnx_format, "Served", Off)
     run = folder / "runs/hydra-s0"
     x = torch.from_numpy(load_data(folder, "validation")[0])

@@ -14,7 +14,8 @@ from tiny import CLASSES, ROWS, examples, make_folder, refused, save_data, setti
 
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.caching.idle import CACHING, Caching, tell_idle_caching
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.data.texts import Texts
+from ensemble_distill.facts import InputColumns, Preprocessing
 from ensemble_distill.methods import method_names, open_method
 from ensemble_distill.methods.method import Options
 from ensemble_distill.runtime.progress import Silent
@@ -50,7 +51,7 @@ ALWAYS = frozenset(
         "data.all",
         "data.split",
         *(f"data.split.{key}" for key in ("validation", "test", "calibration", "seed")),
-        *(f"data.columns.{key}" for key in ("inputs", "images", "categories", "encoding", "labels", "classes")),
+        *(f"data.columns.{key}" for key in ("inputs", "images", "text", "categories", "encoding", "labels", "classes")),
         "student.model",
         "student.kwargs",
         "student.init",
@@ -74,7 +75,10 @@ ALWAYS = frozenset(
         # parts of tables whose own key stands in another table here
         *(f"teachers.standardized.{key}" for key in ("mean", "std")),
         *(f"teachers.preprocessing.{key}" for key in ("size", "mean", "std")),
-        *(f"teachers.preprocessing.{key}" for key in ("interpolation", "crop-pct", "crop-mode", "channels")),
+        *(
+            f"teachers.preprocessing.{key}"
+            for key in ("interpolation", "crop-pct", "crop-mode", "channels", "tokenizer", "length")
+        ),
         "teachers.members",  # a table that holds for no member is refused
         # the keys of such a table go by the rules of [teachers]; these two act wherever they are set
         *(f"teachers.members.NAME.{key}" for key in ("classes", "weight")),
@@ -360,7 +364,9 @@ def test_no_shipped_file_sets_what_does_nothing() -> None:
     for path in TOMLS:
         asked = load_settings(path)
         kind = "features" if asked.task == "regression" else "pixels"
-        sources = {name: source(kind) for name in asked.splits()}
+        texts = asked.data.columns is not None and asked.data.columns.text is not None
+        rows: Any = Texts(["a text"], None, None, InputColumns(text="text")) if texts else source(kind)
+        sources = dict.fromkeys(asked.splits(), rows)
         given = asked.teachers.preprocessing
         preprocessing = None if given is None else Preprocessing(**given.model_dump(exclude_none=True))
         progress = Silent()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kinds_helpers import EXAMPLES, ROWS, Example, copied_run, inputs
+from kinds_helpers import EXAMPLES, ROWS, Example, copied_run
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def test_every_kind_is_here() -> None:
 
 
 def test_answers_are_of_the_row_alone(here: Path, example: Example) -> None:
-    asked, x = opened(example.make(here, 0), example), inputs(example.shape)
+    asked, x = opened(example.make(here, 0), example), example.inputs()
     every = list(range(ROWS))
     together = ask(asked, every, x)
     assert together.shape == (ROWS, 3)
@@ -139,12 +139,12 @@ def test_rows_of_another_width_are_refused(here: Path, example: Example) -> None
     if asked.wants is None:
         return  # it is shown none
     with pytest.raises(EdistillError, match=r"Member m "):
-        ask(asked, [0, 1], inputs(tuple(side + 2 for side in example.shape), 2))
+        ask(asked, [0, 1], example.inputs(2, wider=2))
 
 
 def test_what_is_not_a_number_is_refused_by_its_row(here: Path, example: Example) -> None:
-    asked, x = opened(example.make(here, 0), example), inputs(example.shape)
-    if asked.wants is None:
+    asked, x = opened(example.make(here, 0), example), example.inputs()
+    if asked.wants is None or example.ids:
         return  # its own tests have it in the file
     x[7] = float("nan")
     with pytest.raises(EdistillError, match=r"(row 7 of train|NaN)"):

@@ -14,7 +14,7 @@ import numpy as np
 from ensemble_distill.data.rendition import Composition, Phase, pushes
 from ensemble_distill.data.source import Array, Item, Kind, Plan, View
 from ensemble_distill.errors import EdistillError, nearest
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.own import told_as_own
 from ensemble_distill.runtime.registry import Registry
@@ -149,7 +149,7 @@ class UsersPlan:
         self.spec, self.own, self.rows = spec, plan, rows
         self.push = getattr(plan, "push", None)
 
-    def x(self, items: Sequence[Item], to: Preprocessing | None) -> Array:
+    def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
         with told_as_own(f"views.transform {self.spec}: x of row {self.rows[0]}", SHARED):
             return np.array(self.own.x(items, to))
 

@@ -1,0 +1,78 @@
+"""JSON lines as blocks of columns: a table a line, whose keys are the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.data.reading_csv import BLOCK
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.jsons import parse_json
+
+JSON = (".jsonl", ".ndjson")
+LONGEST = 1 << 24  # bytes of a line
+
+Blocks = Iterator[dict[str, list[Any]]]
+
+
+def read_json_lines(path: Path) -> tuple[list[str], Blocks]:
+    """The keys of the first row, and blocks of rows, by column; None where a row lacks one.
+
+    Raises:
+        EdistillError: it is no text in UTF-8, or a line is no table.
+    """
+    rows = _rows(path)
+    first = next(rows, None)
+    if first is None:
+        raise EdistillError(f"{path} has no rows. Give a table with at least one, a JSON object a line.")
+    header = list(first)
+    return header, _blocks(header, first, rows)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            row = 0
+            while line := file.readline(LONGEST):
+                if len(line) == LONGEST:
+                    raise EdistillError(f"{path}: row {row} has {LONGEST:,} bytes or more. Give shorter rows.")
+                if line.strip():
+                    yield _row(line, path, row)
+                    row += 1
+    except OSError as error:
+        raise EdistillError(f"{path} cannot be read: {error.strerror}. Permit reading it.") from None
+
+
+def _row(line: bytes, path: Path, row: int) -> dict[str, Any]:
+    try:
+        found = parse_json(line.removeprefix(b"\xef\xbb\xbf") if row == 0 else line)
+        if any("\ud800" <= letter <= "\udfff" for text in _texts(found) for letter in text):
+            raise ValueError("it has half a surrogate pair, which is no character")
+    except ValueError as error:
+        raise EdistillError(f"{path}: row {row} is no JSON: {error}. Mend or drop that line.") from None
+    if not isinstance(found, dict):
+        raise EdistillError(
+            f"{path}: row {row} is a {type(found).__name__}, and a row is a JSON object whose keys are the columns. "
+            "Write one a line."
+        )
+    return found
+
+
+def _texts(found: Any) -> list[str]:
+    return [value for value in found.values() if isinstance(value, str)] if isinstance(found, dict) else []
+
+
+def _blocks(header: list[str], first: dict[str, Any], rows: Iterator[dict[str, Any]]) -> Blocks:
+    block = [first]
+    for row in rows:
+        block.append(row)
+        if len(block) == BLOCK:
+            yield _columns(header, block)
+            block = []
+    if block:
+        yield _columns(header, block)
+
+
+def _columns(header: list[str], block: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row.get(name) for row in block] for name in header}

@@ -1,0 +1,53 @@
+"""Rows that are texts each, and no stream: of a column of a table, or of the lines of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from ensemble_distill.data.digests import texts_digest
+from ensemble_distill.data.source import Array, Item, Kind
+from ensemble_distill.facts import InputColumns
+
+
+class Texts:
+    """Texts held in memory, in UTF-8, end to end.
+
+    Args:
+        texts: in their order.
+        y: as of `Arrays`.
+        columns: which of a table they are of; None for lines.
+    """
+
+    kind: Kind = "text"
+    scale: Array | None = None
+    remarks: tuple[str, ...] = ()
+    digest_scope = "all texts whole"
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        y: Array | None,
+        classes: tuple[str, ...] | None,
+        columns: InputColumns | None = None,
+    ) -> None:
+        self.labels, self.classes, self.columns = y, classes, columns
+        each = [text.encode() for text in texts]
+        self._ends = np.cumsum([0, *(len(one) for one in each)])
+        self._whole = np.frombuffer(b"".join(each), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def item(self, row: int) -> Item:
+        x = self._whole[self._ends[row] : self._ends[row + 1]]
+        return Item(x, None if self.labels is None else self.labels[row], self.kind)
+
+    def name(self, row: int) -> str:
+        return f"row {row}"
+
+    @cached_property
+    def digest(self) -> str:
+        return texts_digest(self._whole, self._ends, self.labels, self.classes)

@@ -1,0 +1,129 @@
+"""How texts become a member's input: its own tokenizer, and how many tokens a text is cut to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.data.encoding import vocabulary_size
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import FIELDS, LONGEST, Tokenization, Tokenizer
+from ensemble_distill.runtime.files import DOCUMENT
+from ensemble_distill.settings import PreprocessingSettings
+from ensemble_distill.teachers.said import json_said, read_said
+
+PADS = ("[PAD]", "<pad>", "<|pad|>")
+DEFAULT = FIELDS[:2]  # of a module of one's own: forward(input_ids, attention_mask)
+
+
+def from_tokenizer(
+    name: str, said: PreprocessingSettings | None, fields: tuple[str, ...] = DEFAULT
+) -> Tokenization | None:
+    """What `preprocessing.tokenizer` and `preprocessing.length` come to; None where no tokenizer is given.
+
+    Args:
+        name: the member's, for messages.
+        fields: what it takes, in its order.
+
+    Raises:
+        EdistillError: the file is no tokenizer's, or nothing says a length.
+    """
+    if said is None or said.tokenizer is None:
+        return None
+    if mixed := next((key for key, value in said if value is not None and key not in ("tokenizer", "length")), None):
+        raise EdistillError(
+            f"{name}: preprocessing has a tokenizer, which is of texts, and {mixed}, which is of pictures. Leave one "
+            "of them out."
+        )
+    path = Path(said.tokenizer)
+    if not path.is_file():
+        raise EdistillError(f"{name}: preprocessing.tokenizer is {path}, which is no file. Give a tokenizer.json.")
+    content, record = read_said(path), json_said(path)
+    tokenizer = Tokenizer.of(content)
+    vocabulary_size(tokenizer)  # raises where it is none
+    length = said.length or _within(record, "truncation", "max_length")
+    if not isinstance(length, int):
+        raise EdistillError(
+            f"{name}: nothing says how many tokens a text is cut to. Set it as in training: preprocessing = {{ "
+            f'tokenizer = "{path.name}", length = 128 }}.'
+        )
+    return encoding(name, tokenizer, length, fields, pad_of(record))
+
+
+def as_used(key: str, value: Any) -> Any:
+    """What a key of `preprocessing` comes to in a member's own: of a path the tokenizer in that file."""
+    return Tokenizer.of(read_said(Path(value))) if key == "tokenizer" and Path(value).is_file() else value
+
+
+def encoding(name: str, tokenizer: Tokenizer, length: int, fields: tuple[str, ...], pad: int) -> Tokenization:
+    """Raises EdistillError for a length or an id that none has."""
+    if not 1 <= length <= LONGEST:
+        raise EdistillError(f"{name}: texts are cut to {length} tokens. Set preprocessing.length to 1 to {LONGEST}.")
+    try:
+        return Tokenization(tokenizer, length, fields, pad)  # type: ignore[arg-type]  # some of FIELDS
+    except ValueError as error:
+        raise EdistillError(f"{name}: {error}.") from None
+
+
+def pad_of(record: Any) -> int:
+    """The id that a tokenizer.json pads with: as it says, else that of a token that is called so, else 0."""
+    said = _within(record, "padding", "pad_id")
+    if isinstance(said, int):
+        return said
+    added = record.get("added_tokens") if isinstance(record, dict) else None
+    ids = {one.get("content"): one.get("id") for one in added or [] if isinstance(one, dict)}
+    known = [ids[token] for token in PADS if token in ids]
+    return next((one for one in known if isinstance(one, int)), 0)
+
+
+def _within(record: Any, table: str, key: str) -> Any:
+    inner = record.get(table) if isinstance(record, dict) else None
+    return inner.get(key) if isinstance(inner, dict) else None
+
+
+def own_tokenizer(folder: Path, transformers: Any) -> tuple[Any, Tokenizer]:
+    """The tokenizer of a transformers folder, as that library opens it, and as the text that says it all.
+
+    The text is that of the folder's own tokenizer.json where it says the same: another version of the library may
+    write the same tokenizer in other words.
+
+    Raises:
+        EdistillError: it has none, or one that is Python and no file says.
+    """
+    from ensemble_distill.runtime.transformers import of_its_own
+
+    try:
+        with of_its_own():
+            opened = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # anything may be amiss with a handful of files
+        from ensemble_distill.errors import first_line
+
+        raise EdistillError(
+            f"{folder} has no tokenizer that transformers {transformers.__version__} opens: {first_line(error)}. Save "
+            "the one that the member was trained with beside it: tokenizer.save_pretrained(folder)."
+        ) from None
+    backend = getattr(opened, "backend_tokenizer", None)
+    if backend is None:
+        raise EdistillError(
+            f"{folder} has the tokenizer {type(opened).__name__}, which is code and no tokenizer.json, and rows are "
+            "cut without code. Save a fast one beside the member: AutoTokenizer.from_pretrained(...).save_pretrained("
+            "folder)."
+        )
+    content, file = _plain(backend), folder / "tokenizer.json"
+    if file.is_file() and file.stat().st_size <= DOCUMENT:
+        own = read_said(file)
+        try:
+            from tokenizers import Tokenizer as Library
+
+            if _plain(Library.from_str(own)) == content:
+                content = own
+        except Exception:  # the library has opened it, perhaps in another way: then what it made of it counts
+            pass
+    return opened, Tokenizer.of(content)
+
+
+def _plain(tokenizer: Any) -> str:
+    """What it says without padding and truncation, which are ours."""
+    record = json.loads(tokenizer.to_str())
+    return json.dumps({**record, "padding": None, "truncation": None}, ensure_ascii=False)
