@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.names import is_plain
@@ -234,7 +234,15 @@ class Tokenization:
         return asdict(self)
 
 
-AnyPreprocessing = Preprocessing | Tokenization
+def _of_what(preprocessing: Any) -> str:
+    """A damaged record is told of as what it was written as."""
+    record = isinstance(preprocessing, Mapping) and "tokenizer" in preprocessing
+    return "<texts>" if record or isinstance(preprocessing, Tokenization) else "<pixels>"
+
+
+AnyPreprocessing = Annotated[
+    Annotated[Preprocessing, Tag("<pixels>")] | Annotated[Tokenization, Tag("<texts>")], Discriminator(_of_what)
+]
 
 
 def tokenization_in(preprocessing: AnyPreprocessing | None) -> Tokenization | None:

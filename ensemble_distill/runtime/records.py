@@ -61,7 +61,7 @@ GIVEN = PlainValidator(_given)
 def _told(error: ValidationError) -> str:
     """The first thing that is wrong: where it stands, what stands there, and what should."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
+    where = ".".join(part for part in map(str, first["loc"]) if not part.startswith("<"))  # tags of a union
     if first["type"] == "missing":
         return f"{where} is missing"
     if first["type"] == "value_error":  # of a record's own
