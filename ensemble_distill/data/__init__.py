@@ -51,6 +51,7 @@ def open_source(
     task: str = "classification",
     reading: Reading | None = None,
     columns: Declared | None = None,
+    name: str = "",
 ) -> Source:
     """The source that an entry of `[data]` describes.
 
@@ -61,11 +62,12 @@ def open_source(
         task: the key of what labels are; see `tasks`.
         reading: how a stream of tokens becomes rows.
         columns: what the columns of a table are.
+        name: of the split that it is for, which a data set with parts of its own goes by.
 
     Raises:
         EdistillError: there is no such source, it is of no known kind, or its contents are refused.
     """
-    described = Entry.of(entry, reading, columns)
+    described = Entry.of(entry, reading, columns, name)
     kind = next((kind for kind in source_kinds() if kind.claims(described.source)), None)
     path = Path(described.source)
     if kind is None:

@@ -71,6 +71,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
         EdistillError: not an `.npz`, a missing or pickled array, a dtype or shape that is not accepted,
             lengths that differ, a value that is not finite, labels that do not fit the task or the names.
     """
+    entry.refuse_parts()
     path = Path(entry.source)
     archive = Archive(path)
     if entry.x not in archive.names or (entry.y != "y" and entry.y not in archive.names):

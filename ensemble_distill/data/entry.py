@@ -27,11 +27,13 @@ class Described(Protocol):
 @dataclass(frozen=True)
 class Entry:
     """Attributes:
-    source: a folder, an `.npz`, `file.py:factory` or `package.module:factory`.
+    source: a folder, an `.npz`, `file.py:factory` or `package.module:factory`, `torch/NAME`.
     rows: a `.npy` of the rows to take, or None for all.
     x, y: the names of the arrays in an `.npz`; other sources have none.
     reading: how a stream of tokens becomes rows; None for what is none.
     columns: what those of a table are; None where nothing says it.
+    root, split: of a data set of torchvision the folder where it lies, and the part of it; None where nothing says it.
+    name: of the split of the settings that this is of; "" for none.
     """
 
     source: str
@@ -40,6 +42,9 @@ class Entry:
     y: str = "y"
     reading: Reading | None = None
     columns: Columns | None = None
+    root: str | None = None
+    split: str | None = None
+    name: str = ""
 
     @classmethod
     def of(
@@ -47,13 +52,34 @@ class Entry:
         given: str | os.PathLike[str] | Described,
         reading: Reading | None = None,
         columns: Declared | None = None,
+        name: str = "",
     ) -> Entry:
         told = None if columns is None else Columns.of(columns)
         if isinstance(given, str | os.PathLike):
-            return cls(os.fspath(given), reading=reading, columns=told)
-        return cls(given.source, given.rows, given.x, given.y, reading, told)
+            return cls(os.fspath(given), reading=reading, columns=told, name=name)
+        root, split = (getattr(given, key, None) for key in ("root", "split"))
+        return cls(given.source, given.rows, given.x, given.y, reading, told, root, split, name)
+
+    def refuse_parts(self) -> None:
+        """For sources that are no data set of torchvision.
+
+        Raises:
+            EdistillError: the entry says where one lies, or which part of it.
+        """
+        for key in ("root", "split"):
+            if (value := getattr(self, key)) is not None:
+                raise EdistillError(
+                    f"{self.source} is no data set of torchvision, and {key} is {value!r}. Leave {key} out: it is for "
+                    "torch/NAME."
+                )
 
     def refuse_names(self) -> None:
+        """For sources that are neither an `.npz` nor of torchvision. Raises EdistillError where the entry has keys of
+        those."""
+        self.refuse_arrays()
+        self.refuse_parts()
+
+    def refuse_arrays(self) -> None:
         """For sources that are not an `.npz`.
 
         Raises:

@@ -41,7 +41,7 @@ class Factory:
 
     def __init__(self, spec: str, task: type[Task]) -> None:
         self.spec, self.task = spec, task
-        self._dataset = load_factory(spec, "the data's source")()
+        self._dataset = self._made()
         if not hasattr(self._dataset, "__len__") or not hasattr(self._dataset, "__getitem__"):
             raise EdistillError(
                 f"{spec} returned a {type(self._dataset).__name__}. Return an object with __len__ and "
@@ -59,6 +59,9 @@ class Factory:
         self._shape = None if first.kind == "pixels" else first.x.shape
         self._memo: Memo[Item] = Memo(self._length)
         self._probe()
+
+    def _made(self) -> Any:
+        return load_factory(self.spec, "the data's source")()
 
     def __len__(self) -> int:
         return self._length

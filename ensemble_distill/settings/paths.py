@@ -38,6 +38,8 @@ def _absolute_spec(text: str, info: ValidationInfo) -> str:
 
 
 def _absolute_data(text: str, info: ValidationInfo) -> str:
+    if re.fullmatch(r"torch/\w+", text) and not Path(_absolute(text, info)).exists():
+        return text  # a data set of torchvision
     if _is_file_spec(text) or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         return _absolute_spec(text, info)
     return _absolute(text, info)

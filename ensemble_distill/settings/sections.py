@@ -26,6 +26,8 @@ class DataEntry(Section):
     rows: PathText | None = Field(None, description="An .npy of the rows of it; default all.")
     x: str = Field("x", description="Of an .npz, the array of inputs.")
     y: str = Field("y", description="Of an .npz, the array of labels or targets.")
+    root: PathText | None = Field(None, description="Of torch/NAME, the folder that torchvision keeps it in.")
+    split: str | None = Field(None, description="Of torch/NAME, the part of it; default the one called as this is.")
 
 
 SPLITS = ("train", "validation", "test", "calibration", "transfer")

@@ -120,15 +120,15 @@ class Workspace:
             raise EdistillError(f"{key} is not set (there are: {known}). Set it in edistill.toml.")
         try:
             made = name in self.settings.data.portions
-            source = self._portions[name] if made else self._opened(entry)
+            source = self._portions[name] if made else self._opened(entry, name)
         except EdistillError as error:
             raise EdistillError(f"{key}: {error}") from error
         if len(source) == 0:
             raise EdistillError(f"{key} has no rows. Give a split with at least one.")
         return self._limited(source)
 
-    def _opened(self, entry: DataSettings) -> Source:
-        return open_source(entry, self.task.key, self.reading, self.settings.data.columns)
+    def _opened(self, entry: DataSettings, name: str) -> Source:
+        return open_source(entry, self.task.key, self.reading, self.settings.data.columns, name)
 
     @cached_property
     def _portions(self) -> dict[str, Source]:
@@ -136,7 +136,7 @@ class Workspace:
         data = self.settings.data
         assert data.all is not None
         assert data.split is not None
-        return portions(self._opened(data.all), Rule(data.split.shares, data.split.seed))
+        return portions(self._opened(data.all, "all"), Rule(data.split.shares, data.split.seed))
 
     def _limited(self, source: Source) -> Source:
         """Some of its rows, where the settings say how many at most."""

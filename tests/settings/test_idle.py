@@ -45,7 +45,7 @@ ALWAYS = frozenset(
         "teachers.average",  # of one member it is that member
         # a split is read by whichever command asks for it; names of arrays are refused where there are none
         *(f"data.{split}" for split in ("train", "validation", "test", "calibration", "ood")),
-        *(f"data.train.{key}" for key in ("source", "rows", "x", "y")),
+        *(f"data.train.{key}" for key in ("source", "rows", "x", "y", "root", "split")),
         *(f"tokens.{key}" for key in ("unit", "window", "context", "vocabulary", "size")),  # refused of other tasks
         # one without the other is refused
         "data.all",
