@@ -9,6 +9,7 @@ import typer
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Trust, command
 from ensemble_distill.cli.train import RunArgument
+from ensemble_distill.runtime.numbers import number
 from ensemble_distill.settings import Settings
 
 SHOWN = (
@@ -61,7 +62,7 @@ def register(app: typer.Typer) -> None:
                 f"{name} {value:.3g}" for name, value in report.calibration.to_json().items() if value != 1
             )
             rows = [
-                [name.replace("_", " "), render.number(report.before[name]), render.number(report.after[name])]
+                [name.replace("_", " "), number(report.before[name]), number(report.after[name])]
                 for name in SHOWN
                 if report.before[name] is not None
             ]

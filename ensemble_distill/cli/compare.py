@@ -10,9 +10,10 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Trust, command
-from ensemble_distill.cli.evaluate import LABELS, Style
+from ensemble_distill.cli.evaluate import Style
 from ensemble_distill.evaluation.compared import Compared, Side
 from ensemble_distill.evaluation.paired import Difference
+from ensemble_distill.evaluation.tables import LABELS
 from ensemble_distill.settings import Settings
 
 TITLES = {"worth": "worth, in members", "quality": "quality and uncertainty"}

@@ -18,6 +18,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.choosing import Chosen
 from ensemble_distill.evaluation.cost import Model as Costed
 from ensemble_distill.evaluation.cost import costs
+from ensemble_distill.evaluation.each_head import EachHead, HeadByHead
 from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.halves import halves, halves_rows
 from ensemble_distill.evaluation.ladder import Climb
@@ -49,6 +50,7 @@ class SplitValues:
         halves: of the ensemble; see `halves_rows`. None for too few members, and on rows that have no controls.
         ladder: what sub-ensembles get. None where at most one member answers a row, and on rows that have no controls.
         rows: the row that each answer is of, (A,).
+        heads: of each student; empty on rows that have no controls.
         answering: how many members answer each row, (N,); None where all answer every row.
         unanswered: rows that no member answers, which are left out.
     """
@@ -60,6 +62,7 @@ class SplitValues:
     halves: Values | None
     ladder: Ladder | None
     rows: NDArray[np.int64]
+    heads: Mapping[int, EachHead]
     answering: NDArray[np.int64] | None = None
     unanswered: int = 0
 
@@ -151,6 +154,8 @@ class Bench:
                     climb.add(ensemble, y)
                 if controlled:
                     offsets.add(outputs, students)
+                    for index, student in students.items():
+                        found.heads[index].add(found.rows[-1], ensemble, student)
                 if splits:
                     pairs = [[self.ensemble.predictive(outputs, half) for half in pair] for pair in splits]
                     found.halves.append(halves_rows(pairs))
@@ -213,6 +218,7 @@ class _Found:
         self.nearness: dict[Model, list[Values]] = defaultdict(list)
         self.halves: list[Values] = []
         self.rows: list[Tensor] = []
+        self.heads: dict[int, HeadByHead] = defaultdict(HeadByHead)
         self.answering: list[tuple[Tensor | None, int]] = []  # and how many rows
         self.partial: set[str] = set()  # sub-ensembles of which a member does not answer a row
         self.unanswered = 0
@@ -234,6 +240,7 @@ class _Found:
             halves=concatenate(self.halves) if self.halves else None,
             ladder=ladder,
             rows=torch.cat(self.rows).numpy(),
+            heads={index: each.found() for index, each in self.heads.items()},
             answering=torch.cat(counts).numpy() if partial else None,
             unanswered=self.unanswered,
         )

@@ -25,6 +25,7 @@ from ensemble_distill.cli.app import app
 from ensemble_distill.cli.evaluate import Style, show
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.names import CONTROLS
+from ensemble_distill.runtime.numbers import number, short
 from ensemble_distill.settings import load_settings
 from ensemble_distill.workflows import evaluate as workflow
 from ensemble_distill.workflows.cache_logits import cache_logits
@@ -96,23 +97,22 @@ def test_one_run_in_one_table(evaluate: Any, made: Path) -> None:
     assert alone == ["", "ensemble", "member", "best-2", "best-3", "heads"]
     models = document["models"]
     for figure in ("accuracy", "nll", "brier", "ece", "total_uncertainty", "model_uncertainty"):
-        assert found[figure.replace("_", " ")] == [render.number(models[model][figure]) for model in shown]
+        assert found[figure.replace("_", " ")] == [number(models[model][figure]) for model in shown]
     controls = document["fidelity_controls"]
-    offsets = render.number(controls["offsets"]["diversity_explained"])
-    assert found["diversity explained"] == ["1", "–", "–", render.number(explained), "0.0000", offsets, "–", "–"]
+    offsets = number(controls["offsets"]["diversity_explained"])
+    assert found["diversity explained"] == ["1", "–", "–", number(explained), "0.0000", offsets, "–", "–"]
     assert found["model uncertainty spearman"][4:] == [
-        render.number(figures["model_uncertainty_spearman"]) for figures in controls.values()
+        number(figures["model_uncertainty_spearman"]) for figures in controls.values()
     ]
     assert found["mean kl"][0] == "0", "the ensemble's own column is the aim"
     assert found["gap closed"][1:4] == [
-        render.number(figures["gap_closed"])
-        for figures in (*document["subensemble_fidelity"].values(), document["fidelity"])
+        number(figures["gap_closed"]) for figures in (*document["subensemble_fidelity"].values(), document["fidelity"])
     ]
     assert found["by model uncertainty"] == [
-        render.number(document["ood"]["noise"][model]["model_uncertainty"]) for model in shown
+        number(document["ood"]["noise"][model]["model_uncertainty"]) for model in shown
     ]
     assert "out of distribution: noise (AUROC)" in found
-    assert found["parameters"] == [render.short(document["cost"][model]["parameters"]) for model in shown]
+    assert found["parameters"] == [short(document["cost"][model]["parameters"]) for model in shown]
     assert "latency, one thread (ms)" in found
     assert "uncertainty (nats)" in found
     below = result.stdout[result.stdout.rindex("┘") :]
@@ -158,11 +158,11 @@ def test_several_runs_are_columns(evaluate: Any, made: Path) -> None:
     ]
     assert "Control for the Spearman: " in result.stdout
     control = kept(made, "heads")["fidelity"]["model_uncertainty_spearman_control"]
-    assert found["model uncertainty spearman control"][4:] == ["–", render.number(control)]
+    assert found["model uncertainty spearman control"][4:] == ["–", number(control)]
     halves = kept(made, "heads")["fidelity_controls"]["halves"]
-    assert found["model uncertainty l1"][:2] == ["0", render.number(halves["model_uncertainty_l1"])]
+    assert found["model uncertainty l1"][:2] == ["0", number(halves["model_uncertainty_l1"])]
     nll = [kept(made, run)["models"]["student"]["nll"] for run in ("one", "heads")]
-    assert found["nll"][4:] == [render.number(value) for value in nll]
+    assert found["nll"][4:] == [number(value) for value in nll]
     assert found["diversity explained"][4] == "–", "one head has none"
 
 
@@ -184,10 +184,10 @@ def test_shifts_are_a_row_for_each_severity(evaluate: Any, made: Path) -> None:
     ]
     first = cells(table, "│")
     assert first["rotation 3 (54°)"] == [
-        render.number(document["shifts"]["rotation"]["3"][model]["accuracy"])
+        number(document["shifts"]["rotation"]["3"][model]["accuracy"])
         for model in ("ensemble", "member", "best-2", "best-3", "student")
     ]
-    assert first["none"][0] == render.number(document["models"]["ensemble"]["accuracy"])
+    assert first["none"][0] == number(document["models"]["ensemble"]["accuracy"])
     assert "evaluating shifts of test: 250 rows" in result.stderr
 
 
@@ -288,7 +288,7 @@ def test_a_figure_shows_what_it_has() -> None:
         (99.12345, "99.1235"),
         (2078.94, "2,078.9"),
     ]:
-        assert render.number(value) == shown
+        assert number(value) == shown
 
 
 def test_a_count_is_short() -> None:
@@ -304,7 +304,7 @@ def test_a_count_is_short() -> None:
         (4_089_184_256, "4.09G"),
         (2.5e15, "2500T"),
     ]:
-        assert render.short(value) == shown
+        assert short(value) == shown
 
 
 @pytest.fixture

@@ -1,0 +1,82 @@
+"""What a report shows of single heads and single rows: how near each head is, and where a student is farthest off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensemble_distill.predictive.answered import who_answers
+from ensemble_distill.predictive.protocol import Predictive
+
+MOST = 6  # rows that are shown
+
+
+@dataclass(frozen=True)
+class Farthest:
+    """A row whose prediction is far from the ensemble's.
+
+    Attributes:
+        row: its index.
+        mean_kl: KL(ensemble ‖ student) of the pooled predictions, nats.
+        members, heads: (M, K) and (H, K): expectations, of classes their probabilities.
+    """
+
+    row: int
+    mean_kl: float
+    members: NDArray[np.float64]
+    heads: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EachHead:
+    """Of one student.
+
+    Attributes:
+        kl: (M,) KL(member ‖ its head), nats, a mean over the rows that the member answers; NaN for who answers none.
+            None where heads are not the members'.
+        farthest: the rows where the student is farthest off, the farthest first. Empty where rows have positions.
+    """
+
+    kl: NDArray[np.float64] | None
+    farthest: tuple[Farthest, ...]
+
+
+class HeadByHead:
+    """Collects batches of one student."""
+
+    def __init__(self) -> None:
+        self._kl: Tensor | None = None
+        self._count: Tensor | float = 0.0
+        self._farthest: list[Farthest] = []
+
+    def add(self, rows: Tensor, ensemble: Predictive, student: Predictive) -> None:
+        """Add answers, (A,) of them.
+
+        Args:
+            rows: which row each is of.
+        """
+        if student.members == ensemble.members > 1:
+            there = who_answers(ensemble)
+            kl = ensemble.kl(student)
+            kl = kl if there is None else torch.where(there, kl, 0.0)
+            self._kl = kl.sum(0) if self._kl is None else self._kl + kl.sum(0)
+            self._count = self._count + (len(kl) if there is None else there.sum(0).double())
+        if len(set(rows.tolist())) == len(rows):  # a row is one answer
+            self._keep(rows, ensemble, student)
+
+    def _keep(self, rows: Tensor, ensemble: Predictive, student: Predictive) -> None:
+        apart = ensemble.pooled().kl(student.pooled())[:, 0]
+        least = self._farthest[-1].mean_kl if len(self._farthest) == MOST else -1.0
+        found = [int(at) for at in apart.topk(min(MOST, len(apart))).indices if float(apart[at]) > least]
+        if found:
+            said, own = ensemble.means(), student.means()
+            more = [Farthest(int(rows[at]), float(apart[at]), said[at].numpy(), own[at].numpy()) for at in found]
+            self._farthest = sorted([*self._farthest, *more], key=lambda each: (-each.mean_kl, each.row))[:MOST]
+
+    def found(self) -> EachHead:
+        kl = None if self._kl is None else (self._kl / self._count).numpy()
+        return EachHead(kl, tuple(self._farthest))

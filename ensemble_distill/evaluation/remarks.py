@@ -1,0 +1,73 @@
+"""What a reader of an evaluation should know besides its figures, a sentence or two each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.evaluation.result import Answering, Evaluation
+
+COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
+
+
+def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
+    """What a reader of the tables should know of a run: that it is calibrated, or that its heads are worth little."""
+    if run.answering is not None:
+        yield from _who_answers(run.answering, run.split)
+    if run.calibrated:
+        which = "GENERATION" if in_chain else run.run
+        yield f"{run.run} is calibrated; edistill calibrate {which} --remove takes that away."
+    student = run.worth and run.worth[STUDENT]
+    if student and student.falls_short:
+        yield (
+            f"{run.run} takes as long as {student.cost_in_members:.1f} members and is worth fewer in "
+            f"{' and in '.join(student.falls_short)}: serve some members instead"
+            + (f", the best of them by NLL on the validation rows: {' + '.join(run.instead)}." if run.instead else ".")
+        )
+    if (slower := _slower_than_all(run)) is not None:
+        own, whole = slower
+        yield (
+            f"One row takes {run.run} {own:.3g} ms, and all members together {whole:.3g} ms: of networks this small "
+            "the calls cost more than the arithmetic. If one row's time is what counts, serve the ensemble "
+            "(edistill export --ensemble --onnx)."
+        )
+    explained = run.fidelity["diversity_explained"]
+    if explained is not None and explained < 0:
+        yield (
+            f"The heads of {run.run} are farther from their members than the heads' own mean is: what they "
+            "disagree about is not what the members do. Where they were trained, more epochs or a smaller learning "
+            "rate help; where they start from members (student.init), another last stage, a higher rank, or all of "
+            "the members compressed."
+        )
+    elif explained is not None and explained < COLLAPSED:
+        yield (
+            f"The heads of {run.run} say nearly the same: they explain {explained:.0%} of the members' "
+            "diversity, so this student's model uncertainty stands for little. A start from several members "
+            "or more of them (student.init) helps most, then stronger views and more epochs."
+        )
+
+
+def _who_answers(found: Answering, split: str) -> Iterator[str]:
+    """Which rows a table is about, where members do not answer all."""
+    if found.unanswered:
+        yield f"No member answers {found.unanswered:,} more rows of {split}: they are left out."
+    if found.most == 1 < found.members:
+        yield (
+            f"One of the {found.members} members answers each row of {split}. How near a head is to its own member is "
+            "measured on that member's rows; how members differ on one row is not, so there is no model uncertainty of "
+            "theirs to compare with, and no worth."
+        )
+    elif found.least < found.members:
+        some = f"{found.least} to {found.most}" if found.least < found.most else str(found.least)
+        alone = " Model uncertainty is compared on the rows that several answer." if found.least == 1 else ""
+        yield (
+            f"Of the {found.members} members {some} answer a row of {split}: its ensemble is those who do, and they "
+            f"are compared with their own heads.{alone}"
+        )
+
+
+def _slower_than_all(run: Evaluation) -> tuple[float, float] | None:
+    """Milliseconds of the student and of its ensemble, as that runs fastest, where the student is no faster."""
+    student, ensemble = run.cost[STUDENT], run.cost[ENSEMBLE]
+    own, whole = student and student["latency_ms"], ensemble and ensemble["latency_ms"]
+    return None if not own or not whole or own < whole else (own, whole)

@@ -1,0 +1,182 @@
+"""What an evaluation says, as tables of text: the command prints them, and a report shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ensemble_distill.evaluation.comparison import Comparison, Line
+from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, FIDELITY, MEMBER, STUDENT
+from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.runtime.numbers import number, short
+
+Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin with their own label
+
+FEW = 4  # targets or labels whose own figures stand in the table
+
+# of a single run these stand in the columns of the controls
+TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
+LABELS = {
+    "macs": "multiply-accumulates",
+    "latency_ms": "latency, one thread (ms)",
+    "prediction": "in prediction",
+    "fidelity": "in fidelity",
+    "uncertainty": "in uncertainty",
+    "uncertainty_control": "in uncertainty, control",
+    "cost_latency": "costs in latency",
+    "cost_macs": "costs in multiply-accumulates",
+    "cost_parameters": "costs in parameters",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        title: what it is of.
+        columns: the first is that of the labels, and has no name.
+        sections: its rows.
+        caption: a line each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    sections: Sections
+    caption: tuple[str, ...] = ()
+
+
+def tables(found: Comparison) -> list[Table]:
+    """How near the students are, each model by itself, and where they were asked for, shifts."""
+    near, alone = _sections(found)
+    headings = [name.replace("_", " ") if name in found.controls else _heading(found, name) for name in found.near]
+    columns = [_heading(found, name) for name in found.columns]
+    made = [
+        Table(title(found), ("", *headings), near, tuple(_caption_near(found))),
+        Table("each model by itself", ("", *columns), alone, tuple(_caption(found))),
+    ]
+    if found.runs[0].shifts is not None:
+        made.append(Table("under shifts", ("shift, severity", *columns), _shifted(found)))
+    return made
+
+
+def _heading(found: Comparison, model: str) -> str:
+    """What the column of a model is called."""
+    return "teacher" if model == ENSEMBLE and found.of_one_teacher else model
+
+
+def title(found: Comparison) -> str:
+    first = found.runs[0]
+    rows = f"on {first.rows:,} {first.task.answers_called} of {first.split}"
+    if len(found.runs) > 1:
+        return f"{len(found.runs)} runs {rows}"
+    explained = first.fidelity["diversity_explained"]
+    headline = _worth(first)
+    if explained is not None and explained >= 0:
+        of_them = f"{explained:.0%} of the members' diversity explained"
+        headline.append(f"explains {explained:.0%} of their diversity" if headline else of_them)
+    return f"{first.run} {rows}" + (": " + ", ".join(headline) if headline else "")
+
+
+def _worth(run: Evaluation) -> list[str]:
+    """What a run's student is worth and what it costs, in words."""
+    student = run.worth and run.worth[STUDENT]
+    if not student or run.ladder is None:
+        return []
+    told: list[str] = []
+    of = f" of {len(run.ladder.mean_kl)} members"
+    for name, value in (("prediction", student.prediction), ("uncertainty", student.uncertainty)):
+        if value is not None:
+            told.append(f"{_members(value, name in student.beyond)}{'' if told else of} in {name}")
+    found = [f"worth {' and '.join(told)}"] if told else []
+    return found if math.isnan(student.cost_in_members) else [*found, f"costs {student.cost_in_members:.1f} in latency"]
+
+
+def _members(count: float, beyond: bool) -> str:
+    return f"more than {count:.0f}" if beyond else f"{count:.1f}"
+
+
+def _sections(found: Comparison) -> tuple[Sections, Sections]:
+    """Fidelity, and all else but the shifts; figures that apply to no model are left out."""
+    sections: dict[str, list[list[str]]] = {}
+    for line in found.lines():
+        kind, _, name = line.section.partition("/")
+        repeated = len(found.runs) == 1 and line.figure in TOLD_BY_CONTROLS
+        if line.figure.partition(".")[2] and len(found.task.names) > FEW:
+            continue
+        if kind != "shifts" and not repeated and any(value is not None for value in line.values):
+            title = {
+                "worth": "worth, in members",
+                "uncertainty": f"uncertainty ({found.task.uncertainty_unit})",
+                "ood": f"out of distribution: {name} (AUROC)",
+                "cost": "cost of one row",
+            }.get(kind, kind)
+            label = LABELS.get(line.figure, line.figure.replace("_", " "))
+            sections.setdefault(title, []).append([f"by {label}" if kind == "ood" else label, *_cells(line)])
+    near = [title for title in ("worth, in members", "fidelity") if title in sections]
+    return {title: sections.pop(title) for title in near}, sections
+
+
+def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
+    """A section for each figure, with a row for each shift and severity, below that of the rows as they are. The
+    figures that the task does not show there are in csv and json."""
+    sections: dict[str, list[list[str]]] = {figure: [] for figure in found.task.shifted_shown}
+    levels = found.runs[0].shift_levels or {}
+    for line in found.lines():
+        kind, *at = line.section.split("/")
+        if line.figure not in sections or kind not in ("quality", "uncertainty", "shifts"):
+            continue
+        label = "none"
+        if kind == "shifts":
+            shift, severity = at
+            label = f"{shift} {severity} ({levels[shift][int(severity) - 1]})"
+        sections[line.figure].append([label, *_cells(line)])
+    return {figure.replace("_", " "): rows for figure, rows in sections.items() if rows}
+
+
+def _cells(line: Line) -> list[str]:
+    if line.figure in ("parameters", "macs"):
+        return [short(value) for value in line.values]
+    if line.section == "worth":
+        return ["–" if value is None else f"{value:.1f}" for value in line.values]
+    cells = [number(value) for value in line.values]
+    if line.section == "fidelity":
+        perfect = FIDELITY[line.figure]
+        cells[0] = cells[0] if perfect is None else str(perfect)
+    return cells
+
+
+def _caption_near(found: Comparison) -> list[str]:
+    told = [f"{_heading(found, ENSEMBLE)}: what a perfect student gets."]
+    if found.runs[0].ladder is not None:
+        told.append(
+            "worth: how many members do as well, on average over sub-ensembles: by NLL, by mean KL, and by the l1 of "
+            "the model uncertainty once its mean is right."
+        )
+    told += [
+        f"{run.run} ended before its loss did: {run.still_falling:.0%} of the fall came in the second half of its last "
+        "stage. More epochs would change its figures."
+        for run in found.runs
+        if run.still_falling is not None
+    ]
+    told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
+    if len(found.runs) > 1 and any(run.fidelity["model_uncertainty_spearman"] is not None for run in found.runs):
+        told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
+    return told
+
+
+def _caption(found: Comparison) -> list[str]:
+    first = found.runs[0]
+    told = ["member: the mean over members of each one's own."] if MEMBER in found.columns else []
+    if found.chain:
+        told.append("bane-k: the average of what the first k generations predict, an ensemble like any other.")
+    if len(found.task.names) > FEW and any("." in line.figure for line in found.lines()):
+        told.append(f"Uncertainties of each of the {found.task.told}: --format csv or json.")
+    parts = [f"{name}: {' + '.join(names)}" for name, names in first.subensembles.items() if names is not None]
+    if parts:
+        told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")
+    students = [run.models[STUDENT] for run in found.runs]
+    if any(student is not None and student["model_uncertainty"] is None for student in students):
+        told.append("A single head cannot tell data from model uncertainty: what it calls data is the total.")
+    return told

@@ -1,0 +1,24 @@
+"""How figures are written for a person."""
+
+from __future__ import annotations
+
+
+def number(value: float | None) -> str:
+    """A figure for a table: four decimals, or three digits where that would show none; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.2e}"
+    return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def short(value: float | None) -> str:
+    """A count to three digits: 12.5M."""
+    if value is None:
+        return "–"
+    rounded, unit = float(f"{value:.3g}"), ""
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(rounded) < 1000 or unit == "T":
+            break
+        rounded /= 1000
+    return f"{rounded:.4g}{unit}"
