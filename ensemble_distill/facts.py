@@ -19,6 +19,8 @@ LARGE = 10**6  # beyond any level of pixels, which nan is, too
 SIDE = 2**14  # the largest of a network's input, in pixels, as in the settings
 FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
 
+# the split of the training rows as they are, each answered by the members that were not trained on it: teachers.folds
+HELD_OUT = "held-out"
 ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
 
 # of inputs: pictures in [0, 1], arrays (C, H, W), vectors, ids of tokens (L,), arrays (C, L) and (C, D, H, W), texts
@@ -382,3 +384,8 @@ def numbered(count: int) -> tuple[str, ...]:
 def names_in(classes: tuple[str, ...]) -> tuple[str, ...] | None:
     """The class names of a manifest or a config; None where the data had none, and they are called 0, 1, …."""
     return None if classes == numbered(len(classes)) else classes
+
+
+def split_key(name: str) -> str:
+    """The key of the settings that says which rows a split has."""
+    return "teachers.folds" if name == HELD_OUT else f"data.{name.replace('/', '.')}"

@@ -16,7 +16,7 @@ from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.problems import problems
 from ensemble_distill.cache.record_key import INPUTS, InputKey, Key, RecordKey, key_of
 from ensemble_distill.errors import CacheError, quoted
-from ensemble_distill.facts import Member, Split
+from ensemble_distill.facts import Member, Split, split_key
 from ensemble_distill.runtime.contents import gathered, scattered
 from ensemble_distill.runtime.jsons import read_json, write_json
 from ensemble_distill.runtime.records import GIVEN, parsed
@@ -245,7 +245,7 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
     if cached.digest != found.digest:
         raise CacheError(
             f"{folder} holds outputs for {name} data {cached.digest[:12]}… ({cached.rows} rows), but "
-            f"data.{name.replace('/', '.')} is {found.digest[:12]}… ({found.rows} rows). Pass the data the cache was "
+            f"{split_key(name)} is {found.digest[:12]}… ({found.rows} rows). Pass the data the cache was "
             "made from, or run edistill cache-logits --overwrite."
         )
     for what, there, here in (

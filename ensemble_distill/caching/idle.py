@@ -102,6 +102,10 @@ def _columns(facts: Caching) -> Idle | None:
     return None if tables else Idle("no split is a table")
 
 
+def _folds(facts: Caching) -> Idle | None:
+    return None if "train" in facts.settings.splits() else Idle("data.train is not set, whose rows have the folds")
+
+
 CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "teachers.model": _for_bare,
     "teachers.model-kwargs": _for_bare,
@@ -111,6 +115,7 @@ CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "teachers.preprocessing": _rendering,
     "data.columns": _columns,
     "teachers.as": _heads,
+    "teachers.folds": _folds,
     "views.count": _views,
     "views.transform": _transform,
     "views.seed": _views,

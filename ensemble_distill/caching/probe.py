@@ -14,14 +14,17 @@ from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.pushing import inputs_of_first_view
 from ensemble_distill.caching.seen import seen
+from ensemble_distill.data.folds import refuse_other_folds
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.held_out import AnswersHeldOut
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.teachers.trial import Few, tried
 
@@ -35,23 +38,29 @@ def open_members(
     classes: tuple[str, ...] | None,
     progress: Progress,
 ) -> list[Answering]:
-    """Every member opened, and tried on a few rows of the split that has most; see `tried`.
+    """Every member opened, and tried on a few rows of the split that has most; see `tried`. Of held-out rows each
+    answers its own fold.
 
     Args:
         classes: names that are known already.
     """
-    name = max(splits, key=lambda split: (not split.startswith("ood/"), len(splits[split].source)))
+    name = max(
+        splits, key=lambda split: (split != HELD_OUT and not split.startswith("ood/"), len(splits[split].source))
+    )
     plan, count = splits[name], _count(task, splits, classes)
     opened = [teacher.open(task, positions_of(plan.source)) for teacher in teachers]
+    folds = None if HELD_OUT not in splits else splits[HELD_OUT].folds
+    if folds is not None:
+        refuse_other_folds(folds, [teacher.member.name for teacher in teachers])
     for asked in opened:
         refuse_no_preprocessing(asked, splits)
         for split, one in splits.items():
-            asked.meets(split, one.source)
-    rows, members = some_rows(len(plan.source)), []
+            asked.meets("train" if split == HELD_OUT else split, one.source)
+    rows, members = some_rows(len(plan.source)), list[Answering]()
     here = seen(plan.rows(), rows, [0], wanted(opened))
     for asked in opened:
         member, told = tried(asked, Few(name, rows, here.get((0, asked.wants))), count)
-        members.append(member)
+        members.append(member if folds is None else AnswersHeldOut(member, len(members), folds))
         if told is not None:
             progress.note(told)
     return members

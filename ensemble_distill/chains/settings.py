@@ -33,6 +33,7 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
             "model_kwargs": {},
             "preprocessing": None,
             "weights": None,
+            "folds": None,
             "members": {},
             "as_": "member",
             "average": "probabilities",

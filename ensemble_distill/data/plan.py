@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ensemble_distill.data.rows import Stored, ViewedRows
 from ensemble_distill.data.source import Source, View
@@ -11,13 +14,18 @@ from ensemble_distill.facts import Split
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """One split: its rows, and the views to render of each."""
+    """One split: its rows, and the views to render of each.
+
+    Attributes:
+        folds: (N,) the fold that each row was held out of, where only the member answers it that was trained without.
+    """
 
     source: Source
     view: View
     transform: str
     seed: int
     count: int
+    folds: NDArray[np.int64] | None = field(default=None, compare=False)
 
     def rows(self, stored: Stored | None = None) -> ViewedRows:
         """Its rows to render; `stored` are the inputs, where those are kept."""

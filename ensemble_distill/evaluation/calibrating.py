@@ -19,9 +19,10 @@ from ensemble_distill.evaluation.ensemble import Ensemble
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.fit import at_limit, fit
 from ensemble_distill.evaluation.given import Given
+from ensemble_distill.evaluation.names import HONEST
 from ensemble_distill.evaluation.rows import as_targets, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.students import Students
-from ensemble_distill.facts import Calibration
+from ensemble_distill.facts import HELD_OUT, Calibration
 from ensemble_distill.predictive.answered import answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.exports import stale_exports
@@ -67,12 +68,13 @@ def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationRepor
     """Fit a calibration, and keep it in the run.
 
     Args:
-        split: rows that no member was trained on; calibration by default, or validation where there is none.
+        split: rows that no member was trained on; by default the first of calibration, validation and held-out.
 
     Raises:
         EdistillError: rows that members were trained on, or too few of them.
     """
-    name = split or ("calibration" if "calibration" in given.splits else "validation")
+    known = [one for one in ("calibration", "validation", HELD_OUT) if one in given.splits]
+    name = split or (known[0] if known else "validation")
     source = open_for([run], given.splits, name)
     refuse_seen(run, source, name)
     refuse_few(source, name)
@@ -94,6 +96,8 @@ def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationRepor
         stale=stale_exports(run.folder),
     )
     _warn_of_harm(report, calibration, given.progress)
+    if name == HELD_OUT:
+        given.progress.note(HONEST)
     if not pairs.several:
         given.progress.note(
             f"One member answers each row of {name}, so nothing says how far members differ: the spread is 1, and what "

@@ -13,9 +13,10 @@ from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.keeping import keep_or_warn
 from ensemble_distill.evaluation.measured import Measured
 from ensemble_distill.evaluation.measuring import Bench, Model
-from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.evaluation.names import HONEST, STUDENT
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.students import Students
+from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.exports import exports_of, stale
 from ensemble_distill.runs.folder import generation_name
@@ -80,9 +81,9 @@ def _tell_stale(runs: Sequence[Run], progress: Progress) -> None:
 
 
 def main_split(names: Iterable[str]) -> str:
-    """The configured split that is evaluated where none is named; "test" where neither it nor a validation is set."""
+    """The configured split that is evaluated where none is named; "test" where there is none for it."""
     there = set(names)
-    return next((name for name in ("test", "validation") if name in there), "test")
+    return next((name for name in ("test", "validation", HELD_OUT) if name in there), "test")
 
 
 def measure(
@@ -91,6 +92,8 @@ def measure(
     """All that there is to find of runs beside the ensemble of the first of them."""
     split = split or main_split(given.splits)
     source = open_for(runs, given.splits, split)
+    if split == HELD_OUT:
+        given.progress.note(HONEST)
     elsewhere = {name: open_for(runs, given.splits, name) for name in given.splits if name.startswith("ood/")}
     ensemble = Ensemble(given, runs[0])
     students = Students(given, runs)

@@ -29,3 +29,9 @@ CONTROLS = {
     TOTAL: "the student's, scaled to a ratio of 1, in the place of its model uncertainty.",
     "halves": "half of the members against the other half: what an independent ensemble of that size gets.",
 }
+
+# what is told of the split that teachers.folds makes
+HONEST = (
+    "held-out is the training rows, each answered by the one member that was not trained on it: what is said of "
+    "members is honest. The student was trained on these rows, and what is said of it is too good."
+)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
+from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.settings.columns import ColumnSettings, PortionSettings
 from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_name
 from ensemble_distill.settings.section import FAR, LARGE, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section
@@ -265,7 +266,9 @@ class Settings(Section):
     output: OutputSettings = Field(default_factory=lambda: OutputSettings.model_validate({}))
 
     def splits(self) -> dict[str, DataSettings]:
-        """Every configured split by name, `ood/NAME` included, training first."""
+        """Every configured split by name, `ood/NAME` and what teachers.folds makes included, training first."""
         named = {name: self.data.all if name in self.data.portions else getattr(self.data, name) for name in SPLITS}
+        if self.teachers.folds is not None:
+            named[HELD_OUT] = named["train"]
         named |= {f"ood/{name}": entry for name, entry in self.data.ood.items()}
         return {name: entry for name, entry in named.items() if entry is not None}

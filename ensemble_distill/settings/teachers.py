@@ -98,6 +98,11 @@ class TeacherSettings(Section):
     )
     average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
     weights: tuple[Weight, ...] | None = Field(None, description="One weight per member; equal when left out.")
+    folds: PathText | None = Field(
+        None,
+        description="An .npy of the fold that each row of data.train was held out of; member k is trained without "
+        "fold k.",
+    )
     members: dict[str, MemberSettings] = Field(
         {}, description="A table of its own for members by the pattern of their names; the first that fits holds."
     )

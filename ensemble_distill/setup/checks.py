@@ -12,6 +12,7 @@ from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_
 from ensemble_distill.caching.probe import open_members
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.facts import split_key
 from ensemble_distill.methods.method import Method
 from ensemble_distill.runtime.words import counted
 from ensemble_distill.setup.members import look
@@ -78,7 +79,7 @@ def _splits(workspace: Workspace, found: Examined) -> None:
     if not workspace.split_names:
         found.checks.append(Check("data", "There is no data. Set data.train, and data.validation and data.test.", True))
     for name in workspace.split_names:
-        key = f"data.{name.replace('/', '.')}"
+        key = split_key(name)
         with found.looking(key):
             source = workspace.source(name)
             labels = source.labels

@@ -106,11 +106,10 @@ def refuse_other_answers(asked: Answering, few: Few, said: NDArray[np.float32], 
         EdistillError: it answers otherwise now.
     """
     now = kept(asked.answers(few.split, few.rows, few.x))
-    if few.x is None:  # a table: rows that it does not answer say nothing
-        there = np.flatnonzero(~np.isnan(said.reshape(len(said), -1)).all(1))
-        few, said, now = Few(few.split, [few.rows[at] for at in there.tolist()], None), said[there], now[there]
-        if not len(said):
-            return
+    there = np.flatnonzero(~np.isnan(said.reshape(len(said), -1)).all(1))  # others it does not answer
+    if not len(there):
+        return
+    few, said, now = Few(few.split, [few.rows[at] for at in there.tolist()], None), said[there], now[there]
     change = find_later_change(_compared(asked, said), _compared(asked, now), _scale(asked, said))
     if change is not None:
         at = f"row {few.rows[change.row]} of {few.split}"

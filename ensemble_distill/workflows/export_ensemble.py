@@ -17,6 +17,7 @@ from ensemble_distill.data.rows import PLAIN, plain_inputs
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.exporting.ensemble import ensemble_module, export_ensemble
+from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.runs.folder import CONFIG, EXPORTED, EXPORTS, ensemble_folder
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
@@ -76,7 +77,7 @@ def refuse_of_a_run(run: str | None, safetensors: bool) -> None:
 
 def _plans(workspace: Workspace) -> dict[str, SplitPlan]:
     """The splits that say what an answer is, without views. Raises EdistillError where there are none."""
-    names = [name for name in workspace.split_names if not name.startswith("ood/")]
+    names = [name for name in workspace.split_names if not name.startswith("ood/") and name != HELD_OUT]
     if not set(names) & set(CHECKED_ON):
         raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
     plans = workspace.splits(names, workspace.cached_names)

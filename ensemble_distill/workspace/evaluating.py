@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.data.folds import refuse_other_folds
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.given import Given
@@ -14,6 +15,8 @@ from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.held_out import AnswersHeldOut
 from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.teachers.tried import TriedFirst
@@ -127,11 +130,21 @@ def members_of(workspace: Workspace, run: Run) -> list[Teacher]:
     return [replace(found[member.sha256], member=member) for member in run.provenance.members]
 
 
-def _opened(workspace: Workspace, run: Run) -> list[TriedFirst]:
+def _opened(workspace: Workspace, run: Run) -> Sequence[Answering]:
     task, positions = run.architecture.task, run.architecture.positions
-    return [
+    teachers = members_of(workspace, run)
+    opened = [
         TriedFirst(teacher.open(type(task), positions), len(task.names) or None, workspace.progress.note)
-        for teacher in members_of(workspace, run)
+        for teacher in teachers
+    ]
+    folds = workspace.folds
+    if folds is None:
+        return opened
+    every = [teacher.member for teacher in _teachers(workspace, run)]
+    refuse_other_folds(folds, [member.name for member in every])
+    at = {member.sha256: fold for fold, member in enumerate(every)}
+    return [
+        AnswersHeldOut(asked, at[teacher.member.sha256], folds) for asked, teacher in zip(opened, teachers, strict=True)
     ]
 
 

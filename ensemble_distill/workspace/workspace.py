@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import open_source
+from ensemble_distill.data.folds import HeldOut, read_folds
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.portions import Rule, portions
 from ensemble_distill.data.rendition import pushes
@@ -22,6 +24,7 @@ from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import in_units, open_view, require_kind
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import HELD_OUT, split_key
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.factories import portable
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -114,15 +117,17 @@ class Workspace:
             EdistillError: it is not configured, cannot be opened, or is empty.
         """
         entry = self.settings.splits().get(name)
-        key = f"data.{name.replace('/', '.')}"
+        key = split_key(name)
         if entry is None:
             known = ", ".join(self.split_names) or "none at all"
             raise EdistillError(f"{key} is not set (there are: {known}). Set it in edistill.toml.")
         try:
-            made = name in self.settings.data.portions
-            source = self._portions[name] if made else self._opened(entry, name)
+            of = "train" if name == HELD_OUT else name
+            source = self._portions[of] if of in self.settings.data.portions else self._opened(entry, of)
         except EdistillError as error:
             raise EdistillError(f"{key}: {error}") from error
+        if name == HELD_OUT:
+            source = HeldOut(source, self._folds(len(source)))
         if len(source) == 0:
             raise EdistillError(f"{key} has no rows. Give a split with at least one.")
         return self._limited(source)
@@ -138,18 +143,37 @@ class Workspace:
         assert data.split is not None
         return portions(self._opened(data.all, "all"), Rule(data.split.shares, data.split.seed))
 
+    def _folds(self, rows: int) -> NDArray[np.int64]:
+        """Of so many training rows, the fold of each. Raises EdistillError as `read_folds` does."""
+        assert self.settings.teachers.folds is not None
+        return read_folds(self.settings.teachers.folds, rows)
+
     def _limited(self, source: Source) -> Source:
         """Some of its rows, where the settings say how many at most."""
+        some = self._some_of(len(source))
+        return source if some is None else Subset(source, some)
+
+    def _some_of(self, rows: int) -> NDArray[np.int64] | None:
         limit = self.settings.limit
-        if limit is None or len(source) <= limit:
-            return source
-        return Subset(source, np.array(spread(len(source), limit), np.int64))
+        return None if limit is None or rows <= limit else np.array(spread(rows, limit), np.int64)
+
+    @cached_property
+    def folds(self) -> NDArray[np.int64] | None:
+        """The fold that each training row was held out of; None where the settings say nothing of folds, or have no
+        training rows. Raises EdistillError as `source` does."""
+        if HELD_OUT not in self.split_names:
+            return None
+        source = self.source(HELD_OUT)
+        held = source.whole if isinstance(source, Subset) and not isinstance(source, HeldOut) else source
+        assert isinstance(held, HeldOut)
+        some = self._some_of(len(held))
+        return held.folds if some is None else held.folds[some]
 
     def split(self, name: str, source: Source | None = None) -> SplitPlan:
         """A split with the views that the settings give it. Raises EdistillError when those cannot act on it."""
         source = source or self.source(name)
         if name not in TRAINED:
-            return SplitPlan(source, open_view("none", None), "none", 0, 1)
+            return SplitPlan(source, open_view("none", None), "none", 0, 1, self.folds if name == HELD_OUT else None)
         views = self.settings.views
         scale = source.scale if in_units(views.transform) else None
         view = open_view(views.transform, scale, getattr(source, "groups", None))

@@ -180,6 +180,7 @@ CACHING_CASES: dict[str, tuple[dict[str, Any], Mapping[str, Any], list[Any]]] = 
     "teachers.preprocessing": ({"teachers.preprocessing": {"mean": (0.25,)}}, PIXELS, [FOLDER]),
     "data.columns": ({"data.columns": {"inputs": ["a"]}}, PIXELS, [teacher()]),
     "teachers.as": ({"teachers.as": "heads"}, PIXELS, [teacher()]),
+    "teachers.folds": ({"teachers.folds": "folds.npy"}, {"test": source()}, [teacher()]),
     "views.count": ({"views.count": 8}, PIXELS, [teacher()]),
     "views.seed": ({"views.seed": 8, "views.transform": "mixup"}, {"test": source()}, [teacher()]),
     "views.transform": ({"views.transform": "mixup"}, {"test": source()}, [teacher()]),
