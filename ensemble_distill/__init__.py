@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ensemble_distill.workflows.init import init
     from ensemble_distill.workflows.predict import predict
     from ensemble_distill.workflows.train import train
+    from ensemble_distill.workflows.views_of import views_of
 
 __all__ = [
     "EdistillError",
@@ -47,6 +48,7 @@ __all__ = [
     "predict",
     "train",
     "train_chain",
+    "views_of",
 ]
 
 _PLACES = {
@@ -67,6 +69,7 @@ _PLACES = {
     "predict": "workflows.predict",
     "train": "workflows.train",
     "train_chain": "chains.generations",
+    "views_of": "workflows.views_of",
 }
 
 

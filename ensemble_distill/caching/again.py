@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.caching.panel import Panel, wanted
+from ensemble_distill.caching.probe import asked_as
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.errors import EdistillError
@@ -39,7 +40,8 @@ def ask_again(writer: Writer, name: str, rows: ViewedRows, todo: Sequence[Record
         for asked in members:
             said = _said(writer, RecordKey(name, asked.member.name, view), len(rows.source), some, asking.batch_size)
             try:
-                few = Few(name, some, here.get((view, asked.wants)))
+                named = asked_as(asked, name, writer.manifest.splits[name].transform, view)
+                few = Few(named, some, here.get((view, asked.wants)))
                 refuse_other_answers(asked, few, said, asking.batch_size, kept)
             except EdistillError:
                 writer.drop_parts(name)

@@ -14,6 +14,7 @@ from ensemble_distill.caching.again import ask_again
 from ensemble_distill.caching.filling import fill
 from ensemble_distill.caching.meaning import refuse_other_meaning
 from ensemble_distill.caching.panel import Panel, wanted
+from ensemble_distill.caching.probe import asked_as
 from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.teachers.answering import Inputs
@@ -24,6 +25,7 @@ class Answers:
 
     def __init__(self, writer: Writer, split: str, panel: Panel) -> None:
         self.format, self.split = writer.manifest.format, split
+        self.transform = writer.manifest.splits[split].transform
         self.members, self.device = panel.by_name, panel.asking.device
 
     def wants(self, keys: Sequence[RecordKey]) -> list[Inputs]:
@@ -34,7 +36,8 @@ class Answers:
         records = {}
         for key in keys:
             asked = self.members[key.member]
-            records[key] = self.format.encode(asked.answers(self.split, rows, here.get((key.view, asked.wants))))
+            named = asked_as(asked, self.split, self.transform, key.view)
+            records[key] = self.format.encode(asked.answers(named, rows, here.get((key.view, asked.wants))))
         return records
 
 

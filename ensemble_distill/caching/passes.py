@@ -15,8 +15,8 @@ from ensemble_distill.caching.complete import keys
 from ensemble_distill.caching.extending import extended
 from ensemble_distill.caching.forecast import refuse_no_room
 from ensemble_distill.caching.panel import Asking, Panel, wanted
-from ensemble_distill.caching.probe import open_members, probe, refuse_views_unseen
-from ensemble_distill.caching.pushing import push_inputs, refuse_no_gradients, refuse_other_making, refuse_other_sizes
+from ensemble_distill.caching.probe import open_members, probe
+from ensemble_distill.caching.pushing import push_inputs, refuse_other_making, refuse_other_sizes
 from ensemble_distill.caching.replay import check_samples, keep_samples
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import AnyPreprocessing, Preprocessing
@@ -59,8 +59,6 @@ def cache_outputs(
         if manifest.holds(name):  # first, since a member answers other inputs otherwise too
             check_samples(folder, name, plan.rows(), plan.count)
     members = open_members(task, splits, teachers, manifest.classes if manifest.answers else None, asking.progress)
-    refuse_no_gradients(splits, members)
-    refuse_views_unseen(splits, members)
     answer = probe(folder, manifest, splits, members)
     if there is not None and _is_whole(folder, manifest, splits):
         if manifest != there:  # a member that failed is gone

@@ -12,7 +12,7 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.caching.panel import wanted
-from ensemble_distill.caching.pushing import inputs_of_first_view
+from ensemble_distill.caching.pushing import inputs_of_first_view, refuse_no_gradients
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.folds import refuse_other_folds
 from ensemble_distill.data.plan import SplitPlan
@@ -23,10 +23,12 @@ from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks import Task
-from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.answering import Answering, in_view
 from ensemble_distill.teachers.held_out import AnswersHeldOut
+from ensemble_distill.teachers.ready_made import Table
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.teachers.trial import Few, tried
+from ensemble_distill.teachers.viewed import Viewed, refuse_other_views
 
 PROBE_TOLERANCE = 0.02  # of a probability: float16 records and another batch's shape stay far below
 
@@ -56,10 +58,13 @@ def open_members(
         refuse_no_preprocessing(asked, splits)
         for split, one in splits.items():
             asked.meets("train" if split == HELD_OUT else split, one.source)
+    refuse_no_gradients(splits, opened)
+    refuse_views_unseen(splits, opened)
     rows, members = some_rows(len(plan.source)), list[Answering]()
     here = seen(plan.rows(), rows, [0], wanted(opened))
     for asked in opened:
-        member, told = tried(asked, Few(name, rows, here.get((0, asked.wants))), count)
+        few = Few(asked_as(asked, name, plan.transform, 0), rows, here.get((0, asked.wants)))
+        member, told = tried(asked, few, count)
         members.append(member if folds is None else AnswersHeldOut(member, len(members), folds))
         if told is not None:
             progress.note(told)
@@ -77,16 +82,17 @@ def refuse_no_preprocessing(asked: Answering, splits: Mapping[str, SplitPlan]) -
 
 
 def refuse_views_unseen(splits: Mapping[str, SplitPlan], members: Sequence[Answering]) -> None:
-    """Raise EdistillError for a member that answers row numbers alone, where views show rows otherwise."""
+    """Raise EdistillError for a member that answers row numbers alone, and not of rows as a split shows them."""
     for name, plan in splits.items():
         for asked in members:
-            if asked.wants is None and plan.transform != "none":
-                raise EdistillError(
-                    f"Member {asked.member.name} answers row numbers alone, and {name} is shown in views of "
-                    f'{plan.transform!r}, which it does not see. Set views.transform = "none": the student then learns '
-                    "from rows as they are, best from such as no member was trained on (data.transfer). Or take it out "
-                    "of teachers.path."
-                )
+            if asked.wants is None and name != HELD_OUT:
+                viewed = asked.viewed(name) if isinstance(asked, Table) else Viewed(asked.member.name)
+                refuse_other_views(viewed, name, plan.transform, plan.seed, plan.count)
+
+
+def asked_as(asked: Answering, split: str, transform: str, view: int) -> str:
+    """What a member is asked about: who answers row numbers alone is told the view."""
+    return split if asked.wants is not None or transform == "none" else in_view(split, view)
 
 
 def _count(task: type[Task], splits: Mapping[str, SplitPlan], classes: tuple[str, ...] | None) -> int | None:
@@ -112,7 +118,8 @@ def probe(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], mem
         inputs = inputs_of_first_view(folder, manifest, name)
         here = seen(plan.rows(inputs), [0], [0], wanted(members))
         for asked in members:
-            outputs = asked.answers(name, [0], here.get((0, asked.wants)))
+            named = asked_as(asked, name, plan.transform, 0)
+            outputs = asked.answers(named, [0], here.get((0, asked.wants)))
             widths[asked.member.name] = outputs.shape[-1]
             if inputs is not None or not pushes(plan.view):  # else it was shown something else
                 refuse_changed(folder, manifest, RecordKey(name, asked.member.name, 0), outputs)

@@ -20,6 +20,11 @@ from ensemble_distill.tasks import Task
 ROUNDING = 1e-5  # of the largest output; float32 resolves a hundredth of that
 
 
+def in_view(split: str, view: int) -> str:
+    """What who answers row numbers alone is asked about, where rows are shown in views."""
+    return f"{split}, view {view}"
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Inputs that a member wants; members that want equal ones are shown the same.

@@ -21,6 +21,7 @@ SPLITS = ("train", "validation", "test", "calibration", "transfer")
 OOD = "ood"
 ENDINGS = (".npy", ".csv", ".parquet")
 NAMES = "classes"  # of an .npz: what its columns are called
+MADE = ("transform", "seed")  # of an .npz: which views its outputs of several are of
 LABELS = frozenset({"label", "labels", "target", "y"})  # columns of data, which may name files too
 KEYS = ("row", "file")  # the column of a table that says which row it is
 
@@ -62,14 +63,15 @@ def holds_inputs(path: Path) -> bool:
 def in_archive(path: Path) -> Outputs:
     """What an `.npz` holds. Raises EdistillError for arrays of no split, and where there are none."""
     names = Archive(path).names
-    others = [name for name in names if not is_split(name) and name != NAMES]
-    if others or not set(names) - {NAMES}:
+    beside = {NAMES, *MADE}
+    others = [name for name in names if not is_split(name) and name not in beside]
+    if others or not set(names) - beside:
         raise EdistillError(
             f"{path} holds {first_few(others or list(names)) or 'nothing'}, and a member's ready-made outputs are "
-            f"arrays called {', '.join(SPLITS)} or {OOD}/NAME, with {NAMES} beside them for their columns' names. Call "
-            "them so, or move what is no member out of teachers.path."
+            f"arrays called {', '.join(SPLITS)} or {OOD}/NAME, with {NAMES} beside them for their columns' names, and "
+            f"{' and '.join(MADE)} for those of views. Call them so, or move what is no member out of teachers.path."
         )
-    return Outputs(path, {name: path for name in names if name != NAMES})
+    return Outputs(path, {name: path for name in names if name not in beside})
 
 
 def of_folder(folder: Path) -> Outputs:
@@ -122,8 +124,23 @@ class Outputs:
             )
         return next(iter(found.values()), None)
 
+    @property
+    def made(self) -> Mapping[str, str]:
+        """What the file says of the views that its outputs are of, `MADE`, as texts; nothing of a folder. Raises
+        EdistillError where that is no single word or number."""
+        if not self.path.is_file():
+            return {}
+        archive = Archive(self.path)
+        found = {name: archive.read(name) for name in MADE if name in archive.names}
+        for name, value in found.items():
+            if value.size != 1:
+                raise EdistillError(
+                    f"{self.path} holds {name} of shape {value.shape}. Store one {name}, of all its views."
+                )
+        return {name: str(value.reshape(())) for name, value in found.items()}
+
     def read(self, split: str, rows: Rows) -> Array:
-        """The outputs of a split, (N, ·), in the order of its rows.
+        """The outputs of a split in the order of its rows, (N, ·), or of V views of each, (V, N, ·).
 
         Raises:
             EdistillError: the file cannot be read, or is of other rows.
@@ -134,17 +151,15 @@ class Outputs:
         values = (
             Archive(file).read(split) if file.suffix.lower() == ".npz" else read_npy(file, f"teachers.path {split}")
         )
+        if values.ndim not in (1, 2, 3) or values.dtype.kind not in "fiu" or not values.size:
+            raise EdistillError(
+                f"{file} has outputs {values.shape} of {values.dtype} of {split}. Give (N, ·), of floats, or (V, N, ·) "
+                "of V views."
+            )
+        values = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
         if values.ndim == 3:
-            raise EdistillError(
-                f"{file} has outputs {values.shape} of {split}, as of several views. Outputs are taken of rows as they "
-                f'are, (N, ·): give those, with views.transform = "none".'
-            )
-        if values.ndim not in (1, 2) or values.dtype.kind not in "fiu":
-            raise EdistillError(
-                f"{file} has outputs {values.shape} of {values.dtype} of {split}. Give (N, ·), of floats."
-            )
-        values = _of_rows(values, file, split, rows)
-        return values.reshape(len(values), -1).astype(np.float64 if values.dtype == np.float64 else np.float32)
+            return np.stack([_of_rows(view, file, split, rows) for view in values])
+        return _of_rows(values, file, split, rows).reshape(len(rows), -1)
 
 
 def _of_rows(values: Array, file: Path, split: str, rows: Rows) -> Array:

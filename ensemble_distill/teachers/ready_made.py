@@ -1,7 +1,8 @@
 """Ready-made outputs: an `.npz` with an array a split, or a folder with an .npy, .csv or .parquet a split.
 
-Such a member answers the rows of its splits and nothing else: neither views of them nor distorted rows. Of a split
-those that are NaN in all their numbers it does not answer, as those of out-of-fold outputs that it was trained on.
+Such a member answers the rows of its splits and nothing else: no distorted rows, and views of them where it has outputs
+of exactly those, (V, N, ·). Rows that are NaN in all their numbers it does not answer, as those of out-of-fold outputs
+that it was trained on.
 """
 
 from __future__ import annotations
@@ -19,12 +20,21 @@ from torch import Tensor
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks import Task
-from ensemble_distill.teachers.answering import ROUNDING, Answering, Rows
+from ensemble_distill.teachers.answering import ROUNDING, Answering, Rows, in_view
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
-from ensemble_distill.teachers.outputs import Array, Outputs, holds_outputs, in_archive, in_folder, is_split, of_folder
+from ensemble_distill.teachers.outputs import (
+    Array,
+    Outputs,
+    holds_outputs,
+    in_archive,
+    in_folder,
+    is_split,
+    of_folder,
+)
 from ensemble_distill.teachers.remarked import Remarked
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
+from ensemble_distill.teachers.viewed import Viewed, unsaid
 from ensemble_distill.teachers.whole_files import PIECE, refuse_changed
 
 MODEL = "ready-made outputs"  # what builds such a member, in its record
@@ -81,7 +91,8 @@ class Table:
 
     def __init__(self, task: type[Task], member: Member, outputs: Outputs) -> None:
         self.task, self.member, self._outputs = task, member, outputs
-        self._held: dict[str, Array] = {}
+        self._held: dict[str, Array] = {}  # by split or, where there are several views, by view; see `in_view`
+        self._views: dict[str, int] = {}
         self._checked = Remarked(task, member)
 
     @property
@@ -93,7 +104,7 @@ class Table:
 
     def meets(self, split: str, rows: Rows) -> None:
         """Raises EdistillError: it has no outputs of the split, or of other rows; or one of them is no number."""
-        if split in self._held:
+        if split in self._held or split in self._views:
             return
         name = self.member.name
         if split not in self._outputs.splits:
@@ -103,11 +114,26 @@ class Table:
                 f"and cannot be asked about {split}. Write its outputs of that too, or leave {what} out."
             )
         values = self._outputs.read(split, rows)
-        refuse_broken_rows(values, self.member.name, split, self._outputs)
-        self._held[split] = values
+        several = values.ndim == 3
+        if several:
+            self._views[split] = len(values)
+            self._checked.tell(unsaid(self.viewed(split)))
+        for view, each in enumerate(values if several else [values]):
+            asked = in_view(split, view) if several else split
+            refuse_broken_rows(each, name, asked, self._outputs)
+            self._held[asked] = each
+
+    def viewed(self, split: str) -> Viewed:
+        """What there is of a split that it has met."""
+        return Viewed(self.member.name, str(self._outputs.path), self._views.get(split), self._outputs.made)
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         """NaN on rows that it does not answer."""
+        if split not in self._held:
+            raise EdistillError(
+                f"Member {self.member.name} has outputs of {self._views.get(split, 'no')} views of {split} in "
+                f"{self._outputs.path}, and none of its rows as they are. Ask about another split."
+            )
         said = self._held[split][list(rows)]
         there = np.flatnonzero(~np.isnan(said).any(axis=1))
         if len(there) == len(said):

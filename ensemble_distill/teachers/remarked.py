@@ -23,12 +23,17 @@ class Remarked:
 
     def __init__(self, task: type[Task], member: Member) -> None:
         self.task, self.member = task, member
+        self._told: list[str] = []
         self._floored = self._seen = False
         self._flat: tuple[int, ...] | None = None
 
+    def tell(self, sentence: str | None) -> None:
+        """Add to the remark."""
+        self._told += [sentence] if sentence else []
+
     @property
     def remark(self) -> str | None:
-        name, told = self.member.name, []
+        name, told = self.member.name, list(dict.fromkeys(self._told))
         if self._floored:
             told.append(
                 f"Member {name} says probabilities below {FLOOR:g}: they are raised to that before the logarithm."

@@ -186,8 +186,12 @@ def test_files_of_other_rows_or_of_no_numbers_are_refused(tmp_path: Path) -> Non
         ready_made.load(written(tmp_path, "m.npz", x=Z, y=Z), context())
     with refused("m.npz has outputs of 4 rows of train, and the data has 5"):
         met(written(tmp_path, "m.npz", train=Z[:4]))
-    with refused("has outputs (2, 5, 3) of train, as of several views", 'views.transform = "none"'):
-        met(written(tmp_path, "m.npz", train=np.stack([Z, Z])))
+    with refused("Member m has outputs of 2 views of train", "none of its rows as they are"):
+        said(written(tmp_path, "m.npz", train=np.stack([Z, Z])))
+    with refused("outputs (1, 2, 5, 3) of float32 of train"):
+        met(written(tmp_path, "m.npz", train=Z[None, None] + np.zeros((1, 2, 1, 1), np.float32)))
+    with refused("holds seed of shape (2,)"):
+        met(written(tmp_path, "m.npz", train=np.stack([Z, Z]), seed=np.arange(2)))
     with refused("outputs (5, 3) of <U32 of train"):
         met(written(tmp_path, "m.npz", train=Z.astype(str)))
     for bad in (np.nan, np.inf):
