@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.data.encoding import vocabulary_size
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import FIELDS, LONGEST, Tokenization, Tokenizer
 from ensemble_distill.runtime.files import DOCUMENT
+from ensemble_distill.runtime.transformers import of_its_own
 from ensemble_distill.settings import PreprocessingSettings
 from ensemble_distill.teachers.said import json_said, read_said
 
+# what holds a tokenizer's tokens; without any the library makes an empty one, and says nothing
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 PADS = ("[PAD]", "<pad>", "<|pad|>")
 DEFAULT = FIELDS[:2]  # of a module of one's own: forward(input_ids, attention_mask)
 
@@ -91,18 +101,13 @@ def own_tokenizer(folder: Path, transformers: Any) -> tuple[Any, Tokenizer]:
     Raises:
         EdistillError: it has none, or one that is Python and no file says.
     """
-    from ensemble_distill.runtime.transformers import of_its_own
-
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise _no_tokenizer(folder, f"there is no {first_few(VOCABULARIES, 3)}")
     try:
         with of_its_own():
             opened = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # anything may be amiss with a handful of files
-        from ensemble_distill.errors import first_line
-
-        raise EdistillError(
-            f"{folder} has no tokenizer that transformers {transformers.__version__} opens: {first_line(error)}. Save "
-            "the one that the member was trained with beside it: tokenizer.save_pretrained(folder)."
-        ) from None
+        raise _no_tokenizer(folder, f"transformers {transformers.__version__} says, {first_line(error)}") from None
     backend = getattr(opened, "backend_tokenizer", None)
     if backend is None:
         raise EdistillError(
@@ -121,6 +126,13 @@ def own_tokenizer(folder: Path, transformers: Any) -> tuple[Any, Tokenizer]:
         except Exception:  # the library has opened it, perhaps in another way: then what it made of it counts
             pass
     return opened, Tokenizer.of(content)
+
+
+def _no_tokenizer(folder: Path, why: str) -> EdistillError:
+    return EdistillError(
+        f"{folder} has no tokenizer that can be opened: {why}. Save the one that the member was trained with beside "
+        "it: tokenizer.save_pretrained(folder)."
+    )
 
 
 def _plain(tokenizer: Any) -> str:

@@ -20,7 +20,7 @@ from ensemble_distill.facts import FIELDS, AnyPreprocessing, Member, Tokenizatio
 from ensemble_distill.runtime.transformers import library
 from ensemble_distill.students.fields import shown
 from ensemble_distill.tasks.checks.class_order import Order
-from ensemble_distill.teachers.encodings import encoding, own_tokenizer, pad_of
+from ensemble_distill.teachers.encodings import VOCABULARIES, encoding, own_tokenizer, pad_of
 from ensemble_distill.teachers.image_processors import from_processor
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
@@ -33,18 +33,7 @@ from ensemble_distill.teachers.whole_files import PIECE
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 OF_TEXTS, OF_PICTURES = "ForSequenceClassification", "ForImageClassification"
 KINDS = {"id2label": "a table", "auto_map": "a table", "model_type": "a text", "pretrained_cfg": "a table"}
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
+TOKENIZER = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 MOST = 512  # tokens that a text is cut to, where a tokenizer says that it may be of any length
 
 
