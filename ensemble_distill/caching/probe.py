@@ -73,11 +73,14 @@ def open_members(
 
 def refuse_no_preprocessing(asked: Answering, splits: Mapping[str, SplitPlan]) -> None:
     """Raise EdistillError for a member that wants pixels and does not say in what form."""
-    pixels = any(plan.source.kind == "pixels" for plan in splits.values())
-    if pixels and asked.wants is not None and asked.wants.preprocessing is None:
+    pixels = next((plan.source for plan in splits.values() if plan.source.kind == "pixels"), None)
+    if pixels is not None and asked.wants is not None and asked.wants.preprocessing is None:
+        height, width, channels = pixels.item(0).x.shape
+        half = ", ".join(["0.5"] * channels)
         raise EdistillError(
-            f"Member {asked.member.name} does not say how pixels become its input. Set teachers.preprocessing "
-            "in edistill.toml, for instance { mean = [0.5], std = [0.5], size = [28, 28] }."
+            f"Member {asked.member.name} does not say how pixels become its input. Set teachers.preprocessing in "
+            f"edistill.toml, for pixels as they are {{ size = [{height}, {width}], mean = [{half}], std = [{half}] }} "
+            "with the mean and std that it was trained with."
         )
 
 

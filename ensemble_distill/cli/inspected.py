@@ -73,6 +73,7 @@ def _run(path: str, record: Record) -> Sheet:
         f"{path}: a student of {counted(record['members'], 'member')} by {record['method']['name']}",
         [
             *student_facts(record),
+            ("a trial", f"of {record['limit']:,} rows of each split at most (limit)" if "limit" in record else ""),
             ("calibrated", "yes" if "calibration.json" in files else "no"),
             ("evaluated on", listed([split_of(name) for name in evaluated])),
             ("exported", listed(exported)),

@@ -17,6 +17,7 @@ from ensemble_distill.evaluation.names import HONEST, STUDENT
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.facts import HELD_OUT
+from ensemble_distill.runs.args import limit_of
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.exports import exports_of, stale
 from ensemble_distill.runs.folder import generation_name
@@ -43,6 +44,7 @@ def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluat
                 index, name if names.count(name) == 1 else str(run.folder), calibrated=run.calibration is not None
             ),
             still_falling=run.provenance.still_falling,
+            limit=limit_of(run.folder),
         )
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     )
@@ -64,7 +66,9 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
     calibrated = any(run.calibration is not None for run in chain.runs)
     falling = [run.provenance.still_falling for run in chain.runs if run.provenance.still_falling is not None]
     found = replace(
-        measured.evaluation(count - 1, chain.folder.name, calibrated, models), still_falling=max(falling, default=None)
+        measured.evaluation(count - 1, chain.folder.name, calibrated, models),
+        still_falling=max(falling, default=None),
+        limit=limit_of(chain.folder),
     )
     students = {name: (index, chain.runs[index]) for name, index in generations.items()}
     _tell_stale(chain.runs, given.progress)

@@ -56,6 +56,7 @@ class Evaluation:
         calibrated: whether the student, or a generation of the chain, is.
         still_falling: where the training of the student, or of a generation of the chain, ended too early, which share
             of its loss's fall came late; see `Provenance.still_falling`.
+        limit: of a student that only tried the road, how many rows of each split it learned from at most. None else.
         answering: of how many members how many answer a row; None where all answer every row.
         shifts: {shift: {severity: models}}. None where shifts were not asked for.
         shift_levels: what the severities of each shift mean. None as `shifts`.
@@ -78,6 +79,7 @@ class Evaluation:
     chain_fidelity: Mapping[str, Figures] | None = None
     calibrated: bool = False
     still_falling: float | None = None
+    limit: int | None = None
     answering: Answering | None = None
     shifts: Mapping[str, Mapping[int, Models]] | None = None
     shift_levels: Mapping[str, tuple[str, ...]] | None = None
@@ -106,6 +108,7 @@ class Evaluation:
             else {name: None if each is None else each.to_json() for name, each in self.worth.items()},
             "instead": None if self.instead is None else list(self.instead),
             "still_falling": self.still_falling,
+            "limit": self.limit,
             "answering": None if self.answering is None else asdict(self.answering),
         }
 

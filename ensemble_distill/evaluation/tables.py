@@ -155,6 +155,12 @@ def _caption_near(found: Comparison) -> list[str]:
             "the model uncertainty once its mean is right."
         )
     told += [
+        f"{run.run} is a trial: it learned from {run.limit:,} rows at most (limit), and its figures say nothing of the "
+        "real one."
+        for run in found.runs
+        if run.limit is not None
+    ]
+    told += [
         f"{run.run} ended before its loss did: {run.still_falling:.0%} of the fall came in the second half of its last "
         "stage. More epochs would change its figures."
         for run in found.runs

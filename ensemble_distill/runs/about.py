@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.args import limit_of
 from ensemble_distill.runs.chain import Chain, is_chain
 from ensemble_distill.runs.evaluations import stale_evaluations
 from ensemble_distill.runs.exports import stale_exports
@@ -21,7 +22,9 @@ def about(path: Path) -> dict[str, Any]:
     run = Run.open(path)
     files = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     stale = (*stale_exports(path), *stale_evaluations(path, {"student": run.made_from}))
-    return {"kind": "run", **run.config.to_json(), "files": files, **_stale(path, stale)}
+    limit = limit_of(path)
+    tried = {} if limit is None else {"limit": limit}
+    return {"kind": "run", **run.config.to_json(), **tried, "files": files, **_stale(path, stale)}
 
 
 def in_short(folder: Path) -> dict[str, Any]:

@@ -33,6 +33,15 @@ def read_args(folder: Path) -> Settings:
         raise EdistillError(f"{path} is damaged ({told}). Restore it, or run edistill train --overwrite.") from None
 
 
+def limit_of(folder: Path) -> int | None:
+    """Of a run or a chain that only tried the road: of how many rows of each split it is made at most. None else.
+
+    Raises:
+        EdistillError: its settings are damaged.
+    """
+    return read_args(folder).limit if (folder / ARGS).is_file() else None
+
+
 def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str] = ()) -> None:
     """Raise EdistillError naming the first setting in which a run differs from what is asked now, those in `free` and
     those of how it is computed aside."""

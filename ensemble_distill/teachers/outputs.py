@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble_distill.data.reading_csv import read_csv
 from ensemble_distill.data.stored import Archive, read_npy
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.runtime.files import memory
@@ -214,12 +214,14 @@ def _column_names(file: Path) -> list[str] | None:
 
 def _header(file: Path) -> list[str]:
     parquet = file.suffix.lower() == ".parquet"
-    columns: list[str] = list(_parquet(file).schema_arrow.names if parquet else next(_lines(file), ()))
+    columns: list[str] = list(_parquet(file).schema_arrow.names if parquet else read_csv(file)[0])
     if len([name for name in columns if name in KEYS]) != 1 or len(columns) < 2:
         raise EdistillError(
             f"{file} has the columns {first_few(columns, 6) or 'of nothing'}. Give a column row, or file with the "
             "names of pictures, and one for each output."
         )
+    if twice := next((name for name in columns if columns.count(name) > 1), None):
+        raise EdistillError(f"{file} has the column {twice!r} {columns.count(twice)} times. Name each once.")
     return columns
 
 
@@ -233,25 +235,14 @@ def _table(file: Path) -> tuple[str, list[str], Array]:
             keys = [str(value) for value in table[key].to_pylist()]
             others = [table[name].to_numpy(zero_copy_only=False) for name in columns if name != key]
             return key, keys, np.stack(others, axis=1).astype(np.float64)
-        at, keys, values = columns.index(key), [], []
-        lines = _lines(file)
-        next(lines)
-        for number, line in enumerate(lines, start=2):
-            if len(line) != len(columns):
-                raise ValueError(f"line {number} has {len(line)} values for {len(columns)} columns")
-            keys.append(line[at].strip())
-            values.append([float(value or "nan") for place, value in enumerate(line) if place != at])
-        return key, keys, np.array(values, np.float64).reshape(len(keys), len(columns) - 1)
+        keys, blocks = [], []
+        for block in read_csv(file)[1]:
+            keys += [text.strip() for text in block[key]]
+            numbers = [[float(text or "nan") for text in block[name]] for name in columns if name != key]
+            blocks.append(np.array(numbers, np.float64).T)
+        return key, keys, np.concatenate(blocks) if blocks else np.empty((0, len(columns) - 1))
     except (ValueError, TypeError, OSError) as error:
         raise EdistillError(f"{file} is no table of numbers: {first_line(error)}. Write it again.") from None
-
-
-def _lines(file: Path) -> Iterator[Sequence[str]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            yield from csv.reader(text)
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise EdistillError(f"{file} cannot be read as CSV in UTF-8: {first_line(error)}. Write it again.") from None
 
 
 def _parquet(file: Path) -> Any:

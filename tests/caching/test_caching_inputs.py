@@ -197,7 +197,9 @@ def test_pixels_without_preprocessing_are_refused(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "tiny")
     text = (folder / "edistill.toml").read_text()
     (folder / "edistill.toml").write_text("\n".join(line for line in text.splitlines() if "preprocessing" not in line))
-    with refused("Member member-0 does not say how pixels become its input", "Set teachers.preprocessing"):
+    _, height, width, *_ = np.load(folder / "data/train.npz")["x"].shape
+    told = "Member member-0 does not say how pixels become its input"
+    with refused(told, "Set teachers.preprocessing", f"size = [{height}, {width}]"):
         cache_logits(settings(folder))
     assert not (folder / "cache/manifest.json").exists()
 

@@ -30,6 +30,7 @@ from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.doctor import doctor
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.init import init
+from ensemble_distill.workflows.inspect import inspect
 from ensemble_distill.workflows.train import train
 
 FILLED = {"teachers.preprocessing": {"size": [6, 6], "mean": [0.5], "std": [0.5]}}
@@ -329,6 +330,9 @@ def test_a_limit_tries_the_whole_road_beside_the_real_one(whole: Path) -> None:
     report = train(few)
     assert report.folder == whole / "runs-limit-9/hydra-s0"
     assert evaluate(few).rows == 9
+    by_path = evaluate(load_settings("ours/edistill.toml"), str(report.folder))
+    assert (by_path.rows > 9, by_path.limit, by_path.to_json()["limit"]) == (True, 9, 9), "by its path it is marked"
+    assert inspect(report.folder)["limit"] == 9
     assert contents(whole / "cache") == before
     assert Run.open(report.folder).provenance.trained_on == {
         "train": Cache(Path(few.output.cache)).manifest.splits["train"].digest

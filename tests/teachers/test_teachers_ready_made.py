@@ -117,7 +117,7 @@ def test_columns_called_by_numbers_go_by_them_where_the_data_has_no_names(tmp_pa
     (tmp_path / "m/train.csv").write_text("file,1,2,0\n" + "".join(f"{file},10,20,0\n" for file in FILES))
     assert_array_equal(said(tmp_path / "m"), [[0, 10, 20]] * 5)
     (tmp_path / "m/train.csv").write_text("file,1,1,0\n" + "".join(f"{file},10,20,0\n" for file in FILES))
-    with refused("m's columns names 3 classes", "only in the data: 2"):
+    with refused("train.csv has the column '1' 2 times"):
         met(tmp_path / "m")
 
 
@@ -207,16 +207,17 @@ def test_files_of_other_rows_or_of_no_numbers_are_refused(tmp_path: Path) -> Non
         met(written(tmp_path, "m.npz", train=np.array([[{}] * 3] * 5)))
     (tmp_path / "m").mkdir()
     for text, told in (
-        ("", "has the columns of nothing"),
+        ("", "has no header"),
         ("a,b\n1,2\n", "has the columns a, b. Give a column row"),
-        ("row,a\n0,1\n1\n", "line 3 has 1 values for 2 columns"),
+        ("row,a\n0,1\n1\n", "row 1 has 1 fields, and the header names 2"),
+        ("row,a,a\n0,1,2\n", "has the column 'a' 2 times"),
         ("row,a\n0,x\n", "could not convert string to float: 'x'"),
     ):
         (tmp_path / "m/train.csv").write_text(text)
         with refused("train.csv", told):
             met(tmp_path / "m")
     (tmp_path / "m/train.csv").write_bytes(b"row,a\n\xff\xfe")
-    with refused("train.csv cannot be read as CSV in UTF-8"):
+    with refused("train.csv is not text in UTF-8"):
         met(tmp_path / "m")
 
 
