@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,16 +13,23 @@ from ensemble_distill.data.subset import Subset
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.keys import uniform_row
 
+MOST = 2**18  # rows that are compared
 BINS = 10  # of targets that are numbers, equally many rows in each
 RULE = 1  # which rule this is: another one would be another split
 
 
 class Portion(Subset):
-    """The rows of one split."""
+    """The rows of one split.
 
-    def __init__(self, whole: Source, rows: Array, rule: str) -> None:
+    Args:
+        rule: by which they were chosen, in words.
+        remark: what a user should know of them; None for nothing.
+    """
+
+    def __init__(self, whole: Source, rows: Array, rule: str, remark: str | None = None) -> None:
         super().__init__(whole, rows)
         self.rule = rule
+        self.remarks = (*whole.remarks, *([] if remark is None else [remark]))
 
     @property
     def digest_scope(self) -> str:
@@ -62,6 +70,7 @@ def portions(whole: Source, rule: Rule) -> dict[str, Source]:
     order = np.lexsort((drawn, strata))  # by stratum, at random within
     dealt = _dealt(len(whole), list(shares.values()))
     found: dict[str, Source] = {}
+    contents = _contents(whole)
     for index, name in enumerate(shares):
         rows = np.sort(order[dealt == index]).astype(np.int64)
         if not len(rows):
@@ -69,8 +78,31 @@ def portions(whole: Source, rule: Rule) -> dict[str, Source]:
                 f"data.split gives {name} {shares[name]:g} of {len(whole)} rows, which is none. Give it more, or leave "
                 "it out."
             )
-        found[name] = Portion(whole, rows, rule.told(name))
+        learned = np.sort(order[dealt == 0]) if index else None
+        found[name] = Portion(whole, rows, rule.told(name), _twins(contents, rows, learned))
     return found
+
+
+def _contents(whole: Source) -> list[bytes] | None:
+    """What each row is, for comparing; None where to look is too much: of pictures, and of very many rows."""
+    if whole.kind == "pixels" or len(whole) > MOST:
+        return None
+    inputs = (np.ascontiguousarray(whole.item(row).x) for row in range(len(whole)))
+    return [hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in inputs]
+
+
+def _twins(contents: list[bytes] | None, rows: Array, learned: Array | None) -> str | None:
+    """How many rows of a split stand in train, too; None for none, and for train itself."""
+    if contents is None or learned is None:
+        return None
+    there = {contents[row] for row in learned.tolist()}
+    count = sum(contents[row] in there for row in rows.tolist())
+    if not count:
+        return None
+    return (
+        f"{count:,} of {len(rows):,} rows are equal to rows of train, so that figures of them are too good. Drop the "
+        "doubles from data.all."
+    )
 
 
 def _dealt(total: int, shares: list[float]) -> Array:

@@ -11,17 +11,22 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 
 from ensemble_distill.data.entry import Entry
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.names import harmless_json, one_line
 from ensemble_distill.setup.code import Factory
 from ensemble_distill.setup.members import Found, told_kinds
 from ensemble_distill.setup.splits import Splits
 from ensemble_distill.tasks import open_task
+from ensemble_distill.teachers.ready_made import outputs_of as ready_outputs
 
+LIKELY = "as the outputs that were found look"
 COLUMN = 56  # where the comments begin
 FILL = "FILL IN"
+SUMMED = 1e-3  # by how much the probabilities of a row may differ from 1 together
 READY_MADE = "ready_made"  # the kind of outputs alone
 VIEWS = {"pixels": "crop-flip+mixup", "tensor": "mixup", "features": "mixup", "series": "mixup", "volume": "mixup"}
 
@@ -130,12 +135,33 @@ def _teachers(text: Text, scene: Scene, task: str) -> None:
         text.fill("output", '"mean-variance"', 'what members return: "mean" (then variance, too), or "mean-logvar"')
     elif first is not None:
         text.set("output", "logits", 'or "probabilities", where a softmax or sigmoid is in the module')
+    likely = [] if open_task(task).says_labels else [one for one in scene.found if says_probabilities(one, task)]
+    alone = len(likely) == len(scene.found)
+    if likely and alone:
+        text.set("output", "probabilities", LIKELY)
     _preprocessing(text, scene)
+    for pattern in patterns(likely, scene.found) if likely and not alone else ():
+        text.say()
+        text.say(f"[teachers.members.{toml(pattern)}]")
+        text.set("output", "probabilities", LIKELY)
     for other in scene.built[1:]:
         for pattern in patterns(other.members, scene.found):
             text.say()
             text.say(f"[teachers.members.{toml(pattern)}]")
             _built(text, other)
+
+
+def says_probabilities(one: Found, task: str) -> bool:
+    """Whether outputs alone look like probabilities: of classes they sum to 1 in each row, of labels they lie between 0
+    and 1."""
+    if one.kind != READY_MADE or one.problem is not None:
+        return False
+    try:
+        said = ready_outputs(one.path).sample()
+    except EdistillError:  # doctor tells
+        return False
+    inside = bool(said.size and said.min() >= 0 and said.max() <= 1)
+    return inside and (not open_task(task).one_class or bool(np.abs(said.sum(axis=1) - 1).max() < SUMMED))
 
 
 def _built(text: Text, built: Built) -> None:

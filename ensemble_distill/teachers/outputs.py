@@ -124,6 +124,18 @@ class Outputs:
             )
         return next(iter(found.values()), None)
 
+    def sample(self) -> Array:
+        """What it says of the rows of one split that it answers, (n, ·), as it is stored. Raises EdistillError where
+        that cannot be read."""
+        split, file = next(iter(self.splits.items()))
+        if file.suffix.lower() in (".csv", ".parquet"):
+            values = _table(file)[2]
+        else:
+            archive = file.suffix.lower() == ".npz"
+            values = Archive(file).read(split) if archive else read_npy(file, f"teachers.path {split}")
+        rows: Array = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
+        return rows[~np.isnan(rows).any(axis=1)] if rows.dtype.kind == "f" else rows
+
     @property
     def made(self) -> Mapping[str, str]:
         """What the file says of the views that its outputs are of, `MADE`, as texts; nothing of a folder. Raises

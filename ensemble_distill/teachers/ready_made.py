@@ -52,7 +52,7 @@ def claims(path: Path) -> bool:
 
 def load(path: Path, context: Context) -> Teacher:
     """Raises EdistillError for arrays that belong to no split, and for none."""
-    outputs = _outputs(path)
+    outputs = outputs_of(path)
     member = Member(
         name=member_name(path),
         sha256=_digest(outputs.files),
@@ -64,7 +64,8 @@ def load(path: Path, context: Context) -> Teacher:
     return Teacher.asked_only(member, "a table of ready-made outputs", opens, Origin(path.name))
 
 
-def _outputs(path: Path) -> Outputs:
+def outputs_of(path: Path) -> Outputs:
+    """What a member of this kind holds. Raises EdistillError as `load` does."""
     return in_archive(path) if path.is_file() else of_folder(path)
 
 
@@ -79,7 +80,7 @@ def _digest(files: Sequence[tuple[str, Path]]) -> str:
 
 
 def _open(member: Member, path: Path, task: type[Task]) -> Answering:
-    outputs = _outputs(path)
+    outputs = outputs_of(path)
     refuse_changed(path, member.sha256, _digest(outputs.files))
     return Table(task, member, outputs)
 

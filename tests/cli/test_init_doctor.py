@@ -237,7 +237,31 @@ def test_ready_made_outputs_are_asked_about_no_views(here: Path) -> None:
     np.savez(here / "ours/teachers/outputs.npz", train=said, validation=said, test=said)
     report = init("ours")
     assert ("outputs", "ready_made") in [(one["name"], one["kind"]) for one in report.members]
-    assert load_settings().views.transform == "none"
+    settings = load_settings()
+    assert settings.views.transform == "none"
+    assert settings.teachers.of_pattern(settings.teachers.pattern_of("outputs")).output == "probabilities"
+    assert settings.teachers.output == "logits"
+
+
+@pytest.mark.parametrize("said", ["probabilities", "logits"])
+def test_what_ready_made_outputs_look_like_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=(2, 40, 3))
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    Path("ours/teachers").mkdir(parents=True)
+    np.savez("ours/train.npz", x=x, y=np.arange(40) % 3)
+    for member in range(2):
+        outputs = (p if said == "probabilities" else z)[member].copy()
+        outputs[member::2] = np.nan  # out of fold
+        np.savez(f"ours/teachers/fold-{member}.npz", train=outputs)
+    init("ours")
+    assert load_settings().teachers.output == said
+    problems = doctor(load_settings).problems
+    assert len(problems) == 1  # the student is for the user to say
+    assert "student.model is not set" in problems[0]
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------

@@ -284,6 +284,23 @@ def test_the_seed_chooses_the_rows_and_the_rule_is_told() -> None:
         portions(whole, Rule({"test": 0.001}))
 
 
+def test_rows_that_stand_in_train_too_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.arange(60, dtype=np.float32)[:, None]
+    x[30:] = x[:30]  # each stands there twice
+    whole = labeled(60, [0] * 60).__class__(x, np.zeros(60, np.int64), "features")
+    found: Any = portions(whole, Rule({"validation": 0.2, "test": 0.3}))
+    learned = set(x[found["train"].rows, 0].tolist())
+    for name in ("validation", "test"):
+        twins = sum(value in learned for value in x[found[name].rows, 0].tolist())
+        assert twins > 0
+        (told,) = found[name].remarks
+        assert told.startswith(f"{twins} of {len(found[name])} rows are equal to rows of train")
+    assert found["train"].remarks == ()
+    assert portions(labeled(60, [0] * 60), Rule({"test": 0.3}))["test"].remarks == ()
+    monkeypatch.setattr("ensemble_distill.data.portions.MOST", 59)
+    assert portions(whole, Rule({"test": 0.3}))["test"].remarks == ()  # to look is too much
+
+
 def test_the_split_stands_in_the_workspace(tmp_path: Path) -> None:
     written(tmp_path / "people.csv")
     (tmp_path / "edistill.toml").write_text(
