@@ -20,6 +20,7 @@ from ensemble_distill.cli.inspected_facts import (
     member_facts,
     names,
     options,
+    ports,
     preprocessing,
     size,
     split_of,
@@ -132,6 +133,25 @@ def _onnx(path: str, record: Record) -> Sheet:
             ("size", size(record)),
         ],
         next=_again(record) or f"edistill predict INPUTS --model {path}",
+    )
+
+
+def _graph(path: str, record: Record) -> Sheet:
+    member = record["member"]
+    return Sheet(
+        f"{path}: an ONNX graph that edistill did not write",
+        [
+            ("takes", ports(record["inputs"])),
+            ("gives", ports(record["outputs"])),
+            ("classes", names([str(name) for name in record["classes"] or ()])),
+            ("as a member", f"it says {member['output']}" if member else f"no: {record['problem']}"),
+            ("written by", record["producer"]),
+            ("opset", ", ".join(f"{domain} {version}" for domain, version in record["opset"].items())),
+            ("operators", f"{record['operators']:,}"),
+            ("sha256", f"{record['sha256'][:HEX]}…"),
+            ("size", size(record)),
+        ],
+        next="edistill init FOLDER, of the folder that it and the other members are in" if member else None,
     )
 
 
@@ -261,6 +281,7 @@ SHEETS: Mapping[str, Callable[[str, Record], Sheet]] = {
     "run": _run,
     "safetensors": _safetensors,
     "onnx": _onnx,
+    "graph": _graph,
     "chain": _chain,
     "cache": _cache,
     "runs": _runs,

@@ -190,6 +190,15 @@ def after(mark: str, text: str) -> str:
     return f"{mark}{text}" if text else ""
 
 
+def ports(found: Sequence[Record]) -> str:
+    """Inputs or outputs of a graph: X float (N, 4)."""
+    told = []
+    for port in found:
+        shape = "?" if port["shape"] is None else ", ".join("N" if n is None else str(n) for n in port["shape"])
+        told.append(f"{port['name']} {port['type']} ({shape})")
+    return listed(told)
+
+
 def size(record: Record) -> str:
     return f"{record['bytes'] / 1e6:,.2f} MB"
 

@@ -30,7 +30,7 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         raise EdistillError(f"There is no {path}. Give a run, a cache, an .onnx file, a folder of teachers, or data.")
     refuse_special(path)
     task = "classification" if settings is None else settings.task
-    found = _made_here(path)
+    found = _foreign_graph(path, settings, task) or _made_here(path)
     if found is not None:
         told: dict[str, Any] = brief(found)
         return told
@@ -74,6 +74,19 @@ def _made_here(path: Path) -> dict[str, Any] | None:
             f"{path} is a folder to work in, by its {FILE_NAME}. Give a part of it: {inside or 'none yet'}."
         )
     return about_weights(path)
+
+
+def _foreign_graph(path: Path, settings: Settings | None, task: str) -> dict[str, Any] | None:
+    """What an ONNX file of others is; None for ours, and for what is none: that is told by who would run it."""
+    if path.suffix.lower() != ".onnx":
+        return None
+    from ensemble_distill.teachers.about_graph import about
+
+    section = TeacherSettings.model_validate({}) if settings is None else settings.teachers
+    try:
+        return about(path, section, task)
+    except EdistillError:
+        return None
 
 
 def _runs(path: Path) -> dict[str, Any]:
