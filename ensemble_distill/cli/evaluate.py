@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Trust, command
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.remarks import remarks
 from ensemble_distill.evaluation.tables import tables
@@ -41,6 +44,9 @@ def register(app: typer.Typer) -> None:
         shifts: Annotated[
             bool, typer.Option("--shifts", help="Evaluate on distorted rows too; the teachers are asked about them.")
         ] = False,
+        report: Annotated[
+            Path | None, typer.Option(help="Write a page of figures to this .html, of one run.", show_default=False)
+        ] = None,
         trust: Trust = False,
         style: Annotated[Style, typer.Option("--format", help="How the result is written.")] = Style.table,
         json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -56,9 +62,13 @@ def register(app: typer.Typer) -> None:
         with render.Shown() as progress:
             if runs is None or len(runs) < 2:
                 run = runs[0] if runs else None
-                one = workflow.evaluate(settings, run, split=split, shifts=shifts, trust=trust, progress=progress)
+                one = workflow.evaluate(
+                    settings, run, split=split, shifts=shifts, report=report, trust=trust, progress=progress
+                )
                 found, document = Comparison((one,)), one.to_json
             else:
+                if report is not None:
+                    refuse_report_of_several(runs)
                 found = workflow.evaluate_together(
                     settings, runs, split=split, shifts=shifts, trust=trust, progress=progress
                 )
@@ -67,6 +77,14 @@ def register(app: typer.Typer) -> None:
             render.document(document())
         else:
             show(found, style)
+
+
+def refuse_report_of_several(runs: Sequence[str]) -> None:
+    """Raise EdistillError: a page is of one student."""
+    raise EdistillError(
+        f"--report shows one student, and {', '.join(runs)} are {len(runs)}. Write a page for each, or compare them: "
+        f"edistill compare {' '.join(runs)} --picture worth.svg"
+    )
 
 
 def show(found: Comparison, style: Style) -> None:

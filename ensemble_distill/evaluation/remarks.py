@@ -24,7 +24,7 @@ def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
             f"{' and in '.join(student.falls_short)}: serve some members instead"
             + (f", the best of them by NLL on the validation rows: {' + '.join(run.instead)}." if run.instead else ".")
         )
-    if (slower := _slower_than_all(run)) is not None:
+    if (slower := slower_than_all(run)) is not None:
         own, whole = slower
         yield (
             f"One row takes {run.run} {own:.3g} ms, and all members together {whole:.3g} ms: of networks this small "
@@ -66,7 +66,7 @@ def _who_answers(found: Answering, split: str) -> Iterator[str]:
         )
 
 
-def _slower_than_all(run: Evaluation) -> tuple[float, float] | None:
+def slower_than_all(run: Evaluation) -> tuple[float, float] | None:
     """Milliseconds of the student and of its ensemble, as that runs fastest, where the student is no faster."""
     student, ensemble = run.cost[STUDENT], run.cost[ENSEMBLE]
     own, whole = student and student["latency_ms"], ensemble and ensemble["latency_ms"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ensemble_distill.evaluation.comparable import refuse_unlike
 from ensemble_distill.evaluation.comparison import Comparison
-from ensemble_distill.evaluation.evaluating import evaluate_chain, evaluate_runs
+from ensemble_distill.evaluation.evaluating import evaluate_chain, evaluate_runs, kept, measure
 from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.reporting.report import refuse_report, refuse_report_of_chain, write_report
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.finding import find, find_runs
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -23,6 +24,7 @@ def evaluate(
     *,
     split: str | None = None,
     shifts: bool = False,
+    report: str | Path | None = None,
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -35,6 +37,7 @@ def evaluate(
         run: a run's or a chain's folder or name; the latest by default.
         split: test by default, or validation where there is no test.
         shifts: evaluate every shift of the split too, in five severities, for which the teachers themselves are asked.
+        report: a page to write of a run, .html; what its figures draw is written beside it, .json.
         trust: load pickled checkpoints that name arbitrary globals, and run the code that runs from elsewhere name.
         progress: is told how far it is.
 
@@ -46,14 +49,22 @@ def evaluate(
 
     Raises:
         EdistillError: no such run or split; the data is not what the cache was made from, or not what the
-            student takes; the members are not those of the run.
+            student takes; the members are not those of the run; a report of a chain.
     """
+    if report is not None:
+        refuse_report(Path(report))
     found = find(Path(settings.output.runs), run)
     first = found.runs[0] if isinstance(found, Chain) else found
     given = open_for_evaluation(Workspace(settings, progress or Silent(), trust), first, must_ask=shifts)
     if isinstance(found, Chain):
+        if report is not None:
+            refuse_report_of_chain(found)
         return evaluate_chain(given, found, split, shifts)
-    return evaluate_runs(given, [found], split, shifts)[0]
+    measured = measure(given, [found], {}, split, shifts)
+    (evaluation,) = kept(given, [found], measured)
+    if report is not None:
+        write_report(Path(report), measured, evaluation, given.splits[measured.split])
+    return evaluation
 
 
 def evaluate_together(

@@ -38,7 +38,7 @@ DESIGN: dict[str, set[str]] = {
     "methods": {"predictive", "students", "tasks"},
     "training": {"tasks", "data", "cache", "methods", "starts", "students", "runs"},
     "evaluation": {"data", "cache", "students", "predictive", "tasks", "runs"},
-    "reporting": {"evaluation", "tasks"},
+    "reporting": {"evaluation", "tasks", "data", "runs"},
     "serving": {"students", "runs", "tasks"},
     "exporting": {"students", "runs", "tasks", "serving"},
     "quickstart": set(),

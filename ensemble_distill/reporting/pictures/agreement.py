@@ -1,0 +1,57 @@
+"""Model uncertainty of the student against that of its ensemble, row by row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ensemble_distill.reporting.drawing import OTHER, STUDENT, Picture, drawn
+from ensemble_distill.reporting.seen import Seen
+from ensemble_distill.runtime.spread import spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 2000  # points
+
+
+def picture(seen: Seen) -> Picture | None:
+    """None where one of the two has no model uncertainty."""
+    if "model_uncertainty" not in seen.student or "model_uncertainty" not in seen.ensemble:
+        return None
+    theirs, own = seen.ensemble["model_uncertainty"], seen.student["model_uncertainty"]
+    there = ~np.isnan(theirs) & ~np.isnan(own)
+    theirs, own = theirs[there], own[there]
+    if not len(theirs) or not theirs.max() > 0:
+        return None
+    some = spread(len(theirs), MOST)
+    unit, fidelity = seen.evaluation.task.uncertainty_unit, seen.evaluation.fidelity
+    least = float(theirs.max()) * 1e-5
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        ends = [least, float(max(theirs.max(), own.max()))]
+        axes.plot(ends, ends, color=OTHER, linewidth=1, linestyle="--")
+        points = [np.maximum(values[some], least) for values in (theirs, own)]
+        axes.scatter(points[0], points[1], s=6, color=STUDENT, alpha=0.4, linewidths=0)
+        axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.set(xlabel=f"the ensemble's ({unit})", ylabel=f"{seen.run}'s ({unit})")
+
+    ratio, rank = fidelity["model_uncertainty_ratio"], fidelity["model_uncertainty_spearman"]
+    told = [
+        f"The student's mean is {float(own.mean()):.3g}, the ensemble's {float(theirs.mean()):.3g}",
+        *([] if ratio is None else [f"a ratio of {ratio:.2f}"]),
+        *([] if rank is None else [f"the rank correlation is {rank:.3f}"]),
+    ]
+    return Picture(
+        "agreement",
+        "Does it doubt where the ensemble does?",
+        "A point a row, by model (epistemic) uncertainty. On the dashed line both doubt alike; below it the student "
+        "doubts less.",
+        "; ".join(told) + ".",
+        {"rows": len(theirs), "ensemble": theirs[some].tolist(), "student": own[some].tolist()},
+        drawn(draw, 5.2, 4.2),
+    )

@@ -1,0 +1,55 @@
+"""What is gained by leaving the rows out that it is least sure of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ensemble_distill.reporting.drawing import ENSEMBLE, STUDENT, Picture, drawn
+from ensemble_distill.reporting.seen import Seen
+from ensemble_distill.tasks.figures import Values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHARES = np.linspace(0, 0.9, 19)
+QUALITY = {"correct": "accuracy", "squared_error": "root mean squared error", "nll": "NLL (nats)"}  # the first there is
+
+
+def picture(seen: Seen) -> Picture | None:
+    """None where rows have no labels."""
+    key = next((name for name in QUALITY if name in seen.student), None)
+    if key is None:
+        return None
+    found = {"ensemble": _kept(seen.ensemble, key), seen.run: _kept(seen.student, key)}
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for (name, values), color in zip(found.items(), (ENSEMBLE, STUDENT), strict=True):
+            axes.plot(SHARES, values, color=color, label=name)
+        axes.set(xlabel="share of rows that is rejected", ylabel=f"{QUALITY[key]} of the rest")
+        axes.legend(frameon=False)
+
+    tenths = [0, 2, 4, 10]  # of none, of 10, 20 and 50 %
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{values[at]:.4g} with {SHARES[at]:.0%} rejected" for at in tenths)
+        for name, values in found.items()
+    )
+    return Picture(
+        "rejection",
+        "What is gained by saying nothing?",
+        "The rows of the highest total uncertainty are left to somebody else. The steeper, the better it knows where "
+        "it errs.",
+        f"{QUALITY[key]}. {told}.",
+        {"figure": QUALITY[key], "rejected": SHARES.tolist(), **found},
+        drawn(draw, 5.6, 3.6),
+    )
+
+
+def _kept(rows: Values, key: str) -> list[float]:
+    """Of the surest rows, for each share that is rejected; ties by their order."""
+    each = rows[key].reshape(len(rows[key]), -1).mean(1)
+    order = np.argsort(rows["total_uncertainty"], kind="stable")
+    found: list[Any] = [each[order[: max(1, round(len(order) * (1 - share)))]].mean() for share in SHARES]
+    return [float(np.sqrt(value)) if key == "squared_error" else float(value) for value in found]

@@ -1,0 +1,63 @@
+"""Quality and uncertainty under shift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ensemble_distill.evaluation.names import ENSEMBLE as OF_ENSEMBLE
+from ensemble_distill.evaluation.names import STUDENT as OF_STUDENT
+from ensemble_distill.reporting.drawing import ENSEMBLE, STUDENT, Picture, drawn
+from ensemble_distill.reporting.seen import Seen
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def picture(seen: Seen) -> Picture | None:
+    """None where shifts were not asked for."""
+    shifts = seen.evaluation.shifts
+    if shifts is None:
+        return None
+    sides = {"ensemble": OF_ENSEMBLE, seen.run: OF_STUDENT}
+    figures = [name for name in seen.evaluation.task.shifted_shown if _values(seen, OF_STUDENT, name) is not None]
+    found = {figure: {side: _values(seen, model, figure) for side, model in sides.items()} for figure in figures}
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(len(found), len(shifts), sharex=True, sharey="row", squeeze=False)
+        for line, (name, of) in zip(grid, found.items(), strict=True):
+            for axes, shift in zip(line, shifts, strict=True):
+                for (side, values), color in zip(of.items(), (ENSEMBLE, STUDENT), strict=True):
+                    if values is not None:
+                        axes.plot(range(len(values[shift])), values[shift], "o-", color=color, label=side, markersize=3)
+            line[0].set_ylabel(name.replace("_", " "))
+        for axes, shift in zip(grid[0], shifts, strict=True):
+            axes.set_title(shift)
+        grid[0][0].legend(frameon=False)
+        figure.supxlabel("severity, 0 is none", fontsize=9)
+
+    told = []
+    for name, of in found.items():
+        own = of[seen.run] or {}
+        told += [f"{name.replace('_', ' ')} under {shift}: {v[0]:.3g} to {v[-1]:.3g}" for shift, v in own.items()]
+    return Picture(
+        "shifted",
+        "Does its doubt grow where it errs more?",
+        "The same rows, distorted in five severities. Where quality falls, uncertainty is to grow, and as the "
+        "ensemble's does.",
+        f"Of {seen.run}, from none to the strongest: {'; '.join(told)}.",
+        found,
+        drawn(draw, 2.2 * len(shifts), 1.9 * len(found) + 0.6),
+    )
+
+
+def _values(seen: Seen, model: str, figure: str) -> dict[str, list[float]] | None:
+    """{shift: a value for none and each severity}; None where the model has not the figure everywhere."""
+    plain: dict[str, Any] = dict(seen.evaluation.models[model] or {})
+    found = {
+        shift: [plain.get(figure), *((models[model] or {}).get(figure) for models in severities.values())]
+        for shift, severities in (seen.evaluation.shifts or {}).items()
+    }
+    complete = {
+        shift: [value for value in values if value is not None] for shift, values in found.items() if None not in values
+    }
+    return complete if len(complete) == len(found) else None

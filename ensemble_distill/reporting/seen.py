@@ -1,0 +1,48 @@
+"""What a report is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.evaluation.each_head import EachHead
+from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.tasks.figures import Values
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run beside its ensemble, row by row.
+
+    Attributes:
+        evaluation: its figures.
+        members: the ensemble's names.
+        ensemble, student, near: of each answer of the split; `near` as `fidelity_rows` has it.
+        elsewhere: of each OOD set the rows of ensemble and student.
+        heads: how near each is, and where the student is farthest off.
+        called: what those farthest rows are called.
+        looks: their pictures, (H, W, C) of uint8, where rows are pictures.
+    """
+
+    evaluation: Evaluation
+    members: tuple[str, ...]
+    ensemble: Values
+    student: Values
+    near: Values
+    elsewhere: Mapping[str, tuple[Values, Values]]
+    heads: EachHead
+    called: Mapping[int, str]
+    looks: Mapping[int, NDArray[np.uint8]]
+
+    @property
+    def run(self) -> str:
+        return self.evaluation.run
+
+    @property
+    def uncertain(self) -> tuple[str, str]:
+        """The uncertainty that both have, as rows name it and as a person does: that of the model, if it can be."""
+        both = "model_uncertainty" in self.ensemble and "model_uncertainty" in self.student
+        return ("model_uncertainty", "model uncertainty") if both else ("total_uncertainty", "total uncertainty")

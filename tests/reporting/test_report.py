@@ -1,0 +1,243 @@
+"""The report: what its figures draw, that nothing leaves the page, and that a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import language_helpers as language
+import numpy as np
+import pytest
+import tiny
+import tiny_regression
+from evaluate_helpers import ensemble_of, pixels_of, student_of
+from scipy.stats import entropy
+from tiny import refused, settings
+from typer.testing import CliRunner
+
+from ensemble_distill.cli.app import app
+from ensemble_distill.evaluation.comparison import Comparison
+from ensemble_distill.evaluation.tables import tables
+from ensemble_distill.reporting.drawing import Picture
+from ensemble_distill.reporting.page import page as written
+from ensemble_distill.reporting.pictures import ORDER
+from ensemble_distill.reporting.verdict import verdict
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.evaluate import evaluate
+from ensemble_distill.workflows.train import train
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """What stands in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.leads: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = {name: value or "" for name, value in attrs}
+        self.leads += [found[name] for name in ("src", "href", "action", "srcset", "data") if name in found]
+        if tag == "img":
+            self.images.append(found)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four members, a run, and a report of it with shifts. Do not write to it."""
+    folder = tiny.make_folder(tmp_path_factory.mktemp("report") / "tiny", 4)
+    cache_logits(settings(folder))
+    train(settings(folder, {"output.name": "hydra-s0"}))
+    evaluate(settings(folder), "hydra-s0", shifts=True, report=folder / "report.html")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(made: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((made / "report.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(made: Path) -> Page:
+    return Page((made / "report.html").read_text(encoding="utf-8"))
+
+
+# --- what is drawn ----------------------------------------------------------------------------------------------
+
+
+def test_every_figure_of_classes_is_there_once(drawn: dict[str, Any], page: Page) -> None:
+    expected = [key for key in ORDER if key != "spread"]
+    assert list(drawn["figures"]) == expected
+    assert len(page.images) == len(expected)
+    for image in page.images:
+        assert image["alt"]
+        svg = base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,"))
+        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_figures_draw_what_rows_say(made: Path, drawn: dict[str, Any]) -> None:
+    x, y = pixels_of(made / "data/test.npz"), np.load(made / "data/test.npz")["y"]
+    log_p, log_q = ensemble_of(made, x), student_of(made / "runs/hydra-s0", x)
+    of = {"ensemble": np.exp(log_p).mean(1), "hydra-s0": np.exp(log_q).mean(1)}
+    for name, mean in of.items():
+        confidence, right = mean.max(1), mean.argmax(1) == y
+        bins = drawn["figures"]["reliability"]["data"][name]
+        at = np.minimum((confidence * 10).astype(int), 9)
+        wanted = [(int((at == one).sum()), confidence[at == one].mean(), right[at == one].mean()) for one in set(at)]
+        found = [(each["rows"], each["confidence"], each["accuracy"]) for each in bins]
+        np.testing.assert_allclose(sorted(found), sorted(wanted), rtol=2e-3, atol=2e-4)
+
+        kept = drawn["figures"]["rejection"]["data"]
+        order = np.argsort(entropy(mean, axis=1), kind="stable")
+        half = order[: round(len(order) / 2)]
+        assert kept[name][kept["rejected"].index(0.5)] == pytest.approx(right[half].mean(), abs=1.1 / len(half))
+
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(-1)
+    np.testing.assert_allclose(drawn["figures"]["heads"]["data"]["kl"], kl.mean(0), rtol=1e-2, atol=1e-4)
+    apart = entropy(of["ensemble"], of["hydra-s0"], axis=1)
+    rows = [each["row"] for each in drawn["figures"]["farthest"]["data"]]
+    assert rows[0] == apart.argmax()
+    np.testing.assert_allclose(apart[rows], np.sort(apart)[::-1][: len(rows)], rtol=1e-2, atol=1e-5)
+    np.testing.assert_allclose(
+        drawn["figures"]["farthest"]["data"][0]["heads"], np.exp(log_q)[rows[0]], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_of_texts_what_has_no_row_of_its_own_is_left_out(tmp_path: Path) -> None:
+    language.make_language(tmp_path / "text")
+    asked = language.settings(tmp_path / "text", output__name="hydra")
+    cache_logits(asked)
+    train(asked)
+    evaluate(asked, "hydra", report=tmp_path / "report.html")
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]
+    assert set(figures) == {"ladder", "reliability", "agreement", "rejection", "heads"}
+
+
+def test_a_report_is_the_same_bytes_again(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "tiny"))
+    evaluate(settings(folder), "hydra-s0", shifts=True, report=folder / "again.html")
+
+    def untimed(text: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(text)
+        return {key: of["data"] for key, of in found["figures"].items() if key != "ladder"}  # it has the latency
+
+    assert untimed((folder / "again.json").read_text()) == untimed((made / "report.json").read_text())
+
+
+def test_of_numbers_errors_stand_against_what_was_predicted(tmp_path: Path) -> None:
+    folder = tiny_regression.make_folder(tmp_path / "tiny")
+    cache_logits(settings(folder))
+    train(settings(folder, {"output.name": "hydra-s0"}))
+    evaluate(settings(folder), "hydra-s0", report=folder / "report.html")
+    figures = json.loads((folder / "report.json").read_text())["figures"]
+    assert "spread" in figures
+    assert {"reliability", "farthest"}.isdisjoint(figures)
+    with np.load(folder / "runs/hydra-s0/evaluations/test.npz") as rows:
+        variance, squared = rows["student_variance"].ravel(), rows["student_squared_error"].ravel()
+    bins = figures["spread"]["data"]["hydra-s0"]
+    assert sum(each["rows"] for each in bins) == len(variance)
+    first = np.argsort(variance, kind="stable")[: bins[0]["rows"]]
+    assert bins[0]["error"] == pytest.approx(np.sqrt(squared[first].mean()), rel=1e-4)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_leaves_the_page(page: Page, made: Path) -> None:
+    assert {"script", "link", "iframe", "object", "form", "base"}.isdisjoint(page.tags)
+    assert all(leads.startswith("data:image/svg+xml;base64,") for leads in page.leads)
+    style = re.findall(r"<style>(.*?)</style>", (made / "report.html").read_text(), re.DOTALL)
+    assert "url(" not in "".join(style)
+    for image in page.images:  # nor a picture
+        svg = base64.b64decode(image["src"].partition(",")[2]).decode()
+        links = re.findall(r'(?:xlink:)?href="([^"]*)"', svg)
+        assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_the_first_words_are_what_to_do(page: Page, drawn: dict[str, Any]) -> None:
+    told = " ".join(page.words)
+    assert told.index(drawn["verdict"]["headline"]) < told.index("in fidelity")
+
+
+def test_names_are_words_whatever_they_hold(tmp_path: Path) -> None:
+    evil = ['</title><img src=x onerror="alert(1)">', "$x^{2$ & <b>", "日本 \x1b[2J"]
+    folder = tiny.make_folder(tmp_path / "tiny", 4)
+    cache_logits(settings(folder))
+    train(settings(folder, {"output.name": "plain"}))
+    (folder / "runs/plain").rename(folder / "runs/a&b$")
+    found = evaluate(settings(folder), "a&b$", report=folder / "report.html")
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert any("a&b$" in words for words in page.words)
+    picture = Picture("x", evil[0], evil[1], evil[2], {}, b"<svg/>")
+    named = replace(found, run=evil[0])
+    text = written(named, verdict(named), tables(Comparison((named,))), evil, [picture])
+    page = Page(text)
+    assert page.tags.count("img") == 1
+    assert "\x1b" not in text
+    assert any(evil[0] in words for words in page.words)
+
+
+@pytest.mark.parametrize(("name", "told"), [("report.pdf", "report.html"), ("report", ".html"), ("no/r.html", "no")])
+def test_a_report_that_cannot_be_written_is_refused_first(made: Path, name: str, told: str) -> None:
+    with refused(name, told):
+        evaluate(settings(made), "hydra-s0", report=made / name)
+
+
+def test_a_report_is_of_one_run(made: Path) -> None:
+    done = CliRunner().invoke(app, ["evaluate", "-c", str(made / "edistill.toml"), "one", "two", "--report", "r.html"])
+    assert done.exit_code == 2
+    assert "edistill compare one two" in done.stderr
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------
+
+PROBE = """<!doctype html><iframe id="f" style="border:0;width:{width}px;height:4000px"></iframe><script>
+const frame = document.getElementById("f");
+frame.onload = () => setTimeout(() => {{
+  const page = frame.contentDocument, found = {{wide: page.documentElement.scrollWidth, images: []}};
+  for (const image of page.images) found.images.push([image.complete, image.naturalWidth, image.clientWidth]);
+  document.title = JSON.stringify(found);
+}}, 300);
+frame.srcdoc = {page};
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_shows_every_figure_and_nothing_overflows(made: Path, tmp_path: Path, width: int) -> None:
+    text = json.dumps((made / "report.html").read_text(encoding="utf-8")).replace("</", "<\\/")
+    (tmp_path / "probe.html").write_text(PROBE.format(width=width, page=text), encoding="utf-8")
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+    ]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+    shown = subprocess.run([*command, (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(\{.*?\})</title>", shown.stdout)
+    assert title, shown.stderr[-2000:]
+    found = json.loads(title[1].replace("&quot;", '"'))
+    assert found["wide"] <= width
+    assert len(found["images"]) == len(ORDER) - 1
+    assert all(complete and natural > 0 and 0 < client <= width for complete, natural, client in found["images"])
