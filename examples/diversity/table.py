@@ -32,19 +32,21 @@ COLUMNS = {
 IN_MEMBERS = ("worth_prediction", "worth_uncertainty", "cost")
 COSTS = ("parameters", "macs", "latency")
 SCALED = 0.01  # how far from 1 the ratio of the mean model uncertainties may be
-HEADING = "| {} | " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * len(COLUMNS) + "|"
 
 
 def main(name: str) -> None:
-    print(HEADING.format("validation rows, seed 0"))
+    laddered = (HERE / name / "ladder.csv").exists()
+    columns = {title: key for title, key in COLUMNS.items() if laddered or key not in IN_MEMBERS}
+    heading = "| {} | " + " | ".join(columns) + " |\n|---" + "|---:" * len(columns) + "|"
+    print(heading.format("validation rows, seed 0"))
     for line in lines(name, "search.csv"):
-        print(f"| {line['entry']} | " + " | ".join(_number([line], key) for key in COLUMNS.values()) + " |")
+        print(f"| {line['entry']} | " + " | ".join(_number([line], key) for key in columns.values()) + " |")
     final = lines(name, "final.csv")
-    print("\n" + HEADING.format("test rows, mean ± standard deviation"))
+    print("\n" + heading.format("test rows, mean ± standard deviation"))
     for entry, calibrated in dict.fromkeys((line["entry"], line["calibrated"]) for line in final):
         of = [line for line in final if (line["entry"], line["calibrated"]) == (entry, calibrated)]
         told = f"{entry}, calibrated" if calibrated == "yes" else entry
-        print(f"| {told} | " + " | ".join(_number(of, key) for key in COLUMNS.values()) + " |")
+        print(f"| {told} | " + " | ".join(_number(of, key) for key in columns.values()) + " |")
         print(f"  <!-- {len(of)} seeds; AUROC by model uncertainty less the ensemble's: {_aurocs(of)} -->")
 
 
