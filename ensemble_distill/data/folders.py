@@ -21,14 +21,25 @@ def is_saved(folder: str | Path) -> bool:
 
 
 def is_sharded(folder: str | Path) -> bool:
-    """Whether it holds tar archives, and neither folders nor pictures, of which it would be a folder of images."""
+    """Whether it holds tar archives, and neither folders nor pictures, of which it would be a folder of images. Weights
+    called `.pth.tar` are none."""
     try:
         with os.scandir(folder) as found:
             names = [(entry.name, entry.is_dir()) for entry in found if not entry.name.startswith(".")]
     except (OSError, ValueError):  # no folder, or a text that can be none
         return False
-    shards = any(name.endswith(SHARD) and not inside for name, inside in names)
-    return shards and not any(inside or name.lower().endswith(PICTURES) for name, inside in names)
+    first = next((name for name, inside in sorted(names) if name.endswith(SHARD) and not inside), None)
+    if first is None or any(inside or name.lower().endswith(PICTURES) for name, inside in names):
+        return False
+    return _is_archive(Path(folder) / first)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"ustar" in file.read(512)[257:263]
+    except OSError:
+        return False
 
 
 def shards_in(folder: str | Path) -> list[Path]:

@@ -121,6 +121,17 @@ def load(entry: Entry, task: type[Task]) -> Source:
     return source_of(shards, Features.of(_json(folder / INFO), str(folder / INFO)), folder, entry, task)
 
 
+def undeclared(folder: str | Path) -> list[str] | None:
+    """The columns of a data set that does not say by itself which of them are what; None where it does."""
+    info = Path(folder) / INFO
+    features = Features.of(_json(info), str(info))
+    try:
+        features.settled(None, str(folder))
+    except EdistillError:
+        return list(features.told)
+    return None
+
+
 def arrow_file(entry: Entry, task: type[Task]) -> Source | None:
     """The rows of one such shard by itself, as `datasets` leaves them in its own cache; None for any other Arrow file.
 

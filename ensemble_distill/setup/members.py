@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.cache.manifest import is_cache
+from ensemble_distill.data.folders import is_saved, is_sharded
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runs.folder import ARGS
@@ -94,8 +95,8 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def _closed(folder: Path) -> bool:
-    """Whether a folder is one member, a cache, or a run: nothing to look for members in."""
-    return is_cache(folder) or (folder / ARGS).is_file() or is_member(folder)
+    """Whether a folder is one member, a cache, a run, or data: nothing to look for members in."""
+    return is_saved(folder) or is_sharded(folder) or is_cache(folder) or (folder / ARGS).is_file() or is_member(folder)
 
 
 def is_member(entry: Path) -> bool:

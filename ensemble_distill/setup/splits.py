@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.data import open_source, table
+from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.entry import Entry
+from ensemble_distill.data.folders import is_saved
 from ensemble_distill.data.listing import entries, holds_pictures, is_set
+from ensemble_distill.data.saved_dataset import undeclared
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.errors import EdistillError
@@ -40,6 +43,8 @@ class Splits:
         problems: why others could not, by split.
         others: data that no split was made of.
         header: the columns of the first table among the splits, which nobody has declared yet.
+        pictures: which of them names pictures.
+        shape: (H, W, C) of the first of those.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -48,6 +53,8 @@ class Splits:
     problems: dict[str, str] = field(default_factory=dict)
     others: tuple[Path, ...] = ()
     header: tuple[str, ...] = ()
+    pictures: str | None = None
+    shape: tuple[int, ...] | None = None
 
 
 def find_splits(folders: Sequence[Path]) -> Splits:
@@ -141,10 +148,18 @@ def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
     sources: dict[str, Source] = {}
     problems: dict[str, str] = {}
     header: tuple[str, ...] = ()
+    pictures: str | None = None
+    shape: tuple[int, ...] | None = None
     for split, entry in found.items():
         try:
-            if is_table(Path(entry.source)):  # what its columns are only the user knows
-                header = header or tuple(table.header_of(Path(entry.source)))
+            path = Path(entry.source)
+            if is_table(path):  # what its columns are only the user knows
+                if not header and (pictures := table.picture_column(path)) is not None:
+                    shape = open_source(path, columns=Columns(images=pictures)).item(0).x.shape
+                header = header or tuple(table.header_of(path))
+                continue
+            if is_saved(path) and (columns := undeclared(path)) is not None:
+                header = header or tuple(columns)
                 continue
             sources[split] = open_source(entry, task)
             sources[split].item(0)
@@ -152,7 +167,7 @@ def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
             sources.pop(split, None)
             problems[split] = str(error)
     labeled = any(source.labels is not None for name, source in sources.items() if not name.startswith("ood/"))
-    return Splits(found, task if labeled else None, sources, problems, tuple(others), header)
+    return Splits(found, task if labeled else None, sources, problems, tuple(others), header, pictures, shape)
 
 
 def told_splits(splits: Splits) -> dict[str, dict[str, Any]]:

@@ -176,12 +176,11 @@ def _built(text: Text, built: Built) -> None:
 def _preprocessing(text: Text, scene: Scene) -> None:
     """Weights alone do not say how pixels became their input."""
     pixels = [source for source in scene.splits.sources.values() if source.kind == "pixels"]
-    known = scene.splits.sources or scene.splits.header
+    known = scene.splits.sources or (scene.splits.header and scene.splits.pictures is None)
     if not scene.built or (known and not pixels):
         return
     size, channels = [32, 32], 3
-    if pixels:
-        shape = pixels[0].item(0).x.shape
+    if shape := pixels[0].item(0).x.shape if pixels else scene.splits.shape:
         size, channels = [int(shape[0]), int(shape[1])], int(shape[2])
     example = toml({"size": size, "mean": [0.5] * channels, "std": [0.5] * channels})
     text.fill("preprocessing", example, "how pixels in [0, 1] became the members' input when they were trained")
@@ -207,8 +206,13 @@ def _data(text: Text, scene: Scene) -> None:
         elif split in ("validation", "test"):
             text.say(f'# {split} = "data/{split}"', hint)
     if header := scene.splits.header:
-        example = toml({"inputs": list(header[:-1]), "labels": list(header[-1:])})
-        text.fill("columns", example, "which columns members are given, in their order, and which are labels")
+        if (pictures := scene.splits.pictures) is not None:
+            others = [name for name in header if name != pictures]
+            example = toml({"images": pictures, "labels": others[:1], "classes": ["…"]})
+            text.fill("columns", example, "which columns are labels, and what they call the classes, in their order")
+        else:
+            example = toml({"inputs": list(header[:-1]), "labels": list(header[-1:])})
+            text.fill("columns", example, "which columns members are given, in their order, and which are labels")
     ood = {
         name.removeprefix("ood/"): _entry(entry, scene.root) for name, entry in entries.items() if name[:4] == "ood/"
     }
