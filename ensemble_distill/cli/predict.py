@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,13 @@ TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 class Style(StrEnum):
     csv = "csv"
     json = "json"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class By(StrEnum):
+    total = "total_uncertainty"
+    model = "model_uncertainty"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +45,17 @@ def register(app: typer.Typer) -> None:
         output: Annotated[
             Path | None, typer.Option("-o", "--output", help="A file to write; default stdout.", show_default=False)
         ] = None,
-        style: Annotated[Style, typer.Option("--format", help="csv or json.")] = Style.csv,
+        style: Annotated[
+            Style | None,
+            typer.Option("--format", help="How rows are written; default as FILE ends, else csv.", show_default=False),
+        ] = None,
         json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+        heads: Annotated[bool, typer.Option("--heads", help="What each head says by itself, too.")] = False,
+        abstain_above: Annotated[
+            float | None,
+            typer.Option(help="Mark the rows that are more uncertain than this.", show_default=False),
+        ] = None,
+        abstain_by: Annotated[By, typer.Option(help="The uncertainty by which they are.")] = By.total,
         overwrite: Annotated[
             bool,
             typer.Option("--overwrite", help="Replace a file that predict did not write."),
@@ -62,7 +78,7 @@ def register(app: typer.Typer) -> None:
 
         settings = _settings(inputs, model, config_file)
         runs = Path("runs") if model is not None or settings is None else Path(settings.output.runs)
-        form: Literal["csv", "json"] = "json" if json or style is Style.json else "csv"
+        asked = Style.json if json else style
         with render.Shown() as progress:
             found = predict(
                 model,
@@ -70,7 +86,10 @@ def register(app: typer.Typer) -> None:
                 progress,
                 runs=runs,
                 output=output,
-                style=form,
+                style=None if asked is None else asked.value,
+                heads=heads,
+                abstain_above=abstain_above,
+                abstain_by=abstain_by.value,
                 overwrite=overwrite,
                 changed=changed,
                 columns=None if settings is None else settings.data.columns,
@@ -79,10 +98,10 @@ def register(app: typer.Typer) -> None:
             render.message(f"By {found.model}, the newest export.")
         if output is not None:
             render.message(f"{output} is written.")
-        elif form == "json":
+        elif found.style == "json":
             render.document(found.rows)
         else:
-            render.text(found.text(form))
+            render.text(found.text())
 
 
 def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | None) -> Settings | None:

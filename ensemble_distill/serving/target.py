@@ -12,6 +12,7 @@ from ensemble_distill.data.walk import files_below, place
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.folder import EXPORTED
 from ensemble_distill.runtime.files import is_stream, real
+from ensemble_distill.serving.predictions import MARK, PARQUET, WISHED
 from ensemble_distill.tasks import open_task, task_names
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 
@@ -59,12 +60,15 @@ def _is_earlier(path: Path) -> bool:
     """Whether `formatted` wrote a file, by how it begins; or it is empty, as of mktemp."""
     with path.open("rb") as file:
         start = file.read(1 << 16)
+        if start.startswith(PARQUET):  # its metadata are at the end
+            file.seek(max(0, path.stat().st_size - (1 << 16)))
+            return MARK.encode() in file.read()
     if start in (b"", b"row\n", b"[]\n"):
         return True
     predicted = [open_task(key).predicted for key in task_names()]
     header = next(csv.reader([start.partition(b"\n")[0].decode(errors="replace")]), [])
-    words = {column.partition(" ")[0] for column in header[1:]} - {*UNCERTAINTIES}  # behind it may be a name
+    words = {column.partition(" ")[0] for column in header[1:]} - {*UNCERTAINTIES, *WISHED}  # behind it may be a name
     if header[:1] == ["row"] and any(words == {*names} for names in predicted):
         return True
     second = "|".join(names[0] for names in predicted).encode()
-    return re.match(rb'\[\s*\{\s*"row": "(?:[^"\\]|\\.)*",\s*"(?:' + second + rb')[ "]', start) is not None
+    return re.match(rb'(?:\[\s*)?\{\s*"row": "(?:[^"\\]|\\.)*",\s*"(?:' + second + rb')[ "]', start) is not None

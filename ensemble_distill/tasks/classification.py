@@ -219,6 +219,14 @@ class Classification(OfLogits):
             usable: Array = np.isfinite(outputs["logits"]).all(axis=1) & (np.abs(sums - 1) < ROUNDED)
         return usable
 
+    def heads_served(self, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        said = outputs.get("head_logits")
+        if said is None:
+            return []
+        log_p = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
+        beside = {name: outputs[name] for name in ("labels",) if name in outputs}
+        return [{"logits": log_p[:, head], **beside} for head in range(said.shape[1])]
+
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         """The likeliest class and its probability."""
         for probabilities in np.exp(outputs["logits"]):

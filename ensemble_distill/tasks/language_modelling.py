@@ -271,6 +271,8 @@ class LanguageModelling(Classification):
             for name, values in outputs.items()
             if name == "logits" or "uncertainty" in name
         }
+        if (said := outputs.get("head_logits")) is not None:
+            each["head_logits"] = said.swapaxes(1, 2).reshape(count, said.shape[1], -1)[counts]
         if labels is not None:
             each["labels"] = labels.reshape(-1)[counts]
         return [name for name, kept in zip(every, counts, strict=True) if kept], each

@@ -200,6 +200,10 @@ class MultiLabel(OfLogits):
         usable: Array = np.all(np.isfinite(outputs["logits"]), axis=1)
         return usable
 
+    def heads_served(self, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        said = outputs.get("head_logits")
+        return [] if said is None else [{"logits": said[:, head]} for head in range(said.shape[1])]
+
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         """The labels that are likely, and the probability of each."""
         for probabilities in _probabilities(outputs["logits"]):

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.facts import Member, names_in
-from ensemble_distill.tasks.task import Apart, Array, Task
+from ensemble_distill.tasks.apart import Apart
+from ensemble_distill.tasks.task import Array, Task
 
 FAINT = 1e-3  # nats: by so much logits may always differ
 LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits, and of the uncertainty of an answer, between two runtimes

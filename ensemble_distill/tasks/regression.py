@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.records import parsed
+from ensemble_distill.tasks.apart import Apart
 from ensemble_distill.tasks.checks import labels as checks
 from ensemble_distill.tasks.figures import (
     UNCERTAINTIES,
@@ -25,7 +26,7 @@ from ensemble_distill.tasks.figures import (
     row_mean,
 )
 from ensemble_distill.tasks.targets import Target, columns, each_target, in_reach, targets_in
-from ensemble_distill.tasks.task import Apart, Array, Labeled, Task
+from ensemble_distill.tasks.task import Array, Labeled, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -337,6 +338,12 @@ class Regression(Task):
         mean, variance = (outputs[name].reshape(len(outputs[name]), -1) for name in ("mean", "variance"))
         usable: Array = np.all(np.isfinite(mean) & np.isfinite(variance) & (variance >= 0), axis=1)
         return usable
+
+    def heads_served(self, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        means, variances = (outputs.get(name) for name in ("head_means", "head_variances"))
+        if means is None or variances is None:
+            return []
+        return [{"mean": means[:, head], "variance": variances[:, head]} for head in range(means.shape[1])]
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         """The mean and its 95 % interval; of several targets each under its name."""

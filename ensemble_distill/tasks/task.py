@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from numpy.typing import NDArray
 
 from ensemble_distill.facts import Member
+from ensemble_distill.tasks.apart import Apart
 from ensemble_distill.tasks.checks.class_order import order_by_names
 from ensemble_distill.tasks.figures import Figures, Values
 
@@ -28,18 +29,6 @@ class Labeled(Protocol):
     def classes(self) -> tuple[str, ...] | None: ...  # names, where the data has any
     @property
     def labels(self) -> Array | None: ...
-
-
-class Apart(NamedTuple):
-    """How far answers may lie from others and be the same.
-
-    Attributes:
-        scale: what differences are shares of, (W,) or a number.
-        least: by so much they may always differ.
-    """
-
-    scale: float | Array
-    least: float | Array
 
 
 class Task(ABC):
@@ -395,3 +384,7 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         """What `predict` writes of each row, beside its name and its uncertainties."""
+
+    @abstractmethod
+    def heads_served(self, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        """Outputs of each head, as `predictions` takes them; none of a single one."""

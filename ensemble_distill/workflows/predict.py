@@ -11,7 +11,16 @@ from ensemble_distill.data.columns import Declared
 from ensemble_distill.runs.exports import calibrated_since, latest_export, refuse_stale
 from ensemble_distill.runtime.files import write_output
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.serving.predictions import Record, Style, formatted, records
+from ensemble_distill.serving.predictions import (
+    Record,
+    Style,
+    Wishes,
+    content,
+    formatted,
+    records,
+    refuse_parquet,
+    style_of,
+)
 from ensemble_distill.serving.served import Served
 from ensemble_distill.serving.target import refuse_target
 
@@ -22,16 +31,18 @@ class Predictions:
 
     Attributes:
         model: the file that holds it.
+        style: how they are written.
         rows: for each its name, what `Task.predicted` lists (for classification class and probability), and the
             uncertainties.
     """
 
     model: Path
+    style: Style
     rows: list[Record]
 
-    def text(self, style: Style) -> str:
-        """As `--output` has them: CSV with a header, or one JSON array."""
-        return formatted(self.rows, style)
+    def text(self) -> str:
+        """As `--output` has them: CSV with a header, one JSON array, or JSON a line."""
+        return formatted(self.rows, self.style)
 
 
 def predict(
@@ -41,7 +52,10 @@ def predict(
     *,
     runs: str | Path = "runs",
     output: str | Path | None = None,
-    style: Style = "csv",
+    style: Style | None = None,
+    heads: bool = False,
+    abstain_above: float | None = None,
+    abstain_by: str = "total_uncertainty",
     overwrite: bool = False,
     changed: bool = False,
     columns: Declared | None = None,
@@ -52,7 +66,11 @@ def predict(
         model: a file that `edistill export --onnx` wrote; None for the newest in `runs`.
         inputs: image files, one folder, one `.npz` or one table; a single one need not be in a list.
         progress: is told what of them was passed over, and when the run was calibrated since the export.
-        output: a file to write the rows to, in the given style; None for none.
+        output: a file to write the rows to; None for none.
+        style: how they are written; by default as the file's name ends, else as CSV.
+        heads: say what each head says by itself, too.
+        abstain_above: mark the rows that are more uncertain, in nats, of regression as a variance; None for no mark.
+        abstain_by: the uncertainty by which they are, "total_uncertainty" or "model_uncertainty".
         overwrite: replace a file that no earlier call wrote.
         columns: of a table, what its columns are: the `data.columns` of the settings. A model that says what it was
             trained on needs none; where it was found in `runs` they are to agree.
@@ -66,6 +84,9 @@ def predict(
     named, model = model is not None, latest_export(Path(runs)) if model is None else Path(model)
     output = None if output is None else Path(output)
     inputs = [inputs] if isinstance(inputs, str) else inputs
+    style = style or style_of(None if output is None else output.name)
+    refuse_parquet(style, output)
+    wishes = Wishes(heads, abstain_above, abstain_by)
     if output is not None:
         refuse_target(output, model, inputs, overwrite)
     served = Served(model, changed=changed)
@@ -76,7 +97,7 @@ def predict(
     source = open_inputs(inputs, served.card.task.key, served.reading, asked)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)
-    found = Predictions(model, list(records(served, source)))
+    found = Predictions(model, style, list(records(served, source, wishes)))
     if output is not None:
-        write_output(output, found.text(style).encode())
+        write_output(output, content(found.rows, style))
     return found
