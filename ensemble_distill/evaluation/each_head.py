@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensemble_distill.predictive.answered import who_answers
+from ensemble_distill.predictive.answered import matched, who_answers
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.predictive.weighted import over_members
 
 MOST = 6  # rows that are shown
 
@@ -22,7 +23,8 @@ class Farthest:
     Attributes:
         row: its index.
         mean_kl: KL(ensemble ‖ student) of the pooled predictions, nats.
-        members, heads: (M, K) and (H, K): expectations, of classes their probabilities.
+        members, heads: (M, K) and (H, K): expectations, of classes their probabilities; NaN of members that do not
+            answer.
     """
 
     row: int
@@ -69,11 +71,12 @@ class HeadByHead:
             self._keep(rows, ensemble, student)
 
     def _keep(self, rows: Tensor, ensemble: Predictive, student: Predictive) -> None:
-        apart = ensemble.pooled().kl(student.pooled())[:, 0]
+        apart = ensemble.pooled().kl(matched(student, ensemble).pooled())[:, 0]
         least = self._farthest[-1].mean_kl if len(self._farthest) == MOST else -1.0
         found = [int(at) for at in apart.topk(min(MOST, len(apart))).indices if float(apart[at]) > least]
         if found:
-            said, own = ensemble.means(), student.means()
+            said, own, there = ensemble.means(), student.means(), who_answers(ensemble)
+            said = said if there is None else torch.where(over_members(there, said), said, torch.nan)
             more = [Farthest(int(rows[at]), float(apart[at]), said[at].numpy(), own[at].numpy()) for at in found]
             self._farthest = sorted([*self._farthest, *more], key=lambda each: (-each.mean_kl, each.row))[:MOST]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.methods.method import Batch, Labels
-from ensemble_distill.predictive.answered import those_who_answer
+from ensemble_distill.predictive.answered import answered, those_who_answer
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.tasks import Task
@@ -30,6 +30,11 @@ class Pooling:
     weights: Tensor | None = None
     average: Average = "probabilities"
     partial: bool = False
+
+    def answered(self, outputs: Tensor) -> Tensor:
+        """(A,) whether a member that is part of the ensemble answers, from outputs (A, M, W)."""
+        there = answered(outputs)
+        return (there if self.weights is None else there & (self.weights.to(there.device) > 0)).any(1)
 
     def predictive(self, outputs: Tensor) -> Predictive:
         """Outputs (A, M, W) as M distributions an answer, with weights of their own: a loss is anyone's code. Where

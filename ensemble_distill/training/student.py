@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import AnyPreprocessing, Tokenization, tokenization_in
+from ensemble_distill.predictive.answered import those_who_answer
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runs.config import Provenance, StudentConfig
 from ensemble_distill.runtime.spread import spread
@@ -146,8 +147,13 @@ def _in_reach(asked: Asked, learned: Learned) -> Family:
     if "teacher" not in asked.needs:
         return learned.task.student_family(None, learned.splits["train"].source.labels)
     records = learned.splits["train"].records
-    rows = spread(len(records), SAMPLED)
-    return learned.task.student_family(records.read(rows).astype(np.float64), None)
+    rows = np.arange(len(records))
+    if records.partial:
+        rows = rows[records.answered().any(1)]
+    said = torch.from_numpy(records.read(rows[spread(len(rows), SAMPLED)]).astype(np.float64))
+    if records.partial:  # who does not answer then says the mean of those who do
+        said, _ = those_who_answer(said, None)
+    return learned.task.student_family(said.numpy(), None)
 
 
 def _last_stage(student: StudentSettings, body: nn.Module) -> LastStage | None:

@@ -7,7 +7,6 @@ import torch
 from ensemble_distill.data.batches import plain_batches
 from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.methods.method import Batch, Labels, Stage, Step
-from ensemble_distill.predictive.answered import answered
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.loop import Validate
@@ -29,7 +28,7 @@ def validation(split: CachedSplit, to: AnyPreprocessing | None, feed: Feed, need
             raw = task.each_answer(student(x.to(device)).float(), of_rows)
             y = None if of_rows is None else task.each_label(of_rows, of_rows)
             if answered_alone:
-                there = answered(said).any(1)
+                there = feed.pooling.answered(said)
                 said, raw, y = said[there], raw[there], None if y is None else y[there]
             if not len(said):
                 continue

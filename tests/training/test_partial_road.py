@@ -190,3 +190,40 @@ def test_members_and_splits_that_say_nothing_are_refused_by_name(
     train(by_method(settings, "kd"))
     with refused("No member answers any row of test", "data.test"):
         evaluate(by_method(settings, "kd"))
+
+
+def test_regressors_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text("from torch import nn\ndef body():\n    return nn.Linear(4, 8)\n")
+    (tmp_path / "teachers").mkdir()
+    rng, y = np.random.default_rng(0), {}
+    x = {split: rng.normal(size=(rows, 4)).astype(np.float32) for split, rows in ROWS.items()}
+    for split in ROWS:
+        y[split] = (100 + 10 * x[split][:, 0] + rng.normal(size=ROWS[split])).astype(np.float32)
+        np.savez(tmp_path / f"{split}.npz", x=x[split], y=y[split])
+    means = {m: {split: 100 + (10 + m) * x[split][:, 0] + m for split in ROWS} for m in range(M)}
+    for m in range(M):
+        said = {split: np.c_[mean, np.full(len(mean), 4.0)] for split, mean in means[m].items()}
+        for split in ("train", "test"):
+            said[split][~of_folds(split)[:, m]] = np.nan
+        np.savez(tmp_path / "teachers" / f"fold-{m}.npz", **said)
+    settings = settings_from(
+        {
+            "task": "regression",
+            "teachers": {"output": "mean-variance"},
+            "data": {split: f"{split}.npz" for split in ROWS},
+            "student": {"model": "model.py:body"},
+            "train": {"epochs": 2, "batch-size": 16, "device": "cpu", "workers": 0},
+        },
+        tmp_path,
+    )
+    cache_logits(settings)
+    train(settings)
+    family = load_student(tmp_path / "runs/hydra-s0").family
+    learned = np.choose(np.arange(ROWS["train"]) % M, [means[m]["train"] for m in range(M)])
+    assert family.center == pytest.approx(learned.mean(), rel=1e-5)  # type: ignore[attr-defined]
+    assert family.scale == pytest.approx(np.sqrt(learned.var() + 4), rel=1e-5)  # type: ignore[attr-defined]
+    found, at = evaluate(settings), np.arange(ROWS["test"]) % M
+    rmse = [np.sqrt(np.mean((means[m]["test"] - y["test"])[at == m] ** 2)) for m in range(M)]
+    assert found.models["member"]["rmse"] == pytest.approx(np.mean(rmse), rel=1e-5)  # type: ignore[index]
+    assert found.models["ensemble"]["model_uncertainty"] is None  # type: ignore[index]
