@@ -82,11 +82,10 @@ def bert(tokens: int, seed: int, **others: Any) -> Any:
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "initializer_range": 0.3}
     names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: k for k, name in enumerate(CLASSES)}}
-    config = BertConfig(
-        vocab_size=tokens, max_position_embeddings=16, initializer_range=0.3, **{**sizes, **names, **others}
-    )
+    config = BertConfig(vocab_size=tokens, max_position_embeddings=16, **{**sizes, **names, **others})
     return BertForSequenceClassification(config).eval()
 
 

@@ -12,7 +12,7 @@ from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_
 from ensemble_distill.caching.probe import open_members
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError, first_few
-from ensemble_distill.facts import split_key
+from ensemble_distill.facts import split_key, tokenization_in
 from ensemble_distill.methods.method import Method
 from ensemble_distill.runtime.words import counted
 from ensemble_distill.setup.members import look
@@ -167,8 +167,10 @@ def _student(workspace: Workspace, found: Examined) -> None:
         if shape is None:
             found.ok("student.model", "not built: its input is not known before the members and the data are")
             return
-        found.body = build_body(settings.student.model, settings.student.kwargs, shape)
-        features = feature_count(found.body, shape, settings.student.model)
+        wants = found.members[0].wants
+        texts = None if wants is None else tokenization_in(wants.preprocessing)
+        found.body = build_body(settings.student.model, settings.student.kwargs, shape, encoding=texts)
+        features = feature_count(found.body, shape, settings.student.model, encoding=texts)
         size = sum(parameter.numel() for parameter in found.body.parameters())
         found.ok("student.model", f"{size:,} parameters, {features:,} features of an input {list(shape)}")
 
