@@ -28,7 +28,14 @@ COLUMN = 56  # where the comments begin
 FILL = "FILL IN"
 SUMMED = 1e-3  # by how much the probabilities of a row may differ from 1 together
 READY_MADE = "ready_made"  # the kind of outputs alone
-VIEWS = {"pixels": "crop-flip+mixup", "tensor": "mixup", "features": "mixup", "series": "mixup", "volume": "mixup"}
+VIEWS = {
+    "pixels": "crop-flip+mixup",
+    "tensor": "mixup",
+    "features": "mixup",
+    "series": "mixup",
+    "volume": "mixup",
+    "text": "token-dropout",
+}
 
 
 @dataclass(frozen=True)

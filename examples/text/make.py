@@ -1,8 +1,8 @@
 """A folder with sentences of 20 articles, and an ensemble of small BERTs that tell which article each is from.
 
 python examples/text/make.py articles ../shared/data/text, where that folder holds WikiText-2's validation and test
-texts: 20 long articles of the first are the classes, and sentences of the second are out-of-distribution. One
-member has a tokenizer of more tokens than the others.
+texts: 20 long articles of the first are the classes, and sentences of the second are out-of-distribution. Each
+member has a tokenizer of its own, one of them of more tokens. On two idle cores it takes a few minutes.
 """
 
 from __future__ import annotations
