@@ -56,9 +56,9 @@ def open_source(
     """The source that an entry of `[data]` describes.
 
     Args:
-        entry: an image folder, an `.npz`, a table, a `.txt` or an `.npy` of tokens, `file.py:factory` or
-            `package.module:factory`; or an object with `source` (one of those), `rows` (a `.npy`, or None), `x` and `y`
-            (names of arrays in an `.npz`).
+        entry: an image folder, a saved data set, tar shards, an `.npz`, a table, a `.txt` or an `.npy` of tokens,
+            `torch/NAME`, `file.py:factory` or `package.module:factory`; or an object with `source` (one of those),
+            `rows` (a `.npy`, or None), `x` and `y` (names of arrays in an `.npz`).
         task: the key of what labels are; see `tasks`.
         reading: how a stream of tokens becomes rows.
         columns: what the columns of a table are.

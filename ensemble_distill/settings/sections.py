@@ -48,7 +48,9 @@ class SplitSettings(Section):
     """`[data]`: a source per split."""
 
     train: DataSettings | None = Field(
-        None, description="Image folder, .npz, table, .txt or .npy of tokens, or file.py:factory."
+        None,
+        description="Image folder, .npz, table, saved data set, shards, .txt or .npy of tokens, torch/NAME, or "
+        "file.py:factory.",
     )
     validation: DataSettings | None = Field(None, description="Rows that choices are made on.")
     test: DataSettings | None = Field(None, description="Rows that only report.")
