@@ -57,6 +57,7 @@ def tokenizer(extra: tuple[str, ...] = ()) -> Any:
     Args:
         extra: words that come first, so that all ids are others.
     """
+    pytest.importorskip("tokenizers", reason="needs tokenizers, an optional extra")
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     words = [*SPECIAL, *extra, *sorted(set(" ".join(WORDS.values()).split()))]

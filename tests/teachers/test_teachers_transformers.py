@@ -152,6 +152,7 @@ def test_members_of_several_tokenizers_are_each_asked_with_their_own(tmp_path: P
         assert said(teacher).shape == (len(TEXTS), 3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
@@ -270,6 +271,7 @@ PROCESSORS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(PROCESSORS))
 def test_pictures_are_prepared_as_the_processor_does(tmp_path: Path, name: str) -> None:
     pytest.importorskip("torchvision", reason="transformers' processors need torchvision")
@@ -317,6 +319,7 @@ def test_a_processor_of_convnext_crops_small_pictures() -> None:
     assert (large["size"], large["crop_mode"], large["crop_pct"]) == ((384, 384), "squash", 1.0)
 
 
+@pytest.mark.thorough
 def test_an_image_classifier_and_a_model_of_timm_in_transformers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: k for k, name in enumerate(CLASSES)}}
