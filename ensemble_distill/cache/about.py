@@ -24,5 +24,6 @@ def about(path: Path) -> dict[str, Any]:
         },
         "caching": dict(manifest.caching),
         **({"pushed": manifest.told_pushed()} if manifest.pushed else {}),
+        **({"drawn": manifest.told_drawn()} if manifest.drawn else {}),
         "bytes": sum(file.stat().st_size for file in (path / "records").rglob("*.npy")),
     }

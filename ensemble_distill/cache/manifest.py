@@ -14,7 +14,7 @@ from pydantic import Field, PlainValidator
 
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.problems import problems
-from ensemble_distill.cache.record_key import INPUTS, InputKey, Key, RecordKey, key_of
+from ensemble_distill.cache.record_key import INPUTS, SAMPLES, InputKey, Key, RecordKey, SampleKey, key_of
 from ensemble_distill.errors import CacheError, quoted
 from ensemble_distill.facts import Member, Split, split_key
 from ensemble_distill.runtime.contents import gathered, scattered
@@ -24,6 +24,7 @@ from ensemble_distill.tasks import Task, task_from_json
 
 FORMAT = 1
 PARTIAL = 2  # the format of a cache with rows that members do not answer, which earlier versions would take for numbers
+DRAWN = 3  # and of one with drawn ids, which they would take for dense records
 NAME = "manifest.json"
 ARGS = "args.toml"  # the settings that a cache was made with
 FILES = (NAME, ARGS, "records", "parts", "replay")  # all that a cache folder holds of ours
@@ -50,6 +51,27 @@ class Pushed:
         return Format("inputs", tuple(self.shape), self.dtype)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The ids drawn of one view of a split, for records that hold no other classes.
+
+    Attributes:
+        members: name and sha256 of those whose mean they were drawn from. One that comes later is asked about the ids
+            that there are.
+        samples: n, how many of a position.
+    """
+
+    members: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]
+    samples: Annotated[int, Field(ge=2, le=2**16)]
+
+
+def _drawn_key(text: str) -> SampleKey:
+    """The view of a split that `drawn` calls "split/view"."""
+    key = key_of(f"{SAMPLES}/{text.rpartition('/')[0]}/{SampleKey.NAMED}/{text.rpartition('/')[2]}")
+    assert isinstance(key, SampleKey)
+    return key
+
+
 def _pushed_key(text: str) -> InputKey:
     """The view of a split that `pushed` calls "split/view"."""
     key = key_of(f"{INPUTS}/{text.rpartition('/')[0]}/{InputKey.NAMED}/{text.rpartition('/')[2]}")
@@ -74,6 +96,8 @@ class Manifest:
     )
     # how inputs are made, noted before the first is stored
     pushed: Mapping[Annotated[InputKey, PlainValidator(_pushed_key)], Pushed] = field(default_factory=dict)
+    # how ids are drawn, noted before the first is stored
+    drawn: Mapping[Annotated[SampleKey, PlainValidator(_drawn_key)], Drawn] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,12 +120,24 @@ class Manifest:
 
     @property
     def format(self) -> Format:
-        """How what a member says of a row is stored."""
+        """How what a member says of a row is stored, where it is stored whole."""
         return Format(self.settled.format, self.settled.shape, self.dtype)
 
     def format_of(self, key: Key) -> Format:
         """How a row of a record is stored."""
-        return self.pushed[key].format if isinstance(key, InputKey) else self.format
+        if isinstance(key, InputKey):
+            return self.pushed[key].format
+        drawn = self.drawn.get(SampleKey(key.split, key.view))
+        if drawn is None:
+            return self.format
+        *positions, classes = self.settled.shape
+        if isinstance(key, SampleKey):
+            return Format("drawn", (*positions, 2 * drawn.samples + 1), "uint16" if classes <= 2**16 else "uint32")
+        return Format("sampled", (*positions, drawn.samples + 1), self.dtype)
+
+    def is_sampled(self, split: str) -> bool:
+        """Whether what members said of a split is stored of drawn ids alone."""
+        return any(key.split == split for key in self.drawn)
 
     @property
     def answers(self) -> Mapping[RecordKey, str]:
@@ -148,6 +184,11 @@ class Manifest:
         pushed = {key: one for key, one in self.pushed.items() if key != gone}
         return replace(self, pushed=pushed, records={key: s for key, s in self.records.items() if key != gone})
 
+    def without_drawn(self, gone: SampleKey) -> Manifest:
+        """The manifest as if no ids of a view had ever been drawn."""
+        drawn = {key: one for key, one in self.drawn.items() if key != gone}
+        return replace(self, drawn=drawn, records={key: s for key, s in self.records.items() if key != gone})
+
     def pushed_views(self, split: str) -> list[InputKey]:
         """The views of a split whose inputs are stored, or were about to be, in order."""
         return sorted(key for key in self.pushed if key.split == split)
@@ -173,6 +214,8 @@ class Manifest:
         }
         if self.pushed:
             record["pushed"] = self.told_pushed()
+        if self.drawn:
+            record["drawn"] = self.told_drawn()
         if self.unanswered:
             record["unanswered"] = dict(sorted((key.text, rows) for key, rows in self.unanswered.items()))
         record = gathered(record)
@@ -182,11 +225,18 @@ class Manifest:
     @property
     def format_number(self) -> int:
         """Of the file: what every version reads, unless there is something in it that earlier ones would misread."""
+        if self.drawn:
+            return DRAWN
         return PARTIAL if self.unanswered else FORMAT
 
     def told_pushed(self) -> dict[str, dict[str, Any]]:
         """How inputs are made, as the file and `inspect` say it, by "split/view"."""
         told = {f"{key.split}/{key.view}": vars(pushed) for key, pushed in self.pushed.items()}
+        return dict(sorted(told.items()))
+
+    def told_drawn(self) -> dict[str, dict[str, Any]]:
+        """How ids are drawn, as the file and `inspect` say it, by "split/view"."""
+        told = {f"{key.split}/{key.view}": vars(drawn) for key, drawn in self.drawn.items()}
         return dict(sorted(told.items()))
 
     @classmethod
@@ -199,9 +249,9 @@ class Manifest:
             record = read_json(path)
             if not isinstance(record, dict) or not isinstance(record.get("format"), int):
                 raise ValueError("it has no format")
-            if (written := record.pop("format")) not in (FORMAT, PARTIAL):
+            if (written := record.pop("format")) not in (FORMAT, PARTIAL, DRAWN):
                 raise CacheError(
-                    f"{folder} has cache format {written}, and this edistill reads formats {FORMAT} and {PARTIAL}. Run "
+                    f"{folder} has cache format {written}, and this edistill reads formats {FORMAT} to {DRAWN}. Run "
                     "edistill cache-logits --overwrite."
                 )
             if record.pop("sha256", None) != _checksum({"format": written, **record}):

@@ -42,17 +42,17 @@ class Parts:
 
     def path(self, block: Block, key: Key) -> Path | None:
         """A whole part that holds a block of a record; None where there is none."""
-        if (key.place, block) not in self._found:
+        if (key.parts_place, block) not in self._found:
             found: dict[str, Path] = {}
-            for path in self._paths(key.place, block):
+            for path in self._paths(key.parts_place, block):
                 for column in self._columns(path):
                     found.setdefault(column, path)
-            self._found[key.place, block] = found
-        return self._found[key.place, block].get(key.column)
+            self._found[key.parts_place, block] = found
+        return self._found[key.parts_place, block].get(key.column)
 
     def put(self, block: Block, records: Mapping[AnyKey, NDArray[np.void]]) -> None:
         """Store a block of records that stand in one place; on return they survive a crash."""
-        (place,) = {key.place for key in records}
+        (place,) = {key.parts_place for key in records}
         for key, values in records.items():
             if len(values) != block.stop - block.start:
                 raise ValueError(f"{key.text}: {len(values)} records for {block}")
@@ -72,7 +72,7 @@ class Parts:
         """
         path = self.path(block, key)
         if path is None:
-            raise self._lost(self._folder(key.place), f"rows {block.start} to {block.stop - 1} are missing")
+            raise self._lost(self._folder(key.parts_place), f"rows {block.start} to {block.stop - 1} are missing")
         try:
             if path not in self._open:
                 self._open[path] = safe_open(path, framework="numpy")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from ensemble_distill.cache.record_key import INPUTS, InputKey
+from ensemble_distill.cache.record_key import INPUTS, SAMPLES, InputKey, Key, RecordKey, SampleKey
 from ensemble_distill.runtime.names import is_plain
 
 if TYPE_CHECKING:
@@ -31,10 +31,17 @@ def problems(manifest: Manifest) -> Iterator[str]:
             yield f"pushed has view {made.view} of {made.split!r}, which is no split"
         if math.prod(pushed.shape) > LARGEST_INPUT or not all(is_plain(asked) for asked, _ in pushed.members):
             yield f"pushed {made.text!r} is {pushed}"
+    for drawn, how in manifest.drawn.items():
+        if drawn.split not in manifest.splits:
+            yield f"drawn has view {drawn.view} of {drawn.split!r}, which is no split"
+        if not all(is_plain(asked) for asked, _ in how.members) or how.samples > manifest.settled.shape[-1]:
+            yield f"drawn {drawn.text!r} is {how}"
     for key, sha256 in manifest.records.items():
-        known = key in manifest.pushed if isinstance(key, InputKey) else key.member in names
+        known = _is_known(manifest, key, names)
         if key.split not in manifest.splits or not known:
             yield f"{key.text!r} is no record of its splits, members and views"
+        elif isinstance(key, RecordKey) and _lacks_ids(manifest, SampleKey(key.split, key.view)):
+            yield f"{key.text!r} is of drawn ids, and there are none"
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             yield f"the sha256 of {key.text!r} is {sha256!r}"
     for answered, rows in manifest.unanswered.items():
@@ -43,6 +50,16 @@ def problems(manifest: Manifest) -> Iterator[str]:
             yield f"{answered.text!r} is said to lack answers of {rows} rows"
 
 
+def _is_known(manifest: Manifest, key: Key, names: Collection[str]) -> bool:
+    if isinstance(key, InputKey):
+        return key in manifest.pushed
+    return key in manifest.drawn if isinstance(key, SampleKey) else key.member in names
+
+
+def _lacks_ids(manifest: Manifest, draws: SampleKey) -> bool:
+    return draws in manifest.drawn and draws not in manifest.records
+
+
 def _is_split(name: str) -> bool:
     """A plain name, or ood/NAME."""
-    return name != INPUTS and is_plain(name.removeprefix("ood/"))
+    return name not in (INPUTS, SAMPLES) and is_plain(name.removeprefix("ood/"))

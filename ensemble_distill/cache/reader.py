@@ -8,14 +8,14 @@ import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.cache.record_key import InputKey, RecordKey
+from ensemble_distill.cache.record_key import InputKey, RecordKey, SampleKey
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
 
@@ -75,6 +75,10 @@ class Cache:
                 f"{self.folder} holds {there} views of {split}, and {views} are asked for (it has {known}). "
                 "Run edistill cache-logits."
             )
+        if self.manifest.is_sampled(split):
+            from ensemble_distill.cache.sampled_records import SampledRecords
+
+            return SampledRecords(self.folder, self.manifest, split, views)
         return Records(self.folder, self.manifest, split, views)
 
     def verify(self) -> list[str]:
@@ -99,18 +103,31 @@ class Records:
 
     Attributes:
         partial: whether there are such rows.
+        sampled: whether it is of a few drawn classes alone; see `SampledRecords`.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
+    sampled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        split: str,
+        views: int,
+        keys: Sequence[Sequence[RecordKey | SampleKey]] | None = None,
+    ) -> None:
+        """`keys` are of others than all members, a list for each with a record a view."""
         self.split = manifest.splits[split]
-        self.members = manifest.names
+        self.members = manifest.names if keys is None else tuple(views[0].named for views in keys)
         self.views = views
-        self._format, self._record = manifest.format, manifest.format.record
-        keys = [[RecordKey(split, name, view) for view in range(views)] for name in manifest.names]
+        if keys is None:
+            keys = [[RecordKey(split, name, view) for view in range(views)] for name in manifest.names]
+        self._format = manifest.format_of(keys[0][0])
+        self._record = self._format.record
         self.partial = any(key in manifest.unanswered for row in keys for key in row)
         self._paths = [[key.path(folder) for key in row] for row in keys]
         self._sums = [[manifest.records[key] for key in row] for row in keys]
-        size = self.split.rows * self._record.itemsize * views * len(manifest.names)
+        size = self.split.rows * self._record.itemsize * views * len(self.members)
         self._held: NDArray[np.void] | None = None  # (views, M, rows)
         self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
         # a damaged record is found here, before the first step, and not in the middle; of mapped ones only the size
@@ -146,8 +163,8 @@ class Records:
         views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
         if self._held is not None:
             found = self._held[views, :, rows]  # one gather for all members: (B, M)
-            return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self.shape)
-        outputs = np.empty((len(rows), len(self.members), *self.shape), np.float32)
+            return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self._format.shape)
+        outputs = np.empty((len(rows), len(self.members), *self._format.shape), np.float32)
         for view in np.unique(views):
             here = np.flatnonzero(views == view)
             for m in range(len(self.members)):

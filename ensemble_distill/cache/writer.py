@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.manifest import FILES, Manifest, Pushed
+from ensemble_distill.cache.manifest import FILES, Drawn, Manifest, Pushed
 from ensemble_distill.cache.parts import PARTS, Block, Parts
-from ensemble_distill.cache.record_key import RECORDS, AnyKey, InputKey, Key, RecordKey
+from ensemble_distill.cache.record_key import RECORDS, AnyKey, InputKey, Key, RecordKey, SampleKey
 from ensemble_distill.runtime.files import (
     TEMPORARY,
     is_temporary,
@@ -50,7 +50,17 @@ def drop_member(folder: Path, manifest: Manifest, member: str) -> Manifest:
         labeled = any(RecordKey(made.split, other, made.view) in left.records for other in left.names)
         if not labeled and member in dict(pushed.members):
             left = drop_inputs(folder, left, made)
+    for drawn in left.drawn:  # so are ids that nobody else was asked about
+        if not any(RecordKey(drawn.split, other, drawn.view) in left.records for other in left.names):
+            left = drop_drawn(folder, left, drawn)
     return left
+
+
+def drop_drawn(folder: Path, manifest: Manifest, key: SampleKey) -> Manifest:
+    """The manifest without the ids drawn of a view, of which no record is complete. They go, and the parts."""
+    drop_parts(folder, key.parts_place)
+    remove_file(key.path(folder), within=folder)
+    return manifest.without_drawn(key)
 
 
 def drop_inputs(folder: Path, manifest: Manifest, key: InputKey) -> Manifest:
@@ -81,13 +91,13 @@ class Writer:
         self.manifest.save(folder)
 
     def _present(self, manifest: Manifest) -> Iterator[tuple[Key, str]]:
-        """The noted records whose file is there; a deleted (because damaged) one is computed again, and with inputs
-        what was said of them: on another machine they might come out a little different."""
+        """The noted records whose file is there; a deleted (because damaged) one is computed again, and with inputs or
+        ids what was said of them: on another machine they might come out a little different."""
         lost: set[Key] = set()
         for key in manifest.records:
             if not key.path(self.folder).is_file():
                 lost.add(key)
-                if isinstance(key, InputKey):
+                if not isinstance(key, RecordKey):
                     lost |= {RecordKey(key.split, other, key.view) for other in manifest.names}
         return ((key, sha256) for key, sha256 in manifest.records.items() if key not in lost)
 
@@ -96,6 +106,13 @@ class Writer:
         for key in pushed.keys() & self.manifest.pushed.keys():
             self.drop_parts(key.place)
         self.manifest = replace(self.manifest, pushed={**self.manifest.pushed, **pushed})
+        self.manifest.save(self.folder)
+
+    def note_drawn(self, drawn: Mapping[SampleKey, Drawn]) -> None:
+        """Note how ids will be drawn; parts of ids that were to be drawn otherwise go."""
+        for key in drawn.keys() & self.manifest.drawn.keys():
+            self.drop_parts(key.parts_place)
+        self.manifest = replace(self.manifest, drawn={**self.manifest.drawn, **drawn})
         self.manifest.save(self.folder)
 
     def pending(self, keys: Sequence[AnyKey]) -> list[AnyKey]:
@@ -132,7 +149,7 @@ class Writer:
                 {key: sha256_file(path) for key, path in some.items()}, unanswered
             )
             self.manifest.save(self.folder)
-        for place in {key.place for key in keys}:
+        for place in {key.parts_place for key in keys}:
             self.drop_parts(place)
 
     def _content(self, key: Key, rows: int, cut: Sequence[Block]) -> Iterator[bytes]:

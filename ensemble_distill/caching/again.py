@@ -6,12 +6,15 @@ What it said in the pass it has to say still, whatever it was asked about in bet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.cache.reader import mapped
+from ensemble_distill.cache.record_key import RecordKey, SampleKey
 from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.caching.kept import Kept
 from ensemble_distill.caching.panel import Panel, wanted
 from ensemble_distill.caching.probe import asked_as
 from ensemble_distill.caching.seen import seen
@@ -28,30 +31,28 @@ def ask_again(writer: Writer, name: str, rows: ViewedRows, todo: Sequence[Record
     Raises:
         EdistillError: a member answers otherwise; what it said of the split goes, to be asked again once it is mended.
     """
-    some, form, asking = some_rows(len(rows.source)), writer.manifest.format, panel.asking
-
-    def kept(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return form.decode(form.encode(outputs))
-
+    some, asking = some_rows(len(rows.source)), panel.asking
     first = {key.member: min(other.view for other in todo if other.member == key.member) for key in todo}
     for view in sorted(set(first.values())):
         members = [asked for asked in panel.members if first.get(asked.member.name) == view]
         here = {what: x.to(asking.device) for what, x in seen(rows, some, [view], wanted(members)).items()}
         for asked in members:
-            said = _said(writer, RecordKey(name, asked.member.name, view), len(rows.source), some, asking.batch_size)
+            key = RecordKey(name, asked.member.name, view)
+            kept = Kept(writer.manifest, key, partial(_written, writer, len(rows.source), some))
             try:
                 named = asked_as(asked, name, writer.manifest.splits[name].transform, view)
                 few = Few(named, some, here.get((view, asked.wants)))
-                refuse_other_answers(asked, few, said, asking.batch_size, kept)
+                refuse_other_answers(asked, few, kept.said, asking.batch_size, kept.of)
             except EdistillError:
                 writer.drop_parts(name)
                 raise
 
 
-def _said(writer: Writer, key: RecordKey, total: int, rows: Sequence[int], batch_size: int) -> NDArray[np.float32]:
-    """What a member said of some rows, (B, W), from the parts of the pass."""
-    answers = []
-    for block, records in writer.written(key, blocks(total, batch_size)):
-        here = [row - block.start for row in rows if block.start <= row < block.stop]
-        answers.append(writer.manifest.format.decode(records[here]))
-    return np.concatenate(answers)
+def _written(writer: Writer, total: int, rows: Sequence[int], key: RecordKey | SampleKey) -> NDArray[np.void]:
+    """The records of some rows (B,): from the parts of the pass, or of ids that were drawn before from their file."""
+    if key in writer.manifest.records:
+        return np.asarray(mapped(key.path(writer.folder), writer.manifest.format_of(key).record, total)[list(rows)])
+    found = []
+    for block, records in writer.written(key, blocks(total, writer.manifest.caching["batch_size"])):
+        found.append(records[[row - block.start for row in rows if block.start <= row < block.stop]])
+    return np.concatenate(found)

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.cache.reader import StoredInputs
-from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.cache.record_key import RecordKey, Said
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.again import ask_again
 from ensemble_distill.caching.filling import fill
 from ensemble_distill.caching.meaning import refuse_other_meaning
 from ensemble_distill.caching.panel import Panel, wanted
 from ensemble_distill.caching.probe import asked_as
+from ensemble_distill.caching.sampling import Sampling, draw_keys
 from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.teachers.answering import Inputs
@@ -44,15 +45,25 @@ class Answers:
 def cache_answers(
     writer: Writer, name: str, plan: SplitPlan, todo: Sequence[RecordKey], panel: Panel, inputs: StoredInputs | None
 ) -> None:
-    """Bring these records of a split into the cache.
+    """Bring these records of a split into the cache; of drawn ids alone where `Asking.drawn` says so.
 
     Raises:
         EdistillError: a member fails, answers otherwise when it is asked again, or means something else by its answers
             than the settings say.
     """
     rows = plan.rows(inputs)
-    fill(writer, rows, todo, Answers(writer, name, panel), panel.asking, f"caching {name}")
+    asking, told = panel.asking, f"caching {name}"
+    samples = asking.drawn.get(name)
+    made: Sequence[Said] = todo
+    if samples is None:
+        fill(writer, rows, todo, Answers(writer, name, panel), asking, told)
+    else:
+        made = draw_keys(writer, todo, samples, panel.facts)
+        sampling = Sampling(writer, name, plan, panel)
+        fill(writer, rows, made, sampling, asking, told)
     ask_again(writer, name, rows, todo, panel)
     refuse_other_meaning(writer, name, plan.source, todo, panel)
-    writer.join(todo, len(plan.source), panel.asking.batch_size)
-    panel.asking.progress.finish()
+    writer.join(made, len(plan.source), asking.batch_size)
+    asking.progress.finish()
+    for remark in sampling.remarks() if samples is not None else ():
+        asking.progress.warn(remark)

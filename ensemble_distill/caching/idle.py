@@ -97,6 +97,10 @@ def _transform(facts: Caching) -> Idle | None:
     return None if {"train", "transfer"} & facts.sources.keys() else _views(facts)
 
 
+def _samples(facts: Caching) -> Idle | None:
+    return Idle('cache.records is "dense", so that none are drawn') if facts.settings.cache.records == "dense" else None
+
+
 def _columns(facts: Caching) -> Idle | None:
     tables = any(getattr(source, "columns", None) is not None for source in facts.sources.values())
     return None if tables else Idle("no split is a table")
@@ -116,6 +120,7 @@ CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "data.columns": _columns,
     "teachers.as": _heads,
     "teachers.folds": _folds,
+    "cache.samples": _samples,
     "views.count": _views,
     "views.transform": _transform,
     "views.seed": _views,

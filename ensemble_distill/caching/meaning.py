@@ -20,8 +20,8 @@ def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequen
     Raises:
         EdistillError: that is so.
     """
-    if source.labels is None or name.startswith("ood/"):
-        return
+    if source.labels is None or name.startswith("ood/") or writer.manifest.is_sampled(name):
+        return  # of a few classes nothing can be told; other splits are whole
     manifest, members = writer.manifest, panel.by_name
     for key in todo:
         if key.view == 0:

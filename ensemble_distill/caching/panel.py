@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -21,6 +22,8 @@ class Asking:
         batch_size: how many rows at once.
         device: where they answer.
         workers: loader processes that bring the rows.
+        records, samples: `cache.records` and `cache.samples` of the settings.
+        drawn: how many ids a position are drawn of each split whose records hold no others; see `storing`.
     """
 
     dtype: str
@@ -28,6 +31,9 @@ class Asking:
     device: torch.device
     workers: int
     progress: Progress
+    records: Literal["auto", "dense", "sampled"] = "auto"
+    samples: int = 12
+    drawn: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

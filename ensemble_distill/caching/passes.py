@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import FILES, NAME, Manifest, as_recorded, is_cache
 from ensemble_distill.cache.record_key import inputs_place
-from ensemble_distill.cache.writer import Writer, clean
+from ensemble_distill.cache.writer import Writer, clean, drop_drawn
 from ensemble_distill.caching.answers import cache_answers
 from ensemble_distill.caching.complete import keys
 from ensemble_distill.caching.extending import extended
@@ -18,6 +18,7 @@ from ensemble_distill.caching.panel import Asking, Panel, wanted
 from ensemble_distill.caching.probe import open_members, probe
 from ensemble_distill.caching.pushing import push_inputs, refuse_other_making, refuse_other_sizes
 from ensemble_distill.caching.replay import check_samples, keep_samples
+from ensemble_distill.caching.storing import samples_of, tell_drawn
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 from ensemble_distill.runtime.files import clear_folder
@@ -59,16 +60,20 @@ def cache_outputs(
         if manifest.holds(name):  # first, since a member answers other inputs otherwise too
             check_samples(folder, name, plan.rows(), plan.count)
     members = open_members(task, splits, teachers, manifest.classes if manifest.answers else None, asking.progress)
-    answer = probe(folder, manifest, splits, members)
+    settled = replace(manifest, answer=probe(folder, manifest, splits, members))
+    asking = replace(asking, drawn=samples_of(folder, settled, splits, asking))
     if there is not None and _is_whole(folder, manifest, splits):
         if manifest != there:  # a member that failed is gone
             manifest.save(folder)
         clean(folder)  # after a pass that died when it was all but done
         return 0
-    settled = replace(manifest, answer=answer)
-    refuse_no_room(folder, settled, splits, asking.progress)
+    tell_drawn(settled, splits, asking.drawn, asking.progress)
+    refuse_no_room(folder, settled, splits, asking)
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
+    for key in settled.drawn:  # of a first pass that ended before its first record, and is stored otherwise now
+        if key.split in splits and key.split not in asking.drawn:
+            settled = drop_drawn(folder, settled, key)
     writer = Writer(folder, settled)
     before = len(writer.manifest.records)
     for member in members:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import mapped
-from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.cache.record_key import Key, RecordKey
+from ensemble_distill.caching.kept import Kept
 from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.pushing import inputs_of_first_view, refuse_no_gradients
 from ensemble_distill.caching.seen import seen
@@ -139,17 +141,22 @@ def refuse_changed(folder: Path, manifest: Manifest, key: RecordKey, outputs: ND
     path = key.path(folder)
     if key not in manifest.records or not path.is_file():
         return
-    form = manifest.format
     try:
-        cached = form.decode(mapped(path, form.record, manifest.splits[key.split].rows)[:1])
+        kept = Kept(manifest, key, partial(_first, folder, manifest))
     except EdistillError:
         return  # a damaged record: for the reader to tell
-    if np.isnan(outputs).all() and np.isnan(cached).all():
+    if np.isnan(outputs).all() and np.isnan(kept.said).all():
         return  # it does not answer that row
-    difference, what = manifest.answer.change(outputs, cached)
+    apart = kept.furthest(outputs)
+    difference, what = manifest.answer.change(outputs, kept.said) if apart is None else (apart, "a probability")
     if not difference <= PROBE_TOLERANCE:
         raise CacheError(
             f"Member {key.member} answers row 0 of {key.split} otherwise than it did for {folder}: {what} differs "
             f"by {difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill "
             "verify). Put them back, or run edistill cache-logits --overwrite."
         )
+
+
+def _first(folder: Path, manifest: Manifest, key: Key) -> NDArray[np.void]:
+    """The first record. Raises EdistillError when the file is not one of them."""
+    return np.asarray(mapped(key.path(folder), manifest.format_of(key).record, manifest.splits[key.split].rows)[:1])

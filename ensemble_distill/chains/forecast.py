@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import counted, told
 from ensemble_distill.settings import Settings
@@ -53,7 +54,10 @@ class Forecast:
         seconds = self.left * (training.steps * update + validations * (asked + rendering))
         seconds += self.left * min(training.steps, views / batch if training.keeps_rows else math.inf) * rendering
         seconds += cached * (views + others) / batch * (asked + rendering)
-        space = self.left * sum(training.sizes()) + cached * (views + others) * manifest.format.record.itemsize
+        of_view = manifest.format_of(RecordKey("train", "", 0)).record.itemsize
+        space = self.left * sum(training.sizes()) + cached * (
+            views * of_view + others * manifest.format.record.itemsize
+        )
         if manifest.pushed:  # a generation's own gradients move the inputs, which are stored
             pushed = next(iter(manifest.pushed.values()))
             seconds += cached * views / batch * update

@@ -66,8 +66,9 @@ def register(app: typer.Typer) -> None:
                 for name in SHOWN
                 if report.before[name] is not None
             ]
+            where = f"{report.folder.name} on {report.rows:,} {report.counted} of {report.split}"
             render.table(
-                f"{report.folder.name} on {report.rows:,} rows of {report.split}: {told or 'nothing to correct'}",
+                f"{where}: {told or 'nothing to correct'}",
                 ["", "before", "after"],
                 rows,
             )

@@ -190,6 +190,7 @@ def _cache(path: str, record: Record) -> Sheet:
             *member_facts(record["members"], ("model", "output", "preprocessing")),
             ("records", f"{record['dtype']}, {size(record)}"),
             ("stored views", listed(record.get("pushed", ()))),
+            ("drawn", listed([f"{one['samples']} a row of {name}" for name, one in record.get("drawn", {}).items()])),
             ("made with", ", ".join(filter(None, made))),
         ],
         ("split", "rows", "views", "transform", "labels", *(("each member answers",) if partial else ())),

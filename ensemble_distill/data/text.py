@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.texts import Texts
 from ensemble_distill.data.token_stream import TokenStream
-from ensemble_distill.data.vocabulary import NEWLINE, Reading, as_ids, cut, filler, is_text, read_text
+from ensemble_distill.data.vocabulary import NEWLINE, UNKNOWN, Reading, as_ids, cut, filler, is_text, read_text
 from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.tasks import Task
+
+MOSTLY = 0.5  # of a text
 
 
 def claims(source: str) -> bool:
@@ -32,7 +38,18 @@ def load(entry: Entry, task: type[Task]) -> Source:
     refuse_short(path, len(tokens), reading)
     vocabulary = reading.tokens()
     ids = as_ids(tokens, vocabulary, path)
-    return TokenStream(ids, reading.window, reading.context, vocabulary, reading.unit, filler(vocabulary))
+    end, remarks = filler(vocabulary), _mostly_unknown(ids, vocabulary)
+    return TokenStream(ids, reading.window, reading.context, vocabulary, reading.unit, end, remarks)
+
+
+def _mostly_unknown(ids: NDArray[np.int64], vocabulary: Sequence[str]) -> tuple[str, ...]:
+    """A remark where more than half of a text is outside the vocabulary: what predicts that does well says little."""
+    if UNKNOWN not in vocabulary:
+        return ()
+    share = float((ids == vocabulary.index(UNKNOWN)).mean())
+    if share <= MOSTLY:
+        return ()
+    return (f"{100 * share:.0f} % of its tokens are outside the vocabulary, and so {UNKNOWN}. Give a larger one.",)
 
 
 def lines(path: Path) -> Texts:

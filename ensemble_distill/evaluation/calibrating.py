@@ -45,6 +45,7 @@ class CalibrationReport:
     Attributes:
         folder: the run.
         split, rows: what it was fitted on.
+        counted: what `rows` are, "positions" where a row has several.
         calibration: what was fitted; None when it was taken away.
         before, after: fidelity figures on those rows, `after` of each half by a fit on the other: what to expect
             elsewhere.
@@ -58,6 +59,7 @@ class CalibrationReport:
     before: Figures
     after: Figures
     stale: tuple[Path, ...]
+    counted: str = "rows"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `calibrate --json`."""
@@ -94,6 +96,7 @@ def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationRepor
         before=pairs.figures(slice(None), Calibration()),
         after=_means(crossed),
         stale=stale_exports(run.folder),
+        counted=run.architecture.task.answers_called,
     )
     _warn_of_harm(report, calibration, given.progress)
     if name == HELD_OUT:

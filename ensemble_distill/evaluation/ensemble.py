@@ -100,13 +100,17 @@ class Ensemble:
             yield torch.from_numpy(np.stack(outputs, axis=1)).double()
 
     def _records(self, split: str, source: Source) -> Records | None:
-        """The cached outputs of a split, when the cache has it without views and for these members."""
+        """The cached outputs of a split, when the cache has it whole, without views and for these members."""
         cache = self._given.cache
         if cache is None or cache.manifest.views(split) == 0:
             return None
         cached = cache.manifest.splits[split]
         here = {member.name: member for member in cache.manifest.members}
-        if cached.transform != "none" or any(here.get(m.name) != m for m in self.members):
+        if (
+            cached.transform != "none"
+            or cache.manifest.is_sampled(split)
+            or any(here.get(m.name) != m for m in self.members)
+        ):
             return None
         refuse_other_data(cache.folder, split, cached, SplitPlan(source, PLAIN, "none", 0, 1).facts())
         return cache.open(split)

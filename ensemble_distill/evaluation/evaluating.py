@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ensemble_distill.data.shifts import levels, shifts_for
+from ensemble_distill.data.shifts import levels, refuse_no_shift, shifts_for
 from ensemble_distill.evaluation.choosing import choose
 from ensemble_distill.evaluation.comparable import open_for
 from ensemble_distill.evaluation.ensemble import Ensemble
@@ -98,6 +98,8 @@ def measure(
     source = open_for(runs, given.splits, split)
     if split == HELD_OUT:
         given.progress.note(HONEST)
+    if shifts:
+        refuse_no_shift(source.kind, f"data.{split}")
     elsewhere = {name: open_for(runs, given.splits, name) for name in given.splits if name.startswith("ood/")}
     ensemble = Ensemble(given, runs[0])
     students = Students(given, runs)

@@ -30,6 +30,7 @@ from ensemble_distill.methods.method import Batch, Method, Options, Stage, Step
 from ensemble_distill.methods.supervised import label_nll, labels_loss
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.predictive.sampled import Sampled
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.keys import uniform_row
 from ensemble_distill.tasks import Task
@@ -53,7 +54,8 @@ def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> T
     The weight is the teacher's confidence also where the teacher is wrong. Rows without a label count in neither sum.
     On several ranks u goes over the rows of all.
     """
-    confidence = batch.teacher.pooled().means().amax(-1)[:, 0]
+    teacher = batch.teacher.pooled()
+    confidence = (teacher.top if isinstance(teacher, Sampled) else teacher.means().amax(-1))[:, 0]
     known = torch.zeros_like(confidence) if batch.labels is None else batch.labels.known
     weight = torch.where(known.bool(), confidence, 0.0)
     least = torch.finfo(weight.dtype).tiny
@@ -136,6 +138,17 @@ class BornAgain(Method):
     def needed(self, options: BaseModel) -> frozenset[str]:
         assert isinstance(options, BornAgainOptions)
         return self.needs | ({"labels"} if options.objective in ("ban+l", "cwtm") else set())
+
+    def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
+        assert isinstance(options, BornAgainOptions)
+        if options.objective == "dkpp":
+            return "method.objective is 'dkpp', which permutes the probabilities of all classes"
+        if options.objective == "cwtm" and not pooled_top:
+            return (
+                "method.objective is 'cwtm', which weighs rows by the largest probability of members that ids were not "
+                "drawn from together, or that count unequally"
+            )
+        return None
 
     def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
         """Raises EdistillError for an objective of classes where the task has none, and a weight that nothing has."""

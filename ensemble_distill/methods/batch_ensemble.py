@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from ensemble_distill.methods.hydra import members_loss
 from ensemble_distill.methods.kd import pooled_loss
-from ensemble_distill.methods.method import Method, Options, Stage
+from ensemble_distill.methods.method import Method, Options, Stage, softened
 from ensemble_distill.students.student import Form
 
 
@@ -51,6 +51,9 @@ class BatchEnsemble(Method):
     tasks: ClassVar[frozenset[str]] = Method.tasks - {"language-modelling"}
     form: ClassVar[Form] = "rank-one"
     Options: ClassVar[type[BaseModel]] = BatchEnsembleOptions
+
+    def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
+        return softened(options)
 
     def heads(self, members: int) -> int:
         return members

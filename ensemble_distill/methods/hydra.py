@@ -20,7 +20,7 @@ from ensemble_distill.methods.closed_form import (
     solved_heads,
 )
 from ensemble_distill.methods.kd import pooled_loss
-from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
+from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step, softened
 from ensemble_distill.methods.supervised import labels_loss
 from ensemble_distill.predictive.answered import matched
 from ensemble_distill.predictive.protocol import Predictive
@@ -136,6 +136,14 @@ class Hydra(Method):
 
     def heads(self, members: int) -> int:
         return members
+
+    def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
+        assert isinstance(options, HydraOptions)
+        if options.loss != "kl":
+            return f"method.loss is {options.loss!r}, which compares the logits of all classes"
+        if options.row_weight:
+            return f"method.row-weight is {options.row_weight:g}, and disagreement is told by entropies"
+        return softened(options)
 
     def needed(self, options: BaseModel) -> frozenset[str]:
         assert isinstance(options, HydraOptions)

@@ -20,7 +20,7 @@ from ensemble_distill.methods.closed_form import (
     solved_on_the_way,
     together,
 )
-from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step
+from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step, softened
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.tasks import Task
 
@@ -65,6 +65,9 @@ class KnowledgeDistillation(Method):
 
     def idle(self, options: BaseModel) -> Mapping[str, str]:
         return idle_ridge(options)
+
+    def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
+        return softened(options)
 
     def heads(self, members: int) -> int:
         return 1

@@ -62,6 +62,12 @@ class Labels:
         return torch.where(self.known.unsqueeze(1), nll, 0.0)
 
 
+def softened(options: BaseModel) -> str | None:
+    """The clause of a temperature other than 1; see `Method.beyond_samples`."""
+    temperature: float = getattr(options, "temperature", 1.0)
+    return None if temperature == 1 else f"method.temperature is {temperature:g}, which softens all classes"
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the members said of B rows, and the rows' labels; None where no row has one."""
@@ -163,6 +169,15 @@ class Method(ABC):
     def timed(self, options: BaseModel, steps: int) -> BaseModel:
         """The options with defaults that depend on how many steps there are; what was set stays."""
         return options
+
+    def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
+        """What it asks of a teacher with these options that records of a few drawn classes do not have: a clause that
+        names its key. None where `kl`, `pooled` and `member_mean` at temperature 1 are all.
+
+        Args:
+            pooled_top: whether the largest probability of the pooled prediction is known all the same.
+        """
+        return "it learns from the members' whole distributions"
 
     def idle(self, options: BaseModel) -> Mapping[str, str]:
         """Which options do nothing beside the others, by their names in the file, and why: a clause."""

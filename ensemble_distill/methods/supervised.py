@@ -99,6 +99,10 @@ class Supervised(Method):
     def idle(self, options: BaseModel) -> Mapping[str, str]:
         return idle_ridge(options)
 
+    def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
+        """None: no teacher is asked."""
+        return None
+
     def heads(self, members: int) -> int:
         return 1
 

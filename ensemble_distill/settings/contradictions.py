@@ -35,6 +35,11 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
             f"train.effort is {train.effort!r}, which says how many epochs there are, and train.epochs is "
             f"{train.epochs}. Leave one of them out: --set train.epochs= or --set train.effort="
         )
+    if settings.cache.records == "sampled" and not task.one_class:
+        return "cache.records", (
+            f'cache.records is "sampled", which draws from the probabilities of classes, and the task is {task.key}. '
+            "Leave it out."
+        )
     if settings.cache.dtype not in (None, *task.dtypes):
         return "cache.dtype", (
             f"cache.dtype is {settings.cache.dtype!r}, which rounds away what members for {task.key} differ by. Leave "

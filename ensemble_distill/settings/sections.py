@@ -31,6 +31,7 @@ class DataEntry(Section):
     split: str | None = Field(None, description="Of torch/NAME, the part of it; default the one called as this is.")
 
 
+MOST_DRAWN = 4096  # classes of a row
 SPLITS = ("train", "validation", "test", "calibration", "transfer")
 
 
@@ -168,6 +169,10 @@ class CacheSettings(Section):
         None, description="Storage: float16 by default for classification, float32 for other tasks."
     )
     batch_size: int = Field(256, ge=1, le=MOST_ROWS, description="Rows in a forward pass of the members.")
+    records: Literal["auto", "dense", "sampled"] = Field(
+        "auto", description="Of training rows: all classes, or drawn ones; by default all up to 16 GiB."
+    )
+    samples: int = Field(12, ge=2, le=MOST_DRAWN, description="Classes that are drawn of each row or position.")
 
 
 class TrainSettings(Section):

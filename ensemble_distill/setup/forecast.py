@@ -41,15 +41,15 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
         return []
     rows = spread(len(plan.source), ROWS)
     shown, rendering = _timed(lambda: seen(plan.rows(), rows, [0], wanted(found.members)))
-    asking, width = 0.0, 0
+    asking, shape = 0.0, (0,)
     for asked in found.members:
         asked.to(workspace.device)
         x = shown.get((0, asked.wants)) if asked.wants is not None else None
         said, seconds = _timed(partial(asked.answers, "train", rows, None if x is None else x.to(workspace.device)))
-        asking, width = asking + seconds, said.shape[1]
+        asking, shape = asking + seconds, said.shape[1:]
     each = (rendering + asking) / len(rows)
     counted = sum(len(one.source) * one.count for one in found.plans.values())
-    record = Format(workspace.task.format, (width,), _dtype(workspace)).record.itemsize
+    record = Format(workspace.task.format, shape, _dtype(workspace)).record.itemsize
     steps = [Step("cache-logits", each * counted, record * counted * len(found.members))]
     if found.body is None:
         return steps

@@ -11,6 +11,7 @@ from torch import Tensor
 from ensemble_distill.methods.method import Batch, Labels
 from ensemble_distill.predictive.answered import answered, those_who_answer
 from ensemble_distill.predictive.protocol import Average, Predictive
+from ensemble_distill.predictive.sampled import Sampled
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.tasks import Task
 from ensemble_distill.training.order import Every, Order, Steps
@@ -30,6 +31,7 @@ class Pooling:
     weights: Tensor | None = None
     average: Average = "probabilities"
     partial: bool = False
+    sampled: bool = False  # whether the outputs are of drawn classes alone
 
     def answered(self, outputs: Tensor) -> Tensor:
         """(A,) whether a member that is part of the ensemble answers, from outputs (A, M, W)."""
@@ -40,6 +42,8 @@ class Pooling:
         """Outputs (A, M, W) as M distributions an answer, with weights of their own: a loss is anyone's code. Where
         `partial`, these are (A, M), with 0 for who does not answer."""
         weights = None if self.weights is None else self.weights.clone()
+        if self.sampled:
+            return Sampled.of(outputs, weights)
         if self.partial:
             outputs, weights = those_who_answer(outputs, weights)
         return self.task.members_family().predictive(outputs, weights, self.average)

@@ -27,6 +27,7 @@ from ensemble_distill.training.partial import answered_rows
 from ensemble_distill.training.plateau import refuse_no_validation
 from ensemble_distill.training.refusals import refuse_broken, refuse_double, refuse_one_member
 from ensemble_distill.training.rows import CachedRows, TeacherOutputs
+from ensemble_distill.training.sampled import from_samples
 from ensemble_distill.training.student import Begun, begin_student, config_of
 from ensemble_distill.training.validation import validation
 
@@ -63,6 +64,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
         EdistillError: the student cannot be built, or the method's stages do not fit it.
     """
     refuse_no_validation(asked.train, learned.validation is not None)
+    asked = from_samples(asked, learned, machine.given, machine.progress)
     refuse_one_member(asked.train.method, asked.method, learned.cache.manifest.names, asked.train.teacher)
     rows, settings = CachedRows(list(learned.splits.values()), learned.preprocessing), asked.train
     outputs = TeacherOutputs(list(learned.splits.values()))
@@ -83,7 +85,8 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     tell_idle_training(facts, machine.given, machine.progress)
     architecture = begun.architecture
     partial = outputs.partial or (learned.validation is not None and learned.validation.records.partial)
-    pooling = Pooling(learned.task, architecture.pooling(), architecture.average, partial)
+    sampled = learned.splits["train"].records.sampled
+    pooling = Pooling(learned.task, architecture.pooling(), architecture.average, partial, sampled)
     feed = Feed(rows, outputs, order, pooling, machine.device, machine.workers)
     if asked.student.compresses:  # which may take minutes: what training would refuse, it refuses before
         boundaries(stages, steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ensemble_distill.data.batches import plain_batches
@@ -18,6 +20,7 @@ def validation(split: CachedSplit, to: AnyPreprocessing | None, feed: Feed, need
     the loss needs members, on those that some member answers, of which there is one."""
     labels, device, task = split.source.labels, feed.device, feed.pooling.task
     answered_alone = feed.pooling.partial and "teacher" in needs
+    whole = replace(feed.pooling, sampled=split.records.sampled)  # whatever the training rows are
 
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
@@ -32,7 +35,7 @@ def validation(split: CachedSplit, to: AnyPreprocessing | None, feed: Feed, need
                 said, raw, y = said[there], raw[there], None if y is None else y[there]
             if not len(said):
                 continue
-            teacher, predictive = feed.pooling.predictive(said), student.predictive(raw)
+            teacher, predictive = whole.predictive(said), student.predictive(raw)
             ones = torch.ones(len(said), device=device)
             known = None if y is None else Labels(y, y.clone(), ones, ones.bool())
             if y is not None:

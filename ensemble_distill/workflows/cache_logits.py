@@ -58,6 +58,8 @@ def cache_logits(
         device=workspace.device,
         workers=workspace.workers,
         progress=workspace.progress,
+        records=settings.cache.records,
+        samples=settings.cache.samples,
     )
     with held(folder, plans, teachers, overwrite):
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)

@@ -288,7 +288,7 @@ def test_another_format_is_refused_by_number(tmp_path: Path) -> None:
     made(tmp_path)
     record = json.loads((tmp_path / NAME).read_text())
     (tmp_path / NAME).write_text(json.dumps(record | {"format": 7}))
-    with refused("cache format 7", "reads formats 1 and 2", "edistill cache-logits --overwrite"):
+    with refused("cache format 7", "reads formats 1 to 3", "edistill cache-logits --overwrite"):
         Manifest.load(tmp_path)
 
 

@@ -138,10 +138,9 @@ def test_records_are_little_endian_on_any_machine() -> None:
     assert b"'<f2'" in file.getvalue()
 
 
-SHAPE = {"dense": (3,), "moments": (2,), "inputs": (1, 4, 4)}
-STORED = [
-    (name, dtype) for name in format_names() for dtype in (("uint8" if name == "inputs" else "float16"), "float32")
-]
+SHAPE = {"dense": (3,), "moments": (2,), "inputs": (1, 4, 4), "sampled": (2, 4), "drawn": (2, 5)}
+DTYPES = {"inputs": ("uint8", "float32"), "drawn": ("uint16", "uint32")}
+STORED = [(name, dtype) for name in format_names() for dtype in DTYPES.get(name, ("float16", "float32"))]
 
 
 @pytest.mark.parametrize(("name", "dtype"), STORED)
@@ -149,6 +148,8 @@ def test_a_format_gives_back_what_it_was_given(name: str, dtype: str) -> None:
     """Whatever formats there are: fixed width, rows apart from each other, and what is decoded encodes to the same."""
     form = Format(name, SHAPE[name], dtype)
     values = np.random.default_rng(0).uniform(0, 1, (5, *SHAPE[name])).astype(np.float32)
+    if name == "drawn":
+        values[..., :2] = [7, 3]  # ids
     records = form.encode(values)
     decoded = form.decode(records)
     assert (records.dtype, records.shape) == (form.record, (5,))

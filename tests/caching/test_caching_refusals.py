@@ -229,7 +229,7 @@ def test_a_cache_of_a_later_version_or_a_damaged_one_is_refused(folder: Path) ->
     manifest = folder / "cache/manifest.json"
     whole = manifest.read_text()
     for text, said in (
-        (whole.replace('"format": 1', '"format": 3'), "has cache format 3, and this edistill reads formats 1 and 2"),
+        (whole.replace('"format": 1', '"format": 4'), "has cache format 4, and this edistill reads formats 1 to 3"),
         (whole[: len(whole) // 2], "is damaged"),
     ):
         manifest.write_text(text)

@@ -62,6 +62,7 @@ ALWAYS = frozenset(
         "student.share",
         "student.tied",  # refused where heads do not read one body
         "cache.dtype",
+        "cache.records",
         "cache.batch-size",
         "train.method",
         "train.generations",
@@ -178,6 +179,7 @@ CACHING_CASES: dict[str, tuple[dict[str, Any], Mapping[str, Any], list[Any]]] = 
     ),
     "teachers.variance": (MEAN, PIXELS, [teacher(False, RUN)]),
     "teachers.preprocessing": ({"teachers.preprocessing": {"mean": (0.25,)}}, PIXELS, [FOLDER]),
+    "cache.samples": ({"cache.records": "dense", "cache.samples": 5}, PIXELS, [teacher()]),
     "data.columns": ({"data.columns": {"inputs": ["a"]}}, PIXELS, [teacher()]),
     "teachers.as": ({"teachers.as": "heads"}, PIXELS, [teacher()]),
     "teachers.folds": ({"teachers.folds": "folds.npy"}, {"test": source()}, [teacher()]),

@@ -351,3 +351,21 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_the_first_block(
     with refused("tokens.size", "GB", str(WINDOW * (4 + 2 * len(VOCABULARY)))):
         cache_logits(settings(folder, **{"output.cache": str(tmp_path / "c")}))
     assert not (tmp_path / "c" / "records").exists()
+
+
+def test_calibrate_counts_positions_and_shifts_of_tokens_are_refused(folder: Path) -> None:
+    train(settings(folder, **{"train.method": "hydra", "output.name": "counted"}))
+    report = calibrate(settings(folder), "counted", split="test")
+    assert (report.rows, report.counted) == (TOKENS["test"], "positions")
+    with refused("--shifts", "tokens", "data.test"):
+        evaluate(settings(folder), "counted", shifts=True)
+
+
+def test_a_text_that_is_mostly_unknown_says_so(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    for words_of, share in (("x x x a", 60), ("x a a a", 0)):
+        text.write_text(f"{words_of}\n")
+        (tmp_path / "vocabulary.txt").write_text("<unk>\n<eos>\na\n")
+        reading = Reading(window=2, context=1, vocabulary=str(tmp_path / "vocabulary.txt"))
+        remarks = open_source(str(text), "language-modelling", reading).remarks
+        assert [f"{share} %" in remark for remark in remarks] == [True] * bool(share)

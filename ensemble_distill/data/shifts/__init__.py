@@ -144,6 +144,15 @@ def shifts_for(kind: Kind) -> tuple[str, ...]:
     return tuple(name for name in shift_names() if kind in open_shift(name).KINDS)
 
 
+def refuse_no_shift(kind: Kind, named: str) -> None:
+    """Raise EdistillError for rows that nothing can distort."""
+    if not shifts_for(kind):
+        raise EdistillError(
+            f"--shifts distorts rows, and no shift acts on {kind}, which {named} holds. Leave it out; of other texts, "
+            "each as a data.ood.NAME, evaluate tells how much more uncertain a student is there."
+        )
+
+
 def levels(name: str, kind: Kind = "pixels") -> tuple[str, ...]:
     """What each severity of the shift means on data of that kind, as short texts for tables: "18°", "36°", …
 

@@ -1,0 +1,53 @@
+"""Reading records of drawn ids: what members said of these, beside the weights that make sums over them unbiased."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.reader import Records
+from ensemble_distill.cache.record_key import SampleKey
+
+
+class SampledRecords(Records):
+    """What the members said of the ids drawn of one split.
+
+    `read` gives (B, M, *L, 3n + 1) numbers: n ids; the weight of each, p_m(id) ÷ its probability of being drawn;
+    ln p_m(id); and the member's largest probability. `predictive.sampled` makes distributions of them.
+    """
+
+    sampled = True
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str, views: int) -> None:
+        super().__init__(folder, manifest, split, views)
+        self._drawn = Records(folder, manifest, split, views, [[SampleKey(split, view) for view in range(views)]])
+        hows = [manifest.drawn[SampleKey(split, view)] for view in range(views)]
+        self.samples = hows[0].samples
+        # whether ids were drawn from these members alone, so that the likeliest class of their mean is among them
+        members = {(member.name, member.sha256) for member in manifest.members}
+        self.of_all = all(set(how.members) == members for how in hows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is read of a row and member: (*L, 3n + 1)."""
+        return (*self._format.shape[:-1], 3 * self.samples + 1)
+
+    def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
+        return weighed(super().read(rows, views), self._drawn.read(rows, views))
+
+
+def weighed(said: NDArray[np.float32], drawn: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `SampledRecords.read` gives, from what members said, (B, M, *L, n + 1), of what was drawn,
+    (B, 1, *L, 2n + 1)."""
+    n = said.shape[-1] - 1
+    ids, q, t = drawn[..., :n], drawn[..., n : 2 * n], drawn[..., -1:]
+    ratio, top = said[..., :n], said[..., n:]
+    over = np.maximum(q, t)  # q ÷ the probability of being drawn, which of the first id is 1
+    over[..., 0] = q[..., 0]
+    # of what a member says 0 of nothing is summed, whatever its logarithm
+    log_p = np.log(np.where(ratio > 0, ratio, 1), dtype=np.float32) + np.where(ratio > 0, np.log(q), 0)
+    return np.concatenate([np.broadcast_to(ids, ratio.shape), ratio * over, log_p, top], -1, dtype=np.float32)

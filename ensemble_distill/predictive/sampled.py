@@ -1,0 +1,129 @@
+"""Distributions over classes of which a few drawn ids are known, with weights that make sums over them unbiased.
+
+What a loss asks of a teacher is there, as far as it is a sum over classes weighed by p_m: `kl`, and `pooled`, the
+mixture. Entropies, temperatures, the probability of a label and logits are not, and asking for them raises an error;
+a training refuses before what would ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NoReturn, Self
+
+import torch
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.parts import Parts
+from ensemble_distill.predictive.pools import Mixtures, Pool
+from ensemble_distill.predictive.protocol import Summary
+from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """M distributions over K classes for each of B rows or positions, known at n ids that all members share.
+
+    Attributes:
+        ids: (B, 1, n) int64, different ones.
+        weight: (B, M, n) not negative: Σ_i weight_i f(id_i) has the expectation Σ_c p_m(c) f(c).
+        log_p: (B, M, n) ln p_m(id); any number where the weight is 0.
+        top: (B, M) the largest probability of each.
+        weights: (M,) of members; None for equal ones.
+    """
+
+    ids: Tensor
+    weight: Tensor
+    log_p: Tensor
+    top: Tensor
+    weights: Tensor | None = None
+
+    pool: ClassVar[type[Pool]] = Mixtures
+
+    @classmethod
+    def of(cls, raw: Tensor, weights: Tensor | None) -> Self:
+        """From what `SampledRecords` reads, (B, M, 3n + 1)."""
+        ids, weight, log_p = raw[..., :-1].chunk(3, -1)
+        return cls(ids[:, :1].long(), weight, log_p, raw[..., -1], weights)
+
+    @property
+    def members(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def has_model_uncertainty(self) -> bool:
+        return self.members > 1
+
+    def tempered(self, temperature: float) -> Self:
+        """Itself at 1. Raises EdistillError at any other: p^(1/T) has a sum over all classes in it."""
+        if temperature != 1:
+            _refuse(f"a temperature of {temperature:g}")
+        return self
+
+    def mixture(self) -> Self:
+        """The mean probability, M = 1; its `top` is exact where the likeliest class is among the ids, else too low."""
+        if self.members == 1:
+            return self
+        log_shares = over_members(shares(self.weights, self.log_p).log(), self.log_p)
+        of_some = torch.where(self.weight > 0, self.log_p + log_shares, -torch.inf)
+        log_p = torch.logsumexp(of_some, dim=1, keepdim=True)
+        weight = self.member_mean(self.weight).unsqueeze(1)
+        log_p = torch.where(weight > 0, log_p, 0.0)
+        return replace(self, weight=weight, log_p=log_p, top=log_p.exp().amax(-1), weights=None)
+
+    def pooled(self) -> Self:
+        return self.mixture()
+
+    def kl(self, student: Any) -> Tensor:
+        """An unbiased estimate of KL(self ‖ student) in nats, (B, M), which may be below 0; 0 of a perfect copy.
+
+        Its gradient by the student's logits is unbiased too.
+        """
+        assert isinstance(student, Categorical)
+        log_probs = student.log_probs()
+        q = log_probs.gather(-1, self.ids.expand(-1, log_probs.shape[1], -1))
+        return (self.weight * (self.log_p - q)).sum(-1)
+
+    def member_mean(self, values: Tensor) -> Tensor:
+        """The members' weighted mean of values (B, M, ...), over dimension 1."""
+        return weighted_mean(self.weights, values)
+
+    # --- what is not known --------------------------------------------------------------------------------------
+
+    def calibrated(self, by: Any) -> NoReturn:
+        _refuse("a calibrated prediction")
+
+    def deviation_error(self, student: Any) -> NoReturn:
+        _refuse("how members deviate")
+
+    def nll(self, y: Tensor) -> NoReturn:
+        _refuse("the probability of a label")
+
+    def pooled_nll(self, y: Tensor) -> NoReturn:
+        _refuse("the probability of a label")
+
+    def means(self) -> NoReturn:
+        _refuse("all probabilities")
+
+    def summary(self) -> Summary:
+        _refuse("an entropy")
+
+    def log_width(self) -> None:
+        return None
+
+    def as_member(self) -> NoReturn:
+        _refuse("all probabilities")
+
+    def parts(self, share: Tensor, y: Tensor | None) -> Parts:
+        _refuse("what some members predict")
+
+    def emitted(self, summary: Summary) -> dict[str, Tensor]:
+        _refuse("all probabilities")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise EdistillError(
+        f"The records hold a few drawn classes of each row, and {what} needs all of them. Set "
+        'cache.records = "dense" and run edistill cache-logits --overwrite.'
+    )
