@@ -170,6 +170,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         "worth",
         "instead",
         "still_falling",
+        "limit",
         "answering",
     ]
     assert list(found) == [*promised, *more]
