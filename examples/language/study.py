@@ -129,7 +129,7 @@ def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> No
     results = work / "results.csv"
     if not results.exists():
         results.write_text(",".join(COLUMNS) + "\n")
-    done = {(row["arm"], int(row["seed"])) for row in rows(work)}
+    done = {(row["arm"], int(row["seed"])) for row in rows(results)}
     for arm, seed in arms(seeds, few):
         if (arm, seed) in done:
             continue
@@ -154,32 +154,37 @@ def refuse_others(work: Path, now: dict[str, float]) -> None:
     path.write_text(json.dumps(now))
 
 
-def rows(work: Path) -> list[dict[str, str]]:
-    with (work / "results.csv").open(newline="") as file:
+def rows(results: Path) -> list[dict[str, str]]:
+    with results.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def table(work: Path) -> None:
-    """Test perplexity of each arm, and its difference from its own teacher with a 95 % interval over seeds."""
+def apart(one: dict[int, float], other: dict[int, float]) -> str:
+    """Of paired seeds, the mean difference in logarithms, in percent, with its 95 % interval from three seeds on."""
+    pairs = [100 * (math.log(one[seed]) - math.log(other[seed])) for seed in one if seed in other]
+    if len(pairs) < 3 or one is other:
+        return "–"
+    half = stats.t.ppf(0.975, len(pairs) - 1) * np.std(pairs, ddof=1) / math.sqrt(len(pairs))
+    return f"{np.mean(pairs):+.1f} ± {half:.1f}"
+
+
+def table(file: Path) -> None:
+    """Test perplexity of each arm, and its differences from its own teacher and from what labels alone teach."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in rows(work):
+    for row in rows(file):
         found[row["arm"]][int(row["seed"])] = float(row["test"])
-    print("| arm | seeds | test perplexity | from its teacher, % |\n|---|---:|---:|---:|")
+    print("| arm | seeds | test perplexity | from its teacher, % | from labels alone, % |\n|---|---:|---:|---:|---:|")
     for arm, by_seed in found.items():
-        pairs = [100 * (math.log(by_seed[s]) - math.log(found["teacher"][s])) for s in by_seed if s in found["teacher"]]
-        apart = "–"
-        if len(pairs) > 1 and arm not in ("teacher", "ensemble"):
-            half = stats.t.ppf(0.975, len(pairs) - 1) * np.std(pairs, ddof=1) / math.sqrt(len(pairs))
-            apart = f"{np.mean(pairs):+.1f} ± {half:.1f}"
-        print(f"| {arm} | {len(by_seed)} | {np.mean(list(by_seed.values())):.1f} | {apart} |")
+        told = [apart(by_seed, found[other]) for other in ("teacher", "supervised")]
+        print(f"| {arm} | {len(by_seed)} | {np.mean(list(by_seed.values())):.2f} | {' | '.join(told)} |")
     for name, (teacher, student) in PUBLISHED.items():
-        print(f"| the paper's {name}, BAN+L | 1 | {teacher} → {student} | {100 * math.log(student / teacher):+.1f} |")
+        print(f"| the paper's {name}, BAN+L | 1 | {teacher} → {student} | {100 * math.log(student / teacher):+.1f} | |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Born again, in language.")
     parser.add_argument("texts", type=Path, nargs="?", help="holds wikitext2-valid.txt and wikitext2-test.txt")
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="its folder; with --table a file of results, too")
     parser.add_argument("--seeds", type=int, default=5, help="of teacher, second and ban+l")
     parser.add_argument("--few", type=int, default=3, help="of the other arms")
     parser.add_argument("--share", type=float, default=1.0)
@@ -196,4 +201,4 @@ if __name__ == "__main__":
                 parser.error(f"{given.work} has no texts yet. Name the folder that holds them.")
             make.make(given.work, given.texts, 0, given.share, given.tokens, given.width, recipe)
         run(given.work, given.seeds, given.few, recipe, given.width)
-    table(given.work)
+    table(given.work / "results.csv" if given.work.is_dir() else given.work)
