@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Trust, command
 from ensemble_distill.cli.evaluate import Style
-from ensemble_distill.evaluation.compared import Compared, Side
 from ensemble_distill.evaluation.paired import Difference
 from ensemble_distill.evaluation.tables import LABELS
 from ensemble_distill.settings import Settings
+
+if TYPE_CHECKING:
+    from ensemble_distill.evaluation.compared import Compared, Side
 
 TITLES = {"worth": "worth, in members", "quality": "quality and uncertainty"}
 CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")

@@ -103,6 +103,9 @@ class TeacherSettings(Section):
         description="An .npy of the fold that each row of data.train was held out of; member k is trained without "
         "fold k.",
     )
+    hub: dict[str, str] = Field(
+        {}, description="Members of the Hugging Face hub, or of its local cache: NAME = hf:OWNER/MODEL@REVISION."
+    )
     members: dict[str, MemberSettings] = Field(
         {}, description="A table of its own for members by the pattern of their names; the first that fits holds."
     )

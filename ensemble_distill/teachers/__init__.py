@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.settings.teachers import of_members
+from ensemble_distill.teachers.hub import snapshot
 from ensemble_distill.teachers.names import is_weights_file, member_name, natural_key, refuse_unfit
 from ensemble_distill.teachers.outputs import holds_inputs
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
@@ -37,29 +39,50 @@ def open_teachers(path: Path, context: Context) -> list[Teacher]:
         EdistillError: there is no member; an entry looks like a checkpoint but no kind loads it; two members
             share a name or their weights; `teachers.weights` does not fit them; or one cannot be read.
     """
-    if not path.exists():
-        raise EdistillError(f"teachers.path is {path}, which does not exist. Give {_accepted()}.")
-    if (own := kind_of(path)) is not None:
-        claimed = [(path, own)]
-    else:
-        claimed = [(entry, kind) for entry in entries(path) if (kind := kind_of(entry, missed=True)) is not None]
-    if not claimed:
-        raise EdistillError(f"{path} has no member in it: {_contents(path)}. Give {_accepted()}.")
-    _check_names([entry for entry, _ in claimed])
-    names = [member_name(entry) for entry, _ in claimed]
+    claimed = _claimed(path, context.settings.hub)
+    names = [name for name, _, _ in claimed]
     if context.settings.as_ == "heads":
-        teachers = [one for entry, kind in claimed for one in _heads(kind, entry, context.of(member_name(entry)))]
+        teachers = [one for name, entry, kind in claimed for one in _heads(kind, entry, context.of(name))]
         names = [teacher.member.name for teacher in teachers]
         refuse_idle_patterns(context.settings, names)
         _check_weights(context.settings, names)
     else:
         refuse_idle_patterns(context.settings, names)
         _check_weights(context.settings, names)
-        teachers = [kind.load(entry, context.of(name)) for name, (entry, kind) in zip(names, claimed, strict=True)]
+        teachers = [_loaded(name, entry, kind, context) for name, entry, kind in claimed]
     _check_distinct(teachers)
     for teacher in teachers:
         _tell_unused(teacher, context)
     return teachers
+
+
+def _claimed(path: Path, hub: Mapping[str, str]) -> list[tuple[str, Path, TeacherKind]]:
+    """The name, the place and the kind of each member, those of the hub behind those at `path`, which is then not
+    needed."""
+    if not path.exists() and not hub:
+        raise EdistillError(f"teachers.path is {path}, which does not exist. Give {_accepted()}.")
+    if path.exists() and (own := kind_of(path)) is not None:
+        claimed = [(path, own)]
+    else:
+        claimed = [(entry, kind) for entry in entries(path) if (kind := kind_of(entry, missed=True)) is not None]
+    if not claimed and not hub:
+        raise EdistillError(f"{path} has no member in it: {_contents(path)}. Give {_accepted()}.")
+    _check_names([entry for entry, _ in claimed])
+    found = [(member_name(entry), entry, kind) for entry, kind in claimed]
+    for name, given in hub.items():
+        if name in (there := {own for own, _, _ in found}):
+            raise EdistillError(f"teachers.hub.{name} is named as {path / name} is. Give it another name than {there}.")
+        entry = snapshot(name, given)
+        if (kind := kind_of(entry)) is None:
+            raise EdistillError(f"teachers.hub.{name} is {given!r}, and {_contents(entry)}. Give {_accepted()}.")
+        found.append((name, entry, kind))
+    return found
+
+
+def _loaded(name: str, entry: Path, kind: TeacherKind, context: Context) -> Teacher:
+    """A member by its name; one of the hub stands in a folder that is called by its commit."""
+    teacher = kind.load(entry, context.of(name))
+    return teacher if teacher.member.name == name else teacher.named(name)
 
 
 # --- finding ------------------------------------------------------------------------------------------------

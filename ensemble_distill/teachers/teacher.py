@@ -94,6 +94,10 @@ class Teacher:
             return Network(task, self.member, self.build()) if self.opens is None else self.opens(task)
         return Network(task, self.member, Positions(self.build(), positions).eval())
 
+    def named(self, name: str) -> Teacher:
+        """The member by another name, where it is a module of torch."""
+        return replace(self, member=replace(self.member, name=name))
+
     def about(self) -> dict[str, Any]:
         """Its facts, and where its weights stand."""
         facts: dict[str, Any] = brief(self.member.to_json())

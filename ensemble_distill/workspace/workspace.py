@@ -240,7 +240,7 @@ class Workspace:
     @property
     def has_teachers(self) -> bool:
         """Whether the members' folder is there: a run is evaluated from its cache alone, too."""
-        return Path(self.settings.teachers.path).exists()
+        return bool(self.settings.teachers.hub) or Path(self.settings.teachers.path).exists()
 
 
 def sources_of(plans: Mapping[str, SplitPlan]) -> dict[str, Source]:

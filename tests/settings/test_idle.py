@@ -42,6 +42,7 @@ ALWAYS = frozenset(
         "task",
         "limit",
         "teachers.path",
+        "teachers.hub",
         "teachers.average",  # of one member it is that member
         # a split is read by whichever command asks for it; names of arrays are refused where there are none
         *(f"data.{split}" for split in ("train", "validation", "test", "calibration", "ood")),
