@@ -53,6 +53,8 @@ def register(app: typer.Typer) -> None:
             render.document(found.to_json())
         else:
             show(found, style)
+        if picture is not None:
+            render.message(f"{picture} is written.")
 
 
 def show(found: Compared, style: Style) -> None:

@@ -77,6 +77,8 @@ def register(app: typer.Typer) -> None:
             render.document(document())
         else:
             show(found, style)
+        if report is not None:
+            render.message(f"{report} is written, and what its figures draw beside it, {report.with_suffix('.json')}.")
 
 
 def refuse_report_of_several(runs: Sequence[str]) -> None:

@@ -23,12 +23,14 @@ class Farthest:
     Attributes:
         row: its index.
         mean_kl: KL(ensemble ‖ student) of the pooled predictions, nats.
-        members, heads: (M, K) and (H, K): expectations, of classes their probabilities; NaN of members that do not
-            answer.
+        ensemble, student: (K,) expectations of the pooled predictions, of classes their probabilities.
+        members, heads: (M, K) and (H, K): each one's own; NaN of members that do not answer the row.
     """
 
     row: int
     mean_kl: float
+    ensemble: NDArray[np.float64]
+    student: NDArray[np.float64]
     members: NDArray[np.float64]
     heads: NDArray[np.float64]
 
@@ -71,13 +73,19 @@ class HeadByHead:
             self._keep(rows, ensemble, student)
 
     def _keep(self, rows: Tensor, ensemble: Predictive, student: Predictive) -> None:
-        apart = ensemble.pooled().kl(matched(student, ensemble).pooled())[:, 0]
+        theirs, own = ensemble.pooled(), matched(student, ensemble).pooled()
+        apart = theirs.kl(own)[:, 0]
         least = self._farthest[-1].mean_kl if len(self._farthest) == MOST else -1.0
         found = [int(at) for at in apart.topk(min(MOST, len(apart))).indices if float(apart[at]) > least]
         if found:
-            said, own, there = ensemble.means(), student.means(), who_answers(ensemble)
-            said = said if there is None else torch.where(over_members(there, said), said, torch.nan)
-            more = [Farthest(int(rows[at]), float(apart[at]), said[at].numpy(), own[at].numpy()) for at in found]
+            each, there = ensemble.means(), who_answers(ensemble)
+            each = each if there is None else torch.where(over_members(there, each), each, torch.nan)
+            # the rows are copied: views would keep what is said of the whole batch
+            pooled = (theirs.means()[found, 0], own.means()[found, 0])
+            said = [of.numpy() for of in (*pooled, each[found], student.means()[found])]
+            more = [
+                Farthest(int(rows[at]), float(apart[at]), *(of[place] for of in said)) for place, at in enumerate(found)
+            ]
             self._farthest = sorted([*self._farthest, *more], key=lambda each: (-each.mean_kl, each.row))[:MOST]
 
     def found(self) -> EachHead:

@@ -18,18 +18,20 @@ def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
         which = "GENERATION" if in_chain else run.run
         yield f"{run.run} is calibrated; edistill calibrate {which} --remove takes that away."
     student = run.worth and run.worth[STUDENT]
+    slower = slower_than_all(run)
     if student and student.falls_short:
-        yield (
+        told = (
             f"{run.run} takes as long as {student.cost_in_members:.1f} members and is worth fewer in "
-            f"{' and in '.join(student.falls_short)}: serve some members instead"
-            + (f", the best of them by NLL on the validation rows: {' + '.join(run.instead)}." if run.instead else ".")
+            f"{' and in '.join(student.falls_short)}"
         )
-    if (slower := slower_than_all(run)) is not None:
+        best = f", the best of them by NLL on the validation rows: {' + '.join(run.instead)}" if run.instead else ""
+        yield f"{told}." if slower else f"{told}: serve some members instead{best}."
+    if slower is not None:
         own, whole = slower
+        cause = ": of networks this small the calls cost more than the arithmetic" if _less_arithmetic(run) else ""
         yield (
-            f"One row takes {run.run} {own:.3g} ms, and all members together {whole:.3g} ms: of networks this small "
-            "the calls cost more than the arithmetic. If one row's time is what counts, serve the ensemble "
-            "(edistill export --ensemble --onnx)."
+            f"One row takes {run.run} {own:.3g} ms, and all members together {whole:.3g} ms{cause}. If one row's time "
+            "is what counts, serve the ensemble (edistill export --ensemble --onnx)."
         )
     explained = run.fidelity["diversity_explained"]
     if explained is not None and explained < 0:
@@ -71,3 +73,9 @@ def slower_than_all(run: Evaluation) -> tuple[float, float] | None:
     student, ensemble = run.cost[STUDENT], run.cost[ENSEMBLE]
     own, whole = student and student["latency_ms"], ensemble and ensemble["latency_ms"]
     return None if not own or not whole or own < whole else (own, whole)
+
+
+def _less_arithmetic(run: Evaluation) -> bool:
+    student, ensemble = run.cost[STUDENT], run.cost[ENSEMBLE]
+    own, whole = student and student["macs"], ensemble and ensemble["macs"]
+    return bool(own and whole and own < whole)

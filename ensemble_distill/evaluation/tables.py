@@ -84,17 +84,9 @@ def _worth(run: Evaluation) -> list[str]:
     student = run.worth and run.worth[STUDENT]
     if not student or run.ladder is None:
         return []
-    told: list[str] = []
-    of = f" of {len(run.ladder.mean_kl)} members"
-    for name, value in (("prediction", student.prediction), ("uncertainty", student.uncertainty)):
-        if value is not None:
-            told.append(f"{_members(value, name in student.beyond)}{'' if told else of} in {name}")
-    found = [f"worth {' and '.join(told)}"] if told else []
+    told = student.told(len(run.ladder.mean_kl))
+    found = [f"worth {told}"] if told else []
     return found if math.isnan(student.cost_in_members) else [*found, f"costs {student.cost_in_members:.1f} in latency"]
-
-
-def _members(count: float, beyond: bool) -> str:
-    return f"more than {count:.0f}" if beyond else f"{count:.1f}"
 
 
 def _sections(found: Comparison) -> tuple[Sections, Sections]:

@@ -80,6 +80,21 @@ class Worth:
         each = {"prediction": self.prediction, "uncertainty": self.uncertainty}
         return [name for name, members in each.items() if members is not None and members < self.cost_in_members]
 
+    def told(self, members: int) -> str:
+        """In prediction and in uncertainty, of so many members; empty where neither is known."""
+        told: list[str] = []
+        for name in ("prediction", "uncertainty"):
+            if (count := self.counted(name)) is not None:
+                told.append(f"{count}{'' if told else f' of {members} members'} in {name}")
+        return " and ".join(told)
+
+    def counted(self, rung: str) -> str | None:
+        """One of `RUNGS` in words; None where it is not known."""
+        value: float | None = getattr(self, rung)
+        if value is None:
+            return None
+        return f"more than {value:.0f}" if rung in self.beyond else f"{value:.1f}"
+
     def to_figures(self) -> Figures:
         """A figure each, costs as `cost_latency`."""
         found: Figures = {name: getattr(self, name) for name in RUNGS}

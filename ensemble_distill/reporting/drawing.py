@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.runtime.names import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ENSEMBLE, STUDENT, OTHER = "#1f5fa8", "#d1580b", "#767676"  # told apart in gray and by color-blind eyes too
+COLORS = {ENSEMBLE: "#1f5fa8", STUDENT: "#d1580b"}  # told apart in gray and by color-blind eyes too
+OTHER = "#767676"
+
+LONGEST = 24  # letters of a name
 
 STYLE: Any = {
     "svg.hashsalt": "edistill",
@@ -44,11 +50,19 @@ class Picture:
     svg: bytes
 
 
-def drawn(draw: Callable[[Figure], None], width: float = 6.4, height: float = 3.6) -> bytes:
-    """An SVG, the same bytes each time.
+def drawn(
+    draw: Callable[[Figure], None],
+    width: float = 6.4,
+    height: float = 3.6,
+    kind: str = "svg",
+    told: Mapping[str, str] | None = None,
+) -> bytes:
+    """A file of a picture; an SVG has the same bytes each time.
 
     Args:
         width, height: in inches.
+        kind: "svg", "png" or "pdf".
+        told: the "Title" and "Description" of an SVG.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG  # no window, whatever the user's backend is
@@ -60,5 +74,12 @@ def drawn(draw: Callable[[Figure], None], width: float = 6.4, height: float = 3.
         FigureCanvasSVG(figure)
         draw(figure)
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "edistill"})
+        metadata = {"Date": None, "Creator": "edistill", **(told or {})} if kind == "svg" else None
+        figure.savefig(file, format=kind, metadata=metadata)
     return file.getvalue()
+
+
+def shortened(name: str) -> str:
+    """As much of a name as a picture has room for: its end, which tells files of one folder apart."""
+    name = one_line(name)
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from html import escape
 
 from ensemble_distill import __version__
+from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.tables import Table
 from ensemble_distill.reporting.drawing import Picture
@@ -47,9 +49,18 @@ figcaption { max-width: 44rem; }
 
 
 def page(
-    found: Evaluation, verdict: Verdict, tables: Sequence[Table], remarks: Sequence[str], pictures: Sequence[Picture]
+    found: Evaluation,
+    verdict: Verdict,
+    tables: Sequence[Table],
+    remarks: Sequence[str],
+    pictures: Sequence[Picture],
+    data: str,
 ) -> str:
-    """All of it. Names come from users' files, and are text here, whatever they hold."""
+    """All of it. Names come from users' files, and are text here, whatever they hold.
+
+    Args:
+        data: the name of the file with what the figures draw.
+    """
     first, *others = tables
     title = f"{found.run} on {found.rows:,} {found.task.answers_called} of {found.split}"
     body = [
@@ -59,7 +70,7 @@ def page(
         *_table(first),
         *(part for picture in pictures for part in _figure(picture)),
         *(part for table in others for part in _folded(table)),
-        f'<p class="quiet">edistill {__version__}. What the figures draw stands in report.json beside this page.</p>',
+        f'<p class="quiet">edistill {__version__}. What the figures draw stands in {_text(data)} beside this page.</p>',
     ]
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -73,17 +84,14 @@ def _first_screen(found: Evaluation, verdict: Verdict) -> Iterator[str]:
     kind = {True: "yes", False: "no", None: "maybe"}[verdict.ship]
     reasons = "".join(f"<p>{_text(reason)}</p>" for reason in verdict.reasons)
     yield f'<div class="verdict {kind}"><p><strong>{_text(verdict.headline)}</strong></p>{reasons}</div>'
-    worth = found.worth and found.worth["student"]
+    worth = found.worth and found.worth[STUDENT]
     if worth and found.ladder is not None:
-        each = {
-            "worth in prediction": worth.prediction,
-            "worth in uncertainty": worth.uncertainty,
-            "worth in fidelity": worth.fidelity,
-            "costs in latency": None if worth.cost is None else worth.cost["latency"],
-        }
-        told = "".join(f"<li><b>{value:.1f}</b>{_text(name)}</li>" for name, value in each.items() if value is not None)
+        each = {f"worth in {rung}": worth.counted(rung) for rung in ("prediction", "uncertainty", "fidelity")}
+        if not math.isnan(worth.cost_in_members):
+            each["costs in latency"] = f"{worth.cost_in_members:.1f}"
+        told = "".join(f"<li><b>{count}</b>{name}</li>" for name, count in each.items() if count is not None)
         yield f'<ul class="members">{told}</ul>'
-        yield f'<p class="quiet">In members of the ensemble of {len(found.ladder.mean_kl)}.</p>'
+        yield f'<p class="quiet">Counted in members, of which the ensemble has {len(found.ladder.mean_kl)}.</p>'
 
 
 def _table(table: Table) -> Iterator[str]:

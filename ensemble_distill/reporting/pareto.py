@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.compared import Compared
 from ensemble_distill.evaluation.names import SUBENSEMBLES
-from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.reporting.drawing import drawn, shortened
+from ensemble_distill.reporting.targets import refuse_target
+from ensemble_distill.runtime.files import write_output
+from ensemble_distill.runtime.names import one_line
 from ensemble_distill.tasks.figures import Figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = (".svg", ".png", ".pdf")
 PANELS = ("prediction", "uncertainty")
@@ -35,13 +38,7 @@ class Point:
 
 def refuse_picture(path: Path) -> None:
     """Raise EdistillError where a picture of that name can't be written."""
-    if path.suffix.lower() not in FORMATS:
-        raise EdistillError(
-            f"--picture is {path}, which ends in {path.suffix or 'nothing'}, and pictures end in {', '.join(FORMATS)}. "
-            f"Name it {path.with_suffix('.svg')}."
-        )
-    if not path.parent.is_dir():
-        raise EdistillError(f"--picture is {path}, and there is no folder {path.parent}. Make it, or name another.")
+    refuse_target("--picture", path, FORMATS)
 
 
 def draw_pareto(found: Compared, path: Path) -> None:
@@ -57,17 +54,14 @@ def draw_pareto(found: Compared, path: Path) -> None:
             "There is no picture: no run has both a worth and a cost. Costs are measured where the members are at hand "
             "(teachers.path), and worth takes two members or more that answer the same rows."
         )
-    from matplotlib.backends.backend_svg import FigureCanvasSVG  # no window, whatever the user's backend is
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(panels), 4), layout="constrained")
-    FigureCanvasSVG(figure)
-    for axes, (rung, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _draw(axes, rung, points, found.members)
-    file = io.BytesIO()
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(1, len(panels), squeeze=False)
+        for axes, (rung, points) in zip(grid[0], panels.items(), strict=True):
+            _draw(axes, rung, points, found.members)
+
     kind = path.suffix.lower().removeprefix(".")
-    figure.savefig(file, format=kind, metadata=_told(panels) if kind == "svg" else None)
-    write_whole(path, file.getvalue())
+    write_output(path, drawn(draw, 4.2 * len(panels), 4, kind, _told(panels)))
 
 
 def _points(found: Compared, rung: str) -> Iterator[Point]:
@@ -92,7 +86,9 @@ def _draw(axes: Axes, rung: str, points: list[Point], members: int) -> None:
     for point in points:
         marker = "s" if point.name in SUBENSEMBLES else "o"
         axes.errorbar(point.cost, point.worth, yerr=point.spread, fmt=marker, color=point.color, capsize=3)
-        axes.annotate(point.name, (point.cost, point.worth), (6, 5), textcoords="offset points", color=point.color)
+        axes.annotate(
+            shortened(point.name), (point.cost, point.worth), (6, 5), textcoords="offset points", color=point.color
+        )
     axes.set(
         xlabel="costs, in members (latency)",
         ylabel=f"worth in {rung}, in members",
@@ -101,11 +97,11 @@ def _draw(axes: Axes, rung: str, points: list[Point], members: int) -> None:
     )
 
 
-def _told(panels: dict[str, list[Point]]) -> dict[str, Any]:
-    """The picture in words, for who can't see it."""
+def _told(panels: dict[str, list[Point]]) -> dict[str, str]:
+    """The picture in words, for who can't see it. Names come from users, and a file of XML holds no control signs."""
     told = [
         f"{rung}: "
-        + ", ".join(f"{point.name} is worth {point.worth:.1f} and costs {point.cost:.1f}" for point in points)
+        + ", ".join(f"{one_line(point.name)} is worth {point.worth:.1f} and costs {point.cost:.1f}" for point in points)
         for rung, points in panels.items()
     ]
-    return {"Title": "Worth against cost, in members", "Description": "; ".join(told), "Date": None}
+    return {"Title": "Worth against cost, in members", "Description": "; ".join(told)}

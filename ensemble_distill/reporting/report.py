@@ -19,23 +19,37 @@ from ensemble_distill.evaluation.tables import tables
 from ensemble_distill.reporting.page import page
 from ensemble_distill.reporting.pictures import pictures
 from ensemble_distill.reporting.seen import Seen
+from ensemble_distill.reporting.targets import refuse_target
 from ensemble_distill.reporting.verdict import verdict
 from ensemble_distill.runs.chain import Chain
-from ensemble_distill.runtime.files import write_whole
-from ensemble_distill.runtime.jsons import json_text
+from ensemble_distill.runtime.files import write_output
+from ensemble_distill.runtime.jsons import json_text, read_json
 
 ENDING = ".html"
 
 
 def refuse_report(path: Path) -> None:
     """Raise EdistillError where a report of that name can't be written."""
-    if path.suffix.lower() != ENDING:
+    refuse_target("--report", path, (ENDING,))
+    beside = data_of(path)
+    if beside.exists() and not _is_of_a_report(beside):
         raise EdistillError(
-            f"--report is {path}, which ends in {path.suffix or 'nothing'}, and a report ends in {ENDING}. "
-            f"Name it {path.with_suffix(ENDING)}."
+            f"--report is {path}, and what it draws is written to {beside}, which holds something else. Give the "
+            "report another name, or move that file away."
         )
-    if not path.parent.is_dir():
-        raise EdistillError(f"--report is {path}, and there is no folder {path.parent}. Make it, or name another.")
+
+
+def data_of(report: Path) -> Path:
+    """The file beside a report that holds what its figures draw."""
+    return report.with_suffix(".json")
+
+
+def _is_of_a_report(path: Path) -> bool:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError, EdistillError):
+        return False
+    return isinstance(found, dict) and {"verdict", "figures"} <= found.keys()
 
 
 def refuse_report_of_chain(chain: Chain) -> None:
@@ -47,7 +61,7 @@ def refuse_report_of_chain(chain: Chain) -> None:
 
 
 def write_report(path: Path, measured: Measured, found: Evaluation, source: Source) -> None:
-    """Write a report of the first run that was measured, and its data beside it, `.json` for `.html`.
+    """Write a report of the first run that was measured, and beside it what its figures draw; see `data_of`.
 
     Args:
         found: of that run.
@@ -63,9 +77,10 @@ def write_report(path: Path, measured: Measured, found: Evaluation, source: Sour
         "verdict": {"ship": said.ship, "headline": said.headline, "reasons": list(said.reasons)},
         "figures": {each.key: {"title": each.title, "told": each.told, "data": each.data} for each in drawn},
     }
-    told = page(found, said, tables(Comparison((found,))), list(remarks(found, in_chain=False)), drawn)
-    write_whole(path.with_suffix(".json"), json_text(data).encode())
-    write_whole(path, told.encode())
+    beside = data_of(path)
+    told = page(found, said, tables(Comparison((found,))), list(remarks(found, in_chain=False)), drawn, beside.name)
+    write_output(beside, json_text(data).encode())
+    write_output(path, told.encode())
 
 
 def seen_of(measured: Measured, found: Evaluation, source: Source) -> Seen:
@@ -76,7 +91,7 @@ def seen_of(measured: Measured, found: Evaluation, source: Source) -> Seen:
         members=measured.members,
         ensemble=main.models[ENSEMBLE],
         student=main.models[0],
-        near=main.nearness[0],
+        compared=main.compared.get(0, main.models[0]),
         elsewhere={name: (of.models[ENSEMBLE], of.models[0]) for name, of in measured.ood.items()},
         heads=main.heads[0],
         called={row: source.name(row) for row in rows},

@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.evaluation.each_head import EachHead
+from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.result import Evaluation
+from ensemble_distill.reporting.drawing import shortened
+from ensemble_distill.runtime.names import one_line
 from ensemble_distill.tasks.figures import Values
 
 
@@ -20,7 +23,8 @@ class Seen:
     Attributes:
         evaluation: its figures.
         members: the ensemble's names.
-        ensemble, student, near: of each answer of the split; `near` as `fidelity_rows` has it.
+        ensemble, student: of each answer of the split.
+        compared: of the student's heads that are compared with the ensemble; see `SplitValues`.
         elsewhere: of each OOD set the rows of ensemble and student.
         heads: how near each is, and where the student is farthest off.
         called: what those farthest rows are called.
@@ -31,7 +35,7 @@ class Seen:
     members: tuple[str, ...]
     ensemble: Values
     student: Values
-    near: Values
+    compared: Values
     elsewhere: Mapping[str, tuple[Values, Values]]
     heads: EachHead
     called: Mapping[int, str]
@@ -39,10 +43,16 @@ class Seen:
 
     @property
     def run(self) -> str:
-        return self.evaluation.run
+        """Its name, as text and pictures can hold it."""
+        return one_line(self.evaluation.run)
+
+    def label(self, model: str) -> str:
+        """What a picture calls a model, one of `COLORS`."""
+        return shortened(self.run) if model == STUDENT else model
 
     @property
     def uncertain(self) -> tuple[str, str]:
         """The uncertainty that both have, as rows name it and as a person does: that of the model, if it can be."""
-        both = "model_uncertainty" in self.ensemble and "model_uncertainty" in self.student
-        return ("model_uncertainty", "model uncertainty") if both else ("total_uncertainty", "total uncertainty")
+        key = "model_uncertainty"
+        both = key in self.student and key in self.ensemble and not np.isnan(self.ensemble[key]).all()
+        return (key, "model uncertainty") if both else ("total_uncertainty", "total uncertainty")

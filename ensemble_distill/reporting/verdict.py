@@ -31,36 +31,38 @@ def verdict(found: Evaluation) -> Verdict:
     worth = found.worth and found.worth[STUDENT]
     if not worth or found.ladder is None:
         return Verdict(None, "Nothing says whether fewer members would do as well.", (_without_ladder(found),))
-    told = _worths(worth, len(found.ladder.mean_kl))
+    members = len(found.ladder.mean_kl)
+    told = worth.told(members)
+    if not told:
+        why = "These rows have no labels, and it has no model uncertainty to hold against the ensemble's."
+        return Verdict(None, f"Nothing says whether {found.run} is worth having.", (why,))
     if math.isnan(worth.cost_in_members):
-        why = "Its cost in members is not known: the members are not at hand, or another runtime runs them."
+        why = "Its cost in members is not known: they are not at hand, and can't be timed."
         return Verdict(None, f"{found.run} is worth {told}.", (why,))
-    cost = f"for the time of {worth.cost_in_members:.1f}"
+    figures = f"It is worth {told}, for the time of {worth.cost_in_members:.1f}."
+    if slower_than_all(found) is not None:  # all of them in less time are better than some of them, too
+        return Verdict(
+            False,
+            f"Serve the ensemble itself: together its members take no more time than {found.run}.",
+            (f"{figures} {_saves(worth, members)}", *_beside(worth)),
+        )
     if worth.falls_short:
         instead = "" if found.instead is None else f" The best of that time: {' + '.join(found.instead)}."
-        short = " and in ".join(worth.falls_short)
         return Verdict(
             False,
-            f"Serve some members instead: {found.run} costs more than it is worth in {short}.",
-            (f"It is worth {told}, {cost}.{instead}", *_beside(worth)),
+            f"Serve some members instead: {found.run} costs more than it is worth in "
+            f"{' and in '.join(worth.falls_short)}.",
+            (f"{figures}{instead}", *_beside(worth)),
         )
-    if slower_than_all(found) is not None:
-        return Verdict(
-            False,
-            f"Serve the ensemble itself: together its members take less time than {found.run}.",
-            (f"It is worth {told}, {cost}. What it saves is memory and arithmetic, not time.", *_beside(worth)),
-        )
-    return Verdict(True, f"{found.run} is worth having.", (f"It is worth {told}, {cost}.", *_beside(worth)))
+    return Verdict(True, f"{found.run} is worth having.", (figures, *_beside(worth)))
 
 
-def _worths(worth: Worth, members: int) -> str:
-    each = {"prediction": worth.prediction, "uncertainty": worth.uncertainty}
-    told = [
-        f"{'more than ' if name in worth.beyond else ''}{value:.1f} members in {name}"
-        for name, value in each.items()
-        if value is not None
-    ]
-    return f"{' and '.join(told)}, of {members}" if told else f"what can't be told of {members}"
+def _saves(worth: Worth, members: int) -> str:
+    """What is had of a student that is no faster than all members."""
+    costs = worth.cost or {}
+    each = {"memory": costs.get("parameters"), "arithmetic": costs.get("macs")}
+    saved = [name for name, cost in each.items() if cost is not None and cost < members]
+    return f"What it saves is {' and '.join(saved)}, not time." if saved else "It saves nothing that is known."
 
 
 def _beside(worth: Worth) -> list[str]:

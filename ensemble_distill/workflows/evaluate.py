@@ -54,11 +54,11 @@ def evaluate(
     if report is not None:
         refuse_report(Path(report))
     found = find(Path(settings.output.runs), run)
+    if report is not None and isinstance(found, Chain):
+        refuse_report_of_chain(found)
     first = found.runs[0] if isinstance(found, Chain) else found
     given = open_for_evaluation(Workspace(settings, progress or Silent(), trust), first, must_ask=shifts)
     if isinstance(found, Chain):
-        if report is not None:
-            refuse_report_of_chain(found)
         return evaluate_chain(given, found, split, shifts)
     measured = measure(given, [found], {}, split, shifts)
     (evaluation,) = kept(given, [found], measured)

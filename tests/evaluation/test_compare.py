@@ -178,6 +178,14 @@ def test_the_picture_says_in_words_what_it_shows(folder: Path) -> None:
     assert (folder / "worth.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_holds_any_name(folder: Path) -> None:
+    name = "$x^{2$ & <b> \x1b[2J" + "long " * 20
+    (folder / "runs/single").rename(folder / "runs" / name)
+    found_in(folder, "hydra-s0", name, picture=folder / "worth.svg")
+    told = " ".join(ElementTree.parse(folder / "worth.svg").getroot().itertext())
+    assert "$x^{2$ & <b> \\x1b[2J" in told
+
+
 @pytest.mark.parametrize(("name", "told"), [("worth.jpeg", "worth.svg"), ("worth", ".png"), ("no/worth.svg", "no")])
 def test_a_picture_that_cannot_be_written_is_refused_first(folder: Path, name: str, told: str) -> None:
     with refused(name, told):

@@ -25,6 +25,8 @@ from typer.testing import CliRunner
 
 from ensemble_distill.cli.app import app
 from ensemble_distill.evaluation.comparison import Comparison
+from ensemble_distill.evaluation.remarks import remarks
+from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.tables import tables
 from ensemble_distill.reporting.drawing import Picture
 from ensemble_distill.reporting.page import page as written
@@ -60,13 +62,17 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four members, a run, and a report of it with shifts. Do not write to it."""
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluation]:
+    """Four members, a run, a report of it with shifts, and its figures. Do not write to it."""
     folder = tiny.make_folder(tmp_path_factory.mktemp("report") / "tiny", 4)
     cache_logits(settings(folder))
     train(settings(folder, {"output.name": "hydra-s0"}))
-    evaluate(settings(folder), "hydra-s0", shifts=True, report=folder / "report.html")
-    return folder
+    return folder, evaluate(settings(folder), "hydra-s0", shifts=True, report=folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def made(judged: tuple[Path, Evaluation]) -> Path:
+    return judged[0]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,7 @@ def test_every_figure_of_classes_is_there_once(drawn: dict[str, Any], page: Page
 def test_figures_draw_what_rows_say(made: Path, drawn: dict[str, Any]) -> None:
     x, y = pixels_of(made / "data/test.npz"), np.load(made / "data/test.npz")["y"]
     log_p, log_q = ensemble_of(made, x), student_of(made / "runs/hydra-s0", x)
-    of = {"ensemble": np.exp(log_p).mean(1), "hydra-s0": np.exp(log_q).mean(1)}
+    of = {"ensemble": np.exp(log_p).mean(1), "student": np.exp(log_q).mean(1)}
     for name, mean in of.items():
         confidence, right = mean.max(1), mean.argmax(1) == y
         bins = drawn["figures"]["reliability"]["data"][name]
@@ -112,13 +118,39 @@ def test_figures_draw_what_rows_say(made: Path, drawn: dict[str, Any]) -> None:
 
     kl = (np.exp(log_p) * (log_p - log_q)).sum(-1)
     np.testing.assert_allclose(drawn["figures"]["heads"]["data"]["kl"], kl.mean(0), rtol=1e-2, atol=1e-4)
-    apart = entropy(of["ensemble"], of["hydra-s0"], axis=1)
+    apart = entropy(of["ensemble"], of["student"], axis=1)
     rows = [each["row"] for each in drawn["figures"]["farthest"]["data"]]
     assert rows[0] == apart.argmax()
     np.testing.assert_allclose(apart[rows], np.sort(apart)[::-1][: len(rows)], rtol=1e-2, atol=1e-5)
     np.testing.assert_allclose(
         drawn["figures"]["farthest"]["data"][0]["heads"], np.exp(log_q)[rows[0]], rtol=1e-3, atol=1e-4
     )
+
+
+def test_rows_from_elsewhere_stand_beside_those_of_the_split(made: Path, drawn: dict[str, Any]) -> None:
+    found = drawn["figures"]["elsewhere"]["data"]
+    for model in ("ensemble", "student"):
+        shares = found["shares"][model]
+        assert list(shares) == ["test", "ood/noise"]
+        for name, of in shares.items():
+            with np.load(made / f"runs/hydra-s0/evaluations/{name}.npz") as rows:
+                values = rows[f"{model}_model_uncertainty"]
+            np.testing.assert_allclose(
+                of, np.histogram(values, found["edges"])[0] / len(values), atol=1.1 / len(values)
+            )
+
+
+@pytest.mark.parametrize("name", ["ensemble", "$x^{2$ & <b> \x1b[2J", "long " * 40])
+def test_a_run_may_have_any_name(made: Path, tmp_path: Path, name: str, drawn: dict[str, Any]) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "tiny"))
+    (folder / "runs/hydra-s0").rename(folder / "runs" / name)
+    evaluate(settings(folder), name, report=folder / "other.html")
+    found = json.loads((folder / "other.json").read_text())["figures"]
+    assert found["reliability"]["data"] == drawn["figures"]["reliability"]["data"]
+    page = Page((folder / "other.html").read_text(encoding="utf-8"))
+    for image in page.images:
+        ElementTree.fromstring(base64.b64decode(image["src"].partition(",")[2]))
+    assert any("other.json" in words for words in page.words)
 
 
 def test_of_texts_what_has_no_row_of_its_own_is_left_out(tmp_path: Path) -> None:
@@ -152,7 +184,7 @@ def test_of_numbers_errors_stand_against_what_was_predicted(tmp_path: Path) -> N
     assert {"reliability", "farthest"}.isdisjoint(figures)
     with np.load(folder / "runs/hydra-s0/evaluations/test.npz") as rows:
         variance, squared = rows["student_variance"].ravel(), rows["student_squared_error"].ravel()
-    bins = figures["spread"]["data"]["hydra-s0"]
+    bins = figures["spread"]["data"]["student"]
     assert sum(each["rows"] for each in bins) == len(variance)
     first = np.argsort(variance, kind="stable")[: bins[0]["rows"]]
     assert bins[0]["error"] == pytest.approx(np.sqrt(squared[first].mean()), rel=1e-4)
@@ -188,23 +220,89 @@ def test_names_are_words_whatever_they_hold(tmp_path: Path) -> None:
     assert any("a&b$" in words for words in page.words)
     picture = Picture("x", evil[0], evil[1], evil[2], {}, b"<svg/>")
     named = replace(found, run=evil[0])
-    text = written(named, verdict(named), tables(Comparison((named,))), evil, [picture])
+    text = written(named, verdict(named), tables(Comparison((named,))), evil, [picture], "x.json")
     page = Page(text)
     assert page.tags.count("img") == 1
     assert "\x1b" not in text
     assert any(evil[0] in words for words in page.words)
 
 
-@pytest.mark.parametrize(("name", "told"), [("report.pdf", "report.html"), ("report", ".html"), ("no/r.html", "no")])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("report.pdf", "report.html"), ("report", ".html"), ("no/r.html", "no"), ("", "report.html"), ("data", "folder")],
+)
 def test_a_report_that_cannot_be_written_is_refused_first(made: Path, name: str, told: str) -> None:
     with refused(name, told):
         evaluate(settings(made), "hydra-s0", report=made / name)
+
+
+def test_no_file_of_others_is_written_over(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "figures.json").write_text('{"mine": 1}')
+    with refused("figures.html", "figures.json", "another name"):
+        evaluate(settings(made), "hydra-s0", report=tmp_path / "figures.html")
+    assert (tmp_path / "figures.json").read_text() == '{"mine": 1}'
 
 
 def test_a_report_is_of_one_run(made: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", "-c", str(made / "edistill.toml"), "one", "two", "--report", "r.html"])
     assert done.exit_code == 2
     assert "edistill compare one two" in done.stderr
+
+
+# --- whether to ship it -----------------------------------------------------------------------------------------
+
+
+def figures(
+    found: Evaluation, worth: tuple[float | None, float | None], latency: float | None, whole: float
+) -> Evaluation:
+    """The same with another worth in prediction and uncertainty, another cost, and that of all members."""
+    student = (found.worth or {})["student"]
+    assert student is not None
+    cost = None if latency is None else {"latency": latency, "macs": 3.0, "parameters": 5.0}
+    other = replace(student, prediction=worth[0], uncertainty=worth[1], uncertainty_control=None, beyond=(), cost=cost)
+    costs = {
+        "student": {"latency_ms": latency, "macs": 3.0, "parameters": 5.0},
+        "ensemble": {"latency_ms": whole, "macs": 4.0, "parameters": 4.0},
+    }
+    return replace(
+        found,
+        worth={**(found.worth or {}), "student": other},
+        cost={**found.cost, **costs} if latency is not None else dict.fromkeys(found.cost),
+        instead=("member-0", "member-1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("worth", "latency", "whole", "ship", "told"),
+    [
+        ((3.0, 2.5), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in prediction and 2.5 in uncertainty", "2.0"]),
+        ((3.0, 1.5), 2.0, 4.0, False, ["some members", "in uncertainty.", "member-0 + member-1"]),
+        ((1.5, 3.0), 2.0, 4.0, False, ["some members", "in prediction."]),
+        ((3.0, None), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in prediction,"]),
+        ((None, 3.0), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in uncertainty,"]),
+        ((None, None), 2.0, 4.0, None, ["Nothing says whether", "no labels"]),
+        ((3.0, 3.0), None, 4.0, None, ["3.0 of 4 members", "not known"]),
+        ((3.5, 3.5), 3.0, 2.5, False, ["the ensemble itself", "saves is arithmetic, not time"]),
+        ((1.5, 1.5), 3.0, 2.5, False, ["the ensemble itself", "saves is arithmetic, not time"]),
+    ],
+)
+def test_what_to_do_follows_from_worth_and_cost(
+    judged: tuple[Path, Evaluation],
+    worth: tuple[float | None, float | None],
+    latency: float | None,
+    whole: float,
+    ship: bool | None,
+    told: list[str],
+) -> None:
+    found = figures(judged[1], worth, latency, whole)
+    said = verdict(found)
+    assert said.ship is ship
+    words = " ".join([said.headline, *said.reasons])
+    for part in told:
+        assert part in words
+    advice = " ".join(remarks(found, in_chain=False))
+    assert ("some members instead" in advice) == ("some members" in said.headline), "both advise the same"
+    assert ("serve the ensemble" in advice) == ("the ensemble itself" in said.headline)
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------

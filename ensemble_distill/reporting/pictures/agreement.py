@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ensemble_distill.reporting.drawing import OTHER, STUDENT, Picture, drawn
+from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.reporting.drawing import COLORS, OTHER, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.runtime.spread import spread
 
@@ -18,9 +19,9 @@ MOST = 2000  # points
 
 def picture(seen: Seen) -> Picture | None:
     """None where one of the two has no model uncertainty."""
-    if "model_uncertainty" not in seen.student or "model_uncertainty" not in seen.ensemble:
+    if "model_uncertainty" not in seen.compared or "model_uncertainty" not in seen.ensemble:
         return None
-    theirs, own = seen.ensemble["model_uncertainty"], seen.student["model_uncertainty"]
+    theirs, own = seen.ensemble["model_uncertainty"], seen.compared["model_uncertainty"]
     there = ~np.isnan(theirs) & ~np.isnan(own)
     theirs, own = theirs[there], own[there]
     if not len(theirs) or not theirs.max() > 0:
@@ -34,11 +35,11 @@ def picture(seen: Seen) -> Picture | None:
         ends = [least, float(max(theirs.max(), own.max()))]
         axes.plot(ends, ends, color=OTHER, linewidth=1, linestyle="--")
         points = [np.maximum(values[some], least) for values in (theirs, own)]
-        axes.scatter(points[0], points[1], s=6, color=STUDENT, alpha=0.4, linewidths=0)
+        axes.scatter(points[0], points[1], s=6, color=COLORS[STUDENT], alpha=0.4, linewidths=0)
         axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
-        axes.set(xlabel=f"the ensemble's ({unit})", ylabel=f"{seen.run}'s ({unit})")
+        axes.set(xlabel=f"the ensemble's ({unit})", ylabel=f"{seen.label(STUDENT)}'s ({unit})")
 
     ratio, rank = fidelity["model_uncertainty_ratio"], fidelity["model_uncertainty_spearman"]
     told = [

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
-from ensemble_distill.reporting.drawing import OTHER, Picture, drawn
+from ensemble_distill.reporting.drawing import OTHER, Picture, drawn, shortened
 from ensemble_distill.reporting.seen import Seen
 
 if TYPE_CHECKING:
@@ -18,43 +18,50 @@ BINS = 30
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None without any set from elsewhere."""
+    """None without any set from elsewhere, and where no uncertainty is above 0."""
     if not seen.elsewhere:
         return None
     key, called = seen.uncertain
-    sides: dict[str, dict[str, NDArray[Any]]] = {
-        "ensemble": {seen.evaluation.split: seen.ensemble[key]},
-        seen.run: {seen.evaluation.split: seen.student[key]},
+    split = seen.evaluation.split
+    sets = {split: (seen.ensemble, seen.student)}
+    sets |= {f"ood/{name}": values for name, values in seen.elsewhere.items()}  # one may be called as the split is
+    known = {
+        model: {name: _known(values[at][key]) for name, values in sets.items()}
+        for at, model in enumerate((ENSEMBLE, STUDENT))
     }
-    for name, (theirs, own) in seen.elsewhere.items():
-        sides["ensemble"][name], sides[seen.run][name] = theirs[key], own[key]
-    known = {side: {name: of[~np.isnan(of)] for name, of in sets.items()} for side, sets in sides.items()}
-    most = max(float(of.max()) for sets in known.values() for of in sets.values() if len(of))
-    edges = np.linspace(0, most or 1.0, BINS + 1)
+    most = max((float(of.max()) for each in known.values() for of in each.values() if len(of)), default=0.0)
+    if not most > 0:
+        return None  # nobody doubts anything
+    edges = np.linspace(0, most, BINS + 1)
     found = {
-        side: {name: (np.histogram(of, edges)[0] / max(1, len(of))).tolist() for name, of in sets.items()}
-        for side, sets in known.items()
+        model: {name: (np.histogram(of, edges)[0] / max(1, len(of))).tolist() for name, of in each.items()}
+        for model, each in known.items()
     }
 
     def draw(figure: Figure) -> None:
-        for axes, (side, sets) in zip(figure.subplots(2, 1, sharex=True), found.items(), strict=True):
-            for at, (name, shares) in enumerate(sets.items()):
-                color = OTHER if at == 0 else f"C{at - 1}"
-                axes.stairs(shares, edges, fill=at == 0, color=color, alpha=0.5 if at == 0 else 1, label=name)
-            axes.set(ylabel="share of rows", title=side)
+        for axes, (model, each) in zip(figure.subplots(2, 1, sharex=True), found.items(), strict=True):
+            for at, (name, shares) in enumerate(each.items()):
+                color, label = OTHER if at == 0 else f"C{at - 1}", shortened(name.removeprefix("ood/"))
+                axes.stairs(shares, edges, fill=at == 0, color=color, alpha=0.5 if at == 0 else 1, label=label)
+            axes.set(ylabel="share of rows", title=seen.label(model))
         figure.axes[0].legend(frameon=False)
         figure.axes[-1].set(xlabel=f"{called} ({seen.evaluation.task.uncertainty_unit})")
 
     return Picture(
         "elsewhere",
         "Does it doubt what it has never seen?",
-        f"Shares of rows by {called}: gray those of {seen.evaluation.split}, lines those from elsewhere. The farther "
-        "right the lines, the "
-        "better they are told apart. AUROC: .5 is chance, 1 all.",
+        f"Shares of rows by {called}: gray those of {split}, lines those from elsewhere. The farther right the "
+        "lines, the better they are told apart. AUROC: .5 is chance, 1 all.",
         " ".join(_aurocs(seen, key)),
         {"edges": edges.tolist(), "shares": found},
         drawn(draw, 6.4, 4.6),
     )
+
+
+def _known(values: NDArray[Any]) -> NDArray[Any]:
+    """Without rows of which it does not exist."""
+    known: NDArray[Any] = values[~np.isnan(values)]
+    return known
 
 
 def _aurocs(seen: Seen, key: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.evaluation.each_head import Farthest
-from ensemble_distill.reporting.drawing import Picture, drawn
+from ensemble_distill.reporting.drawing import Picture, drawn, shortened
 from ensemble_distill.reporting.seen import Seen
 
 if TYPE_CHECKING:
@@ -19,25 +19,27 @@ LIKELIEST = 10  # classes that are shown, where there are more
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where rows are not told as a whole, or answers are single numbers."""
-    rows = [row for row in seen.heads.farthest if row.members.shape[-1] > 1]
-    if not rows:
+    """None where rows are not told as a whole, answers are numbers, or there is one class to vote for."""
+    rows = seen.heads.farthest
+    if not rows or "variance" in seen.student or len(rows[0].ensemble) < 2:
         return None
     names = seen.evaluation.task.names
     told = []
     for row in rows:
-        theirs, own = (_called(names, of.mean(0)) for of in (row.members, row.heads))
+        theirs, own = (_called(names, of) for of in (row.ensemble, row.student))
         told.append(f"{seen.called[row.row]}: the members {theirs}, the student {own}")
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(rows), 3, width_ratios=[0.7, 1, 1], squeeze=False)
         for (look, left, right), row in zip(grid, rows, strict=True):
             _look(look, seen, row)
-            shown = np.sort(np.argsort(-(row.members.mean(0) + row.heads.mean(0)), kind="stable")[:LIKELIEST])
+            shown = np.sort(np.argsort(-(row.ensemble + row.student), kind="stable")[:LIKELIEST])
             for axes, votes, who in ((left, row.members, "members"), (right, row.heads, "heads")):
                 axes.imshow(votes[:, shown], cmap="Blues", vmin=0, vmax=1, aspect="auto")
                 axes.set(ylabel=who, yticks=[])
-                axes.set_xticks(range(len(shown)), [_name(names, int(at)) for at in shown], rotation=45, ha="right")
+                axes.set_xticks(
+                    range(len(shown)), [shortened(_name(names, int(at))) for at in shown], rotation=45, ha="right"
+                )
 
     return Picture(
         "farthest",
@@ -50,7 +52,7 @@ def picture(seen: Seen) -> Picture | None:
                 "row": row.row,
                 "name": seen.called[row.row],
                 "mean_kl": row.mean_kl,
-                "members": row.members.tolist(),
+                "members": [None if np.isnan(of).any() else of.tolist() for of in row.members],
                 "heads": row.heads.tolist(),
             }
             for row in rows
@@ -62,16 +64,12 @@ def picture(seen: Seen) -> Picture | None:
 def _look(axes: Axes, seen: Seen, row: Farthest) -> None:
     axes.axis("off")
     pixels = seen.looks.get(row.row)
-    title = f"{seen.called[row.row]}"
+    title = seen.called[row.row]
     if pixels is None:
-        axes.text(0.5, 0.5, _short(title), ha="center", va="center")
+        axes.text(0.5, 0.5, shortened(title), ha="center", va="center")
         return
     axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray")
-    axes.set_title(_short(title), fontsize=8)
-
-
-def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    axes.set_title(shortened(title), fontsize=8)
 
 
 def _name(names: tuple[str, ...] | None, at: int) -> str:
@@ -80,4 +78,4 @@ def _name(names: tuple[str, ...] | None, at: int) -> str:
 
 def _called(names: tuple[str, ...] | None, mean: NDArray[np.float64]) -> str:
     best = int(np.argmax(mean))
-    return f"{str(best) if not names else names[best]} ({mean[best]:.0%})"
+    return f"{_name(names, best)} ({mean[best]:.0%})"

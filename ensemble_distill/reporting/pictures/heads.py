@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ensemble_distill.reporting.drawing import OTHER, STUDENT, Picture, drawn
+from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.reporting.drawing import COLORS, OTHER, Picture, drawn, shortened
 from ensemble_distill.reporting.seen import Seen
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ def picture(seen: Seen) -> Picture | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.barh(range(len(kl)), kl, color=STUDENT)
+        axes.barh(range(len(kl)), kl, color=COLORS[STUDENT])
         if collapsed is not None:
             axes.axvline(collapsed, color=OTHER, linestyle="--", label="if all said their mean")
             axes.legend(frameon=False)
         axes.set(xlabel="KL(member ‖ head), nats", ylabel="" if named else "member")
         axes.invert_yaxis()
         if named:
-            axes.set_yticks(range(len(kl)), seen.members)
+            axes.set_yticks(range(len(kl)), [shortened(name) for name in seen.members])
 
     told = ", ".join(f"{seen.members[at]} {kl[at]:.3g}" for at in worst)
     return Picture(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ensemble_distill.evaluation.names import STUDENT
-from ensemble_distill.reporting.drawing import ENSEMBLE, Picture, drawn
-from ensemble_distill.reporting.drawing import STUDENT as STUDENTS
+from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.reporting.drawing import COLORS, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 
 if TYPE_CHECKING:
@@ -35,10 +34,10 @@ def picture(seen: Seen) -> Picture | None:
         for axes, (name, of) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
             members, own = of["ladder"], of["worth"]
             counts = range(1, len(members) + 1)
-            axes.plot(counts, members, "o-", color=ENSEMBLE, label="so many members")
-            axes.axvline(own, color=STUDENTS, label=f"{seen.run}: worth {own:.1f}")
+            axes.plot(counts, members, "o-", color=COLORS[ENSEMBLE], label="so many members")
+            axes.axvline(own, color=COLORS[STUDENT], label=f"{seen.label(STUDENT)}: worth {own:.1f}")
             if cost is not None and cost <= 1.5 * len(members):
-                axes.axvline(cost, color=STUDENTS, linestyle=":", label=f"and costs {cost:.1f}")
+                axes.axvline(cost, color=COLORS[STUDENT], linestyle=":", label=f"and costs {cost:.1f}")
             axes.set(xlabel="members", ylabel=RUNGS[name][1])
             axes.legend(frameon=False, fontsize=8)
 

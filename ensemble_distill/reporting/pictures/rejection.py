@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensemble_distill.reporting.drawing import ENSEMBLE, STUDENT, Picture, drawn
+from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.reporting.drawing import COLORS, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
 
@@ -22,19 +23,19 @@ def picture(seen: Seen) -> Picture | None:
     key = next((name for name in QUALITY if name in seen.student), None)
     if key is None:
         return None
-    found = {"ensemble": _kept(seen.ensemble, key), seen.run: _kept(seen.student, key)}
+    found = {ENSEMBLE: _kept(seen.ensemble, key), STUDENT: _kept(seen.student, key)}
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for (name, values), color in zip(found.items(), (ENSEMBLE, STUDENT), strict=True):
-            axes.plot(SHARES, values, color=color, label=name)
+        for model, values in found.items():
+            axes.plot(SHARES, values, color=COLORS[model], label=seen.label(model))
         axes.set(xlabel="share of rows that is rejected", ylabel=f"{QUALITY[key]} of the rest")
         axes.legend(frameon=False)
 
     tenths = [0, 2, 4, 10]  # of none, of 10, 20 and 50 %
     told = "; ".join(
-        f"{name}: " + ", ".join(f"{values[at]:.4g} with {SHARES[at]:.0%} rejected" for at in tenths)
-        for name, values in found.items()
+        f"{seen.label(model)}: " + ", ".join(f"{values[at]:.4g} with {SHARES[at]:.0%} rejected" for at in tenths)
+        for model, values in found.items()
     )
     return Picture(
         "rejection",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensemble_distill.reporting.drawing import ENSEMBLE, OTHER, STUDENT, Picture, drawn
+from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.reporting.drawing import COLORS, OTHER, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
 
@@ -20,21 +21,22 @@ def picture(seen: Seen) -> Picture | None:
     """None where answers are no classes, or rows have no labels."""
     if not {"confidence", "correct"} <= seen.student.keys():
         return None
-    found = {"ensemble": _binned(seen.ensemble), seen.run: _binned(seen.student)}
+    found = {ENSEMBLE: _binned(seen.ensemble), STUDENT: _binned(seen.student)}
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=OTHER, linewidth=1, linestyle="--")
-        for (name, bins), color in zip(found.items(), (ENSEMBLE, STUDENT), strict=True):
+        for model, bins in found.items():
+            color = COLORS[model]
             x, y, rows = zip(*((of["confidence"], of["accuracy"], of["rows"]) for of in bins), strict=True)
-            axes.plot(x, y, color=color, linewidth=1, label=name)
+            axes.plot(x, y, color=color, linewidth=1, label=seen.label(model))
             axes.scatter(x, y, [10 + 90 * one / sum(rows) for one in rows], color=color, clip_on=False)
         axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
         axes.legend(frameon=False)
 
     told = "; ".join(
-        f"{name}: " + ", ".join(f"{of['accuracy']:.0%} right at {of['confidence']:.0%}" for of in bins)
-        for name, bins in found.items()
+        f"{seen.label(model)}: " + ", ".join(f"{of['accuracy']:.0%} right at {of['confidence']:.0%}" for of in bins)
+        for model, bins in found.items()
     )
     return Picture(
         "reliability",

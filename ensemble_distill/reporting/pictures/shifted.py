@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ensemble_distill.evaluation.names import ENSEMBLE as OF_ENSEMBLE
-from ensemble_distill.evaluation.names import STUDENT as OF_STUDENT
-from ensemble_distill.reporting.drawing import ENSEMBLE, STUDENT, Picture, drawn
+from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.reporting.drawing import COLORS, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 
 if TYPE_CHECKING:
@@ -18,17 +17,17 @@ def picture(seen: Seen) -> Picture | None:
     shifts = seen.evaluation.shifts
     if shifts is None:
         return None
-    sides = {"ensemble": OF_ENSEMBLE, seen.run: OF_STUDENT}
-    figures = [name for name in seen.evaluation.task.shifted_shown if _values(seen, OF_STUDENT, name) is not None]
-    found = {figure: {side: _values(seen, model, figure) for side, model in sides.items()} for figure in figures}
+    figures = [name for name in seen.evaluation.task.shifted_shown if _values(seen, STUDENT, name) is not None]
+    found = {figure: {model: _values(seen, model, figure) for model in COLORS} for figure in figures}
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(found), len(shifts), sharex=True, sharey="row", squeeze=False)
         for line, (name, of) in zip(grid, found.items(), strict=True):
             for axes, shift in zip(line, shifts, strict=True):
-                for (side, values), color in zip(of.items(), (ENSEMBLE, STUDENT), strict=True):
+                for model, values in of.items():
                     if values is not None:
-                        axes.plot(range(len(values[shift])), values[shift], "o-", color=color, label=side, markersize=3)
+                        x, y = range(len(values[shift])), values[shift]
+                        axes.plot(x, y, "o-", color=COLORS[model], label=seen.label(model), markersize=3)
             line[0].set_ylabel(name.replace("_", " "))
         for axes, shift in zip(grid[0], shifts, strict=True):
             axes.set_title(shift)
@@ -37,7 +36,7 @@ def picture(seen: Seen) -> Picture | None:
 
     told = []
     for name, of in found.items():
-        own = of[seen.run] or {}
+        own = of[STUDENT] or {}
         told += [f"{name.replace('_', ' ')} under {shift}: {v[0]:.3g} to {v[-1]:.3g}" for shift, v in own.items()]
     return Picture(
         "shifted",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensemble_distill.reporting.drawing import ENSEMBLE, OTHER, STUDENT, Picture, drawn
+from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.reporting.drawing import COLORS, OTHER, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
 
@@ -20,20 +21,28 @@ def picture(seen: Seen) -> Picture | None:
     """None where answers are no numbers, or rows have no targets."""
     if not {"squared_error", "variance"} <= seen.student.keys():
         return None
-    found = {"ensemble": _binned(seen.ensemble), seen.run: _binned(seen.student)}
+    found = {ENSEMBLE: _binned(seen.ensemble), STUDENT: _binned(seen.student)}
     most = max(max(of["deviation"], of["error"]) for bins in found.values() for of in bins)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.plot([0, most], [0, most], color=OTHER, linewidth=1, linestyle="--")
-        for (name, bins), color in zip(found.items(), (ENSEMBLE, STUDENT), strict=True):
-            axes.plot([of["deviation"] for of in bins], [of["error"] for of in bins], "o-", color=color, label=name)
+        for model, bins in found.items():
+            color = COLORS[model]
+            axes.plot(
+                [of["deviation"] for of in bins],
+                [of["error"] for of in bins],
+                "o-",
+                color=color,
+                label=seen.label(model),
+            )
         axes.set(xlabel="predicted standard deviation", ylabel="root mean squared error")
         axes.legend(frameon=False)
 
     told = "; ".join(
-        f"{name}: " + ", ".join(f"{of['error']:.3g} where {of['deviation']:.3g} was predicted" for of in bins)
-        for name, bins in found.items()
+        f"{seen.label(model)}: "
+        + ", ".join(f"{of['error']:.3g} where {of['deviation']:.3g} was predicted" for of in bins)
+        for model, bins in found.items()
     )
     return Picture(
         "spread",

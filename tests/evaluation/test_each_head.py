@@ -1,0 +1,39 @@
+"""Each head against its member, and the rows where a student is farthest off: against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import log_softmax, softmax
+from scipy.stats import entropy
+
+from ensemble_distill.evaluation.each_head import MOST, HeadByHead
+from ensemble_distill.predictive.categorical import Categorical
+
+ROWS, MEMBERS, CLASSES, BATCH = 40, 3, 5, 16
+
+
+def test_the_farthest_rows_are_kept_and_no_batch_with_them() -> None:
+    random = np.random.default_rng(0)
+    theirs, own = random.normal(size=(2, ROWS, MEMBERS, CLASSES))
+    found = HeadByHead()
+    for start in range(0, ROWS, BATCH):
+        some = slice(start, start + BATCH)
+        ensemble, student = (Categorical(torch.tensor(logits[some])) for logits in (theirs, own))
+        found.add(torch.arange(ROWS)[some] + 100, ensemble, student)
+    p, q = softmax(theirs, -1), softmax(own, -1)
+    kl = (p * (log_softmax(theirs, -1) - log_softmax(own, -1))).sum(-1)
+    each = found.found()
+    assert each.kl is not None
+    np.testing.assert_allclose(each.kl, kl.mean(0))
+    apart = entropy(p.mean(1), q.mean(1), axis=-1)
+    order = np.argsort(-apart)[:MOST]
+    assert [row.row for row in each.farthest] == (order + 100).tolist()
+    for row, at in zip(each.farthest, order, strict=True):
+        np.testing.assert_allclose(row.mean_kl, apart[at])
+        np.testing.assert_allclose(row.ensemble, p[at].mean(0))
+        np.testing.assert_allclose(row.student, q[at].mean(0))
+        np.testing.assert_allclose(row.members, p[at])
+        np.testing.assert_allclose(row.heads, q[at])
+        held = row.members.base
+        assert held is None or held.size <= MOST * MEMBERS * CLASSES
