@@ -62,7 +62,9 @@ def _saves(worth: Worth, members: int) -> str:
     costs = worth.cost or {}
     each = {"memory": costs.get("parameters"), "arithmetic": costs.get("macs")}
     saved = [name for name, cost in each.items() if cost is not None and cost < members]
-    return f"What it saves is {' and '.join(saved)}, not time." if saved else "It saves nothing that is known."
+    if saved:
+        return f"What it saves is {' and '.join(saved)}, not time."
+    return "Nothing is known that it saves." if None in each.values() else "It saves neither memory nor arithmetic."
 
 
 def _beside(worth: Worth) -> list[str]:

@@ -294,6 +294,10 @@ class Regression(Task):
         each = cast("GaussianVector", predictive).each()
         return each_rows(each.total, each.data, each.model if predictive.has_model_uncertainty else None)
 
+    def comparable(self, squares: NDArray[Any]) -> NDArray[Any]:
+        """In units of each target's `Target.std` squared, where there are several."""
+        return squares / np.square(self._std) if self.targets else squares
+
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
         """The ensemble's mean variance: targets of 1e6 and of 1e-6 are the same problem."""
         return float(ensemble["total_uncertainty"].mean())
@@ -307,7 +311,7 @@ class Regression(Task):
         found: Figures = dict.fromkeys(self.figures_shown)
         found |= means(rows, {name: "covered" if name == "coverage95" else name for name in self.figures_shown})
         if "squared_error" in rows:
-            errors = rows["squared_error"] / np.square(self._std) if self.targets else rows["squared_error"]
+            errors = self.comparable(rows["squared_error"])
             found["rmse"] = _rmse(errors.reshape(len(errors), -1, self.count))
         for at, target in enumerate(self.targets):
             of = {name: rows[name][..., at] for name in ("squared_error", "covered") if name in rows}

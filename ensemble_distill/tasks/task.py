@@ -333,6 +333,10 @@ class Task(ABC):
         """
         return {}  # a row has one answer
 
+    def comparable(self, squares: NDArray[Any]) -> NDArray[Any]:
+        """Squared errors or variances (N, …, D), in units in which those of several answers can be compared."""
+        return squares
+
     @abstractmethod
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
         """What uncertainties are measured in, from the ensemble's rows."""

@@ -187,6 +187,25 @@ def test_the_cache_holds_what_members_say_and_what_an_answer_is(made: tuple[Path
         assert record["classes"] == list(road.names)
 
 
+def test_a_report_counts_each_target_in_its_own_unit(made: tuple[Path, Road], tmp_path: Path) -> None:
+    folder, road = made
+    found = evaluate(load_settings(folder), "kd-s0", report=tmp_path / "report.html")
+    drawn = json.loads((tmp_path / "report.json").read_text())["figures"]
+    if road.task != "regression":
+        assert "farthest" in drawn
+        return
+    assert "farthest" not in drawn, "means are no votes"
+    rejected = drawn["rejection"]["data"]
+    assert rejected["student"][0] == pytest.approx((found.models["student"] or {})["rmse"], rel=1e-5)
+    with np.load(folder / "runs/kd-s0/evaluations/test.npz") as arrays:
+        squared, variance = arrays["student_squared_error"], arrays["student_variance"]
+    std = rows(folder, "train")[1].std(0)
+    order = np.argsort((variance / std**2).ravel(), kind="stable")
+    bins = drawn["spread"]["data"]["student"]
+    first = order[: bins[0]["rows"]]
+    assert bins[0]["error"] == pytest.approx(np.sqrt((squared / std**2).ravel()[first].mean()), rel=1e-3)
+
+
 def test_figures_of_the_ensemble_are_those_of_numpy(made: tuple[Path, Road]) -> None:
     folder, road = made
     document = evaluate(load_settings(folder), "hydra-s0").to_json()

@@ -10,6 +10,7 @@ from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.reporting.drawing import COLORS, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
+from ensemble_distill.tasks.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,10 @@ def picture(seen: Seen) -> Picture | None:
     key = next((name for name in QUALITY if name in seen.student), None)
     if key is None:
         return None
-    found = {ENSEMBLE: _kept(seen.ensemble, key), STUDENT: _kept(seen.student, key)}
+    found = {
+        model: _kept(seen.evaluation.task, rows, key)
+        for model, rows in ((ENSEMBLE, seen.ensemble), (STUDENT, seen.student))
+    }
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -48,9 +52,10 @@ def picture(seen: Seen) -> Picture | None:
     )
 
 
-def _kept(rows: Values, key: str) -> list[float]:
+def _kept(task: Task, rows: Values, key: str) -> list[float]:
     """Of the surest rows, for each share that is rejected; ties by their order."""
-    each = rows[key].reshape(len(rows[key]), -1).mean(1)
+    values = task.comparable(rows[key]) if key == "squared_error" else rows[key]
+    each = values.reshape(len(values), -1).mean(1)
     order = np.argsort(rows["total_uncertainty"], kind="stable")
     found: list[Any] = [each[order[: max(1, round(len(order) * (1 - share)))]].mean() for share in SHARES]
     return [float(np.sqrt(value)) if key == "squared_error" else float(value) for value in found]

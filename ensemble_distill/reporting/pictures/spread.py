@@ -10,6 +10,7 @@ from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.reporting.drawing import COLORS, OTHER, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
+from ensemble_distill.tasks.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,9 @@ def picture(seen: Seen) -> Picture | None:
     """None where answers are no numbers, or rows have no targets."""
     if not {"squared_error", "variance"} <= seen.student.keys():
         return None
-    found = {ENSEMBLE: _binned(seen.ensemble), STUDENT: _binned(seen.student)}
+    task = seen.evaluation.task
+    found = {ENSEMBLE: _binned(task, seen.ensemble), STUDENT: _binned(task, seen.student)}
+    each = " Each target counts in its own standard deviations." if task.names else ""
     most = max(max(of["deviation"], of["error"]) for bins in found.values() for of in bins)
 
     def draw(figure: Figure) -> None:
@@ -49,15 +52,15 @@ def picture(seen: Seen) -> Picture | None:
         "Are its errors as large as it says?",
         "Answers in ten bins of equally many, by the standard deviation that was predicted. Above the dashed line "
         "errors are larger than "
-        "predicted.",
+        f"predicted.{each}",
         told,
         found,
         drawn(draw, 5.2, 3.8),
     )
 
 
-def _binned(rows: Values) -> list[dict[str, Any]]:
-    variance, squared = rows["variance"].ravel(), rows["squared_error"].ravel()
+def _binned(task: Task, rows: Values) -> list[dict[str, Any]]:
+    variance, squared = (task.comparable(rows[name]).ravel() for name in ("variance", "squared_error"))
     parts = np.array_split(np.argsort(variance, kind="stable"), min(BINS, len(variance)))
     return [
         {
