@@ -12,7 +12,7 @@ from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_
 from ensemble_distill.caching.probe import open_members
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError, first_few
-from ensemble_distill.facts import split_key, tokenization_in
+from ensemble_distill.facts import AnyPreprocessing, split_key, tokenization_in
 from ensemble_distill.methods.method import Method
 from ensemble_distill.runtime.words import counted
 from ensemble_distill.setup.members import look
@@ -20,7 +20,7 @@ from ensemble_distill.students.bodies import build_body, feature_count
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.refusals import refuse_bodiless, refuse_temperature, refuse_unlabeled
-from ensemble_distill.workspace.splits import class_names, refuse_unlike
+from ensemble_distill.workspace.splits import class_names, first_said, refuse_unlike, student_preprocessing
 from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 
@@ -47,6 +47,7 @@ class Examined:
     plans: dict[str, SplitPlan] = field(default_factory=dict)
     members: list[Answering] = field(default_factory=list)
     method: tuple[Method, Any] | None = None
+    taken: AnyPreprocessing | None = None  # how rows become the input of the student's body
     body: Any = None
 
     def ok(self, what: str, told: str) -> None:
@@ -162,25 +163,24 @@ def _student(workspace: Workspace, found: Examined) -> None:
         found.ok("train.method", settings.train.method)
     with found.looking("student.model"):
         refuse_bodiless(settings.student)
-        shape = _input_shape(found)
+        shape = _input_shape(workspace, found)
         assert settings.student.model is not None
         if shape is None:
             found.ok("student.model", "not built: its input is not known before the members and the data are")
             return
-        wants = found.members[0].wants
-        texts = None if wants is None else tokenization_in(wants.preprocessing)
+        texts = tokenization_in(found.taken)
         found.body = build_body(settings.student.model, settings.student.kwargs, shape, encoding=texts)
         features = feature_count(found.body, shape, settings.student.model, encoding=texts)
         size = sum(parameter.numel() for parameter in found.body.parameters())
         found.ok("student.model", f"{size:,} parameters, {features:,} features of an input {list(shape)}")
 
 
-def _input_shape(found: Examined) -> tuple[int, ...] | None:
-    """(C, H, W) or (F,) of an input as the first member takes it."""
+def _input_shape(workspace: Workspace, found: Examined) -> tuple[int, ...] | None:
+    """(C, H, W) or (F,) of an input as the student takes it: ready-made outputs say nothing of inputs, and rows of
+    numbers need nothing said. Raises EdistillError where the rows do, and nobody says it."""
     plan = found.plans.get("train") or next(iter(found.plans.values()), None)
     if plan is None or not found.members:
         return None
-    wants = found.members[0].wants
-    if wants is None:
-        return None
-    return tuple(plan.rows().inputs(0, [0], [wants.preprocessing])[0].shape)
+    first = first_said([asked.member for asked in found.members])
+    found.taken = student_preprocessing(workspace.settings.student.preprocessing, first)
+    return tuple(plan.rows().inputs(0, [0], [found.taken])[0].shape)

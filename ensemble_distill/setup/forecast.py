@@ -15,6 +15,7 @@ from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.setup.checks import Examined
+from ensemble_distill.teachers.answering import Inputs
 from ensemble_distill.training.budget import default_epochs
 from ensemble_distill.workspace.workspace import Workspace
 
@@ -53,8 +54,8 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
     steps = [Step("cache-logits", each * counted, record * counted * len(found.members))]
     if found.body is None:
         return steps
-    first = next(iter(shown.values())) if shown else torch.zeros(len(rows), 1)
-    update, asked_once = _of_body(found.body, first)
+    taken = Inputs(found.taken)
+    update, asked_once = _of_body(found.body, seen(plan.rows(), rows, [0], [taken])[0, taken])
     trained = sum(len(found.plans[name].source) for name in ("train", "transfer") if name in found.plans)
     train = workspace.settings.train
     epochs = default_epochs(trained, train.batch_size, train.effort) if train.epochs is None else train.epochs

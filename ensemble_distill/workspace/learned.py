@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
@@ -11,11 +11,11 @@ from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import CacheError, EdistillError
-from ensemble_distill.facts import AnyPreprocessing, Member, names_in
+from ensemble_distill.facts import names_in
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
-from ensemble_distill.workspace.splits import TRAINED, class_names, student_preprocessing
+from ensemble_distill.workspace.splits import TRAINED, class_names, first_said, student_preprocessing
 from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 
@@ -72,13 +72,8 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
         splits=splits,
         validation=_validation(workspace, cache, needs),
         teachers=teachers,
-        preprocessing=student_preprocessing(settings.student.preprocessing, _first_said(manifest.members)),
+        preprocessing=student_preprocessing(settings.student.preprocessing, first_said(manifest.members)),
     )
-
-
-def _first_said(members: Sequence[Member]) -> AnyPreprocessing | None:
-    """Of the first member that says how it sees pictures: ready-made outputs say nothing."""
-    return next((member.preprocessing for member in members if member.preprocessing is not None), None)
 
 
 def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> CachedSplit | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ensemble_distill.data.renamed import by_name
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import AnyPreprocessing, Preprocessing, Tokenization
+from ensemble_distill.facts import AnyPreprocessing, Member, Preprocessing, Tokenization
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import PreprocessingSettings
 from ensemble_distill.teachers.encodings import from_tokenizer
@@ -89,3 +89,8 @@ def student_preprocessing(
             "Give size, mean and std."
         )
     return Preprocessing(**given)
+
+
+def first_said(members: Sequence[Member]) -> AnyPreprocessing | None:
+    """Of the first member that says how it sees pictures: ready-made outputs say nothing."""
+    return next((member.preprocessing for member in members if member.preprocessing is not None), None)

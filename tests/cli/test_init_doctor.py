@@ -262,6 +262,11 @@ def test_what_ready_made_outputs_look_like_is_written(
     problems = doctor(load_settings).problems
     assert len(problems) == 1  # the student is for the user to say
     assert "student.model is not set" in problems[0]
+    Path("model.py").write_text("import torch\n\ndef make_body():\n    return torch.nn.Linear(4, 7)\n")
+    checks = doctor(lambda: load_settings(overrides={"student.model": "model.py:make_body"})).checks
+    assert (
+        next(c["told"] for c in checks if c["what"] == "student.model") == "35 parameters, 7 features of an input [4]"
+    )
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------
