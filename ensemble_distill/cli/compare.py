@@ -12,6 +12,7 @@ from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Trust, command
 from ensemble_distill.cli.evaluate import Style
 from ensemble_distill.evaluation.paired import Difference
+from ensemble_distill.evaluation.remarks import cautions, remarks
 from ensemble_distill.evaluation.tables import LABELS
 from ensemble_distill.settings import Settings
 
@@ -53,6 +54,9 @@ def register(app: typer.Typer) -> None:
             render.document(found.to_json())
         else:
             show(found, style)
+            for run in found.evaluations if style is not Style.csv else ():
+                for remark in remarks(run, in_chain=False):
+                    render.message(remark)
         if picture is not None:
             render.message(f"{picture} is written.")
 
@@ -114,6 +118,7 @@ def _caption(found: Compared) -> render.Lines:
     if several:
         seeds = "; ".join(f"{side.name}: {', '.join(side.runs)}" for side in several)
         told.append(f"±: the standard deviation over seeds ({seeds}); differences are of their means.")
+    told += cautions(found.evaluations)
     if any(len(side.runs) == 1 for side in found.sides):
         told.append("One run says nothing of how another seed would do: train several, and name them all.")
     return told

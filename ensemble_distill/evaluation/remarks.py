@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.evaluation.result import Answering, Evaluation
@@ -47,6 +47,22 @@ def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
             "diversity, so this student's model uncertainty stands for little. A start from several members "
             "or more of them (student.init) helps most, then stronger views and more epochs."
         )
+
+
+def cautions(runs: Sequence[Evaluation]) -> list[str]:
+    """Of runs whose figures are not what training them through would give."""
+    trials = [
+        f"{run.run} is a trial: it learned from {run.limit:,} rows at most (limit), and its figures say nothing of the "
+        "real one."
+        for run in runs
+        if run.limit is not None
+    ]
+    return trials + [
+        f"{run.run} ended before its loss did: {run.still_falling:.0%} of the fall came in the second half of its last "
+        "stage. More epochs would change its figures."
+        for run in runs
+        if run.still_falling is not None
+    ]
 
 
 def _who_answers(found: Answering, split: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ensemble_distill.evaluation.comparison import Comparison, Line
 from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, FIDELITY, MEMBER, STUDENT
+from ensemble_distill.evaluation.remarks import cautions
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.runtime.numbers import number, short
 
@@ -146,18 +147,7 @@ def _caption_near(found: Comparison) -> list[str]:
             "worth: how many members do as well, on average over sub-ensembles: by NLL, by mean KL, and by the l1 of "
             "the model uncertainty once its mean is right."
         )
-    told += [
-        f"{run.run} is a trial: it learned from {run.limit:,} rows at most (limit), and its figures say nothing of the "
-        "real one."
-        for run in found.runs
-        if run.limit is not None
-    ]
-    told += [
-        f"{run.run} ended before its loss did: {run.still_falling:.0%} of the fall came in the second half of its last "
-        "stage. More epochs would change its figures."
-        for run in found.runs
-        if run.still_falling is not None
-    ]
+    told += cautions(found.runs)
     told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
     if len(found.runs) > 1 and any(run.fidelity["model_uncertainty_spearman"] is not None for run in found.runs):
         told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")

@@ -15,19 +15,25 @@ _SEEDED = re.compile(r"-s\d+$")  # as `train` names runs
 def by_seed(runs: Sequence[Run]) -> dict[str, list[int]]:
     """The positions of runs that were made alike but for their seed, by a name for them, in the order of the first.
 
-    Runs of one seed twice are no seeds of one student: each stands for itself.
+    Runs of one seed twice are no seeds of one student: each stands for itself. So does a run that is calibrated beside
+    one that is not: its figures are of something else.
     """
     settings = [read_args(run.folder) for run in runs]
     groups: list[list[int]] = []
     for at, own in enumerate(settings):
-        alike = [group for group in groups if not differing(settings[group[0]], own, OF_A_SEED)]
+        alike = [
+            group
+            for group in groups
+            if (runs[group[0]].calibrated is None) == (runs[at].calibrated is None)
+            and not differing(settings[group[0]], own, OF_A_SEED)
+        ]
         fits = [group for group in alike if own.train.seed not in {settings[other].train.seed for other in group}]
         if fits:
             fits[0].append(at)
         else:
             groups.append([at])
     names = [_name([runs[at].folder.name for at in group]) for group in groups]
-    whole = [str(runs[group[0]].folder) for group in groups]
+    whole = [" + ".join(str(runs[at].folder) for at in group) for group in groups]
     return {
         name if names.count(name) == 1 else long: group for name, long, group in zip(names, whole, groups, strict=True)
     }

@@ -19,6 +19,9 @@ from ensemble_distill.cli.compare import show
 from ensemble_distill.cli.evaluate import Style
 from ensemble_distill.evaluation.compared import Compared
 from ensemble_distill.evaluation.paired import Figured, differences, draws_for
+from ensemble_distill.facts import Calibration
+from ensemble_distill.runs.calibration import write_calibration
+from ensemble_distill.runs.run import Run
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.compare import compare
@@ -137,6 +140,14 @@ def test_runs_of_a_seed_stand_together_and_others_apart(folder: Path) -> None:
     shutil.copytree(folder / "runs/hydra-s0", folder / "runs/again")
     assert [side.runs for side in found_in(folder, "hydra-s0", "again").sides] == [("hydra-s0",), ("again",)]
     assert [side.name for side in found_in(folder, "single", "hydra-s1").sides] == ["single", "hydra-s1"]
+
+
+def test_a_calibrated_run_is_no_seed_of_one_that_is_not(folder: Path) -> None:
+    run = Run.open(folder / "runs/hydra-s1")
+    write_calibration(run.folder, Calibration(spread=2.0), run.weights)
+    found = found_in(folder)
+    assert [side.runs for side in found.sides] == [("hydra-s0",), ("hydra-s1",), ("single",)]
+    assert found.apart["hydra-s1"]["model_uncertainty"].value != 0
 
 
 def test_one_thing_is_held_against_nothing(folder: Path) -> None:
