@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TITLES = {"worth": "worth, in members", "quality": "quality and uncertainty"}
 CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
 NOT_CLEAR = "n.s."
+BESIDE = 2  # more stand in further tables: a terminal is no wider
 
 
 def register(app: typer.Typer) -> None:
@@ -69,9 +70,13 @@ def show(found: Compared, style: Style) -> None:
         return
     grid = render.markdown if style is Style.markdown else render.grid
     first, *others = found.sides
-    headings = [first.name, *(head for side in others for head in (side.name, f"less {first.name}, 95 %"))]
     title = f"{len(others) + 1} students on {found.rows:,} {found.task.answers_called} of {found.split}"
-    grid(title, ["", *headings], _sections(found), _caption(found))
+    most = BESIDE if style is Style.table else len(others)
+    for start in range(0, len(others), most):
+        some = others[start : start + most]
+        headings = [first.name, *(head for side in some for head in (side.name, f"less {first.name}, 95 %"))]
+        last = start + most >= len(others)
+        grid(title, ["", *headings], _sections(found, some), _caption(found) if last else ())
 
 
 def _keys(found: Compared) -> Iterator[tuple[str, str]]:
@@ -83,8 +88,8 @@ def _keys(found: Compared) -> Iterator[tuple[str, str]]:
                 yield section, key
 
 
-def _sections(found: Compared) -> render.Sections:
-    first, *others = found.sides
+def _sections(found: Compared, others: Sequence[Side]) -> render.Sections:
+    first = found.sides[0]
     sections: dict[str, list[list[str]]] = {}
     for section, key in _keys(found):
         cells = [_value(first, section, key)]

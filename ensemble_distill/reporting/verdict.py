@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.remarks import slower_than_all
 from ensemble_distill.evaluation.result import Evaluation
@@ -88,4 +89,6 @@ def _beside(worth: Worth) -> list[str]:
 def _without_ladder(found: Evaluation) -> str:
     if found.answering is not None and found.answering.most == 1:
         return "One member answers each row, so the rows have no ensemble of several."
-    return "There is one member, or rows have no ladder: see the table."
+    if Comparison((found,)).of_one_teacher:
+        return "There is one teacher, which has no fewer members: hold the student against it in the table."
+    return "The rows have no ladder of sub-ensembles: see the table."

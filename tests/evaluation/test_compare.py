@@ -178,6 +178,20 @@ def _shown(found: Compared) -> set[str]:
     return {key for section in ("fidelity", "quality") for key in found.sides[1].figures[section]}
 
 
+def test_many_runs_stand_in_several_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for copy in ("one", "two"):
+        shutil.copytree(folder / "runs/single", folder / "runs" / copy)
+    found = found_in(folder, "hydra-s0", "single", "one", "two")
+    capsys.readouterr()
+    show(found, Style.table)
+    printed = capsys.readouterr().out
+    assert printed.count("4 students on 10 rows of test") == 2
+    assert printed.count("[low, high]") == 1
+    assert len([line for line in printed.splitlines() if line.startswith("│ nll")]) == 2
+    show(found, Style.markdown)
+    assert capsys.readouterr().out.count("| nll") == 1
+
+
 def test_the_picture_says_in_words_what_it_shows(folder: Path) -> None:
     found = found_in(folder, picture=folder / "worth.svg")
     tree = ElementTree.parse(folder / "worth.svg")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 2000  # points
+FLOOR = 1e-5  # of the largest: what is smaller stands there
 
 
 def picture(seen: Seen) -> Picture | None:
@@ -28,7 +29,7 @@ def picture(seen: Seen) -> Picture | None:
         return None
     some = spread(len(theirs), MOST)
     unit, fidelity = seen.evaluation.task.uncertainty_unit, seen.evaluation.fidelity
-    least = float(theirs.max()) * 1e-5
+    least = max(float(theirs.max()) * FLOOR, float(min(theirs.min(), own.min())))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
