@@ -34,10 +34,23 @@ class Shards:
                         f"{path} has the columns {', '.join(schema.names)}, and {paths[0]} "
                         f"{', '.join(self.schema.names)}. Save the data set again."
                     )
+                self._refuse_other_types(path, schema)
                 self.schema = self.schema or schema
                 self._batches += [(path, batch) for batch in batches if batch.num_rows]
         self._ends = list(accumulate(batch.num_rows for _, batch in self._batches))
         self._sound: set[tuple[int, str]] = set()
+
+    def _refuse_other_types(self, path: Path, schema: Any) -> None:
+        if self.schema is None or schema.types == self.schema.types:
+            return
+        name, here, there = next(
+            (field.name, field.type, other.type)
+            for field, other in zip(schema, self.schema, strict=True)
+            if field.type != other.type
+        )
+        raise EdistillError(
+            f"{path}: column {name} holds {here}, and in {self.paths[0]} {there}. Save the data set again."
+        )
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -64,7 +77,7 @@ class Shards:
         """Whether a column of classes by number says of no row which one it has."""
         import pyarrow.types as types
 
-        if not types.is_integer(self.schema.field(column).type):
+        if not types.is_signed_integer(self.schema.field(column).type):
             return False
         found = (self._column(at, column).fill_null(-1) for at in range(len(self._batches)))
         return all((one.to_numpy(zero_copy_only=False) == -1).all() for one in found)

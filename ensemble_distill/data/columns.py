@@ -172,6 +172,8 @@ def numbers(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arr
         mend: what to do about what is no number, which is raised as an EdistillError.
     """
     try:
+        if any(isinstance(value, str) and "_" in value for value in values):
+            raise ValueError  # Python's "1_0" is 10, and no table's
         found = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         row = next(at for at, value in enumerate(values) if not _is_number(value))
@@ -217,6 +219,8 @@ def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: 
 
 
 def _is_number(value: Any) -> bool:
+    if isinstance(value, str) and "_" in value:
+        return False
     try:
         float(value)
     except (TypeError, ValueError):

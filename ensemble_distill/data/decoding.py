@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ensemble_distill.data.source import Array
 
@@ -18,12 +18,16 @@ def read_image(file: Path | IO[bytes]) -> Array:
     """uint8 (H, W, 3) of an image file. What it says of its orientation is left aside, as timm and torchvision do.
 
     Raises:
-        Exception: whatever Pillow's decoders raise, and ValueError for pixels without a known white.
+        Exception: whatever Pillow's decoders raise, and ValueError for what is no picture, or has no known white.
     """
     with warnings.catch_warnings():
         # it warns of half of what it refuses, and who names the file need not be warned
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(file) as image:
+        try:
+            opened = Image.open(file)
+        except UnidentifiedImageError:  # names the object in memory that the bytes are in
+            raise ValueError("it is no picture of a format that Pillow knows") from None
+        with opened as image:
             return np.asarray(as_color(image))
 
 

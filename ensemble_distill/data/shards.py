@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,9 @@ def _shards(source: str) -> list[Path]:
         )
     if is_folder(source):
         return shards_in(source)
-    found = list(_expanded(source)) if not there(source) else [source]
+    found = list(islice(_expanded(source), MOST + 1)) if not there(source) else [source]
+    if len(found) > MOST:
+        raise EdistillError(f"{source} names more than {MOST:,} shards. Name {MOST:,} at most.")
     missing = [one for one in found if not Path(one).is_file()]
     if missing:
         raise EdistillError(

@@ -149,6 +149,12 @@ def test_classes_of_minus_one_are_no_labels(tmp_path: Path) -> None:
         open_source(saved(tmp_path / "some", columns(label=pa.array(some, pa.int64()))))
 
 
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.uint64(), pa.int8(), pa.int32()])
+def test_classes_may_be_of_any_whole_numbers(tmp_path: Path, kind: Any) -> None:
+    source = open_source(saved(tmp_path / "train", columns() | {"label": pa.array(LABELS, kind)}))
+    assert_array_equal(source.labels, LABELS)
+
+
 def test_a_shard_of_the_cache_by_itself(tmp_path: Path) -> None:
     shard(tmp_path / "cached.arrow", pa.table(columns()), FEATURES)
     source = open_source(tmp_path / "cached.arrow")
@@ -238,6 +244,14 @@ def test_damaged_shards_are_refused(tmp_path: Path) -> None:
     (folder / "dataset_info.json").write_text("{")
     file.write_bytes(whole)
     with refused("dataset_info.json cannot be read"):
+        open_source(folder)
+
+
+def test_shards_whose_columns_hold_other_things_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "train")
+    other = pa.table(columns() | {"img": pa.array(["1.png"] * ROWS)})
+    shard(folder / "data-00001-of-00002.arrow", other, FEATURES)
+    with refused("data-00001-of-00002.arrow: column img holds string", "data-00000-of-00002.arrow struct<bytes"):
         open_source(folder)
 
 
