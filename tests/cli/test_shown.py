@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -135,10 +136,19 @@ def test_init_shows_and_writes_names_as_text(tmp_path: Path, monkeypatch: pytest
     assert parts == {ast.Expr, ast.ImportFrom, ast.FunctionDef}
 
 
+def test_runs_held_against_each_other_show_their_names_as_text(here: Path) -> None:
+    other = Path(f"runs/b{OBEYED}")
+    shutil.copytree("runs/hydra-s0", other)
+    for style in ("table", "markdown", "csv", "json"):
+        assert_harmless(edistill("compare", "hydra-s0", str(other), "--format", style, "--picture", "worth.svg"))
+    assert "\x1b" not in Path("worth.svg").read_text()
+
+
 def test_every_command_that_shows_names_is_asked() -> None:
     asked = {line.split()[0] for line in SHOWING} | {
         "quickstart",
         "calibrate",
+        "compare",
         "export",
         "init",
     }  # see `hostile`, below

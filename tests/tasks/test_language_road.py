@@ -276,9 +276,8 @@ def test_a_member_that_fails_on_ids_or_returns_no_positions_is_refused(folder: P
         cache_logits(settings(folder, **sets, **{"teachers.model": "wrong.py:Stateful"}))
 
 
-def test_a_text_needs_a_task_of_tokens_and_its_keys_are_of_no_other(folder: Path) -> None:
-    with refused("test.txt", "classification", "language-modelling"):
-        open_source(str(folder / "test.txt"))
+def test_a_text_is_lines_to_classify_without_a_task_of_tokens_whose_keys_are_of_no_other(folder: Path) -> None:
+    assert open_source(str(folder / "test.txt")).kind == "text"
     with refused("tokens.window", "classification"):
         settings(folder, task="classification")
 
