@@ -44,8 +44,9 @@ def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
     elif explained is not None and explained < COLLAPSED:
         yield (
             f"The heads of {run.run} say nearly the same: they explain {explained:.0%} of the members' "
-            "diversity, so this student's model uncertainty stands for little. A start from several members "
-            "or more of them (student.init) helps most, then stronger views and more epochs."
+            "diversity, so this student's model uncertainty stands for little. Where members are modules of torch, "
+            "a start from several of them (student.init) helps most; else more rows of which all say something "
+            "(data.transfer), stronger views and more epochs."
         )
 
 

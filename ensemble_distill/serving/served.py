@@ -133,21 +133,25 @@ class Served:
     def _refuse_other_ends(self) -> None:
         """Raises: EdistillError when inputs or outputs are not those of the card."""
         inputs = [_End(i.name, i.type, tuple(i.shape)) for i in self.session.get_inputs()]
+        outputs = {o.name: o.type for o in self.session.get_outputs()}
         if self.card.encoding is not None:
             self._refuse_other_fields(inputs, self.card.encoding)
-            inputs = []
-        outputs = {o.name: o.type for o in self.session.get_outputs()}
-        states = [end for end in inputs[1:] if self._is_state(end, outputs)]
-        of = IDS if self.card.kind == "tokens" else FLOATS
-        if inputs and (len(inputs) != 1 + len(states) or not inputs[0].takes(self.card.shape, of)):
-            told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
-            raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
+        else:
+            self._refuse_other_inputs(inputs, outputs)
         for name in self.card.task.served(0):
             if name not in outputs:
                 raise self._other(f"it has no output {name}, and {', '.join(outputs) or 'none at all'}")
         for name in self._ends(0).keys() & outputs.keys():
             if outputs[name] != FLOATS:
                 raise self._other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
+
+    def _refuse_other_inputs(self, inputs: list[_End], outputs: Mapping[str, str]) -> None:
+        """As above: one input, and of a stream its state."""
+        states = [end for end in inputs[1:] if self._is_state(end, outputs)]
+        of = IDS if self.card.kind == "tokens" else FLOATS
+        if len(inputs) != 1 + len(states) or not inputs[0].takes(self.card.shape, of):
+            told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
+            raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
 
     def _refuse_other_fields(self, inputs: list[_End], encoding: Tokenization) -> None:
         """As above, of a student of texts."""

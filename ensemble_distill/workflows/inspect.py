@@ -9,7 +9,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.data import about as data
 from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.exports import about_weights
+from ensemble_distill.runs.exports import ONNX_PREFIX, about_weights, onnx_content
 from ensemble_distill.runs.folder import ARGS, EXPORTED, is_ensemble_export
 from ensemble_distill.runtime.contents import brief
 from ensemble_distill.runtime.files import refuse_special
@@ -78,8 +78,8 @@ def _made_here(path: Path) -> dict[str, Any] | None:
 
 def _foreign_graph(path: Path, settings: Settings | None, task: str) -> dict[str, Any] | None:
     """What an ONNX file of others is; None for ours, and for what is none: that is told by who would run it."""
-    if path.suffix.lower() != ".onnx":
-        return None
+    if path.suffix.lower() != ".onnx" or not path.is_file() or ONNX_PREFIX.encode() in onnx_content(path):
+        return None  # what is ours is told without torch
     from ensemble_distill.teachers.about_graph import about
 
     section = TeacherSettings.model_validate({}) if settings is None else settings.teachers

@@ -31,6 +31,7 @@ WORKFLOWS = {
     "cache-logits": ("workflows.cache_logits.cache_logits", "cache-logits"),
     "train": ("workflows.train.train", "train"),
     "evaluate": ("workflows.evaluate.evaluate", "evaluate"),
+    "compare": ("workflows.compare.compare", "compare x y"),
     "calibrate": ("workflows.calibrate.calibrate", "calibrate"),
     "export": ("workflows.export.export", "export --onnx"),
     "predict": ("workflows.predict.predict", "predict x.npz -m x.onnx"),

@@ -193,12 +193,12 @@ def test_shifts_are_a_row_for_each_severity(evaluate: Any, made: Path) -> None:
 
 @pytest.mark.thorough
 def test_collapsed_heads_are_told_of_by_the_runs_name(evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble_distill.cli.evaluate.COLLAPSED", 2.0)  # every head has
+    monkeypatch.setattr("ensemble_distill.evaluation.remarks.COLLAPSED", 2.0)  # every head has
     for style in ("table", "markdown"):
         said = evaluate(f"one heads --format {style}").stderr
         assert said.count("say nearly the same") == 1
         assert "The heads of heads say nearly the same: they explain " in said
-    monkeypatch.setattr("ensemble_distill.cli.evaluate.COLLAPSED", -1e9)
+    monkeypatch.setattr("ensemble_distill.evaluation.remarks.COLLAPSED", -1e9)
     assert "say nearly the same" not in evaluate("heads").stderr
 
 

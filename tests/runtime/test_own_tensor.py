@@ -227,7 +227,7 @@ def test_costs_are_of_the_same_numbers_each_time() -> None:
 
     x = torch.ones(1, 3)
     cost([Doubling(), Doubling()], [x, x], budget=0.0)
-    assert len(seen) == 2 * (1 + 3)
+    assert len(seen) == 2 * (1 + 3 * (2 + 2))  # counted; alone and in turn, each once so that it is at hand
     assert all(torch.equal(each, torch.ones(1, 3)) for each in seen)
 
 

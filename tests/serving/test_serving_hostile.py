@@ -351,7 +351,9 @@ def test_a_file_cut_anywhere(here: Path) -> None:
     whole = model(graph()).SerializeToString()
     for size in range(0, len(whole), 7):
         Path("m.onnx").write_bytes(whole[:size])
-        refused("m.onnx")
+        refused("m.onnx", inspect=False)
+        told = edistill("inspect", "m.onnx")  # what is whole without what edistill says of it is a graph of others
+        assert told.exit_code == 2 or "edistill did not write" in told.stdout
 
 
 def test_a_file_that_is_larger_than_any(here: Path) -> None:
