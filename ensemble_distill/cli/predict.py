@@ -15,6 +15,7 @@ from ensemble_distill.errors import EdistillError
 
 if TYPE_CHECKING:
     from ensemble_distill.settings import Settings
+    from ensemble_distill.workflows.predict import Predictions
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
@@ -29,6 +30,13 @@ class Style(StrEnum):
 class By(StrEnum):
     total = "total_uncertainty"
     model = "model_uncertainty"
+
+
+Over = Annotated[bool, typer.Option("--overwrite", help="Replace a file that predict did not write.")]
+Changed = Annotated[
+    bool,
+    typer.Option("--changed", help="The .onnx was changed since its export (quantized, say): leave its sha256 aside."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -56,16 +64,8 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Mark the rows that are more uncertain than this.", show_default=False),
         ] = None,
         abstain_by: Annotated[By, typer.Option(help="The uncertainty by which they are.")] = By.total,
-        overwrite: Annotated[
-            bool,
-            typer.Option("--overwrite", help="Replace a file that predict did not write."),
-        ] = False,
-        changed: Annotated[
-            bool,
-            typer.Option(
-                "--changed", help="The .onnx was changed since its export (quantized, say): leave its sha256 aside."
-            ),
-        ] = False,
+        overwrite: Over = False,
+        changed: Changed = False,
         config_file: Annotated[
             Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")
         ] = None,
@@ -94,14 +94,19 @@ def register(app: typer.Typer) -> None:
                 changed=changed,
                 columns=None if settings is None else settings.data.columns,
             )
-        if model is None:
-            render.message(f"By {found.model}, the newest export.")
-        if output is not None:
-            render.message(f"{output} is written.")
-        elif found.style == "json":
-            render.document(found.rows)
-        else:
-            render.text(found.text())
+        _show(found, newest=model is None, output=output)
+
+
+def _show(found: Predictions, newest: bool, output: Path | None) -> None:
+    """What was predicted, or where it is written; and by which file, where none was named."""
+    if newest:
+        render.message(f"By {found.model}, the newest export.")
+    if output is not None:
+        render.message(f"{output} is written.")
+    elif found.style == "json":
+        render.document(found.rows)
+    else:
+        render.text(found.text())
 
 
 def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | None) -> Settings | None:

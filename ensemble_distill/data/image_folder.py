@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from ensemble_distill.data.decoding import read_image
 from ensemble_distill.data.digests import folder_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.folders import PICTURES, is_saved, is_sharded
-from ensemble_distill.data.memo import Memo
-from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.pictures import Pictures
+from ensemble_distill.data.source import Array, Source
 from ensemble_distill.data.walk import files_below, is_directory, is_folder, is_pipe, place, unlisted
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.tasks import Task
@@ -22,22 +21,17 @@ from ensemble_distill.tasks import Task
 EXTENSIONS = PICTURES
 
 
-class ImageFolder:
-    """Image files as rows, decoded to uint8 RGB (H, W, 3) of each file's own size.
+class ImageFolder(Pictures):
+    """Image files as rows.
 
     Args:
         root: the folder that the names are relative to.
         names: one file a row, with "/" between folders.
-        labels: (N,) int64, or None.
-        classes: names in the order of the labels, or None.
-        remarks: see `Source`.
+        labels, classes, remarks: see `Pictures`.
 
     Attributes:
         mend: what to do about a file that does not decode.
     """
-
-    kind: Kind = "pixels"
-    scale: Array | None = None
 
     def __init__(
         self,
@@ -47,47 +41,23 @@ class ImageFolder:
         classes: tuple[str, ...] | None = None,
         remarks: tuple[str, ...] = (),
     ) -> None:
-        self.remarks = remarks
+        super().__init__(len(names), labels, classes, remarks)
         self.mend = "Replace the file, or remove it; rows after it then move up"
-        self.root, self.names, self.labels, self.classes = root, tuple(names), labels, classes
-        self._memo: Memo[Item] = Memo(len(self.names))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def item(self, row: int) -> Item:
-        """Decodes the file.
-
-        Raises:
-            EdistillError: it does not decode.
-        """
-        return self._memo.get(row, self._read)
-
-    def _read(self, row: int) -> Item:
-        path = self.root / self.names[row]
-        try:
-            with path.open("rb") as file:
-                pixels = read_image(file)
-        except Exception as error:  # each of Pillow's decoders has errors of its own
-            raise EdistillError(
-                f"{path} (row {row}) does not decode: {error}. {self.mend}, so a cache made before no longer fits."
-            ) from error
-        return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
+        self.root, self.names = root, tuple(names)
 
     def name(self, row: int) -> str:
         return self.names[row]
 
-    @cached_property
-    def _digest(self) -> tuple[str, str]:
+    def _decoded(self, row: int) -> Array:
+        with (self.root / self.names[row]).open("rb") as file:
+            return read_image(file)
+
+    def _undecodable(self, row: int, error: Exception) -> str:
+        path = self.root / self.names[row]
+        return f"{path} (row {row}) does not decode: {error}. {self.mend}, so a cache made before no longer fits."
+
+    def _digested(self) -> tuple[str, str]:
         return folder_digest(self.root, self.names, self.labels, self.classes)
-
-    @property
-    def digest(self) -> str:
-        return self._digest[0]
-
-    @property
-    def digest_scope(self) -> str:
-        return self._digest[1]
 
 
 def claims(source: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from ensemble_distill.data.digests import contents_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.folders import INFO, OF_SPLITS, STATE, is_saved
 from ensemble_distill.data.hf_features import Features
-from ensemble_distill.data.memo import Memo
-from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.pictures import Pictures
+from ensemble_distill.data.source import Array, Source
 from ensemble_distill.data.table_rows import TableRows
 from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError, first_few, first_line
@@ -26,21 +25,16 @@ from ensemble_distill.tasks import Task
 AGAIN = "Save the data set again, with save_to_disk."
 
 
-class ArrowPictures:
-    """Pictures that lie in Arrow shards, decoded to uint8 RGB (H, W, 3) of each one's own size.
+class ArrowPictures(Pictures):
+    """Pictures that lie in Arrow shards.
 
     Args:
         shards: where they lie.
         named: what that is, for messages.
         column: which one they are in.
-        labels: (N,) or (N, D), or None.
-        classes: names in the order of the labels, or None.
+        labels, classes, remarks: see `Pictures`.
         columns: what a row is made of.
-        remarks: see `Source`.
     """
-
-    kind: Kind = "pixels"
-    scale: Array | None = None
 
     def __init__(
         self,
@@ -52,28 +46,20 @@ class ArrowPictures:
         columns: InputColumns,
         remarks: Sequence[str] = (),
     ) -> None:
-        self.shards, self.column, self.labels, self.classes = shards, column, labels, classes
-        self.named, self.columns, self.remarks = named, columns, remarks
-        self._memo: Memo[Item] = Memo(len(shards))
+        super().__init__(len(shards), labels, classes, remarks)
+        self.shards, self.column, self.named, self.columns = shards, column, named, columns
 
-    def __len__(self) -> int:
-        return len(self.shards)
+    def name(self, row: int) -> str:
+        return f"row {row}"
 
-    def item(self, row: int) -> Item:
-        """Decodes the picture. Raises EdistillError where it does not decode."""
-        return self._memo.get(row, self._read)
+    def _decoded(self, row: int) -> Array:
+        return read_image(self._content(row))
 
-    def _read(self, row: int) -> Item:
-        try:
-            pixels = read_image(self._content(row))
-        except EdistillError:
-            raise
-        except Exception as error:  # each of Pillow's decoders has errors of its own
-            raise EdistillError(
-                f"{self.named}: {self.column} of row {row} does not decode: {error}. Drop that row, "
-                "and save the data set again."
-            ) from error
-        return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
+    def _undecodable(self, row: int, error: Exception) -> str:
+        return (
+            f"{self.named}: {self.column} of row {row} does not decode: {error}. Drop that row, "
+            "and save the data set again."
+        )
 
     def _content(self, row: int) -> Any:
         content, path = self.shards.picture(self.column, row)
@@ -86,21 +72,9 @@ class ArrowPictures:
             )
         return content
 
-    def name(self, row: int) -> str:
-        return f"row {row}"
-
-    @cached_property
-    def _digest(self) -> tuple[str, str]:
+    def _digested(self) -> tuple[str, str]:
         files = ((f"row {row}", size) for row, size in enumerate(self.shards.sizes(self.column)))
         return contents_digest(files, lambda row: self._content(row).read(), self.labels, self.classes)
-
-    @property
-    def digest(self) -> str:
-        return self._digest[0]
-
-    @property
-    def digest_scope(self) -> str:
-        return self._digest[1]
 
 
 def claims(source: str) -> bool:

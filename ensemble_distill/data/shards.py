@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from ensemble_distill.data.decoding import read_image
 from ensemble_distill.data.digests import contents_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.folders import SHARD, is_sharded, shards_in
-from ensemble_distill.data.memo import Memo
+from ensemble_distill.data.pictures import Pictures
 from ensemble_distill.data.shard_rows import EXTENSIONS, Sample, read_at, samples_in
-from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.source import Array, Source
 from ensemble_distill.data.table_rows import TableRows
 from ensemble_distill.data.tar_index import Placed
 from ensemble_distill.data.walk import is_folder, there
@@ -34,21 +33,16 @@ LARGEST = 2**30  # bytes of a picture's file
 BLOCK = 1 << 14  # rows whose labels are read at once
 
 
-class TarPictures:
-    """Pictures in tar archives, decoded to uint8 RGB (H, W, 3) of each one's own size.
+class TarPictures(Pictures):
+    """Pictures in tar archives.
 
     Args:
         shards: the archives.
         at: (N,) which of them each row is in.
         placed: where each row lies there.
-        labels: (N,) or (N, D), or None.
-        classes: names in the order of the labels, or None.
+        labels, classes, remarks: see `Pictures`.
         columns: what a row is made of.
-        remarks: see `Source`.
     """
-
-    kind: Kind = "pixels"
-    scale: Array | None = None
 
     def __init__(
         self,
@@ -60,49 +54,30 @@ class TarPictures:
         columns: InputColumns | None,
         remarks: Sequence[str] = (),
     ) -> None:
-        self.shards, self.at = tuple(shards), at
+        super().__init__(len(placed), labels, classes, remarks)
+        self.shards, self.at, self.columns = tuple(shards), at, columns
         self.names = tuple(one.name for one in placed)
         self._offsets, self._sizes = (np.array([one[field] for one in placed], np.int64) for field in (1, 2))
-        self.labels, self.classes, self.columns, self.remarks = labels, classes, columns, remarks
-        self._memo: Memo[Item] = Memo(len(placed))
 
-    def __len__(self) -> int:
-        return len(self.names)
+    def name(self, row: int) -> str:
+        return self.names[row]
 
-    def item(self, row: int) -> Item:
-        """Decodes the picture. Raises EdistillError where it does not decode."""
-        return self._memo.get(row, self._read)
+    def _decoded(self, row: int) -> Array:
+        return read_image(io.BytesIO(self._content(row)))
 
-    def _read(self, row: int) -> Item:
-        content = self._content(row)
-        try:
-            pixels = read_image(io.BytesIO(content))
-        except Exception as error:  # each of Pillow's decoders has errors of its own
-            raise EdistillError(
-                f"{self.shards[self.at[row]]}: {self.names[row]} (row {row}) does not decode: {error}. Write the "
-                "shard without it; rows after it then move up, so a cache made before no longer fits."
-            ) from error
-        return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
+    def _undecodable(self, row: int, error: Exception) -> str:
+        return (
+            f"{self.shards[self.at[row]]}: {self.names[row]} (row {row}) does not decode: {error}. Write the "
+            "shard without it; rows after it then move up, so a cache made before no longer fits."
+        )
 
     def _content(self, row: int) -> bytes:
         placed = Placed(self.names[row], int(self._offsets[row]), int(self._sizes[row]))
         return read_at(self.shards[self.at[row]], placed)
 
-    def name(self, row: int) -> str:
-        return self.names[row]
-
-    @cached_property
-    def _digest(self) -> tuple[str, str]:
+    def _digested(self) -> tuple[str, str]:
         files = zip(self.names, self._sizes.tolist(), strict=True)
         return contents_digest(files, self._content, self.labels, self.classes)
-
-    @property
-    def digest(self) -> str:
-        return self._digest[0]
-
-    @property
-    def digest_scope(self) -> str:
-        return self._digest[1]
 
 
 def claims(source: str) -> bool:
