@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from ensemble_distill.data.digests import arrays_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.kinds import taken
+from ensemble_distill.data.mapped import Mapped, MappedInputs
 from ensemble_distill.data.scale import unit_of
 from ensemble_distill.data.source import Array, Item, Kind, Source
 from ensemble_distill.data.stored import Archive
@@ -18,7 +21,7 @@ from ensemble_distill.tasks.checks.labels import as_classes
 
 
 class Arrays:
-    """Rows of arrays held in memory.
+    """Rows of arrays, held in memory or in their file.
 
     Args:
         x: uint8 (N, H, W, C), float32 (N, …) or int64 (N, L), as `kind` says.
@@ -32,15 +35,16 @@ class Arrays:
 
     def __init__(
         self,
-        x: Array,
+        x: Array | MappedInputs,
         y: Array | None,
         kind: Kind,
         classes: tuple[str, ...] | None = None,
         remarks: tuple[str, ...] = (),
     ) -> None:
-        self.remarks = remarks
-        self.x, self.labels, self.kind, self.classes = x.view(), y, kind, classes
-        self.x.flags.writeable = False
+        self.x, self.labels, self.kind, self.classes, self.remarks = x, y, kind, classes, remarks
+        if isinstance(x, np.ndarray):
+            self.x = x.view()
+            self.x.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -80,10 +84,11 @@ def load(entry: Entry, task: type[Task]) -> Source:
             f"{path} has no array {missing!r}; it holds {', '.join(archive.names) or 'none'}. "
             f'Name the right ones: {{ source = "{path}", x = ..., y = ... }}.'
         )
-    x = archive.read(entry.x)
+    mapped = archive.mapped(entry.x)
+    x = archive.read(entry.x) if mapped is None else mapped
     y = archive.read(entry.y) if entry.y in archive.names else None
     names = archive.read("classes") if "classes" in archive.names else None
-    if x.ndim == 0 or len(x) == 0:
+    if not x.shape or len(x) == 0:
         raise EdistillError(f"{path}: {entry.x} has shape {x.shape}, so no rows.")
     classes = None
     if names is not None:
@@ -93,9 +98,16 @@ def load(entry: Entry, task: type[Task]) -> Source:
                 "numpy.array(names, dtype=str)."
             )
         classes = as_classes(names.tolist(), f"{path}: classes")
-    x, kind = taken(x, f"{path}: {entry.x}", task.of_tokens)
+    inputs, kind = _inputs(x, f"{path}: {entry.x}", task)
     labels = None if y is None else task.as_labels(y, len(x), f"{path}: {entry.y}", classes)
-    return Arrays(x, labels, kind, classes, _remarks(archive, entry, len(x)) if y is None else ())
+    return Arrays(inputs, labels, kind, classes, _remarks(archive, entry, len(x)) if y is None else ())
+
+
+def _inputs(x: Array | Mapped, named: str, task: type[Task]) -> tuple[Array | MappedInputs, Kind]:
+    if isinstance(x, np.ndarray):
+        return taken(x, named, task.of_tokens)
+    inputs = MappedInputs(x, task.of_tokens)
+    return inputs, inputs.kind
 
 
 def _remarks(archive: Archive, entry: Entry, rows: int) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ensemble_distill.data.mapped import MappedInputs
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import read_whole
@@ -20,10 +22,10 @@ WHOLE = 2**30  # bytes of contents that are hashed without sampling
 SAMPLE = 1000  # rows hashed beyond
 
 
-def arrays_digest(x: Array, y: Array | None, classes: Sequence[str] | None) -> str:
+def arrays_digest(x: Array | MappedInputs, y: Array | None, classes: Sequence[str] | None) -> str:
     """sha256 of dtype, shape and bytes of both arrays and of the class names."""
     hasher = _Hasher()
-    hasher.array("x", x)
+    hasher.blocks("x", x.dtype, x.shape, [x] if isinstance(x, np.ndarray) else x.blocks())
     hasher.labels(y, classes)
     return hasher.hexdigest()
 
@@ -158,9 +160,13 @@ class _Hasher:
             self.content(str(part).encode("utf-8", "surrogateescape"))
 
     def array(self, name: str, array: Array) -> None:
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        self.text(name, little.dtype.str, str(array.shape))
-        self._sha.update(little.data)
+        self.blocks(name, array.dtype, array.shape, [array])
+
+    def blocks(self, name: str, dtype: np.dtype[Any], shape: Sequence[int], blocks: Iterable[Array]) -> None:
+        little = dtype.newbyteorder("<")
+        self.text(name, little.str, str(tuple(shape)))
+        for block in blocks:
+            self._sha.update(np.ascontiguousarray(block, dtype=little).data)
 
     def labels(self, labels: Array | None, classes: Sequence[str] | None) -> None:
         if labels is None:

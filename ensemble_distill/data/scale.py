@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ensemble_distill.data.mapped import MappedInputs
 from ensemble_distill.data.source import Array, Kind
 
 
-def unit_of(rows: Sequence[Array] | Array, kind: Kind) -> Array | None:
+def unit_of(rows: Sequence[Array] | Array | MappedInputs, kind: Kind) -> Array | None:
     """float32 (F,) of features, (C, 1) of series and (C, 1, 1, 1) of volumes, over all rows; None of any other kind.
 
     Args:
         rows: each as its item has it, (N, …) or one after the other: each is read once and need not be kept.
     """
     if kind == "features":
+        if isinstance(rows, MappedInputs):
+            return mapped_scale(rows)
         return column_scale(rows if isinstance(rows, np.ndarray) else np.stack(list(rows)))
     return channel_scale(rows) if kind in ("series", "volume") else None
 
@@ -27,12 +30,32 @@ def column_scale(x: Array) -> Array:
     return np.where(varies, x.std(axis=0, dtype=np.float64), 0.0).astype(np.float32)
 
 
-def channel_scale(rows: Sequence[Array] | Array) -> Array:
+def mapped_scale(rows: MappedInputs) -> Array:
+    """`column_scale` of rows that are read some at a time, to the last bit: NumPy, too, adds row after row."""
+    if rows.shape[1] == 1:  # which it adds in pairs, and which is small
+        return column_scale(np.concatenate(list(rows.blocks())))
+    lowest = np.min([block.min(axis=0) for block in rows.blocks()], axis=0)
+    highest = np.max([block.max(axis=0) for block in rows.blocks()], axis=0)
+    mean = _summed(block.astype(np.float64) for block in rows.blocks()) / len(rows)
+    squares = _summed((block - mean) ** 2 for block in rows.blocks())
+    return np.where(lowest < highest, np.sqrt(squares / len(rows)), 0.0).astype(np.float32)
+
+
+def _summed(blocks: Iterator[Array]) -> Array:
+    """Of each column, float64 (F,)."""
+    total: Array = next(blocks).sum(axis=0)
+    for block in blocks:
+        total = np.concatenate([total[None], block]).sum(axis=0)
+    return total
+
+
+def channel_scale(rows: Sequence[Array] | Array | MappedInputs) -> Array:
     """Standard deviation of each channel, float32 (C, 1, …), over rows (C, …) and the positions in them; 0 for one that
     is constant. One pass (Chan, Golub and LeVeque 1979), so that rows may come from a disk."""
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     lowest, highest = np.full((), np.inf), np.full((), -np.inf)
-    for row in rows:
+    for at in range(len(rows)):
+        row = rows[at]
         flat = row.reshape(len(row), -1).astype(np.float64)
         more = flat.shape[1]
         own = flat.mean(axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ensemble_distill.data.mapped import Mapped, Place
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import memory
@@ -18,6 +20,9 @@ HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,  # (3, 0) is only of fields with names that are no Latin-1
 }
+MAPPED = 2**26  # bytes of an array from which on it is not read whole
+UNPACKED = "Write inputs with numpy.savez, not compressed and in the order of C, to have them read by row; or give"
+LOCAL = struct.Struct("<4s 22x H H")  # of an entry's own header: its mark, and the lengths of what follows
 
 
 class Archive:
@@ -59,12 +64,40 @@ class Archive:
         except Exception as error:
             raise self._unreadable(error) from error
 
+    def mapped(self, name: str) -> Mapped | None:
+        """An array of numbers whose rows are read when they are asked for: a large one that is stored as it is. None
+        for any other, which `read` is for.
+
+        Raises:
+            EdistillError: it is not all there, or is not what the archive says.
+        """
+        entry = self._entries[name]
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < MAPPED:
+            return None
+        named = f"{self.path}: {name}"
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(entry) as file:
+                shape, columns_first, dtype = _header(file)
+                header = file.tell()
+            start = _content(self.path, entry)
+            if dtype.kind not in "fiu" or not shape or (columns_first and len(shape) > 1):
+                return None  # of columns one behind the other each row lies all over the file
+            _refuse_lying(shape, dtype, entry.file_size - header)
+            found = Mapped(Place(self.path, named, start + header, dtype, shape))
+            if found.checksum(start, start + entry.file_size) != entry.CRC:
+                raise ValueError(f"Bad CRC-32 for file {entry.filename!r}")
+        except EdistillError:
+            raise
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return found
+
     def read(self, name: str) -> Array:
         """Raises EdistillError: the array is pickled, does not fit into memory, or is not all there."""
         entry = self._entries[name]
         try:
             with zipfile.ZipFile(self.path) as archive:
-                return _read(lambda: archive.open(entry), entry.file_size, f"{self.path}: {name}")
+                return _read(lambda: archive.open(entry), entry.file_size, f"{self.path}: {name}", UNPACKED)
         except EdistillError:
             raise
         except Exception as error:
@@ -94,31 +127,54 @@ def read_npy(path: Path, named: str) -> Array:
         raise EdistillError(f"{named}: {path} is no .npy: {error}. Write it with numpy.save.") from error
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """The shape, whether columns lie one behind the other, and the dtype."""
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise ValueError(f"its format is of version {version}")
-    shape, _, dtype = HEADERS[version](file)
-    return shape, dtype
+    return HEADERS[version](file)
 
 
-def _read(opened: Callable[[], IO[bytes]], size: int, named: str) -> Array:
-    """The array of a file of `size` bytes, which is opened twice: for the header, and once that is known to hold."""
+def _content(path: Path, entry: zipfile.ZipInfo) -> int:
+    """The byte that a stored entry's content begins at, behind the header of its own (APPNOTE.TXT 4.3.7). Raises
+    ValueError where it would lead out of the file."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        header = file.read(LOCAL.size)
+        end = path.stat().st_size
+    mark, name, extra = LOCAL.unpack(header)
+    start: int = entry.header_offset + LOCAL.size + name + extra
+    if mark != b"PK\x03\x04" or entry.compress_size != entry.file_size or start + entry.file_size > end:
+        raise ValueError(f"{entry.filename!r} of {entry.file_size:,} bytes is said to begin at {start:,} of {end:,}")
+    return start
+
+
+def _refuse_lying(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
+    """Raise ValueError where a header claims another number of bytes than there are."""
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != there:
+        raise ValueError(f"its header claims {claimed:,} bytes, an array {shape} of {dtype}, and {there:,} are there")
+
+
+def _read(opened: Callable[[], IO[bytes]], size: int, named: str, instead: str = "Give") -> Array:
+    """The array of a file of `size` bytes, which is opened twice: for the header, and once that is known to hold.
+
+    Args:
+        instead: what to do about one that is too large, before another way is named.
+    """
     with opened() as file:
-        shape, dtype = _header(file)
+        shape, _, dtype = _header(file)
         there = size - file.tell()
     if dtype.hasobject:
         raise EdistillError(
             f"{named} is an array of Python objects, which only unpickling could read. Store numbers, or names as "
             "numpy.array(names, dtype=str)."
         )
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed != there:
-        raise ValueError(f"its header claims {claimed:,} bytes, an array {shape} of {dtype}, and {there:,} are there")
-    if claimed > (most := memory()):
+    _refuse_lying(shape, dtype, there)
+    if there > (most := memory()):
         raise EdistillError(
-            f"{named} is {shape} of {dtype}: {claimed / 2**30:,.1f} GiB, and this machine's memory has "
-            f"{most / 2**30:,.1f}. Give a dataset that reads a row at a time, by file.py:factory."
+            f"{named} is {shape} of {dtype}: {there / 2**30:,.1f} GiB, and this machine's memory has "
+            f"{most / 2**30:,.1f}. {instead} a dataset that reads a row at a time, by file.py:factory."
         )
     with opened() as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)

@@ -1,0 +1,145 @@
+"""Rows of an array that stays in its file: each is read when it is asked for, and none is kept."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ensemble_distill.data.kinds import taken
+from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.errors import EdistillError
+
+PIECE = 2**24  # bytes that are read at once
+
+
+class Place(NamedTuple):
+    """Where an array lies.
+
+    Attributes:
+        path: of the file.
+        named: what it is, for messages.
+        start: the byte that its first value begins at.
+        dtype, shape: of the values, in the order of C.
+    """
+
+    path: Path
+    named: str
+    start: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+class Mapped:
+    """Rows as they are stored.
+
+    Args:
+        place: of an array (N, ...).
+        version: the size and the time of change that the file is to have; None for those of now.
+
+    Raises:
+        EdistillError: the file is shorter, or cannot be mapped.
+    """
+
+    def __init__(self, place: Place, version: tuple[int, int] | None = None) -> None:
+        self.place = place
+        self._version = version or self._found()
+        self._refuse_changed()
+        try:
+            with place.path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._rows: Array = np.ndarray(place.shape, place.dtype, self._map, place.start)
+        except (ValueError, TypeError, OSError) as error:
+            raise EdistillError(f"{place.named} cannot be mapped into memory: {error}. Write it again.") from error
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.place.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, start: int, stop: int) -> Array:
+        """A copy of some rows. Raises EdistillError where the file has changed since it was opened."""
+        self._refuse_changed()  # a file that was cut short would end the process instead
+        return np.array(self._rows[start:stop])
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """All rows in their order, some at a time, each with the row that its first is. Raises as `read` does."""
+        size = max(1, PIECE // max(1, self._rows[:1].nbytes))
+        for start in range(0, len(self), size):
+            yield start, self.read(start, start + size)
+
+    def checksum(self, start: int, stop: int) -> int:
+        """CRC-32 of some bytes of the file."""
+        found = 0
+        for at in range(start, stop, PIECE):
+            self._refuse_changed()
+            found = zlib.crc32(self._map[at : min(at + PIECE, stop)], found)
+        return found
+
+    def __reduce__(self) -> tuple[type[Mapped], tuple[Place, tuple[int, int]]]:
+        return Mapped, (self.place, self._version)  # a process maps the file for itself, and is sent none of it
+
+    def _found(self) -> tuple[int, int]:
+        try:
+            status = self.place.path.stat()
+        except OSError:
+            return 0, 0
+        return status.st_size, status.st_mtime_ns
+
+    def _refuse_changed(self) -> None:
+        if self._found() != self._version or self._version[0] < self.place.stop:
+            raise EdistillError(
+                f"{self.place.named} changed while it was read. Run the command again when nothing writes to it."
+            )
+
+
+class MappedInputs:
+    """Rows as items have them.
+
+    Args:
+        mapped: (N, ...) as the user stores it.
+        of_tokens: whether they are of tokens.
+
+    Attributes:
+        kind: what they are.
+        dtype, shape: of all of them.
+
+    Raises:
+        EdistillError: as `taken` does, of any row.
+    """
+
+    def __init__(self, mapped: Mapped, of_tokens: bool) -> None:
+        self._mapped, self._of_tokens = mapped, of_tokens
+        first, self.kind = self._taken(0, mapped.read(0, 1))
+        self.dtype, self.shape = first.dtype, (len(mapped), *first.shape[1:])
+        if self.kind != "pixels":  # of which each byte is one
+            for _ in self.blocks():
+                pass
+
+    def __len__(self) -> int:
+        return len(self._mapped)
+
+    def __getitem__(self, row: int) -> Array:
+        if not 0 <= row < len(self):  # which ends a loop
+            raise IndexError(row)
+        x, _ = self._taken(row, self._mapped.read(row, row + 1))
+        return np.asarray(x[0])
+
+    def blocks(self) -> Iterator[Array]:
+        """All rows in their order, some at a time."""
+        for start, x in self._mapped.blocks():
+            yield self._taken(start, x)[0]
+
+    def _taken(self, start: int, x: Array) -> tuple[Array, Kind]:
+        return taken(x, self._mapped.place.named, self._of_tokens, start)
