@@ -1,9 +1,9 @@
-"""What the study trains: of each group and seed, the runs in their order, and which arms each of them gives."""
+"""What the studies train: of each group and seed, the runs in their order, and which arms each of them gives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,58 @@ class Family:
 
     def student(self) -> tuple[str, ...]:
         return _set(**{"student.model": f"model.py:{self.factory}", "student.kwargs": self.told()})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arms of one network, which are trained for as long.
+
+    Attributes:
+        family: of the teacher and of its students.
+        epochs: of each training; those of the study's edistill.toml where it is 0.
+        generations: of the chain of BAN.
+        objectives: what else of the teacher a student learns.
+        hydra: whether there is one of all generations.
+    """
+
+    family: str
+    epochs: int = 0
+    generations: int = 3
+    objectives: tuple[str, ...] = ("ban+l", "cwtm", "dkpp")
+    hydra: bool = True
+
+    def brief(self, epochs: int) -> Group:
+        """Those that tell whether to be born again, once, for that many epochs."""
+        return Group(self.family, epochs, generations=1, objectives=("ban+l",), hydra=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study trains on, and which groups.
+
+    Attributes:
+        folder: beside this file; holds its edistill.toml and its tables.
+        classes: of CIFAR-10, in alphabetical order.
+        train, validation: rows of each class.
+        groups: by their name.
+        crossed: whether students of other families than their teacher's are a group, too.
+    """
+
+    folder: str
+    classes: tuple[int, ...]
+    train: int
+    validation: int
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    crossed: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        return (*self.groups, CROSS) if self.crossed else tuple(self.groups)
+
+    def families(self) -> dict[str, Family]:
+        return {group.family: FAMILIES[group.family] for group in self.groups.values()}
+
+    def planned(self, name: str, seed: int) -> list[Planned]:
+        return _cross(seed) if name == CROSS else _group(name, self.groups[name], len(self.classes), seed)
 
 
 @dataclass(frozen=True)
@@ -55,43 +107,68 @@ FAMILIES = {
 BAN_RESNET = Family(
     "ban_resnet", {"units": 2, "ratio": 0.5, "block": "basic", "teacher_depth": 22, "teacher_growth": 12}
 )
-GROUPS = (*FAMILIES, "cross")
-OBJECTIVES = ("ban+l", "cwtm", "dkpp")
-GRADIENTS = ("ban-1", *OBJECTIVES)  # arms whose gradient's split is kept
-CHAIN = {f"ban-{k}": f"generation-{k}" for k in (1, 2, 3)} | {f"bane-{k}": f"bane-{k}" for k in (2, 3)}
+CROSS = "cross"
+GRADIENTS = ("ban-1", "ban+l", "cwtm", "dkpp")  # arms whose gradient's split is kept
 STUDENT = "student"
+CURVE = (17, 50, 100)  # epochs, beside those of the whole study
+STUDIES = {
+    "brief": Study("cifar10", tuple(range(10)), 600, 100, {name: Group(name) for name in FAMILIES}, crossed=True),
+    "converged": Study(
+        "converged",
+        (2, 3, 4, 5, 7),  # bird, cat, deer, dog, horse
+        800,
+        200,
+        {f"wrn-{epochs}": Group("wrn").brief(epochs) for epochs in CURVE}
+        | {f"{name}-200": Group(name, 200) for name in FAMILIES},
+    ),
+}
 
 
-def planned(group: str, seed: int) -> list[Planned]:
-    return _cross(seed) if group == "cross" else _family(group, seed)
-
-
-def _family(name: str, seed: int) -> list[Planned]:
-    family = FAMILIES[name]
+def _group(name: str, group: Group, classes: int, seed: int) -> list[Planned]:
+    family = FAMILIES[group.family]
+    long = ("--epochs", str(group.epochs)) if group.epochs else ()
     teacher, chain = f"{name}-teacher-s{seed}", f"{name}-chain-s{seed}"
     # train reads rows and views out of a cache, so there has to be one before there is any teacher: that of a member
     # that knows nothing, which a supervised training does not listen to
-    start = _cached(f"untrained-{name}", f"cache-{name}") + family.student()
-    start += _set(**{"teachers.model": f"model.py:{family.factory}", "teachers.model-kwargs": family.told(classes=10)})
+    start = _cached(f"untrained-{group.family}", f"cache-{group.family}") + family.student()
+    start += _set(
+        **{"teachers.model": f"model.py:{family.factory}", "teachers.model-kwargs": family.told(classes=classes)}
+    )
     taught = _cached(f"runs/{teacher}", f"cache-{name}-s{seed}") + family.student()
     averaged = _cached(f"runs/{chain}", f"cache-{name}-bane-s{seed}") + family.student()
+    generations = ("--generations", str(group.generations))
+    hydra = _one(
+        "hydra", f"{name}-hydra-s{seed}", averaged, ("--method", "hydra", *long, *_seed(2000 + seed)), needs=(chain,)
+    )
     return [
-        _one("teacher", teacher, start, ("--method", "supervised", *_seed(seed))),
-        _one("second", f"{name}-second-s{seed}", start, ("--method", "supervised", *_seed(100 + seed))),
-        Planned(CHAIN, chain, taught, ("--method", "ban", "--generations", "3", *_seed(seed)), (teacher,)),
+        _one("teacher", teacher, start, ("--method", "supervised", *long, *_seed(seed))),
+        _one("second", f"{name}-second-s{seed}", start, ("--method", "supervised", *long, *_seed(100 + seed))),
+        Planned(
+            _of_chain(group.generations),
+            chain,
+            taught,
+            ("--method", "ban", *generations, *long, *_seed(seed)),
+            (teacher,),
+        ),
         *(
             _one(
                 objective,
                 f"{name}-{objective.replace('+', '')}-s{seed}",
                 taught,
                 # of one seed, student and teacher would start from the same weights
-                ("--method", "ban", *_set(**{"method.objective": objective}), *_seed(1000 + seed)),
+                ("--method", "ban", *_set(**{"method.objective": objective}), *long, *_seed(1000 + seed)),
                 needs=(teacher,),
             )
-            for objective in OBJECTIVES
+            for objective in group.objectives
         ),
-        _one("hydra", f"{name}-hydra-s{seed}", averaged, ("--method", "hydra", *_seed(2000 + seed)), needs=(chain,)),
+        *([hydra] if group.hydra else []),
     ]
+
+
+def _of_chain(generations: int) -> dict[str, str]:
+    """The arms of a chain: each generation, and the averages of the first two and more."""
+    born = range(1, generations + 1)
+    return {f"ban-{k}": f"generation-{k}" for k in born} | {f"bane-{k}": f"bane-{k}" for k in born[1:]}
 
 
 def _cross(seed: int) -> list[Planned]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arms import FAMILIES
+from arms import CROSS, Study
 
 Arm = tuple[str, str]  # its group and its name
 
@@ -40,7 +40,8 @@ class Claim:
         return f"{first} − {second}" if of == beside else f"{first} − {beside} {second}"
 
 
-def of_family(name: str) -> list[Claim]:
+def of_group(study: Study, name: str) -> list[Claim]:
+    """Of the pairs below those whose arms the group has."""
     pairs = (
         ("ban-1", "second", 6, 8),  # Tables 1 and 3 of Wide-ResNets, 1 and 2 of DenseNets: in both families alike
         ("ban-1", "teacher", 6, 8),
@@ -58,20 +59,24 @@ def of_family(name: str) -> list[Claim]:
         ("hydra", "bane-3", 0, 0),
         ("hydra", "ban-3", 0, 0),
     )
-    return [Claim((name, first), (name, second), *paper) for first, second, *paper in pairs]
+    arms = {arm for run in study.planned(name, 0) for arm in run.arms}
+    return [Claim((name, first), (name, second), *paper) for first, second, *paper in pairs if {first, second} <= arms]
 
 
 def across() -> list[Claim]:
     """Table 3 gives a DenseNet-90-60 four Wide-ResNets as teachers; Table 2 has it alone and born again."""
-    densenet, wrn = ("cross", "densenet-from-wrn"), ("cross", "wrn-from-densenet")
+    densenet, wrn = (CROSS, "densenet-from-wrn"), (CROSS, "wrn-from-densenet")
     return [
         Claim(densenet, ("wrn", "teacher"), 4, 4),
         Claim(densenet, ("densenet", "second"), 2, 4),  # the two strongest teachers
         Claim(densenet, ("densenet", "ban-1"), 0, 4),
         Claim(wrn, ("wrn", "second")),
         Claim(wrn, ("wrn", "ban-1")),
-        Claim(("cross", "ban-resnet"), ("cross", "ban-resnet-plain"), 6, 6),
+        Claim((CROSS, "ban-resnet"), (CROSS, "ban-resnet-plain"), 6, 6),
     ]
 
 
-CLAIMS = {**{name: of_family(name) for name in FAMILIES}, "across families": across()}
+def claims_of(study: Study) -> dict[str, list[Claim]]:
+    """What is compared, by the table that it stands in."""
+    own = {name: of_group(study, name) for name in study.groups}
+    return own | {"across families": across()} if study.crossed else own

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arms import FAMILIES
+from arms import Study
 from model import densenet_bc, wide_resnet
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,28 +19,27 @@ from safetensors.torch import save_file
 from torch import nn
 
 HERE = Path(__file__).parent
-TRAIN, VALIDATION = 600, 100  # rows of each class
 FACTORIES: Mapping[str, Callable[..., nn.Module]] = {"wide_resnet": wide_resnet, "densenet_bc": densenet_bc}
 
 
-def prepare(shared: Path, work: Path) -> None:
+def prepare(study: Study, shared: Path, work: Path) -> None:
     """Data, settings, networks and an untrained member of each family."""
     work.mkdir(parents=True, exist_ok=True)
-    for file in (HERE / "cifar10" / "edistill.toml", HERE / "model.py"):
+    for file in (HERE / study.folder / "edistill.toml", HERE / "model.py"):
         part = _part(work / file.name)
         shutil.copy(file, part)
         part.replace(work / file.name)
     if not (work / "data").exists():
         part = _part(work / "data")
         part.mkdir()
-        _write_data(shared / "data" / "cifar10.zip", part)
+        _write_data(study, shared / "data" / "cifar10.zip", part)
         _take_place(part, work / "data")
-    for name, family in FAMILIES.items():
+    for name, family in study.families().items():
         if not (work / f"untrained-{name}").exists():
             part = _part(work / f"untrained-{name}")
             part.mkdir()
             torch.manual_seed(0)
-            network = FACTORIES[family.factory](**family.kwargs, classes=10)
+            network = FACTORIES[family.factory](**family.kwargs, classes=len(study.classes))
             state = {key: value.contiguous() for key, value in network.state_dict().items()}
             save_file(state, part / "untrained.safetensors")
             _take_place(part, work / f"untrained-{name}")
@@ -60,18 +59,18 @@ def _take_place(part: Path, folder: Path) -> None:
         shutil.rmtree(part)
 
 
-def _write_data(archive: Path, folder: Path) -> None:
+def _write_data(study: Study, archive: Path, folder: Path) -> None:
     """16×16 pictures: a few of each class to train on, others to watch, and all of the test pictures."""
     random = np.random.Generator(np.random.PCG64(0))
     with zipfile.ZipFile(archive) as opened:
         names = sorted(name for name in opened.namelist() if name.endswith(".jpg"))
         classes = sorted({name.split("/")[2] for name in names})
         rows: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": []}
-        for index, label in enumerate(classes):
+        for index, label in enumerate(classes[at] for at in study.classes):
             of = [name for name in names if f"/train/{label}/" in name]
             order = random.permutation(len(of))
-            rows["train"] += [(of[at], index) for at in order[:TRAIN]]
-            rows["validation"] += [(of[at], index) for at in order[TRAIN : TRAIN + VALIDATION]]
+            rows["train"] += [(of[at], index) for at in order[: study.train]]
+            rows["validation"] += [(of[at], index) for at in order[study.train :][: study.validation]]
             rows["test"] += [(name, index) for name in names if f"/test/{label}/" in name]
         for split, chosen in rows.items():
             x = _small(opened.read(name) for name, _ in chosen)

@@ -1,9 +1,9 @@
 """Born-Again Networks on CIFAR-10, five seeds: python examples/born_again/study.py ../shared --work DIR
 
-Trains and evaluates what arms.py plans. What an arm gave on the test rows with a seed becomes a line of
-cifar10/results-GROUP.csv, and how its gradient split one of gradients-GROUP.csv; arms that have their line are passed
-over, so the study goes on anywhere. Groups may run in processes of their own at the same time. The exit status is 1
-while lines are missing.
+Trains and evaluates what arms.py plans: `--study brief`, as it is without it, or `converged`. What an arm gave on the
+test rows with a seed becomes a line of results-GROUP.csv in the study's folder, and how its gradient split one of
+gradients-GROUP.csv; arms that have their line are passed over, so the study goes on anywhere. Groups may run in
+processes of their own at the same time. The exit status is 1 while lines are missing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE)]
-from arms import GRADIENTS, GROUPS, Planned, planned  # noqa: E402
+from arms import GRADIENTS, STUDENT, STUDIES, Planned, Study  # noqa: E402
 from folders import prepare  # noqa: E402
 
 SEEDS = (0, 1, 2, 3, 4)  # of which each is a pair in every comparison
 FIGURES = ("nll", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty")
 COLUMNS = (
     *("arm", "seed", "nll", "error", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty"),
-    *("diversity_explained", "parameters", "parameters_of_teachers", "seconds", "command"),
+    *("diversity_explained", "parameters", "parameters_of_teachers", "train_error", "seconds", "command"),
 )
 SPLIT = ("gradient_label", "gradient_dark", "train_loss", "validation_nll")
 Line = Mapping[str, Any]
@@ -36,28 +36,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path, help="folder with data/cifar10.zip: ROOT/train/CLASS/*.jpg, ROOT/test/…")
     parser.add_argument("--work", type=Path, default=HERE / "output", help="where data, caches and runs go")
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="some of these; default all")
+    parser.add_argument("--study", choices=STUDIES, default="brief", help="which one; default brief")
+    parser.add_argument("--groups", nargs="+", help="some of the study's; default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default 0 1 2 3 4")
-    parser.add_argument("--into", type=Path, default=HERE / "cifar10", help="where the tables go")
+    parser.add_argument("--into", type=Path, help="where the tables go; default the study's folder beside this file")
     given = parser.parse_args()
+    study: Study = STUDIES[given.study]
+    groups: list[str] = given.groups or list(study.names())
+    if unknown := set(groups) - set(study.names()):
+        parser.error(f"{sorted(unknown)} are no groups of {given.study}, which has {', '.join(study.names())}")
     if not (given.shared / "data" / "cifar10.zip").is_file():
         parser.error(f"{given.shared} has no data/cifar10.zip (ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg in it)")
-    prepare(given.shared, given.work)
+    prepare(study, given.shared, given.work)
     missing = 0
     for seed in given.seeds:  # outermost, so that a study cut short has whole pairs
-        for group in given.groups:
-            missing += _Study(given.work, given.into, group, seed).run()
+        for group in groups:
+            plan = study.planned(group, seed)
+            missing += _Seed(given.work, given.into or HERE / study.folder, group, seed, plan).run()
     print(f"{missing} arms have no line yet." if missing else "Every arm has its line.", flush=True)
     return 1 if missing else 0
 
 
-class _Study:
+class _Seed:
     """One group with one seed."""
 
-    def __init__(self, work: Path, into: Path, group: str, seed: int) -> None:
-        self.work, self.seed = work, seed
+    def __init__(self, work: Path, into: Path, group: str, seed: int, plan: Sequence[Planned]) -> None:
+        self.work, self.seed, self.plan = work, seed, plan
         self.results, self.gradients = into / f"results-{group}.csv", into / f"gradients-{group}.csv"
-        self.plan = planned(group, seed)
         self.cached: set[tuple[str, ...]] = set()
 
     def run(self) -> int:
@@ -104,6 +109,7 @@ class _Study:
 
     def _add(self, run: Planned, arm: str, document: Mapping[str, Any], model: str) -> None:
         figures, cost = document["models"][model], document["cost"]
+        plain = arm in ("teacher", "second")
         averaged = int(model.removeprefix("bane-")) if model.startswith("bane-") else 1
         folders = [run.folders()[arm]]
         if averaged > 1:
@@ -117,11 +123,17 @@ class _Study:
             "diversity_explained": document["fidelity"]["diversity_explained"] if hydra else None,
             "parameters": cost[model]["parameters"],
             "parameters_of_teachers": cost["ensemble"]["parameters"] if hydra else None,
+            "train_error": self._train_error(run) if plain else None,
             "seconds": round(sum(float(row["seconds"]) for name in folders for row in self._epochs(name))),
             "command": _told("train", "--name", run.name, *run.settings, *run.flags),
         }
         _append(self.results, COLUMNS, [line], "arm", "seed")
         print({key: value for key, value in line.items() if key != "command"}, flush=True)
+
+    def _train_error(self, run: Planned) -> float | None:
+        """Of the rows as they are, without augmentation."""
+        printed = self._edistill("evaluate", f"runs/{run.name}", "--split", "train", "--json", *run.settings)
+        return None if printed is None else 1 - float(json.loads(printed)["models"][STUDENT]["accuracy"])
 
     def _add_gradients(self, arm: str, folder: str) -> None:
         lines = [

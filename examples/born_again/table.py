@@ -1,45 +1,48 @@
-"""The tables of study.md, from the study's lines: python examples/born_again/table.py"""
+"""The tables of study.md, from the lines of a study: python examples/born_again/table.py [--study converged]"""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE)]
-from arms import FAMILIES, GRADIENTS, GROUPS  # noqa: E402
-from claims import CLAIMS, Claim  # noqa: E402
+from arms import GRADIENTS, STUDIES, Study  # noqa: E402
+from claims import Claim, claims_of  # noqa: E402
+from pairs import LEVEL, SCALE, Lines, interval, lines_of, paired  # noqa: E402
 
-LEVEL = 0.95
 MEASURES = {"nll": "NLL", "error": "error, %"}
-SCALE = {"error": 100.0, "diversity_explained": 100.0}
-Lines = Sequence[Mapping[str, str]]
 Verdict = tuple[str, Claim, str, str]  # the table, what is compared, the measure, and what its interval says
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=HERE / "cifar10", help="folder of the study's lines")
-    folder: Path = parser.parse_args().results
-    results = {group: _lines(folder / f"results-{group}.csv") for group in GROUPS}
+    parser.add_argument("--study", choices=STUDIES, default="brief", help="default brief")
+    parser.add_argument("--results", type=Path, help="folder of the study's lines; default its own beside this file")
+    given = parser.parse_args()
+    study: Study = STUDIES[given.study]
+    folder: Path = given.results or HERE / study.folder
+    results = {group: lines_of(folder / f"results-{group}.csv") for group in study.names()}
     for group, lines in results.items():
         _print_arms(group, lines)
-    verdicts = [verdict for name, claims in CLAIMS.items() for verdict in _print_claims(name, claims, results)]
+    verdicts = [
+        verdict for name, claims in claims_of(study).items() for verdict in _print_claims(name, claims, results)
+    ]
     _print_orderings(verdicts)
-    _print_gradients({family: _lines(folder / f"gradients-{family}.csv") for family in FAMILIES})
+    _print_gradients({group: lines_of(folder / f"gradients-{group}.csv") for group in study.groups})
 
 
 def _print_arms(group: str, lines: Lines) -> None:
     if not lines:
         return
     columns = {**MEASURES, "ece": "ECE", "model_uncertainty": "model uncertainty", "parameters": "parameters"}
+    if any(line.get("train_error") for line in lines):
+        columns["train_error"] = "error on training rows, %"
     print(f"\n| {group} | seeds | " + " | ".join(columns.values()) + " |\n|---" + "|---:" * (len(columns) + 1) + "|")
     for arm in dict.fromkeys(line["arm"] for line in lines):
         of = [line for line in lines if line["arm"] == arm]
@@ -59,35 +62,19 @@ def _print_claims(name: str, claims: Sequence[Claim], results: Mapping[str, Line
     for claim in claims:
         cells: list[str] = []
         for measure in MEASURES:
-            differences = _paired(claim, results, measure)
+            differences = paired(claim, results, measure)
             if len(differences) < 2:
                 cells += ["–", "–"]
                 continue
-            low, high = _interval(differences)
+            low, high = interval(differences)
             verdict = "better" if high < 0 else "worse" if low > 0 else "cannot tell"
             verdicts.append((name, claim, measure, verdict))
             digits = 2 if measure == "error" else 4
             cells += [f"{differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]", verdict]
-        seeds = len(_paired(claim, results, "nll"))
+        seeds = len(paired(claim, results, "nll"))
         paper = f"{claim.lower} of {claim.networks}: {claim.ordering}" if claim.ordering else "–"
         print(f"| {claim} | {seeds} | {paper} | " + " | ".join(cells) + " |")
     return verdicts
-
-
-def _paired(claim: Claim, results: Mapping[str, Lines], measure: str) -> NDArray[np.float64]:
-    """First less second, of each seed that has both."""
-    first, second = (
-        {line["seed"]: float(line[measure]) for line in results[group] if line["arm"] == arm}
-        for group, arm in (claim.first, claim.second)
-    )
-    seeds = sorted(first.keys() & second.keys(), key=int)
-    return np.array([SCALE.get(measure, 1.0) * (first[seed] - second[seed]) for seed in seeds])
-
-
-def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """Of the mean, by Student's t."""
-    half = stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences)
-    return float(differences.mean() - half), float(differences.mean() + half)
 
 
 def _print_orderings(verdicts: Sequence[Verdict]) -> None:
@@ -127,10 +114,10 @@ def _print_gradients(gradients: Mapping[str, Lines]) -> None:
 
 
 def _spread(lines: Lines, column: str) -> str:
-    found = np.array([float(line[column]) for line in lines if line[column]]) * SCALE.get(column, 1.0)
+    found = np.array([float(line[column]) for line in lines if line.get(column)]) * SCALE.get(column, 1.0)
     if column == "parameters":
         return f"{found.mean():,.0f}"
-    return _told(found, 2 if column == "error" else 1 if column == "diversity_explained" else 4)
+    return _told(found, 2 if column.endswith("error") else 1 if column == "diversity_explained" else 4)
 
 
 def _told(found: NDArray[np.float64], digits: int) -> str:
@@ -138,13 +125,6 @@ def _told(found: NDArray[np.float64], digits: int) -> str:
     if not len(found):
         return "–"
     return f"{found.mean():.{digits}f}" + (f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 else "")
-
-
-def _lines(table: Path) -> list[dict[str, str]]:
-    if not table.exists():
-        return []
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":
