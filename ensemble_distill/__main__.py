@@ -14,7 +14,7 @@ def main() -> None:
         app.main()
     except KeyboardInterrupt:
         interrupts.tell()
-        sys.exit(interrupts.STATUS)
+        sys.exit(interrupts.status())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ensemble_distill.settings.assignments import parse_assignment
 SHORT = {"batch-size": "-b", "workers": "-j"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Leave out progress and notes, not warnings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Trust = Annotated[
     bool,
@@ -33,13 +34,14 @@ Trust = Annotated[
 
 
 def command(
-    app: typer.Typer, name: str, flags: Sequence[str] = (), *, settings: bool = True
+    app: typer.Typer, name: str, flags: Sequence[str] = (), *, settings: bool = True, long: bool = True
 ) -> Callable[[Callable[..., None]], None]:
     """Register a function as the command `name`.
 
     Args:
         flags: dotted keys of `Settings` that become flags of their own, for instance "train.epochs".
         settings: whether the command reads `edistill.toml`; then the function's first parameter is `Settings`.
+        long: whether it may take long, and so has progress to leave out by `--quiet`.
     """
 
     def register(function: Callable[..., None]) -> None:
@@ -48,7 +50,7 @@ def command(
         made = {_parameter_name(key): key for key in flags}
 
         def run(**given: Any) -> None:
-            with exit_statuses(), render.result_apart():
+            with exit_statuses(), render.result_apart(given.pop("quiet", False)):
                 if settings:
                     file = given.pop("config_file")
                     overrides = dict(parse_assignment(text) for text in given.pop("assignments") or ())
@@ -63,6 +65,10 @@ def command(
             parameters = [p for p in own if p.name != "settings"]
             parameters += [_flag(parameter, key) for parameter, key in made.items()]
             parameters += _settings_parameters()
+        if long:
+            parameters.append(
+                inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+            )
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__doc__ = function.__doc__

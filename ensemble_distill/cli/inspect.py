@@ -13,7 +13,7 @@ from ensemble_distill.cli.inspected import sheet_of
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "inspect", settings=False)
+    @command(app, "inspect", settings=False, long=False)
     def inspect(
         path: Annotated[
             Path, typer.Argument(help="A run, a cache, an exported file, teachers, data, or a folder of them.")

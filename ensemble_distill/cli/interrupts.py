@@ -1,4 +1,4 @@
-"""Ctrl-C, from the first import on: one line and status 130, however often it is pressed.
+"""Ctrl-C and SIGTERM, from the first import on: one line and the status that shells have for it, however often.
 
 It imports nothing that takes time, since it stands guard over what does.
 """
@@ -13,26 +13,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STATUS = 130  # 128 and the number of the signal, as shells have it
-TOLD = "Interrupted. What was finished is kept; the same command goes on from there."
+STATUS = 130  # of Ctrl-C: 128 and the number of the signal, as shells have it
+GOES_ON = "What was finished is kept; the same command goes on from there."
+TOLD = f"Interrupted. {GOES_ON}"
+LONGEST = 200  # characters of a command that is told again
+
+_came = signal.SIGINT  # which of the two it was
+_line = ""  # the command, as it was given
 
 
 def install() -> None:
-    """Take over Ctrl-C in this process; not where a parent wants it ignored, as nohup does."""
+    """Take over both signals in this process; not where a parent wants one ignored, as nohup and others do."""
+    global _line
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _first)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _first)
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # else the command is torchrun's, too
+    _line = _command(sys.argv[1:]) if alone else ""
 
 
 def pressed() -> bool:
-    """Whether Ctrl-C came already: what is raised after it comes of it, as where an import was left half done."""
-    return signal.getsignal(signal.SIGINT) in (_second, _leave)
+    """Whether one came already: what is raised after it comes of it, as where an import was left half done."""
+    return any(signal.getsignal(number) in (_second, _leave) for number in (signal.SIGINT, signal.SIGTERM))
+
+
+def status() -> int:
+    """130 of Ctrl-C, 143 of SIGTERM."""
+    return 128 + _came
+
+
+def told() -> str:
+    """What happened, and how to go on."""
+    what = "Interrupted" if _came == signal.SIGINT else "Ended by SIGTERM"
+    return f"{what}. {GOES_ON}" if not _line else f"{what}. {GOES_ON[:-1]}: {_line}"
 
 
 def tell() -> None:
-    """Say that the command was interrupted; from now on another Ctrl-C says nothing more."""
-    if signal.getsignal(signal.SIGINT) in (_first, _second):
-        signal.signal(signal.SIGINT, _leave)
-    sys.stderr.write(f"{TOLD}\n")
+    """Say that the command was interrupted; from now on another signal says nothing more."""
+    _become(_leave)
+    sys.stderr.write(f"{told()}\n")
     sys.stderr.flush()
 
 
@@ -49,19 +69,36 @@ def left_to_child() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _first(*_: Any) -> None:
-    signal.signal(signal.SIGINT, _second)
+def _command(words: list[str]) -> str:
+    """The command line to give again; nothing where it is long, or a terminal would obey some of it."""
+    import shlex
+
+    line = shlex.join(["edistill", *words])
+    return line if line.isprintable() and len(line) <= LONGEST else ""
+
+
+def _become(handler: Any) -> None:
+    """Let both signals be answered so from now on, where they are ours."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (_first, _second):
+            signal.signal(number, handler)
+
+
+def _first(number: int, _: Any) -> None:
+    global _came
+    _came = signal.Signals(number)
+    _become(_second)
     raise KeyboardInterrupt
 
 
 def _second(*_: Any) -> None:
     """The first is still being handled. Files are whole or absent whenever the process dies, so it can go at once."""
-    os.write(2, f"{TOLD}\n".encode())  # the stream itself may be in use: this ran between any two steps
-    os._exit(STATUS)
+    os.write(2, f"{told()}\n".encode())  # the stream itself may be in use: this ran between any two steps
+    os._exit(status())
 
 
 def _leave(*_: Any) -> None:
-    os._exit(STATUS)
+    os._exit(status())
 
 
 def _ignore(*_: Any) -> None: ...

@@ -9,7 +9,7 @@ from ensemble_distill.cli.command import Json, command
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "methods", settings=False)
+    @command(app, "methods", settings=False, long=False)
     def methods(json: Json = False) -> None:
         """List the methods a student can be trained by.
 

@@ -20,29 +20,26 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from ensemble_distill.cli.inspected import ROWS, Sheet
 from ensemble_distill.errors import first_line
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell
+from ensemble_distill.runtime.pace import Pace
 from ensemble_distill.runtime.words import told
 
 TELL_FIRST = 2.0  # seconds until the first line of progress where there is no terminal for a bar
-TELL_EVERY = 60.0  # and between the others
+TELL_EVERY = 60.0  # and between the others, at least
+LINES = 50  # of the first hour's worth; later ones come as much more rarely as the work has taken longer
+REDRAW = 0.2  # seconds between what a bar says
 WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
 
 
 _result: TextIO | None = None  # stdout as it was when the command began
+_quiet = False  # whether progress and notes are left out
 
 
 class _Console(Console):
@@ -62,16 +59,20 @@ def _console(stderr: bool) -> Console:
 
 
 @contextmanager
-def result_apart() -> Iterator[None]:
-    """Whatever a user's own module prints meanwhile goes to stderr, as warnings do: stdout is the result alone."""
-    global _result
-    before, _result, shown = _result, sys.stdout, warnings.showwarning
-    warnings.showwarning = _warned
+def result_apart(quiet: bool = False) -> Iterator[None]:
+    """Whatever a user's own module prints meanwhile goes to stderr, as warnings do: stdout is the result alone.
+
+    Args:
+        quiet: leave out progress and notes; warnings and errors stay.
+    """
+    global _result, _quiet
+    before, _result, shown = (_result, _quiet), sys.stdout, warnings.showwarning
+    _quiet, warnings.showwarning = quiet, _warned
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        _result, warnings.showwarning = before, shown
+        (_result, _quiet), warnings.showwarning = before, shown
 
 
 def ready() -> None:
@@ -133,7 +134,9 @@ def warn(text: str) -> None:
 
 
 def message(text: str) -> None:
-    _console(stderr=True).print(_indented(text))
+    """What goes beside a result; nothing where `--quiet` was given."""
+    if not _quiet:
+        _console(stderr=True).print(_indented(text))
 
 
 def traceback(text: str) -> None:
@@ -273,71 +276,73 @@ def sheet(shown: Sheet) -> None:
 
 
 class Shown:
-    """Progress on stderr: bars on a terminal, a line when a task ends elsewhere."""
+    """Progress on stderr: a bar on a terminal, elsewhere a line now and then; of several processes the first's alone.
+
+    Where `--quiet` was given only warnings are left of it.
+    """
 
     def __init__(self) -> None:
         self.console = _console(stderr=True)
-        self.bars: Progress | None = None
-        self.task: TaskID | None = None
-        self.name, self.total, self.unit, self.done, self.told = "", 0, "", 0, 0.0
-        # when its first step here was over, which sets things up and says nothing of the others; and what was done then
-        self.begun: float | None = None
-        self.before = 0
-        self.pause = TELL_FIRST
+        self.silent = _quiet or ranks.current().index > 0
+        self.bar: Progress | None = None
+        self.name, self.pace, self.begun = "", Pace(0, "", 0), 0.0
+        self.told, self.pause = 0.0, TELL_FIRST
         self.shown: set[str] = set()
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self.name, self.total, self.unit, self.done, self.told = task, total, unit, done, time.monotonic()
-        self.begun, self.pause = None, TELL_FIRST
+        self._leave()
+        self.name, self.pace = task, Pace(total, unit, done)
+        self.told = self.begun = time.monotonic()
+        self.pause = TELL_FIRST
         if done and task not in self.shown:  # else it was only interrupted by another task
             self.note(f"{task}: going on at {unit[:-1]} {done:,} of {total:,}")
         self.shown.add(task)
-        if self.console.is_terminal:
-            self.bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn(unit),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[facts]}", markup=False),
-                console=self.console,
-            )
-            self.bars.start()
-            self.task = self.bars.add_task(harmless(task), total=total, completed=done, facts="")
+        if self.console.is_terminal and not self.silent:
+            pace = TextColumn("{task.fields[pace]}", markup=False, style="dim")
+            parts = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+            self.bar = Progress(*parts, TextColumn(unit), pace, console=self.console)
+            self.bar.start()
+            self.bar.add_task(harmless(task), total=total, completed=done, pace="")
 
     def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None:
-        if self.bars is not None and self.task is not None:
-            if facts:
-                self.bars.update(self.task, facts=harmless(" ".join(f"{k} {v:.4f}" for k, v in facts.items())))
-            self.bars.advance(self.task, count)
-        else:  # a log file: say where it is, once in a while
-            self.done += count
-            now = time.monotonic()
-            if self.begun is None:
-                self.begun, self.before = now, self.done
-            elif now - self.told > self.pause:
-                self.told, self.pause = now, TELL_EVERY
-                left = (now - self.begun) / (self.done - self.before) * (self.total - self.done)
-                done = f"{self.done:,} of {self.total:,} {self.unit}"
-                self.note(f"{self.name}: {done}, about {told(left)} left")
+        now = time.monotonic()
+        self.pace.advance(now, count, facts)
+        if self.bar is not None:
+            if now - self.told > REDRAW or self.pace.done >= self.pace.total:
+                self.told = now
+                pace = harmless(self.pace(now)) if self.pace.done < self.pace.total else self._ended(now)
+                self.bar.update(TaskID(0), completed=self.pace.done, pace=pace)
+        elif now - self.told > self.pause and self.pace.rate(now) is not None:
+            # a log file: soon, each minute, and in long work ever more rarely
+            self.told, self.pause = now, max(TELL_EVERY, (now - self.begun) / LINES)
+            self.note(f"{self.name}: {self.pace.done:,} of {self.pace.total:,} {self.pace.unit}, {self.pace(now)}")
 
     def finish(self) -> None:
-        if self.bars is not None:
-            self.bars.stop()
-            self.bars = None
-        else:
-            self.note(f"{self.name}: {self.total:,} {self.unit}")
+        if self.bar is None:
+            ended = self._ended(time.monotonic())
+            self.note(f"{self.name}: {self.pace.total:,} {self.pace.unit}{ended and f' in {ended}'}")
+        self._leave()
+
+    def _ended(self, now: float) -> str:
+        """How long it took, where anybody would ask."""
+        return told(now - self.begun) if now - self.begun >= TELL_FIRST else ""
+
+    def _leave(self) -> None:
+        """Give the terminal back: at the end, before another task, and after an error or an interrupt."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
 
     def note(self, text: str) -> None:
-        self.console.print(_indented(text))
+        if not self.silent:
+            self.console.print(_indented(text))
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]Warning:[/] {_indented(text)}")
+        if ranks.current().index == 0:
+            self.console.print(f"[yellow]Warning:[/] {_indented(text)}")
 
     def __enter__(self) -> Shown:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bars is not None:  # an error or an interrupt in the middle: give the terminal back
-            self.bars.stop()
+        self._leave()

@@ -15,7 +15,7 @@ COLUMN = 30  # where the comments begin
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "settings", settings=False)
+    @command(app, "settings", settings=False, long=False)
     def settings(json: Json = False) -> None:
         """List every key of edistill.toml, with its default.
 

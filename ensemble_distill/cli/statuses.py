@@ -23,7 +23,7 @@ KEPT = "What was finished before is kept."
 
 @contextmanager
 def exit_statuses() -> Iterator[None]:
-    """0 done, 2 one message that a user can act on, 130 interrupted, 141 nobody reads the result; 1 is a bug.
+    """0 done, 2 one message that a user can act on, 130 or 143 ended by a signal, 141 nobody reads the result; 1 a bug.
 
     A bug shows its traceback, and then its message. Other errors show theirs where `SWITCH` is set.
     """
@@ -34,7 +34,7 @@ def exit_statuses() -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         interrupts.tell()
-        raise typer.Exit(interrupts.STATUS) from None
+        raise typer.Exit(interrupts.status()) from None
     except BrokenPipeError as error:
         _trace(error)
         render.hush()
@@ -42,7 +42,7 @@ def exit_statuses() -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if interrupts.pressed():
             interrupts.tell()
-            raise typer.Exit(interrupts.STATUS) from None
+            raise typer.Exit(interrupts.status()) from None
         told = mistake(error)
         _trace(error, always=told is None)
         render.fail(told or _bug(error))

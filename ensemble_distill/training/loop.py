@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ import torch
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Stage
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.stopping import stop_waits
 from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
@@ -48,6 +49,18 @@ class Setup:
     progress: Progress
     validate: Validate | None = None
     start: FromMembers | None = None
+
+
+def _until(asked: Callable[[], bool], steps: Iterable[Rows]) -> Iterator[Rows]:
+    """The rows of each step, until a stop is asked for; loaders that the same signal ended are no error then."""
+    try:
+        for rows in steps:
+            yield rows
+            if asked():
+                return
+    except EdistillError:
+        if not asked():
+            raise
 
 
 class Training:
@@ -89,13 +102,28 @@ class Training:
         folder = self.place.folder
         state = self._beginning() if saved is None else self._states.restored(saved, self._first, folder)
         self.progress.start("training", self.steps, "steps", done=state.step)
+        with stop_waits() as asked:
+            state = self._steps(state, asked)
+            if asked():
+                self._stop(state)
+        if state.step < self.steps:  # whoever answers signals here did not leave
+            raise KeyboardInterrupt
+        self.progress.finish()
+        if self.steps == 0:
+            self._solving.refuse_not_finite(state.student)
+        self.place.own()  # without a step nothing has been written
+        self.still_falling = still_falling(state.summary.table)
+        return state.finished
+
+    def _steps(self, state: State, asked: Callable[[], bool]) -> State:
+        """From that step to the last one, or to the first after which a stop is asked for."""
         an_epoch, minutes = self.feed.order.steps_per_epoch, self.setup.settings.checkpoint_minutes
         last_save = started = time.monotonic()
-        for rows in self.feed.steps(state.step, self.steps):
+        for rows in _until(asked, self.feed.steps(state.step, self.steps)):
             if state.step == self._states.ends[state.stage]:
                 state = self._following(state)
             self._step(state, rows)
-            self.progress.advance(1, {"loss": losses[-1]} if (losses := state.summary.losses) else None)
+            self.progress.advance(1, None if state.summary.latest is None else {"loss": state.summary.latest})
             epoch, within = divmod(state.step, an_epoch)
             kept = within == 0 and self._keeps(epoch)
             if within == 0:
@@ -104,12 +132,15 @@ class Training:
             if kept or time.monotonic() - last_save > 60 * minutes:
                 self._save(state)
                 last_save = time.monotonic()
-        self.progress.finish()
-        if self.steps == 0:
-            self._solving.refuse_not_finite(state.student)
-        self.place.own()  # without a step nothing has been written
-        self.still_falling = still_falling(state.summary.table)
-        return state.finished
+        return state
+
+    def _stop(self, state: State) -> None:
+        """Save what there is; not over a run that is to be replaced, and of which nothing has gone yet."""
+        if self.place.replacing and not self.place.kept:
+            self.progress.note(f"training: ended at step {state.step:,}; the run that was there is kept.")
+            return
+        self._save(state)
+        self.progress.note(f"training: saved at step {state.step:,} of {self.steps:,}.")
 
     def seconds_a_batch(self, steps: int = 3) -> tuple[float, float, float]:
         """Of an update, of a pass without one, and of rendering; measured on a copy, before `run`."""

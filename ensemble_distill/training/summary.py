@@ -25,12 +25,14 @@ class Summary:
         table: a row an epoch.
         losses: of the epoch's steps so far, those that were read.
         watched: what else is told of those steps, by name; see `Stage.watch`.
+        latest: the last loss that was read.
         unread: losses and figures of the steps since, still on the device: to read them is to wait for it.
     """
 
     table: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     watched: dict[str, list[float]] = field(default_factory=dict)
+    latest: float | None = None
     unread: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
 
     def add(self, loss: Tensor, watched: Mapping[str, Tensor]) -> None:
@@ -43,6 +45,7 @@ class Summary:
         """Wait for the losses and figures that are unread; returns these losses."""
         losses = [float(loss) for loss, _ in self.unread]
         self.losses += losses
+        self.latest = losses[-1] if losses else self.latest
         for _, watched in self.unread:
             for name, figure in watched.items():
                 if not math.isnan(value := figure.item()):

@@ -260,6 +260,19 @@ def test_a_killed_process_holds_no_lock_and_loses_no_whole_block(large: Path, mo
     assert facts(cache) == facts(large / "whole")
 
 
+def test_sigterm_is_one_line_and_loses_no_whole_block(large: Path) -> None:
+    cache = large / "cache"
+    process = edistill(large, "cache-logits", settings=LARGE, sleep=0.05)
+    wait_until(lambda: any((cache / "parts").rglob("*.safetensors")), process)
+    process.terminate()
+    said = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 143
+    assert "the same command goes on from there: edistill cache-logits" in said.splitlines()[-1]
+    assert any((cache / "parts").rglob("*.safetensors"))
+    cache_logits(settings(large, LARGE))
+    assert facts(cache) == facts(large / "whole")
+
+
 @pytest.mark.slow
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(large: Path) -> None:
     rng, kills = random.Random(0), 0

@@ -61,13 +61,13 @@ def load_everything() -> None:
     import torch
     import torch.onnx._internal.exporter._core
 
+    from ensemble_distill.chains import generations  # noqa: F401
     from ensemble_distill.cli.app import SUMMARIES, load
     from ensemble_distill.workflows import (  # noqa: F401
         cache_logits,
         calibrate,
         evaluate,
         export,
-        generations,
         inspect,
         predict,
         train,

@@ -210,7 +210,7 @@ edistill.main()
 @pytest.mark.parametrize("module", ["typer", "ensemble_distill.workflows.methods"])
 def test_an_interrupt_during_imports_is_one_line(here: Path, module: str) -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTS, module], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD[:-1]}: edistill methods\n")
 
 
 TWICE = """
@@ -233,17 +233,25 @@ main()
 
 def test_a_second_interrupt_ends_at_once(here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, check=False, timeout=30)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD[:-1]}: edistill methods\n")
 
 
 def test_what_ignores_interrupts_goes_on_doing_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for before, after in ((signal.SIG_IGN, signal.SIG_IGN), (signal.default_int_handler, interrupts._first)):
-        kept: Any = signal.signal(signal.SIGINT, before)
+    monkeypatch.setattr(interrupts, "_line", "")
+    for number, before, after in (
+        (signal.SIGINT, signal.SIG_IGN, signal.SIG_IGN),
+        (signal.SIGINT, signal.default_int_handler, interrupts._first),
+        (signal.SIGTERM, signal.SIG_IGN, signal.SIG_IGN),
+        (signal.SIGTERM, signal.SIG_DFL, interrupts._first),
+    ):
+        kept: Any = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(number, before)
         try:
             interrupts.install()
-            assert signal.getsignal(signal.SIGINT) is after
+            assert signal.getsignal(number) is after
         finally:
-            signal.signal(signal.SIGINT, kept)
+            for one, handler in kept.items():
+                signal.signal(one, handler)
 
 
 def test_an_interrupt_is_left_to_the_child() -> None:

@@ -296,6 +296,7 @@ def test_the_settings_of_a_run_go_last(folder: Path, monkeypatch: pytest.MonkeyP
 # --- real kills -------------------------------------------------------------------------------------------------
 
 LONG = {"train.epochs": 8, "train.checkpoint-minutes": EACH_STEP, "train.model-ema": "true"}
+ONE_EPOCH = {"train.epochs": 1, "train.batch-size": 2}  # of 20 steps: nothing is saved before its end
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +322,36 @@ def test_a_killed_process_goes_on_to_the_same_bytes(folder: Path, uninterrupted:
     assert process.returncode == -signal.SIGKILL
     assert 3 <= train(long(folder, "process")).resumed_at < 40, "it was killed too late to show anything"
     assert results(run) == uninterrupted
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(folder: Path, number: signal.Signals, status: int) -> None:
+    run, name = folder / f"runs/{number.name}", number.name
+    process = edistill(folder, "train", settings={**ONE_EPOCH, "output.name": name}, sleep=0.1)
+    wait_until(lambda: (run / "config.json").is_file(), process)
+    time.sleep(0.5)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == status, said
+    assert f"training: saved at step {step_of(run)} of 20." in said
+    assert "goes on from there: edistill train --set train.epochs=1 --set train.batch-size=2" in said
+    assert 0 < train(settings(folder, {**ONE_EPOCH, "output.name": name})).resumed_at < 20
+    train(settings(folder, {**ONE_EPOCH, "output.name": f"whole-{name}"}))
+    assert results(run) == results(folder / f"runs/whole-{name}")
+
+
+def test_a_run_that_was_to_be_replaced_outlives_an_early_signal(folder: Path, uninterrupted: dict[str, bytes]) -> None:
+    run = folder / "runs/uninterrupted"
+    before = contents(run)
+
+    class Asks(StopsAt):
+        def advance(self, count: int = 1, facts: object = None) -> None:
+            if self.unit == "steps":
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(folder, {**ONE_EPOCH, "output.name": "uninterrupted"}), overwrite=True, progress=Asks(0))
+    assert contents(run) == before
 
 
 def step_of(run: Path) -> int:

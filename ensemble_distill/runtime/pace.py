@@ -1,0 +1,82 @@
+"""How fast something long goes: the rate, the time left, and the memory, in words. Nothing is printed here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Mapping
+
+from ensemble_distill.runtime.words import told
+
+OVER = 60.0  # seconds that the rate is taken over: what a task does now, and not what it did at first
+EACH = 1.0  # and between the moments that are kept for it
+
+
+class Pace:
+    """Of one task. The first step sets things up, and says nothing of the others.
+
+    Args:
+        total: of the whole task, in `unit`.
+        done: of it before.
+    """
+
+    def __init__(self, total: int, unit: str, done: int) -> None:
+        self.total, self.unit, self.done = total, unit, done
+        self.facts: dict[str, float] = {}
+        self._kept: deque[tuple[float, int]] = deque()  # moments, and what was done by then
+
+    def advance(self, now: float, count: int, facts: Mapping[str, float] | None = None) -> None:
+        """Count on, at the moment `now` in seconds; the latest of each fact is kept."""
+        self.done += count
+        self.facts |= facts or {}
+        if not self._kept or now - self._kept[-1][0] >= EACH:
+            self._kept.append((now, self.done))
+        while len(self._kept) > 2 and now - self._kept[1][0] >= OVER:
+            self._kept.popleft()
+
+    def rate(self, now: float) -> float | None:
+        """Units a second; None before the second step."""
+        if not self._kept or self.done == self._kept[0][1] or now <= self._kept[0][0]:
+            return None
+        then, done = self._kept[0]
+        return (self.done - done) / (now - then)
+
+    def __call__(self, now: float) -> str:
+        """`7.1 steps/s, about 2 min left, loss 0.1234, memory 0.4 GB`; what is not known yet is left out."""
+        rate = self.rate(now)
+        parts = [] if rate is None else [f"{_short(rate)} {self.unit}/s", f"about {told(self.left(rate))} left"]
+        parts += [f"{name} {value:.4f}" for name, value in self.facts.items()]
+        return ", ".join(parts + memory_told())
+
+    def left(self, rate: float) -> float:
+        """Seconds."""
+        return (self.total - self.done) / rate
+
+
+def memory_told() -> list[str]:
+    """What this process holds, and where it computes on a GPU what it holds there; nothing where no one says."""
+    resident, reserved = memory_used(), _on_device()
+    told = [] if resident is None else [f"memory {resident / 1e9:.1f} GB"]
+    return told if reserved is None else [*told, f"on the GPU {reserved / 1e9:.1f} GB"]
+
+
+def memory_used() -> int | None:
+    """Bytes of memory that this process holds; None where the system does not say (other than Linux)."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123, no file of anybody's
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _on_device() -> int | None:
+    torch = sys.modules.get("torch")  # where it is not imported, nothing of it is used
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.memory_reserved())
+
+
+def _short(rate: float) -> str:
+    """Three digits: 0.0312, 7.12, 48.5, 1,230."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
