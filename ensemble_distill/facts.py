@@ -282,6 +282,11 @@ class Calibration:
             raise ValueError(f"it has {', '.join(record) or 'nothing'}, and not {', '.join(names)}")
         return record
 
+    @property
+    def told(self) -> str:
+        """Its factors in words."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.to_json().items())
+
     def to_json(self) -> dict[str, float]:
         return asdict(self)
 

@@ -22,6 +22,9 @@ def register(app: typer.Typer) -> None:
         ensemble: Annotated[
             bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
         ] = False,
+        card: Annotated[
+            bool, typer.Option("--card/--no-card", help="A model card and the edistill.toml that made it, beside.")
+        ] = True,
         trust: Trust = False,
         json: Json = False,
     ) -> None:
@@ -33,14 +36,26 @@ def register(app: typer.Typer) -> None:
 
         with render.Shown() as progress:
             exported = export(
-                settings, run, onnx=onnx, safetensors=safetensors, ensemble=ensemble, trust=trust, progress=progress
+                settings,
+                run,
+                onnx=onnx,
+                safetensors=safetensors,
+                ensemble=ensemble,
+                card=card,
+                trust=trust,
+                progress=progress,
             )
         files = exported.files
         if json:
-            render.document({"files": [str(path) for path in files]})
+            beside = [str(path) for path in exported.beside]
+            render.document({"files": [str(path) for path in files], "beside": beside})
             return
         render.table(
             "exported and verified",
             ["file", "size"],
             [[render.near(str(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in files],
         )
+        if exported.beside:
+            render.message(
+                f"Beside {'it' if len(files) == 1 else 'them'}: {' and '.join(p.name for p in exported.beside)}."
+            )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import time
 import warnings
@@ -27,7 +26,7 @@ from ensemble_distill.cli.inspected import ROWS, Sheet
 from ensemble_distill.errors import first_line
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.jsons import json_text
-from ensemble_distill.runtime.names import harmless, harmless_cell
+from ensemble_distill.runtime.names import harmless, harmless_cell, plain_markdown
 from ensemble_distill.runtime.pace import Pace
 from ensemble_distill.runtime.words import told
 
@@ -201,18 +200,12 @@ def grid(title: str, columns: Sequence[str], sections: Sections, caption: Lines 
 
 def markdown(title: str, columns: Sequence[str], sections: Sections, caption: Lines | None = None) -> None:
     """A table in sections, as `grid` shows it, in markdown."""
-    lines = [_piped(map(_plain, columns)), _piped(["---", *["---:"] * (len(columns) - 1)])]
+    lines = [_piped(map(plain_markdown, columns)), _piped(["---", *["---:"] * (len(columns) - 1)])]
     for name, rows in sections.items():
-        lines += [_piped([f"**{_plain(name)}**", *[""] * (len(columns) - 1)])]
-        lines += [_piped(map(_plain, row)) for row in rows]
-    told = [] if caption is None else ["  \n".join(map(_plain, caption))]
-    text("\n\n".join([f"**{_plain(title)}**", "\n".join(lines), *told]) + "\n\n")
-
-
-def _plain(text: str) -> str:
-    """A text that markdown shows as it is: no table, no code, no HTML, no link in it, and in one line."""
-    one_line = harmless(text).replace("\n", "\\n")
-    return re.sub(r"[\\`*\[\]<>&|~]", r"\\\g<0>", one_line)
+        lines += [_piped([f"**{plain_markdown(name)}**", *[""] * (len(columns) - 1)])]
+        lines += [_piped(map(plain_markdown, row)) for row in rows]
+    told = [] if caption is None else ["  \n".join(map(plain_markdown, caption))]
+    text("\n\n".join([f"**{plain_markdown(title)}**", "\n".join(lines), *told]) + "\n\n")
 
 
 def _piped(cells: Iterable[str]) -> str:

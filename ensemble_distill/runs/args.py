@@ -17,9 +17,14 @@ from ensemble_distill.settings.teachers import of_members
 FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
 
 
+def settings_content(settings: Settings, folder: Path) -> bytes:
+    """Settings as a file that replays from a folder."""
+    return sealed_comment(settings_toml(settings, folder))
+
+
 def write_args(folder: Path, settings: Settings) -> None:
     """Keep the settings of a run or a chain in its folder, as a file that replays from there."""
-    write_whole(folder / ARGS, sealed_comment(settings_toml(settings, folder)))
+    write_whole(folder / ARGS, settings_content(settings, folder))
 
 
 def read_args(folder: Path) -> Settings:

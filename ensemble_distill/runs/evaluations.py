@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import MadeFrom
@@ -12,6 +13,7 @@ from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.seals import read_sealed_json
 
 SHIFTS = "shifts"  # its folder of documents of shifted rows
+MAIN = ("test", "validation")  # whose documents are shown first
 FIGURES_OF_ROWS = "figures_of_rows"  # in a document: the sha256 of each .npz that belongs to it
 
 
@@ -22,6 +24,17 @@ def stale_evaluations(folder: Path, students: Mapping[str, MadeFrom]) -> tuple[P
         students: what is there, by the names that documents give it.
     """
     return tuple(file for file in _documents(folder) if not _is_of(file, students))
+
+
+def evaluation_of(folder: Path, students: Mapping[str, MadeFrom]) -> dict[str, Any] | None:
+    """The document of a run or a chain as it is now: of test, or else of validation or of any split; None for none."""
+    stale = stale_evaluations(folder, students)
+    there = {file.stem: file for file in sorted((folder / EVALUATIONS).glob("*.json")) if file not in stale}
+    names = [name for name in (*MAIN, *there) if name in there]
+    if not names:
+        return None
+    found: dict[str, Any] = read_sealed_json(there[names[0]])[0]
+    return found
 
 
 def damaged_evaluations(folder: Path) -> list[str]:

@@ -36,6 +36,11 @@ def one_line(text: str) -> str:
     return harmless(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def plain_markdown(text: str) -> str:
+    """A text that markdown shows as it is: no table, no code, no HTML, no link in it, and in one line."""
+    return re.sub(r"[\\`*\[\]<>&|~]", r"\\\g<0>", harmless(text).replace("\n", "\\n"))
+
+
 def harmless_json(text: str) -> str:
     """A JSON text with the same characters written as JSON escapes: what it says stays exactly the same."""
     return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -212,6 +212,13 @@ class Served:
             f"{self.path} is not as edistill writes it: {told}. Export the run again: {export_again(self.path)}."
         )
 
+    def example(self) -> dict[str, NDArray[Any]]:
+        """A row of nothing by the names of the graph's inputs: zeros, and of texts ones, which no mask hides."""
+        encoding = self.card.encoding
+        if encoding is not None:
+            return {field: np.ones((1, encoding.length), np.int64) for field in encoding.fields}
+        return self._given(np.zeros((1, *self.card.shape), np.int64 if self.card.ids else np.float32))
+
     def run(self, x: NDArray[np.float32]) -> Outputs:
         """Named outputs for preprocessed inputs (B, *shape), float32, or int64 ids; each stands by itself, and a state
         begins anew. Of positions those that the task tells.

@@ -20,6 +20,19 @@ Values = dict[str, NDArray[Any]]
 Figures = dict[str, float | None]  # None: it does not apply; never NaN
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
+# what each is of a row, in words; of a Dirichlet the members are those that it holds likely
+ENTROPIES = {
+    "total_uncertainty": "the entropy of what is predicted: how unsure, for whatever reason",
+    "data_uncertainty": "aleatoric: the mean entropy of the members as the student holds them, what each leaves open",
+    "model_uncertainty": "epistemic: the total less that, how far they disagree; high where the ensemble has not "
+    "learned what to say",
+}
+VARIANCES = {
+    "total_uncertainty": "the variance of what is predicted: how far off it may be, for whatever reason",
+    "data_uncertainty": "aleatoric: the mean of the variances that the heads tell, what each leaves open",
+    "model_uncertainty": "epistemic: the variance of the heads' means, how far they disagree; high where the ensemble "
+    "has not learned what to say",
+}
 EACH = {name: f"{name}_each" for name in UNCERTAINTIES}  # the rows that have them of each answer, (N, D) or (N, M, D)
 
 

@@ -17,6 +17,7 @@ from ensemble_distill.tasks.apart import Apart
 from ensemble_distill.tasks.checks import labels as checks
 from ensemble_distill.tasks.figures import (
     UNCERTAINTIES,
+    VARIANCES,
     Figures,
     Values,
     each_figures,
@@ -56,6 +57,7 @@ class Regression(Task):
     softens: ClassVar[bool] = False
     says_labels: ClassVar[bool] = True
     shares_output: ClassVar[bool] = False
+    uncertainties_told: ClassVar[Mapping[str, str]] = VARIANCES
     figures_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", "coverage95", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", *UNCERTAINTIES)
     predicted: ClassVar[tuple[str, ...]] = ("mean", "lower95", "upper95")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.apart import Apart
 from ensemble_distill.tasks.checks.class_order import order_by_names
-from ensemble_distill.tasks.figures import Figures, Values
+from ensemble_distill.tasks.figures import ENTROPIES, Figures, Values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +55,7 @@ class Task(ABC):
         says_labels: whether a head says what a label is, a number, and not how likely each is.
         shares_output: whether a student's output layer means what its teacher's does.
         figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
+        uncertainties_told: what the uncertainties of a row are, in words.
         shifted_shown: those that `evaluate --shifts` tells in its table.
         predicted: the first words of the columns that `predict` writes behind a row's name, in their order.
         exact: those whose numbers it writes to the last digit: far from 0 they differ in those.
@@ -78,6 +79,7 @@ class Task(ABC):
     says_labels: ClassVar[bool] = False
     shares_output: ClassVar[bool] = True
     figures_shown: ClassVar[tuple[str, ...]]
+    uncertainties_told: ClassVar[Mapping[str, str]] = ENTROPIES
     shifted_shown: ClassVar[tuple[str, ...]]
     predicted: ClassVar[tuple[str, ...]]
     exact: ClassVar[tuple[str, ...]] = ()

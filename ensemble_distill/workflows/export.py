@@ -9,6 +9,7 @@ import torch
 
 from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.exporting.beside import write_card_of_run
 from ensemble_distill.exporting.onnx import export_onnx
 from ensemble_distill.exporting.safetensors import export_safetensors
 from ensemble_distill.runs.finding import find_run
@@ -26,9 +27,15 @@ from ensemble_distill.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class Exported:
-    """The files that were written, each verified, in the order asked for: ONNX first."""
+    """What was written.
+
+    Attributes:
+        files: each verified, in the order asked for: ONNX first.
+        beside: the model card and the settings that made them.
+    """
 
     files: tuple[Path, ...]
+    beside: tuple[Path, ...] = ()
 
 
 def export(
@@ -38,6 +45,7 @@ def export(
     onnx: bool = False,
     safetensors: bool = False,
     ensemble: bool = False,
+    card: bool = True,
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
@@ -46,6 +54,7 @@ def export(
     Args:
         run: a run's folder or name; the latest by default.
         ensemble: export the members that the settings name, and no run; see `export_members`.
+        card: write a model card, `README.md`, and the `edistill.toml` that made the files beside them.
         trust: run the code that a run from elsewhere names for its body; of members, load pickled checkpoints that name
             arbitrary globals.
         progress: is told what is chosen among what members return, and of a state that the file cannot take.
@@ -58,7 +67,7 @@ def export(
     workspace = Workspace(settings, progress or Silent(), trust)
     if ensemble:
         refuse_of_a_run(run, safetensors)
-        return Exported((export_members(workspace),))
+        return Exported(*export_members(workspace, card))
     found = find_run(Path(settings.output.runs), run)
     folder, files = found.folder / EXPORTS, []
     refuse_outside(found.folder, folder / ONNX)
@@ -71,7 +80,8 @@ def export(
             files.append(export_onnx(student, found.config, x, folder / ONNX, found.made_from, workspace.progress))
         if safetensors:
             files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))
-    return Exported(tuple(files))
+        beside = write_card_of_run(found, folder, workspace.progress) if card else ()
+    return Exported(tuple(files), beside)
 
 
 def _real_rows(workspace: Workspace, run: Run) -> torch.Tensor:

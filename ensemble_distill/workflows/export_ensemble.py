@@ -16,12 +16,17 @@ from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rows import PLAIN, plain_inputs
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.exporting.beside import write_card
 from ensemble_distill.exporting.ensemble import ensemble_module, export_ensemble
-from ensemble_distill.facts import HELD_OUT
+from ensemble_distill.exporting.model_card import About
+from ensemble_distill.facts import ENSEMBLE, HELD_OUT, Member
+from ensemble_distill.runs.args import settings_content
 from ensemble_distill.runs.folder import CONFIG, EXPORTED, EXPORTS, ensemble_folder
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.spread import spread
+from ensemble_distill.settings import FILE_NAME
+from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.workspace.folders import refuse_foreign
 from ensemble_distill.workspace.splits import class_names
@@ -31,8 +36,11 @@ CHECKED_ROWS = 32
 CHECKED_ON = ("validation", "test", "train")  # the first that there is: no choice hangs on it
 
 
-def export_members(workspace: Workspace) -> Path:
+def export_members(workspace: Workspace, card: bool = True) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Write `ensemble/export/model.onnx` beside the folder of runs; no run and no cache is needed.
+
+    Args:
+        card: write the model card and the settings, too, which are returned apart.
 
     Raises:
         EdistillError: there are no members or no data to verify on; a member is no network of torch, or cannot be
@@ -59,7 +67,13 @@ def export_members(workspace: Workspace) -> Path:
     module = ensemble_module(task, source.kind, members, modules, x, weights, settings.average)
     with one_writer(folder):
         columns = getattr(source, "columns", None)
-        return export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns)
+        written = export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns)
+        return (written,), _beside(workspace, task, members, written) if card else ()
+
+
+def _beside(workspace: Workspace, task: Task, members: Sequence[Member], file: Path) -> tuple[Path, ...]:
+    about, folder = About(ENSEMBLE, task, ENSEMBLE, members, settings=FILE_NAME), file.parent
+    return write_card(about, [file], folder, settings_content(workspace.settings, folder), workspace.progress)
 
 
 def refuse_of_a_run(run: str | None, safetensors: bool) -> None:

@@ -65,7 +65,10 @@ BEYOND: dict[str, set[str]] = {
         "teachers",  # members whose weights a student starts from are built
     },
     "evaluation": {"teachers"},  # what is asked of a member
-    "exporting": {"predictive"},  # what members pool to, where no student says it
+    "exporting": {
+        "predictive",  # what members pool to, where no student says it
+        "settings",  # what the file is called that stands beside
+    },
     "serving": {"data"},  # rows are shown to the graph as they were to the student
     "workspace": {"evaluation", "methods", "training"},  # what each of them needs is opened here
     "setup": {

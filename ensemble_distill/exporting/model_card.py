@@ -1,0 +1,188 @@
+"""The model card of an export folder, `README.md`: what the files are worth, are made of, say, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill import __version__
+from ensemble_distill.facts import ENSEMBLE, Calibration, Member
+from ensemble_distill.runtime.names import plain_markdown
+from ensemble_distill.runtime.numbers import number
+from ensemble_distill.serving.served import Served
+from ensemble_distill.tasks import Task
+
+README = "README.md"
+MARK = "<!-- edistill export writes this file anew. To keep what you change, delete this line. -->"  # known by it
+MOST = 50  # members that are listed
+SINGLE = (
+    "\n\nIt has a single head, which cannot tell model uncertainty from data uncertainty: what it calls data is the "
+    "total."
+)
+WORTH = {
+    "prediction": "worth in prediction, in members",
+    "uncertainty": "worth in uncertainty, in members",
+}
+Document = Mapping[str, Any]  # of `evaluate --json`
+
+
+@dataclass(frozen=True)
+class About:
+    """What a card is of.
+
+    Attributes:
+        name: of the run, or of the ensemble.
+        task, method, members: as in `Card`.
+        trained_on: the digest of each split that it was trained on.
+        weights: the sha256 of the run's weights; None of an ensemble.
+        calibration: what its predictions are corrected by.
+        evaluation: what `evaluate` kept of the run as it is; None where it kept nothing.
+        settings: what the settings are called that stand beside; None where there are none.
+    """
+
+    name: str
+    task: Task
+    method: str
+    members: Sequence[Member]
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+    weights: str | None = None
+    calibration: Calibration | None = None
+    evaluation: Document | None = None
+    settings: str | None = None
+
+
+def model_card(about: About, files: Sequence[Path]) -> str:
+    """The text of a card.
+
+    Args:
+        files: the exported files that stand in the folder, each whole.
+    """
+    graphs = [Served(path) for path in files if path.suffix == ".onnx"]
+    parts = [
+        f"{MARK}\n\n# {plain_markdown(about.name)}\n\n{_what(about)}",
+        *_figures(about),
+        *_running(graphs[:1]),
+        *_saying(about.task, graphs[:1]),
+        _files(files),
+        _origin(about),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(about: About) -> str:
+    of = f"{len(about.members)} member{'' if len(about.members) == 1 else 's'}"
+    what = f"An ensemble of {of}" if about.method == ENSEMBLE else f"A student of {of}, distilled by {about.method}"
+    return f"{what}: {about.task.key}, {plain_markdown(about.task.told)}. Exported by edistill {__version__}."
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+def _figures(about: About) -> Iterator[str]:
+    document = about.evaluation
+    if about.method == ENSEMBLE:
+        return
+    if document is None:
+        yield "## Figures\n\nNone: the run was not evaluated before it was exported (`edistill evaluate`)."
+        return
+    names = [*(name for name in document["models"] if name != "student"), "student"]
+    models = {name: of for name in names if (of := document["models"][name]) is not None}
+    rows = [
+        [figure.replace("_", " "), *(number(of.get(figure)) for of in models.values())]
+        for figure in about.task.figures_shown
+    ]
+    if (worth := document.get("worth")) is not None:
+        rows += [[told, *(_worth(worth.get(name), key) for name in models)] for key, told in WORTH.items()]
+        rows.append(["costs in latency, in members", *(_cost(worth.get(name)) for name in models)])
+    on = f"On {document['rows']:,} {about.task.answers_called} of {document['split']}"
+    yield (
+        f"## Figures\n\n{on}, by `edistill evaluate`; uncertainties are {about.task.uncertainty_unit}.\n\n"
+        + _table(["", *models], rows)
+    )
+
+
+def _worth(worth: Mapping[str, Any] | None, key: str) -> str:
+    value = None if worth is None else worth[key]
+    if worth is None or value is None:
+        return "–"
+    return f"more than {value:.0f}" if key in worth["beyond"] else f"{value:.1f}"
+
+
+def _cost(worth: Mapping[str, Any] | None) -> str:
+    latency = None if worth is None or worth["cost"] is None else worth["cost"]["latency"]
+    return "–" if latency is None else f"{latency:.1f}"
+
+
+# --- running ----------------------------------------------------------------------------------------------------
+
+
+def _running(graphs: Sequence[Served]) -> Iterator[str]:
+    for graph in graphs:
+        first, last = graph.outputs[0], [name for name in graph.outputs if name.endswith("_uncertainty")][-1]
+        made = "ones" if graph.card.encoding else "zeros"
+        given = ", ".join(f'"{name}": np.{made}({x.shape}, np.{x.dtype})' for name, x in graph.example().items())
+        yield (
+            "## Run it\n\n"
+            "```python\n"
+            "import numpy as np\n"
+            "import onnxruntime\n"
+            f'session = onnxruntime.InferenceSession("{graph.path.name}")\n'
+            f'found = session.run(["{first}", "{last}"], {{{given}}})\n'
+            "print(*found)\n"
+            "```\n\n"
+            f"with rows in the place of {made}, any number of them. {_rows(graph)} "
+            f"`edistill predict INPUTS --model {graph.path.name}` does that by itself."
+        )
+
+
+def _rows(graph: Served) -> str:
+    card = graph.card
+    if card.preprocessing is not None:
+        return f"How they are made of {card.kind} stands in the file's metadata, `edistill.preprocessing`."
+    if card.features is not None:
+        return f"The numbers of a row are {', '.join(map(plain_markdown, card.features[:MOST]))}."
+    return f"Rows are {card.kind} of shape {card.shape}."
+
+
+def _saying(task: Task, graphs: Sequence[Served]) -> Iterator[str]:
+    for graph in graphs:
+        meaning = task.uncertainties_told
+        rows = [[f"`{name}`", meaning[name]] for name in graph.outputs if name in meaning]
+        text = f"## What its uncertainties mean\n\nA number a row, {task.uncertainty_unit}.\n\n"
+        single = "" if "model_uncertainty" in graph.outputs else SINGLE
+        yield text + _table(["output", "what it is"], rows, plain=False) + single
+
+
+# --- what it is made of -----------------------------------------------------------------------------------------
+
+
+def _files(files: Sequence[Path]) -> str:
+    rows = [[f"`{path.name}`", f"{path.stat().st_size / 1e6:,.2f} MB"] for path in files]
+    return "## Files\n\n" + _table(["file", "size"], rows, plain=False)
+
+
+def _origin(about: About) -> str:
+    lines = [f"- {name} data: digest `{digest}`" for name, digest in about.trained_on.items()]
+    if about.weights is not None:
+        lines.append(f"- weights: sha256 `{about.weights}`")
+    if about.calibration is not None:
+        lines.append(f"- calibrated: {about.calibration.told}")
+    if about.settings is not None:
+        lines.append(f"- settings: `{about.settings}` beside this file, paths in it as they were from here")
+    shown = [[member.name, f"`{member.sha256}`"] for member in about.members[:MOST]]
+    more = len(about.members) - len(shown)
+    table = _table(["member", "sha256"], [[plain_markdown(name), digest] for name, digest in shown], plain=False)
+    rest = f"\n\nand {more} more, which the files' metadata name." if more else ""
+    return "## Made of\n\n" + "".join(f"{line}\n" for line in lines) + "\n" + table + rest
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, plain: bool = True) -> str:
+    """
+    Args:
+        plain: cells are to be shown as they are; else they are markdown.
+    """
+    cells = [[plain_markdown(cell) if plain else cell for cell in row] for row in rows]
+    lines = [columns, ["---", *["---:" if plain else "---"] * (len(columns) - 1)], *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
