@@ -118,6 +118,7 @@ class InputColumns:
         encoding: a category becomes as many numbers as it has values, one of them 1, or one number, its place.
         images: instead of all these, the column that names or holds a row's picture.
         text: instead of these, the column that holds a row's text.
+        array: instead of these, the column that holds a row's array.
     """
 
     inputs: tuple[str, ...] = ()
@@ -125,16 +126,17 @@ class InputColumns:
     encoding: Encoding = "one-hot"
     images: str | None = field(default=None, kw_only=True)
     text: str | None = field(default=None, kw_only=True)
+    array: str | None = field(default=None, kw_only=True)
 
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no settings hold."""
-        made_of = [bool(self.inputs), self.images is not None, self.text is not None]
+        made_of = [bool(self.inputs), *(one is not None for one in (self.images, self.text, self.array))]
         if sum(made_of) != 1 or len(set(self.inputs)) < len(self.inputs):
             raise ValueError(
-                f"a row is made of the columns {list(self.inputs)}, of pictures in {self.images} and of texts in "
-                f"{self.text}"
+                f"a row is made of the columns {list(self.inputs)}, of pictures in {self.images}, of texts in "
+                f"{self.text} and of arrays in {self.array}"
             )
         for name, values in self.categories.items():
             if name not in self.inputs or not values or len(set(values)) < len(values):
@@ -148,13 +150,14 @@ class InputColumns:
     @property
     def features(self) -> tuple[str, ...] | None:
         """What each number of an input is called: its column, and of a category the value or values it stands for.
-        None where it is a picture or a text."""
+        None where it is a picture, a text or an array."""
         return tuple(feature for name in self.inputs for feature in self._features(name)) or None
 
     @property
     def told(self) -> str:
         """What a row is made of, where that is no numbers."""
-        return f"pictures in {self.images}" if self.text is None else f"texts in {self.text}"
+        what = {"pictures": self.images, "texts": self.text, "arrays": self.array}
+        return next(f"{kind} in {column}" for kind, column in what.items() if column is not None)
 
     def _features(self, name: str) -> list[str]:
         if name not in self.categories:
@@ -167,6 +170,8 @@ class InputColumns:
             return {"images": self.images}
         if self.text is not None:
             return {"text": self.text}
+        if self.array is not None:
+            return {"array": self.array}
         kinds = {name: list(values) for name, values in self.categories.items()}
         return {"inputs": list(self.inputs), "categories": kinds, "encoding": self.encoding}
 

@@ -17,6 +17,7 @@ LABELS = (
     "Mend or drop that row; a column of names has its classes declared in data.columns.classes, and several columns of "
     "labels hold 0 and 1."
 )
+WHOLE = ("images", "text", "array")  # what may be the whole of a row, in place of inputs
 
 
 class Declared(Protocol):
@@ -26,6 +27,8 @@ class Declared(Protocol):
     def inputs(self) -> Sequence[str]: ...
     @property
     def text(self) -> str | None: ...
+    @property
+    def array(self) -> str | None: ...
     @property
     def categories(self) -> Mapping[str, Sequence[str]]: ...
     @property
@@ -62,20 +65,22 @@ class Columns(InputColumns):
             labels=tuple(given.labels),
             classes=None if given.classes is None else tuple(given.classes),
             text=given.text,
+            array=given.array,
             model=getattr(given, "model", None),
         )
 
     @classmethod
     def trained(cls, columns: InputColumns, model: str) -> Columns:
         """Those that an exported student says it was trained on. What a table says of labels is left aside."""
-        return cls(
-            columns.inputs, columns.categories, columns.encoding, images=columns.images, text=columns.text, model=model
-        )
+        told = {key: getattr(columns, key) for key in WHOLE}
+        return cls(columns.inputs, columns.categories, columns.encoding, **told, model=model)
 
     @property
     def asked(self) -> InputColumns:
         """Without the labels: what an exported student needs to know."""
-        return InputColumns(self.inputs, self.categories, self.encoding, images=self.images, text=self.text)
+        return InputColumns(
+            self.inputs, self.categories, self.encoding, images=self.images, text=self.text, array=self.array
+        )
 
     @property
     def numeric(self) -> Array:
@@ -92,8 +97,8 @@ class Columns(InputColumns):
         if twice is not None:
             raise EdistillError(f"{path} has the column {twice!r} {list(header).count(twice)} times. Name each once.")
         key, needed = "inputs", self.inputs
-        for other, column in (("images", self.images), ("text", self.text)):
-            if column is not None:
+        for other in WHOLE:
+            if (column := getattr(self, other)) is not None:
                 key, needed = other, (column,)
         for name in needed:
             if name not in header:

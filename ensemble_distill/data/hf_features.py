@@ -61,7 +61,7 @@ class Features:
                 raise EdistillError(
                     f"{named} has the columns {first_few([f'{n} ({kind})' for n, kind in self.told.items()], 12)}, and "
                     "nothing says which of them members are given. Declare them in edistill.toml: data.columns = { "
-                    "images = ..., labels = [...] }, or inputs or text in place of images."
+                    "images = ..., labels = [...] }, or inputs, text or array in place of images."
                 )
             declared = Columns(images=self.pictures[0], labels=self.labels)
         if declared.classes is None and len(declared.labels) == 1:

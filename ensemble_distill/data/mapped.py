@@ -13,6 +13,7 @@ import numpy as np
 
 from ensemble_distill.data.kinds import taken
 from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.data.stamp import Stamp
 from ensemble_distill.errors import EdistillError
 
 PIECE = 2**24  # bytes that are read at once
@@ -44,15 +45,15 @@ class Mapped:
 
     Args:
         place: of an array (N, ...).
-        version: the size and the time of change that the file is to have; None for those of now.
+        stamp: that the file is to have; None for that of now.
 
     Raises:
         EdistillError: the file is shorter, or cannot be mapped.
     """
 
-    def __init__(self, place: Place, version: tuple[int, int] | None = None) -> None:
+    def __init__(self, place: Place, stamp: Stamp | None = None) -> None:
         self.place = place
-        self._version = version or self._found()
+        self._stamp = stamp or Stamp.of(place.path)
         self._refuse_changed()
         try:
             with place.path.open("rb") as file:
@@ -87,18 +88,11 @@ class Mapped:
             found = zlib.crc32(self._map[at : min(at + PIECE, stop)], found)
         return found
 
-    def __reduce__(self) -> tuple[type[Mapped], tuple[Place, tuple[int, int]]]:
-        return Mapped, (self.place, self._version)  # a process maps the file for itself, and is sent none of it
-
-    def _found(self) -> tuple[int, int]:
-        try:
-            status = self.place.path.stat()
-        except OSError:
-            return 0, 0
-        return status.st_size, status.st_mtime_ns
+    def __reduce__(self) -> tuple[type[Mapped], tuple[Place, Stamp]]:
+        return Mapped, (self.place, self._stamp)  # a process maps the file for itself, and is sent none of it
 
     def _refuse_changed(self) -> None:
-        if self._found() != self._version or self._version[0] < self.place.stop:
+        if Stamp.of(self.place.path) != self._stamp or self._stamp.size < self.place.stop:
             raise EdistillError(
                 f"{self.place.named} changed while it was read. Run the command again when nothing writes to it."
             )

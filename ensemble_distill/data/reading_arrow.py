@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,58 @@ ARROW = (".parquet", ".arrow", ".feather")
 MAGIC = b"ARROW1"  # how the file format begins, and the stream format does not
 BLOCK = 1 << 14  # rows that are read at once
 
-Blocks = Iterator[dict[str, list[Any]]]
+Blocks = Iterator[Mapping[str, Any]]
 
 
-def read_arrow(path: Path) -> tuple[list[str], Blocks]:
-    """The header, and blocks of rows, by column: numbers, texts and booleans as Python has them, None where missing.
+def arrow_schema(path: Path) -> Any:
+    """What columns there are.
 
     Raises:
         EdistillError: pyarrow is not there, or the file is none of these.
     """
     needing_pyarrow(path)
     with telling(path):
-        schema = _schema(path)
-    return list(schema.names), _blocks(path, schema)
+        if is_parquet(path):
+            import pyarrow.parquet as parquet
+
+            with parquet.ParquetFile(path) as file:
+                return file.schema_arrow
+        return opened_ipc(path)[0]
+
+
+def arrow_blocks(path: Path, wanted: Sequence[str]) -> Blocks:
+    """Blocks of rows, by column: numbers, texts and booleans as Python has them, None where missing.
+
+    Args:
+        wanted: the columns that are asked for.
+
+    Raises:
+        EdistillError: as `arrow_schema` does.
+    """
+    needing_pyarrow(path)
+    with telling(path):
+        for batch in parquet_batches(path, wanted) if is_parquet(path) else opened_ipc(path)[1]:
+            for start in range(0, batch.num_rows, BLOCK):
+                yield Columnar(path, batch.slice(start, BLOCK))
+
+
+def texts_of(schema: Any) -> list[str]:
+    """The columns of texts."""
+    import pyarrow.types as types
+
+    return [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
+
+
+def is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
+def parquet_batches(path: Path, wanted: Sequence[str]) -> Iterator[Any]:
+    """Some columns, some rows at a time. Raises EdistillError where they cannot be read."""
+    import pyarrow.parquet as parquet
+
+    with telling(path), parquet.ParquetFile(path) as file:
+        yield from file.iter_batches(BLOCK, columns=list(wanted))
 
 
 def needing_pyarrow(path: Path) -> None:
@@ -69,46 +108,30 @@ def opened_ipc(path: Path) -> tuple[Any, Iterator[Any]]:
     return stream.schema, iter(stream)
 
 
-def _schema(path: Path) -> Any:
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet as parquet
-
-        return parquet.ParquetFile(path).schema_arrow
-    return opened_ipc(path)[0]
-
-
-def _batches(path: Path) -> Iterator[Any]:
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet as parquet
-
-        yield from parquet.ParquetFile(path).iter_batches(BLOCK)
-        return
-    yield from opened_ipc(path)[1]
-
-
-def _blocks(path: Path, schema: Any) -> Blocks:
-    with telling(path):
-        for batch in _batches(path):
-            yield Columnar(path, schema, batch)
-
-
 class Columnar(dict[str, list[Any]]):
     """The columns of a batch, each made a list when it is asked for: a table may have many that nobody reads."""
 
-    def __init__(self, path: Path, schema: Any, batch: Any) -> None:
+    def __init__(self, path: Path, batch: Any) -> None:
         super().__init__()
-        self.path, self.schema, self.batch = path, schema, batch
+        self.path, self.batch = path, batch
 
     def __missing__(self, name: str) -> list[Any]:
         import pyarrow.types as types
 
-        kind = self.schema.field(name).type
-        inner = kind.value_type if types.is_dictionary(kind) else kind
+        column = self.column(name)
+        inner = column.type.value_type if types.is_dictionary(column.type) else column.type
         plain = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
         if not any(is_one(inner) for is_one in plain):
             raise EdistillError(
-                f"{self.path}: column {name} holds {kind}, and only numbers, texts and booleans are read. Store it as "
-                "one of these."
+                f"{self.path}: column {name} holds {column.type}, and only numbers, texts and booleans are read. Store "
+                "it as one of these; one of lists or tensors, which is the whole of a row, goes by data.columns.array."
             )
-        values: list[Any] = self.batch.column(self.schema.get_field_index(name)).to_pylist()
+        values: list[Any] = column.to_pylist()
         return values
+
+    def column(self, name: str) -> Any:
+        """As Arrow has it, validated: offsets that lead out of a file would be read all the same."""
+        with telling(self.path):
+            column = self.batch.column(name)
+            column.validate(full=True)
+        return column

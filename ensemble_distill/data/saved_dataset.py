@@ -1,4 +1,5 @@
-"""A data set that the Hugging Face library `datasets` saved to disk: its Arrow shards, read without that library."""
+"""A data set that the Hugging Face library `datasets` saved: its Arrow shards, and its Parquet files, read without that
+library."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ensemble_distill.data.arrow_parts import Parts, are_pictures
 from ensemble_distill.data.arrow_shards import Shards
 from ensemble_distill.data.decoding import read_image
 from ensemble_distill.data.digests import contents_digest
@@ -14,6 +16,8 @@ from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.folders import INFO, OF_SPLITS, STATE, is_saved
 from ensemble_distill.data.hf_features import Features
 from ensemble_distill.data.pictures import Pictures
+from ensemble_distill.data.reading_arrow import arrow_schema, is_parquet
+from ensemble_distill.data.row_groups import RowGroups
 from ensemble_distill.data.source import Array, Source
 from ensemble_distill.data.table_rows import TableRows
 from ensemble_distill.data.walk import there
@@ -26,10 +30,10 @@ AGAIN = "Save the data set again, with save_to_disk."
 
 
 class ArrowPictures(Pictures):
-    """Pictures that lie in Arrow shards.
+    """Pictures that lie in files of Arrow's.
 
     Args:
-        shards: where they lie.
+        parts: where they lie.
         named: what that is, for messages.
         column: which one they are in.
         labels, classes, remarks: see `Pictures`.
@@ -38,7 +42,7 @@ class ArrowPictures(Pictures):
 
     def __init__(
         self,
-        shards: Shards,
+        parts: Parts,
         named: Path,
         column: str,
         labels: Array | None,
@@ -46,8 +50,8 @@ class ArrowPictures(Pictures):
         columns: InputColumns,
         remarks: Sequence[str] = (),
     ) -> None:
-        super().__init__(len(shards), labels, classes, remarks)
-        self.shards, self.column, self.named, self.columns = shards, column, named, columns
+        super().__init__(len(parts), labels, classes, remarks)
+        self.parts, self.column, self.named, self.columns = parts, column, named, columns
 
     def name(self, row: int) -> str:
         return f"row {row}"
@@ -62,7 +66,7 @@ class ArrowPictures(Pictures):
         )
 
     def _content(self, row: int) -> Any:
-        content, path = self.shards.picture(self.column, row)
+        content, path = self.parts.picture(self.column, row)
         if content is None:
             beside = f", and names {path}, which is not in it" if path else ""
             raise EdistillError(
@@ -73,7 +77,7 @@ class ArrowPictures(Pictures):
         return content
 
     def _digested(self) -> tuple[str, str]:
-        files = ((f"row {row}", size) for row, size in enumerate(self.shards.sizes(self.column)))
+        files = ((f"row {row}", size) for row, size in enumerate(self.parts.sizes(self.column)))
         return contents_digest(files, lambda row: self._content(row).read(), self.labels, self.classes)
 
 
@@ -106,47 +110,53 @@ def undeclared(folder: str | Path) -> list[str] | None:
     return None
 
 
-def arrow_file(entry: Entry, task: type[Task]) -> Source | None:
-    """The rows of one such shard by itself, as `datasets` leaves them in its own cache; None for any other Arrow file.
+def of_files(paths: Sequence[Path], entry: Entry, task: type[Task]) -> Source | None:
+    """The rows of files of Arrow's that say what their columns are, as `datasets` leaves them in its cache and on the
+    hub, or whose declared pictures are in them; None for any other.
 
     Raises:
         EdistillError: as `load` does.
     """
-    path = Path(entry.source)
-    shards = Shards([path])
+    schema = arrow_schema(paths[0])
     try:
-        said = parse_json((shards.schema.metadata or {})[b"huggingface"])["info"]
+        said = parse_json((schema.metadata or {})[b"huggingface"])["info"]
     except (KeyError, TypeError, ValueError):
+        said = None
+    images = None if entry.columns is None else entry.columns.images
+    if said is None and (images not in schema.names or not are_pictures(schema.field(images).type)):
         return None
-    return source_of(shards, Features.of(said, str(path)), path, entry, task)
+    features = Features() if said is None else Features.of(said, str(paths[0]))
+    return source_of((RowGroups if is_parquet(paths[0]) else Shards)(paths), features, Path(entry.source), entry, task)
 
 
-def source_of(shards: Shards, features: Features, named: Path, entry: Entry, task: type[Task]) -> Source:
-    """The rows of some shards; see `load`."""
-    if not len(shards):
+def source_of(parts: Parts, features: Features, named: Path, entry: Entry, task: type[Task]) -> Source:
+    """The rows of some files; see `load`."""
+    if not len(parts):
         raise EdistillError(f"{named} has no rows. Give a data set with at least one.")
-    folder = shards.paths[0].parent
+    folder = parts.paths[0].parent
     declared = features.settled(entry.columns, str(named))
-    names = declared.read(shards.header, str(named))
+    names = declared.read(parts.header, str(named))
     remarks = []
-    if (empty := _unlabeled(shards, features, [name for name in names if name in declared.labels])) is not None:
+    if (empty := _unlabeled(parts, features, [name for name in names if name in declared.labels])) is not None:
         remarks.append(f"{named}: {empty} is −1 in every row, which says that there are no labels.")
         declared, names = replace(declared, labels=()), tuple(name for name in names if name != empty)
-    pictures = declared.images if declared.images in features.pictures else None
-    blocks = shards.blocks(features.named(declared))
-    if pictures is None:
+    pictures = declared.images
+    if pictures is None or not (pictures in features.pictures or parts.holds_pictures(pictures)):
+        blocks = parts.blocks(names, features.named(declared))
         return TableRows(declared, named, folder, names).read(blocks).source(task)
-    shards.refuse_no_pictures(pictures)
+    parts.refuse_no_pictures(pictures)
     rows = TableRows(declared, named, folder, [name for name in names if name != pictures], others=True)
-    labels, classes = rows.read(blocks).labels(task)
-    return ArrowPictures(shards, named, pictures, labels, classes, declared.asked, remarks)
+    labels, classes = rows.read(parts.blocks(rows.names, features.named(declared))).labels(task)
+    if isinstance(parts, RowGroups) and (slow := parts.slow(pictures)) is not None:
+        remarks.append(slow)
+    return ArrowPictures(parts, named, pictures, labels, classes, declared.asked, remarks)
 
 
-def _unlabeled(shards: Shards, features: Features, labels: Sequence[str]) -> str | None:
+def _unlabeled(parts: Parts, features: Features, labels: Sequence[str]) -> str | None:
     """The column of classes that says of no row which class it has, as of a test set whose labels are kept back."""
     if len(labels) != 1 or labels[0] not in features.labels:
         return None
-    return labels[0] if shards.lacks(labels[0]) else None
+    return labels[0] if parts.lacks(labels[0]) else None
 
 
 def _several(folder: Path) -> EdistillError:

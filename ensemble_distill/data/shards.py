@@ -4,9 +4,7 @@ places, which the archives' headers tell."""
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +14,19 @@ from ensemble_distill.data.decoding import read_image
 from ensemble_distill.data.digests import contents_digest
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.folders import SHARD, is_sharded, shards_in
+from ensemble_distill.data.patterns import files_of
 from ensemble_distill.data.pictures import Pictures
 from ensemble_distill.data.shard_rows import EXTENSIONS, Sample, read_at, samples_in
 from ensemble_distill.data.source import Array, Source
 from ensemble_distill.data.table_rows import TableRows
 from ensemble_distill.data.tar_index import Placed
-from ensemble_distill.data.walk import is_folder, there
+from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import InputColumns
 from ensemble_distill.tasks import Task
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LABEL = "cls"  # the extension that says a class where nothing else is declared
-MOST = 10**5  # shards
 LARGEST = 2**30  # bytes of a picture's file
 BLOCK = 1 << 14  # rows whose labels are read at once
 
@@ -175,28 +173,4 @@ def _shards(source: str) -> list[Path]:
         )
     if is_folder(source):
         return shards_in(source)
-    found = list(islice(_expanded(source), MOST + 1)) if not there(source) else [source]
-    if len(found) > MOST:
-        raise EdistillError(f"{source} names more than {MOST:,} shards. Name {MOST:,} at most.")
-    missing = [one for one in found if not Path(one).is_file()]
-    if missing:
-        raise EdistillError(
-            f"{source}: there is no {missing[0]}"
-            + (f", nor {len(missing) - 1} others" if len(missing) > 1 else "")
-            + ". Mend the path, or restore it."
-        )
-    return [Path(one) for one in found]
-
-
-def _expanded(source: str) -> Iterator[str]:
-    """`{000..009}` as its numbers, with as many digits."""
-    found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", source)
-    if found is None:
-        yield source
-        return
-    first, last = (int(digits) for digits in found.groups())
-    if not first <= last < first + MOST:
-        raise EdistillError(f"{source} goes from {first} to {last}. Count upwards, {MOST:,} shards at most.")
-    for number in range(first, last + 1):
-        middle = f"{number:0{len(found[1])}d}" if len(found[1]) == len(found[2]) else str(number)
-        yield from _expanded(f"{source[: found.start()]}{middle}{source[found.end() :]}")
+    return files_of(source)

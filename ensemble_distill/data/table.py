@@ -1,18 +1,19 @@
 """A table: CSV, TSV or JSON lines, or with pyarrow Parquet, Arrow and Feather, of columns that the settings declare:
-numbers and categories, the paths of pictures, or texts. An Arrow file of the library `datasets` says what its columns
-are."""
+numbers and categories, the paths of pictures, arrays, or texts. An Arrow or Parquet file of the library `datasets` says
+what its columns are, and one with a column of pictures holds them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.image_folder import is_image
-from ensemble_distill.data.reading_arrow import ARROW, read_arrow
+from ensemble_distill.data.patterns import files_of
+from ensemble_distill.data.reading_arrow import ARROW, arrow_blocks, arrow_schema, texts_of
 from ensemble_distill.data.reading_csv import TEXT, read_csv
 from ensemble_distill.data.reading_json import JSON, read_json_lines
-from ensemble_distill.data.saved_dataset import arrow_file
+from ensemble_distill.data.saved_dataset import of_files
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.table_rows import Chunk, TableRows
 from ensemble_distill.data.walk import is_folder, there
@@ -32,30 +33,43 @@ def load(entry: Entry, task: type[Task]) -> Source:
             declared category; the labels do not fit the task.
     """
     entry.refuse_names()
-    path, declared = Path(entry.source), entry.columns
-    if not path.exists():
-        raise EdistillError(f"The data's source {path} does not exist. Mend the path.")
-    if path.suffix.lower() == ".arrow" and (source := arrow_file(entry, task)) is not None:
+    paths, declared = files_of(entry.source), entry.columns
+    if is_arrow(paths[0]) and (source := of_files(paths, entry, task)) is not None:
         return source
-    header, blocks = _opened(path)
+    header = header_of(paths[0])
     if declared is None:
         raise EdistillError(
-            f"{path} is a table, and nothing says which of its columns are what: {first_few(header, 12)}. Declare "
-            "them in edistill.toml, and run this beside it: data.columns = { inputs = [...], labels = [...] }, or "
-            'with text = "…" or images = "…" in place of inputs.'
+            f"{entry.source} is a table, and nothing says which of its columns are what: {first_few(header, 12)}. "
+            "Declare them in edistill.toml, and run this beside it: data.columns = { inputs = [...], labels = [...] }, "
+            'or with text = "…", images = "…" or array = "…" in place of inputs.'
         )
-    return TableRows(declared, path, path.parent, declared.read(header, str(path))).read(blocks).source(task)
+    named, names = Path(entry.source), declared.read(header, entry.source)
+    for path in paths[1:]:
+        refuse_lacking(path, header_of(path), names)
+    return TableRows(declared, named, named.parent, names).read(_blocks(paths, names)).source(task)
+
+
+def refuse_lacking(path: Path, header: Sequence[str], names: Sequence[str]) -> None:
+    """Raise EdistillError for one of several files that has not all columns that are read of the first."""
+    lacking = [name for name in names if name not in header]
+    if lacking:
+        raise EdistillError(
+            f"{path} has no column {lacking[0]!r}, which the first of these files has; it has {first_few(header, 8)}. "
+            "Write it there, too."
+        )
 
 
 def header_of(path: Path) -> list[str]:
     """The names of a table's columns. Raises EdistillError where it is none."""
-    return _opened(path)[0]
+    if is_arrow(path):
+        return list(arrow_schema(path).names)
+    return _texts(path)[0]
 
 
 def picture_column(path: Path) -> str | None:
     """The column whose first value names a picture beside the table; None where there is none."""
-    header, blocks = _opened(path)
-    block: Chunk = next(iter(blocks), {})
+    header = texts_of(arrow_schema(path)) if is_arrow(path) else header_of(path)
+    block: Chunk = next(_blocks([path], header), {}) if header else {}
     for name in header:
         try:
             first = block[name][0]
@@ -66,6 +80,15 @@ def picture_column(path: Path) -> str | None:
     return None
 
 
-def _opened(path: Path) -> tuple[list[str], Iterator[Chunk]]:
-    suffix = path.suffix.lower()
-    return (read_csv if suffix in TEXT else read_json_lines if suffix in JSON else read_arrow)(path)
+def is_arrow(path: Path) -> bool:
+    """Whether pyarrow reads it."""
+    return path.suffix.lower() in ARROW
+
+
+def _blocks(paths: Sequence[Path], names: Sequence[str]) -> Iterator[Chunk]:
+    for path in paths:
+        yield from arrow_blocks(path, names) if is_arrow(path) else _texts(path)[1]
+
+
+def _texts(path: Path) -> tuple[list[str], Iterator[Chunk]]:
+    return read_csv(path) if path.suffix.lower() in TEXT else read_json_lines(path)

@@ -1,4 +1,5 @@
-"""The rows of a table, whatever file it is in: declared columns become numbers, name pictures, or are texts."""
+"""The rows of a table, whatever file it is in: declared columns become numbers, name pictures, or
+are arrays or texts."""
 
 from __future__ import annotations
 
@@ -14,9 +15,12 @@ import numpy as np
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.image_table import ImageTable, file_names
-from ensemble_distill.data.source import Array, Source
+from ensemble_distill.data.kinds import taken
+from ensemble_distill.data.nested import as_array, refuse_other
+from ensemble_distill.data.source import Array, Kind, Source
 from ensemble_distill.data.texts import Texts
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import InputColumns
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.checks.labels import as_classes
 
@@ -44,6 +48,20 @@ class Table(Arrays):
         return None if own is None else np.where(self.numeric, own, np.float32(0))
 
 
+class ArrayTable(Arrays):
+    """Rows that are an array each, of one column.
+
+    Attributes:
+        columns: which one holds them.
+    """
+
+    def __init__(
+        self, x: Array, y: Array | None, kind: Kind, classes: tuple[str, ...] | None, columns: InputColumns
+    ) -> None:
+        super().__init__(x, y, kind, classes)
+        self.columns = columns
+
+
 @dataclass
 class TableRows:
     """The declared columns of a table, a block of rows at a time.
@@ -69,17 +87,22 @@ class TableRows:
     def read(self, blocks: Iterable[Chunk]) -> TableRows:
         """Reads all rows. Raises EdistillError where there are none, and as `Columns.encoded` does."""
         for block in blocks if self.names else ():
-            columns = {name: block[name] for name in self.names}
+            columns = {name: block[name] for name in self.names if name != self.declared.array}
             if not self.others:
-                self.taken.append(self._inputs(columns))
+                self.taken.append(self._inputs(block))
             if any(name in self.declared.labels for name in self.names):
                 self.targets.append(self.declared.label_values(columns, str(self.named), self.count))
-            self.count += len(columns[self.names[0]])
+            self.count += len(next(iter(columns.values()), self.taken[-1] if self.taken else ()))
         if not self.count and self.names:
             raise EdistillError(f"{self.named} has no rows below its header. Give a table with at least one.")
         return self
 
     def _inputs(self, columns: Chunk) -> Any:
+        if self.declared.array is not None:
+            at = f"{self.named}: column {self.declared.array}"
+            found = as_array(columns, self.declared.array, at, self.count)
+            refuse_other((self.taken or [found])[0].shape[1:], [found.shape[1:]], at, self.count)
+            return found
         if self.declared.text is not None:
             return self.declared.texts(columns, str(self.named), self.count)
         if self.declared.images is None:
@@ -98,8 +121,12 @@ class TableRows:
         return task.as_labels(np.concatenate(self.targets), self.count, of, names), names
 
     def source(self, task: type[Task]) -> Source:
-        """Rows of numbers, of the pictures that it names, or of texts."""
+        """Rows of numbers, of the pictures that it names, of arrays, or of texts."""
         labels, names = self.labels(task)
+        if self.declared.array is not None:
+            named = f"{self.named}: column {self.declared.array}"
+            x, kind = taken(np.concatenate(self.taken), named, task.of_tokens)
+            return ArrayTable(x, labels, kind, names, self.declared.asked)
         if self.declared.text is not None:
             return Texts(list(chain.from_iterable(self.taken)), labels, names, self.declared.asked)
         if self.declared.images is not None:

@@ -17,6 +17,9 @@ class ColumnSettings(Section):
         None, description="Instead of inputs: the column of pictures, or of their paths from the table's folder."
     )
     text: str | None = Field(None, min_length=1, description="Instead of inputs: the column of the text that is.")
+    array: str | None = Field(
+        None, min_length=1, description="Instead of inputs: the column of a list or tensor that is the whole of a row."
+    )
     categories: dict[str, tuple[str, ...]] = Field(
         {}, description="Of input columns that hold no numbers, the values, in the order they are encoded in."
     )

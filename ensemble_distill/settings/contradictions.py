@@ -7,6 +7,8 @@ from ensemble_distill.settings.sections import Settings, SplitSettings
 from ensemble_distill.settings.teachers import TeacherSettings, of_members
 from ensemble_distill.tasks import Task, open_task
 
+WHOLE = {"images": "a picture", "text": "a text", "array": "an array"}  # by the column that holds it, what a row is
+
 
 def contradiction(settings: Settings) -> tuple[str, str] | None:
     """The key and the problem of the first setting that does not go with the others."""
@@ -69,27 +71,27 @@ def _of_data(data: SplitSettings) -> tuple[str, str] | None:
 
 
 def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
-    if not columns.inputs and columns.images is None and columns.text is None:
+    whole = {key: column for key in WHOLE if (column := getattr(columns, key)) is not None}
+    if not columns.inputs and not whole:
         return "data.columns.inputs", (
-            "data.columns.inputs is not set, nor is data.columns.images or data.columns.text. Say which columns "
-            "members are given, or which one holds pictures or their paths, or texts."
+            "data.columns.inputs is not set, nor is data.columns.images, text or array. Say which columns members are "
+            "given, or which one holds pictures or their paths, texts, or arrays."
         )
-    if columns.images is not None and columns.text is not None:
-        return "data.columns.text", (
-            f"data.columns.text is {columns.text!r}, and data.columns.images {columns.images!r}: a row is a text or a "
-            "picture. Leave one of them out."
+    if len(whole) > 1:
+        one, other = list(whole)[:2]
+        return f"data.columns.{other}", (
+            f"data.columns.{other} is {whole[other]!r}, and data.columns.{one} {whole[one]!r}: a row is {WHOLE[other]} "
+            f"or {WHOLE[one]}. Leave one of them out."
         )
     for key in ("inputs", "labels"):
         names = getattr(columns, key)
         if twice := next((name for name in names if names.count(name) > 1), None):
             return f"data.columns.{key}", f"data.columns.{key} names {twice!r} twice. Name each column once."
-    for key in ("images", "text"):
-        column = getattr(columns, key)
-        if columns.inputs and column is not None:
-            what = "a picture" if key == "images" else "a text"
+    for key, column in whole.items():
+        if columns.inputs:
             return f"data.columns.{key}", (
-                f"data.columns.{key} is {column!r}, and data.columns.inputs {list(columns.inputs)}: a row is {what} or "
-                "it is numbers. Leave one of them out."
+                f"data.columns.{key} is {column!r}, and data.columns.inputs {list(columns.inputs)}: a row is "
+                f"{WHOLE[key]} or it is numbers. Leave one of them out."
             )
         if column in columns.labels:
             return "data.columns.labels", f"data.columns has {column!r} in {key} and in labels. Mend one of them."

@@ -266,7 +266,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
         open_source(f"{folder}/{{9..1}}.tar")
     with refused("from 0 to 999999999"):
         open_source(f"{folder}/{{0..999999999}}.tar")
-    with refused("names more than 100,000 shards"):  # each of them within bounds, and 10,000,000,000 together
+    with refused("names more than 100,000 files"):  # each of them within bounds, and 10,000,000,000 together
         open_source(f"{folder}/{{0..99999}}-{{0..99999}}.tar")
     (folder / "a.tar.gz").write_bytes(b"")
     with refused("a.tar.gz is packed", "Unpack"):

@@ -52,7 +52,10 @@ ALWAYS = frozenset(
         "data.all",
         "data.split",
         *(f"data.split.{key}" for key in ("validation", "test", "calibration", "seed")),
-        *(f"data.columns.{key}" for key in ("inputs", "images", "text", "categories", "encoding", "labels", "classes")),
+        *(
+            f"data.columns.{key}"
+            for key in ("inputs", "images", "text", "array", "categories", "encoding", "labels", "classes")
+        ),
         "student.model",
         "student.kwargs",
         "student.init",
