@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ensemble_distill.data.walk import there, unlisted
+from ensemble_distill.runtime.names import natural_key
 
 STATE = "state.json"  # of a data set that the library datasets saved
 INFO = "dataset_info.json"
@@ -43,10 +44,10 @@ def _is_archive(path: Path) -> bool:
 
 
 def shards_in(folder: str | Path) -> list[Path]:
-    """Its tar archives, by name. Raises EdistillError where it cannot be listed."""
+    """Its tar archives, by name, s-2 before s-10. Raises EdistillError where it cannot be listed."""
     try:
         with os.scandir(folder) as found:
-            names = sorted(entry.name for entry in found if entry.name.endswith(SHARD) and entry.name[0] != ".")
+            names = [entry.name for entry in found if entry.name.endswith(SHARD) and entry.name[0] != "."]
     except OSError as error:
         raise unlisted(error) from error
-    return [Path(folder) / name for name in names]
+    return [Path(folder) / name for name in sorted(names, key=natural_key)]

@@ -58,5 +58,14 @@ def harmless_cell(value: Any) -> Any:
     return f"'{value}" if formula or value[:1] in ("\t", "\n") else value
 
 
+def natural_key(text: str) -> tuple[list[int | str], str]:
+    """Sorts member-2 before member-10, without regard to case, as timm sorts class folders.
+
+    The text itself breaks ties, so that the order never depends on the file system's.
+    """
+    parts = re.split(r"(\d+)", text.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
+
+
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE) is not None

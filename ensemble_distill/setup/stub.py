@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ensemble_distill.errors import first_few
-from ensemble_distill.runtime.names import one_line
+from ensemble_distill.runtime.names import natural_key, one_line
 from ensemble_distill.setup.members import Found, Shapes
-from ensemble_distill.teachers.names import natural_key
 
 MOST = 60  # layers that are listed of an architecture
 NORMS = ("running_mean", "running_var", "num_batches_tracked")

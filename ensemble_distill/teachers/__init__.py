@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import cast
 
 from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.runtime.names import natural_key
 from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.hub import snapshot
-from ensemble_distill.teachers.names import is_weights_file, member_name, natural_key, refuse_unfit
+from ensemble_distill.teachers.names import is_weights_file, member_name, refuse_unfit
 from ensemble_distill.teachers.outputs import holds_inputs
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 

@@ -1,8 +1,7 @@
-"""What a member is called, and the order names sort in where numbers count as numbers."""
+"""What a member is called."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ensemble_distill.errors import EdistillError
@@ -38,15 +37,6 @@ def refuse_unfit(path: Path) -> None:
             f"{path} would be member {name!r}, and a member's name becomes that of files: at most {LONGEST - ROOM} "
             "bytes of UTF-8, without control characters and backslashes. Rename it."
         )
-
-
-def natural_key(text: str) -> tuple[list[int | str], str]:
-    """Sorts member-2 before member-10, without regard to case, as timm sorts class folders.
-
-    The text itself breaks ties, so that the order never depends on the file system's.
-    """
-    parts = re.split(r"(\d+)", text.lower())
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
 
 
 def gone(path: Path) -> EdistillError:

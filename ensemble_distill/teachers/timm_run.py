@@ -14,10 +14,11 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
+from ensemble_distill.runtime.names import natural_key
 from ensemble_distill.tasks.checks.class_order import Order
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.fit import deferred
-from ensemble_distill.teachers.names import SUFFIXES, gone, is_weights_file, member_name, natural_key
+from ensemble_distill.teachers.names import SUFFIXES, gone, is_weights_file, member_name
 from ensemble_distill.teachers.preprocessing import Said, from_timm, settled
 from ensemble_distill.teachers.said import read_said, refuse_other_kinds, yaml_said
 from ensemble_distill.teachers.states import digest

@@ -79,6 +79,16 @@ def test_a_folder_a_pattern_and_one_shard(tmp_path: Path) -> None:
     assert len(open_source(f"{folder}/{{1..2}}.tar".replace("{1..2}", "00{1..2}"))) == 11
 
 
+def test_shards_of_a_folder_are_in_natural_order_as_a_pattern_counts(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        archive(tmp_path / f"train/s-{number}.tar", sample(number))
+    source = open_source(tmp_path / "train")
+    assert [source.name(row) for row in range(3)] == ["s0001.png", "s0002.png", "s0010.png"]
+    for number in range(3, 10):
+        archive(tmp_path / f"train/s-{number}.tar", sample(number))
+    assert open_source(tmp_path / "train").digest == open_source(f"{tmp_path}/train/s-{{1..10}}.tar").digest
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_files_lie_where_tarfile_finds_them(tmp_path: Path, form: int) -> None:
     long = "folder/" * 14 + "n" * (20 if form == tarfile.USTAR_FORMAT else 200) + ".é.png"

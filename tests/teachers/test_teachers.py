@@ -16,9 +16,10 @@ from timm.utils.misc import natural_key as timm_natural_key
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.names import natural_key
 from ensemble_distill.settings import TeacherSettings, settings_from
 from ensemble_distill.teachers import FOREIGN, kinds, open_teachers
-from ensemble_distill.teachers.names import SUFFIXES, member_name, natural_key
+from ensemble_distill.teachers.names import SUFFIXES, member_name
 from ensemble_distill.teachers.teacher import Context, Teacher
 
 FACTORY = "from torch import nn\ndef make():\n    return nn.Linear(2, 3)\n"
