@@ -166,12 +166,9 @@ class InputColumns:
         return [f"{name}={value}" for value in (values if self.encoding == "one-hot" else ["|".join(values)])]
 
     def to_json(self) -> dict[str, Any]:
-        if self.images is not None:
-            return {"images": self.images}
-        if self.text is not None:
-            return {"text": self.text}
-        if self.array is not None:
-            return {"array": self.array}
+        for key in ("images", "text", "array"):
+            if (column := getattr(self, key)) is not None:
+                return {key: column}
         kinds = {name: list(values) for name, values in self.categories.items()}
         return {"inputs": list(self.inputs), "categories": kinds, "encoding": self.encoding}
 
