@@ -83,10 +83,14 @@ class Parts:
 
     def drop(self, place: str = "") -> None:
         """Remove the parts of records that stand in a place, or all."""
-        self._open.clear()  # open files cannot be removed everywhere
+        self.forget()  # open files cannot be removed everywhere
         self._held.clear()
-        self._found.clear()
         remove_tree(self._folder(place), within=self.folder)
+
+    def forget(self) -> None:
+        """Look again where a block is the next time that it is asked for: others write here, too."""
+        self._open.clear()
+        self._found.clear()
 
     def _folder(self, place: str) -> Path:
         return self.folder / PARTS / place

@@ -81,14 +81,16 @@ class Writer:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         """Makes the folder a cache, and first of all makes it where there is none."""
         make_folder(folder)
-        self.folder = folder
+        self._begin(folder, manifest)
         there = dict(self._present(manifest))
         unanswered = {key: rows for key, rows in manifest.unanswered.items() if key in there}
         self.manifest = replace(manifest, records=there, unanswered=unanswered)
-        self._parts = Parts(folder)
         for path in leftovers(folder):
             remove_file(path, within=folder)
         self.manifest.save(folder)
+
+    def _begin(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest, self._parts = folder, manifest, Parts(folder)
 
     def _present(self, manifest: Manifest) -> Iterator[tuple[Key, str]]:
         """The noted records whose file is there; a deleted (because damaged) one is computed again, and with inputs or
@@ -126,6 +128,9 @@ class Writer:
     def put(self, block: Block, records: Mapping[AnyKey, NDArray[np.void]]) -> None:
         """Store a block of records that stand in one place; on return they survive a crash."""
         self._parts.put(block, records)
+
+    def complete(self, cut: Sequence[Block], keys: Sequence[Key]) -> None:
+        """Called when every block was put: where several processes did, they wait for each other."""
 
     def written(self, key: Key, cut: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.void]]]:
         """A record block by block, from its parts; every block must have been put."""

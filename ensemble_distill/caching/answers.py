@@ -18,6 +18,7 @@ from ensemble_distill.caching.probe import asked_as
 from ensemble_distill.caching.sampling import Sampling, draw_keys
 from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.runtime import ranks
 from ensemble_distill.teachers.answering import Inputs
 
 
@@ -61,8 +62,8 @@ def cache_answers(
         made = draw_keys(writer, todo, samples, panel.facts)
         sampling = Sampling(writer, name, plan, panel)
         fill(writer, rows, made, sampling, asking, told)
-    ask_again(writer, name, rows, todo, panel)
-    refuse_other_meaning(writer, name, plan.source, todo, panel)
+    ranks.of_first(lambda: ask_again(writer, name, rows, todo, panel))
+    ranks.of_first(lambda: refuse_other_meaning(writer, name, plan.source, todo, panel))
     writer.join(made, len(plan.source), asking.batch_size)
     asking.progress.finish()
     for remark in sampling.remarks() if samples is not None else ():

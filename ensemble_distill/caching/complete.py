@@ -12,6 +12,7 @@ from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import unneeded
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import Member
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -43,7 +44,10 @@ def keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator
 def held(
     folder: Path, plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher], overwrite: bool
 ) -> AbstractContextManager[None]:
-    """The cache's lock. A complete one is not locked, since nothing is written: it may be read-only, or in use."""
+    """The cache's lock, which the first of several processes holds for all. A complete one is not locked, since nothing
+    is written: it may be read-only, or in use."""
+    if not ranks.is_first():
+        return nullcontext()
     complete = (
         not overwrite
         and is_cache(folder)

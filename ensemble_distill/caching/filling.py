@@ -18,7 +18,12 @@ from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.seen import Seen, loaded
 from ensemble_distill.data.rows import ViewedRows
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.ranks import Rank
 from ensemble_distill.teachers.answering import Inputs
+
+Piece = tuple[Block, tuple[AnyKey, ...]]  # a block, and records that lack it
 
 
 class Maker(Protocol[AnyKey]):
@@ -36,19 +41,55 @@ class Maker(Protocol[AnyKey]):
 def fill(
     writer: Writer, rows: ViewedRows, todo: Sequence[AnyKey], maker: Maker[AnyKey], asking: Asking, told: str
 ) -> None:
-    """Put every block that some of these records, of one place, still lack; they are not joined yet.
+    """Put every block that some of these records, of one place, still lack; they are not joined yet. Several processes
+    put whole blocks each.
 
     Args:
         told: what goes on, for the progress.
     """
     cut = blocks(len(rows.source), asking.batch_size)
-    missing = {block: writer.missing(block, todo) for block in cut}
-    done = sum(block.stop - block.start for block, lacking in missing.items() if not lacking)
-    asking.progress.start(told, total=len(rows.source), unit="rows", done=done)
+    missing = ranks.of_first(lambda: [(block, writer.missing(block, todo)) for block in cut])
+    work = [(block, lacking) for block, lacking in missing if lacking]
+    total, left = len(rows.source), sum(block.stop - block.start for block, _ in work)
+    asking.progress.start(told, total=total, unit="rows", done=total - left)
+    own = dealt(work, ranks.current()) if ranks.several() else work
+    pace = _Pace(asking.progress, left, sum(block.stop - block.start for block, _ in own))
     # rows that miss the same records go through one loader; only a pass resumed with other members has several
-    for lacking, group in itertools.groupby(cut, key=lambda block: missing[block]):
-        if lacking:
-            _fill(writer, rows, lacking, list(group), maker, asking)
+    for lacking, group in itertools.groupby(own, key=lambda piece: piece[1]):
+        _fill(writer, rows, lacking, [block for block, _ in group], maker, asking, pace)
+    writer.complete(cut, todo)
+
+
+def dealt(work: Sequence[Piece[AnyKey]], rank: Rank) -> list[Piece[AnyKey]]:
+    """Of blocks with the records that they lack, this rank's. Where there are fewer than ranks, a block's views are
+    dealt out, too: the records of one view stay together, since ids are drawn from all members that are asked."""
+    pieces = list(work)
+    parts = -(-rank.world // max(1, len(pieces)))
+    if parts > 1:
+        pieces = [piece for block, lacking in pieces for piece in _by_views(block, lacking, parts)]
+    return pieces[rank.index :: rank.world]
+
+
+def _by_views(block: Block, lacking: Sequence[AnyKey], parts: int) -> list[Piece[AnyKey]]:
+    views = sorted({key.view for key in lacking})
+    found = []
+    for index in range(parts):
+        own = set(Rank(index, parts).share(views))
+        if own:
+            found.append((block, tuple(key for key in lacking if key.view in own)))
+    return found
+
+
+class _Pace:
+    """Tells of this process's rows as of all, which take about as long."""
+
+    def __init__(self, progress: Progress, left: int, own: int) -> None:
+        self.progress, self.left, self.own, self.done = progress, left, own, 0
+
+    def advance(self, rows: int) -> None:
+        before = self.left * self.done // self.own
+        self.done += rows
+        self.progress.advance(self.left * self.done // self.own - before)
 
 
 def _fill(
@@ -58,6 +99,7 @@ def _fill(
     cut: Sequence[Block],
     maker: Maker[AnyKey],
     asking: Asking,
+    pace: _Pace,
 ) -> None:
     batched = [batch for block in cut for batch in block.batches(asking.batch_size)]
     views, inputs = sorted({key.view for key in keys}), maker.wants(keys)
@@ -67,5 +109,5 @@ def _fill(
         for batch, seen in itertools.islice(stream, len(block.batches(asking.batch_size))):
             for key, records in maker.make(keys, batch, seen).items():
                 made[key].append(records)
-            asking.progress.advance(len(batch))
+            pace.advance(len(batch))
         writer.put(block, {key: np.concatenate(parts) for key, parts in made.items()})

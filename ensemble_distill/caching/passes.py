@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import FILES, NAME, Manifest, as_recorded, is_cache
 from ensemble_distill.cache.record_key import inputs_place
+from ensemble_distill.cache.shared_writer import open_writer
 from ensemble_distill.cache.writer import Writer, clean, drop_drawn
 from ensemble_distill.caching.answers import cache_answers
 from ensemble_distill.caching.complete import keys
@@ -21,10 +22,13 @@ from ensemble_distill.caching.replay import check_samples, keep_samples
 from ensemble_distill.caching.storing import samples_of, tell_drawn
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import AnyPreprocessing, Preprocessing
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import clear_folder
+from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.runtime.versions import library_versions
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.checks.logits import FLOOR
+from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Teacher
 
 
@@ -48,10 +52,43 @@ def cache_outputs(
         EdistillError: the folder holds a cache of other data, views, members or storage; members disagree in
             their classes; an output is not finite; a row does not decode.
     """
+    opened: list[Answering] = []  # they stay in their process
+
+    def begun() -> tuple[Manifest, Mapping[str, int]] | None:
+        return _begun(folder, task, splits, teachers, asking, overwrite, opened)
+
+    ranks.wait()  # all have read what is there, before the first one changes it
+    if (found := ranks.of_first(begun)) is None:
+        return 0
+    settled, drawn = found
+    members = opened or _opened_as_well(task, splits, teachers, settled)
+    writer = open_writer(folder, settled)
+    before = len(writer.manifest.records)
+    for member in members:
+        member.to(asking.device)
+    for name, plan in splits.items():
+        _cache_split(writer, name, plan, Panel(members, replace(asking, drawn=drawn)))
+    return len(writer.manifest.records) - before
+
+
+def _begun(
+    folder: Path,
+    task: type[Task],
+    splits: Mapping[str, SplitPlan],
+    teachers: Sequence[Teacher],
+    asking: Asking,
+    overwrite: bool,
+    opened: list[Answering],
+) -> tuple[Manifest, Mapping[str, int]] | None:
+    """What a pass begins with, after all that is refused: the manifest, and how many ids a position are drawn of which
+    splits. None where there is nothing to do.
+
+    Args:
+        opened: is given the members.
+    """
     there = Manifest.load(folder) if is_cache(folder) and not overwrite else None
-    kinds = {plan.source.kind for plan in splits.values()}
     if there is not None:
-        teachers = [replace(one, member=as_recorded(there.members, one.member, kinds)) for one in teachers]
+        teachers = _as_recorded(there, splits, teachers)
     asked = _asked(task, splits, teachers, asking)
     manifest = asked if there is None else extended(folder, there, asked)
     for name, plan in splits.items():
@@ -59,28 +96,37 @@ def cache_outputs(
         refuse_other_sizes(name, plan, manifest)
         if manifest.holds(name):  # first, since a member answers other inputs otherwise too
             check_samples(folder, name, plan.rows(), plan.count)
-    members = open_members(task, splits, teachers, manifest.classes if manifest.answers else None, asking.progress)
-    settled = replace(manifest, answer=probe(folder, manifest, splits, members))
-    asking = replace(asking, drawn=samples_of(folder, settled, splits, asking))
+    classes = manifest.classes if manifest.answers else None
+    opened += open_members(task, splits, teachers, classes, asking.progress)
+    settled = replace(manifest, answer=probe(folder, manifest, splits, opened))
+    drawn = samples_of(folder, settled, splits, asking)
     if there is not None and _is_whole(folder, manifest, splits):
         if manifest != there:  # a member that failed is gone
             manifest.save(folder)
         clean(folder)  # after a pass that died when it was all but done
-        return 0
-    tell_drawn(settled, splits, asking.drawn, asking.progress)
-    refuse_no_room(folder, settled, splits, asking)
+        return None
+    tell_drawn(settled, splits, drawn, asking.progress)
+    refuse_no_room(folder, settled, splits, replace(asking, drawn=drawn))
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
     for key in settled.drawn:  # of a first pass that ended before its first record, and is stored otherwise now
-        if key.split in splits and key.split not in asking.drawn:
+        if key.split in splits and key.split not in drawn:
             settled = drop_drawn(folder, settled, key)
-    writer = Writer(folder, settled)
-    before = len(writer.manifest.records)
-    for member in members:
-        member.to(asking.device)
-    for name, plan in splits.items():
-        _cache_split(writer, name, plan, Panel(members, asking))
-    return len(writer.manifest.records) - before
+    return settled, drawn
+
+
+def _opened_as_well(
+    task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], settled: Manifest
+) -> list[Answering]:
+    """The members of a process that is not the first."""
+    classes = settled.classes if settled.answers else None
+    return open_members(task, splits, _as_recorded(settled, splits, teachers), classes, Silent())
+
+
+def _as_recorded(there: Manifest, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher]) -> list[Teacher]:
+    """The teachers as a cache knows them."""
+    kinds = {plan.source.kind for plan in splits.values()}
+    return [replace(one, member=as_recorded(there.members, one.member, kinds)) for one in teachers]
 
 
 def _asked(task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], asking: Asking) -> Manifest:
@@ -112,7 +158,8 @@ def _cache_split(writer: Writer, name: str, plan: SplitPlan, panel: Panel) -> No
         writer.drop_parts(name)
         writer.drop_parts(inputs_place(name))
         return
-    keep_samples(writer.folder, name, plan.rows(), plan.count, _to_replay(plan, panel))
+    if ranks.is_first():
+        keep_samples(writer.folder, name, plan.rows(), plan.count, _to_replay(plan, panel))
     inputs = push_inputs(writer, name, plan, sorted({key.view for key in todo}), panel)
     cache_answers(writer, name, plan, todo, panel, inputs)
 

@@ -8,6 +8,7 @@ are. That stays unbiased, but nothing bounds its weights any more, so their size
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import Member
+from ensemble_distill.runtime import ranks
 from ensemble_distill.teachers.answering import Inputs
 
 
@@ -142,13 +144,19 @@ class Sampling:
         self.told[name] = (count + t.size, total + float((ratio * over).sum()), max(largest, float(ratio.max())))
 
     def remarks(self) -> list[str]:
-        """What to tell of members that came later: how well the ids of the others stand for them."""
+        """What to tell of members that came later: how well the ids of the others stand for them. Every rank has to
+        call it."""
+        told: dict[str, tuple[int, float, float]] = {}
+        for of_rank in ranks.of_each(self.told):
+            for name, (count, total, largest) in of_rank.items():
+                before = told.get(name, (0, 0.0, 0.0))
+                told[name] = (before[0] + count, before[1] + total, max(before[2], largest))
         return [
             f"Member {name} came after the ids of {self.split} were drawn, and is asked about those. Its weights sum "
             f"to {total / count:.3f} a position (1 on average), and it takes one for up to {largest:.3g} times as "
             "likely as those did that were drawn from, whose own bound is their number. To draw from all, run edistill "
             "cache-logits --overwrite."
-            for name, (count, total, largest) in self.told.items()
+            for name, (count, total, largest) in told.items()
         ]
 
 
@@ -163,7 +171,7 @@ def draw_keys(writer: Writer, todo: Sequence[RecordKey], samples: int, members: 
     draws = [key for key in wanted if key not in writer.manifest.records]
     _note(writer, draws, samples, members)
     for key in draws:
-        _drop_orphans(writer, key, todo)
+        ranks.of_first(partial(_drop_orphans, writer, key, todo))
     return [*draws, *todo]
 
 

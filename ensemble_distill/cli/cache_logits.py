@@ -13,7 +13,9 @@ from ensemble_distill.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "cache-logits", ["cache.dtype", "cache.batch-size", "train.device", "train.workers", "limit"])
+    flags = ["cache.dtype", "cache.batch-size", "train.device", "train.workers", "limit"]
+
+    @command(app, "cache-logits", flags, shared=True)
     def cache_logits(
         settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False
     ) -> None:

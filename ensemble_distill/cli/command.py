@@ -14,6 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ensemble_distill.cli import render
+from ensemble_distill.cli.ranks import together
 from ensemble_distill.cli.statuses import exit_statuses
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.settings import Settings, load_settings
@@ -34,7 +35,13 @@ Trust = Annotated[
 
 
 def command(
-    app: typer.Typer, name: str, flags: Sequence[str] = (), *, settings: bool = True, long: bool = True
+    app: typer.Typer,
+    name: str,
+    flags: Sequence[str] = (),
+    *,
+    settings: bool = True,
+    long: bool = True,
+    shared: bool = False,
 ) -> Callable[[Callable[..., None]], None]:
     """Register a function as the command `name`.
 
@@ -42,6 +49,7 @@ def command(
         flags: dotted keys of `Settings` that become flags of their own, for instance "train.epochs".
         settings: whether the command reads `edistill.toml`; then the function's first parameter is `Settings`.
         long: whether it may take long, and so has progress to leave out by `--quiet`.
+        shared: whether all processes of torchrun take part; else the first one does it alone.
     """
 
     def register(function: Callable[..., None]) -> None:
@@ -50,7 +58,7 @@ def command(
         made = {_parameter_name(key): key for key in flags}
 
         def run(**given: Any) -> None:
-            with exit_statuses(), render.result_apart(given.pop("quiet", False)):
+            with exit_statuses(), together(shared) as runs, render.result_apart(given.pop("quiet", False)):
                 if settings:
                     file = given.pop("config_file")
                     overrides = dict(parse_assignment(text) for text in given.pop("assignments") or ())
@@ -58,7 +66,8 @@ def command(
                         key: _value(key, v) for n, key in made.items() if (v := given.pop(n)) not in (None, [])
                     }
                     given["settings"] = load_settings(file, overrides)
-                function(**given)
+                if runs:
+                    function(**given)
 
         parameters = own
         if settings:

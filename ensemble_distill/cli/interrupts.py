@@ -52,8 +52,14 @@ def told() -> str:
 def tell() -> None:
     """Say that the command was interrupted; from now on another signal says nothing more."""
     _become(_leave)
-    sys.stderr.write(f"{told()}\n")
-    sys.stderr.flush()
+    if _speaks():
+        sys.stderr.write(f"{told()}\n")
+        sys.stderr.flush()
+
+
+def _speaks() -> bool:
+    """Of several processes, which all get the signal, the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -93,7 +99,8 @@ def _first(number: int, _: Any) -> None:
 
 def _second(*_: Any) -> None:
     """The first is still being handled. Files are whole or absent whenever the process dies, so it can go at once."""
-    os.write(2, f"{told()}\n".encode())  # the stream itself may be in use: this ran between any two steps
+    if _speaks():
+        os.write(2, f"{told()}\n".encode())  # the stream itself may be in use: this ran between any two steps
     os._exit(status())
 
 

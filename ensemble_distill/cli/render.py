@@ -11,8 +11,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from csv import writer as csv_writer
 from pathlib import Path
 from typing import Any, TextIO
@@ -72,6 +72,22 @@ def result_apart(quiet: bool = False) -> Iterator[None]:
             yield
     finally:
         (_result, _quiet), warnings.showwarning = before, shown
+
+
+@contextmanager
+def silenced(silent: bool) -> Iterator[Callable[[str], None]]:
+    """Where `silent`, nothing is shown meanwhile: another process speaks. Yields what shows an error all the same."""
+    loud = sys.stderr
+
+    def tell(text: str) -> None:
+        with redirect_stderr(loud):
+            fail(text)
+
+    if not silent:
+        yield tell
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield tell
 
 
 def ready() -> None:

@@ -36,7 +36,9 @@ FLAGS += ["channels-last", "amp", "amp-dtype", "model-ema", "model-ema-decay", "
 
 
 def register(app: typer.Typer) -> None:
-    @command(app, "train", [f"train.{name}" for name in FLAGS] + ["student.share", "output.name", "limit"])
+    flags = [f"train.{name}" for name in FLAGS] + ["student.share", "output.name", "limit"]
+
+    @command(app, "train", flags, shared=True)
     def train(settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False) -> None:
         """Train a student from the cache.
 

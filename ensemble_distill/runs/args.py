@@ -14,7 +14,7 @@ from ensemble_distill.settings import Settings, load_settings, settings_toml
 from ensemble_distill.settings.teachers import of_members
 
 # what may change between a run and its continuation without making it another run
-FREE = {"train.device", "train.workers", "train.checkpoint-minutes"}
+FREE = {"train.device", "train.workers", "train.checkpoint-minutes", "train.peer-timeout"}
 
 
 def settings_content(settings: Settings, folder: Path) -> bytes:

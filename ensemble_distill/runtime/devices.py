@@ -7,18 +7,49 @@ import os
 import torch
 
 from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.ranks import Rank
 
 
 def resolve(name: str) -> torch.device:
-    """The torch device of that name; "auto" is the first CUDA device, else Apple's, else the CPU.
+    """The torch device of that name; "auto" is the first CUDA device, else Apple's, else the CPU. Of several processes
+    on a machine each has a CUDA device of its own.
 
     Raises:
-        EdistillError: the name is unknown to torch or the device is not there.
+        EdistillError: the name is unknown to torch or the device is not there; or several processes would share it.
     """
+    if (local := ranks.local()).world > 1 or ranks.current().world > 1:
+        return _own(name, local)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return _named(name)
+
+
+def _own(name: str, local: Rank) -> torch.device:
+    """The device of one of several processes, the current one of CUDA from now on."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _named(name)
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise EdistillError(
+            f"train.device is {name!r}, and each process of torchrun has a device of its own: cuda means one each. Use "
+            "--device cuda, cpu or auto."
+        )
+    if local.world > (count := torch.cuda.device_count()):
+        raise EdistillError(
+            f"torchrun started {local.world} processes on this machine, which has {count} CUDA devices. Start with "
+            f"--nproc-per-node {count}, or use --device cpu."
+        )
+    own = torch.device("cuda", local.index)
+    torch.cuda.set_device(own)
+    return own
+
+
+def _named(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -1,15 +1,23 @@
-"""Which of how many processes this one is, as torchrun says it."""
+"""Which of how many processes this one is, as torchrun says it, and what they do together.
+
+All that several processes do differently from one is asked here. Where there is one process, and where the first one
+does something on behalf of all (`of_first`), every function answers as for one.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ensemble_distill.errors import EdistillError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,15 @@ class Rank:
     index: int = 0
     world: int = 1
 
+    def share(self, items: list[T]) -> list[T]:
+        """This rank's part of a list, of which all ranks' parts are one after the other; their sizes differ by 1 at
+        most."""
+        count = len(items)
+        return items[self.index * count // self.world : (self.index + 1) * count // self.world]
+
 
 ALONE = Rank()
+_apart = False  # whether the first process does something on behalf of all just now
 
 
 def current() -> Rank:
@@ -28,6 +43,14 @@ def current() -> Rank:
     index, world = (_number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if not 0 <= index < world:
         raise EdistillError(f"The environment has RANK {index} of WORLD_SIZE {world}. Unset both.")
+    return Rank(index, world)
+
+
+def local() -> Rank:
+    """The same among the processes of this machine."""
+    index, world = (_number(name, default) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
+    if not 0 <= index < world:
+        raise EdistillError(f"The environment has LOCAL_RANK {index} of LOCAL_WORLD_SIZE {world}. Unset both.")
     return Rank(index, world)
 
 
@@ -41,26 +64,104 @@ def _number(name: str, default: int) -> int:
         ) from None
 
 
+# --- one for all ----------------------------------------------------------------------------------------------------
+
+
+def several() -> bool:
+    """Whether other processes are to be asked."""
+    if _apart or current().world == 1:
+        return False
+    from torch import distributed
+
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return not several() or current().index == 0
+
+
+def of_first(made: Callable[[], T]) -> T:
+    """What the first process makes, which the others wait for. Every rank has to call it; meanwhile the first one is
+    as if it were alone."""
+    if not several():
+        return made()
+    from torch import device, distributed
+
+    found: list[T | None] = [None]
+    if current().index == 0:
+        with _alone():
+            found[0] = made()
+    distributed.broadcast_object_list(found, src=0, device=device("cpu"))
+    return found[0]  # type: ignore[return-value]  # what the first one made
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
+def of_each(own: T) -> list[T]:
+    """What every rank has, in their order. Every rank has to call it."""
+    if not several():
+        return [own]
+    from torch import distributed
+
+    found: list[T | None] = [None] * current().world
+    distributed.all_gather_object(found, own)
+    return found  # type: ignore[return-value]
+
+
+def wait() -> None:
+    """Go on when every rank has come here."""
+    of_each(None)
+
+
+def as_first(module: nn.Module) -> None:
+    """Give a module the first process's parameters and buffers. Every rank has to call it."""
+    if not several():
+        return
+    from torch import distributed
+
+    for tensor in module.state_dict().values():
+        distributed.broadcast(tensor, src=0)
+
+
+# --- sums over a batch that all ranks have parts of ----------------------------------------------------------------
+
+
+def mean_of_all(values: Tensor) -> Tensor:
+    """The mean of all numbers of the batch, of which this rank has `values`; as `share_of_all` scales it."""
+    if not several():
+        return values.mean()
+    return share_of_all(values.sum(), values.new_tensor(values.numel()), 1.0)
+
+
 def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
     """This rank's `part` of a sum, divided by the sum of all ranks' `whole`; that divisor is `least` at least.
 
     It is multiplied by the number of ranks, since distributed training averages their gradients: the average is then
     the gradient of one process with all rows. Every rank has to call it, also with nothing of its own.
     """
+    total = whole.detach().clone()
+    if not several():
+        return part / total.clamp_min(least)
     from torch import distributed
 
-    total = whole.detach().clone()
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return part / total.clamp_min(least)
     distributed.all_reduce(total)
     return distributed.get_world_size() * part / total.clamp_min(least)
 
 
 def largest_of_all(own: Tensor) -> Tensor:
     """The largest of every rank's number, which no gradient follows. Every rank has to call it."""
-    from torch import distributed
-
     largest = own.detach().clone()
-    if distributed.is_available() and distributed.is_initialized():
+    if several():
+        from torch import distributed
+
         distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
     return largest

@@ -230,6 +230,9 @@ class TrainSettings(Section):
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto.")
     seed: int = Field(0, ge=0, lt=SEED, description="Seed of the student and of the order of rows.")
     checkpoint_minutes: float = Field(5.0, gt=0, le=LARGE, description="Save for resuming this often within an epoch.")
+    peer_timeout: float = Field(
+        120.0, ge=1, le=LARGE, description="Under torchrun: seconds without a sign of a process until the job ends."
+    )
 
 
 class OutputSettings(Section):

@@ -11,7 +11,9 @@ from ensemble_distill.caching.idle import Caching, tell_idle_caching, warn_of_li
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.caching.report import CacheReport
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import write_text
+from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings, settings_toml
 from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
@@ -39,8 +41,14 @@ def cache_logits(
     Raises:
         EdistillError: the teachers or the data cannot be used, or the cache was made from others.
     """
+    with opened(settings.train.peer_timeout):
+        return _cache_logits(settings, only, overwrite, Workspace(settings, progress or Silent(), trust))
+
+
+def _cache_logits(
+    settings: Settings, only: Collection[str] | None, overwrite: bool, workspace: Workspace
+) -> CacheReport:
     started = time.monotonic()
-    workspace = Workspace(settings, progress or Silent(), trust)
     folder = workspace.cache_folder
     refuse_foreign(folder, NAME, "a cache", "output.cache")
     known = None if overwrite else workspace.cached_names
@@ -63,9 +71,9 @@ def cache_logits(
     )
     with held(folder, plans, teachers, overwrite):
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)
-        if added or not (folder / ARGS).is_file():
+        if ranks.is_first() and (added or not (folder / ARGS).is_file()):
             write_text(folder / ARGS, settings_toml(settings, folder), within=folder)
-    report = CacheReport.of(folder, added, time.monotonic() - started)
+    report = ranks.of_first(lambda: CacheReport.of(folder, added, time.monotonic() - started))
     if only is None and tables and "train" not in report.answered:
         warn_of_little_diversity(settings.views.transform, plans, teachers, workspace.progress)
     return report

@@ -289,7 +289,9 @@ def test_every_flag_of_train_is_a_setting_with_its_help() -> None:
     for name in FLAGS:
         assert f"--{name} " in shown
         assert str(fields[name].description).split()[-1] in shown
-    assert set(fields) - set(FLAGS) == {"checkpoint-minutes", "freeze-bn", "plateau-threshold"}, "reached by --set"
+    assert set(fields) - set(FLAGS) == {"checkpoint-minutes", "freeze-bn", "peer-timeout", "plateau-threshold"}, (
+        "reached by --set"
+    )
 
 
 def test_set_reaches_any_key(quick: Path, asked: list[Settings]) -> None:

@@ -74,7 +74,10 @@ ALWAYS = frozenset(
             f"train.{key}"
             for key in ("epochs", "effort", "batch-size", "workers", "opt", "lr", "sched", "weight-decay")
         ),
-        *(f"train.{key}" for key in ("clip-grad", "amp", "model-ema", "device", "seed", "checkpoint-minutes")),
+        *(
+            f"train.{key}"
+            for key in ("clip-grad", "amp", "model-ema", "device", "seed", "checkpoint-minutes", "peer-timeout")
+        ),
         "method",  # its options: each method says itself which of them do nothing
         *(f"output.{key}" for key in ("cache", "runs", "name")),
         # parts of tables whose own key stands in another table here

@@ -1,0 +1,97 @@
+"""A cache that several processes write together: blocks each of its own, and what is noted the first one alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from ensemble_distill.cache.manifest import NAME, Drawn, Manifest, Pushed
+from ensemble_distill.cache.parts import Block
+from ensemble_distill.cache.record_key import InputKey, Key, SampleKey
+from ensemble_distill.cache.writer import Writer
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.files import sha256_file
+
+LOOK_EVERY = 0.25  # seconds
+LATE = 90.0  # seconds after which a file that another machine wrote is to be seen here: NFS remembers folders for 60
+
+
+class SharedWriter(Writer):
+    """A `Writer` in each of several processes, whose first one holds the cache's lock for all.
+
+    Every process calls every method but `put` and `missing`, in the same order.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Raises: EdistillError where a process does not see the folder of the first one."""
+        if ranks.is_first():
+            super().__init__(folder, manifest)
+        noted = ranks.of_first(lambda: (self.manifest, sha256_file(folder / NAME)))
+        if not ranks.is_first():
+            self._begin(folder, noted[0])
+        if not _seen(lambda: (folder / NAME).is_file() and sha256_file(folder / NAME) == noted[1]):
+            raise EdistillError(
+                f"Process {ranks.current().index} of {ranks.current().world} does not see in {folder} what the first "
+                "one wrote there. Name a folder in output.cache that all machines share."
+            )
+        ranks.wait()  # before the first one writes more
+
+    def note_pushed(self, pushed: Mapping[InputKey, Pushed]) -> None:
+        self._by_first(partial(super().note_pushed, pushed))
+
+    def note_drawn(self, drawn: Mapping[SampleKey, Drawn]) -> None:
+        self._by_first(partial(super().note_drawn, drawn))
+
+    def complete(self, cut: Sequence[Block], keys: Sequence[Key]) -> None:
+        """Wait until all have put their blocks, and the first one sees them.
+
+        Raises:
+            EdistillError: it does not see one.
+        """
+        ranks.wait()
+
+        def seen() -> bool:
+            self._parts.forget()
+            return not any(self.missing(block, keys) for block in cut)
+
+        def wait() -> None:
+            if not _seen(seen):
+                lacking = next(block for block in cut if self.missing(block, keys))
+                raise EdistillError(
+                    f"Rows {lacking.start} to {lacking.stop - 1} of {keys[0].split} are written, and not to be seen in "
+                    f"{self.folder}. Name a folder in output.cache that all machines share."
+                )
+
+        ranks.of_first(wait)
+
+    def join(self, keys: Sequence[Key], rows: int, batch_size: int) -> None:
+        self._by_first(partial(super().join, keys, rows, batch_size))
+
+    def drop_parts(self, place: str) -> None:
+        self._by_first(partial(super().drop_parts, place))
+
+    def _by_first(self, change: Callable[[], None]) -> None:
+        def changed() -> Manifest:
+            change()
+            return self.manifest
+
+        self.manifest = ranks.of_first(changed)
+        self._parts.forget()  # what another process changed
+
+
+def _seen(there: Callable[[], bool]) -> bool:
+    """Whether something is there, or comes soon."""
+    until = time.monotonic() + LATE
+    while not there():
+        if time.monotonic() > until:
+            return False
+        time.sleep(LOOK_EVERY)
+    return True
+
+
+def open_writer(folder: Path, manifest: Manifest) -> Writer:
+    """The writer of a cache, which several processes share where there are several."""
+    return SharedWriter(folder, manifest) if ranks.several() else Writer(folder, manifest)

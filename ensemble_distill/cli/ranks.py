@@ -1,0 +1,36 @@
+"""A command in several processes of torchrun: the first one speaks, and of a failure the one whose failure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from ensemble_distill.cli import interrupts, render
+from ensemble_distill.runtime import job, ranks
+
+
+@contextmanager
+def together(shared: bool) -> Iterator[bool]:
+    """Yields whether this process is to run the command.
+
+    Args:
+        shared: whether all take part in it; else the first one runs it, and the others wait.
+    """
+    rank = ranks.current()
+    if rank.world == 1:
+        yield True
+        return
+    ended: typer.Exit | typer.Abort | None = None
+    try:
+        with render.silenced(rank.index != 0) as tell, job.opened(tell=tell):
+            try:
+                yield shared or rank.index == 0
+            except (typer.Exit, typer.Abort) as end:  # of a command that is done
+                ended = end
+    except job.EndedError as end:
+        interrupted = isinstance(end.__cause__, KeyboardInterrupt)
+        raise typer.Exit(interrupts.status() if interrupted else job.STATUS) from None
+    if ended is not None:
+        raise ended

@@ -1,0 +1,126 @@
+"""Several processes as torchrun starts them, in little of its time: they are forked from one that has imported all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensemble_distill.runtime import job
+
+IMPORTED = ("ranks_helpers", "tiny", "ensemble_distill.workflows.train", "ensemble_distill.workflows.cache_logits")
+WITHIN = 60.0  # seconds until processes are hung
+BEAT = 0.1
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(list(IMPORTED))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended.
+
+    Attributes:
+        status: of its exit, negative for a signal.
+        result: what it returned; None of one that did not.
+        error: the text of what it raised, after the name of its class.
+    """
+
+    status: int
+    result: Any = None
+    error: str = ""
+
+
+def in_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Ended]:
+    """Call a function of a module in `world` processes, and say how each ended. None of them may hang."""
+    distributed: Any = torch.distributed
+    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    started = []
+    for index in range(world):
+        ours, theirs = _context.Pipe(duplex=False)
+        process = _context.Process(target=_one, args=(index, world, store.port, theirs, function, arguments))
+        process.start()
+        theirs.close()
+        started.append((process, ours))
+    return [_ended(process, ours) for process, ours in started]
+
+
+def _ended(process: Any, ours: Connection) -> Ended:
+    try:
+        found = ours.recv() if ours.poll(WITHIN) else {"error": "it hangs"}
+    except EOFError:
+        found = {}
+    process.join(WITHIN)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return Ended(0, error="it hangs")
+    return Ended(process.exitcode, **found)
+
+
+def _one(index: int, world: int, port: int, theirs: Connection, function: Callable[..., Any], arguments: Any) -> None:
+    of_torchrun = {"RANK": index, "WORLD_SIZE": world, "LOCAL_RANK": index, "LOCAL_WORLD_SIZE": world}
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ.update({name: str(value) for name, value in (of_torchrun | address).items()})
+    torch.set_num_threads(1)
+    job.BEAT = BEAT
+    try:
+        found = {"result": function(*arguments)}
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+    theirs.send(found)
+    theirs.close()
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command in a process wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+def commands(world: int, folder: Path, *command: str, before: Callable[[], None] | None = None) -> list[Said]:
+    """`edistill` in `world` processes, in a working folder.
+
+    Args:
+        before: is called in each of them first.
+    """
+    written = folder.parent / "written"
+    written.mkdir(exist_ok=True)
+    ended = in_ranks(world, _command, folder, written, command, before)
+    return [
+        Said(one.status, *((written / f"{name}-{index}").read_text() for name in ("out", "err")))
+        for index, one in enumerate(ended)
+    ]
+
+
+def _command(folder: Path, written: Path, command: tuple[str, ...], before: Callable[[], None] | None) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        descriptor = os.open(written / f"{name}-{os.environ['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # of a forked process they may be anything
+    os.chdir(folder)
+    if before is not None:
+        before()
+    from ensemble_distill.cli.app import app
+
+    sys.argv = ["edistill", *command]
+    try:
+        app()
+    except SystemExit as error:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code if isinstance(error.code, int) else 0)
