@@ -150,6 +150,13 @@ def made_from(record: Record) -> list[tuple[str, str]]:
     ]
 
 
+def reference(of: Record | None) -> str:
+    """Of how many calibration rows an exported file has thresholds, and which options they serve."""
+    if of is None:
+        return ""
+    return f"{of['rows']:,} calibration rows, for --coverage{' and --alpha' if of['labels'] else ''}"
+
+
 def versions(of: Record) -> str:
     return ", ".join(f"{name} {of[name]}" for name in ("edistill", "torch", "timm") if name in of)
 

@@ -63,7 +63,26 @@ def register(app: typer.Typer) -> None:
             float | None,
             typer.Option(help="Mark the rows that are more uncertain than this.", show_default=False),
         ] = None,
-        abstain_by: Annotated[By, typer.Option(help="The uncertainty by which they are.")] = By.total,
+        coverage: Annotated[
+            float | None,
+            typer.Option(
+                help="Mark those more uncertain than this share of the calibration rows, 0.9 say.", show_default=False
+            ),
+        ] = None,
+        abstain_by: Annotated[
+            By | None,
+            typer.Option(
+                help="The uncertainty by which they are; default total, with --coverage the model's if there is one.",
+                show_default=False,
+            ),
+        ] = None,
+        alpha: Annotated[
+            float | None,
+            typer.Option(
+                help="Add the classes, labels or interval that miss the truth of this share of rows at most.",
+                show_default=False,
+            ),
+        ] = None,
         overwrite: Over = False,
         changed: Changed = False,
         config_file: Annotated[
@@ -89,7 +108,9 @@ def register(app: typer.Typer) -> None:
                 style=None if asked is None else asked.value,
                 heads=heads,
                 abstain_above=abstain_above,
-                abstain_by=abstain_by.value,
+                coverage=coverage,
+                abstain_by=None if abstain_by is None else abstain_by.value,
+                alpha=alpha,
                 overwrite=overwrite,
                 changed=changed,
                 columns=None if settings is None else settings.data.columns,

@@ -10,9 +10,11 @@ from typing import Any
 from ensemble_distill.evaluation.names import CONTROLS, ENSEMBLE, MEMBER, SHARED, STUDENT, TOTAL
 from ensemble_distill.evaluation.result import SCHEMA, Evaluation, Models
 from ensemble_distill.evaluation.worth import COSTS, RUNGS, Worth, cost_shares
+from ensemble_distill.runs.folder import generation_name
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures
 from ensemble_distill.tasks.task import Task
 
+GENERATION = generation_name("")
 NEAR = ("worth", "fidelity")  # sections of how near models are to the ensemble
 
 
@@ -21,7 +23,8 @@ class Line:
     """One figure of every model.
 
     Attributes:
-        section: "worth", "fidelity", "quality", "uncertainty", "ood/NAME", "cost" or "shifts/NAME/SEVERITY".
+        section: "worth", "fidelity", "quality", "uncertainty", "ood/NAME", "cost", "kept/COVERAGE", "conformal/ALPHA"
+            or "shifts/NAME/SEVERITY".
         figure: as the document names it.
         models: a column each.
         values: one for each model; None where the figure does not apply.
@@ -135,6 +138,11 @@ def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
     for name, models in run.ood.items():
         yield f"ood/{name}", models
     yield "cost", run.cost
+    if run.selective is not None:
+        nobody: Models = dict.fromkeys(run.chain_fidelity or ())
+        last = [name for name in nobody if name.startswith(GENERATION)][-1:]  # whose figures those of a chain are
+        for section, figures in run.selective.sections():
+            yield section, {**nobody, **dict.fromkeys([STUDENT, *last], figures)}
     for shift, severities in (run.shifts or {}).items():
         for severity, models in severities.items():
             yield f"shifts/{shift}/{severity}", models

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +14,11 @@ from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER, STUDENT, SUBENSE
 from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.paired import Figured, Rows
 from ensemble_distill.evaluation.result import Answering, Evaluation
+from ensemble_distill.evaluation.selective import Selective, selective
 from ensemble_distill.evaluation.worth import Worth, worth
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.figures import Figures, Values
+from ensemble_distill.tasks.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Measured:
         levels: what the severities of each shift mean.
         costs: of each model that is at hand.
         choice: the positions of the members of each sub-ensemble, and who finds others.
+        references: what the student of each run says of the calibration rows; none where there are none.
     """
 
     task: Task
@@ -44,6 +47,7 @@ class Measured:
     levels: Mapping[str, tuple[str, ...]]
     costs: Mapping[Model, Figures]
     choice: Choice
+    references: Sequence[Reference] = ()
 
     def evaluation(
         self, index: int, named: str, calibrated: bool, chain: Mapping[str, Model] | None = None
@@ -86,6 +90,7 @@ class Measured:
             worth=worths,
             instead=None if worths is None else self._instead(worths[STUDENT]),
             answering=self._answering,
+            selective=self._selective(index),
             shifts=None
             if self.shifts is None
             else {
@@ -164,6 +169,11 @@ class Measured:
             return None
         best = self.choice.search.best(max(1, int(student.cost_in_members)))
         return None if best is None else tuple(self.members[at] for at in best)
+
+    def _selective(self, index: int) -> Selective | None:
+        if not self.references:
+            return None
+        return selective(self.task, self.references[index], self.main.models[index], self.main.conformal[index])
 
     def _controls(self, index: int) -> dict[str, Figures]:
         main = self.main

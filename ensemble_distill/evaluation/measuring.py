@@ -25,6 +25,7 @@ from ensemble_distill.evaluation.ladder import Climb
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER
 from ensemble_distill.evaluation.offsets import Offsets
 from ensemble_distill.evaluation.rows import Answers, concatenate, fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.selective import conformal_rows
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.evaluation.worth import Ladder
 from ensemble_distill.facts import AnyPreprocessing
@@ -32,6 +33,7 @@ from ensemble_distill.predictive.answered import answered, answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks.figures import Figures, Values
+from ensemble_distill.tasks.reference import Reference
 
 # A model's name in `names`, the name of an average of students, or the position of the run whose student it is.
 Model = str | int
@@ -51,6 +53,7 @@ class SplitValues:
         ladder: what sub-ensembles get. None where at most one member answers a row, and on rows that have no controls.
         rows: the row that each answer is of, (A,).
         heads: of each student; empty on rows that have no controls.
+        conformal: of each student; see `conformal_rows`. Empty on rows that have no controls.
         answering: how many members answer each row, (N,); None where all answer every row.
         unanswered: rows that no member answers, which are left out.
     """
@@ -63,6 +66,7 @@ class SplitValues:
     ladder: Ladder | None
     rows: NDArray[np.int64]
     heads: Mapping[int, EachHead]
+    conformal: Mapping[int, Values]
     answering: NDArray[np.int64] | None = None
     unanswered: int = 0
 
@@ -77,6 +81,7 @@ class Bench:
         averages: ensembles of the students by name, each with the positions of their runs.
         chosen: sub-ensembles by name, each with the positions of its members.
         progress: is told how far a pass is.
+        references: what each student says of the calibration rows, where there are any.
     """
 
     ensemble: Ensemble
@@ -84,6 +89,7 @@ class Bench:
     averages: Mapping[str, Sequence[int]]
     chosen: Chosen
     progress: Progress
+    references: Sequence[Reference] = ()
 
     def on(self, split: str, source: Source) -> SplitValues:
         """Every model on a configured split. OOD sets have no controls, and their labels mean nothing."""
@@ -156,6 +162,8 @@ class Bench:
                     offsets.add(outputs, students)
                     for index, student in students.items():
                         found.heads[index].add(found.rows[-1], ensemble, student)
+                    for index, reference in enumerate(self.references):
+                        found.conformal[index].append(conformal_rows(task, reference, students[index], y))
                 if splits:
                     pairs = [[self.ensemble.predictive(outputs, half) for half in pair] for pair in splits]
                     found.halves.append(halves_rows(pairs))
@@ -219,6 +227,7 @@ class _Found:
         self.halves: list[Values] = []
         self.rows: list[Tensor] = []
         self.heads: dict[int, HeadByHead] = defaultdict(HeadByHead)
+        self.conformal: dict[int, list[Values]] = defaultdict(list)
         self.answering: list[tuple[Tensor | None, int]] = []  # and how many rows
         self.partial: set[str] = set()  # sub-ensembles of which a member does not answer a row
         self.unanswered = 0
@@ -241,6 +250,7 @@ class _Found:
             ladder=ladder,
             rows=torch.cat(self.rows).numpy(),
             heads={index: each.found() for index, each in self.heads.items()},
+            conformal={index: concatenate(parts) for index, parts in self.conformal.items()},
             answering=torch.cat(counts).numpy() if partial else None,
             unanswered=self.unanswered,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ensemble_distill.evaluation.selective import Selective
 from ensemble_distill.evaluation.worth import Ladder, Worth
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.task import Task
@@ -58,6 +59,8 @@ class Evaluation:
             of its loss's fall came late; see `Provenance.still_falling`.
         limit: of a student that only tried the road, how many rows of each split it learned from at most. None else.
         answering: of how many members how many answer a row; None where all answer every row.
+        selective: what is gained where uncertain rows are left to others, and what conformal sets hold. None without
+            calibration rows.
         shifts: {shift: {severity: models}}. None where shifts were not asked for.
         shift_levels: what the severities of each shift mean. None as `shifts`.
     """
@@ -81,6 +84,7 @@ class Evaluation:
     still_falling: float | None = None
     limit: int | None = None
     answering: Answering | None = None
+    selective: Selective | None = None
     shifts: Mapping[str, Mapping[int, Models]] | None = None
     shift_levels: Mapping[str, tuple[str, ...]] | None = None
 
@@ -110,6 +114,7 @@ class Evaluation:
             "still_falling": self.still_falling,
             "limit": self.limit,
             "answering": None if self.answering is None else asdict(self.answering),
+            "selective": None if self.selective is None else self.selective.to_json(),
         }
 
     def shifts_to_json(self) -> dict[str, Any]:

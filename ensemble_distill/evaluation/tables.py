@@ -16,6 +16,8 @@ Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin w
 
 FEW = 4  # targets or labels whose own figures stand in the table
 
+APART = ("shifts", "kept", "conformal")  # sections that have tables of their own
+
 # of a single run these stand in the columns of the controls
 TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
 LABELS = {
@@ -57,6 +59,7 @@ def tables(found: Comparison) -> list[Table]:
         Table(title(found), ("", *headings), near, tuple(_caption_near(found))),
         Table("each model by itself", ("", *columns), alone, tuple(_caption(found))),
     ]
+    made += [table for run in found.runs for table in _selective(run)]
     if found.runs[0].shifts is not None:
         made.append(Table("under shifts", ("shift, severity", *columns), _shifted(found)))
     return made
@@ -98,7 +101,7 @@ def _sections(found: Comparison) -> tuple[Sections, Sections]:
         repeated = len(found.runs) == 1 and line.figure in TOLD_BY_CONTROLS
         if line.figure.partition(".")[2] and len(found.task.names) > FEW:
             continue
-        if kind != "shifts" and not repeated and any(value is not None for value in line.values):
+        if kind not in APART and not repeated and any(value is not None for value in line.values):
             title = {
                 "worth": "worth, in members",
                 "uncertainty": f"uncertainty ({found.task.uncertainty_unit})",
@@ -126,6 +129,47 @@ def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
             label = f"{shift} {severity} ({levels[shift][int(severity) - 1]})"
         sections[line.figure].append([label, *_cells(line)])
     return {figure.replace("_", " "): rows for figure, rows in sections.items() if rows}
+
+
+def _selective(run: Evaluation) -> list[Table]:
+    """Of one student: what is kept and how good it is, and what conformal predictions hold."""
+    found = run.selective
+    if found is None:
+        return []
+    by, called = found.by.replace("_", " "), run.task.answers_called
+    figures = list(found.kept[0].figures or ())
+    kept = [
+        [
+            "all" if one.threshold is None else f"{one.coverage:.0%}",
+            number(one.threshold),
+            f"{one.share:.1%}",
+            *(number(one.figures[name] if one.figures else None) for name in figures),
+        ]
+        for one in found.kept
+    ]
+    of = f"{found.rows:,} {called} of calibration"
+    titles = [name.replace("_", " ") for name in figures]
+    made = [
+        Table(
+            f"{run.run}, the least uncertain {called}",
+            ("", "up to", f"of {run.split}", *titles),
+            {f"kept by {by}, of {of}": kept},
+            ("up to: the threshold. predict --coverage 0.9 marks who is above that of 90 %.",),
+        )
+    ]
+    if found.covered is not None and run.task.conformal is not None:
+        rows = [
+            [f"{one.alpha:g}", f"{1 - one.alpha:.1%}", f"{one.coverage:.1%}", number(one.size)] for one in found.covered
+        ]
+        made.append(
+            Table(
+                f"{run.run}, conformal predictions",
+                ("", "at least", f"truth inside, {run.split}", run.task.conformal.size),
+                {f"alpha, by {of}": rows},
+                ("predict --alpha 0.1 writes those that miss the truth of 10 % of rows at most.",),
+            )
+        )
+    return made
 
 
 def _cells(line: Line) -> list[str]:

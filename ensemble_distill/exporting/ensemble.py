@@ -13,20 +13,16 @@ from torch import Tensor, nn
 from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.exporting.members import Part, parts_of, refuse_other_encodings, reseen
-from ensemble_distill.exporting.onnx import (
-    Wanted,
-    named_outputs,
-    refuse_large,
-    traced,
-    write_verified,
-)
+from ensemble_distill.exporting.onnx import Wanted, refuse_large, traced, write_verified
 from ensemble_distill.exporting.tracing import UntraceableError, reason_against
 from ensemble_distill.facts import ENSEMBLE, InputColumns, Kind, Member
+from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.serving.card import Card
 from ensemble_distill.students.architecture import shares_of
 from ensemble_distill.students.fields import nothing
 from ensemble_distill.tasks import Task
+from ensemble_distill.tasks.reference import Reference
 
 INSTEAD = "serve a student of the ensemble (edistill train, edistill export --onnx)"
 
@@ -94,7 +90,12 @@ def ensemble_module(
 
 
 def export_ensemble(
-    ensemble: Ensemble, x: Tensor, said: NDArray[np.float32], path: Path, columns: InputColumns | None = None
+    ensemble: Ensemble,
+    x: Tensor,
+    said: NDArray[np.float32],
+    path: Path,
+    columns: InputColumns | None = None,
+    reference: Reference | None = None,
 ) -> Path:
     """Write `path` and check it against the members' own answers.
 
@@ -103,6 +104,7 @@ def export_ensemble(
         said: (B, M, W), what each member says of these rows by itself, shown them as it wants them.
         path: the .onnx file; it appears only when the comparison has passed.
         columns: what a row is made of, where the data are tables.
+        reference: what it says of calibration rows; None where there are none.
 
     Raises:
         EdistillError: a member cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ by more
@@ -120,6 +122,7 @@ def export_ensemble(
         members=members,
         features=None if columns is None else columns.features,
         columns=columns,
+        reference=reference,
     )
     try:
         _, model = traced(ensemble, card)

@@ -18,6 +18,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.exporting.streams import State, Stream, state_names, state_of
 from ensemble_distill.exporting.tracing import CONSTANT, Named, UntraceableError, graph_of, graph_of_fields, reason_of
 from ensemble_distill.facts import MadeFrom
+from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.exports import LARGEST
@@ -29,6 +30,7 @@ from ensemble_distill.serving.ends import input_name
 from ensemble_distill.serving.served import Outputs, Served
 from ensemble_distill.students.fields import nothing
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.reference import Reference
 
 INSTEAD = "Use edistill export --safetensors"
 
@@ -77,16 +79,6 @@ class Streamed(Named):
         return {**named_outputs(self.of.predictive(raw)), **dict(zip(state_names(len(after))[1], after, strict=True))}
 
 
-def named_outputs(predictive: Predictive) -> dict[str, Tensor]:
-    """Distributions of rows in the order of the file: what their family emits, then the uncertainties, each (B,). What
-    a single head does not have is absent."""
-    summary = predictive.summary()
-    uncertainties = {"total_uncertainty": summary.total, "data_uncertainty": summary.data}
-    if predictive.has_model_uncertainty:
-        uncertainties["model_uncertainty"] = summary.model
-    return {**predictive.emitted(summary), **uncertainties}
-
-
 def export_onnx(
     student: Student,
     config: StudentConfig,
@@ -94,6 +86,7 @@ def export_onnx(
     path: Path,
     made_from: MadeFrom | None = None,
     progress: Progress | None = None,
+    reference: Reference | None = None,
 ) -> Path:
     """Write `path` and check it against torch.
 
@@ -104,6 +97,7 @@ def export_onnx(
         path: the .onnx file; it appears only when the comparison has passed.
         made_from: the run that the student is of, which the file then names.
         progress: is told of a state that the file cannot take.
+        reference: what the student says of calibration rows; None where there are none.
 
     Raises:
         EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ
@@ -122,6 +116,7 @@ def export_onnx(
         made_from=made_from,
         features=origin.features,
         columns=origin.columns,
+        reference=reference,
     )
     try:
         module, model = streamed(student, card, progress or Silent()) or traced(student, card)

@@ -29,6 +29,7 @@ def about(path: Path) -> dict[str, Any]:
         },
         "outputs": list(served.outputs),
         "members": [member.to_json() for member in card.members],
+        **({} if card.reference is None else {"reference": card.reference.told()}),
         **({} if card.made_from is None else {"made_from": card.made_from.to_json()}),
         **about_stale(served.path),
         "bytes": path.stat().st_size,

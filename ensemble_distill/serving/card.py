@@ -27,6 +27,7 @@ from ensemble_distill.runtime.jsons import line_of_json, parse_json
 from ensemble_distill.runtime.records import GIVEN, parsed
 from ensemble_distill.runtime.seals import ONNX_KEY
 from ensemble_distill.tasks import Task, task_from_json
+from ensemble_distill.tasks.reference import Reference
 
 REQUIRED = ("task", "method", "version", "classes", "kind", "shape", "preprocessing", "members")
 
@@ -43,6 +44,7 @@ class Card:
         made_from: the weights and the calibration that are in it; None where it does not say.
         features: what the numbers of a row are called; None where it was trained on no tables.
         columns: what a row of a table is made of; None where it was trained on none, or before version 0.3.
+        reference: what it says of calibration rows; None where there were none.
     """
 
     task: Annotated[Task, GIVEN]
@@ -55,6 +57,7 @@ class Card:
     made_from: MadeFrom | None = None
     features: tuple[str, ...] | None = None
     columns: InputColumns | None = None
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no export writes."""
@@ -65,6 +68,8 @@ class Card:
             raise ValueError(f"its rows are {self.kind}, and its task is {self.task.key}")
         if self.columns is not None and self.columns.features != self.features:
             raise ValueError(f"its columns make {self.columns.features}, and its features are {self.features}")
+        if self.reference is not None:
+            self.reference.refuse_others(self.task)
         size = self.preprocessing.size if isinstance(self.preprocessing, Preprocessing) else None
         if self.kind == "pixels" and size != self.shape[1:]:
             raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {self.shape}")
@@ -97,6 +102,7 @@ class Card:
             **({} if self.made_from is None else {"made_from": self.made_from.to_json()}),
             **({} if self.features is None else {"features": list(self.features)}),
             **({} if self.columns is None else {"columns": self.columns.to_json()}),
+            **({} if self.reference is None else {"reference": self.reference.to_json()}),
         }
         return {f"{ONNX_PREFIX}{name}": line_of_json(value) for name, value in gathered(record).items()}
 

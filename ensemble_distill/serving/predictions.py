@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,43 +17,23 @@ from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.jsons import json_text, line_of_json
 from ensemble_distill.runtime.names import harmless_cell
-from ensemble_distill.serving.served import Served
-from ensemble_distill.tasks import open_task, task_names
+from ensemble_distill.serving.served import Outputs, Served
+from ensemble_distill.serving.wishes import Settled
+from ensemble_distill.tasks import Task, open_task, task_names
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 
 Record = dict[str, Any]  # of a row: its name, then a text or a number a column
 Style = Literal["csv", "json", "jsonl", "parquet"]
 ENDINGS: dict[str, Style] = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-WISHED = ("abstains", "head")  # how the columns of wishes begin
 PARQUET = b"PAR1"
 MARK = "edistill"  # a key of a Parquet file's metadata, by which an earlier result is known
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What is to be said of each row besides.
-
-    Attributes:
-        heads: what each head says by itself.
-        abstain_above: rows that are more uncertain are marked, which somebody else should look at; None for no mark.
-        by: the uncertainty that this is measured by.
-    """
-
-    heads: bool = False
-    abstain_above: float | None = None
-    by: str = "total_uncertainty"
-
-    def __post_init__(self) -> None:
-        """Raises EdistillError for a threshold that no row is above, or every row."""
-        if self.abstain_above is not None and not 0 <= self.abstain_above < math.inf:
-            raise EdistillError(f"--abstain-above is {self.abstain_above}: give a number that is not below 0.")
-
-
-def records(served: Served, source: Source, wishes: Wishes) -> Iterator[Record]:
+def records(served: Served, source: Source, wishes: Settled) -> Iterator[Record]:
     """For each row: its name, what the task predicts of it, and the uncertainties that the student has.
 
     Raises:
-        EdistillError: the inputs do not fit, or outputs of a row are none of a student, or it has not what is wished.
+        EdistillError: the inputs do not fit, or outputs of a row are none of a student.
     """
     task = served.card.task
     if task.of_tokens and source.labels is not None:
@@ -65,7 +44,6 @@ def records(served: Served, source: Source, wishes: Wishes) -> Iterator[Record]:
         names, outputs = task.each_served([source.name(row) for row in rows], rows.start, asked, labels)
         shown = [name for name in UNCERTAINTIES if name in outputs]
         heads = task.heads_served(outputs) if wishes.heads else []
-        _refuse_wishes(served, wishes, shown, heads)
         usable = task.usable(outputs)
         for name in shown:
             usable = usable & np.isfinite(outputs[name])
@@ -77,26 +55,22 @@ def records(served: Served, source: Source, wishes: Wishes) -> Iterator[Record]:
                 "or variances. Check its values, or export the run again."
             )
         each = [list(task.predictions(head)) for head in heads]
+        inside = _inside(task, outputs, wishes)
         for at, (name, prediction) in enumerate(zip(names, task.predictions(outputs), strict=True)):
             record = {"row": name, **prediction, **{shown_name: float(outputs[shown_name][at]) for shown_name in shown}}
-            if wishes.abstain_above is not None:
-                record["abstains"] = bool(outputs[wishes.by][at] > wishes.abstain_above)
+            if wishes.above is not None:
+                record["abstains"] = bool(outputs[wishes.by][at] > np.float32(wishes.above))
+            record |= next(inside)
             for number, of_head in enumerate(each):
                 record |= {f"head {number} {key}": value for key, value in of_head[at].items()}
             yield record
 
 
-def _refuse_wishes(served: Served, wishes: Wishes, shown: Sequence[str], heads: Sequence[Any]) -> None:
-    if wishes.heads and not heads:
-        raise EdistillError(
-            f"{served.path} has one head ({served.card.method}), and --heads asks for each. Leave it out, or export a "
-            "student with a head for each member."
-        )
-    if wishes.abstain_above is not None and wishes.by not in shown:
-        raise EdistillError(
-            f"--abstain-by is {wishes.by}, and {served.path} has {' and '.join(shown)}: a single head has no model "
-            "uncertainty. Use --abstain-by total_uncertainty."
-        )
+def _inside(task: Task, outputs: Outputs, wishes: Settled) -> Iterator[dict[str, Any]]:
+    """The set or the interval of each answer, where it is wished."""
+    if wishes.thresholds is None or task.conformal is None:
+        return repeat({})
+    return task.conformal.told(task.names, outputs, wishes.thresholds)
 
 
 def style_of(output: str | None) -> Style:
@@ -114,8 +88,8 @@ def content(rows: Sequence[Record], style: Style) -> bytes:
 
 
 def formatted(rows: Sequence[Record], style: Style) -> str:
-    """The records as CSV with a header, as one JSON array, or as JSON a line. In CSV no name is a formula; JSON has the
-    exact names."""
+    """The records as CSV with a header, as one JSON array, or as JSON a line. In CSV no name is a formula, and a ;
+    parts those of a set; JSON has the exact names."""
     if style == "json":
         return json_text(rows)
     if style == "jsonl":
@@ -155,6 +129,8 @@ def _parquet(rows: Sequence[Record]) -> bytes:
 def _cell(name: str, value: Any, exact: frozenset[str]) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return ";".join(harmless_cell(name.replace(";", "\\;")) for name in value)
     if not isinstance(value, float):
         return harmless_cell(value)
     # the shortest text that float32 reads back as it was; NumPy's own goes into powers of ten from a million on

@@ -12,7 +12,8 @@ from ensemble_distill.data.walk import files_below, place
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.folder import EXPORTED
 from ensemble_distill.runtime.files import is_stream, real
-from ensemble_distill.serving.predictions import MARK, PARQUET, WISHED
+from ensemble_distill.serving.predictions import MARK, PARQUET
+from ensemble_distill.serving.wishes import COLUMNS
 from ensemble_distill.tasks import open_task, task_names
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 
@@ -67,7 +68,7 @@ def _is_earlier(path: Path) -> bool:
         return True
     predicted = [open_task(key).predicted for key in task_names()]
     header = next(csv.reader([start.partition(b"\n")[0].decode(errors="replace")]), [])
-    words = {column.partition(" ")[0] for column in header[1:]} - {*UNCERTAINTIES, *WISHED}  # behind it may be a name
+    words = {column.partition(" ")[0] for column in header[1:]} - {*UNCERTAINTIES, *COLUMNS}  # behind it may be a name
     if header[:1] == ["row"] and any(words == {*names} for names in predicted):
         return True
     second = "|".join(names[0] for names in predicted).encode()

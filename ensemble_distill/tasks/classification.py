@@ -15,6 +15,7 @@ from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import class_order
 from ensemble_distill.tasks.checks import labels as checks
 from ensemble_distill.tasks.checks.remedies import remedy
+from ensemble_distill.tasks.conformal import Conformal, Sets
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_member, means
 from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
 from ensemble_distill.tasks.task import Array, Labeled
@@ -41,6 +42,7 @@ class Classification(OfLogits):
     figures_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", "brier", "ece", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("accuracy", "nll", *UNCERTAINTIES)
     predicted: ClassVar[tuple[str, ...]] = ("class", "probability")
+    conformal: ClassVar[Conformal | None] = Sets()
 
     # --- records ------------------------------------------------------------------------------------------------
 

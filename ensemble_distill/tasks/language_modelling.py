@@ -22,6 +22,7 @@ from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import positions as checks
 from ensemble_distill.tasks.checks.remedies import remedy
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.conformal import Conformal
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_member
 from ensemble_distill.tasks.of_logits import LOGITS_APART
 from ensemble_distill.tasks.task import Array, Labeled
@@ -57,6 +58,7 @@ class LanguageModelling(Classification):
     figures_shown: ClassVar[tuple[str, ...]] = ("perplexity", "nll", "accuracy", "ece", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("perplexity", "nll", *UNCERTAINTIES)
     predicted: ClassVar[tuple[str, ...]] = ("token", "nll", "likeliest", "probability")
+    conformal: ClassVar[Conformal | None] = None  # positions of one text depend on each other
 
     def __post_init__(self) -> None:
         super().__post_init__()

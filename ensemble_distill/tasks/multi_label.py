@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import yes_no
+from ensemble_distill.tasks.conformal import Conformal, LabelSets
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_figures, each_member, each_rows, means
 from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
 from ensemble_distill.tasks.task import Array, Labeled
@@ -41,6 +42,7 @@ class MultiLabel(OfLogits):
     )
     shifted_shown: ClassVar[tuple[str, ...]] = ("nll", "macro_average_precision", *UNCERTAINTIES)
     predicted: ClassVar[tuple[str, ...]] = ("labels", "p")
+    conformal: ClassVar[Conformal | None] = LabelSets()
 
     # --- records ------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ensemble_distill.facts import Member
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.tasks.apart import Apart
 from ensemble_distill.tasks.checks import labels as checks
+from ensemble_distill.tasks.conformal import Conformal, Intervals
 from ensemble_distill.tasks.figures import (
     UNCERTAINTIES,
     VARIANCES,
@@ -61,7 +62,8 @@ class Regression(Task):
     figures_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", "coverage95", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("rmse", "nll", *UNCERTAINTIES)
     predicted: ClassVar[tuple[str, ...]] = ("mean", "lower95", "upper95")
-    exact: ClassVar[tuple[str, ...]] = predicted
+    conformal: ClassVar[Conformal | None] = Intervals()
+    exact: ClassVar[tuple[str, ...]] = (*predicted, *Intervals.columns)
 
     # --- records ------------------------------------------------------------------------------------------------
 

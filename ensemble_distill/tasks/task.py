@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.apart import Apart
 from ensemble_distill.tasks.checks.class_order import order_by_names
+from ensemble_distill.tasks.conformal import Conformal
 from ensemble_distill.tasks.figures import ENTROPIES, Figures, Values
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Task(ABC):
         uncertainties_told: what the uncertainties of a row are, in words.
         shifted_shown: those that `evaluate --shifts` tells in its table.
         predicted: the first words of the columns that `predict` writes behind a row's name, in their order.
+        conformal: how sets or intervals are made; None where rows say nothing sure of others.
         exact: those whose numbers it writes to the last digit: far from 0 they differ in those.
     """
 
@@ -83,6 +85,7 @@ class Task(ABC):
     shifted_shown: ClassVar[tuple[str, ...]]
     predicted: ClassVar[tuple[str, ...]]
     exact: ClassVar[tuple[str, ...]] = ()
+    conformal: ClassVar[Conformal | None] = None
 
     # --- records ------------------------------------------------------------------------------------------------
 

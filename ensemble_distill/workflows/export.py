@@ -9,6 +9,7 @@ import torch
 
 from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.reference import references
 from ensemble_distill.exporting.beside import write_card_of_run
 from ensemble_distill.exporting.onnx import export_onnx
 from ensemble_distill.exporting.safetensors import export_safetensors
@@ -21,7 +22,10 @@ from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.own_row import refuse_dependent
+from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.reference import Reference
 from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members, refuse_of_a_run
+from ensemble_distill.workspace.evaluating import Splits
 from ensemble_distill.workspace.workspace import Workspace
 
 
@@ -77,11 +81,20 @@ def export(
         if onnx:
             x = _real_rows(workspace, found)
             refuse_dependent(student, x, str(found.folder))
-            files.append(export_onnx(student, found.config, x, folder / ONNX, found.made_from, workspace.progress))
+            known = _reference(workspace, found, student)
+            made = export_onnx(student, found.config, x, folder / ONNX, found.made_from, workspace.progress, known)
+            files.append(made)
         if safetensors:
             files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))
         beside = write_card_of_run(found, folder, workspace.progress) if card else ()
     return Exported(tuple(files), beside)
+
+
+def _reference(workspace: Workspace, run: Run, student: Student) -> Reference | None:
+    """What the student says of the calibration rows, which makes the thresholds of `predict`."""
+    splits = Splits(workspace, run.architecture.task.data_names)
+    cpu = torch.device("cpu")
+    return next(iter(references([run], [student], splits, cpu, workspace.workers, workspace.progress)), None)
 
 
 def _real_rows(workspace: Workspace, run: Run) -> torch.Tensor:

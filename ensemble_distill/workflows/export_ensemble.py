@@ -16,6 +16,7 @@ from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rows import PLAIN, plain_inputs
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.reference import reference_of_members
 from ensemble_distill.exporting.beside import write_card
 from ensemble_distill.exporting.ensemble import ensemble_module, export_ensemble
 from ensemble_distill.exporting.model_card import About
@@ -65,9 +66,12 @@ def export_members(workspace: Workspace, card: bool = True) -> tuple[tuple[Path,
     members = [asked.member for asked in opened]
     weights = settings.shares([member.name for member in members])
     module = ensemble_module(task, source.kind, members, modules, x, weights, settings.average)
+    sources = {one: plan.source for one, plan in plans.items()}
+    shown = members[0].preprocessing if source.kind in ("pixels", "text") else None
+    reference = reference_of_members(task, module, shown, sources, workspace.workers, workspace.progress)
     with one_writer(folder):
         columns = getattr(source, "columns", None)
-        written = export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns)
+        written = export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns, reference)
         return (written,), _beside(workspace, task, members, written) if card else ()
 
 

@@ -14,7 +14,6 @@ from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.serving.predictions import (
     Record,
     Style,
-    Wishes,
     content,
     formatted,
     records,
@@ -23,6 +22,7 @@ from ensemble_distill.serving.predictions import (
 )
 from ensemble_distill.serving.served import Served
 from ensemble_distill.serving.target import refuse_target
+from ensemble_distill.serving.wishes import Wishes, settled
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def predict(
     style: Style | None = None,
     heads: bool = False,
     abstain_above: float | None = None,
-    abstain_by: str = "total_uncertainty",
+    coverage: float | None = None,
+    abstain_by: str | None = None,
+    alpha: float | None = None,
     overwrite: bool = False,
     changed: bool = False,
     columns: Declared | None = None,
@@ -70,7 +72,10 @@ def predict(
         style: how they are written; by default as the file's name ends, else as CSV.
         heads: say what each head says by itself, too.
         abstain_above: mark the rows that are more uncertain, in nats, of regression as a variance; None for no mark.
-        abstain_by: the uncertainty by which they are, "total_uncertainty" or "model_uncertainty".
+        coverage: mark those that are more uncertain than this share of the calibration rows; None for no mark.
+        abstain_by: the uncertainty by which they are, "total_uncertainty" or "model_uncertainty"; by default the total,
+            and of a coverage the model's where the student has one.
+        alpha: say the classes, labels or interval that miss the truth of this share of rows at most; None for none.
         overwrite: replace a file that no earlier call wrote.
         columns: of a table, what its columns are: the `data.columns` of the settings. A model that says what it was
             trained on needs none; where it was found in `runs` they are to agree.
@@ -78,7 +83,8 @@ def predict(
 
     Raises:
         EdistillError: the model or the inputs cannot be read, or do not fit each other; the model stands in a run whose
-            weights are others; the output must not be written there.
+            weights are others, or says nothing of calibration rows, which were asked for; the output must not be
+            written there.
     """
     progress = progress or Silent()
     named, model = model is not None, latest_export(Path(runs)) if model is None else Path(model)
@@ -86,18 +92,19 @@ def predict(
     inputs = [inputs] if isinstance(inputs, str) else inputs
     style = style or style_of(None if output is None else output.name)
     refuse_parquet(style, output)
-    wishes = Wishes(heads, abstain_above, abstain_by)
+    wishes = Wishes(heads, abstain_above, coverage, abstain_by, alpha)
     if output is not None:
         refuse_target(output, model, inputs, overwrite)
     served = Served(model, changed=changed)
     refuse_stale(served.path, served.card.made_from)
     if (told := calibrated_since(served.path, served.card.made_from)) is not None:
         progress.warn(told)
+    wished = settled(wishes, served, progress)
     asked = served.columns(None if named and served.card.columns else columns)
     source = open_inputs(inputs, served.card.task.key, served.reading, asked)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)
-    found = Predictions(model, style, list(records(served, source, wishes)))
+    found = Predictions(model, style, list(records(served, source, wished)))
     if output is not None:
         write_output(output, content(found.rows, style))
     return found

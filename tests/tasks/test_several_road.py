@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
@@ -292,6 +295,30 @@ def test_the_exported_student_says_what_torch_does_and_predicts_by_name(made: tu
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def test_conformal_predictions_are_those_of_a_loop_over_calibration_rows(
+    made: tuple[Path, Road], tmp_path: Path
+) -> None:
+    folder, alpha = Path(shutil.copytree(made[0], tmp_path / "work")), 0.1
+    export(load_settings(folder, {"data.calibration": "data/test.npz"}), "hydra-s0", onnx=True)
+    file = folder / "runs/hydra-s0/export/model.onnx"
+    session = onnxruntime.InferenceSession(file)
+    (x, y), new = rows(folder, "test"), rows(folder, "validation")[0]
+    rank = math.ceil((len(x) + 1) * (1 - alpha)) - 1
+    found = predict(file, str(folder / "data/validation.npz"), alpha=alpha).rows
+    if made[1].task == "regression":
+        (mean, variance), (means, variances) = (session.run(["mean", "variance"], {"input": one}) for one in (x, new))
+        t = np.sort(np.abs(y - mean) / np.sqrt(variance), axis=0)[rank]
+        for at, name in enumerate(("heat", "flow")):
+            lower = [row[f"conformal_lower {name}"] for row in found]
+            assert_allclose(lower, (means - t * np.sqrt(variances))[:, at], rtol=1e-3, atol=1e-3)
+        return
+    z, logits = (session.run(["logits"], {"input": one})[0] for one in (x, new))
+    t = sorted(max([-z[row, k] for k in range(3) if y[row, k]], default=-np.inf) for row in range(len(x)))[rank]
+    wanted = [[n for n, own in zip(made[1].names, row, strict=True) if -own <= t + 1e-4] for row in logits]
+    assert [row["conformal_set"] for row in found] == wanted
+    assert len({len(one) for one in wanted}) > 1
 
 
 def test_a_pair_of_tensors_and_standardized_outputs_mean_the_same(made: tuple[Path, Road], tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""What is gained where the most uncertain rows go to somebody else, and what conformal sets and intervals hold.
+
+Thresholds are those of the calibration rows, as an exported file carries them; what is told is of other rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ensemble_distill.predictive.outputs import named_outputs
+from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.tasks import Task
+from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, row_mean
+from ensemble_distill.tasks.reference import Reference
+
+COVERAGES = (0.95, 0.9, 0.8)
+ALPHAS = (0.01, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The rows that are no more uncertain than a share of the calibration rows.
+
+    Attributes:
+        coverage: that share; 1 for all rows, without a threshold.
+        threshold: what they are no more uncertain than; None for no threshold.
+        share: of the evaluated rows.
+        figures: quality on those rows; None where none is kept.
+    """
+
+    coverage: float
+    threshold: float | None
+    share: float
+    figures: Figures | None
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Conformal predictions.
+
+    Attributes:
+        alpha: they miss the truth on this share of rows at most.
+        thresholds: of the scores; None where all answers are inside, since the calibration rows are too few.
+        coverage: the share of the evaluated rows whose truth is inside; a mean over targets.
+        size: their mean size; None where it is infinite.
+    """
+
+    alpha: float
+    thresholds: tuple[float | None, ...]
+    coverage: float
+    size: float | None
+
+    @property
+    def figures(self) -> Figures:
+        return {"covered": self.coverage, "size": self.size}
+
+
+@dataclass(frozen=True)
+class Selective:
+    """Of one student.
+
+    Attributes:
+        rows: of the calibration split.
+        by: the uncertainty by which rows are kept.
+        kept: for each coverage, all rows first.
+        covered: for each α; None without labels, or where the task has no such sets.
+    """
+
+    rows: int
+    by: str
+    kept: tuple[Kept, ...]
+    covered: tuple[Covered, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `evaluate --json` has of it."""
+        return asdict(self)
+
+    def sections(self) -> Iterator[tuple[str, Figures]]:
+        """A section for each threshold."""
+        for kept in self.kept[1:]:
+            nothing: Figures = dict.fromkeys(self.kept[0].figures or ())
+            yield f"kept/{kept.coverage}", {"kept": kept.share, **(kept.figures or nothing)}
+        for covered in self.covered or ():
+            yield f"conformal/{covered.alpha}", covered.figures
+
+
+def conformal_rows(task: Task, reference: Reference | None, student: Predictive, y: Tensor | None) -> Values:
+    """Whether the truth of each answer is in its set or interval, and the size of that: (A, S) for each α, by
+    `_named`."""
+    scored = task.conformal
+    if scored is None or reference is None or reference.conformal is None or y is None:
+        return {}
+    outputs = {name: values.numpy() for name, values in named_outputs(student).items()}
+    found: Values = {}
+    for alpha in ALPHAS:
+        measured = scored.measured(outputs, y.numpy(), reference.conformal_thresholds(alpha))
+        found |= {_named(name, alpha): values for name, values in measured.items()}
+    return found
+
+
+def selective(task: Task, reference: Reference, own: Values, conformal: Values) -> Selective:
+    """What is gained, of one student.
+
+    Args:
+        own: of each answer, its figures; see `prediction_rows`.
+        conformal: what `conformal_rows` found of the same.
+    """
+    by = reference.kept_by()
+    return Selective(
+        rows=reference.rows,
+        by=by,
+        kept=(
+            Kept(1.0, None, 1.0, _quality(task, own)),
+            *(_kept(task, own, by, coverage, reference.threshold(coverage, by)) for coverage in COVERAGES),
+        ),
+        covered=tuple(_covered(task, reference, conformal, alpha) for alpha in ALPHAS) if conformal else None,
+    )
+
+
+def _kept(task: Task, own: Values, by: str, coverage: float, threshold: float) -> Kept:
+    kept = own[by].astype(np.float32) <= np.float32(threshold)
+    some = {name: values[kept] for name, values in own.items()}
+    return Kept(coverage, threshold, float(kept.mean()), _quality(task, some) if kept.any() else None)
+
+
+def _quality(task: Task, rows: Mapping[str, Any]) -> Figures:
+    figures = task.figures(rows)
+    return {name: figures[name] for name in task.figures_shown if name not in UNCERTAINTIES}
+
+
+def _covered(task: Task, reference: Reference, conformal: Values, alpha: float) -> Covered:
+    thresholds = reference.conformal_thresholds(alpha)
+    covered, size = conformal[_named("covered", alpha)], conformal[_named("size", alpha)]
+    finite = bool(np.isfinite(size).all())
+    return Covered(
+        alpha=alpha,
+        thresholds=tuple(float(t) if np.isfinite(t) else None for t in thresholds),
+        coverage=row_mean(covered) or 0.0,
+        size=row_mean(np.sqrt(task.comparable(np.square(size)))) if finite else None,
+    )
+
+
+def _named(name: str, alpha: float) -> str:
+    return f"{name} {alpha}"

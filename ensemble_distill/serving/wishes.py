@@ -1,0 +1,147 @@
+"""What `predict` is to say of each row besides, and what an exported file must hold for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.folder import export_again
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.serving.served import Served
+from ensemble_distill.tasks.conformal import Intervals, Sets
+from ensemble_distill.tasks.figures import UNCERTAINTIES
+from ensemble_distill.tasks.reference import Reference, fewest_for
+
+COLUMNS = ("abstains", "head", *Sets.columns, *Intervals.columns)  # how those of wishes begin
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is to be said of each row besides.
+
+    Attributes:
+        heads: what each head says by itself.
+        abstain_above: rows that are more uncertain are marked, which somebody else should look at; None for no mark.
+        coverage: rows are marked that are more uncertain than this share of the calibration rows; None for no mark.
+        by: the uncertainty that this is measured by; None for the total, and of a coverage for the model's where the
+            student has one.
+        alpha: sets or intervals that miss the truth of this share of rows at most; None for none.
+    """
+
+    heads: bool = False
+    abstain_above: float | None = None
+    coverage: float | None = None
+    by: str | None = None
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises EdistillError for a threshold that no row is above, or every row, and for two of them."""
+        if self.abstain_above is not None and not 0 <= self.abstain_above < math.inf:
+            raise EdistillError(f"--abstain-above is {self.abstain_above}: give a number that is not below 0.")
+        if self.abstain_above is not None and self.coverage is not None:
+            raise EdistillError(
+                f"--abstain-above {self.abstain_above} and --coverage {self.coverage} are two thresholds for one mark. "
+                "Leave one of them out."
+            )
+        if self.coverage is not None and not 0 < self.coverage <= 1:
+            raise EdistillError(f"--coverage is {self.coverage}: give a share above 0, at most 1; 90 % is 0.9.")
+        if self.alpha is not None and not 0 < self.alpha < 1:
+            raise EdistillError(f"--alpha is {self.alpha}: give a share between 0 and 1; to miss 10 % at most is 0.1.")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Wishes as thresholds of one file.
+
+    Attributes:
+        heads: as wished.
+        by, above: which uncertainty marks a row, and above what; None for no mark.
+        thresholds: (S,) of the conformal scores; None for no sets.
+    """
+
+    heads: bool
+    by: str
+    above: float | None
+    thresholds: NDArray[Any] | None
+
+
+def settled(wishes: Wishes, served: Served, progress: Progress) -> Settled:
+    """What is wished, by what a file says of its calibration rows.
+
+    Raises:
+        EdistillError: it does not say it, or its student has not what is wished.
+    """
+    shown = [name for name in UNCERTAINTIES if name in served.outputs]
+    _refuse_heads(wishes, served)
+    above, by = wishes.abstain_above, wishes.by or "total_uncertainty"
+    if wishes.coverage is not None:
+        reference = _reference(served, f"--coverage {wishes.coverage}")
+        by = wishes.by or reference.kept_by()
+        _refuse_uncertainty(by, shown, served)
+        above = reference.threshold(wishes.coverage, by)
+        told = by.replace("_", " ")
+        called = served.card.task.answers_called
+        progress.note(
+            f"--coverage {wishes.coverage}: who is above a {told} of {above:.6g} abstains, by {reference.rows:,} "
+            f"calibration {called}."
+        )
+    elif above is not None:
+        _refuse_uncertainty(by, shown, served)
+    thresholds = None if wishes.alpha is None else _thresholds(served, wishes.alpha, progress)
+    return Settled(wishes.heads, by, above, thresholds)
+
+
+def _thresholds(served: Served, alpha: float, progress: Progress) -> NDArray[Any]:
+    task = served.card.task
+    if task.conformal is None:
+        raise EdistillError(
+            f"--alpha {alpha}: {served.path} is of {task.key}, whose {task.answers_called} depend on each other, so "
+            "that calibration rows promise nothing of others. Leave it out, or mark the uncertain ones: --coverage 0.9."
+        )
+    reference = _reference(served, f"--alpha {alpha}")
+    if reference.conformal is None:
+        raise EdistillError(
+            f"--alpha {alpha} needs labels of the calibration rows, and {served.path} was exported without any. Give "
+            f"data.calibration labels and export again: {export_again(served.path)}."
+        )
+    found = reference.conformal_thresholds(alpha)
+    if not np.isfinite(found).all():
+        progress.warn(
+            f"--alpha {alpha} needs {fewest_for(alpha):,} calibration rows, and {served.path} has {reference.rows:,}: "
+            "so every answer is inside, and there is no bound. Take a larger alpha, or export with more rows in "
+            "data.calibration."
+        )
+    return found
+
+
+def _reference(served: Served, wished: str) -> Reference:
+    """Raise EdistillError where the file says nothing of calibration rows."""
+    reference = served.card.reference
+    if reference is None:
+        raise EdistillError(
+            f"{wished} goes by calibration rows, and {served.path} was exported without any. Set data.calibration to "
+            f"rows that no member was trained on, and export again: {export_again(served.path)}."
+        )
+    return reference
+
+
+def _refuse_heads(wishes: Wishes, served: Served) -> None:
+    if wishes.heads and not {"head_logits", "head_means"} & set(served.outputs):
+        raise EdistillError(
+            f"{served.path} has one head ({served.card.method}), and --heads asks for each. Leave it out, or export a "
+            "student with a head for each member."
+        )
+
+
+def _refuse_uncertainty(by: str, shown: Sequence[str], served: Served) -> None:
+    if by not in shown:
+        raise EdistillError(
+            f"--abstain-by is {by}, and {served.path} has {' and '.join(shown)}: a single head has no model "
+            "uncertainty. Use --abstain-by total_uncertainty."
+        )

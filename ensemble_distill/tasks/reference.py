@@ -1,0 +1,133 @@
+"""What a student says of calibration rows, by which others are judged: who is too uncertain, and which answers fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ensemble_distill.runtime.records import parsed
+from ensemble_distill.tasks.figures import UNCERTAINTIES
+from ensemble_distill.tasks.task import Task
+
+Array = NDArray[Any]
+
+FEWEST = 20  # rows; fewer say nothing of others
+ROWS = 4096  # at most: the share of others that is kept or covered then varies by half a percent
+NUMBERS = 2**14  # and numbers of all lists, some 200 kB of a file
+KEPT_BY = ("model_uncertainty", "total_uncertainty")  # by the first of them that a student has
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Sorted lists, of which any threshold is one number.
+
+    Attributes:
+        rows: how many answers they are of.
+        total_uncertainty, model_uncertainty: of each; None where a student has none.
+        conformal: (S, rows) how badly each one's label fits; None without labels, or where none is scored.
+    """
+
+    rows: Annotated[int, Field(ge=1)]
+    total_uncertainty: tuple[float, ...]
+    model_uncertainty: tuple[float, ...] | None = None
+    conformal: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no calibration rows give."""
+        for values in (self.total_uncertainty, self.model_uncertainty, *(self.conformal or ())):
+            there = None if values is None else np.array(values)
+            if there is not None and not (len(there) == self.rows and np.isfinite(there).all()):
+                raise ValueError(f"of {self.rows} calibration rows it has {len(there)} numbers, or some not finite")
+            if there is not None and (np.diff(there) < 0).any():
+                raise ValueError("what it says of calibration rows is not sorted")
+
+    def refuse_others(self, task: Task) -> None:
+        """Raise ValueError where another task scored the labels."""
+        scored = task.conformal
+        wanted = 0 if scored is None else scored.lists(task.names)
+        if self.conformal is not None and len(self.conformal) != wanted:
+            raise ValueError(f"labels have {len(self.conformal)} scores a row, and {task.key} has {wanted}")
+
+    def kept_by(self) -> str:
+        """The uncertainty by which rows are kept, if nobody says which: of the model, where there is one."""
+        return next(name for name in KEPT_BY if getattr(self, name) is not None)
+
+    def threshold(self, coverage: float, by: str) -> float:
+        """The least uncertainty that keeps this share of the calibration rows.
+
+        Args:
+            coverage: in (0, 1].
+            by: one of `KEPT_BY` that the student has.
+        """
+        return float(getattr(self, by)[math.ceil(_exactly(coverage) * self.rows) - 1])
+
+    def conformal_thresholds(self, alpha: float) -> Array:
+        """Of each list the ⌈(n + 1)(1 − α)⌉-th smallest score of n, float32 (S,); infinite where there is none.
+
+        A new row, exchangeable with these, scores no more with a probability of at least 1 − α.
+        """
+        assert self.conformal is not None
+        rank = math.ceil((self.rows + 1) * (1 - _exactly(alpha)))
+        return np.array([one[rank - 1] if rank <= self.rows else np.inf for one in self.conformal], np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"rows": self.rows}
+        found |= {name: list(own) for name in KEPT_BY if (own := getattr(self, name)) is not None}
+        return found | ({} if self.conformal is None else {"conformal": [list(one) for one in self.conformal]})
+
+    def told(self) -> dict[str, Any]:
+        """What `inspect` says of it."""
+        return {"rows": self.rows, "labels": self.conformal is not None}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Reference:
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        return parsed(cls, record)
+
+
+def fewest_for(alpha: float) -> int:
+    """Calibration rows that are needed for a threshold of α."""
+    return math.ceil(1 / _exactly(alpha)) - 1
+
+
+def most_rows(task: Task) -> int:
+    """How many answers a reference is made of at most."""
+    scores = 0 if task.conformal is None else task.conformal.lists(task.names)
+    return max(FEWEST, min(ROWS, NUMBERS // (2 + scores)))
+
+
+def reference_of(task: Task, batches: Sequence[tuple[Mapping[str, Array], Array | None]]) -> Reference:
+    """What outputs of calibration rows make.
+
+    Args:
+        batches: outputs of answers, by name, and their labels where there are any.
+
+    Raises:
+        ValueError: an output is not finite.
+    """
+    said = {name: [outputs[name] for outputs, _ in batches] for name in UNCERTAINTIES if name in batches[0][0]}
+    scored = task.conformal
+    scores = [scored.scores(outputs, labels) for outputs, labels in batches if scored and labels is not None]
+    return Reference(
+        rows=sum(map(len, said["total_uncertainty"])),
+        total_uncertainty=_sorted(said["total_uncertainty"]),
+        model_uncertainty=_sorted(said["model_uncertainty"]) if "model_uncertainty" in said else None,
+        conformal=tuple(_sorted([one]) for one in np.concatenate(scores).T) if scores else None,
+    )
+
+
+def _sorted(parts: Sequence[Array]) -> tuple[float, ...]:
+    """As float32, each the shortest number that is read back as the same."""
+    return tuple(float(str(value)) for value in np.sort(np.concatenate(parts).astype(np.float32)))
+
+
+def _exactly(share: float) -> Fraction:
+    """As it was written: 0.07 is 7 of 100, and 100 of it are 7, not 7.000000000000001."""
+    return Fraction(repr(float(share)))
