@@ -55,6 +55,9 @@ class Covered:
     coverage: float
     size: float | None
 
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "thresholds": list(self.thresholds)}
+
     @property
     def figures(self) -> Figures:
         return {"covered": self.coverage, "size": self.size}
@@ -78,7 +81,8 @@ class Selective:
 
     def to_json(self) -> dict[str, Any]:
         """What `evaluate --json` has of it."""
-        return asdict(self)
+        covered = None if self.covered is None else [one.to_json() for one in self.covered]
+        return {"rows": self.rows, "by": self.by, "kept": [asdict(one) for one in self.kept], "covered": covered}
 
     def sections(self) -> Iterator[tuple[str, Figures]]:
         """A section for each threshold."""

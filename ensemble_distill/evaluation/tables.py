@@ -149,6 +149,7 @@ def _selective(run: Evaluation) -> list[Table]:
     ]
     of = f"{found.rows:,} {called} of calibration"
     titles = [name.replace("_", " ") for name in figures]
+    fitted = ("calibrate may have fitted its two numbers, without labels, on the same rows.",) if run.calibrated else ()
     made = [
         Table(
             f"{run.run}, the least uncertain {called}",
@@ -166,7 +167,7 @@ def _selective(run: Evaluation) -> list[Table]:
                 f"{run.run}, conformal predictions",
                 ("", "at least", f"truth inside, {run.split}", run.task.conformal.size),
                 {f"alpha, by {of}": rows},
-                ("predict --alpha 0.1 writes those that miss the truth of 10 % of rows at most.",),
+                ("predict --alpha 0.1 writes those that miss the truth of 10 % of rows at most.", *fitted),
             )
         )
     return made

@@ -85,10 +85,9 @@ def settled(wishes: Wishes, served: Served, progress: Progress) -> Settled:
         by = wishes.by or reference.kept_by()
         _refuse_uncertainty(by, shown, served)
         above = reference.threshold(wishes.coverage, by)
-        told = by.replace("_", " ")
-        called = served.card.task.answers_called
+        told, called = by.replace("_", " "), served.card.task.answers_called
         progress.note(
-            f"--coverage {wishes.coverage}: who is above a {told} of {above:.6g} abstains, by {reference.rows:,} "
+            f"--coverage {wishes.coverage}: {called} above a {told} of {above:.6g} abstain, by {reference.rows:,} "
             f"calibration {called}."
         )
     elif above is not None:

@@ -133,6 +133,13 @@ def test_the_metadata_say_all_that_serving_needs(digits_session: Path) -> None:
     found = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith("edistill.")}
     assert len(found.pop("edistill.sha256")) == 64
     found = {key: json.loads(value) for key, value in found.items()}
+    reference = found.pop("edistill.reference")  # which tests/serving/test_calibration_rows.py looks into
+    assert {name: np.shape(values) for name, values in reference.items()} == {
+        "rows": (),
+        "total_uncertainty": (197,),
+        "model_uncertainty": (197,),
+        "conformal": (1, 197),
+    }
     manifest = Manifest.load(digits_session / "cache")
     assert found == {
         "edistill.task": "classification",
