@@ -22,6 +22,12 @@ def register(app: typer.Typer) -> None:
         ensemble: Annotated[
             bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
         ] = False,
+        opset: Annotated[
+            int | None, typer.Option(help="Operators of the .onnx; default as torch writes.", show_default=False)
+        ] = None,
+        ir_version: Annotated[
+            int | None, typer.Option(help="Format of the .onnx; old runtimes read 9.", show_default=False)
+        ] = None,
         card: Annotated[
             bool, typer.Option("--card/--no-card", help="A model card and the edistill.toml that made it, beside.")
         ] = True,
@@ -41,6 +47,8 @@ def register(app: typer.Typer) -> None:
                 onnx=onnx,
                 safetensors=safetensors,
                 ensemble=ensemble,
+                opset=opset,
+                ir_version=ir_version,
                 card=card,
                 trust=trust,
                 progress=progress,

@@ -206,6 +206,11 @@ def ports(found: Sequence[Record]) -> str:
     return listed(told)
 
 
+def opsets(record: Record) -> str:
+    """The operators of a graph: 20, and those of other domains behind their names."""
+    return ", ".join(f"{domain} {version}".strip() for domain, version in record["opset"].items())
+
+
 def size(record: Record) -> str:
     return f"{record['bytes'] / 1e6:,.2f} MB"
 

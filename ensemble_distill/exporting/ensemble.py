@@ -15,6 +15,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.exporting.members import Part, parts_of, refuse_other_encodings, reseen
 from ensemble_distill.exporting.onnx import Wanted, refuse_large, traced, write_verified
 from ensemble_distill.exporting.tracing import UntraceableError, reason_against
+from ensemble_distill.exporting.versions import AS_TRACED, Versions, brought_to
 from ensemble_distill.facts import ENSEMBLE, InputColumns, Kind, Member
 from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.predictive.protocol import Average, Predictive
@@ -96,6 +97,7 @@ def export_ensemble(
     path: Path,
     columns: InputColumns | None = None,
     reference: Reference | None = None,
+    versions: Versions = AS_TRACED,
 ) -> Path:
     """Write `path` and check it against the members' own answers.
 
@@ -105,6 +107,7 @@ def export_ensemble(
         path: the .onnx file; it appears only when the comparison has passed.
         columns: what a row is made of, where the data are tables.
         reference: what it says of calibration rows; None where there are none.
+        versions: in which the file is written.
 
     Raises:
         EdistillError: a member cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ by more
@@ -128,6 +131,7 @@ def export_ensemble(
         _, model = traced(ensemble, card)
     except UntraceableError as error:
         raise _named(ensemble, shape, str(error)) from error
+    model = brought_to(model, versions)
     with torch.no_grad():
         outputs = named_outputs(ensemble.predictive(torch.from_numpy(said)))
     wanted = Wanted(

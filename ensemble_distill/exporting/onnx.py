@@ -17,6 +17,7 @@ from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.exporting.streams import State, Stream, state_names, state_of
 from ensemble_distill.exporting.tracing import CONSTANT, Named, UntraceableError, graph_of, graph_of_fields, reason_of
+from ensemble_distill.exporting.versions import AS_TRACED, Versions, brought_to
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.predictive.protocol import Predictive
@@ -87,6 +88,7 @@ def export_onnx(
     made_from: MadeFrom | None = None,
     progress: Progress | None = None,
     reference: Reference | None = None,
+    versions: Versions = AS_TRACED,
 ) -> Path:
     """Write `path` and check it against torch.
 
@@ -98,10 +100,11 @@ def export_onnx(
         made_from: the run that the student is of, which the file then names.
         progress: is told of a state that the file cannot take.
         reference: what the student says of calibration rows; None where there are none.
+        versions: in which the file is written.
 
     Raises:
-        EdistillError: the body cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ
-            from torch's by more than `Task.tolerance` says.
+        EdistillError: the body cannot be exported, or not in these versions, the file would exceed 2 GB, or
+            onnxruntime's outputs differ from torch's by more than `Task.tolerance` says.
     """
     refuse_large(student, "The student", INSTEAD)
     what, origin = config.architecture, config.provenance
@@ -125,6 +128,7 @@ def export_onnx(
             f"torch cannot export this student's body to ONNX: {error}. Rewrite that part of the body, or use "
             "edistill export --safetensors."
         ) from error
+    model = brought_to(model, versions)
     with torch.no_grad():
         wanted = {name: values.numpy() for name, values in module.named(x).items()}
     if not all(np.isfinite(values).all() for values in wanted.values()):

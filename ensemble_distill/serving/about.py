@@ -28,6 +28,8 @@ def about(path: Path) -> dict[str, Any]:
             **({} if card.columns is None else {"columns": card.columns.to_json()}),
         },
         "outputs": list(served.outputs),
+        "opset": served.opsets,
+        "ir_version": served.ir_version,
         "members": [member.to_json() for member in card.members],
         **({} if card.reference is None else {"reference": card.reference.told()}),
         **({} if card.made_from is None else {"made_from": card.made_from.to_json()}),

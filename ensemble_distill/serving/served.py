@@ -39,8 +39,8 @@ SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
-def _metadata(content: bytes, path: Path) -> dict[str, str]:
-    """The metadata of a graph whose weights are all in the file.
+def _opened(content: bytes, path: Path) -> onnx.ModelProto:
+    """A graph whose weights are all in the file.
 
     Raises:
         EdistillError: it is no ONNX file, or names others to read from: no file of ours does, and those could be any.
@@ -56,7 +56,7 @@ def _metadata(content: bytes, path: Path) -> dict[str, str]:
                 f"{path} has weights that are to be read from {where}, and a file of edistill has all of its own. "
                 "Nothing was read. Give a file that edistill export --onnx wrote."
             )
-    return {entry.key: entry.value for entry in model.metadata_props}
+    return model
 
 
 def _tensors(message: Any) -> Iterator[Any]:
@@ -116,7 +116,11 @@ class Served:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
         self.path = path
-        metadata = _metadata(content, path)
+        model = _opened(content, path)
+        self.ir_version = int(model.ir_version)
+        self.opsets = {entry.domain: int(entry.version) for entry in model.opset_import}
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        del model  # which holds the weights once more
         self.card = Card.from_metadata(metadata, path)
         if not changed and ONNX_KEY not in metadata and self.card.version not in UNSEALED:
             raise damaged(path, f"the sha256 is missing that files of edistill {self.card.version} hold")

@@ -13,6 +13,7 @@ from ensemble_distill.evaluation.reference import references
 from ensemble_distill.exporting.beside import write_card_of_run
 from ensemble_distill.exporting.onnx import export_onnx
 from ensemble_distill.exporting.safetensors import export_safetensors
+from ensemble_distill.exporting.versions import Versions, refuse_idle_versions
 from ensemble_distill.runs.finding import find_run
 from ensemble_distill.runs.folder import EXPORTS, ONNX, SAFETENSORS
 from ensemble_distill.runs.run import Run
@@ -49,6 +50,8 @@ def export(
     onnx: bool = False,
     safetensors: bool = False,
     ensemble: bool = False,
+    opset: int | None = None,
+    ir_version: int | None = None,
     card: bool = True,
     trust: bool = False,
     progress: Progress | None = None,
@@ -58,6 +61,7 @@ def export(
     Args:
         run: a run's folder or name; the latest by default.
         ensemble: export the members that the settings name, and no run; see `export_members`.
+        opset, ir_version: of the ONNX file; None for those that torch writes.
         card: write a model card, `README.md`, and the `edistill.toml` that made the files beside them.
         trust: run the code that a run from elsewhere names for its body; of members, load pickled checkpoints that name
             arbitrary globals.
@@ -68,10 +72,12 @@ def export(
     """
     if not (onnx or safetensors):
         raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
+    versions = Versions(opset, ir_version)
+    refuse_idle_versions(versions, onnx)
     workspace = Workspace(settings, progress or Silent(), trust)
     if ensemble:
         refuse_of_a_run(run, safetensors)
-        return Exported(*export_members(workspace, card))
+        return Exported(*export_members(workspace, versions, card))
     found = find_run(Path(settings.output.runs), run)
     folder, files = found.folder / EXPORTS, []
     refuse_outside(found.folder, folder / ONNX)
@@ -82,7 +88,9 @@ def export(
             x = _real_rows(workspace, found)
             refuse_dependent(student, x, str(found.folder))
             known = _reference(workspace, found, student)
-            made = export_onnx(student, found.config, x, folder / ONNX, found.made_from, workspace.progress, known)
+            made = export_onnx(
+                student, found.config, x, folder / ONNX, found.made_from, workspace.progress, known, versions
+            )
             files.append(made)
         if safetensors:
             files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))

@@ -20,6 +20,7 @@ from ensemble_distill.evaluation.reference import reference_of_members
 from ensemble_distill.exporting.beside import write_card
 from ensemble_distill.exporting.ensemble import ensemble_module, export_ensemble
 from ensemble_distill.exporting.model_card import About
+from ensemble_distill.exporting.versions import Versions
 from ensemble_distill.facts import ENSEMBLE, HELD_OUT, Member
 from ensemble_distill.runs.args import settings_content
 from ensemble_distill.runs.folder import CONFIG, EXPORTED, EXPORTS, ensemble_folder
@@ -37,10 +38,13 @@ CHECKED_ROWS = 32
 CHECKED_ON = ("validation", "test", "train")  # the first that there is: no choice hangs on it
 
 
-def export_members(workspace: Workspace, card: bool = True) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def export_members(
+    workspace: Workspace, versions: Versions, card: bool = True
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Write `ensemble/export/model.onnx` beside the folder of runs; no run and no cache is needed.
 
     Args:
+        versions: in which the file is written.
         card: write the model card and the settings, too, which are returned apart.
 
     Raises:
@@ -71,7 +75,7 @@ def export_members(workspace: Workspace, card: bool = True) -> tuple[tuple[Path,
     reference = reference_of_members(task, module, shown, sources, workspace.workers, workspace.progress)
     with one_writer(folder):
         columns = getattr(source, "columns", None)
-        written = export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns, reference)
+        written = export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns, reference, versions)
         return (written,), _beside(workspace, task, members, written) if card else ()
 
 
