@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Argument(
                 metavar="RUN",
-                help="Runs of one ensemble, or a chain, by folder or name; the latest by default.",
+                help="Runs of one ensemble, exported files, or a chain, by folder or name; the latest by default.",
                 show_default=False,
             ),
         ] = None,
@@ -53,12 +53,16 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.
 
-        Several runs of one ensemble stand side by side, and so do the generations of a chain.
+        Several runs of one ensemble stand side by side, and so do the generations of a chain. An exported .onnx is
+        asked itself, through onnxruntime, beside the run that it stands in.
 
         Example: edistill evaluate kd-s0 hydra-s0 --format markdown
         """
+        from ensemble_distill.evaluation.exported import with_their_runs
         from ensemble_distill.workflows import evaluate as workflow
 
+        if runs is not None and report is None:
+            runs = with_their_runs(Path(settings.output.runs), runs)
         with render.Shown() as progress:
             if runs is None or len(runs) < 2:
                 run = runs[0] if runs else None

@@ -28,8 +28,12 @@ LARGEST = 2**26  # parameters of all members: larger ones gain nothing by a batc
 Model = tuple[Sequence[nn.Module], Sequence[Tensor]]  # modules, and an input (1, ...) for each
 
 
-class Uncounted(nn.Module):
-    """A member of another runtime, as a module that can be timed; what it holds and multiplies is not known."""
+class Elsewhere(nn.Module):
+    """What another runtime runs: it can be timed, and what it holds and multiplies is not known."""
+
+
+class Uncounted(Elsewhere):
+    """A member of another runtime, as a module that can be timed."""
 
     def __init__(self, asked: Answering) -> None:
         super().__init__()
@@ -142,7 +146,7 @@ def _shortest(ways: Sequence[Callable[[], float]], most: float) -> list[float]:
 
 def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[int | None, int | None]:
     """Parameters and multiply-accumulates; None of what another runtime runs."""
-    if any(isinstance(module, Uncounted) for module in modules):
+    if any(isinstance(module, Elsewhere) for module in modules):
         for module, x in zip(modules, inputs, strict=True):
             module(x.clone())  # so that the first time is not the one that counts
         return None, None

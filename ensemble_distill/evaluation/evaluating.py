@@ -54,7 +54,12 @@ def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluat
     )
     _tell_stale(runs, given.progress)
     for index, (run, evaluation) in enumerate(zip(runs, found, strict=True)):
-        keep_or_warn(run.folder, {STUDENT: (index, run)}, measured, evaluation, given.progress)
+        if not run.keeps:
+            given.progress.note(
+                f"{run.folder} is asked and timed through onnxruntime, all else by torch; its figures are not kept."
+            )
+        else:
+            keep_or_warn(run.folder, {STUDENT: (index, run)}, measured, evaluation, given.progress)
     return found
 
 

@@ -126,6 +126,8 @@ def export_ensemble(
         features=None if columns is None else columns.features,
         columns=columns,
         reference=reference,
+        average=ensemble.average,
+        weights=None if ensemble.weights is None else tuple(ensemble.weights.tolist()),
     )
     try:
         _, model = traced(ensemble, card)

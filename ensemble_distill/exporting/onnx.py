@@ -120,6 +120,8 @@ def export_onnx(
         features=origin.features,
         columns=origin.columns,
         reference=reference,
+        average=what.average,
+        weights=what.weights,
     )
     try:
         module, model = streamed(student, card, progress or Silent()) or traced(student, card)

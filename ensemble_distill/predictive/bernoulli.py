@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -217,6 +218,9 @@ class BernoulliFamily:
 
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Bernoulli:
         return Bernoulli(raw, weights, average)
+
+    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return outputs["head_logits"] if "head_logits" in outputs else outputs["logits"].unsqueeze(1)
 
     def raw(self, predictive: Bernoulli) -> Tensor:
         return predictive.logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -175,6 +176,9 @@ class CategoricalFamily:
 
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Categorical:
         return Categorical(raw, weights, average)
+
+    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return outputs["head_logits"] if "head_logits" in outputs else outputs["logits"].unsqueeze(1)
 
     def raw(self, predictive: Categorical) -> Tensor:
         return predictive.logits - predictive.logits.mean(-1, keepdim=True)

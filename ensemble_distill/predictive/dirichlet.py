@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -189,6 +190,9 @@ class DirichletFamily:
             return Dirichlet(raw)
         log_offset = math.log(self.offset)
         return Dirichlet(log_offset + log_plus(raw - log_offset))
+
+    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return outputs["concentration"].log().unsqueeze(1)
 
     def raw(self, predictive: Dirichlet) -> Tensor:
         """Raises ValueError when a concentration is not above the offset: no number means that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -163,9 +164,20 @@ class GaussianFamily:
         mean, log_variance = raw.unbind(-1)
         return Gaussian(self.center + self.scale * mean, log_variance + 2 * math.log(self.scale), weights)
 
+    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        mean, variance = emitted_moments(outputs)
+        return torch.stack([mean, variance.log()], dim=-1)
+
     def raw(self, predictive: Gaussian) -> Tensor:
         mean = (predictive.mean - self.center) / self.scale
         return torch.stack([mean, predictive.log_variance - 2 * math.log(self.scale)], dim=-1)
+
+
+def emitted_moments(outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Means and variances of each head, (B, M, …), of one head where there is no other."""
+    if "head_means" in outputs:
+        return outputs["head_means"], outputs["head_variances"]
+    return outputs["mean"].unsqueeze(1), outputs["variance"].unsqueeze(1)
 
 
 FAMILY = GaussianFamily

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
-from ensemble_distill.predictive.gaussian import Gaussian
+from ensemble_distill.predictive.gaussian import Gaussian, emitted_moments
 from ensemble_distill.predictive.parts import Parts, mixed_nll
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
@@ -159,6 +160,10 @@ class GaussianVectorFamily:
             center, scale = (raw.new_tensor(values) for values in (self.center, self.scale))
             mean, log_variance = center + scale * mean, log_variance + 2 * scale.log()
         return GaussianVector(mean, log_variance, raw.new_tensor(self.unit), weights)
+
+    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        mean, variance = emitted_moments(outputs)
+        return torch.cat([mean, variance.log()], dim=-1)
 
     def raw(self, predictive: GaussianVector) -> Tensor:
         mean, log_variance = predictive.mean, predictive.log_variance

@@ -5,6 +5,7 @@ B batch, M members or heads, L positions (none so far), K classes or labels, D t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -85,6 +86,10 @@ class Family(Protocol):
     def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes`: how many names the task has
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Predictive:
         """Raw outputs (B, M, *L, width) as distributions; weights (M,) or (B, M), or None for equal ones."""
+        ...
+
+    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Numbers (B, M, *L, width) that mean what `Predictive.emitted` told of distributions, in the members' unit."""
         ...
 
     def raw(self, predictive: Any) -> Tensor:

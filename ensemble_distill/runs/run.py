@@ -76,6 +76,11 @@ class Run:
         return cls(folder, config, weights, content_of(folder / CALIBRATION))
 
     @property
+    def keeps(self) -> bool:
+        """Whether it is a folder in which what is found of it is kept."""
+        return True
+
+    @property
     def architecture(self) -> Architecture:
         """What its student is."""
         return self.config.architecture

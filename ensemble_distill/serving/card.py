@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import (
@@ -45,6 +47,7 @@ class Card:
         features: what the numbers of a row are called; None where it was trained on no tables.
         columns: what a row of a table is made of; None where it was trained on none, or before version 0.3.
         reference: what it says of calibration rows; None where there were none.
+        average, weights: how its heads pool, as in `Architecture`; files before version 0.3 do not say it.
     """
 
     task: Annotated[Task, GIVEN]
@@ -58,6 +61,8 @@ class Card:
     features: tuple[str, ...] | None = None
     columns: InputColumns | None = None
     reference: Reference | None = None
+    average: Literal["probabilities", "logits"] = "probabilities"
+    weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no export writes."""
@@ -68,6 +73,8 @@ class Card:
             raise ValueError(f"its rows are {self.kind}, and its task is {self.task.key}")
         if self.columns is not None and self.columns.features != self.features:
             raise ValueError(f"its columns make {self.columns.features}, and its features are {self.features}")
+        if self.weights is not None and (len(self.weights) != len(self.members) or not any(self.weights)):
+            raise ValueError(f"weights are {self.weights}, and there are {len(self.members)} members")
         if self.reference is not None:
             self.reference.refuse_others(self.task)
         size = self.preprocessing.size if isinstance(self.preprocessing, Preprocessing) else None
@@ -103,6 +110,8 @@ class Card:
             **({} if self.features is None else {"features": list(self.features)}),
             **({} if self.columns is None else {"columns": self.columns.to_json()}),
             **({} if self.reference is None else {"reference": self.reference.to_json()}),
+            **({} if self.average == "probabilities" else {"average": self.average}),
+            **({} if self.weights is None else {"weights": list(self.weights)}),
         }
         return {f"{ONNX_PREFIX}{name}": line_of_json(value) for name, value in gathered(record).items()}
 

@@ -97,11 +97,12 @@ class _End:
 class Served:
     """An exported student, ready to run."""
 
-    def __init__(self, path: Path, *, changed: bool = False) -> None:
+    def __init__(self, path: Path, *, changed: bool = False, threads: int | None = None) -> None:
         """
         Args:
             changed: its user changed the file since it was exported, by quantizing it for instance: its sha256 is left
                 aside.
+            threads: that one operation takes; None for all cores.
 
         Raises:
             EdistillError: there is no such file, or it is not an ONNX file of ours.
@@ -115,6 +116,8 @@ class Served:
             refuse_damaged_onnx(path, content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
+        if threads is not None:
+            options.intra_op_num_threads = threads
         self.path = path
         model = _opened(content, path)
         self.ir_version = int(model.ir_version)

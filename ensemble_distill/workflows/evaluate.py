@@ -8,10 +8,10 @@ from pathlib import Path
 from ensemble_distill.evaluation.comparable import refuse_unlike
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.evaluating import evaluate_chain, evaluate_runs, kept, measure
+from ensemble_distill.evaluation.exported import evaluated_runs, find_evaluated
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.reporting.report import refuse_report, refuse_report_of_chain, write_report
 from ensemble_distill.runs.chain import Chain
-from ensemble_distill.runs.finding import find, find_runs
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.workspace.evaluating import open_for_evaluation
@@ -34,7 +34,7 @@ def evaluate(
     sub-ensembles are chosen on the validation rows; without labels there, they are None.
 
     Args:
-        run: a run's or a chain's folder or name; the latest by default.
+        run: a run's or a chain's folder or name, or an exported .onnx; the latest run by default.
         split: test by default, or validation where there is no test.
         shifts: evaluate every shift of the split too, in five severities, for which the teachers themselves are asked.
         report: a page to write of a run, .html; what its figures draw is written beside it, .json.
@@ -53,7 +53,7 @@ def evaluate(
     """
     if report is not None:
         refuse_report(Path(report))
-    found = find(Path(settings.output.runs), run)
+    found = find_evaluated(Path(settings.output.runs), run)
     if report is not None and isinstance(found, Chain):
         refuse_report_of_chain(found)
     first = found.runs[0] if isinstance(found, Chain) else found
@@ -81,12 +81,12 @@ def evaluate_together(
     The members are read or asked once for all runs. What is found of each run is kept as `evaluate` keeps it.
 
     Args:
-        runs: folders or names.
+        runs: folders or names, or exported .onnx files; see `with_their_runs`.
 
     Raises:
         EdistillError: as for `evaluate`; or a run is given twice, or they differ in task, members or training data.
     """
-    found = find_runs(Path(settings.output.runs), runs)
+    found = evaluated_runs(Path(settings.output.runs), runs)
     refuse_unlike(found)
     given = open_for_evaluation(Workspace(settings, progress or Silent(), trust), found[0], must_ask=shifts)
     return Comparison(evaluate_runs(given, found, split, shifts))

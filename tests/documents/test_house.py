@@ -64,7 +64,10 @@ BEYOND: dict[str, set[str]] = {
         "settings",  # its sections are values: [student], [train], [teachers]
         "teachers",  # members whose weights a student starts from are built
     },
-    "evaluation": {"teachers"},  # what is asked of a member
+    "evaluation": {
+        "teachers",  # what is asked of a member
+        "serving",  # an exported file in the place of a run
+    },
     "exporting": {
         "predictive",  # what members pool to, where no student says it
         "settings",  # what the file is called that stands beside
