@@ -185,7 +185,10 @@ def _npy_header(record: np.dtype[np.void], rows: int) -> bytes:
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files of writes that never finished, also of version 0.1.0: harmless, removed by the next pass."""
     beside = [path for path in folder.glob(f"*{TEMPORARY}") if is_temporary(path) or path.stem in FILES]
-    return [*beside, *(path for path in _below(folder, RECORDS, PARTS, "replay") if path.name.endswith(TEMPORARY))]
+    return [
+        *beside,
+        *(path for path in _below(folder, RECORDS, PARTS, "replay", "notes") if path.name.endswith(TEMPORARY)),
+    ]
 
 
 def unneeded(folder: Path) -> list[Path]:

@@ -52,6 +52,7 @@ def open_source(
     reading: Reading | None = None,
     columns: Declared | None = None,
     name: str = "",
+    notes: Path | None = None,
 ) -> Source:
     """The source that an entry of `[data]` describes.
 
@@ -63,11 +64,12 @@ def open_source(
         reading: how a stream of tokens becomes rows.
         columns: what the columns of a table are.
         name: of the split that it is for, which a data set with parts of its own goes by.
+        notes: the folder where what is learned of it is kept; None for nowhere.
 
     Raises:
         EdistillError: there is no such source, it is of no known kind, or its contents are refused.
     """
-    described = Entry.of(entry, reading, columns, name)
+    described = Entry.of(entry, reading, columns, name, notes)
     kind = next((kind for kind in source_kinds() if kind.claims(described.source)), None)
     path = Path(described.source)
     if kind is None:

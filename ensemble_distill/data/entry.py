@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from ensemble_distill.data.columns import Columns, Declared
@@ -34,6 +35,7 @@ class Entry:
     columns: what those of a table are; None where nothing says it.
     root, split: of a data set of torchvision the folder where it lies, and the part of it; None where nothing says it.
     name: of the split of the settings that this is of; "" for none.
+    notes: the folder where what is learned of it may be kept; None for nowhere.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Entry:
     root: str | None = None
     split: str | None = None
     name: str = ""
+    notes: Path | None = None
 
     @classmethod
     def of(
@@ -53,12 +56,13 @@ class Entry:
         reading: Reading | None = None,
         columns: Declared | None = None,
         name: str = "",
+        notes: Path | None = None,
     ) -> Entry:
         told = None if columns is None else Columns.of(columns)
         if isinstance(given, str | os.PathLike):
-            return cls(os.fspath(given), reading=reading, columns=told, name=name)
+            return cls(os.fspath(given), reading=reading, columns=told, name=name, notes=notes)
         root, split = (getattr(given, key, None) for key in ("root", "split"))
-        return cls(given.source, given.rows, given.x, given.y, reading, told, root, split, name)
+        return cls(given.source, given.rows, given.x, given.y, reading, told, root, split, name, notes)
 
     def refuse_parts(self) -> None:
         """For sources that are no data set of torchvision.

@@ -11,6 +11,7 @@ from ensemble_distill.caching.idle import Caching, tell_idle_caching, warn_of_li
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.caching.report import CacheReport
+from ensemble_distill.data.notes import keep_notes
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.job import opened
@@ -71,8 +72,10 @@ def _cache_logits(
     )
     with held(folder, plans, teachers, overwrite):
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)
-        if ranks.is_first() and (added or not (folder / ARGS).is_file()):
-            write_text(folder / ARGS, settings_toml(settings, folder), within=folder)
+        if ranks.is_first():
+            if added or not (folder / ARGS).is_file():
+                write_text(folder / ARGS, settings_toml(settings, folder), within=folder)
+            keep_notes(sources.values(), folder)
     report = ranks.of_first(lambda: CacheReport.of(folder, added, time.monotonic() - started))
     if only is None and tables and "train" not in report.answered:
         warn_of_little_diversity(settings.views.transform, plans, teachers, workspace.progress)

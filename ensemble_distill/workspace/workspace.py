@@ -16,6 +16,7 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import open_source
 from ensemble_distill.data.folds import HeldOut, read_folds
+from ensemble_distill.data.notes import NAME as NOTES
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.portions import Rule, portions
 from ensemble_distill.data.rendition import pushes
@@ -133,7 +134,8 @@ class Workspace:
         return self._limited(source)
 
     def _opened(self, entry: DataSettings, name: str) -> Source:
-        return open_source(entry, self.task.key, self.reading, self.settings.data.columns, name)
+        notes = self.cache_folder / NOTES
+        return open_source(entry, self.task.key, self.reading, self.settings.data.columns, name, notes)
 
     @cached_property
     def _portions(self) -> dict[str, Source]:

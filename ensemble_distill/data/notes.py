@@ -1,0 +1,144 @@
+"""What was learned of tar shards, kept beside the cache, so that the next command need not read all headers again.
+
+A note is taken for nothing more than that: it is passed over where anything is odd, and where a shard is no longer, to
+the last change that the file system tells of, the file that was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.data.shard_headers import Headers
+from ensemble_distill.data.source import Source
+from ensemble_distill.data.tar_index import Placed
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.files import read_whole, write_whole
+from ensemble_distill.runtime.jsons import parse_json
+
+NAME = "notes"  # the folder in a cache
+FORMAT = 1
+SETTLED = 2_000_000_000  # nanoseconds after which another change of a file has another time
+TEXTS = (str, int, float, bool)
+
+State = list[int]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Attributes:
+    path: where it is kept; None for nowhere.
+    asked: what was read: the shards, and the columns.
+    states: of the shards, before they were read.
+    headers: what they said.
+    fresh: whether it is not kept yet.
+    """
+
+    path: Path | None
+    asked: Any
+    states: list[State]
+    headers: Headers
+    fresh: bool
+
+    @classmethod
+    def taken(cls, folder: Path | None, shards: Sequence[Path], column: str | None, labels: Sequence[str]) -> Note:
+        """The one that is kept in a folder, if any, or a fresh one. Raises EdistillError as `Headers.of` does."""
+        asked = [[str(shard.absolute()) for shard in shards], column, list(labels)]
+        path = None if folder is None else folder / f"{_digest(json.dumps(asked).encode()).decode()[:16]}.json"
+        states = [_state(shard) for shard in shards]  # before they are read
+        try:
+            if path is not None:
+                return cls(path, asked, states, _read(path, asked, states), fresh=False)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return cls(path, asked, states, Headers.of(shards, column, labels), fresh=True)
+
+    def keep(self, within: Path) -> None:
+        """Write it, where it is fresh and the shards have not changed just before. A disk that cannot hold it is no
+        mistake.
+
+        Args:
+            within: the cache.
+        """
+        if (
+            self.path is None
+            or not self.fresh
+            or time.time_ns() - max(max(state[2:]) for state in self.states) < SETTLED
+        ):
+            return
+        headers = self.headers
+        record = {
+            "format": FORMAT,
+            "asked": self.asked,
+            "states": self.states,
+            "at": headers.at,
+            "names": [one.name for one in headers.placed],
+            "offsets": [one.offset for one in headers.placed],
+            "sizes": [one.size for one in headers.placed],
+            "texts": headers.texts,
+            "labeled": headers.labeled,
+            "others": sorted(headers.others),
+        }
+        content = json.dumps(record).encode()
+        try:
+            write_whole(self.path, b"%s\n%s" % (_digest(content), content), within=within)
+        except (OSError, EdistillError):
+            return
+
+
+def keep_notes(sources: Iterable[Source], cache: Path) -> None:
+    """Keep what was learned of some sources, and of those that they are parts of."""
+    found: dict[Path, Note] = {}
+    for source in sources:
+        while (whole := getattr(source, "whole", None)) is not None:
+            source = whole
+        if isinstance(note := getattr(source, "note", None), Note) and note.path is not None:
+            found[note.path] = note
+    for note in found.values():
+        note.keep(cache)
+
+
+def _state(path: Path) -> State:
+    """What changes with a file: its size, which file it is, and when it and what is said of it were changed."""
+    try:
+        found = path.stat()
+    except OSError:  # told where it is read
+        return [0, 0, 0, 0]
+    return [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _read(path: Path, asked: Any, states: list[State]) -> Headers:
+    """Raises OSError, ValueError, KeyError or TypeError where there is none, or it is damaged or of other files."""
+    digest, _, content = read_whole(path).partition(b"\n")
+    if digest != _digest(content):
+        raise ValueError("it is not whole")
+    record = parse_json(content)
+    if (record["format"], record["asked"], record["states"]) != (FORMAT, asked, states):
+        raise ValueError("it is of other files")
+    placed = [Placed(*one) for one in zip(record["names"], record["offsets"], record["sizes"], strict=True)]
+    headers = Headers(record["at"], placed, record["texts"], record["labeled"], set(record["others"]))
+    _refuse_odd(headers, asked[2], [state[0] for state in states])
+    return headers
+
+
+def _refuse_odd(headers: Headers, labels: Sequence[str], sizes: Sequence[int]) -> None:
+    """Raise ValueError or TypeError for what no shards say."""
+    rows, texts = len(headers.placed), headers.texts
+    if len(headers.at) != rows or list(texts) != list(labels) or not isinstance(headers.labeled, bool):
+        raise ValueError("its columns are others")
+    for number, one in zip(headers.at, headers.placed, strict=True):
+        whole = all(type(value) is int and value >= 0 for value in (number, one.offset, one.size))
+        if not whole or type(one.name) is not str or number >= len(sizes) or one.offset + one.size > sizes[number]:
+            raise ValueError(f"{one} lies in no shard")
+    for column in texts.values():
+        if len(column) != (rows if headers.labeled else 0) or any(type(text) not in TEXTS for text in column):
+            raise ValueError("its labels are none")

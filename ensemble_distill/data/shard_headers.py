@@ -1,0 +1,75 @@
+"""What the headers of tar shards, and the files of labels in them, say of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ensemble_distill.data.shard_rows import EXTENSIONS, Sample, samples_in
+from ensemble_distill.data.tar_index import Placed
+from ensemble_distill.errors import EdistillError
+
+Text = str | int | float | bool
+LARGEST = 2**30  # bytes of a picture's file
+BLOCK = 1 << 14  # rows whose labels are handed on at once
+
+
+@dataclass
+class Headers:
+    """Attributes:
+    at: of each row the number of its shard.
+    placed: where its picture lies there.
+    texts: by column of labels what each row says; empty where none has labels.
+    labeled: whether the first row has one; None before there is one.
+    others: extensions of files that are neither pictures nor labels.
+    """
+
+    at: list[int] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
+    texts: dict[str, list[Text]] = field(default_factory=dict)
+    labeled: bool | None = None
+    others: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, shards: Sequence[Path], column: str | None, labels: Sequence[str]) -> Headers:
+        """Reads them all.
+
+        Args:
+            column: the extension of pictures; None for all that are called so.
+            labels: the columns of labels.
+
+        Raises:
+            EdistillError: as `samples_in` does; or a sample has no picture, or some have labels and others not.
+        """
+        found = cls(texts={name: [] for name in labels})
+        numbers = {shard: number for number, shard in enumerate(shards)}
+        for sample in samples_in(shards):
+            picture = sample.picture(column)
+            if picture.size > LARGEST:
+                raise EdistillError(f"{sample.shard}: {picture.name} has {picture.size:,} bytes, and no picture has.")
+            found.at.append(numbers[sample.shard])
+            found.placed.append(picture)
+            found._label(sample)
+        return found
+
+    def _label(self, sample: Sample) -> None:
+        """Reads the labels of a sample; of data whose first one has none nobody has."""
+        if self.labeled is None:
+            has = {name.partition(".")[0] if name.startswith("json.") else name for name in self.texts}
+            self.labeled = bool(has & sample.files.keys())
+        self.others |= sample.files.keys() - {*EXTENSIONS, *self.texts}
+        if not self.labeled:
+            if any(name in sample.files for name in self.texts):
+                raise EdistillError(
+                    f"{sample.shard}: sample {sample.key} has a label, and the first one has none. Give every sample "
+                    "one, or none."
+                )
+            return
+        for name, texts in self.texts.items():
+            texts.append(sample.text(name))
+
+    def blocks(self) -> Iterator[dict[str, list[Text]]]:
+        """The labels, some rows at a time."""
+        for start in range(0, len(self.placed), BLOCK):
+            yield {name: texts[start : start + BLOCK] for name, texts in self.texts.items()}
