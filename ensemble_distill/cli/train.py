@@ -32,7 +32,7 @@ FLAGS = [
     "clip-grad",
 ]
 FLAGS += ["generations", "teacher"]
-FLAGS += ["channels-last", "amp", "amp-dtype", "model-ema", "model-ema-decay", "device", "seed"]
+FLAGS += ["channels-last", "torchcompile", "amp", "amp-dtype", "model-ema", "model-ema-decay", "device", "seed"]
 
 
 def register(app: typer.Typer) -> None:

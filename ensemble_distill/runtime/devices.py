@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -63,3 +65,21 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
     if asked is not None:
         return asked
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """float32 as it is written: no TF32 on CUDA, which cuDNN takes for convolutions unless it is told, and no bfloat16
+    on a CPU, whatever the code of a model has asked for. Afterwards all is as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            torch.backends.cudnn.enabled,
+            torch.backends.cudnn.benchmark,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=False,
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -223,6 +223,9 @@ class TrainSettings(Section):
         None, description="Keep the body's BatchNorm statistics; default on where student.init gives it a member's."
     )
     channels_last: bool = Field(False, description="Lay out pictures and kernels for faster convolutions.")
+    torchcompile: str | None = Field(
+        None, description="Compile the student's body by torch.compile with this backend: inductor, mostly."
+    )
     amp: bool = Field(False, description="Mixed precision.")
     amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="Its lower precision.")
     model_ema: bool = Field(False, description="Keep an exponential moving average; it becomes the student.")

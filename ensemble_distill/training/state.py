@@ -15,7 +15,7 @@ from ensemble_distill.runs.run import misfit
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import damaged, random_state, restore_random_state
-from ensemble_distill.training.forward import Forward, channels_last, channels_last_state
+from ensemble_distill.training.forward import Forward, channels_last, channels_last_state, compile_body
 from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Order, boundaries
 from ensemble_distill.training.plateau import Plateau
@@ -83,6 +83,8 @@ class States:
         student = self.stages[stage].start(student).to(self.device)
         if self.settings.channels_last:
             channels_last(student)
+        if self.settings.torchcompile is not None:
+            compile_body(student, self.settings.torchcompile)
         return self.forward.learning(student)
 
     def fresh(self, student: Student, stage: int) -> State:

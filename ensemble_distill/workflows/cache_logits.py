@@ -13,6 +13,7 @@ from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.caching.report import CacheReport
 from ensemble_distill.data.notes import keep_notes
 from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.devices import whole_float32
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -70,7 +71,7 @@ def _cache_logits(
         records=settings.cache.records,
         samples=settings.cache.samples,
     )
-    with held(folder, plans, teachers, overwrite):
+    with held(folder, plans, teachers, overwrite), whole_float32():
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)
         if ranks.is_first():
             if added or not (folder / ARGS).is_file():

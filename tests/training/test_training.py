@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
-from tiny import SIDE, contents, examples, linear, make_folder, settings
+from tiny import SIDE, contents, examples, linear, make_folder, refused, settings
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
@@ -248,6 +248,18 @@ def test_a_step_is_one_call_of_the_student_whose_heads_run_in_full_precision(
     )
     trained(cached, train__amp=amp, train__epochs=2, student__model="plain.py:make")
     assert calls == [(torch.bfloat16 if amp else torch.float32, torch.float32)] * 10
+
+
+@pytest.mark.thorough
+def test_a_compiled_body_is_the_same_student_under_the_same_names(cached: Path) -> None:
+    plain = trained(cached)
+    compiled = trained(cached, train__torchcompile="eager")
+    assert_equal(weights(compiled), weights(plain))
+
+
+def test_a_backend_that_torch_does_not_know_is_refused_with_those_it_knows(cached: Path) -> None:
+    with refused("train.torchcompile is 'inductr'", "inductor"):
+        trained(cached, train__torchcompile="inductr")
 
 
 def test_losses_are_read_once_in_a_while_and_all_of_them(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
