@@ -19,7 +19,6 @@ SHOWN = (
     "diversity_explained",
     "mean_kl",
 )
-FORMATS = {".onnx": "--onnx", ".safetensors": "--safetensors"}
 CAPTION = (
     "after: each half of the rows by a fit on the other, so what to expect elsewhere.\n"
     "A calibration mends how much the heads disagree, not about what: it lowers the diversity explained where heads\n"
@@ -76,6 +75,4 @@ def register(app: typer.Typer) -> None:
                 render.message(line)
         if report.stale and not json:
             files = " and ".join(str(file) for file in report.stale)
-            flags = " ".join(FORMATS[file.suffix] for file in report.stale)
-            again = f"edistill export {report.folder} {flags}"
-            render.message(f"{files}: exported before. Export again: {again}")
+            render.message(f"{files}: exported before. Export again: {report.export_again}")

@@ -19,6 +19,13 @@ def register(app: typer.Typer) -> None:
         run: RunArgument = None,
         onnx: Annotated[bool, typer.Option("--onnx", help="export/model.onnx, checked against torch.")] = False,
         safetensors: Annotated[bool, typer.Option("--safetensors", help="export/model.safetensors.")] = False,
+        fp16: Annotated[
+            bool, typer.Option("--fp16", help="export/model-fp16.onnx beside model.onnx, and what it costs.")
+        ] = False,
+        int8: Annotated[
+            bool, typer.Option("--int8", help="export/model-int8.onnx beside model.onnx, and what it costs.")
+        ] = False,
+        force: Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 whatever they cost.")] = False,
         ensemble: Annotated[
             bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
         ] = False,
@@ -38,6 +45,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill export --onnx --safetensors
         """
+        from ensemble_distill.evaluation.price import price_table
         from ensemble_distill.workflows.export import export
 
         with render.Shown() as progress:
@@ -46,6 +54,9 @@ def register(app: typer.Typer) -> None:
                 run,
                 onnx=onnx,
                 safetensors=safetensors,
+                fp16=fp16,
+                int8=int8,
+                force=force,
                 ensemble=ensemble,
                 opset=opset,
                 ir_version=ir_version,
@@ -56,13 +67,18 @@ def register(app: typer.Typer) -> None:
         files = exported.files
         if json:
             beside = [str(path) for path in exported.beside]
-            render.document({"files": [str(path) for path in files], "beside": beside})
+            document = {"files": [str(path) for path in files], "beside": beside}
+            prices = [price.to_json() for price in exported.prices]
+            render.document(document | ({"prices": prices} if prices else {}))
             return
         render.table(
             "exported and verified",
             ["file", "size"],
             [[render.near(str(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in files],
         )
+        if exported.prices:
+            table = price_table(exported.prices)
+            render.grid(table.title, table.columns, table.sections, table.caption)
         if exported.beside:
             render.message(
                 f"Beside {'it' if len(files) == 1 else 'them'}: {' and '.join(p.name for p in exported.beside)}."

@@ -33,6 +33,12 @@ from ensemble_distill.cli.inspected_facts import (
 from ensemble_distill.facts import ENSEMBLE
 
 ROWS = 12  # of a table
+FORMATS = {
+    "export/model.onnx": " --onnx",
+    "export/model-fp16.onnx": " --fp16",
+    "export/model-int8.onnx": " --int8",
+    "export/model.safetensors": " --safetensors",
+}  # of the exported files of a run, what asks for each
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def sheet_of(path: str, record: Record, *, own_teachers: bool = False) -> Sheet:
 def _run(path: str, record: Record) -> Sheet:
     files: Sequence[str] = record["files"]
     evaluated = [name for name in files if name.startswith("evaluations/") and name.endswith(".json")]
-    exported = [name for name in files if name in ("export/model.onnx", "export/model.safetensors")]
+    exported = [name for name in files if name.startswith("export/model")]
     stale: Sequence[str] = record.get("stale", ())
     return Sheet(
         f"{path}: a student of {counted(record['members'], 'member')} by {record['method']['name']}",
@@ -93,8 +99,7 @@ def _next_of_run(path: str, evaluated: Sequence[str], exported: Sequence[str], s
     for document in (name for name in stale if name.startswith("evaluations/")):
         split = "" if document.endswith("/test.json") else f" --split {document[:-5].rpartition('/')[2]}"
         return f"edistill evaluate {path}{split}" + (" --shifts" if "/shifts/" in document else "")
-    formats = {"export/model.onnx": " --onnx", "export/model.safetensors": " --safetensors"}
-    if again := "".join(flag for name, flag in formats.items() if name in stale):
+    if again := "".join(flag for name, flag in FORMATS.items() if name in stale):
         return f"edistill export {path}{again}"
     if "export/model.onnx" not in exported:
         return f"edistill export {path} --onnx"
@@ -132,6 +137,7 @@ def _onnx(path: str, record: Record) -> Sheet:
             *member_facts(record["members"], ("model", "output")),
             *made_from(record),
             ("stale", record.get("stale", "")),
+            ("precision", record.get("precision", "")),
             ("made with", f"edistill {record['version']}"),
             ("opset", f"{opsets(record)}, IR version {record['ir_version']}"),
             ("size", size(record)),

@@ -65,6 +65,7 @@ def model_card(about: About, files: Sequence[Path]) -> str:
         *_figures(about),
         *_running(graphs[:1]),
         *_saying(about.task, graphs[:1]),
+        *_precision(graphs),
         _files(files),
         _origin(about),
     ]
@@ -153,6 +154,23 @@ def _saying(task: Task, graphs: Sequence[Served]) -> Iterator[str]:
         text = f"## What its uncertainties mean\n\nA number a row, {task.uncertainty_unit}.\n\n"
         single = "" if "model_uncertainty" in graph.outputs else SINGLE
         yield text + _table(["output", "what it is"], rows, plain=False) + single
+
+
+def _precision(graphs: Sequence[Served]) -> Iterator[str]:
+    """What files of less precision cost beside the float32 file."""
+    priced = [(graph.path.name, graph.card.price) for graph in graphs if graph.card.price is not None]
+    if not priced:
+        return
+    figures = list(priced[0][1]["figures"])
+    rows = [[figure.replace("_", " "), *(number(of["figures"].get(figure)) for _, of in priced)] for figure in figures]
+    rows += [[f"worth in {key}, in members", *(number(of["worth"].get(key)) for _, of in priced)] for key in WORTH]
+    rows.append(["KL from the float32 file", *(number(of["kl"]) for _, of in priced)])
+    outputs = priced[0][1]["apart"]
+    rows += [
+        [f"largest difference of {name}", *(number(of["apart"].get(name)) for _, of in priced)] for name in outputs
+    ]
+    told = f"On {priced[0][1]['rows']:,} rows of validation. The last layers, and outputs, are float32."
+    yield f"## In less precision\n\n{told}\n\n" + _table(["", *(name for name, _ in priced)], rows)
 
 
 # --- what it is made of -----------------------------------------------------------------------------------------

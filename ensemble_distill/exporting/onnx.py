@@ -219,6 +219,12 @@ def _with_card(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
     return model
 
 
+def sealed_with(model: onnx.ModelProto, card: Card) -> bytes:
+    """The bytes of a file of a graph that says this of itself, and nothing else."""
+    del model.metadata_props[:]
+    return seal(_with_card(model, card).SerializeToString())
+
+
 def write_verified(path: Path, model: onnx.ModelProto, card: Card, wanted: Wanted) -> None:
     """Write a graph sealed, once onnxruntime says of real rows what is wanted. Raises EdistillError where it does
     not."""

@@ -39,13 +39,6 @@ class Versions:
             raise _too_old(self.ir, self.opset)
 
 
-def refuse_idle_versions(versions: Versions, onnx_asked: bool) -> None:
-    """Raise EdistillError where versions are asked for, and no file of ONNX is."""
-    if versions != AS_TRACED and not onnx_asked:
-        named = "--opset" if versions.opset is not None else "--ir-version"
-        raise EdistillError(f"{named} is of ONNX files, and none is asked for. Pass --onnx too, or leave {named} out.")
-
-
 def brought_to(model: onnx.ModelProto, wanted: Versions) -> onnx.ModelProto:
     """The graph in these versions, which onnx checks and onnxruntime reads.
 

@@ -40,7 +40,7 @@ def in_short(folder: Path) -> dict[str, Any]:
     else:
         documents = [Path(name).stem for name in record["files"] if Path(name).match(f"{EVALUATIONS}/*.json")]
         predictions, of = record["student"]["heads"], "head"
-        exported = [Path(name).name for name in record["files"] if Path(name).match(f"{EXPORTS}/model.*")]
+        exported = [Path(name).name for name in record["files"] if Path(name).match(f"{EXPORTS}/model*.*")]
     return {
         "method": record["method"]["name"],
         "predictions": predictions,

@@ -37,8 +37,10 @@ CACHES = "caches"
 FILES = (ARGS, CONFIG, WEIGHTS, CHECKPOINT, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS)  # a run's own
 CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generations
 
-ONNX, SAFETENSORS = "model.onnx", "model.safetensors"  # of the exported files
-FORMATS = {ONNX: "--onnx", SAFETENSORS: "--safetensors"}  # and what asks for them
+# the exported files, and what asks for them
+ONNX, SAFETENSORS = "model.onnx", "model.safetensors"
+FLOAT16, INT8 = "model-fp16.onnx", "model-int8.onnx"
+FORMATS = {ONNX: "--onnx", FLOAT16: "--fp16", INT8: "--int8", SAFETENSORS: "--safetensors"}
 EXPORTED = f"{EXPORTS}/{ONNX}"  # in a run, which stands for it
 
 MADE_FROM = "made_from"  # under which documents and exported files say of which students they are

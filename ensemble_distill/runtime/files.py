@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -137,6 +138,13 @@ def _named(path: Path, temporary: Path) -> Iterator[None]:
         if error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for libraries that know nothing but files; it goes with all that is in it."""
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+        yield Path(folder)
 
 
 def write_output(path: Path, content: bytes) -> None:

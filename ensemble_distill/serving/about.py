@@ -28,6 +28,7 @@ def about(path: Path) -> dict[str, Any]:
             **({} if card.columns is None else {"columns": card.columns.to_json()}),
         },
         "outputs": list(served.outputs),
+        **({} if card.precision == "float32" else {"precision": card.precision, "price": card.price}),
         "opset": served.opsets,
         "ir_version": served.ir_version,
         "members": [member.to_json() for member in card.members],

@@ -31,6 +31,7 @@ from ensemble_distill.runtime.seals import ONNX_KEY
 from ensemble_distill.tasks import Task, task_from_json
 from ensemble_distill.tasks.reference import Reference
 
+Precision = Literal["float32", "float16", "int8"]
 REQUIRED = ("task", "method", "version", "classes", "kind", "shape", "preprocessing", "members")
 
 
@@ -47,6 +48,8 @@ class Card:
         features: what the numbers of a row are called; None where it was trained on no tables.
         columns: what a row of a table is made of; None where it was trained on none, or before version 0.3.
         reference: what it says of calibration rows; None where there were none.
+        precision: of its layers but the last; outputs are float32 always.
+        price: what it costs beside the float32 file; see `Price.to_metadata`.
         average, weights: how its heads pool, as in `Architecture`; files before version 0.3 do not say it.
     """
 
@@ -62,6 +65,8 @@ class Card:
     columns: InputColumns | None = None
     reference: Reference | None = None
     average: Literal["probabilities", "logits"] = "probabilities"
+    precision: Precision = "float32"
+    price: Mapping[str, Any] | None = None
     weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +115,8 @@ class Card:
             **({} if self.features is None else {"features": list(self.features)}),
             **({} if self.columns is None else {"columns": self.columns.to_json()}),
             **({} if self.reference is None else {"reference": self.reference.to_json()}),
+            **({} if self.precision == "float32" else {"precision": self.precision}),
+            **({} if self.price is None else {"price": dict(self.price)}),
             **({} if self.average == "probabilities" else {"average": self.average}),
             **({} if self.weights is None else {"weights": list(self.weights)}),
         }

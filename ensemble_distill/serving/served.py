@@ -170,7 +170,7 @@ class Served:
                 f"({encoding.length},)"
             )
 
-    def _given(self, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def given(self, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Rows by the names of the graph's inputs. Where the graph takes any length, texts are padded no further than
         the longest of them."""
         encoding = self.card.encoding
@@ -224,7 +224,7 @@ class Served:
         encoding = self.card.encoding
         if encoding is not None:
             return {field: np.ones((1, encoding.length), np.int64) for field in encoding.fields}
-        return self._given(np.zeros((1, *self.card.shape), np.int64 if self.card.ids else np.float32))
+        return self.given(np.zeros((1, *self.card.shape), np.int64 if self.card.ids else np.float32))
 
     def run(self, x: NDArray[np.float32]) -> Outputs:
         """Named outputs for preprocessed inputs (B, *shape), float32, or int64 ids; each stands by itself, and a state
@@ -236,7 +236,7 @@ class Served:
         options = onnxruntime.RunOptions()
         options.log_severity_level = SILENT
         try:
-            found = dict(zip(self.outputs, self.session.run(None, self._given(x), options), strict=True))
+            found = dict(zip(self.outputs, self.session.run(None, self.given(x), options), strict=True))
         except Exception as error:  # as above
             mend = f"Export the run again: {export_again(self.path)}."
             if self.card.ids:

@@ -9,11 +9,13 @@ import torch
 
 from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.price import Price
 from ensemble_distill.evaluation.reference import references
 from ensemble_distill.exporting.beside import write_card_of_run
+from ensemble_distill.exporting.formats import Formats
 from ensemble_distill.exporting.onnx import export_onnx
 from ensemble_distill.exporting.safetensors import export_safetensors
-from ensemble_distill.exporting.versions import Versions, refuse_idle_versions
+from ensemble_distill.exporting.versions import Versions
 from ensemble_distill.runs.finding import find_run
 from ensemble_distill.runs.folder import EXPORTS, ONNX, SAFETENSORS
 from ensemble_distill.runs.run import Run
@@ -25,7 +27,8 @@ from ensemble_distill.settings import Settings
 from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
-from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members, refuse_of_a_run
+from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members
+from ensemble_distill.workflows.export_smaller import export_smaller
 from ensemble_distill.workspace.evaluating import Splits
 from ensemble_distill.workspace.workspace import Workspace
 
@@ -37,10 +40,13 @@ class Exported:
     Attributes:
         files: each verified, in the order asked for: ONNX first.
         beside: the model card and the settings that made them.
+        prices: what the float32 file is on validation rows, and what each file of less precision is; empty without
+            such.
     """
 
     files: tuple[Path, ...]
     beside: tuple[Path, ...] = ()
+    prices: tuple[Price, ...] = ()
 
 
 def export(
@@ -49,6 +55,9 @@ def export(
     *,
     onnx: bool = False,
     safetensors: bool = False,
+    fp16: bool = False,
+    int8: bool = False,
+    force: bool = False,
     ensemble: bool = False,
     opset: int | None = None,
     ir_version: int | None = None,
@@ -60,6 +69,9 @@ def export(
 
     Args:
         run: a run's folder or name; the latest by default.
+        fp16, int8: write `model-fp16.onnx` or `model-int8.onnx` beside `model.onnx`, which is written too: all layers
+            but the last in less precision. What that costs is measured on validation rows.
+        force: write those whatever they cost.
         ensemble: export the members that the settings name, and no run; see `export_members`.
         opset, ir_version: of the ONNX file; None for those that torch writes.
         card: write a model card, `README.md`, and the `edistill.toml` that made the files beside them.
@@ -70,32 +82,32 @@ def export(
     Raises:
         EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
     """
-    if not (onnx or safetensors):
-        raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
-    versions = Versions(opset, ir_version)
-    refuse_idle_versions(versions, onnx)
+    asked = Formats(onnx, safetensors, fp16, int8, Versions(opset, ir_version), force)
     workspace = Workspace(settings, progress or Silent(), trust)
     if ensemble:
-        refuse_of_a_run(run, safetensors)
-        return Exported(*export_members(workspace, versions, card))
+        asked.refuse_of_ensemble(run)
+        return Exported(*export_members(workspace, asked.versions, card))
     found = find_run(Path(settings.output.runs), run)
-    folder, files = found.folder / EXPORTS, []
+    folder, prices = found.folder / EXPORTS, list[Price]()
     refuse_outside(found.folder, folder / ONNX)
     with one_writer(found.folder):  # from here on no training replaces the run
         found.refuse_replaced()
         student = found.student(trust=workspace.trusted)
-        if onnx:
-            x = _real_rows(workspace, found)
-            refuse_dependent(student, x, str(found.folder))
-            known = _reference(workspace, found, student)
-            made = export_onnx(
-                student, found.config, x, folder / ONNX, found.made_from, workspace.progress, known, versions
-            )
-            files.append(made)
-        if safetensors:
+        files = [_graph(workspace, found, student, folder / ONNX, asked.versions)] if asked.graphs else []
+        if asked.smaller:
+            smaller, prices = export_smaller(workspace, found, files[0], asked)
+            files += smaller
+        if asked.safetensors:
             files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))
         beside = write_card_of_run(found, folder, workspace.progress) if card else ()
-    return Exported(tuple(files), beside)
+    return Exported(tuple(files), beside, tuple(prices))
+
+
+def _graph(workspace: Workspace, run: Run, student: Student, path: Path, versions: Versions) -> Path:
+    x = _real_rows(workspace, run)
+    refuse_dependent(student, x, str(run.folder))
+    known = _reference(workspace, run, student)
+    return export_onnx(student, run.config, x, path, run.made_from, workspace.progress, known, versions)
 
 
 def _reference(workspace: Workspace, run: Run, student: Student) -> Reference | None:

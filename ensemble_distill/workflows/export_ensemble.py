@@ -84,19 +84,6 @@ def _beside(workspace: Workspace, task: Task, members: Sequence[Member], file: P
     return write_card(about, [file], folder, settings_content(workspace.settings, folder), workspace.progress)
 
 
-def refuse_of_a_run(run: str | None, safetensors: bool) -> None:
-    """Raise EdistillError for what is asked of a run alone."""
-    if run is not None:
-        raise EdistillError(
-            f"--ensemble exports the members of teachers.path, and no run. Leave {run} or --ensemble out."
-        )
-    if safetensors:
-        raise EdistillError(
-            "--safetensors is for a student: the members' weights are files already, in teachers.path. Leave out "
-            "--safetensors or --ensemble."
-        )
-
-
 def _plans(workspace: Workspace) -> dict[str, SplitPlan]:
     """The splits that say what an answer is, without views. Raises EdistillError where there are none."""
     names = [name for name in workspace.split_names if not name.startswith("ood/") and name != HELD_OUT]

@@ -1,0 +1,199 @@
+"""What exported files of less precision cost beside the float32 one: quality, worth, time, bytes, and how far apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ensemble_distill.data.batches import plain_batches
+from ensemble_distill.data.rows import first_input
+from ensemble_distill.data.source import Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.comparable import open_for
+from ensemble_distill.evaluation.cost import costs
+from ensemble_distill.evaluation.evaluating import measure
+from ensemble_distill.evaluation.exported import ExportedRun
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.evaluation.rows import Answers, concatenate, prediction_rows
+from ensemble_distill.evaluation.tables import Table
+from ensemble_distill.runtime.numbers import number
+from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.tasks.figures import Figures
+
+SPLIT = "validation"
+MOST_LOSS = 0.01  # nats of an answer
+MOST_SHIFT = 0.1  # of the model uncertainty, as a share of it
+UNCERTAIN = "model_uncertainty"
+
+
+@dataclass(frozen=True)
+class Price:
+    """One file on the validation rows, beside the float32 file.
+
+    Attributes:
+        file: its name.
+        rows: how many there are.
+        figures: of its predictions, as `evaluate` has them; without labels those that need none.
+        worth: in prediction and in uncertainty, in members; None where no members are at hand.
+        latency_ms: of one row through onnxruntime, on one thread.
+        bytes: of the file.
+        apart: of each output the largest difference from the float32 file's.
+        kl: KL(float32 ‖ it) of what is predicted, the mean over answers, nats.
+        shift: Σ|MU − MU_float32| ÷ Σ MU_float32 of the model uncertainty; None for a single head.
+    """
+
+    file: str
+    rows: int
+    figures: Figures
+    worth: Mapping[str, float | None]
+    latency_ms: float
+    bytes: int
+    apart: Mapping[str, float]
+    kl: float
+    shift: float | None
+
+    def loss(self, beside: Price) -> float:
+        """Nats by which its NLL is higher, or those of `kl` where they are more or there are no labels."""
+        nll, before = self.figures.get("nll"), beside.figures.get("nll")
+        return self.kl if nll is None or before is None else max(nll - before, self.kl)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "worth": dict(self.worth), "apart": dict(self.apart)}
+
+    def to_metadata(self) -> dict[str, Any]:
+        """As the file itself holds it: without what it took this machine, and without its own size."""
+        return {name: value for name, value in self.to_json().items() if name not in ("file", "latency_ms", "bytes")}
+
+
+def price_table(prices: Sequence[Price]) -> Table:
+    """A column a file, the float32 one first."""
+    first = prices[0]
+    loss = [number(price.loss(first)) for price in prices]
+    sections = {
+        "quality": [
+            [name.replace("_", " "), *(number(price.figures.get(name)) for price in prices)] for name in first.figures
+        ],
+        "worth, in members": [
+            [f"in {name}", *("–" if (of := price.worth[name]) is None else f"{of:.1f}" for price in prices)]
+            for name in first.worth
+        ],
+        "cost": [
+            ["latency, one row, one thread (ms)", *(number(price.latency_ms) for price in prices)],
+            ["bytes", *(f"{price.bytes:,}" for price in prices)],
+        ],
+        "beside the float32 file": [
+            ["loss, nats", "–", *loss[1:]],
+            ["model uncertainty moved", "–", *(_share(price.shift) for price in prices[1:])],
+            *(
+                [f"largest difference of {name}", "–", *(number(price.apart[name]) for price in prices[1:])]
+                for name in first.apart
+            ),
+        ],
+    }
+    caption = (
+        f"loss: by how much the NLL is higher, or KL from the float32 file where that is more; {MOST_LOSS} at most, "
+        f"and {MOST_SHIFT:.0%} of the model uncertainty, without --force.",
+    )
+    return Table(f"on {first.rows:,} rows of {SPLIT}", ("", *(price.file for price in prices)), sections, caption)
+
+
+def _share(shift: float | None) -> str:
+    return "–" if shift is None else f"{shift:.1%}"
+
+
+def refuse_dear(price: Price, beside: Price, flag: str) -> None:
+    """Raise EdistillError for a file that loses more than is stated."""
+    loss, shift = price.loss(beside), price.shift or 0.0
+    told = (
+        f"{loss:.4f} nats an answer, and {MOST_LOSS} is the most"
+        if loss > MOST_LOSS
+        else f"{shift:.0%} of the model uncertainty, and {MOST_SHIFT:.0%} is the most"
+    )
+    if loss > MOST_LOSS or shift > MOST_SHIFT:
+        raise EdistillError(
+            f"{flag} loses {told}, on {price.rows:,} rows of {SPLIT}. Leave {flag} out, or pass --force to write "
+            "it all the same."
+        )
+
+
+def prices(given: Given, files: Sequence[ExportedRun]) -> list[Price]:
+    """Of each file; the first is the float32 one.
+
+    Raises:
+        EdistillError: there are no validation rows, or they are not what the student takes.
+    """
+    if SPLIT not in given.splits:
+        raise EdistillError("What less precision costs is measured on validation rows. Set data.validation.")
+    source = open_for(files, given.splits, SPLIT)
+    found = _asked(given, files, source)
+    worths = _worths(given, files, source)
+    inputs = torch.from_numpy(first_input(source, files[0].architecture.preprocessing))
+    timed = costs([([file.student()], [inputs]) for file in files])
+    return [
+        replace(one, worth=worth, latency_ms=cost.latency_ms)
+        for one, worth, cost in zip(found, worths, timed, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _asked(given: Given, files: Sequence[ExportedRun], source: Source) -> list[Price]:
+    first, task = files[0], files[0].architecture.task
+    students = [file.student() for file in files]
+    kept: list[list[Any]] = [[] for _ in files]
+    kls: list[list[torch.Tensor]] = [[] for _ in files]
+    apart: list[dict[str, float]] = [{} for _ in files]
+    given.progress.start(f"comparing on {SPLIT}", total=len(source), unit="rows")
+    for rows, (x,) in plain_batches(source, [first.architecture.preprocessing], given.workers, torch.device("cpu")):
+        answers = Answers(task, source.labels, rows)
+        outputs = [file.served.run(x.numpy()) for file in files]
+        said = [one.predictive(answers.of(one(x).double())) for one in students]
+        for at, predictive in enumerate(said):
+            kept[at].append(prediction_rows(task, predictive, answers.labels))
+            kls[at].append(said[0].pooled().kl(predictive.pooled())[:, 0])
+            for name, values in outputs[at].items():
+                far = float(np.abs(values - outputs[0][name]).max())
+                apart[at][name] = max(apart[at].get(name, 0.0), far)
+        given.progress.advance(len(rows))
+    given.progress.finish()
+    each = [concatenate(batches) for batches in kept]
+    return [
+        Price(
+            file=file.folder.name,
+            rows=len(source),
+            figures={name: value for name, value in task.figures(rows).items() if name in task.figures_shown},
+            worth={},
+            latency_ms=0.0,
+            bytes=file.folder.stat().st_size,
+            apart=far,
+            kl=float(torch.cat(kl).mean()),
+            shift=_shift(each[0], rows),
+        )
+        for file, rows, kl, far in zip(files, each, kls, apart, strict=True)
+    ]
+
+
+def _shift(before: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:
+    if UNCERTAIN not in before:
+        return None
+    whole = float(before[UNCERTAIN].sum())
+    return float(np.abs(now[UNCERTAIN] - before[UNCERTAIN]).sum()) / whole if whole > 0 else 0.0
+
+
+def _worths(given: Given, files: Sequence[ExportedRun], source: Source) -> list[Mapping[str, float | None]]:
+    """In prediction and in uncertainty; None where the members cannot be asked, which is told."""
+    nothing: Mapping[str, float | None] = {"prediction": None, "uncertainty": None}
+    try:
+        measured = measure(replace(given, splits={SPLIT: source}, progress=Silent()), files, {}, SPLIT, shifts=False)
+        found = [measured.evaluation(at, file.folder.name, calibrated=False).worth for at, file in enumerate(files)]
+    except EdistillError as error:
+        given.progress.note(f"What the files are worth in members is not known. {error}")
+        return [nothing for _ in files]
+    students = [None if worth is None else worth[STUDENT] for worth in found]
+    return [
+        nothing if one is None else {"prediction": one.prediction, "uncertainty": one.uncertainty} for one in students
+    ]

@@ -1,0 +1,200 @@
+"""A graph in less precision: all layers but the last, so that what heads say, and what it means, stays float32."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ensemble_distill.errors import EdistillError, quoted
+from ensemble_distill.exporting.versions import opset_of
+from ensemble_distill.runtime.files import scratch
+
+LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and takes the time
+HALF = ".half"  # behind the name of a weight that is needed in both precisions
+GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+FLOAT = onnx.TensorProto.FLOAT
+
+Rows = Mapping[str, NDArray[Any]]  # a batch by the names of the graph's inputs
+
+
+def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The body in float16: weights and all that lies between them; inputs and outputs are float32 as before.
+
+    Raises:
+        EdistillError: there is no body, or the converter of onnxruntime fails on it.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = _copy(model)
+    body, tail = parts_of(model, "--fp16")
+    try:
+        with _silenced():
+            half = convert_float_to_float16(_alone(model, body, tail), keep_io_types=True)
+            nodes = _sorted(half.graph)
+    except Exception as error:  # the converter raises many kinds
+        raise _failed("--fp16", error) from error
+    kept = {name for node in tail for name in node.input}
+    weights = [weight for weight in model.graph.initializer if weight.name in kept]
+    graph = model.graph
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend([*nodes, *tail])
+    graph.initializer.extend([*half.graph.initializer, *weights])
+    return model
+
+
+def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
+    """The body in 8 bits: static QDQ, weights a channel each, activations by their range on some rows.
+
+    Weights take 7 bits: where a processor has no VNNI, sums of products of 8 overflow without a sign.
+
+    Args:
+        rows: batches of rows that it is trained on.
+
+    Raises:
+        EdistillError: there is no body, or onnxruntime cannot quantize it.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    _, tail = parts_of(model, "--int8")
+    try:
+        with scratch() as folder, _silenced():
+            written = str(folder / "model.onnx")
+            quantize_static(
+                _copy(model),  # it is changed on the way
+                written,
+                _reader(rows),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(LAYERS),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=[node.name for node in tail],
+            )
+            made = onnx.load(written)
+    except Exception as error:  # onnxruntime's quantizer raises many kinds
+        raise _failed("--int8", error) from error
+    made.ir_version = model.ir_version
+    assert opset_of(made) == opset_of(model)
+    return made
+
+
+# --- parts ------------------------------------------------------------------------------------------------------
+
+
+def parts_of(model: onnx.ModelProto, flag: str) -> tuple[list[Any], list[Any]]:
+    """The nodes of the body, behind each of which there is a layer, and those of the tail: the last layers, and what
+    becomes of what they say. Both as the graph has them, and all have names.
+
+    Raises:
+        EdistillError: no layer is in the body, or the graph branches.
+    """
+    users: dict[str, list[int]] = defaultdict(list)
+    nodes = list(model.graph.node)
+    for at, node in enumerate(nodes):
+        node.name = node.name or f"node_{at}"
+        if any(attribute.type in GRAPHS for attribute in node.attribute):
+            raise EdistillError(f"{flag} is for graphs without branches and loops, and this has {node.op_type}.")
+        for name in node.input:
+            users[name].append(at)
+    before: dict[int, bool] = {}  # whether a layer follows
+    for at in reversed(range(len(nodes))):
+        following = [user for name in nodes[at].output for user in users[name]]
+        before[at] = any(before[user] or nodes[user].op_type in LAYERS for user in following)
+    body, tail = ([node for at, node in enumerate(nodes) if before[at] is inside] for inside in (True, False))
+    if not any(node.op_type in LAYERS for node in body):
+        raise EdistillError(
+            f"{flag} would change nothing: the last layer stays float32, so that uncertainties are exact, and no "
+            f"{', '.join(LAYERS)} comes before it. Leave {flag} out."
+        )
+    return body, tail
+
+
+def _alone(model: onnx.ModelProto, body: Sequence[Any], tail: Sequence[Any]) -> onnx.ModelProto:
+    """The body as a graph of its own; its outputs are what the tail takes, or the whole gives."""
+    types = _types(model)
+    made = [name for node in body for name in node.output]
+    taken = {name for node in tail for name in node.input}
+    ends = taken | {output.name for output in model.graph.output}
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    alone, renamed = [], {}
+    for node in body:
+        own = onnx.NodeProto.FromString(node.SerializeToString())
+        for at, name in enumerate(own.input):
+            if name in weights:
+                renamed[name] = own.input[at] = f"{name}{HALF}" if name in taken else name
+        alone.append(own)
+    initializers = []
+    for name, new in renamed.items():
+        weight = onnx.TensorProto.FromString(weights[name].SerializeToString())
+        weight.name = new
+        initializers.append(weight)
+    outputs = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in made if name in ends]
+    used = {name for node in alone for name in node.input}
+    inputs = [value for value in model.graph.input if value.name in used]
+    graph = onnx.helper.make_graph(alone, "body", inputs, outputs, initializers)
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.output, *inferred.input)
+    return defaultdict(lambda: FLOAT, {value.name: value.type.tensor_type.elem_type for value in values})
+
+
+def _sorted(graph: Any) -> list[Any]:
+    """Nodes, each behind those whose values it takes: the converter appends what it adds."""
+    known = {value.name for value in (*graph.input, *graph.initializer)} | {""}
+    waiting, found = list(graph.node), []
+    while waiting:
+        ready = [node for node in waiting if all(name in known for name in node.input)]
+        if not ready:
+            raise ValueError("its nodes take what no node gives")
+        for node in ready:
+            known.update(node.output)
+        found += ready
+        waiting = [node for node in waiting if not any(node is one for one in ready)]
+    return found
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.ModelProto.FromString(model.SerializeToString())
+
+
+def _reader(rows: Sequence[Rows]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            self._rows = iter(rows)
+
+        def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+            batch = next(self._rows, None)
+            return None if batch is None else dict(batch)
+
+    return Reader()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Onnxruntime's tools log advice, and what they call is old."""
+    logged = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logged)
+
+
+def _failed(flag: str, error: Exception) -> EdistillError:
+    return EdistillError(f"onnxruntime cannot make the graph of {flag}: {quoted(error)}. Leave {flag} out.")

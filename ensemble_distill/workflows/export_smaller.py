@@ -1,0 +1,87 @@
+"""`edistill export --fp16` and `--int8`: the exported graph in less precision, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import torch
+
+from ensemble_distill.data.rows import plain_inputs
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.exported import ExportedRun
+from ensemble_distill.evaluation.given import Given
+from ensemble_distill.evaluation.price import Price, prices, refuse_dear
+from ensemble_distill.evaluation.reference import references
+from ensemble_distill.exporting.formats import Formats
+from ensemble_distill.exporting.onnx import sealed_with
+from ensemble_distill.exporting.precision import Rows, in_float16, in_int8
+from ensemble_distill.runs.exports import onnx_content
+from ensemble_distill.runs.folder import FLOAT16, FORMATS, INT8
+from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.files import scratch, write_whole
+from ensemble_distill.runtime.spread import spread
+from ensemble_distill.serving.card import Card, Precision
+from ensemble_distill.serving.served import Served
+from ensemble_distill.workspace.evaluating import open_for_evaluation
+from ensemble_distill.workspace.workspace import Workspace
+
+SEEN, ROWS, BATCH = "train", 256, 32  # on which the range of numbers is learned
+PRECISIONS: dict[str, Precision] = {FLOAT16: "float16", INT8: "int8"}
+
+
+def export_smaller(workspace: Workspace, run: Run, graph: Path, asked: Formats) -> tuple[list[Path], list[Price]]:
+    """Write what is asked for beside the float32 file, which has just been written.
+
+    Returns:
+        The files; and what the float32 file is on the validation rows, and what each of them is.
+
+    Raises:
+        EdistillError: the graph has no such form, there are no rows to measure on, or the loss is more than stated.
+    """
+    whole, plain = ExportedRun.open_file(graph), onnx.ModelProto.FromString(onnx_content(graph))
+    made: dict[str, onnx.ModelProto] = {}
+    if asked.fp16:
+        made[FLOAT16] = in_float16(plain)
+    if asked.int8:
+        made[INT8] = in_int8(plain, _calibration_rows(workspace, whole))
+    given = open_for_evaluation(workspace, run)
+    with scratch() as folder:
+        tried = [_tried(given, run, whole.served.card, model, folder / name) for name, model in made.items()]
+        first, *found = prices(given, [whole, *tried])
+    if not asked.force:
+        for price in found:
+            refuse_dear(price, first, FORMATS[price.file])
+    files = [graph.with_name(price.file) for price in found]
+    for path, file, price in zip(files, tried, found, strict=True):
+        card = replace(file.served.card, price=price.to_metadata())
+        write_whole(path, sealed_with(made[price.file], card), check=_reads)
+    sized = [replace(price, bytes=path.stat().st_size) for path, price in zip(files, found, strict=True)]
+    return files, [first, *sized]
+
+
+def _reads(written: Path) -> None:
+    Served(written)
+
+
+def _tried(given: Given, run: Run, of: Card, model: onnx.ModelProto, path: Path) -> ExportedRun:
+    """A graph as a file that is tried, with what it says itself of the calibration rows."""
+    card = replace(of, precision=PRECISIONS[path.name], reference=None)
+    write_whole(path, sealed_with(model, card))
+    file = ExportedRun.open_file(path)
+    cpu = torch.device("cpu")
+    known = next(iter(references([run], [file.student()], given.splits, cpu, given.workers, given.progress)), None)
+    file.served.card = replace(card, reference=known)
+    return file
+
+
+def _calibration_rows(workspace: Workspace, whole: ExportedRun) -> list[Rows]:
+    """Batches of training rows as the student sees them, which say what range its numbers have."""
+    if SEEN not in workspace.split_names:
+        raise EdistillError("--int8 learns the range of numbers from training rows. Set data.train, or leave it out.")
+    source, student = workspace.source(SEEN), whole.architecture
+    x = plain_inputs(source, spread(len(source), ROWS), student.preprocessing)
+    if x.shape[1:] != student.shape:
+        raise EdistillError(f"{whole.folder} takes inputs of {student.shape}, and data.train gives {x.shape[1:]}.")
+    return [whole.served.given(x[at : at + BATCH]) for at in range(0, len(x), BATCH)]
