@@ -23,6 +23,8 @@ def problems(manifest: Manifest) -> Iterator[str]:
         yield "two members share a name"
     if type(batch_size) is not int or batch_size < 1:
         yield f"caching.batch_size is {batch_size!r}"
+    if not _is_grouping(manifest.caching.get("together", [])):
+        yield f"caching.together is {manifest.caching['together']!r}"
     for split in manifest.splits:
         if not _is_split(split):
             yield f"{split!r} is no name of a split"
@@ -48,6 +50,14 @@ def problems(manifest: Manifest) -> Iterator[str]:
         of = manifest.splits.get(answered.split)
         if answered not in manifest.records or of is None or rows > of.rows:
             yield f"{answered.text!r} is said to lack answers of {rows} rows"
+
+
+def _is_grouping(groups: object) -> bool:
+    """Whether it is lists of names, and none stands twice."""
+    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+        return False
+    names = [name for group in groups for name in group]
+    return all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
 
 
 def _is_known(manifest: Manifest, key: Key, names: Collection[str]) -> bool:

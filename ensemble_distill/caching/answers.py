@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ensemble_distill.cache.reader import StoredInputs
 from ensemble_distill.cache.record_key import RecordKey, Said
@@ -29,18 +31,34 @@ class Answers:
         self.format, self.split = writer.manifest.format, split
         self.transform = writer.manifest.splits[split].transform
         self.members, self.device = panel.by_name, panel.asking.device
+        self.together = panel.batch_by_name
 
     def wants(self, keys: Sequence[RecordKey]) -> list[Inputs]:
         return wanted([self.members[name] for name in dict.fromkeys(key.member for key in keys)])
 
     def make(self, keys: Sequence[RecordKey], rows: range, seen: Seen) -> dict[RecordKey, NDArray[np.void]]:
         here = {what: x.to(self.device, non_blocking=True) for what, x in seen.items()}
-        records = {}
+        records: dict[RecordKey, NDArray[np.void]] = {}
         for key in keys:
-            asked = self.members[key.member]
-            named = asked_as(asked, self.split, self.transform, key.view)
-            records[key] = self.format.encode(asked.answers(named, rows, here.get((key.view, asked.wants))))
-        return records
+            if key not in records:  # those of members in one batch come together
+                asked = self.members[key.member]
+                x = here.get((key.view, asked.wants))
+                made = self._in_one_batch(key, rows, x)
+                if not made:
+                    named = asked_as(asked, self.split, self.transform, key.view)
+                    made = {key: self.format.encode(asked.answers(named, rows, x))}
+                records |= made
+        return {key: records[key] for key in keys}
+
+    def _in_one_batch(self, key: RecordKey, rows: range, x: Tensor | None) -> dict[RecordKey, NDArray[np.void]]:
+        """The records of all members of a batch, whichever of them are missing: so their bytes are the same when a pass
+        goes on. Nothing of a member that is asked alone, or where one of them has to tell what is wrong."""
+        batch = self.together.get(key.member)
+        answers = None if batch is None or x is None else batch.answers(self.split, rows, x)
+        if batch is None or answers is None:
+            return {}
+        encoded = self.format.encode(answers.reshape(-1, *answers.shape[2:])).reshape(answers.shape[:2])
+        return {replace(key, member=name): of_one for name, of_one in zip(batch.names, encoded, strict=True)}
 
 
 def cache_answers(

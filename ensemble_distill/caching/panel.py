@@ -11,6 +11,7 @@ import torch
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.teachers.answering import Answering, Inputs
+from ensemble_distill.teachers.together import Together
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,15 @@ class Asking:
 
 @dataclass(frozen=True)
 class Panel:
-    """The members, opened, and how they are asked."""
+    """The members, opened, and how they are asked.
+
+    Attributes:
+        together: some of them that are asked in one batch.
+    """
 
     members: Sequence[Answering]
     asking: Asking
+    together: Sequence[Together] = ()
 
     @property
     def facts(self) -> list[Member]:
@@ -50,6 +56,11 @@ class Panel:
     @property
     def by_name(self) -> dict[str, Answering]:
         return {asked.member.name: asked for asked in self.members}
+
+    @property
+    def batch_by_name(self) -> dict[str, Together]:
+        """Of members that are asked in one batch, that."""
+        return {name: batch for batch in self.together for name in batch.names}
 
 
 def wanted(members: Sequence[Answering]) -> list[Inputs]:

@@ -15,6 +15,7 @@ from ensemble_distill.caching.answers import cache_answers
 from ensemble_distill.caching.complete import keys
 from ensemble_distill.caching.extending import extended
 from ensemble_distill.caching.forecast import refuse_no_room
+from ensemble_distill.caching.grouping import grouped, noting
 from ensemble_distill.caching.panel import Asking, Panel, wanted
 from ensemble_distill.caching.probe import open_members, probe
 from ensemble_distill.caching.pushing import push_inputs, refuse_other_making, refuse_other_sizes
@@ -62,12 +63,12 @@ def cache_outputs(
         return 0
     settled, drawn = found
     members = opened or _opened_as_well(task, splits, teachers, settled)
+    _move(members, asking)
     writer = open_writer(folder, settled)
     before = len(writer.manifest.records)
-    for member in members:
-        member.to(asking.device)
+    panel = grouped(members, splits, replace(asking, drawn=drawn), settled)
     for name, plan in splits.items():
-        _cache_split(writer, name, plan, Panel(members, replace(asking, drawn=drawn)))
+        _cache_split(writer, name, plan, panel)
     return len(writer.manifest.records) - before
 
 
@@ -105,6 +106,8 @@ def _begun(
             manifest.save(folder)
         clean(folder)  # after a pass that died when it was all but done
         return None
+    _move(opened, asking)
+    settled = noting(settled, grouped(opened, splits, asking, there))
     tell_drawn(settled, splits, drawn, asking.progress)
     refuse_no_room(folder, settled, splits, replace(asking, drawn=drawn))
     if overwrite:
@@ -113,6 +116,11 @@ def _begun(
         if key.split in splits and key.split not in drawn:
             settled = drop_drawn(folder, settled, key)
     return settled, drawn
+
+
+def _move(members: Sequence[Answering], asking: Asking) -> None:
+    for member in members:
+        member.to(asking.device)
 
 
 def _opened_as_well(

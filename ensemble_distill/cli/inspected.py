@@ -15,6 +15,7 @@ from ensemble_distill.cli.inspected_facts import (
     counted,
     differing,
     few,
+    in_batches,
     listed,
     made_from,
     member_facts,
@@ -198,6 +199,7 @@ def _cache(path: str, record: Record) -> Sheet:
         [
             ("answers", answers(record)),
             *member_facts(record["members"], ("model", "output", "preprocessing")),
+            ("asked", in_batches(len(record["members"]), caching.get("together", ()))),
             ("records", f"{record['dtype']}, {size(record)}"),
             ("stored views", listed(record.get("pushed", ()))),
             ("drawn", listed([f"{one['samples']} a row of {name}" for name, one in record.get("drawn", {}).items()])),

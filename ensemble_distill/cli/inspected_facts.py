@@ -215,5 +215,13 @@ def size(record: Record) -> str:
     return f"{record['bytes'] / 1e6:,.2f} MB"
 
 
+def in_batches(members: int, batches: Sequence[Sequence[str]]) -> str:
+    """How many members a cache was made of that answer in one batch with others of their architecture."""
+    if not batches:
+        return "one by one"
+    together = sum(map(len, batches))
+    return f"{together} of {members} in {'one batch' if len(batches) == 1 else f'{len(batches)} batches'}"
+
+
 def counted(what: Sequence[Any] | Mapping[str, Any] | range, name: str) -> str:
     return f"{len(what):,} {name}{'' if len(what) == 1 else 's'}"
