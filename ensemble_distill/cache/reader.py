@@ -19,7 +19,8 @@ from ensemble_distill.cache.record_key import InputKey, RecordKey, SampleKey
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
 
-IN_MEMORY = 1 << 30  # bytes of a split's records up to which they are read, and verified, at once
+IN_MEMORY = 1 << 27  # bytes of a split's records up to which they are held
+VERIFIED = 1 << 30  # and up to which their checksums are compared at once
 HEADER = 1 << 16  # bytes of a record file before its records, at most
 AT_ONCE = 8192  # rows that are looked through together
 OPEN_MAPS = 512  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
@@ -130,14 +131,18 @@ class Records:
         size = self.split.rows * self._record.itemsize * views * len(self.members)
         self._held: NDArray[np.void] | None = None  # (views, M, rows)
         self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
-        # a damaged record is found here, before the first step, and not in the middle; of mapped ones only the size
-        # is checked, since hashing them would take minutes: `edistill verify` does
+        # a damaged record is found here, before the first step, and not in the middle; of large ones only the size is
+        # checked, since hashing them would take minutes: `edistill verify` does
         if size <= IN_MEMORY:
-            self._held = np.stack([[self._read(m, v) for m in range(len(self.members))] for v in range(views)])
-        else:
-            for m in range(len(self.members)):
-                for v in range(views):
-                    self._open(m, v)
+            self._held = np.empty((views, len(self.members), self.split.rows), self._record)
+        for m in range(len(self.members)):
+            for v in range(views):
+                if self._held is not None:
+                    self._held[v, m] = self._read(m, v)
+                    continue
+                self._open(m, v)
+                if size <= VERIFIED:
+                    refuse_other_sum(self._paths[m][v], sha256_file(self._paths[m][v]), self._sums[m][v])
 
     def __len__(self) -> int:
         return self.split.rows
@@ -172,7 +177,7 @@ class Records:
         return outputs
 
     def _map(self, member: int, view: int) -> NDArray[np.void]:
-        return mapped(self._paths[member][view], self._record, self.split.rows)
+        return np.asarray(mapped(self._paths[member][view], self._record, self.split.rows))  # a memmap indexes slowly
 
     def _read(self, member: int, view: int) -> NDArray[np.void]:
         path = self._paths[member][view]
@@ -228,7 +233,7 @@ def stored_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[
         if key not in manifest.records or not paths[key.view].exists():
             raise CacheError(f"{paths[key.view]} is missing. Run edistill cache-logits to compute it again.")
     inputs = StoredInputs(paths, {key.view: manifest.format_of(key) for key in keys}, manifest.splits[split].rows)
-    small = sum(path.stat().st_size for path in paths.values()) <= IN_MEMORY
+    small = sum(path.stat().st_size for path in paths.values()) <= VERIFIED
     for key in keys:
         inputs.map(key.view)
         if small:

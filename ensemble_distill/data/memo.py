@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ensemble_distill.data.source import Array
 
-LIMIT = 512 * 2**20  # bytes
+LIMIT = 2**28  # bytes
+BESIDE = 700  # bytes of a value beside its array: what Python keeps of it and of its place
 SLAB = 2**24  # bytes
 NOTHING = np.empty(0, np.uint8)
 
@@ -37,17 +38,20 @@ class _Place(NamedTuple):
 
 
 class Memo(Generic[Value]):
-    """Values by key, at most `limit` bytes of their arrays; data that looks larger as a whole is not kept at all.
+    """Values by key, at most `limit` bytes of them; data that looks larger as a whole is not kept at all.
 
     A partial memo of large data would cost memory in every loader process and be hit seldom, so the first value read
     decides by its size times their number. Threads may share a memo: two that miss at once both read.
 
     The arrays lie in a few large slabs. Kept one by one, between the passing tensors of training steps, they would
     leave holes that no later step fits into, and the process would grow by a step's tensors each step.
+
+    Args:
+        beside: bytes of a value beside its array, which of millions of small ones are most.
     """
 
-    def __init__(self, count: int, limit: int = LIMIT) -> None:
-        self.count, self.limit = count, limit
+    def __init__(self, count: int, limit: int = LIMIT, beside: int = BESIDE) -> None:
+        self.count, self.limit, self.beside = count, limit, beside
         self._kept: dict[Hashable, tuple[Value, _Place]] = {}
         self._room: int | None = None
         self._slab, self._used = NOTHING, 0
@@ -63,7 +67,7 @@ class Memo(Generic[Value]):
             return cast(Value, replace(cast(Any, value), x=x))
         value = read(key)
         value.x.flags.writeable = False
-        size = value.x.nbytes
+        size = value.x.nbytes + self.beside
         if self._room is None:
             self._room = self.limit if size * self.count <= self.limit else 0
         with self._writing:
@@ -84,5 +88,5 @@ class Memo(Generic[Value]):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __reduce__(self) -> tuple[type[Memo[Value]], tuple[int, int]]:
-        return Memo, (self.count, self.limit)  # a process that gets a copy reads for itself
+    def __reduce__(self) -> tuple[type[Memo[Value]], tuple[int, int, int]]:
+        return Memo, (self.count, self.limit, self.beside)  # a process that gets a copy reads for itself

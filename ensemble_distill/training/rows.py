@@ -19,7 +19,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 from ensemble_distill.training.order import Index
 
-RENDERED = 2**30  # bytes of rendered rows that are kept
+RENDERED = 2**27  # bytes of rendered rows that are kept
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,11 @@ def test_a_record_of_other_rows_or_classes_is_refused(folder: Path) -> None:
             Cache(folder).open("ood/x")
 
 
-def test_a_flipped_bit_is_found_before_the_first_row_is_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [reader.IN_MEMORY, 0])
+def test_a_flipped_bit_is_found_before_the_first_row_is_used(
+    tmp_path: Path, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "IN_MEMORY", held)
     path = RecordKey("ood/x", "m-a", 1).path(made(tmp_path))
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
