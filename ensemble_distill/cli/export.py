@@ -25,6 +25,10 @@ def register(app: typer.Typer) -> None:
         int8: Annotated[
             bool, typer.Option("--int8", help="export/model-int8.onnx beside model.onnx, and what it costs.")
         ] = False,
+        uint8_input: Annotated[
+            bool,
+            typer.Option("--uint8-input", help="export/model-uint8.onnx beside model.onnx: it takes raw pixels."),
+        ] = False,
         force: Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 whatever they cost.")] = False,
         ensemble: Annotated[
             bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
@@ -56,6 +60,7 @@ def register(app: typer.Typer) -> None:
                 safetensors=safetensors,
                 fp16=fp16,
                 int8=int8,
+                uint8_input=uint8_input,
                 force=force,
                 ensemble=ensemble,
                 opset=opset,

@@ -38,6 +38,7 @@ FORMATS = {
     "export/model.onnx": " --onnx",
     "export/model-fp16.onnx": " --fp16",
     "export/model-int8.onnx": " --int8",
+    "export/model-uint8.onnx": " --uint8-input",
     "export/model.safetensors": " --safetensors",
 }  # of the exported files of a run, what asks for each
 
@@ -124,7 +125,8 @@ def _safetensors(path: str, record: Record) -> Sheet:
 
 def _onnx(path: str, record: Record) -> Sheet:
     seen = record["input"]
-    shape = ", ".join(["B", *map(str, seen["shape"])])
+    sizes = [*seen["shape"][1:], seen["shape"][0], "uint8"] if "type" in seen else seen["shape"]
+    shape = ", ".join(["B", *map(str, sizes)])
     of = counted(record["members"], "member")
     what = f"ensemble of {of}" if record["method"] == ENSEMBLE else f"student of {of} by {record['method']}"
     return Sheet(

@@ -15,6 +15,7 @@ class Formats:
     Attributes:
         onnx, safetensors: the plain ones.
         fp16, int8: ONNX in less precision, which stand beside the plain file, and so bring it along.
+        uint8_input: ONNX that takes raw pixels, which brings it along too.
         versions: in which ONNX files are written.
         force: write files of less precision whatever they cost.
     """
@@ -23,6 +24,7 @@ class Formats:
     safetensors: bool = False
     fp16: bool = False
     int8: bool = False
+    uint8_input: bool = False
     versions: Versions = AS_TRACED
     force: bool = False
 
@@ -46,7 +48,7 @@ class Formats:
     @property
     def graphs(self) -> bool:
         """Whether an ONNX file is."""
-        return self.onnx or self.smaller
+        return self.onnx or self.smaller or self.uint8_input
 
     def refuse_of_ensemble(self, run: str | None) -> None:
         """Raise EdistillError for what is asked of a run alone."""
@@ -59,5 +61,6 @@ class Formats:
                 "--safetensors is for a student: the members' weights are files already, in teachers.path. Leave out "
                 "--safetensors or --ensemble."
             )
-        for flag in (name for name in ("fp16", "int8") if getattr(self, name)):
+        for name in (name for name in ("fp16", "int8", "uint8_input") if getattr(self, name)):
+            flag = name.replace("_", "-")
             raise EdistillError(f"--{flag} is for a student, and --ensemble exports none. Leave one of them out.")

@@ -221,8 +221,13 @@ def _with_card(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
 
 def sealed_with(model: onnx.ModelProto, card: Card) -> bytes:
     """The bytes of a file of a graph that says this of itself, and nothing else."""
+    return seal(carded(model, card).SerializeToString())
+
+
+def carded(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
+    """A graph that says this of itself, and nothing else."""
     del model.metadata_props[:]
-    return seal(_with_card(model, card).SerializeToString())
+    return _with_card(model, card)
 
 
 def write_verified(path: Path, model: onnx.ModelProto, card: Card, wanted: Wanted) -> None:

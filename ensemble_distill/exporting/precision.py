@@ -18,6 +18,7 @@ from ensemble_distill.exporting.versions import opset_of
 from ensemble_distill.runtime.files import scratch
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and takes the time
+HALVED = ("LSTM", "GRU", "RNN", "Gather")  # what float16 makes smaller besides
 HALF = ".half"  # behind the name of a weight that is needed in both precisions
 GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 FLOAT = onnx.TensorProto.FLOAT
@@ -34,7 +35,7 @@ def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = _copy(model)
-    body, tail = parts_of(model, "--fp16")
+    body, tail = parts_of(model, "--fp16", (*LAYERS, *HALVED))
     try:
         with _silenced():
             half = convert_float_to_float16(_alone(model, body, tail), keep_io_types=True)
@@ -63,7 +64,7 @@ def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    _, tail = parts_of(model, "--int8")
+    _, tail = parts_of(model, "--int8", LAYERS)
     try:
         with scratch() as folder, _silenced():
             written = str(folder / "model.onnx")
@@ -90,12 +91,15 @@ def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
 # --- parts ------------------------------------------------------------------------------------------------------
 
 
-def parts_of(model: onnx.ModelProto, flag: str) -> tuple[list[Any], list[Any]]:
+def parts_of(model: onnx.ModelProto, flag: str, layers: Sequence[str]) -> tuple[list[Any], list[Any]]:
     """The nodes of the body, behind each of which there is a layer, and those of the tail: the last layers, and what
     becomes of what they say. Both as the graph has them, and all have names.
 
+    Args:
+        layers: of which one at least is to be in the body.
+
     Raises:
-        EdistillError: no layer is in the body, or the graph branches.
+        EdistillError: none is, or the graph branches.
     """
     users: dict[str, list[int]] = defaultdict(list)
     nodes = list(model.graph.node)
@@ -110,10 +114,10 @@ def parts_of(model: onnx.ModelProto, flag: str) -> tuple[list[Any], list[Any]]:
         following = [user for name in nodes[at].output for user in users[name]]
         before[at] = any(before[user] or nodes[user].op_type in LAYERS for user in following)
     body, tail = ([node for at, node in enumerate(nodes) if before[at] is inside] for inside in (True, False))
-    if not any(node.op_type in LAYERS for node in body):
+    if not any(node.op_type in layers for node in body):
         raise EdistillError(
             f"{flag} would change nothing: the last layer stays float32, so that uncertainties are exact, and no "
-            f"{', '.join(LAYERS)} comes before it. Leave {flag} out."
+            f"{', '.join(layers)} comes before it. Leave {flag} out."
         )
     return body, tail
 

@@ -39,8 +39,14 @@ CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generatio
 
 # the exported files, and what asks for them
 ONNX, SAFETENSORS = "model.onnx", "model.safetensors"
-FLOAT16, INT8 = "model-fp16.onnx", "model-int8.onnx"
-FORMATS = {ONNX: "--onnx", FLOAT16: "--fp16", INT8: "--int8", SAFETENSORS: "--safetensors"}
+FLOAT16, INT8, UINT8 = "model-fp16.onnx", "model-int8.onnx", "model-uint8.onnx"
+FORMATS = {
+    ONNX: "--onnx",
+    FLOAT16: "--fp16",
+    INT8: "--int8",
+    UINT8: "--uint8-input",
+    SAFETENSORS: "--safetensors",
+}
 EXPORTED = f"{EXPORTS}/{ONNX}"  # in a run, which stands for it
 
 MADE_FROM = "made_from"  # under which documents and exported files say of which students they are

@@ -24,6 +24,7 @@ def about(path: Path) -> dict[str, Any]:
             "name": served.input,
             "kind": card.kind,
             "shape": list(card.shape),
+            **({} if card.input == "float32" else {"type": card.input}),
             "preprocessing": card.preprocessing.to_json() if card.preprocessing else None,
             **({} if card.columns is None else {"columns": card.columns.to_json()}),
         },

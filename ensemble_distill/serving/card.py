@@ -49,6 +49,7 @@ class Card:
         columns: what a row of a table is made of; None where it was trained on none, or before version 0.3.
         reference: what it says of calibration rows; None where there were none.
         precision: of its layers but the last; outputs are float32 always.
+        input: "uint8" for pixels (B, H, W, C) of 0 to 255, which the graph normalizes itself.
         price: what it costs beside the float32 file; see `Price.to_metadata`.
         average, weights: how its heads pool, as in `Architecture`; files before version 0.3 do not say it.
     """
@@ -66,6 +67,7 @@ class Card:
     reference: Reference | None = None
     average: Literal["probabilities", "logits"] = "probabilities"
     precision: Precision = "float32"
+    input: Literal["float32", "uint8"] = "float32"
     price: Mapping[str, Any] | None = None
     weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
 
@@ -80,6 +82,8 @@ class Card:
             raise ValueError(f"its columns make {self.columns.features}, and its features are {self.features}")
         if self.weights is not None and (len(self.weights) != len(self.members) or not any(self.weights)):
             raise ValueError(f"weights are {self.weights}, and there are {len(self.members)} members")
+        if self.input == "uint8" and self.kind != "pixels":
+            raise ValueError(f"its input is uint8, and its rows are {self.kind}")
         if self.reference is not None:
             self.reference.refuse_others(self.task)
         size = self.preprocessing.size if isinstance(self.preprocessing, Preprocessing) else None
@@ -116,6 +120,7 @@ class Card:
             **({} if self.columns is None else {"columns": self.columns.to_json()}),
             **({} if self.reference is None else {"reference": self.reference.to_json()}),
             **({} if self.precision == "float32" else {"precision": self.precision}),
+            **({} if self.input == "float32" else {"input": self.input}),
             **({} if self.price is None else {"price": dict(self.price)}),
             **({} if self.average == "probabilities" else {"average": self.average}),
             **({} if self.weights is None else {"weights": list(self.weights)}),

@@ -8,6 +8,9 @@ STATE, NEW_STATE = "state_", "new_state_"  # and a number: the state before the 
 INPUTS: dict[Kind, str] = {"pixels": "pixel_values", "tokens": "input_ids"}
 
 
+PIXELS = "pixels"  # of graphs that take uint8 (B, H, W, C)
+
+
 def input_name(kind: Kind) -> str:
     """Of the rows."""
     return INPUTS.get(kind, "input")

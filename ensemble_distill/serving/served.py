@@ -22,7 +22,7 @@ from ensemble_distill.data.rows import plain_input
 from ensemble_distill.data.source import Item, Source, positions_of
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, first_few, first_line
-from ensemble_distill.facts import Tokenization
+from ensemble_distill.facts import Preprocessing, Tokenization
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
@@ -33,7 +33,8 @@ from ensemble_distill.tasks.figures import UNCERTAINTIES
 BATCH = 64
 SHORTEST = 2  # tokens that a graph of any length is given at least: exporters take 1 for a constant
 MASK = "attention_mask"
-FLOATS, IDS = "tensor(float)", "tensor(int64)"
+FLOATS, IDS, BYTES = "tensor(float)", "tensor(int64)", "tensor(uint8)"
+WHOLE = 0.02  # of 255: so far from a whole number float32 may bring a pixel and back
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
 
 Outputs = Mapping[str, NDArray[np.float32]]
@@ -155,10 +156,12 @@ class Served:
     def _refuse_other_inputs(self, inputs: list[_End], outputs: Mapping[str, str]) -> None:
         """As above: one input, and of a stream its state."""
         states = [end for end in inputs[1:] if self._is_state(end, outputs)]
-        of = IDS if self.card.kind == "tokens" else FLOATS
-        if len(inputs) != 1 + len(states) or not inputs[0].takes(self.card.shape, of):
+        of, shape = IDS if self.card.kind == "tokens" else FLOATS, self.card.shape
+        if self.card.input == "uint8":
+            of, shape = BYTES, (*shape[1:], shape[0])
+        if len(inputs) != 1 + len(states) or not inputs[0].takes(shape, of):
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
-            raise self._other(f"its inputs are {told}, and not one of floats, any number of {self.card.shape}")
+            raise self._other(f"its inputs are {told}, and not one {of}, any number of {shape}")
 
     def _refuse_other_fields(self, inputs: list[_End], encoding: Tokenization) -> None:
         """As above, of a student of texts."""
@@ -174,12 +177,29 @@ class Served:
         """Rows by the names of the graph's inputs. Where the graph takes any length, texts are padded no further than
         the longest of them."""
         encoding = self.card.encoding
+        if self.card.input == "uint8":
+            return {self.input: self._pixels(x)}
         if encoding is None:
             return {self.input: x, **self.begun(len(x))}
         if MASK in encoding.fields and not isinstance(self.session.get_inputs()[0].shape[1], int):
             used = np.flatnonzero(x[:, encoding.fields.index(MASK)].any(0))
             x = x[..., : max(SHORTEST, int(used[-1]) + 1 if len(used) else 1)]
         return {field: np.ascontiguousarray(x[:, at]) for at, field in enumerate(encoding.fields)}
+
+    def _pixels(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Normalized pixels (B, C, H, W) as the bytes (B, H, W, C) that they are of. Raises EdistillError where they
+        are of none."""
+        to = self.card.preprocessing
+        assert isinstance(to, Preprocessing)
+        mean, std = (np.array(values, np.float64)[:, None, None] for values in (to.mean, to.std))
+        exact = 255 * (x * std + mean)
+        pixels = np.rint(exact)
+        if not (np.abs(exact - pixels) <= WHOLE).all() or pixels.min() < 0 or pixels.max() > 255:
+            raise EdistillError(
+                f"{self.path} takes pixels of 8 bits, and the rows hold others, from {exact.min():.4g} to "
+                f"{exact.max():.4g} of 255. Use {EXPORTED}, which takes them normalized, or give pictures of 8 bits."
+            )
+        return np.ascontiguousarray(pixels.astype(np.uint8).transpose(0, 2, 3, 1))
 
     def _is_state(self, end: _End, outputs: Mapping[str, str]) -> bool:
         """Whether an input is a part of a recurrent student's state, which comes out again."""
@@ -224,6 +244,8 @@ class Served:
         encoding = self.card.encoding
         if encoding is not None:
             return {field: np.ones((1, encoding.length), np.int64) for field in encoding.fields}
+        if self.card.input == "uint8":
+            return {self.input: np.zeros((1, *self.card.shape[1:], self.card.shape[0]), np.uint8)}
         return self.given(np.zeros((1, *self.card.shape), np.int64 if self.card.ids else np.float32))
 
     def run(self, x: NDArray[np.float32]) -> Outputs:

@@ -28,6 +28,7 @@ from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
 from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members
+from ensemble_distill.workflows.export_pixels import export_pixels
 from ensemble_distill.workflows.export_smaller import export_smaller
 from ensemble_distill.workspace.evaluating import Splits
 from ensemble_distill.workspace.workspace import Workspace
@@ -57,6 +58,7 @@ def export(
     safetensors: bool = False,
     fp16: bool = False,
     int8: bool = False,
+    uint8_input: bool = False,
     force: bool = False,
     ensemble: bool = False,
     opset: int | None = None,
@@ -71,6 +73,7 @@ def export(
         run: a run's folder or name; the latest by default.
         fp16, int8: write `model-fp16.onnx` or `model-int8.onnx` beside `model.onnx`, which is written too: all layers
             but the last in less precision. What that costs is measured on validation rows.
+        uint8_input: write `model-uint8.onnx` beside it, which takes raw pixels of the student's size.
         force: write those whatever they cost.
         ensemble: export the members that the settings name, and no run; see `export_members`.
         opset, ir_version: of the ONNX file; None for those that torch writes.
@@ -82,7 +85,7 @@ def export(
     Raises:
         EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
     """
-    asked = Formats(onnx, safetensors, fp16, int8, Versions(opset, ir_version), force)
+    asked = Formats(onnx, safetensors, fp16, int8, uint8_input, Versions(opset, ir_version), force)
     workspace = Workspace(settings, progress or Silent(), trust)
     if ensemble:
         asked.refuse_of_ensemble(run)
@@ -97,6 +100,8 @@ def export(
         if asked.smaller:
             smaller, prices = export_smaller(workspace, found, files[0], asked)
             files += smaller
+        if asked.uint8_input:
+            files.append(export_pixels(files[0], _real_rows(workspace, found)))
         if asked.safetensors:
             files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))
         beside = write_card_of_run(found, folder, workspace.progress) if card else ()
