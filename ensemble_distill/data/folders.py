@@ -32,10 +32,11 @@ def is_sharded(folder: str | Path) -> bool:
     first = next((name for name, inside in sorted(names) if name.endswith(SHARD) and not inside), None)
     if first is None or any(inside or name.lower().endswith(PICTURES) for name, inside in names):
         return False
-    return _is_archive(Path(folder) / first)
+    return is_archive(Path(folder) / first)
 
 
-def _is_archive(path: Path) -> bool:
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as a tar archive does."""
     try:
         with path.open("rb") as file:
             return b"ustar" in file.read(512)[257:263]

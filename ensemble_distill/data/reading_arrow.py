@@ -48,11 +48,12 @@ def arrow_blocks(path: Path, wanted: Sequence[str]) -> Blocks:
                 yield Columnar(path, batch.slice(start, BLOCK))
 
 
-def texts_of(schema: Any) -> list[str]:
-    """The columns of texts."""
+def flat_of(schema: Any) -> list[str]:
+    """The columns of values that are neither lists nor tables, nor bytes."""
     import pyarrow.types as types
 
-    return [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
+    odd = (types.is_nested, types.is_binary, types.is_large_binary)
+    return [field.name for field in schema if not any(is_one(field.type) for is_one in odd)]
 
 
 def is_parquet(path: Path) -> bool:

@@ -118,15 +118,32 @@ def of_files(paths: Sequence[Path], entry: Entry, task: type[Task]) -> Source | 
         EdistillError: as `load` does.
     """
     schema = arrow_schema(paths[0])
-    try:
-        said = parse_json((schema.metadata or {})[b"huggingface"])["info"]
-    except (KeyError, TypeError, ValueError):
-        said = None
+    said = _said(schema)
     images = None if entry.columns is None else entry.columns.images
     if said is None and (images not in schema.names or not are_pictures(schema.field(images).type)):
         return None
     features = Features() if said is None else Features.of(said, str(paths[0]))
     return source_of((RowGroups if is_parquet(paths[0]) else Shards)(paths), features, Path(entry.source), entry, task)
+
+
+def says_columns(schema: Any, named: Path) -> bool:
+    """Whether a file's schema says by itself which of its columns are what."""
+    said = _said(schema)
+    if said is None:
+        return False
+    try:
+        Features.of(said, str(named)).settled(None, str(named))
+    except EdistillError:
+        return False
+    return True
+
+
+def _said(schema: Any) -> Any:
+    """What `datasets` says in a file of its columns; None where it says nothing."""
+    try:
+        return parse_json((schema.metadata or {})[b"huggingface"])["info"]
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def source_of(parts: Parts, features: Features, named: Path, entry: Entry, task: type[Task]) -> Source:

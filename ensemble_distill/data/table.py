@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.image_folder import is_image
 from ensemble_distill.data.patterns import files_of
-from ensemble_distill.data.reading_arrow import ARROW, arrow_blocks, arrow_schema, texts_of
+from ensemble_distill.data.reading_arrow import ARROW, arrow_blocks, arrow_schema, flat_of
 from ensemble_distill.data.reading_csv import TEXT, read_csv
 from ensemble_distill.data.reading_json import JSON, read_json_lines
 from ensemble_distill.data.saved_dataset import of_files
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.table_rows import Chunk, TableRows
-from ensemble_distill.data.walk import is_folder, there
+from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.tasks import Task
 
@@ -66,18 +65,12 @@ def header_of(path: Path) -> list[str]:
     return _texts(path)[0]
 
 
-def picture_column(path: Path) -> str | None:
-    """The column whose first value names a picture beside the table; None where there is none."""
-    header = texts_of(arrow_schema(path)) if is_arrow(path) else header_of(path)
-    block: Chunk = next(_blocks([path], header), {}) if header else {}
-    for name in header:
-        try:
-            first = block[name][0]
-        except (EdistillError, LookupError):  # of nested columns, or of no rows
-            continue
-        if isinstance(first, str) and is_image(first) and there(path.parent / first):
-            return name
-    return None
+def first_rows(path: Path) -> tuple[list[str], Chunk]:
+    """The names of a table's columns, and the first rows of those that hold one value each. Raises EdistillError where
+    it is none."""
+    header = header_of(path)
+    wanted = flat_of(arrow_schema(path)) if is_arrow(path) else header
+    return header, next(_blocks([path], wanted), {}) if wanted else {}
 
 
 def is_arrow(path: Path) -> bool:

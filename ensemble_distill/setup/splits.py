@@ -11,12 +11,14 @@ from typing import Any
 from ensemble_distill.data import open_source, table
 from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.folders import is_saved
+from ensemble_distill.data.folders import SHARD, is_archive, is_saved, is_sharded
 from ensemble_distill.data.listing import entries, holds_pictures, is_set
 from ensemble_distill.data.saved_dataset import undeclared
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.setup.columns import likely_columns
+from ensemble_distill.setup.numbered import patterns_in, word_of
 from ensemble_distill.tasks import task_names
 
 NAMES = {
@@ -42,9 +44,8 @@ class Splits:
         sources: the splits that could be opened.
         problems: why others could not, by split.
         others: data that no split was made of.
-        header: the columns of the first table among the splits, which nobody has declared yet.
-        pictures: which of them names pictures.
-        shape: (H, W, C) of the first of those.
+        columns: an example of what those of the first table among the splits could be, which nobody has declared yet.
+        shape: (H, W, C) of the first picture, where that is in such a table.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -52,8 +53,7 @@ class Splits:
     sources: dict[str, Source] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     others: tuple[Path, ...] = ()
-    header: tuple[str, ...] = ()
-    pictures: str | None = None
+    columns: dict[str, Any] | None = None
     shape: tuple[int, ...] | None = None
 
 
@@ -71,7 +71,7 @@ def _named(folder: Path) -> tuple[dict[str, Entry], list[Path]]:
     found: dict[str, Entry] = {}
     others: list[Path] = []
     for path in _sets(folder, 0):
-        name = path.stem.lower()
+        name = word_of(path) if word_of(path) in SPLIT else path.stem.lower()
         if path.parent.name.lower() == "ood" or name.startswith("ood"):
             label = re.sub(r"^ood[-_ ]*", "", path.stem) or "ood"
             found.setdefault(f"ood/{label}", Entry(str(path)))
@@ -87,12 +87,21 @@ def _named(folder: Path) -> tuple[dict[str, Entry], list[Path]]:
 
 
 def _sets(folder: Path, depth: int) -> Iterator[Path]:
-    """Archives of arrays, and folders of pictures or of saved data sets, the least deep first."""
-    for one in entries(folder):
-        whole = one.is_dir() and is_set(one) and not _of_splits(one)
-        if whole or is_data(one) or (is_table(one) and (depth or one.stem.lower() in SPLIT)):
+    """Archives of arrays, tables, shards, and folders of pictures or of saved data sets, the least deep first; of files
+    of one split that are numbered a pattern."""
+    here = entries(folder)
+    patterns = patterns_in([one for one in here if is_table(one) or is_shard(one)], SPLIT)
+    yield from patterns
+    grouped = {file for files in patterns.values() for file in files}
+    for one in here:
+        if one in grouped:
+            continue
+        inside = one.is_dir() and (_of_splits(one) or _of_shards(one))
+        whole = one.is_dir() and is_set(one) and not inside
+        called = one.stem.lower() in SPLIT
+        if whole or is_data(one) or (is_table(one) and (depth or called)) or (is_shard(one) and called):
             yield one
-        elif one.is_dir() and depth < DEEPEST and (depth or one.name.lower() in DATA or _of_splits(one)):
+        elif one.is_dir() and depth < DEEPEST and (depth or one.name.lower() in DATA or inside):
             yield from _sets(one, depth + 1)
 
 
@@ -109,6 +118,16 @@ def is_data(path: Path) -> bool:
 def is_table(path: Path) -> bool:
     """Whether it is one by its name."""
     return table.claims(str(path)) and path.is_file()
+
+
+def is_shard(path: Path) -> bool:
+    """Whether it is a tar archive; weights called `.pth.tar` are none."""
+    return path.suffix == SHARD and path.is_file() and is_archive(path)
+
+
+def _of_shards(folder: Path) -> bool:
+    """Whether it holds archives called as splits are: read as one data set, a test set would be learned from."""
+    return is_sharded(folder) and any(word_of(one) in SPLIT for one in entries(folder) if is_shard(one))
 
 
 def _of_splits(folder: Path) -> bool:
@@ -147,19 +166,14 @@ def _opened(found: dict[str, Entry], others: list[Path]) -> Splits:
 def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
     sources: dict[str, Source] = {}
     problems: dict[str, str] = {}
-    header: tuple[str, ...] = ()
-    pictures: str | None = None
+    columns: dict[str, Any] | None = None
     shape: tuple[int, ...] | None = None
     for split, entry in found.items():
         try:
-            path = Path(entry.source)
-            if is_table(path):  # what its columns are only the user knows
-                if not header and (pictures := table.picture_column(path)) is not None:
-                    shape = open_source(path, columns=Columns(images=pictures)).item(0).x.shape
-                header = header or tuple(table.header_of(path))
-                continue
-            if is_saved(path) and (columns := undeclared(path)) is not None:
-                header = header or tuple(columns)
+            if (example := _undeclared(entry.source)) is not None:  # what they are only the user knows
+                columns = columns or example
+                if shape is None and "images" in example:
+                    shape = open_source(entry.source, columns=Columns(images=example["images"])).item(0).x.shape
                 continue
             sources[split] = open_source(entry, task)
             sources[split].item(0)
@@ -167,7 +181,16 @@ def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
             sources.pop(split, None)
             problems[split] = str(error)
     labeled = any(source.labels is not None for name, source in sources.items() if not name.startswith("ood/"))
-    return Splits(found, task if labeled else None, sources, problems, tuple(others), header, pictures, shape)
+    return Splits(found, task if labeled else None, sources, problems, tuple(others), columns, shape)
+
+
+def _undeclared(source: str) -> dict[str, Any] | None:
+    """An example of `data.columns`; None where nothing is to be declared."""
+    if table.claims(source):
+        return likely_columns(source)
+    if is_saved(source) and (columns := undeclared(source)) is not None:
+        return {"inputs": columns[:-1], "labels": columns[-1:]}
+    return None
 
 
 def told_splits(splits: Splits) -> dict[str, dict[str, Any]]:

@@ -26,6 +26,10 @@ from ensemble_distill.teachers.ready_made import outputs_of as ready_outputs
 LIKELY = "as the outputs that were found look"
 COLUMN = 56  # where the comments begin
 FILL = "FILL IN"
+SOURCES = (
+    "a folder of images, .tar shards or save_to_disk; an .npz with x and y; a .csv, .jsonl or .parquet; a .txt; "
+    "torch/NAME; or file.py:factory"
+)
 SUMMED = 1e-3  # by how much the probabilities of a row may differ from 1 together
 READY_MADE = "ready_made"  # the kind of outputs alone
 VIEWS = {
@@ -183,7 +187,8 @@ def _built(text: Text, built: Built) -> None:
 def _preprocessing(text: Text, scene: Scene) -> None:
     """Weights alone do not say how pixels became their input."""
     pixels = [source for source in scene.splits.sources.values() if source.kind == "pixels"]
-    known = scene.splits.sources or (scene.splits.header and scene.splits.pictures is None)
+    columns = scene.splits.columns
+    known = scene.splits.sources or (columns is not None and "images" not in columns)
     if not scene.built or (known and not pixels):
         return
     size, channels = [32, 32], 3
@@ -209,17 +214,16 @@ def _data(text: Text, scene: Scene) -> None:
             why = "cannot be read as it is: edistill doctor says why" if split in problems else hint
             text.set(split, _entry(entries[split], scene.root), why)
         elif split == "train":
-            text.fill("train", '"data/train"', "an image folder, an .npz with x and y, or file.py:factory")
+            text.fill("train", '"data/train"', SOURCES)
         elif split in ("validation", "test"):
             text.say(f'# {split} = "data/{split}"', hint)
-    if header := scene.splits.header:
-        if (pictures := scene.splits.pictures) is not None:
-            others = [name for name in header if name != pictures]
-            example = toml({"images": pictures, "labels": others[:1], "classes": ["…"]})
-            text.fill("columns", example, "which columns are labels, and what they call the classes, in their order")
-        else:
-            example = toml({"inputs": list(header[:-1]), "labels": list(header[-1:])})
-            text.fill("columns", example, "which columns members are given, in their order, and which are labels")
+    if not {"validation", "test"} & entries.keys() and "train" in entries:
+        text.say("# or, in place of train: one data set, split by a seed")
+        text.say(f"# all = {toml(_entry(entries['train'], scene.root))}")
+        text.say("# split = { validation = 0.15, test = 0.2, seed = 0 }")
+    if (columns := scene.splits.columns) is not None:
+        given = "which column holds pictures, texts or arrays" if "inputs" not in columns else "which members are given"
+        text.fill("columns", toml(columns), f"{given}, which are labels, and the values … in the members' order")
     ood = {
         name.removeprefix("ood/"): _entry(entry, scene.root) for name, entry in entries.items() if name[:4] == "ood/"
     }

@@ -15,7 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from ensemble_distill.data.patterns import files_of
 from ensemble_distill.settings import load_settings
+from ensemble_distill.setup.columns import likely_columns
+from ensemble_distill.setup.numbered import patterns_in, word_of
+from ensemble_distill.setup.splits import find_splits
 from ensemble_distill.workflows.doctor import doctor
 from ensemble_distill.workflows.init import init
 
@@ -38,15 +42,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def shard(path: Path, rows: range) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for row in rows:
+            for ending, content in (("png", png(PIXELS[row])), ("cls", b"%d" % (row % 3))):
+                info = tarfile.TarInfo(f"{row}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
 def shards(folder: Path) -> None:
-    folder.mkdir(parents=True)
     for at in range(3):
-        with tarfile.open(folder / f"{at}.tar", "w") as tar:
-            for row in (2 * at, 2 * at + 1):
-                for ending, content in (("png", png(PIXELS[row])), ("cls", b"%d" % (row % 3))):
-                    info = tarfile.TarInfo(f"{row}.{ending}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+        shard(folder / f"{at}.tar", range(2 * at, 2 * at + 2))
 
 
 def saved(folder: Path, **columns: Any) -> None:
@@ -88,6 +96,87 @@ def test_saved_data_sets_say_what_they_are_or_their_columns_are_to_be_said(folde
     report = init(other, other)
     assert any("columns" in why for _, _, why in report.fill)
     assert 'columns = { inputs = ["age"], labels = ["label"] }' in (other / "edistill.toml").read_text()
+
+
+def test_shards_of_several_splits_in_one_folder_are_not_one_data_set(tmp_path: Path) -> None:
+    """Read as one, the test rows would be learned from."""
+    for name, rows in (("train-00", range(3)), ("train-01", range(3, 5)), ("test", range(5, 6))):
+        shard(tmp_path / f"data/{name}.tar", rows)
+    found = find_splits([tmp_path / "data"])
+    assert {name: len(source) for name, source in found.sources.items()} == {"train": 5, "test": 1}
+    assert found.entries["train"].source.endswith("data/train-{00..01}.tar")
+    assert not found.problems
+
+
+def test_parquet_of_the_hub_is_found_and_says_what_it_is(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b", "c"]}}
+    pictures = pa.array([{"bytes": png(one), "path": None} for one in PIXELS[:3]], kind)
+    table = pa.table({"image": pictures, "label": [0, 1, 2]})
+    told = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        parquet.write_table(told, tmp_path / f"data/{name}.parquet")
+    found = find_splits([tmp_path / "data"])
+    assert {name: len(source) for name, source in found.sources.items()} == {"train": 6, "test": 3}
+    assert (found.columns, found.problems) == (None, {})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    assert likely_columns(str(tmp_path / "train.parquet")) == {"images": "image", "labels": ["label"]}
+
+
+TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a.csv": (
+        "age,sex,kind\n1,f,x\n2,m,y\n",
+        {"inputs": ["age", "sex"], "categories": {"sex": ["…"]}, "labels": ["kind"], "classes": ["…"]},
+    ),
+    "b.csv": ("label,x,z\n1,2,3\n0,1,1\n", {"inputs": ["x", "z"], "labels": ["label"]}),
+    "c.csv": ('label,said\n1,"it is a fine day"\n0,"no, it is not"\n', {"text": "said", "labels": ["label"]}),
+    "d.csv": ("said\nit is a fine day\n", {"text": "said"}),
+    "e.jsonl": ('{"y": 1, "x": [1, 2]}\n{"y": 0, "x": [2, 3]}\n', {"array": "x", "labels": ["y"]}),
+    "f.csv": ("x\n1\n", {"inputs": ["x"]}),
+    "g.csv": ("a,b\n", {"inputs": ["a"], "labels": ["b"]}),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_columns_could_be(tmp_path: Path, name: str) -> None:
+    content, wanted = TABLES[name]
+    (tmp_path / name).write_text(content)
+    assert likely_columns(str(tmp_path / name)) == wanted
+
+
+def test_lists_and_tensors_of_parquet_could_be_arrays(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 3, 4), np.float32))
+    for x in (pa.array([[1.0, 2], [3, 4]]), tensors):
+        parquet.write_table(pa.table({"y": [0, 1], "x": x}), tmp_path / "a.parquet")
+        assert likely_columns(str(tmp_path / "a.parquet")) == {"array": "x", "labels": ["y"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["train-0.tar", "train-1.tar"], ["train-{0..1}.tar"]),
+        (["train-9.tar", "train-10.tar"], ["train-{9..10}.tar"]),
+        (["train-09.tar", "train-10.tar"], ["train-{09..10}.tar"]),
+        (["train-0.tar", "train-2.tar"], []),
+        (["val_3.parquet"], ["val_3.parquet"]),
+        (["other-0.tar", "other-1.tar", "train.tar"], []),
+    ],
+)
+def test_numbered_files_of_a_split_are_a_pattern(tmp_path: Path, names: list[str], wanted: list[str]) -> None:
+    found = patterns_in([tmp_path / name for name in names], {"train", "val"})
+    assert [path.name for path in found] == wanted
+    assert all(word_of(path) in ("train", "val") for path in found)
+    for path, files in found.items():
+        for file in files:
+            file.touch()
+        assert files_of(str(path)) == files
 
 
 def test_a_table_of_pictures(folder: Path) -> None:

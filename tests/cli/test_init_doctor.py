@@ -172,7 +172,7 @@ def test_the_columns_of_tables_are_for_their_owner_to_declare(here: Path) -> Non
     }
     (line,) = [line for _, line, why in report.fill if why.startswith("columns: ")]
     told = Path("edistill.toml").read_text().splitlines()[line - 1]
-    assert '# columns = { inputs = ["age", "sex"], labels = ["survived"] }' in told
+    assert '# columns = { inputs = ["age", "sex"], categories = { sex = ["…"] }, labels = ["survived"] }' in told
     assert report.mend == ()
     assert not [why for _, _, why in report.fill if why.startswith("preprocessing")], "tables have no pixels"
     assert [text for text in doctor(load_settings).problems if "age, sex, survived" in text]
