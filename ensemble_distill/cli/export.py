@@ -29,6 +29,9 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--uint8-input", help="export/model-uint8.onnx beside model.onnx: it takes raw pixels."),
         ] = False,
+        program: Annotated[
+            bool, typer.Option("--program", help="export/model.pt2, which torch runs without the body's code.")
+        ] = False,
         force: Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 whatever they cost.")] = False,
         ensemble: Annotated[
             bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
@@ -61,6 +64,7 @@ def register(app: typer.Typer) -> None:
                 fp16=fp16,
                 int8=int8,
                 uint8_input=uint8_input,
+                program=program,
                 force=force,
                 ensemble=ensemble,
                 opset=opset,

@@ -40,6 +40,7 @@ FORMATS = {
     "export/model-int8.onnx": " --int8",
     "export/model-uint8.onnx": " --uint8-input",
     "export/model.safetensors": " --safetensors",
+    "export/model.pt2": " --program",
 }  # of the exported files of a run, what asks for each
 
 
@@ -146,6 +147,23 @@ def _onnx(path: str, record: Record) -> Sheet:
             ("size", size(record)),
         ],
         next=_again(record) or f"edistill predict INPUTS --model {path}",
+    )
+
+
+def _program(path: str, record: Record) -> Sheet:
+    return Sheet(
+        f"{path}: an exported program of {counted(record['members'], 'member')} by {record['method']}",
+        [
+            ("answers", answers(record)),
+            ("takes", f"rows of {record['kind_of_rows']} (B, {', '.join(map(str, record['shape']))})"),
+            ("gives", listed(record["outputs"])),
+            *member_facts(record["members"], ("model", "output")),
+            *made_from(record),
+            ("stale", record.get("stale", "")),
+            ("made with", f"edistill {record['version']}"),
+            ("size", size(record)),
+        ],
+        next=_again(record),
     )
 
 
@@ -296,6 +314,7 @@ SHEETS: Mapping[str, Callable[[str, Record], Sheet]] = {
     "run": _run,
     "safetensors": _safetensors,
     "onnx": _onnx,
+    "program": _program,
     "graph": _graph,
     "chain": _chain,
     "cache": _cache,

@@ -107,22 +107,7 @@ def export_onnx(
             onnxruntime's outputs differ from torch's by more than `Task.tolerance` says.
     """
     refuse_large(student, "The student", INSTEAD)
-    what, origin = config.architecture, config.provenance
-    card = Card(
-        task=what.task,
-        method=origin.method,
-        version=__version__,
-        kind=what.kind,
-        shape=what.shape,
-        preprocessing=what.preprocessing,
-        members=origin.members,
-        made_from=made_from,
-        features=origin.features,
-        columns=origin.columns,
-        reference=reference,
-        average=what.average,
-        weights=what.weights,
-    )
+    card = card_of(config, made_from, reference)
     try:
         module, model = streamed(student, card, progress or Silent()) or traced(student, card)
     except UntraceableError as error:
@@ -138,8 +123,28 @@ def export_onnx(
             "The student says numbers that are not finite on real rows, so nothing was written. Train it again, or "
             "calibrate it again (edistill calibrate)."
         )
-    write_verified(path, model, card, Wanted(x, wanted, what.task.tolerance, f"{INSTEAD}, and report the body."))
+    write_verified(path, model, card, Wanted(x, wanted, card.task.tolerance, f"{INSTEAD}, and report the body."))
     return path
+
+
+def card_of(config: StudentConfig, made_from: MadeFrom | None, reference: Reference | None = None) -> Card:
+    """What an exported student says of itself."""
+    what, origin = config.architecture, config.provenance
+    return Card(
+        task=what.task,
+        method=origin.method,
+        version=__version__,
+        kind=what.kind,
+        shape=what.shape,
+        preprocessing=what.preprocessing,
+        members=origin.members,
+        made_from=made_from,
+        features=origin.features,
+        columns=origin.columns,
+        reference=reference,
+        average=what.average,
+        weights=what.weights,
+    )
 
 
 # --- what exports of students and of the members themselves share -----------------------------------------------

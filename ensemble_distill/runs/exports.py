@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
@@ -14,6 +15,7 @@ from ensemble_distill.runs.folder import (
     EXPORTS,
     FORMATS,
     MADE_FROM,
+    PROGRAM,
     WEIGHTS,
     below,
     export_again,
@@ -24,6 +26,7 @@ from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata, read_safetensors_metadata
 
 LARGEST = 2**31 - 1  # bytes of an ONNX file, which is one protobuf message
+PROGRAM_CARD = "edistill.json"  # an extra file in a program, with what ONNX files have in their metadata
 ONNX_PREFIX = "edistill."  # of our metadata in an ONNX file
 
 
@@ -49,6 +52,8 @@ def made_from(export: Path) -> MadeFrom | None:
             content = onnx_content(export)
             refuse_damaged_onnx(export, content)
             said = onnx_metadata(content, f"{ONNX_PREFIX}{MADE_FROM}")
+        elif export.suffix == Path(PROGRAM).suffix:
+            said = program_metadata(export).get(f"{ONNX_PREFIX}{MADE_FROM}")
         else:
             said = checked_metadata(read_whole(export)).get(MADE_FROM)
         return None if said is None else MadeFrom.from_json(parse_json(said))
@@ -59,6 +64,41 @@ def made_from(export: Path) -> MadeFrom | None:
 def damaged_export(export: Path, error: Exception | str) -> EdistillError:
     """What is told of an exported file that was damaged."""
     return EdistillError(f"{export} is damaged ({error}). Export the run again: {export_again(export)}.")
+
+
+def program_metadata(export: Path) -> dict[str, str]:
+    """What an exported program says of itself, found without torch.
+
+    Raises:
+        ValueError: it is damaged, or none of ours.
+    """
+    try:
+        with ZipFile(export) as archive:
+            if any(one.compress_type != ZIP_STORED for one in archive.infolist()):
+                raise ValueError("it is compressed, as torch writes none")
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"its {bad} is not what was written")
+            name = next((one for one in archive.namelist() if one.endswith(f"/{PROGRAM_CARD}")), None)
+            if name is None:
+                raise ValueError(f"it has no {PROGRAM_CARD}")
+            said = parse_json(archive.read(name))
+    except (BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(f"it is no archive: {error}") from None
+    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+        raise ValueError(f"its {PROGRAM_CARD} holds no texts")
+    return said
+
+
+def about_program(export: Path) -> dict[str, Any] | None:
+    """What `inspect` tells of an exported program; None for one of others."""
+    try:
+        said = {name.removeprefix(ONNX_PREFIX): parse_json(text) for name, text in program_metadata(export).items()}
+    except ValueError as error:
+        if run_of(export) is not None:
+            raise damaged_export(export, error) from None
+        return None
+    said["kind_of_rows"] = said.pop("kind")
+    return {"kind": "program", **said, **about_stale(export), "bytes": export.stat().st_size}
 
 
 def onnx_content(export: Path) -> bytes:

@@ -39,6 +39,7 @@ CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generatio
 
 # the exported files, and what asks for them
 ONNX, SAFETENSORS = "model.onnx", "model.safetensors"
+PROGRAM = "model.pt2"
 FLOAT16, INT8, UINT8 = "model-fp16.onnx", "model-int8.onnx", "model-uint8.onnx"
 FORMATS = {
     ONNX: "--onnx",
@@ -46,6 +47,7 @@ FORMATS = {
     INT8: "--int8",
     UINT8: "--uint8-input",
     SAFETENSORS: "--safetensors",
+    PROGRAM: "--program",
 }
 EXPORTED = f"{EXPORTS}/{ONNX}"  # in a run, which stands for it
 

@@ -14,10 +14,11 @@ from ensemble_distill.evaluation.reference import references
 from ensemble_distill.exporting.beside import write_card_of_run
 from ensemble_distill.exporting.formats import Formats
 from ensemble_distill.exporting.onnx import export_onnx
+from ensemble_distill.exporting.program import export_program
 from ensemble_distill.exporting.safetensors import export_safetensors
 from ensemble_distill.exporting.versions import Versions
 from ensemble_distill.runs.finding import find_run
-from ensemble_distill.runs.folder import EXPORTS, ONNX, SAFETENSORS
+from ensemble_distill.runs.folder import EXPORTS, ONNX, PROGRAM, SAFETENSORS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
@@ -59,6 +60,7 @@ def export(
     fp16: bool = False,
     int8: bool = False,
     uint8_input: bool = False,
+    program: bool = False,
     force: bool = False,
     ensemble: bool = False,
     opset: int | None = None,
@@ -74,6 +76,7 @@ def export(
         fp16, int8: write `model-fp16.onnx` or `model-int8.onnx` beside `model.onnx`, which is written too: all layers
             but the last in less precision. What that costs is measured on validation rows.
         uint8_input: write `model-uint8.onnx` beside it, which takes raw pixels of the student's size.
+        program: write `model.pt2`, which torch runs without the code of the body.
         force: write those whatever they cost.
         ensemble: export the members that the settings name, and no run; see `export_members`.
         opset, ir_version: of the ONNX file; None for those that torch writes.
@@ -85,7 +88,7 @@ def export(
     Raises:
         EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
     """
-    asked = Formats(onnx, safetensors, fp16, int8, uint8_input, Versions(opset, ir_version), force)
+    asked = Formats(onnx, safetensors, fp16, int8, uint8_input, program, Versions(opset, ir_version), force)
     workspace = Workspace(settings, progress or Silent(), trust)
     if ensemble:
         asked.refuse_of_ensemble(run)
@@ -104,6 +107,9 @@ def export(
             files.append(export_pixels(files[0], _real_rows(workspace, found)))
         if asked.safetensors:
             files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))
+        if asked.program:
+            x = _real_rows(workspace, found)
+            files.append(export_program(student, found.config, x, folder / PROGRAM, found.made_from))
         beside = write_card_of_run(found, folder, workspace.progress) if card else ()
     return Exported(tuple(files), beside, tuple(prices))
 

@@ -9,7 +9,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.data import about as data
 from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.exports import ONNX_PREFIX, about_weights, onnx_content
+from ensemble_distill.runs.exports import ONNX_PREFIX, about_program, about_weights, onnx_content
 from ensemble_distill.runs.folder import ARGS, EXPORTED, is_ensemble_export
 from ensemble_distill.runtime.contents import brief
 from ensemble_distill.runtime.files import refuse_special
@@ -64,6 +64,8 @@ def _made_here(path: Path) -> dict[str, Any] | None:
         from ensemble_distill.serving import about as graph
 
         return graph.about(path)
+    if path.suffix == ".pt2" and path.is_file() and (program := about_program(path)) is not None:
+        return program
     if (path / ARGS).is_file():
         from ensemble_distill.runs import about as run
 

@@ -1,0 +1,88 @@
+"""A student as a program of `torch.export` (.pt2), which runs in torch without its code."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.exporting.onnx import Predictions, card_of
+from ensemble_distill.exporting.tracing import reason_of
+from ensemble_distill.facts import MadeFrom
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.exports import PROGRAM_CARD
+from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.students.fields import nothing
+from ensemble_distill.students.student import Student
+
+NOTES = ("stack_trace", "source_fn_stack", "from_node", "custom")  # which say where on this machine code stands
+
+
+def export_program(student: Student, config: StudentConfig, x: Tensor, path: Path, made_from: MadeFrom | None) -> Path:
+    """Write `path`, with what ONNX files say of themselves in its extra file `edistill.json`, and load it back.
+
+    Args:
+        student: in eval mode, on the CPU.
+        x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
+        made_from: the run that the student is of, which the file then names.
+
+    Raises:
+        EdistillError: torch cannot export the body, or what was read back says something else.
+    """
+    card = card_of(config, made_from)
+    example = nothing(2, card.shape, card.ids)
+    module = Predictions(student, example).eval()
+    said = {**card.to_metadata(), "outputs": json.dumps(module.names)}
+    content = io.BytesIO()
+    try:
+        program = _quietly(_exported, module, example)
+        _quietly(torch.export.save, program, content, extra_files={PROGRAM_CARD: json.dumps(said)})
+    except Exception as error:  # torch raises many kinds; all mean that this module cannot be exported
+        raise EdistillError(
+            f"torch cannot export this student's body as a program: {reason_of(error)}. Rewrite that part of the body, "
+            "or use edistill export --safetensors."
+        ) from error
+    write_whole(path, content.getvalue(), check=lambda written: _compare(written, module, x))
+    return path
+
+
+def _exported(module: Predictions, example: Tensor) -> Any:
+    batch = torch.export.Dim("batch_size")
+    with torch.no_grad():
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    for node in program.graph.nodes:
+        for note in NOTES:
+            node.meta.pop(note, None)
+    return program
+
+
+@torch.no_grad()
+def _compare(written: Path, module: Predictions, x: Tensor) -> None:
+    """On the first row alone, and on all together; what is read is what was just written."""
+    back = _quietly(torch.export.load, written).module()
+    for batch in (1, len(x)):
+        for name, found, wanted in zip(module.names, back(x[:batch]), module(x[:batch]), strict=True):
+            if not torch.allclose(found, wanted, rtol=1e-4, atol=1e-5):
+                raise EdistillError(
+                    f"The program's {name} differs from the student's by {(found - wanted).abs().max():.2e} on {batch} "
+                    "real rows, so nothing was written. Use edistill export --safetensors, and report the body."
+                )
+
+
+def _quietly(do: Any, *given: Any, **named: Any) -> Any:
+    """Torch's exporter logs its steps, and warns of itself."""
+    logged = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return do(*given, **named)
+    finally:
+        logging.disable(logged)

@@ -1,0 +1,99 @@
+"""A student as a program of torch.export."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from configs import configured
+from evaluate_helpers import pixels_of
+from runs_helpers import RUN
+from tiny import refused, refused_and_kept, settings
+from torch import Tensor, nn
+
+from ensemble_distill import load_student
+from ensemble_distill.exporting.program import export_program
+from ensemble_distill.facts import Member
+from ensemble_distill.runs.exports import program_metadata, stale_exports
+from ensemble_distill.students.heads import Heads
+from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.workflows.calibrate import calibrate
+from ensemble_distill.workflows.export import export
+from ensemble_distill.workflows.inspect import inspect
+
+
+@pytest.fixture
+def program(runs: Path) -> Path:
+    (path,) = export(settings(runs), "hydra-s0", program=True, card=False).files
+    assert path.name == "model.pt2"
+    return path
+
+
+@pytest.mark.thorough
+def test_it_says_what_the_student_says(program: Path, runs: Path) -> None:
+    about = {"edistill.json": ""}
+    module = torch.export.load(program, extra_files=about).module()
+    names = json.loads(json.loads(about["edistill.json"])["outputs"])
+    student, x = load_student(runs / RUN, trust=True), pixels_of(runs / "data/test.npz")
+    for batch in (1, 3, 10):
+        with torch.no_grad():
+            told, found = student.predictive(student(x[:batch])), dict(zip(names, module(x[:batch]), strict=True))
+        torch.testing.assert_close(found["head_logits"], told.logits)
+        torch.testing.assert_close(found["logits"].exp(), told.summary().mean)
+        torch.testing.assert_close(found["model_uncertainty"], told.summary().model)
+
+
+@pytest.mark.thorough
+def test_it_says_whose_it_is_and_nothing_of_the_machine(program: Path, runs: Path) -> None:
+    record = inspect(program)
+    assert [member["name"] for member in record["members"]] == ["member-0", "member-1", "member-2"]
+    assert record["kind"] == "program"
+    assert "stale" not in record
+    assert str(Path(__file__).parents[2]).encode() not in program.read_bytes()
+    report = calibrate(settings(runs), "hydra-s0", remove=True)
+    assert "--program" in report.export_again
+    assert program.relative_to(runs) in [
+        path.relative_to(runs) for path in map(Path.absolute, stale_exports(runs / RUN))
+    ]
+    assert "stale" in inspect(program)
+
+
+@pytest.mark.thorough
+def test_a_damaged_one_is_refused_by_name(program: Path) -> None:
+    content = bytearray(program.read_bytes())
+    content[len(content) // 3] ^= 1
+    program.write_bytes(content)
+    with refused("model.pt2", "damaged", "--program"):
+        inspect(program)
+
+
+def test_a_compressed_archive_is_not_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/extra/edistill.json", "{}")
+    with pytest.raises(ValueError, match="compressed"):
+        program_metadata(tmp_path / "model.pt2")
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_a_body_that_torch_cannot_export_is_refused(tmp_path: Path) -> None:
+    task, members = Classification(("a", "b")), tuple(Member(name, name * 64) for name in "abc")
+    config = configured(
+        task=task, members=members, heads=3, hidden=(), kwargs={}, model="m", shape=(6,), kind="features"
+    )
+    student = Student(Branching(), Heads(3, 6, (), 2), task.members_family(), None, "probabilities").eval()
+    with refused("program", "--safetensors"):
+        export_program(student, config, torch.ones(2, 6), tmp_path / "model.pt2", None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_ensemble_is_no_program(runs: Path) -> None:
+    with refused_and_kept(runs, "--program", "--ensemble"):
+        export(settings(runs), ensemble=True, program=True)
