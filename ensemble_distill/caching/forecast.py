@@ -1,20 +1,33 @@
-"""How many bytes a pass will write, told before the first and compared with the disk's room."""
+"""How long a pass will take and how many bytes it will write, told before and compared with the disk's room."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from ensemble_distill.cache.manifest import Drawn, Manifest
 from ensemble_distill.cache.record_key import RecordKey, SampleKey
 from ensemble_distill.caching.complete import keys
-from ensemble_distill.caching.panel import Asking
+from ensemble_distill.caching.panel import Asking, wanted
+from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.spread import spread
+from ensemble_distill.runtime.words import counted, told
+from ensemble_distill.teachers.answering import Answering
 
-WORTH_TELLING = 2**30  # bytes
+Told = TypeVar("Told")
+
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+TIMED = 32  # rows
+WORTH_TIMING = 16 * TIMED  # rows in views; of fewer, those that are timed would be a large part
 JOINED = 2  # times the records of one split: parts are joined to files before they go
 
 
@@ -43,8 +56,11 @@ def _of_a_row(manifest: Manifest, lacking: Sequence[RecordKey], samples: int | N
     return sum(of_ids) + sum(as_drawn.format_of(key).record.itemsize for key in lacking)
 
 
-def refuse_no_room(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], asking: Asking) -> None:
-    """Raise EdistillError where the disk cannot hold what the pass will write; a large pass is told."""
+def refuse_no_room(
+    folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], asking: Asking
+) -> tuple[int, int]:
+    """The bytes that the pass will leave, and those that the disk has. Raises EdistillError where it needs more than
+    these."""
     each = forecast(manifest, splits, asking.drawn)
     needed = sum(each.values()) + (JOINED - 1) * max(each.values(), default=0)
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -63,6 +79,68 @@ def refuse_no_room(folder: Path, manifest: Manifest, splits: Mapping[str, SplitP
             f"The pass writes {needed / 1e9:,.1f} GB, {of_a_row:,} bytes a row and member for {manifest.settled.told}, "
             f"and the disk of {folder} has {free / 1e9:,.1f} GB left. {manifest.settled.smaller_records}"
         )
-    if needed > WORTH_TELLING:
-        each_row = "" if asking.drawn else f", {of_a_row:,} bytes a row and member"
-        asking.progress.note(f"The pass writes about {needed / 1e9:,.1f} GB{each_row}.")
+    return sum(each.values()), free
+
+
+def tell_pass(
+    manifest: Manifest,
+    splits: Mapping[str, SplitPlan],
+    members: Sequence[Answering],
+    asking: Asking,
+    room: tuple[int, int],
+) -> None:
+    """Say, before a pass, how many rows its members are asked about, how long that will take and what it will fill.
+
+    Args:
+        members: opened, on their device.
+        room: bytes that the pass writes, and that the disk has left.
+    """
+    asked = {name: len(plan.source) * _views(manifest, name, plan) for name, plan in splits.items()}
+    rows = sum(asked.values())
+    if not rows:
+        return
+    needed, free = room
+    about = ""
+    if rows >= WORTH_TIMING and members:
+        largest = max(asked, key=lambda name: asked[name])
+        try:
+            rendering, asking_all, _ = seconds_a_row(largest, splits[largest], members, asking.device)
+            about = f"about {told(rows * (rendering + asking_all) / ranks.current().world)}, "
+        except EdistillError:  # of a row that cannot be read, which the pass tells of at its place
+            pass
+    what = f"{counted(len(members), 'member')}, {counted(len(splits), 'split')}, {rows:,} rows in their views"
+    asking.progress.note(f"{what}: {about}{_bytes(needed)} to write, {_bytes(free)} free.")
+
+
+def seconds_a_row(
+    name: str, plan: SplitPlan, members: Sequence[Answering], device: torch.device
+) -> tuple[float, float, tuple[int, ...]]:
+    """Of rendering a row for all members, and of asking them all; and the shape of an answer. The second of two times
+    counts: the first sets things up."""
+    rows = spread(len(plan.source), TIMED)
+    view, wants, last = plan.rows(), wanted(members), plan.count - 1  # since the first one may be the row as it is
+    shown, rendering = timed(lambda: seen(view, rows, [last], wants))
+    asking, shape = 0.0, (0,)
+    for member in members:
+        x = shown.get((last, member.wants)) if member.wants is not None else None
+        given = None if x is None else x.to(device)
+        said, seconds = timed(lambda member=member, given=given: member.answers(name, rows, given))  # type: ignore[misc]
+        asking, shape = asking + seconds, tuple(said.shape[1:])
+    return rendering / len(rows), asking / len(rows), shape
+
+
+def timed(act: Callable[[], Told]) -> tuple[Told, float]:
+    """What it gives, and the seconds of the second time."""
+    act()
+    started = time.monotonic()
+    return act(), time.monotonic() - started
+
+
+def _views(manifest: Manifest, name: str, plan: SplitPlan) -> int:
+    """Views of which some member's answers are lacking."""
+    return len({key.view for key in keys({name: plan}, manifest.members) if key not in manifest.records})
+
+
+def _bytes(count: int) -> str:
+    size, unit = next((size, unit) for size, unit in UNITS if count >= size or unit == "kB")
+    return f"{count / size:,.1f} {unit}"

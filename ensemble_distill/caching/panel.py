@@ -24,6 +24,7 @@ class Asking:
         device: where they answer.
         workers: loader processes that bring the rows.
         records, samples: `cache.records` and `cache.samples` of the settings.
+        forecast: whether how long a pass will take is told; of a chain's the chain does so.
         drawn: how many ids a position are drawn of each split whose records hold no others; see `storing`.
     """
 
@@ -34,6 +35,7 @@ class Asking:
     progress: Progress
     records: Literal["auto", "dense", "sampled"] = "auto"
     samples: int = 12
+    forecast: bool = True
     drawn: Mapping[str, int] = field(default_factory=dict)
 
 

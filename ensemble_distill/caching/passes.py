@@ -14,7 +14,7 @@ from ensemble_distill.cache.writer import Writer, clean, drop_drawn
 from ensemble_distill.caching.answers import cache_answers
 from ensemble_distill.caching.complete import keys
 from ensemble_distill.caching.extending import extended
-from ensemble_distill.caching.forecast import refuse_no_room
+from ensemble_distill.caching.forecast import refuse_no_room, tell_pass
 from ensemble_distill.caching.grouping import grouped, noting
 from ensemble_distill.caching.panel import Asking, Panel, wanted
 from ensemble_distill.caching.probe import open_members, probe
@@ -109,12 +109,16 @@ def _begun(
     _move(opened, asking)
     settled = noting(settled, grouped(opened, splits, asking, there))
     tell_drawn(settled, splits, drawn, asking.progress)
-    refuse_no_room(folder, settled, splits, replace(asking, drawn=drawn))
+    room = refuse_no_room(folder, settled, splits, replace(asking, drawn=drawn))
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
     for key in settled.drawn:  # of a first pass that ended before its first record, and is stored otherwise now
         if key.split in splits and key.split not in drawn:
             settled = drop_drawn(folder, settled, key)
+    if asking.forecast:
+        for member in opened:
+            member.to(asking.device)
+        tell_pass(settled, splits, opened, asking, room)
     return settled, drawn
 
 

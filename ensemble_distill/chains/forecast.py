@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import counted, told
 from ensemble_distill.settings import Settings
-from ensemble_distill.training.loop import KEPT, Training
+from ensemble_distill.training.forecast import training_seconds
+from ensemble_distill.training.loop import Training
 from ensemble_distill.training.report import TrainReport
 from ensemble_distill.workspace.splits import TRAINED
 
@@ -41,7 +41,7 @@ class Forecast:
         if self._said:
             return
         self._said = True
-        update, asked, rendering = training.seconds_a_batch()
+        update, asked, rendering = of_batch = training.seconds_a_batch()
         manifest, train = Manifest.load(Path(settings.output.cache)), training.setup.settings
         plain = [
             split for name, split in manifest.splits.items() if name not in TRAINED and not name.startswith("ood/")
@@ -50,9 +50,7 @@ class Forecast:
         validated = manifest.splits["validation"].rows if "validation" in manifest.splits else 0
         views = len(training.feed.rows) * training.feed.order.views
         cached, batch = self.left - 1, train.batch_size  # the last one teaches nobody
-        validations = min(KEPT, train.epochs) * validated / batch
-        seconds = self.left * (training.steps * update + validations * (asked + rendering))
-        seconds += self.left * min(training.steps, views / batch if training.keeps_rows else math.inf) * rendering
+        seconds = self.left * training_seconds(training, of_batch, validated)
         seconds += cached * (views + others) / batch * (asked + rendering)
         of_view = manifest.format_of(RecordKey("train", "", 0)).record.itemsize
         space = self.left * sum(training.sizes()) + cached * (

@@ -117,7 +117,7 @@ def _flag(parameter: str, key: str) -> inspect.Parameter:
     word = key.rpartition(".")[2]
     kind = _plain_type(field.annotation)
     names = [f"--{word}/--no-{word}"] if kind is bool else [*([SHORT[word]] if word in SHORT else []), f"--{word}"]
-    default = "" if field.default in (None, "", {}) else f" Default {_shown(field.default)}."
+    default = "" if field.default in (None, "", {}, ()) else f" Default {_shown(field.default)}."
     option = typer.Option(*names, help=f"{field.description}{default}")
     return inspect.Parameter(
         parameter,
@@ -134,14 +134,14 @@ def _plain_type(annotation: Any) -> Any:
     options = [t for t in get_args(annotation) if t is not type(None)]
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
         return _plain_type(options[0])
-    if get_origin(annotation) is dict:
-        return list[str]  # the flag once for each key
+    if get_origin(annotation) in (dict, tuple):
+        return list[str]  # the flag once for each key, or each entry
     return annotation if annotation in (int, float, bool) else str
 
 
 def _value(key: str, given: Any) -> Any:
     """What a flag says, as the file would; a table comes as A=B, once for each of its keys."""
-    if not isinstance(given, list):
+    if not isinstance(given, list) or get_origin(_field(key).annotation) is tuple:
         return given
     table = {}
     for text in given:

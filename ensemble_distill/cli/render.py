@@ -321,7 +321,7 @@ class Shown:
                 self.told = now
                 pace = harmless(self.pace(now)) if self.pace.done < self.pace.total else self._ended(now)
                 self.bar.update(TaskID(0), completed=self.pace.done, pace=pace)
-        elif now - self.told > self.pause and self.pace.rate(now) is not None:
+        elif now - self.told > self.pause and self.pace.rate(now) is not None and self.pace.done < self.pace.total:
             # a log file: soon, each minute, and in long work ever more rarely
             self.told, self.pause = now, max(TELL_EVERY, (now - self.begun) / LINES)
             self.note(f"{self.name}: {self.pace.done:,} of {self.pace.total:,} {self.pace.unit}, {self.pace(now)}")

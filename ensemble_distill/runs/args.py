@@ -62,7 +62,7 @@ def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str
 def differing(one: Settings, other: Settings, free: Collection[str] = ()) -> list[tuple[str, Any, Any]]:
     """The settings in which two runs differ, those in `free` and those of how they are computed aside: the dotted key,
     and both values."""
-    before, now = _flat(one), _flat(other)
+    before, now = settings_of_run(one), settings_of_run(other)
     keys = sorted(before.keys() | now.keys())
     return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and key not in free]
 
@@ -71,7 +71,7 @@ def _told(value: Any) -> str:
     return "(default)" if value is None else repr(value)
 
 
-def _flat(settings: Settings) -> dict[str, Any]:
+def settings_of_run(settings: Settings) -> dict[str, Any]:
     """The settings that make a run what it is, by dotted key."""
     values = settings.model_dump(mode="json", by_alias=True)
     flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}

@@ -5,6 +5,7 @@ RUN/config.json                 what its student is, and where it came from
 RUN/student.safetensors         the weights; their presence is what finishes a run
 RUN/checkpoint.safetensors      the state of its training
 RUN/summary.csv                 a row an epoch
+RUN/logs/                       what --log writes
 RUN/calibration.json            what its predictions are corrected by
 RUN/evaluations/                documents, and the figures of each row
 RUN/export/                     exported files
@@ -33,8 +34,9 @@ SUMMARY = "summary.csv"
 CALIBRATION = "calibration.json"
 EVALUATIONS = "evaluations"
 EXPORTS = "export"
+LOGS = "logs"
 CACHES = "caches"
-FILES = (ARGS, CONFIG, WEIGHTS, CHECKPOINT, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS)  # a run's own
+FILES = (ARGS, CONFIG, WEIGHTS, CHECKPOINT, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS, LOGS)  # a run's own
 CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generations
 
 # the exported files, and what asks for them

@@ -168,6 +168,18 @@ def write_output(path: Path, content: bytes) -> None:
         target.chmod(mode)
 
 
+def append_line(path: Path, line: str, *, within: Path) -> None:
+    """Add a line to a file that others may read along; a crash may tear it, so that the last line may be none.
+
+    Raises:
+        EdistillError: a link leads out of `within`.
+    """
+    refuse_outside(within, path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    with open(descriptor, "ab") as file:  # noqa: PTH123, of a descriptor
+        file.write(f"{line}\n".encode())
+
+
 def is_stream(path: Path) -> bool:
     """Whether what is written there goes on to somebody, and replaces nothing: a pipe, a terminal, /dev/stdout."""
     return _open_descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.settings.columns import ColumnSettings, PortionSettings
@@ -238,6 +238,10 @@ class TrainSettings(Section):
     )
 
 
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class OutputSettings(Section):
     """`[output]`: where the results go."""
 
@@ -245,6 +249,9 @@ class OutputSettings(Section):
     runs: PathText = Field("runs", validate_default=True, description="Folder of the runs.")
     name: Annotated[str, AfterValidator(file_name)] | None = Field(
         None, description="Name of the run; default METHOD-sSEED."
+    )
+    log: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        (), description="Log the training's figures, too: jsonl, tensorboard, wandb or mlflow; several by several."
     )
 
 

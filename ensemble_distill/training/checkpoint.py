@@ -51,6 +51,11 @@ class Place:
         save_state(self.folder, state)
 
     @property
+    def begun(self) -> bool:
+        """Whether it holds a checkpoint to go on from."""
+        return not self.replacing and (self.folder / CHECKPOINT).is_file()
+
+    @property
     def kept(self) -> bool:
         """Whether it holds a checkpoint of this training."""
         return self._own and (self.folder / CHECKPOINT).is_file()

@@ -6,12 +6,13 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.logs import Logs
 from ensemble_distill.methods.method import Stage
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.stopping import stop_waits
@@ -38,6 +39,7 @@ class Setup:
     Attributes:
         student: one-headed, as the first stage takes it; it is trained in place.
         validate: gives what is told of each epoch beside the loss; None for nothing.
+        log: where its figures go, beside the summary.
         start: sets the first stage's heads before its first step; None where they start as they are.
     """
 
@@ -47,6 +49,7 @@ class Setup:
     settings: SettledTraining
     place: Place
     progress: Progress
+    log: Logs = field(default_factory=Logs)
     validate: Validate | None = None
     start: FromMembers | None = None
 
@@ -77,6 +80,7 @@ class Training:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.feed, self.place, self.progress = setup, setup.feed, setup.place, setup.progress
+        self.log = setup.log
         device = self.feed.device
         self._states = States(setup.stages, self.feed.order, setup.settings, device)
         self._forward = self._states.forward
@@ -95,10 +99,21 @@ class Training:
             EdistillError: the loss is not finite, or the checkpoint is damaged.
         """
         torch.manual_seed(self.setup.settings.seed)
+        finished = False
+        try:
+            student = self._run()
+            finished = True
+        finally:
+            self.log.close(finished)
+        return student
+
+    def _run(self) -> Student:
         saved = self.place.load()
         if not self.place.replacing:
             self.place.own()
         self.resumed_at = 0 if saved is None else int(saved["step"])
+        if not self.place.replacing:  # else its folder is cleared once more
+            self.log.begin(self.resumed_at)
         folder = self.place.folder
         state = self._beginning() if saved is None else self._states.restored(saved, self._first, folder)
         self.progress.start("training", self.steps, "steps", done=state.step)
@@ -112,6 +127,7 @@ class Training:
         if self.steps == 0:
             self._solving.refuse_not_finite(state.student)
         self.place.own()  # without a step nothing has been written
+        self.log.begin(self.resumed_at)
         self.still_falling = still_falling(state.summary.table)
         return state.finished
 
@@ -127,7 +143,7 @@ class Training:
             epoch, within = divmod(state.step, an_epoch)
             kept = within == 0 and self._keeps(epoch)
             if within == 0:
-                self._log(state, time.monotonic() - started, kept)
+                self._end_epoch(state, time.monotonic() - started, kept)
                 started = time.monotonic()
             if kept or time.monotonic() - last_save > 60 * minutes:
                 self._save(state)
@@ -154,7 +170,7 @@ class Training:
                 rows = self.feed.of_step(at)
                 times.append(time.monotonic())
                 self._step(state, rows)
-                self._read(state)
+                self._stepping.read(state)
                 times.append(time.monotonic())
                 state.student.eval()
                 with torch.no_grad():
@@ -196,13 +212,18 @@ class Training:
         try:
             self._stepping.update(state, rows)
         except EdistillError:
-            self._read(state)  # what fails may only follow from a loss that was not finite
+            self._stepping.read(
+                state, kept=self.place.kept
+            )  # what fails may only follow from a loss that was not finite
             raise
         if len(state.summary.unread) >= READ_EVERY:
             self._read(state)
 
     def _read(self, state: State) -> None:
-        self._stepping.read(state, kept=self.place.kept)
+        losses = self._stepping.read(state, kept=self.place.kept)
+        if losses:
+            rate = state.optimizer.param_groups[0]["lr"]
+            self.log.add(state.step, {"loss": sum(losses) / len(losses), "lr": rate})
 
     def _keeps(self, epoch: int) -> bool:
         """Whether the student is validated and saved at the end of this epoch: of more than a hundred at some, if no
@@ -210,7 +231,7 @@ class Training:
         epochs, plateau = self.setup.settings.epochs, self.setup.settings.sched == "plateau"
         return plateau or epoch == epochs or epoch % math.ceil(epochs / KEPT) == 0
 
-    def _log(self, state: State, seconds: float, kept: bool) -> None:
+    def _end_epoch(self, state: State, seconds: float, kept: bool) -> None:
         self._read(state)
         stage = self.setup.stages[state.stage]
         facts = {
@@ -227,10 +248,14 @@ class Training:
             if isinstance(state.scheduler, Plateau):
                 state.scheduler.end_epoch(validated)
         state.summary.end_epoch(facts, {**validated, "seconds": round(seconds, 2)})
+        self.log.add(state.step, {k: v for k, v in state.summary.table[-1].items() if isinstance(v, int | float)})
         if kept:
             self.place.own()  # from here on nothing of the student's own can fail; the run that it replaces may go
             state.summary.write(self.place.folder)
 
     def _save(self, state: State) -> None:
         self._read(state)
+        self.place.own()
+        self.log.begin(self.resumed_at)
+        self.log.flush()
         self.place.save(state.saved(self.feed.device))

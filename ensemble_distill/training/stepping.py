@@ -55,8 +55,8 @@ class Stepping:
             state.summary.add(loss, {} if stage.watch is None or seen is None else stage.watch(*seen))
         state.step += 1
 
-    def read(self, state: State, kept: bool = False) -> None:
-        """Read the losses since the last time, all of the state's stage.
+    def read(self, state: State, kept: bool = False) -> list[float]:
+        """Read the losses since the last time, all of the state's stage, and return them.
 
         Args:
             kept: whether there is a checkpoint from before them, for the message.
@@ -73,6 +73,7 @@ class Stepping:
                     "[method] nearer to their defaults."
                     + (" The last checkpoint is kept, and --overwrite starts again." if kept else "")
                 )
+        return losses
 
 
 def _refuse_no_loss(loss: Tensor, stage: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ensemble_distill.logs import Logs
 from ensemble_distill.methods.method import Stage
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runtime import ranks
@@ -95,12 +96,13 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
 
 
 def training_of(
-    ready: Ready, asked: Asked, learned: Learned, progress: Progress, claim: Callable[[], None]
+    ready: Ready, asked: Asked, learned: Learned, progress: Progress, claim: Callable[[], None], log: Logs
 ) -> Training:
     """The training itself.
 
     Args:
         claim: makes the folder its own, see `Place`.
+        log: where its figures go.
     """
     begun, split = ready.begun, learned.validation
     return Training(
@@ -111,6 +113,7 @@ def training_of(
             settings=asked.train.model_copy(update={"freeze_bn": asked.freezes}),
             place=Place(asked.folder, claim, replacing=asked.overwrite),
             progress=progress,
+            log=log,
             validate=None if split is None else validation(split, learned.preprocessing, ready.feed, asked.needs),
             start=begun.start,
         )

@@ -70,6 +70,7 @@ def _cache_logits(
         progress=workspace.progress,
         records=settings.cache.records,
         samples=settings.cache.samples,
+        forecast=only is None,
     )
     with held(folder, plans, teachers, overwrite), whole_float32():
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)

@@ -11,17 +11,17 @@ from ensemble_distill.runs.folder import WEIGHTS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.runtime.words import counted
 from ensemble_distill.settings import Settings
 from ensemble_distill.settings.idle import is_given
 from ensemble_distill.training import refusals
 from ensemble_distill.training.convergence import tell_still_falling
+from ensemble_distill.training.forecast import tell_training
 from ensemble_distill.training.loop import Training
 from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.train import Machine, prepare, training_of
 from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.learned import open_learned, trained_splits
-from ensemble_distill.workspace.training import claim_folder, finished, open_asked
+from ensemble_distill.workspace.training import claim_folder, finished, logs_of, open_asked
 
 
 def train(
@@ -58,6 +58,7 @@ def train(
     with one_writer(asked.folder):
         if (run := finished(workspace, asked)) is not None:
             return TrainReport.of(run, run.student(trust=workspace.trusted), None, started)
+        logs = logs_of(settings, asked.folder, workspace.progress)
         plans = trained_splits(workspace)
         labeled = plans["train"].source.labels is not None
         refusals.refuse_unlabeled(settings.train.method, asked.method, asked.options, settings.method, labeled)
@@ -65,16 +66,10 @@ def train(
         given = partial(is_given, settings)
         ready = prepare(asked, learned, Machine(workspace.device, workspace.workers, workspace.progress, given))
         claiming = partial(claim_folder, settings, asked, ready, claim)
-        training = training_of(ready, asked, learned, workspace.progress, claiming)
-        (begin or partial(_tell_length, workspace.progress))(training)
+        training = training_of(ready, asked, learned, workspace.progress, claiming, logs)
+        validated = 0 if learned.validation is None else len(learned.validation.source)
+        (begin or partial(tell_training, validated=validated, progress=workspace.progress))(training)
         student = training.run().eval()
         run = Run.save(asked.folder, ready.config.ended(training.still_falling), student.cpu())
         tell_still_falling(run, workspace.progress)
         return TrainReport.of(run, student, training.resumed_at, started)
-
-
-def _tell_length(progress: Progress, training: Training) -> None:
-    """Say how long it is before its first step; how much time that takes is the business of who shows progress."""
-    if training.steps:
-        each = training.feed.order.steps_per_epoch
-        progress.note(f"{counted(training.steps // each, 'epoch')} of {counted(each, 'step')}.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from ensemble_distill.runs.args import refuse_other_settings, write_args
+from ensemble_distill.logs import Logs, Place, open_logs
+from ensemble_distill.runs.args import refuse_other_settings, settings_of_run, write_args
 from ensemble_distill.runs.chain import is_chain
-from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, WEIGHTS
+from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, LOGS, WEIGHTS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.same import refuse_other_ensemble, refuse_other_method
 from ensemble_distill.runtime.files import clear_folder, write_whole
+from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import Settings
 from ensemble_distill.training import refusals
 from ensemble_distill.training.asked import Asked
@@ -66,6 +69,15 @@ def finished(workspace: Workspace, asked: Asked) -> Run | None:
         done = is_chain(folder.parent) and (folder / WEIGHTS).is_file()
         refuse_other_ensemble(folder, cache.folder, cache.manifest.members, digests, done=done)
     return Run.open(folder) if (folder / WEIGHTS).is_file() else None  # finished: it no longer needs its cache
+
+
+def logs_of(settings: Settings, folder: Path, progress: Progress) -> Logs:
+    """What `output.log` names, of the training in a run's folder. Raises EdistillError where there is no such log."""
+    runs = Path(settings.output.runs).absolute()
+    here = folder.absolute()
+    name = str(here.relative_to(runs)) if here.is_relative_to(runs) else here.name
+    place = Place(folder / LOGS, runs.parent.name or "edistill", name, settings_of_run(settings))
+    return open_logs(settings.output.log, place, progress)
 
 
 def claim_folder(settings: Settings, asked: Asked, ready: Ready, claim: Callable[[], None]) -> None:

@@ -36,7 +36,8 @@ DESIGN: dict[str, set[str]] = {
     "cache": {"tasks"},
     "caching": {"data", "teachers", "cache", "tasks"},
     "methods": {"predictive", "students", "tasks"},
-    "training": {"tasks", "data", "cache", "methods", "starts", "students", "runs"},
+    "logs": set(),
+    "training": {"logs", "tasks", "data", "cache", "methods", "starts", "students", "runs"},
     "evaluation": {"data", "cache", "students", "predictive", "tasks", "runs"},
     "reporting": {"evaluation", "tasks", "data", "runs"},
     "serving": {"students", "runs", "tasks"},
@@ -73,7 +74,7 @@ BEYOND: dict[str, set[str]] = {
         "settings",  # what the file is called that stands beside
     },
     "serving": {"data"},  # rows are shown to the graph as they were to the student
-    "workspace": {"evaluation", "methods", "training"},  # what each of them needs is opened here
+    "workspace": {"evaluation", "logs", "methods", "training"},  # what each of them needs is opened here
     "setup": {
         "cache",  # whether one that is there fits, and how wide a record is
         "caching",  # members are tried as the pass tries them

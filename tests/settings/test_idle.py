@@ -79,7 +79,7 @@ ALWAYS = frozenset(
             for key in ("clip-grad", "amp", "model-ema", "device", "seed", "checkpoint-minutes", "peer-timeout")
         ),
         "method",  # its options: each method says itself which of them do nothing
-        *(f"output.{key}" for key in ("cache", "runs", "name")),
+        *(f"output.{key}" for key in ("cache", "runs", "name", "log")),
         # parts of tables whose own key stands in another table here
         *(f"teachers.standardized.{key}" for key in ("mean", "std")),
         *(f"teachers.preprocessing.{key}" for key in ("size", "mean", "std")),

@@ -1,0 +1,51 @@
+"""How long a training will take and what it will fill, from a few steps of it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+
+from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.words import counted, told
+from ensemble_distill.training.loop import KEPT, Training
+
+WORTH_TIMING = 100  # steps; of fewer, those that are timed would be a large part
+
+
+def training_seconds(training: Training, of_batch: Sequence[float], validated: int) -> float:
+    """Seconds from the first step to the last.
+
+    Args:
+        of_batch: what `Training.seconds_a_batch` gave.
+        validated: rows of the validation split; 0 where there is none.
+    """
+    update, asked, rendering = of_batch
+    settings = training.setup.settings
+    views = len(training.feed.rows) * training.feed.order.views
+    rendered = min(training.steps, views / settings.batch_size if training.keeps_rows else math.inf)
+    validations = min(KEPT, settings.epochs) * validated / settings.batch_size
+    return training.steps * update + validations * (asked + rendering) + rendered * rendering
+
+
+def tell_training(training: Training, validated: int, progress: Progress) -> None:
+    """Say, before the first step, how many rows and steps there are, and of a training of more than a few also how long
+    it will take and what it will fill; warn where the disk is too small. One that is gone on with is told in short."""
+    if not training.steps:
+        return
+    each, order = training.feed.order.steps_per_epoch, training.feed.order
+    what = f"{counted(training.steps // each, 'epoch')} of {counted(each, 'step')}"
+    if training.steps < WORTH_TIMING or training.place.begun:
+        progress.note(f"{what}.")
+        return
+    seconds = training_seconds(training, training.seconds_a_batch(), validated)
+    space = sum(training.sizes())
+    there = next(one for one in (training.place.folder, *training.place.folder.absolute().parents) if one.exists())
+    free = shutil.disk_usage(there).free
+    rows = f"{counted(order.rows, 'row')} in {counted(order.views, 'view')}"
+    progress.note(f"{what}, {rows}: about {told(seconds)} and {space / 1e6:,.1f} MB of {free / 1e9:,.1f} GB free.")
+    if space > free:
+        progress.warn(
+            f"The disk of {there} has {free / 1e6:,.0f} MB left, and the run fills about {space / 1e6:,.0f} MB. Make "
+            "room, or set output.runs to another disk: an interrupted training goes on."
+        )

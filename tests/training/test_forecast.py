@@ -1,0 +1,66 @@
+"""What is told before a training: epochs, rows, time and bytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny import make_folder, settings
+
+from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.training import forecast
+from ensemble_distill.training.loop import Training
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.train import train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = make_folder(tmp_path_factory.mktemp("forecast") / "tiny", rows={"train": 40, "validation": 12})
+    cache_logits(settings(made))
+    return made
+
+
+class Stops(Silent):
+    def advance(self, count: int = 1, facts: object = None) -> None:
+        raise KeyboardInterrupt
+
+
+def told(folder: Path, name: str, **overrides: object) -> Silent:
+    progress = Stops()
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(folder, {"output.name": name, "method.closed-form": False, **overrides}), progress=progress)
+    return progress
+
+
+def test_a_training_says_how_long_and_how_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Training, "seconds_a_batch", lambda _: (4.0, 2.0, 1.0))
+    said = told(folder, "long", **{"train.epochs": 30}).notes
+    # 150 steps; 30 validations of 12 rows in batches of 8; 80 rows in views, each rendered once
+    seconds = 150 * 4 + 30 * 1.5 * (2 + 1) + 80 / 8 * 1
+    assert seconds == 745
+    (note,) = [note for note in said if note.startswith("30 epochs of 5 steps")]
+    assert note.startswith("30 epochs of 5 steps, 40 rows in 2 views: about 12 min and 0.0 MB of ")
+
+
+def test_a_short_one_is_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Training, "seconds_a_batch")
+    assert "3 epochs of 5 steps." in told(folder, "short", **{"train.epochs": 3}).notes
+
+
+def test_a_disk_that_is_too_small_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=100)))
+    (warning,) = [w for w in told(folder, "full", **{"train.epochs": 30}).warnings if "disk" in w]
+    assert "output.runs" in warning
+    assert shutil.disk_usage(folder).free > 100
+
+
+@pytest.mark.thorough
+def test_timing_changes_no_byte(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("timed", "untimed"):
+        train(settings(folder, {"output.name": name, "train.epochs": 4}))
+        monkeypatch.setattr(forecast, "WORTH_TIMING", 0)
+    weights = [(folder / f"runs/{name}/student.safetensors").read_bytes() for name in ("timed", "untimed")]
+    assert weights[0] == weights[1]
