@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+# where a sentence begins that says what to do; a message has what is wrong before it
+REMEDY = re.compile(
+    r"(?<=[.?!]) (?=(Add|Ask|Begin|Build|Call|Check|Choose|Close|Convert|Copy|Count|Cut|Declare|Delete|Derive|Did|Draw|"
+    "Drop|Either|End|Evaluate|Export|Fetch|Fill|Fit|Give|Import|Install|Keep|Leave|List|Look|Lower|Make|Mend|Merge|Move|"
+    "Name|Pass|Permit|Please|Pool|Put|Raise|Read|Remove|Rename|Repeat|Replace|Restore|Return|Rewrite|Run|Save|Say|"
+    "Separate|Set|Share|Start|Store|Take|Tell|Train|Transpose|Try|Unpack|Unset|Untie|Update|Use|Wait|Wrap|Write) )"
+)
 
 
 class EdistillError(Exception):
@@ -10,6 +19,12 @@ class EdistillError(Exception):
 
     The command line prints the text alone, without a traceback, and exits with status 2.
     """
+
+
+def parted(message: str) -> tuple[str, str]:
+    """What is wrong, and what to do: from the first sentence on that tells somebody to do something; "" for nothing."""
+    found = REMEDY.search(message)
+    return (message, "") if found is None else (message[: found.start()], message[found.end() :])
 
 
 class CacheError(EdistillError):
@@ -34,6 +49,12 @@ def first_few(items: Sequence[str], count: int = 3) -> str:
     """`a, b, c and 4 more`, for messages."""
     rest = len(items) - count
     return ", ".join(items[:count]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def meant(name: str, known: Sequence[str], otherwise: str) -> str:
+    """A remedy for a name that is unknown: the nearest that there is, or else that sentence."""
+    close = nearest(name, known)
+    return f"Did you mean {close[0]}?" if close else otherwise
 
 
 def nearest(name: str, known: Sequence[str], count: int = 1, cutoff: float = 0.6) -> list[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.record_key import InputKey, RecordKey, SampleKey
-from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.errors import CacheError, EdistillError, first_few, meant
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
 
 IN_MEMORY = 1 << 27  # bytes of a split's records up to which they are held
@@ -41,8 +41,10 @@ class Cache:
             EdistillError: it does not hold that one.
         """
         if member not in self.manifest.names:
+            names = self.manifest.names
+            near = f"{told} " if (told := meant(member, names, "")) else ""
             raise EdistillError(
-                f"train.teacher is {member!r}, and {self.folder} holds {', '.join(self.manifest.names)}. Name one of "
+                f"train.teacher is {member!r}, and {self.folder} holds {first_few(names, 12)}. {near}Name one of "
                 "these, or leave it out to learn from all."
             )
         alone = copy.copy(self)

@@ -60,7 +60,6 @@ app = typer.Typer(
     name="edistill",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # a traceback is a bug report: plain text, whole
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Distill an ensemble into one student that keeps every member's prediction, and so its uncertainty.",

@@ -6,14 +6,17 @@ Flags are made from the fields of `Settings`, so their names, types, help and do
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.models import ArgumentInfo
 
-from ensemble_distill.cli import render
+from ensemble_distill.cli import completing, render
+from ensemble_distill.cli.panels import DANGEROUS, FILES, OTHERS, PANELS, PURPOSE, panel_of
 from ensemble_distill.cli.ranks import together
 from ensemble_distill.cli.statuses import exit_statuses
 from ensemble_distill.errors import EdistillError
@@ -23,13 +26,23 @@ from ensemble_distill.settings.assignments import parse_assignment
 SHORT = {"batch-size": "-b", "workers": "-j"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Which rows; default test, or validation where there is none.",
+        show_default=False,
+        autocompletion=completing.splits,
+        rich_help_panel=PURPOSE,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Leave out progress and notes, not warnings.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=DANGEROUS)]
 Trust = Annotated[
     bool,
     typer.Option(
         "--trust-checkpoints",
         help="Unpickle checkpoints that hold any Python object, and run the code that runs from elsewhere name.",
+        rich_help_panel=DANGEROUS,
     ),
 ]
 
@@ -78,19 +91,40 @@ def command(
             parameters.append(
                 inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
             )
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in sorted(parameters, key=_place)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
-        run.__doc__ = function.__doc__
+        run.__doc__ = _paragraphs(function.__doc__ or "")
         app.command(name)(run)
 
     return register
 
 
+def _place(parameter: inspect.Parameter) -> int:
+    """Where a parameter stands in the help: arguments first, what is dangerous last."""
+    told = get_args(parameter.annotation)[1]
+    if isinstance(told, ArgumentInfo):
+        return -1
+    return PANELS.index(told.rich_help_panel or OTHERS)
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring with its paragraphs in one line each: the terminal breaks them as it is wide."""
+    return re.sub(r"(?<=\S)\n(?=[^\n\s])(?!Example: )", " ", inspect.cleandoc(text))
+
+
 def _settings_parameters() -> list[inspect.Parameter]:
-    file = Annotated[Path | None, typer.Option("-c", "--config", help="The settings file; default edistill.toml here.")]
+    told = "The settings file; default edistill.toml here."
+    file = Annotated[Path | None, typer.Option("-c", "--config", help=told, rich_help_panel=FILES)]
     sets = Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, by its toml name; KEY= unsets it."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other setting, by its toml name; KEY= unsets it.",
+            autocompletion=completing.keys,
+            rich_help_panel=FILES,
+        ),
     ]
     return [
         inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file),
@@ -118,7 +152,10 @@ def _flag(parameter: str, key: str) -> inspect.Parameter:
     kind = _plain_type(field.annotation)
     names = [f"--{word}/--no-{word}"] if kind is bool else [*([SHORT[word]] if word in SHORT else []), f"--{word}"]
     default = "" if field.default in (None, "", {}, ()) else f" Default {_shown(field.default)}."
-    option = typer.Option(*names, help=f"{field.description}{default}")
+    completed = completing.of_key(key)
+    option = typer.Option(
+        *names, help=f"{field.description}{default}", autocompletion=completed, rich_help_panel=panel_of(key)
+    )
     return inspect.Parameter(
         parameter,
         inspect.Parameter.KEYWORD_ONLY,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Trust, command
+from ensemble_distill.cli import completing, render
+from ensemble_distill.cli.command import Split, Trust, command
 from ensemble_distill.cli.evaluate import Style
 from ensemble_distill.evaluation.paired import Difference
 from ensemble_distill.evaluation.remarks import cautions, remarks
@@ -29,11 +29,13 @@ def register(app: typer.Typer) -> None:
     @command(app, "compare", ["train.device", "train.workers", "limit"])
     def compare(
         settings: Settings,
-        runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs of one ensemble, by folder or name.")],
-        split: Annotated[
-            str | None,
-            typer.Option(help="Which rows; default test, or validation where there is none.", show_default=False),
-        ] = None,
+        runs: Annotated[
+            list[str],
+            typer.Argument(
+                metavar="RUN…", help="Runs of one ensemble, by folder or name.", autocompletion=completing.runs
+            ),
+        ],
+        split: Split = None,
         picture: Annotated[
             Path | None, typer.Option(help="Draw worth against cost into this .svg, .png or .pdf.", show_default=False)
         ] = None,

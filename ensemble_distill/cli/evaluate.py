@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Trust, command
+from ensemble_distill.cli import completing, render
+from ensemble_distill.cli.command import Split, Trust, command
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.remarks import remarks
@@ -35,12 +35,10 @@ def register(app: typer.Typer) -> None:
                 metavar="RUN",
                 help="Runs of one ensemble, exported files, or a chain, by folder or name; the latest by default.",
                 show_default=False,
+                autocompletion=completing.runs,
             ),
         ] = None,
-        split: Annotated[
-            str | None,
-            typer.Option(help="Which rows; default test, or validation where there is none.", show_default=False),
-        ] = None,
+        split: Split = None,
         shifts: Annotated[
             bool, typer.Option("--shifts", help="Evaluate on distorted rows too; the teachers are asked about them.")
         ] = False,

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from ensemble_distill.cli.inspected import ROWS, Sheet
-from ensemble_distill.errors import first_line
+from ensemble_distill.errors import first_line, parted
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell, plain_markdown
@@ -141,7 +141,12 @@ def _indented(text: str) -> str:
 
 
 def fail(text: str) -> None:
-    _console(stderr=True).print(f"[bold red]Error:[/] {_indented(text)}")
+    """An error, a blank line, and in a line of its own what to do."""
+    wrong, remedy = parted(text)
+    console = _console(stderr=True)
+    console.print(f"[bold red]Error:[/] {_indented(wrong)}")
+    if remedy:
+        console.print(f"\n[bold cyan]hint:[/] {_indented(remedy)}")
 
 
 def warn(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemble_distill.cli import render
+from ensemble_distill.cli import completing, render
 from ensemble_distill.cli.command import Json, Overwrite, Trust, command
 from ensemble_distill.runtime.words import counted
 from ensemble_distill.settings import Settings
@@ -84,5 +84,10 @@ def _show_chain(report: ChainReport, json: bool) -> None:
 
 RunArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[RUN]", help="A run's folder or name; the latest by default.", show_default=False),
+    typer.Argument(
+        metavar="[RUN]",
+        help="A run's folder or name; the latest by default.",
+        show_default=False,
+        autocompletion=completing.runs,
+    ),
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ensemble_distill.errors import EdistillError, nearest, quoted
+from ensemble_distill.errors import EdistillError, meant, quoted
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.registry import Registry
@@ -68,8 +68,7 @@ def open_logs(names: Sequence[str], place: Place, progress: Progress) -> Logs:
 
 def _open(name: str, place: Place) -> Log:
     if name not in log_names():
-        close = nearest(name, log_names())
-        hint = f"Did you mean {close[0]}?" if close else f"There are {', '.join(log_names())}."
+        hint = meant(name, log_names(), f"Use one of {', '.join(log_names())}.")
         raise EdistillError(f"output.log has {name!r}, which is no log. {hint}")
     try:
         log: Log = _LOGS[name].LOG(place)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
-from ensemble_distill.errors import EdistillError, nearest
+from ensemble_distill.errors import EdistillError, meant
 from ensemble_distill.methods.method import Method
 from ensemble_distill.methods.users import UsersMethod
 from ensemble_distill.runtime.registry import Registry
@@ -30,8 +30,7 @@ def open_method(name: str) -> Method:
     if ":" in name:
         return UsersMethod(name)
     if name not in method_names():
-        close = nearest(name, method_names())
-        hint = f"Did you mean {close[0]}?" if close else f"The methods are {', '.join(method_names())}."
+        hint = meant(name, method_names(), f"Use one of {', '.join(method_names())}.")
         raise EdistillError(f"train.method is {name!r}, which is no method. {hint}")
     return cast(Method, _METHODS[name].METHOD())
 
@@ -68,5 +67,6 @@ def method_options(method: Method, name: str, given: Mapping[str, Any]) -> BaseM
             raise EdistillError(f"method.{key} is not set, and {name} needs it. Set it.") from None
         valid = ", ".join(name.replace("_", "-") for name in method.Options.model_fields) or "none"
         if problem["type"] == "extra_forbidden":
-            raise EdistillError(f"method.{key} is no option of {name}. Its options are {valid}.") from None
+            near = meant(key, valid.split(", "), "Leave it out.")
+            raise EdistillError(f"method.{key} is no option of {name}. Its options are {valid}. {near}") from None
         raise EdistillError(f"method.{key} is {problem['input']!r}: {problem['msg']}.") from None

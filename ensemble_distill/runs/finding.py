@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_few, meant
 from ensemble_distill.runs.chain import Chain, is_chain
 from ensemble_distill.runs.folder import CONFIG, WEIGHTS, below
 from ensemble_distill.runs.run import Run
@@ -22,8 +22,10 @@ def find(runs: Path, name: str | None) -> Run | Chain:
         return Chain.open(folder.parent) if is_chain(folder.parent) else Run.open(folder)
     there = [folder for folder in (Path(name), runs / name) if folder.is_dir()]
     if not there:
-        known = ", ".join(_names(runs)) or "none"
-        raise EdistillError(f"There is no run {name}. Give a run's folder or its name (in {runs}: {known}).")
+        known = _names(runs)
+        like = f"{told} " if (told := meant(Path(name).name, known, "")) else ""
+        listed = first_few(known, 12) or "none"
+        raise EdistillError(f"There is no run {name}. {like}Give a run's folder or its name (in {runs}: {listed}).")
     # a folder that only shares the name of a run gives way to it
     folder = next((folder for folder in there if (folder / CONFIG).is_file() or is_chain(folder)), there[0])
     return Chain.open(folder) if is_chain(folder) else Run.open(folder)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import re
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 
@@ -31,6 +34,16 @@ class Registry:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(self.modules)
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The same keys without importing anything: of the modules whose text defines the name at its left margin."""
+        spec = importlib.util.find_spec(self.package)
+        folders = (spec.submodule_search_locations if spec is not None else None) or ()
+        paths = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
+        defined = re.compile(rf"^(class {self.defines}\b|{self.defines}\b.*=)", re.M)
+        found = {path.stem.replace("_", "-") for path in paths if defined.search(path.read_text(encoding="utf-8"))}
+        return tuple(sorted(found - {"--init--"}))
 
     def __contains__(self, key: object) -> bool:
         return key in self.modules

@@ -251,7 +251,7 @@ class OutputSettings(Section):
         None, description="Name of the run; default METHOD-sSEED."
     )
     log: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
-        (), description="Log the training's figures, too: jsonl, tensorboard, wandb or mlflow; several by several."
+        (), description="Log the training's figures, too: jsonl, tensorboard, wandb or mlflow; or a list of them."
     )
 
 

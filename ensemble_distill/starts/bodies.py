@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, meant
 from ensemble_distill.facts import Tokenization
 from ensemble_distill.students.bodies import build_bodies, each
 
@@ -34,8 +34,9 @@ def starting_members(init: str | Sequence[str] | None, members: Sequence[str], w
         if name not in members:
             there = f"the members are {', '.join(members)}" if members else f"{where} is not there"
             several = f' For all that match, make it a list: ["{name}"].' if init == name and "*" in name else ""
+            near = f"{told} " if (told := meant(name, members, "")) else ""
             raise EdistillError(
-                f"student.init is {name!r}, and {there}. Name a member that is, or put it back.{several}"
+                f"student.init is {name!r}, and {there}. {near}Name a member that is, or put it back.{several}"
             )
         if names.count(name) > 1:
             raise EdistillError(f"student.init names {name} {names.count(name)} times. Name each member once.")

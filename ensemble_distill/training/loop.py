@@ -14,6 +14,7 @@ import torch
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.logs import Logs
 from ensemble_distill.methods.method import Stage
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.stopping import stop_waits
 from ensemble_distill.starts.from_members import FromMembers
@@ -54,12 +55,16 @@ class Setup:
     start: FromMembers | None = None
 
 
-def _until(asked: Callable[[], bool], steps: Iterable[Rows]) -> Iterator[Rows]:
-    """The rows of each step, until a stop is asked for; loaders that the same signal ended are no error then."""
+def _until(asked: Callable[[], bool], steps: Iterable[Rows], first: int) -> Iterator[Rows]:
+    """The rows of each step from that one on, until a stop is asked for; loaders that the same signal ended are no
+    error then. Several processes end after the same step, and ask each other only now and then."""
     try:
-        for rows in steps:
+        for step, rows in enumerate(steps, first + 1):
             yield rows
-            if asked():
+            if ranks.several():
+                if step % READ_EVERY == 0 and any(ranks.of_each(asked())):
+                    return
+            elif asked():
                 return
     except EdistillError:
         if not asked():
@@ -119,7 +124,7 @@ class Training:
         self.progress.start("training", self.steps, "steps", done=state.step)
         with stop_waits() as asked:
             state = self._steps(state, asked)
-            if asked():
+            if state.step < self.steps:
                 self._stop(state)
         if state.step < self.steps:  # whoever answers signals here did not leave
             raise KeyboardInterrupt
@@ -135,7 +140,7 @@ class Training:
         """From that step to the last one, or to the first after which a stop is asked for."""
         an_epoch, minutes = self.feed.order.steps_per_epoch, self.setup.settings.checkpoint_minutes
         last_save = started = time.monotonic()
-        for rows in _until(asked, self.feed.steps(state.step, self.steps)):
+        for rows in _until(asked, self.feed.steps(state.step, self.steps), state.step):
             if state.step == self._states.ends[state.stage]:
                 state = self._following(state)
             self._step(state, rows)

@@ -24,7 +24,7 @@ from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import in_units, open_view, require_kind
 from ensemble_distill.data.vocabulary import Reading
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, meant
 from ensemble_distill.facts import HELD_OUT, split_key
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.factories import portable
@@ -121,7 +121,10 @@ class Workspace:
         key = split_key(name)
         if entry is None:
             known = ", ".join(self.split_names) or "none at all"
-            raise EdistillError(f"{key} is not set (there are: {known}). Set it in edistill.toml.")
+            near = meant(name, self.split_names, "")
+            raise EdistillError(
+                f"{key} is not set (there are: {known}). {f'{near} Else set' if near else 'Set'} it in edistill.toml."
+            )
         try:
             of = "train" if name == HELD_OUT else name
             source = self._portions[of] if of in self.settings.data.portions else self._opened(entry, of)

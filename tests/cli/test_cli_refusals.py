@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+from cli_helpers import message_of
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli.app import SUMMARIES, app
@@ -29,9 +30,7 @@ def refused(line: str) -> str:
     result = edistill(line)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
-    (message,) = result.stderr.splitlines()
-    assert message.startswith("Error: ")
-    return message
+    return message_of(result.stderr)
 
 
 @pytest.fixture
@@ -55,8 +54,8 @@ def test_a_mistake_is_one_message_and_status_2(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "Error: There is no edistill.toml here. Pass -c FILE, or run edistill quickstart for a folder with a working "
-        "one to edit.\n"
+        "Error: There is no edistill.toml here.\n\n"
+        "hint: Pass -c FILE, or run edistill quickstart for a folder with a working one to edit.\n"
     )
 
 
@@ -127,7 +126,8 @@ def test_a_damaged_cache_keeps_stdout_a_document(here: Path) -> None:
     result = edistill("verify --json")
     assert result.exit_code == 2
     assert record.name in json.loads(result.stdout)["problems"][0]
-    assert re.search(r"Error: cache is damaged: .+ Delete those files and run edistill cache-logits", result.stderr)
+    told = r"Error: cache is damaged: .+ Delete those files and run edistill cache-logits"
+    assert re.search(told, message_of(result.stderr))
 
 
 # --- what Typer refuses -----------------------------------------------------------------------------------------

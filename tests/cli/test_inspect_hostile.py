@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_helpers import message_of
 from PIL import Image
 from tiny import make_folder
 from typer.testing import CliRunner, Result
@@ -44,10 +45,7 @@ def edistill(*line: str) -> Result:
 
 def one_message(result: Result) -> str:
     assert (result.exit_code, result.stdout) == (2, ""), (result.output, result.exception)
-    first, *more = result.stderr.splitlines()
-    assert first.startswith("Error: ")
-    assert all(line.startswith("  ") for line in more), "lines of what it quotes are its own"
-    return result.stderr
+    return message_of(result.stderr)
 
 
 @pytest.fixture

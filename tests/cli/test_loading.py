@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli_helpers import message_of
 from tiny import make_folder, refused, wait_until
 from torch.utils.data import Dataset, _utils
 from typer.testing import CliRunner
@@ -174,8 +175,7 @@ def test_a_command_goes_on_without_the_processes_that_failed(folder: Path, last:
     line = ["cache-logits", "--set", "views.transform=mine.py:Mine"]
     result = CliRunner().invoke(app, [*line, "--workers", "2"])
     assert (result.exit_code, result.stdout) == (2, ""), result.stderr
-    (message,) = [text for text in result.stderr.splitlines() if text.startswith("Error: ")]
-    assert said in message
+    assert said in message_of(result.stderr[result.stderr.index("Error: ") :])
     assert "Traceback" not in result.stderr
     result = CliRunner().invoke(app, [*line, "--workers", "0"])
     assert result.exit_code == 0, result.stderr

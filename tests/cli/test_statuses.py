@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 import typer
+from cli_helpers import message_of
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli import interrupts
@@ -120,7 +121,7 @@ def test_every_mistake_is_one_message_from_every_command(run: Run) -> None:
         for what, (work, told) in MISTAKES.items():
             result = run(name, work)
             assert (result.exit_code, result.stdout) == (2, ""), what
-            (message,) = result.stderr.splitlines()
+            message = message_of(result.stderr)
             assert re.match(rf"Error: .*{told}", message), (what, message)
 
 
@@ -140,7 +141,8 @@ def test_a_bug_says_so_below_its_traceback(run: Run) -> None:
     for name in WORKFLOWS:
         result = run(name, work)
         assert (result.exit_code, result.stdout) == (1, "")
-        *trace, message = result.stderr.splitlines()
+        *trace, error, blank, hint = result.stderr.splitlines()
+        message = message_of("\n".join((error, blank, hint)))
         assert re.match(
             r"Error: This is a bug in edistill .*: ZeroDivisionError: a bug\. .* the traceback above", message
         )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from cli_helpers import message_of
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
@@ -99,9 +100,7 @@ def predicted(rows: str = "rows.npz") -> Result:
 
 def one_message(result: Result) -> str:
     assert (result.exit_code, result.stdout) == (2, ""), (result.output, result.exception)
-    (message,) = result.stderr.splitlines()
-    assert message.startswith("Error: ")
-    return message
+    return message_of(result.stderr)
 
 
 def refused(*said: str, rows: str = "rows.npz", inspect: bool = True) -> None:

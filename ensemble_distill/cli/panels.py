@@ -1,0 +1,24 @@
+"""Which group of a command's help an option stands in, and the order of the groups: what is dangerous comes last."""
+
+from __future__ import annotations
+
+PURPOSE = "What it is for"
+TRAINING = "Training"
+MACHINE = "Machine"
+FILES = "Files"
+OTHERS = "Options"  # typer's own, which has --help
+DANGEROUS = "Dangerous"
+PANELS = (PURPOSE, TRAINING, MACHINE, FILES, OTHERS, DANGEROUS)
+
+PURPOSES = {"train.method", "train.generations", "train.teacher", "train.effort", "train.epochs", "train.seed"}
+PURPOSES |= {"student.share", "limit"}
+MACHINES = {"train.device", "train.workers", "train.amp", "train.amp-dtype", "train.channels-last", "cache.batch-size"}
+
+
+def panel_of(key: str) -> str:
+    """The group of a flag, by the setting that it stands for."""
+    if key in PURPOSES:
+        return PURPOSE
+    if key in MACHINES:
+        return MACHINE
+    return FILES if key.startswith(("output.", "cache.")) else TRAINING
