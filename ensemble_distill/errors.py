@@ -61,4 +61,6 @@ def nearest(name: str, known: Sequence[str], count: int = 1, cutoff: float = 0.6
     """What an unknown name may have meant: of those that are known the most alike, if any is alike at all."""
     import difflib
 
-    return difflib.get_close_matches(name, known, n=count, cutoff=cutoff)
+    close = difflib.get_close_matches(name, known, n=len(known) or 1, cutoff=cutoff)
+    likeness = {one: difflib.SequenceMatcher(None, one, name).ratio() for one in close}
+    return sorted(close, key=lambda one: (-likeness[one], known.index(one)))[:count]  # the first of equals

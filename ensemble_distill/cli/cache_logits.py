@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
         Running it again adds only what is missing: a new member, view or split, or the rest of an interrupted pass.
 
-        Example: edistill cache-logits -j 4
+        Example: edistill cache-logits -j 2
         """
         from ensemble_distill.workflows.cache_logits import cache_logits
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo
 
 from ensemble_distill.cli import completing, render
-from ensemble_distill.cli.panels import DANGEROUS, FILES, OTHERS, PANELS, PURPOSE, panel_of
+from ensemble_distill.cli.panels import PANELS, own_panel, panel_of
 from ensemble_distill.cli.ranks import together
 from ensemble_distill.cli.statuses import exit_statuses
 from ensemble_distill.errors import EdistillError
@@ -32,17 +32,15 @@ Split = Annotated[
         help="Which rows; default test, or validation where there is none.",
         show_default=False,
         autocompletion=completing.splits,
-        rich_help_panel=PURPOSE,
     ),
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Leave out progress and notes, not warnings.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=DANGEROUS)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Trust = Annotated[
     bool,
     typer.Option(
         "--trust-checkpoints",
         help="Unpickle checkpoints that hold any Python object, and run the code that runs from elsewhere name.",
-        rich_help_panel=DANGEROUS,
     ),
 ]
 
@@ -105,7 +103,8 @@ def _place(parameter: inspect.Parameter) -> int:
     told = get_args(parameter.annotation)[1]
     if isinstance(told, ArgumentInfo):
         return -1
-    return PANELS.index(told.rich_help_panel or OTHERS)
+    told.rich_help_panel = panel = told.rich_help_panel or own_panel(parameter.name)
+    return PANELS.index(panel)
 
 
 def _paragraphs(text: str) -> str:
@@ -115,7 +114,7 @@ def _paragraphs(text: str) -> str:
 
 def _settings_parameters() -> list[inspect.Parameter]:
     told = "The settings file; default edistill.toml here."
-    file = Annotated[Path | None, typer.Option("-c", "--config", help=told, rich_help_panel=FILES)]
+    file = Annotated[Path | None, typer.Option("-c", "--config", help=told)]
     sets = Annotated[
         list[str] | None,
         typer.Option(
@@ -123,7 +122,6 @@ def _settings_parameters() -> list[inspect.Parameter]:
             metavar="KEY=VALUE",
             help="Any other setting, by its toml name; KEY= unsets it.",
             autocompletion=completing.keys,
-            rich_help_panel=FILES,
         ),
     ]
     return [

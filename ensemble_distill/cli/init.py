@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         Where only you know the modules behind the weights, a model.py with their tensors is written too, and the lines
         to fill in are named. No code of the folder runs.
 
-        Example: edistill init checkpoints
+        Example: edistill init teachers -o mine
         """
         from ensemble_distill.workflows.init import init
 

@@ -28,6 +28,8 @@ def register(app: typer.Typer) -> None:
 
         With --json it tells everything that is recorded, else what a person asks.
 
+        Example: edistill inspect runs/hydra-s0
+
         Example: edistill inspect runs/hydra-s0/export/model.onnx
         """
         from ensemble_distill.settings import FILE_NAME, load_settings

@@ -22,6 +22,7 @@ from ensemble_distill.cli.inspected_facts import (
     names,
     opsets,
     options,
+    plain,
     ports,
     preprocessing,
     reference,
@@ -310,6 +311,16 @@ def _folder(path: str, record: Record) -> Sheet:
     )
 
 
+def _part(path: str, record: Record) -> Sheet:
+    return Sheet(
+        f"{path}: {record['what']}",
+        [(name, f"{value:,}" if type(value) is int else plain(value)) for name, value in record["facts"].items()],
+        record.get("columns", ()),
+        record.get("rows", []),
+        next=record["next"],
+    )
+
+
 SHEETS: Mapping[str, Callable[[str, Record], Sheet]] = {
     "run": _run,
     "safetensors": _safetensors,
@@ -320,5 +331,6 @@ SHEETS: Mapping[str, Callable[[str, Record], Sheet]] = {
     "cache": _cache,
     "runs": _runs,
     "data": _data,
+    "part": _part,
     "folder": _folder,
 }

@@ -15,6 +15,17 @@ PURPOSES |= {"student.share", "limit"}
 MACHINES = {"train.device", "train.workers", "train.amp", "train.amp-dtype", "train.channels-last", "cache.batch-size"}
 
 
+# of a command's own parameters, by their names in its function; all others say what it is for
+OWN = dict.fromkeys(("json", "quiet", "style"), OTHERS)
+OWN |= dict.fromkeys(("config_file", "assignments", "output", "into", "report", "picture"), FILES)
+OWN |= dict.fromkeys(("overwrite", "trust", "changed", "force"), DANGEROUS)
+
+
+def own_panel(parameter: str) -> str:
+    """The group of an option that stands for no setting."""
+    return OWN.get(parameter, PURPOSE)
+
+
 def panel_of(key: str) -> str:
     """The group of a flag, by the setting that it stands for."""
     if key in PURPOSES:

@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """What an exported student says of images or rows, and how sure it is; without torch.
 
-        Example: edistill predict photos/ -m runs/hydra-s0/export/model.onnx -o predictions.csv
+        Example: edistill predict data/test.npz -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """
         from ensemble_distill.workflows.predict import predict
 

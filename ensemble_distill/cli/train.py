@@ -45,7 +45,9 @@ def register(app: typer.Typer) -> None:
         An interrupted training goes on where it was; a finished one is left as it is. With --generations the students
         are a chain: each learns from the one before.
 
-        Example: edistill train --method hydra --epochs 40 --seed 1
+        Example: edistill train --method hydra --seed 1 --log jsonl
+
+        Example: edistill train --method kd
         """
         from ensemble_distill.chains.generations import train_chain
         from ensemble_distill.workflows.train import train

@@ -34,7 +34,7 @@ def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: boo
         target = place(path)
         if any(place(file) == target for file in _read_files(model, inputs)):
             raise EdistillError(f"{path} is one of the files that are read. Name another to write.")
-        if not (overwrite or _is_earlier(path)):
+        if not (overwrite or is_earlier(path)):
             raise EdistillError(
                 f"{path} is there, and it is nothing that predict wrote. Name another file, or pass --overwrite to "
                 "replace it."
@@ -57,7 +57,7 @@ def _read_files(model: Path, inputs: Sequence[str]) -> Iterator[Path]:
             yield path
 
 
-def _is_earlier(path: Path) -> bool:
+def is_earlier(path: Path) -> bool:
     """Whether `formatted` wrote a file, by how it begins; or it is empty, as of mktemp."""
     with path.open("rb") as file:
         start = file.read(1 << 16)

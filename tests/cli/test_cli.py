@@ -90,13 +90,15 @@ def test_a_command_says_what_it_does_and_gives_an_example() -> None:
         command = load(name)
         first, *rest = command.help.splitlines()
         assert first == SUMMARIES[name]
-        (example,) = [line.removeprefix("Example: ") for line in rest if line.startswith("Example: ")]
-        program, named, *arguments = shlex.split(example)
-        assert (program, named) == ("edistill", name)
-        assert command.make_context(name, arguments), "the example parses"
+        examples = [line.removeprefix("Example: ") for line in rest if line.startswith("Example: ")]
+        assert examples
         shown = edistill(f"{name} -h")
         assert shown.exit_code == 0
-        assert re.sub(r"\s+", " ", example) in re.sub(r"\s+", " ", shown.stdout)
+        for example in examples:
+            program, named, *arguments = shlex.split(example)
+            assert (program, named) == ("edistill", name)
+            assert command.make_context(name, arguments), "the example parses"
+            assert re.sub(r"\s+", " ", example) in re.sub(r"\s+", " ", shown.stdout)
 
 
 def test_the_version() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from cli_helpers import message_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from teachers_helpers import small_model
@@ -266,7 +267,7 @@ def test_what_is_none_of_these(here: Path, path: str, told: str) -> None:
     Path("odd/manifest.json").write_text("{}")
     result = edistill(f"inspect {path}")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert told in result.stderr
+    assert told in message_of(result.stderr)
 
 
 # --- verify -----------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ DESIGN: dict[str, set[str]] = {
     "caching": {"data", "teachers", "cache", "tasks"},
     "methods": {"predictive", "students", "tasks"},
     "logs": set(),
+    "inspecting": {"runs", "cache", "serving", "settings"},
     "training": {"logs", "tasks", "data", "cache", "methods", "starts", "students", "runs"},
     "evaluation": {"data", "cache", "students", "predictive", "tasks", "runs"},
     "reporting": {"evaluation", "tasks", "data", "runs"},

@@ -1,0 +1,111 @@
+"""Files and folders inside a run, and a run whose training is not finished."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.inspecting.listed import listed
+from ensemble_distill.runs.folder import (
+    ARGS,
+    CALIBRATION,
+    CHECKPOINT,
+    CONFIG,
+    EVALUATIONS,
+    EXPORTS,
+    LOGS,
+    SUMMARY,
+    WEIGHTS,
+)
+from ensemble_distill.runtime.files import DOCUMENT, read_whole
+from ensemble_distill.runtime.jsons import parse_json
+from ensemble_distill.runtime.seals import WRITTEN_BY, checked_metadata, read_sealed_json
+
+DEEPEST = 3  # folders between a file and its run: evaluations/shifts/
+FOLDERS = {EVALUATIONS: "evaluations", EXPORTS: "exported files", LOGS: "logs"}
+Told = dict[str, Any]
+
+
+def of_run(path: Path) -> Told | None:
+    """What a path below a run is, or a run that has no weights yet."""
+    if _is_run(path):
+        return None if (path / WEIGHTS).is_file() else _unfinished(path)
+    run = next((folder for folder in list(path.absolute().parents)[:DEEPEST] if _is_run(folder)), None)
+    if run is None:
+        return None
+    named = path.absolute().relative_to(run).as_posix()
+    shown = Path(*path.parts[: -len(Path(named).parts)]) if len(path.parts) > len(Path(named).parts) else Path(run.name)
+    if path.is_dir():
+        return _folder(path, named, shown)
+    tell = FILES.get(named)
+    return None if tell is None else {**tell(path, shown), "next": f"edistill inspect {shown}"}
+
+
+def is_unfinished(folder: Path) -> bool:
+    return _is_run(folder) and not (folder / WEIGHTS).is_file()
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / ARGS).is_file() and (folder / CONFIG).is_file()
+
+
+def _folder(path: Path, named: str, run: Path) -> Told | None:
+    what = FOLDERS.get(named.split("/", maxsplit=1)[0])
+    return None if what is None else {"what": f"{what} of {run}", **listed(path), "next": f"edistill inspect {run}"}
+
+
+def _unfinished(run: Path) -> Told:
+    state = _state(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else {}
+    return {
+        "what": "a training that is not finished",
+        "facts": {**state, **({} if state else {"saved": "nothing yet"})},
+        "next": f"edistill train -c {run / ARGS}",
+    }
+
+
+def _checkpoint(path: Path, run: Path) -> Told:
+    return {"what": f"the checkpoint of {run}, from which its training goes on", "facts": _state(path)}
+
+
+def _state(path: Path) -> Mapping[str, Any]:
+    state = dict(parse_json(checked_metadata(read_whole(path))["state"])["dict"])
+    table = [dict(row["dict"]) for row in state["table"]["list"]]
+    last = {name: value for name, value in (table[-1] if table else {}).items() if name not in ("seconds", "stage")}
+    return {"saved at step": state["step"], "stage": state["stage"] + 1, "epochs done": len(table), **last}
+
+
+def _summary(path: Path, run: Path) -> Told:
+    header, *rows = list(csv.reader(io.StringIO(read_whole(path, DOCUMENT).decode())))
+    some = [*rows[:3], *rows[-3:]] if len(rows) > 6 else rows
+    return {
+        "what": f"the figures of each epoch of {run}",
+        "facts": {"epochs": len(rows)},
+        "columns": header,
+        "rows": some,
+    }
+
+
+def _calibration(path: Path, run: Path) -> Told:
+    record = dict(read_sealed_json(path)[0])
+    weights, version = record.pop("weights", "?"), record.pop(WRITTEN_BY, "?")
+    return {
+        "what": f"what the predictions of {run} are corrected by",
+        "facts": {**record, "of weights": f"{weights[:12]}…", "made with": f"edistill {version}"},
+    }
+
+
+def _student(path: Path, run: Path) -> Told:
+    return {"what": f"the student of {run}", "facts": {"holds": CONTENT[path.name], "bytes": path.stat().st_size}}
+
+
+CONTENT = {WEIGHTS: "its weights", CONFIG: "what it is made of, and where it came from"}
+FILES: Mapping[str, Callable[[Path, Path], Told]] = {
+    CHECKPOINT: _checkpoint,
+    SUMMARY: _summary,
+    CALIBRATION: _calibration,
+    WEIGHTS: _student,
+    CONFIG: _student,
+}

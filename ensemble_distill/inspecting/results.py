@@ -1,0 +1,181 @@
+"""Results that commands wrote, wherever they lie: predictions, evaluations, reports and logs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemble_distill.runtime.files import DOCUMENT, read_whole
+from ensemble_distill.runtime.jsons import parse_json
+from ensemble_distill.serving.target import is_earlier
+
+Told = dict[str, Any]
+Row = Mapping[str, Any]
+FIRST = 3  # rows that are shown
+LINE = 90  # characters of a text that are shown
+
+
+def result(path: Path) -> Told | None:
+    """What a result is; None for a file of anything else."""
+    if not path.is_file():
+        return None
+    if path.name.startswith("events.out.tfevents."):
+        return {"what": "a log for TensorBoard", "facts": {"bytes": path.stat().st_size}, "next": None}
+    if path.suffix == ".npz":
+        return _figures_of_rows(path)
+    if path.suffix in (".csv", ".json", ".jsonl", ".parquet") and is_earlier(path) and path.stat().st_size:
+        return _predictions(_rows(path))
+    if path.suffix == ".jsonl":
+        return _log(path)
+    if path.suffix == ".json":
+        return _document(path)
+    return _page(path) if path.suffix == ".html" else None
+
+
+# --- predictions ------------------------------------------------------------------------------------------------
+
+
+def _rows(path: Path) -> Sequence[Row]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        found: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+        return found
+    text = read_whole(path).decode()
+    if path.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text)))
+    return [parse_json(line) for line in text.splitlines()] if path.suffix == ".jsonl" else parse_json(text)
+
+
+def _predictions(rows: Sequence[Row]) -> Told:
+    names = list(rows[0]) if rows else []
+    facts: dict[str, Any] = {"rows": len(rows)}
+    if "class" in names:
+        likely = Counter(str(row["class"]) for row in rows).most_common(6)
+        facts["classes"] = ", ".join(f"{name} ({count})" for name, count in likely)
+    for name in names:
+        if name.endswith("_uncertainty"):
+            facts[f"mean {name.replace('_', ' ')}"] = _short(sum(float(row[name]) for row in rows) / len(rows))
+    if "abstains" in names:
+        facts["abstains on"] = sum(str(row["abstains"]).lower() == "true" for row in rows)
+    shown = names[:8]
+    return {
+        "what": "predictions",
+        "facts": facts | ({"columns": len(names)} if len(names) > len(shown) else {}),
+        "columns": shown,
+        "rows": [[_short(row[name]) for name in shown] for row in rows[:FIRST]],
+        "next": None,
+    }
+
+
+# --- evaluations and reports ------------------------------------------------------------------------------------
+
+
+def _document(path: Path) -> Told | None:
+    record = parse_json(read_whole(path, DOCUMENT))
+    if not isinstance(record, dict) or not {"schema", "run", "split", "rows"} <= record.keys():
+        return None
+    if "figures" in record and "verdict" in record:
+        return {
+            "what": f"what the report of {record['run']} draws, on {record['rows']:,} rows of {record['split']}",
+            "facts": {"verdict": record["verdict"]["headline"]},
+            "columns": ["figure", "says"],
+            "rows": [[name, _begun(figure["told"])] for name, figure in record["figures"].items()],
+            "next": f"edistill evaluate {record['run']}",
+        }
+    return _evaluation(record) if "models" in record else None
+
+
+def _begun(text: str) -> str:
+    """As much of a text as stands in one line."""
+    return text if len(text) <= LINE else f"{text[:LINE].rsplit(' ', 1)[0]} …"
+
+
+def _evaluation(record: Mapping[str, Any]) -> Told:
+    models: Mapping[str, Mapping[str, Any]] = record["models"]
+    figures = dict.fromkeys(name for of in models.values() for name in of)
+    worth = (record.get("worth") or {}).get("student") or {}
+    told = {f"worth in {name}": _short(worth[name]) for name in ("prediction", "uncertainty") if worth.get(name)}
+    return {
+        "what": f"an evaluation of {record['run']} on {record['rows']:,} rows of {record['split']}",
+        "facts": {"task": record["task"], **told},
+        "columns": ["", *models],
+        "rows": [[name, *(_short(of.get(name)) for of in models.values())] for name in figures],
+        "next": f"edistill evaluate {record['run']}",
+    }
+
+
+def _figures_of_rows(path: Path) -> Told | None:
+    """Beside a document of an evaluation: an array a figure, whose names alone are read."""
+    if not path.with_suffix(".json").is_file() or _document(path.with_suffix(".json")) is None:
+        return None
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    return {
+        "what": "the figures of each row of the evaluation beside it, which compare draws from",
+        "facts": {"figures": len(names)},
+        "columns": ["figure"],
+        "rows": [[name] for name in names],
+        "next": f"edistill inspect {path.with_suffix('.json')}",
+    }
+
+
+def _page(path: Path) -> Told | None:
+    with path.open("rb") as file:
+        start = file.read(1 << 12).decode(errors="replace")
+    title = re.search(r"<title>([^<]*)</title>", start)
+    beside = path.with_suffix(".json")
+    if title is None or not beside.is_file() or _document(beside) is None:
+        return None
+    return {
+        "what": "a report, a page for a browser",
+        "facts": {"of": title[1], "bytes": path.stat().st_size},
+        "next": f"edistill inspect {beside}",
+    }
+
+
+# --- logs -------------------------------------------------------------------------------------------------------
+
+
+def _log(path: Path) -> Told | None:
+    lines = [line for line in read_whole(path).split(b"\n") if line]
+    try:
+        found = [parse_json(line) for line in lines]
+    except ValueError:
+        return None
+    if not found or not all(map(_is_of_step, found)):
+        return None
+    last: dict[str, Any] = {}
+    for line in found:
+        last |= line
+    steps = f"{found[0]['step']:,} to {found[-1]['step']:,}"
+    return {
+        "what": "the log of a training",
+        "facts": {"lines": len(found), "steps": steps},
+        "columns": ["figure", "first", "last"],
+        "rows": [
+            [name, _short(next(line[name] for line in found if name in line)), _short(value)]
+            for name, value in last.items()
+            if name != "step"
+        ],
+        "next": None,
+    }
+
+
+def _is_of_step(line: Any) -> bool:
+    """Whether a line has figures of a step, and nothing else."""
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return False
+    return all(value is None or isinstance(value, int | float) for value in line.values())
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
