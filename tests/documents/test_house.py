@@ -91,8 +91,10 @@ BEYOND: dict[str, set[str]] = {
         "workspace",  # whose rows are the chain's
     },
     "cli": {
+        "cache",  # the names of members, which a shell completes
         "chains",  # `train --generations`
         "evaluation",  # the typed results, which it renders
+        "runs",  # the names of runs, which a shell completes
         "tasks",  # what the names of an answer are called
     },
 }

@@ -14,6 +14,7 @@ import pytest
 from tiny import contents, make_folder, refused, refused_and_kept, settings
 from typer.testing import CliRunner
 
+from ensemble_distill.chains import generations  # noqa: F401, before `train` is replaced for a test
 from ensemble_distill.cli.app import app
 from ensemble_distill.logs import Logs, Place, jsonl, log_names, open_logs
 from ensemble_distill.runtime.progress import Silent
