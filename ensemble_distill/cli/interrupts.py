@@ -52,6 +52,9 @@ def told() -> str:
 def tell() -> None:
     """Say that the command was interrupted; from now on another signal says nothing more."""
     _become(_leave)
+    # CPython remembers an interrupt of code in a string, as of a dataclass in an import, until more such code runs, and
+    # would end the process by the signal although it was answered
+    exec("")
     if _speaks():
         sys.stderr.write(f"{told()}\n")
         sys.stderr.flush()

@@ -53,7 +53,7 @@ def test_training_has_its_groups() -> None:
 def test_no_flag_is_cut_at_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for name in SUMMARIES:
-        assert "…" not in re.sub("RUN…", "", shown(name)), name
+        assert not re.search(r"--[a-z-]+…", shown(name)), name
 
 
 # --- examples ---------------------------------------------------------------------------------------------------
@@ -101,9 +101,10 @@ def test_the_reference_has_every_option_that_help_has() -> None:
     sections = dict(re.findall(r"(?ms)^## edistill (\S+)$(.*?)(?=^## |\Z)", text))
     assert list(sections) == list(SUMMARIES)
     for name, section in sections.items():
-        flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"│.{40,}│", lambda m: m[0][:40], shown(name))))
+        flags = set(re.findall(r"(?m)^│ +(?:-\w +)?(--[a-z][a-z-]+)", shown(name)))
         listed = set(re.findall(r"`(--[a-z][a-z-]+)", section))
-        assert flags - {"--help"} <= listed | set(re.findall(r"--[a-z][a-z-]+", load(name).help)), name
+        assert flags, name
+        assert flags - {"--help"} <= listed, name
         assert listed <= set(re.findall(r"--[a-z][a-z-]+", shown(name))), name
 
 
@@ -204,7 +205,7 @@ def test_completing_imports_nothing_that_takes_time(digits_session: Path) -> Non
         ("train --set method.temprature=3", "temperature"),
         ("train --log tensorbord --name new", "tensorboard"),
         ("train --teacher membre-03 --name new", "member-03"),
-        ("train --set student.init=membre-03 --name new", "member-03"),
+        ("train --set student.init=membre-03 --set views.count=2 --name new", "member-03"),
         ("evaluate hydra-so", "hydra-s0"),
         ("evaluate --split tset", "test"),
         ("cache-logits --set views.transform=afine", "affine"),
