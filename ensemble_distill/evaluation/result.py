@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ensemble_distill.evaluation.selective import Selective
 from ensemble_distill.evaluation.worth import Ladder, Worth
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.task import Task
+
+if TYPE_CHECKING:
+    from ensemble_distill.evaluation.selective import Selective  # by torch, which help is shown without
 
 SCHEMA = 1
 
