@@ -7,16 +7,11 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.inspecting.of_cache import of_cache
-from ensemble_distill.inspecting.of_run import is_unfinished, of_run
+from ensemble_distill.inspecting.of_run import of_run
 from ensemble_distill.inspecting.results import result
 from ensemble_distill.inspecting.settings import settings_file
 
 PART = "part"  # the kind of such a record
-
-
-def unfinished_run(path: Path) -> dict[str, Any] | None:
-    """A run whose training is not finished; None for anything else."""
-    return part(path) if is_unfinished(path) else None
 
 
 def part(path: Path) -> dict[str, Any] | None:

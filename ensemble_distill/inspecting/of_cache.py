@@ -9,7 +9,16 @@ from ensemble_distill.cache.manifest import NAME, Manifest, is_cache
 from ensemble_distill.inspecting.listed import listed
 from ensemble_distill.runtime.files import sha256_file
 
+PLACES = {
+    "records": "a file that is no record any more",
+    "parts": "a part of a record",
+    "replay": "rendered inputs, the proof of what members were shown,",
+}
 DEEPEST = 4  # folders between a record and its cache: records/ood/NAME/
+
+
+def _size(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size}
 
 
 def of_cache(path: Path) -> dict[str, Any] | None:
@@ -29,7 +38,8 @@ def of_cache(path: Path) -> dict[str, Any] | None:
         return {"what": f"what {shown} holds and was made from", "facts": facts, **following}
     key = next((key for key in manifest.records if key.path(folder) == whole), None)
     if key is None:
-        return None
+        known = PLACES.get(named.parts[0])
+        return None if known is None else {"what": f"{known} of {shown}", "facts": _size(path), **following}
     rows = manifest.splits[key.split].rows
     says = sha256_file(path)
     return {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.inspecting.listed import listed
+from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.folder import (
     ARGS,
     CALIBRATION,
@@ -44,10 +45,6 @@ def of_run(path: Path) -> Told | None:
     return None if tell is None else {**tell(path, shown), "next": f"edistill inspect {shown}"}
 
 
-def is_unfinished(folder: Path) -> bool:
-    return _is_run(folder) and not (folder / WEIGHTS).is_file()
-
-
 def _is_run(folder: Path) -> bool:
     return (folder / ARGS).is_file() and (folder / CONFIG).is_file()
 
@@ -58,10 +55,11 @@ def _folder(path: Path, named: str, run: Path) -> Told | None:
 
 
 def _unfinished(run: Path) -> Told:
-    state = _state(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else {}
+    config = StudentConfig.load(run)
+    state = _state(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else {"saved": "nothing yet"}
     return {
         "what": "a training that is not finished",
-        "facts": {**state, **({} if state else {"saved": "nothing yet"})},
+        "facts": {"method": config.provenance.method, **state},
         "next": f"edistill train -c {run / ARGS}",
     }
 
@@ -90,6 +88,8 @@ def _summary(path: Path, run: Path) -> Told:
 
 def _calibration(path: Path, run: Path) -> Told:
     record = dict(read_sealed_json(path)[0])
+    if "temperature" not in record:
+        raise ValueError("it is no calibration")
     weights, version = record.pop("weights", "?"), record.pop(WRITTEN_BY, "?")
     return {
         "what": f"what the predictions of {run} are corrected by",
@@ -101,11 +101,18 @@ def _student(path: Path, run: Path) -> Told:
     return {"what": f"the student of {run}", "facts": {"holds": CONTENT[path.name], "bytes": path.stat().st_size}}
 
 
-CONTENT = {WEIGHTS: "its weights", CONFIG: "what it is made of, and where it came from"}
+def _exported(path: Path, run: Path) -> Told:
+    facts = {"holds": CONTENT[path.name], "bytes": path.stat().st_size}
+    return {"what": f"beside the exported files of {run}", "facts": facts}
+
+
+CONTENT = {"README.md": "the model card", WEIGHTS: "its weights", CONFIG: "what it is made of, and where it came from"}
 FILES: Mapping[str, Callable[[Path, Path], Told]] = {
     CHECKPOINT: _checkpoint,
     SUMMARY: _summary,
     CALIBRATION: _calibration,
     WEIGHTS: _student,
     CONFIG: _student,
+    f"{EXPORTS}/{CONFIG}": _exported,
+    f"{EXPORTS}/README.md": _exported,
 }

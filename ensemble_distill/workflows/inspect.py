@@ -9,7 +9,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.data import about as data
 from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.inspecting import part, unfinished_run
+from ensemble_distill.inspecting import part
 from ensemble_distill.runs.exports import ONNX_PREFIX, about_program, about_weights, onnx_content
 from ensemble_distill.runs.folder import ARGS, EXPORTED, is_ensemble_export
 from ensemble_distill.runtime.contents import brief
@@ -31,7 +31,7 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         raise EdistillError(f"There is no {path}. Give a run, a cache, an .onnx file, a folder of teachers, or data.")
     refuse_special(path)
     task = "classification" if settings is None else settings.task
-    found = _foreign_graph(path, settings, task) or unfinished_run(path) or _made_here(path)
+    found = _foreign_graph(path, settings, task) or _own_folder(path) or _made_here(path)
     if found is not None:
         told: dict[str, Any] = brief(found)
         return told
@@ -53,6 +53,11 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
             raise EdistillError(
                 f"{path} is no run, cache or exported file. As teachers: {no_teachers} As data: {no_data}"
             ) from None
+
+
+def _own_folder(path: Path) -> dict[str, Any] | None:
+    """A folder inside a run or a cache, whatever is in it, or a training that is not finished."""
+    return part(path) if path.is_dir() else None
 
 
 def _made_here(path: Path) -> dict[str, Any] | None:

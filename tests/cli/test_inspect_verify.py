@@ -314,7 +314,9 @@ def test_an_unfinished_cache_is_whole_as_far_as_it_goes(here: Path) -> None:
 def test_what_is_no_cache(here: Path) -> None:
     result = edistill("verify data")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "data holds no cache, no run and no chain. Give one, or run edistill cache-logits first." in result.stderr
+    assert "data holds no cache, no run and no chain. Give one, or run edistill cache-logits first." in message_of(
+        result.stderr
+    )
 
 
 def test_a_member_of_the_cache_reads_as_a_teacher(here: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_helpers import message_of
 from PIL import Image
 from tiny import contents
 from typer.testing import CliRunner, Result
@@ -95,7 +96,7 @@ def test_what_is_read_is_not_written(here: Path, what: str, named: Callable[[Pat
     for more in ("", "--overwrite"):
         result = predict(f"{line} -o {target} {more}")
         assert result.exit_code == 2
-        assert f"{target} is one of the files that are read. Name another to write." in result.stderr
+        assert f"{target} is one of the files that are read. Name another to write." in message_of(result.stderr)
         assert contents(here) == before
 
 
@@ -117,8 +118,8 @@ def test_what_predict_did_not_write_needs_a_flag(here: Path, content: str) -> No
     Path("notes").write_text(content)
     result = predict(f"some.npz -m {MODEL} -o notes")
     assert result.exit_code == 2
-    assert (
-        "notes is there, and it is nothing that predict wrote. Name another file, or pass --overwrite" in result.stderr
+    assert "notes is there, and it is nothing that predict wrote. Name another file, or pass --overwrite" in message_of(
+        result.stderr
     )
     assert Path("notes").read_text() == content
     assert predict(f"some.npz -m {MODEL} -o notes --overwrite").exit_code == 0
@@ -134,8 +135,8 @@ def test_an_empty_file_is_nothing_to_lose(here: Path) -> None:
 def test_a_new_file_in_the_folder_of_images_is_no_image(here: Path) -> None:
     result = predict(f"flat -m {MODEL} -o flat/b.PNG")
     assert result.exit_code == 2
-    assert (
-        "flat/b.PNG would be read as an image the next time. Name a file that ends in .csv or .json." in result.stderr
+    assert "flat/b.PNG would be read as an image the next time. Name a file that ends in .csv or .json." in message_of(
+        result.stderr
     )
     for _ in range(2):
         assert predict(f"flat -m {MODEL} -o flat/b.csv").exit_code == 0
@@ -143,7 +144,9 @@ def test_a_new_file_in_the_folder_of_images_is_no_image(here: Path) -> None:
 
 
 def test_a_folder_and_a_file_in_none_are_refused_before_anything_is_read(here: Path) -> None:
-    assert "flat is a folder. Name a file to write." in predict("nothing.npz -m nothing.onnx -o flat").stderr
+    assert "flat is a folder. Name a file to write." in message_of(
+        predict("nothing.npz -m nothing.onnx -o flat").stderr
+    )
     Path("link").symlink_to("nowhere/out.csv")
     for name in ("nowhere/out.csv", "link"):
         assert "is no folder, so" in predict(f"nothing.npz -m nothing.onnx -o {name}").stderr
