@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ensemble_distill.runs.folder import ARGS, EVALUATIONS
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.serving.target import is_earlier
@@ -112,17 +113,18 @@ def _evaluation(record: Mapping[str, Any]) -> Told:
 
 
 def _figures_of_rows(path: Path) -> Told | None:
-    """Beside a document of an evaluation: an array a figure, whose names alone are read."""
-    if not path.with_suffix(".json").is_file() or _document(path.with_suffix(".json")) is None:
+    """In the folder of evaluations of a run or a chain: an array a figure, whose names alone are read."""
+    above = next((folder for folder in path.absolute().parents if folder.name == EVALUATIONS), None)
+    if above is None or not (above.parent / ARGS).is_file():
         return None
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
     return {
-        "what": "the figures of each row of the evaluation beside it, which compare draws from",
+        "what": "the figures of each row of an evaluation, which compare draws from",
         "facts": {"figures": len(names)},
         "columns": ["figure"],
         "rows": [[name] for name in names],
-        "next": f"edistill inspect {path.with_suffix('.json')}",
+        "next": f"edistill inspect {path.with_suffix('.json')}" if path.with_suffix(".json").is_file() else None,
     }
 
 
