@@ -20,12 +20,17 @@ from ensemble_distill.settings.idle import Idle, is_given, no_pixels, tell
 from ensemble_distill.settings.messages import kebab
 from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.encodings import as_used
+from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
 from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.teachers.teacher import Teacher
 
 SUGGESTED = ("affine", "crop-flip", "mixup", "noise", "ods")
 OTHER_ROWS = (
     "No view acts on such rows: set data.transfer to rows that members were not trained on, with or without labels."
+)
+OTHER_OUTPUTS = (
+    "Members that are ready-made outputs can be asked nothing else: write what they say of views, (V, N, ·), or of "
+    "rows that they were not trained on, as data.transfer."
 )
 
 
@@ -175,6 +180,8 @@ def warn_of_little_diversity(
     if transform == "none" and "train" in splits:
         views = [name for name in SUGGESTED if splits["train"].source.kind in kinds_of(name)]
         remedy = f"Set views.transform to {', '.join(views[:-1])} or {views[-1]}." if len(views) > 1 else OTHER_ROWS
+        if all(teacher.member.model == READY_MADE for teacher in teachers):
+            remedy = OTHER_OUTPUTS
         progress.warn(
             'views.transform is "none": on the rows they were trained on members agree, and there is little diversity '
             f"to learn. {remedy}"

@@ -44,12 +44,14 @@ def register(app: typer.Typer) -> None:
         if json:
             render.document(asdict(report))
         else:
-            _show(report.machine, report.checks, report.forecast, " --trust-checkpoints" if trust else "")
+            _show(
+                report.machine, report.checks, report.forecast, report.next + (" --trust-checkpoints" if trust else "")
+            )
         if report.problems:
             raise EdistillError(f"{counted(len(report.problems), 'problem')}. The first to mend: {report.problems[0]}")
 
 
-def _show(machine: dict[str, Any], checks: list[dict[str, Any]], forecast: list[dict[str, Any]], trusted: str) -> None:
+def _show(machine: dict[str, Any], checks: list[dict[str, Any]], forecast: list[dict[str, Any]], after: str) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     cores = f"{counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}"
     render.facts(
@@ -68,6 +70,4 @@ def _show(machine: dict[str, Any], checks: list[dict[str, Any]], forecast: list[
         rows = [[one["command"], told(one["seconds"]), f"{one['bytes'] / 1e6:,.1f} MB"] for one in forecast]
         render.table("about how long, on this machine as busy as it is", ["edistill", "time", "fills"], rows)
     if not any(one["problem"] for one in checks):
-        render.text(
-            f"Nothing is wrong. next: edistill cache-logits{trusted} (--limit 64 tries the whole road on 64 rows)\n"
-        )
+        render.text(f"Nothing is wrong. next: edistill {after} (--limit 64 tries the whole road on 64 rows)\n")

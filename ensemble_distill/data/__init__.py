@@ -13,6 +13,7 @@ from typing import Protocol, cast
 from ensemble_distill.data import image_folder
 from ensemble_distill.data.columns import Declared
 from ensemble_distill.data.entry import Described, Entry
+from ensemble_distill.data.patterns import is_pattern
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset, read_rows
 from ensemble_distill.data.vocabulary import Reading
@@ -96,7 +97,7 @@ def open_inputs(
         EdistillError: a file does not exist, or folders and files are mixed.
     """
     if len(inputs) == 1 and (is_folder(inputs[0]) or not image_folder.is_image(inputs[0])):
-        if not is_factory(inputs[0]) and not there(inputs[0]):
+        if not is_factory(inputs[0]) and not is_pattern(inputs[0]) and not there(inputs[0]):
             raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
         return open_source(inputs[0], task, reading, columns)
     for name in inputs:

@@ -17,6 +17,7 @@ LABELS = (
     "Mend or drop that row; a column of names has its classes declared in data.columns.classes, and several columns of "
     "labels hold 0 and 1."
 )
+CLASSES = "data.columns.classes"
 WHOLE = ("images", "text", "array")  # what may be the whole of a row, in place of inputs
 
 
@@ -162,7 +163,7 @@ class Columns(InputColumns):
 
 
 def _classes(classes: Sequence[str], values: Sequence[Any], named: str, first_row: int) -> Array:
-    return indices(values, classes, named, first_row, "data.columns.classes")
+    return indices(values, classes, named, first_row, CLASSES)
 
 
 def _targets(values: Sequence[Any], named: str, first_row: int) -> Array:
@@ -197,8 +198,9 @@ def finite(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arra
     if bad.any():
         row = int(bad.argmax())
         raise EdistillError(
-            f"{named} is {values[row]} at row {first_row + row}. Fill it in as the members had it filled in, or drop "
-            "the row: nothing is guessed for a value that is missing or not finite."
+            f"{named} is {values[row]} at row {first_row + row}. "
+            + ("Fill it in as the members had it filled in, or drop the row" if mend != LABELS else "Drop that row")
+            + ": nothing is guessed for a value that is missing or not finite."
         )
     return found
 
@@ -216,6 +218,10 @@ def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: 
         row = found.index(-1)
         there = "that the student was trained with" if key is None else f"declared in {key}"
         mend = "or drop it" if key is None else "or declare it there, as the members saw it encoded"
+        if key == CLASSES:
+            mend = "drop it, or declare it there, in the members' order"
+        if values[row] in (None, ""):
+            mend = "or drop it; rows without labels belong in data.transfer" if key == CLASSES else "or drop it"
         raise EdistillError(
             f"{named} is {values[row]!r} at row {first_row + row}, which is not among the {len(known)} {there} "
             f"({first_few(known, 6)}). Mend the row, {mend}."

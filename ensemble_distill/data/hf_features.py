@@ -39,6 +39,11 @@ class Features:
             if names is not None:
                 if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
                     raise EdistillError(f"{named}: the classes of {name} are {names!r}, and no names. Save it again.")
+                if twice := next((one for one in names if names.count(one) > 1), None):
+                    raise EdistillError(
+                        f"{named}: two classes of {name} are called {twice!r}. Give each a name of its own, with "
+                        "cast_column, and save it again."
+                    )
                 classes[name] = tuple(names)
         return cls(told, classes)
 

@@ -49,6 +49,7 @@ class Examined:
     method: tuple[Method, Any] | None = None
     taken: AnyPreprocessing | None = None  # how rows become the input of the student's body
     body: Any = None
+    cached: bool = False  # whether the cache is up to date
 
     def ok(self, what: str, told: str) -> None:
         self.checks.append(Check(what, told))
@@ -146,6 +147,7 @@ def _cache(workspace: Workspace, teachers: list[Teacher], found: Examined) -> No
                 refuse_other_data(workspace.cache_folder, name, manifest.splits[name], plan.facts())
             if manifest.views(name) < plan.count:
                 lacking.append(name)
+        found.cached = bool(members and found.plans) and not lacking
         told = f"of {counted(len(manifest.members), 'member')}"
         found.ok("output.cache", told + (f"; lacks {', '.join(lacking)}" if lacking else ", up to date"))
 

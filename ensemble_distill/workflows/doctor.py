@@ -24,11 +24,13 @@ class DoctorReport:
         machine: versions, devices, threads, memory and free disk.
         checks: of what was looked at in the settings: "what", "told" and whether it is a "problem".
         forecast: of each command its "seconds" and "bytes".
+        next: the command to run where nothing is wrong.
     """
 
     machine: dict[str, Any]
     checks: list[dict[str, Any]] = field(default_factory=list)
     forecast: list[dict[str, Any]] = field(default_factory=list)
+    next: str = "cache-logits"
 
     @property
     def problems(self) -> list[str]:
@@ -63,4 +65,5 @@ def doctor(load: Callable[[], Settings], *, trust: bool = False, progress: Progr
             "output.cache to another disk, or fewer views.count."
         )
         found.checks.append(Check("output.cache", told, True))
-    return DoctorReport(machine, [asdict(check) for check in found.checks], [asdict(step) for step in steps])
+    checks, steps_told = ([asdict(one) for one in some] for some in (found.checks, steps))
+    return DoctorReport(machine, checks, steps_told, "train" if found.cached else "cache-logits")

@@ -7,7 +7,9 @@ from typing import Any
 
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.data import about as data
+from ensemble_distill.data import table
 from ensemble_distill.data.listing import data_sets, entries, holds_splits
+from ensemble_distill.data.patterns import is_pattern
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.inspecting import part
 from ensemble_distill.runs.exports import ONNX_PREFIX, about_program, about_weights, onnx_content
@@ -27,10 +29,13 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
     Raises:
         EdistillError: there is nothing at `path`, or nothing that edistill knows.
     """
+    task = "classification" if settings is None else settings.task
+    columns = None if settings is None else settings.data.columns
+    if not path.exists() and is_pattern(str(path)):
+        return data.about(path, task, columns)
     if not path.exists():
         raise EdistillError(f"There is no {path}. Give a run, a cache, an .onnx file, a folder of teachers, or data.")
     refuse_special(path)
-    task = "classification" if settings is None else settings.task
     found = _foreign_graph(path, settings, task) or _own_folder(path) or _made_here(path)
     if found is not None:
         told: dict[str, Any] = brief(found)
@@ -46,8 +51,10 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
         if runs:  # of several ensembles, say
             return {"kind": "runs", **runs}
         try:
-            return data.about(path, task, None if settings is None else settings.data.columns)
+            return data.about(path, task, columns)
         except EdistillError as no_data:
+            if table.claims(str(path)):  # which is nothing else
+                raise
             if listed := data_sets(path, task):
                 return {"kind": "folder", "data": listed}
             raise EdistillError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.caching.idle import warn_of_little_diversity
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.data.arrays import Arrays
@@ -38,8 +40,11 @@ from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.doctor import doctor
+from ensemble_distill.workspace import Workspace
 
 SIZE = Preprocessing((6, 6), (0.5,), (0.5,))
 
@@ -260,3 +265,25 @@ def test_a_deleted_record_alone_is_made_again(folder: Path, asked: Counter[str])
     assert cache_logits(settings(folder)).added == 1
     assert asked == {"member-1": 40}
     assert contents(folder / "cache") == before
+
+
+def test_members_of_outputs_alone_are_not_told_to_answer_views(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "tiny")
+    plans = Workspace(settings(folder)).splits()
+    for model, wanted, other in ((None, "Set views.transform", "(V, N"), (READY_MADE, "(V, N, ·)", "Set views.")):
+        members = [SimpleNamespace(member=SimpleNamespace(name=name, model=model)) for name in "ab"]
+        progress = Silent()
+        warn_of_little_diversity("none", plans, members, progress)  # type: ignore[arg-type]
+        (told,) = progress.warnings
+        assert wanted in told
+        assert other not in told
+
+
+def test_doctor_says_which_command_is_next(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "tiny")
+    given = settings(folder)
+    assert doctor(lambda: given).next == "cache-logits"
+    cache_logits(given, progress=Silent())
+    assert doctor(lambda: given).next == "train"
+    save_data(folder, "ood/noise", 9)
+    assert doctor(lambda: given).next == "cache-logits", "something is wrong"

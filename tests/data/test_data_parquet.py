@@ -20,8 +20,10 @@ from ensemble_distill.data import open_source, row_groups
 from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.row_groups import RowGroups
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns
 from ensemble_distill.settings import settings_from
+from ensemble_distill.workflows.inspect import inspect
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -329,3 +331,21 @@ def test_lists_are_no_columns_of_numbers_nor_labels(tmp_path: Path) -> None:
 def test_settings_that_contradict_each_other(tmp_path: Path, declared: dict[str, Any], words: tuple[str, ...]) -> None:
     with refused(*words):
         settings_from({"teachers": {"path": "t"}, "data": {"train": "a.parquet", "columns": declared}}, tmp_path)
+
+
+def test_classes_of_one_name_are_refused_where_they_are_named(tmp_path: Path) -> None:
+    features = {**FEATURES, "label": {"names": ["cat", "dog", "cat"], "_type": "ClassLabel"}}
+    with refused("two classes of label are called 'cat'", "cast_column"):
+        open_source(written(tmp_path / "a.parquet", told(pa.table(columns()), features)))
+
+
+def test_inspect_knows_patterns_and_tells_of_a_table_in_one_sentence(tmp_path: Path) -> None:
+    table = told(pa.table(columns()))
+    for at in range(2):
+        written(tmp_path / f"train-{at}.parquet", table)
+    assert inspect(tmp_path / "train-{0..1}.parquet")["rows"] == 2 * ROWS
+    (tmp_path / "a.csv").write_text("x,y\n1,0\n")
+    with pytest.raises(EdistillError) as error:
+        inspect(tmp_path / "a.csv")
+    assert all(word in str(error.value) for word in ("a.csv is a table", "x, y", "data.columns"))
+    assert "teachers" not in str(error.value)

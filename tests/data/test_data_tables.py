@@ -16,6 +16,7 @@ from tiny import refused
 
 from ensemble_distill.data import open_inputs, open_source
 from ensemble_distill.data.columns import Columns
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.data.portions import Rule, portions
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.subset import Subset
@@ -350,3 +351,23 @@ def test_noise_is_of_numbers_alone(tmp_path: Path) -> None:
         assert one.scale is not None
         assert_array_equal(one.scale[1:6], 0)
         assert (one.scale[[0, 6]] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "words"),
+    [
+        ("x,y\n1,cat\n2,\n", Columns(("x",), labels=("y",), classes=("cat", "dog")), ("is '' at row 1", "transfer")),
+        ("x,y\n1,cat\n2,cow\n", Columns(("x",), labels=("y",), classes=("cat", "dog")), ("'cow'", "members' order")),
+        ("x,y\n1,1\n2,nan\n", Columns(("x",), labels=("y",)), ("is nan at row 1", "Drop that row")),
+    ],
+)
+def test_cells_of_labels_that_are_none_say_what_to_do(
+    tmp_path: Path, content: str, declared: Columns, words: tuple[str, ...]
+) -> None:
+    """Not to encode them as members saw inputs encoded, and not to declare what is missing."""
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(EdistillError) as told:
+        open_source(tmp_path / "a.csv", columns=declared)
+    assert all(word in str(told.value) for word in ("column y", *words))
+    assert "encoded" not in str(told.value)
+    assert "filled in" not in str(told.value)
