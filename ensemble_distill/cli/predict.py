@@ -83,6 +83,10 @@ def register(app: typer.Typer) -> None:
                 show_default=False,
             ),
         ] = None,
+        batch_size: Annotated[
+            int | None,
+            typer.Option(help="Rows at a time; default what 32 MiB hold of inputs and outputs.", show_default=False),
+        ] = None,
         overwrite: Over = False,
         changed: Changed = False,
         config_file: Annotated[
@@ -111,6 +115,7 @@ def register(app: typer.Typer) -> None:
                 coverage=coverage,
                 abstain_by=None if abstain_by is None else abstain_by.value,
                 alpha=alpha,
+                batch_size=batch_size,
                 overwrite=overwrite,
                 changed=changed,
                 columns=None if settings is None else settings.data.columns,

@@ -7,6 +7,7 @@ from typing import Any
 
 # control characters but for the line feed and the tab, line separators, the direction of writing, and lone surrogates
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # how they begin, in full width too
 LONGEST = 255  # bytes of one file name, on every common file system
 
 
@@ -46,16 +47,25 @@ def harmless_json(text: str) -> str:
     return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def encodable(value: Any) -> Any:
+    """A text, or the texts of a list, with what UTF-8 cannot say (bytes of file names that are none) as escapes. All
+    else stays as it is."""
+    if isinstance(value, list):
+        return [encodable(one) for one in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def harmless_cell(value: Any) -> Any:
     """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it.
+
+    So does what follows a semicolon, a tab or a line feed, at which a spreadsheet of another country may cut the cell.
 
     Numbers stay numbers, and a control character is written as an escape.
     """
     if not isinstance(value, str):
         return value
-    value = harmless(value)
-    formula = value.lstrip()[:1] in ("=", "+", "-", "@") and not _is_number(value)
-    return f"'{value}" if formula or value[:1] in ("\t", "\n") else value
+    value = "".join(f"'{part}" if _is_formula(part) else part for part in re.split(r"([;\t\n])", harmless(value)))
+    return f"'{value}" if value[:1] in ("\t", "\n") else value
 
 
 def natural_key(text: str) -> tuple[list[int | str], str]:
@@ -65,6 +75,10 @@ def natural_key(text: str) -> tuple[list[int | str], str]:
     """
     parts = re.split(r"(\d+)", text.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
+
+
+def _is_formula(text: str) -> bool:
+    return text.lstrip()[:1] in FORMULAS and not _is_number(text)
 
 
 def _is_number(text: str) -> bool:

@@ -16,7 +16,8 @@ from ensemble_distill import __version__
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.jsons import json_text, line_of_json
-from ensemble_distill.runtime.names import harmless_cell
+from ensemble_distill.runtime.names import encodable, harmless_cell
+from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.serving.served import Outputs, Served
 from ensemble_distill.serving.wishes import Settled
 from ensemble_distill.tasks import Task, open_task, task_names
@@ -29,8 +30,14 @@ PARQUET = b"PAR1"
 MARK = "edistill"  # a key of a Parquet file's metadata, by which an earlier result is known
 
 
-def records(served: Served, source: Source, wishes: Settled) -> Iterator[Record]:
+def records(
+    served: Served, source: Source, wishes: Settled, batch_size: int | None = None, progress: Progress | None = None
+) -> Iterator[Record]:
     """For each row: its name, what the task predicts of it, and the uncertainties that the student has.
+
+    Args:
+        batch_size: see `Served.predict`.
+        progress: is told how far it is, where that takes more than a batch.
 
     Raises:
         EdistillError: the inputs do not fit, or outputs of a row are none of a student.
@@ -38,7 +45,10 @@ def records(served: Served, source: Source, wishes: Settled) -> Iterator[Record]
     task = served.card.task
     if task.of_tokens and source.labels is not None:
         task.refuse_other_labels(source, "y of the input", str(served.path))
-    for rows, of_rows in served.predict(source):
+    size, progress = batch_size or served.at_once, progress or Silent()
+    if len(source) > size:
+        progress.start("predicting", total=len(source), unit="rows")
+    for rows, of_rows in served.predict(source, size):
         labels = None if source.labels is None or not task.of_tokens else source.labels[rows.start : rows.stop]
         asked = of_rows if wishes.heads else {name: x for name, x in of_rows.items() if not name.startswith("head_")}
         names, outputs = task.each_served([source.name(row) for row in rows], rows.start, asked, labels)
@@ -64,6 +74,10 @@ def records(served: Served, source: Source, wishes: Settled) -> Iterator[Record]
             for number, of_head in enumerate(each):
                 record |= {f"head {number} {key}": value for key, value in of_head[at].items()}
             yield record
+        if len(source) > size:
+            progress.advance(len(rows))
+    if len(source) > size:
+        progress.finish()
 
 
 def _inside(task: Task, outputs: Outputs, wishes: Settled) -> Iterator[dict[str, Any]]:
@@ -98,9 +112,9 @@ def formatted(rows: Sequence[Record], style: Style) -> str:
         raise EdistillError("Parquet is no text. Take another style, or write it to a file.")
     exact = frozenset(name for key in task_names() for name in open_task(key).exact)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["row"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(name, value, exact) for name, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([harmless_cell(name) for name in (rows[0] if rows else ["row"])])
+    writer.writerows([_cell(name, value, exact) for name, value in row.items()] for row in rows)
     return text.getvalue()
 
 
@@ -119,7 +133,8 @@ def _parquet(rows: Sequence[Record]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {"row": ""})}
+    names = rows[0] if rows else {"row": ""}
+    columns = {encodable(name): [encodable(row[name]) for row in rows] for name in names}
     table = pyarrow.table(columns).replace_schema_metadata({MARK: __version__})
     file = io.BytesIO()
     pyarrow.parquet.write_table(table, file)

@@ -19,22 +19,23 @@ from numpy.typing import NDArray
 from ensemble_distill.data.columns import Columns, Declared
 from ensemble_distill.data.rendering import as_gray
 from ensemble_distill.data.rows import plain_input
-from ensemble_distill.data.source import Item, Source, positions_of
+from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import Preprocessing, Tokenization
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
+from ensemble_distill.serving.batching import rows_at_once
 from ensemble_distill.serving.card import Card, damaged
 from ensemble_distill.serving.ends import NEW_STATE, STATE
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 
-BATCH = 64
 SHORTEST = 2  # tokens that a graph of any length is given at least: exporters take 1 for a constant
 MASK = "attention_mask"
 FLOATS, IDS, BYTES = "tensor(float)", "tensor(int64)", "tensor(uint8)"
 WHOLE = 0.02  # of 255: so far from a whole number float32 may bring a pixel and back
+SIZES = {IDS: 8, BYTES: 1}  # in bytes, of a number; all others have 4 at most
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
 
 Outputs = Mapping[str, NDArray[np.float32]]
@@ -284,8 +285,19 @@ class Served:
                 cut[name] = np.ascontiguousarray(values.take(range(max(start, 0), values.shape[axis]), axis))
         return cut
 
-    def predict(self, source: Source) -> Iterator[tuple[range, Outputs]]:
+    @property
+    def at_once(self) -> int:
+        """Rows of a batch that memory is sure to hold."""
+        ends = [
+            (end.shape, SIZES.get(end.type, 4)) for end in (*self.session.get_inputs(), *self.session.get_outputs())
+        ]
+        return rows_at_once(ends, longest=max(self.card.shape))
+
+    def predict(self, source: Source, batch_size: int | None = None) -> Iterator[tuple[range, Outputs]]:
         """Rows of a source and their outputs, a batch at a time.
+
+        Args:
+            batch_size: rows of a batch; None for `at_once`.
 
         Raises:
             EdistillError: the rows are not what the student takes.
@@ -296,7 +308,7 @@ class Served:
                 "trained on."
             )
         self._refuse_other_features(getattr(source, "features", None))
-        size = max(1, BATCH // (positions_of(source) or 1))
+        size = batch_size or self.at_once
         for start in range(0, len(source), size):
             rows = range(start, min(start + size, len(source)))
             items = [self._as_trained(source.item(row)) for row in rows]

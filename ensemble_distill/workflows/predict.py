@@ -11,6 +11,7 @@ from ensemble_distill.data.columns import Declared
 from ensemble_distill.runs.exports import calibrated_since, latest_export, refuse_stale
 from ensemble_distill.runtime.files import write_output
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.serving.batching import refuse_batch_size
 from ensemble_distill.serving.predictions import (
     Record,
     Style,
@@ -58,6 +59,7 @@ def predict(
     coverage: float | None = None,
     abstain_by: str | None = None,
     alpha: float | None = None,
+    batch_size: int | None = None,
     overwrite: bool = False,
     changed: bool = False,
     columns: Declared | None = None,
@@ -67,7 +69,8 @@ def predict(
     Args:
         model: a file that `edistill export --onnx` wrote; None for the newest in `runs`.
         inputs: image files, one folder, one `.npz` or one table; a single one need not be in a list.
-        progress: is told what of them was passed over, and when the run was calibrated since the export.
+        progress: is told how far it is, what of the inputs was passed over, and when the run was calibrated since the
+            export.
         output: a file to write the rows to; None for none.
         style: how they are written; by default as the file's name ends, else as CSV.
         heads: say what each head says by itself, too.
@@ -76,6 +79,8 @@ def predict(
         abstain_by: the uncertainty by which they are, "total_uncertainty" or "model_uncertainty"; by default the total,
             and of a coverage the model's where the student has one.
         alpha: say the classes, labels or interval that miss the truth of this share of rows at most; None for none.
+        batch_size: rows that the model is asked about at once; by default as many as 32 MiB of inputs and outputs hold,
+            1,024 at most.
         overwrite: replace a file that no earlier call wrote.
         columns: of a table, what its columns are: the `data.columns` of the settings. A model that says what it was
             trained on needs none; where it was found in `runs` they are to agree.
@@ -92,6 +97,7 @@ def predict(
     inputs = [inputs] if isinstance(inputs, str) else inputs
     style = style or style_of(None if output is None else output.name)
     refuse_parquet(style, output)
+    refuse_batch_size(batch_size)
     wishes = Wishes(heads, abstain_above, coverage, abstain_by, alpha)
     if output is not None:
         refuse_target(output, model, inputs, overwrite)
@@ -104,7 +110,7 @@ def predict(
     source = open_inputs(inputs, served.card.task.key, served.reading, asked)
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)
-    found = Predictions(model, style, list(records(served, source, wished)))
+    found = Predictions(model, style, list(records(served, source, wished, batch_size, progress)))
     if output is not None:
         write_output(output, content(found.rows, style))
     return found

@@ -56,6 +56,9 @@ class Rows:
         return 24
     def __getitem__(self, row):
         return np.full((6, 6), 10 * row, np.uint8)
+class Others(Rows):
+    def __getitem__(self, row):
+        return np.full((6, 6), 10 * row + 1, np.uint8)
 class Outside(Rows):
     def __getitem__(self, row):
         return np.full((6, 6), 255 - row, np.uint8)
@@ -69,7 +72,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.py").write_text(DATA.replace("NAMES", ascii(NAMES)))
     with (folder / "edistill.toml").open("a") as toml:
         toml.write("".join(f'{split} = "rows.py:Rows"\n' for split in ("train", "validation", "test")))
-        toml.write('ood.noise = "rows.py:Outside"\n')
+        toml.write('calibration = "rows.py:Others"\nood.noise = "rows.py:Outside"\n')
     (folder / "photos").mkdir()
     for row, picture in enumerate(examples(6, 1)[0]):
         Image.fromarray(picture).save(folder / "photos" / f"{NAMES[row % 3]}{row}.png")
@@ -104,6 +107,8 @@ SHOWING = [
     "predict rows.py:Rows",
     "predict photos",
     "predict photos --json",
+    "predict photos --heads --coverage 0.5 --alpha 0.5",
+    "predict photos --heads --coverage 0.5 --alpha 0.5 --format jsonl",
     "verify",
     "doctor",
     "methods",
@@ -290,6 +295,18 @@ def test_a_program_started_with_ascii_streams(here: Path) -> None:
     )
     assert (done.returncode, done.stdout.isascii()) == (0, True), done.stderr
     assert {row["class"] for row in json.loads(done.stdout)} <= set(NAMES)
+
+
+def test_no_set_in_a_cell_is_a_formula_and_parquet_holds_any_name(here: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    line = ["predict", "photos", "--alpha", "0.001", "-o"]  # every class is in each set
+    assert_harmless(edistill(*line, str(tmp_path / "sets.csv")))
+    for row in csv.DictReader(io.StringIO((tmp_path / "sets.csv").read_text(encoding="utf-8"))):
+        for part in re.split(r"[;\t\n]", row["conformal_set"]):
+            assert part.lstrip()[:1] not in ("=", "+", "-", "@"), part
+    assert_harmless(edistill(*line, str(tmp_path / "sets.parquet")))
+    (told, *_) = parquet.read_table(tmp_path / "sets.parquet").to_pylist()
+    assert sorted(told["conformal_set"]) == sorted(name.encode("utf-8", "backslashreplace").decode() for name in NAMES)
 
 
 def test_a_file_of_predictions_holds_the_same(here: Path, tmp_path: Path) -> None:
