@@ -26,6 +26,7 @@ from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.serving.served import Served
 from ensemble_distill.students.architecture import Architecture, shares_of
+from ensemble_distill.tasks.reference import Reference
 
 SUFFIX = ".onnx"
 APART = 10.0  # times what two runtimes may differ by: the file's pooling, and ours of its heads
@@ -101,6 +102,10 @@ class ExportedRun(Run):
         origin = Provenance(card.method, {}, card.members, features=card.features, columns=card.columns)
         weights = "" if card.made_from is None else card.made_from.weights
         return cls(served.path, StudentConfig(architecture, origin), weights, served=served)
+
+    @property
+    def carries(self) -> Reference | None:
+        return self.served.card.reference
 
     @property
     def keeps(self) -> bool:

@@ -50,12 +50,16 @@ def references(
     workers: int,
     progress: Progress,
 ) -> list[Reference]:
-    """Of each run's student what it says; none, and it is told why, where the rows cannot serve.
+    """Of each run's student what it says; none, and it is told why, where the rows cannot serve. An exported file
+    carries its own, by which it will judge.
 
     Args:
         students: in eval mode on the device.
         splits: the configured ones; labels index the runs' classes.
     """
+    carried = [run.carries for run in runs if run.carries is not None]
+    if len(carried) == len(runs):
+        return carried
     with _or_warned(progress):
         if SPLIT in splits:
             source = open_for(runs, splits, SPLIT)
@@ -63,10 +67,10 @@ def references(
                 refuse_seen(run, source, SPLIT)
             refuse_few(source, SPLIT)
             _warn_of_choices(splits, source, progress)
-            each = zip(runs, students, strict=True)
+            with_what = (source, device, workers, progress)
             return [
-                ask(run.architecture.task, student, run.architecture.preprocessing, source, device, workers, progress)
-                for run, student in each
+                run.carries or ask(run.architecture.task, student, run.architecture.preprocessing, *with_what)
+                for run, student in zip(runs, students, strict=True)
             ]
     return []
 

@@ -26,6 +26,7 @@ from ensemble_distill.settings import FILE_NAME, OutputSettings, load_settings
 from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.bodies import BodyFactory
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Run:
         write_whole(folder / CONFIG, config.content(weights))
         write_whole(folder / WEIGHTS, content)
         return cls(folder, config, weights, content_of(folder / CALIBRATION))
+
+    @property
+    def carries(self) -> Reference | None:
+        """What it says itself of calibration rows, as an exported file does; None where it is to be asked."""
+        return None
 
     @property
     def keeps(self) -> bool:

@@ -236,6 +236,20 @@ def test_a_calibrated_run_has_other_thresholds_and_the_file_of_before_is_stale(
 
 
 @pytest.mark.thorough
+def test_an_exported_file_is_evaluated_by_the_thresholds_that_it_carries(digits: Path, settings_of: SettingsOf) -> None:
+    reference = Served(digits / MODEL).card.reference
+    assert reference is not None
+    other = settings_of(digits, {"data.calibration": "data/validation.npz"})
+    found = evaluate(other, MODEL).selective
+    assert found is not None
+    assert found.rows == 197, "and not the 200 of validation"
+    assert found.kept[2].threshold == reference.threshold(0.9, "model_uncertainty")
+    asked = evaluate(settings_of(digits), "hydra-s0").selective
+    assert asked is not None
+    assert found.kept[2].share == pytest.approx(asked.kept[2].share, abs=0.01)
+
+
+@pytest.mark.thorough
 def test_the_ensemble_has_thresholds_of_its_own(digits: Path, settings_of: SettingsOf) -> None:
     (file,) = export(settings_of(digits), ensemble=True, onnx=True).files
     reference = Served(file).card.reference

@@ -1,0 +1,98 @@
+"""An exported student as a web service: requests that wait at the same time are answered as one batch.
+
+python app.py model.onnx
+"""
+
+import asyncio
+import sys
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+from serve import Student
+
+MOST = 32  # rows of a batch
+WAIT = 0.002  # seconds in which others may come
+WAITING = 1024  # rows, beyond which a request is sent away
+
+
+class Row(BaseModel):
+    """The levels of a picture, (H, W) or (H, W, C), or the numbers of a row."""
+
+    x: list[Any]
+
+
+class Batcher:
+    """Answers rows, those together that wait together."""
+
+    def __init__(self, ask, most=MOST, wait=WAIT, waiting=WAITING):
+        """`ask` makes a list of as many answers of an array of rows, in a thread of its own."""
+        self.ask, self.most, self.wait = ask, most, wait
+        self.queue = asyncio.Queue(waiting)
+
+    async def __call__(self, row):
+        """The answer of one row. Raises asyncio.QueueFull where too many wait, and what `ask` raises of its batch."""
+        answer = asyncio.get_running_loop().create_future()
+        self.queue.put_nowait((row, answer))
+        return await answer
+
+    async def run(self):
+        """Answer for ever."""
+        while True:
+            batch = [await self.queue.get()]
+            if self.queue.qsize() < self.most - 1:
+                await asyncio.sleep(self.wait)
+            while len(batch) < self.most and not self.queue.empty():
+                batch.append(self.queue.get_nowait())
+            try:
+                found = await asyncio.to_thread(self.ask, np.stack([row for row, _ in batch]))
+            except Exception as error:  # is told to those who asked, and the next are answered
+                found = [error] * len(batch)
+            for (_, answer), said in zip(batch, found, strict=True):
+                if answer.done():  # who asked is gone
+                    continue
+                if isinstance(said, Exception):
+                    answer.set_exception(said)
+                else:
+                    answer.set_result(said)
+
+
+def make_app(model, **limits):
+    """The service of a file; `limits` are those of `Batcher`."""
+    student = Student(model)
+    batcher = Batcher(student, **limits)
+
+    @asynccontextmanager
+    async def running(_):
+        task = asyncio.create_task(batcher.run())
+        yield
+        task.cancel()
+
+    app = FastAPI(title="a distilled ensemble", lifespan=running)
+
+    @app.get("/health")
+    async def health():
+        return {"task": student.task, "classes": student.classes, "takes": student.kind, "shape": student.shape}
+
+    @app.post("/predict")
+    async def predict(row: Row):
+        try:
+            x = student.ready([row.x])[0]
+            if not np.isfinite(x).all():
+                raise ValueError("a number of the row is not finite")
+        except (ValueError, TypeError) as error:  # before it is in a batch with others
+            raise HTTPException(422, f"x is no row of {student.kind} {tuple(student.shape)}: {error}") from None
+        try:
+            return await batcher(x)
+        except asyncio.QueueFull:
+            raise HTTPException(503, "too many rows wait", {"Retry-After": "1"}) from None
+
+    return app
+
+
+if __name__ == "__main__":
+    import uvicorn
+
+    uvicorn.run(make_app(sys.argv[1]))

@@ -1,0 +1,48 @@
+"""What an exported student says of the rows of an .npz, by onnxruntime and NumPy alone.
+
+python serve.py model.onnx rows.npz
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+
+
+class Student:
+    """Rows to a record each: the task's answer and its uncertainties. A picture has the network's size already."""
+
+    def __init__(self, path):
+        self.session = onnxruntime.InferenceSession(path)
+        said = self.session.get_modelmeta().custom_metadata_map
+        told = ("task", "classes", "kind", "shape", "preprocessing")
+        self.task, self.classes, self.kind, self.shape, self.how = (json.loads(said[f"edistill.{key}"]) for key in told)
+        if self.kind in ("text", "tokens"):
+            raise SystemExit(f"{path} takes {self.kind}: edistill predict makes its input of texts.")
+
+    def ready(self, x):
+        """Rows (B, ...) as the graph takes them: pictures are (B, H, W) or (B, H, W, C) in levels of 0 to 255."""
+        x = np.asarray(x, np.float32)
+        if self.kind == "pixels":
+            height, width = self.how["size"]
+            pixels = x.reshape(len(x), height, width, -1) / 255
+            x = ((pixels - np.float32(self.how["mean"])) / np.float32(self.how["std"])).transpose(0, 3, 1, 2)
+        if list(x.shape[1:]) != self.shape:
+            raise ValueError(f"a row is {x.shape[1:]}, and the student takes {tuple(self.shape)}")
+        return x
+
+    def __call__(self, x):
+        """A record for each of the rows (B, ...) that `ready` made."""
+        names = [output.name for output in self.session.get_outputs() if not output.name.startswith("head_")]
+        found = dict(zip(names, self.session.run(names, {self.session.get_inputs()[0].name: x}), strict=True))
+        if self.task == "classification":
+            p = np.exp(found.pop("logits"))
+            found = {"class": np.array(self.classes)[p.argmax(1)], "probability": p.max(1), **found}
+        return [{name: values[row].tolist() for name, values in found.items()} for row in range(len(x))]
+
+
+if __name__ == "__main__":
+    student = Student(sys.argv[1])
+    for record in student(student.ready(np.load(sys.argv[2])["x"])):
+        print(json.dumps(record))
