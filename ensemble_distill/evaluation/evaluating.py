@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ensemble_distill.data.shifts import levels, refuse_no_shift, shifts_for
-from ensemble_distill.data.source import Source
 from ensemble_distill.evaluation.choosing import choose
 from ensemble_distill.evaluation.comparable import open_for
 from ensemble_distill.evaluation.ensemble import Ensemble
@@ -15,7 +14,6 @@ from ensemble_distill.evaluation.keeping import keep_or_warn
 from ensemble_distill.evaluation.measured import Measured
 from ensemble_distill.evaluation.measuring import Bench, Model
 from ensemble_distill.evaluation.names import HONEST, STUDENT
-from ensemble_distill.evaluation.reference import SPLIT as CALIBRATION
 from ensemble_distill.evaluation.reference import references
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.students import Students
@@ -26,7 +24,6 @@ from ensemble_distill.runs.exports import exports_of, stale
 from ensemble_distill.runs.folder import generation_name
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.tasks.reference import Reference
 
 
 def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: bool) -> tuple[Evaluation, ...]:
@@ -113,7 +110,9 @@ def measure(
     ensemble = Ensemble(given, runs[0])
     students = Students(given, runs)
     choice = choose(given, runs, ensemble, split)
-    known = _references(given, runs, students, source)
+    known = references(
+        runs, students.modules, given.splits, given.device, given.workers, given.progress, evaluated=source
+    )
     bench = Bench(ensemble, students, averages, choice.chosen, given.progress, known)
     return Measured(
         task=ensemble.task,
@@ -127,11 +126,3 @@ def measure(
         choice=choice,
         references=known,
     )
-
-
-def _references(given: Given, runs: Sequence[Run], students: Students, source: Source) -> list[Reference]:
-    """What the students say of the calibration rows; none where those are the rows that are evaluated."""
-    if CALIBRATION in given.splits and given.splits[CALIBRATION].digest == source.digest:
-        given.progress.note("Nothing is said of coverage: these are the calibration rows themselves.")
-        return []
-    return references(runs, students.modules, given.splits, given.device, given.workers, given.progress)

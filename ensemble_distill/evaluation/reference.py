@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.data.batches import plain_batches
-from ensemble_distill.data.source import Source, positions_of
+from ensemble_distill.data.source import Array, Source, positions_of
 from ensemble_distill.data.subset import Subset
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.calibrating import refuse_few, refuse_seen
@@ -49,6 +49,7 @@ def references(
     device: torch.device,
     workers: int,
     progress: Progress,
+    evaluated: Source | None = None,
 ) -> list[Reference]:
     """Of each run's student what it says; none, and it is told why, where the rows cannot serve. An exported file
     carries its own, by which it will judge.
@@ -56,15 +57,20 @@ def references(
     Args:
         students: in eval mode on the device.
         splits: the configured ones; labels index the runs' classes.
+        evaluated: the rows that will show what is kept and covered, which are to be others.
     """
     carried = [run.carries for run in runs if run.carries is not None]
-    if len(carried) == len(runs):
-        return carried
+    if SPLIT not in splits:
+        return carried if len(carried) == len(runs) else []
     with _or_warned(progress):
-        if SPLIT in splits:
-            source = open_for(runs, splits, SPLIT)
+        source = splits[SPLIT]
+        if evaluated is not None and source.digest == evaluated.digest:
+            progress.note("Nothing is said of coverage: these are the calibration rows themselves.")
+        elif len(carried) == len(runs):
+            return carried
+        else:
             for run in runs:
-                refuse_seen(run, source, SPLIT)
+                refuse_seen(run, open_for([run], splits, SPLIT), SPLIT)
             refuse_few(source, SPLIT)
             _warn_of_choices(splits, source, progress)
             with_what = (source, device, workers, progress)
@@ -111,19 +117,22 @@ def ask(
     """
     count = max(1, most_rows(task) // (positions_of(source) or 1))
     some = source if len(source) <= count else Subset(source, np.array(spread(len(source), count), np.int64))
+
+    def batches() -> Iterator[tuple[dict[str, Array], Array | None]]:
+        for rows, (x,) in plain_batches(some, [to], workers, device):
+            answers = Answers(task, some.labels, rows)
+            said = named_outputs(speaks.predictive(answers.of(speaks(x).cpu().double())))
+            labels = None if answers.labels is None else answers.labels.numpy()
+            yield {name: values.numpy() for name, values in said.items()}, labels
+            progress.advance(len(rows))
+
     progress.start(f"asking about {SPLIT}", total=len(some), unit="rows")
-    batches = []
-    for rows, (x,) in plain_batches(some, [to], workers, device):
-        answers = Answers(task, some.labels, rows)
-        said = named_outputs(speaks.predictive(answers.of(speaks(x).cpu().double())))
-        labels = None if answers.labels is None else answers.labels.numpy()
-        batches.append(({name: values.numpy() for name, values in said.items()}, labels))
-        progress.advance(len(rows))
-    progress.finish()
     try:
-        return reference_of(task, batches)
+        return reference_of(task, batches())
     except ValueError as error:
         raise EdistillError(f"Of data.{SPLIT} it says numbers that cannot be used: {error}.") from None
+    finally:
+        progress.finish()
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ensemble_distill.runtime.records import parsed
-from ensemble_distill.tasks.figures import UNCERTAINTIES
 from ensemble_distill.tasks.task import Task
 
 Array = NDArray[Any]
@@ -103,18 +103,23 @@ def most_rows(task: Task) -> int:
     return max(FEWEST, min(ROWS, NUMBERS // (2 + scores)))
 
 
-def reference_of(task: Task, batches: Sequence[tuple[Mapping[str, Array], Array | None]]) -> Reference:
+def reference_of(task: Task, batches: Iterable[tuple[Mapping[str, Array], Array | None]]) -> Reference:
     """What outputs of calibration rows make.
 
     Args:
-        batches: outputs of answers, by name, and their labels where there are any.
+        batches: outputs of answers, by name, and their labels where there are any; no batch is kept.
 
     Raises:
         ValueError: an output is not finite.
     """
-    said = {name: [outputs[name] for outputs, _ in batches] for name in UNCERTAINTIES if name in batches[0][0]}
-    scored = task.conformal
-    scores = [scored.scores(outputs, labels) for outputs, labels in batches if scored and labels is not None]
+    said: dict[str, list[Array]] = defaultdict(list)
+    scores, scored = [], task.conformal
+    for outputs, labels in batches:
+        for name in KEPT_BY:
+            if name in outputs:
+                said[name].append(outputs[name])
+        if scored is not None and labels is not None:
+            scores.append(scored.scores(outputs, labels))
     return Reference(
         rows=sum(map(len, said["total_uncertainty"])),
         total_uncertainty=_sorted(said["total_uncertainty"]),

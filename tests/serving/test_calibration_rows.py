@@ -189,6 +189,7 @@ def test_rows_without_labels_keep_a_share_and_make_no_sets(digits: Path, setting
         ("train", "data.calibration", False),  # where members agree more than elsewhere
         ("validation", "data.validation", True),
         ("few", "7 rows", False),
+        ("nothing", "nothing.npz", False),
     ],
 )
 def test_rows_that_others_were_chosen_or_trained_on_are_told(
