@@ -174,6 +174,7 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
         "still_falling",
         "limit",
         "answering",
+        "selective",
     ]
     assert list(found) == [*promised, *more]
     assert {key: found[key] for key in list(found)[:5]} == {
