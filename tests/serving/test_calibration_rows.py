@@ -241,7 +241,7 @@ def test_an_exported_file_is_evaluated_by_the_thresholds_that_it_carries(digits:
     reference = Served(digits / MODEL).card.reference
     assert reference is not None
     other = settings_of(digits, {"data.calibration": "data/validation.npz"})
-    found = evaluate(other, MODEL).selective
+    found = evaluate(other, str(digits / MODEL)).selective
     assert found is not None
     assert found.rows == 197, "and not the 200 of validation"
     assert found.kept[2].threshold == reference.threshold(0.9, "model_uncertainty")
