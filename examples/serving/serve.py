@@ -20,13 +20,14 @@ class Student:
         self.task, self.classes, self.kind, self.shape, self.how = (json.loads(said[f"edistill.{key}"]) for key in told)
         if self.kind in ("text", "tokens"):
             raise SystemExit(f"{path} takes {self.kind}: edistill predict makes its input of texts.")
+        if (kind := self.session.get_inputs()[0].type) != "tensor(float)":
+            raise SystemExit(f"{path} takes {kind}, and this file makes floats: give one without --uint8-input.")
 
     def ready(self, x):
         """Rows (B, ...) as the graph takes them: pictures are (B, H, W) or (B, H, W, C) in levels of 0 to 255."""
         x = np.asarray(x, np.float32)
         if self.kind == "pixels":
-            height, width = self.how["size"]
-            pixels = x.reshape(len(x), height, width, -1) / 255
+            pixels = x.reshape(len(x), *self.how["size"], -1) / 255
             x = ((pixels - np.float32(self.how["mean"])) / np.float32(self.how["std"])).transpose(0, 3, 1, 2)
         if list(x.shape[1:]) != self.shape:
             raise ValueError(f"a row is {x.shape[1:]}, and the student takes {tuple(self.shape)}")
