@@ -103,6 +103,10 @@ def own_tokenizer(folder: Path, transformers: Any) -> tuple[Any, Tokenizer]:
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise _no_tokenizer(folder, f"there is no {first_few(VOCABULARIES, 3)}")
+    for file in sorted(folder.iterdir()):  # which the library would read whole, several times over
+        said = file.name in VOCABULARIES or file.suffix in (".json", ".txt")
+        if said and file.is_file() and (size := file.stat().st_size) > DOCUMENT:
+            raise _no_tokenizer(folder, f"{file.name} has {size:,} bytes, and {DOCUMENT:,} are read at most")
     try:
         with of_its_own():
             opened = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,15 @@ def test_a_member_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     )  # of which a library makes an empty one
     with pytest.raises(EdistillError, match=r"m has no tokenizer.*save_pretrained"):
         listed(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "vocab.txt"])
+def test_a_tokenizer_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path, name: str) -> None:
+    path = a_text_folder(tmp_path / "m", 0)
+    (path / name).touch()
+    os.truncate(path / name, 2**31)  # a hole, which takes no disk
+    with pytest.raises(EdistillError, match=f"{name} has 2,147,483,648 bytes"):
+        listed(path)
 
 
 def test_code_of_the_folder_runs_only_when_it_is_trusted(tmp_path: Path) -> None:
