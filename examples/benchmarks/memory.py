@@ -47,7 +47,6 @@ cache.records = "{records}"
 student.model = "model.py:make_body"
 train.epochs = 1
 train.device = "cpu"
-train.batch-size = 1024
 train.workers = 0
 """
 COLUMNS = ("case", "rows", "members", "classes", "views", "command", "peak_mb", "added_mb", "seconds", "cpu_seconds")
