@@ -36,7 +36,7 @@ from ensemble_distill.teachers.answering import Answering, Inputs
 from ensemble_distill.teachers.network import Network
 
 FEWEST, MOST = 8, 16  # members in a batch; of more its numbers leave the processor's caches
-LARGEST = 2**17  # numbers of a member's largest tensor, beyond which nothing is gained
+LARGEST = 2**18  # numbers of a member's largest tensor, beyond which little is gained
 APART = 1e-4  # of the largest number: a batch that says something else is none
 
 
