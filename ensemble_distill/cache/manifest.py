@@ -311,12 +311,12 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
 
 def as_recorded(cached: Sequence[Member], found: Member, kinds: Collection[str]) -> Member:
     """A member as it is now, with the preprocessing that the cache recorded where that acts on nothing, no split of
-    `kinds` being of pixels or texts, or says the same in the words of an older version."""
+    `kinds` being of pixels, of texts or of several arrays, or says the same in the words of an older version."""
     there = next((member for member in cached if member.name == found.name), None)
     if there is None:
         return found
     same = found.preprocessing is not None and found.preprocessing.is_what(there.preprocessing)
-    acts = {"pixels", "text"} & set(kinds)
+    acts = {"pixels", "text", "several"} & set(kinds)
     return replace(found, preprocessing=there.preprocessing) if same or not acts else found
 
 

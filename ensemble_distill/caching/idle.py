@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.several import arrays_of
 from ensemble_distill.data.source import Source
-from ensemble_distill.data.views import kinds_of
+from ensemble_distill.data.views import able_views, kinds_of
+from ensemble_distill.facts import Several
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import MemberSettings, Settings
 from ensemble_distill.settings.idle import Idle, is_given, no_pixels, tell
@@ -22,6 +24,7 @@ from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.encodings import as_used
 from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
 from ensemble_distill.teachers.run import MODEL as RUN
+from ensemble_distill.teachers.several import each_of
 from ensemble_distill.teachers.teacher import Teacher
 
 SUGGESTED = ("affine", "crop-flip", "mixup", "noise", "ods")
@@ -77,11 +80,11 @@ def _rendering(facts: Caching) -> Idle | None:
         return None
     if told := no_pixels(source.kind for source in facts.sources.values()):
         return told
-    used = [teacher.member.preprocessing for teacher in facts.teachers]
+    used = [one for teacher in facts.teachers for one in each_of(teacher.member.preprocessing)]
     unused = [
         f"{name} = {list(value) if isinstance(value, tuple) else value}"
         for name, value in given
-        if value is not None and all(getattr(member, name, None) != as_used(name, value) for member in used)
+        if value is not None and all(getattr(one, name, None) != as_used(name, value) for one in used)
     ]
     if not unused:
         return None
@@ -111,6 +114,14 @@ def _columns(facts: Caching) -> Idle | None:
     return None if tables else Idle("no split is a table")
 
 
+def _inputs(facts: Caching) -> Idle | None:
+    if any(isinstance(teacher.member.preprocessing, Several) for teacher in facts.teachers):
+        return None
+    several = {source.kind for source in facts.sources.values()} == {"several"}
+    why = "no member takes arrays by their names" if several else "a row of the data is one array"
+    return Idle(f"it names those that members take of several arrays, and {why}")
+
+
 def _folds(facts: Caching) -> Idle | None:
     return None if "train" in facts.settings.splits() else Idle("data.train is not set, whose rows have the folds")
 
@@ -122,6 +133,7 @@ CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "teachers.standardized": _for_others,
     "teachers.variance": _for_others,
     "teachers.preprocessing": _rendering,
+    "teachers.inputs": _inputs,
     "data.columns": _columns,
     "teachers.as": _heads,
     "teachers.folds": _folds,
@@ -178,7 +190,10 @@ def warn_of_little_diversity(
     if len(teachers) == 1:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
     if transform == "none" and "train" in splits:
-        views = [name for name in SUGGESTED if splits["train"].source.kind in kinds_of(name)]
+        source = splits["train"].source
+        arrays = arrays_of(source)
+        known = able_views(arrays) if arrays else [one for one in SUGGESTED if source.kind in kinds_of(one)]
+        views = [name for name in known if name != "none"]
         remedy = f"Set views.transform to {', '.join(views[:-1])} or {views[-1]}." if len(views) > 1 else OTHER_ROWS
         if all(teacher.member.model == READY_MADE for teacher in teachers):
             remedy = OTHER_OUTPUTS

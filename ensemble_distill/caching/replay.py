@@ -9,6 +9,7 @@ proves which rows were mixed, and so the labels.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors.numpy import save
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import CacheError
-from ensemble_distill.facts import AnyPreprocessing, Preprocessing
+from ensemble_distill.facts import AnyPreprocessing, Kind, Preprocessing, Several, Tokenization
 from ensemble_distill.runtime.files import remove_file, write_whole
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.runtime.spread import spread
@@ -42,10 +43,38 @@ def _path(folder: Path, split: str) -> Path:
 
 
 def _samples(rows: ViewedRows, views: int, to: AnyPreprocessing | None) -> Iterator[tuple[str, Array]]:
-    plain = replace(to, mean=(0.0,), std=(1.0,)) if isinstance(to, Preprocessing) else to
+    plain = _plain(to)
     for row in spread(len(rows.source), ROWS):
         for view in range(min(views, VIEWS)):
             yield f"{row}/{view}", rows.inputs(row, [view], [plain])[0]
+
+
+def _plain(to: AnyPreprocessing | None) -> AnyPreprocessing | None:
+    """The same, of pixels in [0, 1]."""
+    if isinstance(to, Several):
+        return Several(tuple(replace(part, preprocessing=_plain_part(part.preprocessing)) for part in to.parts))
+    return replace(to, mean=(0.0,), std=(1.0,)) if isinstance(to, Preprocessing) else to
+
+
+def _plain_part(to: Preprocessing | Tokenization | None) -> Preprocessing | Tokenization | None:
+    """Of as many channels, since the shape of a part is fixed."""
+    if not isinstance(to, Preprocessing):
+        return to
+    return replace(to, mean=(0.0,) * len(to.mean), std=(1.0,) * len(to.std))
+
+
+def _tolerance(kind: Kind, to: AnyPreprocessing | None, then: Array) -> Array | float:
+    """By how much what is kept may differ from now; of several arrays for each of their numbers."""
+    if isinstance(to, Several):
+        each, start = np.empty(then.shape), 0
+        for part in to.parts:
+            stop = start + math.prod(part.shape)
+            each[start:stop] = _tolerance(part.kind, part.preprocessing, then[start:stop])
+            start = stop
+        return each
+    if kind in ("text", "tokens"):
+        return 0.0  # ids are the same, or others
+    return TOLERANCE if kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
 
 
 def _is_kept(x: Array) -> bool:
@@ -87,7 +116,7 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
         to = parsed(_Kept, {"to": record}).to
         if odd := [name for name, x in kept.items() if not _is_kept(x)]:
             raise ValueError(f"{odd[0]} is not what is kept here")
-        if to is None and rows.source.kind in ("pixels", "text"):
+        if to is None and rows.source.kind in ("pixels", "text", "several"):
             raise ValueError(f"it does not say how {rows.source.kind} was rendered")
     except Exception as error:  # safetensors' errors share no base class, and what it is given can be anything
         raise CacheError(
@@ -103,18 +132,17 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
                 f"{folder} saw row {row} of {split} as {then.shape}, but it is {now.shape} now. Run edistill "
                 "cache-logits --overwrite."
             )
-        tolerance = TOLERANCE if rows.source.kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
-        if rows.source.kind == "text":
-            tolerance = 0.0  # ids are the same, or others
-        difference = float(np.abs(then - now).max())
-        if not difference <= tolerance:
+        tolerance, difference = np.broadcast_to(_tolerance(rows.source.kind, to, then), then.shape), np.abs(then - now)
+        if not (difference <= tolerance).all():
+            at = np.unravel_index(int((difference - tolerance).argmax()), then.shape)
             raise CacheError(
-                f"View {view} of row {row} of {split} differs by {difference:.4f} from what the members saw (allowed: "
-                f"{tolerance:.4f}). {_decides(rows.source.kind)} has changed: run edistill cache-logits "
+                f"View {view} of row {row} of {split} differs by {difference[at]:.4f} from what the members saw "
+                f"(allowed: {tolerance[at]:.4f}). {_decides(rows.source.kind)} has changed: run edistill cache-logits "
                 "--overwrite."
             )
 
 
 def _decides(kind: str) -> str:
     """What an input follows from, besides the data that its digest covers."""
-    return "The transform or the tokenizer" if kind == "text" else "The transform or the image decoder"
+    by = {"text": "The transform or the tokenizer", "several": "The transform, the tokenizer or the image decoder"}
+    return by.get(kind, "The transform or the image decoder")

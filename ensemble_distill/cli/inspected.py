@@ -129,13 +129,15 @@ def _onnx(path: str, record: Record) -> Sheet:
     seen = record["input"]
     sizes = [*seen["shape"][1:], seen["shape"][0], "uint8"] if "type" in seen else seen["shape"]
     shape = ", ".join(["B", *map(str, sizes)])
+    how = preprocessing(seen["preprocessing"])
+    takes = how if seen["kind"] == "several" else f"{seen['name']} ({shape})" + after(", ", how)
     of = counted(record["members"], "member")
     what = f"ensemble of {of}" if record["method"] == ENSEMBLE else f"student of {of} by {record['method']}"
     return Sheet(
         f"{path}: an exported {what}",
         [
             ("answers", answers(record)),
-            ("takes", f"{seen['name']} ({shape})" + after(", ", preprocessing(seen["preprocessing"]))),
+            ("takes", takes),
             ("from columns", columns(seen.get("columns"))),
             ("gives", ", ".join(record["outputs"])),
             ("thresholds of", reference(record.get("reference"))),

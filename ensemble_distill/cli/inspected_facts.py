@@ -24,12 +24,12 @@ def answers(record: Record) -> str:
 
 def student_facts(record: Record) -> list[tuple[str, str]]:
     seen = record["input"]
-    shape = " × ".join(map(str, seen["shape"]))
+    shape, how = " × ".join(map(str, seen["shape"])), preprocessing(seen["preprocessing"])
     return [
         ("answers", answers(record)),
         ("student", student(record["student"])),
         ("options", options(record["method"]["options"])),
-        ("input", f"{seen['kind']} {shape}" + after(": ", preprocessing(seen["preprocessing"]))),
+        ("input", how if seen["kind"] == "several" else f"{seen['kind']} {shape}" + after(": ", how)),
         *member_facts(record["members"], ("model", "output")),
         ("trained on", listed(record["trained_on"])),
     ]
@@ -82,6 +82,8 @@ def differing(members: Sequence[Record]) -> tuple[Sequence[str], Sequence[Sequen
 def preprocessing(how: Record | None) -> str:
     if how is None:
         return ""
+    if "parts" in how:
+        return "; ".join(map(taken, how["parts"]))
     if "tokenizer" in how:
         return f"{' and '.join(how['fields'])} of {how['length']} tokens, tokenizer {how['tokenizer']['sha256'][:12]}…"
     told = [" × ".join(map(str, how["size"])), f"mean {numbers(how['mean'])}", f"std {numbers(how['std'])}"]
@@ -89,15 +91,30 @@ def preprocessing(how: Record | None) -> str:
     return ", ".join([*told, how["interpolation"], *crop, *(["gray"] if how.get("channels") == 1 else [])])
 
 
+def taken(part: Record) -> str:
+    """One of several arrays, as a network is given it: "pixel_values (B, 3, 32, 32): …"."""
+    if part["kind"] == "text":
+        return preprocessing(part["preprocessing"])
+    shape = ", ".join(map(str, ["B", *part["shape"]]))
+    said = [preprocessing(part["preprocessing"])]
+    said += [] if part["name"] == part["called"] else [f"the data's {part['name']}"]
+    return f"{part['called']} ({shape})" + after(": ", ", ".join(filter(None, said)))
+
+
 def columns(record: Record | None) -> str:
     """Of a table, what a row is made of: age, deck (A, B, C; one-hot)."""
     if record is None:
         return ""
-    if "images" in record:
-        return f"pictures in {record['images']}"
-    kinds: Mapping[str, Sequence[str]] = record["categories"]
+    texts = record.get("text")
+    beside = [f"pictures in {record['images']}"] if "images" in record else []
+    beside += [f"texts in {texts if isinstance(texts, str) else ' and '.join(texts)}"] if texts else []
+    kinds: Mapping[str, Sequence[str]] = record.get("categories", {})
     told = [
-        f"{name} ({names(kinds[name])}; {record['encoding']})" if name in kinds else name for name in record["inputs"]
+        *beside,
+        *(
+            f"{name} ({names(kinds[name])}; {record['encoding']})" if name in kinds else name
+            for name in record.get("inputs", ())
+        ),
     ]
     return ", ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} more" if len(told) > SHOWN else "")
 

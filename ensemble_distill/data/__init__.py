@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from ensemble_distill.data import image_folder
-from ensemble_distill.data.columns import Declared
+from ensemble_distill.data import factory, image_folder
+from ensemble_distill.data.columns import Columns, Declared
 from ensemble_distill.data.entry import Described, Entry
 from ensemble_distill.data.patterns import is_pattern
+from ensemble_distill.data.several import held
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset, read_rows
 from ensemble_distill.data.vocabulary import Reading
@@ -24,7 +25,7 @@ from ensemble_distill.runtime.files import refuse_special
 from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.tasks import Task, open_task
 
-__all__ = ["open_inputs", "open_source", "source_kinds"]
+__all__ = ["may_be_several", "open_inputs", "open_source", "source_kinds"]
 
 
 class SourceKind(Protocol):
@@ -82,7 +83,24 @@ def open_source(
         if read is not None:
             refuse_special(read)
     source = kind.load(described, open_task(task))
+    refuse_several_of_tokens(source, open_task(task))
     return source if described.rows is None else Subset(source, read_rows(described.rows, len(source)))
+
+
+def may_be_several(entry: str | os.PathLike[str] | Described, columns: Declared | None) -> bool:
+    """Whether rows may be several arrays: nothing is opened, and a factory may return any."""
+    described = Entry.of(entry)
+    if columns is not None and len(Columns.of(columns).parts) > 1:
+        return True
+    return not isinstance(described.x, str) or factory.claims(described.source)
+
+
+def refuse_several_of_tokens(source: Source, task: type[Task]) -> None:
+    """Raise EdistillError for rows of several arrays where the task is about the positions of one."""
+    if source.kind == "several" and task.of_tokens:
+        raise EdistillError(
+            f"Rows are {held(source)}, and the task is {task.key}, whose rows are tokens alone. Give those as x."
+        )
 
 
 def open_inputs(
@@ -90,8 +108,14 @@ def open_inputs(
     task: str = "classification",
     reading: Reading | None = None,
     columns: Declared | None = None,
+    arrays: Sequence[str] = (),
+    model: str | None = None,
 ) -> Source:
     """What `predict` is given: one folder, one `.npz`, one table or text, one factory, or any number of image files.
+
+    Args:
+        arrays: of an `.npz`, those that a student takes of each row by name; none for the one called x.
+        model: the student that says so, for messages.
 
     Raises:
         EdistillError: a file does not exist, or folders and files are mixed.
@@ -99,7 +123,9 @@ def open_inputs(
     if len(inputs) == 1 and (is_folder(inputs[0]) or not image_folder.is_image(inputs[0])):
         if not is_factory(inputs[0]) and not is_pattern(inputs[0]) and not there(inputs[0]):
             raise EdistillError(f"There is no {inputs[0]}. Give image files, a folder, or an .npz.")
-        return open_source(inputs[0], task, reading, columns)
+        several = {name: name for name in arrays} if inputs[0].endswith(".npz") else {}
+        entry = Entry(inputs[0], x=several, model=model) if several else inputs[0]
+        return open_source(entry, task, reading, columns)
     for name in inputs:
         if not image_folder.is_image(name):
             raise EdistillError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ensemble_distill.data import open_inputs
 from ensemble_distill.data.columns import Declared
+from ensemble_distill.data.several import held
 
 
 def about(path: Path, task: str, columns: Declared | None = None) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def about(path: Path, task: str, columns: Declared | None = None) -> dict[str, A
     return {
         "kind": "data",
         "rows": len(source),
-        "holds": source.kind,
+        "holds": held(source),
         "classes": None if source.classes is None else list(source.classes),
         "labels": source.labels is not None,
         "digest": source.digest,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import numpy as np
 
 from ensemble_distill.data.digests import arrays_digest
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.kinds import taken
+from ensemble_distill.data.kinds import as_part, taken
 from ensemble_distill.data.mapped import Mapped, MappedInputs
 from ensemble_distill.data.scale import unit_of
-from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.several import Beside
+from ensemble_distill.data.source import Array, Item, Kind, Scale, Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError
@@ -56,7 +59,7 @@ class Arrays:
         return f"row {row}"
 
     @cached_property
-    def scale(self) -> Array | None:
+    def scale(self) -> Scale | None:
         return unit_of(self.x, self.kind)
 
     @cached_property
@@ -69,7 +72,8 @@ def claims(source: str) -> bool:
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
-    """The arrays that the entry names; y and `classes` may be missing unless the entry names another y.
+    """The arrays that the entry names, as inputs one or several; y and `classes` may be missing unless the entry names
+    another y.
 
     Raises:
         EdistillError: not an `.npz`, a missing or pickled array, a dtype or shape that is not accepted,
@@ -78,29 +82,23 @@ def load(entry: Entry, task: type[Task]) -> Source:
     entry.refuse_parts()
     path = Path(entry.source)
     archive = Archive(path)
-    if entry.x not in archive.names or (entry.y != "y" and entry.y not in archive.names):
-        missing = entry.x if entry.x not in archive.names else entry.y
-        raise EdistillError(
-            f"{path} has no array {missing!r}; it holds {', '.join(archive.names) or 'none'}. "
-            f'Name the right ones: {{ source = "{path}", x = ..., y = ... }}.'
-        )
-    mapped = archive.mapped(entry.x)
-    x = archive.read(entry.x) if mapped is None else mapped
+    _refuse_missing(archive, entry)
+    found = {name: _opened(archive, array) for name, array in entry.arrays.items()}
     y = archive.read(entry.y) if entry.y in archive.names else None
-    names = archive.read("classes") if "classes" in archive.names else None
-    if not x.shape or len(x) == 0:
-        raise EdistillError(f"{path}: {entry.x} has shape {x.shape}, so no rows.")
-    classes = None
-    if names is not None:
-        if names.ndim != 1 or names.dtype.kind != "U":
-            raise EdistillError(
-                f"{path}: classes is {names.dtype} of shape {names.shape}. Store one name a class, "
-                "numpy.array(names, dtype=str)."
-            )
-        classes = as_classes(names.tolist(), f"{path}: classes")
-    inputs, kind = _inputs(x, f"{path}: {entry.x}", task)
-    labels = None if y is None else task.as_labels(y, len(x), f"{path}: {entry.y}", classes)
-    return Arrays(inputs, labels, kind, classes, _remarks(archive, entry, len(x)) if y is None else ())
+    rows = _rows(path, entry, found)
+    classes = _classes(archive)
+    labels = None if y is None else task.as_labels(y, rows, f"{path}: {entry.y}", classes)
+    remarks = _remarks(archive, entry, rows) if y is None else ()
+    if isinstance(entry.x, str):
+        inputs, kind = _inputs(found[entry.x], f"{path}: {entry.x}", task)
+        return Arrays(inputs, labels, kind, classes, remarks)
+    parts = {name: _part(x, f"{path}: {entry.arrays[name]}") for name, x in found.items()}
+    return Beside(parts, labels, classes, remarks)
+
+
+def _opened(archive: Archive, name: str) -> Array | Mapped:
+    mapped = archive.mapped(name)
+    return archive.read(name) if mapped is None else mapped
 
 
 def _inputs(x: Array | Mapped, named: str, task: type[Task]) -> tuple[Array | MappedInputs, Kind]:
@@ -110,9 +108,62 @@ def _inputs(x: Array | Mapped, named: str, task: type[Task]) -> tuple[Array | Ma
     return inputs, inputs.kind
 
 
+def _part(x: Array | Mapped, named: str) -> Arrays:
+    """One of several arrays."""
+    if isinstance(x, np.ndarray):
+        inputs, kind = as_part(x, named)
+        return Arrays(inputs, None, kind)
+    mapped = MappedInputs(x, of_tokens=False, part=True)
+    return Arrays(mapped, None, mapped.kind)
+
+
+def _refuse_missing(archive: Archive, entry: Entry) -> None:
+    missing = next((array for array in entry.arrays.values() if array not in archive.names), None)
+    if missing is None and entry.y != "y" and entry.y not in archive.names:
+        missing = entry.y
+    if missing is None:
+        return
+    there = [name for name in archive.names if name not in ("y", "classes")]
+    several = "" if len(there) < 2 else f"Where a row is several arrays, list them: x = {json.dumps(there)}. "
+    wanted = f"{entry.model} was trained on it: give an .npz that has it, by that name."
+    mend = f'{several}Name the right ones: {{ source = "{archive.path}", x = ..., y = ... }}.'
+    raise EdistillError(
+        f"{archive.path} has no array {missing!r}; it holds {', '.join(archive.names) or 'none'}. "
+        f"{mend if entry.model is None else wanted}"
+    )
+
+
+def _rows(path: Path, entry: Entry, found: Mapping[str, Array | Mapped]) -> int:
+    """How many there are. Raises EdistillError where there are none, or of one array more than of another."""
+    for name, x in found.items():
+        if not x.shape or len(x) == 0:
+            raise EdistillError(f"{path}: {entry.arrays[name]} has shape {x.shape}, so no rows.")
+    (first, like), *others = found.items()
+    for name, x in others:
+        if len(x) != len(like):
+            raise EdistillError(
+                f"{path}: {entry.arrays[name]} has {len(x)} rows, and {entry.arrays[first]} {len(like)}. Give each "
+                "array a row for each row of the others."
+            )
+    return len(like)
+
+
+def _classes(archive: Archive) -> tuple[str, ...] | None:
+    if "classes" not in archive.names:
+        return None
+    path, names = archive.path, archive.read("classes")
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise EdistillError(
+            f"{path}: classes is {names.dtype} of shape {names.shape}. Store one name a class, "
+            "numpy.array(names, dtype=str)."
+        )
+    return as_classes(names.tolist(), f"{path}: classes")
+
+
 def _remarks(archive: Archive, entry: Entry, rows: int) -> tuple[str, ...]:
     """Of data without labels, which arrays could be them: one number a row."""
-    others = [name for name in archive.names if name not in (entry.x, "classes") and archive.shape(name) == (rows,)]
+    taken = ("classes", *entry.arrays.values())
+    others = [name for name in archive.names if name not in taken and archive.shape(name) == (rows,)]
     if not others:
         return ()
     return (

@@ -18,7 +18,6 @@ LABELS = (
     "labels hold 0 and 1."
 )
 CLASSES = "data.columns.classes"
-WHOLE = ("images", "text", "array")  # what may be the whole of a row, in place of inputs
 
 
 class Declared(Protocol):
@@ -27,7 +26,7 @@ class Declared(Protocol):
     @property
     def inputs(self) -> Sequence[str]: ...
     @property
-    def text(self) -> str | None: ...
+    def text(self) -> str | Sequence[str] | None: ...
     @property
     def array(self) -> str | None: ...
     @property
@@ -65,7 +64,7 @@ class Columns(InputColumns):
             images=given.images,
             labels=tuple(given.labels),
             classes=None if given.classes is None else tuple(given.classes),
-            text=given.text,
+            text=_texts(given.text),
             array=given.array,
             model=getattr(given, "model", None),
         )
@@ -73,7 +72,7 @@ class Columns(InputColumns):
     @classmethod
     def trained(cls, columns: InputColumns, model: str) -> Columns:
         """Those that an exported student says it was trained on. What a table says of labels is left aside."""
-        told = {key: getattr(columns, key) for key in WHOLE}
+        told = {key: getattr(columns, key) for key in ("images", "text", "array")}
         return cls(columns.inputs, columns.categories, columns.encoding, **told, model=model)
 
     @property
@@ -97,11 +96,11 @@ class Columns(InputColumns):
         twice = next((name for name in header if list(header).count(name) > 1), None)
         if twice is not None:
             raise EdistillError(f"{path} has the column {twice!r} {list(header).count(twice)} times. Name each once.")
-        key, needed = "inputs", self.inputs
-        for other in WHOLE:
-            if (column := getattr(self, other)) is not None:
-                key, needed = other, (column,)
-        for name in needed:
+        keys: dict[str, tuple[str, ...]] = {}
+        keys |= {key: (column,) for key in ("images", "array") if (column := getattr(self, key)) is not None}
+        keys |= {"inputs": self.inputs, "text": self.texts}
+        needed = tuple(dict.fromkeys(name for names in keys.values() for name in names))
+        for key, name in ((key, name) for key, names in keys.items() for name in names):
             if name not in header:
                 mend = f"Mend data.columns.{key}."
                 if self.model is not None:
@@ -141,17 +140,21 @@ class Columns(InputColumns):
             made.append(eye[places] if self.encoding == "one-hot" else places[:, None].astype(np.float32))
         return np.concatenate(made, axis=1)
 
-    def texts(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> list[str]:
-        """Some rows of the text. Raises EdistillError where one is missing, or is none."""
-        assert self.text is not None
-        values = columns[self.text]
-        odd = next((at for at, value in enumerate(values) if not isinstance(value, str)), None)
-        if odd is not None:
-            raise EdistillError(
-                f"{path}: column {self.text} is {values[odd]!r} at row {first_row + odd}, which is no text. Mend or "
-                "drop that row; an empty text is one, too."
-            )
-        return list(values)
+    def read_texts(
+        self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int
+    ) -> list[str] | list[tuple[str, ...]]:
+        """Some rows of the text, or of pairs. Raises EdistillError where one is missing, or is none."""
+        for name in self.texts:
+            values = columns[name]
+            odd = next((at for at, value in enumerate(values) if not isinstance(value, str)), None)
+            if odd is not None:
+                raise EdistillError(
+                    f"{path}: column {name} is {values[odd]!r} at row {first_row + odd}, which is no text. Mend or "
+                    "drop that row; an empty text is one, too."
+                )
+        if isinstance(self.text, str):
+            return list(columns[self.text])
+        return list(zip(*(columns[name] for name in self.texts), strict=True))
 
     def label_values(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> Array:
         """Some rows of the labels, (B,) or (B, D), as `Task.as_labels` takes them. Raises as `encoded` does."""
@@ -160,6 +163,13 @@ class Columns(InputColumns):
             read = partial(_classes, self.classes)
         made = [read(columns[name], f"{path}: column {name}", first_row) for name in self.labels]
         return made[0] if len(made) == 1 else np.stack(made, axis=1)
+
+
+def _texts(given: str | Sequence[str] | None) -> str | tuple[str, str] | None:
+    if given is None or isinstance(given, str):
+        return given
+    first, second = given  # as the settings have them
+    return first, second
 
 
 def _classes(classes: Sequence[str], values: Sequence[Any], named: str, first_row: int) -> Array:

@@ -6,7 +6,7 @@ Modification times and absolute paths are left out, because data moves between m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,16 @@ def texts_digest(whole: Array, ends: Array, labels: Array | None, classes: Seque
     hasher.text("texts", len(ends) - 1)
     hasher.array("ends", ends.astype(np.int64))
     hasher.array("whole", whole)
+    hasher.labels(labels, classes)
+    return hasher.hexdigest()
+
+
+def several_digest(parts: Mapping[str, str], labels: Array | None, classes: Sequence[str] | None) -> str:
+    """sha256 of the digests of several arrays a row, by their names, of the labels and of the class names."""
+    hasher = _Hasher()
+    hasher.text("several", len(parts))
+    for name, digest in parts.items():
+        hasher.text(name, digest)
     hasher.labels(labels, classes)
     return hasher.hexdigest()
 

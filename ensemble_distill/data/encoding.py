@@ -14,8 +14,9 @@ import numpy as np
 
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError, first_line
-from ensemble_distill.facts import Tokenization, Tokenizer
+from ensemble_distill.facts import LONGEST, Tokenization, Tokenizer
 
+BETWEEN = b"\xff"  # the two texts of a pair; no byte of UTF-8
 INSTALL = "pip install 'edistill[text]'"
 
 
@@ -23,12 +24,13 @@ def encoded(text: Array, to: Tokenization) -> Array:
     """The rows of `to.fields`, int64 (fields, L).
 
     Args:
-        text: in UTF-8, uint8 (n,).
+        text: in UTF-8, uint8 (n,); or two, with `BETWEEN` between them, which the tokenizer joins as pairs.
 
     Raises:
         EdistillError: `tokenizers` is not installed, or the tokenizer is none.
     """
-    tokens = _opened(to.tokenizer, to.length).encode(text.tobytes().decode())
+    texts = [one.decode() for one in text.tobytes().split(BETWEEN)]
+    tokens = _opened(to.tokenizer, to.length, len(texts) == 2).encode(*texts)
     found = {"input_ids": tokens.ids, "attention_mask": tokens.attention_mask, "token_type_ids": tokens.type_ids}
     rows = np.zeros(to.shape, np.int64)
     for row, field in zip(rows, to.fields, strict=True):
@@ -40,12 +42,17 @@ def encoded(text: Array, to: Tokenization) -> Array:
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """One more than the largest id that it gives. Raises EdistillError as `encoded` does."""
-    return max(_opened(tokenizer, 1).get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    return max(_opened(tokenizer, 1, False).get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def tells_texts_apart(tokenizer: Tokenizer) -> bool:
+    """Whether it says of a pair's tokens which text they are of. Raises EdistillError as `encoded` does."""
+    return any(_opened(tokenizer, LONGEST, True).encode("a", "b").type_ids)
 
 
 @lru_cache(maxsize=64)
-def _opened(tokenizer: Tokenizer, length: int) -> Any:
-    """The tokenizer as it cuts texts to a length, whatever its file says of that."""
+def _opened(tokenizer: Tokenizer, length: int, pairs: bool) -> Any:
+    """The tokenizer as it cuts texts to a length, whatever its file says of that; of a pair the longer one first."""
     try:
         import tokenizers
     except ImportError:
@@ -58,7 +65,7 @@ def _opened(tokenizer: Tokenizer, length: int) -> Any:
         opened = tokenizers.Tokenizer.from_str(tokenizer.content)
         opened.no_padding()
         opened.no_truncation()
-        special: int = opened.num_special_tokens_to_add(is_pair=False)
+        special: int = opened.num_special_tokens_to_add(is_pair=pairs)
         if special < length:
             opened.enable_truncation(length)
     except Exception as error:  # its errors share no class of their own
@@ -68,7 +75,7 @@ def _opened(tokenizer: Tokenizer, length: int) -> Any:
         ) from None
     if special >= length > 1:
         raise EdistillError(
-            f"A text is cut to {length} tokens, and its tokenizer adds {special} of its own. Set preprocessing.length "
-            f"to {special + 1} or more."
+            f"{'Two texts are' if pairs else 'A text is'} cut to {length} tokens, and the tokenizer adds {special} of "
+            f"its own. Set preprocessing.length to {special + 1} or more."
         )
     return opened

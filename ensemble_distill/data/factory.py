@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +13,11 @@ from PIL import Image
 from ensemble_distill.data.decoding import as_color, in_eight_bits
 from ensemble_distill.data.digests import examples_digest
 from ensemble_distill.data.entry import Entry
-from ensemble_distill.data.kinds import taken
+from ensemble_distill.data.kinds import as_part, taken
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.scale import unit_of
-from ensemble_distill.data.source import Array, Inputs, Item, Kind, Source
+from ensemble_distill.data.several import apart, joined, refuse_unfit
+from ensemble_distill.data.source import Array, Inputs, Item, Kind, Scale, Source
 from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.factories import is_factory, load_factory
@@ -23,6 +25,7 @@ from ensemble_distill.runtime.own import told_as_own
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.tasks.checks.labels import as_classes
 
+LABELS = ("y", "label", "labels", "target", "targets")  # names under which no input stands
 PROBED = 4  # rows that are read twice on opening
 
 
@@ -30,8 +33,9 @@ class Factory:
     """Rows of what the factory returned: an object with `len()` and `[row]`, giving x or (x, y).
 
     x is a PIL image, a uint8 array (H, W[, C]), a float array (F,), (C, L), (C, H, W) or (C, D, H, W), or a tensor of
-    those; it is undistorted, the same whenever it is read. y is a class or a target. `.classes` (names) and
-    `.targets` (y of all rows) are used where present; without `.targets`, asking for labels reads every row once.
+    those, or a table of several of these by name, among which may be whole numbers (L,); it is undistorted, the same
+    whenever it is read. y is a class or a target. `.classes` (names) and `.targets` (y of all rows) are used where
+    present; without `.targets`, asking for labels reads every row once.
 
     Raises:
         EdistillError: the factory fails or returns something else, or the first rows are not as said.
@@ -47,6 +51,7 @@ class Factory:
                 f"{spec} returned a {type(self._dataset).__name__}. Return an object with __len__ and "
                 "__getitem__(row), such as a map-style torch Dataset."
             )
+        self._order: tuple[Any, ...] = ()  # of several arrays a row
         self._length = len(self._dataset)
         if self._length == 0:
             raise EdistillError(f"{spec} returned a {type(self._dataset).__name__} without rows.")
@@ -55,8 +60,7 @@ class Factory:
         first = self._read(0)
         self.kind: Kind = first.kind
         self._labeled = first.y is not None
-        # networks take batches, so only pixels, which are resized, may differ in shape from row to row
-        self._shape = None if first.kind == "pixels" else first.x.shape
+        self._shape = _fixed(first)
         self._memo: Memo[Item] = Memo(self._length)
         self._probe()
 
@@ -94,7 +98,7 @@ class Factory:
         return np.array(labels)
 
     @cached_property
-    def scale(self) -> Array | None:
+    def scale(self) -> Scale | None:
         return unit_of(Inputs(self), self.kind)
 
     @cached_property
@@ -143,10 +147,10 @@ class Factory:
                 f"{self.spec}: row {row} has y {item.y}, but row 0 has none. Give every row one, or none; rows without "
                 "belong in data.transfer."
             )
-        if item.kind != self.kind or self._shape not in (None, item.x.shape):
+        if (shape := _fixed(item)) != self._shape:
             raise EdistillError(
-                f"{self.spec}: row {row} is {item.kind} of shape {item.x.shape}, but row 0 is {self.kind} of "
-                f"shape {self._shape or '(H, W, C)'}. Give every row the same kind of x."
+                f"{self.spec}: row {row} is {_shown(shape)}, but row 0 is {_shown(self._shape)}. Give every row the "
+                "same kind of x."
             )
         return item
 
@@ -154,8 +158,7 @@ class Factory:
         with told_as_own(f"{self.spec}: reading row {row}"):
             value = self._dataset[row]
         x, y = self._parts(value, row)
-        named = f"{self.spec}: x"
-        inputs, kind = taken(_as_array(x, named)[None], named, self.task.of_tokens, row)
+        item = self._several(x, row) if isinstance(x, Mapping) else self._one(x, row)
         if y is not None:
             named = f"{self.spec}: y"
             label = _as_array(y, named)
@@ -167,29 +170,65 @@ class Factory:
                     "agree, or leave .targets out."
                 )
             y = self._targets[row]
-        return Item(inputs[0].copy(), y, kind)  # the user's object may use its buffer again
+        return replace(item, y=y)
+
+    def _one(self, x: Any, row: int) -> Item:
+        named = f"{self.spec}: x"
+        inputs, kind = taken(_as_array(x, named)[None], named, self.task.of_tokens, row)
+        return Item(inputs[0].copy(), None, kind)  # the user's object may use its buffer again
+
+    def _several(self, x: Mapping[Any, Any], row: int) -> Item:
+        """Arrays by name, in the order of the first row's."""
+        refuse_unfit([str(name) for name in x], f"{self.spec}: row {row}")
+        parts = {}
+        self._order = self._order or tuple(x)
+        for name in sorted(x, key=lambda name: (name not in self._order, (*self._order, name).index(name))):
+            named = f"{self.spec}: {name}"
+            array = _as_array(x[name], named)
+            if array.ndim == 0:
+                raise EdistillError(
+                    f"{named} of row {row} is {array}, one number. Return labels beside the arrays, (row without "
+                    f"{name!r}, y), and a number that members take as an array of one, [number]."
+                )
+            inputs, kind = as_part(array[None], named, row)
+            parts[name] = Item(inputs[0], None, kind)
+        return joined(parts)
 
     def _parts(self, value: Any, row: int) -> tuple[Any, Any]:
         """x and y of what the dataset gave; a list or table of one is that one."""
         if isinstance(value, tuple | list) and len(value) in (1, 2):
             x, y = value if len(value) == 2 else (value[0], None)
-            which, remedy = f"x of row {row}", "(row[{0!r}], y)"
+            which = f"x of row {row}"
         else:
-            x, y, which, remedy = value, None, f"row {row}", "(row[{0!r}], row[{1!r}])"
+            x, y, which = value, None, f"row {row}"
         if isinstance(x, Mapping) and len(x) == 1:
             (x,) = x.values()
-        if isinstance(x, Mapping):
-            keys = list(x)
-            example = remedy.format(*keys[:2]) if keys else "(x, y)"
+        if x is value and isinstance(x, Mapping) and (label := next((key for key in x if key in LABELS), None)):
             raise EdistillError(
-                f"{self.spec}: {which} is a table of {', '.join(map(str, keys)) or 'nothing'}. Return the one array "
-                f"that the members take, and the label: for instance {example}."
+                f"{self.spec}: row {row} is a table of {', '.join(map(str, x))}. Return the label beside what members "
+                f"are given, (x, row[{label!r}]), where x is one array, or a table of several."
             )
+        if isinstance(x, Mapping) and not x:
+            raise EdistillError(f"{self.spec}: {which} is a table of nothing. Return (x, y), or x.")
         if isinstance(x, tuple | list):
             raise EdistillError(
                 f"{self.spec}: {which} is a {type(x).__name__} of {len(x)}. Return (x, y), or x, where x is one array."
             )
         return x, y
+
+
+def _fixed(item: Item) -> tuple[Any, ...]:
+    """What rows of one data set share: networks take batches, so only pixels, which are resized, may differ in size."""
+    if item.kind == "several":
+        return tuple((name, *_fixed(one)) for name, one in apart(item).items())
+    return (item.kind, None if item.kind == "pixels" else item.x.shape)
+
+
+def _shown(fixed: tuple[Any, ...]) -> str:
+    if isinstance(fixed[0], tuple):
+        return ", ".join(f"{name} of {_shown(rest)}" for name, *rest in fixed)
+    kind, shape = fixed
+    return f"{kind} of shape {shape or '(H, W, C)'}"
 
 
 def claims(source: str) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import RANKS
+from ensemble_distill.facts.several import WHOLE
 
 LARGEST_ID = 2**31 - 1
 
@@ -80,6 +81,24 @@ def as_ids(x: Array, named: str, first_row: int = 0, count: int | None = None) -
             "vocabulary that the members were trained with."
         )
     return x.astype(np.int64)
+
+
+def as_part(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
+    """One of several arrays of each row: as of `as_inputs`, or whole numbers (N, L), which are kept as such.
+
+    Raises:
+        EdistillError: as `as_inputs` does, and for whole numbers below 0 or beyond 16,777,216.
+    """
+    if x.dtype.kind not in "iu" or x.dtype == np.uint8 or x.ndim != 2 or x.size == 0:
+        return as_inputs(x, named, first_row)
+    outside = (x < 0) | (x >= WHOLE)
+    if outside.any():
+        row, at = (int(index) for index in np.argwhere(outside)[0])
+        raise EdistillError(
+            f"{named} is {x[row, at]} at {at} of row {first_row + row}, and whole numbers are 0 to {WHOLE - 1}. Mend "
+            "or drop that row, or store it as float32."
+        )
+    return x.astype(np.int64), "tokens"
 
 
 def taken(x: Array, named: str, of_tokens: bool, first_row: int = 0) -> tuple[Array, Kind]:

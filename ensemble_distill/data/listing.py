@@ -8,6 +8,7 @@ from typing import Any
 from ensemble_distill.data import open_inputs
 from ensemble_distill.data.folders import is_saved, is_sharded
 from ensemble_distill.data.image_folder import is_image
+from ensemble_distill.data.several import held
 from ensemble_distill.errors import EdistillError
 
 # what folders of splits are commonly called
@@ -47,7 +48,7 @@ def _told(one: Path, task: str) -> dict[str, Any]:
     except EdistillError as error:
         return {"problem": str(error)}
     classes = None if source.classes is None else list(source.classes)
-    return {"rows": len(source), "holds": source.kind, "classes": classes, "labels": source.labels is not None}
+    return {"rows": len(source), "holds": held(source), "classes": classes, "labels": source.labels is not None}
 
 
 def is_set(folder: Path) -> bool:

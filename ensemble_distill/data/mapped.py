@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ensemble_distill.data.kinds import taken
+from ensemble_distill.data.kinds import as_part, taken
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.data.stamp import Stamp
 from ensemble_distill.errors import EdistillError
@@ -104,6 +104,7 @@ class MappedInputs:
     Args:
         mapped: (N, ...) as the user stores it.
         of_tokens: whether they are of tokens.
+        part: whether they are one of several arrays a row.
 
     Attributes:
         kind: what they are.
@@ -113,8 +114,8 @@ class MappedInputs:
         EdistillError: as `taken` does, of any row.
     """
 
-    def __init__(self, mapped: Mapped, of_tokens: bool) -> None:
-        self._mapped, self._of_tokens = mapped, of_tokens
+    def __init__(self, mapped: Mapped, of_tokens: bool, part: bool = False) -> None:
+        self._mapped, self._of_tokens, self._part = mapped, of_tokens, part
         first, self.kind = self._taken(0, mapped.read(0, 1))
         self.dtype, self.shape = first.dtype, (len(mapped), *first.shape[1:])
         if self.kind != "pixels":  # of which each byte is one
@@ -136,4 +137,6 @@ class MappedInputs:
             yield self._taken(start, x)[0]
 
     def _taken(self, start: int, x: Array) -> tuple[Array, Kind]:
+        if self._part:
+            return as_part(x, self._mapped.place.named, start)
         return taken(x, self._mapped.place.named, self._of_tokens, start)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ensemble_distill.data.source import Array, Item, Source
+from ensemble_distill.data.source import Array, Item, Scale, Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns
 
@@ -61,7 +61,7 @@ class Renamed:
         return getattr(self.source, "columns", None)
 
     @property
-    def scale(self) -> Array | None:
+    def scale(self) -> Scale | None:
         return self.source.scale
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from ensemble_distill.data.each import rendered
 from ensemble_distill.data.encoding import encoded
 from ensemble_distill.data.push import Push
 from ensemble_distill.data.rendering import normalize, render
@@ -85,12 +86,14 @@ class Rendition:
         Raises:
             EdistillError: the items are pixels or texts, and there is no preprocessing of such.
         """
-        rendered = [self._rendered(item, changes, to) for item, changes in zip(items, self.changes, strict=True)]
-        x = rendered[0]
-        if len(rendered) == 2 and self.mix is not None:
-            x = self.mix.apply(rendered[0], rendered[1], self.groups)
-        elif len(rendered) == 2:
-            x = self.weight * x + (1 - self.weight) * rendered[1]
+        if items[0].kind == "several":  # as they are: where something is drawn it is a view of each
+            return rendered(lambda name: self, items, to)
+        each = [self._rendered(item, changes, to) for item, changes in zip(items, self.changes, strict=True)]
+        x = each[0]
+        if len(each) == 2 and self.mix is not None:
+            x = self.mix.apply(each[0], each[1], self.groups)
+        elif len(each) == 2:
+            x = self.weight * x + (1 - self.weight) * each[1]
         if items[0].kind == "pixels" and isinstance(to, Preprocessing):
             return normalize(x, to)
         return x.copy()  # a source's own array stays out of reach
@@ -132,19 +135,21 @@ class Composition:
 
     Attributes:
         kinds: what every one of them can act on.
-        distortions: name and draw, in the order they apply.
+        distortions: name, draw and phase, in the order they apply.
         mix: the one that mixes, if any.
         push: the one that moves along a gradient, if any.
         scale: the source's, for noise on features.
         groups: the source's, for mixing columns.
+        array: of several a row, the one that it is of; "" where a row is one.
     """
 
     kinds: frozenset[Kind]
-    distortions: tuple[tuple[str, Draw], ...] = ()
+    distortions: tuple[tuple[str, Draw, Phase], ...] = ()
     mix: tuple[str, DrawMix] | None = None
     scale: Array | None = field(default=None, compare=False, repr=False)
     push: tuple[str, DrawPush] | None = None
     groups: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    array: str = ""
 
     @property
     def pushes(self) -> bool:
@@ -162,11 +167,18 @@ class Composition:
             mix = how[0] if how else None
             rows = (row, partner)
         changes = tuple(
-            tuple(draw((name, seed, view, row, *role), self.scale) for name, draw in self.distortions)
+            tuple(
+                draw((name, seed, view, row, *role, *self._own(phase)), self.scale)
+                for name, draw, phase in self.distortions
+            )
             for role in ((), ("partner",))[: len(rows)]
         )
         push = None if self.push is None else self.push[1]((self.push[0], seed, view, row))
         return Rendition(rows, changes, weight, push, mix, self.groups)
+
+    def _own(self, phase: Phase) -> tuple[str, ...]:
+        """What of a key is an array's own: noise of two arrays is not the same, and pictures of a row move alike."""
+        return (self.array,) if self.array and phase is Phase.NOISE else ()
 
 
 def pushes(view: View) -> bool:

@@ -162,11 +162,15 @@ def source_of(parts: Parts, features: Features, named: Path, entry: Entry, task:
         blocks = parts.blocks(names, features.named(declared))
         return TableRows(declared, named, folder, names).read(blocks).source(task)
     parts.refuse_no_pictures(pictures)
-    rows = TableRows(declared, named, folder, [name for name in names if name != pictures], others=True)
-    labels, classes = rows.read(parts.blocks(rows.names, features.named(declared))).labels(task)
     if isinstance(parts, RowGroups) and (slow := parts.slow(pictures)) is not None:
         remarks.append(slow)
-    return ArrowPictures(parts, named, pictures, labels, classes, declared.asked, remarks)
+    column = pictures
+
+    def pictured(labels: Array | None, classes: tuple[str, ...] | None) -> Source:
+        return ArrowPictures(parts, named, column, labels, classes, declared.asked, remarks)
+
+    rows = TableRows(declared, named, folder, [name for name in names if name != pictures], elsewhere=True)
+    return rows.read(parts.blocks(rows.names, features.named(declared))).source(task, pictured)
 
 
 def _unlabeled(parts: Parts, features: Features, labels: Sequence[str]) -> str | None:

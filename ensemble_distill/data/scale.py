@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ensemble_distill.data.mapped import MappedInputs
-from ensemble_distill.data.source import Array, Kind
+from ensemble_distill.data.several import apart
+from ensemble_distill.data.source import Array, Item, Kind, Scale
 
 
-def unit_of(rows: Sequence[Array] | Array | MappedInputs, kind: Kind) -> Array | None:
-    """float32 (F,) of features, (C, 1) of series and (C, 1, 1, 1) of volumes, over all rows; None of any other kind.
+def unit_of(rows: Sequence[Array] | Array | MappedInputs, kind: Kind) -> Scale | None:
+    """float32 (F,) of features, (C, 1) of series and (C, 1, 1, 1) of volumes, over all rows; None of any other kind. Of
+    several arrays that of each which has one.
 
     Args:
         rows: each as its item has it, (N, …) or one after the other: each is read once and need not be kept.
     """
+    if kind == "several":
+        return _of_each(rows)
     if kind == "features":
         if isinstance(rows, MappedInputs):
             return mapped_scale(rows)
         return column_scale(rows if isinstance(rows, np.ndarray) else np.stack(list(rows)))
     return channel_scale(rows) if kind in ("series", "volume") else None
+
+
+class _One(Sequence[Array]):
+    """One of several arrays of each row."""
+
+    def __init__(self, rows: Sequence[Array] | Array | MappedInputs, name: str) -> None:
+        self.rows, self.name = rows, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        return apart(Item(self.rows[row], None, "several"))[self.name].x
+
+
+def _of_each(rows: Sequence[Array] | Array | MappedInputs) -> Mapping[str, Array]:
+    found = {name: unit_of(_One(rows, name), one.kind) for name, one in apart(Item(rows[0], None, "several")).items()}
+    return {name: unit for name, unit in found.items() if isinstance(unit, np.ndarray)}
 
 
 def column_scale(x: Array) -> Array:

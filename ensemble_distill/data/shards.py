@@ -95,10 +95,12 @@ def load(entry: Entry, task: type[Task]) -> Source:
     entry.refuse_names()
     shards = _shards(entry.source)
     declared = entry.columns
-    if declared is not None and declared.images is None:
+    if declared is not None and declared.parts != ("images",):
+        key = next(key for key in declared.parts if key != "images")
         raise EdistillError(
-            f"{entry.source} holds pictures, and data.columns.inputs says that rows are made of "
-            f"{first_few(declared.inputs)}. Name the pictures' extension, data.columns.images, or leave it out."
+            f"{entry.source} holds pictures alone, and data.columns.{key} says that rows are made of "
+            f"{first_few(declared.inputs or [declared.told])}. Name the pictures' extension, data.columns.images, or "
+            "leave it out; of pictures beside numbers make a table (.csv, .parquet) that names them."
         )
     wanted = declared or Columns(images=EXTENSIONS[0], labels=(LABEL,))
     note = Note.taken(entry.notes, shards, None if declared is None else declared.images, wanted.labels)
@@ -106,7 +108,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
     if not headers.placed:
         raise EdistillError(f"{entry.source} holds no samples: files with a name and an extension. Write it again.")
     rows = TableRows(
-        wanted, Path(entry.source), Path(entry.source), wanted.labels if headers.labeled else (), others=True
+        wanted, Path(entry.source), Path(entry.source), wanted.labels if headers.labeled else (), elsewhere=True
     )
     labels, classes = rows.read(headers.blocks()).labels(task)
     remarks = _remarks(entry.source, headers) if declared is None and labels is None else ()

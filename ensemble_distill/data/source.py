@@ -5,7 +5,7 @@ Everything here and beside it runs without torch, so that `predict` and the comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.facts import Kind as Kind
 
 Array = NDArray[Any]
+Scale = Array | Mapping[str, Array]  # of several arrays that of each which has one
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Item:
 
     Attributes:
         x: pixels: uint8 (H, W, C); tensor, series, volume: float32 (C, H, W), (C, L), (C, D, H, W), already
-            preprocessed; features: float32 (F,); tokens: int64 ids (C + L,); text: UTF-8, uint8 (n,). Read-only.
+            preprocessed; features: float32 (F,); tokens: int64 ids (C + L,); text: UTF-8, uint8 (n,); several: what
+            `several.joined` makes of them. Read-only.
         y: the class (int64) or the target (float32), a scalar; (K,) or (D,) of several labels or targets; (L,) of
             positions. None where the split has no labels.
         kind: which of these `x` is.
@@ -48,7 +50,7 @@ class Source(Protocol):
     @property
     def remarks(self) -> Sequence[str]: ...  # what was passed over in reading it, a sentence each, to be warned of
     @property
-    def scale(self) -> Array | None: ...  # the unit of noise; see `scale.py`
+    def scale(self) -> Scale | None: ...  # the unit of noise; see `scale.py`
     @property
     def digest(self) -> str: ...  # sha256 hex of the contents, cheap and honest; see `digests.py`
     @property
@@ -90,7 +92,8 @@ class Plan(Protocol):
     def rows(self) -> tuple[int, ...]: ...  # the rows it reads: its own first; mixup reads two
 
     def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
-        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape; of texts int64 (fields, L)."""
+        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape; of texts int64 (fields, L); of
+        several arrays (n,), as `Several` says."""
         ...
 
     def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ensemble_distill.data.digests import subset_digest
 from ensemble_distill.data.scale import unit_of
-from ensemble_distill.data.source import Array, Inputs, Item, Source
+from ensemble_distill.data.source import Array, Inputs, Item, Scale, Source
 from ensemble_distill.data.stored import read_npy
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns
@@ -63,9 +64,17 @@ class Subset:
         return None if labels is None else labels[self.rows]
 
     @cached_property
-    def scale(self) -> Array | None:
+    def scale(self) -> Scale | None:
+        parts: Mapping[str, Source] | None = getattr(self.whole, "parts", None)
+        if parts is not None:
+            units = {name: Subset(part, self.rows).scale for name, part in parts.items()}
+            return {name: unit for name, unit in units.items() if isinstance(unit, np.ndarray)}
         own = unit_of(Inputs(self), self.kind)
-        return own if own is None or self.numeric is None else np.where(self.numeric, own, np.float32(0))
+        return (
+            own
+            if not isinstance(own, np.ndarray) or self.numeric is None
+            else np.where(self.numeric, own, np.float32(0))
+        )
 
     @cached_property
     def digest(self) -> str:

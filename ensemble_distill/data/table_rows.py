@@ -3,9 +3,9 @@ are arrays or texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.image_table import ImageTable, file_names
-from ensemble_distill.data.kinds import taken
+from ensemble_distill.data.kinds import as_part, taken
 from ensemble_distill.data.nested import as_array, refuse_other
-from ensemble_distill.data.source import Array, Kind, Source
+from ensemble_distill.data.several import Beside
+from ensemble_distill.data.source import Array, Kind, Scale, Source
 from ensemble_distill.data.texts import Texts
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns
@@ -25,6 +26,10 @@ from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.checks.labels import as_classes
 
 Chunk = Mapping[str, Sequence[Any]]  # values by column, of some rows
+Names = tuple[str, ...] | None
+Pictured = Callable[[Array | None, Names], Source]
+Take = Callable[[Array, str], tuple[Array, Kind]]
+CALLED = {"images": "pixel_values", "text": "text", "array": "array", "inputs": "x"}  # where a row is several of these
 
 
 class Table(Arrays):
@@ -43,9 +48,9 @@ class Table(Arrays):
         self.columns = columns.asked
 
     @cached_property
-    def scale(self) -> Array | None:
+    def scale(self) -> Scale | None:
         own = Arrays(self.x, None, "features").scale
-        return None if own is None else np.where(self.numeric, own, np.float32(0))
+        return None if not isinstance(own, np.ndarray) else np.where(self.numeric, own, np.float32(0))
 
 
 class ArrayTable(Arrays):
@@ -71,7 +76,7 @@ class TableRows:
         named: where it is, for messages.
         root: the folder that pictures are named from.
         names: the columns that are read.
-        others: whether inputs are read elsewhere, and these are labels alone.
+        elsewhere: whether the pictures are read elsewhere.
         count: how many rows were read.
     """
 
@@ -79,36 +84,43 @@ class TableRows:
     named: Path
     root: Path
     names: Sequence[str]
-    others: bool = False
+    elsewhere: bool = False
     count: int = 0
-    taken: list[Any] = field(default_factory=list)  # of each block (B, F), or names of files, or texts
+    taken: dict[str, list[Any]] = field(default_factory=dict)  # of each block (B, …), names of files, or texts
     targets: list[Array] = field(default_factory=list)
 
     def read(self, blocks: Iterable[Chunk]) -> TableRows:
         """Reads all rows. Raises EdistillError where there are none, and as `Columns.encoded` does."""
         for block in blocks if self.names else ():
             columns = {name: block[name] for name in self.names if name != self.declared.array}
-            if not self.others:
-                self.taken.append(self._inputs(block))
+            for key in self.parts:
+                found = self._inputs(key, block)
+                self.taken.setdefault(key, []).append(found)
             if any(name in self.declared.labels for name in self.names):
                 self.targets.append(self.declared.label_values(columns, str(self.named), self.count))
-            self.count += len(next(iter(columns.values()), self.taken[-1] if self.taken else ()))
+            self.count += len(next(iter(columns.values()), self.taken["array"][-1] if "array" in self.taken else ()))
         if not self.count and self.names:
             raise EdistillError(f"{self.named} has no rows below its header. Give a table with at least one.")
         return self
 
-    def _inputs(self, columns: Chunk) -> Any:
-        if self.declared.array is not None:
-            at = f"{self.named}: column {self.declared.array}"
-            found = as_array(columns, self.declared.array, at, self.count)
-            refuse_other((self.taken or [found])[0].shape[1:], [found.shape[1:]], at, self.count)
-            return found
-        if self.declared.text is not None:
-            return self.declared.texts(columns, str(self.named), self.count)
-        if self.declared.images is None:
-            return self.declared.encoded(columns, str(self.named), self.count)
-        at = f"{self.named}: column {self.declared.images}"
-        return file_names(columns[self.declared.images], at, self.root, self.count)
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What of a row is read here."""
+        return tuple(key for key in self.declared.parts if key != "images" or not self.elsewhere)
+
+    def _inputs(self, key: str, columns: Chunk) -> Any:
+        declared, named = self.declared, str(self.named)
+        if key == "text":
+            return declared.read_texts(columns, named, self.count)
+        if key == "inputs":
+            return declared.encoded(columns, named, self.count)
+        column = getattr(declared, key)
+        at = f"{named}: column {column}"
+        if key == "images":
+            return file_names(columns[column], at, self.root, self.count)
+        found = as_array(columns, column, at, self.count)
+        refuse_other(self.taken.get(key, [found])[0].shape[1:], [found.shape[1:]], at, self.count)
+        return found
 
     def labels(self, task: type[Task]) -> tuple[Array | None, tuple[str, ...] | None]:
         """The labels (N,) or (N, D), and the names of classes, labels or targets; None without any."""
@@ -120,16 +132,29 @@ class TableRows:
         of = f"{self.named}: {', '.join(declared.labels)}"
         return task.as_labels(np.concatenate(self.targets), self.count, of, names), names
 
-    def source(self, task: type[Task]) -> Source:
-        """Rows of numbers, of the pictures that it names, of arrays, or of texts."""
+    def source(self, task: type[Task], pictures: Pictured | None = None) -> Source:
+        """Rows of numbers, of the pictures that it names, of arrays, or of texts; or of several of these, side by side.
+
+        Args:
+            pictures: makes those that are read elsewhere, of labels and the names of classes.
+        """
         labels, names = self.labels(task)
-        if self.declared.array is not None:
-            named = f"{self.named}: column {self.declared.array}"
-            x, kind = taken(np.concatenate(self.taken), named, task.of_tokens)
-            return ArrayTable(x, labels, kind, names, self.declared.asked)
-        if self.declared.text is not None:
-            return Texts(list(chain.from_iterable(self.taken)), labels, names, self.declared.asked)
-        if self.declared.images is not None:
-            files = list(chain.from_iterable(self.taken))
-            return ImageTable(self.root, self.named, files, labels, names, self.declared.asked)
-        return Table(np.concatenate(self.taken), labels, names, self.declared)
+        declared = self.declared
+        if len(declared.parts) == 1:
+            return self._part(declared.parts[0], labels, names, partial(taken, of_tokens=task.of_tokens), pictures)
+        parts = {CALLED[key]: self._part(key, None, None, as_part, pictures) for key in declared.parts}
+        return Beside(parts, labels, names, columns=declared.asked)
+
+    def _part(self, key: str, labels: Array | None, names: Names, take: Take, pictures: Pictured | None) -> Source:
+        columns = self.declared.asked
+        if key == "images" and pictures is not None:
+            return pictures(labels, names)
+        if key == "inputs":
+            return Table(np.concatenate(self.taken[key]), labels, names, self.declared)
+        if key == "array":
+            x, kind = take(np.concatenate(self.taken[key]), f"{self.named}: column {columns.array}")
+            return ArrayTable(x, labels, kind, names, columns)
+        rows = list(chain.from_iterable(self.taken[key]))
+        if key == "text":
+            return Texts(rows, labels, names, columns)
+        return ImageTable(self.root, self.named, rows, labels, names, columns)

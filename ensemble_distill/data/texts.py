@@ -1,4 +1,4 @@
-"""Rows that are texts each, and no stream: of a column of a table, or of the lines of a file."""
+"""Rows that are texts each, or pairs of texts, and no stream: of columns of a table, or of the lines of a file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ensemble_distill.data.digests import texts_digest
+from ensemble_distill.data.encoding import BETWEEN
 from ensemble_distill.data.source import Array, Item, Kind
 from ensemble_distill.facts import InputColumns
 
@@ -16,7 +17,7 @@ class Texts:
     """Texts held in memory, in UTF-8, end to end.
 
     Args:
-        texts: in their order.
+        texts: in their order; pairs are joined by a byte that no text has.
         y: as of `Arrays`.
         columns: which of a table they are of; None for lines.
     """
@@ -28,13 +29,13 @@ class Texts:
 
     def __init__(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | Sequence[tuple[str, ...]],
         y: Array | None,
         classes: tuple[str, ...] | None,
         columns: InputColumns | None = None,
     ) -> None:
         self.labels, self.classes, self.columns = y, classes, columns
-        each = [text.encode() for text in texts]
+        each = [text.encode() if isinstance(text, str) else BETWEEN.join(map(str.encode, text)) for text in texts]
         self._ends = np.cumsum([0, *(len(one) for one in each)])
         self._whole = np.frombuffer(b"".join(each), np.uint8)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ensemble_distill.cache.manifest import abbreviated
 from ensemble_distill.data.rows import first_input
+from ensemble_distill.data.several import held, of_pairs
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.config import StudentConfig
@@ -60,8 +61,10 @@ def open_for(runs: Sequence[Run], splits: Mapping[str, Source], split: str) -> S
 def _refuse_misfit(run: Run, source: Source, split: str) -> None:
     student = run.architecture
     named, wants = f"data.{split.replace('/', '.')}", f"{run.folder} takes {student.kind} of {student.shape}"
-    if source.kind != student.kind:
-        raise EdistillError(f"{named} holds {source.kind}, and {wants}. Give rows like those it was trained on.")
+    columns = run.provenance.columns
+    pairs = columns is not None and len(columns.texts) == 2
+    if source.kind != student.kind or (source.kind == "text" and of_pairs(source) != pairs):
+        raise EdistillError(f"{named} holds {held(source)}, and {wants}. Give rows like those it was trained on.")
     shape = tuple(first_input(source, student.preprocessing).shape[1:])
     if shape != student.shape:
         raise EdistillError(f"{named} gives inputs of {shape}, and {wants}. Give rows like those it was trained on.")

@@ -84,7 +84,7 @@ def ensemble_module(
     Raises:
         EdistillError: they see pictures in ways that one input cannot serve.
     """
-    if kind == "text":
+    if kind in ("text", "several"):
         refuse_other_encodings(members)
     seen = reseen(members) if kind == "pixels" else [None] * len(members)
     return Ensemble(task, kind, members, parts_of(task, members, modules, seen, x), weights, average).eval()
@@ -121,7 +121,7 @@ def export_ensemble(
         version=__version__,
         kind=ensemble.kind,
         shape=shape,
-        preprocessing=members[0].preprocessing if ensemble.kind in ("pixels", "text") else None,
+        preprocessing=members[0].preprocessing if ensemble.kind in ("pixels", "text", "several") else None,
         members=members,
         features=None if columns is None else columns.features,
         columns=columns,

@@ -123,12 +123,12 @@ def reseen(members: Sequence[Member]) -> list[Seen | None]:
 
 
 def refuse_other_encodings(members: Sequence[Member]) -> None:
-    """Raise EdistillError for members that cut texts otherwise than the first: one graph has one input."""
+    """Raise EdistillError for members that take rows, texts or several arrays, otherwise than the first."""
     first = members[0]
     for member in members:
         if member.preprocessing != first.preprocessing:
             raise EdistillError(
-                f"Member {first.name} cuts texts as {first.preprocessing}, and {member.name} as "
+                f"Member {first.name} takes rows as {first.preprocessing}, and {member.name} as "
                 f"{member.preprocessing}, and one graph has one input. Move one of them out of teachers.path, or train "
                 "a student of both and export that (edistill train, edistill export --onnx)."
             )

@@ -141,7 +141,8 @@ def _running(graphs: Sequence[Served]) -> Iterator[str]:
 def _rows(graph: Served) -> str:
     card = graph.card
     if card.preprocessing is not None:
-        return f"How they are made of {card.kind} stands in the file's metadata, `edistill.preprocessing`."
+        what = "a row's arrays" if card.kind == "several" else card.kind
+        return f"How they are made of {what} stands in the file's metadata, `edistill.preprocessing`."
     if card.features is not None:
         return f"The numbers of a row are {', '.join(map(plain_markdown, card.features[:MOST]))}."
     return f"Rows are {card.kind} of shape {card.shape}."

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.exporting.streams import state_names
+from ensemble_distill.facts import Named as Taken
 from ensemble_distill.facts import Tokenization
+from ensemble_distill.students.fields import apart, together
 
 CONSTANT = "torch takes {} for a constant (x.shape[0] is none, len(x) and a loop in Python are)"
 
@@ -31,31 +33,35 @@ class UntraceableError(EdistillError):
 
 
 class Fields(nn.Module):
-    """Fields, (B, L) each, to the same."""
+    """Several arrays, of texts (B, L) each, to the same."""
 
-    def __init__(self, of: Named) -> None:
+    def __init__(self, of: Named, to: Taken) -> None:
         super().__init__()
-        self.of, self.names = of, of.names
+        self.of, self.names, self.taken = of, of.names, to
 
     def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self.of(torch.stack(fields, dim=1))
+        found: tuple[Tensor, ...] = self.of(together(fields, self.taken))
         return found
 
 
-def graph_of_fields(module: Named, example: Tensor, encoding: Tokenization) -> onnx.ModelProto:
-    """A graph that takes each field by its name, of any number of rows and tokens; of as many tokens as a text is
-    padded to where torch takes those for a constant. Raises UntraceableError."""
-    taken = Fields(module)
-    batch, length = torch.export.Dim("batch_size"), torch.export.Dim("length", max=encoding.length)
-    for free in ({0: batch, 1: length}, {0: batch}):
+def graph_of_fields(module: Named, example: Tensor, to: Taken) -> onnx.ModelProto:
+    """A graph that takes each array by its name, of any number of rows and, of texts alone, of tokens; of as many as a
+    text is padded to where torch takes those for a constant. Raises UntraceableError."""
+    taken = Fields(module, to)
+    batch = torch.export.Dim("batch_size")
+    ways: list[dict[int, Any]] = [{0: batch}]
+    if isinstance(to, Tokenization):
+        ways.insert(0, {0: batch, 1: torch.export.Dim("length", max=to.length)})
+    given = example.unbind(1) if isinstance(to, Tokenization) else apart(example, to).values()
+    for free in ways:
         try:
-            model = _traced(taken, tuple(example.unbind(1)), encoding.fields, ((free,) * len(encoding.fields),))
+            model = _traced(taken, tuple(given), to.fields, ((free,) * len(to.fields),))
         except UntraceableError:
             if 1 not in free:
                 raise
             continue
         ends = [value.type.tensor_type.shape.dim for value in model.graph.input]
-        if len(ends) == len(encoding.fields) and all(dim[at].dim_param for dim in ends for at in free):
+        if len(ends) == len(to.fields) and all(dim[at].dim_param for dim in ends for at in free):
             return model
     raise UntraceableError(CONSTANT.format("the number of rows, or leaves one of them out: it"))
 

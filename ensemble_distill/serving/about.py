@@ -22,6 +22,7 @@ def about(path: Path) -> dict[str, Any]:
         **card.task.more_json(),
         "input": {
             "name": served.input,
+            **({"names": list(served.inputs)} if served.arrays else {}),
             "kind": card.kind,
             "shape": list(card.shape),
             **({} if card.input == "float32" else {"type": card.input}),

@@ -17,10 +17,12 @@ from ensemble_distill.facts import (
     Kind,
     MadeFrom,
     Member,
+    Named,
     Preprocessing,
+    Several,
     Size,
     Tokenization,
-    tokenization_in,
+    named_in,
 )
 from ensemble_distill.runs.exports import ONNX_PREFIX
 from ensemble_distill.runs.folder import export_again
@@ -78,6 +80,11 @@ class Card:
             raise ValueError(f"its rows are {self.kind} of shape {self.shape}")
         if (self.kind == "tokens") != self.task.of_tokens:
             raise ValueError(f"its rows are {self.kind}, and its task is {self.task.key}")
+        if self.columns is not None:
+            kinds = {"images": "pixels", "text": "text", "inputs": "features", "array": self.kind}
+            made = kinds[self.columns.parts[0]] if len(self.columns.parts) == 1 else "several"
+            if made != self.kind:
+                raise ValueError(f"its rows are {self.kind}, and its columns make {made}: {self.columns.told}")
         if self.columns is not None and self.columns.features != self.features:
             raise ValueError(f"its columns make {self.columns.features}, and its features are {self.features}")
         if self.weights is not None and (len(self.weights) != len(self.members) or not any(self.weights)):
@@ -89,14 +96,17 @@ class Card:
         size = self.preprocessing.size if isinstance(self.preprocessing, Preprocessing) else None
         if self.kind == "pixels" and size != self.shape[1:]:
             raise ValueError(f"its preprocessing makes {size} of pixels, and its shape is {self.shape}")
+        by_kind = {"text": Tokenization, "several": Several}
+        if self.encoding is not None and type(self.encoding) is not by_kind.get(self.kind):
+            raise ValueError(f"its rows are {self.kind}, and its preprocessing is of others")
         encoded = None if self.encoding is None else self.encoding.shape
-        if self.kind == "text" and encoded != self.shape:
-            raise ValueError(f"its preprocessing makes {encoded} of texts, and its shape is {self.shape}")
+        if self.kind in by_kind and encoded != self.shape:
+            raise ValueError(f"its preprocessing makes {encoded} of {self.kind}, and its shape is {self.shape}")
 
     @property
-    def encoding(self) -> Tokenization | None:
-        """How texts become its input; None for other rows."""
-        return tokenization_in(self.preprocessing)
+    def encoding(self) -> Named | None:
+        """How texts or several arrays become its input; None for rows that are one array."""
+        return named_in(self.preprocessing)
 
     @property
     def ids(self) -> bool:

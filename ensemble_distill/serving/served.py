@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from ensemble_distill.data.columns import Columns, Declared
 from ensemble_distill.data.rendering import as_gray
 from ensemble_distill.data.rows import plain_input
+from ensemble_distill.data.several import held, of_pairs
 from ensemble_distill.data.source import Item, Source
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, first_few, first_line
-from ensemble_distill.facts import Preprocessing, Tokenization
+from ensemble_distill.facts import Named, Preprocessing, Several
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
@@ -164,15 +165,17 @@ class Served:
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
             raise self._other(f"its inputs are {told}, and not one {of}, any number of {shape}")
 
-    def _refuse_other_fields(self, inputs: list[_End], encoding: Tokenization) -> None:
-        """As above, of a student of texts."""
-        fields = [end.name for end in inputs if end.takes((encoding.length,), IDS)]
-        if sorted(fields) != sorted(encoding.fields) or len(inputs) > len(fields):
+    def _refuse_other_fields(self, inputs: list[_End], encoding: Named) -> None:
+        """As above, of a student of texts or of several arrays."""
+        if isinstance(encoding, Several):
+            wanted = {slot.name: (slot.shape, IDS if slot.ids else FLOATS) for slot in encoding.slots}
+        else:
+            wanted = dict.fromkeys(encoding.fields, ((encoding.length,), IDS))
+        fits = [end.name for end in inputs if end.name in wanted and end.takes(*wanted[end.name])]
+        if sorted(fits) != sorted(wanted) or len(inputs) > len(fits):
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
-            raise self._other(
-                f"its inputs are {told}, and not {' and '.join(encoding.fields)} of whole numbers, any number of "
-                f"({encoding.length},)"
-            )
+            asked = ", ".join(f"{name}: {of} {list(shape)}" for name, (shape, of) in wanted.items())
+            raise self._other(f"its inputs are {told}, and not any number of {asked}")
 
     def given(self, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Rows by the names of the graph's inputs. Where the graph takes any length, texts are padded no further than
@@ -182,6 +185,13 @@ class Served:
             return {self.input: self._pixels(x)}
         if encoding is None:
             return {self.input: x, **self.begun(len(x))}
+        if isinstance(encoding, Several):
+            return {
+                slot.name: x[:, slot.start : slot.stop]
+                .reshape(-1, *slot.shape)
+                .astype(np.int64 if slot.ids else x.dtype)
+                for slot in encoding.slots
+            }
         if MASK in encoding.fields and not isinstance(self.session.get_inputs()[0].shape[1], int):
             used = np.flatnonzero(x[:, encoding.fields.index(MASK)].any(0))
             x = x[..., : max(SHORTEST, int(used[-1]) + 1 if len(used) else 1)]
@@ -241,8 +251,11 @@ class Served:
         )
 
     def example(self) -> dict[str, NDArray[Any]]:
-        """A row of nothing by the names of the graph's inputs: zeros, and of texts ones, which no mask hides."""
+        """A row of nothing by the names of the graph's inputs: zeros, and ones of texts, which no mask hides, and of
+        several arrays."""
         encoding = self.card.encoding
+        if isinstance(encoding, Several):
+            return self.given(np.ones((1, *encoding.shape), np.float32))
         if encoding is not None:
             return {field: np.ones((1, encoding.length), np.int64) for field in encoding.fields}
         if self.card.input == "uint8":
@@ -303,10 +316,15 @@ class Served:
             EdistillError: the rows are not what the student takes.
         """
         if source.kind != self.card.kind:
+            encoding = self.card.encoding
+            takes: str = self.card.kind
+            if isinstance(encoding, Several):
+                takes = " and ".join(f"{part.name} ({part.kind})" for part in encoding.parts)
             raise EdistillError(
-                f"{self.path} takes {self.card.kind}, but the input holds {source.kind}. Give rows like those it was "
-                "trained on."
+                f"{self.path} takes {takes}, but the input holds {held(source)}. Give rows like those it was trained "
+                "on."
             )
+        self._refuse_single_texts(source)
         self._refuse_other_features(getattr(source, "features", None))
         size = batch_size or self.at_once
         for start in range(0, len(source), size):
@@ -332,9 +350,25 @@ class Served:
             return declared
         if declared is not None and (given := Columns.of(declared).asked) != trained:
             self._refuse_other_features(given.features)
-            told, here = (first_few(one.features or [one.told], 8) for one in (trained, given))
-            raise EdistillError(f"{self.path} was trained on {told}, and data.columns says {here}. Set it as it was.")
+            raise EdistillError(
+                f"{self.path} was trained on {trained.told}, and data.columns says {given.told}. Set it as it was."
+            )
         return Columns.trained(trained, str(self.path))
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The arrays of a row that it takes, as the data calls them; none where a row is one."""
+        encoding = self.card.encoding
+        return tuple(part.name for part in encoding.parts) if isinstance(encoding, Several) else ()
+
+    def _refuse_single_texts(self, source: Source) -> None:
+        """Refuse lines, a text each, where the student was trained on pairs."""
+        trained = self.card.columns
+        if trained is not None and len(trained.texts) == 2 and not of_pairs(source):
+            raise EdistillError(
+                f"{self.path} takes pairs of texts, and the input holds a text a row. Give a table with the columns "
+                f"{' and '.join(trained.texts)}."
+            )
 
     def _refuse_other_features(self, given: tuple[str, ...] | None) -> None:
         """Refuse a table of other columns, or in another order, than the student was trained on."""

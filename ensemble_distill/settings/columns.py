@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from ensemble_distill.settings.section import SEED, Section
+
+
+def _text_as(text: Any) -> str:
+    return "<list>" if isinstance(text, list | tuple) else "<name>"
+
+
+Name = Annotated[str, Field(min_length=1)]
+TextColumns = Annotated[
+    Annotated[Name, Tag("<name>")] | Annotated[tuple[Name, Name], Tag("<list>")], Discriminator(_text_as)
+]
 
 
 class ColumnSettings(Section):
@@ -14,11 +24,13 @@ class ColumnSettings(Section):
 
     inputs: tuple[str, ...] = Field((), description="Of tables, the columns members are given, in order.")
     images: str | None = Field(
-        None, description="Instead of inputs: the column of pictures, or of their paths from the table's folder."
+        None, description="The column of pictures, or of their paths from the table's folder; inputs may stand beside."
     )
-    text: str | None = Field(None, min_length=1, description="Instead of inputs: the column of the text that is.")
+    text: TextColumns | None = Field(
+        None, description="The column of the text that is, or the two of a pair; inputs may stand beside."
+    )
     array: str | None = Field(
-        None, min_length=1, description="Instead of inputs: the column of a list or tensor that is the whole of a row."
+        None, min_length=1, description="The column of a list or tensor that is an array; inputs may stand beside."
     )
     categories: dict[str, tuple[str, ...]] = Field(
         {}, description="Of input columns that hold no numbers, the values, in the order they are encoded in."

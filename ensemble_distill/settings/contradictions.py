@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from ensemble_distill.settings.columns import ColumnSettings
 from ensemble_distill.settings.sections import Settings, SplitSettings
 from ensemble_distill.settings.teachers import TeacherSettings, of_members
 from ensemble_distill.tasks import Task, open_task
-
-WHOLE = {"images": "a picture", "text": "a text", "array": "an array"}  # by the column that holds it, what a row is
 
 
 def contradiction(settings: Settings) -> tuple[str, str] | None:
@@ -71,32 +71,23 @@ def _of_data(data: SplitSettings) -> tuple[str, str] | None:
 
 
 def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
-    whole = {key: column for key in WHOLE if (column := getattr(columns, key)) is not None}
-    if not columns.inputs and not whole:
+    texts = (columns.text,) if isinstance(columns.text, str) else columns.text or ()
+    made_of = {"inputs": columns.inputs, "text": texts}
+    made_of |= {key: (column,) for key in ("images", "array") if (column := getattr(columns, key)) is not None}
+    if not any(made_of.values()):
         return "data.columns.inputs", (
             "data.columns.inputs is not set, nor is data.columns.images, text or array. Say which columns members are "
             "given, or which one holds pictures or their paths, texts, or arrays."
         )
-    if len(whole) > 1:
-        one, other = list(whole)[:2]
-        return f"data.columns.{other}", (
-            f"data.columns.{other} is {whole[other]!r}, and data.columns.{one} {whole[one]!r}: a row is {WHOLE[other]} "
-            f"or {WHOLE[one]}. Leave one of them out."
-        )
-    for key in ("inputs", "labels"):
-        names = getattr(columns, key)
+    made_of["labels"] = columns.labels
+    for key, names in made_of.items():
         if twice := next((name for name in names if names.count(name) > 1), None):
             return f"data.columns.{key}", f"data.columns.{key} names {twice!r} twice. Name each column once."
-    for key, column in whole.items():
-        if columns.inputs:
-            return f"data.columns.{key}", (
-                f"data.columns.{key} is {column!r}, and data.columns.inputs {list(columns.inputs)}: a row is "
-                f"{WHOLE[key]} or it is numbers. Leave one of them out."
+    for (key, names), (other, others) in combinations(made_of.items(), 2):
+        if both := next((name for name in names if name in others), None):
+            return f"data.columns.{other}", (
+                f"data.columns has {both!r} in {key} and in {other}. Take it out of one of them."
             )
-        if column in columns.labels:
-            return "data.columns.labels", f"data.columns has {column!r} in {key} and in labels. Mend one of them."
-    if both := next((name for name in columns.labels if name in columns.inputs), None):
-        return "data.columns.labels", f"data.columns has {both!r} in inputs and in labels. Take it out of one of them."
     if odd := next((name for name in columns.categories if name not in columns.inputs), None):
         return "data.columns.categories", f"data.columns.categories has {odd!r}, which is not in inputs. Mend its name."
     if columns.classes is not None and len(columns.labels) != 1:

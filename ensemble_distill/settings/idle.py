@@ -32,7 +32,7 @@ class Idle:
 def no_pixels(kinds: Iterable[str]) -> Idle | None:
     """For keys that act on pixels and on texts, where the splits hold rows of these kinds."""
     found = sorted(set(kinds))
-    if {"pixels", "text"} & set(found) or not found:
+    if {"pixels", "text", "several"} & set(found) or not found:
         return None
     return Idle(
         f"it is for uint8 pixels and texts, and the data holds {' and '.join(found)}, which networks are given as they "

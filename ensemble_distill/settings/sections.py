@@ -20,12 +20,24 @@ from ensemble_distill.settings.tokens import TokenSettings
 from ensemble_distill.tasks import task_names
 
 
+def _arrays_as(arrays: Any) -> str:
+    return "<list>" if isinstance(arrays, list | tuple) else "<table>" if isinstance(arrays, dict) else "<name>"
+
+
+ArraySettings = Annotated[
+    Annotated[str, Tag("<name>")]
+    | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")]
+    | Annotated[dict[str, str], Field(min_length=1), Tag("<table>")],
+    Discriminator(_arrays_as),
+]
+
+
 class DataEntry(Section):
     """A split written out: which source, which of its arrays, which of its rows."""
 
     source: DataPath = Field(description="Instead of a path alone: what it would be.")
     rows: PathText | None = Field(None, description="An .npy of the rows of it; default all.")
-    x: str = Field("x", description="Of an .npz, the array of inputs.")
+    x: ArraySettings = Field("x", description="Of an .npz, the array of inputs; a list or a table of several a row.")
     y: str = Field("y", description="Of an .npz, the array of labels or targets.")
     root: PathText | None = Field(None, description="Of torch/NAME, the folder that torchvision keeps it in.")
     split: str | None = Field(None, description="Of torch/NAME, the part of it; default the one called as this is.")

@@ -68,6 +68,7 @@ class MemberSettings(Section):
     preprocessing: PreprocessingSettings | None = Field(
         None, description="As teachers.preprocessing, whose other keys still hold."
     )
+    inputs: dict[str, str] | None = Field(None, description="As teachers.inputs.")
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="The data's names of its classes or labels, in the order of these members' outputs."
     )
@@ -93,6 +94,9 @@ class TeacherSettings(Section):
         description="Regression with members that return a mean alone: their noise, target unit squared.",
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
+    inputs: dict[str, str] = Field(
+        {}, description="Where a row is several arrays: those that members take, and what they call them; default all."
+    )
     as_: Literal["member", "heads"] = Field(
         "member", alias="as", description="A run of edistill is one member, or each of its heads is one."
     )

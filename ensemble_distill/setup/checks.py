@@ -11,8 +11,9 @@ from typing import Any
 from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_data, refuse_other_members
 from ensemble_distill.caching.probe import open_members
 from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.several import held
 from ensemble_distill.errors import EdistillError, first_few
-from ensemble_distill.facts import AnyPreprocessing, split_key, tokenization_in
+from ensemble_distill.facts import AnyPreprocessing, Several, named_in, split_key
 from ensemble_distill.methods.method import Method
 from ensemble_distill.runtime.words import counted
 from ensemble_distill.setup.members import look
@@ -20,7 +21,7 @@ from ensemble_distill.students.bodies import build_body, feature_count
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.refusals import refuse_bodiless, refuse_temperature, refuse_unlabeled
-from ensemble_distill.workspace.splits import class_names, first_said, refuse_unlike, student_preprocessing
+from ensemble_distill.workspace.splits import class_names, refuse_unlike, student_preprocessing
 from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 
@@ -88,7 +89,7 @@ def _splits(workspace: Workspace, found: Examined) -> None:
             source.item(0)
             plans[name] = workspace.split(name, source)
             remarks = "" if name.startswith("ood/") and labels is None else " ".join(source.remarks)
-            what = f"{counted(len(source), 'row')} of {source.kind}, {'no ' if labels is None else ''}labels"
+            what = f"{counted(len(source), 'row')} of {held(source)}, {'no ' if labels is None else ''}labels"
             found.ok(key, f"{what}. {remarks}" if remarks else what)
     if plans:
         with found.looking("data"):
@@ -170,11 +171,14 @@ def _student(workspace: Workspace, found: Examined) -> None:
         if shape is None:
             found.ok("student.model", "not built: its input is not known before the members and the data are")
             return
-        texts = tokenization_in(found.taken)
-        found.body = build_body(settings.student.model, settings.student.kwargs, shape, encoding=texts)
-        features = feature_count(found.body, shape, settings.student.model, encoding=texts)
+        several = named_in(found.taken)
+        found.body = build_body(settings.student.model, settings.student.kwargs, shape, encoding=several)
+        features = feature_count(found.body, shape, settings.student.model, encoding=several)
         size = sum(parameter.numel() for parameter in found.body.parameters())
-        found.ok("student.model", f"{size:,} parameters, {features:,} features of an input {list(shape)}")
+        given = f"an input {list(shape)}"
+        if isinstance(several, Several):
+            given = ", ".join(f"{slot.name} {list(slot.shape)}" for slot in several.slots)
+        found.ok("student.model", f"{size:,} parameters, {features:,} features of {given}")
 
 
 def _input_shape(workspace: Workspace, found: Examined) -> tuple[int, ...] | None:
@@ -183,6 +187,7 @@ def _input_shape(workspace: Workspace, found: Examined) -> tuple[int, ...] | Non
     plan = found.plans.get("train") or next(iter(found.plans.values()), None)
     if plan is None or not found.members:
         return None
-    first = first_said([asked.member for asked in found.members])
-    found.taken = student_preprocessing(workspace.settings.student.preprocessing, first)
+    members = [asked.member for asked in found.members]
+    asked = workspace.settings.student.preprocessing
+    found.taken = student_preprocessing(asked, members, plan.source)
     return tuple(plan.rows().inputs(0, [0], [found.taken])[0].shape)

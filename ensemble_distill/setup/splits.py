@@ -14,6 +14,7 @@ from ensemble_distill.data.entry import Entry
 from ensemble_distill.data.folders import SHARD, is_archive, is_saved, is_sharded
 from ensemble_distill.data.listing import entries, holds_pictures, is_set
 from ensemble_distill.data.saved_dataset import undeclared
+from ensemble_distill.data.several import held
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.stored import Archive
 from ensemble_distill.errors import EdistillError
@@ -202,4 +203,4 @@ def _told(splits: Splits, name: str) -> dict[str, Any]:
     source = splits.sources.get(name)
     if source is None:
         return {"problem": splits.problems.get(name, "its columns are not declared yet")}
-    return {"rows": len(source), "holds": source.kind, "labels": source.labels is not None}
+    return {"rows": len(source), "holds": held(source), "labels": source.labels is not None}

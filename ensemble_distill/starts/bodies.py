@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ensemble_distill.errors import EdistillError, meant
-from ensemble_distill.facts import Tokenization
+from ensemble_distill.facts import Named
 from ensemble_distill.students.bodies import build_bodies, each
 
 Build = Callable[[], nn.Module]  # makes a member with its weights
@@ -57,7 +57,7 @@ def started_bodies(
     shape: tuple[int, ...],
     members: Mapping[str, Build],
     positions: int | None = None,
-    encoding: Tokenization | None = None,
+    encoding: Named | None = None,
 ) -> nn.Module:
     """A body for each of the members, with its weights, side by side; one that starts at random where there are none.
 

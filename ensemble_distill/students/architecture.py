@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PlainValidator
 from torch import Tensor
 
-from ensemble_distill.facts import AnyPreprocessing, Kind, Size, Tokenization, tokenization_in
+from ensemble_distill.facts import AnyPreprocessing, Kind, Named, Size, named_in
 from ensemble_distill.predictive import family_from_json, family_to_json
 from ensemble_distill.predictive.protocol import Average, Family
 from ensemble_distill.runtime.records import GIVEN, parsed
@@ -133,9 +133,9 @@ class Architecture:
         return self.task.shape[0] if self.kind == "tokens" else None
 
     @property
-    def encoding(self) -> Tokenization | None:
-        """How texts become its input; None for other rows."""
-        return tokenization_in(self.preprocessing)
+    def encoding(self) -> Named | None:
+        """How texts or several arrays become its input; None for rows that are one array."""
+        return named_in(self.preprocessing)
 
     @property
     def outputs(self) -> int:

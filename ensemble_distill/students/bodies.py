@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, first_line, nearest, quoted
-from ensemble_distill.facts import Tokenization
+from ensemble_distill.facts import Named, Several, Tokenization
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.parts import parts
-from ensemble_distill.students.fields import nothing, shown
+from ensemble_distill.students.fields import nothing, refuse_other_names, shown
 from ensemble_distill.students.positions import told
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.transformers_bodies import is_transformers, transformers_body
@@ -26,7 +26,7 @@ def build_body(
     input_shape: tuple[int, ...],
     factory: BodyFactory | None = None,
     positions: int | None = None,
-    encoding: Tokenization | None = None,
+    encoding: Named | None = None,
 ) -> nn.Module:
     """A module from an input (B, *input_shape) to features (B, F).
 
@@ -36,12 +36,14 @@ def build_body(
         input_shape: one example's, (C, H, W) or (F,), of texts (fields, L); a timm model gets its `in_chans` from it.
         factory: used in place of `model` when given.
         positions: how many of a row are told, of ids (B, C + L) to features (B, C + L, F); None for a row as a whole.
-        encoding: how texts become the input, whose fields are then named arguments of the module; None for others.
+        encoding: how texts or several arrays become the input, which are then named arguments of the module; None for
+            one array.
 
     Raises:
         EdistillError: no such model, or it is not a module, or its output is not (B, F).
     """
     if factory is None and ":" not in model:
+        _refuse_several(model, encoding)
         if is_transformers(model):
             body = transformers_body(model, kwargs, input_shape, encoding is not None)
         else:
@@ -57,6 +59,7 @@ def build_body(
         if not isinstance(body, nn.Module):
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
     shown(body, encoding)
+    refuse_other_names(body, encoding, f"student.model {model}", "Arrays that it does not need, as **others.")
     feature_count(body, input_shape, model, positions, encoding)
     return body
 
@@ -68,7 +71,7 @@ def build_bodies(
     input_shape: tuple[int, ...],
     factory: BodyFactory | None = None,
     positions: int | None = None,
-    encoding: Tokenization | None = None,
+    encoding: Named | None = None,
 ) -> nn.Module:
     """One body as `build_body` makes it, or several of them side by side."""
     bodies = [build_body(model, kwargs, input_shape, factory, positions, encoding) for _ in range(count)]
@@ -112,7 +115,7 @@ def feature_count(
     input_shape: tuple[int, ...],
     model: str,
     positions: int | None = None,
-    encoding: Tokenization | None = None,
+    encoding: Named | None = None,
 ) -> int:
     """F of a body's output (B, F), or (B, L, F) of positions, found by running two rows of zeros.
 
@@ -123,7 +126,7 @@ def feature_count(
     body.eval()
     try:
         with torch.no_grad():
-            features = body(nothing(2, input_shape, positions is not None or encoding is not None))
+            features = body(nothing(2, input_shape, positions is not None or isinstance(encoding, Tokenization)))
             features = features if positions is None else told(features, positions)
     except Exception as error:  # the body is anyone's code; timm's transformers assert their input's size
         raise EdistillError(
@@ -142,10 +145,24 @@ def feature_count(
     return int(features.shape[-1])
 
 
-def _told(shape: tuple[int, ...], encoding: Tokenization | None) -> str:
+def _told(shape: tuple[int, ...], encoding: Named | None) -> str:
     if encoding is None:
         return f"an input of shape (2, {_shape(shape)})"
-    return f"{', '.join(f'{field} (2, {encoding.length})' for field in encoding.fields)}, by these names"
+    if isinstance(encoding, Several):
+        taken = [(slot.name, _shape(slot.shape)) for slot in encoding.slots]
+    else:
+        taken = [(field, str(encoding.length)) for field in encoding.fields]
+    return f"{', '.join(f'{name} (2, {sizes})' for name, sizes in taken)}, by these names"
+
+
+def _refuse_several(model: str, encoding: Named | None) -> None:
+    """Raise EdistillError for a known model, which takes one array, of rows that are several."""
+    if isinstance(encoding, Several):
+        raise EdistillError(
+            f"student.model is {model}, which takes one array, and rows are {', '.join(encoding.fields)}. Give a "
+            f"factory of a module whose forward({', '.join(encoding.fields)}) returns features (B, F): student.model = "
+            '"model.py:make_body".'
+        )
 
 
 def _other_features(features: Any, model: str, shape: tuple[int, ...], positions: int | None) -> EdistillError:

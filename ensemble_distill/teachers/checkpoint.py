@@ -12,15 +12,18 @@ from torch import nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import AnyPreprocessing, Member
 from ensemble_distill.runtime.factories import is_factory, load_factory, portable
-from ensemble_distill.students.fields import shown
+from ensemble_distill.students.fields import refuse_other_names, shown
 from ensemble_distill.teachers import timm_models
 from ensemble_distill.teachers.encodings import from_tokenizer
 from ensemble_distill.teachers.fit import BARE, deferred
 from ensemble_distill.teachers.names import is_weights_file, member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
+from ensemble_distill.teachers.several import several_of
 from ensemble_distill.teachers.states import digest
 from ensemble_distill.teachers.teacher import Context, Teacher
 from ensemble_distill.teachers.weights import is_torchscript, read_weights
+
+OTHERWISE = "Or say which of the data's arrays it takes, and what it calls them: teachers.inputs."
 
 
 def claims(path: Path) -> bool:
@@ -40,8 +43,10 @@ def load(path: Path, context: Context) -> Teacher:
     preprocessing: AnyPreprocessing | None
     if is_factory(spec):
         weights = read_weights(path, context.trust)
-        preprocessing = from_tokenizer(name, context.settings.preprocessing)
-        preprocessing = settled(name, given) if given else preprocessing
+        preprocessing = several_of(name, context)
+        if preprocessing is None:
+            preprocessing = from_tokenizer(name, context.settings.preprocessing, context.pairs)
+            preprocessing = settled(name, given) if given else preprocessing
         construct = partial(_from_factory, spec, kwargs, preprocessing)
     else:
         config = timm_models.default_config(spec, "teachers.model")
@@ -68,4 +73,5 @@ def _from_factory(spec: str, kwargs: dict[str, Any], to: AnyPreprocessing | None
             f"teachers.model {portable(spec)} returned a {type(module).__name__}, not a torch.nn.Module. "
             f"Return the module; edistill loads the weights into it."
         )
+    refuse_other_names(module, to, f"teachers.model {portable(spec)}", OTHERWISE)
     return shown(module, to)

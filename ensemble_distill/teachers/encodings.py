@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill.data.encoding import vocabulary_size
+from ensemble_distill.data.encoding import tells_texts_apart, vocabulary_size
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import FIELDS, LONGEST, Tokenization, Tokenizer
 from ensemble_distill.runtime.files import DOCUMENT
@@ -28,13 +28,15 @@ DEFAULT = FIELDS[:2]  # of a module of one's own: forward(input_ids, attention_m
 
 
 def from_tokenizer(
-    name: str, said: PreprocessingSettings | None, fields: tuple[str, ...] = DEFAULT
+    name: str, said: PreprocessingSettings | None, pairs: bool = False, fields: tuple[str, ...] | None = None
 ) -> Tokenization | None:
     """What `preprocessing.tokenizer` and `preprocessing.length` come to; None where no tokenizer is given.
 
     Args:
         name: the member's, for messages.
-        fields: what it takes, in its order.
+        pairs: whether rows are two texts each.
+        fields: what it takes, in its order; by default ids and mask, and of pairs which text a token is of, where the
+            tokenizer tells it.
 
     Raises:
         EdistillError: the file is no tokenizer's, or nothing says a length.
@@ -58,7 +60,8 @@ def from_tokenizer(
             f"{name}: nothing says how many tokens a text is cut to. Set it as in training: preprocessing = {{ "
             f'tokenizer = "{path.name}", length = 128 }}.'
         )
-    return encoding(name, tokenizer, length, fields, pad_of(record))
+    taken = fields or (FIELDS if pairs and tells_texts_apart(tokenizer) else DEFAULT)
+    return encoding(name, tokenizer, length, taken, pad_of(record))
 
 
 def as_used(key: str, value: Any) -> Any:

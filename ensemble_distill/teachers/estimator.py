@@ -47,7 +47,7 @@ def load(path: Path, context: Context) -> Teacher:
         sha256=digest,
         **(context.stated | ({"output": "probabilities"} if classifies else {})),
         class_order=order_by_labels(context, name, labels, f"{path.name}'s classes_"),
-        preprocessing=settled(name, given) if given else None,
+        preprocessing=settled(name, given) if given and context.arrays is None else None,
         model=path.name,
     )
     opens = partial(_open, member, path, context.trust)

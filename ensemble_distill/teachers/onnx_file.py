@@ -5,12 +5,13 @@ onnxruntime asks it. Of a converter's graph the label is passed over, and the pr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import FIELDS, Member, Preprocessing, Tokenization
+from ensemble_distill.facts import FIELDS, Member, Named, Preprocessing, Several
 from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.teachers.answering import Answering
@@ -20,6 +21,7 @@ from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.preprocessing import from_settings, settled
 from ensemble_distill.teachers.session import Ask, Session
+from ensemble_distill.teachers.several import several_of
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.whole_files import refuse_changed
 
@@ -40,7 +42,7 @@ def load(path: Path, context: Context) -> Teacher:
     graph, name = read_graph(path), member_name(path)
     outputs = ports(path, graph.model.graph.output)
     chosen = _answer(path, outputs, context)
-    entries, texts = _entries(path, given(path, graph.model), context)
+    entries, named = _entries(path, given(path, graph.model), context)
     labels = class_labels(graph.model)
     if chosen[0].kind == "map" and labels is None:
         raise other_outputs(path, outputs, f"nothing says what {chosen[0].name} is called by")
@@ -49,7 +51,7 @@ def load(path: Path, context: Context) -> Teacher:
         sha256=graph.sha256,
         **(context.stated | {"output": _meaning(chosen, context)}),
         class_order=order_by_labels(context, name, labels, f"{path.name}'s class labels"),
-        preprocessing=texts or _preprocessing(name, entries[0], context),
+        preprocessing=named or _preprocessing(name, entries[0], context),
         model=path.name,
     )
     ask = Ask(path, entries, tuple(port.name for port in chosen), labels if chosen[0].kind == "map" else None)
@@ -61,9 +63,12 @@ def _open(member: Member, ask: Ask, task: type[Task]) -> Answering:
     return Session(task, member, ask)
 
 
-def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Port, ...], Tokenization | None]:
+def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Port, ...], Named | None]:
     """The inputs: one of real numbers or, of texts, those that are called as a tokenizer's fields, and how a text
-    becomes them."""
+    becomes them; of several arrays a row, those that are called as these are."""
+    names = [port.name for port in inputs]
+    if context.arrays is not None and (len(inputs) > 1 or names[0] in _taken(context)):
+        return _of_several(path, inputs, context)
     fields = tuple(field for field in FIELDS if field in [port.name for port in inputs])
     if not fields or len(fields) < len(inputs):
         return (_entry(path, inputs),), None
@@ -75,7 +80,7 @@ def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Po
     by_name = {port.name: port for port in inputs}
     if odd := next((port for port in inputs if port.kind not in WHOLE), None):
         raise EdistillError(f"{path} takes {odd.told}, and {odd.name} is whole numbers. Export it with int64.")
-    found = from_tokenizer(member_name(path), context.settings.preprocessing, fields)
+    found = from_tokenizer(member_name(path), context.settings.preprocessing, context.pairs, fields)
     if found is None:
         raise EdistillError(
             f"{path} takes {' and '.join(fields)} of a text, and nothing says which tokenizer makes them. Give the one "
@@ -85,13 +90,36 @@ def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Po
     return tuple(by_name[field] for field in fields), found
 
 
+def _taken(context: Context) -> Collection[str]:
+    """What a graph may call an array of the data."""
+    return context.settings.inputs.values() or [array.name for array in context.arrays or ()]
+
+
+def _of_several(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Port, ...], Several]:
+    """The inputs in the order of the data's arrays, and how those become them. Raises EdistillError where they are
+    others."""
+    found = several_of(member_name(path), context, [port.name for port in inputs])
+    assert found is not None
+    by_name = {port.name: port for port in inputs}
+    for slot in found.slots:
+        port = by_name[slot.name]
+        if port.kind not in (WHOLE if slot.ids else REAL):
+            wanted = "whole numbers" if slot.ids else "real numbers"
+            raise EdistillError(
+                f"{path} takes {port.told}, and {slot.name} is {wanted} of {slot.shape} a row. Export it with "
+                f"{'int64' if slot.ids else 'float'}."
+            )
+    return tuple(by_name[slot.name] for slot in found.slots), found
+
+
 def _entry(path: Path, inputs: list[Port]) -> Port:
     """The one input, of real numbers."""
     told = ", ".join(port.told for port in inputs) or "none"
     if len(inputs) != 1:
         raise EdistillError(
-            f"{path} has {len(inputs)} inputs ({told}), and a member is given the whole row as one. Convert it with "
-            'one, initial_types=[("X", FloatTensorType([None, F]))] for F columns.'
+            f"{path} has {len(inputs)} inputs ({told}), and a row of the data is one array. Convert it with "
+            'one, initial_types=[("X", FloatTensorType([None, F]))] for F columns; or give data of several arrays a '
+            "row, which it takes by these names."
         )
     if inputs[0].kind not in REAL:
         raise EdistillError(
@@ -134,7 +162,7 @@ def _meaning(chosen: list[Port], context: Context) -> Any:
 def _preprocessing(name: str, entry: Port, context: Context) -> Preprocessing | None:
     """Of pictures (N, C, H, W), where the settings say more; the graph knows its size."""
     said = from_settings(context.settings.preprocessing)
-    if not said:
+    if not said or (context.arrays is not None and len(entry.shape or ()) != 4):
         return None
     shape = entry.shape or ()
     own: dict[str, Any] = {}

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import Member
+from ensemble_distill.students.fields import shown
 from ensemble_distill.teachers.names import is_weights_file, member_name
 from ensemble_distill.teachers.preprocessing import from_settings, settled
+from ensemble_distill.teachers.several import several_of
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.weights import is_torchscript
 from ensemble_distill.teachers.whole_files import file_digest, refuse_changed
@@ -37,13 +39,17 @@ class Batched(nn.Module):
         super().__init__()
         self.own, self.rows = own, rows
 
-    def forward(self, x: Tensor) -> Tensor:
-        parts = []
-        for start in range(0, len(x), self.rows):
-            here = x[start : start + self.rows]
-            filled = torch.cat([here, here[-1:].expand(self.rows - len(here), *here.shape[1:])])
-            parts.append(self.own(filled)[: len(here)])
+    def forward(self, *arrays: Tensor, **named: Tensor) -> Tensor:
+        rows, parts = len((*arrays, *named.values())[0]), []
+        for start in range(0, rows, self.rows):
+            here = [self._filled(x, start) for x in arrays]
+            by_name = {name: self._filled(x, start) for name, x in named.items()}
+            parts.append(self.own(*here, **by_name)[: rows - start])
         return torch.cat(parts)
+
+    def _filled(self, x: Tensor, start: int) -> Tensor:
+        here = x[start : start + self.rows]
+        return torch.cat([here, here[-1:].expand(self.rows - len(here), *here.shape[1:])])
 
 
 class Script(nn.Module):
@@ -53,8 +59,8 @@ class Script(nn.Module):
         super().__init__()
         self.own = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Tensor) -> Any:
-        return self.own(x)
+    def forward(self, *arrays: Tensor, **named: Tensor) -> Any:
+        return self.own(*arrays, **named)
 
 
 def claims(path: Path) -> bool:
@@ -77,14 +83,18 @@ def load(path: Path, context: Context) -> Teacher:
         sha256=file_digest(path),
         **context.stated,
         class_order=context.order(name),
-        preprocessing=settled(name, given) if given else None,
+        preprocessing=several_of(name, context) or (settled(name, given) if given else None),
         model=path.name,
     )
-    return Teacher(member, partial(_build, member, path), Origin(path.name))
+    return Teacher(member, partial(_built, member, path), Origin(path.name))
 
 
 def _is_exported(path: Path) -> bool:
     return path.name.lower().endswith(EXPORTED)
+
+
+def _built(member: Member, path: Path) -> nn.Module:
+    return shown(_build(member, path), member.preprocessing)
 
 
 def _build(member: Member, path: Path) -> nn.Module:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, first_line
-from ensemble_distill.facts import Member, tokenization_in
-from ensemble_distill.students.fields import named
+from ensemble_distill.facts import Member, Several, named_in
+from ensemble_distill.students.fields import apart, named
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import ROUNDING, Inputs, Rows
 from ensemble_distill.teachers.graphs import Port
@@ -35,7 +35,7 @@ class Ask:
     """How a graph is asked.
 
     Attributes:
-        entries: its input; of texts one for each of the fields, in their order.
+        entries: its input; of texts one for each of the fields, of several arrays one for each, in their order.
         outputs: the names of those that are its answer, side by side.
         labels: of an answer that is a table of each row, its keys in order; None for a matrix.
     """
@@ -89,11 +89,13 @@ class Session:
 
     def _fields(self, inputs: Tensor) -> Sequence[Tensor]:
         """The rows for each input; texts are padded to the longest, or as far as the graph says."""
-        encoding = tokenization_in(self.member.preprocessing)
+        encoding = named_in(self.member.preprocessing)
         if encoding is None:
             return [inputs]
+        if isinstance(encoding, Several):
+            return list(apart(inputs, encoding).values())
         free = all(port.shape is None or port.shape[-1] is None for port in self._ask.entries)
-        return list(named(inputs, encoding.fields).values()) if free else inputs.unbind(1)
+        return list(named(inputs, encoding).values()) if free else inputs.unbind(1)
 
     def _fitted(self, x: NDArray[Any], entry: Port, where: str) -> NDArray[Any]:
         """Rows as the graph takes them. Raises EdistillError where their shape is another than it says."""

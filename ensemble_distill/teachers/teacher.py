@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, numbered
+from ensemble_distill.facts import Member, RowArray, numbered
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.contents import brief
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -123,6 +123,8 @@ class Context:
         progress: is told what was chosen among several weights, and what was done so that they fit.
         trusted: of runs: whose code may make their bodies.
         said: the member's own table of `teachers.members`, and its pattern; None where it has none.
+        arrays: of which a row of the data consists; None where it is one, or nobody asks.
+        pairs: whether a row's text is two.
     """
 
     settings: TeacherSettings
@@ -132,6 +134,8 @@ class Context:
     progress: Progress = field(default_factory=Silent)
     trusted: Trust = NOTHING
     said: tuple[str, MemberSettings] | None = None
+    arrays: tuple[RowArray, ...] | None = None
+    pairs: bool = False
 
     def of(self, name: str) -> Context:
         """What a kind may need to know of this member."""

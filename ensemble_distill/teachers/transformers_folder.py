@@ -161,6 +161,8 @@ def _encoding(path: Path, config: Mapping[str, Any], context: Context, transform
     kind = getattr(transformers, config["architectures"][0], None)
     taken = FIELDS[:2] if kind is None else [f for f in FIELDS if f in inspect.signature(kind.forward).parameters]
     second = any(opened.backend_tokenizer.encode("a").type_ids)  # else they are 0, which is what absent ones are
+    if context.pairs:  # as the library itself calls the model
+        second = FIELDS[2] in opened.model_input_names
     fields = tuple(field for field in taken if field != FIELDS[2] or second)
     import json
 

@@ -90,8 +90,11 @@ def _batch_norm(facts: Learning) -> Idle | None:
 
 
 def _pictures(facts: Learning) -> Idle | None:
-    features = all(source.kind == "features" for source in facts.sources.values())
-    return Idle("the data holds features, and it is for pictures") if features else None
+    kinds = {source.kind for source in facts.sources.values()}
+    if kinds <= {"features", "several"}:
+        what = "rows are several arrays" if "several" in kinds else "the data holds features"
+        return Idle(f"{what}, and it is for pictures alone")
+    return None
 
 
 def _amp(facts: Learning) -> Idle | None:

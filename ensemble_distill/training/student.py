@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import EdistillError, first_few
-from ensemble_distill.facts import AnyPreprocessing, Tokenization, tokenization_in
+from ensemble_distill.facts import AnyPreprocessing, Named, named_in
 from ensemble_distill.predictive.answered import those_who_answer
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runs.config import Provenance, StudentConfig
@@ -62,7 +62,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
         EdistillError: the student cannot be built, or cannot start so.
     """
     student, shape, members = asked.student, tuple(shown.shape[1:]), learned.cache.manifest.names
-    positions, encoding = positions_of(learned.splits["train"].source), tokenization_in(learned.preprocessing)
+    positions, encoding = positions_of(learned.splits["train"].source), named_in(learned.preprocessing)
     assert student.model is not None
     _refuse_tied(asked)
     _refuse_no_positions(student, positions)
@@ -250,12 +250,12 @@ def _refuse_no_positions(student: StudentSettings, positions: int | None) -> Non
         )
 
 
-def _refuse_no_stages(student: StudentSettings, encoding: Tokenization | None) -> None:
+def _refuse_no_stages(student: StudentSettings, encoding: Named | None) -> None:
     """Raise EdistillError for heads that are last stages, of a body that is called with a table of arrays."""
     if encoding is not None and not isinstance(student.heads, tuple):
         raise EdistillError(
-            f"student.heads is a last stage, and rows are texts, {' and '.join(encoding.fields)}: a body is taken "
-            "apart where it takes one array. Use heads = [], or a list of sizes."
+            f"student.heads is a last stage, and rows are several arrays, {' and '.join(encoding.fields)}: a body is "
+            "taken apart where it takes one array. Use heads = [], or a list of sizes."
         )
 
 

@@ -107,7 +107,7 @@ def predict(
         progress.warn(told)
     wished = settled(wishes, served, progress)
     asked = served.columns(None if named and served.card.columns else columns)
-    source = open_inputs(inputs, served.card.task.key, served.reading, asked)
+    source = open_inputs(inputs, served.card.task.key, served.reading, asked, served.arrays, str(served.path))
     for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
         progress.warn(remark)
     found = Predictions(model, style, list(records(served, source, wished, batch_size, progress)))

@@ -119,7 +119,7 @@ def members_of(workspace: Workspace, run: Run) -> list[Teacher]:
                 f"among the teachers in {workspace.settings.teachers.path}. Put it back."
             )
         for what, key in FACTS.items():
-            if what == "preprocessing" and run.architecture.kind != "pixels":
+            if what == "preprocessing" and run.architecture.kind not in ("pixels", "several"):
                 continue  # it acts on nothing else
             there, here = getattr(member, what), getattr(found[member.sha256].member, what)
             if there != here and not (what == "preprocessing" and here is not None and here.is_what(there)):

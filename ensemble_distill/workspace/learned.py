@@ -15,7 +15,7 @@ from ensemble_distill.facts import names_in
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
-from ensemble_distill.workspace.splits import TRAINED, class_names, first_said, student_preprocessing
+from ensemble_distill.workspace.splits import TRAINED, class_names, student_preprocessing
 from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 
@@ -72,7 +72,9 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
         splits=splits,
         validation=_validation(workspace, cache, needs),
         teachers=teachers,
-        preprocessing=student_preprocessing(settings.student.preprocessing, first_said(manifest.members)),
+        preprocessing=student_preprocessing(
+            settings.student.preprocessing, manifest.members, next(iter(sources.values()))
+        ),
     )
 
 

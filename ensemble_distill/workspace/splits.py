@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ensemble_distill.data.renamed import by_name
+from ensemble_distill.data.several import arrays_of, held, of_pairs
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import AnyPreprocessing, Member, Preprocessing, Tokenization
+from ensemble_distill.facts import AnyPreprocessing, Member, Preprocessing, RowArray, Several, Tokenization
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import PreprocessingSettings
 from ensemble_distill.teachers.encodings import from_tokenizer
+from ensemble_distill.teachers.several import as_taken, each_of, of_kind
 
 TRAINED = ("train", "transfer")  # the splits with views; the others are seen as they are
 
@@ -36,7 +38,9 @@ def refuse_unlike(sources: Mapping[str, Source]) -> None:
 
 def _held(source: Source) -> str:
     """What a network is given of it; pixels may differ in size, and texts in length."""
-    return source.kind if source.kind in ("pixels", "text") else f"{source.kind} of {source.item(0).x.shape}"
+    if source.kind in ("pixels", "text", "several"):
+        return held(source)
+    return f"{source.kind} of {source.item(0).x.shape}"
 
 
 def tell_remarks(sources: Mapping[str, Source], progress: Progress) -> None:
@@ -56,17 +60,45 @@ def class_names(sources: Mapping[str, Source], known: tuple[str, ...] | None = N
 
 
 def student_preprocessing(
-    asked: PreprocessingSettings | None, first: AnyPreprocessing | None
+    asked: PreprocessingSettings | None, members: Sequence[Member], source: Source
 ) -> AnyPreprocessing | None:
-    """The first member's, with what the settings say instead.
+    """The first member's, with what the settings say instead: ready-made outputs say nothing. Of several arrays a row a
+    student takes all, by the data's names: pictures and texts as the first member that takes them.
 
     Raises:
         EdistillError: together they say too little, or what is of texts and of pictures.
     """
+    said = [member.preprocessing for member in members if member.preprocessing is not None]
+    arrays, pairs = arrays_of(source), of_pairs(source)
+    if arrays is None:
+        return _of_one(asked, next(iter(said), None), pairs)
+    found = [one for member in said for one in each_of(member)]
+
+    def how(array: RowArray) -> Preprocessing | Tokenization | None:
+        if array.kind not in ("pixels", "text"):
+            return None
+        kind = Preprocessing if array.kind == "pixels" else Tokenization
+        first: AnyPreprocessing | None = next((one for one in found if isinstance(one, kind)), None)
+        to = _of_one(of_kind(asked, array.kind), first, pairs)
+        if not isinstance(to, kind) or isinstance(to, Several):
+            raise EdistillError(
+                f"A row has {array.name} ({array.kind}), and neither a member nor student.preprocessing says how it "
+                "becomes a network's input. Set student.preprocessing."
+            )
+        return to
+
+    return as_taken("The student", arrays, {array.name: array.name for array in arrays}, how)
+
+
+def _of_one(
+    asked: PreprocessingSettings | None, first: AnyPreprocessing | None, pairs: bool
+) -> AnyPreprocessing | None:
+    """Of one array."""
+    assert not isinstance(first, Several)
     if asked is None:
         return first
     if asked.tokenizer is not None:
-        return from_tokenizer("The student", asked)
+        return from_tokenizer("The student", asked, pairs)
     given: dict[str, Any] = {name: value for name, value in asked if value is not None}
     if isinstance(first, Tokenization):
         if odd := next((name for name in given if name != "length"), None):
@@ -89,8 +121,3 @@ def student_preprocessing(
             "Give size, mean and std."
         )
     return Preprocessing(**given)
-
-
-def first_said(members: Sequence[Member]) -> AnyPreprocessing | None:
-    """Of the first member that says how it sees pictures: ready-made outputs say nothing."""
-    return next((member.preprocessing for member in members if member.preprocessing is not None), None)

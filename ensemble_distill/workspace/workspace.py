@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
-from ensemble_distill.data import open_source
+from ensemble_distill.data import may_be_several, open_source
 from ensemble_distill.data.folds import HeldOut, read_folds
 from ensemble_distill.data.notes import NAME as NOTES
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.portions import Rule, portions
 from ensemble_distill.data.rendition import pushes
+from ensemble_distill.data.several import arrays_of
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import in_units, open_view, require_kind
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, meant
-from ensemble_distill.facts import HELD_OUT, split_key
+from ensemble_distill.facts import HELD_OUT, RowArray, split_key
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.factories import portable
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -181,7 +182,7 @@ class Workspace:
             return SplitPlan(source, open_view("none", None), "none", 0, 1, self.folds if name == HELD_OUT else None)
         views = self.settings.views
         scale = source.scale if in_units(views.transform) else None
-        view = open_view(views.transform, scale, getattr(source, "groups", None))
+        view = open_view(views.transform, scale, getattr(source, "groups", None), arrays_of(source))
         if pushes(view) and not self.task.one_class:
             raise EdistillError(
                 f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and "
@@ -201,8 +202,6 @@ class Workspace:
         Raises:
             EdistillError: none is configured, one cannot be opened, or one has a class that the others lack.
         """
-        from dataclasses import replace
-
         plans = {name: self.split(name) for name in (names or self.split_names)}
         if not plans:
             raise EdistillError(
@@ -240,7 +239,22 @@ class Workspace:
 
         teachers = self.settings.teachers
         context = Context(teachers, names, self.trust, self.task.key, self.progress, self.trusted)
-        return open_teachers(Path(teachers.path), context)
+        arrays, pairs = self._rows
+        return open_teachers(Path(teachers.path), replace(context, arrays=arrays, pairs=pairs))
+
+    @cached_property
+    def _rows(self) -> tuple[tuple[RowArray, ...] | None, bool]:
+        """Of which arrays a row consists, None for one; and whether its text is two. Data is opened where it may be so.
+
+        Raises:
+            EdistillError: it cannot be.
+        """
+        columns = self.settings.data.columns
+        pairs = columns is not None and isinstance(columns.text, tuple)
+        name, entry = next(iter(self.settings.splits().items()), ("", None))
+        if entry is None or not may_be_several(entry, columns):
+            return None, pairs
+        return arrays_of(self.source(name)), pairs
 
     @property
     def has_teachers(self) -> bool:

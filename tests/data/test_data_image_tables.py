@@ -161,7 +161,7 @@ def test_columns_that_are_not_as_declared_are_refused(photos: Path, declared: Co
     ("columns", "words"),
     [
         ({}, ("data.columns.inputs", "data.columns.images")),
-        ({"images": "file", "inputs": ["a"]}, ("'file'", "['a']", "Leave one of them out")),
+        ({"images": "file", "inputs": ["file"]}, ("'file'", "in inputs and in images")),
         ({"images": "file", "labels": ["file"]}, ("'file'", "in images and in labels")),
         ({"images": "file", "categories": {"a": ["x"]}}, ("'a'", "not in inputs")),
     ],

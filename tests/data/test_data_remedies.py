@@ -82,10 +82,10 @@ def test_channels_go_last_in_arrays_and_in_the_rows_of_a_dataset(tmp_path: Path)
 
 def test_a_table_of_arrays_becomes_the_one_that_the_message_shows(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.moveaxis(X, -3, -1))
-    (tmp_path / "table.py").write_text(ROWS.replace("CODE", "{'image': x, 'mask': x}"))
+    (tmp_path / "table.py").write_text(ROWS.replace("CODE, row % 2", "{'image': x, 'label': row % 2}"))
     text = said_of(f"{tmp_path}/table.py:make")
-    assert "(row['image'], y)" in text
-    (tmp_path / "image.py").write_text(ROWS.replace("CODE", "{'image': x, 'mask': x}['image']"))
+    assert "(x, row['label'])" in text
+    (tmp_path / "image.py").write_text(ROWS.replace("CODE, row % 2", "(x, {'label': row % 2}['label'])"))
     assert len(open_source(f"{tmp_path}/image.py:make")) == 4
 
 

@@ -91,7 +91,7 @@ ALWAYS = frozenset(
         # the keys of such a table go by the rules of [teachers]; these two act wherever they are set
         *(f"teachers.members.NAME.{key}" for key in ("classes", "weight")),
         *(f"teachers.members.NAME.{key}" for key in ("model", "model-kwargs", "output", "standardized")),
-        *(f"teachers.members.NAME.{key}" for key in ("variance", "preprocessing")),
+        *(f"teachers.members.NAME.{key}" for key in ("variance", "preprocessing", "inputs")),
     }
 )
 
@@ -186,6 +186,7 @@ CACHING_CASES: dict[str, tuple[dict[str, Any], Mapping[str, Any], list[Any]]] = 
     ),
     "teachers.variance": (MEAN, PIXELS, [teacher(False, RUN)]),
     "teachers.preprocessing": ({"teachers.preprocessing": {"mean": (0.25,)}}, PIXELS, [FOLDER]),
+    "teachers.inputs": ({"teachers.inputs": {"x": "image"}}, PIXELS, [teacher()]),
     "cache.samples": ({"cache.records": "dense", "cache.samples": 5}, PIXELS, [teacher()]),
     "data.columns": ({"data.columns": {"inputs": ["a"]}}, PIXELS, [teacher()]),
     "teachers.as": ({"teachers.as": "heads"}, PIXELS, [teacher()]),

@@ -87,7 +87,8 @@ class Shifted:
         self.source, self.shift, self.severity = source, name, severity
         self.kind, self.classes = source.kind, source.classes
         # here, not in each loader process: some sources read every row for it
-        self.scale = source.scale if source.kind == "features" else None
+        scale = source.scale if source.kind == "features" else None
+        self.scale = scale if isinstance(scale, np.ndarray) else None
         # the functions of a module travel to other processes, the module does not
         self._apply, self._amount = shift.apply, shift.AMOUNTS[source.kind][severity - 1]
 
@@ -147,8 +148,9 @@ def shifts_for(kind: Kind) -> tuple[str, ...]:
 def refuse_no_shift(kind: Kind, named: str) -> None:
     """Raise EdistillError for rows that nothing can distort."""
     if not shifts_for(kind):
+        what = "several arrays a row" if kind == "several" else kind
         raise EdistillError(
-            f"--shifts distorts rows, and no shift acts on {kind}, which {named} holds. Leave it out; of other texts, "
+            f"--shifts distorts rows, and no shift acts on {what}, which {named} holds. Leave it out; of other rows, "
             "each as a data.ood.NAME, evaluate tells how much more uncertain a student is there."
         )
 

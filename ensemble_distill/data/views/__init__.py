@@ -5,16 +5,18 @@ See `data/rendition.py` for what such a module holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import cast
 
 import numpy as np
 
+from ensemble_distill.data.each import Each
 from ensemble_distill.data.rendition import Composition, Phase, pushes
-from ensemble_distill.data.source import Array, Item, Kind, Plan, View
+from ensemble_distill.data.several import told
+from ensemble_distill.data.source import Array, Item, Kind, Plan, Scale, View
 from ensemble_distill.errors import EdistillError, nearest
-from ensemble_distill.facts import AnyPreprocessing
+from ensemble_distill.facts import AnyPreprocessing, RowArray
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.own import told_as_own
 from ensemble_distill.runtime.registry import Registry
@@ -36,16 +38,23 @@ def kinds_of(name: str) -> frozenset[Kind]:
     return kinds
 
 
-def open_view(spec: str, scale: Array | None = None, groups: tuple[int, ...] | None = None) -> View:
+def open_view(
+    spec: str,
+    scale: Scale | None = None,
+    groups: tuple[int, ...] | None = None,
+    arrays: Sequence[RowArray] | None = None,
+) -> View:
     """The view of that name.
 
     Args:
         spec: a transform, several joined by "+" in any order, or `file.py:factory`, which returns a View.
         scale: the source's `scale`, the unit of noise on features.
         groups: for each number of features the place of the column that it comes from; None where each is one.
+        arrays: of which rows consist; None where they are one. A transform acts on those that it knows.
 
     Raises:
-        EdistillError: an unknown name, one that stands twice, two that mix or that push, or a factory that fails.
+        EdistillError: an unknown name, one that stands twice, two that mix or that push, one that knows none of the
+            arrays, or a factory that fails.
     """
     if ":" in spec:
         return _users_view(spec)
@@ -55,22 +64,67 @@ def open_view(spec: str, scale: Array | None = None, groups: tuple[int, ...] | N
         raise EdistillError(f"views.transform is {spec!r}, which names {twice} twice. Name it once.")
     _refuse_unknown(names, spec)
     transforms = sorted(((name, _module(name)) for name in names), key=lambda t: (t[1].PHASE, t[0]))
-    distortions = [(name, module.draw) for name, module in transforms if module.PHASE < Phase.MIX]
+    for phase, what in ((Phase.MIX, "mix two rows"), (Phase.PUSH, "move the input along a gradient")):
+        alike = [name for name, module in transforms if module.PHASE is phase]
+        if len(alike) > 1:
+            raise EdistillError(f"views.transform is {spec!r}, but {alike[0]} and {alike[1]} both {what}. Keep one.")
+    if arrays is None:
+        assert scale is None or isinstance(scale, np.ndarray)
+        return _composed(transforms, scale, groups)
+    _refuse_idle(transforms, spec, arrays)
+    units: Mapping[str, Array] = scale if isinstance(scale, Mapping) else {}
+    return Each(
+        {
+            one.name: _composed(
+                [(name, module) for name, module in transforms if one.kind in module.KINDS],
+                units.get(one.name),
+                groups if one.kind == "features" else None,
+                one.name,
+            )
+            for one in arrays
+        }
+    )
+
+
+def _composed(
+    transforms: Sequence[tuple[str, ModuleType]], scale: Array | None, groups: tuple[int, ...] | None, array: str = ""
+) -> Composition:
     mixes = [(name, module.draw) for name, module in transforms if module.PHASE is Phase.MIX]
     moves = [(name, module.draw) for name, module in transforms if module.PHASE is Phase.PUSH]
-    for alike, what in ((mixes, "mix two rows"), (moves, "move the input along a gradient")):
-        if len(alike) > 1:
-            raise EdistillError(
-                f"views.transform is {spec!r}, but {alike[0][0]} and {alike[1][0]} both {what}. Keep one."
-            )
+    kinds: list[frozenset[Kind]] = [module.KINDS for _, module in transforms]
     return Composition(
-        kinds=frozenset.intersection(*(module.KINDS for _, module in transforms)),
-        distortions=tuple(distortions),
+        kinds=frozenset.intersection(*kinds) if kinds else frozenset(),
+        distortions=tuple((name, module.draw, module.PHASE) for name, module in transforms if module.PHASE < Phase.MIX),
         mix=mixes[0] if mixes else None,
         scale=scale,
         push=moves[0] if moves else None,
         groups=groups,
+        array=array,
     )
+
+
+def _refuse_idle(transforms: Sequence[tuple[str, ModuleType]], spec: str, arrays: Sequence[RowArray]) -> None:
+    """Raise EdistillError for a transform that knows none of the arrays, or moves one along a gradient."""
+    for name, module in transforms:
+        if module.PHASE is Phase.PUSH or not any(one.kind in module.KINDS for one in arrays):
+            why = "moves a row that is one array" if module.PHASE is Phase.PUSH else f"acts on {_listed(module.KINDS)}"
+            raise EdistillError(
+                f"views.transform is {spec!r}, and {name} {why}, but the data holds {told(arrays)}. For those use "
+                f"{', '.join(able_views(arrays))}."
+            )
+
+
+def able_views(arrays: Sequence[RowArray]) -> list[str]:
+    """The transforms that act on one of the arrays at least."""
+    return [
+        name
+        for name in view_names()
+        if _module(name).PHASE is not Phase.PUSH and any(one.kind in _module(name).KINDS for one in arrays)
+    ]
+
+
+def _listed(kinds: frozenset[Kind]) -> str:
+    return " and ".join(sorted(kinds))
 
 
 def in_units(spec: str) -> bool:
@@ -89,8 +143,8 @@ def require_kind(view: View, kind: Kind, spec: str) -> None:
     if kind not in view.kinds:
         able = [name for name in view_names() if kind in _module(name).KINDS]
         raise EdistillError(
-            f"views.transform is {spec!r}, which acts on {' and '.join(sorted(view.kinds))}, but the data "
-            f"holds {kind}. For those use {', '.join(able)}."
+            f"views.transform is {spec!r}, which acts on {_listed(view.kinds)}, but the data holds "
+            f"{'several arrays a row' if kind == 'several' else kind}. For those use {', '.join(able)}."
         )
 
 

@@ -8,7 +8,7 @@ from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Array, Kind
 
 PHASE = Phase.GEOMETRY
-KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features", "tokens", "series", "volume", "text"})
+KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features", "tokens", "series", "volume", "text", "several"})
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ensemble_distill.data.encoding import BETWEEN
 from ensemble_distill.data.rendition import Key, Phase
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.runtime.keys import uniform_row
@@ -31,14 +32,21 @@ class Dropout:
     key: Key
 
     def apply(self, x: Array, kind: Kind) -> Array:
-        """The text without some of its words; one at least stays, and a text of one word as it is."""
-        words = _WORD.findall(x.tobytes().decode())
-        drawn = uniform_row(len(words), *self.key)
-        kept = [word for word, number in zip(words, drawn, strict=True) if number >= SHARE]
-        if len(kept) == len(words):
-            return x
-        kept = kept or [words[int(drawn.argmax())]]
-        return np.frombuffer("".join(kept).encode(), np.uint8)
+        """The text without some of its words, of a pair each of the two; one at least stays, and a text of one word as
+        it is."""
+        texts = x.tobytes().split(BETWEEN)
+        words = [_WORD.findall(text.decode()) for text in texts]
+        ends = np.cumsum([len(some) for some in words])
+        drawn = np.split(uniform_row(int(ends[-1]), *self.key), ends[:-1])
+        return np.frombuffer(BETWEEN.join(map(_without, texts, words, drawn)), np.uint8)
+
+
+def _without(text: bytes, words: list[str], drawn: Array) -> bytes:
+    kept = [word for word, number in zip(words, drawn, strict=True) if number >= SHARE]
+    if len(kept) == len(words):
+        return text
+    kept = kept or [words[int(drawn.argmax())]]
+    return "".join(kept).encode()
 
 
 def draw(key: Key, scale: Array | None) -> Dropout:

@@ -1,0 +1,150 @@
+"""Rows that are several arrays: as one array of bytes that says what it holds, and sources side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from ensemble_distill.data.digests import several_digest
+from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import InputColumns, RowArray
+from ensemble_distill.facts.several import unfit
+
+ALIGNED = 16  # bytes
+
+_Layout = tuple[tuple[str, Kind, str, tuple[int, ...], int], ...]  # name, kind, dtype, shape, where it begins
+
+
+def joined(parts: Mapping[str, Item], y: Array | None = None) -> Item:
+    """One item of several by name: what they hold, end to end, behind a line that says where each lies."""
+    layout = [[name, item.kind, item.x.dtype.str, list(item.x.shape)] for name, item in parts.items()]
+    line = json.dumps(layout).encode()
+    pieces = [np.array([len(line)], "<i8").view(np.uint8), np.frombuffer(line, np.uint8)]
+    size = 8 + len(line)
+    for item in parts.values():
+        gap = -size % ALIGNED
+        pieces += [np.zeros(gap, np.uint8), np.ascontiguousarray(item.x).reshape(-1).view(np.uint8)]
+        size += gap + item.x.nbytes
+    return Item(np.concatenate(pieces), y, "several")
+
+
+def apart(item: Item) -> dict[str, Item]:
+    """Inverse of `joined`; each has the label of the row."""
+    length = int(item.x[:8].view("<i8")[0])
+    found = {}
+    for name, kind, dtype, shape, start in _layout(item.x[8 : 8 + length].tobytes()):
+        stop = start + math.prod(shape) * np.dtype(dtype).itemsize
+        found[name] = Item(item.x[start:stop].view(dtype).reshape(shape), item.y, kind)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _layout(line: bytes) -> _Layout:
+    found, at = [], 8 + len(line)
+    for name, kind, dtype, shape in json.loads(line):
+        at += -at % ALIGNED
+        found.append((name, kind, dtype, tuple(shape), at))
+        at += math.prod(shape) * np.dtype(dtype).itemsize
+    return tuple(found)
+
+
+def arrays_in(item: Item) -> tuple[RowArray, ...]:
+    """Of what a row of several consists."""
+    return tuple(RowArray(name, part.kind, part.x.shape) for name, part in apart(item).items())
+
+
+def arrays_of(source: Source) -> tuple[RowArray, ...] | None:
+    """Of what each of a source's rows consists; None where it is one array."""
+    return arrays_in(source.item(0)) if source.kind == "several" else None
+
+
+def held(source: Source) -> str:
+    """What rows hold, in words: "features", or "pixel_values (pixels) and x (features 3)"."""
+    arrays = arrays_of(source)
+    if arrays is None:
+        return "pairs of texts" if source.kind == "text" and of_pairs(source) else source.kind
+    return told(arrays)
+
+
+def of_pairs(source: Source) -> bool:
+    """Whether a row's text is two."""
+    columns: InputColumns | None = getattr(source, "columns", None)
+    return columns is not None and len(columns.texts) == 2
+
+
+def told(arrays: Sequence[RowArray]) -> str:
+    *others, last = [array.told for array in arrays]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def refuse_unfit(names: Sequence[str], where: str) -> None:
+    """Raise EdistillError for names that no network takes arrays by."""
+    for name in names:
+        if (why := unfit(name)) is not None:
+            raise EdistillError(
+                f"{where} has an array {name!r}, {why}. Call it otherwise: networks take it by its name."
+            )
+
+
+class Beside:
+    """Sources whose rows belong together: row i is row i of each.
+
+    Args:
+        parts: by the names of their arrays; at least one, of equal length.
+        labels, classes, remarks: see `Source`.
+        columns: of a table, what a row is made of.
+    """
+
+    kind: Kind = "several"
+
+    def __init__(
+        self,
+        parts: Mapping[str, Source],
+        labels: Array | None,
+        classes: tuple[str, ...] | None,
+        remarks: Sequence[str] = (),
+        columns: InputColumns | None = None,
+    ) -> None:
+        self.parts, self.labels, self.classes = dict(parts), labels, classes
+        self.remarks, self.columns = tuple(remarks), columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def item(self, row: int) -> Item:
+        items = {name: part.item(row) for name, part in self.parts.items()}
+        return joined(items, None if self.labels is None else self.labels[row])
+
+    def name(self, row: int) -> str:
+        """As of its pictures, where it has some."""
+        parts = list(self.parts.values())
+        return next((part for part in parts if part.kind == "pixels"), parts[0]).name(row)
+
+    @property
+    def scale(self) -> Mapping[str, Array]:
+        """Of each array that has a unit."""
+        return {name: part.scale for name, part in self.parts.items() if isinstance(part.scale, np.ndarray)}
+
+    @property
+    def groups(self) -> tuple[int, ...] | None:
+        """Of the numbers of a table; see `Table`."""
+        return next((part.groups for part in self.parts.values() if hasattr(part, "groups")), None)
+
+    @property
+    def features(self) -> tuple[str, ...] | None:
+        """What the numbers of a table are called."""
+        return next((part.features for part in self.parts.values() if hasattr(part, "features")), None)
+
+    @cached_property
+    def digest(self) -> str:
+        return several_digest({name: part.digest for name, part in self.parts.items()}, self.labels, self.classes)
+
+    @property
+    def digest_scope(self) -> str:
+        scopes = dict.fromkeys(part.digest_scope for part in self.parts.values())
+        return f"{len(self.parts)} arrays a row: {'; '.join(scopes)}"

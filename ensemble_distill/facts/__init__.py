@@ -1,0 +1,180 @@
+"""Plain records that travel unchanged into cache manifests, run configs and ONNX metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ensemble_distill.facts.inputs import CROP_MODES as CROP_MODES
+from ensemble_distill.facts.inputs import EXACT as EXACT
+from ensemble_distill.facts.inputs import INTERPOLATIONS as INTERPOLATIONS
+from ensemble_distill.facts.inputs import RANKS as RANKS
+from ensemble_distill.facts.inputs import SIDE as SIDE
+from ensemble_distill.facts.inputs import Encoding as Encoding
+from ensemble_distill.facts.inputs import InputColumns as InputColumns
+from ensemble_distill.facts.inputs import Kind as Kind
+from ensemble_distill.facts.inputs import Preprocessing as Preprocessing
+from ensemble_distill.facts.several import AnyPreprocessing as AnyPreprocessing
+from ensemble_distill.facts.several import Named as Named
+from ensemble_distill.facts.several import Part as Part
+from ensemble_distill.facts.several import RowArray as RowArray
+from ensemble_distill.facts.several import Several as Several
+from ensemble_distill.facts.several import named_in as named_in
+from ensemble_distill.facts.texts import FIELDS as FIELDS
+from ensemble_distill.facts.texts import LONGEST as LONGEST
+from ensemble_distill.facts.texts import Tokenization as Tokenization
+from ensemble_distill.facts.texts import Tokenizer as Tokenizer
+from ensemble_distill.runtime.names import is_plain
+from ensemble_distill.runtime.records import parsed
+
+FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
+
+# the split of the training rows as they are, each answered by the members that were not trained on it: teachers.folds
+HELD_OUT = "held-out"
+ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
+
+Size = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What brings a student's uncertainty to its ensemble's; 1 everywhere changes nothing.
+
+    Attributes:
+        temperature: what logits are divided by.
+        spread: what the heads' deviations from their mean are multiplied by; a Dirichlet's precision is divided by its
+            square.
+        variance: what the heads' own variances are multiplied by; for regression alone.
+    """
+
+    temperature: Factor = 1.0
+    spread: Factor = 1.0
+    variance: Factor = 1.0
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, record: Any) -> Any:
+        """Raises ValueError where a factor is missing: it was not fitted to be 1."""
+        names = [field.name for field in fields(cls)]
+        if isinstance(record, dict) and not record.keys() >= set(names):
+            raise ValueError(f"it has {', '.join(record) or 'nothing'}, and not {', '.join(names)}")
+        return record
+
+    @property
+    def told(self) -> str:
+        """Its factors in words."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.to_json().items())
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, float]) -> Calibration:
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        return parsed(cls, record)
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """Of which student a file was made.
+
+    Attributes:
+        weights: the sha256 of the run's weights.
+        calibration: what the run's predictions were corrected by; None for nothing.
+    """
+
+    weights: str
+    calibration: Calibration | None
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> MadeFrom:
+        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        return parsed(cls, record)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the ensemble, as recorded wherever its outputs go.
+
+    Attributes:
+        name: the checkpoint's file or folder name, unique in the ensemble.
+        sha256: of its weights (names, shapes and bytes), so a copy under another name is recognized.
+        output: what the module returns; see `Task.outputs`.
+        class_order: position j of its output is class `class_order[j]` of the data; None where equal.
+        preprocessing: None for inputs that are neither pixels nor texts.
+        model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
+        units: mean and standard deviation of the target, where its outputs are standardized by them; a tuple each of
+            several targets.
+        variance: in the target's unit squared, of a member that returns a mean alone.
+    """
+
+    name: str
+    sha256: str
+    output: str = "logits"
+    class_order: tuple[int, ...] | None = None
+    preprocessing: AnyPreprocessing | None = None
+    model: str = ""
+    units: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    variance: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no record holds."""
+        if not is_plain(self.name):
+            raise ValueError(f"a member is named {self.name!r}, and its name is to be that of a file")
+        if self.class_order is not None and sorted(self.class_order) != list(range(len(self.class_order))):
+            raise ValueError(f"the class_order of member {self.name} is {self.class_order}: give each position once")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"preprocessing": None if self.preprocessing is None else self.preprocessing.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Member:
+        """Inverse of `to_json`; a record may be older than `units` and `variance`. Raises ValueError for others."""
+        return parsed(cls, record)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as it was when cached.
+
+    Attributes:
+        rows: how many.
+        digest, digest_scope: of the data, and what it covers; see `data/digests.py`.
+        kind: what its rows are; see `Kind`.
+        transform, seed: of its views ("none" and 0 for splits that are only evaluated).
+        labels: whether it has any.
+    """
+
+    rows: Size
+    digest: str
+    digest_scope: str
+    kind: Kind
+    transform: str = "none"
+    seed: int = 0
+    labels: bool = True
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """What classes are called where the data has no names for them."""
+    return tuple(str(k) for k in range(count))
+
+
+def names_in(classes: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The class names of a manifest or a config; None where the data had none, and they are called 0, 1, …."""
+    return None if classes == numbered(len(classes)) else classes
+
+
+def split_key(name: str) -> str:
+    """The key of the settings that says which rows a split has."""
+    return "teachers.folds" if name == HELD_OUT else f"data.{name.replace('/', '.')}"

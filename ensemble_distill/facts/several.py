@@ -1,0 +1,209 @@
+"""Rows that are several arrays, each by its name, and how they become a network's input.
+
+On the way to a network they are one array, end to end: so they are stacked, moved, kept and compared as any other
+input, and nothing that handles inputs asks what they are. `Several.slots` says where each lies, and what it is called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from keyword import iskeyword
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from ensemble_distill.facts.inputs import EXACT, RANKS, Kind, Preprocessing
+from ensemble_distill.facts.texts import Tokenization
+
+WHOLE = 2**24  # beyond which float32, as which the arrays travel, leaves out whole numbers
+# what a graph calls its outputs: an input of that name would be the same value
+OUTPUTS = frozenset(
+    [
+        "logits",
+        "head_logits",
+        "mean",
+        "variance",
+        "head_means",
+        "head_variances",
+        "concentration",
+        "total_uncertainty",
+        "data_uncertainty",
+        "model_uncertainty",
+        "self",
+    ]
+)
+
+
+def _of_what(preprocessing: Any) -> str:
+    """A damaged record is told of as what it was written as."""
+    if isinstance(preprocessing, Several) or (isinstance(preprocessing, Mapping) and "parts" in preprocessing):
+        return "<several>"
+    record = isinstance(preprocessing, Mapping) and "tokenizer" in preprocessing
+    return "<texts>" if record or isinstance(preprocessing, Tokenization) else "<pixels>"
+
+
+OfOne = Annotated[
+    Annotated[Preprocessing, Tag("<pixels>")] | Annotated[Tokenization, Tag("<texts>")], Discriminator(_of_what)
+]
+
+
+@dataclass(frozen=True)
+class RowArray:
+    """One of several arrays of which each row of some data consists.
+
+    Attributes:
+        name: by which a network takes it, unless a member is said to call it otherwise.
+        kind: see `Kind`.
+        shape: of the first row's; of pixels (H, W, C), of which rows share the last, of texts (n,), which they do not.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+
+    @property
+    def told(self) -> str:
+        """What a row holds of it, in words; what may differ from row to row is left out."""
+        if self.kind in ("pixels", "text"):
+            return f"{self.name} ({self.kind})"
+        return f"{self.name} ({self.kind} {' × '.join(map(str, self.shape))})"
+
+
+class Slot(NamedTuple):
+    """An argument of a network: its name, whether it is of whole numbers, its shape, and where it begins in a row."""
+
+    name: str
+    ids: bool
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several arrays that a network takes.
+
+    Attributes:
+        name: what the data calls it.
+        called: what the network does; a text is taken by the names of its fields.
+        kind: of what the data has.
+        shape: as the network is given it, without the batch.
+        preprocessing: how pixels and texts become that.
+    """
+
+    name: str
+    called: str
+    kind: Kind
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    preprocessing: OfOne | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no array becomes."""
+        to = self.preprocessing
+        made = (self.shape[0], *to.size) if isinstance(to, Preprocessing) else self.shape if to is None else to.shape
+        kinds = {"pixels": Preprocessing, "text": Tokenization}
+        if (
+            len(self.shape) != RANKS[self.kind]
+            or made != self.shape
+            or type(to) is not kinds.get(self.kind, type(None))
+        ):
+            raise ValueError(f"{self.name} is {self.kind} of shape {self.shape}, by {to}")
+
+    @property
+    def arguments(self) -> list[tuple[str, bool, tuple[int, ...]]]:
+        """What it becomes: name, whether of whole numbers, shape."""
+        if isinstance(self.preprocessing, Tokenization):
+            return [(field, True, (self.preprocessing.length,)) for field in self.preprocessing.fields]
+        return [(self.called, self.kind == "tokens", self.shape)]
+
+
+@dataclass(frozen=True)
+class Several:
+    """How a row of several arrays becomes a network's input: each by itself, then end to end, float32 (n,).
+
+    Attributes:
+        parts: in the order in which they lie.
+    """
+
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)]
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for names that no arguments of one network have."""
+        names = [slot.name for slot in self.slots]
+        for name in names:
+            if (why := unfit(name)) is not None:
+                raise ValueError(f"an array is called {name!r}, {why}")
+            if names.count(name) > 1:
+                raise ValueError(f"two arrays are called {name!r}, and a network takes each by its own name")
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The network's arguments."""
+        found: list[Slot] = []
+        for part in self.parts:
+            for name, ids, shape in part.arguments:
+                found.append(Slot(name, ids, shape, found[-1].stop if found else 0))
+        return tuple(found)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of a row's input."""
+        return (self.slots[-1].stop,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What a network's arguments are called."""
+        return tuple(slot.name for slot in self.slots)
+
+    def is_what(self, record: object) -> bool:
+        """Whether it is what a record says, which may be older than a field of `Preprocessing`."""
+        return (
+            isinstance(record, Several)
+            and len(self.parts) == len(record.parts)
+            and all(map(_same, self.parts, record.parts))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        parts = [
+            asdict(part) | {"preprocessing": part.preprocessing and part.preprocessing.to_json()} for part in self.parts
+        ]
+        return {"parts": parts}
+
+
+def unfit(name: str) -> str | None:
+    """Why no network can take an array by this name; None where one can."""
+    if not name.isidentifier() or iskeyword(name):
+        return "which is no name of an argument: letters, digits and _, with no digit first"
+    if name in OUTPUTS:
+        return "as an output of an exported student is"
+    return None
+
+
+def _same(one: Part, other: Part) -> bool:
+    same = one.preprocessing == other.preprocessing
+    if one.preprocessing is not None:
+        same = one.preprocessing.is_what(other.preprocessing)
+    return same and (one.name, one.called, one.kind, one.shape) == (other.name, other.called, other.kind, other.shape)
+
+
+AnyPreprocessing = Annotated[
+    Annotated[Preprocessing, Tag("<pixels>")]
+    | Annotated[Tokenization, Tag("<texts>")]
+    | Annotated[Several, Tag("<several>")],
+    Discriminator(_of_what),
+]
+Named = Tokenization | Several  # of networks that take several arrays, each by its name
+
+
+def named_in(preprocessing: AnyPreprocessing | None) -> Named | None:
+    """It, where the network takes several arrays."""
+    return None if isinstance(preprocessing, Preprocessing) else preprocessing
