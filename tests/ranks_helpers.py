@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -16,12 +17,15 @@ import torch
 
 from ensemble_distill.runtime import job
 
-IMPORTED = ("ranks_helpers", "tiny", "ensemble_distill.workflows.train", "ensemble_distill.workflows.cache_logits")
+IMPORTED = [
+    *("ranks_helpers", "tiny", "timm.optim", "timm.scheduler", "timm.utils", "torch._dynamo"),
+    *("ensemble_distill.workflows.train", "ensemble_distill.workflows.cache_logits", "ensemble_distill.cli.train"),
+]
 WITHIN = 60.0  # seconds until processes are hung
 BEAT = 0.1
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(list(IMPORTED))
+_context.set_forkserver_preload(IMPORTED)
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,25 @@ def in_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
     """Call a function of a module in `world` processes, and say how each ended. None of them may hang."""
     distributed: Any = torch.distributed
     store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
-    started = []
-    for index in range(world):
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    of_one_host = {"LOCAL_WORLD_SIZE": str(world)}
+    return _in_processes([address | of_one_host | {"LOCAL_RANK": str(i)} for i in range(world)], function, arguments)
+
+
+def on_hosts(hosts: Sequence[Mapping[str, str]], function: Callable[..., Any], *arguments: Any) -> list[Ended]:
+    """The same with a process on each host, of which the first one keeps the store. A host is its environment, and in
+    NAMESPACE its network."""
+    return _in_processes(hosts, function, arguments)
+
+
+def _in_processes(
+    environments: Sequence[Mapping[str, str]], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> list[Ended]:
+    started, world = [], len(environments)
+    for index, environment in enumerate(environments):
         ours, theirs = _context.Pipe(duplex=False)
-        process = _context.Process(target=_one, args=(index, world, store.port, theirs, function, arguments))
+        own = {**environment, "RANK": str(index), "WORLD_SIZE": str(world)}
+        process = _context.Process(target=_one, args=(own, theirs, function, arguments))
         process.start()
         theirs.close()
         started.append((process, ours))
@@ -66,10 +85,10 @@ def _ended(process: Any, ours: Connection) -> Ended:
     return Ended(process.exitcode, **found)
 
 
-def _one(index: int, world: int, port: int, theirs: Connection, function: Callable[..., Any], arguments: Any) -> None:
-    of_torchrun = {"RANK": index, "WORLD_SIZE": world, "LOCAL_RANK": index, "LOCAL_WORLD_SIZE": world}
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    os.environ.update({name: str(value) for name, value in (of_torchrun | address).items()})
+def _one(environment: dict[str, str], theirs: Connection, function: Callable[..., Any], arguments: Any) -> None:
+    os.environ.update(environment)
+    if "NAMESPACE" in environment:
+        _enter(environment["NAMESPACE"])
     torch.set_num_threads(1)
     job.BEAT = BEAT
     try:
@@ -78,6 +97,13 @@ def _one(index: int, world: int, port: int, theirs: Connection, function: Callab
         found = {"error": f"{type(error).__name__}: {error}"}
     theirs.send(found)
     theirs.close()
+
+
+def _enter(namespace: str) -> None:
+    """Be in another network from now on."""
+    with (Path("/var/run/netns") / namespace).open() as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) != 0:  # CLONE_NEWNET
+            raise OSError(ctypes.get_errno(), f"no network {namespace}")
 
 
 # --- commands ---------------------------------------------------------------------------------------------------

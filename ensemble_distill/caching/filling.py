@@ -74,7 +74,7 @@ def _by_views(block: Block, lacking: Sequence[AnyKey], parts: int) -> list[Piece
     views = sorted({key.view for key in lacking})
     found = []
     for index in range(parts):
-        own = set(Rank(index, parts).share(views))
+        own = set(views[Rank(index, parts).part(len(views))])
         if own:
             found.append((block, tuple(key for key in lacking if key.view in own)))
     return found

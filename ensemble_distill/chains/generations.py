@@ -20,7 +20,9 @@ from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.folder import ARGS, CHAIN_FILES, CONFIG, WEIGHTS, generation_name
 from ensemble_distill.runs.folder import FILES as RUN_FILES
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import clear_folder, refuse_outside
+from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
@@ -59,15 +61,21 @@ def train_chain(
         EdistillError: as `train` does; the method's students cannot follow each other; a generation is not the one
             that the next has learned from.
     """
+    with opened(settings.train.peer_timeout):
+        return _train_chain(settings, overwrite, trust, progress or Silent())
+
+
+def _train_chain(settings: Settings, overwrite: bool, trust: bool, progress: Progress) -> ChainReport:
     started = time.monotonic()
-    progress = progress or Silent()
     count = settings.train.generations or 1
     _refuse_unfit(settings)
     settings = recorded(settings, settled_training(Workspace(settings)))
     folder = run_folder(settings)
     _refuse_foreign(folder)
     complete = not overwrite and _finished_generations(folder) >= count
-    with nullcontext() if complete else one_writer(folder):  # one that is up to date may stand where none may write
+    ranks.wait()  # until all have read what is there
+    # one that is up to date may stand where none may write
+    with one_writer(folder) if ranks.is_first() and not complete else nullcontext():
         if not overwrite:
             refuse_other_settings(folder, settings, free=("train.generations",))
         there = 0 if overwrite else _finished_generations(folder)
@@ -115,7 +123,7 @@ def _train_generation(
             claim=partial(_claim, folder, settings, one.overwrite) if first else lambda: None,
             own_runs=Path(settings.output.runs),
         )
-    if not one.finished:  # a chain that grows has more generations than it was begun with
+    if not one.finished and ranks.is_first():  # a chain that grows has more generations than it was begun with
         write_args(folder, settings)
     return report
 

@@ -44,7 +44,7 @@ def teacher_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
 
     It is the paper's cross-entropy less the teacher's own entropy, which no gradient sees: 0 is a perfect copy.
     """
-    return batch.teacher.pooled().kl(student).mean()
+    return ranks.mean_of_all(batch.teacher.pooled().kl(student))
 
 
 def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
@@ -68,16 +68,17 @@ def permuted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
     assert isinstance(teacher, Categorical)
     target = Categorical(permuted_but_the_largest(teacher.log_probs(), step))
     assert isinstance(student, Categorical)
-    return target.kl(student).mean()
+    return ranks.mean_of_all(target.kl(student))
 
 
 def permuted_but_the_largest(values: Tensor, step: Step) -> Tensor:
     """The last dimension's entries in a random order, but for the largest, which stays where it is.
 
     Each row and position has its own permutation, uniform over all of them, drawn afresh in each step: the paper
-    leaves open whether it is. They follow from the step's seed and the rank alone.
+    leaves open whether it is. They follow from the step's seed and the place in the batch of all ranks.
     """
-    drawn = uniform_row(values.numel(), "dkpp", step.seed, step.index, ranks.current().index)
+    before = ranks.before(values.numel())
+    drawn = uniform_row(before + values.numel(), "dkpp", step.seed, step.index, 0)[before:]
     keys = torch.from_numpy(drawn).view(values.shape).argsort(-1).to(values.device)  # a random order of each row
     largest = values.argmax(-1, keepdim=True)
     # the largest sorts last in both orders, so the first K − 1 of each are the others: ascending, and at random
@@ -101,11 +102,11 @@ def gradient_split(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
     plain = labels.known & ((labels.weight == 1) | (labels.own == labels.partner))
     squared = (student.means()[:, 0] - teacher.means()[:, 0]).square()
     of_label = squared.gather(1, torch.where(plain, labels.own, 0).unsqueeze(1))[:, 0]
-    count = plain.sum()
-    return {
-        "gradient_label": torch.where(plain, of_label, 0.0).sum() / count,
-        "gradient_dark": torch.where(plain, squared.sum(1) - of_label, 0.0).sum() / count,
+    sums = {
+        "gradient_label": torch.where(plain, of_label, 0.0).sum(),
+        "gradient_dark": torch.where(plain, squared.sum(1) - of_label, 0.0).sum(),
     }
+    return {name: ranks.share_of_all(found, plain.sum(), 0) for name, found in sums.items()}
 
 
 class BornAgainOptions(Options):

@@ -74,12 +74,13 @@ def _over_rows(losses: Tensor, batch: Batch, row_weight: float) -> Tensor:
     """The mean over the rows (B, …) of all ranks, each weighted by its members' model uncertainty to a power, in shares
     of the batch."""
     if row_weight == 0:
-        return losses.mean()
+        return ranks.mean_of_all(losses)
     disagreement = batch.teacher.summary().model
     least = torch.finfo(disagreement.dtype)
     largest = ranks.largest_of_all(disagreement.amax()).clamp_min(least.tiny)
     weight = (disagreement / largest + least.eps) ** row_weight
-    return ranks.share_of_all((losses * weight).mean(), weight.mean(), least.tiny)
+    over = torch.sum if ranks.several() else torch.mean  # one process keeps the bits that it always had
+    return ranks.share_of_all(over(losses * weight), over(weight), least.tiny)
 
 
 HINTON_SHARE = 0.3

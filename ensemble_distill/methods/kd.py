@@ -22,6 +22,7 @@ from ensemble_distill.methods.closed_form import (
 )
 from ensemble_distill.methods.method import Batch, Loss, Method, Options, Stage, Step, softened
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime import ranks
 from ensemble_distill.tasks import Task
 
 
@@ -30,7 +31,7 @@ def pooled_loss(temperature: float) -> Loss:
 
     def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
         target = batch.teacher.tempered(temperature).pooled()
-        return temperature**2 * target.kl(student.tempered(temperature)).mean()
+        return temperature**2 * ranks.mean_of_all(target.kl(student.tempered(temperature)))
 
     return loss
 

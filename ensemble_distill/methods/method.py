@@ -104,7 +104,9 @@ class Stage:
         name: for logs.
         share: of all steps, in (0, 1]; the shares of a method sum to 1.
         start: makes this stage's student from the last one's.
-        loss: what is minimized, from a batch, the student's prediction of it, and the step.
+        loss: what is minimized, from a batch, the student's prediction of it, and the step. Where several processes
+            have a part of the batch each, it is over that of all by `runtime.ranks`; one that asks nothing there is
+            taken for a mean over the rows that it is given.
         fit: what is solved for before the first step, from the cached rows in their views; None for nothing.
         watch: what `summary.csv` tells of the training rows beside the loss, means over the steps of an epoch in which
             it is not NaN; None for nothing. Nothing in it should wait for the device.

@@ -67,7 +67,8 @@ class Job:
         a word. What breaks where a process was lost is told as that."""
         self._failing = True
         stopped = isinstance(error, KeyboardInterrupt)  # which all of them get, also where one has failed
-        if not stopped and not isinstance(error, EdistillError):  # it may follow from another's end
+        own = isinstance(error, EdistillError) and error.__cause__ is None
+        if not stopped and not own:  # it may follow from another's end
             error = self._found_lost() or error
         if not (stopped and self.rank.index) and not self._failed and self._is_first_to_fail():
             return error

@@ -27,15 +27,15 @@ class Rank:
     index: int = 0
     world: int = 1
 
-    def share(self, items: list[T]) -> list[T]:
-        """This rank's part of a list, of which all ranks' parts are one after the other; their sizes differ by 1 at
+    def part(self, count: int) -> slice:
+        """This rank's of so many things, of which all ranks' parts are one after the other; their sizes differ by 1 at
         most."""
-        count = len(items)
-        return items[self.index * count // self.world : (self.index + 1) * count // self.world]
+        return slice(self.index * count // self.world, (self.index + 1) * count // self.world)
 
 
 ALONE = Rank()
 _apart = False  # whether the first process does something on behalf of all just now
+_shares = 0  # see `shares_taken`
 
 
 def current() -> Rank:
@@ -129,7 +129,9 @@ def as_first(module: nn.Module) -> None:
     from torch import distributed
 
     for tensor in module.state_dict().values():
-        distributed.broadcast(tensor, src=0)
+        whole = tensor.contiguous()
+        distributed.broadcast(whole, src=0)
+        tensor.copy_(whole)
 
 
 # --- sums over a batch that all ranks have parts of ----------------------------------------------------------------
@@ -148,13 +150,30 @@ def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
     It is multiplied by the number of ranks, since distributed training averages their gradients: the average is then
     the gradient of one process with all rows. Every rank has to call it, also with nothing of its own.
     """
-    total = whole.detach().clone()
-    if not several():
-        return part / total.clamp_min(least)
-    from torch import distributed
+    global _shares
+    _shares += 1
+    world = current().world if several() else 1
+    return world * part / sum_of_all(whole).clamp_min(least)
 
-    distributed.all_reduce(total)
-    return distributed.get_world_size() * part / total.clamp_min(least)
+
+def shares_taken() -> int:
+    """How often a share was asked for: what did not ask between two calls knows of no other ranks."""
+    return _shares
+
+
+def sum_of_all(own: Tensor) -> Tensor:
+    """The sum of every rank's tensor, which no gradient follows. Every rank has to call it."""
+    total = own.detach().clone()
+    if several():
+        from torch import distributed
+
+        distributed.all_reduce(total)
+    return total
+
+
+def before(own: int) -> int:
+    """How many of something the ranks before this one have. Every rank has to call it."""
+    return sum(of_each(own)[: current().index]) if several() else 0
 
 
 def largest_of_all(own: Tensor) -> Tensor:

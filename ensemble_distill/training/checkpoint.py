@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runs.folder import CHECKPOINT, train_again
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import read_whole, write_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import checked_metadata, seal_safetensors, sealed_metadata
@@ -37,10 +38,10 @@ class Place:
     _own: bool = field(default=False, init=False)
 
     def own(self) -> None:
-        """Make the folder this training's own, if it is not yet."""
-        if not self._own:
+        """Make the folder this training's own, if it is not yet; of several processes the first one does."""
+        if not self._own and ranks.is_first():
             self.claim()
-            self._own = True
+        self._own = True
 
     def load(self) -> dict[str, Any] | None:
         """The checkpoint that there is to go on from. Raises EdistillError when it is damaged."""
@@ -48,7 +49,8 @@ class Place:
 
     def save(self, state: Mapping[str, Any]) -> None:
         self.own()
-        save_state(self.folder, state)
+        if ranks.is_first():
+            save_state(self.folder, state)
 
     @property
     def begun(self) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.folder import CHECKPOINT, CONFIG
+from ensemble_distill.runtime import ranks
 from ensemble_distill.settings import LastStageSettings
 from ensemble_distill.starts.compressing import Compressing
 from ensemble_distill.students.architecture import Architecture
@@ -29,15 +30,26 @@ def compressed(asked: Asked, begun: Begun, compressing: Compressing) -> Begun:
     Raises:
         EdistillError: see `compress`, or the interrupted training has no ranks for this student.
     """
-    interrupted = None if asked.overwrite else _interrupted(asked.folder)
+    made: list[Begun] = []  # by the first of several processes, whose weights the others get with the student's
+
+    def first() -> Architecture:
+        made.append(_compressed(asked, begun, compressing, None if asked.overwrite else _interrupted(asked.folder)))
+        return made[0].architecture
+
+    architecture = ranks.of_first(first)
+    return made[0] if made else _compressed(asked, begun, compressing, architecture)
+
+
+def _compressed(asked: Asked, begun: Begun, compressing: Compressing, interrupted: Architecture | None) -> Begun:
+    """The same, with fresh factors of the ranks that an interrupted training has."""
     with torch.random.fork_rng(devices=[]):  # what follows starts from the same random numbers either way
         if asked.student.compress is not None:
             bodies = dict(zip(begun.names, each(begun.student.body), strict=True))
             if interrupted is None:
-                ranks = compressing.bodies(bodies, asked.student.compress)
+                kept = compressing.bodies(bodies, asked.student.compress)
             else:
-                ranks = _factored(bodies, interrupted, asked.folder)
-            return replace(begun, architecture=replace(begun.architecture, compressed=ranks))
+                kept = _factored(bodies, interrupted, asked.folder)
+            return replace(begun, architecture=replace(begun.architecture, compressed=kept))
         return _last_stages(asked, begun, compressing, interrupted)
 
 

@@ -23,9 +23,13 @@ class Forward:
     settings: SettledTraining
     device: torch.device
 
-    def raw(self, student: Student, x: Tensor) -> Tensor:
-        """The outputs of all heads, (B, H, W) in float32."""
-        return self._run(student, student, x)
+    def raw(self, student: Student, x: Tensor, through: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The outputs of all heads, (B, H, W) in float32.
+
+        Args:
+            through: the student as several processes train it, see `shared`; by default itself.
+        """
+        return self._run(student, through or student, x)
 
     def features(self, student: Student, x: Tensor) -> Tensor:
         """What the heads see, (B, F) in float32."""

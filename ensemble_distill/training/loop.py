@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -26,7 +27,7 @@ from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.plateau import Plateau
 from ensemble_distill.training.rows import Rows
 from ensemble_distill.training.solving import Solving
-from ensemble_distill.training.state import State, States
+from ensemble_distill.training.state import State, States, own_seed
 from ensemble_distill.training.stepping import READ_EVERY, Stepping
 
 KEPT = 100  # epochs, at most, at whose ends a student is validated and saved: to do so takes longer than a few steps
@@ -103,7 +104,7 @@ class Training:
         Raises:
             EdistillError: the loss is not finite, or the checkpoint is damaged.
         """
-        torch.manual_seed(self.setup.settings.seed)
+        torch.manual_seed(own_seed(self.setup.settings.seed))
         finished = False
         try:
             student = self._run()
@@ -114,6 +115,7 @@ class Training:
 
     def _run(self) -> Student:
         saved = self.place.load()
+        ranks.wait()  # until all have read it
         if not self.place.replacing:
             self.place.own()
         self.resumed_at = 0 if saved is None else int(saved["step"])
@@ -130,7 +132,7 @@ class Training:
             raise KeyboardInterrupt
         self.progress.finish()
         if self.steps == 0:
-            self._solving.refuse_not_finite(state.student)
+            ranks.of_first(partial(self._solving.refuse_not_finite, state.student))
         self.place.own()  # without a step nothing has been written
         self.log.begin(self.resumed_at)
         self.still_falling = still_falling(state.summary.table)
@@ -150,14 +152,21 @@ class Training:
             if within == 0:
                 self._end_epoch(state, time.monotonic() - started, kept)
                 started = time.monotonic()
-            if kept or time.monotonic() - last_save > 60 * minutes:
+            if kept or self._is_due(state, time.monotonic() - last_save > 60 * minutes):
                 self._save(state)
                 last_save = time.monotonic()
         return state
 
+    @staticmethod
+    def _is_due(state: State, due: bool) -> bool:
+        """Whether to save within an epoch. Of several processes the first one's clock says it, after losses were read."""
+        if not ranks.several():
+            return due
+        return not state.summary.unread and ranks.of_first(lambda: due)
+
     def _stop(self, state: State) -> None:
         """Save what there is; not over a run that is to be replaced, and of which nothing has gone yet."""
-        if self.place.replacing and not self.place.kept:
+        if self.place.replacing and not ranks.of_first(lambda: self.place.kept):
             self.progress.note(f"training: ended at step {state.step:,}; the run that was there is kept.")
             return
         self._save(state)
@@ -217,9 +226,10 @@ class Training:
         try:
             self._stepping.update(state, rows)
         except EdistillError:
-            self._stepping.read(
-                state, kept=self.place.kept
-            )  # what fails may only follow from a loss that was not finite
+            if not ranks.several():  # others, which did not fail, would not read theirs
+                self._stepping.read(
+                    state, kept=self.place.kept
+                )  # what fails may only follow from a loss that was not finite
             raise
         if len(state.summary.unread) >= READ_EVERY:
             self._read(state)
@@ -247,7 +257,7 @@ class Training:
         validated: dict[str, float] = {}
         if self.setup.validate is not None and kept:
             student = state.finished.eval()
-            validated = self.setup.validate(student, stage)
+            validated = ranks.of_first(partial(self.setup.validate, student, stage))
             if student is state.student:
                 self._forward.learning(student)
             if isinstance(state.scheduler, Plateau):
@@ -256,7 +266,8 @@ class Training:
         self.log.add(state.step, {k: v for k, v in state.summary.table[-1].items() if isinstance(v, int | float)})
         if kept:
             self.place.own()  # from here on nothing of the student's own can fail; the run that it replaces may go
-            state.summary.write(self.place.folder)
+            if ranks.is_first():
+                state.summary.write(self.place.folder)
 
     def _save(self, state: State) -> None:
         self._read(state)

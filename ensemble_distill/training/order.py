@@ -34,6 +34,7 @@ class Order:
 
     Attributes:
         rows: how many.
+        batch_size: rows of a step, of which every rank has a part.
         at: which rows those are, (rows,), where they are not all.
     """
 
@@ -50,13 +51,14 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, self.rows // (self.batch_size * self.rank.world))
+        return max(1, self.rows // self.batch_size)
 
     def batch(self, step: int) -> list[Index]:
         """The rows and views of a step on this rank."""
         epoch, at = divmod(step, self.steps_per_epoch)
-        start = (at * self.rank.world + self.rank.index) * self.batch_size
+        start = at * self.batch_size
         rows = self.numbered(_shuffled(self.rows, self.seed, epoch)[start : start + self.batch_size])
+        rows = rows[self.rank.part(len(rows))]
         return list(zip(rows.tolist(), self.views_of(rows, epoch).tolist(), strict=True))
 
     def views_of(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:

@@ -61,11 +61,19 @@ def refuse_bodiless(student: StudentSettings) -> None:
         )
 
 
-def refuse_several_processes() -> None:
-    """Raise EdistillError under torchrun."""
-    processes = ranks.current().world
-    if processes > 1:
-        raise EdistillError(f"torchrun started {processes} processes, and training runs in one. Run it by itself.")
+def refuse_rowless(rows: int, batch_size: int) -> None:
+    """Raise EdistillError for more processes than a step has rows.
+
+    Args:
+        rows: that are trained on.
+    """
+    processes, of_step = ranks.current().world, min(rows, batch_size)
+    if processes > of_step:
+        key = "train.batch-size" if batch_size <= rows else "the number of training rows"
+        raise EdistillError(
+            f"torchrun started {processes} processes, which share the {of_step} rows of a step ({key}). Start "
+            f"{of_step} of them at most."
+        )
 
 
 def refuse_unlabeled(named: str, method: Method, options: BaseModel, given: Mapping[str, Any], labeled: bool) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Batch, Stage
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.student import Student
@@ -24,7 +26,8 @@ FITTED, FEWEST, MOST = 128, 2**14, 2**19
 
 @dataclass(frozen=True)
 class Solving:
-    """Solves from the training's rows; the student is in training mode before and after."""
+    """Solves from the training's rows; the student is in training mode before and after. Of several processes the first
+    one solves for all."""
 
     feed: Feed
     forward: Forward
@@ -35,7 +38,8 @@ class Solving:
         every = self.feed.every(start.rows(self.feed.shape))
         self.progress.start("starting from the members", every.count, "rows")
         student.eval()
-        kept = start(student, self._inputs(every))
+        kept = ranks.of_first(lambda: start(student, self._inputs(every)))
+        ranks.as_first(student)
         start.members.clear()
         self.forward.learning(student)
         self.progress.finish()
@@ -54,7 +58,8 @@ class Solving:
         self.progress.start(f"solving for {stage.name}", every.count, "rows")
         student.eval()  # by running statistics, as it will be used
         with torch.no_grad():
-            stage.fit(student, self._features(student, every))
+            ranks.of_first(partial(stage.fit, student, self._features(student, every)))
+        ranks.as_first(student)
         self.forward.learning(student)
         self.progress.finish()
         return True

@@ -12,6 +12,8 @@ import torch
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.methods.method import Stage
 from ensemble_distill.runs.run import misfit
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.keys import uniforms
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import damaged, random_state, restore_random_state
@@ -20,6 +22,7 @@ from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Order, boundaries
 from ensemble_distill.training.plateau import Plateau
 from ensemble_distill.training.summary import Summary
+from ensemble_distill.training.together import Through
 
 
 @dataclass
@@ -34,6 +37,7 @@ class State:
     ema: Any  # timm's ModelEmaV3, or None
     scaler: torch.amp.GradScaler
     summary: Summary = field(default_factory=Summary)
+    through: Through | None = None  # the student as it is trained, from the stage's first step on
 
     @property
     def finished(self) -> Student:
@@ -52,9 +56,22 @@ class State:
             "scaler": self.scaler.state_dict(),
             # others are functions of the step
             "plateau": self.scheduler.state_dict() if isinstance(self.scheduler, Plateau) else None,
-            "random": random_state(device),
+            **_random_states(device),
             **self.summary.saved(),
         }
+
+
+def _random_states(device: torch.device) -> dict[str, Any]:
+    """The first process's generators, and those of the others where there are any. Every rank has to call it."""
+    first, *others = ranks.of_each(random_state(device))
+    return {"random": first, "random_others": others} if others else {"random": first}
+
+
+def own_seed(seed: int, step: int = 0) -> int:
+    """What this process's generators begin with: in the first one the seed itself; the others drop out otherwise."""
+    if ranks.is_first():
+        return seed
+    return int(uniforms(1, "rank", seed, ranks.current().index, step)[0] * 2**31)
 
 
 class States:
@@ -81,6 +98,7 @@ class States:
     def started(self, student: Student, stage: int) -> Student:
         """A stage's student, made from the last one's."""
         student = self.stages[stage].start(student).to(self.device)
+        ranks.as_first(student)
         if self.settings.channels_last:
             channels_last(student)
         if self.settings.torchcompile is not None:
@@ -124,7 +142,7 @@ class States:
                 state.scaler.load_state_dict(saved["scaler"])
             if isinstance(state.scheduler, Plateau):
                 state.scheduler.load_state_dict(saved["plateau"])
-            restore_random_state(saved["random"], self.device)
+            self._restore_random_state(saved)
             state.summary = Summary.restored(saved)
         except (RuntimeError, ValueError) as error:
             told = misfit(saved["student"], state.student.state_dict()) or first_line(error)
@@ -135,3 +153,13 @@ class States:
         except (LookupError, TypeError, AttributeError) as error:  # what no training ever saved
             raise damaged(folder, error) from None
         return state
+
+    def _restore_random_state(self, saved: Mapping[str, Any]) -> None:
+        """Of this process, where as many were saved as there are; else the first one alone goes on where it was."""
+        rank, others = ranks.current(), saved.get("random_others", [])
+        if ranks.is_first():
+            restore_random_state(saved["random"], self.device)
+        elif len(others) == rank.world - 1:
+            restore_random_state(others[rank.index - 1], self.device)
+        else:
+            torch.manual_seed(own_seed(self.settings.seed, saved["step"]))

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods.method import Step
+from ensemble_distill.runtime import ranks
 from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.forward import Forward
 from ensemble_distill.training.rows import Rows
 from ensemble_distill.training.state import State, States
+from ensemble_distill.training.together import shared
 
 READ_EVERY = 32  # steps, at most: to read a loss is to wait until the device has done everything before it
 
@@ -37,11 +39,15 @@ class Stepping:
         step = Step(state.step - before, self.states.ends[state.stage] - before, settings.seed)
         state.scheduler.step_update(step.index)
         batch = self.feed.batch(rows)
-        raw = self.feed.each_answer(self.forward.raw(state.student, rows.x), rows)
+        state.through = state.through or shared(state.student, self.forward.device)
+        raw = self.feed.each_answer(self.forward.raw(state.student, rows.x, state.through), rows)
         # what is watched is what was said, whatever the loss does to its own
         seen = None if stage.watch is None else (self.feed.batch(rows), state.student.predictive(raw.detach().clone()))
+        shares = ranks.shares_taken()
         loss = stage.loss(batch, state.student.predictive(raw), step)
         _refuse_no_loss(loss, stage.name)
+        if ranks.several() and ranks.shares_taken() == shares:
+            loss = _of_all(loss, raw)
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if settings.clip_grad is not None:
@@ -74,6 +80,12 @@ class Stepping:
                     + (" The last checkpoint is kept, and --overwrite starts again." if kept else "")
                 )
         return losses
+
+
+def _of_all(loss: Tensor, raw: Tensor) -> Tensor:
+    """A loss that knows of no other processes: a mean over this one's answers (A, …) as its share of that over all."""
+    own = loss * len(raw) if len(raw) else 0.0 * raw.sum()
+    return ranks.share_of_all(own, own.new_tensor(len(raw)), 1.0)
 
 
 def _refuse_no_loss(loss: Tensor, stage: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from ensemble_distill.runs.folder import SUMMARY
+from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.names import harmless_cell
 
@@ -43,12 +44,14 @@ class Summary:
 
     def read(self) -> list[float]:
         """Wait for the losses and figures that are unread; returns these losses."""
-        losses = [float(loss) for loss, _ in self.unread]
+        own = [(float(loss), {name: f.item() for name, f in watched.items()}) for loss, watched in self.unread]
+        steps = _of_all(ranks.of_each(own))
+        losses = [loss for loss, _ in steps]
         self.losses += losses
         self.latest = losses[-1] if losses else self.latest
-        for _, watched in self.unread:
-            for name, figure in watched.items():
-                if not math.isnan(value := figure.item()):
+        for _, watched in steps:
+            for name, value in watched.items():
+                if not math.isnan(value):
                     self.watched.setdefault(name, []).append(value)
         self.unread.clear()
         return losses
@@ -78,6 +81,23 @@ class Summary:
     def restored(cls, saved: Mapping[str, Any]) -> Self:
         # a checkpoint may be older than `watched`
         return cls(saved["table"], saved["losses"], saved.get("watched", {}))
+
+
+_Told = list[tuple[float, dict[str, float]]]  # of each step its loss, and figures by name
+
+
+def _of_all(each: list[_Told]) -> _Told:
+    """The means over ranks of what each was told, figures that are NaN aside."""
+    if len(each) == 1:
+        return each[0]
+    means = []
+    for told in zip(*each, strict=True):
+        figures = {}
+        for name in told[0][1]:
+            known = [value for _, figures_of in told if not math.isnan(value := figures_of[name])]
+            figures[name] = sum(known) / len(known) if known else math.nan
+        means.append((sum(loss for loss, _ in told) / len(told), figures))
+    return means
 
 
 def _cell(value: Any) -> Any:

@@ -26,7 +26,7 @@ from ensemble_distill.training.loop import Setup, Training
 from ensemble_distill.training.order import Order, afforded, boundaries
 from ensemble_distill.training.partial import answered_rows
 from ensemble_distill.training.plateau import refuse_no_validation
-from ensemble_distill.training.refusals import refuse_broken, refuse_double, refuse_one_member
+from ensemble_distill.training.refusals import refuse_broken, refuse_double, refuse_one_member, refuse_rowless
 from ensemble_distill.training.rows import CachedRows, TeacherOutputs
 from ensemble_distill.training.sampled import from_samples
 from ensemble_distill.training.student import Begun, begin_student, config_of
@@ -72,6 +72,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     at = answered_rows(asked, learned, outputs, machine.progress)
     count = len(rows) if at is None else len(at)
     views = learned.splits["train"].records.views
+    refuse_rowless(count, settings.batch_size)
     order = Order(count, views, settings.batch_size, settings.seed, ranks.current(), at)
     torch.manual_seed(settings.seed)
     begun = begin_student(asked, learned, _some(rows))

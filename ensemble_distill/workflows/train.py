@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from ensemble_distill.logs import Logs
 from ensemble_distill.runs.folder import WEIGHTS
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
@@ -49,16 +53,31 @@ def train(
         EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
             made with other settings; the student or the method cannot be built.
     """
-    started = time.monotonic()
     workspace = Workspace(settings, progress or Silent(), trust, own_runs)
+    with opened(settings.train.peer_timeout):
+        return _train(workspace, overwrite, begin, claim)
+
+
+def _train(
+    workspace: Workspace, overwrite: bool, begin: Callable[[Training], None] | None, claim: Callable[[], None]
+) -> TrainReport:
+    started, settings = time.monotonic(), workspace.settings
     asked = open_asked(workspace, overwrite)
+    ranks.wait()  # until all have read what is there
+
+    def there(locked: bool) -> TrainReport | None:
+        if not locked and not (asked.folder / WEIGHTS).is_file():
+            return None
+        run = finished(workspace, asked)
+        return None if run is None else TrainReport.of(run, run.student(trust=workspace.trusted), None, started)
+
     # first without the lock: what is finished may stand where nobody may write
-    if (asked.folder / WEIGHTS).is_file() and (run := finished(workspace, asked)) is not None:
-        return TrainReport.of(run, run.student(trust=workspace.trusted), None, started)
-    with one_writer(asked.folder):
-        if (run := finished(workspace, asked)) is not None:
-            return TrainReport.of(run, run.student(trust=workspace.trusted), None, started)
-        logs = logs_of(settings, asked.folder, workspace.progress)
+    if (report := ranks.of_first(partial(there, False))) is not None:
+        return report
+    with one_writer(asked.folder) if ranks.is_first() else nullcontext():
+        if (report := ranks.of_first(partial(there, True))) is not None:
+            return report
+        logs = logs_of(settings, asked.folder, workspace.progress) if ranks.is_first() else Logs()
         plans = trained_splits(workspace)
         labeled = plans["train"].source.labels is not None
         refusals.refuse_unlabeled(settings.train.method, asked.method, asked.options, settings.method, labeled)
@@ -70,6 +89,10 @@ def train(
         validated = 0 if learned.validation is None else len(learned.validation.source)
         (begin or partial(tell_training, validated=validated, progress=workspace.progress))(training)
         student = training.run().eval()
-        run = Run.save(asked.folder, ready.config.ended(training.still_falling), student.cpu())
-        tell_still_falling(run, workspace.progress)
-        return TrainReport.of(run, student, training.resumed_at, started)
+
+        def ended() -> TrainReport:
+            run = Run.save(asked.folder, ready.config.ended(training.still_falling), student.cpu())
+            tell_still_falling(run, workspace.progress)
+            return TrainReport.of(run, student, training.resumed_at, started)
+
+        return ranks.of_first(ended)

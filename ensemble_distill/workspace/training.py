@@ -33,7 +33,6 @@ def open_asked(workspace: Workspace, overwrite: bool) -> Asked:
     refusals.refuse_temperature(workspace.task, options)
     refuse_no_run(folder)
     refusals.refuse_bodiless(settings.student)
-    refusals.refuse_several_processes()
     train = settled_training(workspace)
     return Asked(folder, method, options, settings.student, train, settings.teachers, overwrite)
 

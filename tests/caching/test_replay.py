@@ -127,7 +127,7 @@ def test_training_sees_bit_for_bit_what_the_members_saw(tmp_path: Path, kind: Ki
     resumed = seen_in_training(rows, Order(21, VIEW_COUNT, 3, seed=6), workers=2, start=8)
     assert resumed.items() <= seen.items()
     assert len(resumed) == 13 * 3
-    ranks = [seen_in_training(rows, Order(21, VIEW_COUNT, 1, 5, Rank(index, 3)), 0) for index in range(3)]
+    ranks = [seen_in_training(rows, Order(21, VIEW_COUNT, 3, 5, Rank(index, 3)), 0) for index in range(3)]
     assert ranks[0] | ranks[1] | ranks[2] == seen
 
 

@@ -379,10 +379,14 @@ class Failing(Method):
 """
 
 
-def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_that_nobody_brought_together_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
-    refuses(folder, {}, "torchrun started 3 processes, and training runs in one")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    refuses(folder, {}, "WORLD_SIZE 3", "MASTER_ADDR", "MASTER_PORT")
 
 
 def test_an_environment_that_numbers_no_processes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
