@@ -141,7 +141,7 @@ def mean_of_all(values: Tensor) -> Tensor:
     """The mean of all numbers of the batch, of which this rank has `values`; as `share_of_all` scales it."""
     if not several():
         return values.mean()
-    return share_of_all(values.sum(), values.new_tensor(values.numel()), 1.0)
+    return share_of_all(values.sum(), values.new_full((), values.numel()), 1.0)
 
 
 def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:

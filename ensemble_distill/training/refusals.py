@@ -18,6 +18,7 @@ from ensemble_distill.settings import StudentSettings
 from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks import Task
+from ensemble_distill.training.budget import SettledTraining
 
 
 def refuse_generations(generations: int | None) -> None:
@@ -73,6 +74,20 @@ def refuse_rowless(rows: int, batch_size: int) -> None:
         raise EdistillError(
             f"torchrun started {processes} processes, which share the {of_step} rows of a step ({key}). Start "
             f"{of_step} of them at most."
+        )
+
+
+def refuse_compiled_together(settings: SettledTraining, normalizes: bool) -> None:
+    """Raise EdistillError for a compiled body in several processes whose BatchNorm is to be by the rows of all.
+
+    Args:
+        normalizes: whether its BatchNorm is by the rows of a step.
+    """
+    if ranks.several() and settings.torchcompile is not None and normalizes:
+        raise EdistillError(
+            f"train.torchcompile is {settings.torchcompile!r}, and torchrun started {ranks.current().world} processes: "
+            "a compiled body does not ask the others for its BatchNorm. Leave the key out, or set train.freeze-bn = "
+            "true."
         )
 
 

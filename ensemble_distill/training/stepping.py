@@ -85,7 +85,7 @@ class Stepping:
 def _of_all(loss: Tensor, raw: Tensor) -> Tensor:
     """A loss that knows of no other processes: a mean over this one's answers (A, …) as its share of that over all."""
     own = loss * len(raw) if len(raw) else 0.0 * raw.sum()
-    return ranks.share_of_all(own, own.new_tensor(len(raw)), 1.0)
+    return ranks.share_of_all(own, own.new_full((), len(raw)), 1.0)
 
 
 def _refuse_no_loss(loss: Tensor, stage: str) -> None:

@@ -93,7 +93,7 @@ def batch_norm_of_all(
     """torch's batch_norm in training mode of what all processes have along the first dimension of (B, C, …)."""
     x = given if given.dtype == torch.float64 else given.float()
     over, of_channel = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
-    rows = x.new_tensor([x.numel() / x.shape[1]])
+    rows = x.new_full((1,), x.numel() / x.shape[1])
     sums = _sum_of_all(torch.cat([x.sum(over), rows]))
     count = sums[-1].detach()
     mean = sums[:-1] / count

@@ -26,7 +26,13 @@ from ensemble_distill.training.loop import Setup, Training
 from ensemble_distill.training.order import Order, afforded, boundaries
 from ensemble_distill.training.partial import answered_rows
 from ensemble_distill.training.plateau import refuse_no_validation
-from ensemble_distill.training.refusals import refuse_broken, refuse_double, refuse_one_member, refuse_rowless
+from ensemble_distill.training.refusals import (
+    refuse_broken,
+    refuse_compiled_together,
+    refuse_double,
+    refuse_one_member,
+    refuse_rowless,
+)
 from ensemble_distill.training.rows import CachedRows, TeacherOutputs
 from ensemble_distill.training.sampled import from_samples
 from ensemble_distill.training.student import Begun, begin_student, config_of
@@ -83,6 +89,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     stages = afforded(asked.method.stages(asked.options, members), steps)
     refuse_broken(settings.method, stages, begun.student, begun.architecture, begun.start is not None)
     normalizes = any(map(normalizes_batches, begun.student.modules()))
+    refuse_compiled_together(settings, normalizes and not asked.freezes)
     facts = Learning(settings, learned.sources, asked.method, asked.options, stages, normalizes)
     tell_idle_training(facts, machine.given, machine.progress)
     architecture = begun.architecture

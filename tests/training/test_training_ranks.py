@@ -228,6 +228,13 @@ def test_the_generations_of_a_chain_are_those_of_one_process(folder: Path) -> No
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
+def test_a_compiled_body_whose_batch_norm_is_of_all_rows_is_refused(folder: Path) -> None:
+    ended = in_ranks(2, train_one, folder, {"train.torchcompile": "eager", "output.name": "compiled-body"})
+    (told,) = (one.error for one in ended if one.error and "EndedError" not in one.error)
+    assert "train.torchcompile" in told
+    assert "2 processes" in told
+
+
 def test_more_processes_than_rows_of_a_step_are_refused(folder: Path) -> None:
     ended = in_ranks(3, train_one, folder, {"train.batch-size": 2, "output.name": "few"})
     (told,) = (one.error for one in ended if one.error and "EndedError" not in one.error)
