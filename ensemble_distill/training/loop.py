@@ -159,7 +159,7 @@ class Training:
 
     @staticmethod
     def _is_due(state: State, due: bool) -> bool:
-        """Whether to save within an epoch. Of several processes the first one's clock says it, after losses were read."""
+        """Whether to save within an epoch. Of several processes the first one's clock says it, once losses are read."""
         if not ranks.several():
             return due
         return not state.summary.unread and ranks.of_first(lambda: due)

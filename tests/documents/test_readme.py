@@ -24,7 +24,7 @@ README, INDEX = ROOT / "README.md", ROOT / "examples" / "README.md"
 DOCUMENTS = [README, INDEX, *sorted(ROOT.glob("examples/*/*.md"))]
 
 # what a shell block may call besides edistill
-SHELL = {"python", "python3", "pip", "pytest", "git", "cd", "."}
+SHELL = {"torchrun", "python", "python3", "pip", "pytest", "git", "cd", "."}
 
 
 @dataclass(frozen=True)
