@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.inspecting.listed import listed
-from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.folder import (
     ARGS,
     CALIBRATION,
@@ -55,6 +54,8 @@ def _folder(path: Path, named: str, run: Path) -> Told | None:
 
 
 def _unfinished(run: Path) -> Told:
+    from ensemble_distill.runs.config import StudentConfig  # with torch, which what else stands here does without
+
     config = StudentConfig.load(run)
     state = _state(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else {"saved": "nothing yet"}
     return {

@@ -50,7 +50,7 @@ def edistill(line: str) -> Result:
 def refused(line: str) -> str:
     result = edistill(line)
     assert (result.exit_code, result.stdout) == (2, ""), result.output
-    return result.stderr
+    return result.stderr.replace("\n\nhint: ", " ")
 
 
 @torch.no_grad()

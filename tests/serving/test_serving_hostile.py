@@ -194,7 +194,7 @@ def test_metadata_that_contradict_themselves_or_the_graph(here: Path) -> None:
         (CLASSES, {"classes": ["a", "a", "c"]}, "classes are ['a', 'a', 'c'], and not texts, each once"),
         (CLASSES, {"classes": ["a", "b"]}, "and not (5, 2)"),
         (CLASSES, {"shape": [WIDTH, 1, 1]}, "its rows are features of shape"),
-        (CLASSES, {"shape": [WIDTH + 1]}, "and not one of floats, any number of (5,)"),
+        (CLASSES, {"shape": [WIDTH + 1]}, "and not one tensor(float), any number of (5,)"),
         (CLASSES, {"kind": "tensor"}, "its rows are tensor of shape"),
         (PIXELS, {"shape": [1, 10**9, 10**9]}, "its preprocessing makes (2, 2) of pixels"),
         (PIXELS, {"preprocessing": None}, "its preprocessing makes None of pixels"),

@@ -76,7 +76,16 @@ ALWAYS = frozenset(
         ),
         *(
             f"train.{key}"
-            for key in ("clip-grad", "amp", "model-ema", "device", "seed", "checkpoint-minutes", "peer-timeout")
+            for key in (
+                "clip-grad",
+                "amp",
+                "torchcompile",
+                "model-ema",
+                "device",
+                "seed",
+                "checkpoint-minutes",
+                "peer-timeout",
+            )
         ),
         "method",  # its options: each method says itself which of them do nothing
         *(f"output.{key}" for key in ("cache", "runs", "name", "log")),
