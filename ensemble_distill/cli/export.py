@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Trust, command
 from ensemble_distill.cli.train import RunArgument
+from ensemble_distill.runtime.numbers import number
 from ensemble_distill.settings import Settings
 
 
@@ -31,6 +33,9 @@ def register(app: typer.Typer) -> None:
         ] = False,
         program: Annotated[
             bool, typer.Option("--program", help="export/model.pt2, which torch runs without the body's code.")
+        ] = False,
+        merge_heads: Annotated[
+            bool, typer.Option("--merge-heads", help="export/merged/, one plain timm model, and what it loses.")
         ] = False,
         force: Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 whatever they cost.")] = False,
         ensemble: Annotated[
@@ -65,6 +70,7 @@ def register(app: typer.Typer) -> None:
                 int8=int8,
                 uint8_input=uint8_input,
                 program=program,
+                merge_heads=merge_heads,
                 force=force,
                 ensemble=ensemble,
                 opset=opset,
@@ -76,15 +82,22 @@ def register(app: typer.Typer) -> None:
         files = exported.files
         if json:
             beside = [str(path) for path in exported.beside]
-            document = {"files": [str(path) for path in files], "beside": beside}
+            document: dict[str, Any] = {"files": [str(path) for path in files], "beside": beside}
             prices = [price.to_json() for price in exported.prices]
-            render.document(document | ({"prices": prices} if prices else {}))
+            document |= {"prices": prices} if prices else {}
+            document |= {"merged": dict(exported.merged)} if exported.merged else {}
+            render.document(document)
             return
         render.table(
             "exported and verified",
             ["file", "size"],
-            [[render.near(str(path)), f"{path.stat().st_size / 1e6:.2f} MB"] for path in files],
+            [[render.near(str(path)), f"{_bytes(path) / 1e6:.2f} MB"] for path in files],
         )
+        if exported.merged:
+            names = list(exported.merged)
+            figures = [name for name, value in exported.merged[names[0]].items() if value is not None]
+            rows = [[name, *(number(exported.merged[model].get(name)) for model in names)] for name in figures]
+            render.table("on validation rows, what the heads' mean keeps", ["", *names], rows)
         if exported.prices:
             table = price_table(exported.prices)
             render.grid(table.title, table.columns, table.sections, table.caption)
@@ -92,3 +105,8 @@ def register(app: typer.Typer) -> None:
             render.message(
                 f"Beside {'it' if len(files) == 1 else 'them'}: {' and '.join(p.name for p in exported.beside)}."
             )
+
+
+def _bytes(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

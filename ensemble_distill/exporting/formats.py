@@ -17,6 +17,7 @@ class Formats:
         fp16, int8: ONNX in less precision, which stand beside the plain file, and so bring it along.
         uint8_input: ONNX that takes raw pixels, which brings it along too.
         program: of torch.export.
+        merge_heads: a folder that timm loads, with one head.
         versions: in which ONNX files are written.
         force: write files of less precision whatever they cost.
     """
@@ -27,12 +28,13 @@ class Formats:
     int8: bool = False
     uint8_input: bool = False
     program: bool = False
+    merge_heads: bool = False
     versions: Versions = AS_TRACED
     force: bool = False
 
     def __post_init__(self) -> None:
         """Raises EdistillError where nothing is asked for, or something that goes with nothing."""
-        if not (self.graphs or self.safetensors or self.program):
+        if not (self.graphs or self.safetensors or self.program or self.merge_heads):
             raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
         if self.versions != AS_TRACED and not self.graphs:
             named = "--opset" if self.versions.opset is not None else "--ir-version"
@@ -63,6 +65,6 @@ class Formats:
                 "--safetensors is for a student: the members' weights are files already, in teachers.path. Leave out "
                 "--safetensors or --ensemble."
             )
-        for name in (name for name in ("fp16", "int8", "uint8_input", "program") if getattr(self, name)):
+        for name in (name for name in ("fp16", "int8", "uint8_input", "program", "merge_heads") if getattr(self, name)):
             flag = name.replace("_", "-")
             raise EdistillError(f"--{flag} is for a student, and --ensemble exports none. Leave one of them out.")

@@ -42,6 +42,7 @@ CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generatio
 # the exported files, and what asks for them
 ONNX, SAFETENSORS = "model.onnx", "model.safetensors"
 PROGRAM = "model.pt2"
+MERGED = "merged"  # a folder that timm loads
 FLOAT16, INT8, UINT8 = "model-fp16.onnx", "model-int8.onnx", "model-uint8.onnx"
 FORMATS = {
     ONNX: "--onnx",

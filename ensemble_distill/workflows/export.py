@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,8 +28,10 @@ from ensemble_distill.runtime.spread import spread
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.reference import Reference
 from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members
+from ensemble_distill.workflows.export_merged import export_merged
 from ensemble_distill.workflows.export_pixels import export_pixels
 from ensemble_distill.workflows.export_smaller import export_smaller
 from ensemble_distill.workspace.evaluating import Splits
@@ -44,11 +47,13 @@ class Exported:
         beside: the model card and the settings that made them.
         prices: what the float32 file is on validation rows, and what each file of less precision is; empty without
             such.
+        merged: the figures on validation rows of "student" and "merged"; empty where nothing was merged.
     """
 
     files: tuple[Path, ...]
     beside: tuple[Path, ...] = ()
     prices: tuple[Price, ...] = ()
+    merged: Mapping[str, Figures] = field(default_factory=dict)
 
 
 def export(
@@ -61,6 +66,7 @@ def export(
     int8: bool = False,
     uint8_input: bool = False,
     program: bool = False,
+    merge_heads: bool = False,
     force: bool = False,
     ensemble: bool = False,
     opset: int | None = None,
@@ -77,6 +83,7 @@ def export(
             but the last in less precision. What that costs is measured on validation rows.
         uint8_input: write `model-uint8.onnx` beside it, which takes raw pixels of the student's size.
         program: write `model.pt2`, which torch runs without the code of the body.
+        merge_heads: write `merged/`, one plain timm model whose classifier is the mean of the heads.
         force: write those whatever they cost.
         ensemble: export the members that the settings name, and no run; see `export_members`.
         opset, ir_version: of the ONNX file; None for those that torch writes.
@@ -88,7 +95,9 @@ def export(
     Raises:
         EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
     """
-    asked = Formats(onnx, safetensors, fp16, int8, uint8_input, program, Versions(opset, ir_version), force)
+    asked = Formats(
+        onnx, safetensors, fp16, int8, uint8_input, program, merge_heads, Versions(opset, ir_version), force
+    )
     workspace = Workspace(settings, progress or Silent(), trust)
     if ensemble:
         asked.refuse_of_ensemble(run)
@@ -110,8 +119,12 @@ def export(
         if asked.program:
             x = _real_rows(workspace, found)
             files.append(export_program(student, found.config, x, folder / PROGRAM, found.made_from))
+        lost: dict[str, Figures] = {}
+        if asked.merge_heads:
+            merged, lost = export_merged(workspace, found, student, _real_rows(workspace, found))
+            files.append(merged)
         beside = write_card_of_run(found, folder, workspace.progress) if card else ()
-    return Exported(tuple(files), beside, tuple(prices))
+    return Exported(tuple(files), beside, tuple(prices), lost)
 
 
 def _graph(workspace: Workspace, run: Run, student: Student, path: Path, versions: Versions) -> Path:

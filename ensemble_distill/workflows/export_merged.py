@@ -1,0 +1,48 @@
+"""`edistill export --merge-heads`: one plain timm model, and what is lost with the heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ensemble_distill.data.batches import plain_batches
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.evaluation.comparable import open_for
+from ensemble_distill.evaluation.rows import Answers, concatenate, prediction_rows
+from ensemble_distill.exporting.merged import merged, refuse_unmergeable, write_merged
+from ensemble_distill.runs.folder import EXPORTS, MERGED
+from ensemble_distill.runs.run import Run
+from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.figures import Figures, Values
+from ensemble_distill.workspace.evaluating import Splits
+from ensemble_distill.workspace.workspace import Workspace
+
+SPLIT = "validation"
+MODELS = ("student", "merged")
+
+
+@torch.no_grad()
+def export_merged(workspace: Workspace, run: Run, student: Student, x: torch.Tensor) -> tuple[Path, dict[str, Figures]]:
+    """Write `export/merged/`.
+
+    Returns:
+        The folder; and the figures of the student's pooled prediction and of the merged model's on validation rows.
+
+    Raises:
+        EdistillError: the student is no timm model with linear heads, or there are no validation rows.
+    """
+    what = run.architecture
+    refuse_unmergeable(what, str(run.folder))
+    if SPLIT not in workspace.split_names:
+        raise EdistillError("What --merge-heads loses is measured on validation rows. Set data.validation.")
+    model = merged(student, what)
+    source = open_for([run], Splits(workspace, what.task.data_names), SPLIT)
+    kept: dict[str, list[Values]] = {name: [] for name in MODELS}
+    for rows, (inputs,) in plain_batches(source, [what.preprocessing], workspace.workers, torch.device("cpu")):
+        y = Answers(what.task, source.labels, rows).labels
+        one = what.family.predictive(model(inputs).unsqueeze(1).double(), None, "probabilities")
+        for name, said in zip(MODELS, (student.predictive(student(inputs).double()), one), strict=True):
+            kept[name].append(prediction_rows(what.task, said, y))
+    folder = write_merged(model, student, run.config, x, run.folder / EXPORTS / MERGED, run.weights)
+    return folder, {name: what.task.figures(concatenate(batches)) for name, batches in kept.items()}

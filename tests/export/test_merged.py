@@ -1,0 +1,91 @@
+"""A student as one plain timm model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from configs import configured
+from runs_helpers import RUN
+from tiny import refused, refused_and_kept, settings
+from torch import Tensor
+
+from ensemble_distill.exporting.merged import merged, refuse_unmergeable, write_merged
+from ensemble_distill.facts import Calibration, Member, Preprocessing
+from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.workflows.export import export
+
+
+def made(**more: Any) -> tuple[StudentConfig, Student]:
+    config = configured(
+        **{
+            "task": Classification(("cat", "dog", "owl")),
+            "members": tuple(Member(name, name * 64) for name in "abc"),
+            "heads": 3,
+            "hidden": (),
+            "kwargs": {},
+            "model": "test_resnet",
+            "shape": (3, 32, 32),
+            "kind": "pixels",
+            "preprocessing": Preprocessing((32, 32), (0.4, 0.5, 0.6), (0.2,)),
+            **more,
+        }
+    )
+    torch.manual_seed(0)
+    return config, config.architecture.build().eval()
+
+
+def rows() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 5.0)])
+def test_timm_loads_it_and_it_says_the_mean_of_the_heads(tmp_path: Path, weights: tuple[float, ...] | None) -> None:
+    config, student = made(weights=weights)
+    student.calibration = Calibration(temperature=1.7, spread=1.3)
+    folder = write_merged(merged(student, config.architecture), student, config, rows(), tmp_path / "merged", "0" * 64)
+    back = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    share = torch.tensor(weights or (1.0, 1.0, 1.0))
+    with torch.no_grad():
+        found = back(rows()).softmax(-1)
+        wanted = ((share / share.sum())[:, None] * student(rows())).sum(1).div(1.7).softmax(-1)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    data = timm.data.resolve_data_config({}, model=back)
+    assert (data["input_size"], data["mean"], data["std"]) == ((3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
+    assert list(back.pretrained_cfg["label_names"]) == ["cat", "dog", "owl"]
+
+
+@pytest.mark.thorough
+def test_where_members_pool_by_logits_nothing_is_lost() -> None:
+    config, student = made(average="logits")
+    with torch.no_grad():
+        pooled = student.predictive(student(rows())).summary().mean
+        torch.testing.assert_close(merged(student, config.architecture)(rows()).softmax(-1), pooled)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": "model.py:make_body"}, "model.py:make_body"),
+        ({"bodies": 2}, "2 bodies"),
+        ({"hidden": (5,)}, "[5]"),
+        ({"form": "rank-one"}, "rank-one"),
+        ({"kind": "features", "shape": (6,), "preprocessing": None}, "classification"),
+    ],
+)
+def test_what_is_no_plain_timm_model_is_refused(change: dict[str, Any], told: str) -> None:
+    config, _ = made()
+    with refused("--merge-heads", told):
+        refuse_unmergeable(replace(config.architecture, **change), "runs/x")
+
+
+def test_a_run_with_a_body_of_ones_own_is_refused_and_nothing_is_written(runs: Path) -> None:
+    with refused_and_kept(runs / RUN, "--merge-heads", "model.py:make_body"):
+        export(settings(runs), "hydra-s0", merge_heads=True, card=False)
