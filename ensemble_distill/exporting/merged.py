@@ -106,8 +106,9 @@ def write_merged(
         except Exception as error:  # timm's models raise many kinds
             raise EdistillError(f"timm cannot keep it: {first_line(error)}. Leave --merge-heads out.") from error
         with torch.no_grad():
-            apart = float((back(x) - mean_logits(student, student(x))).abs().max())
-        if not apart <= APART * max(1.0, float(back(x).abs().max())):
+            found, wanted = back(x), mean_logits(student, student(x))
+        apart = float((found - wanted).abs().max())
+        if not apart <= APART * max(1.0, float(wanted.abs().max())):
             raise EdistillError(
                 f"The merged model's logits differ from the mean of the heads' by {apart:.2e}, so nothing was written. "
                 "Leave --merge-heads out, and report the body."
