@@ -22,7 +22,7 @@ from ensemble_distill.cli.panels import OTHERS, PANELS
 PLACE = Path(__file__).with_name("README.md")
 HEAD = """# Every command and its options
 
-What `edistill COMMAND --help` says, written by `python examples/reference/make.py`. The examples run in the folder that
+What the `--help` of each command says, written by `python examples/reference/make.py`. The examples run in the folder that
 `edistill quickstart digits` makes. Options that stand for a key of `edistill.toml` override it; `edistill settings`
 lists all keys, and `--set KEY=VALUE` reaches each.
 
