@@ -24,7 +24,7 @@ HEAD = """# Every command and its options
 
 What the `--help` of each command says, written by `python examples/reference/make.py`. The examples run in the folder that
 `edistill quickstart digits` makes. Options that stand for a key of `edistill.toml` override it; `edistill settings`
-lists all keys, and `--set KEY=VALUE` reaches each.
+lists all keys, and `--set` reaches each.
 
 Tab completes commands, options, methods, runs, splits and keys, once `edistill --install-completion` has told your
 shell so (`--show-completion` prints what it would add). A name that nobody knows is answered with the one most like it.
