@@ -176,4 +176,4 @@ def test_what_is_damaged_is_one_message(made: Path, path: str, content: bytes) -
 
 def test_a_table_of_somebodys_is_no_log(made: Path) -> None:
     (made / "mine.jsonl").write_text('{"step": 1, "text": "a"}\n')
-    assert "mine.jsonl is no run" in message_of(edistill("inspect", "mine.jsonl").stderr)
+    assert "mine.jsonl is a table" in message_of(edistill("inspect", "mine.jsonl").stderr)
