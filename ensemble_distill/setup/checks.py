@@ -20,7 +20,12 @@ from ensemble_distill.setup.members import look
 from ensemble_distill.students.bodies import build_body, feature_count
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Teacher
-from ensemble_distill.training.refusals import refuse_bodiless, refuse_temperature, refuse_unlabeled
+from ensemble_distill.training.refusals import (
+    refuse_bodiless,
+    refuse_fewer_tokens,
+    refuse_temperature,
+    refuse_unlabeled,
+)
 from ensemble_distill.workspace.splits import class_names, refuse_unlike, student_preprocessing
 from ensemble_distill.workspace.workspace import Workspace, sources_of
 
@@ -174,6 +179,7 @@ def _student(workspace: Workspace, found: Examined) -> None:
         several = named_in(found.taken)
         found.body = build_body(settings.student.model, settings.student.kwargs, shape, encoding=several)
         features = feature_count(found.body, shape, settings.student.model, encoding=several)
+        refuse_fewer_tokens(found.body, several, settings.student.model)
         size = sum(parameter.numel() for parameter in found.body.parameters())
         given = f"an input {list(shape)}"
         if isinstance(several, Several):

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ensemble_distill.data.encoding import tells_texts_apart, vocabulary_size
 from ensemble_distill.errors import EdistillError, first_few, first_line
-from ensemble_distill.facts import FIELDS, LONGEST, Tokenization, Tokenizer
+from ensemble_distill.facts import FIELDS, LONGEST, AnyPreprocessing, Preprocessing, Tokenization, Tokenizer
 from ensemble_distill.runtime.files import DOCUMENT
 from ensemble_distill.runtime.transformers import of_its_own
 from ensemble_distill.settings import PreprocessingSettings
+from ensemble_distill.students.embeddings import fewer_embeddings, refuse_fewer_embeddings, text_in
 from ensemble_distill.teachers.said import json_said, read_said
 
 # what holds a tokenizer's tokens; without any the library makes an empty one, and says nothing
@@ -77,6 +80,30 @@ def encoding(name: str, tokenizer: Tokenizer, length: int, fields: tuple[str, ..
         return Tokenization(tokenizer, length, fields, pad)  # type: ignore[arg-type]  # some of FIELDS
     except ValueError as error:
         raise EdistillError(f"{name}: {error}.") from None
+
+
+GIVEN = "Give the tokenizer that it was trained with, preprocessing.tokenizer."
+SAVED = "Save the one that it was trained with beside it: tokenizer.save_pretrained(folder)."
+
+
+def refuse_other_tokenizer(network: nn.Module, to: AnyPreprocessing | None, name: str, remedy: str = GIVEN) -> None:
+    """Raise EdistillError for a member, in eval mode, of fewer tokens than its tokenizer gives.
+
+    Args:
+        network: called with (B, fields, L), of texts.
+        name: the member's, for the message.
+        remedy: where to put the tokenizer.
+    """
+    if to is not None and (text := text_in(to)) is not None:
+        assert not isinstance(to, Preprocessing)  # which is of pictures
+        refuse_fewer_embeddings(network, to, vocabulary_size(text.tokenizer), f"Member {name}", remedy)
+
+
+def refuse_fewer_rows(rows: int | None, to: AnyPreprocessing | None, name: str) -> None:
+    """Raise EdistillError for a graph whose embedding has too few rows; None where it does not say how many."""
+    text = text_in(to)
+    if rows is not None and text is not None and rows < (tokens := vocabulary_size(text.tokenizer)):
+        raise fewer_embeddings(f"Member {name}", tokens, rows, GIVEN)
 
 
 def pad_of(record: Any) -> int:

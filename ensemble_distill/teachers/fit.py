@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Member
 from ensemble_distill.teachers.choosing import Weights
+from ensemble_distill.teachers.encodings import refuse_other_tokenizer
 from ensemble_distill.teachers.states import COUNTER, State, digest, prefixes, renamings
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.weights import read_weights
@@ -234,4 +235,6 @@ def _build(
         module = construct().float()
     for sentence in load_weights(module, state, member.name, built_from):
         context.progress.note(sentence)
-    return module.eval().requires_grad_(False)
+    module.eval().requires_grad_(False)
+    refuse_other_tokenizer(module, member.preprocessing, member.name)
+    return module

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 LARGEST = 2**31 - 1  # bytes of a message of protobuf
 DEEPEST = 16  # graphs in one another's branches
 PIECE = 1 << 20
-FORMS = frozenset({"Reshape", "Cast", "Identity", "Squeeze", "Flatten"})  # operators that leave a label what it is
+# operators that leave a label, or a token, what it is; and those that leave a matrix its rows
+FORMS = frozenset({"Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze", "Flatten"})
+VALUES = frozenset({"Cast", "Identity", "DequantizeLinear"})
 LOOK_UPS = frozenset({"ArrayFeatureExtractor", "Gather"})
 
 
@@ -208,6 +210,32 @@ def given(path: Path, model: onnx.ModelProto) -> list[Port]:
     """What a graph is given: its inputs that have no values of their own."""
     own = {tensor.name for tensor in model.graph.initializer}
     return ports(path, [value for value in model.graph.input if value.name not in own])
+
+
+def embedding_rows(model: onnx.ModelProto, entry: str) -> int | None:
+    """Of how many tokens a graph has embeddings: the rows of the smallest matrix that an input's ids take rows of.
+
+    Args:
+        entry: the name of that input.
+
+    Returns:
+        None where ids go another way.
+    """
+    rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    ids, found = {entry}, []
+    for node in model.graph.node:  # each after those that it reads
+        first = node.input[0] if node.input else ""
+        if node.op_type in FORMS and first in ids:
+            ids.update(node.output)
+        elif node.op_type in VALUES and first in rows:
+            rows[node.output[0]] = rows[first]
+        elif node.op_type == "Gather" and first in rows and node.input[1] in ids and _axis(node) == 0:
+            found.append(rows[first])
+    return min(found, default=None)
+
+
+def _axis(node: Any) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
 
 
 def class_labels(model: onnx.ModelProto) -> tuple[int | str, ...] | None:

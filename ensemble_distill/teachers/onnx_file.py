@@ -15,8 +15,8 @@ from ensemble_distill.facts import FIELDS, Member, Named, Preprocessing, Several
 from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.teachers.answering import Answering
-from ensemble_distill.teachers.encodings import from_tokenizer
-from ensemble_distill.teachers.graphs import Port, class_labels, given, other_outputs, ports, read_graph
+from ensemble_distill.teachers.encodings import from_tokenizer, refuse_fewer_rows
+from ensemble_distill.teachers.graphs import Port, class_labels, embedding_rows, given, other_outputs, ports, read_graph
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.preprocessing import from_settings, settled
@@ -43,6 +43,7 @@ def load(path: Path, context: Context) -> Teacher:
     outputs = ports(path, graph.model.graph.output)
     chosen = _answer(path, outputs, context)
     entries, named = _entries(path, given(path, graph.model), context)
+    refuse_fewer_rows(embedding_rows(graph.model, FIELDS[0]), named, name)
     labels = class_labels(graph.model)
     if chosen[0].kind == "map" and labels is None:
         raise other_outputs(path, outputs, f"nothing says what {chosen[0].name} is called by")

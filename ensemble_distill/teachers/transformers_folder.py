@@ -20,7 +20,14 @@ from ensemble_distill.facts import FIELDS, AnyPreprocessing, Member, Tokenizatio
 from ensemble_distill.runtime.transformers import library
 from ensemble_distill.students.fields import shown
 from ensemble_distill.tasks.checks.class_order import Order
-from ensemble_distill.teachers.encodings import VOCABULARIES, encoding, own_tokenizer, pad_of
+from ensemble_distill.teachers.encodings import (
+    SAVED,
+    VOCABULARIES,
+    encoding,
+    own_tokenizer,
+    pad_of,
+    refuse_other_tokenizer,
+)
 from ensemble_distill.teachers.image_processors import from_processor
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.preprocessing import from_settings, from_timm, settled
@@ -78,7 +85,9 @@ def _build(member: Member, path: Path, context: Context) -> nn.Module:
             f"{path} has changed since it was listed: it was {member.sha256[:12]}…, now {now[:12]}…. Run the command "
             "again when nothing writes to the teachers."
         )
-    return shown(built(path, _read_config(path, context), weights, member, context.trust), member.preprocessing)
+    module = shown(built(path, _read_config(path, context), weights, member, context.trust), member.preprocessing)
+    refuse_other_tokenizer(module, member.preprocessing, member.name, SAVED)
+    return module
 
 
 def _digest(path: Path, weights: str) -> str:

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
+from torch import nn
 
+from ensemble_distill.data.encoding import vocabulary_size
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import Named
 from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runtime import ranks
 from ensemble_distill.settings import StudentSettings
 from ensemble_distill.students.architecture import Architecture
+from ensemble_distill.students.embeddings import refuse_fewer_embeddings, text_in
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks import Task
 from ensemble_distill.training.budget import SettledTraining
@@ -163,3 +167,25 @@ def _refuse_unsolved(named: str, stage: Stage, heads: int, members: int) -> None
             f"Each head starts from its own member's last stage, and stage {stage.name} of {named} does not solve for "
             "what stands behind it. Leave method.closed-form and method.hinton-share out."
         )
+
+
+def refuse_fewer_tokens(body: nn.Module, encoding: Named | None, model: str) -> None:
+    """Raise EdistillError for a body of texts that has no embedding of some tokens of the student's tokenizer.
+
+    Args:
+        body: its modules keep the modes that they are in.
+        encoding: how texts become its input; None for other rows.
+        model: what builds it, for the message.
+    """
+    text = text_in(encoding)
+    if encoding is None or text is None:
+        return
+    tokens = vocabulary_size(text.tokenizer)
+    modes = {module: module.training for module in body.modules()}
+    body.eval()
+    remedy = f"Build it for {tokens:,}, as by student.kwargs, or give the tokenizer of its own, student.preprocessing."
+    try:
+        refuse_fewer_embeddings(body, encoding, tokens, f"student.model {model}", remedy)
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -31,6 +31,7 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.run import Pooled
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Asked, Learned
+from ensemble_distill.training.refusals import refuse_fewer_tokens
 
 SAMPLED = 10_000  # training rows that say where a fresh head is to begin
 
@@ -75,6 +76,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
     builds = {name: named[name].build for name in names}
     body = started_bodies(student.model, student.kwargs, shape, builds, positions, encoding)
     refuse_dependent_body(body, shown, student.model, positions)
+    refuse_fewer_tokens(body, encoding, student.model)
     stage = _last_stage(student, each(body)[0])
     _refuse_uncompressed(student, stage)
     start = None

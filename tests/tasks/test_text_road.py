@@ -313,6 +313,13 @@ def test_what_does_not_go_with_texts_is_refused_by_name(folder: Path) -> None:
     refused(r"no such classifier.*transformers/bert", **{"student.model": "transformers/bertt"})
 
 
+def test_a_body_of_fewer_tokens_than_its_tokenizer_is_refused_before_a_step(folder: Path) -> None:
+    count = tokenizer().get_vocab_size()
+    with pytest.raises(EdistillError, match=rf"make_body.*\b{count - 1}\b.*\b{count}\b.*student\.kwargs"):
+        train(read(folder, student__kwargs={"tokens": count - 1}, output__runs=str(folder / "other")))
+    assert not list((folder / "other").glob("*/student.safetensors"))
+
+
 def test_the_student_s_own_tokenizer_is_the_one_that_is_set(folder: Path) -> None:
     preprocessing = {"tokenizer": str(folder / "tokenizer.json"), "length": 6}
     settings = load_settings(
