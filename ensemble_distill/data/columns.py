@@ -17,6 +17,10 @@ LABELS = (
     "Mend or drop that row; a column of names has its classes declared in data.columns.classes, and several columns of "
     "labels hold 0 and 1."
 )
+MISSING = (
+    "Mend or drop that row; rows without labels belong in data.transfer, in a table without that column, as does a "
+    "table of which no row has one."
+)
 CLASSES = "data.columns.classes"
 
 
@@ -194,7 +198,7 @@ def numbers(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arr
     except (TypeError, ValueError):
         row = next(at for at, value in enumerate(values) if not _is_number(value))
         raise EdistillError(
-            f"{named} is {values[row]!r} at row {first_row + row}, which is no number. {mend}"
+            f"{named} is {values[row]!r} at row {first_row + row}, which is no number. {_missing(values[row], mend)}"
         ) from None
     whole = np.isfinite(found).all() and (np.abs(found) < 2**53).all() and (found == np.rint(found)).all()
     return found.astype(np.int64) if whole else found
@@ -207,12 +211,18 @@ def finite(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arra
     bad = ~np.isfinite(found)
     if bad.any():
         row = int(bad.argmax())
+        if mend == LABELS:
+            raise EdistillError(f"{named} is {values[row]} at row {first_row + row}, which is no label. {MISSING}")
         raise EdistillError(
-            f"{named} is {values[row]} at row {first_row + row}. "
-            + ("Fill it in as the members had it filled in, or drop the row" if mend != LABELS else "Drop that row")
-            + ": nothing is guessed for a value that is missing or not finite."
+            f"{named} is {values[row]} at row {first_row + row}. Fill it in as the members had it filled in, or drop "
+            "the row: nothing is guessed for a value that is missing or not finite."
         )
     return found
+
+
+def _missing(value: Any, mend: str) -> str:
+    """What to do about it, of a label that is not there at all."""
+    return MISSING if mend == LABELS and value in (None, "") else mend
 
 
 def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: int, key: str | None) -> Array:
@@ -231,7 +241,9 @@ def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: 
         if key == CLASSES:
             mend = "drop it, or declare it there, in the members' order"
         if values[row] in (None, ""):
-            mend = "or drop it; rows without labels belong in data.transfer" if key == CLASSES else "or drop it"
+            mend = "or drop it"
+            if key == CLASSES:
+                mend += "; rows without labels belong in data.transfer, in a table without that column"
         raise EdistillError(
             f"{named} is {values[row]!r} at row {first_row + row}, which is not among the {len(known)} {there} "
             f"({first_few(known, 6)}). Mend the row, {mend}."

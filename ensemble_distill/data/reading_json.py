@@ -20,7 +20,7 @@ def read_json_lines(path: Path) -> tuple[list[str], Blocks]:
     """The keys of the first row, and blocks of rows, by column; None where a row lacks one.
 
     Raises:
-        EdistillError: it is no text in UTF-8, or a line is no table.
+        EdistillError: it is no text in UTF-8, or a line is no table, or one with a key that stands twice.
     """
     rows = _rows(path)
     first = next(rows, None)
@@ -46,11 +46,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _row(line: bytes, path: Path, row: int) -> dict[str, Any]:
     try:
-        found = parse_json(line.removeprefix(b"\xef\xbb\xbf") if row == 0 else line)
+        found = parse_json(line.removeprefix(b"\xef\xbb\xbf") if row == 0 else line, once=True)
         if any("\ud800" <= letter <= "\udfff" for text in _texts(found) for letter in text):
             raise ValueError("it has half a surrogate pair, which is no character")
     except ValueError as error:
-        raise EdistillError(f"{path}: row {row} is no JSON: {error}. Mend or drop that line.") from None
+        raise EdistillError(
+            f"{path}: row {row} is no JSON that can be read: {error}. Mend or drop that line."
+        ) from None
     if not isinstance(found, dict):
         raise EdistillError(
             f"{path}: row {row} is a {type(found).__name__}, and a row is a JSON object whose keys are the columns. "

@@ -22,12 +22,26 @@ def line_of_json(record: Any) -> str:
     return harmless_json(json.dumps(record, ensure_ascii=False))
 
 
-def parse_json(content: bytes | str) -> Any:
-    """What a JSON text says. Raises ValueError when it is none, no UTF-8, or nested too deeply to be read."""
+def parse_json(content: bytes | str, *, once: bool = False) -> Any:
+    """What a JSON text says. Raises ValueError when it is none, no UTF-8, or nested too deeply to be read.
+
+    Args:
+        once: whether a table with a key that stands twice is refused, too. Else the last of them counts.
+    """
+    text = content if isinstance(content, str) else content.decode()
     try:
-        return json.loads(content if isinstance(content, str) else content.decode())
+        return json.loads(text, object_pairs_hook=_each_once if once else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands in it {names.count(twice)} times, and each is to stand once")
+    return table
 
 
 def write_json(path: Path, record: Any, *, within: Path | None = None) -> None:

@@ -80,9 +80,10 @@ def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
             "given, or which one holds pictures or their paths, texts, or arrays."
         )
     made_of["labels"] = columns.labels
-    for key, names in made_of.items():
+    for key, names in {**made_of, "classes": columns.classes or ()}.items():
         if twice := next((name for name in names if names.count(name) > 1), None):
-            return f"data.columns.{key}", f"data.columns.{key} names {twice!r} twice. Name each column once."
+            each = "class" if key == "classes" else "column"
+            return f"data.columns.{key}", f"data.columns.{key} names {twice!r} twice. Name each {each} once."
     for (key, names), (other, others) in combinations(made_of.items(), 2):
         if both := next((name for name in names if name in others), None):
             return f"data.columns.{other}", (

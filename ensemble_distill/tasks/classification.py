@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ensemble_distill.errors import EdistillError
+from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import class_order
 from ensemble_distill.tasks.checks import labels as checks
@@ -71,7 +71,7 @@ class Classification(OfLogits):
         if len(names) != number:
             where = "the cache" if known else f"data.{next(iter(named))}"
             raise EdistillError(
-                f"The members have {number} classes, but {where} has {len(names)} ({', '.join(names[:4])}, …). Give "
+                f"The members have {number} classes, but {where} has {len(names)} ({first_few(names, 4)}). Give "
                 "the data the members were trained on."
             )
         task = cls(names)

@@ -75,8 +75,8 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
         _refuse_other_inputs(seen, learned.preprocessing)
     builds = {name: named[name].build for name in names}
     body = started_bodies(student.model, student.kwargs, shape, builds, positions, encoding)
-    refuse_dependent_body(body, shown, student.model, positions)
     refuse_fewer_tokens(body, encoding, student.model)
+    refuse_dependent_body(body, shown, student.model, positions)
     stage = _last_stage(student, each(body)[0])
     _refuse_uncompressed(student, stage)
     start = None

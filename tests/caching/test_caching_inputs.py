@@ -164,7 +164,7 @@ def test_members_of_other_class_counts_are_refused(tmp_path: Path) -> None:
 
 
 def test_data_of_another_class_count_is_refused(tmp_path: Path) -> None:
-    with refused("The members have 3 classes, but data.train has 4 (a, b, c, d, …)"):
+    with refused("The members have 3 classes, but data.train has 4 (a, b, c, d)"):
         run(tmp_path, [good(0)], {"train": plan(classes=("a", "b", "c", "d"))})
 
 

@@ -157,6 +157,7 @@ WRONG: dict[str, tuple[dict[str, list[Any]], tuple[str, ...]]] = {
     "too large": (changed("fare", 8, "1e60"), ("column fare is 1e60 at row 8",)),
     "unknown": (changed("deck", 9, "Z"), ("column deck is 'Z' at row 9", "3 declared", "data.columns.categories.deck")),
     "no class": (changed("survived", 3, "maybe"), ("column survived is 'maybe' at row 3", "no, yes")),
+    "no label of names": (changed("survived", 3, ""), ("column survived is '' at row 3", "data.transfer", "without that")),
     "missing": ({k: v for k, v in DATA.items() if k != "fare"}, ("no column 'fare'", "data.columns.inputs")),
     "misspelled": ({("fares" if k == "fare" else k): v for k, v in DATA.items()}, ("did you mean 'fares'",)),
 }
@@ -186,6 +187,21 @@ def test_what_is_no_table(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     with refused("a.csv", *said):
         open_source(tmp_path / "a.csv", columns=Columns(("age",)))
+
+
+@pytest.mark.parametrize("value", ["", "nan"])
+def test_a_table_of_no_labels_is_told_where_it_belongs(tmp_path: Path, value: str) -> None:
+    data = DATA | {"a": [value] * ROWS}
+    with refused("a.csv", "column a is", "at row 0", "data.transfer", "without that column"):
+        open_source(written(tmp_path / "a.csv", data), columns=Columns(("age",), labels=("a",)))
+    del data["a"]  # as the remedy says
+    assert open_source(written(tmp_path / "a.csv", data), columns=Columns(("age",), labels=("a",))).labels is None
+
+
+def test_a_key_that_stands_twice_in_a_row_of_json(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"age": 1}\n{"age": 2, "age": 3}\n')
+    with refused("a.jsonl", "row 1", "'age' stands in it 2 times"):
+        open_source(tmp_path / "a.jsonl", columns=Columns(("age",)))
 
 
 def test_bytes_that_are_no_text_and_no_parquet(tmp_path: Path) -> None:
@@ -230,6 +246,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a label among inputs": ({"columns": {"inputs": ["a"], "labels": ["a"]}}, ("'a' in inputs and in labels",)),
     "no such input": ({"columns": {"inputs": ["a"], "categories": {"b": ["x"]}}}, ("has 'b', which is not in inputs",)),
     "no inputs": ({"columns": {"inputs": []}}, ("data.columns.inputs",)),
+    "a class twice": ({"columns": {"inputs": ["a"], "classes": ["x", "x"]}}, ("data.columns.classes names 'x' twice",)),
     "a value twice": ({"columns": {"inputs": ["a"], "categories": {"a": ["x", "x"]}}}, ("give each once",)),
     "classes of two": (
         {"columns": {"inputs": ["a"], "labels": ["b", "c"], "classes": ["x", "y"]}},
@@ -358,7 +375,7 @@ def test_noise_is_of_numbers_alone(tmp_path: Path) -> None:
     [
         ("x,y\n1,cat\n2,\n", Columns(("x",), labels=("y",), classes=("cat", "dog")), ("is '' at row 1", "transfer")),
         ("x,y\n1,cat\n2,cow\n", Columns(("x",), labels=("y",), classes=("cat", "dog")), ("'cow'", "members' order")),
-        ("x,y\n1,1\n2,nan\n", Columns(("x",), labels=("y",)), ("is nan at row 1", "Drop that row")),
+        ("x,y\n1,1\n2,nan\n", Columns(("x",), labels=("y",)), ("is nan at row 1", "transfer")),
     ],
 )
 def test_cells_of_labels_that_are_none_say_what_to_do(
