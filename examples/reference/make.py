@@ -22,9 +22,9 @@ from ensemble_distill.cli.panels import OTHERS, PANELS
 PLACE = Path(__file__).with_name("README.md")
 HEAD = """# Every command and its options
 
-What the `--help` of each command says, written by `python examples/reference/make.py`. The examples run in the folder that
-`edistill quickstart digits` makes. Options that stand for a key of `edistill.toml` override it; `edistill settings`
-lists all keys, and `--set` reaches each.
+What the `--help` of each command says, written by `python examples/reference/make.py`. The examples run in the folder
+that `edistill quickstart digits` makes. Options that stand for a key of `edistill.toml` override it;
+`edistill settings` lists all keys, and `--set` reaches each.
 
 Tab completes commands, options, methods, runs, splits and keys, once `edistill --install-completion` has told your
 shell so (`--show-completion` prints what it would add). A name that nobody knows is answered with the one most like it.

@@ -312,9 +312,7 @@ def test_an_unknown_method_is_answered_with_the_nearest_or_with_all() -> None:
         open_method("hydro")
     with pytest.raises(EdistillError, match=r"'batch_ensemble', which is no method\. Did you mean batch-ensemble\?"):
         open_method("batch_ensemble")
-    with pytest.raises(
-        EdistillError, match=rf"'quux', which is no method\. Use one of {', '.join(method_names())}\."
-    ):
+    with pytest.raises(EdistillError, match=rf"'quux', which is no method\. Use one of {', '.join(method_names())}\."):
         open_method("quux")
     with pytest.raises(EdistillError, match="'method', which is no method"):  # the module of that name is none
         open_method("method")
