@@ -26,6 +26,7 @@ from ensemble_distill.settings.assignments import parse_assignment
 SHORT = {"batch-size": "-b", "workers": "-j"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+AlsoJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Split = Annotated[
     str | None,
     typer.Option(
@@ -43,6 +44,12 @@ Trust = Annotated[
         help="Unpickle checkpoints that hold any Python object, and run the code that runs from elsewhere name.",
     ),
 ]
+
+
+def refuse_two_formats(json: bool, style: str | None, default: str | None = None) -> None:
+    """Raise EdistillError where `--json` stands beside a `--format` that is another."""
+    if json and style not in (default, "json"):
+        raise EdistillError(f"--json and --format {style} are two formats for one result. Leave one of them out.")
 
 
 def command(

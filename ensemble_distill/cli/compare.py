@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_distill.cli import completing, render
-from ensemble_distill.cli.command import Split, Trust, command
+from ensemble_distill.cli.command import AlsoJson, Split, Trust, command, refuse_two_formats
 from ensemble_distill.cli.evaluate import Style
 from ensemble_distill.evaluation.paired import Difference
 from ensemble_distill.evaluation.remarks import cautions, remarks
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         trust: Trust = False,
         style: Annotated[Style, typer.Option("--format", help="How the result is written.")] = Style.table,
-        json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+        json: AlsoJson = False,
     ) -> None:
         """Hold runs against the first of them, with 95 % intervals of the differences.
 
@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
         """
         from ensemble_distill.workflows import compare as workflow
 
+        refuse_two_formats(json, style, Style.table)
         with render.Shown() as progress:
             found = workflow.compare(settings, runs, split=split, picture=picture, trust=trust, progress=progress)
         if json or style is Style.json:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ensemble_distill.cli import completing, render
-from ensemble_distill.cli.command import Split, Trust, command
+from ensemble_distill.cli.command import AlsoJson, Split, Trust, command, refuse_two_formats
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.remarks import remarks
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         trust: Trust = False,
         style: Annotated[Style, typer.Option("--format", help="How the result is written.")] = Style.table,
-        json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+        json: AlsoJson = False,
     ) -> None:
         """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.
 
@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
         from ensemble_distill.evaluation.exported import with_their_runs
         from ensemble_distill.workflows import evaluate as workflow
 
+        refuse_two_formats(json, style, Style.table)
         if runs is not None and report is None:
             runs = with_their_runs(Path(settings.output.runs), runs)
         with render.Shown() as progress:

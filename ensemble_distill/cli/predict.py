@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import command
+from ensemble_distill.cli.command import AlsoJson, command, refuse_two_formats
 from ensemble_distill.errors import EdistillError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def register(app: typer.Typer) -> None:
             Style | None,
             typer.Option("--format", help="How rows are written; default as FILE ends, else csv.", show_default=False),
         ] = None,
-        json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+        json: AlsoJson = False,
         heads: Annotated[bool, typer.Option("--heads", help="What each head says by itself, too.")] = False,
         abstain_above: Annotated[
             float | None,
@@ -99,6 +99,7 @@ def register(app: typer.Typer) -> None:
         """
         from ensemble_distill.workflows.predict import predict
 
+        refuse_two_formats(json, style)
         settings = _settings(inputs, model, config_file)
         runs = Path("runs") if model is not None or settings is None else Path(settings.output.runs)
         asked = Style.json if json else style

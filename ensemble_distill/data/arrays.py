@@ -137,7 +137,7 @@ def _rows(path: Path, entry: Entry, found: Mapping[str, Array | Mapped]) -> int:
     """How many there are. Raises EdistillError where there are none, or of one array more than of another."""
     for name, x in found.items():
         if not x.shape or len(x) == 0:
-            raise EdistillError(f"{path}: {entry.arrays[name]} has shape {x.shape}, so no rows.")
+            raise EdistillError(f"{path}: {entry.arrays[name]} has shape {x.shape}, so no rows. Give it one at least.")
     (first, like), *others = found.items()
     for name, x in others:
         if len(x) != len(like):

@@ -78,7 +78,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
     classes, loose = _contents(root)
     if not classes:
         if not loose:
-            raise EdistillError(f"{root} holds no images. Known extensions are {' '.join(EXTENSIONS)}.")
+            raise EdistillError(f"{root} holds no images. Add some, whose names end in one of {' '.join(EXTENSIONS)}.")
         return ImageFolder(root, loose)
     if loose:
         raise EdistillError(

@@ -24,7 +24,7 @@ def read_csv(path: Path) -> tuple[list[str], Blocks]:
     rows = _rows(path)
     header = next(rows, None)
     if header is None or not any(header):
-        raise EdistillError(f"{path} has no header. Its first line is to name the columns.")
+        raise EdistillError(f"{path} has no header. Make its first line the names of its columns.")
     other = ";" if path.suffix.lower() == ".csv" else ","
     if len(header) == 1 and other in header[0]:
         raise EdistillError(

@@ -113,7 +113,11 @@ def _worth(worth: Mapping[str, Any] | None, key: str) -> str:
 
 def _cost(worth: Mapping[str, Any] | None) -> str:
     latency = None if worth is None or worth["cost"] is None else worth["cost"]["latency"]
-    return "–" if latency is None else f"{latency:.1f}"
+    return _members(latency)
+
+
+def _members(count: float | None) -> str:
+    return "–" if count is None else f"{count:.1f}"
 
 
 # --- running ----------------------------------------------------------------------------------------------------
@@ -164,7 +168,7 @@ def _precision(graphs: Sequence[Served]) -> Iterator[str]:
         return
     figures = list(priced[0][1]["figures"])
     rows = [[figure.replace("_", " "), *(number(of["figures"].get(figure)) for _, of in priced)] for figure in figures]
-    rows += [[f"worth in {key}, in members", *(number(of["worth"].get(key)) for _, of in priced)] for key in WORTH]
+    rows += [[told, *(_members(of["worth"].get(key)) for _, of in priced)] for key, told in WORTH.items()]
     rows.append(["KL from the float32 file", *(number(of["kl"]) for _, of in priced)])
     outputs = priced[0][1]["apart"]
     rows += [

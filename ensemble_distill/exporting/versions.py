@@ -34,7 +34,10 @@ class Versions:
             ("--ir-version", self.ir, (oldest_ir(OPSETS[0]), int(onnx.IR_VERSION))),
         ):
             if value is not None and not least <= value <= most:
-                raise EdistillError(f"{flag} is {value}, and onnx {onnx.__version__} writes {least} to {most}.")
+                raise EdistillError(
+                    f"{flag} is {value}, and onnx {onnx.__version__} writes {least} to {most}. "
+                    "Give one of these, or leave it out."
+                )
         if self.opset is not None and self.ir is not None and self.ir < oldest_ir(self.opset):
             raise _too_old(self.ir, self.opset)
 

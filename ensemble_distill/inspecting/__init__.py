@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.inspecting.exported import exported
 from ensemble_distill.inspecting.of_cache import of_cache
 from ensemble_distill.inspecting.of_run import of_run
 from ensemble_distill.inspecting.results import result
@@ -25,7 +26,7 @@ def part(path: Path) -> dict[str, Any] | None:
         EdistillError: it is one by its place, and does not hold what it should.
     """
     try:
-        for tell in (of_run, of_cache, result, settings_file):
+        for tell in (of_run, of_cache, exported, result, settings_file):
             if (found := tell(path)) is not None:
                 return {"kind": PART, **found}
     except (ValueError, LookupError, TypeError, AttributeError) as error:

@@ -56,20 +56,26 @@ def log_names() -> tuple[str, ...]:
     return _LOGS.keys
 
 
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Raise EdistillError where there is no log of a name."""
+    for name in names:
+        if name not in log_names():
+            hint = meant(name, log_names(), f"Use one of {', '.join(log_names())}.")
+            raise EdistillError(f"output.log has {name!r}, which is no log. {hint}")
+
+
 def open_logs(names: Sequence[str], place: Place, progress: Progress) -> Logs:
     """Logs by their names, of the first of several processes alone; nothing is written before they begin.
 
     Raises:
         EdistillError: there is no log of a name, or what it needs is not installed.
     """
+    refuse_unknown(names)
     logs = {name: _open(name, place) for name in names}
     return Logs(logs if ranks.current().index == 0 else {}, progress)
 
 
 def _open(name: str, place: Place) -> Log:
-    if name not in log_names():
-        hint = meant(name, log_names(), f"Use one of {', '.join(log_names())}.")
-        raise EdistillError(f"output.log has {name!r}, which is no log. {hint}")
     try:
         log: Log = _LOGS[name].LOG(place)
     except ImportError as error:

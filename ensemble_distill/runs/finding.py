@@ -25,6 +25,8 @@ def find(runs: Path, name: str | None) -> Run | Chain:
         known = _names(runs)
         like = f"{told} " if (told := meant(Path(name).name, known, "")) else ""
         listed = first_few(known, 12) or "none"
+        if Path(name).is_file():
+            raise EdistillError(f"{name} is a file, and no run. Give a run's folder or its name (in {runs}: {listed}).")
         raise EdistillError(f"There is no run {name}. {like}Give a run's folder or its name (in {runs}: {listed}).")
     # a folder that only shares the name of a run gives way to it
     folder = next((folder for folder in there if (folder / CONFIG).is_file() or is_chain(folder)), there[0])

@@ -25,7 +25,7 @@ from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import Named, Preprocessing, Several
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
-from ensemble_distill.runs.folder import EXPORTED, export_again
+from ensemble_distill.runs.folder import EXPORTED, ONNX, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
 from ensemble_distill.serving.batching import rows_at_once
 from ensemble_distill.serving.card import Card, damaged
@@ -110,8 +110,9 @@ class Served:
         Raises:
             EdistillError: there is no such file, or it is not an ONNX file of ours.
         """
-        if (path / EXPORTED).is_file():
-            path = path / EXPORTED
+        path = next((path / name for name in (EXPORTED, ONNX) if (path / name).is_file()), path)
+        if path.is_dir():
+            raise EdistillError(f"{path} holds no {EXPORTED}. Run edistill export --onnx, or pass --model FILE.")
         if not path.is_file():
             raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
         content = onnx_content(path)

@@ -41,18 +41,32 @@ class Wishes:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises EdistillError for a threshold that no row is above, or every row, and for two of them."""
+        """Raises EdistillError for a threshold that no row is above, or every row, for two of them, and for none
+        where it is said by what rows are marked."""
         if self.abstain_above is not None and not 0 <= self.abstain_above < math.inf:
-            raise EdistillError(f"--abstain-above is {self.abstain_above}: give a number that is not below 0.")
+            raise EdistillError(
+                f"--abstain-above is {self.abstain_above}, and uncertainties are numbers from 0 on. Give one, 0.2 say."
+            )
         if self.abstain_above is not None and self.coverage is not None:
             raise EdistillError(
                 f"--abstain-above {self.abstain_above} and --coverage {self.coverage} are two thresholds for one mark. "
                 "Leave one of them out."
             )
         if self.coverage is not None and not 0 < self.coverage <= 1:
-            raise EdistillError(f"--coverage is {self.coverage}: give a share above 0, at most 1; 90 % is 0.9.")
+            raise EdistillError(
+                f"--coverage is {self.coverage}, and a share of rows to keep is above 0, and 1 at most. "
+                "Give 0.9 for 90 %."
+            )
         if self.alpha is not None and not 0 < self.alpha < 1:
-            raise EdistillError(f"--alpha is {self.alpha}: give a share between 0 and 1; to miss 10 % at most is 0.1.")
+            raise EdistillError(
+                f"--alpha is {self.alpha}, and a share of rows to miss is between 0 and 1. "
+                "Give 0.1 to miss 10 % at most."
+            )
+        if self.by is not None and self.abstain_above is None and self.coverage is None:
+            raise EdistillError(
+                f"--abstain-by {self.by} says by what rows are marked, and nothing says above what. "
+                "Add --coverage 0.9 or --abstain-above 0.2, or leave it out."
+            )
 
 
 @dataclass(frozen=True)

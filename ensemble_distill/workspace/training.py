@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ensemble_distill.logs import Logs, Place, open_logs
+from ensemble_distill.logs import Logs, Place, open_logs, refuse_unknown
 from ensemble_distill.runs.args import refuse_other_settings, settings_of_run, write_args
 from ensemble_distill.runs.chain import is_chain
 from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, LOGS, WEIGHTS
@@ -28,6 +28,7 @@ def open_asked(workspace: Workspace, overwrite: bool) -> Asked:
     """What is to be trained. Raises EdistillError for what no cache could mend."""
     settings = workspace.settings
     refusals.refuse_generations(settings.train.generations)
+    refuse_unknown(settings.output.log)
     method, options = workspace.method
     folder = run_folder(settings)
     refusals.refuse_temperature(workspace.task, options)

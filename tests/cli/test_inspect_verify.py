@@ -118,6 +118,16 @@ def test_exported_files(here: Path) -> None:
     assert (record["kind"], record["method"]["name"], len(record["members"])) == ("safetensors", "hydra", 8)
 
 
+def test_exported_files_away_from_their_run(here: Path) -> None:
+    Path("moved").mkdir()
+    for name in ("export/model.onnx", "args.toml"):
+        shutil.copy(f"runs/hydra-s0/{name}", "moved")
+    Path("moved/args.toml").rename("moved/edistill.toml")
+    told = inspected("moved")
+    assert {row[0] for row in told["rows"]} == {"model.onnx", "edistill.toml"}
+    assert told["next"] == "edistill inspect moved/model.onnx"
+
+
 def test_teachers(here: Path) -> None:
     record = inspected("teachers")
     assert (record["kind"], len(record["members"])) == ("teachers", 8)

@@ -116,3 +116,35 @@ def test_a_parquet_of_others_is_kept(here: Path) -> None:
     before = (here / "a.parquet").read_bytes()
     assert predict(f"some.npz -m {MODEL} -o a.parquet").exit_code == 2
     assert (here / "a.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--coverage 1.5", "--coverage is 1.5"),
+        ("--coverage nan", "--coverage is nan"),
+        ("--alpha 0", "--alpha is 0.0"),
+        ("--abstain-above -1", "--abstain-above is -1.0"),
+        ("--abstain-by model_uncertainty", "--abstain-by model_uncertainty"),
+        ("--json --format csv", "--format csv"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_with_a_hint(here: Path, flags: str, told: str) -> None:
+    result = predict(f"some.npz -m {MODEL} -o out.csv {flags}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    wrong, hint = result.stderr.split("\n\nhint: ")
+    assert told in " ".join(wrong.split())
+    assert hint.strip()
+    assert not Path("out.csv").exists()
+
+
+def test_the_folder_of_an_export_is_its_file(here: Path) -> None:
+    by_file = predict(f"some.npz -m {MODEL}").stdout
+    assert by_file
+    assert predict(f"some.npz -m {Path(MODEL).parent}").stdout == by_file
+    Path(MODEL).parent.rename("moved")
+    assert predict("some.npz -m moved").stdout == by_file
+    Path("empty").mkdir()
+    refused = predict("some.npz -m empty")
+    assert refused.exit_code == 2
+    assert "empty holds no export/model.onnx" in refused.stderr

@@ -85,7 +85,7 @@ def test_decoded_images_are_kept_read_only_and_left_out_of_copies(tmp_path: Path
 def test_refusals(tmp_path: Path) -> None:
     empty, lone, mixed = tmp_path / "empty", tmp_path / "lone", tmp_path / "mixed"
     empty.mkdir()
-    with pytest.raises(EdistillError, match=r"empty holds no images\. Known extensions are \.jpg"):
+    with pytest.raises(EdistillError, match=r"empty holds no images\. .+ \.jpg"):
         open_source(empty)
     write_images(lone, ["cat/1.png"])
     (lone / "dog").mkdir()
