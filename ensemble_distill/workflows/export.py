@@ -31,7 +31,7 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.reference import Reference
 from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members
-from ensemble_distill.workflows.export_merged import export_merged
+from ensemble_distill.workflows.export_merged import export_merged, refuse_not_merged
 from ensemble_distill.workflows.export_pixels import export_pixels
 from ensemble_distill.workflows.export_smaller import export_smaller
 from ensemble_distill.workspace.evaluating import Splits
@@ -105,6 +105,8 @@ def export(
     found = find_run(Path(settings.output.runs), run)
     folder, prices = found.folder / EXPORTS, list[Price]()
     refuse_outside(found.folder, folder / ONNX)
+    if asked.merge_heads:  # before other files are written
+        refuse_not_merged(workspace, found)
     with one_writer(found.folder):  # from here on no training replaces the run
         found.refuse_replaced()
         student = found.student(trust=workspace.trusted)

@@ -22,20 +22,21 @@ SPLIT = "validation"
 MODELS = ("student", "merged")
 
 
+def refuse_not_merged(workspace: Workspace, run: Run) -> None:
+    """Raise EdistillError: the student is no timm model with linear heads, or there are no validation rows."""
+    refuse_unmergeable(run.architecture, str(run.folder))
+    if SPLIT not in workspace.split_names:
+        raise EdistillError("What --merge-heads loses is measured on validation rows. Set data.validation.")
+
+
 @torch.no_grad()
 def export_merged(workspace: Workspace, run: Run, student: Student, x: torch.Tensor) -> tuple[Path, dict[str, Figures]]:
-    """Write `export/merged/`.
+    """Write `export/merged/` of a run that `refuse_not_merged` lets pass.
 
     Returns:
         The folder; and the figures of the student's pooled prediction and of the merged model's on validation rows.
-
-    Raises:
-        EdistillError: the student is no timm model with linear heads, or there are no validation rows.
     """
     what = run.architecture
-    refuse_unmergeable(what, str(run.folder))
-    if SPLIT not in workspace.split_names:
-        raise EdistillError("What --merge-heads loses is measured on validation rows. Set data.validation.")
     model = merged(student, what)
     source = open_for([run], Splits(workspace, what.task.data_names), SPLIT)
     kept: dict[str, list[Values]] = {name: [] for name in MODELS}

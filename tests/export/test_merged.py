@@ -92,4 +92,4 @@ def test_what_is_no_plain_timm_model_is_refused(change: dict[str, Any], told: st
 
 def test_a_run_with_a_body_of_ones_own_is_refused_and_nothing_is_written(runs: Path) -> None:
     with refused_and_kept(runs / RUN, "--merge-heads", "model.py:make_body"):
-        export(settings(runs), "hydra-s0", merge_heads=True, card=False)
+        export(settings(runs), "hydra-s0", onnx=True, safetensors=True, merge_heads=True)
