@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sys
@@ -19,6 +20,13 @@ BUG, MISTAKE = 1, 2
 UNREAD = 141  # 128 and the number of SIGPIPE: what shells call it when a reader such as `head` has gone
 SWITCH = "EDISTILL_TRACEBACK"  # set in the environment, it shows where any error comes from
 KEPT = "What was finished before is kept."
+MENDS = {
+    errno.ENOSPC: "Make room there",
+    errno.EDQUOT: "Make room there",
+    errno.EACCES: "Permit that",
+    errno.EPERM: "Permit that",
+    errno.EROFS: "Permit that",
+}
 
 
 @contextmanager
@@ -61,7 +69,8 @@ def mistake(error: BaseException) -> str | None:
             "train.batch-size, fewer train.workers, or a smaller student; or close other programs."
         )
     if isinstance(error, OSError):  # a full disk, a folder that may not be written, a name too long
-        return f"{_named(error)}: {error.strerror or first_line(error)}. {KEPT}"
+        mend = MENDS.get(error.errno or 0, "Mend that")
+        return f"{_named(error)}: {error.strerror or first_line(error)}. {KEPT} {mend}, and run the command again."
     if isinstance(error, UnicodeError):
         return f"A text or a name is not in the encoding it should be in (UTF-8): {first_line(error)}. Mend it. {KEPT}"
     if isinstance(error, RecursionError):

@@ -26,4 +26,6 @@ def refuse_target(option: str, path: Path, endings: Sequence[str]) -> None:
     if not path.parent.is_dir():
         raise EdistillError(f"{option} is {path}, and there is no folder {path.parent}. Make it, or name another.")
     if not os.access(path.parent, os.W_OK):
-        raise EdistillError(f"{option} is {path}, and nothing may be written to {path.parent}. Name another folder.")
+        raise EdistillError(
+            f"{option} is {path}, and nothing may be written to {path.absolute().parent}. Name another folder."
+        )

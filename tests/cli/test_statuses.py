@@ -191,7 +191,9 @@ def test_streams_may_be_closed(here: Path) -> None:
         assert (done.returncode, done.stderr) == (status, b""), line
     full = subprocess.run(["sh", "-c", f"{plain} >/dev/full"], capture_output=True, text=True, check=False)
     assert full.returncode == 2
-    assert full.stderr == "Error: The system: No space left on device. What was finished before is kept.\n"
+    wrong, hint = full.stderr.split("\n\nhint: ")
+    assert wrong == "Error: The system: No space left on device. What was finished before is kept."
+    assert hint.startswith("Make room")
 
 
 # --- Ctrl-C in a process of its own -----------------------------------------------------------------------------
