@@ -74,5 +74,5 @@ def register(app: typer.Typer) -> None:
             for line in CAPTION.splitlines():
                 render.message(line)
         if report.stale and not json:
-            files = " and ".join(str(file) for file in report.stale)
+            files = ", ".join(str(file) for file in report.stale)
             render.message(f"{files}: exported before. Export again: {report.export_again}")

@@ -176,7 +176,7 @@ def test_the_command_names_exports_of_before(digits: Path, monkeypatch: pytest.M
     assert CliRunner().invoke(app, ["export", "--onnx", "--safetensors"]).exit_code == 0
     assert "xport again" not in CliRunner().invoke(app, ["calibrate"]).stderr  # it says the same as before
     shown = CliRunner().invoke(app, ["calibrate", "--remove"]).stderr
-    assert "model.onnx and runs/hydra-s0/export/model.safetensors" in " ".join(shown.split())
+    assert "model.onnx, runs/hydra-s0/export/model.safetensors" in " ".join(shown.split())
     again = shown.partition("Export again: edistill ")[2].split()
     assert again == ["export", "runs/hydra-s0", "--onnx", "--safetensors"]
     assert CliRunner().invoke(app, again).exit_code == 0
