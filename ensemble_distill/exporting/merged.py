@@ -114,5 +114,5 @@ def write_merged(
                 "Leave --merge-heads out, and report the body."
             )
         content = [(folder / name, read_whole(there / name)) for name in FILES]
-    write_all(content, within=folder.parent)
+    write_all(content, within=folder.parents[1])  # the run: the folder of its exports may be new, too
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from torch import Tensor
 from ensemble_distill.exporting.merged import merged, refuse_unmergeable, write_merged
 from ensemble_distill.facts import Calibration, Member, Preprocessing
 from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.run import load_student
+from ensemble_distill.settings import Settings
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.workflows.export import export
+from ensemble_distill.workflows.train import train
 
 
 def made(**more: Any) -> tuple[StudentConfig, Student]:
@@ -93,3 +97,18 @@ def test_what_is_no_plain_timm_model_is_refused(change: dict[str, Any], told: st
 def test_a_run_with_a_body_of_ones_own_is_refused_and_nothing_is_written(runs: Path) -> None:
     with refused_and_kept(runs / RUN, "--merge-heads", "model.py:make_body"):
         export(settings(runs), "hydra-s0", onnx=True, safetensors=True, merge_heads=True)
+
+
+@pytest.mark.thorough
+def test_a_trained_run_is_merged_before_anything_else_of_it_was_exported(
+    digits: Path, settings_of: Callable[..., Settings]
+) -> None:
+    chosen = {"student.model": "test_resnet", "student.kwargs": {}, "student.init": None, "train.epochs": 1}
+    given = settings_of(digits, {**chosen, "output.name": "resnet"})
+    run = train(given).folder
+    exported = export(given, "resnet", merge_heads=True)
+    assert run / "export" / "merged" in exported.files
+    x = torch.randn(3, 1, 8, 8)
+    back = timm.create_model(f"local-dir:{run / 'export' / 'merged'}", pretrained=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(back(x), load_student(run, trust=True)(x).mean(1), rtol=1e-4, atol=1e-4)
