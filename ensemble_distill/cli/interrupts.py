@@ -16,6 +16,8 @@ from typing import Any
 STATUS = 130  # of Ctrl-C: 128 and the number of the signal, as shells have it
 GOES_ON = "What was finished is kept; the same command goes on from there."
 TOLD = f"Interrupted. {GOES_ON}"
+AGAIN = "Nothing is left half done; the same command begins again."
+BEGIN_AGAIN = {"calibrate", "compare", "doctor", "evaluate", "export", "init", "inspect", "predict", "verify"}
 LONGEST = 200  # characters of a command that is told again
 
 _came = signal.SIGINT  # which of the two it was
@@ -46,7 +48,8 @@ def status() -> int:
 def told() -> str:
     """What happened, and how to go on."""
     what = "Interrupted" if _came == signal.SIGINT else "Ended by SIGTERM"
-    return f"{what}. {GOES_ON}" if not _line else f"{what}. {GOES_ON[:-1]}: {_line}"
+    after = AGAIN if BEGIN_AGAIN & set(_line.split()[1:2]) else GOES_ON
+    return f"{what}. {after}" if not _line else f"{what}. {after[:-1]}: {_line}"
 
 
 def tell() -> None:

@@ -240,6 +240,15 @@ def test_a_second_interrupt_ends_at_once(here: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD[:-1]}: edistill methods\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "after"),
+    [("edistill train --epochs 3", "goes on from there"), ("edistill evaluate hydra-s0", "begins again")],
+)
+def test_it_says_whether_the_command_goes_on(monkeypatch: pytest.MonkeyPatch, line: str, after: str) -> None:
+    monkeypatch.setattr(interrupts, "_line", line)
+    assert interrupts.told().endswith(f"the same command {after}: {line}")
+
+
 def test_what_ignores_interrupts_goes_on_doing_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_line", "")
     for number, before, after in (
