@@ -189,7 +189,7 @@ def test_channels_last_is_the_same_student_and_goes_on_where_it_was(
     laid_out: set[tuple[str, bool]] = set()
     raw = Forward.raw
 
-    def noting(self: Forward, student: Student, x: torch.Tensor) -> torch.Tensor:
+    def noting(self: Forward, student: Student, x: torch.Tensor, *more: Any) -> torch.Tensor:
         def note(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
             seen = {"kernel": student.body.bodies[0][2].expand.weight, "x": given[0]}
             last = torch.channels_last
@@ -197,7 +197,7 @@ def test_channels_last_is_the_same_student_and_goes_on_where_it_was(
 
         handle = student.body.register_forward_pre_hook(note)
         try:
-            return raw(self, student, x)
+            return raw(self, student, x, *more)
         finally:
             handle.remove()
 
