@@ -55,7 +55,9 @@ def _print_arms(group: str, lines: Lines) -> None:
 
 
 def _print_claims(name: str, claims: Sequence[Claim], results: Mapping[str, Lines]) -> list[Verdict]:
-    """Paired differences by seed, and what they tell of each measure."""
+    """Paired differences by seed, and what they tell of each measure; nothing where no seed has a pair yet."""
+    if not any(len(paired(claim, results, "nll")) for claim in claims):
+        return []
     heads = " | ".join(f"{told} | verdict" for told in MEASURES.values())
     print(f"\n| {name} | seeds | paper, lower error in | {heads} |\n|---|---:|---" + "|---:|---" * len(MEASURES) + "|")
     verdicts: list[Verdict] = []
