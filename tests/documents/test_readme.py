@@ -99,6 +99,8 @@ def check(line: str, folder: Path) -> None:
     """Parse a line as the command would, without running it; its settings must be known keys."""
     program, *words = shlex.split(line)
     assert program == "edistill"
+    if words[0] in ("--install-completion", "--show-completion"):  # the first would write to the shell's own files
+        return
     if words[0].startswith("-"):
         assert CliRunner().invoke(app, words).exit_code == 0
         return

@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused(strange: None) -> None:
         ("photos/a.png some.npz", "some.npz is no image file (those end in .jpg "),
         ("photos some.npz", "photos is no image file"),
         ("photos -m nothing.onnx", "There is no nothing.onnx. Run edistill export --onnx, or pass --model FILE."),
-        ("photos -m photos", "There is no photos. Run edistill export"),
+        ("photos -m photos", "photos holds no export/model.onnx. Run edistill export"),
         ("photos -m text.onnx", "text.onnx is no ONNX file that onnxruntime can run: "),
         ("photos -m foreign.onnx", "foreign.onnx has no edistill metadata, so its preprocessing and classes are unk"),
         (
@@ -274,5 +274,5 @@ def test_a_student_runs_on_the_inputs_it_names(digits_session: Path) -> None:
         "head_logits": (2, 8, 10),
         **dict.fromkeys(COLUMNS[3:], (2,)),
     }
-    with pytest.raises(EdistillError, match="There is no "):
+    with pytest.raises(EdistillError, match=r"holds no export/model\.onnx"):
         Served(digits_session)

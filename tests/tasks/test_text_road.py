@@ -248,7 +248,7 @@ def test_another_text_or_tokenizer_is_not_what_the_cache_saw(folder: Path) -> No
     with pytest.raises(EdistillError, match="holds outputs for train data"):
         train(read(folder), overwrite=True)
     (folder / "train.csv").write_text("\n".join(lines) + "\n")
-    (folder / "tokenizer.json").write_text(tokenizer(("new",)).to_str())
+    (folder / "tokenizer.json").write_text(tokenizer().to_str().replace('"cat"', '"cot"'))
     with pytest.raises(EdistillError, match=r"(?s)member ready-graph with preprocessing"):
         cache_logits(read(folder))
 
