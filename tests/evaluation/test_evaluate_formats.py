@@ -248,7 +248,7 @@ def test_csv_is_tidy_and_exact(evaluate: Any, made: Path) -> None:
 
 @pytest.mark.thorough
 def test_json_by_either_name(evaluate: Any, made: Path) -> None:
-    for line in ("heads --json", "heads --format json", "heads --json --format csv"):
+    for line in ("heads --json", "heads --format json"):
         assert json.loads(evaluate(line).stdout) == kept(made, "heads")
     both = json.loads(evaluate("one heads --json").stdout)
     assert both["runs"] == [kept(made, "one"), kept(made, "heads")]
