@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from ensemble_distill.cli.command import Json, Trust, command
 from ensemble_distill.cli.train import RunArgument
 from ensemble_distill.runtime.numbers import number
 from ensemble_distill.settings import Settings
+
+if TYPE_CHECKING:
+    from ensemble_distill.workflows.export import Exported
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +60,6 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill export --onnx --safetensors
         """
-        from ensemble_distill.evaluation.price import price_table
         from ensemble_distill.workflows.export import export
 
         with render.Shown() as progress:
@@ -79,32 +81,38 @@ def register(app: typer.Typer) -> None:
                 trust=trust,
                 progress=progress,
             )
-        files = exported.files
-        if json:
-            beside = [str(path) for path in exported.beside]
-            document: dict[str, Any] = {"files": [str(path) for path in files], "beside": beside}
-            prices = [price.to_json() for price in exported.prices]
-            document |= {"prices": prices} if prices else {}
-            document |= {"merged": dict(exported.merged)} if exported.merged else {}
-            render.document(document)
-            return
-        render.table(
-            "exported and verified",
-            ["file", "size"],
-            [[render.near(str(path)), f"{_bytes(path) / 1e6:.2f} MB"] for path in files],
+        _show(exported, json)
+
+
+def _show(exported: Exported, json: bool) -> None:
+    files = exported.files
+    if json:
+        beside = [str(path) for path in exported.beside]
+        document: dict[str, Any] = {"files": [str(path) for path in files], "beside": beside}
+        prices = [price.to_json() for price in exported.prices]
+        document |= {"prices": prices} if prices else {}
+        document |= {"merged": dict(exported.merged)} if exported.merged else {}
+        render.document(document)
+        return
+    render.table(
+        "exported and verified",
+        ["file", "size"],
+        [[render.near(str(path)), f"{_bytes(path) / 1e6:.2f} MB"] for path in files],
+    )
+    if exported.merged:
+        names = list(exported.merged)
+        figures = [name for name, value in exported.merged[names[0]].items() if value is not None]
+        rows = [[name, *(number(exported.merged[model].get(name)) for model in names)] for name in figures]
+        render.table("on validation rows, what the heads' mean keeps", ["", *names], rows)
+    if exported.prices:
+        from ensemble_distill.evaluation.price import price_table
+
+        table = price_table(exported.prices)
+        render.grid(table.title, table.columns, table.sections, table.caption)
+    if exported.beside:
+        render.message(
+            f"Beside {'it' if len(files) == 1 else 'them'}: {' and '.join(p.name for p in exported.beside)}."
         )
-        if exported.merged:
-            names = list(exported.merged)
-            figures = [name for name, value in exported.merged[names[0]].items() if value is not None]
-            rows = [[name, *(number(exported.merged[model].get(name)) for model in names)] for name in figures]
-            render.table("on validation rows, what the heads' mean keeps", ["", *names], rows)
-        if exported.prices:
-            table = price_table(exported.prices)
-            render.grid(table.title, table.columns, table.sections, table.caption)
-        if exported.beside:
-            render.message(
-                f"Beside {'it' if len(files) == 1 else 'them'}: {' and '.join(p.name for p in exported.beside)}."
-            )
 
 
 def _bytes(path: Path) -> int:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.exporting.versions import opset_of
 from ensemble_distill.runtime.files import scratch
+from ensemble_distill.runtime.silence import of_its_own
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and takes the time
 HALVED = ("LSTM", "GRU", "RNN", "Gather")  # what float16 makes smaller besides
@@ -37,7 +35,7 @@ def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     model = _copy(model)
     body, tail = parts_of(model, "--fp16", (*LAYERS, *HALVED))
     try:
-        with _silenced():
+        with of_its_own():
             half = convert_float_to_float16(_alone(model, body, tail), keep_io_types=True)
             nodes = _sorted(half.graph)
     except Exception as error:  # the converter raises many kinds
@@ -66,7 +64,7 @@ def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
 
     _, tail = parts_of(model, "--int8", LAYERS)
     try:
-        with scratch() as folder, _silenced():
+        with scratch() as folder, of_its_own():
             written = str(folder / "model.onnx")
             quantize_static(
                 _copy(model),  # it is changed on the way
@@ -185,19 +183,6 @@ def _reader(rows: Sequence[Rows]) -> Any:
             return None if batch is None else dict(batch)
 
     return Reader()
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Onnxruntime's tools log advice, and what they call is old."""
-    logged = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logged)
 
 
 def _failed(flag: str, error: Exception) -> EdistillError:

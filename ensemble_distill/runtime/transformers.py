@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.silence import of_its_own
 
 INSTALL = "pip install 'edistill[transformers]'"
 
@@ -31,16 +28,3 @@ def library(who: str) -> Any:
         ) from None
     transformers.utils.logging.disable_progress_bar()
     return transformers
-
-
-@contextmanager
-def of_its_own() -> Iterator[None]:
-    """What it logs, warns of and draws as bars stays its own: what matters is told in an error."""
-    silenced = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(silenced)

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, first_line, nearest
-from ensemble_distill.runtime.transformers import library, of_its_own
+from ensemble_distill.runtime.silence import of_its_own
+from ensemble_distill.runtime.transformers import library
 
 PREFIX = "transformers/"
 OUTPUTS = 7919  # of the last layer, by which it is known: a prime that nothing else is as wide as

@@ -12,7 +12,7 @@ from ensemble_distill.data.encoding import tells_texts_apart, vocabulary_size
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import FIELDS, LONGEST, AnyPreprocessing, Preprocessing, Tokenization, Tokenizer
 from ensemble_distill.runtime.files import DOCUMENT
-from ensemble_distill.runtime.transformers import of_its_own
+from ensemble_distill.runtime.silence import of_its_own
 from ensemble_distill.settings import PreprocessingSettings
 from ensemble_distill.students.embeddings import fewer_embeddings, refuse_fewer_embeddings, text_in
 from ensemble_distill.teachers.said import json_said, read_said

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import Member
-from ensemble_distill.runtime.transformers import library, of_its_own
+from ensemble_distill.runtime.silence import of_its_own
+from ensemble_distill.runtime.transformers import library
 from ensemble_distill.teachers.names import gone
 from ensemble_distill.teachers.said import json_said
 from ensemble_distill.teachers.states import State

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -103,30 +103,35 @@ def export(
         asked.refuse_of_ensemble(run)
         return Exported(*export_members(workspace, asked.versions, card))
     found = find_run(Path(settings.output.runs), run)
-    folder, prices = found.folder / EXPORTS, list[Price]()
-    refuse_outside(found.folder, folder / ONNX)
+    refuse_outside(found.folder, found.folder / EXPORTS / ONNX)
     if asked.merge_heads:  # before other files are written
         refuse_not_merged(workspace, found)
     with one_writer(found.folder):  # from here on no training replaces the run
         found.refuse_replaced()
-        student = found.student(trust=workspace.trusted)
-        files = [_graph(workspace, found, student, folder / ONNX, asked.versions)] if asked.graphs else []
-        if asked.smaller:
-            smaller, prices = export_smaller(workspace, found, files[0], asked)
-            files += smaller
-        if asked.uint8_input:
-            files.append(export_pixels(files[0], _real_rows(workspace, found)))
-        if asked.safetensors:
-            files.append(export_safetensors(student, found.config, folder / SAFETENSORS, found.made_from))
-        if asked.program:
-            x = _real_rows(workspace, found)
-            files.append(export_program(student, found.config, x, folder / PROGRAM, found.made_from))
-        lost: dict[str, Figures] = {}
-        if asked.merge_heads:
-            merged, lost = export_merged(workspace, found, student, _real_rows(workspace, found))
-            files.append(merged)
-        beside = write_card_of_run(found, folder, workspace.progress) if card else ()
-    return Exported(tuple(files), beside, tuple(prices), lost)
+        written = _written(workspace, found, asked)
+        beside = write_card_of_run(found, found.folder / EXPORTS, workspace.progress) if card else ()
+    return replace(written, beside=beside)
+
+
+def _written(workspace: Workspace, run: Run, asked: Formats) -> Exported:
+    """The files that were asked for, without the card."""
+    student, folder = run.student(trust=workspace.trusted), run.folder / EXPORTS
+    prices, lost = list[Price](), dict[str, Figures]()
+    files = [_graph(workspace, run, student, folder / ONNX, asked.versions)] if asked.graphs else []
+    if asked.smaller:
+        smaller, prices = export_smaller(workspace, run, files[0], asked)
+        files += smaller
+    if asked.uint8_input:
+        files.append(export_pixels(files[0], _real_rows(workspace, run)))
+    if asked.safetensors:
+        files.append(export_safetensors(student, run.config, folder / SAFETENSORS, run.made_from))
+    if asked.program:
+        x = _real_rows(workspace, run)
+        files.append(export_program(student, run.config, x, folder / PROGRAM, run.made_from))
+    if asked.merge_heads:
+        merged, lost = export_merged(workspace, run, student, _real_rows(workspace, run))
+        files.append(merged)
+    return Exported(tuple(files), prices=tuple(prices), merged=lost)
 
 
 def _graph(workspace: Workspace, run: Run, student: Student, path: Path, versions: Versions) -> Path:
