@@ -11,6 +11,7 @@ from ensemble_distill.runtime.words import counted, told
 from ensemble_distill.training.loop import KEPT, Training
 
 WORTH_TIMING = 100  # steps; of fewer, those that are timed would be a large part
+WORTH_SAYING = 1.5  # times as long in lower precision, which is there to be faster
 
 
 def training_seconds(training: Training, of_batch: Sequence[float], validated: int) -> float:
@@ -44,6 +45,11 @@ def tell_training(training: Training, validated: int, progress: Progress) -> Non
     free = shutil.disk_usage(there).free
     rows = f"{counted(order.rows, 'row')} in {counted(order.views, 'view')}"
     progress.note(f"{what}, {rows}: about {told(seconds)} and {space / 1e6:,.1f} MB of {free / 1e9:,.1f} GB free.")
+    if training.setup.settings.amp and (times := training.slowed_by_amp()) > WORTH_SAYING:
+        progress.warn(
+            f"train.amp computes in {training.setup.settings.amp_dtype}, in which this device takes {times:.1f} times as "
+            "long as in float32. To be faster, stop and start again with --no-amp --overwrite."
+        )
     if space > free:
         progress.warn(
             f"The disk of {there} has {free / 1e6:,.0f} MB left, and the run fills about {space / 1e6:,.0f} MB. Make "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,13 @@ class Forward:
             through: the student as several processes train it, see `shared`; by default itself.
         """
         return self._run(student, through or student, x)
+
+    def seconds(self, student: Student, x: Tensor) -> float:
+        """What a pass without gradients takes, until the device has done it."""
+        started = time.monotonic()
+        with torch.no_grad():
+            self.raw(student, x).sum().item()
+        return time.monotonic() - started
 
     def features(self, student: Student, x: Tensor) -> Tensor:
         """What the heads see, (B, F) in float32."""

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -194,6 +194,15 @@ class Training:
                 taken.append([later - earlier for earlier, later in pairwise(times)])
         rendering, update, asked = (min(each) for each in zip(*taken[1:], strict=True))
         return update, asked, rendering / max(1, self.feed.workers)
+
+    def slowed_by_amp(self) -> float:
+        """How many times as long a pass in lower precision takes as one in float32; measured on a copy, before `run`."""
+        student = copy.deepcopy(self._first.student).eval()
+        x = self.feed.of_step(0).x
+        whole = replace(self._forward, settings=self.setup.settings.model_copy(update={"amp": False}))
+        taken = [(self._forward.seconds(student, x), whole.seconds(student, x)) for _ in range(4)][1:]
+        lower, full = (min(each) for each in zip(*taken, strict=True))
+        return lower / full
 
     @property
     def keeps_rows(self) -> bool:

@@ -11,6 +11,7 @@ from tiny import make_folder, settings
 
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.training import forecast
+from ensemble_distill.training.forward import Forward
 from ensemble_distill.training.loop import Training
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
@@ -55,6 +56,21 @@ def test_a_disk_that_is_too_small_is_told_of(folder: Path, monkeypatch: pytest.M
     (warning,) = [w for w in told(folder, "full", **{"train.epochs": 30}).warnings if "disk" in w]
     assert "output.runs" in warning
     assert shutil.disk_usage(folder).free > 100
+
+
+def test_a_precision_that_slows_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that does not multiply bfloat16 takes ten times as long in it."""
+    taken = {True: 3.0, False: 1.0}
+    monkeypatch.setattr(Forward, "seconds", lambda self, *_: taken[self.settings.amp])
+    mixed = {"train.epochs": 30, "train.amp": True}
+    (warning,) = [w for w in told(folder, "slower", **mixed).warnings if "amp" in w]
+    assert "bfloat16" in warning
+    assert "3.0 times" in warning
+    assert "--no-amp" in warning
+    taken[True] = 1.0
+    assert not [w for w in told(folder, "as-fast", **mixed).warnings if "amp" in w]
+    taken[True] = 3.0
+    assert not [w for w in told(folder, "float32", **{"train.epochs": 30}).warnings if "amp" in w]
 
 
 @pytest.mark.thorough
