@@ -47,8 +47,8 @@ def tell_training(training: Training, validated: int, progress: Progress) -> Non
     progress.note(f"{what}, {rows}: about {told(seconds)} and {space / 1e6:,.1f} MB of {free / 1e9:,.1f} GB free.")
     if training.setup.settings.amp and (times := training.slowed_by_amp()) > WORTH_SAYING:
         progress.warn(
-            f"train.amp computes in {training.setup.settings.amp_dtype}, in which this device takes {times:.1f} times as "
-            "long as in float32. To be faster, stop and start again with --no-amp --overwrite."
+            f"train.amp computes in {training.setup.settings.amp_dtype}, in which this device takes {times:.1f} times "
+            "as long as in float32. To be faster, stop and start again with --no-amp --overwrite."
         )
     if space > free:
         progress.warn(

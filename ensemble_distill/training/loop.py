@@ -196,7 +196,7 @@ class Training:
         return update, asked, rendering / max(1, self.feed.workers)
 
     def slowed_by_amp(self) -> float:
-        """How many times as long a pass in lower precision takes as one in float32; measured on a copy, before `run`."""
+        """How many times as long a pass takes in lower precision as in float32; measured on a copy, before `run`."""
         student = copy.deepcopy(self._first.student).eval()
         x = self.feed.of_step(0).x
         whole = replace(self._forward, settings=self.setup.settings.model_copy(update={"amp": False}))
