@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ensemble_distill import __version__
-from ensemble_distill.cli import interrupts
-from ensemble_distill.cli.statuses import exit_statuses
+from ensemble_distill.cli import interrupts, render, usage
+from ensemble_distill.cli.statuses import MISTAKE, exit_statuses
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime import ranks
 
 # The first line of each command's own help; a test holds the two equal. Importing the commands to ask them would
 # make `edistill --help` build every flag of every command.
@@ -50,10 +53,28 @@ class Commands(TyperGroup):
         self.commands.update({name: TyperCommand(name, help=summary) for name, summary in SUMMARIES.items()})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in SUMMARIES:
-            with exit_statuses():  # imports take long enough to be interrupted, and may fail as all else
+        with exit_statuses():  # imports take long enough to be interrupted, and may fail as all else
+            if args[0] in SUMMARIES:
                 self.commands[args[0]] = load(args[0])
+            elif not ctx.resilient_parsing:  # as of a line that is being completed
+                raise EdistillError(usage.no_command(args[0], list(SUMMARIES)))
         return super().resolve_command(ctx, args)
+
+    def main(self, *given: Any, **named: Any) -> Any:
+        """What typer refuses is told as all other mistakes are."""
+        if not named.get("standalone_mode", True):
+            return super().main(*given, **named)
+        named["standalone_mode"] = False
+        words = given[0] if given else named.get("args")
+        try:
+            sys.exit(super().main(*given, **named) or 0)
+        except Exception as error:
+            if not usage.is_usage_error(error):
+                raise
+            if not usage.is_help(error) and ranks.current().index == 0:
+                render.ready()
+                render.fail(usage.told(error, sys.argv[1:] if words is None else words, self))
+            sys.exit(MISTAKE)
 
 
 app = typer.Typer(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from ensemble_distill.errors import EdistillError, meant
 from ensemble_distill.methods.method import Method
 from ensemble_distill.methods.users import UsersMethod
+from ensemble_distill.runtime.problems import mended, said
 from ensemble_distill.runtime.registry import Registry
 from ensemble_distill.tasks import Task
 
@@ -69,4 +70,5 @@ def method_options(method: Method, name: str, given: Mapping[str, Any]) -> BaseM
         if problem["type"] == "extra_forbidden":
             near = meant(key, valid.split(", "), "Leave it out.")
             raise EdistillError(f"method.{key} is no option of {name}. Its options are {valid}. {near}") from None
-        raise EdistillError(f"method.{key} is {problem['input']!r}: {problem['msg']}.") from None
+        told = f"method.{key} is {problem['input']!r}: {said(problem)}. {mended(problem)}"
+        raise EdistillError(told.rstrip()) from None

@@ -27,4 +27,6 @@ def rows_at_once(ends: Sequence[tuple[Shape, int]], longest: int) -> int:
 def refuse_batch_size(rows: int | None) -> None:
     """Raise EdistillError for a batch without rows."""
     if rows is not None and rows < 1:
-        raise EdistillError(f"--batch-size is {rows}: give a number of rows from 1, or leave it out.")
+        raise EdistillError(
+            f"--batch-size is {rows}, and rows are asked for by one at least. Set it to 1 or more, or leave it out."
+        )

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from ensemble_distill.errors import nearest
+from ensemble_distill.runtime.problems import mended, said
 
 DEEPEST = 32  # tables or lists in one another
 MOST_SHOWN = 200  # characters of a value in a message
@@ -27,7 +28,7 @@ def unusable(values: Mapping[str, Any]) -> tuple[str, str] | None:
     while waiting:
         key, value, depth = waiting.pop(0)
         if isinstance(value, float) and not isfinite(value):
-            return key, f"{key} is {value!r}: input should be a finite number."
+            return key, f"{key} is {value!r}: input should be a finite number. Set it to a number."
         if isinstance(value, Mapping | list | tuple) and depth == DEEPEST:
             return key, f"{shown(key)} holds tables or lists in {DEEPEST} others. Give it fewer levels."
         if isinstance(value, Mapping):
@@ -68,15 +69,6 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(part)
 
 
-# what pydantic says of a wrong type, in the words of the file
-_TYPES = {
-    "dict_type": "it should be a table",
-    "model_type": "it should be a table",
-    "tuple_type": "it should be a list",
-    "string_type": "it should be a string",
-}
-
-
 def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str]:
     """The dotted key of the first problem, and the problem in a sentence; unknown keys come first."""
     problems = error.errors()
@@ -89,9 +81,7 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str
         return key, f"unknown key {key}. {_nearest(parts, settings)}"
     if problem["type"] == "missing":
         return key, f"{key} is missing from {written}."
-    message = problem["msg"].removeprefix("Value error, ")
-    told = _TYPES.get(problem["type"], message[0].lower() + message[1:])
-    return key, f"{key} is {written}: {told}."
+    return key, f"{key} is {written}: {said(problem)}. {mended(problem)}".rstrip()
 
 
 def unknown(key: str, settings: type[BaseModel]) -> str | None:

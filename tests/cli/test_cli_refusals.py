@@ -134,24 +134,6 @@ def test_a_damaged_cache_keeps_stdout_a_document(here: Path) -> None:
     assert re.search(told, message_of(result.stderr))
 
 
-# --- what Typer refuses -----------------------------------------------------------------------------------------
-
-
-def test_a_misspelled_line_is_status_2() -> None:
-    for line, told in [
-        ("evaluat", "No such command 'evaluat'. Did you mean 'evaluate'?"),
-        ("chache-logits", "Did you mean 'cache-logits'?"),
-        ("zzz", "No such command 'zzz'."),
-        ("train --epoch 3", "No such option: --epoch"),
-        ("train --epochs three", "Invalid value for '--epochs'"),
-        ("predict", "Missing argument"),
-        ("predict x.npz --format xml", "'xml' is not one of 'csv', 'json'"),
-    ]:
-        result = edistill(line)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert told in re.sub(r"[│\s]+", " ", result.stderr)
-
-
 # --- interrupts and bugs ----------------------------------------------------------------------------------------
 
 
