@@ -17,6 +17,18 @@ PATIENCE = 60.0  # seconds after which a command counts as hanging
 MEMORY = 4 << 30  # bytes of a process that holds a tiny folder
 
 
+def statuses(number: int | None) -> set[int]:
+    """What a command may end with: done, or a user's mistake; of one that a signal was sent to, done before it came,
+    ended before it could be answered, or the status that shells have for it.
+
+    Args:
+        number: of the signal; None where none was sent.
+    """
+    if number is None:
+        return {0, 2}
+    return {0, -number} if number == signal.SIGKILL else {0, -number, 128 + number}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended.
@@ -25,6 +37,7 @@ class Outcome:
         status: its exit status; −9 killed by SIGKILL; None where it was still running after `PATIENCE`.
         out, err: what it printed, as bytes.
         memory: the most it held, in bytes.
+        signal: that was sent to it, by number; None for none.
     """
 
     command: str
@@ -33,6 +46,7 @@ class Outcome:
     err: bytes
     seconds: float
     memory: int
+    signal: int | None = None
 
     @property
     def fault(self) -> str | None:
@@ -40,7 +54,7 @@ class Outcome:
         shown = self.out + self.err
         if self.status is None:
             return "hangs"
-        if self.status not in (0, 2, 130):
+        if self.status not in statuses(self.signal):
             return f"ends with status {self.status}"
         if b"Traceback (most recent call last)" in shown:
             return "prints a traceback"
@@ -84,6 +98,7 @@ class Running:
 
     def __init__(self, folder: Path, command: str) -> None:
         self.command, self.started = command, time.monotonic()
+        self.sent: int | None = None
         self._scratch = Path(tempfile.mkdtemp(prefix="campaign-"))
         sys.stdout.flush()
         sys.stderr.flush()
@@ -116,6 +131,7 @@ class Running:
             os._exit(status)
 
     def signal(self, number: int) -> None:
+        self.sent = number
         os.kill(self.pid, number)
 
     def wait(self, patience: float = PATIENCE) -> Outcome:
@@ -135,7 +151,8 @@ class Running:
             (self._scratch / name).read_bytes() if (self._scratch / name).exists() else b"" for name in ("out", "err")
         ]
         shutil.rmtree(self._scratch)
-        return Outcome(self.command, status, *shown, time.monotonic() - self.started, usage.ru_maxrss << 10)
+        took = time.monotonic() - self.started
+        return Outcome(self.command, status, *shown, took, usage.ru_maxrss << 10, self.sent)
 
 
 def run(folder: Path, command: str) -> Outcome:
