@@ -29,14 +29,16 @@ from ensemble_distill.runtime.files import (
 )
 
 BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
+BLOCK_BYTES = 1 << 24  # of each record, at most: a pass holds a block of every member's
+PART_BYTES = 1 << 25  # at most, of more than one record: as it is written a part is held some times over
 SAVE_EVERY = 1024  # records joined between two saves of the manifest, which grows with their number,
 SAVE_BYTES = 1 << 26  # or fewer, that are that large
 
 
-def blocks(rows: int, batch_size: int) -> list[Block]:
-    """A split cut into blocks of about `BLOCK_ROWS`. Batches never straddle a block: the last bits of a
-    logit depend on the shape of the batch it was computed in."""
-    step = max(1, BLOCK_ROWS // batch_size) * batch_size
+def blocks(rows: int, batch_size: int, itemsize: int) -> list[Block]:
+    """A split cut into blocks of about `BLOCK_ROWS`, or fewer where a row of a record fills many bytes. Batches never
+    straddle a block: the last bits of a logit depend on the shape of the batch it was computed in."""
+    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // itemsize) // batch_size) * batch_size
     return [Block(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
@@ -121,6 +123,20 @@ class Writer:
         """Those whose record is not yet complete."""
         return [key for key in keys if key not in self.manifest.records]
 
+    def cut(self, key: Key, rows: int, batch_size: int) -> list[Block]:
+        """The blocks of a record, and of all that stand in its place; they do not depend on how many these are."""
+        if isinstance(key, SampleKey):  # as what was said of them, whoever said it
+            key = RecordKey(key.split, "", key.view)
+        return blocks(rows, batch_size, self.manifest.format_of(key).record.itemsize)
+
+    def together(self, keys: Sequence[AnyKey]) -> list[Sequence[AnyKey]]:
+        """The records of one place as they are put, a part each; drawn ids with all that was said of them."""
+        if any(isinstance(key, SampleKey) for key in keys):
+            return [keys]
+        widest = max(self.manifest.format_of(key).record.itemsize for key in keys)
+        each = max(1, PART_BYTES // min(BLOCK_BYTES, widest * BLOCK_ROWS))
+        return [keys[start : start + each] for start in range(0, len(keys), each)]
+
     def missing(self, block: Block, keys: Sequence[AnyKey]) -> tuple[AnyKey, ...]:
         """Those of which no whole part holds this block."""
         return tuple(key for key in keys if self._parts.path(block, key) is None)
@@ -143,8 +159,10 @@ class Writer:
 
         The manifest is saved as it goes: what it notes is not joined again after a kill.
         """
-        cut = blocks(rows, batch_size)
-        largest = max((self.manifest.format_of(key).record.itemsize for key in keys), default=1) * rows
+        if not keys:
+            return
+        cut = self.cut(keys[0], rows, batch_size)
+        largest = max(self.manifest.format_of(key).record.itemsize for key in keys) * rows
         together = max(1, min(SAVE_EVERY, SAVE_BYTES // largest))
         for start in range(0, len(keys), together):
             some = {key: key.path(self.folder) for key in keys[start : start + together]}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.record_key import RecordKey, SampleKey
-from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.kept import Kept
 from ensemble_distill.caching.panel import Panel, wanted
 from ensemble_distill.caching.probe import asked_as
@@ -53,6 +53,6 @@ def _written(writer: Writer, total: int, rows: Sequence[int], key: RecordKey | S
     if key in writer.manifest.records:
         return np.asarray(mapped(key.path(writer.folder), writer.manifest.format_of(key).record, total)[list(rows)])
     found = []
-    for block, records in writer.written(key, blocks(total, writer.manifest.caching["batch_size"])):
+    for block, records in writer.written(key, writer.cut(key, total, writer.manifest.caching["batch_size"])):
         found.append(records[[row - block.start for row in rows if block.start <= row < block.stop]])
     return np.concatenate(found)

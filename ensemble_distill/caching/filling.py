@@ -1,12 +1,14 @@
 """One pass over a split: what its records lack is made block by block, in whole batches, and survives a crash.
 
-Each row is decoded once, and each view rendered once for all that want the same inputs.
+Each view is rendered once for all that want the same inputs. A row is decoded once, but where a block of all its
+views would not fit into memory: then some views follow after the others.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from ensemble_distill.cache.parts import Block
 from ensemble_distill.cache.record_key import AnyKey
-from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.seen import Seen, loaded
 from ensemble_distill.data.rows import ViewedRows
@@ -22,6 +24,8 @@ from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.ranks import Rank
 from ensemble_distill.teachers.answering import Inputs
+
+HELD_BYTES = 1 << 27  # of a block's records, or those of one view of all members if they are more
 
 Piece = tuple[Block, tuple[AnyKey, ...]]  # a block, and records that lack it
 
@@ -47,11 +51,12 @@ def fill(
     Args:
         told: what goes on, for the progress.
     """
-    cut = blocks(len(rows.source), asking.batch_size)
+    cut = writer.cut(todo[0], len(rows.source), asking.batch_size)
     missing = ranks.of_first(lambda: [(block, writer.missing(block, todo)) for block in cut])
-    work = [(block, lacking) for block, lacking in missing if lacking]
-    total, left = len(rows.source), sum(block.stop - block.start for block, _ in work)
+    whole = [(block, lacking) for block, lacking in missing if lacking]
+    total, left = len(rows.source), sum(block.stop - block.start for block, _ in whole)
     asking.progress.start(told, total=total, unit="rows", done=total - left)
+    work = held(whole, lambda key: writer.manifest.format_of(key).record.itemsize)
     own = dealt(work, ranks.current()) if ranks.several() else work
     pace = _Pace(asking.progress, left, sum(block.stop - block.start for block, _ in own))
     # rows that miss the same records go through one loader; only a pass resumed with other members has several
@@ -68,6 +73,29 @@ def dealt(work: Sequence[Piece[AnyKey]], rank: Rank) -> list[Piece[AnyKey]]:
     if parts > 1:
         pieces = [piece for block, lacking in pieces for piece in _by_views(block, lacking, parts)]
     return pieces[rank.index :: rank.world]
+
+
+def held(work: Sequence[Piece[AnyKey]], itemsize: Callable[[AnyKey], int]) -> list[Piece[AnyKey]]:
+    """Pieces of as many views as `HELD_BYTES` hold, the first piece of every block before the second of any: pieces of
+    the same views share a loader.
+
+    Args:
+        itemsize: bytes of a row of a record.
+    """
+    pieces: list[tuple[int, Piece[AnyKey]]] = []
+    for block, lacking in work:
+        of_view: Counter[int] = Counter()
+        for key in lacking:
+            of_view[key.view] += itemsize(key) * (block.stop - block.start)
+        turn, filled = 0, 0
+        turns: dict[int, int] = {}
+        for view in sorted(of_view):
+            if filled and filled + of_view[view] > HELD_BYTES:
+                turn, filled = turn + 1, 0
+            turns[view], filled = turn, filled + of_view[view]
+        for at in range(turn + 1):
+            pieces.append((at, (block, tuple(key for key in lacking if turns[key.view] == at))))
+    return [piece for _, piece in sorted(pieces, key=lambda found: found[0])]
 
 
 def _by_views(block: Block, lacking: Sequence[AnyKey], parts: int) -> list[Piece[AnyKey]]:
@@ -110,4 +138,5 @@ def _fill(
             for key, records in maker.make(keys, batch, seen).items():
                 made[key].append(records)
             pace.advance(len(batch))
-        writer.put(block, {key: np.concatenate(parts) for key, parts in made.items()})
+        for together in writer.together(keys):  # what was put is not held any more
+            writer.put(block, {key: np.concatenate(made.pop(key)) for key in together})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ensemble_distill.cache.record_key import RecordKey
-from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.panel import Panel
 from ensemble_distill.data.source import Source
 
@@ -26,7 +26,7 @@ def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequen
     for key in todo:
         if key.view == 0:
             asked = members[key.member]
-            parts = writer.written(key, blocks(len(source), panel.asking.batch_size))
+            parts = writer.written(key, writer.cut(key, len(source), panel.asking.batch_size))
             said, answered = [], []
             for _, records in parts:
                 answers = manifest.format.decode(records)

@@ -17,7 +17,7 @@ from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import Drawn
 from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.record_key import RecordKey, Said, SampleKey
-from ensemble_distill.cache.writer import Writer, blocks
+from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching import drawing
 from ensemble_distill.caching.panel import Panel, wanted
 from ensemble_distill.caching.probe import asked_as
@@ -40,7 +40,7 @@ class Sampling:
         self.writer, self.split, self.seed = writer, split, plan.seed
         self.transform = writer.manifest.splits[split].transform
         self.members, self.device = panel.by_name, panel.asking.device
-        self.cut = blocks(len(plan.source), panel.asking.batch_size)
+        self.cut = writer.cut(SampleKey(split, 0), len(plan.source), panel.asking.batch_size)
         self.told: dict[str, tuple[int, float, float]] = {}
 
     def wants(self, keys: Sequence[Said]) -> list[Inputs]:
@@ -191,7 +191,7 @@ def _drop_orphans(writer: Writer, key: SampleKey, todo: Sequence[RecordKey]) -> 
     """Parts that lack their ids, where a part was damaged, say nothing: all of the split's are made again."""
     of_view = [said for said in todo if said.view == key.view]
     rows, size = writer.manifest.splits[key.split].rows, writer.manifest.caching["batch_size"]
-    for block in blocks(rows, size):
+    for block in writer.cut(key, rows, size):
         if writer.missing(block, [key]) and len(writer.missing(block, of_view)) < len(of_view):
             writer.drop_parts(key.parts_place)
             return

@@ -35,7 +35,7 @@ def made(folder: Path, silent: int = 4) -> Writer:
         folder,
         Manifest(task, "float16", MEMBERS, {"train": Split(ROWS, "d" * 64, "all", "features")}, {}, {"batch_size": 4}),
     )
-    for block in blocks(ROWS, BATCH):
+    for block in blocks(ROWS, BATCH, 1):
         said = outputs(silent)
         whole.put(block, {key: whole.manifest.format.encode(said[key][block.start : block.stop]) for key in KEYS})
     whole.join(KEYS, ROWS, BATCH)

@@ -48,7 +48,7 @@ def logits(key: RecordKey) -> NDArray[np.float32]:
 
 
 def put(into: Writer, keys: list[RecordKey] = KEYS, cut: list[Block] | None = None) -> None:
-    for block in cut or blocks(ROWS, BATCH):
+    for block in cut or blocks(ROWS, BATCH, 1):
         encode = into.manifest.format.encode
         into.put(block, {key: encode(logits(key)[block.start : block.stop]) for key in keys})
 
@@ -68,11 +68,33 @@ def made(folder: Path, dtype: str = "float16") -> Path:
 def test_blocks_cover_all_rows_in_the_batches_of_an_uncut_pass(rows: int, batch: int, block_rows: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "BLOCK_ROWS", block_rows)
-        cut = blocks(rows, batch)
+        cut = blocks(rows, batch, 1)
     assert [row for block in cut for row in range(block.start, block.stop)] == list(range(rows))
     batches = [(b[0], b[-1] + 1) for block in cut for b in block.batches(batch)]
     assert batches == [(start, min(start + batch, rows)) for start in range(0, rows, batch)]
     assert all(block.stop - block.start <= max(block_rows, batch) for block in cut)
+
+
+def test_wide_records_have_fewer_rows_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a block of all members fits into memory, however many classes or pixels a row has."""
+    into = Writer(tmp_path, manifest())
+    width = into.manifest.format.record.itemsize
+    assert into.cut(KEYS[0], ROWS, BATCH) == blocks(ROWS, BATCH, 1)
+    monkeypatch.setattr(writer, "BLOCK_BYTES", 5 * width)
+    assert into.cut(KEYS[0], ROWS, BATCH) == [Block(start, min(start + 4, ROWS)) for start in range(0, ROWS, 4)]
+    monkeypatch.setattr(writer, "BLOCK_BYTES", 1)  # a batch is never cut
+    assert into.cut(KEYS[0], ROWS, BATCH) == [Block(start, min(start + 4, ROWS)) for start in range(0, ROWS, 4)]
+
+
+def test_many_records_are_several_parts_and_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into = Writer(tmp_path / "b", manifest())
+    assert list(into.together(KEYS)) == [KEYS]
+    monkeypatch.setattr(writer, "PART_BYTES", 2 * 8 * into.manifest.format.record.itemsize)
+    assert list(into.together(KEYS)) == [KEYS[:2], KEYS[2:4], KEYS[4:]]
+    for some in into.together(KEYS):
+        put(into, list(some))
+    into.join(KEYS, ROWS, BATCH)
+    assert contents(tmp_path / "b") == contents(made(tmp_path / "a"))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
@@ -88,7 +110,7 @@ def test_any_numpy_opens_a_record(tmp_path: Path) -> None:
 
 def test_the_order_of_the_work_is_not_in_the_bytes(tmp_path: Path) -> None:
     other = Writer(tmp_path / "b", manifest())
-    for cut in blocks(ROWS, BATCH)[::-1]:
+    for cut in blocks(ROWS, BATCH, 1)[::-1]:
         put(other, KEYS[4:], [cut])
         put(other, KEYS[:4][::-1], [cut])
     other.join(KEYS[::-1], ROWS, BATCH)
@@ -122,9 +144,9 @@ def test_each_part_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     digest = parts._digest
     monkeypatch.setattr(parts, "_digest", lambda tensors: (hashed.append(1), digest(tensors))[1])
     later = Writer(tmp_path, manifest())
-    assert not any(later.missing(block, KEYS) for block in blocks(ROWS, BATCH))
+    assert not any(later.missing(block, KEYS) for block in blocks(ROWS, BATCH, 1))
     later.join(KEYS, ROWS, BATCH)
-    assert len(hashed) == len(blocks(ROWS, BATCH)), "as many columns as there are would each hash all of them"
+    assert len(hashed) == len(blocks(ROWS, BATCH, 1)), "as many columns as there are would each hash all of them"
 
 
 Damage = Callable[[bytes], bytes]
@@ -144,7 +166,7 @@ def test_a_damaged_part_counts_as_absent(tmp_path: Path, damage: Damage) -> None
     victim = sorted((tmp_path / "parts").rglob("*.safetensors"))[1]
     victim.write_bytes(damage(victim.read_bytes()))
     again = Writer(tmp_path, manifest())
-    first, second, third = blocks(ROWS, BATCH)
+    first, second, third = blocks(ROWS, BATCH, 1)
     assert again.missing(first, KEYS) == again.missing(third, KEYS) == ()
     assert again.missing(second, KEYS) == tuple(KEYS)
     put(again, cut=[second])

@@ -28,7 +28,11 @@ from tiny import (
 from torch import Tensor, nn
 
 from ensemble_distill.cache import writer
+from ensemble_distill.cache.parts import Block
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.caching import filling
+from ensemble_distill.caching.filling import held
 from ensemble_distill.caching.idle import warn_of_little_diversity
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
@@ -106,6 +110,36 @@ def test_bytes_do_not_depend_on_workers_or_blocks(folder: Path, monkeypatch: pyt
     cache_logits(settings(folder, {"output.cache": "other", "train.workers": workers, "data.ood": {}}))
     theirs = records(folder / "cache")
     assert records(folder / "other") == {name: theirs[name] for name in theirs if "ood" not in name}
+
+
+@pytest.mark.thorough
+def test_bytes_do_not_depend_on_how_much_is_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of too many views or classes for the memory is made in pieces, and put in parts."""
+    for name, limit in (("whole", None), ("pieces", 1)):
+        if limit is not None:
+            for at, of in ((filling, "HELD_BYTES"), (writer, "PART_BYTES"), (writer, "BLOCK_BYTES")):
+                monkeypatch.setattr(at, of, limit)
+        for kind in ("dense", "sampled"):
+            drawn = {"cache.records": kind, "cache.samples": 2}
+            cache_logits(settings(folder, {"output.cache": f"{name}-{kind}", "views.count": 3, **drawn}))
+    for kind in ("dense", "sampled"):
+        assert records(folder / f"pieces-{kind}") == records(folder / f"whole-{kind}")
+
+
+def test_as_many_views_are_made_together_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [RecordKey("train", member, view) for view in range(5) for member in ("a", "b")]
+    work = [(Block(at, at + 8), tuple(keys)) for at in (0, 8, 16)]
+    assert held(work, lambda _: 10) == work
+    monkeypatch.setattr(filling, "HELD_BYTES", 2 * (2 * 10 * 8) + 1)  # two views of a block
+    pieces = held(work, lambda _: 10)
+    assert [(block.start, sorted({key.view for key in some})) for block, some in pieces] == [
+        *((start, [0, 1]) for start in (0, 8, 16)),
+        *((start, [2, 3]) for start in (0, 8, 16)),
+        *((start, [4]) for start in (0, 8, 16)),
+    ]
+    assert sorted(str((block, key)) for block, some in pieces for key in some) == sorted(
+        str((block, key)) for block, some in work for key in some
+    )
 
 
 def test_members_of_several_input_sizes_see_the_same_views(tmp_path: Path) -> None:
