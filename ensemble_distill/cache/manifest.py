@@ -27,7 +27,7 @@ PARTIAL = 2  # the format of a cache with rows that members do not answer, which
 DRAWN = 3  # and of one with drawn ids, which they would take for dense records
 NAME = "manifest.json"
 ARGS = "args.toml"  # the settings that a cache was made with
-FILES = (NAME, ARGS, "records", "parts", "replay")  # all that a cache folder holds of ours
+FILES = (NAME, ARGS, "records", "parts", "replay", "decoded")  # all that a cache folder holds of ours
 
 
 @dataclass(frozen=True)

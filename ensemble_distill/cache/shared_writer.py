@@ -32,7 +32,7 @@ class SharedWriter(Writer):
         noted = ranks.of_first(lambda: (self.manifest, sha256_file(folder / NAME)))
         if not ranks.is_first():
             self._begin(folder, noted[0])
-        if not _seen(lambda: (folder / NAME).is_file() and sha256_file(folder / NAME) == noted[1]):
+        if not is_seen(lambda: (folder / NAME).is_file() and sha256_file(folder / NAME) == noted[1]):
             raise EdistillError(
                 f"Process {ranks.current().index} of {ranks.current().world} does not see in {folder} what the first "
                 "one wrote there. Name a folder in output.cache that all machines share."
@@ -58,7 +58,7 @@ class SharedWriter(Writer):
             return not any(self.missing(block, keys) for block in cut)
 
         def wait() -> None:
-            if not _seen(seen):
+            if not is_seen(seen):
                 lacking = next(block for block in cut if self.missing(block, keys))
                 raise EdistillError(
                     f"Rows {lacking.start} to {lacking.stop - 1} of {keys[0].split} are written, and not to be seen in "
@@ -82,7 +82,7 @@ class SharedWriter(Writer):
         self._parts.forget()  # what another process changed
 
 
-def _seen(there: Callable[[], bool]) -> bool:
+def is_seen(there: Callable[[], bool]) -> bool:
     """Whether something is there, or comes soon."""
     until = time.monotonic() + LATE
     while not there():

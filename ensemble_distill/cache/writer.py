@@ -28,6 +28,7 @@ from ensemble_distill.runtime.files import (
     write_all,
 )
 
+WRITTEN = (RECORDS, PARTS, "replay", "notes", "decoded")  # the folders of a cache that files are written to
 BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
 BLOCK_BYTES = 1 << 24  # of each record, at most: a pass holds a block of every member's
 PART_BYTES = 1 << 25  # at most, of more than one record: as it is written a part is held some times over
@@ -205,7 +206,7 @@ def leftovers(folder: Path) -> list[Path]:
     beside = [path for path in folder.glob(f"*{TEMPORARY}") if is_temporary(path) or path.stem in FILES]
     return [
         *beside,
-        *(path for path in _below(folder, RECORDS, PARTS, "replay", "notes") if path.name.endswith(TEMPORARY)),
+        *(path for path in _below(folder, *WRITTEN) if path.name.endswith(TEMPORARY)),
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ensemble_distill.cache.manifest import ARGS, Manifest, as_recorded, is_cache
 from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import unneeded
+from ensemble_distill.caching.decoding import all_stored
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime import ranks
@@ -42,10 +43,14 @@ def keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator
 
 
 def held(
-    folder: Path, plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher], overwrite: bool
+    folder: Path, plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher], overwrite: bool, decoded: bool
 ) -> AbstractContextManager[None]:
     """The cache's lock, which the first of several processes holds for all. A complete one is not locked, since nothing
-    is written: it may be read-only, or in use."""
+    is written: it may be read-only, or in use.
+
+    Args:
+        decoded: whether it is to hold decoded pictures, too.
+    """
     if not ranks.is_first():
         return nullcontext()
     complete = (
@@ -53,5 +58,6 @@ def held(
         and is_cache(folder)
         and (folder / ARGS).is_file()
         and is_complete(folder, plans, [teacher.member for teacher in teachers])
+        and (not decoded or all_stored(folder, plans))
     )
     return nullcontext() if complete else one_writer(folder)

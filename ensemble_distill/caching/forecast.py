@@ -20,12 +20,11 @@ from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.spread import spread
-from ensemble_distill.runtime.words import counted, told
+from ensemble_distill.runtime.words import bytes_told, counted, told
 from ensemble_distill.teachers.answering import Answering
 
 Told = TypeVar("Told")
 
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 TIMED = 32  # rows
 WORTH_TIMING = 16 * TIMED  # rows in views; of fewer, those that are timed would be a large part
 JOINED = 2  # times the records of one split: parts are joined to files before they go
@@ -109,7 +108,7 @@ def tell_pass(
         except EdistillError:  # of a row that cannot be read, which the pass tells of at its place
             pass
     what = f"{counted(len(members), 'member')}, {counted(len(splits), 'split')}, {rows:,} rows in their views"
-    asking.progress.note(f"{what}: {about}{_bytes(needed)} to write, {_bytes(free)} free.")
+    asking.progress.note(f"{what}: {about}{bytes_told(needed)} to write, {bytes_told(free)} free.")
 
 
 def seconds_a_row(
@@ -139,8 +138,3 @@ def timed(act: Callable[[], Told]) -> tuple[Told, float]:
 def _views(manifest: Manifest, name: str, plan: SplitPlan) -> int:
     """Views of which some member's answers are lacking."""
     return len({key.view for key in keys({name: plan}, manifest.members) if key not in manifest.records})
-
-
-def _bytes(count: int) -> str:
-    size, unit = next((size, unit) for size, unit in UNITS if count >= size or unit == "kB")
-    return f"{count / size:,.1f} {unit}"

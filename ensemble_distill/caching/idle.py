@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ensemble_distill.data.decoded import decodes
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.several import arrays_of
 from ensemble_distill.data.source import Source
@@ -109,6 +110,19 @@ def _samples(facts: Caching) -> Idle | None:
     return Idle('cache.records is "dense", so that none are drawn') if facts.settings.cache.records == "dense" else None
 
 
+def _decoded(facts: Caching) -> Idle | None:
+    """Of what pictures are decoded."""
+    sources = facts.sources.values()
+    if any(map(decodes, sources)):
+        return None
+    kinds = sorted({source.kind for source in sources})
+    if "several" in kinds:
+        return Idle("rows are several arrays, whose pictures are decoded as they are read")
+    if kinds == ["pixels"]:
+        return Idle("the pictures of an .npz are decoded already")
+    return Idle(f"rows are {' and '.join(kinds)}, and nothing is decoded")
+
+
 def _columns(facts: Caching) -> Idle | None:
     tables = any(getattr(source, "columns", None) is not None for source in facts.sources.values())
     return None if tables else Idle("no split is a table")
@@ -138,6 +152,7 @@ CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
     "teachers.as": _heads,
     "teachers.folds": _folds,
     "cache.samples": _samples,
+    "cache.decoded": _decoded,
     "views.count": _views,
     "views.transform": _transform,
     "views.seed": _views,

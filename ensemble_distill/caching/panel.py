@@ -25,6 +25,7 @@ class Asking:
         workers: loader processes that bring the rows.
         records, samples: `cache.records` and `cache.samples` of the settings.
         forecast: whether how long a pass will take is told; of a chain's the chain does so.
+        decoded: whether decoded pictures are stored first, and read from there; see `decoding`.
         drawn: how many ids a position are drawn of each split whose records hold no others; see `storing`.
     """
 
@@ -36,6 +37,7 @@ class Asking:
     records: Literal["auto", "dense", "sampled"] = "auto"
     samples: int = 12
     forecast: bool = True
+    decoded: bool = False
     drawn: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -13,6 +13,12 @@ from ensemble_distill.cache.shared_writer import open_writer
 from ensemble_distill.cache.writer import Writer, clean, drop_drawn
 from ensemble_distill.caching.answers import cache_answers
 from ensemble_distill.caching.complete import keys
+from ensemble_distill.caching.decoding import (
+    bytes_to_store,
+    refuse_no_room_to_store,
+    store_pictures,
+    tell_to_store,
+)
 from ensemble_distill.caching.extending import extended
 from ensemble_distill.caching.forecast import refuse_no_room, tell_pass
 from ensemble_distill.caching.grouping import grouped, noting
@@ -47,7 +53,7 @@ def cache_outputs(
         overwrite: start from nothing; what is there goes when the members and the data are known to fit.
 
     Returns:
-        How many records were added (0: it was up to date).
+        How many records were added, and splits of decoded pictures (0: it was up to date).
 
     Raises:
         EdistillError: the folder holds a cache of other data, views, members or storage; members disagree in
@@ -60,12 +66,15 @@ def cache_outputs(
 
     ranks.wait()  # all have read what is there, before the first one changes it
     if (found := ranks.of_first(begun)) is None:
-        return 0
+        return store_pictures(folder, splits, asking)[1] if asking.decoded else 0
     settled, drawn = found
     members = opened or _opened_as_well(task, splits, teachers, settled)
     _move(members, asking)
-    writer = open_writer(folder, settled)
+    writer = open_writer(folder, settled)  # which makes the folder a cache, before anything else is in it
     before = len(writer.manifest.records)
+    if asking.decoded:
+        splits, stored = store_pictures(folder, splits, asking)
+        before -= stored
     panel = grouped(members, splits, replace(asking, drawn=drawn), settled)
     for name, plan in splits.items():
         _cache_split(writer, name, plan, panel)
@@ -101,20 +110,25 @@ def _begun(
     opened += open_members(task, splits, teachers, classes, asking.progress)
     settled = replace(manifest, answer=probe(folder, manifest, splits, opened))
     drawn = samples_of(folder, settled, splits, asking)
+    pictures = bytes_to_store(folder, splits, overwrite) if asking.decoded else {}
     if there is not None and _is_whole(folder, manifest, splits):
         if manifest != there:  # a member that failed is gone
             manifest.save(folder)
+        refuse_no_room_to_store(folder, pictures, 0)
+        tell_to_store(folder, pictures, splits, asking)
         clean(folder)  # after a pass that died when it was all but done
         return None
     _move(opened, asking)
     settled = noting(settled, grouped(opened, splits, asking, there))
     tell_drawn(settled, splits, drawn, asking.progress)
     room = refuse_no_room(folder, settled, splits, replace(asking, drawn=drawn))
+    refuse_no_room_to_store(folder, pictures, room[0])
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
     for key in settled.drawn:  # of a first pass that ended before its first record, and is stored otherwise now
         if key.split in splits and key.split not in drawn:
             settled = drop_drawn(folder, settled, key)
+    tell_to_store(folder, pictures, splits, asking)
     if asking.forecast:
         for member in opened:
             member.to(asking.device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.data.decoded_blocks import FOLDER
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,9 @@ class CacheReport:
     classes: tuple[str, ...]
     predicts: str  # what an answer is, in words
     splits: dict[str, tuple[int, int]]  # rows and views by name
-    added: int  # records; 0 when it was up to date
-    bytes: int
+    added: int  # records, and splits of decoded pictures; 0 when it was up to date
+    bytes: int  # of the records
+    decoded: int  # bytes of decoded pictures; 0 without
     seconds: float
     answered: dict[str, float]  # of splits that members do not answer all of: the share of rows, the mean over members
 
@@ -34,6 +36,7 @@ class CacheReport:
             splits={name: (split.rows, manifest.views(name)) for name, split in manifest.splits.items()},
             added=added,
             bytes=sum(path.stat().st_size for path in (folder / "records").rglob("*.npy")),
+            decoded=sum(path.stat().st_size for path in (folder / FOLDER).rglob("*.safetensors")),
             seconds=seconds,
             answered={
                 name: manifest.answered(name) for name in dict.fromkeys(key.split for key in manifest.unanswered)

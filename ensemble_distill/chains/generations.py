@@ -112,7 +112,7 @@ def _train_generation(
         refuse_outside(folder, Path(own.output.cache) / MANIFEST)
         _refuse_changed_predecessor(folder, one.number)
         if not one.finished:
-            _cache(own, one.trust, progress)
+            _cache(own, Path(settings.output.cache), one.trust, progress)
     with _remedies(own, its_own=not first):
         report = train(
             own,
@@ -122,6 +122,7 @@ def _train_generation(
             begin=partial(forecast.say, own),
             claim=partial(_claim, folder, settings, one.overwrite) if first else lambda: None,
             own_runs=Path(settings.output.runs),
+            pictures=Path(settings.output.cache),
         )
     if not one.finished and ranks.is_first():  # a chain that grows has more generations than it was begun with
         write_args(folder, settings)
@@ -181,8 +182,11 @@ def _refuse_other_rows(settings: Settings, first: Run) -> None:
             )
 
 
-def _cache(settings: Settings, trust: bool, progress: Progress) -> None:
+def _cache(settings: Settings, pictures: Path, trust: bool, progress: Progress) -> None:
     """Ask the generation before about all rows but OOD ones, of which those of any split may name the classes.
+
+    Args:
+        pictures: the ensemble's cache, whose decoded pictures are those of every generation.
 
     Raises:
         EdistillError: it is not the one that was asked at first, or the data or the views are not those.
@@ -198,7 +202,7 @@ def _cache(settings: Settings, trust: bool, progress: Progress) -> None:
                     f"calibrated since), or delete {cache} to ask it again."
                 )
         seen = [name for name in settings.splits() if not name.startswith("ood/")]
-        cache_logits(settings, only=seen, trust=trust, progress=progress)
+        cache_logits(settings, only=seen, trust=trust, progress=progress, pictures=pictures)
 
 
 @contextmanager

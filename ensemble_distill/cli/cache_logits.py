@@ -8,12 +8,12 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import Json, Overwrite, Trust, command
-from ensemble_distill.runtime.words import counted
+from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
-    flags = ["cache.dtype", "cache.batch-size", "train.device", "train.workers", "limit"]
+    flags = ["cache.dtype", "cache.batch-size", "cache.decoded", "train.device", "train.workers", "limit"]
 
     @command(app, "cache-logits", flags, shared=True)
     def cache_logits(
@@ -34,9 +34,10 @@ def register(app: typer.Typer) -> None:
             return
         if not report.added:
             render.message(f"{report.folder} is up to date.")
+        pictures = f", {bytes_told(report.decoded)} of decoded pictures" if report.decoded else ""
         render.table(
             f"{report.folder.name}: {counted(len(report.members), 'member')}, {report.predicts}, "
-            f"{report.bytes / 1e6:.1f} MB",
+            f"{report.bytes / 1e6:.1f} MB{pictures}",
             ["split", "rows", "views", *(["each member answers"] if report.answered else [])],
             [
                 [name, f"{rows:,}", str(views), *([f"{report.answered.get(name, 1):.0%}"] if report.answered else [])]

@@ -224,6 +224,7 @@ def _cache(path: str, record: Record) -> Sheet:
             *member_facts(record["members"], ("model", "output", "preprocessing")),
             ("asked", in_batches(len(record["members"]), caching.get("together", ()))),
             ("records", f"{record['dtype']}, {size(record)}"),
+            ("decoded", listed([f"{name} ({size(one)})" for name, one in record.get("decoded", {}).items()])),
             ("stored views", listed(record.get("pushed", ()))),
             ("drawn", listed([f"{one['samples']} a row of {name}" for name, one in record.get("drawn", {}).items()])),
             ("made with", ", ".join(filter(None, made))),

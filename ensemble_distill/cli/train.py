@@ -36,7 +36,13 @@ FLAGS += ["channels-last", "torchcompile", "amp", "amp-dtype", "model-ema", "mod
 
 
 def register(app: typer.Typer) -> None:
-    flags = [f"train.{name}" for name in FLAGS] + ["student.share", "output.name", "output.log", "limit"]
+    flags = [f"train.{name}" for name in FLAGS] + [
+        "student.share",
+        "cache.decoded",
+        "output.name",
+        "output.log",
+        "limit",
+    ]
 
     @command(app, "train", flags, shared=True)
     def train(settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False) -> None:

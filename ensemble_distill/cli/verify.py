@@ -43,6 +43,8 @@ def register(app: typer.Typer) -> None:
             whole = [counted(report.students, "student")] if report.students else []
             if report.records or not whole:
                 whole.append(counted(report.records, "record"))
+            if report.decoded:
+                whole.append(f"decoded pictures of {counted(report.decoded, 'split')}")
             left = f"; unfinished: {', '.join(report.unfinished)}" if report.unfinished else ""
             render.text(f"{render.near(str(path))}: {' and '.join(whole)}, all whole{left}\n")
         if report.problems:

@@ -12,6 +12,7 @@ from ensemble_distill.runtime.files import sha256_file
 PLACES = {
     "records": "a file that is no record any more",
     "parts": "a part of a record",
+    "decoded": "decoded pictures, or what says which,",
     "replay": "rendered inputs, the proof of what members were shown,",
 }
 DEEPEST = 4  # folders between a record and its cache: records/ood/NAME/

@@ -1,6 +1,8 @@
-"""How long something takes and how many there are, in words."""
+"""How long something takes, how many there are and what they fill, in words."""
 
 from __future__ import annotations
+
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def told(seconds: float) -> str:
@@ -14,3 +16,9 @@ def told(seconds: float) -> str:
 def counted(count: int, noun: str) -> str:
     """1 epoch, 2 epochs."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def bytes_told(count: int) -> str:
+    """1.2 GB, 340.0 MB, 0.5 kB."""
+    size, unit = next((size, unit) for size, unit in UNITS if count >= size or unit == "kB")
+    return f"{count / size:,.1f} {unit}"

@@ -185,6 +185,7 @@ class CacheSettings(Section):
         "auto", description="Of training rows: all classes, or drawn ones; by default all up to 16 GiB."
     )
     samples: int = Field(12, ge=2, le=MOST_DRAWN, description="Classes that are drawn of each row or position.")
+    decoded: bool = Field(False, description="Keep the pictures decoded in the cache, and read them from there.")
 
 
 class TrainSettings(Section):

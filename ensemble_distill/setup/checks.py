@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_data, refuse_other_members
+from ensemble_distill.caching.decoding import bytes_to_store, to_store
 from ensemble_distill.caching.probe import open_members
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.several import held
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import AnyPreprocessing, Several, named_in, split_key
 from ensemble_distill.methods.method import Method
-from ensemble_distill.runtime.words import counted
+from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.setup.members import look
 from ensemble_distill.students.bodies import build_body, feature_count
 from ensemble_distill.teachers.answering import Answering
@@ -56,6 +57,7 @@ class Examined:
     taken: AnyPreprocessing | None = None  # how rows become the input of the student's body
     body: Any = None
     cached: bool = False  # whether the cache is up to date
+    to_decode: dict[str, int] = field(default_factory=dict)  # bytes of the pictures that each split is to be stored of
 
     def ok(self, what: str, told: str) -> None:
         self.checks.append(Check(what, told))
@@ -78,6 +80,7 @@ def examine(workspace: Workspace) -> Examined:
     teachers = _teachers(workspace, found)
     _members(workspace, teachers, found)
     _cache(workspace, teachers, found)
+    _decoded(workspace, found)
     _student(workspace, found)
     return found
 
@@ -156,6 +159,21 @@ def _cache(workspace: Workspace, teachers: list[Teacher], found: Examined) -> No
         found.cached = bool(members and found.plans) and not lacking
         told = f"of {counted(len(manifest.members), 'member')}"
         found.ok("output.cache", told + (f"; lacks {', '.join(lacking)}" if lacking else ", up to date"))
+
+
+def _decoded(workspace: Workspace, found: Examined) -> None:
+    if not workspace.settings.cache.decoded or not found.plans:
+        return
+    with found.looking("cache.decoded"):
+        found.to_decode = bytes_to_store(workspace.cache_folder, found.plans, overwrite=False)
+        found.cached = found.cached and not found.to_decode
+        if not to_store(found.plans):
+            told = "no split has pictures that are decoded as they are read"
+        elif not found.to_decode:
+            told = f"pictures of {', '.join(to_store(found.plans))} are stored"
+        else:
+            told = f"about {bytes_told(sum(found.to_decode.values()))}, of {', '.join(found.to_decode)}"
+        found.ok("cache.decoded", told)
 
 
 def _student(workspace: Workspace, found: Examined) -> None:

@@ -39,7 +39,8 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
     each = rendering + asking
     counted = sum(len(one.source) * one.count for one in found.plans.values())
     record = Format(workspace.task.format, shape, _dtype(workspace)).record.itemsize
-    steps = [Step("cache-logits", each * counted, record * counted * len(found.members))]
+    filled = record * counted * len(found.members) + sum(found.to_decode.values())
+    steps = [Step("cache-logits", each * counted, filled)]
     if found.body is None:
         return steps
     taken = Inputs(found.taken)

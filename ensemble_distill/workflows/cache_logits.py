@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 
 from ensemble_distill.cache.manifest import ARGS, NAME
 from ensemble_distill.caching.complete import held
@@ -32,6 +34,7 @@ def cache_logits(
     overwrite: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
+    pictures: Path | None = None,
 ) -> CacheReport:
     """Bring the cache up to date with the settings; what is there already is not computed again.
 
@@ -39,12 +42,16 @@ def cache_logits(
         only: these splits, without a word on what more members or views would do; default all that are configured.
         overwrite: drop the cache that is there, once it is known that another can be made.
         trust: load pickled checkpoints that name arbitrary globals.
+        pictures: with `cache.decoded` another cache, whose decoded pictures are read; by default they are stored here.
 
     Raises:
         EdistillError: the teachers or the data cannot be used, or the cache was made from others.
     """
+    workspace = Workspace(settings, progress or Silent(), trust, pictures=pictures)
+    if settings.cache.decoded and pictures is None:
+        workspace = replace(workspace, reads_decoded=False)
     with opened(settings.train.peer_timeout):
-        return _cache_logits(settings, only, overwrite, Workspace(settings, progress or Silent(), trust))
+        return _cache_logits(settings, only, overwrite, workspace)
 
 
 def _cache_logits(
@@ -71,8 +78,9 @@ def _cache_logits(
         records=settings.cache.records,
         samples=settings.cache.samples,
         forecast=only is None,
+        decoded=settings.cache.decoded and workspace.pictures is None,
     )
-    with held(folder, plans, teachers, overwrite), whole_float32():
+    with held(folder, plans, teachers, overwrite, asking.decoded), whole_float32():
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)
         if ranks.is_first():
             if added or not (folder / ARGS).is_file():

@@ -71,8 +71,10 @@ def _made_here(path: Path) -> dict[str, Any] | None:
     """A cache, a run, a chain or an exported file; None for what edistill did not make."""
     if (path / MANIFEST).is_file():
         from ensemble_distill.cache import about as cache
+        from ensemble_distill.data import decoded_blocks as pictures
 
-        return cache.about(path)
+        decoded = pictures.about(path)
+        return cache.about(path) | ({"decoded": decoded} if decoded else {})
     if is_ensemble_export(path / EXPORTED) and (path / EXPORTED).is_file():
         path = path / EXPORTED
     if path.suffix == ".onnx":

@@ -24,7 +24,7 @@ from ensemble_distill.training.loop import Training
 from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.train import Machine, prepare, training_of
 from ensemble_distill.workspace import Workspace
-from ensemble_distill.workspace.learned import open_learned, trained_splits
+from ensemble_distill.workspace.learned import open_learned, tell_not_stored, trained_splits
 from ensemble_distill.workspace.training import claim_folder, finished, logs_of, open_asked
 
 
@@ -37,6 +37,7 @@ def train(
     begin: Callable[[Training], None] | None = None,
     claim: Callable[[], None] = lambda: None,
     own_runs: Path | None = None,
+    pictures: Path | None = None,
 ) -> TrainReport:
     """Train the configured student; an interrupted run resumes, a finished one is left as it is.
 
@@ -48,12 +49,13 @@ def train(
         begin: is given the training before its first step, when nothing has been written yet.
         claim: is called just before the run's folder is made its own, and the run that is to be replaced goes.
         own_runs: where runs stand whose code may make their bodies; output.runs by default.
+        pictures: with `cache.decoded` the cache whose decoded pictures are read; output.cache by default.
 
     Raises:
         EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
             made with other settings; the student or the method cannot be built.
     """
-    workspace = Workspace(settings, progress or Silent(), trust, own_runs)
+    workspace = Workspace(settings, progress or Silent(), trust, own_runs, pictures)
     with opened(settings.train.peer_timeout):
         return _train(workspace, overwrite, begin, claim)
 
@@ -79,6 +81,7 @@ def _train(
             return report
         logs = logs_of(settings, asked.folder, workspace.progress) if ranks.is_first() else Logs()
         plans = trained_splits(workspace)
+        tell_not_stored(workspace, plans)
         labeled = plans["train"].source.labels is not None
         refusals.refuse_unlabeled(settings.train.method, asked.method, asked.options, settings.method, labeled)
         learned = open_learned(workspace, plans, asked.needs)

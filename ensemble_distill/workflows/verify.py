@@ -7,10 +7,12 @@ from pathlib import Path
 
 from ensemble_distill.cache.manifest import is_cache
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.data import decoded_blocks as pictures
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runs.folder import ARGS, CACHES, CONFIG, WEIGHTS, generation_name
 
 AGAIN = "Delete those files and run edistill cache-logits to compute them again."
+PICTURES = "Of decoded pictures delete the folder of the split; edistill cache-logits with cache.decoded decodes again."
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class VerifyReport:
         problems: a sentence each; of a run or a chain with its remedy.
         unfinished: splits without a complete view, and generations that are not trained to their end.
         students: how many finished ones there are in it.
+        decoded: splits of which it holds decoded pictures.
         remedy: of all problems together; None where each has its own, or there are none.
     """
 
@@ -30,6 +33,7 @@ class VerifyReport:
     problems: list[str]
     unfinished: list[str]
     students: int = 0
+    decoded: int = 0
     remedy: str | None = None
 
 
@@ -52,7 +56,10 @@ def _cache(folder: Path) -> VerifyReport:
     cache = Cache(folder)
     manifest, problems = cache.manifest, cache.verify()
     unfinished = [name for name in manifest.splits if manifest.views(name) == 0]
-    return VerifyReport(folder, len(manifest.records), problems, unfinished, remedy=AGAIN if problems else None)
+    damaged = pictures.problems(folder)
+    remedy = " ".join([AGAIN] * bool(problems) + [PICTURES] * bool(damaged)) or None
+    decoded = len(pictures.splits_in(folder))
+    return VerifyReport(folder, len(manifest.records), problems + damaged, unfinished, 0, decoded, remedy)
 
 
 def _chain(folder: Path) -> VerifyReport:

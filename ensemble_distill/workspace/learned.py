@@ -9,6 +9,7 @@ from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refu
 from ensemble_distill.cache.reader import Cache, stored_inputs
 from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.caching.replay import check_samples
+from ensemble_distill.data.decoded import decodes, is_decoded
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import names_in
@@ -25,6 +26,16 @@ def trained_splits(workspace: Workspace) -> dict[str, SplitPlan]:
     if "train" not in names:
         raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
     return workspace.splits(names, workspace.cache.manifest.classes)
+
+
+def tell_not_stored(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> None:
+    """Warn of splits whose decoded pictures are asked for and are not there."""
+    lacking = [name for name, plan in plans.items() if decodes(plan.source) and not is_decoded(plan.source)]
+    if workspace.settings.cache.decoded and lacking:
+        workspace.progress.warn(
+            f"cache.decoded is on, and {workspace.pictures or workspace.cache_folder} has no decoded pictures of "
+            f"{' and '.join(lacking)}: they are decoded as they are read. Run edistill cache-logits to store them."
+        )
 
 
 def trained_rows(workspace: Workspace, needs: frozenset[str]) -> int:

@@ -15,6 +15,8 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import may_be_several, open_source
+from ensemble_distill.data.decoded import Decoded, Pictures, decodes, open_pictures
+from ensemble_distill.data.decoded_blocks import is_stored
 from ensemble_distill.data.folds import HeldOut, read_folds
 from ensemble_distill.data.notes import NAME as NOTES
 from ensemble_distill.data.plan import SplitPlan
@@ -53,12 +55,16 @@ class Workspace:
         progress: who is told what goes on.
         trust: whether pickled checkpoints may name any globals, and runs from anywhere run the code that they name.
         own_runs: where the user's own runs stand, whose code may run; output.runs by default.
+        pictures: the cache whose decoded pictures are read, with `cache.decoded`; output.cache by default.
+        reads_decoded: whether they are read; who stores them does not.
     """
 
     settings: Settings
     progress: Progress = field(default_factory=Silent)
     trust: bool = False
     own_runs: Path | None = None
+    pictures: Path | None = None
+    reads_decoded: bool = True
 
     @cached_property
     def task(self) -> type[Task]:
@@ -116,7 +122,8 @@ class Workspace:
         """The rows of one configured split.
 
         Raises:
-            EdistillError: it is not configured, cannot be opened, or is empty.
+            EdistillError: it is not configured, cannot be opened, or is empty; or its decoded pictures are stored, and
+                of other data or damaged.
         """
         entry = self.settings.splits().get(name)
         key = split_key(name)
@@ -131,11 +138,19 @@ class Workspace:
             source = self._portions[of] if of in self.settings.data.portions else self._opened(entry, of)
         except EdistillError as error:
             raise EdistillError(f"{key}: {error}") from error
-        if name == HELD_OUT:
-            source = HeldOut(source, self._folds(len(source)))
         if len(source) == 0:
             raise EdistillError(f"{key} has no rows. Give a split with at least one.")
-        return self._limited(source)
+        stored = self._stored(of, self._limited(source))
+        if name == HELD_OUT:
+            source = HeldOut(source, self._folds(len(source)))
+        return self._limited(source) if stored is None else Decoded(self._limited(source), stored)
+
+    def _stored(self, name: str, source: Source) -> Pictures | None:
+        """The decoded pictures of a split; None where they are not asked for, or not stored."""
+        if not self.settings.cache.decoded or not self.reads_decoded or not decodes(source):
+            return None
+        cache = self.pictures or self.cache_folder
+        return open_pictures(cache, name, len(source), source.digest) if is_stored(cache, name) else None
 
     def _opened(self, entry: DataSettings, name: str) -> Source:
         notes = self.cache_folder / NOTES
@@ -170,6 +185,7 @@ class Workspace:
         if HELD_OUT not in self.split_names:
             return None
         source = self.source(HELD_OUT)
+        source = source.whole if isinstance(source, Decoded) else source
         held = source.whole if isinstance(source, Subset) and not isinstance(source, HeldOut) else source
         assert isinstance(held, HeldOut)
         some = self._some_of(len(held))

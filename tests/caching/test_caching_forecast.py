@@ -21,7 +21,7 @@ def told(folder: Path, **overrides: object) -> list[str]:
 
 
 def test_a_pass_says_its_rows_and_bytes_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "_bytes", lambda count: f"{count} bytes")
+    monkeypatch.setattr(forecast, "bytes_told", lambda count: f"{count} bytes")
     folder = make_folder(tmp_path / "tiny")
     (note,) = told(folder)
     rows = 2 * 40 + 12 + 10 + 7  # two views of each training row

@@ -203,11 +203,11 @@ def test_evaluate_prints_the_promised_document(quick: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "keys"),
     [
-        ("cache-logits", {"folder", "members", "classes", "splits", "added", "bytes", "seconds"}),
+        ("cache-logits", {"folder", "members", "classes", "splits", "added", "bytes", "decoded", "seconds"}),
         ("train", {"folder", "method", "heads", "parameters", "fresh", "resumed_at", "seconds"}),
         ("export --safetensors", {"files"}),
         ("inspect cache", {"kind", "members", "splits", "classes"}),
-        ("verify", {"folder", "records", "problems", "unfinished"}),
+        ("verify", {"folder", "records", "problems", "unfinished", "decoded"}),
     ],
 )
 def test_json_is_one_document(quick: Path, line: str, keys: set[str]) -> None:

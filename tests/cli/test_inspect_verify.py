@@ -292,6 +292,7 @@ def test_a_whole_cache(here: Path) -> None:
         "problems": [],
         "unfinished": [],
         "students": 0,
+        "decoded": 0,
         "remedy": None,
     }
 

@@ -14,6 +14,8 @@ from tiny import CLASSES, ROWS, examples, make_folder, refused, save_data, setti
 
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.caching.idle import CACHING, Caching, tell_idle_caching
+from ensemble_distill.data.arrays import Arrays
+from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.texts import Texts
 from ensemble_distill.facts import InputColumns, Preprocessing
 from ensemble_distill.methods import method_names, open_method
@@ -197,6 +199,7 @@ CACHING_CASES: dict[str, tuple[dict[str, Any], Mapping[str, Any], list[Any]]] = 
     "teachers.preprocessing": ({"teachers.preprocessing": {"mean": (0.25,)}}, PIXELS, [FOLDER]),
     "teachers.inputs": ({"teachers.inputs": {"x": "image"}}, PIXELS, [teacher()]),
     "cache.samples": ({"cache.records": "dense", "cache.samples": 5}, PIXELS, [teacher()]),
+    "cache.decoded": ({"cache.decoded": True}, {"train": source("text")}, [teacher()]),
     "data.columns": ({"data.columns": {"inputs": ["a"]}}, PIXELS, [teacher()]),
     "teachers.as": ({"teachers.as": "heads"}, PIXELS, [teacher()]),
     "teachers.folds": ({"teachers.folds": "folds.npy"}, {"test": source()}, [teacher()]),
@@ -243,6 +246,22 @@ def test_of_members_that_are_runs_it_is_only_noted_what_describes_others() -> No
     told = told_caching({"teachers.model": "m.py:make"}, PIXELS, [teacher(False, RUN)])
     assert not told.warnings
     assert told.notes[0].startswith("teachers.model is set and does nothing")
+
+
+def test_of_what_is_not_stored_decoded_it_is_told_by_name() -> None:
+    arrays = Arrays(np.zeros((3, 4, 4, 3), np.uint8), None, "pixels")
+    of_an_npz = "the pictures of an .npz are decoded already"
+    for rows, told in (
+        (arrays, of_an_npz),
+        (Subset(arrays, np.array([2, 0])), of_an_npz),
+        (source("several"), "rows are several arrays, whose pictures are decoded as they are read"),
+        *((source(kind), f"rows are {kind}, and nothing is decoded") for kind in ("features", "series", "volume")),
+        *((source(kind), f"rows are {kind}, and nothing is decoded") for kind in ("tensor", "tokens", "text")),
+    ):
+        heard = told_caching({"cache.decoded": True}, {"train": rows}, [teacher()])
+        assert heard.warnings == [f"cache.decoded is set and does nothing: {told}. Leave it out."]
+    both = {"train": source(), "test": arrays}  # the one is stored, and of the other nothing is to be
+    assert told_caching({"cache.decoded": True}, both, [teacher()]).warnings == []
 
 
 def test_what_acts_is_not_told() -> None:

@@ -1,0 +1,182 @@
+"""Decoding the pictures of each split once, into the cache, before members are asked about them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ensemble_distill.cache.shared_writer import is_seen
+from ensemble_distill.caching.panel import Asking
+from ensemble_distill.data.decoded import Decoded, decodes, open_pictures
+from ensemble_distill.data.decoded_blocks import RECORD, Blocks, cut, is_stored, refuse_other_pictures
+from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.source import Array, Source
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.facts import HELD_OUT
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.loading import batches
+from ensemble_distill.runtime.spread import spread
+from ensemble_distill.runtime.words import bytes_told, counted
+
+AT_ONCE = 64  # pictures that a loader process hands over together,
+BYTES = 2**24  # or fewer, which have about as many bytes
+ESTIMATED = 32  # pictures whose sizes stand for all
+CPU = torch.device("cpu")  # decoded pictures go to the disk, whatever the members compute on
+
+
+def to_store(splits: Mapping[str, SplitPlan]) -> dict[str, Source]:
+    """The splits whose pictures are decoded when they are asked for. Rows that folds hold out are those of train."""
+    return {name: plan.source for name, plan in splits.items() if name != HELD_OUT and decodes(plan.source)}
+
+
+def all_stored(folder: Path, splits: Mapping[str, SplitPlan]) -> bool:
+    """Whether nothing is left to decode. Raises EdistillError where a record is damaged."""
+    return all(is_stored(folder, name) for name in to_store(splits))
+
+
+def bytes_to_store(folder: Path, splits: Mapping[str, SplitPlan], overwrite: bool) -> dict[str, int]:
+    """Of each split about how many bytes its pictures will fill that are not stored yet.
+
+    Raises:
+        EdistillError: pictures of other data are there, or a record that is damaged.
+    """
+    found = {}
+    for name, source in to_store(splits).items():
+        if not overwrite:
+            refuse_other_pictures(folder, name, len(source), source.digest)
+        if overwrite or not is_stored(folder, name):
+            found[name] = _bytes_of(source)
+    return found
+
+
+def _bytes_of(source: Source) -> int:
+    """Exact where all pictures are of one size."""
+    some = _sizes(source)
+    return sum(some) * len(source) // len(some)
+
+
+def _sizes(source: Source) -> list[int]:
+    """Bytes of some pictures, evenly spread: the first one may be none like the others."""
+    return [source.item(row).x.nbytes for row in spread(len(source), ESTIMATED)]
+
+
+def refuse_no_room_to_store(folder: Path, lacking: Mapping[str, int], records: int) -> None:
+    """Raise EdistillError where the disk has not the bytes of pictures beside those of records."""
+    free, needed = _free(folder), sum(lacking.values())
+    if lacking and needed + records > free:
+        raise EdistillError(
+            f"Decoded pictures of {' and '.join(lacking)} fill about {bytes_told(needed)}, records "
+            f"{bytes_told(records)}, and the disk of {folder} has {bytes_told(free)} left. Leave cache.decoded out, "
+            "name another output.cache, or make room."
+        )
+
+
+def tell_to_store(folder: Path, lacking: Mapping[str, int], splits: Mapping[str, SplitPlan], asking: Asking) -> None:
+    """Say, before it begins, what is decoded and what it will fill."""
+    if lacking:
+        rows = sum(len(splits[name].source) for name in lacking)
+        asking.progress.note(
+            f"decoded pictures of {' and '.join(lacking)}: {counted(rows, 'row')}, about "
+            f"{bytes_told(sum(lacking.values()))} to write, {bytes_told(_free(folder))} free."
+        )
+
+
+def _free(folder: Path) -> int:
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def store_pictures(folder: Path, splits: Mapping[str, SplitPlan], asking: Asking) -> tuple[dict[str, SplitPlan], int]:
+    """Decode what is not stored yet, and read all from there. Several processes decode whole blocks each; every one has
+    to call it.
+
+    Returns:
+        The splits, with sources that read what is stored; and of how many of them something was decoded.
+    """
+    found, added = dict(splits), 0
+    for name, source in to_store(splits).items():
+        if not ranks.of_first(lambda name=name: is_stored(folder, name)):  # type: ignore[misc]
+            _store(folder, name, source, asking)
+            added += 1
+        pictures = open_pictures(folder, name, len(source), source.digest)
+        for reader in (name, HELD_OUT) if name == "train" and HELD_OUT in splits else (name,):
+            found[reader] = replace(splits[reader], source=Decoded(splits[reader].source, pictures))
+    return found, added
+
+
+def _store(folder: Path, name: str, source: Source, asking: Asking) -> None:
+    """Decode the blocks that are not there, and note them all."""
+    blocks, size = Blocks(folder, name, source.digest), max(_sizes(source))
+    whole = cut(len(source), size)
+    work = ranks.of_first(lambda: [rows for rows in whole if not blocks.is_whole(rows)])
+    left, rank = sum(map(len, work)), ranks.current()
+    asking.progress.start(f"decoding {name}", total=len(source), unit="rows", done=len(source) - left)
+    own = work[rank.index :: rank.world] if ranks.several() else work
+    together = max(1, min(AT_ONCE, BYTES // size))
+    stream = _loaded(source, [batch for rows in own for batch in _batches(rows, together)], asking.workers)
+    for rows in own:
+        parts = list(itertools.islice(stream, len(_batches(rows, together))))
+        shapes, pixels = (np.concatenate([part[at].numpy() for part in parts]) for at in (0, 1))
+        blocks.put(rows, shapes, pixels)
+        asking.progress.advance(len(rows) * (rank.world if ranks.several() else 1))
+    ranks.wait()
+    noted = ranks.of_first(lambda: _noted(blocks, whole, source))
+    record = blocks.folder / RECORD
+    if not is_seen(lambda: record.is_file() and sha256_file(record) == noted and _there(blocks, whole)):
+        raise EdistillError(
+            f"Process {rank.index} of {rank.world} does not see in {blocks.folder} what the others wrote there. Name a "
+            "folder in output.cache that all machines share."
+        )
+    ranks.wait()
+
+
+def _noted(blocks: Blocks, whole: Sequence[range], source: Source) -> str:
+    """The sha256 of the record, which is written once every block is seen."""
+    if not is_seen(lambda: _there(blocks, whole)):
+        lacking = next(rows for rows in whole if not blocks.path(rows).is_file())
+        raise EdistillError(
+            f"Pictures of rows {lacking.start} to {lacking.stop - 1} are written, and not to be seen in "
+            f"{blocks.folder}. Name a folder in output.cache that all machines share."
+        )
+    blocks.note(whole, source.digest_scope)
+    return sha256_file(blocks.folder / RECORD)
+
+
+def _there(blocks: Blocks, whole: Sequence[range]) -> bool:
+    return all(blocks.path(rows).is_file() for rows in whole)
+
+
+def _batches(rows: range, size: int) -> list[range]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+class _Rows(Dataset[Array]):
+    """Row to its picture. Runs in the loader's processes."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> Array:
+        return self.source.item(row).x
+
+
+def _loaded(source: Source, cut: Sequence[range], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from batches(_Rows(source), [list(batch) for batch in cut], _flat, workers, CPU)
+
+
+def _flat(pictures: list[Array]) -> tuple[Tensor, Tensor]:
+    """Shapes (B, 3) and, end to end, the pixels of pictures of any sizes."""
+    shapes = np.array([x.shape for x in pictures], np.int32)
+    return torch.from_numpy(shapes), torch.from_numpy(np.concatenate([x.reshape(-1) for x in pictures]))
