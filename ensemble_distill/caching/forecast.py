@@ -103,7 +103,7 @@ def tell_pass(
     if rows >= WORTH_TIMING and members:
         largest = max(asked, key=lambda name: asked[name])
         try:
-            rendering, asking_all, _ = seconds_a_row(largest, splits[largest], members, asking.device)
+            rendering, asking_all = seconds_a_row(largest, splits[largest], members, asking.device)
             about = f"about {told(rows * (rendering + asking_all) / ranks.current().world)}, "
         except EdistillError:  # of a row that cannot be read, which the pass tells of at its place
             pass
@@ -113,19 +113,18 @@ def tell_pass(
 
 def seconds_a_row(
     name: str, plan: SplitPlan, members: Sequence[Answering], device: torch.device
-) -> tuple[float, float, tuple[int, ...]]:
-    """Of rendering a row for all members, and of asking them all; and the shape of an answer. The second of two times
-    counts: the first sets things up."""
+) -> tuple[float, float]:
+    """Of rendering a row for all members, and of asking them all. The second of two times counts: the first sets things
+    up."""
     rows = spread(len(plan.source), TIMED)
     view, wants, last = plan.rows(), wanted(members), plan.count - 1  # since the first one may be the row as it is
     shown, rendering = timed(lambda: seen(view, rows, [last], wants))
-    asking, shape = 0.0, (0,)
+    asking = 0.0
     for member in members:
         x = shown.get((last, member.wants)) if member.wants is not None else None
         given = None if x is None else x.to(device)
-        said, seconds = timed(lambda member=member, given=given: member.answers(name, rows, given))  # type: ignore[misc]
-        asking, shape = asking + seconds, tuple(said.shape[1:])
-    return rendering / len(rows), asking / len(rows), shape
+        asking += timed(lambda member=member, given=given: member.answers(name, rows, given))[1]  # type: ignore[misc]
+    return rendering / len(rows), asking / len(rows)
 
 
 def timed(act: Callable[[], Told]) -> tuple[Told, float]:

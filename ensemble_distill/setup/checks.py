@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_data, refuse_other_members
 from ensemble_distill.caching.decoding import bytes_to_store, to_store
-from ensemble_distill.caching.probe import open_members
+from ensemble_distill.caching.forecast import forecast
+from ensemble_distill.caching.panel import Asking
+from ensemble_distill.caching.probe import open_members, probe
+from ensemble_distill.caching.storing import samples_of
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.several import held
 from ensemble_distill.errors import EdistillError, first_few
@@ -57,6 +62,7 @@ class Examined:
     taken: AnyPreprocessing | None = None  # how rows become the input of the student's body
     body: Any = None
     cached: bool = False  # whether the cache is up to date
+    records: int = 0  # bytes of the records of all splits
     to_decode: dict[str, int] = field(default_factory=dict)  # bytes of the pictures that each split is to be stored of
 
     def ok(self, what: str, told: str) -> None:
@@ -79,6 +85,7 @@ def examine(workspace: Workspace) -> Examined:
     _splits(workspace, found)
     teachers = _teachers(workspace, found)
     _members(workspace, teachers, found)
+    _records(workspace, found)
     _cache(workspace, teachers, found)
     _decoded(workspace, found)
     _student(workspace, found)
@@ -138,6 +145,27 @@ def _members(workspace: Workspace, teachers: list[Teacher], found: Examined) -> 
     with found.looking("members"):
         found.members = open_members(workspace.task, found.plans, teachers, workspace.cached_names, workspace.progress)
         found.ok("members", f"{len(found.members)} answer a few rows, each by its row alone")
+
+
+def _records(workspace: Workspace, found: Examined) -> None:
+    """What a cache that is made from nothing would hold of an answer, and what that fills."""
+    if not found.members:
+        return
+    folder, settings = workspace.cache_folder, workspace.settings.cache
+    with found.looking("cache.records"):
+        none = Manifest(
+            answer=workspace.task,
+            dtype=settings.dtype or workspace.task.dtypes[0],
+            members=tuple(member.member for member in found.members),
+            splits={name: plan.facts() for name, plan in found.plans.items()},
+        )
+        settled = replace(none, answer=probe(folder, none, found.plans, found.members))
+        asking = Asking(none.dtype, settings.batch_size, torch.device("cpu"), 0, workspace.progress)
+        asking = replace(asking, records=settings.records, samples=settings.samples)
+        drawn = samples_of(folder, settled, found.plans, asking)
+        found.records = sum(forecast(settled, found.plans, drawn).values())
+        what = f"{settings.samples} drawn of {settled.settled.told}" if drawn else settled.settled.told
+        found.ok("cache.records", f"{what}, {bytes_told(found.records)} of {counted(len(found.members), 'member')}")
 
 
 def _cache(workspace: Workspace, teachers: list[Teacher], found: Examined) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ensemble_distill.cache.formats import Format
 from ensemble_distill.caching.forecast import TIMED, seconds_a_row, timed
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.runtime.spread import spread
@@ -35,11 +34,10 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
         return []
     for member in found.members:
         member.to(workspace.device)
-    rendering, asking, shape = seconds_a_row("train", plan, found.members, workspace.device)
+    rendering, asking = seconds_a_row("train", plan, found.members, workspace.device)
     each = rendering + asking
     counted = sum(len(one.source) * one.count for one in found.plans.values())
-    record = Format(workspace.task.format, shape, _dtype(workspace)).record.itemsize
-    filled = record * counted * len(found.members) + sum(found.to_decode.values())
+    filled = found.records + sum(found.to_decode.values())
     steps = [Step("cache-logits", each * counted, filled)]
     if found.body is None:
         return steps
@@ -58,10 +56,6 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
     steps.append(Step("evaluate", others * student, others * NUMBER * 12))
     steps.append(Step("export --onnx", 10.0, size))
     return steps
-
-
-def _dtype(workspace: Workspace) -> str:
-    return workspace.settings.cache.dtype or workspace.task.dtypes[0]
 
 
 def _of_body(body: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from ensemble_distill.caching import drawing, storing
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.doctor import doctor
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.train import train
 
@@ -207,6 +208,22 @@ LEARNED: dict[str, dict[str, Any]] = {
     "cwtm": {"train.method": "ban", "method.objective": "cwtm"},
     "supervised": {"train.method": "supervised"},
 }
+
+
+@pytest.mark.parametrize("sets", [SAMPLED, {}], ids=["sampled", "dense"])
+def test_the_doctor_tells_the_bytes_of_the_records_that_a_pass_will_write(
+    tmp_path: Path, sets: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "words"
+    language.make_language(folder)
+    report = doctor(lambda: of(folder, sets))
+    (told,) = [step["bytes"] for step in report.forecast if step["command"] == "cache-logits"]
+    (check,) = [one["told"] for one in report.checks if one["what"] == "cache.records"]
+    assert ("4 drawn of" in check) == bool(sets)
+    monkeypatch.chdir(folder)
+    cache_logits(of(folder, sets))
+    files = list((folder / "cache/records").rglob("*.npy"))
+    assert told == sum(np.load(path).nbytes for path in files)
 
 
 @pytest.mark.parametrize("name", LEARNED)
