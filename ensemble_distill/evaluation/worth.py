@@ -136,15 +136,20 @@ def worth(
     return Worth(**read, beyond=tuple(beyond), cost=cost_shares(own, member))
 
 
-def rung(figure: float, steps: Sequence[float]) -> float:
+def rung(figure: float, steps: Sequence[float]) -> float | None:
     """The k at which a figure (less is better) lies on the ladder of k = 1 … M, between its steps by linear
-    interpolation: 0 for worse than one member, M for as good as all or better."""
+    interpolation: 0 for worse than one member, M for as good as all or better. Where more members are worse it is the
+    first such k, and between an infinite step and the next that of the infinite one. None for what is no number."""
+    if math.isnan(figure):
+        return None
     if figure > steps[0] + _rounding(steps[0]):
         return 0.0
     for k, step in enumerate(steps, start=1):
         if figure >= step:  # the first that is as good; the one before was not
             above = steps[k - 2] if k > 1 else step
-            return float(k) if above == step else k - 1 + (above - figure) / (above - step)
+            if figure == step or above == step:
+                return float(k)
+            return k - 1 + (above - figure) / (above - step) if math.isfinite(above) else k - 1.0
     return float(len(steps))
 
 

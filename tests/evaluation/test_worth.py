@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Any
 
@@ -153,6 +154,19 @@ STEPS = [1.0, 0.5, 0.4, 0.4, 0.3]
 def test_where_a_figure_lies(figure: float, members: float) -> None:
     assert rung(figure, STEPS) == pytest.approx(members)
     assert is_beyond(figure, STEPS) == (figure < 0.3)
+
+
+def test_figures_and_steps_without_bounds() -> None:
+    assert rung(math.nan, STEPS) is None
+    assert rung(math.inf, STEPS) == 0
+    assert rung(0.6, [math.inf, 0.5]) == 1
+    assert rung(0.5, [math.inf, 0.5]) == 2
+    assert rung(0.45, [math.inf, 0.5, 0.4]) == pytest.approx(2.5)
+    assert rung(math.inf, [math.inf, 0.5]) == 1
+
+
+def test_the_first_of_two_places_on_a_ladder_that_turns_counts() -> None:
+    assert rung(0.45, [1.0, 0.4, 0.5, 0.3]) == pytest.approx(1 + 0.55 / 0.6)
 
 
 def test_a_sub_ensemble_is_worth_about_its_size_and_a_copy_of_the_ensemble_all_of_it() -> None:
