@@ -7,7 +7,8 @@ from dataclasses import asdict
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, Overwrite, Trust, command
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json, Overwrite, Trust
 from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.settings import Settings
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, Trust, command
-from ensemble_distill.cli.train import RunArgument
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json, RunArgument, Trust
 from ensemble_distill.runtime.numbers import number
 from ensemble_distill.settings import Settings
 

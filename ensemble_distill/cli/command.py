@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo
 
 from ensemble_distill.cli import completing, render
+from ensemble_distill.cli.flags import Assignments, Config, Quiet
 from ensemble_distill.cli.panels import PANELS, own_panel, panel_of
 from ensemble_distill.cli.ranks import together
 from ensemble_distill.cli.statuses import exit_statuses
@@ -24,32 +24,6 @@ from ensemble_distill.settings import Settings, load_settings
 from ensemble_distill.settings.assignments import parse_assignment
 
 SHORT = {"batch-size": "-b", "workers": "-j"}
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-AlsoJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-Split = Annotated[
-    str | None,
-    typer.Option(
-        help="Which rows; default test, or validation where there is none.",
-        show_default=False,
-        autocompletion=completing.splits,
-    ),
-]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Leave out progress and notes, not warnings.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust-checkpoints",
-        help="Unpickle checkpoints that hold any Python object, and run the code that runs from elsewhere name.",
-    ),
-]
-
-
-def refuse_two_formats(json: bool, style: str | None, default: str | None = None) -> None:
-    """Raise EdistillError where `--json` stands beside a `--format` that is another."""
-    if json and style not in (default, "json"):
-        raise EdistillError(f"--json and --format {style} are two formats for one result. Leave one of them out.")
 
 
 def command(
@@ -120,20 +94,9 @@ def _paragraphs(text: str) -> str:
 
 
 def _settings_parameters() -> list[inspect.Parameter]:
-    told = "The settings file; default edistill.toml here."
-    file = Annotated[Path | None, typer.Option("-c", "--config", help=told)]
-    sets = Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any other setting, by its toml name; KEY= unsets it.",
-            autocompletion=completing.keys,
-        ),
-    ]
     return [
-        inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file),
-        inspect.Parameter("assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=sets),
+        inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config),
+        inspect.Parameter("assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Assignments),
     ]
 
 

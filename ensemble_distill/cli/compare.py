@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_distill.cli import completing, render
-from ensemble_distill.cli.command import AlsoJson, Split, Trust, command, refuse_two_formats
-from ensemble_distill.cli.evaluate import Style
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import AlsoJson, Format, Split, Style, Trust, refuse_two_formats
 from ensemble_distill.evaluation.paired import Difference
 from ensemble_distill.evaluation.remarks import cautions, remarks
 from ensemble_distill.evaluation.tables import LABELS
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(help="Draw worth against cost into this .svg, .png or .pdf.", show_default=False)
         ] = None,
         trust: Trust = False,
-        style: Annotated[Style, typer.Option("--format", help="How the result is written.")] = Style.table,
+        style: Format = Style.table,
         json: AlsoJson = False,
     ) -> None:
         """Hold runs against the first of them, with 95 % intervals of the differences.

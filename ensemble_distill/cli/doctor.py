@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, Trust, command
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Assignments, Config, Json, Trust
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.words import counted, told
 
@@ -18,12 +18,8 @@ from ensemble_distill.runtime.words import counted, told
 def register(app: typer.Typer) -> None:
     @command(app, "doctor", settings=False)
     def doctor(
-        config_file: Annotated[
-            Path | None, typer.Option("-c", "--config", help="The settings file; default edistill.toml here.")
-        ] = None,
-        assignments: Annotated[
-            list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, by its toml name.")
-        ] = None,
+        config_file: Config = None,
+        assignments: Assignments = None,
         trust: Trust = False,
         json: Json = False,
     ) -> None:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ensemble_distill.cli import completing, render
-from ensemble_distill.cli.command import AlsoJson, Split, Trust, command, refuse_two_formats
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import AlsoJson, Format, Split, Style, Trust, refuse_two_formats
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.remarks import remarks
 from ensemble_distill.evaluation.tables import tables
 from ensemble_distill.settings import Settings
-
-
-class Style(StrEnum):
-    table = "table"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +39,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(help="Write a page of figures to this .html, of one run.", show_default=False)
         ] = None,
         trust: Trust = False,
-        style: Annotated[Style, typer.Option("--format", help="How the result is written.")] = Style.table,
+        style: Format = Style.table,
         json: AlsoJson = False,
     ) -> None:
         """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, Trust, command
-from ensemble_distill.cli.train import RunArgument
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json, RunArgument, Trust
+from ensemble_distill.runs.folder import bytes_of
 from ensemble_distill.runtime.numbers import number
 from ensemble_distill.settings import Settings
 
@@ -17,42 +17,47 @@ if TYPE_CHECKING:
     from ensemble_distill.workflows.export import Exported
 
 
+Onnx = Annotated[bool, typer.Option("--onnx", help="export/model.onnx, checked against torch.")]
+Safetensors = Annotated[bool, typer.Option("--safetensors", help="export/model.safetensors.")]
+Half = Annotated[bool, typer.Option("--fp16", help="export/model-fp16.onnx beside model.onnx, and what it costs.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="export/model-int8.onnx beside model.onnx, and what it costs.")]
+Uint8 = Annotated[
+    bool,
+    typer.Option(
+        "--uint8-input",
+        help="export/model-uint8.onnx beside model.onnx: it takes raw pixels. With --fp16 or --int8 of those, too.",
+    ),
+]
+Program = Annotated[bool, typer.Option("--program", help="export/model.pt2, which torch runs without the body's code.")]
+Merged = Annotated[bool, typer.Option("--merge-heads", help="export/merged/, one plain timm model, and what it loses.")]
+Force = Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 whatever they cost.")]
+OfMembers = Annotated[
+    bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
+]
+Opset = Annotated[int | None, typer.Option(help="Operators of the .onnx; default as torch writes.", show_default=False)]
+Ir = Annotated[int | None, typer.Option(help="Format of the .onnx; old runtimes read 9.", show_default=False)]
+CardBeside = Annotated[
+    bool, typer.Option("--card/--no-card", help="A model card and the edistill.toml that made it, beside.")
+]
+
+
 def register(app: typer.Typer) -> None:
     @command(app, "export", ["limit"])
     def export(
         settings: Settings,
         run: RunArgument = None,
-        onnx: Annotated[bool, typer.Option("--onnx", help="export/model.onnx, checked against torch.")] = False,
-        safetensors: Annotated[bool, typer.Option("--safetensors", help="export/model.safetensors.")] = False,
-        fp16: Annotated[
-            bool, typer.Option("--fp16", help="export/model-fp16.onnx beside model.onnx, and what it costs.")
-        ] = False,
-        int8: Annotated[
-            bool, typer.Option("--int8", help="export/model-int8.onnx beside model.onnx, and what it costs.")
-        ] = False,
-        uint8_input: Annotated[
-            bool,
-            typer.Option("--uint8-input", help="export/model-uint8.onnx beside model.onnx: it takes raw pixels."),
-        ] = False,
-        program: Annotated[
-            bool, typer.Option("--program", help="export/model.pt2, which torch runs without the body's code.")
-        ] = False,
-        merge_heads: Annotated[
-            bool, typer.Option("--merge-heads", help="export/merged/, one plain timm model, and what it loses.")
-        ] = False,
-        force: Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 whatever they cost.")] = False,
-        ensemble: Annotated[
-            bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
-        ] = False,
-        opset: Annotated[
-            int | None, typer.Option(help="Operators of the .onnx; default as torch writes.", show_default=False)
-        ] = None,
-        ir_version: Annotated[
-            int | None, typer.Option(help="Format of the .onnx; old runtimes read 9.", show_default=False)
-        ] = None,
-        card: Annotated[
-            bool, typer.Option("--card/--no-card", help="A model card and the edistill.toml that made it, beside.")
-        ] = True,
+        onnx: Onnx = False,
+        safetensors: Safetensors = False,
+        fp16: Half = False,
+        int8: Int8 = False,
+        uint8_input: Uint8 = False,
+        program: Program = False,
+        merge_heads: Merged = False,
+        force: Force = False,
+        ensemble: OfMembers = False,
+        opset: Opset = None,
+        ir_version: Ir = None,
+        card: CardBeside = True,
         trust: Trust = False,
         json: Json = False,
     ) -> None:
@@ -97,7 +102,7 @@ def _show(exported: Exported, json: bool) -> None:
     render.table(
         "exported and verified",
         ["file", "size"],
-        [[render.near(str(path)), f"{_bytes(path) / 1e6:.2f} MB"] for path in files],
+        [[render.near(str(path)), f"{bytes_of(path) / 1e6:.2f} MB"] for path in files],
     )
     if exported.merged:
         names = list(exported.merged)
@@ -113,8 +118,3 @@ def _show(exported: Exported, json: bool) -> None:
         render.message(
             f"Beside {'it' if len(files) == 1 else 'them'}: {' and '.join(p.name for p in exported.beside)}."
         )
-
-
-def _bytes(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)

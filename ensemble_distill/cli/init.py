@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, Trust, command
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json, Trust
 
 
 def register(app: typer.Typer) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, command
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json
 
 
 def register(app: typer.Typer) -> None:

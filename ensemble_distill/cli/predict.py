@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import AlsoJson, command, refuse_two_formats
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import AlsoJson, refuse_two_formats
 from ensemble_distill.errors import EdistillError
 
 if TYPE_CHECKING:
@@ -32,66 +33,73 @@ class By(StrEnum):
     model = "model_uncertainty"
 
 
+Inputs = Annotated[
+    list[str], typer.Argument(help="Image files, a folder, an .npz, a table, or a text.", show_default=False)
+]
+Model = Annotated[
+    Path | None,
+    typer.Option("-m", "--model", help="An exported .onnx; default: the newest of runs/.", show_default=False),
+]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="A file to write; default stdout.", show_default=False)
+]
+RowsAs = Annotated[
+    Style | None,
+    typer.Option("--format", help="How rows are written; default as FILE ends, else csv.", show_default=False),
+]
+Heads = Annotated[bool, typer.Option("--heads", help="What each head says by itself, too.")]
+Above = Annotated[
+    float | None, typer.Option(help="Mark the rows that are more uncertain than this.", show_default=False)
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        help="Mark those more uncertain than this share of the calibration rows, 0.9 say.", show_default=False
+    ),
+]
+MarkedBy = Annotated[
+    By | None,
+    typer.Option(
+        help="The uncertainty by which they are; default total, with --coverage the model's if there is one.",
+        show_default=False,
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        help="Add the classes, labels or interval that miss the truth of this share of rows at most.",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Rows at a time; default what 32 MiB hold of inputs and outputs.", show_default=False),
+]
 Over = Annotated[bool, typer.Option("--overwrite", help="Replace a file that predict did not write.")]
 Changed = Annotated[
     bool,
     typer.Option("--changed", help="The .onnx was changed since its export (quantized, say): leave its sha256 aside."),
 ]
+Where = Annotated[Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")]
 
 
 def register(app: typer.Typer) -> None:
     @command(app, "predict", settings=False)
     def predict(
-        inputs: Annotated[
-            list[str],
-            typer.Argument(help="Image files, a folder, an .npz, a table, or a text.", show_default=False),
-        ],
-        model: Annotated[
-            Path | None,
-            typer.Option("-m", "--model", help="An exported .onnx; default: the newest of runs/.", show_default=False),
-        ] = None,
-        output: Annotated[
-            Path | None, typer.Option("-o", "--output", help="A file to write; default stdout.", show_default=False)
-        ] = None,
-        style: Annotated[
-            Style | None,
-            typer.Option("--format", help="How rows are written; default as FILE ends, else csv.", show_default=False),
-        ] = None,
+        inputs: Inputs,
+        model: Model = None,
+        output: Output = None,
+        style: RowsAs = None,
         json: AlsoJson = False,
-        heads: Annotated[bool, typer.Option("--heads", help="What each head says by itself, too.")] = False,
-        abstain_above: Annotated[
-            float | None,
-            typer.Option(help="Mark the rows that are more uncertain than this.", show_default=False),
-        ] = None,
-        coverage: Annotated[
-            float | None,
-            typer.Option(
-                help="Mark those more uncertain than this share of the calibration rows, 0.9 say.", show_default=False
-            ),
-        ] = None,
-        abstain_by: Annotated[
-            By | None,
-            typer.Option(
-                help="The uncertainty by which they are; default total, with --coverage the model's if there is one.",
-                show_default=False,
-            ),
-        ] = None,
-        alpha: Annotated[
-            float | None,
-            typer.Option(
-                help="Add the classes, labels or interval that miss the truth of this share of rows at most.",
-                show_default=False,
-            ),
-        ] = None,
-        batch_size: Annotated[
-            int | None,
-            typer.Option(help="Rows at a time; default what 32 MiB hold of inputs and outputs.", show_default=False),
-        ] = None,
+        heads: Heads = False,
+        abstain_above: Above = None,
+        coverage: Coverage = None,
+        abstain_by: MarkedBy = None,
+        alpha: Alpha = None,
+        batch_size: BatchSize = None,
         overwrite: Over = False,
         changed: Changed = False,
-        config_file: Annotated[
-            Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")
-        ] = None,
+        config_file: Where = None,
     ) -> None:
         """What an exported student says of images or rows, and how sure it is; without torch.
 

@@ -9,7 +9,8 @@ import tomli_w
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, command
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json
 
 COLUMN = 30  # where the comments begin
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from ensemble_distill.cli import completing, render
-from ensemble_distill.cli.command import Json, Overwrite, Trust, command
+from ensemble_distill.cli import render
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json, Overwrite, Trust
 from ensemble_distill.runtime.words import counted
 from ensemble_distill.settings import Settings
 
@@ -88,14 +89,3 @@ def _show_chain(report: ChainReport, json: bool) -> None:
         ["", "parameters", "seconds"],
         [[one.folder.name, f"{one.parameters:,}", f"{one.seconds:.1f}"] for one in report.generations],
     )
-
-
-RunArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[RUN]",
-        help="A run's folder or name; the latest by default.",
-        show_default=False,
-        autocompletion=completing.runs,
-    ),
-]

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ensemble_distill.cli import render
-from ensemble_distill.cli.command import Json, command
+from ensemble_distill.cli.command import command
+from ensemble_distill.cli.flags import Json
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.words import counted
 from ensemble_distill.settings import Settings

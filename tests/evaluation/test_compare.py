@@ -16,7 +16,7 @@ from scipy.stats import norm
 from tiny import refused, settings
 
 from ensemble_distill.cli.compare import show
-from ensemble_distill.cli.evaluate import Style
+from ensemble_distill.cli.flags import Style
 from ensemble_distill.evaluation.compared import Compared
 from ensemble_distill.evaluation.paired import Figured, differences, draws_for
 from ensemble_distill.facts import Calibration

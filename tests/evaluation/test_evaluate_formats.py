@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,8 @@ from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.app import app
-from ensemble_distill.cli.evaluate import Style, show
+from ensemble_distill.cli.evaluate import show
+from ensemble_distill.cli.flags import Style
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.names import CONTROLS
 from ensemble_distill.runtime.numbers import number, short
@@ -258,7 +258,7 @@ def test_an_unknown_format_is_refused(made: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(made)
     result = CliRunner().invoke(app, ["evaluate", "--format", "html"])
     assert result.exit_code == 2
-    assert "'table', 'markdown', 'csv', 'json'" in re.sub(r"[│\s]+", " ", result.stderr)
+    assert "not one of table, markdown, csv, json." in result.stderr
 
 
 def test_numbers_are_in_the_targets_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

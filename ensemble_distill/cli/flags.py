@@ -1,0 +1,68 @@
+"""Arguments and options that several commands have, each with one definition, and how results are written."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_distill.cli import completing
+from ensemble_distill.errors import EdistillError
+
+
+class Style(StrEnum):
+    """How `evaluate` and `compare` write what they find."""
+
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="A run's folder or name; the latest by default.",
+        show_default=False,
+        autocompletion=completing.runs,
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Which rows; default test, or validation where there is none.",
+        show_default=False,
+        autocompletion=completing.splits,
+    ),
+]
+Format = Annotated[Style, typer.Option("--format", help="How the result is written.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+AlsoJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Leave out progress and notes, not warnings.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-checkpoints",
+        help="Unpickle checkpoints that hold any Python object, and run the code that runs from elsewhere name.",
+    ),
+]
+Config = Annotated[Path | None, typer.Option("-c", "--config", help="The settings file; default edistill.toml here.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other setting, by its toml name; KEY= unsets it.",
+        autocompletion=completing.keys,
+    ),
+]
+
+
+def refuse_two_formats(json: bool, style: str | None, default: str | None = None) -> None:
+    """Raise EdistillError where `--json` stands beside a `--format` that is another."""
+    if json and style not in (default, "json"):
+        raise EdistillError(f"--json and --format {style} are two formats for one result. Leave one of them out.")
