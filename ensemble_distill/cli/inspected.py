@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ensemble_distill.cli.inspected_facts import (
     DIFFER,
@@ -33,16 +34,9 @@ from ensemble_distill.cli.inspected_facts import (
     versions,
 )
 from ensemble_distill.facts import ENSEMBLE
+from ensemble_distill.runs.folder import EXPORTS, exported_in, flags_of
 
 ROWS = 12  # of a table
-FORMATS = {
-    "export/model.onnx": " --onnx",
-    "export/model-fp16.onnx": " --fp16",
-    "export/model-int8.onnx": " --int8",
-    "export/model-uint8.onnx": " --uint8-input",
-    "export/model.safetensors": " --safetensors",
-    "export/model.pt2": " --program",
-}  # of the exported files of a run, what asks for each
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ def sheet_of(path: str, record: Record, *, own_teachers: bool = False) -> Sheet:
 def _run(path: str, record: Record) -> Sheet:
     files: Sequence[str] = record["files"]
     evaluated = [name for name in files if name.startswith("evaluations/") and name.endswith(".json")]
-    exported = [name for name in files if name.startswith("export/model")]
+    exported = [f"{EXPORTS}/{name}" for name in exported_in(files)]
     stale: Sequence[str] = record.get("stale", ())
     return Sheet(
         f"{path}: a student of {counted(record['members'], 'member')} by {record['method']['name']}",
@@ -103,8 +97,8 @@ def _next_of_run(path: str, evaluated: Sequence[str], exported: Sequence[str], s
     for document in (name for name in stale if name.startswith("evaluations/")):
         split = "" if document.endswith("/test.json") else f" --split {document[:-5].rpartition('/')[2]}"
         return f"edistill evaluate {path}{split}" + (" --shifts" if "/shifts/" in document else "")
-    if again := "".join(flag for name, flag in FORMATS.items() if name in stale):
-        return f"edistill export {path}{again}"
+    if again := flags_of(Path(name).name for name in stale if name.startswith(f"{EXPORTS}/")):
+        return f"edistill export {path} {again}"
     if "export/model.onnx" not in exported:
         return f"edistill export {path} --onnx"
     return f"edistill predict INPUTS --model {path}/export/model.onnx"

@@ -26,7 +26,7 @@ from ensemble_distill.facts import HELD_OUT, Calibration
 from ensemble_distill.predictive.answered import answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.exports import stale_exports
-from ensemble_distill.runs.folder import FORMATS
+from ensemble_distill.runs.folder import flags_of
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress
@@ -65,7 +65,7 @@ class CalibrationReport:
     @property
     def export_again(self) -> str:
         """The command that makes the stale files anew."""
-        return f"edistill export {self.folder} {' '.join(FORMATS[file.name] for file in self.stale)}"
+        return f"edistill export {self.folder} {flags_of(file.name for file in self.stale)}"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `calibrate --json`."""

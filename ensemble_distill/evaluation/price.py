@@ -14,7 +14,7 @@ from ensemble_distill.data.rows import first_input
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.comparable import open_for
-from ensemble_distill.evaluation.cost import costs
+from ensemble_distill.evaluation.cost import Elsewhere, costs
 from ensemble_distill.evaluation.evaluating import measure
 from ensemble_distill.evaluation.exported import ExportedRun
 from ensemble_distill.evaluation.given import Given
@@ -121,6 +121,17 @@ def refuse_dear(price: Price, beside: Price, flag: str) -> None:
         )
 
 
+class _Graph(Elsewhere):
+    """The graph alone, to be timed, of a row that is as it takes it: bytes, where it takes those."""
+
+    def __init__(self, file: ExportedRun, x: torch.Tensor) -> None:
+        super().__init__()
+        self.session, self.given = file.served.session, file.served.given(x.numpy())
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.session.run(None, self.given)
+
+
 def prices(given: Given, files: Sequence[ExportedRun]) -> list[Price]:
     """Of each file; the first is the float32 one.
 
@@ -133,7 +144,7 @@ def prices(given: Given, files: Sequence[ExportedRun]) -> list[Price]:
     found = _asked(given, files, source)
     worths = _worths(given, files, source)
     inputs = torch.from_numpy(first_input(source, files[0].architecture.preprocessing))
-    timed = costs([([file.student()], [inputs]) for file in files])
+    timed = costs([([_Graph(file, inputs)], [inputs]) for file in files])
     return [
         replace(one, worth=worth, latency_ms=cost.latency_ms)
         for one, worth, cost in zip(found, worths, timed, strict=True)

@@ -15,7 +15,7 @@ class Formats:
     Attributes:
         onnx, safetensors: the plain ones.
         fp16, int8: ONNX in less precision, which stand beside the plain file, and so bring it along.
-        uint8_input: ONNX that takes raw pixels, which brings it along too.
+        uint8_input: each ONNX file once more, taking raw pixels; it brings the plain one along too.
         program: of torch.export.
         merge_heads: a folder that timm loads, with one head.
         versions: in which ONNX files are written.

@@ -10,24 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, first_line
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import MadeFrom, Preprocessing
 from ensemble_distill.predictive.categorical import CategoricalFamily
 from ensemble_distill.runs.config import StudentConfig
-from ensemble_distill.runs.folder import MADE_FROM
-from ensemble_distill.runtime.files import read_whole, scratch, write_all
+from ensemble_distill.runs.exports import WEIGHTS_SHA
+from ensemble_distill.runs.folder import CONFIG, MADE_FROM, SAFETENSORS
+from ensemble_distill.runtime.files import read_whole, scratch, sha256_file, write_all
+from ensemble_distill.runtime.jsons import json_text, parse_json
 from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
 from ensemble_distill.students.transformers_bodies import is_transformers
 
-FILES = ("config.json", "model.safetensors")  # of a folder that timm loads
 APART = 1e-4  # of a logit, between the mean of the heads and timm's model
 
 
-def refuse_unmergeable(what: Architecture, named: str) -> None:
-    """Raise EdistillError for a student that no plain timm model is."""
+def refuse_unmergeable(what: Architecture, named: str, body: str) -> None:
+    """Raise EdistillError for a student that no plain timm model is.
+
+    Args:
+        named, body: what it and its body are called.
+    """
     reasons = {
-        f"its body is {what.model}, and no timm model": what.names_code or is_transformers(what.model),
+        f"its body is {body}, and no timm model": what.names_code or is_transformers(what.model),
         f"it has {what.bodies} bodies side by side": what.bodies > 1,
         "its body is compressed": bool(what.compressed),
         "its members share a body by rank-one factors": what.form != "heads",
@@ -75,13 +80,13 @@ def merged(student: Student, what: Architecture) -> nn.Module:
 
 
 def write_merged(
-    model: nn.Module, student: Student, config: StudentConfig, x: Tensor, folder: Path, weights: str
+    model: nn.Module, student: Student, config: StudentConfig, x: Tensor, folder: Path, made_from: MadeFrom
 ) -> Path:
     """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, once it has been loaded so.
 
     Args:
         x: real rows (B, *shape), to compare on.
-        weights: the sha256 of the run's weights, which the folder then names.
+        made_from: the run that the student is of, which the folder then names.
 
     Raises:
         EdistillError: timm's model says something else than the mean of the heads' logits.
@@ -98,7 +103,7 @@ def write_merged(
         "crop_pct": to.crop_pct,
         "crop_mode": to.crop_mode,
     }
-    said = {"pretrained_cfg": data, "label_names": list(what.task.names), MADE_FROM: weights}
+    said = {"pretrained_cfg": data, "label_names": list(what.task.names), MADE_FROM: made_from.to_json()}
     with scratch() as there:
         try:
             timm.models.save_for_hf(model, there, model_config=said, safe_serialization=True)
@@ -113,6 +118,8 @@ def write_merged(
                 f"The merged model's logits differ from the mean of the heads' by {apart:.2e}, so nothing was written. "
                 "Leave --merge-heads out, and report the body."
             )
-        content = [(folder / name, read_whole(there / name)) for name in FILES]
+        config_of_it = {**parse_json(read_whole(there / CONFIG)), WEIGHTS_SHA: sha256_file(there / SAFETENSORS)}
+        content = [(folder / SAFETENSORS, read_whole(there / SAFETENSORS))]
+        content.append((folder / CONFIG, json_text(config_of_it).encode()))
     write_all(content, within=folder.parents[1])  # the run: the folder of its exports may be new, too
     return folder

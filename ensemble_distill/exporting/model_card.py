@@ -9,6 +9,7 @@ from typing import Any
 
 from ensemble_distill import __version__
 from ensemble_distill.facts import ENSEMBLE, Calibration, Member
+from ensemble_distill.runs.folder import bytes_of
 from ensemble_distill.runtime.names import plain_markdown
 from ensemble_distill.runtime.numbers import number
 from ensemble_distill.serving.served import Served
@@ -182,7 +183,8 @@ def _precision(graphs: Sequence[Served]) -> Iterator[str]:
 
 
 def _files(files: Sequence[Path]) -> str:
-    rows = [[f"`{path.name}`", f"{path.stat().st_size / 1e6:,.2f} MB"] for path in files]
+    sizes = [bytes_of(path) for path in files]
+    rows = [[f"`{path.name}`", f"{size / 1e6:,.2f} MB"] for path, size in zip(files, sizes, strict=True)]
     return "## Files\n\n" + _table(["file", "size"], rows, plain=False)
 
 

@@ -21,6 +21,12 @@ def refuse_no_pixels(card: Card, named: str) -> Preprocessing:
     return card.preprocessing
 
 
+def normalized(pixels: NDArray[np.uint8], to: Preprocessing) -> NDArray[np.float32]:
+    """Pixels (B, H, W, C) as the graph behind them takes them, (B, C, H, W), by the same steps and as precisely."""
+    x = (pixels.astype(np.float32) / np.float32(255) - np.array(to.mean, np.float32)) / np.array(to.std, np.float32)
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
 def with_pixels(model: onnx.ModelProto, to: Preprocessing) -> onnx.ModelProto:
     """The graph behind ((x ÷ 255) − mean) ÷ std of uint8 pixels x (B, H, W, C); nothing is resized."""
     model = onnx.ModelProto.FromString(model.SerializeToString())

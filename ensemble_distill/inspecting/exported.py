@@ -14,7 +14,7 @@ def exported(path: Path) -> dict[str, Any] | None:
     """What a folder is that holds exported files and the settings that made them; None for any other."""
     if not (path / FILE_NAME).is_file():
         return None
-    first = next((path / name for name in FORMATS if (path / name).is_file()), None)
+    first = next((path / name for name in FORMATS if (path / name).exists()), None)
     if first is None:
         return None
     return {"what": "exported files, away from their run", **listed(path), "next": f"edistill inspect {first}"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.inspecting.listed import listed
+from ensemble_distill.runs.exports import made_from, stale
 from ensemble_distill.runs.folder import (
     ARGS,
     CALIBRATION,
@@ -17,8 +18,10 @@ from ensemble_distill.runs.folder import (
     EVALUATIONS,
     EXPORTS,
     LOGS,
+    MERGED,
     SUMMARY,
     WEIGHTS,
+    export_again,
 )
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
@@ -50,7 +53,19 @@ def _is_run(folder: Path) -> bool:
 
 def _folder(path: Path, named: str, run: Path) -> Told | None:
     what = FOLDERS.get(named.split("/", maxsplit=1)[0])
-    return None if what is None else {"what": f"{what} of {run}", **listed(path), "next": f"edistill inspect {run}"}
+    if what is None:
+        return None
+    told = {"what": f"{what} of {run}", **listed(path), "next": f"edistill inspect {run}"}
+    return told if named != f"{EXPORTS}/{MERGED}" else {**told, **_merged(path, told["facts"], run)}
+
+
+def _merged(path: Path, facts: Mapping[str, Any], run: Path) -> Told:
+    """What is another of a folder that timm loads."""
+    made, why = made_from(path), stale(path)
+    of = {} if made is None else {"made from": f"weights {made.weights[:12]}…"}
+    old = {} if why is None else {"stale": why}
+    again = f"edistill inspect {run}" if why is None else export_again(path)
+    return {"what": f"one plain timm model of {run}, for create_model", "facts": {**of, **old, **facts}, "next": again}
 
 
 def _unfinished(run: Path) -> Told:

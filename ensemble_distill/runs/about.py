@@ -11,7 +11,7 @@ from ensemble_distill.runs.args import limit_of
 from ensemble_distill.runs.chain import Chain, is_chain
 from ensemble_distill.runs.evaluations import stale_evaluations
 from ensemble_distill.runs.exports import stale_exports
-from ensemble_distill.runs.folder import EVALUATIONS, EXPORTS
+from ensemble_distill.runs.folder import EVALUATIONS, exported_in
 from ensemble_distill.runs.run import Run
 
 
@@ -40,7 +40,7 @@ def in_short(folder: Path) -> dict[str, Any]:
     else:
         documents = [Path(name).stem for name in record["files"] if Path(name).match(f"{EVALUATIONS}/*.json")]
         predictions, of = record["student"]["heads"], "head"
-        exported = [Path(name).name for name in record["files"] if Path(name).match(f"{EXPORTS}/model*.*")]
+        exported = exported_in(record["files"])
     return {
         "method": record["method"]["name"],
         "predictions": predictions,

@@ -11,13 +11,17 @@ from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.calibration import made_from_now
 from ensemble_distill.runs.folder import (
     CALIBRATION,
+    CONFIG,
     EXPORTED,
     EXPORTS,
     FORMATS,
     MADE_FROM,
+    MERGED,
     PROGRAM,
+    SAFETENSORS,
     WEIGHTS,
     below,
+    content_of,
     export_again,
     run_of,
 )
@@ -27,6 +31,7 @@ from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, on
 
 LARGEST = 2**31 - 1  # bytes of an ONNX file, which is one protobuf message
 PROGRAM_CARD = "edistill.json"  # an extra file in a program, with what ONNX files have in their metadata
+WEIGHTS_SHA = "weights_sha256"  # in the config of a folder that timm loads
 ONNX_PREFIX = "edistill."  # of our metadata in an ONNX file
 
 
@@ -52,6 +57,8 @@ def made_from(export: Path) -> MadeFrom | None:
             content = onnx_content(export)
             refuse_damaged_onnx(export, content)
             said = onnx_metadata(content, f"{ONNX_PREFIX}{MADE_FROM}")
+        elif export.name == MERGED:
+            return _made_from_merged(export)
         elif export.suffix == Path(PROGRAM).suffix:
             said = program_metadata(export).get(f"{ONNX_PREFIX}{MADE_FROM}")
         else:
@@ -59,6 +66,14 @@ def made_from(export: Path) -> MadeFrom | None:
         return None if said is None else MadeFrom.from_json(parse_json(said))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise damaged_export(export, error) from None
+
+
+def _made_from_merged(folder: Path) -> MadeFrom | None:
+    """As above, of a folder that timm loads. Raises ValueError where its weights are not those that were written."""
+    config, weights = parse_json(content_of(folder / CONFIG) or b"{}"), folder / SAFETENSORS
+    if not weights.is_file() or config.get(WEIGHTS_SHA) != sha256_file(weights):
+        raise ValueError(f"its {SAFETENSORS} is not what was written")
+    return MadeFrom.from_json(config[MADE_FROM])
 
 
 def damaged_export(export: Path, error: Exception | str) -> EdistillError:
@@ -160,8 +175,8 @@ def stale_exports(run: Path) -> tuple[Path, ...]:
 
 
 def exports_of(run: Path) -> list[Path]:
-    """The exported files that stand in a run."""
-    return [file for name in FORMATS if (file := run / EXPORTS / name).is_file()]
+    """The exported files that stand in a run; a folder that timm loads is one of them."""
+    return [file for name in FORMATS if (file := run / EXPORTS / name).is_file() or (file / CONFIG).is_file()]
 
 
 def _of_other_weights(export: Path, then: str, run: Path, now: str) -> str:

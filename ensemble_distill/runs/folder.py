@@ -20,6 +20,7 @@ CHAIN/evaluations/              as a run's
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ensemble_distill.errors import EdistillError
@@ -43,14 +44,18 @@ CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generatio
 ONNX, SAFETENSORS = "model.onnx", "model.safetensors"
 PROGRAM = "model.pt2"
 MERGED = "merged"  # a folder that timm loads
-FLOAT16, INT8, UINT8 = "model-fp16.onnx", "model-int8.onnx", "model-uint8.onnx"
+FLOAT16, INT8 = "model-fp16.onnx", "model-int8.onnx"
+RAW = {ONNX: "model-uint8.onnx", FLOAT16: "model-fp16-uint8.onnx", INT8: "model-int8-uint8.onnx"}  # of raw pixels
 FORMATS = {
     ONNX: "--onnx",
     FLOAT16: "--fp16",
     INT8: "--int8",
-    UINT8: "--uint8-input",
+    RAW[ONNX]: "--uint8-input",
+    RAW[FLOAT16]: "--fp16 --uint8-input",
+    RAW[INT8]: "--int8 --uint8-input",
     SAFETENSORS: "--safetensors",
     PROGRAM: "--program",
+    MERGED: "--merge-heads",
 }
 EXPORTED = f"{EXPORTS}/{ONNX}"  # in a run, which stands for it
 
@@ -65,6 +70,23 @@ def generation_name(generation: int | str) -> str:
 def below(runs: Path, name: str) -> list[Path]:
     """That file of every run in a folder of runs, those of chains among them."""
     return [*runs.glob(f"*/{name}"), *runs.glob(f"*/{generation_name('*')}/{name}")]
+
+
+def exported_in(files: Iterable[str]) -> list[str]:
+    """Which exported files are among those of a run, by their names; a folder is, where anything in it is."""
+    there = {Path(name).parts[1] for name in files if name.startswith(f"{EXPORTS}/")}
+    return [name for name in FORMATS if name in there]
+
+
+def bytes_of(export: Path) -> int:
+    """The size of an exported file, or of a folder of them."""
+    return sum(file.stat().st_size for file in (export.iterdir() if export.is_dir() else [export]))
+
+
+def flags_of(names: Iterable[str]) -> str:
+    """What asks for exported files of these names, each flag once."""
+    asked = set(names)
+    return " ".join(dict.fromkeys(flag for name, flags in FORMATS.items() if name in asked for flag in flags.split()))
 
 
 def train_again(run: Path) -> str:

@@ -181,13 +181,22 @@ class Run:
         unlike = misfit(saved, student.state_dict())
         if unlike is not None:
             raise EdistillError(
-                f"{weights} does not fit the body {self.architecture.model} with {dict(self.architecture.kwargs)}: "
+                f"{weights} does not fit the body {self.body_named} with {dict(self.architecture.kwargs)}: "
                 f"{unlike}. Put back the body it was trained with, or pass it: "
                 f"load_student({str(self.folder)!r}, body=...)."
             )
         student.load_state_dict(saved)
         student.calibration = calibration
         return student.eval()
+
+    @property
+    def body_named(self) -> str:
+        """What makes its body, for messages: the run has the path of a file from its own folder, which says nothing
+        elsewhere."""
+        model = self.architecture.model
+        file, _, name = model.rpartition(":")
+        # of any name, as of an unknown hand: the system is not asked about it
+        return f"{os.path.abspath(self.folder / file)}:{name}" if file.endswith(".py") else model  # noqa: PTH100
 
     def _factory(self, trust: Trust) -> BodyFactory:
         """What makes its body, where that may run."""
@@ -198,17 +207,17 @@ class Run:
             if own is not None:
                 return load_factory(own, "student.model")
             raise EdistillError(
-                f"{self.folder} is none of your own runs, and its body is made by {model}, which is code that would "
-                "run. If you trust where the run comes from, pass --trust-checkpoints (in Python trust=True). Or name "
-                f"a {portable(model)} of your own in student.model (in Python body=...)."
+                f"{self.folder} is none of your own runs, and its body is made by {self.body_named}, code that "
+                "would run. If you trust where the run comes from, pass --trust-checkpoints (in Python trust=True). Or "
+                f"name a {portable(model)} of your own in student.model (in Python body=...)."
             )
         if not file.endswith(".py"):
             return load_factory(model, "the student's body")
         there = (self.folder / file).resolve()
         if not there.is_file():
             raise EdistillError(
-                f"{self.folder} was trained with the body {model}, and {there} is not there. Pass the factory: "
-                f"load_student({str(self.folder)!r}, body={name})."
+                f"{self.folder} was trained with the body {there}:{name}, and that file is not there. Pass the "
+                f"factory: load_student({str(self.folder)!r}, body={name})."
             )
         return load_factory(f"{there}:{name}", "the student's body")
 

@@ -11,8 +11,8 @@ from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.chain import refuse_changed
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.evaluations import damaged_evaluations
-from ensemble_distill.runs.exports import made_from
-from ensemble_distill.runs.folder import ARGS, CONFIG, EXPORTS, FORMATS, WEIGHTS, generation_name
+from ensemble_distill.runs.exports import exports_of, made_from
+from ensemble_distill.runs.folder import ARGS, CONFIG, WEIGHTS, generation_name
 from ensemble_distill.runs.run import Run
 
 
@@ -53,10 +53,8 @@ def _refuse_other_teacher(folder: Path, generation: int) -> None:
 
 def _made_of(folder: Path) -> Iterator[str]:
     """What is wrong with what was made of a run: exported files and evaluations."""
-    for name in FORMATS:
-        export = folder / EXPORTS / name
-        if export.is_file():
-            yield from _said(partial(made_from, export))
+    for export in exports_of(folder):
+        yield from _said(partial(made_from, export))
     yield from damaged_evaluations(folder)
 
 

@@ -183,7 +183,7 @@ class Served:
         the longest of them."""
         encoding = self.card.encoding
         if self.card.input == "uint8":
-            return {self.input: self._pixels(x)}
+            return {self.input: self.pixels(x)}
         if encoding is None:
             return {self.input: x, **self.begun(len(x))}
         if isinstance(encoding, Several):
@@ -198,7 +198,7 @@ class Served:
             x = x[..., : max(SHORTEST, int(used[-1]) + 1 if len(used) else 1)]
         return {field: np.ascontiguousarray(x[:, at]) for at, field in enumerate(encoding.fields)}
 
-    def _pixels(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def pixels(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Normalized pixels (B, C, H, W) as the bytes (B, H, W, C) that they are of. Raises EdistillError where they
         are of none."""
         to = self.card.preprocessing

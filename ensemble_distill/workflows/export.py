@@ -81,7 +81,8 @@ def export(
         run: a run's folder or name; the latest by default.
         fp16, int8: write `model-fp16.onnx` or `model-int8.onnx` beside `model.onnx`, which is written too: all layers
             but the last in less precision. What that costs is measured on validation rows.
-        uint8_input: write `model-uint8.onnx` beside it, which takes raw pixels of the student's size.
+        uint8_input: write `model-uint8.onnx` beside it, which takes raw pixels of the student's size; with `fp16` or
+            `int8` of those files, too, `model-fp16-uint8.onnx` and `model-int8-uint8.onnx`.
         program: write `model.pt2`, which torch runs without the code of the body.
         merge_heads: write `merged/`, one plain timm model whose classifier is the mean of the heads.
         force: write those whatever they cost.
@@ -119,7 +120,7 @@ def _written(workspace: Workspace, run: Run, asked: Formats) -> Exported:
     prices, lost = list[Price](), dict[str, Figures]()
     files = [_graph(workspace, run, student, folder / ONNX, asked.versions)] if asked.graphs else []
     if asked.smaller:
-        smaller, prices = export_smaller(workspace, run, files[0], asked)
+        smaller, prices = export_smaller(workspace, run, files[0], asked, _real_rows(workspace, run))
         files += smaller
     if asked.uint8_input:
         files.append(export_pixels(files[0], _real_rows(workspace, run)))

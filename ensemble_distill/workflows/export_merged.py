@@ -24,7 +24,7 @@ MODELS = ("student", "merged")
 
 def refuse_not_merged(workspace: Workspace, run: Run) -> None:
     """Raise EdistillError: the student is no timm model with linear heads, or there are no validation rows."""
-    refuse_unmergeable(run.architecture, str(run.folder))
+    refuse_unmergeable(run.architecture, str(run.folder), run.body_named)
     if SPLIT not in workspace.split_names:
         raise EdistillError("What --merge-heads loses is measured on validation rows. Set data.validation.")
 
@@ -45,5 +45,5 @@ def export_merged(workspace: Workspace, run: Run, student: Student, x: torch.Ten
         one = what.family.predictive(model(inputs).unsqueeze(1).double(), None, "probabilities")
         for name, said in zip(MODELS, (student.predictive(student(inputs).double()), one), strict=True):
             kept[name].append(prediction_rows(what.task, said, y))
-    folder = write_merged(model, student, run.config, x, run.folder / EXPORTS / MERGED, run.weights)
+    folder = write_merged(model, student, run.config, x, run.folder / EXPORTS / MERGED, run.made_from)
     return folder, {name: what.task.figures(concatenate(batches)) for name, batches in kept.items()}

@@ -16,23 +16,32 @@ from ensemble_distill.evaluation.price import Price, prices, refuse_dear
 from ensemble_distill.evaluation.reference import references
 from ensemble_distill.exporting.formats import Formats
 from ensemble_distill.exporting.onnx import sealed_with
+from ensemble_distill.exporting.pixels import refuse_no_pixels, with_pixels
 from ensemble_distill.exporting.precision import Rows, in_float16, in_int8
 from ensemble_distill.runs.exports import onnx_content
-from ensemble_distill.runs.folder import FLOAT16, FORMATS, INT8
+from ensemble_distill.runs.folder import FLOAT16, FORMATS, INT8, RAW
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import scratch, write_whole
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.serving.card import Card, Precision
 from ensemble_distill.serving.served import Served
+from ensemble_distill.workflows.export_pixels import as_without, write_pixels
 from ensemble_distill.workspace.evaluating import open_for_evaluation
 from ensemble_distill.workspace.workspace import Workspace
 
 SEEN, ROWS, BATCH = "train", 256, 32  # on which the range of numbers is learned
+BEFORE = {raw: name for name, raw in RAW.items()}  # of a graph of raw pixels, the one without
 PRECISIONS: dict[str, Precision] = {FLOAT16: "float16", INT8: "int8"}
 
 
-def export_smaller(workspace: Workspace, run: Run, graph: Path, asked: Formats) -> tuple[list[Path], list[Price]]:
-    """Write what is asked for beside the float32 file, which has just been written.
+def export_smaller(
+    workspace: Workspace, run: Run, graph: Path, asked: Formats, x: torch.Tensor
+) -> tuple[list[Path], list[Price]]:
+    """Write what is asked for beside the float32 file, which has just been written; where raw pixels are, each once
+    more behind its preprocessing.
+
+    Args:
+        x: real rows (B, *shape), on which graphs of raw pixels are held against those without.
 
     Returns:
         The files; and what the float32 file is on the validation rows, and what each of them is.
@@ -46,17 +55,23 @@ def export_smaller(workspace: Workspace, run: Run, graph: Path, asked: Formats) 
         made[FLOAT16] = in_float16(plain)
     if asked.int8:
         made[INT8] = in_int8(plain, _calibration_rows(workspace, whole))
+    if asked.uint8_input:
+        to = refuse_no_pixels(whole.served.card, str(graph))
+        made |= {RAW[name]: with_pixels(model, to) for name, model in made.items()}
     given = open_for_evaluation(workspace, run)
     with scratch() as folder:
         tried = [_tried(given, run, whole.served.card, model, folder / name) for name, model in made.items()]
         first, *found = prices(given, [whole, *tried])
     if not asked.force:
         for price in found:
-            refuse_dear(price, first, FORMATS[price.file])
+            refuse_dear(price, first, FORMATS[BEFORE.get(price.file, price.file)])
     files = [graph.with_name(price.file) for price in found]
     for path, file, price in zip(files, tried, found, strict=True):
         card = replace(file.served.card, price=price.to_metadata())
-        write_whole(path, sealed_with(made[price.file], card), check=_reads)
+        if card.input == "uint8":  # behind the one without, which has been written
+            write_pixels(path, made[price.file], card, as_without(Served(graph.with_name(BEFORE[price.file])), x))
+        else:
+            write_whole(path, sealed_with(made[price.file], card), check=_reads)
     sized = [replace(price, bytes=path.stat().st_size) for path, price in zip(files, found, strict=True)]
     return files, [first, *sized]
 
@@ -67,7 +82,8 @@ def _reads(written: Path) -> None:
 
 def _tried(given: Given, run: Run, of: Card, model: onnx.ModelProto, path: Path) -> ExportedRun:
     """A graph as a file that is tried, with what it says itself of the calibration rows."""
-    card = replace(of, precision=PRECISIONS[path.name], reference=None)
+    name = BEFORE.get(path.name, path.name)
+    card = replace(of, precision=PRECISIONS[name], input="float32" if name == path.name else "uint8", reference=None)
     write_whole(path, sealed_with(model, card))
     file = ExportedRun.open_file(path)
     cpu = torch.device("cpu")

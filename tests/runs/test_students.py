@@ -97,7 +97,7 @@ def test_a_run_travels_with_its_folder(run: Run, tmp_path: Path) -> None:
 
 def test_a_run_whose_body_file_is_gone_says_how_to_pass_it(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model.py").unlink()
-    with pytest.raises(EdistillError, match=r"model\.py:make_body, and .*model\.py is not there.*body=make_body\)"):
+    with pytest.raises(EdistillError, match=r"model\.py:make_body, and that file is not there.*body=make_body\)"):
         load_student(run.folder, trust=True)
     assert load_student(run.folder, body=make_body)(torch.ones(2, *SHAPE)).shape == (2, 4, 3)
 
