@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import shutil
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +26,7 @@ IMPORTED = [
 WITHIN = 60.0  # seconds until processes are hung
 BEAT = 0.1
 
+_stores: deque[Any] = deque(maxlen=4)  # which live as long as somebody holds them
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(IMPORTED)
 
@@ -43,24 +46,51 @@ class Ended:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Started:
+    """A process that calls a function."""
+
+    process: Any
+    ours: Connection
+
+    def ended(self) -> Ended:
+        """How it ends; it is killed where it hangs."""
+        try:
+            found = self.ours.recv() if self.ours.poll(WITHIN) else {"error": "it hangs"}
+        except EOFError:
+            found = {}
+        self.process.join(WITHIN)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            return Ended(0, error="it hangs")
+        return Ended(self.process.exitcode, **found)
+
+
 def in_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Ended]:
     """Call a function of a module in `world` processes, and say how each ended. None of them may hang."""
-    distributed: Any = torch.distributed
-    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    of_one_host = {"LOCAL_WORLD_SIZE": str(world)}
-    return _in_processes([address | of_one_host | {"LOCAL_RANK": str(i)} for i in range(world)], function, arguments)
+    return [one.ended() for one in start_ranks(world, function, *arguments)]
 
 
 def on_hosts(hosts: Sequence[Mapping[str, str]], function: Callable[..., Any], *arguments: Any) -> list[Ended]:
     """The same with a process on each host, of which the first one keeps the store. A host is its environment, and in
     NAMESPACE its network."""
-    return _in_processes(hosts, function, arguments)
+    return [one.ended() for one in _started(hosts, function, arguments)]
 
 
-def _in_processes(
+def start_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Started]:
+    """The processes of `in_ranks`, which have only begun."""
+    distributed: Any = torch.distributed
+    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    _stores.append(store)
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    of_one_host = {"LOCAL_WORLD_SIZE": str(world)}
+    return _started([address | of_one_host | {"LOCAL_RANK": str(i)} for i in range(world)], function, arguments)
+
+
+def _started(
     environments: Sequence[Mapping[str, str]], function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> list[Ended]:
+) -> list[Started]:
     started, world = [], len(environments)
     for index, environment in enumerate(environments):
         ours, theirs = _context.Pipe(duplex=False)
@@ -68,21 +98,8 @@ def _in_processes(
         process = _context.Process(target=_one, args=(own, theirs, function, arguments))
         process.start()
         theirs.close()
-        started.append((process, ours))
-    return [_ended(process, ours) for process, ours in started]
-
-
-def _ended(process: Any, ours: Connection) -> Ended:
-    try:
-        found = ours.recv() if ours.poll(WITHIN) else {"error": "it hangs"}
-    except EOFError:
-        found = {}
-    process.join(WITHIN)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return Ended(0, error="it hangs")
-    return Ended(process.exitcode, **found)
+        started.append(Started(process, ours))
+    return started
 
 
 def _one(environment: dict[str, str], theirs: Connection, function: Callable[..., Any], arguments: Any) -> None:
@@ -111,11 +128,12 @@ def _enter(namespace: str) -> None:
 
 @dataclass(frozen=True)
 class Said:
-    """What a command in a process wrote."""
+    """What a command in a process wrote, and what was wrong with the process itself."""
 
     status: int
     out: str
     err: str
+    error: str = ""
 
 
 def commands(world: int, folder: Path, *command: str, before: Callable[[], None] | None = None) -> list[Said]:
@@ -124,13 +142,37 @@ def commands(world: int, folder: Path, *command: str, before: Callable[[], None]
     Args:
         before: is called in each of them first.
     """
+    return [one.said() for one in start_commands(world, folder, *command, before=before)]
+
+
+@dataclass(frozen=True)
+class StartedCommand:
+    """A command that a process runs."""
+
+    started: Started
+    written: Path
+    index: int
+
+    @property
+    def pid(self) -> int:
+        return int(self.started.process.pid)
+
+    def said(self) -> Said:
+        """What it wrote, when it has ended."""
+        ended = self.started.ended()
+        files = [self.written / f"{name}-{self.index}" for name in ("out", "err")]
+        return Said(ended.status, *(file.read_text() if file.exists() else "" for file in files), ended.error)
+
+
+def start_commands(
+    world: int, folder: Path, *command: str, before: Callable[[], None] | None = None
+) -> list[StartedCommand]:
+    """The processes of `commands`, which have only begun."""
     written = folder.parent / "written"
-    written.mkdir(exist_ok=True)
-    ended = in_ranks(world, _command, folder, written, command, before)
-    return [
-        Said(one.status, *((written / f"{name}-{index}").read_text() for name in ("out", "err")))
-        for index, one in enumerate(ended)
-    ]
+    shutil.rmtree(written, ignore_errors=True)
+    written.mkdir()
+    started = start_ranks(world, _command, folder, written, command, before)
+    return [StartedCommand(one, written, index) for index, one in enumerate(started)]
 
 
 def _command(folder: Path, written: Path, command: tuple[str, ...], before: Callable[[], None] | None) -> None:

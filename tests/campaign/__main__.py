@@ -1,8 +1,9 @@
-"""Kills at random moments, damage in every region of every file that is read, hostile files of every kind.
+"""Kills at random moments, of one process and of one of several, damage in every region of every file that is read,
+hostile files of every kind.
 
-    python tests/campaign --kills 200 --damages 2000 --seed 0
+    python tests/campaign --kills 200 --lost 100 --damages 2000 --seed 0
 
-It takes about half an hour, prints what it counted, and ends with status 1 where anything was wrong in silence,
+It takes about an hour, prints what it counted, and ends with status 1 where anything was wrong in silence,
 lost, or came without a message. Linux and macOS: it forks.
 """
 
@@ -20,6 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 import damage  # noqa: E402
 import hostile  # noqa: E402
 import kills  # noqa: E402
+import ranks  # noqa: E402
 from commands import load_everything  # noqa: E402
 
 
@@ -27,6 +29,7 @@ def main() -> int:
     """The status: 0 where nothing was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="how many times a command is ended; default 200")
+    parser.add_argument("--lost", type=int, default=100, help="how many times one of several processes; default 100")
     parser.add_argument("--damages", type=int, default=2000, help="about how many files are damaged; default 2000")
     parser.add_argument("--every", type=int, default=1, help="each N-th command on a hostile folder; default all")
     parser.add_argument("--seed", type=int, default=0)
@@ -36,6 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         for part, run in (
             ("kills", lambda scratch: kills.campaign(scratch, asked.kills, asked.seed)),
+            ("ranks", lambda scratch: ranks.campaign(scratch, asked.lost, asked.seed)),
             ("damage", lambda scratch: damage.campaign(scratch, asked.damages, asked.seed)),
             ("hostile", lambda scratch: hostile.campaign(scratch, asked.every)),
         ):

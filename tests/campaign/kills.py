@@ -52,7 +52,7 @@ def campaign(scratch: Path, trials: int, seed: int) -> Report:
         if last.status != 0:
             report.wrong(f"trial {trial}: {command} does not go on after {ends}: {last.err[-600:]!r}")
             continue
-        different = _different(_state(folder), after[command])
+        different = _different(state(folder), after[command])
         if different:
             report.wrong(f"trial {trial}: {command} after {ends} differs in {', '.join(different)}")
         report.trial()
@@ -69,7 +69,7 @@ def _references(scratch: Path, report: Report) -> tuple[dict[str, Path], dict[st
         outcome = run(folder, command)
         if outcome.status != 0:
             report.wrong(f"{command} fails: {outcome.err!r}")
-        after[command], seconds[command] = _state(folder), outcome.seconds
+        after[command], seconds[command] = state(folder), outcome.seconds
     return before, after, seconds
 
 
@@ -78,7 +78,7 @@ def _restore(snapshot: Path, folder: Path) -> None:
     shutil.copytree(snapshot, folder)
 
 
-def _state(folder: Path) -> dict[str, Any]:
+def state(folder: Path) -> dict[str, Any]:
     """Every file that is a result, but for what tells how long something took."""
     state: dict[str, Any] = {}
     for name, content in contents(folder).items():
