@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,10 +27,12 @@ from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.runtime.words import bytes_told, counted
+from ensemble_distill.runtime.workers import at_once, by_trial, offered, rate_of
 
 AT_ONCE = 64  # pictures that a loader process hands over together,
 BYTES = 2**24  # or fewer, which have about as many bytes
 ESTIMATED = 32  # pictures whose sizes stand for all
+TIMED = 8  # and whose time does
 CPU = torch.device("cpu")  # decoded pictures go to the disk, whatever the members compute on
 
 
@@ -122,7 +125,8 @@ def _store(folder: Path, name: str, source: Source, asking: Asking) -> None:
     asking.progress.start(f"decoding {name}", total=len(source), unit="rows", done=len(source) - left)
     own = work[rank.index :: rank.world] if ranks.several() else work
     together = max(1, min(AT_ONCE, BYTES // size))
-    stream = _loaded(source, [batch for rows in own for batch in _batches(rows, together)], asking.workers)
+    batched = [batch for rows in own for batch in _batches(rows, together)]
+    stream = _loaded(source, batched, _workers(name, source, batched, asking))
     for rows in own:
         parts = list(itertools.islice(stream, len(_batches(rows, together))))
         shapes, pixels = (np.concatenate([part[at].numpy() for part in parts]) for at in (0, 1))
@@ -137,6 +141,26 @@ def _store(folder: Path, name: str, source: Source, asking: Asking) -> None:
             "folder in output.cache that all machines share."
         )
     ranks.wait()
+
+
+def _workers(name: str, source: Source, batched: Sequence[range], asking: Asking) -> int:
+    """The loader processes that decode: as many as asked for, or as a trial finds faster."""
+    if not asking.tries_workers or not batched:
+        return asking.workers
+    rows = [row for batch in batched for row in batch]
+    started, some = time.monotonic(), rows[len(rows) // 3 :][:TIMED]
+    for row in some:
+        source.item(row)
+    each = (time.monotonic() - started) / len(some)
+    size = at_once(each, 0.0, len(batched[0]))
+    cut = [few for batch in batched for few in _batches(batch, size)]
+
+    def trial(workers: int) -> Generator[int]:
+        for batch, _ in zip(cut, _loaded(source, cut, workers), strict=True):
+            yield len(batch)
+
+    processes = offered(each, 0.0, len(rows))
+    return by_trial(f"decoding {name}", processes, lambda workers: rate_of(trial(workers)), asking.progress)
 
 
 def _noted(blocks: Blocks, whole: Sequence[range], source: Source) -> str:

@@ -23,6 +23,7 @@ class Asking:
         batch_size: how many rows at once.
         device: where they answer.
         workers: loader processes that bring the rows.
+        tries_workers: whether nobody has said how many, so that a trial does.
         records, samples: `cache.records` and `cache.samples` of the settings.
         forecast: whether how long a pass will take is told; of a chain's the chain does so.
         decoded: whether decoded pictures are stored first, and read from there; see `decoding`.
@@ -38,6 +39,7 @@ class Asking:
     samples: int = 12
     forecast: bool = True
     decoded: bool = False
+    tries_workers: bool = False
     drawn: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -22,6 +22,7 @@ from ensemble_distill.caching.decoding import (
 from ensemble_distill.caching.extending import extended
 from ensemble_distill.caching.forecast import refuse_no_room, tell_pass
 from ensemble_distill.caching.grouping import grouped, noting
+from ensemble_distill.caching.loading import with_workers
 from ensemble_distill.caching.panel import Asking, Panel, wanted
 from ensemble_distill.caching.probe import open_members, probe
 from ensemble_distill.caching.pushing import push_inputs, refuse_other_making, refuse_other_sizes
@@ -75,6 +76,7 @@ def cache_outputs(
     if asking.decoded:
         splits, stored = store_pictures(folder, splits, asking)
         before -= stored
+    asking = with_workers(asking, writer.manifest, splits, members)
     panel = grouped(members, splits, replace(asking, drawn=drawn), settled)
     for name, plan in splits.items():
         _cache_split(writer, name, plan, panel)

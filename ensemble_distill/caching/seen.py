@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ def seen(rows: ViewedRows, at: Sequence[int], views: Sequence[int], inputs: Sequ
 
 def loaded(
     rows: ViewedRows,
-    cut: Sequence[range],
+    cut: Iterable[range],
     views: Sequence[int],
     inputs: Sequence[Inputs],
     workers: int,

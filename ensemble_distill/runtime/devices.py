@@ -61,7 +61,8 @@ def _named(name: str) -> torch.device:
 
 
 def loader_workers(asked: int | None, device: torch.device) -> int:
-    """Loader processes: what was asked; by default none on a CPU, whose cores the model needs itself."""
+    """Loader processes: what was asked; by default none on a CPU, whose cores the model needs itself: a pass and a
+    training try whether some are faster (`runtime/workers.py`)."""
     if asked is not None:
         return asked
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -13,9 +13,9 @@ def told(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def counted(count: int, noun: str) -> str:
-    """1 epoch, 2 epochs."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str = "s") -> str:
+    """1 epoch, 2 epochs; `plural` is what several end in."""
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def bytes_told(count: int) -> str:

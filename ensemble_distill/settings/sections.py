@@ -207,7 +207,9 @@ class TrainSettings(Section):
         "default", description="Instead of epochs: a quarter of the default's, the default's, or four times as many."
     )
     batch_size: int = Field(128, ge=1, le=MOST_ROWS, description="Rows in a step.")
-    workers: int | None = Field(None, ge=0, le=256, description="Loader processes; default 0 on a CPU, else up to 8.")
+    workers: int | None = Field(
+        None, ge=0, le=256, description="Loader processes; default by a short trial, on a GPU up to 8."
+    )
     opt: str = Field("adamw", description="A timm optimizer.")
     lr: float | None = Field(
         None,

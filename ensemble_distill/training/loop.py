@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -95,6 +95,7 @@ class Training:
         self.steps = self._states.steps
         self.resumed_at = 0
         self.still_falling: float | None = None
+        self._seconds: tuple[float, float, float] | None = None  # see `seconds_a_batch`
         torch.manual_seed(setup.settings.seed)
         self._first = self._states.fresh(self._states.started(setup.student.to(device), 0), 0)
 
@@ -172,8 +173,14 @@ class Training:
         self._save(state)
         self.progress.note(f"training: saved at step {state.step:,} of {self.steps:,}.")
 
-    def seconds_a_batch(self, steps: int = 3) -> tuple[float, float, float]:
-        """Of an update, of a pass without one, and of rendering; measured on a copy, before `run`."""
+    def seconds_a_batch(self) -> tuple[float, float, float]:
+        """Of an update, of a pass without one, and of rendering; measured on a copy, before `run`, and once."""
+        if self._seconds is None:
+            self._seconds = self._measured()
+        update, asked, rendering = self._seconds
+        return update, asked, rendering / max(1, self.feed.workers)
+
+    def _measured(self, steps: int = 3) -> tuple[float, float, float]:
         devices = [self.feed.device] if self.feed.device.type == "cuda" else []
         taken = []
         with torch.random.fork_rng(devices=devices):
@@ -193,7 +200,24 @@ class Training:
                 self._forward.learning(state.student)
                 taken.append([later - earlier for earlier, later in pairwise(times)])
         rendering, update, asked = (min(each) for each in zip(*taken[1:], strict=True))
-        return update, asked, rendering / max(1, self.feed.workers)
+        return update, asked, rendering
+
+    def trial(self, workers: int, size: int, steps: int) -> Generator[int]:
+        """Steps of `size` rows on a copy, before `run`, with so many loader processes: of each its rows, when it is
+        done. On a CPU."""
+        feed = replace(self.feed, workers=workers, order=replace(self.feed.order, batch_size=size))
+        with torch.random.fork_rng(devices=[]):
+            state = self._states.fresh(copy.deepcopy(self._first.student), 0)
+            for rows in feed.steps(0, steps):
+                state.step = 0
+                self._step(state, rows)
+                self._stepping.read(state)
+                yield len(rows.x)
+
+    def load_by(self, workers: int) -> None:
+        """Have rows rendered by so many processes, from now on."""
+        self.feed = replace(self.feed, workers=workers)
+        self._solving = replace(self._solving, feed=self.feed)
 
     def slowed_by_amp(self) -> float:
         """How many times as long a pass takes in lower precision as in float32; measured on a copy, before `run`."""

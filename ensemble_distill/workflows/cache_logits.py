@@ -78,6 +78,7 @@ def _cache_logits(
         records=settings.cache.records,
         samples=settings.cache.samples,
         forecast=only is None,
+        tries_workers=settings.train.workers is None and only is None,
         decoded=settings.cache.decoded and workspace.pictures is None,
     )
     with held(folder, plans, teachers, overwrite, asking.decoded), whole_float32():

@@ -23,6 +23,7 @@ from ensemble_distill.training.forecast import tell_training
 from ensemble_distill.training.loop import Training
 from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.train import Machine, prepare, training_of
+from ensemble_distill.training.workers import try_workers
 from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.learned import open_learned, tell_not_stored, trained_splits
 from ensemble_distill.workspace.training import claim_folder, finished, logs_of, open_asked
@@ -89,6 +90,8 @@ def _train(
         ready = prepare(asked, learned, Machine(workspace.device, workspace.workers, workspace.progress, given))
         claiming = partial(claim_folder, settings, asked, ready, claim)
         training = training_of(ready, asked, learned, workspace.progress, claiming, logs)
+        if settings.train.workers is None:
+            try_workers(training, workspace.progress)
         validated = 0 if learned.validation is None else len(learned.validation.source)
         (begin or partial(tell_training, validated=validated, progress=workspace.progress))(training)
         student = training.run().eval()
