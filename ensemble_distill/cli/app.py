@@ -61,20 +61,25 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def main(self, *given: Any, **named: Any) -> Any:
-        """What typer refuses is told as all other mistakes are."""
+        """What typer refuses is told as all other mistakes are, and so is a signal while the line is read, of which
+        typer says nothing, with the status of Ctrl-C whichever it was."""
         if not named.get("standalone_mode", True):
             return super().main(*given, **named)
         named["standalone_mode"] = False
         words = given[0] if given else named.get("args")
         try:
-            sys.exit(super().main(*given, **named) or 0)
+            ended = super().main(*given, **named) or 0
         except Exception as error:
             if not usage.is_usage_error(error):
                 raise
-            if not usage.is_help(error) and ranks.current().index == 0:
+            ended = MISTAKE
+            if not usage.is_help(error) and not interrupts.untold() and ranks.current().index == 0:
                 render.ready()
                 render.fail(usage.told(error, sys.argv[1:] if words is None else words, self))
-            sys.exit(MISTAKE)
+        if interrupts.untold():
+            interrupts.tell()
+            ended = interrupts.status()
+        sys.exit(ended)
 
 
 app = typer.Typer(

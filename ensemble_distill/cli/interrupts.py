@@ -40,6 +40,11 @@ def pressed() -> bool:
     return any(signal.getsignal(number) in (_second, _leave) for number in (signal.SIGINT, signal.SIGTERM))
 
 
+def untold() -> bool:
+    """Whether one came, and nobody has said so."""
+    return any(signal.getsignal(number) is _second for number in (signal.SIGINT, signal.SIGTERM))
+
+
 def status() -> int:
     """130 of Ctrl-C, 143 of SIGTERM."""
     return 128 + _came

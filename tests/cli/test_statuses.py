@@ -217,6 +217,27 @@ def test_an_interrupt_during_imports_is_one_line(here: Path, module: str) -> Non
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD[:-1]}: edistill methods\n")
 
 
+PARSING = """
+import os, signal, sys, time
+import ensemble_distill.__main__ as edistill
+from ensemble_distill.cli.app import Commands
+def parse(*_):
+    os.kill(os.getpid(), int(sys.argv.pop()))
+    time.sleep(60)
+Commands.parse_args = parse
+sys.argv = ["edistill", "methods", sys.argv[1]]
+edistill.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Ended by SIGTERM")])
+def test_a_signal_while_the_line_is_read_is_told(here: Path, number: signal.Signals, told: str) -> None:
+    command = [sys.executable, "-c", PARSING, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr.startswith(f"{told}. What was finished is kept; the same command goes on from there: edistill")
+
+
 TWICE = """
 import os, signal, time
 from ensemble_distill.__main__ import main
