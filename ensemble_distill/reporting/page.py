@@ -39,7 +39,10 @@ p { margin: 0.4rem 0; } .quiet { color: var(--quiet); font-size: 0.9rem; }
 caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
 th, td { padding: 0.2rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-tbody th { color: var(--quiet); font-weight: 600; padding-top: 0.7rem; }
+tbody th[scope=rowgroup] { color: var(--quiet); font-weight: 600; padding-top: 0.7rem; }
+thead th:first-child, tbody th[scope=row] { position: sticky; left: 0; background: var(--paper); }
+tbody th[scope=row] { font-weight: 400; }
+@media (max-width: 40rem) { tbody th[scope=row] { white-space: normal; min-width: 7.5rem; } }
 figure { margin: 0.5rem 0; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; padding: 0.25rem; }
 figcaption { max-width: 44rem; }
@@ -99,13 +102,20 @@ def _table(table: Table) -> Iterator[str]:
     lines = []
     for section, rows in table.sections.items():
         lines.append(f'<tr><th scope="rowgroup" colspan="{len(table.columns)}">{_text(section)}</th></tr>')
-        lines += ["<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+        lines += [f"<tr>{''.join(_row(row))}</tr>" for row in rows]
     yield f"<h2>{_text(table.title)}</h2>"
     yield (
         '<div class="scroll" tabindex="0"><table><thead><tr>'
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
     yield from (f'<p class="quiet">{_text(line)}</p>' for line in table.caption)
+
+
+def _row(cells: Sequence[str]) -> Iterator[str]:
+    """What a row is of stays in sight while its numbers are scrolled."""
+    label, *numbers = cells
+    yield f'<th scope="row">{_text(label)}</th>'
+    yield from (f"<td>{_text(number)}</td>" for number in numbers)
 
 
 def _folded(table: Table) -> Iterator[str]:

@@ -310,8 +310,13 @@ def test_what_to_do_follows_from_worth_and_cost(
 PROBE = """<!doctype html><iframe id="f" style="border:0;width:{width}px;height:4000px"></iframe><script>
 const frame = document.getElementById("f");
 frame.onload = () => setTimeout(() => {{
-  const page = frame.contentDocument, found = {{wide: page.documentElement.scrollWidth, images: []}};
+  const page = frame.contentDocument, found = {{wide: page.documentElement.scrollWidth, images: [], labels: []}};
   for (const image of page.images) found.images.push([image.complete, image.naturalWidth, image.clientWidth]);
+  for (const box of page.querySelectorAll(".scroll")) {{
+    box.scrollLeft = 1000;
+    const label = box.querySelector("th[scope=row]");
+    found.labels.push(label.getBoundingClientRect().left - box.getBoundingClientRect().left);
+  }}
   document.title = JSON.stringify(found);
 }}, 300);
 frame.srcdoc = {page};
@@ -320,7 +325,7 @@ frame.srcdoc = {page};
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
 @pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_shows_every_figure_and_nothing_overflows(made: Path, tmp_path: Path, width: int) -> None:
+def test_a_browser_shows_every_figure_and_label_and_nothing_overflows(made: Path, tmp_path: Path, width: int) -> None:
     text = json.dumps((made / "report.html").read_text(encoding="utf-8")).replace("</", "<\\/")
     (tmp_path / "probe.html").write_text(PROBE.format(width=width, page=text), encoding="utf-8")
     command = [
@@ -338,4 +343,6 @@ def test_a_browser_shows_every_figure_and_nothing_overflows(made: Path, tmp_path
     found = json.loads(title[1].replace("&quot;", '"'))
     assert found["wide"] <= width
     assert len(found["images"]) == len(ORDER) - 1
+    assert found["labels"], "a table for what is scrolled"
+    assert all(abs(left) < 1 for left in found["labels"]), "what a row is of stays in sight"
     assert all(complete and natural > 0 and 0 < client <= width for complete, natural, client in found["images"])

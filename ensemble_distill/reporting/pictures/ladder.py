@@ -39,7 +39,7 @@ def picture(seen: Seen) -> Picture | None:
             if cost is not None and cost <= 1.5 * len(members):
                 axes.axvline(cost, color=COLORS[STUDENT], linestyle=":", label=f"and costs {cost:.1f}")
             axes.set(xlabel="members", ylabel=RUNGS[name][1])
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(framealpha=1, edgecolor="none", fontsize=8)  # lines end at it
 
     costs = "" if cost is None else f"; it costs {cost:.1f} in latency"
     told = ", ".join(f"{of['worth']:.1f} members in {RUNGS[name][0]}" for name, of in found.items())
