@@ -24,9 +24,21 @@ class Student:
             raise SystemExit(f"{path} takes {kind}, and this file makes floats: give one without --uint8-input.")
 
     def ready(self, x):
-        """Rows (B, ...) as the graph takes them: pictures are (B, H, W) or (B, H, W, C) in levels of 0 to 255."""
-        x = np.asarray(x, np.float32)
+        """Rows (B, ...) as the graph takes them: pictures are (B, H, W) or (B, H, W, C) in levels of 0 to 255.
+
+        Raises ValueError for what is none of these.
+        """
+        x = np.asarray(x)
+        if x.dtype.kind not in "iuf":
+            raise ValueError(f"it holds {x.dtype}, and rows are numbers")
+        with np.errstate(over="ignore"):  # which are infinite then
+            x = x.astype(np.float32)
         if self.kind == "pixels":
+            if list(x.shape[1:3]) != self.how["size"]:
+                size = " × ".join(map(str, self.how["size"]))
+                raise ValueError(f"a picture is {x.shape[1:]}, and the student sees {size}")
+            if not ((x >= 0) & (x <= 255)).all():
+                raise ValueError(f"levels are from {x.min():g} to {x.max():g}, and go from 0 to 255")
             pixels = x.reshape(len(x), *self.how["size"], -1) / 255
             x = ((pixels - np.float32(self.how["mean"])) / np.float32(self.how["std"])).transpose(0, 3, 1, 2)
         if list(x.shape[1:]) != self.shape:

@@ -22,7 +22,7 @@ from scipy.special import softmax
 
 HERE = Path(__file__).parents[2] / "examples" / "serving"
 MODEL = "runs/hydra-s0/export/model.onnx"
-NAMES = ("serve", "app", "triton_config")
+NAMES = ("serve", "app", "triton_config", "precision")
 
 
 @pytest.fixture
@@ -72,9 +72,34 @@ def test_pictures_in_color_and_rows_of_other_sizes(example: Any, digits_session:
     gray = np.arange(2 * 64).reshape(2, 8, 8)
     assert student.ready(gray).shape == (2, 1, 8, 8)
     assert np.array_equal(student.ready(gray[..., None]), student.ready(gray))
-    for other in (np.zeros((1, 8, 8, 3)), np.zeros((1, 9, 9)), np.zeros((1, 5))):
-        with pytest.raises(ValueError, match=r"\(1, 8, 8\)|reshape"):
+    for other in (
+        np.zeros((1, 8, 8, 3)),
+        np.zeros((1, 9, 9)),
+        np.zeros((1, 5)),
+        np.zeros((1, 4, 16)),
+        np.zeros((1, 64)),
+    ):
+        with pytest.raises(ValueError, match=r"\(1, 8, 8\)|8 × 8"):
             student.ready(other)
+
+
+def test_levels_are_numbers_from_0_to_255(example: Any, digits_session: Path) -> None:
+    student = example("serve").Student(str(digits_session / MODEL))
+    for level, told in ((-1, "-1"), (256, "256"), (float("nan"), "nan"), (1e39, "inf"), ("7", "<U1"), (True, "bool")):
+        with pytest.raises(ValueError, match=told):
+            student.ready([[[level] * 8] * 8])
+    assert student.ready([[[255] * 8] * 8]).max() == 1
+
+
+@pytest.mark.thorough
+def test_files_of_less_precision_are_timed_beside_the_whole_one(example: Any, tmp_path: Path) -> None:
+    timed = example("precision")
+    files = timed.exported(tmp_path, "test_resnet", 32)
+    assert [file.name for file in files] == ["model.onnx", "model-fp16.onnx", "model-int8.onnx"]
+    for rows in timed.BATCHES:
+        found = timed.medians(files, rows, 32, 0.2)
+        assert len(found) == 3
+        assert min(found) > 0
 
 
 # --- the service --------------------------------------------------------------------------------------------------
@@ -147,6 +172,7 @@ def test_requests_at_the_same_time_are_one_batch_and_get_their_own_answers(serve
 def test_a_bad_row_is_refused_alone(serve: Any, digits_session: Path) -> None:
     good = {"x": rows_of(digits_session)[0]}
     bad: list[Any] = [{"x": [1, 2]}, {"x": [[1], [2, "a"]]}, {"x": "7"}, {}, {"x": []}, {"x": [[None] * 8] * 8}]
+    bad += [{"x": [[level] * 8] * 8} for level in (-1, 300, "7", True, 1e39)] + [{"x": [[0] * 16] * 4}]
 
     async def talk(client: Any) -> Any:
         return await asyncio.gather(*(client.post("/predict", json=one) for one in [good, *bad, good]))
