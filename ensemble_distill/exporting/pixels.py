@@ -10,15 +10,16 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.serving.card import Card
 from ensemble_distill.serving.ends import PIXELS
+from ensemble_distill.students.architecture import Architecture
 
 BELOW = "edistill.pixels."  # before the names of what is added
 
 
-def refuse_no_pixels(card: Card, named: str) -> Preprocessing:
+def refuse_no_pixels(of: Card | Architecture, named: str) -> Preprocessing:
     """Their preprocessing. Raises EdistillError for a student of something else."""
-    if card.kind != "pixels" or not isinstance(card.preprocessing, Preprocessing):
-        raise EdistillError(f"--uint8-input is for pictures, and {named} takes {card.kind}. Leave it out.")
-    return card.preprocessing
+    if of.kind != "pixels" or not isinstance(of.preprocessing, Preprocessing):
+        raise EdistillError(f"--uint8-input is for pictures, and {named} takes {of.kind}. Leave it out.")
+    return of.preprocessing
 
 
 def normalized(pixels: NDArray[np.uint8], to: Preprocessing) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from ensemble_distill.evaluation.reference import references
 from ensemble_distill.exporting.beside import write_card_of_run
 from ensemble_distill.exporting.formats import Formats
 from ensemble_distill.exporting.onnx import export_onnx
+from ensemble_distill.exporting.pixels import refuse_no_pixels
 from ensemble_distill.exporting.program import export_program
 from ensemble_distill.exporting.safetensors import export_safetensors
 from ensemble_distill.exporting.versions import Versions
@@ -107,6 +108,8 @@ def export(
     refuse_outside(found.folder, found.folder / EXPORTS / ONNX)
     if asked.merge_heads:  # before other files are written
         refuse_not_merged(workspace, found)
+    if asked.uint8_input:
+        refuse_no_pixels(found.architecture, str(found.folder))
     with one_writer(found.folder):  # from here on no training replaces the run
         found.refuse_replaced()
         written = _written(workspace, found, asked)

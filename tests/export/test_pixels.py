@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tiny_regression
 from evaluate_helpers import pixels_of
 from numpy.testing import assert_allclose, assert_array_equal
 from runs_helpers import RUN
@@ -21,12 +22,15 @@ from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runs.exports import stale_exports
 from ensemble_distill.serving.card import Card
 from ensemble_distill.serving.served import Served
+from ensemble_distill.settings import load_settings
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.inspect import inspect
 from ensemble_distill.workflows.predict import predict
+from ensemble_distill.workflows.train import train
 
 
 def said(model: str | bytes, given: dict[str, Any]) -> list[Any]:
@@ -157,6 +161,17 @@ def test_each_channel_has_its_own_mean_and_deviation() -> None:
     wanted = ((x / 255 - np.array(to.mean)) / np.array(to.std)).transpose(0, 3, 1, 2)
     assert_allclose(found, wanted, rtol=0, atol=1e-6)
     assert_array_equal(found.shape, (2, 3, 4, 5))
+
+
+@pytest.mark.thorough
+def test_a_run_of_numbers_is_refused_before_any_file_is_written(tmp_path: Path) -> None:
+    folder = tiny_regression.make_folder(tmp_path / "numbers")
+    given = load_settings(folder / "edistill.toml")
+    cache_logits(given)
+    run = train(given).folder
+    for more in ({}, {"int8": True}):
+        with refused_and_kept(run, "--uint8-input", "features"):
+            export(given, uint8_input=True, **more)
 
 
 def test_a_student_of_numbers_is_refused() -> None:
