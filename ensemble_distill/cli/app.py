@@ -27,7 +27,7 @@ SUMMARIES = {
     "compare": "Hold runs against the first of them, with 95 % intervals of the differences.",
     "calibrate": "Bring a run's uncertainty to its ensemble's, on rows that no member was trained on.",
     "export": "Write a student, or the ensemble itself, for serving, and verify the file on real rows.",
-    "predict": "What an exported student says of images or rows, and how sure it is; without torch.",
+    "predict": "What an exported student says of images or rows, and how sure it is; of an .onnx without torch.",
     "inspect": "Say what a path is and what it holds.",
     "verify": "Compute every checksum of a cache, a run or a chain again.",
     "methods": "List the methods a student can be trained by.",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TITLES = {"worth": "worth, in members", "quality": "quality and uncertainty"}
 CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
 NOT_CLEAR = "n.s."
+SHOWN = 5e-5  # below which four digits are none
 BESIDE = 2  # more stand in further tables: a terminal is no wider
 
 
@@ -32,7 +33,9 @@ def register(app: typer.Typer) -> None:
         runs: Annotated[
             list[str],
             typer.Argument(
-                metavar="RUN…", help="Runs of one ensemble, by folder or name.", autocompletion=completing.runs
+                metavar="RUN…",
+                help="Runs of one ensemble, by folder or name, or exported files.",
+                autocompletion=completing.runs,
             ),
         ],
         split: Split = None,
@@ -113,7 +116,11 @@ def _value(side: Side, section: str, key: str) -> str:
 
 
 def _difference(of: Difference) -> str:
-    told = f"{of.value:+.4f} [{of.low:+.4f}, {of.high:+.4f}]"
+    """With so many digits that a clear one is not told as 0."""
+    ends = (of.value, of.low, of.high)
+    digits = ".1e" if of.clear and min(map(abs, ends)) < SHOWN else ".4f"
+    value, low, high = (f"{end:+{digits}}" for end in ends)
+    told = f"{value} [{low}, {high}]"
     return told if of.clear else f"{told} {NOT_CLEAR}"
 
 
@@ -122,6 +129,11 @@ def _caption(found: Compared) -> render.Lines:
         f"[low, high]: where 95 % of {found.draws:,} draws of the rows, with replacement and the same for all, have "
         f"the difference. {NOT_CLEAR}: not significant, 0 is within it.",
     ]
+    if found.one_student:
+        told.append(
+            f"The student of {found.sides[0].name} in another file, where what differs is rounding: "
+            f"{', '.join(found.one_student)}."
+        )
     several = [side for side in found.sides if len(side.runs) > 1]
     if several:
         seeds = "; ".join(f"{side.name}: {', '.join(side.runs)}" for side in several)

@@ -44,8 +44,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.
 
-        Several runs of one ensemble stand side by side, and so do the generations of a chain. An exported .onnx is
-        asked itself, through onnxruntime, beside the run that it stands in.
+        Several runs of one ensemble stand side by side, and so do the generations of a chain. An exported file, .onnx,
+        .pt2 or .safetensors, is asked itself, beside the run that it stands in.
 
         Example: edistill evaluate kd-s0 hydra-s0 --format markdown
         """
@@ -53,9 +53,9 @@ def register(app: typer.Typer) -> None:
         from ensemble_distill.workflows import evaluate as workflow
 
         refuse_two_formats(json, style, Style.table)
-        if runs is not None and report is None:
-            runs = with_their_runs(Path(settings.output.runs), runs)
         with render.Shown() as progress:
+            if runs is not None and report is None:
+                runs = with_their_runs(Path(settings.output.runs), runs, progress.note)
             if runs is None or len(runs) < 2:
                 run = runs[0] if runs else None
                 one = workflow.evaluate(

@@ -110,12 +110,13 @@ def _safetensors(path: str, record: Record) -> Sheet:
         f"{path}: an exported student of {counted(record['members'], 'member')} by {record['method']['name']}",
         [
             *student_facts(record),
+            ("thresholds of", reference(record.get("reference"))),
             *made_from(record),
             ("stale", record.get("stale", "")),
             ("made with", made),
             ("size", size(record)),
         ],
-        next=_again(record),
+        next=_again(record) or f"edistill predict INPUTS --model {path}",
     )
 
 
@@ -154,13 +155,14 @@ def _program(path: str, record: Record) -> Sheet:
             ("answers", answers(record)),
             ("takes", f"rows of {record['kind_of_rows']} (B, {', '.join(map(str, record['shape']))})"),
             ("gives", listed(record["outputs"])),
+            ("thresholds of", reference(record.get("reference"))),
             *member_facts(record["members"], ("model", "output")),
             *made_from(record),
             ("stale", record.get("stale", "")),
             ("made with", f"edistill {record['version']}"),
             ("size", size(record)),
         ],
-        next=_again(record),
+        next=_again(record) or f"edistill predict INPUTS --model {path}",
     )
 
 

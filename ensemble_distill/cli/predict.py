@@ -11,13 +11,14 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import command
-from ensemble_distill.cli.flags import AlsoJson, refuse_two_formats
+from ensemble_distill.cli.flags import AlsoJson, Trust, refuse_two_formats
 from ensemble_distill.errors import EdistillError
 
 if TYPE_CHECKING:
     from ensemble_distill.settings import Settings
     from ensemble_distill.workflows.predict import Predictions
 
+WEIGHTS = ".safetensors"
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
 
@@ -38,7 +39,12 @@ Inputs = Annotated[
 ]
 Model = Annotated[
     Path | None,
-    typer.Option("-m", "--model", help="An exported .onnx; default: the newest of runs/.", show_default=False),
+    typer.Option(
+        "-m",
+        "--model",
+        help="An exported .onnx, .pt2 or .safetensors, or its folder; default: the newest .onnx of runs/.",
+        show_default=False,
+    ),
 ]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="A file to write; default stdout.", show_default=False)
@@ -80,7 +86,7 @@ Changed = Annotated[
     bool,
     typer.Option("--changed", help="The .onnx was changed since its export (quantized, say): leave its sha256 aside."),
 ]
-Where = Annotated[Path | None, typer.Option("-c", "--config", help="Where to find runs/, when -m is not given.")]
+Where = Annotated[Path | None, typer.Option("-c", "--config", help="Where to find runs/, or a .safetensors' body.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -99,17 +105,20 @@ def register(app: typer.Typer) -> None:
         batch_size: BatchSize = None,
         overwrite: Over = False,
         changed: Changed = False,
+        trust: Trust = False,
         config_file: Where = None,
     ) -> None:
-        """What an exported student says of images or rows, and how sure it is; without torch.
+        """What an exported student says of images or rows, and how sure it is; of an .onnx without torch.
 
         Example: edistill predict data/test.npz -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """
+        from ensemble_distill.runs.trust import Trust as Trusted
         from ensemble_distill.workflows.predict import predict
 
         refuse_two_formats(json, style)
         settings = _settings(inputs, model, config_file)
-        runs = Path("runs") if model is not None or settings is None else Path(settings.output.runs)
+        own = Path("runs") if settings is None else Path(settings.output.runs)
+        runs = Path("runs") if model is not None else own
         asked = Style.json if json else style
         with render.Shown() as progress:
             found = predict(
@@ -128,6 +137,7 @@ def register(app: typer.Typer) -> None:
                 overwrite=overwrite,
                 changed=changed,
                 columns=None if settings is None else settings.data.columns,
+                trust=Trusted(own, None if settings is None else settings.student.model, trust),
             )
         _show(found, newest=model is None, output=output)
 
@@ -145,8 +155,8 @@ def _show(found: Predictions, newest: bool, output: Path | None) -> None:
 
 
 def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | None) -> Settings | None:
-    """Where they are needed: to find the newest export, and to say which columns of a table a student takes whose file
-    does not say it.
+    """Where they are needed: to find the newest export, to say which columns of a table a student takes whose file does
+    not say it, and what makes the body of one that is weights alone.
 
     Raises:
         EdistillError: no student is named, and there are no settings to find one by.
@@ -157,4 +167,5 @@ def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | Non
     if model is None and not there:
         raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
     table = len(inputs) == 1 and inputs[0].lower().endswith(TABLES)
-    return load_settings(config_file) if model is None or (table and there) else None
+    weights = model is not None and (model.is_dir() or model.suffix.lower() == WEIGHTS)  # whose body may be of theirs
+    return load_settings(config_file) if model is None or ((table or weights) and there) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ensemble_distill.evaluation.measured import Measured
 from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.paired import LEVEL, Difference, differences, draws_for
 from ensemble_distill.evaluation.result import SCHEMA, Evaluation
+from ensemble_distill.runs.run import Run
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.task import Task
 
@@ -51,6 +52,7 @@ class Compared:
             read from is of the rows as they are.
         draws: how often rows were drawn.
         evaluations: of each run.
+        one_student: the sides that are the first one's student, in another file, and differ from it by rounding alone.
     """
 
     task: Task
@@ -61,6 +63,7 @@ class Compared:
     apart: Mapping[str, Mapping[str, Difference]]
     draws: int
     evaluations: tuple[Evaluation, ...]
+    one_student: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The document of `compare --json`."""
@@ -72,6 +75,7 @@ class Compared:
             "level": LEVEL,
             "draws": self.draws,
             "against": self.sides[0].name,
+            "one_student": list(self.one_student),
             "sides": [side.to_json() for side in self.sides],
             "differences": {
                 name: {figure: difference.to_json() for figure, difference in of.items()}
@@ -80,27 +84,41 @@ class Compared:
         }
 
 
-def compared(measured: Measured, found: Sequence[Evaluation], groups: Mapping[str, Sequence[int]]) -> Compared:
+def compared(
+    measured: Measured, runs: Sequence[Run], found: Sequence[Evaluation], groups: Mapping[str, Sequence[int]]
+) -> Compared:
     """All of several runs that were measured on the same rows.
 
     Args:
+        runs: those of which it is, exported files among them.
         found: of each run.
         groups: the positions of the runs of each side.
     """
     models = [[measured.figured(at) for at in group] for group in groups.values()]
     draws = draws_for(measured.numbers(len(found)))
-    others = list(groups)[1:]
-    apart = differences(models, measured.main.rows, draws)
+    first, *others = groups
+    one_student = tuple(name for name in others if _are_one(runs, groups[first], groups[name]))
+    apart = dict(zip(others, differences(models, measured.main.rows, draws), strict=True))
+    for name in one_student:
+        apart[name] = {figure: replace(of, rounding=True) for figure, of in apart[name].items()}
     return Compared(
         task=measured.task,
         split=measured.split,
         rows=found[0].rows,
         members=len(measured.members),
         sides=tuple(_side(name, [found[at] for at in group]) for name, group in groups.items()),
-        apart=dict(zip(others, apart, strict=True)),
+        apart=apart,
         draws=draws,
         evaluations=tuple(found),
+        one_student=one_student,
     )
+
+
+def _are_one(runs: Sequence[Run], one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sides are of the same weights and calibrations, in whole precision."""
+    theirs, others = ([runs[at].whole for at in side] for side in (one, other))
+    known = [of for of in theirs if of is not None]
+    return len(known) == len(theirs) == len(others) and all(of in known for of in others)
 
 
 def _side(name: str, runs: Sequence[Evaluation]) -> Side:

@@ -9,6 +9,7 @@ from ensemble_distill.data.shifts import levels, refuse_no_shift, shifts_for
 from ensemble_distill.evaluation.choosing import choose
 from ensemble_distill.evaluation.comparable import open_for
 from ensemble_distill.evaluation.ensemble import Ensemble
+from ensemble_distill.evaluation.exported import ExportedRun
 from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.keeping import keep_or_warn
 from ensemble_distill.evaluation.measured import Measured
@@ -24,6 +25,8 @@ from ensemble_distill.runs.exports import exports_of, stale
 from ensemble_distill.runs.folder import generation_name
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
+
+TORCH = "torch"
 
 
 def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: bool) -> tuple[Evaluation, ...]:
@@ -52,12 +55,19 @@ def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluat
     _tell_stale(runs, given.progress)
     for index, (run, evaluation) in enumerate(zip(runs, found, strict=True)):
         if not run.keeps:
-            given.progress.note(
-                f"{run.folder} is asked and timed through onnxruntime, all else by torch; its figures are not kept."
-            )
+            given.progress.note(_told_of_file(run))
         else:
             keep_or_warn(run.folder, {STUDENT: (index, run)}, measured, evaluation, given.progress)
     return found
+
+
+def _told_of_file(run: Run) -> str:
+    if isinstance(run, ExportedRun) and run.served.runtime != TORCH:
+        return (
+            f"{run.folder} is asked and timed through {run.served.runtime}, all else by torch; its figures are not "
+            "kept."
+        )
+    return f"{run.folder} is a file, and no run: its figures are not kept."
 
 
 def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) -> Evaluation:
@@ -85,7 +95,7 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
 def _tell_stale(runs: Sequence[Run], progress: Progress) -> None:
     """Warn of exported files of which the figures are not, since their runs were calibrated after they were made."""
     for run in runs:
-        for export in exports_of(run.folder):
+        for export in exports_of(run.folder) if run.keeps else [run.folder]:
             if (told := stale(export)) is not None:
                 progress.warn(told)
 

@@ -1,15 +1,15 @@
-"""An exported ONNX file in the place of a run: what is evaluated is what the file itself says, through onnxruntime."""
+"""An exported file in the place of a run: what is evaluated is what the file itself says, by whatever runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.cost import Elsewhere
@@ -19,35 +19,42 @@ from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.config import Provenance, StudentConfig
+from ensemble_distill.runs.exported_files import located
 from ensemble_distill.runs.exports import refuse_stale
 from ensemble_distill.runs.finding import find, find_runs
 from ensemble_distill.runs.folder import export_again, run_of
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import NOTHING, Trust
-from ensemble_distill.serving.served import Served
+from ensemble_distill.serving.by_torch import ByTorch
+from ensemble_distill.serving.exported_file import ExportedFile
+from ensemble_distill.serving.kinds import open_file
 from ensemble_distill.students.architecture import Architecture, shares_of
+from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
 
-SUFFIX = ".onnx"
 APART = 10.0  # times what two runtimes may differ by: the file's pooling, and ours of its heads
+WHOLE = "float32"
+
+Said = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
+Tell = Callable[[str], None]
 
 
-class GraphStudent(Elsewhere):
-    """x (B, ...) to the numbers of each head, (B, H, *L, W), in the members' unit, as a student of torch says them.
+class Emitting:
+    """What a file emits of rows, by name, as the numbers of each head, (B, H, *L, W), in the members' unit, as students
+    of torch say them.
 
     Args:
-        served: the file.
+        file: whose card says how the heads pool.
         family: what those numbers mean.
     """
 
-    def __init__(self, served: Served, family: Family) -> None:
-        super().__init__()
-        self.served, self.family = served, family
-        self._weights = shares_of(served.card.weights)
+    def __init__(self, file: ExportedFile, family: Family) -> None:
+        self.file, self.family = file, family
+        self._weights = shares_of(file.card.weights)
         self._compared = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        outputs = {name: torch.from_numpy(values) for name, values in self.served.run(x.cpu().numpy()).items()}
+    def raw(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Raises EdistillError where the heads together are not what the file says is their prediction."""
         raw = self.family.from_emitted(outputs)
         if not self._compared:
             self._refuse_other_pooling(raw, outputs)
@@ -56,52 +63,69 @@ class GraphStudent(Elsewhere):
 
     def predictive(self, raw: Tensor) -> Predictive:
         """What such numbers mean."""
-        return self.family.predictive(raw, self._weights, self.served.card.average)
+        return self.family.predictive(raw, self._weights, self.file.card.average)
 
-    def _refuse_other_pooling(self, raw: Tensor, outputs: dict[str, Tensor]) -> None:
-        """Raise EdistillError where the heads together are not what the file says is their prediction."""
-        ours = {name: values.numpy() for name, values in named_outputs(self.predictive(raw)).items()}
-        task = self.served.card.task
+    def _refuse_other_pooling(self, raw: Tensor, outputs: Mapping[str, Tensor]) -> None:
+        ours = {name: values.cpu().numpy() for name, values in named_outputs(self.predictive(raw)).items()}
+        task = self.file.card.task
         for name in task.served(0):
-            apart = np.abs(ours[name] - outputs[name].numpy())
+            apart = np.abs(ours[name] - outputs[name].cpu().numpy())
             if not (apart <= APART * task.tolerance(name, ours)).all():
                 raise EdistillError(
-                    f"{self.served.path} says {name} that its heads do not make together, by {apart.max():.2e}: it was "
-                    f"changed, or does not say how they pool. Export the run again: {export_again(self.served.path)}."
+                    f"{self.file.path} says {name} that its heads do not make together, by {apart.max():.2e}: it was "
+                    f"changed, or does not say how they pool. Export the run again: {export_again(self.file.path)}."
                 )
+
+
+class GraphStudent(Elsewhere):
+    """x (B, ...) to the numbers of each head, of a file that another runtime runs."""
+
+    def __init__(self, served: ExportedFile, family: Family) -> None:
+        super().__init__()
+        self.served, self.emitting = served, Emitting(served, family)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.served.run(x.cpu().numpy())
+        return self.emitting.raw({name: torch.from_numpy(values) for name, values in outputs.items()})
+
+    def predictive(self, raw: Tensor) -> Predictive:
+        """What such numbers mean."""
+        return self.emitting.predictive(raw)
+
+
+class ProgramStudent(nn.Module):
+    """The same of a module of torch that emits them by name: what it holds and multiplies can be counted."""
+
+    def __init__(self, own: nn.Module, said: Said, emitting: Emitting) -> None:
+        """
+        Args:
+            said: what the module says of rows, by name.
+        """
+        super().__init__()
+        self.own, self.said, self.emitting = own, said, emitting
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.emitting.raw(self.said(self.own, x))
+
+    def predictive(self, raw: Tensor) -> Predictive:
+        """What such numbers mean."""
+        return self.emitting.predictive(raw)
 
 
 @dataclass(frozen=True)
 class ExportedRun(Run):
     """A run of which there is only an exported file; `folder` is that file. Nothing of it is kept beside."""
 
-    served: Served = field(kw_only=True)
+    served: ExportedFile = field(kw_only=True)
 
     @classmethod
     def open_file(cls, path: Path) -> ExportedRun:
         """Raises: EdistillError where the file is none of ours, or stands in a run of other weights."""
-        served = Served(path, threads=1)  # as everything is timed
+        served = open_file(path, threads=1)  # as everything is timed
         card = served.card
         refuse_stale(served.path, card.made_from)
-        family = DirichletFamily() if "concentration" in served.outputs else card.task.members_family()
-        heads = next((o.shape[1] for o in served.session.get_outputs() if o.name.startswith("head_")), 1)
-        architecture = Architecture(
-            task=card.task,
-            model=served.path.name,
-            kwargs={},
-            hidden=(),
-            heads=heads,
-            form="heads",
-            family=family,
-            kind=card.kind,
-            shape=card.shape,
-            preprocessing=card.preprocessing,
-            average=card.average,
-            weights=card.weights,
-        )
-        origin = Provenance(card.method, {}, card.members, features=card.features, columns=card.columns)
         weights = "" if card.made_from is None else card.made_from.weights
-        return cls(served.path, StudentConfig(architecture, origin), weights, served=served)
+        return cls(served.path, served.config or _config_of(served), weights, served=served)
 
     @property
     def carries(self) -> Reference | None:
@@ -120,46 +144,74 @@ class ExportedRun(Run):
     def made_from(self) -> MadeFrom:
         return self.served.card.made_from or MadeFrom("", None)
 
-    def student(  # type: ignore[override]  # it says what a Student does, and is none of torch
+    @property
+    def whole(self) -> MadeFrom | None:
+        return self.served.card.made_from if self.served.card.precision == WHOLE else None
+
+    def student(  # type: ignore[override]  # it says what a Student does, and may be none of torch
         self, body: Any = None, *, trust: Trust = NOTHING, calibrated: bool = True
-    ) -> GraphStudent:
-        """What the file says, which is calibrated already."""
-        return GraphStudent(self.served, self.architecture.family).eval()
+    ) -> Student | GraphStudent | ProgramStudent:
+        """What the file says, which is calibrated already.
+
+        Raises:
+            EdistillError: it holds weights alone, and what makes its body is not there, or may not run.
+        """
+        module, family = self.served.module(trust), self.architecture.family
+        if isinstance(module, Student):
+            return module
+        if isinstance(self.served, ByTorch):
+            return ProgramStudent(module, self.served.said, Emitting(self.served, family)).eval()
+        return GraphStudent(self.served, family).eval()
+
+
+def _config_of(file: ExportedFile) -> StudentConfig:
+    """What a student is of which only inputs and outputs are known."""
+    card = file.card
+    architecture = Architecture(
+        task=card.task,
+        model=file.path.name,
+        kwargs={},
+        hidden=(),
+        heads=file.heads,
+        form="heads",
+        family=DirichletFamily() if "concentration" in file.outputs else card.task.members_family(),
+        kind=card.kind,
+        shape=card.shape,
+        preprocessing=card.preprocessing,
+        average=card.average,
+        weights=card.weights,
+    )
+    origin = Provenance(card.method, {}, card.members, features=card.features, columns=card.columns)
+    return StudentConfig(architecture, origin)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------
 
 
-def file_of(runs: Path, name: str | None) -> Path | None:
-    """The exported file that a name is, by itself or below a folder of runs; None for what is none."""
-    if name is None or not name.lower().endswith(SUFFIX):
-        return None
-    return next((path for path in (Path(name), runs / name) if path.is_file()), Path(name))
-
-
-def find_evaluated(runs: Path, name: str | None) -> Run | Chain:
-    """A run, a chain, or an exported file; see `find`."""
-    file = file_of(runs, name)
+def find_evaluated(runs: Path, name: str | None, tell: Tell) -> Run | Chain:
+    """A run, a chain, or an exported file; see `find` and `located`."""
+    file = None if name is None else located(runs, name, tell)
     return find(runs, name) if file is None else ExportedRun.open_file(file)
 
 
-def evaluated_runs(runs: Path, names: Sequence[str]) -> list[Run]:
-    """Runs and exported files that are to stand side by side; see `find_runs`."""
-    files = [file_of(runs, name) for name in names]
+def evaluated_runs(runs: Path, names: Sequence[str], tell: Tell) -> list[Run]:
+    """Runs and exported files that are to stand side by side; see `find_runs` and `located`."""
+    files = [located(runs, name, tell) for name in names]
     return [
         find_runs(runs, [name])[0] if file is None else ExportedRun.open_file(file)
         for name, file in zip(names, files, strict=True)
     ]
 
 
-def with_their_runs(runs: Path, names: Sequence[str]) -> list[str]:
-    """Names, and before each exported file the run that it stands in, once."""
+def with_their_runs(runs: Path, names: Sequence[str], tell: Tell) -> list[str]:
+    """Names, of a folder of exported files the one that stands for it, and before each of them the run that it stands
+    in, once."""
     found: list[str] = []
     for name in names:
-        file = file_of(runs, name)
+        file = located(runs, name, tell)
         own = None if file is None else run_of(file)
         there = {Path(other).resolve() for other in found} | {(runs / other).resolve() for other in (*found, *names)}
         if own is not None and own.resolve() not in there:
             found.append(str(own))
-        found.append(name)
+        found.append(name if file is None else str(file))
     return found

@@ -30,16 +30,19 @@ class Difference:
     Attributes:
         value: the other's less the first's, on the rows as they are.
         low, high: where 95 % of the draws have it.
+        rounding: whether the two are one student, so that whatever differs is rounding. It may be the same on every
+            draw, and says nothing.
     """
 
     value: float
     low: float
     high: float
+    rounding: bool = False
 
     @property
     def clear(self) -> bool:
         """Whether the rows tell the two apart: 0 lies outside."""
-        return not self.low <= 0 <= self.high
+        return not self.rounding and not self.low <= 0 <= self.high
 
     def to_json(self) -> dict[str, float | bool]:
         return {"difference": self.value, "low": self.low, "high": self.high, "clear": self.clear}

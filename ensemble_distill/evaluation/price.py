@@ -23,6 +23,7 @@ from ensemble_distill.evaluation.rows import Answers, concatenate, prediction_ro
 from ensemble_distill.evaluation.tables import Table
 from ensemble_distill.runtime.numbers import number
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.serving.served import Served
 from ensemble_distill.tasks.figures import Figures
 
 SPLIT = "validation"
@@ -126,6 +127,7 @@ class _Graph(Elsewhere):
 
     def __init__(self, file: ExportedRun, x: torch.Tensor) -> None:
         super().__init__()
+        assert isinstance(file.served, Served)
         self.session, self.given = file.served.session, file.served.given(x.numpy())
 
     def forward(self, x: torch.Tensor) -> Any:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ensemble_distill import __version__
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.exporting.streams import State, Stream, state_names, state_of
 from ensemble_distill.exporting.tracing import CONSTANT, Named, UntraceableError, graph_of, graph_of_fields, reason_of
@@ -27,8 +26,10 @@ from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
 from ensemble_distill.serving.card import Card
+from ensemble_distill.serving.card_of import card_of
 from ensemble_distill.serving.ends import input_name
-from ensemble_distill.serving.served import Outputs, Served
+from ensemble_distill.serving.exported_file import Outputs
+from ensemble_distill.serving.served import Served
 from ensemble_distill.students.fields import nothing
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
@@ -125,26 +126,6 @@ def export_onnx(
         )
     write_verified(path, model, card, Wanted(x, wanted, card.task.tolerance, f"{INSTEAD}, and report the body."))
     return path
-
-
-def card_of(config: StudentConfig, made_from: MadeFrom | None, reference: Reference | None = None) -> Card:
-    """What an exported student says of itself."""
-    what, origin = config.architecture, config.provenance
-    return Card(
-        task=what.task,
-        method=origin.method,
-        version=__version__,
-        kind=what.kind,
-        shape=what.shape,
-        preprocessing=what.preprocessing,
-        members=origin.members,
-        made_from=made_from,
-        features=origin.features,
-        columns=origin.columns,
-        reference=reference,
-        average=what.average,
-        weights=what.weights,
-    )
 
 
 # --- what exports of students and of the members themselves share -----------------------------------------------

@@ -13,33 +13,43 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.exporting.onnx import Predictions, card_of
+from ensemble_distill.exporting.onnx import Predictions
 from ensemble_distill.exporting.tracing import reason_of
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.config import StudentConfig
-from ensemble_distill.runs.exports import PROGRAM_CARD
+from ensemble_distill.runs.exports import PROGRAM_CARD, PROGRAM_OUTPUTS
 from ensemble_distill.runtime.files import write_whole
+from ensemble_distill.serving.card_of import card_of
 from ensemble_distill.students.fields import nothing
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.reference import Reference
 
 NOTES = ("stack_trace", "source_fn_stack", "from_node", "custom")  # which say where on this machine code stands
 
 
-def export_program(student: Student, config: StudentConfig, x: Tensor, path: Path, made_from: MadeFrom | None) -> Path:
+def export_program(
+    student: Student,
+    config: StudentConfig,
+    x: Tensor,
+    path: Path,
+    made_from: MadeFrom | None,
+    reference: Reference | None = None,
+) -> Path:
     """Write `path`, with what ONNX files say of themselves in its extra file `edistill.json`, and load it back.
 
     Args:
         student: in eval mode, on the CPU.
         x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
         made_from: the run that the student is of, which the file then names.
+        reference: what the student says of calibration rows; None where there are none.
 
     Raises:
         EdistillError: torch cannot export the body, or what was read back says something else.
     """
-    card = card_of(config, made_from)
+    card = card_of(config, made_from, reference)
     example = nothing(2, card.shape, card.ids)
     module = Predictions(student, example).eval()
-    said = {**card.to_metadata(), "outputs": json.dumps(module.names)}
+    said = {**card.to_metadata(), PROGRAM_OUTPUTS: json.dumps(module.names)}
     content = io.BytesIO()
     try:
         program = _quietly(_exported, module, example)

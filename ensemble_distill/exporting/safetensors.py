@@ -10,18 +10,27 @@ from safetensors.torch import load_file, save
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.exports import REFERENCE, STUDENT
 from ensemble_distill.runs.folder import CONFIG, MADE_FROM
 from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.jsons import line_of_json
 from ensemble_distill.runtime.seals import seal_safetensors, sealed_metadata
 from ensemble_distill.students.student import Student
+from ensemble_distill.tasks.reference import Reference
 
 
-def export_safetensors(student: Student, config: StudentConfig, path: Path, made_from: MadeFrom | None = None) -> Path:
+def export_safetensors(
+    student: Student,
+    config: StudentConfig,
+    path: Path,
+    made_from: MadeFrom | None = None,
+    reference: Reference | None = None,
+) -> Path:
     """Write `path`, with the config in its metadata and as `config.json` beside it, and load it back.
 
     Args:
         made_from: the run that the student is of, which the file then names.
+        reference: what the student says of calibration rows; None where there are none.
 
     Raises:
         EdistillError: a weight is not finite, or what was read back is not what was written.
@@ -36,7 +45,9 @@ def export_safetensors(student: Student, config: StudentConfig, path: Path, made
         if back.keys() != tensors.keys() or any(not torch.equal(back[name], t) for name, t in tensors.items()):
             raise EdistillError(f"{path} does not read back as it was written, so it stays as it was. Check the disk.")
 
-    said = {"edistill": line_of_json(record), **sealed_metadata()}
+    said = {STUDENT: line_of_json(record), **sealed_metadata()}
+    if reference is not None:
+        said[REFERENCE] = line_of_json(reference.to_json())
     if made_from is not None:
         said[MADE_FROM] = line_of_json(made_from.to_json())
     write_whole(path, seal_safetensors(save(tensors, metadata=said)), check=refuse_other)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.inspecting.listed import listed
+from ensemble_distill.runs.exported_files import taken
 from ensemble_distill.runs.exports import made_from, stale
 from ensemble_distill.runs.folder import (
     ARGS,
@@ -55,7 +56,8 @@ def _folder(path: Path, named: str, run: Path) -> Told | None:
     what = FOLDERS.get(named.split("/", maxsplit=1)[0])
     if what is None:
         return None
-    told = {"what": f"{what} of {run}", **listed(path), "next": f"edistill inspect {run}"}
+    of = taken(path, lambda told: None) if named == EXPORTS else None
+    told = {"what": f"{what} of {run}", **listed(path), "next": f"edistill inspect {of or run}"}
     return told if named != f"{EXPORTS}/{MERGED}" else {**told, **_merged(path, told["facts"], run)}
 
 

@@ -28,9 +28,12 @@ from ensemble_distill.runs.folder import (
 from ensemble_distill.runtime.files import read_whole, sha256_file
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata, read_safetensors_metadata
+from ensemble_distill.tasks.reference import Reference
 
 LARGEST = 2**31 - 1  # bytes of an ONNX file, which is one protobuf message
 PROGRAM_CARD = "edistill.json"  # an extra file in a program, with what ONNX files have in their metadata
+PROGRAM_OUTPUTS = "outputs"  # in that: their names, in the program's order
+STUDENT, REFERENCE = "edistill", "reference"  # in the metadata of safetensors: its config, and calibration rows
 WEIGHTS_SHA = "weights_sha256"  # in the config of a folder that timm loads
 ONNX_PREFIX = "edistill."  # of our metadata in an ONNX file
 
@@ -41,6 +44,10 @@ def latest_export(runs: Path) -> Path:
     if not exports:
         raise EdistillError(f"{runs} holds no exported student. Run edistill export --onnx, or pass --model FILE.")
     return exports[-1]
+
+
+class ForeignError(ValueError):
+    """A file that edistill did not write."""
 
 
 # --- of which student -------------------------------------------------------------------------------------------
@@ -85,7 +92,8 @@ def program_metadata(export: Path) -> dict[str, str]:
     """What an exported program says of itself, found without torch.
 
     Raises:
-        ValueError: it is damaged, or none of ours.
+        ForeignError: it is none of ours.
+        ValueError: it is damaged.
     """
     try:
         with ZipFile(export) as archive:
@@ -95,7 +103,7 @@ def program_metadata(export: Path) -> dict[str, str]:
                 raise ValueError(f"its {bad} is not what was written")
             name = next((one for one in archive.namelist() if one.endswith(f"/{PROGRAM_CARD}")), None)
             if name is None:
-                raise ValueError(f"it has no {PROGRAM_CARD}")
+                raise ForeignError(f"it has no {PROGRAM_CARD}")
             said = parse_json(archive.read(name))
     except (BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"it is no archive: {error}") from None
@@ -108,6 +116,7 @@ def about_program(export: Path) -> dict[str, Any] | None:
     """What `inspect` tells of an exported program; None for one of others."""
     try:
         said = {name.removeprefix(ONNX_PREFIX): parse_json(text) for name, text in program_metadata(export).items()}
+        said |= _told_reference(said.pop(REFERENCE, None))
     except ValueError as error:
         if run_of(export) is not None:
             raise damaged_export(export, error) from None
@@ -214,7 +223,7 @@ def about_weights(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     try:
-        if "edistill" not in read_safetensors_metadata(path):
+        if STUDENT not in read_safetensors_metadata(path):
             return None
     except ValueError as error:
         if run_of(path) is not None:
@@ -223,14 +232,21 @@ def about_weights(path: Path) -> dict[str, Any] | None:
     try:
         content = read_whole(path)
         metadata = checked_metadata(content)
-        config = parse_json(metadata["edistill"])
+        config = parse_json(metadata[STUDENT])
         made_from = parse_json(metadata.get(MADE_FROM, "null"))
+        known = _told_reference(parse_json(metadata.get(REFERENCE, "null")))
         if not isinstance(config, dict):
             raise ValueError("its config is no table")
     except ValueError as error:
         raise damaged_export(path, error) from None
     told = {} if made_from is None else {MADE_FROM: made_from}
-    return {"kind": "safetensors", **config, **told, **about_stale(path), "bytes": len(content)}
+    return {"kind": "safetensors", **config, **known, **told, **about_stale(path), "bytes": len(content)}
+
+
+def _told_reference(record: Any) -> dict[str, Any]:
+    """What is told of calibration rows that a file holds, "reference"; empty for none. Raises ValueError for what was
+    never written."""
+    return {} if record is None else {REFERENCE: Reference.from_json(record).told()}
 
 
 def about_stale(export: Path) -> dict[str, str]:

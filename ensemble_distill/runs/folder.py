@@ -99,7 +99,8 @@ def export_again(export: Path) -> str:
     if is_ensemble_export(export):
         return f"edistill export --ensemble {FORMATS[ONNX]}"
     run = f"{export.parent.parent} " if export.parent.name == EXPORTS else ""
-    return f"edistill export {run}{FORMATS.get(export.name, FORMATS[ONNX])}"
+    of_kind = {Path(name).suffix: flag for name, flag in FORMATS.items() if name in (SAFETENSORS, PROGRAM)}
+    return f"edistill export {run}{FORMATS.get(export.name, of_kind.get(export.suffix, FORMATS[ONNX]))}"
 
 
 def ensemble_folder(runs: Path) -> Path:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from safetensors.torch import save
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, MadeFrom
 from ensemble_distill.runs.calibration import parse_calibration, write_calibration
 from ensemble_distill.runs.config import Provenance, StudentConfig
 from ensemble_distill.runs.folder import ARGS, CALIBRATION, CONFIG, WEIGHTS, content_of, train_again
+from ensemble_distill.runs.rebuilding import rebuilt
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.factories import load_factory, portable
 from ensemble_distill.runtime.files import remove_file, sha256_file, write_whole
@@ -115,6 +114,11 @@ class Run:
         """What is made of the run as it is says that it is of this. Raises EdistillError as `calibration` does."""
         return MadeFrom(self.weights, self.calibration)
 
+    @property
+    def whole(self) -> MadeFrom | None:
+        """The student that it is but for rounding; None where it is of less precision, or does not say of which."""
+        return self.made_from
+
     def refuse_other_weights(self) -> None:
         """Raise EdistillError when the folder no longer holds the weights that were opened.
 
@@ -172,22 +176,11 @@ class Run:
         content = content_of(weights) or b""
         if (now := _sha256(content)) != self.weights:
             raise self._replaced(now)
-        try:
-            saved = load(content)
-            self.architecture.refuse_larger_than(sum(tensor.numel() for tensor in saved.values()))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise _damaged(weights, error) from None
-        student = self.architecture.build(body)
-        unlike = misfit(saved, student.state_dict())
-        if unlike is not None:
-            raise EdistillError(
-                f"{weights} does not fit the body {self.body_named} with {dict(self.architecture.kwargs)}: "
-                f"{unlike}. Put back the body it was trained with, or pass it: "
-                f"load_student({str(self.folder)!r}, body=...)."
-            )
-        student.load_state_dict(saved)
+        otherwise = f"Put back the body it was trained with, or pass it: load_student({str(self.folder)!r}, body=...)."
+        damaged = partial(_damaged, weights)
+        student = rebuilt(self.architecture, content, weights, body, self.body_named, damaged, otherwise)
         student.calibration = calibration
-        return student.eval()
+        return student
 
     @property
     def body_named(self) -> str:
@@ -240,18 +233,6 @@ def _sha256(*content: bytes | memoryview) -> str:
     for part in content:
         sha.update(part)
     return sha.hexdigest()
-
-
-def misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that is not the same on both sides, and how many more; None where all are."""
-    shapes, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (saved, wanted))
-    names = [name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name)]
-    names = list(dict.fromkeys(names))
-    if not names:
-        return None
-    first, more = names[0], len(names) - 1
-    told = f"{first} is {shapes.get(first, 'absent')} in the file and {expected.get(first, 'absent')} in the student"
-    return told + (f", and {more} more differ" if more else "")
 
 
 def load_student(run: str | Path, body: BodyFactory | None = None, *, trust: bool = False) -> Student:

@@ -18,7 +18,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.jsons import json_text, line_of_json
 from ensemble_distill.runtime.names import encodable, harmless_cell
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.serving.served import Outputs, Served
+from ensemble_distill.serving.exported_file import ExportedFile, Outputs
 from ensemble_distill.serving.wishes import Settled
 from ensemble_distill.tasks import Task, open_task, task_names
 from ensemble_distill.tasks.figures import UNCERTAINTIES
@@ -31,12 +31,16 @@ MARK = "edistill"  # a key of a Parquet file's metadata, by which an earlier res
 
 
 def records(
-    served: Served, source: Source, wishes: Settled, batch_size: int | None = None, progress: Progress | None = None
+    served: ExportedFile,
+    source: Source,
+    wishes: Settled,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Record]:
     """For each row: its name, what the task predicts of it, and the uncertainties that the student has.
 
     Args:
-        batch_size: see `Served.predict`.
+        batch_size: see `ExportedFile.predict`.
         progress: is told how far it is, where that takes more than a batch.
 
     Raises:

@@ -1,13 +1,9 @@
-"""Running an exported ONNX student on inputs, without torch.
-
-Everything needed is in the file: how pixels become its input, the class names, and what its outputs are.
-"""
+"""An exported ONNX student, run by onnxruntime and without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +12,15 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from ensemble_distill.data.columns import Columns, Declared
-from ensemble_distill.data.rendering import as_gray
-from ensemble_distill.data.rows import plain_input
-from ensemble_distill.data.several import held, of_pairs
-from ensemble_distill.data.source import Item, Source
-from ensemble_distill.data.vocabulary import Reading
-from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import Named, Preprocessing, Several
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
-from ensemble_distill.runs.folder import EXPORTED, ONNX, export_again
+from ensemble_distill.runs.folder import EXPORTED, export_again
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
 from ensemble_distill.serving.batching import rows_at_once
 from ensemble_distill.serving.card import Card, damaged
 from ensemble_distill.serving.ends import NEW_STATE, STATE
-from ensemble_distill.tasks.figures import UNCERTAINTIES
+from ensemble_distill.serving.exported_file import ExportedFile, Outputs
 
 SHORTEST = 2  # tokens that a graph of any length is given at least: exporters take 1 for a constant
 MASK = "attention_mask"
@@ -38,8 +28,6 @@ FLOATS, IDS, BYTES = "tensor(float)", "tensor(int64)", "tensor(uint8)"
 WHOLE = 0.02  # of 255: so far from a whole number float32 may bring a pixel and back
 SIZES = {IDS: 8, BYTES: 1}  # in bytes, of a number; all others have 4 at most
 SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
-
-Outputs = Mapping[str, NDArray[np.float32]]
 
 
 def _opened(content: bytes, path: Path) -> onnx.ModelProto:
@@ -97,8 +85,10 @@ class _End:
         return self.type == of and not isinstance(batch, int) and fits
 
 
-class Served:
-    """An exported student, ready to run."""
+class Served(ExportedFile):
+    """An exported graph, ready to run."""
+
+    runtime = "onnxruntime"
 
     def __init__(self, path: Path, *, changed: bool = False, threads: int | None = None) -> None:
         """
@@ -110,11 +100,6 @@ class Served:
         Raises:
             EdistillError: there is no such file, or it is not an ONNX file of ours.
         """
-        path = next((path / name for name in (EXPORTED, ONNX) if (path / name).is_file()), path)
-        if path.is_dir():
-            raise EdistillError(f"{path} holds no {EXPORTED}. Run edistill export --onnx, or pass --model FILE.")
-        if not path.is_file():
-            raise EdistillError(f"There is no {path}. Run edistill export --onnx, or pass --model FILE.")
         content = onnx_content(path)
         if not changed:
             refuse_damaged_onnx(path, content)
@@ -139,7 +124,15 @@ class Served:
         self._refuse_other_ends()
         self.inputs: tuple[str, ...] = tuple(i.name for i in self.session.get_inputs())
         self.input: str = self.inputs[0]
-        self.outputs: tuple[str, ...] = tuple(output.name for output in self.session.get_outputs())
+        self._outputs = tuple(output.name for output in self.session.get_outputs())
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self._outputs
+
+    @property
+    def heads(self) -> int:
+        return next((int(o.shape[1]) for o in self.session.get_outputs() if o.name.startswith("head_")), 1)
 
     def _refuse_other_ends(self) -> None:
         """Raises: EdistillError when inputs or outputs are not those of the card."""
@@ -151,10 +144,10 @@ class Served:
             self._refuse_other_inputs(inputs, outputs)
         for name in self.card.task.served(0):
             if name not in outputs:
-                raise self._other(f"it has no output {name}, and {', '.join(outputs) or 'none at all'}")
-        for name in self._ends(0).keys() & outputs.keys():
+                raise self.other(f"it has no output {name}, and {', '.join(outputs) or 'none at all'}")
+        for name in self.ends(0).keys() & outputs.keys():
             if outputs[name] != FLOATS:
-                raise self._other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
+                raise self.other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
 
     def _refuse_other_inputs(self, inputs: list[_End], outputs: Mapping[str, str]) -> None:
         """As above: one input, and of a stream its state."""
@@ -164,7 +157,7 @@ class Served:
             of, shape = BYTES, (*shape[1:], shape[0])
         if len(inputs) != 1 + len(states) or not inputs[0].takes(shape, of):
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
-            raise self._other(f"its inputs are {told}, and not one {of}, any number of {shape}")
+            raise self.other(f"its inputs are {told}, and not one {of}, any number of {shape}")
 
     def _refuse_other_fields(self, inputs: list[_End], encoding: Named) -> None:
         """As above, of a student of texts or of several arrays."""
@@ -176,7 +169,7 @@ class Served:
         if sorted(fits) != sorted(wanted) or len(inputs) > len(fits):
             told = ", ".join(f"{end.name}: {end.type} {list(end.shape)}" for end in inputs) or "none"
             asked = ", ".join(f"{name}: {of} {list(shape)}" for name, (shape, of) in wanted.items())
-            raise self._other(f"its inputs are {told}, and not any number of {asked}")
+            raise self.other(f"its inputs are {told}, and not any number of {asked}")
 
     def given(self, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Rows by the names of the graph's inputs. Where the graph takes any length, texts are padded no further than
@@ -224,32 +217,12 @@ class Served:
             and free == 1
         )
 
-    @property
-    def reading(self) -> Reading | None:
-        """How a text becomes its rows; None where those are no tokens."""
-        task = self.card.task
-        if not task.of_tokens:
-            return None
-        window = task.shape[0]
-        unit = getattr(task, "token_unit", None) or "word"
-        return Reading(unit, window, self.card.shape[0] - window, known=task.names, short=True)
-
     def begun(self, rows: int) -> dict[str, NDArray[np.float32]]:
         """The state of so many streams where they begin, by the names of the graph's inputs; none without a state."""
         return {
             i.name: np.zeros([size if isinstance(size, int) else rows for size in i.shape], np.float32)
             for i in self.session.get_inputs()[1:]
         }
-
-    def _ends(self, rows: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each output that is read."""
-        task = self.card.task
-        return {**task.served(rows), **dict.fromkeys(UNCERTAINTIES, (rows, *task.shape[:-1]))}
-
-    def _other(self, told: str) -> EdistillError:
-        return EdistillError(
-            f"{self.path} is not as edistill writes it: {told}. Export the run again: {export_again(self.path)}."
-        )
 
     def example(self) -> dict[str, NDArray[Any]]:
         """A row of nothing by the names of the graph's inputs: zeros, and ones of texts, which no mask hides, and of
@@ -264,12 +237,6 @@ class Served:
         return self.given(np.zeros((1, *self.card.shape), np.int64 if self.card.ids else np.float32))
 
     def run(self, x: NDArray[np.float32]) -> Outputs:
-        """Named outputs for preprocessed inputs (B, *shape), float32, or int64 ids; each stands by itself, and a state
-        begins anew. Of positions those that the task tells.
-
-        Raises:
-            EdistillError: the graph fails, or gives outputs of another shape than its rows and classes have.
-        """
         options = onnxruntime.RunOptions()
         options.log_severity_level = SILENT
         try:
@@ -281,11 +248,7 @@ class Served:
             raise EdistillError(
                 f"{self.path} fails on {len(x)} rows of shape {x.shape[1:]}: {first_line(error)}. {mend}"
             ) from None
-        found = self._told(found)
-        for name, shape in self._ends(len(x)).items():
-            if name in found and found[name].shape != shape:
-                raise self._other(f"of {len(x)} rows it gives {name} of shape {found[name].shape}, and not {shape}")
-        return found
+        return self.checked(self._told(found), len(x))
 
     def _told(self, found: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Of a graph with a state, which tells every position, the positions that the task tells, and no state."""
@@ -301,91 +264,7 @@ class Served:
 
     @property
     def at_once(self) -> int:
-        """Rows of a batch that memory is sure to hold."""
         ends = [
             (end.shape, SIZES.get(end.type, 4)) for end in (*self.session.get_inputs(), *self.session.get_outputs())
         ]
         return rows_at_once(ends, longest=max(self.card.shape))
-
-    def predict(self, source: Source, batch_size: int | None = None) -> Iterator[tuple[range, Outputs]]:
-        """Rows of a source and their outputs, a batch at a time.
-
-        Args:
-            batch_size: rows of a batch; None for `at_once`.
-
-        Raises:
-            EdistillError: the rows are not what the student takes.
-        """
-        if source.kind != self.card.kind:
-            encoding = self.card.encoding
-            takes: str = self.card.kind
-            if isinstance(encoding, Several):
-                takes = " and ".join(f"{part.name} ({part.kind})" for part in encoding.parts)
-            raise EdistillError(
-                f"{self.path} takes {takes}, but the input holds {held(source)}. Give rows like those it was trained "
-                "on."
-            )
-        self._refuse_single_texts(source)
-        self._refuse_other_features(getattr(source, "features", None))
-        size = batch_size or self.at_once
-        for start in range(0, len(source), size):
-            rows = range(start, min(start + size, len(source)))
-            items = [self._as_trained(source.item(row)) for row in rows]
-            x = np.stack([plain_input(item, self.card.preprocessing) for item in items])
-            if x.shape[1:] != self.card.shape:
-                raise EdistillError(
-                    f"{self.path} takes inputs of shape {self.card.shape}, but {source.name(start)} is {x.shape[1:]}. "
-                    "Give rows like those it was trained on."
-                )
-            yield rows, self.run(x)
-
-    def columns(self, declared: Declared | None) -> Declared | None:
-        """Which columns of a table it takes: those that it was trained on, and of a file that does not say them those
-        that are declared.
-
-        Raises:
-            EdistillError: others are declared.
-        """
-        trained = self.card.columns
-        if trained is None:
-            return declared
-        if declared is not None and (given := Columns.of(declared).asked) != trained:
-            self._refuse_other_features(given.features)
-            raise EdistillError(
-                f"{self.path} was trained on {trained.told}, and data.columns says {given.told}. Set it as it was."
-            )
-        return Columns.trained(trained, str(self.path))
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The arrays of a row that it takes, as the data calls them; none where a row is one."""
-        encoding = self.card.encoding
-        return tuple(part.name for part in encoding.parts) if isinstance(encoding, Several) else ()
-
-    def _refuse_single_texts(self, source: Source) -> None:
-        """Refuse lines, a text each, where the student was trained on pairs."""
-        trained = self.card.columns
-        if trained is not None and len(trained.texts) == 2 and not of_pairs(source):
-            raise EdistillError(
-                f"{self.path} takes pairs of texts, and the input holds a text a row. Give a table with the columns "
-                f"{' and '.join(trained.texts)}."
-            )
-
-    def _refuse_other_features(self, given: tuple[str, ...] | None) -> None:
-        """Refuse a table of other columns, or in another order, than the student was trained on."""
-        trained = self.card.features
-        if trained is None or given is None or given == trained:
-            return
-        pairs = list(zip_longest(trained, given))
-        at = next(place for place, (one, other) in enumerate(pairs) if one != other)
-        raise EdistillError(
-            f"{self.path} was trained on {first_few(trained, 8)}, and the table gives {first_few(given, 8)}: number "
-            f"{at} of a row is {pairs[at][0] or 'none'} there, and {pairs[at][1] or 'none'} here. Set data.columns as "
-            "it was in the training."
-        )
-
-    def _as_trained(self, item: Item) -> Item:
-        """Image files decode to color; a student of gray arrays sees them in gray."""
-        if item.kind == "pixels" and self.card.shape[0] == 1:
-            return replace(item, x=as_gray(item.x))
-        return item

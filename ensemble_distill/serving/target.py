@@ -10,7 +10,7 @@ from pathlib import Path
 from ensemble_distill.data.image_folder import is_image
 from ensemble_distill.data.walk import files_below, place
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.folder import EXPORTED
+from ensemble_distill.runs.folder import EXPORTS
 from ensemble_distill.runtime.files import is_stream, real
 from ensemble_distill.serving.predictions import MARK, PARQUET
 from ensemble_distill.serving.wishes import COLUMNS
@@ -45,7 +45,8 @@ def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: boo
 
 def _read_files(model: Path, inputs: Sequence[str]) -> Iterator[Path]:
     """The files that exist of those that a prediction reads."""
-    for path in (model, model / EXPORTED, *(Path(name.rpartition(":")[0]) for name in inputs)):
+    exported = [file for place in (model, model / EXPORTS) if place.is_dir() for file in place.iterdir()]
+    for path in (model, *exported, *(Path(name.rpartition(":")[0]) for name in inputs)):
         if path.is_file():
             yield path
     for path in map(Path, inputs):

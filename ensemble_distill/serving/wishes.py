@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.folder import export_again
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.serving.served import Served
+from ensemble_distill.serving.exported_file import ExportedFile
 from ensemble_distill.tasks.conformal import Intervals, Sets
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 from ensemble_distill.tasks.reference import Reference, fewest_for
@@ -85,7 +85,7 @@ class Settled:
     thresholds: NDArray[Any] | None
 
 
-def settled(wishes: Wishes, served: Served, progress: Progress) -> Settled:
+def settled(wishes: Wishes, served: ExportedFile, progress: Progress) -> Settled:
     """What is wished, by what a file says of its calibration rows.
 
     Raises:
@@ -110,7 +110,7 @@ def settled(wishes: Wishes, served: Served, progress: Progress) -> Settled:
     return Settled(wishes.heads, by, above, thresholds)
 
 
-def _thresholds(served: Served, alpha: float, progress: Progress) -> NDArray[Any]:
+def _thresholds(served: ExportedFile, alpha: float, progress: Progress) -> NDArray[Any]:
     task = served.card.task
     if task.conformal is None:
         raise EdistillError(
@@ -133,7 +133,7 @@ def _thresholds(served: Served, alpha: float, progress: Progress) -> NDArray[Any
     return found
 
 
-def _reference(served: Served, wished: str) -> Reference:
+def _reference(served: ExportedFile, wished: str) -> Reference:
     """Raise EdistillError where the file says nothing of calibration rows."""
     reference = served.card.reference
     if reference is None:
@@ -144,7 +144,7 @@ def _reference(served: Served, wished: str) -> Reference:
     return reference
 
 
-def _refuse_heads(wishes: Wishes, served: Served) -> None:
+def _refuse_heads(wishes: Wishes, served: ExportedFile) -> None:
     if wishes.heads and not {"head_logits", "head_means"} & set(served.outputs):
         raise EdistillError(
             f"{served.path} has one head ({served.card.method}), and --heads asks for each. Leave it out, or export a "
@@ -152,7 +152,7 @@ def _refuse_heads(wishes: Wishes, served: Served) -> None:
         )
 
 
-def _refuse_uncertainty(by: str, shown: Sequence[str], served: Served) -> None:
+def _refuse_uncertainty(by: str, shown: Sequence[str], served: ExportedFile) -> None:
     if by not in shown:
         raise EdistillError(
             f"--abstain-by is {by}, and {served.path} has {' and '.join(shown)}: a single head has no model "

@@ -11,7 +11,7 @@ import torch
 
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.methods.method import Stage
-from ensemble_distill.runs.run import misfit
+from ensemble_distill.runs.rebuilding import misfit
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.keys import uniforms
 from ensemble_distill.students.student import Student

@@ -34,7 +34,8 @@ def evaluate(
     sub-ensembles are chosen on the validation rows; without labels there, they are None.
 
     Args:
-        run: a run's or a chain's folder or name, or an exported .onnx; the latest run by default.
+        run: a run's or a chain's folder or name, or an exported file, .onnx, .pt2 or .safetensors, or a folder of such;
+            the latest run by default.
         split: test by default, or validation where there is no test.
         shifts: evaluate every shift of the split too, in five severities, for which the teachers themselves are asked.
         report: a page to write of a run, .html; what its figures draw is written beside it, .json.
@@ -53,11 +54,12 @@ def evaluate(
     """
     if report is not None:
         refuse_report(Path(report))
-    found = find_evaluated(Path(settings.output.runs), run)
+    progress = progress or Silent()
+    found = find_evaluated(Path(settings.output.runs), run, progress.note)
     if report is not None and isinstance(found, Chain):
         refuse_report_of_chain(found)
     first = found.runs[0] if isinstance(found, Chain) else found
-    given = open_for_evaluation(Workspace(settings, progress or Silent(), trust), first, must_ask=shifts)
+    given = open_for_evaluation(Workspace(settings, progress, trust), first, must_ask=shifts)
     if isinstance(found, Chain):
         return evaluate_chain(given, found, split, shifts)
     measured = measure(given, [found], {}, split, shifts)
@@ -81,12 +83,13 @@ def evaluate_together(
     The members are read or asked once for all runs. What is found of each run is kept as `evaluate` keeps it.
 
     Args:
-        runs: folders or names, or exported .onnx files; see `with_their_runs`.
+        runs: folders or names, or exported files; see `with_their_runs`.
 
     Raises:
         EdistillError: as for `evaluate`; or a run is given twice, or they differ in task, members or training data.
     """
-    found = evaluated_runs(Path(settings.output.runs), runs)
+    progress = progress or Silent()
+    found = evaluated_runs(Path(settings.output.runs), runs, progress.note)
     refuse_unlike(found)
-    given = open_for_evaluation(Workspace(settings, progress or Silent(), trust), found[0], must_ask=shifts)
+    given = open_for_evaluation(Workspace(settings, progress, trust), found[0], must_ask=shifts)
     return Comparison(evaluate_runs(given, found, split, shifts))

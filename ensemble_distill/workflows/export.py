@@ -120,29 +120,29 @@ def export(
 def _written(workspace: Workspace, run: Run, asked: Formats) -> Exported:
     """The files that were asked for, without the card."""
     student, folder = run.student(trust=workspace.trusted), run.folder / EXPORTS
-    prices, lost = list[Price](), dict[str, Figures]()
-    files = [_graph(workspace, run, student, folder / ONNX, asked.versions)] if asked.graphs else []
+    prices, lost, files = list[Price](), dict[str, Figures](), list[Path]()
+    known = None
+    if asked.graphs or asked.program:
+        x = _real_rows(workspace, run)
+        refuse_dependent(student, x, str(run.folder))
+    if asked.graphs or asked.program or asked.safetensors:
+        known = _reference(workspace, run, student)
+    if asked.graphs:
+        of = (run.made_from, workspace.progress, known, asked.versions)
+        files.append(export_onnx(student, run.config, x, folder / ONNX, *of))
     if asked.smaller:
-        smaller, prices = export_smaller(workspace, run, files[0], asked, _real_rows(workspace, run))
+        smaller, prices = export_smaller(workspace, run, files[0], asked, x)
         files += smaller
     if asked.uint8_input:
-        files.append(export_pixels(files[0], _real_rows(workspace, run)))
+        files.append(export_pixels(files[0], x))
     if asked.safetensors:
-        files.append(export_safetensors(student, run.config, folder / SAFETENSORS, run.made_from))
+        files.append(export_safetensors(student, run.config, folder / SAFETENSORS, run.made_from, known))
     if asked.program:
-        x = _real_rows(workspace, run)
-        files.append(export_program(student, run.config, x, folder / PROGRAM, run.made_from))
+        files.append(export_program(student, run.config, x, folder / PROGRAM, run.made_from, known))
     if asked.merge_heads:
         merged, lost = export_merged(workspace, run, student, _real_rows(workspace, run))
         files.append(merged)
     return Exported(tuple(files), prices=tuple(prices), merged=lost)
-
-
-def _graph(workspace: Workspace, run: Run, student: Student, path: Path, versions: Versions) -> Path:
-    x = _real_rows(workspace, run)
-    refuse_dependent(student, x, str(run.folder))
-    known = _reference(workspace, run, student)
-    return export_onnx(student, run.config, x, path, run.made_from, workspace.progress, known, versions)
 
 
 def _reference(workspace: Workspace, run: Run, student: Student) -> Reference | None:

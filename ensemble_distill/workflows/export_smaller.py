@@ -100,4 +100,5 @@ def _calibration_rows(workspace: Workspace, whole: ExportedRun) -> list[Rows]:
     x = plain_inputs(source, spread(len(source), ROWS), student.preprocessing)
     if x.shape[1:] != student.shape:
         raise EdistillError(f"{whole.folder} takes inputs of {student.shape}, and data.train gives {x.shape[1:]}.")
+    assert isinstance(whole.served, Served)
     return [whole.served.given(x[at : at + BATCH]) for at in range(0, len(x), BATCH)]

@@ -1,4 +1,4 @@
-"""`edistill predict`: an exported ONNX student on images, a folder or arrays, without torch."""
+"""`edistill predict`: an exported student on images, a folder or arrays; an ONNX file without torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 
 from ensemble_distill.data import open_inputs
 from ensemble_distill.data.columns import Declared
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.exported_files import export_at, is_exported_name
 from ensemble_distill.runs.exports import calibrated_since, latest_export, refuse_stale
+from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.files import write_output
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.serving.batching import refuse_batch_size
+from ensemble_distill.serving.kinds import open_file
 from ensemble_distill.serving.predictions import (
     Record,
     Style,
@@ -21,7 +25,6 @@ from ensemble_distill.serving.predictions import (
     refuse_parquet,
     style_of,
 )
-from ensemble_distill.serving.served import Served
 from ensemble_distill.serving.target import refuse_target
 from ensemble_distill.serving.wishes import Wishes, settled
 
@@ -63,11 +66,13 @@ def predict(
     overwrite: bool = False,
     changed: bool = False,
     columns: Declared | None = None,
+    trust: Trust = NOTHING,
 ) -> Predictions:
     """Ask an exported student about rows.
 
     Args:
-        model: a file that `edistill export --onnx` wrote; None for the newest in `runs`.
+        model: a file that `edistill export` wrote, `.onnx`, `.pt2` or `.safetensors`, or the folder it is in; None for
+            the newest `model.onnx` in `runs`.
         inputs: image files, one folder, one `.npz` or one table; a single one need not be in a list.
         progress: is told how far it is, what of the inputs was passed over, and when the run was calibrated since the
             export.
@@ -84,7 +89,8 @@ def predict(
         overwrite: replace a file that no earlier call wrote.
         columns: of a table, what its columns are: the `data.columns` of the settings. A model that says what it was
             trained on needs none; where it was found in `runs` they are to agree.
-        changed: the user changed the model since it was exported; see `Served`.
+        changed: the user changed the ONNX file since it was exported; see `Served`.
+        trust: whose code may make the body of a `.safetensors` that is none of timm's.
 
     Raises:
         EdistillError: the model or the inputs cannot be read, or do not fit each other; the model stands in a run whose
@@ -92,16 +98,18 @@ def predict(
             written there.
     """
     progress = progress or Silent()
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    _refuse_models(inputs)
     named, model = model is not None, latest_export(Path(runs)) if model is None else Path(model)
     output = None if output is None else Path(output)
-    inputs = [inputs] if isinstance(inputs, str) else inputs
     style = style or style_of(None if output is None else output.name)
     refuse_parquet(style, output)
     refuse_batch_size(batch_size)
     wishes = Wishes(heads, abstain_above, coverage, abstain_by, alpha)
     if output is not None:
         refuse_target(output, model, inputs, overwrite)
-    served = Served(model, changed=changed)
+    model = export_at(model, progress.note)
+    served = open_file(model, trust=trust, changed=changed)
     refuse_stale(served.path, served.card.made_from)
     if (told := calibrated_since(served.path, served.card.made_from)) is not None:
         progress.warn(told)
@@ -114,3 +122,13 @@ def predict(
     if output is not None:
         write_output(output, content(found.rows, style))
     return found
+
+
+def _refuse_models(inputs: Sequence[str]) -> None:
+    """Raise EdistillError for an exported file in the place of rows."""
+    if model := next((name for name in inputs if is_exported_name(name) and Path(name).is_file()), None):
+        rows = " ".join(name for name in inputs if name != model) or "INPUTS"
+        raise EdistillError(
+            f"{model} is a student, and stands where rows are given. Name it by --model: edistill predict {rows} "
+            f"--model {model}."
+        )

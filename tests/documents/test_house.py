@@ -74,7 +74,10 @@ BEYOND: dict[str, set[str]] = {
         "predictive",  # what members pool to, where no student says it
         "settings",  # what the file is called that stands beside
     },
-    "serving": {"data"},  # rows are shown to the graph as they were to the student
+    "serving": {
+        "data",  # rows are shown to the graph as they were to the student
+        "predictive",  # what a student of torch says of rows, by name
+    },
     "workspace": {"evaluation", "logs", "methods", "training"},  # what each of them needs is opened here
     "setup": {
         "cache",  # whether one that is there fits, and how wide a record is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from tiny import refused, settings
 
-from ensemble_distill.cli.compare import show
+from ensemble_distill.cli.compare import _difference, show
 from ensemble_distill.cli.flags import Style
 from ensemble_distill.evaluation.compared import Compared
-from ensemble_distill.evaluation.paired import Figured, differences, draws_for
+from ensemble_distill.evaluation.paired import Difference, Figured, differences, draws_for
 from ensemble_distill.facts import Calibration
 from ensemble_distill.runs.calibration import write_calibration
 from ensemble_distill.runs.run import Run
@@ -26,6 +27,7 @@ from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.compare import compare
 from ensemble_distill.workflows.evaluate import evaluate
+from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
 
 RUNS = ("hydra-s0", "hydra-s1", "single")
@@ -148,6 +150,82 @@ def test_a_calibrated_run_is_no_seed_of_one_that_is_not(folder: Path) -> None:
     found = found_in(folder)
     assert [side.runs for side in found.sides] == [("hydra-s0",), ("hydra-s1",), ("single",)]
     assert found.apart["hydra-s1"]["model_uncertainty"].value != 0
+
+
+# --- exported files ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(folder: Path) -> Path:
+    """Of the first run a file of each kind, and one of less precision."""
+    export(settings(folder), "hydra-s0", safetensors=True, program=True, fp16=True, force=True, card=False)
+    return folder / "runs/hydra-s0/export"
+
+
+def test_an_exported_file_and_its_run_are_never_significantly_apart(folder: Path, files: Path) -> None:
+    names = [str(files / f"model{suffix}") for suffix in (".onnx", ".pt2", ".safetensors")]
+    for first, *others in (["hydra-s0", *names], [*names, "hydra-s0"]):
+        found = found_in(folder, first, *others)
+        assert len(found.one_student) == len(others)
+        for of in found.apart.values():
+            assert of["nll"].value == pytest.approx(0, abs=1e-5)
+            assert not any(difference.clear for difference in of.values())
+    assert found.to_json()["one_student"] == list(found.one_student)
+
+
+def test_rounding_is_no_difference_even_where_every_draw_has_it() -> None:
+    always = Difference(2e-7, 1e-7, 3e-7)
+    assert always.clear
+    assert not replace(always, rounding=True).clear
+    assert replace(always, rounding=True).to_json()["clear"] is False
+
+
+def test_figures_of_files_are_those_of_evaluate_to_the_digit(folder: Path, files: Path) -> None:
+    names = [str(files / name) for name in ("model.onnx", "model.pt2", "model.safetensors", "model-fp16.onnx")]
+    found = found_in(folder, "single", *names)
+    assert not found.one_student, "of another run's student"
+    for name, side in zip(names, found.sides[1:], strict=True):
+        alone = evaluate(settings(folder), name)
+        assert side.runs == (Path(name).name,)
+        assert side.figures["quality"] == alone.models["student"]
+        assert side.figures["fidelity"] == alone.fidelity
+        assert alone.worth is not None
+        worth = alone.worth["student"]
+        assert worth is not None
+        wanted = worth.to_figures()
+        timed = {"cost_latency"}
+        for key, value in side.figures["worth"].items():
+            assert key in timed or value == wanted[key], key
+
+
+def test_a_file_of_less_precision_is_held_to_what_the_rows_say(folder: Path, files: Path) -> None:
+    found = found_in(folder, "hydra-s0", str(files / "model-fp16.onnx"))
+    assert not found.one_student
+    assert not any(difference.rounding for difference in found.apart["model-fp16.onnx"].values())
+
+
+def test_a_file_of_another_calibration_is_another_student(folder: Path, files: Path) -> None:
+    away = shutil.copy(files / "model.onnx", folder / "away.onnx")
+    run = Run.open(folder / "runs/hydra-s0")
+    write_calibration(run.folder, Calibration(spread=2.0), run.weights)
+    found = found_in(folder, "hydra-s0", str(away))
+    assert not found.one_student
+    assert found.apart["away.onnx"]["model_uncertainty"].clear
+
+
+def test_files_and_folders_stand_for_themselves_beside_runs_of_several_seeds(folder: Path, files: Path) -> None:
+    found = found_in(folder, "hydra-s0", "hydra-s1", "hydra-s0/export")
+    assert [side.runs for side in found.sides] == [("hydra-s0", "hydra-s1"), ("model.onnx",)]
+    with refused("model.onnx", f"edistill evaluate {files / 'model.onnx'}"):
+        found_in(folder, str(files))
+    with refused("given twice"):
+        found_in(folder, str(files), str(files / "model.onnx"))
+
+
+def test_a_clear_difference_is_told_with_its_digits() -> None:
+    assert _difference(Difference(3.1e-6, 2e-6, 4.2e-6)) == "+3.1e-06 [+2.0e-06, +4.2e-06]"
+    assert _difference(Difference(3.1e-6, -2e-6, 4.2e-6)) == "+0.0000 [-0.0000, +0.0000] n.s."
+    assert _difference(Difference(-0.25, -0.5, -0.125)) == "-0.2500 [-0.5000, -0.1250]"
 
 
 def test_one_thing_is_held_against_nothing(folder: Path) -> None:

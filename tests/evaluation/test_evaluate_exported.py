@@ -12,15 +12,22 @@ import onnxruntime
 import pytest
 import torch
 from evaluate_helpers import pixels_of, untimed
+from exported_helpers import assert_every_kind_agrees
 from runs_helpers import RUN
-from tiny import contents, refused, save_data, save_member, settings
+from tiny import contents, make_folder, refused, save_data, save_member, settings
 
 from ensemble_distill.evaluation.exported import ExportedRun, GraphStudent, with_their_runs
 from ensemble_distill.predictive import family_names, open_family
 from ensemble_distill.predictive.outputs import named_outputs
+from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
+from ensemble_distill.workflows.export import export
+from ensemble_distill.workflows.train import train
 
 GRAPH = f"{RUN}/export/model.onnx"
+SUFFIXES = (".onnx", ".pt2", ".safetensors")
 
 
 def test_its_figures_are_those_of_what_it_says(runs: Path) -> None:
@@ -39,9 +46,9 @@ def test_its_figures_are_those_of_what_it_says(runs: Path) -> None:
 
 
 def test_beside_its_run_it_says_the_same(runs: Path) -> None:
-    names = with_their_runs(runs / "runs", [GRAPH])
+    names = with_their_runs(runs / "runs", [GRAPH], Silent().note)
     assert [Path(name).name for name in names] == ["hydra-s0", "model.onnx"]
-    assert with_their_runs(runs / "runs", ["hydra-s0", GRAPH]) == ["hydra-s0", GRAPH]
+    assert with_their_runs(runs / "runs", ["hydra-s0", GRAPH], Silent().note) == ["hydra-s0", GRAPH]
     run, file = (one.models["student"] for one in evaluate_together(settings(runs), names).runs)
     for figure, value in run.items():
         assert file[figure] == pytest.approx(value, abs=1e-4), figure
@@ -55,6 +62,88 @@ def test_far_from_its_run_it_needs_the_file_alone_and_nothing_is_kept(runs: Path
     found = evaluate(settings(runs), str(file))
     assert json.dumps(untimed(found.to_json(), ["run"])) == json.dumps(here)
     assert contents(runs) == before
+
+
+@pytest.fixture
+def every(runs: Path, tmp_path: Path) -> Path:
+    """A folder away from the run, with a file of each kind; the run has a program too."""
+    export(settings(runs), "hydra-s0", program=True, card=False)
+    away = tmp_path / "away"
+    away.mkdir()
+    for suffix in SUFFIXES:
+        shutil.copy(runs / f"{RUN}/export/model{suffix}", away)
+    return away
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_every_kind_is_its_run_to_rounding(runs: Path, every: Path, suffix: str) -> None:
+    run = evaluate(settings(runs), "hydra-s0")
+    before = contents(runs)
+    found = evaluate(settings(runs), str(every / f"model{suffix}"))
+    assert contents(runs) == before, "of a file nothing is kept"
+    assert found.calibrated
+    for section in ("quality", "fidelity"):
+        own, theirs = (one.models["student"] if section == "quality" else one.fidelity for one in (found, run))
+        for figure, value in theirs.items():
+            assert own[figure] == pytest.approx(value, abs=1e-4), figure
+    cost, of_run = found.cost["student"], run.cost["student"]
+    wanted = (None, None) if suffix == ".onnx" else (of_run["parameters"], of_run["macs"])
+    assert (cost["parameters"], cost["macs"]) == wanted
+    assert cost["latency_ms"] > 0
+    if suffix == ".safetensors":  # the same numbers by the same arithmetic
+        assert found.models["student"] == run.models["student"]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", ["kd", "proxy-endd", "batch-ensemble"])
+def test_files_of_every_kind_agree_whatever_trained_the_student(runs: Path, method: str) -> None:
+    train(settings(runs, {"train.method": method, "output.name": "other-method"}))
+    assert_every_kind_agrees(settings(runs), "other-method", str(runs / "data/test.npz"))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_every_kind_makes_a_report(runs: Path, every: Path, suffix: str, tmp_path: Path) -> None:
+    evaluate(settings(runs), str(every / f"model{suffix}"), report=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"model{suffix} on 10 rows of test" in page
+    assert page.count("<figure") > 3
+    json.loads((tmp_path / "report.json").read_text())
+
+
+def test_a_folder_is_its_file(runs: Path, every: Path) -> None:
+    told: list[str] = []
+    (every / "model.onnx").unlink()
+    assert with_their_runs(runs / "runs", [str(every)], told.append) == [str(every / "model.pt2")]
+    assert "model.safetensors" in told[0]
+    assert f"{every / 'model.pt2'} is taken" in told[0]
+    by_folder, by_file = (evaluate(settings(runs), str(name)) for name in (every, every / "model.pt2"))
+    assert untimed(by_folder.to_json()) == untimed(by_file.to_json())
+    names = with_their_runs(runs / "runs", ["hydra-s0/export"], told.append)
+    assert [Path(name).name for name in names] == ["hydra-s0", "model.onnx"], "beside its run"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_another_task_or_of_other_members_is_refused(
+    runs: Path, every: Path, tmp_path: Path, suffix: str
+) -> None:
+    with refused(f"model{suffix}", "classification", "multi-label"):
+        evaluate(settings(runs, {"task": "multi-label"}), str(every / f"model{suffix}"))
+    other = make_folder(tmp_path / "other", members=2)
+    cache_logits(settings(other))
+    train(settings(other))
+    with refused("hydra-s0", f"model{suffix}", "number of members is 2", "3"):
+        evaluate_together(settings(other), [str(other / RUN), str(every / f"model{suffix}")])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_is_older_than_its_run_is_told(runs: Path, every: Path, suffix: str) -> None:
+    calibrate(settings(runs), "hydra-s0", remove=True)
+    shown = Silent()
+    evaluate(settings(runs), f"{RUN}/export/model{suffix}", progress=shown)
+    assert any(f"model{suffix} is stale" in line for line in shown.warnings)
+    shutil.copy(runs / "runs/other/student.safetensors", runs / RUN)
+    with refused(f"model{suffix}", "Export again"):
+        evaluate(settings(runs), f"{RUN}/export/model{suffix}")
 
 
 def test_data_of_other_classes_are_refused(runs: Path) -> None:

@@ -26,6 +26,7 @@ from ensemble_distill import __version__, load_student
 from ensemble_distill.cli.app import app
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.seals import BLANK, ONNX_KEY, seal
+from ensemble_distill.serving.kinds import open_file
 from ensemble_distill.serving.served import Served
 from ensemble_distill.workflows.predict import predict
 
@@ -274,5 +275,5 @@ def test_a_student_runs_on_the_inputs_it_names(digits_session: Path) -> None:
         "head_logits": (2, 8, 10),
         **dict.fromkeys(COLUMNS[3:], (2,)),
     }
-    with pytest.raises(EdistillError, match=r"holds no export/model\.onnx"):
-        Served(digits_session)
+    with pytest.raises(EdistillError, match=r"There is no .*digits"):
+        open_file(digits_session)

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import made_once
+from exported_helpers import assert_every_kind_agrees
 from numpy.testing import assert_allclose
 from several_helpers import MODEL, OF_TABLES, TOML, logits, rows, save_members, state, write_arrays, write_table
 from text_helpers import quiet
@@ -172,6 +173,10 @@ def test_a_graph_takes_both_by_their_names_and_says_what_torch_says(session: Pat
         assert_allclose(found, student(packed).numpy(), atol=1e-4)
     other = graph.run(["head_logits"], {"pixel_values": seen, "x": numbers + 1})[0]
     assert np.abs(other - found).max() > 1e-3  # numbers count
+
+
+def test_every_kind_of_exported_file_says_the_same_of_both(folder: Path) -> None:
+    assert_every_kind_agrees(read(folder), "hydra-s0", str(folder / "test.csv"))
 
 
 def test_a_file_predicts_from_the_same_kind_of_table_without_torch(folder: Path) -> None:

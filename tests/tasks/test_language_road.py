@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from exported_helpers import assert_every_kind_agrees
 from language_helpers import CONTEXT, MEMBERS, TOKENS, VOCABULARY, WINDOW, make_language, save_members, settings, words
 from safetensors.torch import load_file
 from tiny import contents, killed_at, refused
@@ -193,6 +194,11 @@ def make_tagged(folder: Path, ignored: float = 0.3, labels: int = 3) -> None:
         'task = "language-modelling"\nteachers.model = "model.py:Tagger"\nstudent.model = "model.py:make_features"\n'
         f'{splits}\ntrain.epochs = 2\ntrain.batch-size = 4\ntrain.device = "cpu"\ntrain.workers = 0\n'
     )
+
+
+def test_every_kind_of_exported_file_says_the_same_of_positions(folder: Path) -> None:
+    train(settings(folder, train__method="hydra", output__name="kinds"))
+    assert_every_kind_agrees(settings(folder), "kinds", str(folder / "test.txt"))
 
 
 def test_tags_of_rows_are_learned_and_ignored_positions_count_for_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from exported_helpers import assert_every_kind_agrees
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
@@ -295,6 +296,14 @@ def test_the_exported_student_says_what_torch_does_and_predicts_by_name(made: tu
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", ["hydra-s0", "kd-s0"])
+def test_every_kind_of_exported_file_says_the_same_of_targets_and_labels(
+    made: tuple[Path, Road], tmp_path: Path, run: str
+) -> None:
+    folder = Path(shutil.copytree(made[0], tmp_path / "work"))
+    assert_every_kind_agrees(load_settings(folder), run, str(folder / "data/test.npz"))
 
 
 def test_conformal_predictions_are_those_of_a_loop_over_calibration_rows(

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import made_once
+from exported_helpers import assert_every_kind_agrees
 from safetensors.torch import save_file
 from text_helpers import CLASSES, LENGTH, a_text_folder, bert, needs_transformers, quiet, texts, tokenizer, write_table
 
@@ -151,6 +152,10 @@ def folder(session: Path, tmp_path: Path) -> Path:
 
 def read(folder: Path, **changes: Any) -> Settings:
     return load_settings(folder / "edistill.toml", {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def test_every_kind_of_exported_file_says_the_same_of_texts(folder: Path) -> None:
+    assert_every_kind_agrees(read(folder), "hydra-s0", str(folder / "test.csv"))
 
 
 def test_each_member_is_asked_with_its_own_tokenizer(session: Path) -> None:

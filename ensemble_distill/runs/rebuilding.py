@@ -1,0 +1,61 @@
+"""A student from the bytes of its weights: those of a run, or of a file that was exported of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.students.architecture import Architecture
+from ensemble_distill.students.bodies import BodyFactory
+from ensemble_distill.students.student import Student
+
+
+def rebuilt(
+    what: Architecture,
+    content: bytes,
+    file: Path,
+    body: BodyFactory | None,
+    named: str,
+    damaged: Callable[[Exception], EdistillError],
+    otherwise: str,
+) -> Student:
+    """The trained student in eval mode, on the CPU, as it was trained.
+
+    Args:
+        content: of the file of its weights.
+        body: the factory of its body; None for what the architecture names.
+        named: what makes the body, for messages.
+        damaged: what is told of weights that are.
+        otherwise: what to do where the body is another than it was trained with, a sentence.
+
+    Raises:
+        EdistillError: the weights are damaged, or do not fit the body.
+    """
+    try:
+        saved = load(content)
+        what.refuse_larger_than(sum(tensor.numel() for tensor in saved.values()))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise damaged(error) from None
+    student = what.build(body)
+    unlike = misfit(saved, student.state_dict())
+    if unlike is not None:
+        raise EdistillError(f"{file} does not fit the body {named} with {dict(what.kwargs)}: {unlike}. {otherwise}")
+    student.load_state_dict(saved)
+    return student.eval()
+
+
+def misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that is not the same on both sides, and how many more; None where all are."""
+    shapes, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (saved, wanted))
+    names = [name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name)]
+    names = list(dict.fromkeys(names))
+    if not names:
+        return None
+    first, more = names[0], len(names) - 1
+    told = f"{first} is {shapes.get(first, 'absent')} in the file and {expected.get(first, 'absent')} in the student"
+    return told + (f", and {more} more differ" if more else "")
