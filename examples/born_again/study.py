@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--study", choices=STUDIES, default="brief", help="which one; default brief")
     parser.add_argument("--groups", nargs="+", help="some of the study's; default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default 0 1 2 3 4")
+    parser.add_argument("--float32", action="store_true", help="where the processor does not multiply bfloat16")
     parser.add_argument("--into", type=Path, help="where the tables go; default the study's folder beside this file")
     given = parser.parse_args()
     study: Study = STUDIES[given.study]
@@ -52,6 +54,8 @@ def main() -> int:
     for seed in given.seeds:  # outermost, so that a study cut short has whole pairs
         for group in groups:
             plan = study.planned(group, seed)
+            if given.float32:
+                plan = [replace(run, flags=(*run.flags, "--no-amp")) for run in plan]
             missing += _Seed(given.work, given.into or HERE / study.folder, group, seed, plan).run()
     print(f"{missing} arms have no line yet." if missing else "Every arm has its line.", flush=True)
     return 1 if missing else 0
