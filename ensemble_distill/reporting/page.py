@@ -11,6 +11,7 @@ from ensemble_distill import __version__
 from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.tables import Table
+from ensemble_distill.reporting.dark import INK, PAPER, with_dark
 from ensemble_distill.reporting.drawing import Picture
 from ensemble_distill.reporting.verdict import Verdict
 from ensemble_distill.runtime.names import harmless
@@ -21,7 +22,7 @@ LONG = 40  # rows beyond which a table is folded: its picture says it
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d1d1f; --quiet: #5c5c63; --line: #d9d9de; --card: #f5f5f7;
   --yes: #1b6e3c; --no: #a3260f; --maybe: #6b5900; }
-@media (prefers-color-scheme: dark) { :root { --paper: #161618; --ink: #ececf0; --quiet: #a3a3ab; --line: #3a3a40;
+@media (prefers-color-scheme: dark) { :root { --paper: PAPER; --ink: INK; --quiet: #a3a3ab; --line: #3a3a40;
   --card: #222226; --yes: #6fce94; --no: #ff9d87; --maybe: #e3cb66; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 64rem; background: var(--paper); color: var(--ink);
@@ -42,13 +43,15 @@ th:first-child, td:first-child { text-align: left; }
 tbody th[scope=rowgroup] { color: var(--quiet); font-weight: 600; padding-top: 0.7rem; }
 thead th:first-child, tbody th[scope=row] { position: sticky; left: 0; background: var(--paper); }
 tbody th[scope=row] { font-weight: 400; }
-@media (max-width: 40rem) { tbody th[scope=row] { white-space: normal; min-width: 7.5rem; } }
+tbody th[scope=rowgroup] span { position: sticky; left: 0.6rem; display: inline-block; }
+@media (max-width: 40rem) { tbody th[scope=row] { white-space: normal; min-width: 7.5rem; }
+  tbody th[scope=rowgroup] span { white-space: normal; max-width: calc(100vw - 4rem); } }
 figure { margin: 0.5rem 0; }
-figure img { display: block; max-width: 100%; height: auto; background: #fff; padding: 0.25rem; }
+figure img { display: block; max-width: 100%; height: auto; }
 figcaption { max-width: 44rem; }
 @media print { body { max-width: none; font-size: 11pt; } figure, table { break-inside: avoid; }
   .scroll { overflow: visible; } }
-"""
+""".replace("PAPER", PAPER).replace("INK", INK)
 
 
 def page(
@@ -101,7 +104,7 @@ def _table(table: Table) -> Iterator[str]:
     head = "".join(f'<th scope="col">{_text(column)}</th>' for column in table.columns)
     lines = []
     for section, rows in table.sections.items():
-        lines.append(f'<tr><th scope="rowgroup" colspan="{len(table.columns)}">{_text(section)}</th></tr>')
+        lines.append(f'<tr><th scope="rowgroup" colspan="{len(table.columns)}"><span>{_text(section)}</span></th></tr>')
         lines += [f"<tr>{''.join(_row(row))}</tr>" for row in rows]
     yield f"<h2>{_text(table.title)}</h2>"
     yield (
@@ -128,7 +131,7 @@ def _folded(table: Table) -> Iterator[str]:
 
 
 def _figure(picture: Picture) -> Iterator[str]:
-    source = b64encode(picture.svg).decode("ascii")
+    source = b64encode(with_dark(picture.svg)).decode("ascii")
     yield f'<h2 id="{picture.key}">{_text(picture.title)}</h2>'
     yield (
         f'<figure><img src="data:image/svg+xml;base64,{source}" alt="{_text(picture.told)}">'

@@ -204,6 +204,44 @@ def test_nothing_leaves_the_page(page: Page, made: Path) -> None:
         assert all(link.startswith(("#", "data:")) for link in links)
 
 
+def _luminance(color: str) -> float:
+    """Relative, as WCAG 2 defines it."""
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_on_a_dark_screen_no_figure_is_a_white_block_and_each_color_stands_out(page: Page) -> None:
+    for image in page.images:
+        root = ElementTree.fromstring(base64.b64decode(image["src"].partition(",")[2]))
+        sheet = "".join(style.text or "" for style in root.iter("{http://www.w3.org/2000/svg}style"))
+        (rules,) = re.findall(r"@media screen and \(prefers-color-scheme: dark\) \{(.*)\}", sheet, re.DOTALL)
+        instead = {
+            (of, was): now
+            for of, was, same, now in re.findall(
+                r'\[style\*="(fill|stroke): (#\w{6})"\] \{ (fill|stroke): (#\w{6}) !important; \}', rules
+            )
+            if of == same
+        }
+        paper = instead["fill", "#ffffff"]
+        assert _luminance(paper) < 0.02
+        styles = [element.get("style", "") for element in root.iter()]
+        used = {found for style in styles for found in re.findall(r"(fill|stroke): (#\w{6})", style)}
+        assert used >= {("fill", "#ffffff"), ("stroke", "#000000")}
+        shown = {instead.get(found, found[1]) for found in used} - {paper}
+        shown |= set(re.findall(r"text \{ fill: (#\w{6}); \}", rules))
+        for color in shown:  # of WCAG 2, what lines of a chart need
+            assert (_luminance(color) + 0.05) / (_luminance(paper) + 0.05) >= 3, color
+
+
+def test_titles_of_sections_stay_in_sight_as_labels_do(made: Path) -> None:
+    text = (made / "report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<th scope="rowgroup" colspan="\d+">(.*?)</th>', text)
+    assert sections
+    assert all(re.fullmatch("<span>[^<]*</span>", section) for section in sections)  # the cell is as wide as its table
+    assert re.search(r"th\[scope=rowgroup\] span \{ position: sticky; left:", text)
+
+
 def test_the_first_words_are_what_to_do(page: Page, drawn: dict[str, Any]) -> None:
     told = " ".join(page.words)
     assert told.index(drawn["verdict"]["headline"]) < told.index("in fidelity")
