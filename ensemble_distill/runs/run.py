@@ -209,8 +209,8 @@ class Run:
         there = (self.folder / file).resolve()
         if not there.is_file():
             raise EdistillError(
-                f"{self.folder} was trained with the body {there}:{name}, and that file is not there. Pass the "
-                f"factory: load_student({str(self.folder)!r}, body={name})."
+                f"{self.folder} was trained with the body {there}:{name}, and that file is not there. Put it "
+                f"back, or pass the factory in Python: load_student({str(self.folder)!r}, body={name})."
             )
         return load_factory(f"{there}:{name}", "the student's body")
 

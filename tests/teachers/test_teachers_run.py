@@ -137,7 +137,7 @@ def test_a_run_away_from_its_body_says_which_file_is_missing(digits: Path, tmp_p
     alone = Path(shutil.copytree(digits / RUN, tmp_path / "elsewhere" / "hydra-s0"))
     teacher = run.load(alone, context())
     with pytest.raises(
-        EdistillError, match=r"trained with the body .*model\.py:make_body, and .+model\.py is not there"
+        EdistillError, match=r"trained with the body .*model\.py:make_body, and that file is not there\. Put it back"
     ):
         teacher.build()
 

@@ -159,7 +159,8 @@ def test_a_cache_is_no_run(folder: Path) -> None:
 
 
 def test_a_finished_run_needs_no_cache_to_be_up_to_date(folder: Path) -> None:
-    import shutil
+    import re
+import shutil
 
     cache_logits(settings(folder))
     train(settings(folder))
@@ -171,8 +172,9 @@ def test_a_finished_run_needs_no_cache_to_be_up_to_date(folder: Path) -> None:
 
 
 def test_free_tables_take_finite_numbers(folder: Path) -> None:
+    told = "input should be a finite number. Set it to a number."
     for key in ("teachers.model-kwargs", "student.kwargs", "method"):
-        with pytest.raises(EdistillError, match=rf"^{key}\.a is inf: input should be a finite number\.$"):
+        with pytest.raises(EdistillError, match=f"^{re.escape(f'{key}.a is inf: {told}')}$"):
             load_settings(folder / "edistill.toml", {key: {"a": float("inf")}})
 
 
