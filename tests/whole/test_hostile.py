@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -159,8 +160,7 @@ def test_a_cache_is_no_run(folder: Path) -> None:
 
 
 def test_a_finished_run_needs_no_cache_to_be_up_to_date(folder: Path) -> None:
-    import re
-import shutil
+    import shutil
 
     cache_logits(settings(folder))
     train(settings(folder))
