@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -24,9 +25,9 @@ class ByTorch(ExportedFile):
     runtime = "torch"
     trust: Trust = NOTHING
 
+    @abstractmethod
     def said(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """Named outputs of rows x (B, ...)."""
-        raise NotImplementedError
 
     @cached_property
     def own(self) -> nn.Module:

@@ -6,6 +6,7 @@ how the file is read and run: `served.py` ONNX, `weights.py` safetensors, `progr
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import zip_longest
@@ -31,7 +32,7 @@ from ensemble_distill.tasks.figures import UNCERTAINTIES
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
-class ExportedFile:
+class ExportedFile(ABC):
     """A file of an exported student. A kind opens it in its `__init__`, and says what is below.
 
     Attributes:
@@ -47,20 +48,21 @@ class ExportedFile:
     config: Any = None
 
     @property
+    @abstractmethod
     def outputs(self) -> tuple[str, ...]:
         """The names of what it says."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def heads(self) -> int:
         """How many heads it tells of; 1 where it tells of none."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def at_once(self) -> int:
         """Rows of a batch that memory is sure to hold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, x: NDArray[Any]) -> Outputs:
         """Named outputs for preprocessed inputs (B, *shape), float32, or int64 ids; each stands by itself, and a state
         begins anew. Of positions those that the task tells.
@@ -68,7 +70,6 @@ class ExportedFile:
         Raises:
             EdistillError: it fails on them, or gives outputs of another shape than its rows and classes have.
         """
-        raise NotImplementedError
 
     def module(self, trust: Trust = NOTHING) -> Any:
         """What torch runs of it, in eval mode on the CPU; None where another runtime does.
