@@ -29,7 +29,7 @@ from ensemble_distill.serving.card import Card
 from ensemble_distill.serving.card_of import card_of
 from ensemble_distill.serving.ends import input_name
 from ensemble_distill.serving.exported_file import Outputs
-from ensemble_distill.serving.served import Served
+from ensemble_distill.serving.served import Served, UnrunnableError
 from ensemble_distill.students.fields import nothing
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
@@ -217,9 +217,29 @@ def carded(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
 
 
 def write_verified(path: Path, model: onnx.ModelProto, card: Card, wanted: Wanted) -> None:
-    """Write a graph sealed, once onnxruntime says of real rows what is wanted. Raises EdistillError where it does
-    not."""
-    write_whole(path, seal(model.SerializeToString()), check=lambda written: _compare(Served(written), wanted))
+    """Write a graph sealed, once onnxruntime says of real rows what is wanted. Raises EdistillError where it does not,
+    or does not run it."""
+    remedy = _remedy(model, wanted)
+    write_whole(path, seal(model.SerializeToString()), check=lambda it: _compare(_opened(it, remedy), wanted))
+
+
+def _remedy(model: onnx.ModelProto, wanted: Wanted) -> str:
+    """What to do where onnxruntime does not run a graph: it lacks operations in bfloat16, which modules emit that call
+    torch.autocast."""
+    casts = (at.i for node in model.graph.node if node.op_type == "Cast" for at in node.attribute if at.name == "to")
+    if onnx.TensorProto.BFLOAT16 in {*casts, *(tensor.data_type for tensor in model.graph.initializer)}:
+        return "Rewrite the module to compute in float32, without torch.autocast to bfloat16."
+    return wanted.otherwise
+
+
+def _opened(written: Path, remedy: str) -> Served:
+    """What was written just now; it is our file, so that nobody is told to give another one."""
+    try:
+        return Served(written)
+    except UnrunnableError as error:
+        raise EdistillError(
+            f"onnxruntime does not run what torch exported, so nothing was written: {error.reason}. {remedy}"
+        ) from error
 
 
 def _compare(served: Served, wanted: Wanted) -> None:

@@ -39,7 +39,7 @@ def _opened(content: bytes, path: Path) -> onnx.ModelProto:
     try:
         model = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's error has no name that all its versions have
-        raise _not_onnx(path, error) from None
+        raise UnrunnableError(path, error) from None
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
@@ -61,11 +61,15 @@ def _tensors(message: Any) -> Iterator[Any]:
                 yield from _tensors(part)
 
 
-def _not_onnx(path: Path, error: Exception) -> EdistillError:
-    return EdistillError(
-        f"{path} is no ONNX file that onnxruntime can run: {first_line(error)}. Give a file that edistill "
-        "export --onnx wrote."
-    )
+class UnrunnableError(EdistillError):
+    """A file that onnxruntime does not run, and why."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        self.reason = first_line(error)
+        super().__init__(
+            f"{path} is no ONNX file that onnxruntime can run: {self.reason}. Give a file that edistill export --onnx "
+            "wrote."
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Served(ExportedFile):
             # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class of their own
-            raise _not_onnx(path, error) from None
+            raise UnrunnableError(path, error) from None
         self._refuse_other_ends()
         self.inputs: tuple[str, ...] = tuple(i.name for i in self.session.get_inputs())
         self.input: str = self.inputs[0]

@@ -379,3 +379,25 @@ def test_a_file_that_disagrees_with_the_members_is_not_written(tmp_path: Path) -
     with refused("differs from torch's by", "4 real rows", "serve a student"):
         ensemble_export.export_ensemble(module, x, z, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
+def test_members_that_compute_in_bfloat16_are_refused(tmp_path: Path) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                said: Tensor = self.layers(x)
+            return said.float()
+
+    member, x = Member("m0", "0" * 64), torch.randn(4, 1, 6, 6)
+    modules = [Halves().eval()]
+    preprocessing = Preprocessing((6, 6), (0.5,), (0.5,))
+    members = [replace(member, preprocessing=preprocessing)]
+    module = ensemble_export.ensemble_module(Classification(("a", "b", "c")), "pixels", members, modules, x)
+    with refused("onnxruntime does not run what torch exported", "bfloat16", "float32", "torch.autocast"):
+        ensemble_export.export_ensemble(module, x, said_by(members, modules, [x]), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
