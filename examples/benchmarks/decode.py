@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from PIL import Image
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from common import unpack_cifar10  # noqa: E402
+from timing import medians  # noqa: E402
 
 from ensemble_distill.caching.decoding import store_pictures  # noqa: E402
 from ensemble_distill.caching.panel import Asking  # noqa: E402
@@ -148,17 +148,6 @@ def rendered_seconds(source: Source, side: int, workers: int) -> float:
     for _ in loaded(rows, cut, [1], [Inputs(TO[side])], workers, CPU):
         pass
     return time.perf_counter() - started
-
-
-def medians(repeats: int, *runs: Callable[[], float]) -> list[float]:
-    """Median seconds of each, the runs taken in turn so that a drifting machine hits all alike."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    for repeat in range(repeats + 1):
-        for run, each in zip(runs, seconds, strict=True):
-            found = run()
-            if repeat:  # the first round warms up
-                each.append(found)
-    return [statistics.median(each) for each in seconds]
 
 
 if __name__ == "__main__":

@@ -3,20 +3,18 @@
     python examples/benchmarks/speed.py ../shared
 
 1. An epoch from the cache of ten members ÷ an epoch of plain supervised training in PyTorch of the same body.
-2. The same epoch ÷ one of online distillation, which runs one, four or ten members at each step. With one member that
-   is what timm's train.py does with --kd-model-name.
+2. The same epoch ÷ one of online distillation, which runs one, four or ten members at each step; and ÷ one by timm's
+   own task for `train.py --kd-model-name`, with one member.
 3. The same epoch with --channels-last ÷ without.
 4. The caching pass ÷ the bare sum of the members' forward passes on tensors that are already loaded.
 
-The machine should have nothing else to do. `--rows 512` makes it shorter.
+The machine should have nothing else to do. `--rows 512` makes it shorter. timm has that task from 1.0.23 on.
 """
 
 from __future__ import annotations
 
 import csv
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.optim import create_optimizer_v2
+from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -33,11 +32,12 @@ from torch.utils.data import DataLoader, Dataset
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from common import arguments, copy_teachers, unpack_cifar10  # noqa: E402
+from timing import medians, seconds_of  # noqa: E402
 
 from ensemble_distill import Settings, cache_logits, load_settings, train  # noqa: E402
 from ensemble_distill.runtime.factories import load_factory  # noqa: E402
 
-ROWS = ("2048", "512")  # the first is what the guide tells of
+ROWS = ("2048", "512", "8192")  # the first is what the guide tells of
 VIEWS, BATCH, REPEATS = 2, 128, 3
 ONLINE = (1, 4, 10)
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
@@ -60,18 +60,23 @@ def main() -> None:
     print(
         f"{rows:,} rows of CIFAR-10, {len(members)} ResNet-8 members, batch {BATCH}, medians of {REPEATS}", flush=True
     )
-    cached, laid_out, plain, *online = medians(
+    cached, laid_out, plain, by_timm, *online = medians(
+        REPEATS,
         lambda: our_epoch(work),
         lambda: our_epoch(work, {"train.channels-last": True}),
         lambda: epoch(make_member, pictures, ()),
+        lambda: timm_epoch(make_member, pictures, members[0]),
         *(lambda count=count: epoch(make_member, pictures, members[:count]) for count in ONLINE),  # type: ignore[misc]
     )
     tell("epoch from the cache ÷ supervised epoch", cached, plain)
     for count, seconds in zip(ONLINE, online, strict=True):
         tell(f"epoch from the cache of ten ÷ online distillation of {count}", cached, seconds)
+    tell("epoch from the cache of ten ÷ timm's with one teacher", cached, by_timm)
     tell("epoch from the cache, --channels-last ÷ without", laid_out, cached)
     loaded = torch.stack([pictures[row][0] for row in range(rows)])
-    whole, bare = medians(lambda: pass_seconds(work), lambda: seconds_of(lambda: bare_forwards(members, loaded)))
+    whole, bare = medians(
+        REPEATS, lambda: pass_seconds(work), lambda: seconds_of(lambda: bare_forwards(members, loaded))
+    )
     tell("caching pass ÷ the members' bare forwards", whole, bare)
 
 
@@ -100,28 +105,11 @@ method = {{ hinton-share = 0, closed-form = false }}
 
 
 def tell(what: str, a: float, b: float) -> None:
-    print(f"{what:<60}{a / b:5.2f}   ({a:.1f} s / {b:.1f} s)", flush=True)
+    print(f"{what:<64}{a / b:5.2f}   ({a:.1f} s / {b:.1f} s)", flush=True)
 
 
 def settings_of(work: Path, more: dict[str, Any] | None = None) -> Settings:
     return load_settings(work / "edistill.toml", more or {})
-
-
-def medians(*runs: Callable[[], float]) -> list[float]:
-    """Median seconds of each, the runs taken in turn so that a drifting machine hits all alike."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    for repeat in range(REPEATS + 1):
-        for run, taken in zip(runs, seconds, strict=True):
-            found = run()
-            if repeat:  # the first round warms up
-                taken.append(found)
-    return [statistics.median(taken) for taken in seconds]
-
-
-def seconds_of(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 # --- ours ------------------------------------------------------------------------------------------------------------
@@ -183,6 +171,23 @@ def epoch(make_member: Member, pictures: Pictures, members: Sequence[nn.Module])
                 loss = F.cross_entropy(said[:, 0], y)
             optimizer.zero_grad()
             loss.backward()
+            optimizer.step()
+
+    return seconds_of(run)
+
+
+def timm_epoch(make_member: Member, pictures: Pictures, teacher: nn.Module) -> float:
+    """Of one body under one head, which learns from labels and a teacher as timm trains it."""
+    student: Any = make_member()
+    student.num_classes, student.in_chans, student.pretrained_cfg = 10, 3, {"mean": MEAN, "std": STD}
+    setattr(teacher, "pretrained_cfg", student.pretrained_cfg)  # noqa: B010  (both want the same inputs)
+    task = LogitDistillationTask(student, teacher, verbose=False).train()
+    optimizer = create_optimizer_v2(student, opt="adamw", lr=1e-3)
+
+    def run() -> None:
+        for x, y in DataLoader(pictures, BATCH, shuffle=True):
+            optimizer.zero_grad()
+            task(x, y)["loss"].backward()
             optimizer.step()
 
     return seconds_of(run)
