@@ -19,11 +19,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from timing import medians, seconds_of  # noqa: E402
 
-from ensemble_distill.cache.formats import Format
-from ensemble_distill.facts import Member
-from ensemble_distill.tasks.classification import Classification
-from ensemble_distill.teachers.network import Network
-from ensemble_distill.teachers.together import Together
+from ensemble_distill.cache.formats import Format  # noqa: E402
+from ensemble_distill.facts import Member  # noqa: E402
+from ensemble_distill.tasks.classification import Classification  # noqa: E402
+from ensemble_distill.teachers.network import Network  # noqa: E402
+from ensemble_distill.teachers.together import Together  # noqa: E402
 
 ROWS, CLASSES, REPEATS = 256, 10, 40
 Shape = tuple[int, ...]
