@@ -12,7 +12,7 @@ from configs import changed, configured, student_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny import unseal
+from small_run import SHAPE, edited, make_body, saved_run
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -28,37 +28,10 @@ from ensemble_distill.runtime.names import is_plain
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.tasks.regression import Regression
 
-SHAPE = (6,)
-MODEL_FILE = """
-from torch import nn
-
-def make_body(width=4):
-    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
-"""
-
-
-def make_body(width: int = 4) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run whose body is a file two folders up, with running statistics away from their start."""
-    (tmp_path / "model.py").write_text(MODEL_FILE)
-    torch.manual_seed(0)
-    config = configured()
-    student = config.architecture.build(make_body)
-    student.train()(torch.randn(16, *SHAPE) * 3 + 1)
-    return Run.save(tmp_path / "runs" / "hydra-s0", config, student.eval())
-
-
-def edited(run: Run, edit: Callable[[dict[str, Any]], object]) -> Run:
-    """The run with its config.json changed."""
-    config = unseal(run.folder)
-    record = json.loads(config.read_text(encoding="utf-8"))
-    edit(record)
-    config.write_text(json.dumps(record))
-    return run
+    return saved_run(tmp_path)
 
 
 # --- saving and loading -----------------------------------------------------------------------------------

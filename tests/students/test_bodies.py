@@ -1,6 +1,5 @@
 """Building a student's body, and starting it from a member."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 import timm
 import torch
 from configs import changed, configured
-from tiny import unseal
+from small_run import SHAPE, make_body, saved_run
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -19,37 +18,10 @@ from ensemble_distill.runs.run import Run, load_student
 from ensemble_distill.starts.bodies import start_from
 from ensemble_distill.students.bodies import build_body, feature_count
 
-SHAPE = (6,)
-MODEL_FILE = """
-from torch import nn
-
-def make_body(width=4):
-    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
-"""
-
-
-def make_body(width: int = 4) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU())
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run whose body is a file two folders up, with running statistics away from their start."""
-    (tmp_path / "model.py").write_text(MODEL_FILE)
-    torch.manual_seed(0)
-    config = configured()
-    student = config.architecture.build(make_body)
-    student.train()(torch.randn(16, *SHAPE) * 3 + 1)
-    return Run.save(tmp_path / "runs" / "hydra-s0", config, student.eval())
-
-
-def edited(run: Run, edit: Callable[[dict[str, Any]], object]) -> Run:
-    """The run with its config.json changed."""
-    config = unseal(run.folder)
-    record = json.loads(config.read_text(encoding="utf-8"))
-    edit(record)
-    config.write_text(json.dumps(record))
-    return run
+    return saved_run(tmp_path)
 
 
 # --- bodies -----------------------------------------------------------------------------------------------
