@@ -92,25 +92,6 @@ def laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
-# --- torch.compile ---------------------------------------------------------------------------------------------------
-
-
-def compile_body(student: Student, backend: str) -> None:
-    """Have the body compiled when it is first called. Its parameters, their names and what is saved stay as they are;
-    heads are one matrix product, and copies of the student, its moving average too, run as they were written.
-
-    Raises:
-        EdistillError: torch knows no such backend.
-    """
-    if backend not in torch.compiler.list_backends(exclude_tags=()):  # those for debugging, too
-        known = ", ".join(torch.compiler.list_backends())
-        raise EdistillError(
-            f"train.torchcompile is {backend!r}, and the backends that torch knows here are {known}. Write one of "
-            "these, or leave the key out."
-        )
-    student.body.compile(backend=backend)
-
-
 # --- a body that fails -----------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import Place
+from ensemble_distill.training.compiled import refuse_other_gradients
 from ensemble_distill.training.convergence import still_falling
 from ensemble_distill.training.feed import Feed
 from ensemble_distill.training.plateau import Plateau
@@ -124,6 +125,7 @@ class Training:
             self.log.begin(self.resumed_at)
         folder = self.place.folder
         state = self._beginning() if saved is None else self._states.restored(saved, self._first, folder)
+        self._refuse_other_gradients(state)
         self.progress.start("training", self.steps, "steps", done=state.step)
         with stop_waits() as asked:
             state = self._steps(state, asked)
@@ -252,7 +254,12 @@ class Training:
             self.progress.start("training", self.steps, "steps", done=state.step)
         following = self._states.fresh(student, state.stage + 1)
         following.summary = state.summary
+        self._refuse_other_gradients(following)
         return following
+
+    def _refuse_other_gradients(self, state: State) -> None:
+        if self.setup.settings.torchcompile is not None and state.step < self.steps:
+            refuse_other_gradients(state.student, self.feed.of_step(state.step).x, self._forward)
 
     def _step(self, state: State, rows: Rows) -> None:
         try:

@@ -17,7 +17,8 @@ from ensemble_distill.runtime.keys import uniforms
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import damaged, random_state, restore_random_state
-from ensemble_distill.training.forward import Forward, channels_last, channels_last_state, compile_body
+from ensemble_distill.training.compiled import compile_body
+from ensemble_distill.training.forward import Forward, channels_last, channels_last_state
 from ensemble_distill.training.optimization import optimization
 from ensemble_distill.training.order import Order, boundaries
 from ensemble_distill.training.plateau import Plateau

@@ -26,9 +26,9 @@ class Body(nn.Module):
         for stage in self.stages:
             x = stage(x)
             features.append(x.mean((2, 3)))
-        features += [x.amax((2, 3)), F.adaptive_avg_pool2d(x, 2).flatten(1)]
+        features += [F.adaptive_max_pool2d(x, 1).flatten(1), F.adaptive_avg_pool2d(x, 2).flatten(1)]
         last = self.tail(x)
-        features += [last.mean((2, 3)), last.amax((2, 3))]
+        features += [last.mean((2, 3)), F.adaptive_max_pool2d(last, 1).flatten(1)]
         return self.norm(torch.cat(features, dim=1).float())
 
 
