@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from ensemble_distill.cli import interrupts, render, usage
 from ensemble_distill.cli.statuses import MISTAKE, exit_statuses
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.cores import keep_to_limit
 
 # The first line of each command's own help; a test holds the two equal. Importing the commands to ask them would
 # make `edistill --help` build every flag of every command.
@@ -109,4 +111,5 @@ def _common(
 
 def main() -> None:
     interrupts.install()
+    keep_to_limit(os.environ)  # while torch is not there
     app()

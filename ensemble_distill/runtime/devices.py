@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ import torch
 
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.cores import cores_here
 from ensemble_distill.runtime.ranks import Rank
 
 
@@ -65,7 +65,7 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
     training try whether some are faster (`runtime/workers.py`)."""
     if asked is not None:
         return asked
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return 0 if device.type == "cpu" else min(8, cores_here())
 
 
 @contextmanager

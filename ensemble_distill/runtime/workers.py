@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 
 from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.cores import cores_here
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import counted
 
@@ -74,8 +74,3 @@ def rate_of(batches: Generator[int]) -> float:
             if last - started > SECONDS or last - begun > 2 * SECONDS:
                 break
     return rows / (last - started) if started is not None and last > started else 0.0
-
-
-def cores_here() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,7 @@ from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import Named, Preprocessing, Several
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
+from ensemble_distill.runtime.cores import limit
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
 from ensemble_distill.serving.batching import rows_at_once
 from ensemble_distill.serving.card import Card, damaged
@@ -99,7 +100,7 @@ class Served(ExportedFile):
         Args:
             changed: its user changed the file since it was exported, by quantizing it for instance: its sha256 is left
                 aside.
-            threads: that one operation takes; None for all cores.
+            threads: that one operation takes; None for all cores that this process has.
 
         Raises:
             EdistillError: there is no such file, or it is not an ONNX file of ours.
@@ -109,8 +110,7 @@ class Served(ExportedFile):
             refuse_damaged_onnx(path, content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or limit() or 0
         self.path = path
         model = _opened(content, path)
         self.ir_version = int(model.ir_version)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ensemble_distill import __version__
+from ensemble_distill.runtime.cores import cores_here
 from ensemble_distill.runtime.files import memory
 
 LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxruntime", "safetensors", "scikit-learn")
@@ -28,7 +28,7 @@ def machine_here(folder: Path) -> dict[str, Any]:
         "versions": {name: found for name in (*LIBRARIES, *OPTIONAL) if (found := _version(name)) is not None},
         "lacking": [name for name in LIBRARIES if _version(name) is None],
         "devices": devices,
-        "cores": os.cpu_count() or 1,
+        "cores": cores_here(),
         "threads": torch.get_num_threads(),
         "memory": memory(),
         "free_disk": shutil.disk_usage(there).free,
