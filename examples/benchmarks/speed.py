@@ -8,7 +8,8 @@
 3. The same epoch with --channels-last ÷ without.
 4. The caching pass ÷ the bare sum of the members' forward passes on tensors that are already loaded.
 
-The machine should have nothing else to do. `--rows 512` makes it shorter. timm has that task from 1.0.23 on.
+The machine should have nothing else to do. `--rows 512 --repeats 1`
+makes it shorter. timm has that task from 1.0.23 on.
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ from timing import medians, seconds_of  # noqa: E402
 from ensemble_distill import Settings, cache_logits, load_settings, train  # noqa: E402
 from ensemble_distill.runtime.factories import load_factory  # noqa: E402
 
-ROWS = ("2048", "512", "8192")  # the first is what the guide tells of
-VIEWS, BATCH, REPEATS = 2, 128, 3
+ROWS = ("2048", "512", "8192")  # the first without the flag
+REPEATS = ("3", "1")
+VIEWS, BATCH = 2, 128
 ONLINE = (1, 4, 10)
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
 Member = Callable[[], nn.Module]
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", HERE, rows=ROWS)
-    work, rows = given.work, int(given.rows[0])
+    given = arguments(__doc__ or "", HERE, rows=ROWS, repeats=REPEATS)
+    work, rows, repeats = given.work, int(given.rows[0]), int(given.repeats[0])
     folder = unpack_cifar10(given.shared, work)
     copy_teachers(given.shared / "teachers" / "cifar10-resnet8", work)
     np.save(work / "rows.npy", np.arange(0, 45_000, 45_000 // rows)[:rows])
@@ -58,10 +60,10 @@ def main() -> None:
     pictures = Pictures(folder / "train", np.load(work / "rows.npy"))
     cache_logits(settings_of(work), overwrite=True)
     print(
-        f"{rows:,} rows of CIFAR-10, {len(members)} ResNet-8 members, batch {BATCH}, medians of {REPEATS}", flush=True
+        f"{rows:,} rows of CIFAR-10, {len(members)} ResNet-8 members, batch {BATCH}, medians of {repeats}", flush=True
     )
     cached, laid_out, plain, by_timm, *online = medians(
-        REPEATS,
+        repeats,
         lambda: our_epoch(work),
         lambda: our_epoch(work, {"train.channels-last": True}),
         lambda: epoch(make_member, pictures, ()),
@@ -75,7 +77,7 @@ def main() -> None:
     tell("epoch from the cache, --channels-last ÷ without", laid_out, cached)
     loaded = torch.stack([pictures[row][0] for row in range(rows)])
     whole, bare = medians(
-        REPEATS, lambda: pass_seconds(work), lambda: seconds_of(lambda: bare_forwards(members, loaded))
+        repeats, lambda: pass_seconds(work), lambda: seconds_of(lambda: bare_forwards(members, loaded))
     )
     tell("caching pass ÷ the members' bare forwards", whole, bare)
 
