@@ -1,0 +1,75 @@
+"""How many bytes of memory there still are: on the machine, as this process may use them, and on a CUDA device."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ensemble_distill.runtime import files
+from ensemble_distill.runtime.groups import GROUPS, PROC, folders_of, said
+
+if TYPE_CHECKING:
+    import torch
+
+# what files of a control group are called: its limits, what it uses, and what of that are copies of files on disk
+LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
+USED = ("memory.current", "memory.usage_in_bytes")
+RECLAIMED = ("total_inactive_file", "inactive_file")  # that of version 1 with groups below it
+
+
+def available(device: torch.device) -> int:
+    """Bytes that new tensors can have on a device, and on the machine where it has none of its own."""
+    if device.type != "cuda":
+        return on_machine()
+    import torch
+
+    free = int(torch.cuda.mem_get_info(device)[0])
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def on_machine(proc: Path = PROC, groups: Path = GROUPS) -> int:
+    """Bytes that this process can still have: what the machine has left, or its control groups (containers and batch
+    systems set them) or `ulimit -v` leave it, if that is less. All the machine has where it does not say what is left.
+    """
+    left = _fields(proc / "meminfo").get("MemAvailable")
+    rooms = [files.memory() if left is None else left * 1024]
+    rooms += itertools.chain.from_iterable(map(_of_group, folders_of("memory", proc, groups)))
+    most = _address_space()
+    if most is not None:
+        rooms.append(most - _fields(proc / "self/status").get("VmSize", 0) * 1024)
+    return max(0, min(rooms))
+
+
+def _of_group(folder: Path) -> Iterator[int]:
+    """What a control group leaves, where it sets a limit."""
+    limits, used = (list(map(int, filter(str.isdecimal, _values(folder, names)))) for names in (LIMITS, USED))
+    if limits and used:
+        held = _fields(folder / "memory.stat")
+        yield min(limits) - used[0] + next((held[name] for name in RECLAIMED if name in held), 0)
+
+
+def _values(folder: Path, names: Sequence[str]) -> list[str]:
+    return [said(folder / name).strip() for name in names]
+
+
+def _address_space() -> int | None:
+    """The limit of `ulimit -v`; None without, and where there is no such thing."""
+    if os.name != "posix":
+        return None
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if most == resource.RLIM_INFINITY else most
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """Lines of a name and a number, with a colon between them or not."""
+    found = {}
+    for line in said(file).splitlines():
+        name, *rest = line.replace(":", " ").split()[:2] or [""]
+        if rest and rest[0].isdecimal():
+            found[name] = int(rest[0])
+    return found
