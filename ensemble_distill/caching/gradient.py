@@ -13,7 +13,7 @@ from ensemble_distill.data.push import Push
 from ensemble_distill.data.rows import as_taken
 from ensemble_distill.data.source import Array, Kind
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member
+from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.tasks.checks.logits import refuse_not_finite
 from ensemble_distill.teachers.answering import Answering
 
@@ -36,22 +36,53 @@ def moved(
     Raises:
         EdistillError: a member fails, its output does not follow from its input by gradients, or one is not finite.
     """
-    result = x.copy()
-    asked = np.array([push.member(len(members)) for push in pushes])
-    for index in np.unique(asked):  # the rows of a member at once
-        at = np.flatnonzero(asked == index)
-        member, mine, of = members[index], [pushes[int(i)] for i in at], [rows[int(i)] for i in at]
-        to = member.member.preprocessing
-        shown = np.stack([as_taken(one, kind, to) for one in x[at]])
-        direction, confidence = gradient(member, torch.from_numpy(shown).to(device), mine, split, of)
-        if kind == "pixels" and to is not None:
-            direction /= np.array(to.std)[:, None, None]  # from normalized inputs to those in [0, 1]
-        norm = np.sqrt((direction**2).sum(axis=tuple(range(1, x.ndim)), keepdims=True))
-        steps = np.array([p.step * (c if p.by_confidence else 1) for p, c in zip(mine, confidence, strict=True)])
-        size = steps.reshape(norm.shape) * math.sqrt(x[0].size)
-        there = x[at] + size * np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0)
-        result[at] = there.clip(0, 1) if kind == "pixels" else there
-    return result
+    return all_moved([(x, pushes, members)], kind, device, split, rows)[0]
+
+
+def all_moved(
+    views: Sequence[tuple[Array, Sequence[Push], Sequence[Answering]]],
+    kind: Kind,
+    device: torch.device,
+    split: str,
+    rows: Sequence[int],
+) -> list[Array]:
+    """The same of several views of these rows. A member moves its own of all views before the next one does: not all
+    need be in memory.
+
+    Args:
+        views: inputs of each, their pushes, and whom these may ask.
+    """
+    results = [x.copy() for x, _, _ in views]
+    asked = [[members[push.member(len(members))] for push in pushes] for _, pushes, members in views]
+    for member in dict.fromkeys(one for _, _, members in views for one in members):
+        for result, of_rows, (x, pushes, _) in zip(results, asked, views, strict=True):
+            at = [place for place, one in enumerate(of_rows) if one is member]
+            if at:
+                mine, own = [pushes[place] for place in at], [rows[place] for place in at]
+                result[at] = _along(member, x[at], mine, kind, device, split, own)
+    return results
+
+
+def _along(
+    member: Answering,
+    x: Array,
+    pushes: Sequence[Push],
+    kind: Kind,
+    device: torch.device,
+    split: str,
+    rows: Sequence[int],
+) -> Array:
+    """Inputs that are all moved along one member."""
+    to = member.member.preprocessing
+    shown = np.stack([as_taken(one, kind, to) for one in x])
+    direction, confidence = gradient(member, torch.from_numpy(shown).to(device), pushes, split, rows)
+    if kind == "pixels" and isinstance(to, Preprocessing):
+        direction /= np.array(to.std)[:, None, None]  # from normalized inputs to those in [0, 1]
+    norm = np.sqrt((direction**2).sum(axis=tuple(range(1, x.ndim)), keepdims=True))
+    steps = np.array([p.step * (c if p.by_confidence else 1) for p, c in zip(pushes, confidence, strict=True)])
+    size = steps.reshape(norm.shape) * math.sqrt(x[0].size)
+    there: Array = x + size * np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0)
+    return there.clip(0, 1) if kind == "pixels" else there
 
 
 def gradient(
@@ -71,6 +102,7 @@ def gradient(
     """
     where, member, module = f"at row {rows[0]} of {split}", asked.member, asked.module
     assert module is not None  # see `refuse_no_gradients`
+    module.requires_grad_(False)  # of the inputs alone
     leaf = x.requires_grad_()
     try:
         with torch.enable_grad():

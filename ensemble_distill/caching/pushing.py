@@ -17,7 +17,7 @@ from ensemble_distill.cache.reader import StoredInputs, stored_inputs
 from ensemble_distill.cache.record_key import InputKey, inputs_place
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.filling import fill
-from ensemble_distill.caching.gradient import moved
+from ensemble_distill.caching.gradient import all_moved
 from ensemble_distill.caching.panel import Panel
 from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.plan import SplitPlan
@@ -128,21 +128,18 @@ class _Moving:
         self.manifest, self.plan, self.device = writer.manifest, plan, panel.asking.device
         named = panel.by_name
         self.asked = {key: [named[name] for name, _ in writer.manifest.pushed[key].members] for key in todo}
-        for member in panel.members:
-            if member.module is not None:
-                member.module.requires_grad_(False)  # of the inputs alone
 
     def wants(self, keys: Sequence[InputKey]) -> list[Inputs]:
         return list(dict.fromkeys(self._first(key) for key in keys))
 
     def make(self, keys: Sequence[InputKey], rows: range, seen: Seen) -> dict[InputKey, NDArray[np.void]]:
-        kind, records = self.plan.source.kind, {}
+        kind, views = self.plan.source.kind, []
         for key in keys:
             to = self._first(key)
             x = _unit(seen[key.view, to].numpy(), to.preprocessing, kind)
-            there = moved(x, list(self._drawn(key.view, rows)), kind, self.asked[key], self.device, key.split, rows)
-            records[key] = self.manifest.format_of(key).encode(there)
-        return records
+            views.append((x, list(self._drawn(key.view, rows)), self.asked[key]))
+        there = all_moved(views, kind, self.device, keys[0].split, rows)
+        return {key: self.manifest.format_of(key).encode(one) for key, one in zip(keys, there, strict=True)}
 
     def _first(self, key: InputKey) -> Inputs:
         """What the first one wants that is asked, whoever has come since."""
