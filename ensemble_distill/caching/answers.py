@@ -71,7 +71,7 @@ def cache_answers(
             than the settings say.
     """
     rows = plan.rows(inputs)
-    asking, told = panel.asking, f"caching {name}"
+    asking, told = panel.asking, f"caching {name}{panel.named}"
     samples = asking.drawn.get(name)
     made: Sequence[Said] = todo
     if samples is None:

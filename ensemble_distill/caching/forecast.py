@@ -14,6 +14,7 @@ import torch
 from ensemble_distill.cache.manifest import Drawn, Manifest
 from ensemble_distill.cache.record_key import RecordKey, SampleKey
 from ensemble_distill.caching.complete import keys
+from ensemble_distill.caching.grouping import readings
 from ensemble_distill.caching.panel import Asking, wanted
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.plan import SplitPlan
@@ -22,6 +23,7 @@ from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.runtime.words import bytes_told, counted, told
 from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.streamed import Room
 
 Told = TypeVar("Told")
 
@@ -84,31 +86,39 @@ def refuse_no_room(
 def tell_pass(
     manifest: Manifest,
     splits: Mapping[str, SplitPlan],
-    members: Sequence[Answering],
+    groups: Sequence[Sequence[Answering]],
     asking: Asking,
-    room: tuple[int, int],
+    disk: tuple[int, int],
+    room: Room,
 ) -> None:
     """Say, before a pass, how many rows its members are asked about, how long that will take and what it will fill.
 
     Args:
-        members: opened, on their device.
-        room: bytes that the pass writes, and that the disk has left.
+        groups: the members, on their device, as they are asked; see `Turns`.
+        disk: bytes that the pass writes, and that are left there.
+        room: what the members were opened in.
     """
     asked = {name: len(plan.source) * _views(manifest, name, plan) for name, plan in splits.items()}
     rows = sum(asked.values())
     if not rows:
         return
-    needed, free = room
+    needed, free = disk
     about = ""
-    if rows >= WORTH_TIMING and members:
+    if rows >= WORTH_TIMING and groups:
         largest = max(asked, key=lambda name: asked[name])
         try:
-            rendering, asking_all = seconds_a_row(largest, splits[largest], members, asking.device)
-            about = f"about {told(rows * (rendering + asking_all) / ranks.current().world)}, "
+            each = in_turn(*seconds_a_row(largest, splits[largest], groups[0], asking.device), groups)
+            reading = room.seconds * sum(readings(manifest, splits, asking).values()) if len(groups) > 1 else 0
+            about = f"about {told(rows * each / ranks.current().world + reading)}, "
         except EdistillError:  # of a row that cannot be read, which the pass tells of at its place
             pass
-    what = f"{counted(len(members), 'member')}, {counted(len(splits), 'split')}, {rows:,} rows in their views"
+    what = f"{counted(sum(map(len, groups)), 'member')}, {counted(len(splits), 'split')}, {rows:,} rows in their views"
     asking.progress.note(f"{what}: {about}{bytes_told(needed)} to write, {bytes_told(free)} free.")
+
+
+def in_turn(rendering: float, asking: float, groups: Sequence[Sequence[Answering]]) -> float:
+    """Seconds a row of all groups, by those of rendering it and of asking the first one: the others are not there."""
+    return rendering * len(groups) + asking * sum(map(len, groups)) / len(groups[0])
 
 
 def seconds_a_row(

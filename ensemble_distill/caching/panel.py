@@ -49,11 +49,13 @@ class Panel:
 
     Attributes:
         together: some of them that are asked in one batch.
+        named: what tells them from others in the progress, where they are a group of those there are.
     """
 
     members: Sequence[Answering]
     asking: Asking
     together: Sequence[Together] = ()
+    named: str = ""
 
     @property
     def facts(self) -> list[Member]:

@@ -21,7 +21,7 @@ from ensemble_distill.caching.decoding import (
 )
 from ensemble_distill.caching.extending import extended
 from ensemble_distill.caching.forecast import refuse_no_room, tell_pass
-from ensemble_distill.caching.grouping import grouped, noting
+from ensemble_distill.caching.grouping import Turns, batches, groups_of, noting, tell_groups
 from ensemble_distill.caching.loading import with_workers
 from ensemble_distill.caching.panel import Asking, Panel, wanted
 from ensemble_distill.caching.probe import open_members, probe
@@ -37,6 +37,7 @@ from ensemble_distill.runtime.versions import library_versions
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.streamed import Room
 from ensemble_distill.teachers.teacher import Teacher
 
 
@@ -61,25 +62,27 @@ def cache_outputs(
             their classes; an output is not finite; a row does not decode.
     """
     opened: list[Answering] = []  # they stay in their process
+    room = Room.of(asking.device)
 
     def begun() -> tuple[Manifest, Mapping[str, int]] | None:
-        return _begun(folder, task, splits, teachers, asking, overwrite, opened)
+        return _begun(folder, task, splits, teachers, asking, overwrite, opened, room)
 
     ranks.wait()  # all have read what is there, before the first one changes it
     if (found := ranks.of_first(begun)) is None:
         return store_pictures(folder, splits, asking)[1] if asking.decoded else 0
     settled, drawn = found
-    members = opened or _opened_as_well(task, splits, teachers, settled)
+    members = opened or _opened_as_well(task, splits, teachers, settled, room)
     _move(members, asking)
+    groups = groups_of(members, settled, room)
     writer = open_writer(folder, settled)  # which makes the folder a cache, before anything else is in it
     before = len(writer.manifest.records)
     if asking.decoded:
         splits, stored = store_pictures(folder, splits, asking)
         before -= stored
-    asking = with_workers(asking, writer.manifest, splits, members)
-    panel = grouped(members, splits, replace(asking, drawn=drawn), settled)
+    asking = with_workers(asking, writer.manifest, splits, groups[0])
+    turns = Turns(members, groups, splits, replace(asking, drawn=drawn), settled)
     for name, plan in splits.items():
-        _cache_split(writer, name, plan, panel)
+        _cache_split(writer, name, plan, turns)
     return len(writer.manifest.records) - before
 
 
@@ -91,12 +94,14 @@ def _begun(
     asking: Asking,
     overwrite: bool,
     opened: list[Answering],
+    room: Room,
 ) -> tuple[Manifest, Mapping[str, int]] | None:
     """What a pass begins with, after all that is refused: the manifest, and how many ids a position are drawn of which
     splits. None where there is nothing to do.
 
     Args:
         opened: is given the members.
+        room: for their weights.
     """
     there = Manifest.load(folder) if is_cache(folder) and not overwrite else None
     if there is not None:
@@ -109,7 +114,7 @@ def _begun(
         if manifest.holds(name):  # first, since a member answers other inputs otherwise too
             check_samples(folder, name, plan.rows(), plan.count)
     classes = manifest.classes if manifest.answers else None
-    opened += open_members(task, splits, teachers, classes, asking.progress)
+    opened += open_members(task, splits, teachers, classes, asking.progress, room)
     settled = replace(manifest, answer=probe(folder, manifest, splits, opened))
     drawn = samples_of(folder, settled, splits, asking)
     pictures = bytes_to_store(folder, splits, overwrite) if asking.decoded else {}
@@ -121,20 +126,21 @@ def _begun(
         clean(folder)  # after a pass that died when it was all but done
         return None
     _move(opened, asking)
-    settled = noting(settled, grouped(opened, splits, asking, there))
+    settled = noting(settled, batches(opened, splits, asking, there))
+    asking = replace(asking, drawn=drawn)
     tell_drawn(settled, splits, drawn, asking.progress)
-    room = refuse_no_room(folder, settled, splits, replace(asking, drawn=drawn))
-    refuse_no_room_to_store(folder, pictures, room[0])
+    disk = refuse_no_room(folder, settled, splits, asking)
+    refuse_no_room_to_store(folder, pictures, disk[0])
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
     for key in settled.drawn:  # of a first pass that ended before its first record, and is stored otherwise now
         if key.split in splits and key.split not in drawn:
             settled = drop_drawn(folder, settled, key)
     tell_to_store(folder, pictures, splits, asking)
+    groups = groups_of(opened, settled, room)
+    tell_groups(settled, splits, groups, asking, room)
     if asking.forecast:
-        for member in opened:
-            member.to(asking.device)
-        tell_pass(settled, splits, opened, asking, room)
+        tell_pass(settled, splits, groups, asking, disk, room)
     return settled, drawn
 
 
@@ -144,11 +150,11 @@ def _move(members: Sequence[Answering], asking: Asking) -> None:
 
 
 def _opened_as_well(
-    task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], settled: Manifest
+    task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], settled: Manifest, room: Room
 ) -> list[Answering]:
     """The members of a process that is not the first."""
     classes = settled.classes if settled.answers else None
-    return open_members(task, splits, _as_recorded(settled, splits, teachers), classes, Silent())
+    return open_members(task, splits, _as_recorded(settled, splits, teachers), classes, Silent(), room)
 
 
 def _as_recorded(there: Manifest, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher]) -> list[Teacher]:
@@ -180,16 +186,20 @@ def _is_whole(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan])
     return all(key in manifest.records for key in wanted) and all(k.path(folder).is_file() for k in manifest.records)
 
 
-def _cache_split(writer: Writer, name: str, plan: SplitPlan, panel: Panel) -> None:
-    todo = writer.pending(list(keys({name: plan}, panel.facts)))
+def _cache_split(writer: Writer, name: str, plan: SplitPlan, turns: Turns) -> None:
+    whole = turns.whole
+    todo = writer.pending(list(keys({name: plan}, whole.facts)))
     if not todo:
         writer.drop_parts(name)
         writer.drop_parts(inputs_place(name))
         return
     if ranks.is_first():
-        keep_samples(writer.folder, name, plan.rows(), plan.count, _to_replay(plan, panel))
-    inputs = push_inputs(writer, name, plan, sorted({key.view for key in todo}), panel)
-    cache_answers(writer, name, plan, todo, panel, inputs)
+        keep_samples(writer.folder, name, plan.rows(), plan.count, _to_replay(plan, whole))
+    inputs = push_inputs(writer, name, plan, sorted({key.view for key in todo}), whole)
+    if name in whole.asking.drawn:  # from all members together
+        cache_answers(writer, name, plan, todo, whole, inputs)
+    else:
+        turns.each(todo, lambda panel, own: cache_answers(writer, name, plan, own, panel, inputs))
 
 
 def _to_replay(plan: SplitPlan, panel: Panel) -> AnyPreprocessing | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ensemble_distill.cache.record_key import Key, RecordKey
 from ensemble_distill.caching.kept import Kept
 from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.pushing import inputs_of_first_view, refuse_no_gradients
-from ensemble_distill.caching.seen import seen
+from ensemble_distill.caching.seen import Seen, seen
 from ensemble_distill.data.folds import refuse_other_folds
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
@@ -28,8 +28,10 @@ from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Answering, in_view
 from ensemble_distill.teachers.held_out import AnswersHeldOut
 from ensemble_distill.teachers.ready_made import Table
+from ensemble_distill.teachers.streamed import Room, Streamed
 from ensemble_distill.teachers.teacher import Teacher
-from ensemble_distill.teachers.trial import Few, tried
+from ensemble_distill.teachers.together import in_common
+from ensemble_distill.teachers.trial import Few, as_tried, tried
 from ensemble_distill.teachers.viewed import Viewed, refuse_other_views
 
 PROBE_TOLERANCE = 0.02  # of a probability: float16 records and another batch's shape stay far below
@@ -41,36 +43,52 @@ def open_members(
     teachers: Sequence[Teacher],
     classes: tuple[str, ...] | None,
     progress: Progress,
+    room: Room | None = None,
 ) -> list[Answering]:
     """Every member opened, and tried on a few rows of the split that has most; see `tried`. Of held-out rows each
     answers its own fold.
 
     Args:
         classes: names that are known already.
+        room: for their weights; not all stay in memory where it is too little. Without one all stay.
     """
     name = max(
         splits, key=lambda split: (split != HELD_OUT and not split.startswith("ood/"), len(splits[split].source))
     )
     plan, count = splits[name], _count(task, splits, classes)
-    opened = [teacher.open(task, positions_of(plan.source)) for teacher in teachers]
     folds = None if HELD_OUT not in splits else splits[HELD_OUT].folds
     if folds is not None:
         refuse_other_folds(folds, [teacher.member.name for teacher in teachers])
-    for asked in opened:
-        refuse_no_preprocessing(asked, splits)
-        for split, one in splits.items():
-            asked.meets("train" if split == HELD_OUT else split, one.source)
-    refuse_no_gradients(splits, opened)
-    refuse_views_unseen(splits, opened)
-    rows, members = some_rows(len(plan.source)), list[Answering]()
-    here = seen(plan.rows(), rows, [0], wanted(opened))
-    for asked in opened:
-        few = Few(asked_as(asked, name, plan.transform, 0), rows, here.get((0, asked.wants)))
-        member, told = tried(asked, few, count)
-        members.append(member if folds is None else AnswersHeldOut(member, len(members), folds))
+    rows, shown, members = some_rows(len(plan.source)), Seen(), list[Streamed]()
+    for teacher in teachers:  # one after the other: not all need be in memory
+        asked = Streamed(partial(teacher.open, task, positions_of(plan.source)), room or Room())
+        _refuse_unfit(asked.asked, splits)
+        if asked.wants is not None and (0, asked.wants) not in shown:
+            shown |= seen(plan.rows(), rows, [0], [asked.wants])
+        few = Few(asked_as(asked, name, plan.transform, 0), rows, shown.get((0, asked.wants)))
+        found, told = tried(asked.asked, few, count)
+        asked.settle(partial(_settled, as_tried(found), len(members), folds))
+        asked.common = in_common(asked.asked)
+        members.append(asked)
         if told is not None:
             progress.note(told)
-    return members
+    return [asked.asked for asked in members] if room is None else [*members]
+
+
+def _settled(
+    as_tried: Callable[[Answering], Answering], fold: int, folds: NDArray[np.int64] | None, asked: Answering
+) -> Answering:
+    found = as_tried(asked)
+    return found if folds is None else AnswersHeldOut(found, fold, folds)
+
+
+def _refuse_unfit(asked: Answering, splits: Mapping[str, SplitPlan]) -> None:
+    """Raise EdistillError for a member that does not go with the splits."""
+    refuse_no_preprocessing(asked, splits)
+    for split, one in splits.items():
+        asked.meets("train" if split == HELD_OUT else split, one.source)
+    refuse_no_gradients(splits, [asked])
+    refuse_views_unseen(splits, [asked])
 
 
 def refuse_no_preprocessing(asked: Answering, splits: Mapping[str, SplitPlan]) -> None:
@@ -119,14 +137,14 @@ def probe(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], mem
             not go together.
     """
     task, widths = members[0].task, {}
-    for name, plan in splits.items():
-        inputs = inputs_of_first_view(folder, manifest, name)
-        here = seen(plan.rows(inputs), [0], [0], wanted(members))
-        for asked in members:
+    stored = {name: inputs_of_first_view(folder, manifest, name) for name in splits}
+    here = {name: seen(plan.rows(stored[name]), [0], [0], wanted(members)) for name, plan in splits.items()}
+    for asked in members:  # all of one's answers at once, since not all need be in memory
+        for name, plan in splits.items():
             named = asked_as(asked, name, plan.transform, 0)
-            outputs = asked.answers(named, [0], here.get((0, asked.wants)))
+            outputs = asked.answers(named, [0], here[name].get((0, asked.wants)))
             widths[asked.member.name] = outputs.shape[-1]
-            if inputs is not None or not pushes(plan.view):  # else it was shown something else
+            if stored[name] is not None or not pushes(plan.view):  # else it was shown something else
                 refuse_changed(folder, manifest, RecordKey(name, asked.member.name, 0), outputs)
     known = manifest.answer if manifest.answers and isinstance(manifest.answer, Task) else None
     return task.found({name: plan.source for name, plan in splits.items()}, widths, known)

@@ -13,6 +13,7 @@ import torch
 from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_data, refuse_other_members
 from ensemble_distill.caching.decoding import bytes_to_store, to_store
 from ensemble_distill.caching.forecast import forecast
+from ensemble_distill.caching.grouping import groups_told
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.probe import open_members, probe
 from ensemble_distill.caching.storing import samples_of
@@ -25,6 +26,7 @@ from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.setup.members import look
 from ensemble_distill.students.bodies import build_body, feature_count
 from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.streamed import Room, groups
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.refusals import (
     refuse_bodiless,
@@ -58,6 +60,8 @@ class Examined:
     checks: list[Check] = field(default_factory=list)
     plans: dict[str, SplitPlan] = field(default_factory=dict)
     members: list[Answering] = field(default_factory=list)
+    room: Room = field(default_factory=Room)  # for their weights
+    groups: list[list[Answering]] = field(default_factory=list)  # they as a pass asks them, on its device
     method: tuple[Method, Any] | None = None
     taken: AnyPreprocessing | None = None  # how rows become the input of the student's body
     body: Any = None
@@ -67,6 +71,10 @@ class Examined:
 
     def ok(self, what: str, told: str) -> None:
         self.checks.append(Check(what, told))
+
+    def lacks(self, what: str) -> bool:
+        """Whether this has a problem."""
+        return any(check.problem and check.what == what for check in self.checks)
 
     @contextmanager
     def looking(self, what: str) -> Iterator[None]:
@@ -89,6 +97,7 @@ def examine(workspace: Workspace) -> Examined:
     _cache(workspace, teachers, found)
     _decoded(workspace, found)
     _student(workspace, found)
+    _groups(workspace, found)
     return found
 
 
@@ -143,7 +152,10 @@ def _members(workspace: Workspace, teachers: list[Teacher], found: Examined) -> 
     if problems or not teachers or not found.plans:
         return
     with found.looking("members"):
-        found.members = open_members(workspace.task, found.plans, teachers, workspace.cached_names, workspace.progress)
+        found.room = Room.of(torch.device("cpu") if found.lacks("train.device") else workspace.device)
+        found.members = open_members(
+            workspace.task, found.plans, teachers, workspace.cached_names, workspace.progress, found.room
+        )
         found.ok("members", f"{len(found.members)} answer a few rows, each by its row alone")
 
 
@@ -202,6 +214,17 @@ def _decoded(workspace: Workspace, found: Examined) -> None:
         else:
             told = f"about {bytes_told(sum(found.to_decode.values()))}, of {', '.join(found.to_decode)}"
         found.ok("cache.decoded", told)
+
+
+def _groups(workspace: Workspace, found: Examined) -> None:
+    """Whether the members fit into memory together, where they answer."""
+    if not found.members or found.lacks("train.device"):
+        return
+    for member in found.members:
+        member.to(workspace.device)
+    found.groups = groups(found.members, (), found.room)
+    if (told := groups_told(found.groups, found.room)) is not None:
+        found.ok("memory", told)
 
 
 def _student(workspace: Workspace, found: Examined) -> None:

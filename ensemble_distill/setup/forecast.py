@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ensemble_distill.caching.forecast import TIMED, seconds_a_row, timed
+from ensemble_distill.caching.forecast import TIMED, in_turn, seconds_a_row, timed
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.setup.checks import Examined
@@ -30,15 +30,14 @@ class Step:
 def forecast(workspace: Workspace, found: Examined) -> list[Step]:
     """Of the whole road, as far as members and student could be built; nothing where they could not."""
     plan = found.plans.get("train")
-    if plan is None or not found.members:
+    if plan is None or not found.groups:
         return []
-    for member in found.members:
-        member.to(workspace.device)
-    rendering, asking = seconds_a_row("train", plan, found.members, workspace.device)
-    each = rendering + asking
+    rendering, asking = seconds_a_row("train", plan, found.groups[0], workspace.device)
+    each = in_turn(rendering, asking, found.groups)
     counted = sum(len(one.source) * one.count for one in found.plans.values())
+    reading = found.room.seconds * len(found.plans) if len(found.groups) > 1 else 0
     filled = found.records + sum(found.to_decode.values())
-    steps = [Step("cache-logits", each * counted, filled)]
+    steps = [Step("cache-logits", each * counted + reading, filled)]
     if found.body is None:
         return steps
     taken = Inputs(found.taken)

@@ -56,7 +56,7 @@ def load(path: Path, context: Context) -> Teacher:
 
 def _open(member: Member, path: Path, trust: bool, task: type[Task]) -> Answering:
     refuse_changed(path, member.sha256, file_digest(path))
-    return Estimator(task, member, _read(path, trust))
+    return Estimator(task, member, _read(path, trust), path.stat().st_size)
 
 
 def _refuse_other_task(path: Path, estimator: Any, context: Context) -> None:
@@ -139,13 +139,17 @@ def _unreadable(path: Path, error: Exception) -> EdistillError:
 
 
 class Estimator:
-    """See `Answering`. Rows of more than one dimension are given flat."""
+    """See `Answering`. Rows of more than one dimension are given flat.
+
+    Args:
+        size: bytes of its file.
+    """
 
     module, fineness = None, ROUNDING
 
-    def __init__(self, task: type[Task], member: Member, estimator: Any) -> None:
-        self.task, self.member, self._estimator = task, member, estimator
-        self._checked = Remarked(task, member)
+    def __init__(self, task: type[Task], member: Member, estimator: Any, size: int = 0) -> None:
+        self.task, self.member, self._estimator, self.size = task, member, estimator, size
+        self.remarked = Remarked(task, member)
 
     @property
     def wants(self) -> Inputs:
@@ -153,7 +157,7 @@ class Estimator:
 
     @property
     def remark(self) -> str | None:
-        return self._checked.remark
+        return self.remarked.remark
 
     def meets(self, split: str, rows: Rows) -> None:
         """Raises EdistillError: the columns of the rows stand in another order than it was fitted on."""
@@ -174,8 +178,8 @@ class Estimator:
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         assert inputs is not None  # it wants them
-        x = self._checked.flat(inputs.cpu().numpy()).astype(np.float64)
-        return self._checked.answers(self._said(x, f"at row {rows[0]} of {split}"), split, rows)
+        x = self.remarked.flat(inputs.cpu().numpy()).astype(np.float64)
+        return self.remarked.answers(self._said(x, f"at row {rows[0]} of {split}"), split, rows)
 
     def _said(self, x: NDArray[np.float64], where: str) -> NDArray[np.float64]:
         try:

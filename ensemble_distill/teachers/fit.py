@@ -217,12 +217,13 @@ def deferred(
         unused=weights.unused,
         fingerprint=digest({name[shared:]: tensor for name, tensor in weights.state.items()}) if shared else "",
     )
-    return Teacher(member, partial(_build, member, path, context, construct, built_from), origin)
+    return Teacher(member, partial(_build, member, path, context, construct, built_from, set()), origin)
 
 
 def _build(
-    member: Member, path: Path, context: Context, construct: Callable[[], nn.Module], built_from: str
+    member: Member, path: Path, context: Context, construct: Callable[[], nn.Module], built_from: str, told: set[str]
 ) -> nn.Module:
+    """The module; what was `told` of it before is not told again."""
     state = read_weights(path, context.trust).state
     found = digest(state)
     if found != member.sha256:
@@ -234,7 +235,9 @@ def _build(
     with torch.random.fork_rng(devices=[]):
         module = construct().float()
     for sentence in load_weights(module, state, member.name, built_from):
-        context.progress.note(sentence)
+        if sentence not in told:
+            context.progress.note(sentence)
+            told.add(sentence)
     module.eval().requires_grad_(False)
     refuse_other_tokenizer(module, member.preprocessing, member.name)
     return module

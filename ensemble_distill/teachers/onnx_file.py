@@ -60,8 +60,9 @@ def load(path: Path, context: Context) -> Teacher:
 
 
 def _open(member: Member, ask: Ask, task: type[Task]) -> Answering:
-    refuse_changed(ask.path, member.sha256, read_graph(ask.path).sha256)
-    return Session(task, member, ask)
+    graph = read_graph(ask.path)
+    refuse_changed(ask.path, member.sha256, graph.sha256)
+    return Session(task, member, ask, sum(file.stat().st_size for file in (ask.path, *graph.beside)))
 
 
 def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Port, ...], Named | None]:

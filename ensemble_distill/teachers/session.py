@@ -52,15 +52,18 @@ Given = dict[str, NDArray[Any]]  # rows, by the name of the input
 class Session:
     """See `Answering`. It runs on the CPU, wherever the networks beside it do.
 
+    Args:
+        size: bytes of its files.
+
     Raises:
         EdistillError: onnxruntime cannot load the graph.
     """
 
     module, fineness = None, ROUNDING
 
-    def __init__(self, task: type[Task], member: Member, ask: Ask) -> None:
-        self.task, self.member, self._ask = task, member, ask
-        self._checked = Remarked(task, member)
+    def __init__(self, task: type[Task], member: Member, ask: Ask, size: int = 0) -> None:
+        self.task, self.member, self._ask, self.size = task, member, ask, size
+        self.remarked = Remarked(task, member)
         self._session = _session(ask.path)
 
     @property
@@ -69,7 +72,7 @@ class Session:
 
     @property
     def remark(self) -> str | None:
-        return self._checked.remark
+        return self.remarked.remark
 
     def meets(self, split: str, rows: Rows) -> None:
         """It answers any."""
@@ -85,7 +88,7 @@ class Session:
             port.name: self._fitted(one.cpu().numpy(), port, where)
             for port, one in zip(self._ask.entries, fields, strict=True)
         }
-        return self._checked.answers(self._raw(x, where), split, rows)
+        return self.remarked.answers(self._raw(x, where), split, rows)
 
     def _fields(self, inputs: Tensor) -> Sequence[Tensor]:
         """The rows for each input; texts are padded to the longest, or as far as the graph says."""
@@ -101,7 +104,7 @@ class Session:
         """Rows as the graph takes them. Raises EdistillError where their shape is another than it says."""
         wanted = entry.shape
         if wanted is not None and len(wanted) == 2 and x.ndim > 2:
-            x = self._checked.flat(x)
+            x = self.remarked.flat(x)
         if wanted is not None and (
             len(wanted) != x.ndim or any(w not in (None, n) for w, n in zip(wanted[1:], x.shape[1:], strict=True))
         ):

@@ -21,7 +21,7 @@ and whichever of several processes computed a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.per_head import architecture
 from ensemble_distill.teachers.answering import Answering, Inputs
 from ensemble_distill.teachers.network import Network
+from ensemble_distill.teachers.streamed import Streamed, opened
 
 FEWEST, MOST = 8, 16  # members in a batch; of more its numbers leave the processor's caches
 LARGEST = 2**18  # numbers of a member's largest tensor, beyond which little is gained
@@ -85,7 +86,7 @@ def together(
     shown: Callable[[Inputs], Tensor],
     noted: Sequence[Sequence[str]] = (),
     settled: Collection[str] = (),
-) -> list[Together]:
+) -> Iterator[Together]:
     """The members that are asked in one batch; all others are asked one by one.
 
     Args:
@@ -97,8 +98,10 @@ def together(
     named = {one.member.name: one for one in asked}
     groups = [[named[name] for name in names if name in named] for names in noted]
     groups += _alike([one for one in asked if one.member.name not in settled])
-    found = [_agreeing(group, shown) for group in groups if len(group) > 1]
-    return [batch for batch in found if batch is not None]
+    for group in groups:
+        if len(group) > 1 and (batch := _agreeing(group, shown)) is not None:
+            yield batch
+            del batch  # before the next one is made
 
 
 def _alike(asked: Sequence[Answering]) -> list[list[Answering]]:
@@ -106,13 +109,17 @@ def _alike(asked: Sequence[Answering]) -> list[list[Answering]]:
     batch."""
     groups: dict[Hashable, list[Answering]] = {}
     for one in asked:
-        if (common := _common(one)) is not None:
+        if (common := _common_of(one)) is not None:
             groups.setdefault(common, []).append(one)
     cut = [group[at : at + MOST] for group in groups.values() for at in range(0, len(group), MOST)]
     return [group for group in cut if len(group) >= FEWEST]
 
 
-def _common(asked: Answering) -> Hashable | None:
+def _common_of(asked: Answering) -> Hashable | None:
+    return asked.common if isinstance(asked, Streamed) else in_common(asked)
+
+
+def in_common(asked: Answering) -> Hashable | None:
     """What members in one batch have in common: architecture, code, and what inputs and outputs mean; None of one that
     is asked alone."""
     if type(asked) is not Network or asked.task.of_tokens or not _is_small(asked.module):
@@ -148,8 +155,10 @@ def _values(module: nn.Module) -> Hashable | None:
 @torch.no_grad()
 def _agreeing(group: Sequence[Answering], shown: Callable[[Inputs], Tensor]) -> Together | None:
     """They as one, where that says of some rows what they do."""
-    networks = [one for one in group if isinstance(one, Network)]
-    if len({_common(one) for one in group}) > 1 or len(networks) < len(group):
+    if len({_common_of(one) for one in group}) > 1:
+        return None
+    networks = [one for one in map(opened, group) if isinstance(one, Network)]
+    if len(networks) < len(group):
         return None
     x = shown(networks[0].wants)
     if not x.is_floating_point():

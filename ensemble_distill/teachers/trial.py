@@ -13,6 +13,7 @@ from torch import Tensor
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change, find_later_change
+from ensemble_distill.runtime.parts import Steps
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.network import Network
 from ensemble_distill.teachers.picking import Picked, pick
@@ -79,8 +80,22 @@ def _settled(network: Network, few: Few, x: Tensor, count: int | None) -> tuple[
         return network, returned, None
     part = pick(network, returned, network.returned(x[:1], where), len(x), count)
     said = f"a {type(returned).__name__}, of which {part.said} is taken as its {member.output}"
-    picked = Network(task, member, Picked(network.module, part.steps).eval())
-    return picked, part.tensor, f"Member {member.name} returns {said}."
+    return picked(network, part.steps), part.tensor, f"Member {member.name} returns {said}."
+
+
+def picked(network: Network, steps: Steps) -> Network:
+    """The network, of whose outputs one is its answer; `steps` lead to it."""
+    return Network(network.task, network.member, Picked(network.module, steps).eval())
+
+
+def as_tried(found: Answering) -> Callable[[Answering], Answering]:
+    """What makes of a member that is opened again what `tried` found."""
+    steps = found.module.steps if isinstance(found, Network) and isinstance(found.module, Picked) else None
+
+    def again(asked: Answering) -> Answering:
+        return picked(asked, steps) if steps is not None and isinstance(asked, Network) else asked
+
+    return again
 
 
 def _refuse_dependent(

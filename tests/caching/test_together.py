@@ -145,7 +145,7 @@ class Held(nn.Sequential):
 def test_others_are_asked_one_by_one_or_say_the_same(make: Callable[[int], nn.Module], shape: tuple[int, ...]) -> None:
     """Whether a batch of them can be made is torch's affair; that it says what they do is ours."""
     asked = networks(make)
-    if together(asked, shown(*shape)):
+    if found(asked, *shape):
         assert_own_answers(asked, *shape)
 
 
