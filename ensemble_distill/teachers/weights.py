@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.runtime import memory
+from ensemble_distill.runtime.words import bytes_told
 from ensemble_distill.teachers.choosing import SAVE_STATE, Weights, choose, whole_module
 from ensemble_distill.teachers.states import refuse_unreadable, unwrapped
 
@@ -114,6 +116,12 @@ def _corrupt(path: Path, error: Exception) -> EdistillError:
     if path.is_file() and tarfile.is_tarfile(path):
         return EdistillError(
             f"{path} is a tar archive, not a file of torch.save. Unpack it and give the checkpoint in it."
+        )
+    size, left = path.stat().st_size if path.is_file() else 0, memory.on_machine()
+    if 2 * size > left and (isinstance(error, MemoryError) or "allocate memory" in str(error)):
+        return EdistillError(
+            f"{path} has {bytes_told(size)}, twice as much is needed while it is read, and {bytes_told(left)} of "
+            "memory are left. Close other programs, or raise the limit of this process (ulimit -v) or of its container."
         )
     return EdistillError(
         f"{path} is not a checkpoint that can be read: {first_line(error)}. Copy it again if it was cut short, or save "

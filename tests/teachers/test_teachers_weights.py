@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime import memory
 from ensemble_distill.teachers.averages import AVERAGED
 from ensemble_distill.teachers.choosing import PLAIN
 from ensemble_distill.teachers.states import WRAPPERS, digest
@@ -275,6 +277,26 @@ def test_a_plain_tar_archive_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EdistillError, match="cannot be read: No such file"):
         read_weights(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("unable to mmap 96 bytes: Cannot allocate memory (12)")], ids=str
+)
+def test_a_file_for_which_there_is_no_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(path: Path) -> None:
+        raise error
+
+    save_file(a_state(), tmp_path / "m.safetensors")
+    size = (tmp_path / "m.safetensors").stat().st_size
+    monkeypatch.setattr(safetensors.torch, "load_file", fails)
+    monkeypatch.setattr(memory, "on_machine", lambda: 1.5 * size)
+    with pytest.raises(EdistillError, match=f"has {size / 1e3:.1f} kB.*{1.5 * size / 1e3:.1f} kB of memory are left"):
+        read_weights(tmp_path / "m.safetensors")
+    monkeypatch.setattr(memory, "on_machine", lambda: 2 * size)
+    with pytest.raises(EdistillError, match="not a checkpoint that can be read"):
+        read_weights(tmp_path / "m.safetensors")
 
 
 # --- the digest -------------------------------------------------------------------------------------------
