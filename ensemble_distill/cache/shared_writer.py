@@ -67,8 +67,8 @@ class SharedWriter(Writer):
 
         ranks.of_first(wait)
 
-    def join(self, keys: Sequence[Key], rows: int, batch_size: int) -> None:
-        self._by_first(partial(super().join, keys, rows, batch_size))
+    def join(self, keys: Sequence[Key], rows: int, batch_size: int, later: Sequence[Key] = ()) -> None:
+        self._by_first(partial(super().join, keys, rows, batch_size, later))
 
     def drop_parts(self, place: str) -> None:
         self._by_first(partial(super().drop_parts, place))

@@ -155,10 +155,13 @@ class Writer:
         for block in cut:
             yield block, self._parts.read(block, key).view(record)
 
-    def join(self, keys: Sequence[Key], rows: int, batch_size: int) -> None:
+    def join(self, keys: Sequence[Key], rows: int, batch_size: int, later: Sequence[Key] = ()) -> None:
         """Turn the parts of complete records of one place into files, note them in the manifest, drop the parts.
 
         The manifest is saved as it goes: what it notes is not joined again after a kill.
+
+        Args:
+            later: records of the place that are joined later; where there are parts of these, all parts stay.
         """
         if not keys:
             return
@@ -173,8 +176,9 @@ class Writer:
                 {key: sha256_file(path) for key, path in some.items()}, unanswered
             )
             self.manifest.save(self.folder)
-        for place in {key.parts_place for key in keys}:
-            self.drop_parts(place)
+        if not any(self._parts.path(block, key) for key in later for block in cut):
+            for place in {key.parts_place for key in keys}:
+                self.drop_parts(place)
 
     def _content(self, key: Key, rows: int, cut: Sequence[Block]) -> Iterator[bytes]:
         """A record's file, piece by piece."""

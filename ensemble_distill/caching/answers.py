@@ -13,6 +13,7 @@ from ensemble_distill.cache.reader import StoredInputs
 from ensemble_distill.cache.record_key import RecordKey, Said
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.again import ask_again
+from ensemble_distill.caching.complete import keys
 from ensemble_distill.caching.filling import fill
 from ensemble_distill.caching.meaning import refuse_other_meaning
 from ensemble_distill.caching.panel import Panel, wanted
@@ -82,7 +83,8 @@ def cache_answers(
         fill(writer, rows, made, sampling, asking, told)
     ranks.of_first(lambda: ask_again(writer, name, rows, todo, panel))
     ranks.of_first(lambda: refuse_other_meaning(writer, name, plan.source, todo, panel))
-    writer.join(made, len(plan.source), asking.batch_size)
+    later = set(writer.pending(list(keys({name: plan}, writer.manifest.members)))).difference(todo)
+    writer.join(made, len(plan.source), asking.batch_size, sorted(later))
     asking.progress.finish()
     for remark in sampling.remarks() if samples is not None else ():
         asking.progress.warn(remark)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from tiny import (
     CLASSES,
     SIDE,
+    Killed,
     contents,
     killed_at,
     make_folder,
@@ -30,6 +31,7 @@ from tiny import (
 
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.parts import Block
 from ensemble_distill.caching import forecast
 from ensemble_distill.caching.grouping import NOTED
 from ensemble_distill.runtime import memory, ranks
@@ -234,6 +236,28 @@ def test_a_pass_killed_at_any_point_goes_on_to_the_same_bytes(
         cached(folder, "again")
         assert facts(folder / "again") == facts(folder / "held"), f"after a crash at point {point}"
     assert point > 60
+
+
+def test_what_a_pass_that_held_all_has_done_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path / "tiny", members=4, rows=ROWS)
+    put = writer.Writer.put
+
+    def killed(self: writer.Writer, block: Block, records: Any) -> None:
+        if block.start == 32:
+            raise Killed
+        put(self, block, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.Writer, "put", killed)
+        with pytest.raises(Killed):
+            cached(folder, "cache")
+    asked = rows_asked(monkeypatch)
+    monkeypatch.setattr(memory, "available", little(2))
+    assert groups_told(cached(folder, "cache"))
+    assert asked == {f"member-{index}": 2 * 8 + 6 for index in range(4)}
+    assert not (folder / "cache" / "parts" / "train").exists()
+    cached(folder, "again")
+    assert facts(folder / "cache") == facts(folder / "again")
 
 
 def changing(folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
