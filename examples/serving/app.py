@@ -16,6 +16,7 @@ from serve import Student
 MOST = 32  # rows of a batch
 WAIT = 0.002  # seconds in which others may come
 WAITING = 1024  # rows, beyond which a request is sent away
+A_NUMBER = 64  # bytes of a row's number in a request, with what stands around it, beyond which that is too long
 
 
 class Row(BaseModel):
@@ -59,6 +60,26 @@ class Batcher:
                     answer.set_result(said)
 
 
+class Bounded:
+    """An application that reads no more than so many bytes of a request's body; a longer one gets status 413."""
+
+    def __init__(self, app, most):
+        self.app, self.most = app, most
+
+    async def __call__(self, scope, receive, send):
+        read = 0
+
+        async def counted():
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.most:  # what is still to come is not read, and so ends the connection
+                raise HTTPException(413, f"a request has at most {self.most:,} bytes", {"Connection": "close"})
+            return message
+
+        await self.app(scope, counted, send)
+
+
 def make_app(model, **limits):
     """The service of a file; `limits` are those of `Batcher`."""
     student = Student(model)
@@ -71,6 +92,7 @@ def make_app(model, **limits):
         task.cancel()
 
     app = FastAPI(title="a distilled ensemble", lifespan=running)
+    app.add_middleware(Bounded, most=1024 + A_NUMBER * int(np.prod(student.shape)))
 
     @app.get("/health")
     async def health():

@@ -4,6 +4,7 @@ python serve.py model.onnx rows.npz
 """
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -57,5 +58,10 @@ class Student:
 
 if __name__ == "__main__":
     student = Student(sys.argv[1])
-    for record in student(student.ready(np.load(sys.argv[2])["x"])):
-        print(json.dumps(record))
+    try:
+        for record in student(student.ready(np.load(sys.argv[2])["x"])):
+            print(json.dumps(record))
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written yet
+        sys.exit(141)

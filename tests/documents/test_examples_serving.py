@@ -67,6 +67,21 @@ def test_onnxruntime_and_numpy_are_enough(digits_session: Path, tmp_path: Path) 
     assert_said(records, said(digits_session), range(400))
 
 
+@pytest.mark.thorough
+def test_nobody_who_reads_on_is_no_error(digits_session: Path, tmp_path: Path) -> None:
+    """Of more than a pipe holds the first line is read, as `head` does."""
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, x=np.tile(np.load(digits_session / "data/test.npz")["x"], (8, 1, 1)))
+    command = [sys.executable, str(HERE / "serve.py"), str(digits_session / MODEL), str(rows)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        assert json.loads(started.stdout.readline())["class"]
+        started.stdout.close()
+        told = started.stderr.read()
+    assert (started.returncode, told) == (141, b"")
+
+
 def test_pictures_in_color_and_rows_of_other_sizes(example: Any, digits_session: Path) -> None:
     student = example("serve").Student(str(digits_session / MODEL))
     gray = np.arange(2 * 64).reshape(2, 8, 8)
@@ -213,6 +228,28 @@ def test_more_than_may_wait_are_sent_away_and_none_is_lost(serve: Any, digits_se
     codes = [answer.status_code for answer in service.run(talk)]
     assert set(codes) == {200, 503}
     assert codes.count(200) == sum(service.batches) >= 3
+
+
+def test_a_request_that_is_too_long_is_read_no_further(serve: Any, digits_session: Path) -> None:
+    good, service = json.dumps({"x": rows_of(digits_session)[0]}).encode(), serve()
+    most, sent = 1024 + 64 * 64, [0]
+
+    async def endless() -> Any:
+        while True:
+            sent[0] += 1
+            yield b" " * 1000
+
+    async def talk(client: Any) -> Any:
+        return [
+            await client.post("/predict", content=content, headers={"Content-Type": "application/json"})
+            for content in (good.ljust(most), good.ljust(most + 1), endless(), good)
+        ]
+
+    answers = service.run(talk)
+    assert [answer.status_code for answer in answers] == [200, 413, 413, 200]
+    assert f"{most:,}" in answers[1].json()["detail"]
+    assert sent[0] <= most // 1000 + 2
+    assert service.batches == [1, 1]
 
 
 # --- Triton -------------------------------------------------------------------------------------------------------
