@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,7 @@ from ensemble_distill.cache.writer import Writer
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import sha256_file
-
-LOOK_EVERY = 0.25  # seconds
-LATE = 90.0  # seconds after which a file that another machine wrote is to be seen here: NFS remembers folders for 60
+from ensemble_distill.runtime.shared import is_seen
 
 
 class SharedWriter(Writer):
@@ -80,16 +77,6 @@ class SharedWriter(Writer):
 
         self.manifest = ranks.of_first(changed)
         self._parts.forget()  # what another process changed
-
-
-def is_seen(there: Callable[[], bool]) -> bool:
-    """Whether something is there, or comes soon."""
-    until = time.monotonic() + LATE
-    while not there():
-        if time.monotonic() > until:
-            return False
-        time.sleep(LOOK_EVERY)
-    return True
 
 
 def open_writer(folder: Path, manifest: Manifest) -> Writer:

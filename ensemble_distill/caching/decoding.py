@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ensemble_distill.cache.shared_writer import is_seen
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.data.decoded import Decoded, decodes, open_pictures
 from ensemble_distill.data.decoded_blocks import RECORD, Blocks, cut, is_stored, refuse_other_pictures
@@ -25,6 +24,7 @@ from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.loading import batches
+from ensemble_distill.runtime.shared import is_seen
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.runtime.workers import at_once, by_trial, offered, rate_of

@@ -25,11 +25,13 @@ from ensemble_distill.runtime.files import clear_folder, refuse_outside
 from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.shared import see_as_first
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.report import TrainReport
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 from ensemble_distill.workspace import Workspace
+from ensemble_distill.workspace.alike import refuse_differing_settings, see_cache
 from ensemble_distill.workspace.folders import refuse_foreign, run_folder
 from ensemble_distill.workspace.training import recorded, settled_training
 
@@ -67,10 +69,13 @@ def train_chain(
 
 def _train_chain(settings: Settings, overwrite: bool, trust: bool, progress: Progress) -> ChainReport:
     started = time.monotonic()
+    refuse_differing_settings(Workspace(settings), "train", overwrite)
+    see_cache(Path(settings.output.cache))
     count = settings.train.generations or 1
     _refuse_unfit(settings)
     settings = recorded(settings, settled_training(Workspace(settings)))
     folder = run_folder(settings)
+    see_as_first([folder / ARGS, *(file for number in range(count) for file in _run_files(folder, number + 1))])
     _refuse_foreign(folder)
     complete = not overwrite and _finished_generations(folder) >= count
     ranks.wait()  # until all have read what is there
@@ -109,6 +114,7 @@ def _train_generation(
     first, own = one.number == 1, generation_settings(settings, folder, one.number)
     refuse_outside(folder, run_folder(own) / ARGS)
     if not first:
+        see_as_first(_run_files(folder, one.number - 1))  # which may have been written just now
         refuse_outside(folder, Path(own.output.cache) / MANIFEST)
         _refuse_changed_predecessor(folder, one.number)
         if not one.finished:
@@ -215,6 +221,11 @@ def _remedies(settings: Settings, its_own: bool) -> Iterator[None]:
             raise
         cache = settings.output.cache
         raise EdistillError(f"{error} But this cache is the chain's own: delete {cache} and go on instead.") from error
+
+
+def _run_files(folder: Path, generation: int) -> list[Path]:
+    """By which a generation is known, and learned from."""
+    return [folder / generation_name(generation) / name for name in (ARGS, CONFIG, WEIGHTS)]
 
 
 def _finished_generations(folder: Path) -> int:

@@ -19,9 +19,11 @@ from ensemble_distill.runtime.devices import whole_float32
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.shared import see_as_first
 from ensemble_distill.settings import Settings, settings_toml
 from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
 from ensemble_distill.workspace import Workspace
+from ensemble_distill.workspace.alike import refuse_differing_inputs, refuse_differing_settings
 from ensemble_distill.workspace.folders import refuse_foreign
 from ensemble_distill.workspace.splits import class_names, tell_remarks
 from ensemble_distill.workspace.workspace import sources_of
@@ -58,7 +60,9 @@ def _cache_logits(
     settings: Settings, only: Collection[str] | None, overwrite: bool, workspace: Workspace
 ) -> CacheReport:
     started = time.monotonic()
+    refuse_differing_settings(workspace, "cache-logits", overwrite)
     folder = workspace.cache_folder
+    see_as_first([folder / NAME])
     refuse_foreign(folder, NAME, "a cache", "output.cache")
     known = None if overwrite else workspace.cached_names
     plans = workspace.splits(only, known)
@@ -81,6 +85,7 @@ def _cache_logits(
         tries_workers=settings.train.workers is None and only is None,
         decoded=settings.cache.decoded and workspace.pictures is None,
     )
+    refuse_differing_inputs(plans, teachers)
     with held(folder, plans, teachers, overwrite, asking.decoded), whole_float32():
         added = cache_outputs(folder, workspace.task, plans, teachers, asking, overwrite)
         if ranks.is_first():

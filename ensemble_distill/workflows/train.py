@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from ensemble_distill.logs import Logs
-from ensemble_distill.runs.folder import WEIGHTS
+from ensemble_distill.runs.folder import ARGS, CHECKPOINT, CONFIG, WEIGHTS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.shared import see_as_first
 from ensemble_distill.settings import Settings
 from ensemble_distill.settings.idle import is_given
 from ensemble_distill.training import refusals
@@ -25,6 +26,8 @@ from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.train import Machine, prepare, training_of
 from ensemble_distill.training.workers import try_workers
 from ensemble_distill.workspace import Workspace
+from ensemble_distill.workspace.alike import refuse_differing_settings, refuse_differing_students, see_cache
+from ensemble_distill.workspace.folders import run_folder
 from ensemble_distill.workspace.learned import open_learned, tell_not_stored, trained_splits
 from ensemble_distill.workspace.training import claim_folder, finished, logs_of, open_asked
 
@@ -65,6 +68,9 @@ def _train(
     workspace: Workspace, overwrite: bool, begin: Callable[[Training], None] | None, claim: Callable[[], None]
 ) -> TrainReport:
     started, settings = time.monotonic(), workspace.settings
+    refuse_differing_settings(workspace, "train", overwrite)
+    see_cache(workspace.cache_folder)
+    see_as_first(run_folder(settings) / name for name in (ARGS, CONFIG, WEIGHTS, CHECKPOINT))
     asked = open_asked(workspace, overwrite)
     ranks.wait()  # until all have read what is there
 
@@ -88,6 +94,7 @@ def _train(
         learned = open_learned(workspace, plans, asked.needs)
         given = partial(is_given, settings)
         ready = prepare(asked, learned, Machine(workspace.device, workspace.workers, workspace.progress, given))
+        refuse_differing_students(ready)
         claiming = partial(claim_folder, settings, asked, ready, claim)
         training = training_of(ready, asked, learned, workspace.progress, claiming, logs)
         if settings.train.workers is None:

@@ -1,0 +1,108 @@
+"""What several processes read is the same: files of a folder that they share, where what another machine wrote may be
+seen late, and all that they go by."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.files import sha256_file
+
+LOOK_EVERY = 0.25  # seconds
+LATE = 90.0  # seconds after which a file that another machine wrote is to be seen here: NFS remembers folders for 60
+SHOWN = 60  # characters of a value in a message
+
+
+def is_seen(there: Callable[[], bool]) -> bool:
+    """Whether something is there, or comes soon."""
+    until = time.monotonic() + LATE
+    while not there():
+        if time.monotonic() > until:
+            return False
+        time.sleep(LOOK_EVERY)
+    return True
+
+
+def see_as_first(paths: Iterable[Path], whole: bool = True) -> None:
+    """Go on when every process sees these files as the first one does. Every rank has to call it, before one changes
+    any of them, with its own paths of the same files.
+
+    Args:
+        whole: compare what is in them; else how many bytes they have, which costs no reading.
+
+    Raises:
+        EdistillError: a process sees another file, or one where the first sees none, for longer than `LATE`.
+    """
+    if not ranks.several():
+        return
+    own, look = list(paths), digest if whole else _size
+    noted = ranks.of_first(lambda: [look(path) for path in own])
+
+    def other() -> tuple[Path, str, str] | None:
+        both = ((path, look(path), first) for path, first in zip(own, noted, strict=True))
+        return next((found for found in both if found[1] != found[2]), None)
+
+    if not is_seen(lambda: other() is None) and (found := other()) is not None:
+        path, here, first = found
+        raise EdistillError(
+            f"{_named(ranks.current().index)} sees {_told(here)} at {path}, and the first one {_told(first)}. Name a "
+            "folder that all machines share, or restore the file."
+        )
+    ranks.wait()
+
+
+def refuse_differing(known: Mapping[str, object]) -> None:
+    """Refuse to go on where a process goes by other values than the first one. Every rank has to call it.
+
+    Args:
+        known: what a message calls a value, and that value. One that the first does not have is none.
+
+    Raises:
+        EdistillError: one differs; the same in every process.
+    """
+    host = socket.gethostname()
+    first, *others = ranks.of_each((host, {name: str(value) for name, value in known.items()}))
+    for index, (where, found) in enumerate(others, 1):
+        for name in dict.fromkeys([*first[1], *found]):
+            here, there = (values.get(name, "") for values in (found, first[1]))
+            if here != there:
+                raise EdistillError(
+                    f"{_named(index, where)} has {name} {_told(here)}, and the first one (on {first[0]}) has "
+                    f"{_told(there)}. Start all with the same command, in a folder that all machines share or in equal "
+                    "copies of it."
+                )
+
+
+def _named(index: int, host: str | None = None) -> str:
+    return f"Process {index} of {ranks.current().world} (on {host or socket.gethostname()})"
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, "" where there is none, and the name of an error where it cannot be read."""
+    return _looked(path, partial(sha256_file, path))
+
+
+def _size(path: Path) -> str:
+    return _looked(path, lambda: f"{path.stat().st_size:,} bytes")
+
+
+def _looked(path: Path, look: Callable[[], str]) -> str:
+    try:
+        return look()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:  # a folder, a pipe, what may not be read
+        return type(error).__name__
+
+
+def _told(found: str) -> str:
+    """A value for a message: the beginning of a digest, or of a long text."""
+    if re.fullmatch(r"[0-9a-f]{64}", found):
+        return f"{found[:12]}…"
+    return (found if len(found) <= SHOWN else f"{found[: SHOWN - 1]}…") or "nothing"
