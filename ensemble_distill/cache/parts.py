@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from ensemble_distill.cache.record_key import AnyKey, Key
 from ensemble_distill.errors import CacheError, EdistillError
-from ensemble_distill.runtime.files import remove_tree, write_whole
+from ensemble_distill.runtime.files import refuse_endless, remove_tree, write_whole
 
 PARTS = "parts"  # the folder of a cache that holds them
 
@@ -113,6 +113,7 @@ class Parts:
 def _columns(part: Path) -> frozenset[str]:
     """What a part holds; nothing when its bytes are not those that were written."""
     try:
+        refuse_endless(part)
         with safe_open(part, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             whole = (file.metadata() or {}).get("sha256") == _digest(tensors)

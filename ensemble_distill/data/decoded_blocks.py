@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from ensemble_distill import __version__
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError, first_line
-from ensemble_distill.runtime.files import remove_file, sha256_file, write_whole
+from ensemble_distill.runtime.files import refuse_endless, remove_file, sha256_file, write_whole
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.runtime.seals import WRITTEN_BY, read_sealed_json, write_sealed_json
 
@@ -101,6 +101,7 @@ class Blocks:
     def is_whole(self, rows: range) -> bool:
         """Whether a block is there, byte for byte as it was put."""
         try:
+            refuse_endless(self.path(rows))
             with safe_open(self.path(rows), framework="numpy") as file:
                 said = (file.metadata() or {}).get("sha256")
                 shapes, pixels = file.get_tensor("shapes"), file.get_tensor("pixels")
@@ -152,6 +153,7 @@ class Header:
 def _header(path: Path) -> Header:
     """Raises ValueError where it is no block."""
     try:
+        refuse_endless(path)
         with safe_open(path, framework="numpy") as file:
             shapes, pixels = file.get_tensor("shapes"), file.get_slice("pixels")
             length, dtype = tuple(pixels.get_shape()), pixels.get_dtype()

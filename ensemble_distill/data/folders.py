@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ensemble_distill.data.walk import there, unlisted
+from ensemble_distill.runtime.files import refuse_endless, refuse_special
 from ensemble_distill.runtime.names import natural_key
 
 STATE = "state.json"  # of a data set that the library datasets saved
@@ -38,17 +39,21 @@ def is_sharded(folder: str | Path) -> bool:
 def is_archive(path: Path) -> bool:
     """Whether a file begins as a tar archive does."""
     try:
+        refuse_endless(path)
         with path.open("rb") as file:
             return b"ustar" in file.read(512)[257:263]
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
 def shards_in(folder: str | Path) -> list[Path]:
-    """Its tar archives, by name, s-2 before s-10. Raises EdistillError where it cannot be listed."""
+    """Its tar archives, by name, s-2 before s-10. Raises EdistillError where it cannot be listed, or one is no file."""
     try:
         with os.scandir(folder) as found:
             names = [entry.name for entry in found if entry.name.endswith(SHARD) and entry.name[0] != "."]
     except OSError as error:
         raise unlisted(error) from error
-    return [Path(folder) / name for name in sorted(names, key=natural_key)]
+    shards = [Path(folder) / name for name in sorted(names, key=natural_key)]
+    for shard in shards:
+        refuse_special(shard)
+    return shards

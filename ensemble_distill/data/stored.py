@@ -14,7 +14,7 @@ import numpy as np
 from ensemble_distill.data.mapped import Mapped, Place
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.files import memory
+from ensemble_distill.runtime.files import memory, refuse_endless
 
 HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -35,6 +35,7 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            refuse_endless(path)
             with path.open("rb") as file:
                 if file.read(6) == np.lib.format.MAGIC_PREFIX:
                     raise ValueError("it is a single array")

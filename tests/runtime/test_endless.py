@@ -14,12 +14,17 @@ from tiny import make_folder, refused, settings
 
 import ensemble_distill
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.parts import Block, Parts
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.data import open_source
+from ensemble_distill.data.decoded_blocks import Blocks
+from ensemble_distill.data.folders import is_sharded, shards_in
 from ensemble_distill.runs import exports
 from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.run import Run
 from ensemble_distill.settings import load_settings
+from ensemble_distill.teachers.outputs import holds_inputs
 from ensemble_distill.teachers.said import json_said, yaml_said
 from ensemble_distill.training.checkpoint import load_state
 from ensemble_distill.workflows.cache_logits import cache_logits
@@ -98,6 +103,33 @@ def _refused_at_once(made: Path, file: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 26
     finally:
         tracemalloc.stop()
+
+
+# what is no file is no block, no archive and no outputs, and a pipe is not waited for
+PASSED_OVER: dict[str, Callable[[Path], object]] = {
+    "cache/parts/test/0000000000-0000000008-0.safetensors": lambda file: Parts(file.parents[2]).path(
+        Block(0, 8), RecordKey("test", "member-0", 0)
+    ),
+    "cache/decoded/test/0000000000-0000000008.safetensors": lambda file: Blocks(
+        file.parents[2], file.parent.name, "0"
+    ).is_whole(range(8)),
+    "shards/a.tar": lambda file: is_sharded(file.parent),
+    "teachers/answers.npz": holds_inputs,
+}
+
+
+@pytest.mark.parametrize("name", PASSED_OVER)
+def test_a_pipe_in_the_place_of_what_may_be_there(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    os.mkfifo(file)
+    assert not PASSED_OVER[name](file)
+
+
+def test_a_pipe_among_shards(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.tar")
+    with refused("b.tar", "a pipe"):
+        shards_in(tmp_path)
 
 
 def test_verify_reads_no_record_that_is_longer_than_it_should_be(made: Path) -> None:
