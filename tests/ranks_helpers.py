@@ -72,12 +72,6 @@ def in_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
     return [one.ended() for one in start_ranks(world, function, *arguments)]
 
 
-def on_hosts(hosts: Sequence[Mapping[str, str]], function: Callable[..., Any], *arguments: Any) -> list[Ended]:
-    """The same with a process on each host, of which the first one keeps the store. A host is its environment, and in
-    NAMESPACE its network."""
-    return [one.ended() for one in _started(hosts, function, arguments)]
-
-
 def start_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Started]:
     """The processes of `in_ranks`, which have only begun."""
     distributed: Any = torch.distributed
@@ -168,11 +162,26 @@ def start_commands(
     world: int, folder: Path, *command: str, before: Callable[[], None] | None = None
 ) -> list[StartedCommand]:
     """The processes of `commands`, which have only begun."""
+    written = _place_for_output(folder)
+    started = start_ranks(world, _command, folder, written, command, before)
+    return [StartedCommand(one, written, index) for index, one in enumerate(started)]
+
+
+def commands_on_hosts(
+    hosts: Sequence[Mapping[str, str]], folder: Path, *command: str, before: Callable[[], None] | None = None
+) -> list[Said]:
+    """The same with a process on each host, of which the first one keeps the store. A host is its environment, and in
+    NAMESPACE its network."""
+    written = _place_for_output(folder)
+    started = _started(hosts, _command, (folder, written, command, before))
+    return [StartedCommand(one, written, index).said() for index, one in enumerate(started)]
+
+
+def _place_for_output(folder: Path) -> Path:
     written = folder.parent / "written"
     shutil.rmtree(written, ignore_errors=True)
     written.mkdir()
-    started = start_ranks(world, _command, folder, written, command, before)
-    return [StartedCommand(one, written, index) for index, one in enumerate(started)]
+    return written
 
 
 def _command(folder: Path, written: Path, command: tuple[str, ...], before: Callable[[], None] | None) -> None:
