@@ -59,8 +59,8 @@ OWN = ("edistill.toml",)
 def campaign(scratch: Path, damages: int, seed: int) -> Report:
     """Damage files, each in every region, by about so many damages in all."""
     rng, report = random.Random(seed), Report("damage")
-    worlds = ((_tensors(scratch / "tensors"), TENSORS), (_pictures(scratch / "pictures"), PICTURES))
-    files = sum(len(_read(folder, readers)) for folder, readers in worlds)
+    worlds = ((tensors(scratch / "tensors"), TENSORS), (_pictures(scratch / "pictures"), PICTURES))
+    files = sum(len(read_by(folder, readers)) for folder, readers in worlds)
     rounds = max(1, round(damages / (files * REGIONS)))
     for folder, readers in worlds:
         kept = scratch / f"{folder.name}-whole"
@@ -72,8 +72,8 @@ def campaign(scratch: Path, damages: int, seed: int) -> Report:
 def _damage(folder: Path, kept: Path, readers: Readers, rounds: int, rng: random.Random, report: Report) -> None:
     """Damage one folder's files; `kept` is a copy of it whole."""
     wanted: dict[str, Any] = {}
-    for name in _read(folder, readers):
-        content, commands = (kept / name).read_bytes(), _readers(name, readers)
+    for name in read_by(folder, readers):
+        content, commands = (kept / name).read_bytes(), readers_of(name, readers)
         for turn, region in itertools.product(range(rounds), range(REGIONS)):
             at = int(rng.uniform(region, region + 1) * len(content) / REGIONS)
             kind = rng.choice(sorted(KINDS))
@@ -103,7 +103,7 @@ def _judge(report: Report, outcome: Outcome, result: Any, wanted: Any, told: str
         report.wrong(f"{told}: another result without a word")
 
 
-def _tensors(folder: Path) -> Path:
+def tensors(folder: Path) -> Path:
     """A folder with a cache, a calibrated and exported run, and one that was interrupted half way."""
     make_folder(folder, members=2, rows={"train": 40, "validation": 24, "test": 10, "ood/noise": 7})
     _run_all(folder, ("cache-logits", "train", "calibrate", "evaluate", "export --onnx --safetensors"))
@@ -137,15 +137,15 @@ def _interrupted(folder: Path) -> None:
     assert not (folder / "runs/half/student.safetensors").exists()
 
 
-def _read(folder: Path, readers: Readers) -> list[str]:
+def read_by(folder: Path, readers: Readers) -> list[str]:
     """The files that a command reads. One that is empty has nothing to damage."""
     names = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.stat().st_size
     )
-    return [name for name in names if _readers(name, readers)]
+    return [name for name in names if readers_of(name, readers)]
 
 
-def _readers(name: str, readers: Readers) -> tuple[str, ...]:
+def readers_of(name: str, readers: Readers) -> tuple[str, ...]:
     return next((commands for start, commands in readers.items() if name.startswith(start)), ())
 
 

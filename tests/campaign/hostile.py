@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from commands import run
 from report import Report
-from tiny import contents, make_folder
+from tiny import make_folder
+from victim import Victim
 
 EVERY = (
     "cache-logits",
@@ -41,35 +42,29 @@ HUGE = 10**12
 Attack = Callable[[Path, Path], None]  # a folder with everything made, and one outside that must stay as it is
 
 
-def campaign(scratch: Path, every: int) -> Report:
-    """Make each hostile folder and run every `every`-th command in it, all of them over the rounds."""
+def campaign(scratch: Path, every: int, seed: int) -> Report:
+    """Make each hostile folder and run every `every`-th command in it, from that of the seed's number on: all of them
+    over the rounds."""
     report = Report("hostile files")
     made = make_folder(scratch / "folder", members=2, rows={"train": 40, "validation": 24, "test": 10, "ood/noise": 7})
     for command in ("cache-logits", "train", "calibrate", "export --onnx --safetensors"):
         assert run(made, command).status == 0, command
     whole = scratch / "whole"
     shutil.copytree(made, whole)
-    victim = scratch / "victim"
     for number, (name, attack) in enumerate(attacks()):
         for position, command in enumerate(EVERY):
-            if (number + position) % every:
+            if (number + position + seed) % every:
                 continue
-            for folder in (made, victim):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
             shutil.copytree(whole, made)
-            (victim / "records").mkdir(parents=True)
-            (victim / "precious").write_text("mine")
-            (victim / "records" / "precious.v0.npy").write_text("mine")
-            attack(made, victim)
-            before = contents(victim)
+            victim = Victim(scratch / "victim")
+            attack(made, victim.folder)
             outcome = run(made, command)
             told = f"{name}, {command}"
             if outcome.fault is not None:
                 report.wrong(f"{told}: {outcome.fault}: {outcome.err[-900:].decode(errors='replace')}")
-            if contents(victim) != before:
-                report.wrong(f"{told}: what lies elsewhere changed: {sorted(contents(victim).keys() ^ before.keys())}")
-            if (victim / "ran").exists():
-                report.wrong(f"{told}: its code ran")
+            for what in victim.harm():
+                report.wrong(f"{told}: {what}")
             report.count("refused" if outcome.status == 2 else "passed")
             report.trial()
     return report
@@ -106,7 +101,25 @@ def attacks() -> Iterator[tuple[str, Attack]]:
         yield f"{name} is a list", _written(name, b"[]")
         yield f"{name} is text of no encoding", _written(name, b'{"a": "\xff\xfe"}')
         yield f"{name} is a folder", _folder(name)
-        yield f"{name} is a pipe", _pipe(name)
+        yield f"{name} is a pipe", pipe(name)
+    for name in (
+        "edistill.toml",
+        "model.py",
+        "data/train.npz",
+        "data/test.npz",
+        "teachers/member-0.safetensors",
+        "cache/args.toml",
+        "cache/records/train/member-0.v0.npy",
+        "cache/replay/train.safetensors",
+        "runs/hydra-s0/args.toml",
+        "runs/hydra-s0/summary.csv",
+        "runs/hydra-s0/student.safetensors",
+        "runs/hydra-s0/checkpoint.safetensors",
+        "runs/hydra-s0/export/model.onnx",
+        "teachers/answers.npz",
+    ):
+        yield f"{name} is a pipe", pipe(name)
+        yield f"{name} is a folder", _folder(name)
     yield "deep edistill.toml", _appended("edistill.toml", b"\n[more]\na = " + b"[" * DEEP)
     yield "edistill.toml of no encoding", _appended("edistill.toml", b"\n# \xff\xfe")
     for name in (
@@ -172,7 +185,7 @@ def _folder(name: str) -> Attack:
     return attack
 
 
-def _pipe(name: str) -> Attack:
+def pipe(name: str) -> Attack:
     def attack(folder: Path, victim: Path) -> None:
         _gone(folder / name)
         os.mkfifo(folder / name)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from commands import Running, run
+from commands import Outcome, Running, run
 from report import Report
 from tiny import contents, make_folder
 
@@ -23,6 +23,7 @@ ROAD = (
     "export --onnx --safetensors",
     "predict data/test.npz -o predictions.csv",
     "train --method ban --generations 2 --name chain",
+    "compare hydra-s0 chain/generation-2 --json",
     "cache-logits --overwrite",
     "train --overwrite",
 )
@@ -52,7 +53,7 @@ def campaign(scratch: Path, trials: int, seed: int) -> Report:
         if last.status != 0:
             report.wrong(f"trial {trial}: {command} does not go on after {ends}: {last.err[-600:]!r}")
             continue
-        different = _different(state(folder), after[command])
+        different = _different(state(folder) | said(last), after[command])
         if different:
             report.wrong(f"trial {trial}: {command} after {ends} differs in {', '.join(different)}")
         report.trial()
@@ -69,7 +70,7 @@ def _references(scratch: Path, report: Report) -> tuple[dict[str, Path], dict[st
         outcome = run(folder, command)
         if outcome.status != 0:
             report.wrong(f"{command} fails: {outcome.err!r}")
-        after[command], seconds[command] = state(folder), outcome.seconds
+        after[command], seconds[command] = state(folder) | said(outcome), outcome.seconds
     return before, after, seconds
 
 
@@ -94,6 +95,11 @@ def state(folder: Path) -> dict[str, Any]:
         else:
             state[name] = content
     return state
+
+
+def said(outcome: Outcome) -> dict[str, Any]:
+    """What a command printed, where that is its result."""
+    return {"what it says": _without_time(json.loads(outcome.out))} if "--json" in outcome.command else {}
 
 
 def _without_time(value: Any) -> Any:
