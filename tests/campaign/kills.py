@@ -23,7 +23,7 @@ ROAD = (
     "export --onnx --safetensors",
     "predict data/test.npz -o predictions.csv",
     "train --method ban --generations 2 --name chain",
-    "compare hydra-s0 chain/generation-2 --json",
+    "compare hydra-s0 chain/generation-1 --json",
     "cache-logits --overwrite",
     "train --overwrite",
 )
@@ -99,7 +99,9 @@ def state(folder: Path) -> dict[str, Any]:
 
 def said(outcome: Outcome) -> dict[str, Any]:
     """What a command printed, where that is its result."""
-    return {"what it says": _without_time(json.loads(outcome.out))} if "--json" in outcome.command else {}
+    if outcome.status != 0 or "--json" not in outcome.command:
+        return {}
+    return {"what it says": _without_time(json.loads(outcome.out))}
 
 
 def _without_time(value: Any) -> Any:
