@@ -38,7 +38,8 @@ class _Kept:
     to: AnyPreprocessing | None
 
 
-def _path(folder: Path, split: str) -> Path:
+def samples_path(folder: Path, split: str) -> Path:
+    """Where the kept inputs of a split stand in a cache."""
     return folder / "replay" / f"{split}.safetensors"
 
 
@@ -88,16 +89,16 @@ def keep_samples(folder: Path, split: str, rows: ViewedRows, views: int, to: Any
     Raises:
         EdistillError: an earlier pass over this split saw others; see `check_samples`.
     """
-    if _path(folder, split).is_file():
+    if samples_path(folder, split).is_file():
         check_samples(folder, split, rows, views)
     samples = dict(_samples(rows, views, to))
     content = save(samples, metadata={"to": json.dumps(to and to.to_json())})
-    write_whole(_path(folder, split), content, within=folder)
+    write_whole(samples_path(folder, split), content, within=folder)
 
 
 def drop_samples(folder: Path, split: str) -> None:
     """Forget a split of which nothing was cached after all."""
-    remove_file(_path(folder, split), within=folder)
+    remove_file(samples_path(folder, split), within=folder)
 
 
 def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> None:
@@ -106,7 +107,7 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
     Raises:
         EdistillError: one differs by more than 2/255 (features: by 1e-5 of their size), or they are missing.
     """
-    path = _path(folder, split)
+    path = samples_path(folder, split)
     if not path.is_file():
         raise CacheError(f"{path} is missing. Restore it, or run edistill cache-logits --overwrite.")
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ensemble_distill import __version__
 from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest, is_cache
+from ensemble_distill.caching.replay import samples_path
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.facts import split_key
 from ensemble_distill.runs.args import FREE
@@ -67,8 +68,9 @@ def see_cache(folder: Path) -> None:
     see_as_first([folder / MANIFEST])
     if not ranks.several():
         return
-    records = Manifest.load(folder).records if is_cache(folder) else {}
-    see_as_first([key.path(folder) for key in records], whole=False)
+    manifest = Manifest.load(folder) if is_cache(folder) else None
+    see_as_first([] if manifest is None else [samples_path(folder, split) for split in manifest.splits])
+    see_as_first([] if manifest is None else [key.path(folder) for key in manifest.records], whole=False)
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
