@@ -57,12 +57,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 CACHE, TRAIN = "cache-logits -b 4", "train --opt sgd --epochs 3"
-SILENT = 2.0  # seconds without a sign until a process counts as lost
+SILENT = 5.0  # seconds without a sign until a process counts as lost
 LONGER = 10.0  # seconds that the end of the job takes besides, which examples/scale/README.md says
 
 
 def on(hosts: list[dict[str, str]], folder: Path, command: str, before: Callable[[], None] | None = None) -> list[Said]:
-    return commands_on_hosts(hosts, folder, *command.split(), "--set", f"train.peer-timeout={SILENT}", before=before)
+    """What is said; where nothing is to be lost, slow processes are given the time that they have by default."""
+    patience = [] if before is None else ["--set", f"train.peer-timeout={SILENT}"]
+    return commands_on_hosts(hosts, folder, *command.split(), *patience, before=before)
 
 
 def cuts(host: int, steps: int) -> None:
