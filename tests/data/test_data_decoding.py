@@ -57,7 +57,10 @@ def test_an_image_reads_as_torchvision_reads_it(case: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
 def test_gray_of_16_bits_is_scaled_and_not_clipped(name: str, tmp_path: Path) -> None:
-    Image.fromarray(SIXTEEN).save(tmp_path / name)
+    if name == "a.pgm":  # which Pillow before 11 reads and does not write
+        (tmp_path / name).write_bytes(b"P5\n4 2\n65535\n" + SIXTEEN.astype(">u2").tobytes())
+    else:
+        Image.fromarray(SIXTEEN).save(tmp_path / name)
     found = open_source(tmp_path).item(0).x
     assert_array_equal(found, np.repeat(np.rint(SIXTEEN / 65535 * 255)[..., None], 3, axis=2))
 

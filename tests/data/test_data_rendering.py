@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -15,6 +16,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import CROP_MODES, INTERPOLATIONS, Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TIMM = tuple(map(int, timm.__version__.split(".")[:3]))
 
 
 def pixels(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -35,6 +37,8 @@ def timms(image: Image.Image, to: Preprocessing) -> np.ndarray:
 @pytest.mark.parametrize(("mode", "interpolation"), list(itertools.product(CROP_MODES, INTERPOLATIONS)))
 def test_equals_timm(mode: str, interpolation: str) -> None:
     sizes, shapes = [(32, 32), (24, 40)], [(32, 32), (57, 41), (20, 63), (300, 9), (24, 40)]
+    if mode == "center" and interpolation != "bilinear" and TIMM < (1, 0, 31):
+        sizes.pop()  # those versions scale to an oblong size by bilinear, whatever is asked
     for crop_pct, size, shape in itertools.product([1.0, 0.875, 0.73], sizes, shapes):
         to = Preprocessing(size, MEAN, STD, interpolation, crop_pct, mode)
         x = pixels(*shape)
