@@ -35,6 +35,7 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
 
 INSTEAD = "Use edistill export --safetensors"
+UNROLLS = torch.torch_version.TorchVersion(torch.__version__) < "2.13"  # its exporter gives recurrences one length
 
 
 class Predicts(Protocol):
@@ -192,9 +193,10 @@ def streamed(student: Student, card: Card, progress: Progress) -> tuple[Predicti
                 rows = torch.zeros(2, *card.shape, dtype=torch.int64)
                 return Predictions(student, rows).eval(), _with_card(model, card)
             why = CONSTANT.format("the number of rows or of tokens")  # and says nothing of it
+    remedy = "install torch 2.13 or newer, or else mend the body," if UNROLLS else "mend the body"
     progress.warn(
         f"The body returns a state, and the file takes none: {why}. It takes rows of {card.shape[0]} tokens and tells "
-        f"the last {student.positions}. To serve a stream with its state, mend the body and export again."
+        f"the last {student.positions}. To serve a stream with its state, {remedy} and export again."
     )
     return None
 

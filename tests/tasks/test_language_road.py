@@ -18,6 +18,7 @@ from ensemble_distill import cache_logits, calibrate, evaluate, export, load_stu
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import open_source
 from ensemble_distill.data.vocabulary import Reading
+from ensemble_distill.exporting.onnx import UNROLLS
 from ensemble_distill.tasks.checks.positions import IGNORED
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workspace import Workspace
@@ -147,6 +148,7 @@ def test_every_method_learns_from_positions(folder: Path, method: str) -> None:
 # --- graph --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(UNROLLS, reason="torch before 2.13 gives recurrences one length")
 def test_a_stream_is_served_with_its_state_and_predict_says_what_evaluate_does(folder: Path) -> None:
     train(settings(folder, train__method="hydra"))
     export(settings(folder), "hydra-s0", onnx=True)
