@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ HERE = Path(__file__).parents[2] / "examples" / "language"
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> None:
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    names = ("model", "parameters", "make", "study")
     monkeypatch.syspath_prepend(str(HERE))
-    for name in ("model", "parameters", "make", "study"):
+    for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in names:  # other tests of the same process have a `model` of their own
+        sys.modules.pop(name, None)
 
 
 def test_the_papers_models_have_the_papers_sizes(example: None) -> None:
