@@ -8,8 +8,8 @@
 3. The same epoch with --channels-last ÷ without.
 4. The caching pass ÷ the bare sum of the members' forward passes on tensors that are already loaded.
 
-The machine should have nothing else to do. `--rows 512 --repeats 1`
-makes it shorter. timm has that task from 1.0.23 on.
+The machine should have nothing else to do. `--rows 512 --repeats 1` makes it shorter. timm has that task from 1.0.23
+on.
 """
 
 from __future__ import annotations
