@@ -38,30 +38,34 @@ ENSEMBLE = "ensemble"  # stands for a method where the members themselves were e
 
 Size = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
+Power = Annotated[float, Field(ge=-1, le=1)]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What brings a student's uncertainty to its ensemble's; 1 everywhere changes nothing.
+    """What brings a student's uncertainty to its ensemble's; factors of 1 and a power of 0 change nothing.
 
     Attributes:
         temperature: what logits are divided by.
         spread: what the heads' deviations from their mean are multiplied by; a Dirichlet's precision is divided by its
             square.
         variance: what the heads' own variances are multiplied by; for regression alone.
+        power: of a row's total uncertainty divided by its model uncertainty, by which the row's spread is multiplied:
+            heads of a small student differ too little where it is unsure.
     """
 
     temperature: Factor = 1.0
     spread: Factor = 1.0
     variance: Factor = 1.0
+    power: Power = 0.0
 
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     @model_validator(mode="before")
     @classmethod
     def _whole(cls, record: Any) -> Any:
-        """Raises ValueError where a factor is missing: it was not fitted to be 1."""
-        names = [field.name for field in fields(cls)]
+        """Raises ValueError where a factor is missing: it was not fitted to be 1. A power may be; see `to_json`."""
+        names = [field.name for field in fields(cls) if field.name != "power"]
         if isinstance(record, dict) and not record.keys() >= set(names):
             raise ValueError(f"it has {', '.join(record) or 'nothing'}, and not {', '.join(names)}")
         return record
@@ -72,7 +76,9 @@ class Calibration:
         return ", ".join(f"{name} {value:.4g}" for name, value in self.to_json().items())
 
     def to_json(self) -> dict[str, float]:
-        return asdict(self)
+        """Its numbers by name. A power of 0 is left out, as versions before 0.3 wrote it: what was exported of such a
+        calibration is still of it."""
+        return {name: value for name, value in asdict(self).items() if name != "power" or value}
 
     @classmethod
     def from_json(cls, record: Mapping[str, float]) -> Calibration:

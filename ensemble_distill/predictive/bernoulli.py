@@ -15,6 +15,7 @@ from ensemble_distill.predictive.dirichlet import log_plus
 from ensemble_distill.predictive.parts import Parts, mixed
 from ensemble_distill.predictive.pools import Pool
 from ensemble_distill.predictive.protocol import Average, Summary
+from ensemble_distill.predictive.spreads import exact, moves, row_spreads
 from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
 
 ANCHORED = 3  # times the pooled prediction is brought back, as for `Categorical`
@@ -60,10 +61,11 @@ class Bernoulli:
         """Softened by the temperature; then the members' logits moved apart or together about their mean, by the
         spread, while what they predict together is brought back to what it was; see `Categorical.calibrated`."""
         soft = self.tempered(by.temperature)
-        if self.members == 1 or by.spread == 1:
+        if self.members == 1 or not moves(by):
             return soft
         center = self.member_mean(soft.logits).unsqueeze(1)
-        moved = replace(soft, logits=center + by.spread * (soft.logits - center))
+        spreads = row_spreads(by, replace(soft, logits=exact(soft.logits)).summary, soft.logits)
+        moved = replace(soft, logits=center + spreads * (soft.logits - center))
         if self.average == "logits":
             return moved
         anchor = soft.mixture().logits

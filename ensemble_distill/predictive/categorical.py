@@ -13,6 +13,7 @@ from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.parts import Parts, mixed
 from ensemble_distill.predictive.pools import Mixtures, Pool, Products
 from ensemble_distill.predictive.protocol import Average, Summary
+from ensemble_distill.predictive.spreads import exact, moves, row_spreads
 from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
 
 TINY = 1e-300  # probabilities below it are 0 in double precision
@@ -52,17 +53,18 @@ class Categorical:
 
     def calibrated(self, by: Calibration) -> Self:
         """Softened by the temperature; then the members' logits moved apart or together about their mean, by the
-        spread, without moving what they predict together.
+        spread, without moving what they predict together. See `row_spreads`.
 
         Where they pool by logits, moving about the mean logits keeps it exactly. Where they pool by probabilities,
         three times z_m += ln q* − ln mean_m softmax(z_m) bring the mixture back to what it was, q*.
         """
         soft = self.tempered(by.temperature)
-        if self.members == 1 or by.spread == 1:
+        if self.members == 1 or not moves(by):
             return soft
         log_probs = soft.log_probs()
         center = self.member_mean(log_probs).unsqueeze(1)
-        moved = replace(soft, logits=center + by.spread * (log_probs - center))
+        spreads = row_spreads(by, replace(soft, logits=exact(soft.logits)).summary, log_probs)
+        moved = replace(soft, logits=center + spreads * (log_probs - center))
         if self.average == "logits":
             return moved
         anchor = soft.mixture().logits

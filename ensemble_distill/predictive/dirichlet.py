@@ -15,6 +15,7 @@ from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.parts import Parts
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
+from ensemble_distill.predictive.spreads import exact, row_spreads
 from ensemble_distill.predictive.weighted import weighted_mean
 
 
@@ -63,7 +64,9 @@ class Dirichlet:
     def calibrated(self, by: Calibration) -> Self:
         """Expected probabilities softened by the temperature, and the precision α_0 divided by the spread's square:
         as members drawn from it would move apart by the spread."""
-        log_total = self.log_concentration.logsumexp(-1, keepdim=True) - 2 * math.log(by.spread)
+        log_total = self.log_concentration.logsumexp(-1, keepdim=True)
+        spread = row_spreads(by, replace(self, log_concentration=exact(self.log_concentration)).summary, log_total)
+        log_total = log_total - 2 * (spread.log() if isinstance(spread, Tensor) else math.log(spread))
         log_mean = (self.log_concentration / by.temperature).log_softmax(-1)
         return replace(self, log_concentration=log_mean + log_total)
 

@@ -14,6 +14,7 @@ from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.parts import Parts, mixed, mixed_nll
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
+from ensemble_distill.predictive.spreads import exact, moves, row_spreads
 from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
 
 
@@ -49,9 +50,12 @@ class Gaussian:
 
     def calibrated(self, by: Calibration) -> Self:
         """The means moved apart or together about their mean, which stays; every variance by one factor."""
+        wider = replace(self, log_variance=self.log_variance + math.log(by.variance))
+        if not moves(by):
+            return wider
         center = self.member_mean(self.mean).unsqueeze(1)
-        mean = self.mean if by.spread == 1 else center + by.spread * (self.mean - center)
-        return replace(self, mean=mean, log_variance=self.log_variance + math.log(by.variance))
+        precise = replace(self, mean=exact(self.mean), log_variance=exact(self.log_variance))
+        return replace(wider, mean=center + row_spreads(by, precise.summary, self.mean) * (self.mean - center))
 
     def means(self) -> Tensor:
         """(B, M, *L, 1)."""

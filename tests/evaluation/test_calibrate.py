@@ -163,7 +163,7 @@ def test_the_command_tells_before_and_after_and_what_it_costs(digits: Path, monk
     assert "model uncertainty ratio" in shown.stdout
     assert "it lowers the diversity explained" in shown.stderr
     record = json.loads(CliRunner().invoke(app, ["calibrate", "--json"]).stdout)
-    assert record["calibration"].keys() == {"temperature", "spread", "variance"}
+    assert record["calibration"].keys() >= {"temperature", "spread", "variance"}
     taken = CliRunner().invoke(app, ["calibrate", "--remove"])
     assert "as it was trained" in taken.stderr
     assert not (digits / "runs/hydra-s0/calibration.json").exists()

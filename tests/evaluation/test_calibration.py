@@ -92,6 +92,33 @@ def test_heads_that_are_equal_are_left_alone_and_far_ones_meet_the_bound() -> No
     assert fit(agreeing, ensemble).spread == 1
 
 
+def test_a_power_is_found_again_on_both_halves() -> None:
+    """An ensemble whose members differ more where it is unsure than the student's heads do, by a known power."""
+    torch.manual_seed(3)
+    student = Categorical(normal(400, 1, K, seed=11) * 3 + 0.2 * normal(400, M, K, seed=12))
+    by = Calibration(spread=0.9, power=0.3)
+    ensemble = student.calibrated(by)
+    halves = [(halved(ensemble, start), halved(student, start)) for start in (0, 1)]
+    found = fit(ensemble, student, halves=(halves[0], halves[1]))
+    assert found.power == pytest.approx(by.power, abs=0.02)
+    assert found.spread == pytest.approx(by.spread, rel=0.05)
+    assert_close(student.calibrated(found).summary().model, ensemble.summary().model, rtol=0.05, atol=1e-4)
+    assert fit(ensemble, student).power == 0  # which one number cannot mend
+    alike = (halves[0][0], halves[0][0]), (halves[1][0], halves[1][0])
+    assert fit(ensemble, ensemble, halves=alike).power == 0
+
+
+def test_a_power_that_one_half_alone_wants_is_not_taken() -> None:
+    student = Categorical(normal(400, 1, K, seed=11) * 3 + 0.2 * normal(400, M, K, seed=12))
+    up, down = (student.calibrated(Calibration(power=power)) for power in (0.3, -0.3))
+    halves = (halved(up, 0), halved(student, 0)), (halved(down, 1), halved(student, 1))
+    assert fit(student, student, halves=halves).power == 0
+
+
+def halved(said: Categorical, start: int) -> Categorical:
+    return Categorical(said.logits[start::2])
+
+
 def test_rows_with_positions_are_calibrated_alike() -> None:
     flat = members()
     folded = Categorical(flat.logits.view(N // 4, 4, M, K).transpose(1, 2))

@@ -5,6 +5,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from ensemble_distill.predictive import (
     family_to_json,
     open_family,
 )
+from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.gaussian_vector import GaussianVector
 from ensemble_distill.predictive.protocol import Average, Family, Predictive, Summary
 
 ROWS, MEMBERS, CLASSES = 6, 4, 3
@@ -326,6 +329,40 @@ def test_spread_moves_the_model_uncertainty_and_keeps_the_prediction(family: Fam
                 )
                 assert difference.abs().max() < 2e-3
             assert all((b > a).all() for a, b in itertools.pairwise(models))
+
+
+@each
+def test_a_power_spreads_each_row_by_its_own_uncertainties(family: Family) -> None:
+    """Each row moves as by a spread of its own, spread × (total ÷ model)^power, and keeps its prediction. Of several
+    targets each has a spread of its own."""
+    for average in AVERAGES:
+        for positions in [(), (2,)]:
+            weights = WEIGHTS if with_members(family) else None
+            ours = predicted(family, 0.5 * raw_of(family, positions), average, weights)
+            ours = ours.apart if isinstance(ours, GaussianVector) else ours
+            moved = ours.calibrated(Calibration(spread=0.8, power=0.25))
+            here = ours.summary()
+            own = 0.8 * (here.total / here.model) ** 0.25
+            for at, spread in np.ndenumerate(own.numpy()):
+                alone = ours.calibrated(Calibration(spread=float(spread)))
+                assert_close(moved.summary().model[at], alone.summary().model[at], rtol=1e-4, atol=1e-7)
+            kept = ours.pooled().kl(moved.pooled()) if not numeric(family) else moved.summary().mean - here.mean
+            assert kept.abs().max() < 2e-2
+
+
+def test_a_power_leaves_heads_that_say_the_same_alone() -> None:
+    same = Categorical(torch.randn(4, 1, 5).expand(4, 3, 5))
+    moved = same.calibrated(Calibration(power=0.5))
+    assert_close(moved.means(), same.means())
+
+
+def test_a_power_of_0_is_not_written_and_another_comes_back() -> None:
+    assert Calibration(1.1, 1.2).to_json() == {"temperature": 1.1, "spread": 1.2, "variance": 1.0}
+    steep = Calibration(1.1, 1.2, power=0.2)
+    assert Calibration.from_json(steep.to_json()) == steep
+    for wrong in (1.5, -2.0, float("nan"), "0.2", True):
+        with pytest.raises(ValueError, match="power"):
+            Calibration.from_json({**steep.to_json(), "power": wrong})
 
 
 def test_what_is_calibrated_is_a_number_near_1() -> None:
