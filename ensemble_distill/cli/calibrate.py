@@ -38,6 +38,13 @@ def register(app: typer.Typer) -> None:
                 show_default=False,
             ),
         ] = None,
+        by_row: Annotated[
+            bool,
+            typer.Option(
+                "--by-row",
+                help="Let heads part more where the student is unsure, if that helps; it may tell strangers less well.",
+            ),
+        ] = False,
         remove: Annotated[bool, typer.Option("--remove", help="Take the run's calibration away.")] = False,
         trust: Trust = False,
         json: Json = False,
@@ -51,7 +58,7 @@ def register(app: typer.Typer) -> None:
         from ensemble_distill.workflows.calibrate import calibrate
 
         with render.Shown() as progress:
-            report = calibrate(settings, run, split=split, remove=remove, trust=trust, progress=progress)
+            report = calibrate(settings, run, split=split, by_row=by_row, remove=remove, trust=trust, progress=progress)
         if json:
             render.document(report.to_json())
         elif report.calibration is None:

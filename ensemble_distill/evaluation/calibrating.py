@@ -73,11 +73,12 @@ class CalibrationReport:
         return asdict(self)
 
 
-def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationReport:
+def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = False) -> CalibrationReport:
     """Fit a calibration, and keep it in the run.
 
     Args:
         split: rows that no member was trained on; by default the first of calibration, validation and held-out.
+        by_row: whether a power is sought; see `fit`.
 
     Raises:
         EdistillError: rows that members were trained on, or too few of them.
@@ -89,9 +90,9 @@ def calibrate_run(given: Given, run: Run, split: str | None) -> CalibrationRepor
     refuse_few(source, name)
     pairs = _ask(given, run, source, name)
     refuse_few_answered(len(pairs.raw), name)
-    calibration = pairs.fitted(slice(None))
+    calibration = pairs.fitted(slice(None), by_row)
     halves = (slice(0, None, 2), slice(1, None, 2))
-    crossed = [pairs.figures(here, pairs.fitted(there)) for here, there in (halves, halves[::-1])]
+    crossed = [pairs.figures(here, pairs.fitted(there, by_row)) for here, there in (halves, halves[::-1])]
     with one_writer(run.folder):
         run.refuse_other_weights()
         run.keep_calibration(calibration)
@@ -159,14 +160,16 @@ class _Pairs:
     outputs: Tensor  # (N, M, W)
     raw: Tensor  # (N, H, W)
 
-    def fitted(self, rows: slice) -> Calibration:
+    def fitted(self, rows: slice, by_row: bool) -> Calibration:
+        if not by_row:
+            return fit(*self._pair(rows))
         start, step = rows.start or 0, rows.step or 1
         wide = 2 * step * math.ceil(self.outputs[rows].numel() / FEW)
-        asked = [
-            (self.ensemble.predictive(self.outputs[some]), self._said(some))
-            for some in (rows, slice(start, None, wide), slice(start + step, None, wide))
-        ]
-        return fit(*asked[0], halves=(asked[1], asked[2]))
+        halves = self._pair(slice(start, None, wide)), self._pair(slice(start + step, None, wide))
+        return fit(*self._pair(rows), halves=halves)
+
+    def _pair(self, rows: slice) -> tuple[Predictive, Predictive]:
+        return self.ensemble.predictive(self.outputs[rows]), self._said(rows)
 
     @property
     def several(self) -> bool:

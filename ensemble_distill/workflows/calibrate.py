@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.calibrating import CalibrationReport, calibrate_run, forget_calibration
 from ensemble_distill.runs.finding import find_run
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -17,6 +18,7 @@ def calibrate(
     run: str | None = None,
     *,
     split: str | None = None,
+    by_row: bool = False,
     remove: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
@@ -26,6 +28,9 @@ def calibrate(
     Args:
         run: a run's folder or name; the latest by default.
         split: rows that no member was trained on; calibration by default, or validation where there is none.
+        by_row: let each row's spread depend on its own uncertainties, where that helps on rows that it was not fitted
+            on; see `Calibration.power`. Model uncertainty is then nearer to the ensemble's on such rows, and less of a
+            sign of rows from elsewhere.
         remove: take the run's calibration away instead.
         trust: load pickled checkpoints that name arbitrary globals, and run the code that runs from elsewhere name.
         progress: is told how far it is.
@@ -33,7 +38,10 @@ def calibrate(
     Raises:
         EdistillError: no run, rows that members were trained on, too few rows, or none to remove.
     """
+    if remove and by_row:
+        raise EdistillError("--remove takes a calibration away, and --by-row fits one. Leave one of them out.")
     found = find_run(Path(settings.output.runs), run)
     if remove:
         return forget_calibration(found)
-    return calibrate_run(open_for_evaluation(Workspace(settings, progress or Silent(), trust), found), found, split)
+    given = open_for_evaluation(Workspace(settings, progress or Silent(), trust), found)
+    return calibrate_run(given, found, split, by_row)

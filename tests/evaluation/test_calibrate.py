@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from evaluate_helpers import ensemble_of, pixels_of
@@ -19,8 +20,11 @@ from typer.testing import CliRunner
 
 from ensemble_distill import load_student
 from ensemble_distill.cli.app import app
+from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.runs.calibration import write_calibration
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.serving.served import Served
 from ensemble_distill.settings import Settings, TeacherSettings
@@ -153,6 +157,36 @@ def test_a_damaged_file_is_refused_by_name(digits: Path, settings_of: SettingsOf
     assert Run.open(digits / "runs/hydra-s0").calibration is not None
 
 
+# --- by row ---------------------------------------------------------------------------------------------------------
+
+
+def test_by_row_a_power_is_sought_and_kept_where_it_helps(digits: Path, settings_of: SettingsOf) -> None:
+    found = calibrate(settings_of(digits), by_row=True)
+    assert found.calibration is not None
+    assert abs(found.calibration.power) <= 0.5
+    assert Run.open(digits / "runs/hydra-s0").calibration == found.calibration
+    with refused("--remove", "--by-row", "Leave one of them out"):
+        calibrate(settings_of(digits), remove=True, by_row=True)
+
+
+def test_a_power_is_in_the_exported_file(digits: Path, settings_of: SettingsOf) -> None:
+    run = Run.open(digits / "runs/hydra-s0")
+    by = Calibration(1.1, 0.9, power=0.3)
+    write_calibration(run.folder, by, run.weights)
+    calibrated = Run.open(run.folder)
+    assert calibrated.calibration == by
+    export(settings_of(digits), onnx=True)  # which holds the file to the calibrated student, on real rows
+    file = onnxruntime.InferenceSession(run.folder / "export/model.onnx")
+    x = torch.randn(40, *file.get_inputs()[0].shape[1:])
+    names = ("head_logits", "model_uncertainty")
+    said = dict(zip(names, file.run(names, {file.get_inputs()[0].name: x.numpy()}), strict=True))
+    student = run.student(trust=EVERYTHING, calibrated=False)
+    with torch.no_grad():
+        wanted = student.predictive(student(x)).calibrated(by)
+    assert_allclose(said["head_logits"], wanted.log_probs(), atol=1e-4)
+    assert_allclose(said["model_uncertainty"], wanted.summary().model, atol=1e-5)
+
+
 # --- the command ------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +197,7 @@ def test_the_command_tells_before_and_after_and_what_it_costs(digits: Path, monk
     assert "model uncertainty ratio" in shown.stdout
     assert "it lowers the diversity explained" in shown.stderr
     record = json.loads(CliRunner().invoke(app, ["calibrate", "--json"]).stdout)
-    assert record["calibration"].keys() >= {"temperature", "spread", "variance"}
+    assert record["calibration"].keys() == {"temperature", "spread", "variance", "power"}
     taken = CliRunner().invoke(app, ["calibrate", "--remove"])
     assert "as it was trained" in taken.stderr
     assert not (digits / "runs/hydra-s0/calibration.json").exists()
