@@ -108,7 +108,8 @@ def groups_told(groups: Sequence[Sequence[Answering]], room: Room) -> str | None
         return None
     return (
         f"{counted(len(members), 'member')} are asked in {len(groups)} groups, one after the other, since their "
-        f"weights fill {bytes_told(lack[0])} and {bytes_told(lack[1])} of memory are there for them"
+        f"weights, and what reading one takes, fill {bytes_told(lack[0])}, and {bytes_told(lack[1])} of "
+        "memory are there"
     )
 
 

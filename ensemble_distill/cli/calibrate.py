@@ -42,7 +42,8 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--by-row",
-                help="Let heads part more where the student is unsure, if that helps; it may tell strangers less well.",
+                help="Let heads disagree more where the student is unsure, if that helps; rows out of distribution may "
+                "stand out less.",
             ),
         ] = False,
         remove: Annotated[bool, typer.Option("--remove", help="Take the run's calibration away.")] = False,

@@ -107,6 +107,10 @@ def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = Fals
         counted=run.architecture.task.answers_called,
     )
     _warn_of_harm(report, calibration, given.progress)
+    if by_row and not calibration.power:
+        given.progress.note(
+            "No power by row helps on rows that it was not fitted on: the calibration is the one without --by-row."
+        )
     if name == HELD_OUT:
         given.progress.note(HONEST)
     if not pairs.several:
@@ -232,7 +236,7 @@ def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
 
 
 def _warn_of_harm(report: CalibrationReport, calibration: Calibration, progress: Progress) -> None:
-    """Tell where a calibration does not help: a student that is too far off is not mended by two numbers."""
+    """Tell where a calibration does not help: a student that is too far off is not mended by a few numbers."""
     told = [
         f"{name} ended at the limit of what is searched, {getattr(calibration, name):.4g}"
         for name in at_limit(calibration)

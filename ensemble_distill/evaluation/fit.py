@@ -15,11 +15,11 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from ensemble_distill.facts import Calibration
+from ensemble_distill.facts import FAINTEST, Calibration
 from ensemble_distill.predictive.answered import answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 
-REACH = math.log(8)  # of the logarithms of what is fitted: a student farther off is not to be saved by two numbers
+REACH = math.log(8)  # of the logarithms of what is fitted: a student farther off is not to be saved by a few numbers
 TOLERANCE = 1e-4  # of those logarithms
 STEEPEST, STEP = 0.5, 0.02  # of the power
 GAIN = 0.01  # of the error of the rows' model uncertainties, below which a power is not worth its place
@@ -90,7 +90,10 @@ class _Uncertainties:
         def excess(log_spread: float) -> float:
             return float((self._moved(replace(by, spread=math.exp(log_spread))).mean() / self._wanted.mean()).log())
 
-        return replace(by, spread=math.exp(_root(excess)))
+        # a power makes factors by itself, which the spread takes back
+        own = matched(self._student, self._ensemble).summary()
+        reach = REACH + abs(by.power) * math.log(float(own.total.mean() / own.model.mean()))
+        return replace(by, spread=math.exp(_root(excess, min(reach, -math.log(FAINTEST)))))
 
     def power(self, found: Calibration) -> float:
         """The one which leaves the least error with its own spread."""
@@ -128,18 +131,21 @@ def _widened(ensemble: Predictive, student: Predictive) -> Calibration:
 
 
 def at_limit(calibration: Calibration) -> list[str]:
-    """The factors of a calibration that ended at a bound of their search."""
-    found = calibration.to_json().items()
-    return [name for name, value in found if name != "power" and abs(math.log(value)) > REACH - 10 * TOLERANCE]
+    """The factors of a calibration that ended at a bound of their search; of a spread beside a power no bound is known
+    here."""
+    found = calibration.to_json()
+    if found.pop("power", 0.0):
+        del found["spread"]
+    return [name for name, value in found.items() if abs(math.log(value)) > REACH - 10 * TOLERANCE]
 
 
-def _root(rising: Callable[[float], float]) -> float:
-    """Where a rising function is 0 in ± REACH, or the bound that it is nearest to 0 at."""
-    if rising(REACH) <= 0:
-        return REACH
-    if rising(-REACH) >= 0:
-        return -REACH
-    return cast(float, optimize.brentq(rising, -REACH, REACH, xtol=TOLERANCE))
+def _root(rising: Callable[[float], float], reach: float) -> float:
+    """Where a rising function is 0 in ± reach, or the bound that it is nearest to 0 at."""
+    if rising(reach) <= 0:
+        return reach
+    if rising(-reach) >= 0:
+        return -reach
+    return cast(float, optimize.brentq(rising, -reach, reach, xtol=TOLERANCE))
 
 
 def _within(logarithm: float) -> float:

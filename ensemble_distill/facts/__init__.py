@@ -50,8 +50,8 @@ class Calibration:
         spread: what the heads' deviations from their mean are multiplied by; a Dirichlet's precision is divided by its
             square.
         variance: what the heads' own variances are multiplied by; for regression alone.
-        power: of a row's total uncertainty divided by its model uncertainty, by which the row's spread is multiplied:
-            heads of a small student differ too little where it is unsure.
+        power: a row's spread is multiplied by (its total uncertainty ÷ its model uncertainty) to this power. Heads of a
+            small student differ too little where it is unsure.
     """
 
     temperature: Factor = 1.0

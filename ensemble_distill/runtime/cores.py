@@ -24,9 +24,16 @@ def limit(proc: Path = PROC, groups: Path = GROUPS) -> int | None:
     return max(1, round(min(quotas))) if quotas else None
 
 
+def threads_here() -> int:
+    """What the user said, or as many as the cores that a limit leaves; 0 for a library's own choice."""
+    said = os.environ.get(THREADS, "")
+    return int(said) if said.isdecimal() else 0 if limit() is None else cores_here()
+
+
 def keep_to_limit(environment: MutableMapping[str, str]) -> None:
-    """Have torch start as many threads as there are cores for it, unless its user has said how many. By itself it
-    counts the machine's: 64 threads then wait for each other in the time of two."""
+    """Have torch, and what else reads that variable here and in child processes, start as many threads as there are
+    cores for them, unless their user has said how many. By itself torch counts the machine's: 64 threads then wait for
+    each other in the time of two."""
     if limit() is not None:
         environment.setdefault(THREADS, str(cores_here()))
 

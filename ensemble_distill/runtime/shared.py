@@ -72,10 +72,10 @@ def refuse_differing(known: Mapping[str, object]) -> None:
         for name in dict.fromkeys([*first[1], *found]):
             here, there = (values.get(name, "") for values in (found, first[1]))
             if here != there:
+                own, wanted = told_apart(here, there)
                 raise EdistillError(
-                    f"{_named(index, where)} has {name} {_told(here)}, and the first one (on {first[0]}) has "
-                    f"{_told(there)}. Start all with the same command, in a folder that all machines share or in equal "
-                    "copies of it."
+                    f"{_named(index, where)} has {name} {own}, and the first one (on {first[0]}) has {wanted}. Start "
+                    "all with the same command, in a folder that all machines share or in equal copies of it."
                 )
 
 
@@ -99,6 +99,15 @@ def _looked(path: Path, look: Callable[[], str]) -> str:
         return ""
     except (OSError, ValueError) as error:  # a folder, a pipe, what may not be read
         return type(error).__name__
+
+
+def told_apart(here: str, there: str) -> tuple[str, str]:
+    """Two values for a message: of long ones the part where they differ."""
+    alike = next((at for at, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
+    at = max(0, alike - SHOWN // 3)
+    if at == 0 or max(len(here), len(there)) <= SHOWN:
+        return _told(here), _told(there)
+    return f"…{_told(here[at:])}", f"…{_told(there[at:])}"
 
 
 def _told(found: str) -> str:

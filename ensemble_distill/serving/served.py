@@ -16,7 +16,7 @@ from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import Named, Preprocessing, Several
 from ensemble_distill.runs.exports import onnx_content, refuse_damaged_onnx
 from ensemble_distill.runs.folder import EXPORTED, export_again
-from ensemble_distill.runtime.cores import limit
+from ensemble_distill.runtime.cores import threads_here
 from ensemble_distill.runtime.seals import ONNX_KEY, UNSEALED
 from ensemble_distill.serving.batching import rows_at_once
 from ensemble_distill.serving.card import Card, damaged
@@ -110,7 +110,7 @@ class Served(ExportedFile):
             refuse_damaged_onnx(path, content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
-        options.intra_op_num_threads = threads or limit() or 0
+        options.intra_op_num_threads = threads or threads_here()
         self.path = path
         model = _opened(content, path)
         self.ir_version = int(model.ir_version)

@@ -189,7 +189,7 @@ def lacking(members: Iterable[Answering], room: Room) -> tuple[int, int] | None:
     for kind, here in sizes.items():
         needed = sum(here) + (0 if kind == "cuda" else (READ - 1) * max(here))
         if needed > room.most.get(kind, needed):
-            return sum(here), room.most[kind]
+            return needed, room.most[kind]
     return None
 
 

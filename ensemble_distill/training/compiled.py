@@ -44,8 +44,9 @@ def refuse_other_gradients(student: Student, x: Tensor, forward: Forward) -> Non
     compilers draw others; its gradients have to be finite.
 
     Args:
-        student: in training mode, its body compiled; it is left as it was.
-        x: rows (B, …) of a step.
+        student: in training mode, its body compiled. Parameters, buffers and torch's generators (on a CPU and CUDA) are
+            left as they were.
+        x: rows (B, …) of a step, whose number the body is compiled for.
     """
     amp = forward.settings.amp
     exact = replace(forward, settings=forward.settings.model_copy(update={"amp": False})) if amp else forward
@@ -59,13 +60,14 @@ def refuse_other_gradients(student: Student, x: Tensor, forward: Forward) -> Non
         with torch.no_grad():
             for name, buffer in student.named_buffers():
                 buffer.copy_(before[name])
-    if not _all_finite(written):
+    if not found or not _all_finite(written):
         return  # the loss will tell
-    random = any(not torch.equal(drawn[name], written[name]) for name in written)
-    least = SMALL * float(torch.stack([one.norm() for one in wanted.values()]).norm()) if wanted else 0.0
+    least = SMALL * float(torch.stack([one.norm() for one in wanted.values()]).norm())
+    size = {name: max(float(one.norm()), least) for name, one in wanted.items()}
+    # by more than rounding, which on CUDA differs from run to run
+    random = any(float((drawn[name] - written[name]).norm()) > APART * size[name] for name in size)
     for name, gradient in found.items():
-        size = max(float(wanted[name].norm()), least)
-        allowed = APART * size + 2 * float((written[name] - wanted[name]).norm())
+        allowed = APART * size[name] + 2 * float((written[name] - wanted[name]).norm())
         apart = float((gradient - wanted[name]).norm())
         if not math.isfinite(apart) or (apart > allowed and not random):
             far = f", and is {apart:.3g} away from it" if math.isfinite(apart) else ""
@@ -78,15 +80,16 @@ def refuse_other_gradients(student: Student, x: Tensor, forward: Forward) -> Non
 
 
 def _gradients(student: Student, x: Tensor, forward: Forward, seed: int) -> Gradients:
-    """Of a fixed mix of features (B, ...), by the parameter; those of the student are left unset."""
+    """Of a fixed mix of features (B, ...), by the parameter, 0 of one that has none; those of the student are left
+    unset."""
     torch.manual_seed(seed)
     features = forward.features(student, x)
-    if not features.requires_grad:
-        return {}
-    # another mix for each row: whatever a normalization makes equal over rows has no gradient
-    mix = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features.device)
-    (features * mix).sum().backward()  # type: ignore[no-untyped-call]
-    found = {name: one.grad for name, one in student.body.named_parameters() if one.grad is not None}
+    if features.requires_grad:
+        # another mix for each row: whatever a normalization makes equal over rows has no gradient
+        mix = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features.device)
+        (features * mix).sum().backward()  # type: ignore[no-untyped-call]
+    learned = {name: one for name, one in student.body.named_parameters() if one.requires_grad}
+    found = {name: torch.zeros_like(one) if one.grad is None else one.grad for name, one in learned.items()}
     student.zero_grad(set_to_none=True)
     return found
 

@@ -55,8 +55,8 @@ def main() -> None:
 
 
 def found(folder: Path, under: str) -> Path:
-    """The ONNX file that an export wrote there."""
-    (file,) = (folder / under).rglob("model.onnx")
+    """The ONNX file that an export wrote there, or in the folder of that name of a limited run."""
+    (file,) = folder.glob(f"{under}*/**/model.onnx")
     return file
 
 
