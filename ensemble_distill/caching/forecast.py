@@ -117,7 +117,12 @@ def tell_pass(
 
 
 def in_turn(rendering: float, asking: float, groups: Sequence[Sequence[Answering]]) -> float:
-    """Seconds a row of all groups, by those of rendering it and of asking the first one: the others are not there."""
+    """Seconds a row of all groups. Each group renders it again, and the first one is asked to tell how long a member
+    takes.
+
+    Args:
+        rendering, asking: seconds of rendering a row, and of asking the first group.
+    """
     return rendering * len(groups) + asking * sum(map(len, groups)) / len(groups[0])
 
 

@@ -46,8 +46,8 @@ def all_moved(
     split: str,
     rows: Sequence[int],
 ) -> list[Array]:
-    """The same of several views of these rows. A member moves its own of all views before the next one does: not all
-    need be in memory.
+    """Inputs of several views of these rows, each moved along the gradient of the member that its push names. A member
+    moves its own of all views before the next one does: not all need be in memory.
 
     Args:
         views: inputs of each, their pushes, and whom these may ask.

@@ -19,6 +19,7 @@ from ensemble_distill.caching.panel import Asking, Panel
 from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rendition import pushes
+from ensemble_distill.errors import first_few
 from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.teachers.answering import Answering, Inputs
 from ensemble_distill.teachers.streamed import Room, groups, lacking, leave
@@ -120,7 +121,15 @@ def tell_groups(
     asking: Asking,
     room: Room,
 ) -> None:
-    """Say, before a pass, that it asks its members in groups, and of which splits each batch needs all of them."""
+    """Say, before a pass, that it asks its members in groups, and of which splits each batch needs all of them; and
+    where one of them is too large by itself."""
+    for group in groups:
+        if (lack := lacking(group, room)) is not None:
+            names = first_few([one.member.name for one in group])
+            asking.progress.warn(
+                f"{names} may not fit into memory: its weights, and what reading takes, fill {bytes_told(lack[0])}, "
+                f"and {bytes_told(lack[1])} are there."
+            )
     if (told := groups_told(groups, room)) is None:
         return
     often = [name for name, count in readings(manifest, splits, asking).items() if count > 1]

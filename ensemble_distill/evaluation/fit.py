@@ -51,7 +51,7 @@ def fit(ensemble: Predictive, student: Predictive, halves: tuple[Pair, Pair] | N
     found, both = _widened(ensemble, student), _Uncertainties(ensemble, student)
     if not both.differ():
         return found
-    return both.spread(found if halves is None else replace(found, power=_power(found, *halves)))
+    return both.with_spread(found if halves is None else replace(found, power=_power(found, *halves)))
 
 
 def _power(found: Calibration, *halves: Pair) -> float:
@@ -61,7 +61,8 @@ def _power(found: Calibration, *halves: Pair) -> float:
     powers = []
     for here, there in ((one, other), (other, one)):
         power = here.power(found)
-        if there.error(here.spread(replace(found, power=power))) > (1 - GAIN) * there.error(here.spread(found)):
+        without, beside = (here.with_spread(replace(found, power=one)) for one in (0.0, power))
+        if there.error(beside) > (1 - GAIN) * there.error(without):
             return 0.0
         powers.append(power)
     return round(sum(powers) / len(powers), 2)
@@ -84,7 +85,7 @@ class _Uncertainties:
             for model, said in ((self._wanted, self._ensemble), (self._of(own), own))
         )
 
-    def spread(self, by: Calibration) -> Calibration:
+    def with_spread(self, by: Calibration) -> Calibration:
         """A calibration with the spread that makes the student's mean the ensemble's."""
 
         def excess(log_spread: float) -> float:
@@ -99,7 +100,7 @@ class _Uncertainties:
         """The one which leaves the least error with its own spread."""
 
         def error(power: float) -> float:
-            return self.error(self.spread(replace(found, power=power)))
+            return self.error(self.with_spread(replace(found, power=power)))
 
         bounds = (-STEEPEST, STEEPEST)
         return float(optimize.minimize_scalar(error, bounds=bounds, method="bounded", options={"xatol": STEP}).x)

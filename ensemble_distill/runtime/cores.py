@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-from ensemble_distill.runtime.groups import GROUPS, PROC, folders_of, said
+from ensemble_distill.runtime.control_groups import GROUPS, PROC, folders_of, said
 
 THREADS = "OMP_NUM_THREADS"  # what torch reads when it is imported
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ensemble_distill.runtime import files
-from ensemble_distill.runtime.groups import GROUPS, PROC, folders_of, said
+from ensemble_distill.runtime.control_groups import GROUPS, PROC, folders_of, said
 
 if TYPE_CHECKING:
     import torch

@@ -41,7 +41,7 @@ def see_as_first(paths: Iterable[Path], whole: bool = True) -> None:
     """
     if not ranks.several():
         return
-    own, look = list(paths), digest if whole else _size
+    own, look = list(paths), digest_or_reason if whole else _size
     noted = ranks.of_first(lambda: [look(path) for path in own])
 
     def other() -> tuple[Path, str, str] | None:
@@ -83,7 +83,7 @@ def _named(index: int, host: str | None = None) -> str:
     return f"Process {index} of {ranks.current().world} (on {host or socket.gethostname()})"
 
 
-def digest(path: Path) -> str:
+def digest_or_reason(path: Path) -> str:
     """The sha256 of a file, "" where there is none, and the name of an error where it cannot be read."""
     return _looked(path, partial(sha256_file, path))
 

@@ -233,7 +233,7 @@ def _as_it_is(asked: Answering) -> Answering:
 
 
 def weight_bytes(asked: Answering) -> int:
-    """Bytes of a member's weights, about those of its files where another library holds them; 0 of one that reads
+    """Of a network the bytes of its weights; of an ONNX file or an estimator those of its files; 0 of ready-made
     outputs."""
     if isinstance(asked, Session | Estimator):
         return asked.size

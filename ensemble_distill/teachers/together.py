@@ -45,7 +45,7 @@ class Together:
     """Some members as one.
 
     Args:
-        members: of one architecture, on the device where they answer; see `alike`.
+        members: of one architecture, on the device where they answer; see `together`.
 
     Raises:
         RuntimeError: their tensors cannot be stacked.

@@ -15,7 +15,7 @@ from ensemble_distill.facts import split_key
 from ensemble_distill.runs.args import FREE
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.factories import portable
-from ensemble_distill.runtime.shared import digest, refuse_differing, see_as_first
+from ensemble_distill.runtime.shared import digest_or_reason, refuse_differing, see_as_first
 
 if TYPE_CHECKING:
     from ensemble_distill.teachers.teacher import Teacher
@@ -38,7 +38,7 @@ def refuse_differing_settings(workspace: Workspace, command: str, overwrite: boo
             continue
         known[key] = portable(value) if isinstance(value, str) else value
         if isinstance(value, str) and (place := value.rpartition(":")[0]).endswith(".py"):
-            known[f"the code of {key}"] = digest(Path(place))
+            known[f"the code of {key}"] = digest_or_reason(Path(place))
     refuse_differing(known)
 
 

@@ -109,6 +109,10 @@ def test_members_are_there_two_at_a_time_and_say_the_same(
         "2.7 kB, and 1.3 kB of memory are there."
     )
     assert max(there) == 2
+    monkeypatch.setattr(memory, "available", little(0))
+    alone = [note for note in cached(folder, "one-by-one").warnings if "may not fit" in note]
+    assert [note.split()[0] for note in alone] == [f"member-{index}" for index in range(5)]
+    monkeypatch.setattr(memory, "available", little(2))
     assert facts(folder / "streamed") == facts(folder / "held")
     assert cached(folder, "streamed").notes == [], "up to date"
 

@@ -149,7 +149,7 @@ def test_files_are_read_whole_in_one_place() -> None:
     """So that each has a bound."""
     root = Path(ensemble_distill.__file__).parent
     own = {"runtime/files.py", "workflows/quickstart.py", "runtime/registry.py"}  # these two read what is installed
-    own |= {"runtime/groups.py"}  # what the system itself says
+    own |= {"runtime/control_groups.py"}  # what the system itself says
     reading = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
