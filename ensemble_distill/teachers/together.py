@@ -14,7 +14,8 @@ cores whole members to work on. A batch of 256 rows asked, checked and encoded t
 | 4 of 64-64-64-10 | .94 | .95 |
 | 16 of two convolutions, 8 and 16 channels, 28 × 28 pixels | 256 | 793 |
 
-Hence `FEWEST`, `MOST` and `LARGEST`, and no convolutions. This is a rule, and no timing of each pass: the last bits of
+With two cores sixteen small ones take half the time (examples/benchmarks/together.py). Hence `FEWEST`, `MOST` and
+`LARGEST`, and no convolutions. This is a rule, and no timing of each pass: the last bits of
 an answer depend on how it was computed, and the same pass has to end with the same bytes whatever else the machine did,
 and whichever of several processes computed a block.
 """
