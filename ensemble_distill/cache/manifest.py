@@ -16,7 +16,7 @@ from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.problems import problems
 from ensemble_distill.cache.record_key import INPUTS, SAMPLES, InputKey, Key, RecordKey, SampleKey, key_of
 from ensemble_distill.errors import CacheError, quoted
-from ensemble_distill.facts import Member, Split, split_key
+from ensemble_distill.facts import FACETS, Member, Split, split_key
 from ensemble_distill.runtime.contents import gathered, scattered
 from ensemble_distill.runtime.jsons import read_json, write_json
 from ensemble_distill.runtime.records import GIVEN, parsed
@@ -333,7 +333,7 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
                 "back, or run edistill cache-logits --overwrite."
             )
         other = now[member.name]
-        for what in ("sha256", "output", "class_order", "preprocessing", "model", "units", "variance"):
+        for what in FACETS:
             there, here = getattr(member, what), getattr(other, what)
             if there != here:
                 said = "standardized" if what == "units" else what  # as the settings call it

@@ -109,6 +109,10 @@ class MadeFrom:
         return parsed(cls, record)
 
 
+# of a member, what its answers depend on: another value is another member
+FACETS = ("sha256", "output", "class_order", "preprocessing", "model", "units", "variance")
+
+
 @dataclass(frozen=True)
 class Member:
     """One model of the ensemble, as recorded wherever its outputs go.

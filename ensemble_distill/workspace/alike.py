@@ -11,7 +11,7 @@ from ensemble_distill.cache.manifest import NAME as MANIFEST
 from ensemble_distill.cache.manifest import Manifest, is_cache
 from ensemble_distill.caching.replay import samples_path
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.facts import split_key
+from ensemble_distill.facts import FACETS, split_key
 from ensemble_distill.runs.args import FREE
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.factories import portable
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ensemble_distill.teachers.teacher import Teacher
     from ensemble_distill.training.train import Ready
     from ensemble_distill.workspace.workspace import Workspace
-
-FACETS = ("sha256", "output", "class_order", "preprocessing", "model", "units", "variance")  # of a member
 
 
 def refuse_differing_settings(workspace: Workspace, command: str, overwrite: bool) -> None:
