@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ensemble_distill.facts import FAINTEST, Calibration
 from ensemble_distill.predictive.answered import answering, matched
-from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.predictive.protocol import Predictive, Summary
 
 REACH = math.log(8)  # of the logarithms of what is fitted: a student farther off is not to be saved by a few numbers
 TOLERANCE = 1e-4  # of those logarithms
@@ -92,8 +93,7 @@ class _Uncertainties:
             return float((self._moved(replace(by, spread=math.exp(log_spread))).mean() / self._wanted.mean()).log())
 
         # a power makes factors by itself, which the spread takes back
-        own = matched(self._student, self._ensemble).summary()
-        reach = REACH + abs(by.power) * math.log(float(own.total.mean() / own.model.mean()))
+        reach = REACH + abs(by.power) * math.log(float(self._own.total.mean() / self._own.model.mean()))
         return replace(by, spread=math.exp(_root(excess, min(reach, -math.log(FAINTEST)))))
 
     def power(self, found: Calibration) -> float:
@@ -107,6 +107,11 @@ class _Uncertainties:
 
     def error(self, by: Calibration) -> float:
         return float((self._moved(by) - self._wanted).abs().mean())
+
+    @cached_property
+    def _own(self) -> Summary:
+        """Of the student as it was trained."""
+        return matched(self._student, self._ensemble).summary()
 
     def _moved(self, by: Calibration) -> Tensor:
         return self._of(matched(self._student.calibrated(by), self._ensemble))
