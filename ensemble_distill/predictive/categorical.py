@@ -83,6 +83,8 @@ class Categorical:
     def mixture(self) -> Self:
         """The mean probability as one distribution, from logsumexp so that tiny probabilities survive."""
         log_probs = self.log_probs()
+        if self.members == 1 and self.weights is None:  # what follows would give the same bits, and take much longer
+            return replace(self, logits=log_probs, weights=None)
         log_shares = over_members(shares(self.weights, log_probs).log(), log_probs)
         mixed = torch.logsumexp(log_probs + log_shares, dim=1, keepdim=True)
         return replace(self, logits=mixed, weights=None)

@@ -349,3 +349,17 @@ def test_positions_are_independent_of_each_other() -> None:
         assert_close(whole.pooled().logits[row, :, position], one.pooled().logits[0])
         assert_close(whole.nll(y)[row, :, position], one.nll(y[row : row + 1, position])[0])
         assert_close(whole.summary().model[row, position], one.summary().model[0])
+
+
+@either
+def test_the_mixture_of_one_member_is_what_it_says(kind: str) -> None:
+    """To the bit, however it is come by; and of a row that nobody answers it is no number."""
+    logits = LOGITS[kind][:, :1].astype(np.float32)
+    logits[0, ..., 0] = -np.inf
+    alone, weighted = (categorical(logits, weights).mixture().logits for weights in (None, np.ones(1)))
+    assert torch.equal(alone, weighted)
+    assert_allclose(alone.numpy(), log_softmax(logits, axis=-1), rtol=1e-6)
+    unanswered = np.ones((len(logits), 1))
+    unanswered[1] = 0
+    answered = categorical(logits, unanswered).mixture().logits
+    assert torch.equal(answered.isnan().flatten(1).all(1), torch.tensor(unanswered[:, 0] == 0))
