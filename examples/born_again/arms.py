@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Group:
     objectives: tuple[str, ...] = ("ban+l", "cwtm", "dkpp")
     hydra: bool = True
 
-    def brief(self, epochs: int) -> Group:
-        """Those that tell whether to be born again, once, for that many epochs."""
-        return Group(self.family, epochs, generations=1, objectives=("ban+l",), hydra=False)
+    def brief(self) -> Group:
+        """Those that tell whether to be born again, once."""
+        return replace(self, generations=1, objectives=("ban+l",), hydra=False)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Study:
     """What a study trains on, and which groups.
 
     Attributes:
-        folder: beside this file; holds its edistill.toml and its tables.
+        folder: beside this file; holds its edistill.toml, with the views, and its tables.
         classes: of CIFAR-10, in alphabetical order.
         train, validation: rows of each class.
         groups: by their name.
@@ -70,8 +70,12 @@ class Study:
     def families(self) -> dict[str, Family]:
         return {group.family: FAMILIES[group.family] for group in self.groups.values()}
 
-    def planned(self, name: str, seed: int) -> list[Planned]:
-        return _cross(seed) if name == CROSS else _group(name, self.groups[name], len(self.classes), seed)
+    def planned(self, name: str, seed: int, brief: bool = False) -> list[Planned]:
+        """The runs of a group and seed, or those of its brief arms alone."""
+        if name == CROSS:
+            return _cross(seed)
+        group = self.groups[name].brief() if brief else self.groups[name]
+        return _group(name, group, len(self.classes), seed)
 
 
 @dataclass(frozen=True)
@@ -110,16 +114,21 @@ BAN_RESNET = Family(
 CROSS = "cross"
 GRADIENTS = ("ban-1", "ban+l", "cwtm", "dkpp")  # arms whose gradient's split is kept
 STUDENT = "student"
-CURVE = (17, 50, 100)  # epochs, beside those of the whole study
+ANIMALS = (2, 3, 4, 5, 7)  # bird, cat, deer, dog, horse
 STUDIES = {
     "brief": Study("cifar10", tuple(range(10)), 600, 100, {name: Group(name) for name in FAMILIES}, crossed=True),
     "converged": Study(
         "converged",
-        (2, 3, 4, 5, 7),  # bird, cat, deer, dog, horse
+        ANIMALS,
         800,
         200,
-        {f"wrn-{epochs}": Group("wrn").brief(epochs) for epochs in CURVE}
-        | {f"{name}-200": Group(name, 200) for name in FAMILIES},
+        {f"wrn-{epochs}": Group("wrn", epochs).brief() for epochs in (17, 50)}
+        | {"wrn-100": Group("wrn", 100)}
+        | {"wrn-200": Group("wrn", 200).brief()}
+        | {"densenet-100": Group("densenet", 100)},
+    ),
+    "few-views": Study(
+        "few-views", ANIMALS, 800, 200, {f"wrn-{epochs}": Group("wrn", epochs).brief() for epochs in (17, 50, 100)}
     ),
 }
 

@@ -1,8 +1,8 @@
 """Born-Again Networks on CIFAR-10, five seeds: python examples/born_again/study.py ../shared --work DIR
 
-Trains and evaluates what arms.py plans: `--study brief`, as it is without it, or `converged`. What an arm gave on the
-test rows with a seed becomes a line of results-GROUP.csv in the study's folder, and how its gradient split one of
-gradients-GROUP.csv; arms that have their line are passed over, so the study goes on anywhere. Groups may run in
+Trains and evaluates what arms.py plans: `--study brief`, as it is without it, `converged` or `few-views`. What an arm
+gave on the test rows with a seed becomes a line of results-GROUP.csv in the study's folder, and how its gradient split
+one of gradients-GROUP.csv; arms that have their line are passed over, so the study goes on anywhere. Groups may run in
 processes of their own at the same time. The exit status is 1 while lines are missing.
 """
 
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--study", choices=STUDIES, default="brief", help="which one; default brief")
     parser.add_argument("--groups", nargs="+", help="some of the study's; default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default 0 1 2 3 4")
+    parser.add_argument("--brief", action="store_true", help="of each group teacher, second, ban-1 and ban+l alone")
     parser.add_argument("--float32", action="store_true", help="where the processor does not multiply bfloat16")
     parser.add_argument("--into", type=Path, help="where the tables go; default the study's folder beside this file")
     given = parser.parse_args()
@@ -53,7 +54,7 @@ def main() -> int:
     missing = 0
     for seed in given.seeds:  # outermost, so that a study cut short has whole pairs
         for group in groups:
-            plan = study.planned(group, seed)
+            plan = study.planned(group, seed, given.brief)
             if given.float32:
                 plan = [replace(run, flags=(*run.flags, "--no-amp")) for run in plan]
             missing += _Seed(given.work, given.into or HERE / study.folder, group, seed, plan).run()

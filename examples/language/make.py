@@ -11,7 +11,7 @@ import copy
 import math
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ tokens = {{ vocabulary = "vocabulary.txt", window = 35, context = 35 }}
 [teachers]
 path = "teachers"
 model = "model.py:make_teacher"
-model-kwargs = {{ width = {width} }}
+model-kwargs = {{ width = {width}, network = "{network}" }}
 
 [data]
 train = "train.txt"
@@ -36,10 +36,9 @@ validation = "validation.txt"
 test = "test.txt"
 
 [student]
-model = "model.py:lstm"
+model = "model.py:{network}"
 kwargs = {{ width = {width} }}
-tied = "embedding"                  # of every head the output layer is the body's embedding
-heads = [{width}]                       # and each has a layer of its own before it
+{tied}heads = [{width}]                       # each head has a layer of its own before its output layer
 
 [train]
 batch-size = 16                     # windows of 35 tokens
@@ -49,19 +48,31 @@ epochs = {epochs}
 """
 
 
+TIED = """tied = "embedding"                  # of every head the output layer is the body's embedding
+"""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Section 5 of the paper for its LSTM: SGD, a rate that falls to a quarter when the validation perplexity does not.
+    """Section 5 of the paper: SGD, whose rate falls when the validation perplexity does not, or not by enough.
 
     Attributes:
+        network: a body of model.py.
         batch: lanes that the text is cut into; each lane's state is carried from one step to the next.
         rate: on the loss that is summed over the 35 steps and is the mean over lanes.
+        fall: what the rate is multiplied by.
+        threshold: in perplexity.
     """
 
+    network: str = "lstm"
     batch: int = 8
     rate: float = 1.0
     fall: float = 0.25
+    threshold: float = 0.0
     epochs: int = 12
+
+
+PAPER = {"lstm": Recipe(batch=20), "cnn_lstm": Recipe("cnn_lstm", batch=20, rate=2.0, fall=0.5, threshold=0.5)}
 
 
 def split_texts(texts: Path, folder: Path, share: float, most: int) -> None:
@@ -124,10 +135,10 @@ def train_member(network: nn.Module, folder: Path, seed: int, recipe: Recipe) ->
                 for parameter in network.parameters():
                     parameter -= rate * parameter.grad
         found = perplexity(network, validation)
+        if found >= best - recipe.threshold:
+            rate *= recipe.fall
         if found < best:
             best, kept = found, copy.deepcopy(network.state_dict())
-        else:
-            rate *= recipe.fall
     network.load_state_dict(kept)
     return best
 
@@ -136,19 +147,31 @@ def make(folder: Path, texts: Path, members: int, share: float, most: int, width
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).parent / "model.py", folder)
     split_texts(texts, folder, share, most)
-    (folder / "edistill.toml").write_text(TOML.format(width=width, epochs=recipe.epochs))
+    (folder / "edistill.toml").write_text(toml(width, recipe), encoding="utf-8")
     (folder / "teachers").mkdir(exist_ok=True)
     for seed in range(members):
         path = folder / "teachers" / f"member-{seed}.safetensors"
         if not path.exists():
-            member = new_member(folder, width, seed)
+            member = new_member(folder, width, seed, recipe.network)
             found = train_member(member, folder, seed, recipe)
-            state = {name: tensor for name, tensor in member.state_dict().items() if name != "decoder.weight"}
-            save_file(state, path)  # tied: the embedding is the decoder's weight
+            save_member(member, path)
             print(f"{path.name}: validation perplexity {found:.1f}", flush=True)
 
 
-def new_member(folder: Path, width: int, seed: int) -> nn.Module:
+def toml(width: int, recipe: Recipe) -> str:
+    tied = TIED if recipe.network == "lstm" else ""
+    return TOML.format(width=width, network=recipe.network, tied=tied, epochs=recipe.epochs)
+
+
+def save_member(member: nn.Module, path: Path) -> None:
+    """Of tied weights the embedding alone."""
+    state = member.state_dict()
+    if member.tied:
+        del state["decoder.weight"]
+    save_file(state, path)
+
+
+def new_member(folder: Path, width: int, seed: int, network: str = "lstm") -> nn.Module:
     """An untrained one, by the folder's own model.py and vocabulary."""
     import importlib.util
 
@@ -158,7 +181,7 @@ def new_member(folder: Path, width: int, seed: int) -> nn.Module:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     torch.manual_seed(seed)
-    made: nn.Module = module.make_teacher(width)
+    made: nn.Module = module.make_teacher(width, network=network)
     return made
 
 
@@ -171,6 +194,7 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int, default=500, help="of the vocabulary; the rest is <unk>")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--network", choices=PAPER, default="lstm")
     given = parser.parse_args()
-    recipe = Recipe(epochs=given.epochs)
+    recipe = replace(PAPER[given.network], batch=8, epochs=given.epochs)
     make(given.folder, given.texts, given.members, given.share, given.tokens, given.width, recipe)

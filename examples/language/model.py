@@ -84,7 +84,7 @@ class Model(nn.Module):
 
     def __init__(self, body: nn.Module, tokens: int, width: int, tied: bool) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.tied = body, tied
         self.decoder = nn.Linear(width, tokens)
         nn.init.zeros_(self.decoder.bias)
         if tied:
@@ -116,6 +116,7 @@ def cnn_lstm(width: int = 64, layers: int = 1, dropout: float = 0.2, letters: in
     return CNNLSTM(spelled(read_vocabulary()), width, layers, dropout, filters=letters, most=8 * letters)
 
 
-def make_teacher(width: int = 64, layers: int = 1, dropout: float = 0.2) -> Model:
-    body = lstm(width, layers, dropout)
-    return Model(body, body.embedding.num_embeddings, width, tied=True)
+def make_teacher(width: int = 64, layers: int = 1, dropout: float = 0.2, network: str = "lstm") -> Model:
+    """The LSTM with its embedding as its output layer, or "cnn_lstm" with one of its own."""
+    body = {"lstm": lstm, "cnn_lstm": cnn_lstm}[network](width, layers, dropout)
+    return Model(body, len(read_vocabulary()), width, tied=network == "lstm")

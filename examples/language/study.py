@@ -13,43 +13,48 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import make
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ensemble_distill import cache_logits, evaluate, load_settings, load_student, train, train_chain
 
-# the recipe of make.py for students: what is summed over 35 steps there is a mean here
-RECIPE = {
-    "train.opt": "sgd",
-    "train.momentum": 0.0,
-    "train.weight-decay": 0.0,
-    "train.lr": make.UNROLL * 1.0,
-    "train.clip-grad": make.CLIP / make.UNROLL,
-    "train.sched": "plateau",
-    "train.decay-rate": 0.25,
-    "train.patience-epochs": 0,
-    "train.batch-size": 20,
-}
 COLUMNS = ("arm", "seed", "validation", "test", "seconds")
 # arms that one teacher makes, each with its seed, or none: networks like the teacher; and those of all teachers
 LIKE_IT = {"student.heads": []}
-BOTH = {"train.lr": RECIPE["train.lr"] / 2}  # on the sum of two terms, as far as on their mean
 OF_ONE = {
     "ban": {"train.method": "ban", "method.objective": "ban"} | LIKE_IT,
-    "ban+l": {"train.method": "ban", "method.objective": "ban+l"} | LIKE_IT | BOTH,
+    "ban+l": {"train.method": "ban", "method.objective": "ban+l"} | LIKE_IT,
     "supervised": {"train.method": "supervised"} | LIKE_IT,
 }
 OF_ALL = {"hydra": {"train.method": "hydra"}, "kd": {"train.method": "kd"} | LIKE_IT}
-GIVEN = ("share", "tokens", "width", "epochs")  # what all arms of a folder have in common
+GIVEN = ("network", "share", "tokens", "width", "epochs")  # what all arms of a folder have in common
 PUBLISHED = {"LSTM": (71.87, 68.56), "CNN-LSTM": (80.05, 76.97)}  # Penn Treebank test perplexity, teacher and BAN+L
+
+
+def for_students(recipe: make.Recipe, arm: str) -> dict[str, object]:
+    """The recipe of a member: what is summed over 35 steps there is a mean here."""
+    rate = make.UNROLL * recipe.rate
+    return {
+        "train.opt": "sgd",
+        "train.momentum": 0.0,
+        "train.weight-decay": 0.0,
+        # on the sum of two terms, as far as on their mean
+        "train.lr": rate / 2 if arm in ("ban+l", "bane-2") else rate,
+        "train.clip-grad": make.CLIP / make.UNROLL,
+        "train.sched": "plateau",
+        "train.decay-rate": recipe.fall,
+        "train.patience-epochs": 0,
+        "train.plateau-threshold": recipe.threshold,
+        "train.batch-size": recipe.batch,
+    }
 
 
 def arms(seeds: int, few: int) -> Iterator[tuple[str, int]]:
@@ -83,11 +88,10 @@ def taught(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> 
     folder = work / ("teachers" if arm == "teacher" else "others")
     path = folder / f"member-{seed}.safetensors"
     number = seed if arm == "teacher" else 1000 + seed
-    member = make.new_member(work, width, number)
+    member = make.new_member(work, width, number, recipe.network)
     make.train_member(member, work, number, recipe)
     folder.mkdir(exist_ok=True)
-    state = {name: tensor for name, tensor in member.state_dict().items() if name != "decoder.weight"}
-    save_file(state, path)
+    make.save_member(member, path)
     member.eval()
     validation, test = (
         in_windows(lambda ids: member(ids)[0][0, -make.UNROLL :], make.read_ids(work, name))
@@ -111,10 +115,10 @@ def in_windows(said: Callable[[Tensor], Tensor], ids: NDArray[np.int64], size: i
     return math.exp(nll / len(ids))
 
 
-def learned(work: Path, arm: str, seed: int) -> tuple[float, float]:
+def learned(work: Path, arm: str, seed: int, recipe: make.Recipe) -> tuple[float, float]:
     """A student from the cache."""
     named = f"{arm.replace('+', '-')}-{seed}"
-    sets = RECIPE | {"train.seed": seed, "output.name": named}
+    sets = for_students(recipe, arm) | {"train.seed": seed, "output.name": named}
     if arm == "bane-2":
         of = OF_ONE["ban+l"] | {"train.generations": 2, "train.teacher": f"member-{seed}"}
         train_chain(load_settings(work / "edistill.toml", sets | of))
@@ -138,14 +142,14 @@ def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> No
             found = taught(work, arm, seed, recipe, width)
         else:
             cache_logits(load_settings(work / "edistill.toml"))  # nothing is done where it is up to date
-            found = evaluated(work, "kd-0", "ensemble") if arm == "ensemble" else learned(work, arm, seed)
+            found = evaluated(work, "kd-0", "ensemble") if arm == "ensemble" else learned(work, arm, seed, recipe)
         with results.open("a") as file:
             values = (arm, seed, *(f"{value:.3f}" for value in found), f"{time.monotonic() - started:.0f}")
             file.write(",".join(map(str, values)) + "\n")
         print(*values, flush=True)
 
 
-def refuse_others(work: Path, now: dict[str, float]) -> None:
+def refuse_others(work: Path, now: dict[str, float | str]) -> None:
     """Arms of other sizes belong in another folder."""
     path = work / "study.json"
     if path.exists() and (then := json.loads(path.read_text())) != now:
@@ -187,14 +191,15 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True, help="its folder; with --table a file of results, too")
     parser.add_argument("--seeds", type=int, default=5, help="of teacher, second and ban+l")
     parser.add_argument("--few", type=int, default=3, help="of the other arms")
-    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--network", choices=make.PAPER, default="lstm", help="of teachers and students")
+    parser.add_argument("--share", type=float, default=1.0, help="of the training text")
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--table", action="store_true", help="print what is there, and run nothing")
     given = parser.parse_args()
     if not given.table:
-        recipe = make.Recipe(batch=20, epochs=given.epochs)
+        recipe = replace(make.PAPER[given.network], epochs=given.epochs)
         refuse_others(given.work, {name: getattr(given, name) for name in GIVEN})
         if not (given.work / "edistill.toml").exists():
             if given.texts is None:

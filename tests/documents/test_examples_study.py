@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "born_again"
-each_study = pytest.mark.parametrize("name", ["brief", "converged"])
+each_study = pytest.mark.parametrize("name", ["brief", "converged", "few-views"])
 
 
 @pytest.fixture
