@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import math
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ensemble_distill import cache_logits, evaluate, load_settings, load_student, train, train_chain
 
+Sets = dict[str, object]
 COLUMNS = ("arm", "seed", "validation", "test", "seconds")
 # arms that one teacher makes, each with its seed, or none: networks like the teacher; and those of all teachers
 LIKE_IT = {"student.heads": []}
@@ -34,12 +36,13 @@ OF_ONE = {
     "ban+l": {"train.method": "ban", "method.objective": "ban+l"} | LIKE_IT,
     "supervised": {"train.method": "supervised"} | LIKE_IT,
 }
-OF_ALL = {"hydra": {"train.method": "hydra"}, "kd": {"train.method": "kd"} | LIKE_IT}
+FOUR = {"teachers.path": "four", "output.cache": "cache-four"}  # the first four teachers, and what they say
+OF_FOUR = {"hydra": {"train.method": "hydra"} | FOUR, "kd": {"train.method": "kd"} | LIKE_IT | FOUR}
 GIVEN = ("network", "share", "tokens", "width", "epochs")  # what all arms of a folder have in common
 PUBLISHED = {"LSTM": (71.87, 68.56), "CNN-LSTM": (80.05, 76.97)}  # Penn Treebank test perplexity, teacher and BAN+L
 
 
-def for_students(recipe: make.Recipe, arm: str) -> dict[str, object]:
+def for_students(recipe: make.Recipe, arm: str) -> Sets:
     """The recipe of a member: what is summed over 35 steps there is a mean here."""
     rate = make.UNROLL * recipe.rate
     return {
@@ -58,10 +61,10 @@ def for_students(recipe: make.Recipe, arm: str) -> dict[str, object]:
 
 
 def arms(seeds: int, few: int) -> Iterator[tuple[str, int]]:
-    """In the order in which they run: what is compared first, seed by seed, and then what needs all teachers."""
+    """In the order in which they run: what is compared first, seed by seed, and then what needs four teachers."""
     for seed in range(seeds):
         yield from ((arm, seed) for arm in ("teacher", "second", *OF_ONE))
-    for arm in ("hydra", "kd", "bane-2"):
+    for arm in (*OF_FOUR, "bane-2"):
         yield from ((arm, seed) for seed in range(few))
     yield "ensemble", 0
 
@@ -75,9 +78,10 @@ def perplexity(work: Path, run: str) -> tuple[float, float]:
     return first, second
 
 
-def evaluated(work: Path, run: str, model: str) -> tuple[float, float]:
+def evaluated(work: Path, run: str, model: str, sets: Sets) -> tuple[float, float]:
     """Of what else `evaluate` shows beside a run."""
-    found = [evaluate(load_settings(work / "edistill.toml"), run, split=split) for split in ("validation", "test")]
+    settings = load_settings(work / "edistill.toml", sets)
+    found = [evaluate(settings, run, split=split) for split in ("validation", "test")]
     first, second = (float(one.models[model]["perplexity"]) for one in found)
     return first, second
 
@@ -85,19 +89,35 @@ def evaluated(work: Path, run: str, model: str) -> tuple[float, float]:
 def taught(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> tuple[float, float]:
     """A member by the paper's recipe, whose perplexity is taken as that of students is. The second is the same under
     another seed."""
-    folder = work / ("teachers" if arm == "teacher" else "others")
-    path = folder / f"member-{seed}.safetensors"
-    number = seed if arm == "teacher" else 1000 + seed
-    member = make.new_member(work, width, number, recipe.network)
-    make.train_member(member, work, number, recipe)
-    folder.mkdir(exist_ok=True)
-    make.save_member(member, path)
-    member.eval()
+    member = member_of(work, arm, seed, recipe, width).eval()
     validation, test = (
         in_windows(lambda ids: member(ids)[0][0, -make.UNROLL :], make.read_ids(work, name))
         for name in ("validation", "test")
     )
     return validation, test
+
+
+def member_of(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> nn.Module:
+    """It is trained, and kept among the teachers or the others."""
+    folder = work / ("teachers" if arm == "teacher" else "others")
+    number = seed if arm == "teacher" else 1000 + seed
+    member = make.new_member(work, width, number, recipe.network)
+    make.train_member(member, work, number, recipe)
+    folder.mkdir(exist_ok=True)
+    make.save_member(member, folder / f"member-{seed}.safetensors")
+    return member
+
+
+def teach_missing(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> None:
+    """Teachers that an arm needs and another machine has trained, and the folder of four."""
+    four = arm in OF_FOUR or arm == "ensemble"
+    for number in range(4) if four else [seed]:
+        path = work / "teachers" / f"member-{number}.safetensors"
+        if not path.exists():
+            member_of(work, "teacher", number, recipe, width)
+        if four:
+            (work / "four").mkdir(exist_ok=True)
+            shutil.copy(path, work / "four")
 
 
 @torch.no_grad()
@@ -116,17 +136,27 @@ def in_windows(said: Callable[[Tensor], Tensor], ids: NDArray[np.int64], size: i
 
 
 def learned(work: Path, arm: str, seed: int, recipe: make.Recipe) -> tuple[float, float]:
-    """A student from the cache."""
+    """A student from the cache. Of the teacher's own seed it would start from the teacher's weights."""
     named = f"{arm.replace('+', '-')}-{seed}"
-    sets = for_students(recipe, arm) | {"train.seed": seed, "output.name": named}
+    sets = for_students(recipe, arm) | {"train.seed": 2000 + seed, "output.name": named}
     if arm == "bane-2":
         of = OF_ONE["ban+l"] | {"train.generations": 2, "train.teacher": f"member-{seed}"}
         train_chain(load_settings(work / "edistill.toml", sets | of))
-        return evaluated(work, named, "bane-2")
-    teacher = {} if arm == "supervised" or arm in OF_ALL else {"train.teacher": f"member-{seed}"}
-    of = (OF_ALL[arm] if arm in OF_ALL else OF_ONE[arm]) | teacher
+        return evaluated(work, named, "bane-2", {})
+    if arm in OF_FOUR:
+        of = OF_FOUR[arm]
+        cache_logits(load_settings(work / "edistill.toml", of))
+    else:
+        of = OF_ONE[arm] | ({} if arm == "supervised" else {"train.teacher": f"member-{seed}"})
     train(load_settings(work / "edistill.toml", sets | of))
     return perplexity(work, named)
+
+
+def of_four(work: Path, recipe: make.Recipe) -> tuple[float, float]:
+    """The ensemble's own, which `evaluate` shows beside any student of it."""
+    if not (work / "runs" / "kd-0").exists():  # another machine has trained it
+        learned(work, "kd", 0, recipe)
+    return evaluated(work, "kd-0", "ensemble", FOUR)
 
 
 def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> None:
@@ -137,12 +167,14 @@ def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> No
     for arm, seed in arms(seeds, few):
         if (arm, seed) in done:
             continue
-        started = time.monotonic()
         if arm in ("teacher", "second"):
+            started = time.monotonic()
             found = taught(work, arm, seed, recipe, width)
         else:
+            teach_missing(work, arm, seed, recipe, width)
             cache_logits(load_settings(work / "edistill.toml"))  # nothing is done where it is up to date
-            found = evaluated(work, "kd-0", "ensemble") if arm == "ensemble" else learned(work, arm, seed, recipe)
+            started = time.monotonic()
+            found = of_four(work, recipe) if arm == "ensemble" else learned(work, arm, seed, recipe)
         with results.open("a") as file:
             values = (arm, seed, *(f"{value:.3f}" for value in found), f"{time.monotonic() - started:.0f}")
             file.write(",".join(map(str, values)) + "\n")
