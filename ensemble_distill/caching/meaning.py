@@ -15,7 +15,8 @@ TRAINED = ("train", "transfer")  # members may have learned these rows, and view
 
 
 def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:
-    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records count.
+    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records count, and
+    tell of one whose answers may be.
 
     Raises:
         EdistillError: that is so.
@@ -35,4 +36,6 @@ def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequen
                 answered.append(there)
             gist, labels = np.concatenate(said), source.labels[np.concatenate(answered)]
             if len(gist):
-                asked.task.refuse_other_meaning(asked.member, gist, labels, manifest.classes, name in TRAINED)
+                remark = asked.task.refuse_other_meaning(asked.member, gist, labels, manifest.classes, name in TRAINED)
+                if remark:
+                    panel.asking.progress.warn(f"{name}: {remark}")

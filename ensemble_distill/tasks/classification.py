@@ -170,8 +170,8 @@ class Classification(OfLogits):
     @classmethod
     def refuse_other_meaning(
         cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
-    ) -> None:
-        class_order.check_class_order(member.name, labels, gist, classes)
+    ) -> str | None:
+        return class_order.check_class_order(member.name, labels, gist, classes)
 
     # --- distributions and figures ------------------------------------------------------------------------------
 

@@ -207,8 +207,9 @@ class LanguageModelling(Classification):
     @classmethod
     def refuse_other_meaning(
         cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
-    ) -> None:
+    ) -> str | None:
         checks.refuse_other_vocabulary(member, gist, labels)
+        return None
 
     # --- answers ------------------------------------------------------------------------------------------------
 

@@ -134,8 +134,9 @@ class MultiLabel(OfLogits):
     @classmethod
     def refuse_other_meaning(
         cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
-    ) -> None:
+    ) -> str | None:
         """Columns in another order are found by no rule that spares honest members; `inspect` shows their names."""
+        return None
 
     # --- distributions and figures ------------------------------------------------------------------------------
 

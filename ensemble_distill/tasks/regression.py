@@ -222,7 +222,7 @@ class Regression(Task):
     @classmethod
     def refuse_other_meaning(
         cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
-    ) -> None:
+    ) -> str | None:
         from ensemble_distill.tasks.checks import moments
 
         count = gist.shape[1] // 2
@@ -232,6 +232,7 @@ class Regression(Task):
             moments.check_units(of.name, pair[:, 0], y, units)
             if not seen:  # there views may mix rows, and members know the targets by heart
                 moments.check_spread(of, pair, y)
+        return None
 
     # --- distributions and figures ------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.tasks.checks import class_order
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.workflows.cache_logits import cache_logits
@@ -229,6 +230,15 @@ def test_a_member_whose_classes_are_permuted_is_refused_and_can_be_taken_away(
     assert cache_logits(settings(folder, plain)).added == 0
     assert not asked
     assert contents(folder / "plain") == before
+
+
+def test_a_member_that_knows_little_is_told_and_cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_order, "KNOWN", 1.0)  # nobody knows that much
+    save_file(permuted(7), folder / "teachers/member-7.safetensors")
+    heard = Silent()
+    assert cache_logits(settings(folder, {"views.transform": "none", "output.cache": "plain"}), progress=heard).added
+    told = [text for text in heard.warnings if "member-7 knows little, or its outputs are in another class" in text]
+    assert [text.split(":")[0] for text in told] == ["train"]  # of twelve rows nothing can be told
 
 
 def test_a_member_that_failed_can_be_replaced_under_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,14 @@ Order = tuple[int, ...]
 
 LEAST_GAIN = 0.1  # of a class's rows, on average over the classes that look swapped
 LEAST_RATIO = 2.0  # reordered share right to share right as it is
-CHANCE = 1e-6  # how often a member without any knowledge of the classes may be refused
+CHANCE = 1e-6  # how often a member that guesses may be refused
+KNOWN = -0.35  # of S classes that occur, a member that knows them has a mean F1 of S ** KNOWN at least once reordered
+
+
+REMEDY = (
+    "Name the data's class folders so that their order is the one the member was trained in, or give the member's "
+    "class names: label_names in config.json, or class_map in args.yaml."
+)
 
 
 def order_by_names(name: str, names: Sequence[str], classes: Sequence[str], source: str) -> Order | None:
@@ -56,7 +63,7 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 def check_class_order(
     name: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str] | None = None
-) -> None:
+) -> str | None:
     """Refuse a member whose outputs are evidently in another order than the data's classes.
 
     A member that predicts its most probable class has in each predicted column its own class most often, so
@@ -68,12 +75,18 @@ def check_class_order(
       over rows (else a rare class that resembles a frequent one could);
     - by Hoeffding's bound, guessing gains as much with probability `CHANCE` at most, over all cycles of that
       length. Few rows therefore never refuse a member: at 80 % accuracy, two swapped classes of ten take some
-      thirty rows each, ten shuffled ones a dozen.
+      thirty rows each, ten shuffled ones a dozen;
+    - reordered, it would know its classes: their F1 is S ** `KNOWN` on average, of S that occur (.78 of two, .45 of
+      ten, .09 of a thousand). An untrained network does not guess: it tells rows apart by what they look like, and
+      of handwritten digits a quarter of them pass all of the above. One or two in a hundred pass this as well.
 
     Args:
         name: the member's.
         labels, predicted: (N,) each row's class, and the one its member finds most probable in the order now assumed.
         classes: the data's names; None where it has none.
+
+    Returns:
+        What to tell of a member for which all of this holds but the last; None for others.
 
     Raises:
         EdistillError: some classes are swapped.
@@ -82,22 +95,24 @@ def check_class_order(
     counts = _among(seen, labels, predicted)
     swapped = [cycle for cycle in _cycles(counts, rows) if _is_misnamed(counts, rows, cycle)]
     if not swapped:
-        return
+        return None
+    known = [cycle for cycle in swapped if _is_known(counts, rows, cycle)]
     right = np.trace(counts)
-    reordered = right + sum(_right(counts, cycle).sum() - np.diag(counts)[cycle].sum() for cycle in swapped)
+    reordered = right + sum(_right(counts, cycle).sum() - np.diag(counts)[cycle].sum() for cycle in known or swapped)
     named = [str(label) if classes is None else classes[label] for label in seen]
     pairs = [
         f"{named[label]} is called {named[called]}"
-        for cycle in swapped
+        for cycle in known or swapped
         for label, called in zip(cycle, np.roll(cycle, -1), strict=True)
     ]
-    raise EdistillError(
-        f"{name}: its outputs look to be in another class order than the data. As they are, "
-        f"{right / rows.sum():.1%} of {int(rows.sum())} rows are right; reordered, "
-        f"{reordered / rows.sum():.1%} would be ({first_few(pairs, 4)}). Name the data's class folders so "
-        f"that their order is the one the member was trained in, or give the member's class names: "
-        "label_names in config.json, or class_map in args.yaml."
+    told = (
+        f"As they are, {right / rows.sum():.1%} of {int(rows.sum())} rows are right; reordered, "
+        f"{reordered / rows.sum():.1%} would be ({first_few(pairs, 4)})."
     )
+    if known:
+        raise EdistillError(f"{name}: its outputs look to be in another class order than the data. {told} {REMEDY}")
+    little = f"{name} knows little, or its outputs are in another class order than the data."
+    return f"{little} {told} If it was trained: {REMEDY}"
 
 
 def _among(seen: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -145,3 +160,10 @@ def _is_misnamed(counts: NDArray[np.float64], rows: NDArray[np.int64], cycle: ND
     gain = len(cycle) * (by_class[1] - by_class[0])
     evidence = gain**2 / (2 * (1 / total).sum())
     return bool(evidence >= len(cycle) * math.log(len(rows)) - math.log(CHANCE))
+
+
+def _is_known(counts: NDArray[np.float64], rows: NDArray[np.int64], cycle: NDArray[np.int64]) -> bool:
+    """Whether the cycle's classes, renamed, would be found by what is called so, and little else called so."""
+    called = counts.sum(0)[np.roll(cycle, -1)]
+    f1 = 2 * _right(counts, cycle) / (rows[cycle] + called)
+    return bool(f1.mean() >= len(rows) ** KNOWN)
