@@ -112,7 +112,7 @@ def check_class_order(
     if known:
         raise EdistillError(f"{name}: its outputs look to be in another class order than the data. {told} {REMEDY}")
     little = f"{name} knows little, or its outputs are in another class order than the data."
-    return f"{little} {told} If it was trained: {REMEDY}"
+    return f"{little} {told} If it was trained, {REMEDY[0].lower()}{REMEDY[1:]}"
 
 
 def _among(seen: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
