@@ -49,7 +49,7 @@ class Categorical:
 
     def tempered(self, temperature: float) -> Self:
         """softmax(logits / temperature); temperature > 0."""
-        return replace(self, logits=self.logits / temperature)
+        return self if temperature == 1 else replace(self, logits=self.logits / temperature)
 
     def calibrated(self, by: Calibration) -> Self:
         """Softened by the temperature; then the members' logits moved apart or together about their mean, by the

@@ -59,7 +59,7 @@ class Dirichlet:
 
     def tempered(self, temperature: float) -> Self:
         """α^(1/temperature): the expected probabilities are softened as a softmax is, and the doubt grows."""
-        return replace(self, log_concentration=self.log_concentration / temperature)
+        return self if temperature == 1 else replace(self, log_concentration=self.log_concentration / temperature)
 
     def calibrated(self, by: Calibration) -> Self:
         """Expected probabilities softened by the temperature, and the precision α_0 divided by the spread's square:

@@ -46,7 +46,7 @@ class Gaussian:
 
     def tempered(self, temperature: float) -> Self:
         """The density to the power of 1/temperature, normalized: the variance times the temperature."""
-        return replace(self, log_variance=self.log_variance + math.log(temperature))
+        return self if temperature == 1 else replace(self, log_variance=self.log_variance + math.log(temperature))
 
     def calibrated(self, by: Calibration) -> Self:
         """The means moved apart or together about their mean, which stays; every variance by one factor."""
