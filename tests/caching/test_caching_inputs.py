@@ -147,8 +147,7 @@ def test_what_are_no_probabilities_are_refused(
 
     with refused(
         "Member m7 is said to return probabilities, but at row 13 of train the least is " + least,
-        f"they sum to {total}",
-        'Set teachers.output = "logits"',
+        f"they sum to {total}. Mend what it says of that row",
     ):
         run(tmp_path, [teacher("m7", Probabilities(), "probabilities")])
 

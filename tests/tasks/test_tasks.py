@@ -260,3 +260,59 @@ def test_what_is_served_can_be_predicted_from(sample: Sample) -> None:
         broken = {**outputs, name: np.where(np.arange(outputs[name].size) == 0, np.nan, outputs[name].ravel())}
         broken[name] = broken[name].reshape(outputs[name].shape)
         assert task.usable(broken).tolist() == [False] + [True] * (count - 1)
+
+
+# --- what members return, and what is said of it ------------------------------------------------------------------
+
+
+def answered(key: str, values: Any, output: str = "probabilities") -> np.ndarray[Any, Any]:
+    """As the pass has it, of one batch."""
+    member, task, raw = Member("m7", "0" * 64, output), open_task(key), torch.as_tensor(values).float()
+    task.refuse_unlikely(raw, member, "test", range(len(raw)))
+    return task.answers(raw, member, "test", range(len(raw)))
+
+
+def softmaxes(classes: int) -> torch.Tensor:
+    return (3 * torch.from_numpy(np.random.default_rng(0).normal(size=(512, classes)))).float().softmax(1)
+
+
+ROUNDINGS = {
+    "bfloat16": lambda p: p.bfloat16().float(),
+    "float16": lambda p: p.half().float(),
+    "3 decimals": lambda p: (1000 * p).round() / 1000,
+    "4 decimals": lambda p: (10000 * p).round() / 10000,
+    "nearly": lambda p: p - 5e-4 * (p == p.amin(1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("rounding", list(ROUNDINGS))
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_rounded_probabilities_are_taken_and_never_for_logits(classes: int, rounding: str) -> None:
+    p = softmaxes(classes)
+    rounded = ROUNDINGS[rounding](p)
+    found = torch.from_numpy(answered("classification", rounded)).softmax(1)
+    assert (found - p).abs().max() < 0.01
+    if rounding != "nearly":
+        with pytest.raises(EdistillError, match=r'Set teachers\.output = "probabilities"'):
+            answered("classification", rounded, "logits")
+
+
+def test_coarse_probabilities_of_many_classes_say_by_how_much_and_what_to_do() -> None:
+    p = softmaxes(1000)
+    coarse = ROUNDINGS["3 decimals"](p)
+    with pytest.raises(
+        EdistillError, match=r"row 0 of test .* sum to 0\.\d+\. They have 3 decimals\. Write 6"
+    ) as caught:
+        answered("classification", coarse)
+    assert "logits" not in str(caught.value)
+    for mended in ((10**6 * p).round() / 10**6, coarse / coarse.sum(-1, keepdim=True)):  # as the message says
+        found = torch.from_numpy(answered("classification", mended)).softmax(1)
+        assert (found - p).abs().max() < 0.03
+    with pytest.raises(EdistillError, match=r'Set teachers\.output = "probabilities"'):
+        answered("classification", coarse, "logits")
+
+
+def test_logits_that_are_said_to_be_probabilities_are_called_so() -> None:
+    for key in ("classification", "multi-label"):
+        with pytest.raises(EdistillError, match=r'Set teachers\.output = "logits"'):
+            answered(key, 3 * noise)

@@ -14,7 +14,13 @@ from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.remedies import remedy
 
 OF_ONE = "out.unsqueeze(1) * out.new_tensor([0, 1])"  # two logits of the one that says "not 0"
+SHARED = "out / out.sum(-1, keepdim=True)"
 SUSPICIOUS = 8  # rows that all look like probabilities
+WITHIN = 1e-3  # beyond 0 and 1 lies what rounding makes of a probability, at most
+BFLOAT, DECIMALS = 4e-3, 5e-4  # rounding moves a sum by the first in bfloat16, by the second a class of three decimals
+APART = 0.02  # from 1 lies the sum of a row, at most
+MANY, ROUGHLY = 100, 0.3  # so many classes, or more, whose sums lie so near to 1 are of a softmax, however rounded
+PRECISE = 6  # decimals that are enough for any number of classes
 FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
 
 
@@ -44,25 +50,64 @@ def checked(values: NDArray[np.float32], member: Member, split: str, rows: Seque
         EdistillError: an output is NaN or infinite, or "probabilities" are none.
     """
     refuse_not_finite(values, member, split, rows)
-    shares = len(rows) >= SUSPICIOUS and values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < 1e-3
-    if member.output == "logits" and shares:
+    if member.output == "logits" and _are_shares(values):
         raise EdistillError(
             f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are "
-            'all 0 or more and sum to 1: probabilities. Set teachers.output = "probabilities".'
+            "all 0 or more and sum to 1"
+            f"{'' if _off(values).max() < WITHIN else f' within {_off(values).max():.4f}'}: probabilities. "
+            'Set teachers.output = "probabilities".'
         )
     if member.output == "probabilities":
-        sums = values.sum(axis=1)
-        wrong = (values.min(axis=1) < -1e-6) | (np.abs(sums - 1) > 1e-3)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            alone = values.min() >= 0 and values.max() <= 1 and wrong.mean() > 0.5  # and not a row at fault
-            raise EdistillError(
-                f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
-                f"{values[at].min():.4f} and they sum to {sums[at]:.4f}. "
-                + (f"All lie between 0 and 1: {_sigmoids(member)}" if alone else 'Set teachers.output = "logits".')
-            )
+        _refuse_no_shares(values, member, split, rows)
         values = np.log(np.maximum(values, FLOOR))
     return in_data_order(values, member)
+
+
+def _off(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far from 1 each row (B, K) sums to."""
+    off: NDArray[np.float32] = np.abs(values.sum(axis=1) - 1)
+    return off
+
+
+def _rounding(classes: int) -> float:
+    """How far from 1 the sum of rounded probabilities may lie. A softmax of their logarithms makes it 1 again."""
+    return min(BFLOAT + DECIMALS * classes, APART)
+
+
+def _are_shares(values: NDArray[np.float32]) -> bool:
+    """Whether enough rows (B, K) are plainly of a softmax, a rounded one too."""
+    classes = values.shape[1]
+    limit = ROUGHLY if classes >= MANY else _rounding(classes)
+    return len(values) >= SUSPICIOUS and bool(values.min() >= 0 and _off(values).max() <= limit)
+
+
+def _refuse_no_shares(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> None:
+    """Raise EdistillError for "probabilities" (B, K) that are none."""
+    beyond, off = outside(values), _off(values)
+    wrong = beyond | (off > _rounding(values.shape[1]))
+    if not wrong.any():
+        return
+    at = int(np.argmax(wrong))
+    decimals = next((count for count in range(1, PRECISE) if np.allclose(values, values.round(count), 0, 1e-6)), None)
+    if beyond.mean() > 0.5:
+        todo = 'Set teachers.output = "logits".'
+    elif decimals and off[wrong].max() < ROUGHLY:
+        todo = f"They have {decimals} decimals. Write {PRECISE}, or let each row sum to 1. {remedy(member, SHARED)}"
+    elif wrong.mean() > 0.5:
+        between = "" if beyond.any() else "All lie between 0 and 1: sigmoids, one a class. "
+        todo = f"{between}Let each row sum to 1. {remedy(member, SHARED)}"
+    else:
+        todo = "Mend what it says of that row, or remove the row from the data."
+    raise EdistillError(
+        f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
+        f"{values[at].min():.4f} and they sum to {values[at].sum():.4f}. {todo}"
+    )
+
+
+def outside(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which rows (B, K) have a number that no rounding makes of a probability."""
+    found: NDArray[np.bool_] = (values.min(axis=1) < -WITHIN) | (values.max(axis=1) > 1 + WITHIN)
+    return found
 
 
 def in_data_order(values: NDArray[np.float32], member: Member) -> NDArray[np.float32]:
@@ -101,7 +146,7 @@ def refuse_sigmoids(values: NDArray[np.float32], member: Member, split: str, row
     """
     inside = len(rows) >= SUSPICIOUS and values.min() >= 0 and values.max() <= 1
     sure = inside and np.median(values.max(axis=1)) > 0.5 and values.min() < values.max()
-    if member.output != "logits" or not sure or np.abs(values.sum(axis=1) - 1).max() < 1e-3:  # see `checked`
+    if member.output != "logits" or not sure or _are_shares(values):  # see `checked`
         return
     raise EdistillError(
         f"Member {member.name} is said to return logits, but at {len(rows)} rows of {split} all lie between "
@@ -114,7 +159,7 @@ def _sigmoids(member: Member) -> str:
     """What to do about outputs that look like a sigmoid each. What is taken off all logits of a row changes nothing."""
     logits = 'teachers.output = "logits" and out - 1, if they are logits all the same'
     return 'sigmoids, one a class. Set teachers.output = "probabilities", and let each row sum to 1. ' + remedy(
-        member, "out / out.sum(1, keepdim=True)", logits
+        member, SHARED, logits
     )
 
 
