@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.labels import Array
+from ensemble_distill.tasks.checks.remedies import remedy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUSPICIOUS = 8  # rows that all look like a softmax
+NEAR = 0.05  # beyond 0 and 1 lies no logit worth the name
+ENOUGH = 1_000  # numbers that all look like sigmoids
+LABELS = 10  # rare ones, whose logits do not all lie above 0 by chance
 
 
 def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, first_row: int = 0) -> Array:
@@ -54,20 +58,54 @@ def as_logits(values: NDArray[np.float32], member: Member, split: str, rows: Seq
     Raises:
         EdistillError: an output is not finite, or "probabilities" are none.
     """
-    from ensemble_distill.tasks.checks.logits import FLOOR, in_data_order, refuse_not_finite
+    from ensemble_distill.tasks.checks.logits import FLOOR, in_data_order, outside, refuse_not_finite
 
     refuse_not_finite(values, member, split, rows)
     if member.output == "probabilities":
-        wrong = ((values < 0) | (values > 1)).any(axis=1)
+        wrong = outside(values)
         if wrong.any():
             at = int(np.argmax(wrong))
             raise EdistillError(
                 f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} they lie "
-                f'between {values[at].min():.4f} and {values[at].max():.4f}. Set teachers.output = "logits".'
+                f"between {values[at].min():.4f} and {values[at].max():.4f}. {_instead(values, member)}"
             )
         p = np.clip(values.astype(np.float64), FLOOR, 1 - FLOOR)
         values = (np.log(p) - np.log1p(-p)).astype(np.float32)
     return in_data_order(values, member)
+
+
+def _instead(values: NDArray[np.float32], member: Member) -> str:
+    """What to do about "probabilities" (B, K) some of which lie outside of 0 and 1."""
+    from ensemble_distill.tasks.checks.logits import outside
+
+    if values.min() > -NEAR and values.max() < 1 + NEAR:
+        return remedy(member, "out.clamp(0, 1)")
+    if outside(values).mean() > 0.5:
+        return 'Set teachers.output = "logits".'
+    return "Mend what it says of that row, or remove the row from the data."
+
+
+def refuse_sigmoids(logits: Array, labels: Array, member: Member) -> str | None:
+    """Raise EdistillError for logits (N, K) of a split that are plainly sigmoids: all lie between 0 and 1, though its
+    labels (N, K) are rare.
+
+    Those of an honest network that has hardly learned may lie there too, each rare label above 0 by chance. So few
+    labels show it only where they spread down to 0, as sigmoids do.
+
+    Returns:
+        What to tell where that cannot be told.
+    """
+    inside = logits.size >= ENOUGH and logits.min() >= 0 and logits.max() <= 1
+    if member.output != "logits" or not inside or not np.ptp(logits, axis=0).any():
+        return None
+    told = (
+        f"said to return logits, but all {logits.size:,} numbers lie between {logits.min():.4f} and "
+        f"{logits.max():.4f}, as those of a sigmoid do"
+    )
+    rare = (labels.mean(axis=0) < 0.5).sum()
+    if rare >= LABELS or np.median(logits.mean(axis=0) - logits.std(axis=0)) < 0:
+        raise EdistillError(f'Member {member.name} is {told}. Set teachers.output = "probabilities".')
+    return f'member {member.name} is {told}: if they are sigmoids, set teachers.output = "probabilities".'
 
 
 def as_answers(raw: Tensor, member: Member) -> Tensor:
