@@ -28,6 +28,7 @@ from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.exports import stale_exports
 from ensemble_distill.runs.folder import flags_of
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.grown import Grown
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.spread import spread
@@ -202,7 +203,7 @@ def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
     many."""
     ensemble, students = Ensemble(given, run), Students(given, [run], calibrated=False)
     given.progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
-    outputs, raw = [], []
+    outputs, raw = Grown(), Grown()
     task = ensemble.task
     keep = _kept(len(source), len(ensemble.members) * math.prod(task.shape))
     for (rows, (mine,)), said in zip(students.raw(source, name), ensemble.outputs(name, source), strict=True):
@@ -210,12 +211,12 @@ def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
         labels = None if source.labels is None else as_targets(source.labels[rows.start : rows.stop])[here]
         theirs = task.each_answer(said[here], labels)
         there = ensemble.answered(theirs)
-        outputs.append(theirs[there])
-        raw.append(task.each_answer(mine[here], labels)[there])
+        outputs.add(theirs[there])
+        raw.add(task.each_answer(mine[here], labels)[there])
         given.progress.advance(len(rows))
     given.progress.finish()
     (student,) = students.modules
-    return _Pairs(ensemble, student.cpu(), torch.cat(outputs), torch.cat(raw))
+    return _Pairs(ensemble, student.cpu(), *(torch.from_numpy(grown.all()) for grown in (outputs, raw)))
 
 
 def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ensemble_distill.data.source import Array
 from ensemble_distill.evaluation.worth import NOTHING, Column, Ladder, scaled_l1
 from ensemble_distill.predictive.answered import answering
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.predictive.weighted import shares
+from ensemble_distill.runtime.grown import Grown
 from ensemble_distill.runtime.keys import permutation
 
 MOST = 60  # sub-ensembles of a size
@@ -44,10 +46,9 @@ class Climb:
         self._answering = 1  # members, at most, of a row
         self._sizes = np.array([len(some) for some in self._parts])
         self._stride = -(-rows * len(self._parts) // KEPT)
-        self._nll: list[Tensor] = []
-        self._kl: list[Tensor] = []
-        self._model: list[Tensor] = []
-        self._ensemble: list[Tensor] = []
+        self._nll: Tensor | None = None  # sums over rows
+        self._kl: Tensor | float = 0.0
+        self._model, self._ensemble = Grown(), Grown()
         self._rows = 0
 
     def add(self, ensemble: Predictive, y: Tensor | None) -> None:
@@ -55,14 +56,15 @@ class Climb:
         pooled, shares_of = ensemble.pooled(), self._shares(ensemble)
         step = max(1, AT_ONCE // max(1, ensemble.means()[:, 0].numel()))
         found = [ensemble.parts(shares_of(slice(at, at + step)), y) for at in range(0, len(self._parts), step)]
-        self._kl.append(torch.cat([pooled.kl(parts.pooled).sum(0) for parts in found]))
+        self._kl = self._kl + torch.cat([pooled.kl(parts.pooled).sum(0) for parts in found])
         if y is not None:
-            self._nll.append(torch.cat([parts.nll.sum(0) for parts in found if parts.nll is not None]))
+            nll = torch.cat([parts.nll.sum(0) for parts in found if parts.nll is not None])
+            self._nll = nll if self._nll is None else self._nll + nll
         kept = slice(-self._rows % self._stride, None, self._stride)
         several, summary = answering(ensemble), ensemble.summary()
         uncertain = summary.model if several is None else torch.where(several > 1, summary.model, torch.nan)
-        self._model.append(torch.cat([parts.model[kept].float() for parts in found], dim=1))
-        self._ensemble.append(torch.stack([uncertain, summary.total])[:, kept])
+        self._model.add(torch.cat([parts.model[kept].float() for parts in found], dim=1))
+        self._ensemble.add(torch.stack([uncertain, summary.total], dim=1)[kept])
         self._answering = max(self._answering, ensemble.members if several is None else int(several.max()))
         self._rows += len(summary.model)
 
@@ -91,9 +93,9 @@ class Climb:
         if self._answering < 2:
             return None
         return Ladder(
-            nll=self._by_size(torch.stack(self._nll).sum(0) / self._rows) if self._nll else None,
-            mean_kl=self._by_size(torch.stack(self._kl).sum(0) / self._rows),
-            model_uncertainty_l1=self._l1(torch.cat(self._model), *torch.cat(self._ensemble, dim=1)),
+            nll=None if self._nll is None else self._by_size(self._nll / self._rows),
+            mean_kl=self._by_size(torch.as_tensor(self._kl) / self._rows),
+            model_uncertainty_l1=self._l1(self._model.all(), *self._ensemble.all().T),
         )
 
     def _by_size(self, of_parts: Tensor) -> Column:
@@ -101,14 +103,14 @@ class Climb:
         means: Column = (sums[1:] / np.bincount(self._sizes)[1:]).tolist()
         return means[: self._answering]
 
-    def _l1(self, theirs: Tensor, ensemble: Tensor, total: Tensor) -> Column | None:
-        known = ~ensemble.isnan()
+    def _l1(self, theirs: Array, ensemble: Array, total: Array) -> Column | None:
+        known = ~np.isnan(ensemble)
         ensemble, total, theirs = ensemble[known], total[known], theirs[known]
         if not len(ensemble) or not float(ensemble.mean()) > NOTHING * float(total.mean()):
             return None
         of_parts = [
-            1.0 if size == 1 else scaled_l1(one.double().numpy(), ensemble.numpy())
-            for size, one in zip(self._sizes, theirs.unbind(1), strict=True)
+            1.0 if size == 1 else scaled_l1(one.astype(np.float64), ensemble)
+            for size, one in zip(self._sizes, theirs.T, strict=True)
         ]
         return self._by_size(torch.tensor(of_parts, dtype=torch.float64))
 

@@ -24,13 +24,14 @@ from ensemble_distill.evaluation.halves import halves, halves_rows
 from ensemble_distill.evaluation.ladder import Climb
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER
 from ensemble_distill.evaluation.offsets import Offsets
-from ensemble_distill.evaluation.rows import Answers, concatenate, fidelity_rows, member_rows, prediction_rows
+from ensemble_distill.evaluation.rows import Answers, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.selective import conformal_rows
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.evaluation.worth import Ladder
 from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.predictive.answered import answered, answering, matched
 from ensemble_distill.predictive.protocol import Predictive
+from ensemble_distill.runtime.grown import Grown, GrownValues
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks.figures import Figures, Values
 from ensemble_distill.tasks.reference import Reference
@@ -151,7 +152,8 @@ class Bench:
             there = self.ensemble.answered(outputs)
             found.unanswered += int((~there).sum())
             if there.any():
-                found.rows.append(answers.of_row[there])
+                rows_here = answers.of_row[there]
+                found.rows.add(rows_here)
                 students = self.students.predictive([one[there] for one in each])
                 y = None if labels is None or answers.labels is None else answers.labels[there]
                 ensemble = self.ensemble.predictive(outputs := outputs[there])
@@ -161,12 +163,12 @@ class Bench:
                 if controlled:
                     offsets.add(outputs, students)
                     for index, student in students.items():
-                        found.heads[index].add(found.rows[-1], ensemble, student)
+                        found.heads[index].add(rows_here, ensemble, student)
                     for index, reference in enumerate(self.references):
-                        found.conformal[index].append(conformal_rows(task, reference, students[index], y))
+                        found.conformal[index].add(conformal_rows(task, reference, students[index], y))
                 if splits:
                     pairs = [[self.ensemble.predictive(outputs, half) for half in pair] for pair in splits]
-                    found.halves.append(halves_rows(pairs))
+                    found.halves.add(halves_rows(pairs))
             self.progress.advance(len(rows))
         refuse_unanswered(found.models, named)
         return found.values(offsets.rows() if controlled else {}, climb.ladder() if climb is not None else None)
@@ -181,20 +183,23 @@ class Bench:
     ) -> None:
         """Add some rows, which some member answers each."""
         task = self.ensemble.task
-        found.models[ENSEMBLE].append(prediction_rows(task, ensemble, y))
-        found.models[MEMBER].append(member_rows(task, ensemble, y))
+        found.models[ENSEMBLE].add(prediction_rows(task, ensemble, y))
+        found.models[MEMBER].add(member_rows(task, ensemble, y))
+        here: dict[Model, Values] = {}
         for model, predictive, near in self._others(students, outputs):
-            found.models[model].append(prediction_rows(task, predictive, y))
-            found.nearness[model].append(fidelity_rows(ensemble, near))
+            here[model] = prediction_rows(task, predictive, y)
+            found.models[model].add(here[model])
+            found.nearness[model].add(fidelity_rows(ensemble, near))
         several = answering(ensemble)
-        found.answering.append((several, len(outputs)))
+        found.partial |= several is not None
+        found.answering.add(torch.full((len(outputs),), ensemble.members) if several is None else several)
         for model, student in students.items():
-            found.compared[model].append(
-                found.models[model][-1] if several is None else prediction_rows(task, matched(student, ensemble), y)
+            found.compared[model].add(
+                here[model] if several is None else prediction_rows(task, matched(student, ensemble), y)
             )
         for name, at in self.chosen.items():
             if at is not None and not answered(outputs[:, list(at)]).all():
-                found.partial.add(name)
+                found.incomplete.add(name)
 
     def _others(
         self, students: Mapping[int, Predictive], outputs: Tensor
@@ -221,42 +226,40 @@ class _Found:
     """What is found batch by batch."""
 
     def __init__(self) -> None:
-        self.models: dict[Model, list[Values]] = defaultdict(list)
-        self.compared: dict[Model, list[Values]] = defaultdict(list)
-        self.nearness: dict[Model, list[Values]] = defaultdict(list)
-        self.halves: list[Values] = []
-        self.rows: list[Tensor] = []
+        self.models: dict[Model, GrownValues] = defaultdict(GrownValues)
+        self.compared: dict[Model, GrownValues] = defaultdict(GrownValues)
+        self.nearness: dict[Model, GrownValues] = defaultdict(GrownValues)
+        self.halves = GrownValues()
+        self.rows = Grown()
         self.heads: dict[int, HeadByHead] = defaultdict(HeadByHead)
-        self.conformal: dict[int, list[Values]] = defaultdict(list)
-        self.answering: list[tuple[Tensor | None, int]] = []  # and how many rows
-        self.partial: set[str] = set()  # sub-ensembles of which a member does not answer a row
+        self.conformal: dict[int, GrownValues] = defaultdict(GrownValues)
+        self.answering = Grown()
+        self.partial = False  # whether some member does not answer some row
+        self.incomplete: set[str] = set()  # sub-ensembles of which one does not
         self.unanswered = 0
 
     def values(self, offsets: Mapping[int, Values], ladder: Ladder | None) -> SplitValues:
         """End to end. A sub-ensemble that does not answer every row is left out: its figures would be of others."""
-        members = self.models[MEMBER][0]["total_uncertainty"].shape[1]
-        partial = any(several is not None for several, _ in self.answering)
-        counts = [torch.full((rows,), members) if several is None else several for several, rows in self.answering]
         models, nearness = (
-            {model: concatenate(batches) for model, batches in found.items() if model not in self.partial}
+            {model: grown.all() for model, grown in found.items() if model not in self.incomplete}
             for found in (self.models, self.nearness)
         )
         return SplitValues(
             models=models,
-            compared={model: concatenate(parts) for model, parts in self.compared.items()} if partial else {},
+            compared={model: grown.all() for model, grown in self.compared.items()} if self.partial else {},
             nearness=nearness,
             offsets=offsets,
-            halves=concatenate(self.halves) if self.halves else None,
+            halves=self.halves.all() or None,
             ladder=ladder,
-            rows=torch.cat(self.rows).numpy(),
+            rows=self.rows.all(),
             heads={index: each.found() for index, each in self.heads.items()},
-            conformal={index: concatenate(parts) for index, parts in self.conformal.items()},
-            answering=torch.cat(counts).numpy() if partial else None,
+            conformal={index: grown.all() for index, grown in self.conformal.items()},
+            answering=self.answering.all() if self.partial else None,
             unanswered=self.unanswered,
         )
 
 
-def refuse_unanswered(models: Mapping[Model, Sequence[Values]], named: str) -> None:
+def refuse_unanswered(models: Mapping[Model, GrownValues], named: str) -> None:
     """Raise EdistillError where no member answers any row: there is nothing to compare with."""
     if not models:
         key = f"data.{named.replace('/', '.')}"

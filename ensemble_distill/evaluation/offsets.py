@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from ensemble_distill.evaluation.fidelity import ROUNDING
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows
 from ensemble_distill.predictive.answered import answering
 from ensemble_distill.predictive.protocol import Family, Predictive
+from ensemble_distill.runtime.grown import Grown
 from ensemble_distill.runtime.keys import normals
 from ensemble_distill.tasks.figures import Values
 
@@ -42,9 +44,9 @@ class Offsets:
 
     def __init__(self, family: Family, pooling: Callable[[Tensor], Predictive], rows: int, limit: int = LIMIT) -> None:
         self._family, self._pooling, self._expected, self._limit = family, pooling, rows, limit
-        self._outputs: list[Tensor] = []
+        self._outputs = Grown()
         self._added = 0
-        self._means: dict[int, list[Tensor]] = {}
+        self._means: dict[int, Grown] = defaultdict(Grown)
 
     def add(self, outputs: Tensor, students: Mapping[int, Predictive]) -> None:
         """Outputs (B, M, W) of the members on the next rows, and what the students say there."""
@@ -54,13 +56,13 @@ class Offsets:
         several = answering(self._pooling(outputs))
         if several is not None:
             kept = kept[several[kept] > 1]
-        self._outputs.append(outputs[kept])
+        self._outputs.add(outputs[kept])
         for student, predictive in students.items():
             if predictive.has_model_uncertainty:
                 mean = self._family.raw(predictive.mixture())[kept]  # (B, 1, W)
                 if several is not None:
                     mean = torch.where(outputs[kept].isnan(), torch.nan, mean)
-                self._means.setdefault(student, []).append(mean)
+                self._means[student].add(mean)
 
     @torch.no_grad()
     def rows(self) -> dict[int, Values]:
@@ -70,7 +72,7 @@ class Offsets:
         A student is left out where no scale gives the ensemble's model uncertainty: where that is 0, or nearly as large
         as that of members which are sure of different classes.
         """
-        outputs = torch.cat(self._outputs)
+        outputs = torch.from_numpy(self._outputs.all())
         if not len(outputs):
             return {}
         said = [self._pooling(part).summary() for part in self._chunks(outputs)]
@@ -79,8 +81,8 @@ class Offsets:
             return {}
         draws = [self._drawn(outputs, draw) for draw in range(DRAWS)]
         found: dict[int, Values] = {}
-        for student, parts in self._means.items():
-            mean = torch.cat(parts)
+        for student, grown in self._means.items():
+            mean = torch.from_numpy(grown.all())
             best, guess = self._best(mean, draws, uncertainty)
             drawn = draws[best]
             scale = self._scale(mean, drawn, float(uncertainty.mean()), guess)

@@ -19,8 +19,9 @@ from ensemble_distill.evaluation.evaluating import measure
 from ensemble_distill.evaluation.exported import ExportedRun
 from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.names import STUDENT
-from ensemble_distill.evaluation.rows import Answers, concatenate, prediction_rows
+from ensemble_distill.evaluation.rows import Answers, prediction_rows
 from ensemble_distill.evaluation.tables import Table
+from ensemble_distill.runtime.grown import Grown, GrownValues
 from ensemble_distill.runtime.numbers import number
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.serving.served import Served
@@ -157,8 +158,7 @@ def prices(given: Given, files: Sequence[ExportedRun]) -> list[Price]:
 def _asked(given: Given, files: Sequence[ExportedRun], source: Source) -> list[Price]:
     first, task = files[0], files[0].architecture.task
     students = [file.student() for file in files]
-    kept: list[list[Any]] = [[] for _ in files]
-    kls: list[list[torch.Tensor]] = [[] for _ in files]
+    kept, kls = [GrownValues() for _ in files], [Grown() for _ in files]
     apart: list[dict[str, float]] = [{} for _ in files]
     given.progress.start(f"comparing on {SPLIT}", total=len(source), unit="rows")
     for rows, (x,) in plain_batches(source, [first.architecture.preprocessing], given.workers, torch.device("cpu")):
@@ -166,14 +166,14 @@ def _asked(given: Given, files: Sequence[ExportedRun], source: Source) -> list[P
         outputs = [file.served.run(x.numpy()) for file in files]
         said = [one.predictive(answers.of(one(x).double())) for one in students]
         for at, predictive in enumerate(said):
-            kept[at].append(prediction_rows(task, predictive, answers.labels))
-            kls[at].append(said[0].pooled().kl(predictive.pooled())[:, 0])
+            kept[at].add(prediction_rows(task, predictive, answers.labels))
+            kls[at].add(said[0].pooled().kl(predictive.pooled())[:, 0])
             for name, values in outputs[at].items():
                 far = float(np.abs(values - outputs[0][name]).max())
                 apart[at][name] = max(apart[at].get(name, 0.0), far)
         given.progress.advance(len(rows))
     given.progress.finish()
-    each = [concatenate(batches) for batches in kept]
+    each = [grown.all() for grown in kept]
     return [
         Price(
             file=file.folder.name,
@@ -183,7 +183,7 @@ def _asked(given: Given, files: Sequence[ExportedRun], source: Source) -> list[P
             latency_ms=0.0,
             bytes=file.folder.stat().st_size,
             apart=far,
-            kl=float(torch.cat(kl).mean()),
+            kl=float(kl.all().mean()),
             shift=_shift(each[0], rows),
         )
         for file, rows, kl, far in zip(files, each, kls, apart, strict=True)

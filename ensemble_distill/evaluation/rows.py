@@ -15,6 +15,7 @@ from ensemble_distill.data.source import Array
 from ensemble_distill.predictive.answered import answering, matched, who_answers
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.predictive.weighted import over_members
+from ensemble_distill.runtime.grown import GrownValues
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.figures import EACH, Values
 
@@ -137,8 +138,10 @@ class Answers:
 
 def concatenate(parts: Iterable[Values]) -> Values:
     """Batches of rows, end to end."""
-    collected = list(parts)
-    return {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
+    grown = GrownValues()
+    for part in parts:
+        grown.add(part)
+    return grown.all()
 
 
 def prefixed(name: str, rows: Mapping[str, NDArray[np.float64]]) -> Values:

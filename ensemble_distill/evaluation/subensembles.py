@@ -13,6 +13,7 @@ from torch import Tensor
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.predictive.weighted import shares
+from ensemble_distill.runtime.grown import Grown
 
 LIMIT = 1e9  # numbers to add up when everything is tried: about 10 s, enough for triples of 50 members on 50,000 rows
 
@@ -25,22 +26,21 @@ class SubEnsembles:
     """
 
     def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self._parts, self._labels = Grown(), Grown()
         self._shares = torch.empty(0)
         self._pool: type[Pool] = Mixtures
 
     @property
     def rows(self) -> int:
         """How many were added."""
-        return sum(map(len, self._labels))
+        return len(self._labels)
 
     def add(self, members: Predictive, y: Tensor) -> None:
         """B more rows, each of which all members answer, and their labels y (B,)."""
         self._pool = members.pool
         self._shares = shares(members.weights, members.nll(y))
-        self._parts.append(self._pool.parts(members, y, self._shares))
-        self._labels.append(y)
+        self._parts.add(self._pool.parts(members, y, self._shares))
+        self._labels.add(y)
 
     def best(self, size: int) -> tuple[int, ...] | None:
         """The positions of the best `size` members (1 or more), ascending; None unless the ensemble has more than that.
@@ -51,7 +51,8 @@ class SubEnsembles:
         everyone = torch.nonzero(self._shares).flatten().tolist()
         if len(everyone) <= size:
             return None
-        parts, y = torch.cat(self._parts).transpose(0, 1).contiguous(), torch.cat(self._labels)  # (M, N, W)
+        parts = torch.from_numpy(self._parts.all()).transpose(0, 1).contiguous()  # (M, N, W)
+        y = torch.from_numpy(self._labels.all())
         nobody = torch.full_like(parts[0], self._pool.NOBODY)
         tried = []
         for some, others in self._choices(everyone, size, parts[0].numel()):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ensemble_distill.runtime.grown import Grown, GrownValues
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.tasks.task import Task
 
@@ -112,25 +112,23 @@ def reference_of(task: Task, batches: Iterable[tuple[Mapping[str, Array], Array 
     Raises:
         ValueError: an output is not finite.
     """
-    said: dict[str, list[Array]] = defaultdict(list)
-    scores, scored = [], task.conformal
+    said, scores, scored = GrownValues(), Grown(), task.conformal
     for outputs, labels in batches:
-        for name in KEPT_BY:
-            if name in outputs:
-                said[name].append(outputs[name])
+        said.add({name: outputs[name] for name in KEPT_BY if name in outputs})
         if scored is not None and labels is not None:
-            scores.append(scored.scores(outputs, labels))
+            scores.add(scored.scores(outputs, labels))
+    uncertainties = said.all()
     return Reference(
-        rows=sum(map(len, said["total_uncertainty"])),
-        total_uncertainty=_sorted(said["total_uncertainty"]),
-        model_uncertainty=_sorted(said["model_uncertainty"]) if "model_uncertainty" in said else None,
-        conformal=tuple(_sorted([one]) for one in np.concatenate(scores).T) if scores else None,
+        rows=len(uncertainties["total_uncertainty"]),
+        total_uncertainty=_sorted(uncertainties["total_uncertainty"]),
+        model_uncertainty=_sorted(uncertainties["model_uncertainty"]) if "model_uncertainty" in uncertainties else None,
+        conformal=tuple(map(_sorted, scores.all().T)) if len(scores) else None,
     )
 
 
-def _sorted(parts: Sequence[Array]) -> tuple[float, ...]:
+def _sorted(values: Array) -> tuple[float, ...]:
     """As float32, each the shortest number that is read back as the same."""
-    return tuple(float(str(value)) for value in np.sort(np.concatenate(parts).astype(np.float32)))
+    return tuple(float(str(value)) for value in np.sort(values.astype(np.float32)))
 
 
 def _exactly(share: float) -> Fraction:

@@ -276,14 +276,12 @@ class Task(ABC):
     def refuse_other_meaning(
         cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
     ) -> str | None:
-        """Raise EdistillError where labels show that answers mean something else than the settings say.
+        """Raise EdistillError where labels show that answers mean something else than the settings say; return what to
+        tell where they may.
 
         Args:
             gist: (N, …) of a whole split.
             seen: whether the member may have been trained on these rows.
-
-        Returns:
-            What to tell where that may be so, and labels do not show it.
         """
 
     # --- answers: a row has one, or one a position ----------------------------------------------------------------

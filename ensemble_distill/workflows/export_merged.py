@@ -9,12 +9,13 @@ import torch
 from ensemble_distill.data.batches import plain_batches
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.comparable import open_for
-from ensemble_distill.evaluation.rows import Answers, concatenate, prediction_rows
+from ensemble_distill.evaluation.rows import Answers, prediction_rows
 from ensemble_distill.exporting.merged import merged, refuse_unmergeable, write_merged
 from ensemble_distill.runs.folder import EXPORTS, MERGED
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.grown import GrownValues
 from ensemble_distill.students.student import Student
-from ensemble_distill.tasks.figures import Figures, Values
+from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.workspace.evaluating import Splits
 from ensemble_distill.workspace.workspace import Workspace
 
@@ -39,11 +40,11 @@ def export_merged(workspace: Workspace, run: Run, student: Student, x: torch.Ten
     what = run.architecture
     model = merged(student, what)
     source = open_for([run], Splits(workspace, what.task.data_names), SPLIT)
-    kept: dict[str, list[Values]] = {name: [] for name in MODELS}
+    kept = {name: GrownValues() for name in MODELS}
     for rows, (inputs,) in plain_batches(source, [what.preprocessing], workspace.workers, torch.device("cpu")):
         y = Answers(what.task, source.labels, rows).labels
         one = what.family.predictive(model(inputs).unsqueeze(1).double(), None, "probabilities")
         for name, said in zip(MODELS, (student.predictive(student(inputs).double()), one), strict=True):
-            kept[name].append(prediction_rows(what.task, said, y))
+            kept[name].add(prediction_rows(what.task, said, y))
     folder = write_merged(model, student, run.config, x, run.folder / EXPORTS / MERGED, run.made_from)
-    return folder, {name: what.task.figures(concatenate(batches)) for name, batches in kept.items()}
+    return folder, {name: what.task.figures(grown.all()) for name, grown in kept.items()}
