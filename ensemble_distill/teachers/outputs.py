@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.data.reading_csv import read_csv
+from ensemble_distill.data.reading_csv import BLOCK, read_csv
 from ensemble_distill.data.stored import Archive, read_npy
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.runtime.files import memory
+from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Rows
 
 Array = NDArray[Any]
 SPLITS = ("train", "validation", "test", "calibration", "transfer")
 OOD = "ood"
-ENDINGS = (".npy", ".csv", ".parquet")
+TABLES = (".csv", ".parquet")
+ENDINGS = (".npy", *TABLES)
 NAMES = "classes"  # of an .npz: what its columns are called
 MADE = ("transform", "seed")  # of an .npz: which views its outputs of several are of
-LABELS = frozenset({"label", "labels", "target", "y"})  # columns of data, which may name files too
+LABELS = frozenset({"label", "labels", "target", "y"})  # columns of data, and of a member that calls its outputs so
+SHARES = 0.02  # as far as the outputs of a row may be from 1 together to be probabilities
+SOME = 3  # rows that are looked at
 KEYS = ("row", "file")  # the column of a table that says which row it is
 
 
@@ -47,9 +52,35 @@ def holds_outputs(path: Path) -> bool:
             return any(map(is_split, Archive(path).names))
         if path.suffix.lower() == ".npy":
             return str(np.load(path, mmap_mode="r", allow_pickle=False).dtype.kind) == "f"
-        return not LABELS.intersection(name.lower() for name in _header(path))
+        return not _is_data(path, _header(path))
     except (EdistillError, ValueError, OSError, EOFError):
         return path.suffix.lower() == ".npz"
+
+
+def _is_data(file: Path, columns: Sequence[str]) -> bool:
+    """Whether a table is of data: a column is called as labels are, and its pictures lie beside it, or the labels are
+    classes behind other columns. Numbers of rows and labels alone are none, without an input."""
+    labels = [name.lower() in LABELS for name in columns if name not in KEYS]
+    if not any(labels) or ("row" in columns and all(labels)):
+        return False
+    key, keys, values = _table(file, whole=False)
+    if key == "file":
+        return any((file.parent / name).is_file() for name in keys[:SOME])
+    values = values[np.isfinite(values).all(axis=1)]
+    one_hot = bool((np.abs(values.sum(axis=1) - 1) < SHARES).all())
+    return not one_hot and bool((values[:, labels] % 1 == 0).all())
+
+
+def refuse_labels(outputs: Outputs, task: type[Task], names: Sequence[str] | None) -> None:
+    """Raise EdistillError for tables of numbers that may be of data, whose targets a member must not bring."""
+    for file in {} if task.named else outputs.tables:
+        columns = [name for name in _header(file) if name not in KEYS]
+        labels = [name for name in columns if name.lower() in LABELS]
+        if labels and len(columns) > 1 and "row" in _header(file) and sorted(columns) != sorted(names or ()):
+            raise EdistillError(
+                f"{file} has the columns {first_few(columns, 6)}, and {labels[0]} is what data calls its targets. "
+                "Rename it if these are what a member says, or move the file out of teachers.path if they are data."
+            )
 
 
 def holds_inputs(path: Path) -> bool:
@@ -105,6 +136,11 @@ class Outputs:
         return [("", self.path)] if self.path.is_file() else sorted(self.splits.items())
 
     @property
+    def tables(self) -> list[Path]:
+        """Those of its files that are tables."""
+        return [file for file in self.splits.values() if file.suffix.lower() in TABLES]
+
+    @property
     def named(self) -> str:
         """Where the names of the columns stand."""
         return f"{NAMES} in {self.path.name}" if self.path.is_file() else f"{self.path.name}'s columns"
@@ -128,7 +164,7 @@ class Outputs:
         """What it says of the rows of one split that it answers, (n, ·), as it is stored. Raises EdistillError where
         that cannot be read."""
         split, file = next(iter(self.splits.items()))
-        if file.suffix.lower() in (".csv", ".parquet"):
+        if file.suffix.lower() in TABLES:
             values = _table(file)[2]
         else:
             archive = file.suffix.lower() == ".npz"
@@ -158,7 +194,7 @@ class Outputs:
             EdistillError: the file cannot be read, or is of other rows.
         """
         file = self.splits[split]
-        if file.suffix.lower() in (".csv", ".parquet"):
+        if file.suffix.lower() in TABLES:
             return _by_key(file, split, rows)
         values = (
             Archive(file).read(split) if file.suffix.lower() == ".npz" else read_npy(file, f"teachers.path {split}")
@@ -217,7 +253,7 @@ def _by_key(file: Path, split: str, rows: Rows) -> Array:
 
 def _column_names(file: Path) -> list[str] | None:
     """Of a table, its columns but the key; None for numbers alone."""
-    if file.suffix.lower() not in (".csv", ".parquet"):
+    if file.suffix.lower() not in TABLES:
         return None
     columns = _header(file)
     names = [name for name in columns if name not in KEYS]
@@ -237,18 +273,19 @@ def _header(file: Path) -> list[str]:
     return columns
 
 
-def _table(file: Path) -> tuple[str, list[str], Array]:
-    """The key's name, the keys, and the outputs (N, ·)."""
+def _table(file: Path, whole: bool = True) -> tuple[str, list[str], Array]:
+    """The key's name, the keys, and the outputs (N, ·); of the first rows where the whole is not asked for."""
     columns = _header(file)
     key = next(name for name in columns if name in KEYS)
     try:
         if file.suffix.lower() == ".parquet":
-            table = _parquet(file).read()
+            opened = _parquet(file)
+            table = opened.read() if whole else next(opened.iter_batches(BLOCK))
             keys = [str(value) for value in table[key].to_pylist()]
             others = [table[name].to_numpy(zero_copy_only=False) for name in columns if name != key]
             return key, keys, np.stack(others, axis=1).astype(np.float64)
         keys, blocks = [], []
-        for block in read_csv(file)[1]:
+        for block in itertools.islice(read_csv(file)[1], None if whole else 1):
             keys += [text.strip() for text in block[key]]
             numbers = [[float(text or "nan") for text in block[name]] for name in columns if name != key]
             blocks.append(np.array(numbers, np.float64).T)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks import Task
+from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.teachers.answering import ROUNDING, Answering, Rows, in_view
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
@@ -31,6 +31,7 @@ from ensemble_distill.teachers.outputs import (
     in_folder,
     is_split,
     of_folder,
+    refuse_labels,
 )
 from ensemble_distill.teachers.remarked import Remarked
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
@@ -51,8 +52,9 @@ def claims(path: Path) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for arrays that belong to no split, and for none."""
+    """Raises EdistillError for arrays that belong to no split, for none, and for what may be data."""
     outputs = outputs_of(path)
+    refuse_labels(outputs, open_task(context.task), context.names)
     member = Member(
         name=member_name(path),
         sha256=_digest(outputs.files),

@@ -154,7 +154,10 @@ def test_data_is_no_member(tmp_path: Path) -> None:
     written(teachers, "all.npz", x=Z, y=np.arange(5))
     data.mkdir()
     (data / "train.csv").write_text("a,b\n1,2\n")
-    (data / "validation.csv").write_text("file,label\n1.png,2\n")
+    (data / "validation.csv").write_text("file,target\n1.png,2.5\n")
+    (data / "1.png").touch()
+    (data / "calibration.csv").write_text("row,a,y\n0,2.5,2\n")
+    (data / "transfer.csv").write_text("file,label\n2.png,cat\n")
     np.save(data / "test.npy", np.arange(5))
     assert not ready_made.claims(data)
     assert not ready_made.claims(teachers / "all.npz")
@@ -162,6 +165,26 @@ def test_data_is_no_member(tmp_path: Path) -> None:
     written(teachers, "n.npz", Train=Z)
     with refused("n.npz looks like a member, but nothing here loads it"):
         open_teachers(teachers, context())
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_outputs_may_be_called_as_labels_are(tmp_path: Path, ending: str) -> None:
+    """A member that was passed over would shrink the ensemble without a word."""
+    for member, name in enumerate(("pred", "target", "Y")):
+        (tmp_path / f"m{member}").mkdir()
+        save(tmp_path / f"m{member}/train.{ending}", Z + member, "row", range(5), (name,))
+    using = Context(context(output="mean", variance=1).settings, task="regression")
+    assert [teacher.member.name for teacher in open_teachers(tmp_path, using)] == ["m0", "m1", "m2"]
+    for values in (np.exp(Z[:, :2]), np.eye(2)[[0, 1, 1, 0, 1]]):
+        save(tmp_path / f"m1/train.{ending}", values, "row", range(5), ("y", "n"))
+        assert ready_made.claims(tmp_path / "m1")
+        assert_allclose(said(tmp_path / "m1", context(("n", "y"))), values[:, ::-1], rtol=1e-6)
+    save(tmp_path / f"m1/train.{ending}", Z, "file", FILES, ("target",))
+    assert ready_made.claims(tmp_path / "m1")
+    save(tmp_path / f"m1/train.{ending}", Z, "row", range(5), ("x", "y"))
+    with refused(f"m1/train.{ending} has the columns x, y", "Rename it", "teachers.path"):
+        open_teachers(tmp_path, using)
+    assert len(open_teachers(tmp_path, Context(using.settings, ("x", "y"), task="regression"))) == 3
 
 
 def test_a_member_of_a_mean_and_a_variance(tmp_path: Path) -> None:
