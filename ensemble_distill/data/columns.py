@@ -91,6 +91,17 @@ class Columns(InputColumns):
         """(F,) whether each number of an input is one that varies by amounts, and not of a category."""
         return np.array([self.inputs[at] not in self.categories for at in self.groups])
 
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The inputs, and behind them the labels."""
+        return (*dict.fromkeys(name for _, name in self._inputs), *self.labels)
+
+    @property
+    def _inputs(self) -> list[tuple[str, str]]:
+        """The columns of the inputs, each with the key that declares it."""
+        alone = [(key, column) for key in ("images", "array") if (column := getattr(self, key)) is not None]
+        return alone + [(key, name) for key, names in (("inputs", self.inputs), ("text", self.texts)) for name in names]
+
     def read(self, header: Sequence[str], path: str) -> tuple[str, ...]:
         """The columns of a file that are read: its inputs, and its labels if it has them.
 
@@ -100,11 +111,7 @@ class Columns(InputColumns):
         twice = next((name for name in header if list(header).count(name) > 1), None)
         if twice is not None:
             raise EdistillError(f"{path} has the column {twice!r} {list(header).count(twice)} times. Name each once.")
-        keys: dict[str, tuple[str, ...]] = {}
-        keys |= {key: (column,) for key in ("images", "array") if (column := getattr(self, key)) is not None}
-        keys |= {"inputs": self.inputs, "text": self.texts}
-        needed = tuple(dict.fromkeys(name for names in keys.values() for name in names))
-        for key, name in ((key, name) for key, names in keys.items() for name in names):
+        for key, name in self._inputs:
             if name not in header:
                 mend = f"Mend data.columns.{key}."
                 if self.model is not None:
@@ -117,7 +124,7 @@ class Columns(InputColumns):
                 f"{path} has the label column {there[0]!r} and not {lacking!r}{_meant(lacking, header)} Give all of "
                 "data.columns.labels, or none."
             )
-        return (*needed, *there)
+        return (*dict.fromkeys(name for _, name in self._inputs), *there)
 
     def encoded(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> Array:
         """Some rows of the inputs, (B, F) float32.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,24 @@ LONGEST = 1 << 24  # bytes of a line
 Blocks = Iterator[dict[str, list[Any]]]
 
 
-def read_json_lines(path: Path) -> tuple[list[str], Blocks]:
-    """The keys of the first row, and blocks of rows, by column; None where a row lacks one.
+def read_json_lines(path: Path, names: Sequence[str] = ()) -> tuple[list[str], Blocks]:
+    """The keys of the rows, and blocks of rows, by column; None where a row lacks one.
+
+    Args:
+        names: keys of which each row may lack some: rows are read until one has had them. The first says the others.
 
     Raises:
         EdistillError: it is no text in UTF-8, or a line is no table, or one with a key that stands twice.
     """
-    rows = _rows(path)
-    first = next(rows, None)
-    if first is None:
+    header: dict[str, None] = {}
+    row = None
+    for row in _rows(path):
+        header |= dict.fromkeys(row)
+        if header.keys() >= set(names):
+            break
+    if row is None:
         raise EdistillError(f"{path} has no rows. Give a table with at least one, a JSON object a line.")
-    header = list(first)
-    return header, _blocks(header, first, rows)
+    return list(header), _blocks(path, list(header))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -65,14 +72,9 @@ def _texts(found: Any) -> list[str]:
     return [value for value in found.values() if isinstance(value, str)] if isinstance(found, dict) else []
 
 
-def _blocks(header: list[str], first: dict[str, Any], rows: Iterator[dict[str, Any]]) -> Blocks:
-    block = [first]
-    for row in rows:
-        block.append(row)
-        if len(block) == BLOCK:
-            yield _columns(header, block)
-            block = []
-    if block:
+def _blocks(path: Path, header: list[str]) -> Blocks:
+    rows = _rows(path)
+    while block := list(itertools.islice(rows, BLOCK)):
         yield _columns(header, block)
 
 

@@ -35,7 +35,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
     paths, declared = files_of(entry.source), entry.columns
     if is_arrow(paths[0]) and (source := of_files(paths, entry, task)) is not None:
         return source
-    header = header_of(paths[0])
+    header = header_of(paths[0], () if declared is None else declared.declared)
     if declared is None:
         raise EdistillError(
             f"{entry.source} is a table, and nothing says which of its columns are what: {first_few(header, 12)}. "
@@ -44,7 +44,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
         )
     named, names = Path(entry.source), declared.read(header, entry.source)
     for path in paths[1:]:
-        refuse_lacking(path, header_of(path), names)
+        refuse_lacking(path, header_of(path, names), names)
     return TableRows(declared, named, named.parent, names).read(_blocks(paths, names)).source(task)
 
 
@@ -58,11 +58,15 @@ def refuse_lacking(path: Path, header: Sequence[str], names: Sequence[str]) -> N
         )
 
 
-def header_of(path: Path) -> list[str]:
-    """The names of a table's columns. Raises EdistillError where it is none."""
+def header_of(path: Path, names: Sequence[str] = ()) -> list[str]:
+    """The names of a table's columns. Raises EdistillError where it is none.
+
+    Args:
+        names: those that are looked for in any row, where each row says its own.
+    """
     if is_arrow(path):
         return list(arrow_schema(path).names)
-    return _texts(path)[0]
+    return _texts(path, names)[0]
 
 
 def first_rows(path: Path) -> tuple[list[str], Chunk]:
@@ -80,8 +84,8 @@ def is_arrow(path: Path) -> bool:
 
 def _blocks(paths: Sequence[Path], names: Sequence[str]) -> Iterator[Chunk]:
     for path in paths:
-        yield from arrow_blocks(path, names) if is_arrow(path) else _texts(path)[1]
+        yield from arrow_blocks(path, names) if is_arrow(path) else _texts(path, names)[1]
 
 
-def _texts(path: Path) -> tuple[list[str], Iterator[Chunk]]:
-    return read_csv(path) if path.suffix.lower() in TEXT else read_json_lines(path)
+def _texts(path: Path, names: Sequence[str]) -> tuple[list[str], Iterator[Chunk]]:
+    return read_csv(path) if path.suffix.lower() in TEXT else read_json_lines(path, names)

@@ -204,6 +204,24 @@ def test_a_key_that_stands_twice_in_a_row_of_json(tmp_path: Path) -> None:
         open_source(tmp_path / "a.jsonl", columns=Columns(("age",)))
 
 
+def test_keys_of_json_that_the_first_row_lacks(tmp_path: Path) -> None:
+    path, columns = tmp_path / "a.jsonl", Columns(("age",), labels=("fate",))
+    path.write_text('{"age": 1}\n' + '{"age": 2, "fate": 1, "note": "kept"}\n' * 2)
+    with refused("a.jsonl", "column fate is None at row 0", "drop that row"):
+        open_source(path, columns=columns)
+    path.write_text('{"age": 2, "fate": 1}\n{"age": 1}\n')
+    with refused("a.jsonl", "column fate is None at row 1", "drop that row"):
+        open_source(path, columns=columns)
+    path.write_text('{"age": 1}\n{"age": 2, "note": "kept"}\n')
+    assert open_source(path, columns=columns).labels is None
+    path.write_text('{"fate": 0}\n{"age": 2, "fate": 1}\n')
+    with refused("a.jsonl", "column age is None at row 0"):
+        open_source(path, columns=columns)
+    path.write_text('{"fate": 0}\n{"agee": 2, "fate": 1}\n')
+    with refused("a.jsonl has no column 'age'", "did you mean 'agee'"):
+        open_source(path, columns=columns)
+
+
 def test_bytes_that_are_no_text_and_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"age\n\xff\xfe\n")
     with refused("a.csv is not text in UTF-8"):
