@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+import numpy as np
+
 from ensemble_distill.data.each import rendered
 from ensemble_distill.data.encoding import encoded
 from ensemble_distill.data.push import Push
@@ -69,6 +71,7 @@ class Rendition:
         push: what moves the input afterwards; `x` is the input before.
         mix: how the two become one, where that is no weighted mean.
         groups: a fact of the data, which a mix of columns needs.
+        places: another: which of its numbers are places of categories. A weighted mean is none of these.
     """
 
     rows: tuple[int, ...]
@@ -77,6 +80,7 @@ class Rendition:
     push: Push | None = None
     mix: Mix | None = None
     groups: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    places: tuple[bool, ...] | None = field(default=None, compare=False, repr=False)
 
     def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
         """The network's input, float32: (C, H, W) for pixels, for all else of x's shape; of texts int64 (fields, L).
@@ -94,6 +98,8 @@ class Rendition:
             x = self.mix.apply(each[0], each[1], self.groups)
         elif len(each) == 2:
             x = self.weight * x + (1 - self.weight) * each[1]
+            if self.places is not None:  # of the row whose label weighs more
+                x = np.where(self.places, each[0] if self.weight >= 0.5 else each[1], x)
         if items[0].kind == "pixels" and isinstance(to, Preprocessing):
             return normalize(x, to)
         return x.copy()  # a source's own array stays out of reach
@@ -139,7 +145,7 @@ class Composition:
         mix: the one that mixes, if any.
         push: the one that moves along a gradient, if any.
         scale: the source's, for noise on features.
-        groups: the source's, for mixing columns.
+        groups, places: the source's, for mixing columns.
         array: of several a row, the one that it is of; "" where a row is one.
     """
 
@@ -150,6 +156,7 @@ class Composition:
     push: tuple[str, DrawPush] | None = None
     groups: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     array: str = ""
+    places: tuple[bool, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def pushes(self) -> bool:
@@ -174,7 +181,7 @@ class Composition:
             for role in ((), ("partner",))[: len(rows)]
         )
         push = None if self.push is None else self.push[1]((self.push[0], seed, view, row))
-        return Rendition(rows, changes, weight, push, mix, self.groups)
+        return Rendition(rows, changes, weight, push, mix, self.groups, self.places)
 
     def _own(self, phase: Phase) -> tuple[str, ...]:
         """What of a key is an array's own: noise of two arrays is not the same, and pictures of a row move alike."""

@@ -15,6 +15,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns, RowArray
 from ensemble_distill.facts.several import unfit
 
+NUMBERS = "x"  # what the numbers of a table are called among other arrays
 ALIGNED = 16  # bytes
 
 _Layout = tuple[tuple[str, Kind, str, tuple[int, ...], int], ...]  # name, kind, dtype, shape, where it begins

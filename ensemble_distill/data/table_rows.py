@@ -17,7 +17,7 @@ from ensemble_distill.data.columns import Columns
 from ensemble_distill.data.image_table import ImageTable, file_names
 from ensemble_distill.data.kinds import as_part, taken
 from ensemble_distill.data.nested import as_array, refuse_other
-from ensemble_distill.data.several import Beside
+from ensemble_distill.data.several import NUMBERS, Beside
 from ensemble_distill.data.source import Array, Kind, Scale, Source
 from ensemble_distill.data.texts import Texts
 from ensemble_distill.errors import EdistillError
@@ -29,7 +29,12 @@ Chunk = Mapping[str, Sequence[Any]]  # values by column, of some rows
 Names = tuple[str, ...] | None
 Pictured = Callable[[Array | None, Names], Source]
 Take = Callable[[Array, str], tuple[Array, Kind]]
-CALLED = {"images": "pixel_values", "text": "text", "array": "array", "inputs": "x"}  # where a row is several of these
+CALLED = {
+    "images": "pixel_values",
+    "text": "text",
+    "array": "array",
+    "inputs": NUMBERS,
+}  # where a row is several of these
 
 
 class Table(Arrays):

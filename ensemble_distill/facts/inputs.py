@@ -159,6 +159,15 @@ class InputColumns:
         return tuple(at for at, name in enumerate(self.inputs) for _ in self._features(name))
 
     @property
+    def places(self) -> tuple[bool, ...] | None:
+        """Which numbers of an input are places of categories, between two of which there is none; None where none
+        is."""
+        places = tuple(
+            self.encoding == "index" and name in self.categories for name in self.inputs for _ in self._features(name)
+        )
+        return places if any(places) else None
+
+    @property
     def features(self) -> tuple[str, ...] | None:
         """What each number of an input is called: its column, and of a category the value or values it stands for.
         None where it is none of numbers."""

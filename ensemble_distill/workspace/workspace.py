@@ -28,7 +28,7 @@ from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import in_units, open_view, require_kind
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, meant
-from ensemble_distill.facts import HELD_OUT, RowArray, split_key
+from ensemble_distill.facts import HELD_OUT, InputColumns, RowArray, split_key
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.factories import portable
 from ensemble_distill.runtime.progress import Progress, Silent
@@ -198,7 +198,14 @@ class Workspace:
             return SplitPlan(source, open_view("none", None), "none", 0, 1, self.folds if name == HELD_OUT else None)
         views = self.settings.views
         scale = source.scale if in_units(views.transform) else None
-        view = open_view(views.transform, scale, getattr(source, "groups", None), arrays_of(source))
+        columns: InputColumns | None = getattr(source, "columns", None)
+        view = open_view(
+            views.transform,
+            scale,
+            getattr(source, "groups", None),
+            arrays_of(source),
+            None if columns is None else columns.places,
+        )
         if pushes(view) and not self.task.one_class:
             raise EdistillError(
                 f"views.transform is {views.transform!r}, which moves inputs along the gradients of probabilities, and "

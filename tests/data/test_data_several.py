@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -330,6 +331,19 @@ def test_columns_are_swapped_whole_and_pictures_left(tmp_path: Path) -> None:
     partner = plan.rows[1]
     assert age in (apart(source.item(3))["x"].x[0], apart(source.item(partner))["x"].x[0])
     assert any(np.array_equal(sex, NUMBERS[row, 1:]) for row in (3, partner))
+
+
+def test_lists_beside_the_numbers_of_a_table_are_mixed_by_their_own_length(tmp_path: Path) -> None:
+    rows = [{"age": at, "sex": "fm"[at % 2], "beat": [at, -at, at, 0.5, 1.5]} for at in range(COUNT)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = Columns(("age", "sex"), {"sex": ("f", "m")}, encoding="index", array="beat")
+    source: Any = open_source(tmp_path / "a.jsonl", columns=columns)
+    for spec in ("swap", "mixup"):
+        plan: Any = open_view(spec, None, source.groups, arrays_of(source), columns.places).plan(0, 1, 3, COUNT)
+        items = [source.item(row) for row in plan.rows]
+        parts = {name: one.x([apart(item)[name] for item in items], None) for name, one in plan.plans.items()}
+        assert (parts["array"].shape, parts["x"].shape) == ((5,), (2,))
+        assert parts["x"][1] in (0, 1)
 
 
 def test_numbers_move_by_their_own_unit_and_categories_do_not(tmp_path: Path) -> None:

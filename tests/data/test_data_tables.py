@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.preprocessing import OneHotEncoder
 from tiny import refused
 
@@ -374,6 +374,30 @@ def test_a_swap_takes_whole_columns_of_one_other_row(tmp_path: Path) -> None:
             assert labels is not None
             assert labels[2] == 1 - SHARE
     assert abs(np.mean(taken) - SHARE) < 4 * np.sqrt(SHARE * (1 - SHARE) / len(taken))
+
+
+def test_places_of_categories_are_mixed_whole(tmp_path: Path) -> None:
+    """Of the row whose label weighs more, so that label and value agree."""
+    written(tmp_path / "a.csv")
+    config = 'data.columns = {{ inputs = ["age", "sex", "deck"], encoding = "{}", labels = ["fare"], categories = {{ '
+    config += 'sex = ["f", "m"], deck = ["A", "B", "C, D"] }} }}\ndata.train = "a.csv"\nviews.transform = "mixup"\n'
+    config += 'task = "regression"\nteachers.output = "mean"\nteachers.variance = 1\nlimit = 30\n'
+    (tmp_path / "edistill.toml").write_text(config.format("index"))
+    plan = Workspace(load_settings(tmp_path / "edistill.toml")).split("train")
+    fractions = 0
+    for row in range(30):
+        rendition: Any = plan.view.plan(0, 0, row, 30)
+        items = [plan.source.item(at) for at in rendition.rows]
+        own, partner = (item.x for item in items)
+        found, (*_, weight) = rendition.x(items, None), rendition.y(items)
+        assert_allclose(found[0], weight * own[0] + (1 - weight) * partner[0], rtol=1e-5)
+        assert_array_equal(found[1:], (own if weight >= 0.5 else partner)[1:])
+        fractions += int((own[1:] != partner[1:]).any())
+    assert fractions > 10
+    (tmp_path / "edistill.toml").write_text(config.format("one-hot"))
+    hot = Workspace(load_settings(tmp_path / "edistill.toml")).split("train")
+    inputs = np.stack([ViewedRows(hot.source, hot.view, 0).inputs(row, [0], [None])[0] for row in range(30)])
+    assert ((inputs[:, 1:] > 0) & (inputs[:, 1:] < 1)).any(), "of the numbers of a category each is mixed"
 
 
 def test_noise_is_of_numbers_alone(tmp_path: Path) -> None:

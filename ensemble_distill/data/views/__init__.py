@@ -13,7 +13,7 @@ import numpy as np
 
 from ensemble_distill.data.each import Each
 from ensemble_distill.data.rendition import Composition, Phase, pushes
-from ensemble_distill.data.several import told
+from ensemble_distill.data.several import NUMBERS, told
 from ensemble_distill.data.source import Array, Item, Kind, Plan, Scale, View
 from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.facts import AnyPreprocessing, RowArray
@@ -43,6 +43,7 @@ def open_view(
     scale: Scale | None = None,
     groups: tuple[int, ...] | None = None,
     arrays: Sequence[RowArray] | None = None,
+    places: tuple[bool, ...] | None = None,
 ) -> View:
     """The view of that name.
 
@@ -51,6 +52,7 @@ def open_view(
         scale: the source's `scale`, the unit of noise on features.
         groups: for each number of features the place of the column that it comes from; None where each is one.
         arrays: of which rows consist; None where they are one. A transform acts on those that it knows.
+        places: which of a table's numbers are places of categories; see `InputColumns`.
 
     Raises:
         EdistillError: an unknown name, one that stands twice, two that mix or that push, one that knows none of the
@@ -70,7 +72,7 @@ def open_view(
             raise EdistillError(f"views.transform is {spec!r}, but {alike[0]} and {alike[1]} both {what}. Keep one.")
     if arrays is None:
         assert scale is None or isinstance(scale, np.ndarray)
-        return _composed(transforms, scale, groups)
+        return _composed(transforms, scale, groups, places)
     _refuse_idle(transforms, spec, arrays)
     units: Mapping[str, Array] = scale if isinstance(scale, Mapping) else {}
     return Each(
@@ -78,7 +80,7 @@ def open_view(
             one.name: _composed(
                 [(name, module) for name, module in transforms if one.kind in module.KINDS],
                 units.get(one.name),
-                groups if one.kind == "features" else None,
+                *((groups, places) if one.name == NUMBERS else (None, None)),
                 one.name,
             )
             for one in arrays
@@ -87,7 +89,11 @@ def open_view(
 
 
 def _composed(
-    transforms: Sequence[tuple[str, ModuleType]], scale: Array | None, groups: tuple[int, ...] | None, array: str = ""
+    transforms: Sequence[tuple[str, ModuleType]],
+    scale: Array | None,
+    groups: tuple[int, ...] | None,
+    places: tuple[bool, ...] | None,
+    array: str = "",
 ) -> Composition:
     mixes = [(name, module.draw) for name, module in transforms if module.PHASE is Phase.MIX]
     moves = [(name, module.draw) for name, module in transforms if module.PHASE is Phase.PUSH]
@@ -100,6 +106,7 @@ def _composed(
         push=moves[0] if moves else None,
         groups=groups,
         array=array,
+        places=places,
     )
 
 

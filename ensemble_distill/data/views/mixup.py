@@ -1,6 +1,7 @@
 """Mixup (Zhang et al. 2018, arXiv:1710.09412) with Beta(1, 1): a uniform weight and another row.
 
-Each of the two is distorted on its own before they are mixed.
+Each of the two is distorted on its own before they are mixed. A number that is the place of a category is taken whole
+from the row that weighs more: between two places there is no category.
 """
 
 from __future__ import annotations
