@@ -138,10 +138,14 @@ def worth(
 
 def rung(figure: float, steps: Sequence[float]) -> float | None:
     """The k at which a figure (less is better) lies on the ladder of k = 1 … M, between its steps by linear
-    interpolation: 0 for worse than one member, M for as good as all or better. Where more members are worse it is the
-    first such k, and between an infinite step and the next that of the infinite one. None for what is no number."""
+    interpolation: M for as good as all or better, else 0 for worse than one member. Where more members are worse the
+    steps are read as `_falling`, and between an infinite step and the next it is that of the infinite one. None for
+    what is no number."""
     if math.isnan(figure):
         return None
+    if figure <= steps[-1] + _rounding(steps[-1]):
+        return float(len(steps))
+    steps = _falling(steps)
     if figure > steps[0] + _rounding(steps[0]):
         return 0.0
     for k, step in enumerate(steps, start=1):
@@ -151,6 +155,20 @@ def rung(figure: float, steps: Sequence[float]) -> float | None:
                 return float(k)
             return k - 1 + (above - figure) / (above - step) if math.isfinite(above) else k - 1.0
     return float(len(steps))
+
+
+def _falling(steps: Sequence[float]) -> Sequence[float]:
+    """The nearest steps that never rise, and end as they do: of many sub-ensembles some are drawn, and near the top a
+    step differs from the next by less than from another draw. The first step as good as a figure would be one that
+    chance put there."""
+    from scipy.optimize import isotonic_regression
+
+    infinite = 1 + max((at for at, step in enumerate(steps) if step == math.inf), default=-1)
+    start, drawn, last = [math.inf] * infinite, steps[infinite:-1], steps[-1]
+    if not drawn or not all(map(math.isfinite, steps[infinite:])):
+        return steps
+    nearest = isotonic_regression(drawn, increasing=False).x
+    return [*start, *np.maximum(nearest, last).tolist(), last]
 
 
 def is_beyond(figure: float, steps: Sequence[float]) -> bool:

@@ -165,8 +165,27 @@ def test_figures_and_steps_without_bounds() -> None:
     assert rung(math.inf, [math.inf, 0.5]) == 1
 
 
-def test_the_first_of_two_places_on_a_ladder_that_turns_counts() -> None:
-    assert rung(0.45, [1.0, 0.4, 0.5, 0.3]) == pytest.approx(1 + 0.55 / 0.6)
+def test_a_ladder_that_turns_is_read_as_the_nearest_that_never_rises() -> None:
+    assert rung(0.45, [1.0, 0.4, 0.5, 0.3]) == pytest.approx(2)
+    assert rung(0.375, [1.0, 0.4, 0.5, 0.3]) == pytest.approx(3.5)
+    assert rung(0.35, [1.0, 0.3, 0.4]) == 3  # better than all is no less than all of them
+    assert rung(0.5, [math.inf, 0.4, math.inf, 0.6, 0.4]) == pytest.approx(4.5)
+
+
+def test_a_copy_of_an_ensemble_of_many_is_worth_all_of_it_and_one_a_little_worse_most_of_it() -> None:
+    rng, members = np.random.default_rng(2), 30
+    y = rng.integers(CLASSES, size=300)
+    z = rng.normal(size=(300, 1, CLASSES)) + 0.4 * rng.normal(size=(300, members, CLASSES))
+    z[np.arange(300), :, y] += 3
+    steps = climbed(open_family("categorical"), z, y, None).nll
+    assert np.diff(steps).max() > 0  # sub-ensembles are drawn
+    assert rung(steps[-1], steps) == members
+    better = (min(steps) + steps[-1]) / 2 - 2e-6
+    assert rung(better, steps) == members
+    assert is_beyond(better, steps)
+    little_worse = float(np.mean(steps[-6:-1]))
+    assert next(k for k, step in enumerate(steps, start=1) if step <= little_worse) < 0.6 * members
+    assert rung(little_worse, steps) > 0.7 * members
 
 
 def test_a_sub_ensemble_is_worth_about_its_size_and_a_copy_of_the_ensemble_all_of_it() -> None:
