@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.training.convergence import still_falling
+from ensemble_distill.training.loop import KEPT
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.train import train
@@ -54,12 +56,31 @@ def test_a_student_that_learns_its_rows_by_heart_needs_no_more_epochs() -> None:
     assert still_falling(table(falling, [2.0, *np.linspace(1, 1.5, 9).tolist()])) is None
 
 
-def test_the_last_stage_is_judged_by_the_fall_of_all() -> None:
-    """Its own first epoch starts from what another has learned."""
-    losses = [3.0, 1.0, 0.5, 0.30, 0.28, 0.26, 0.24]
-    assert still_falling(table(losses, stages=[3])) is None
-    assert still_falling(table(losses[3:])) == pytest.approx(0.04 / 0.06, abs=1e-4)
-    assert still_falling(table([3.0, 1.0, 2.9, 2.0, 1.2, 0.4], stages=[2])) == pytest.approx(1.6 / 2.6, abs=1e-4)
+@pytest.mark.parametrize("epochs", [100, 150, 200, 429])
+def test_of_epochs_that_are_not_all_validated_those_near_the_half_are_asked(epochs: int) -> None:
+    every = math.ceil(epochs / KEPT)
+    rising = table(np.linspace(5, 1, epochs).tolist(), np.linspace(1, 2, epochs).tolist())
+    falling = table(np.linspace(5, 1, epochs).tolist(), np.linspace(2, 1, epochs).tolist())
+    for rows in (rising, falling):
+        for row in rows[:-1]:
+            if (rows.index(row) + 1) % every:
+                del row["validation_loss"]
+    assert still_falling(rising) is None
+    assert still_falling(falling) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_last_stage_is_judged_by_its_own_fall() -> None:
+    """Its loss is another's: that of pooled predictions has no floor where that of each head has one."""
+    heads = [0.20, 0.15, 0.11, 0.08]
+    assert still_falling(table([0.05, 0.03, 0.03, *heads], stages=[3])) == pytest.approx(0.07 / 0.12, abs=1e-4)
+    assert still_falling(table([3.0, 1.0, *heads], stages=[2])) == pytest.approx(0.07 / 0.12, abs=1e-4)
+    assert still_falling(table([0.06, 0.03, 0.0585, *[0.056] * 6, *[0.0558] * 6], stages=[2])) is None
+
+
+def test_a_stage_that_can_hardly_fall_is_silent() -> None:
+    """As that of heads which were solved for."""
+    assert still_falling(table([0.0100, *[0.00995] * 5, *[0.00990] * 5])) is None
+    assert still_falling(table([0.0100, *[0.00980] * 5, *[0.00950] * 5])) is not None
 
 
 def test_a_short_training_says_so_in_its_run_and_beside_its_figures(tmp_path: Path) -> None:
