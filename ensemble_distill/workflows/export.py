@@ -147,7 +147,7 @@ def _written(workspace: Workspace, run: Run, asked: Formats) -> Exported:
 
 def _reference(workspace: Workspace, run: Run, student: Student) -> Reference | None:
     """What the student says of the calibration rows, which makes the thresholds of `predict`."""
-    splits = Splits(workspace, run.architecture.task.data_names)
+    splits = Splits(workspace, run.architecture.task)
     cpu = torch.device("cpu")
     return next(iter(references([run], [student], splits, cpu, workspace.workers, workspace.progress)), None)
 

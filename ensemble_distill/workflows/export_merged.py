@@ -39,7 +39,7 @@ def export_merged(workspace: Workspace, run: Run, student: Student, x: torch.Ten
     """
     what = run.architecture
     model = merged(student, what)
-    source = open_for([run], Splits(workspace, what.task.data_names), SPLIT)
+    source = open_for([run], Splits(workspace, what.task), SPLIT)
     kept = {name: GrownValues() for name in MODELS}
     for rows, (inputs,) in plain_batches(source, [what.preprocessing], workspace.workers, torch.device("cpu")):
         y = Answers(what.task, source.labels, rows).labels

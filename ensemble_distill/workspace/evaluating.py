@@ -15,6 +15,7 @@ from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.held_out import AnswersHeldOut
 from ensemble_distill.teachers.ready_made import MODEL as READY_MADE
@@ -33,11 +34,11 @@ class Splits(Mapping[str, Source]):
     Asking for one raises EdistillError where it is not configured or cannot be opened.
 
     Args:
-        classes: the names that labels are to index; None where they index none.
+        task: whose names labels are to index, where they are an index: yes or no of each name is none.
     """
 
-    def __init__(self, workspace: Workspace, classes: tuple[str, ...] | None) -> None:
-        self._workspace, self._classes = workspace, classes
+    def __init__(self, workspace: Workspace, task: Task) -> None:
+        self._workspace, self._classes = workspace, task.data_names if task.one_class else None
         self._opened: dict[str, Source] = {}
 
     def __getitem__(self, name: str) -> Source:
@@ -75,7 +76,7 @@ def open_for_evaluation(workspace: Workspace, run: Run, *, must_ask: bool = Fals
     if must_ask:
         refuse_not_askable(members_of(workspace, run))
     return Given(
-        splits=Splits(workspace, run.architecture.task.data_names),
+        splits=Splits(workspace, run.architecture.task),
         cache=workspace.cache if workspace.has_cache else None,
         members=partial(_opened, workspace, run),
         at_hand=workspace.has_teachers,

@@ -395,6 +395,17 @@ def test_splits_with_other_columns_are_refused(made: tuple[Path, Road], tmp_path
         cache_logits(load_settings(folder))
 
 
+def test_an_evaluation_on_other_columns_is_refused(made: tuple[Path, Road], tmp_path: Path) -> None:
+    """Names of yes and no are no index: their columns are not to be renamed by the numbers in them."""
+    source, road = made
+    folder = shutil.copytree(source, tmp_path / "work")
+    x, y = rows(folder, "test")
+    other = folder / "data" / "other.npz"
+    np.savez(other, x=x, y=y[:, ::-1], classes=np.array(road.names[::-1]))
+    with refused("data.test", "same order"):
+        evaluate(load_settings(folder, {"data.test": str(other)}), "hydra-s0")
+
+
 def test_methods_of_classes_are_refused(made: tuple[Path, Road]) -> None:
     folder, road = made
     for method, options in (("endd", {}), ("ban", {"objective": "dkpp"})):
