@@ -10,16 +10,18 @@ from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.panel import Panel
 from ensemble_distill.data.source import Source
+from ensemble_distill.errors import EdistillError, parted
 
+UNLESS = "If it is right as it is, set cache.check-labels = false."
 TRAINED = ("train", "transfer")  # members may have learned these rows, and views may mix them
 
 
 def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:
     """Refuse a member whose answers are plainly in another order or unit than the data's, before its records count, and
-    tell of one whose answers may be.
+    tell of one whose answers may be; the first of one that is known to be right, too.
 
     Raises:
-        EdistillError: that is so.
+        EdistillError: that is so, and `Asking.check_labels`.
     """
     if source.labels is None or name.startswith("ood/") or writer.manifest.is_sampled(name):
         return  # of a few classes nothing can be told; other splits are whole
@@ -36,6 +38,13 @@ def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequen
                 answered.append(there)
             gist, labels = np.concatenate(said), source.labels[np.concatenate(answered)]
             if len(gist):
-                remark = asked.task.refuse_other_meaning(asked.member, gist, labels, manifest.classes, name in TRAINED)
-                if remark:
-                    panel.asking.progress.warn(f"{name}: {remark}")
+                try:
+                    told = asked.task.refuse_other_meaning(
+                        asked.member, gist, labels, manifest.classes, name in TRAINED
+                    )
+                except EdistillError as error:
+                    if panel.asking.check_labels:
+                        raise type(error)(f"{name}: {error} {UNLESS}") from None
+                    told = parted(str(error))[0]
+                if told:
+                    panel.asking.progress.warn(f"{name}: {told}")

@@ -26,6 +26,7 @@ class Asking:
         tries_workers: whether nobody has said how many, so that a trial does.
         records, samples: `cache.records` and `cache.samples` of the settings.
         forecast: whether how long a pass will take is told; of a chain's the chain does so.
+        check_labels: whether a member whose answers contradict the labels is refused, or else only told of.
         decoded: whether decoded pictures are stored first, and read from there; see `decoding`.
         drawn: how many ids a position are drawn of each split whose records hold no others; see `storing`.
     """
@@ -38,6 +39,7 @@ class Asking:
     records: Literal["auto", "dense", "sampled"] = "auto"
     samples: int = 12
     forecast: bool = True
+    check_labels: bool = True
     decoded: bool = False
     tries_workers: bool = False
     drawn: Mapping[str, int] = field(default_factory=dict)

@@ -186,6 +186,11 @@ class CacheSettings(Section):
     )
     samples: int = Field(12, ge=2, le=MOST_DRAWN, description="Classes that are drawn of each row or position.")
     decoded: bool = Field(False, description="Keep the pictures decoded in the cache, and read them from there.")
+    check_labels: bool = Field(
+        True,
+        description="Refuse members whose answers contradict the labels, by the order of classes, a unit or a "
+        "vocabulary; false only tells of them.",
+    )
 
 
 class TrainSettings(Section):

@@ -82,6 +82,7 @@ def _cache_logits(
         records=settings.cache.records,
         samples=settings.cache.samples,
         forecast=only is None,
+        check_labels=settings.cache.check_labels,
         tries_workers=settings.train.workers is None and only is None,
         decoded=settings.cache.decoded and workspace.pictures is None,
     )

@@ -220,7 +220,7 @@ def test_a_member_whose_classes_are_permuted_is_refused_and_can_be_taken_away(
     cache_logits(settings(folder, plain))
     before = contents(folder / "plain")
     save_file(permuted(7), folder / "teachers/member-7.safetensors")
-    with refused("member-7: its outputs look to be in another class order than the data", "rows are right"):
+    with refused("train: member-7: its outputs look to be in another class order", "rows are right", "check-labels"):
         cache_logits(settings(folder, plain))
     with refused("is unfinished: train has no view of every member yet", "Run edistill cache-logits"):
         train(settings(folder, plain))
@@ -238,6 +238,15 @@ def test_a_member_that_knows_little_is_told_and_cached(folder: Path, monkeypatch
     assert cache_logits(settings(folder, {"views.transform": "none", "output.cache": "plain"}), progress=heard).added
     told = [text for text in heard.warnings if "member-7 knows little, or its outputs are in another class" in text]
     assert [text.split(":")[0] for text in told] == ["train"]  # of twelve rows nothing can be told
+
+
+def test_a_member_that_contradicts_the_labels_is_told_and_cached_where_the_user_knows_better(folder: Path) -> None:
+    save_file(permuted(7), folder / "teachers/member-7.safetensors")
+    heard, plain = Silent(), {"views.transform": "none", "output.cache": "plain", "cache.check-labels": False}
+    assert cache_logits(settings(folder, plain), progress=heard).added
+    (told,) = [text for text in heard.warnings if "another class order" in text]
+    assert told.startswith("train: member-7: its outputs look to be")
+    assert told.endswith("1 is called 0).")
 
 
 def test_a_member_that_failed_can_be_replaced_under_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

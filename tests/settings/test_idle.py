@@ -58,6 +58,7 @@ ALWAYS = frozenset(
             f"data.columns.{key}"
             for key in ("inputs", "images", "text", "array", "categories", "encoding", "labels", "classes")
         ),
+        "cache.check-labels",
         "student.model",
         "student.kwargs",
         "student.init",

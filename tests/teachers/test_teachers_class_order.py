@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.tasks.checks import class_order
 from ensemble_distill.tasks.checks.class_order import (
     CHANCE,
     KNOWN,
@@ -244,6 +245,20 @@ def test_decisions_are_those_of_going_through_every_reordering(classes: int) -> 
             assert refused(counts) == expected, counts
     assert any(told)
     assert not all(told)
+
+
+def test_of_very_many_classes_those_are_looked_at_that_are_mostly_called_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(class_order, "LARGEST", 20)
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(300), 60))
+    predicted = np.where(rng.random(len(labels)) < 0.8, labels, rng.integers(0, 300, len(labels)))
+    assert check_class_order("m", labels, predicted) is None
+    order = np.arange(300)
+    order[[7, 299]] = 299, 7
+    with pytest.raises(EdistillError, match="7 is called 299, 299 is called 7"):
+        check_class_order("m", labels, order[predicted])
 
 
 def test_of_many_classes_only_those_that_occur_cost_anything() -> None:

@@ -16,6 +16,7 @@ Order = tuple[int, ...]
 LEAST_GAIN = 0.1  # of a class's rows, on average over the classes that look swapped
 LEAST_RATIO = 2.0  # reordered share right to share right as it is
 CHANCE = 1e-6  # how often a member that guesses may be refused
+LARGEST = 2000  # classes that are looked at together, since any two of them are counted
 KNOWN = -0.35  # of S classes that occur, a member that knows them has a mean F1 of S ** KNOWN at least once reordered
 
 
@@ -78,7 +79,10 @@ def check_class_order(
       thirty rows each, ten shuffled ones a dozen;
     - reordered, it would know its classes: their F1 is S ** `KNOWN` on average, of S that occur (.78 of two, .45 of
       ten, .09 of a thousand). An untrained network does not guess: it tells rows apart by what they look like, and
-      of handwritten digits a quarter of them pass all of the above. One or two in a hundred pass this as well.
+      of handwritten digits a quarter of them pass all of the above. One or two in a hundred pass this as well; one in
+      ten where a few classes are clusters, of which a member cannot know less.
+
+    Of more than `LARGEST` classes those are looked at that are mostly called otherwise, the most frequent first.
 
     Args:
         name: the member's.
@@ -92,6 +96,12 @@ def check_class_order(
         EdistillError: some classes are swapped.
     """
     seen, rows = np.unique(labels, return_counts=True)  # a class without rows says nothing, as label or as prediction
+    if len(seen) > LARGEST:
+        right_of = np.bincount(np.searchsorted(seen, labels), weights=labels == predicted)
+        doubtful = np.argsort(np.where(2 * right_of < rows, -rows, 0), kind="stable")[:LARGEST]
+        kept = np.isin(labels, seen[doubtful])
+        labels, predicted = labels[kept], predicted[kept]
+        seen, rows = np.unique(labels, return_counts=True)
     counts = _among(seen, labels, predicted)
     swapped = [cycle for cycle in _cycles(counts, rows) if _is_misnamed(counts, rows, cycle)]
     if not swapped:
