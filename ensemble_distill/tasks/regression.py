@@ -121,6 +121,8 @@ class Regression(Task):
                 )
         for name, source in inside.items():
             task.refuse_other_labels(source, f"data.{name}", "the ensemble")
+        if (learned := splits.get("train")) is not None and learned.labels is not None:
+            checks.refuse_coarse(learned.labels, "data.train")
         return task
 
     def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_regression
+from numpy.typing import NDArray
 from tiny import refused
 
 from ensemble_distill.facts import Member
 from ensemble_distill.settings import load_settings
 from ensemble_distill.tasks.checks.labels import as_targets
 from ensemble_distill.tasks.checks.moments import check_spread, checked
+from ensemble_distill.tasks.regression import Regression
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
@@ -78,13 +82,32 @@ def test_the_pass_refuses_such_a_member(tmp_path: Path) -> None:
         cache_logits(load_settings(folder / "edistill.toml", told))
 
 
+def read(train: NDArray[Any], **others: NDArray[Any]) -> None:
+    """As targets of splits are read, and a task is found in them."""
+    splits: Any = {
+        name: SimpleNamespace(labels=as_targets(y, len(y), name), classes=None)
+        for name, y in {"train": train, **others}.items()
+    }
+    Regression.found(splits, {"m": 2 if train.ndim == 1 else 2 * train.shape[1]}, None)
+
+
 def test_targets_that_float32_cannot_tell_apart_are_refused() -> None:
-    y = 1.7e9 + 10.0 * np.arange(10)
-    with refused("data.train: y lies about 1.7", "varies by", "Take a constant off"):
-        as_targets(y, 10, "data.train: y")
-    near = 454 + 0.05 * np.arange(10)
+    far, near = 1.7e9 + 100.0 * np.arange(10), 454 + 0.005 * np.arange(10)
+    with refused("data.train lies about 1.7", "varies by", "Take a constant off"):
+        read(far)
+    with refused("data.train, target 1, lies about 1.7", "varies by"):
+        read(np.stack([near, far], 1))
+    read(far - 1.7e9)
+    read(near)
+    read(np.full(3, 1e9))
     np.testing.assert_allclose(as_targets(near, 10, "y"), near, rtol=1e-6)
-    np.testing.assert_array_equal(as_targets(np.full(3, 1e9), 3, "y"), np.full(3, 1e9, np.float32))
+
+
+def test_a_split_that_is_not_learned_may_be_small_or_narrow() -> None:
+    train = RNG.normal(293, 3, 40)
+    for narrow in ([293.15, 293.16], [293.15, 293.15003], 293.15 + 1e-5 * RNG.normal(size=200)):
+        read(train, validation=np.array(narrow))
+    read(np.array([293.15, 293.16]))
 
 
 @pytest.mark.parametrize("method", ["kd", "hydra", "batch-ensemble"])

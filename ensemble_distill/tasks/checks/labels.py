@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 OF_SEVERAL = ' For several labels a row set task = "multi-label", for several numbers task = "regression".'
 OR_SEVERAL = " Of several targets give (rows, targets)."
-COARSE = 500  # steps of float32 within a standard deviation of the targets, at least
+COARSE = 30  # steps of float32 within a standard deviation of the targets, at least: rounding is then a hundredth of it
 
 
 def as_class_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, first_row: int = 0) -> Array:
@@ -39,7 +39,7 @@ def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
     """Targets as float32 (rows,), or (rows, D) of several; see `Task.as_labels`.
 
     Raises:
-        EdistillError: another shape or dtype, a target that is not finite, or targets that float32 cannot tell apart.
+        EdistillError: another shape or dtype, or a target that is not finite.
     """
     if y.ndim == 2 and y.shape[0] == rows and y.shape[1] > 0:
         if y.shape[1] == 1:
@@ -52,13 +52,23 @@ def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
     with np.errstate(over="ignore"):
         y = y.astype(np.float32)
     _refuse(~np.isfinite(y), y, f"{named} is not finite", "Mend or drop that row.", first_row)
-    spread = float(y.std(dtype=np.float64))
-    if 0 < spread < COARSE * float(np.spacing(np.abs(y).max())):
-        raise EdistillError(
-            f"{named} lies about {float(y.mean(dtype=np.float64)):.9g} and varies by {spread:.3g}, which float32 "
-            "does not resolve. Take a constant off the targets, and off what the members return."
-        )
     return y
+
+
+def refuse_coarse(targets: Array, named: str) -> None:
+    """Raise EdistillError for targets (N,) or (N, D) that float32 hardly tells apart.
+
+    Of those that are learned alone: a split that is small, or whose targets are nearly the same, says nothing of how
+    finely they need to be told.
+    """
+    for at, y in enumerate(targets.reshape(len(targets), -1).T):
+        spread = float(y.std(dtype=np.float64))
+        if 0 < spread < COARSE * float(np.spacing(np.abs(y).max())):
+            of = f"{named}, target {at}," if targets.ndim == 2 else named
+            raise EdistillError(
+                f"{of} lies about {float(y.mean(dtype=np.float64)):.9g} and varies by {spread:.3g}, which float32 "
+                "does not resolve. Take a constant off the targets, and off what the members return."
+            )
 
 
 def as_classes(names: Sequence[object], named: str) -> tuple[str, ...]:
