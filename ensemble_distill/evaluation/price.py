@@ -21,9 +21,11 @@ from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.rows import Answers, prediction_rows
 from ensemble_distill.evaluation.tables import Table
+from ensemble_distill.runs.folder import FORMATS, ONNX, RAW
 from ensemble_distill.runtime.grown import Grown, GrownValues
 from ensemble_distill.runtime.numbers import number
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.serving.exported_file import Outputs
 from ensemble_distill.serving.served import Served
 from ensemble_distill.tasks.figures import Figures
 
@@ -31,6 +33,7 @@ SPLIT = "validation"
 MOST_LOSS = 0.01  # nats of an answer
 MOST_SHIFT = 0.1  # of the model uncertainty, as a share of it
 UNCERTAIN = "model_uncertainty"
+BEFORE = {raw: name for name, raw in RAW.items()}  # of a graph of raw pixels, the one without
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class Price:
     def loss(self, beside: Price) -> float:
         """Nats by which its NLL is higher, or those of `kl` where they are more or there are no labels."""
         nll, before = self.figures.get("nll"), beside.figures.get("nll")
-        return self.kl if nll is None or before is None else max(nll - before, self.kl)
+        return (
+            self.kl if nll is None or before is None else float(np.maximum(nll - before, self.kl))
+        )  # nan where one is
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "worth": dict(self.worth), "apart": dict(self.apart)}
@@ -111,12 +116,13 @@ def _share(shift: float | None) -> str:
 def refuse_dear(price: Price, beside: Price, flag: str) -> None:
     """Raise EdistillError for a file that loses more than is stated."""
     loss, shift = price.loss(beside), price.shift or 0.0
+    cheap = loss <= MOST_LOSS  # as no nan is
     told = (
-        f"{loss:.4f} nats an answer, and {MOST_LOSS} is the most"
-        if loss > MOST_LOSS
-        else f"{shift:.0%} of the model uncertainty, and {MOST_SHIFT:.0%} is the most"
+        f"{shift:.0%} of the model uncertainty, and {MOST_SHIFT:.0%} is the most"
+        if cheap
+        else f"{loss:.4f} nats an answer, and {MOST_LOSS} is the most"
     )
-    if loss > MOST_LOSS or shift > MOST_SHIFT:
+    if not (cheap and shift <= MOST_SHIFT):
         raise EdistillError(
             f"{flag} loses {told}, on {price.rows:,} rows of {SPLIT}. Leave {flag} out, or pass --force to write "
             "it all the same."
@@ -139,7 +145,8 @@ def prices(given: Given, files: Sequence[ExportedRun]) -> list[Price]:
     """Of each file; the first is the float32 one.
 
     Raises:
-        EdistillError: there are no validation rows, or they are not what the student takes.
+        EdistillError: there are no validation rows, or they are not what the student takes, or a file says numbers of
+            one that are not finite.
     """
     if SPLIT not in given.splits:
         raise EdistillError("What less precision costs is measured on validation rows. Set data.validation.")
@@ -164,6 +171,8 @@ def _asked(given: Given, files: Sequence[ExportedRun], source: Source) -> list[P
     for rows, (x,) in plain_batches(source, [first.architecture.preprocessing], given.workers, torch.device("cpu")):
         answers = Answers(task, source.labels, rows)
         outputs = [file.served.run(x.numpy()) for file in files]
+        for file, said_by in zip(files, outputs, strict=True):
+            _refuse_not_finite(said_by, file.folder.name, rows)
         said = [one.predictive(answers.of(one(x).double())) for one in students]
         for at, predictive in enumerate(said):
             kept[at].add(prediction_rows(task, predictive, answers.labels))
@@ -188,6 +197,18 @@ def _asked(given: Given, files: Sequence[ExportedRun], source: Source) -> list[P
         )
         for file, rows, kl, far in zip(files, each, kls, apart, strict=True)
     ]
+
+
+def _refuse_not_finite(outputs: Outputs, file: str, rows: range) -> None:
+    for name, values in outputs.items():
+        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        if not finite.all():
+            flag = FORMATS[BEFORE.get(file, file)]
+            remedy = "Train the student again." if flag == FORMATS[ONNX] else f"Leave {flag} out."
+            raise EdistillError(
+                f"{file} says a {name} of row {rows[int(np.argmin(finite))]} of {SPLIT} that is not finite, so nothing "
+                f"was written in less precision. {remedy}"
+            )
 
 
 def _shift(before: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:

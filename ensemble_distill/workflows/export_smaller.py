@@ -12,7 +12,7 @@ from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.exported import ExportedRun
 from ensemble_distill.evaluation.given import Given
-from ensemble_distill.evaluation.price import Price, prices, refuse_dear
+from ensemble_distill.evaluation.price import BEFORE, Price, prices, refuse_dear
 from ensemble_distill.evaluation.reference import references
 from ensemble_distill.exporting.formats import Formats
 from ensemble_distill.exporting.onnx import sealed_with
@@ -30,7 +30,6 @@ from ensemble_distill.workspace.evaluating import open_for_evaluation
 from ensemble_distill.workspace.workspace import Workspace
 
 SEEN, ROWS, BATCH = "train", 256, 32  # on which the range of numbers is learned
-BEFORE = {raw: name for name, raw in RAW.items()}  # of a graph of raw pixels, the one without
 PRECISIONS: dict[str, Precision] = {FLOAT16: "float16", INT8: "int8"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,30 @@ def test_what_loses_more_than_stated_is_refused_unless_forced(
         export(settings(runs), "hydra-s0", fp16=True, card=False)
     export(settings(runs), "hydra-s0", fp16=True, force=True, card=False)
     assert (runs / RUN / "export/model-fp16.onnx").is_file()
+
+
+def test_numbers_that_are_not_finite_are_refused_by_row_and_file_and_pass_no_limit(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As half precision has them beyond 65,504."""
+    run = Served.run
+
+    def overflowing(self: Served, x: Any) -> Any:
+        found = run(self, x)
+        if self.card.precision == "float16" and np.array_equal(x[:20], validation[:20]):
+            found["head_logits"][3] = np.nan
+        return found
+
+    validation = pixels_of(runs / "data/validation.npz").numpy()
+    monkeypatch.setattr(Served, "run", overflowing)
+    export(settings(runs), "hydra-s0", onnx=True, card=False)
+    with refused_and_kept(runs / RUN, "--fp16", "model-fp16.onnx", "head_logits", "row 3"):
+        export(settings(runs), "hydra-s0", fp16=True, force=True, card=False)
+    fine = price.Price("model.onnx", 9, {"nll": 0.5}, {}, 1.0, 9, {}, 0.0, 0.0)
+    price.refuse_dear(fine, fine, "--fp16")
+    for key, value in {"figures": {"nll": math.nan}, "kl": math.nan, "shift": math.nan}.items():
+        with refused("--fp16", "nan"):
+            price.refuse_dear(replace(fine, **{key: value}), fine, "--fp16")
 
 
 def test_what_goes_with_nothing_is_refused(runs: Path) -> None:
