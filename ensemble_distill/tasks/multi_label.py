@@ -227,7 +227,7 @@ def average_precisions(probability: NDArray[Any], truth: NDArray[Any]) -> Figure
     """Macro and micro average precision of probabilities (N, K), or of members (N, M, K): the mean over members.
 
     Average precision is Σ_n (R_n − R_{n−1}) P_n over thresholds, scikit-learn's. Labels that no row has say nothing,
-    and are left out of the macro average; None where no row has any.
+    and are left out of the macro average, as is a member that answers no row with a label; None where no row has any.
     """
     from sklearn.metrics import average_precision_score
 
@@ -235,11 +235,11 @@ def average_precisions(probability: NDArray[Any], truth: NDArray[Any]) -> Figure
     macros, micros = [], []
     for own, true in each_member(p, t):
         there = np.flatnonzero(true.any(0))
-        if not len(there):
-            return {"macro_average_precision": None, "micro_average_precision": None}
-        macros.append(np.mean([average_precision_score(true[:, k], own[:, k]) for k in there]))
-        micros.append(average_precision_score(true.ravel(), own.ravel()))
-    return {"macro_average_precision": float(np.mean(macros)), "micro_average_precision": float(np.mean(micros))}
+        if len(there):
+            macros.append(np.mean([average_precision_score(true[:, k], own[:, k]) for k in there]))
+            micros.append(average_precision_score(true.ravel(), own.ravel()))
+    found = {"macro_average_precision": macros, "micro_average_precision": micros}
+    return {name: float(np.mean(each)) if each else None for name, each in found.items()}
 
 
 TASK = MultiLabel

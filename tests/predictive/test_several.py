@@ -84,6 +84,9 @@ def test_average_precisions_are_scikit_learns_and_leave_out_labels_that_no_row_h
     for name, value in several.items():
         assert value == pytest.approx((found[name] + other[name]) / 2)
     assert set(average_precisions(p, 0 * y).values()) == {None}
+    unlabeled = np.where(y.any(1, keepdims=True), np.nan, p)  # as of a member that answers the other rows alone
+    assert not np.isnan(unlabeled).all()
+    assert average_precisions(np.stack([unlabeled, 1 - p], 1), np.stack([y, y], 1)) == other
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
