@@ -57,8 +57,8 @@ def open_members(
     )
     plan, count = splits[name], _count(task, splits, classes)
     folds = None if HELD_OUT not in splits else splits[HELD_OUT].folds
-    if folds is not None:
-        refuse_other_folds(folds, [teacher.member.name for teacher in teachers])
+    if folds is not None and (every := splits[HELD_OUT].all_folds) is not None:
+        refuse_other_folds(every, [teacher.member.name for teacher in teachers])
     rows, shown, members = some_rows(len(plan.source)), Seen(), list[Streamed]()
     for teacher in teachers:  # one after the other: not all need be in memory
         asked = Streamed(partial(teacher.open, task, positions_of(plan.source)), room or Room())

@@ -58,7 +58,11 @@ def read_folds(file: str, rows: int) -> Array:
 
 
 def refuse_other_folds(folds: Array, members: Sequence[str]) -> None:
-    """Raise EdistillError where there is not one fold for each member, by the natural order of their names."""
+    """Raise EdistillError where there is not one fold for each member, by the natural order of their names.
+
+    Args:
+        folds: of all rows: those that a limit leaves may be of few folds.
+    """
     there = np.unique(folds)
     if len(there) != len(members) or int(there.max()) != len(members) - 1:
         raise EdistillError(

@@ -18,6 +18,7 @@ class SplitPlan:
 
     Attributes:
         folds: (N,) the fold that each row was held out of, where only the member answers it that was trained without.
+        all_folds: the same of all rows, of which a limit takes some.
     """
 
     source: Source
@@ -26,6 +27,7 @@ class SplitPlan:
     seed: int
     count: int
     folds: NDArray[np.int64] | None = field(default=None, compare=False)
+    all_folds: NDArray[np.int64] | None = field(default=None, compare=False)
 
     def rows(self, stored: Stored | None = None) -> ViewedRows:
         """Its rows to render; `stored` are the inputs, where those are kept."""

@@ -138,11 +138,11 @@ def _opened(workspace: Workspace, run: Run) -> Sequence[Answering]:
         TriedFirst(teacher.open(type(task), positions), len(task.names) or None, workspace.progress.note)
         for teacher in teachers
     ]
-    folds = workspace.folds
-    if folds is None:
+    folds, of_all = workspace.folds, workspace.all_folds
+    if folds is None or of_all is None:
         return opened
     every = [teacher.member for teacher in _teachers(workspace, run)]
-    refuse_other_folds(folds, [member.name for member in every])
+    refuse_other_folds(of_all, [member.name for member in every])
     at = {member.sha256: fold for fold, member in enumerate(every)}
     return [
         AnswersHeldOut(asked, at[teacher.member.sha256], folds) for asked, teacher in zip(opened, teachers, strict=True)

@@ -179,23 +179,30 @@ class Workspace:
         return None if limit is None or rows <= limit else np.array(spread(rows, limit), np.int64)
 
     @cached_property
-    def folds(self) -> NDArray[np.int64] | None:
-        """The fold that each training row was held out of; None where the settings say nothing of folds, or have no
-        training rows. Raises EdistillError as `source` does."""
+    def all_folds(self) -> NDArray[np.int64] | None:
+        """The fold that each training row was held out of, whatever the limit; None where the settings say nothing of
+        folds, or have no training rows. Raises EdistillError as `source` does."""
         if HELD_OUT not in self.split_names:
             return None
         source = self.source(HELD_OUT)
         source = source.whole if isinstance(source, Decoded) else source
         held = source.whole if isinstance(source, Subset) and not isinstance(source, HeldOut) else source
         assert isinstance(held, HeldOut)
-        some = self._some_of(len(held))
-        return held.folds if some is None else held.folds[some]
+        return held.folds
+
+    @property
+    def folds(self) -> NDArray[np.int64] | None:
+        """The same, of the rows that the limit leaves."""
+        found = self.all_folds
+        some = None if found is None else self._some_of(len(found))
+        return found if found is None or some is None else found[some]
 
     def split(self, name: str, source: Source | None = None) -> SplitPlan:
         """A split with the views that the settings give it. Raises EdistillError when those cannot act on it."""
         source = source or self.source(name)
         if name not in TRAINED:
-            return SplitPlan(source, open_view("none", None), "none", 0, 1, self.folds if name == HELD_OUT else None)
+            folds = (self.folds, self.all_folds) if name == HELD_OUT else ()
+            return SplitPlan(source, open_view("none", None), "none", 0, 1, *folds)
         views = self.settings.views
         scale = source.scale if in_units(views.transform) else None
         columns: InputColumns | None = getattr(source, "columns", None)

@@ -143,6 +143,20 @@ def test_a_limit_takes_the_folds_of_its_rows(made: Settings, tmp_path: Path) -> 
     assert np.array_equal(~np.isnan(said[..., 0]), np.arange(M) == FOLDS[spread(N, 9)][:, None])
 
 
+def test_a_limit_may_leave_a_fold_without_rows(made: Settings, tmp_path: Path) -> None:
+    given = made.model_dump(exclude_unset=True, by_alias=True)
+    limited = with_folds(settings_from({**given, "limit": 2}, tmp_path), tmp_path, np.arange(N) * M // N)
+    cache_logits(limited)
+    said = Cache(Path(limited.output.cache)).open("held-out").read(range(2))
+    assert np.array_equal(~np.isnan(said[..., 0]), [[True, False, False], [False, False, True]])
+    train(limited)
+    found = evaluate(limited)
+    Path(limited.output.cache).rename(tmp_path / "elsewhere")  # then the members themselves are asked
+    assert evaluate(limited).fidelity["member_kl"] == pytest.approx(found.fidelity["member_kl"], rel=1e-5)
+    with refused("the 2 folds 0, 2", "from 0 to 2"):
+        cache_logits(with_folds(limited, tmp_path, np.arange(N) % 2 * 2), overwrite=True)
+
+
 def test_ready_made_outputs_that_contradict_the_folds_are_refused(made: Settings, tmp_path: Path) -> None:
     z = members(tmp_path)
     for file in (tmp_path / "teachers").iterdir():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUSPICIOUS = 8  # rows that all look like a softmax
-NEAR = 0.05  # beyond 0 and 1 lies no logit worth the name
+NEAR = 0.05  # what lies no farther beyond 0 and 1 is an inexact probability, and no logit
 ENOUGH = 1_000  # numbers that all look like sigmoids
 LABELS = 10  # rare ones, whose logits do not all lie above 0 by chance
 
