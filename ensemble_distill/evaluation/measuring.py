@@ -1,4 +1,7 @@
-"""Students of one ensemble beside it, its mean member and its best sub-ensembles, on the same rows in one pass."""
+"""Students of one ensemble beside it, its mean member and its best sub-ensembles, on the same rows in one pass.
+
+Members of weight 0 are no part of the ensemble: they are not in its mean member, and not in what it costs.
+"""
 
 from __future__ import annotations
 
@@ -120,10 +123,10 @@ class Bench:
     def costs(self, source: Source) -> dict[Model, Figures]:
         """Of one row; without those of the members where they are not at hand, or are no modules."""
         models: dict[Model, Costed] = {}
-        modules = [module.cpu() for module in self.ensemble.modules]
+        modules, pooled = [module.cpu() for module in self.ensemble.modules], self.ensemble.pooled
         if modules:
             inputs = [_first(source, member.preprocessing) for member in self.ensemble.members]
-            models[ENSEMBLE] = (modules, inputs)
+            models[ENSEMBLE] = ([modules[m] for m in pooled], [inputs[m] for m in pooled])
             for name, at in self.chosen.items():
                 if at is not None:
                     models[name] = ([modules[m] for m in at], [inputs[m] for m in at])
@@ -135,7 +138,7 @@ class Bench:
             models[average] = ([students[index] for index in indices], [inputs[index] for index in indices])
         found = dict(zip(models, costs(list(models.values())), strict=True))
         figures = {model: of.figures() for model, of in found.items()}
-        return figures | ({MEMBER: found[ENSEMBLE].of_one(len(modules))} if modules else {})
+        return figures | ({MEMBER: found[ENSEMBLE].of_one(len(pooled))} if modules else {})
 
     @torch.no_grad()
     def _measured(
@@ -184,7 +187,8 @@ class Bench:
         """Add some rows, which some member answers each."""
         task = self.ensemble.task
         found.models[ENSEMBLE].add(prediction_rows(task, ensemble, y))
-        found.models[MEMBER].add(member_rows(task, ensemble, y))
+        part = self.ensemble.predictive(outputs, self.ensemble.pooled)
+        found.models[MEMBER].add(member_rows(task, part, y))
         here: dict[Model, Values] = {}
         for model, predictive, near in self._others(students, outputs):
             here[model] = prediction_rows(task, predictive, y)

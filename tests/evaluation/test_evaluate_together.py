@@ -108,6 +108,22 @@ def test_they_pool_as_the_ensemble_does(folder: Path, average: str) -> None:
         assert_figures(document["models"][name], wanted, **FLOAT16)
 
 
+def test_a_member_of_weight_0_is_no_part_of_the_mean_member_or_of_the_cost(folder: Path) -> None:
+    changed = {"teachers.weights": [1.0, 0.0, 2.0, 3.0, 0.0], "output.name": "weighted"}
+    train(settings(folder, changed))
+    document = evaluate(settings(folder), "weighted").to_json()
+    log_p, y = members_say(folder, "test")
+    each = [figures(log_p[:, [m]], y) for m in (0, 2, 3)]
+    member, whole, own = (document["models"][name]["nll"] for name in ("member", "ensemble", "student"))
+    for name in ("nll", "accuracy", "brier", "total_uncertainty"):
+        assert_allclose(document["models"]["member"][name], np.mean([one[name] for one in each]), **FLOAT16)
+    assert_allclose(document["ladder"]["nll"][0], member, rtol=1e-9)
+    assert_allclose(document["fidelity"]["gap_closed"], (member - own) / (member - whole))
+    assert document["cost"]["ensemble"]["parameters"] == 3 * document["cost"]["member"]["parameters"]
+    alone = evaluate(settings(folder), "first").to_json()["cost"]
+    assert document["cost"]["member"]["parameters"] == alone["member"]["parameters"]
+
+
 def test_without_the_cache_the_members_are_asked(folder: Path) -> None:
     cached = evaluate(settings(folder), "first").to_json()
     straight = evaluate(settings(folder, {"output.cache": "none"}), "first").to_json()
