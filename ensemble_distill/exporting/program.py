@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from ensemble_distill.serving.card_of import card_of
 from ensemble_distill.students.fields import nothing
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
+from ensemble_distill.tasks.task import Task
 
 NOTES = ("stack_trace", "source_fn_stack", "from_node", "custom")  # which say where on this machine code stands
 
@@ -44,7 +46,7 @@ def export_program(
         reference: what the student says of calibration rows; None where there are none.
 
     Raises:
-        EdistillError: torch cannot export the body, or what was read back says something else.
+        EdistillError: torch cannot export the body, or what was read back differs by more than `Task.tolerance` says.
     """
     card = card_of(config, made_from, reference)
     example = nothing(2, card.shape, card.ids)
@@ -59,7 +61,7 @@ def export_program(
             f"torch cannot export this student's body as a program: {reason_of(error)}. Rewrite that part of the body, "
             "or use edistill export --safetensors."
         ) from error
-    write_whole(path, content.getvalue(), check=lambda written: _compare(written, module, x))
+    write_whole(path, content.getvalue(), check=lambda written: _compare(written, module, x, card.task))
     return path
 
 
@@ -74,15 +76,18 @@ def _exported(module: Predictions, example: Tensor) -> Any:
 
 
 @torch.no_grad()
-def _compare(written: Path, module: Predictions, x: Tensor) -> None:
+def _compare(written: Path, module: Predictions, x: Tensor, task: Task) -> None:
     """On the first row alone, and on all together; what is read is what was just written."""
     back = _quietly(torch.export.load, written).module()
     for batch in (1, len(x)):
-        for name, found, wanted in zip(module.names, back(x[:batch]), module(x[:batch]), strict=True):
-            if not torch.allclose(found, wanted, rtol=1e-4, atol=1e-5):
+        wanted = {name: values.numpy() for name, values in module.named(x[:batch]).items()}
+        for (name, values), found in zip(wanted.items(), back(x[:batch]), strict=True):
+            apart, limit = np.abs(found.numpy() - values), task.tolerance(name, wanted)
+            if not (apart <= limit).all():
                 raise EdistillError(
-                    f"The program's {name} differs from the student's by {(found - wanted).abs().max():.2e} on {batch} "
-                    "real rows, so nothing was written. Use edistill export --safetensors, and report the body."
+                    f"The program's {name} differs from the student's by {apart.max():.2e} on {batch} real rows "
+                    f"(allowed: {np.max(limit):.0e}), so nothing was written. Use edistill export --safetensors, and "
+                    "report the body."
                 )
 
 

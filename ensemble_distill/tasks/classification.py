@@ -17,7 +17,7 @@ from ensemble_distill.tasks.checks import labels as checks
 from ensemble_distill.tasks.checks.remedies import remedy
 from ensemble_distill.tasks.conformal import Conformal, Sets
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_member, means
-from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
+from ensemble_distill.tasks.of_logits import LAST_DIGITS, LOGITS_APART, NATS_APART, OfLogits
 from ensemble_distill.tasks.task import Array, Labeled
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ class Classification(OfLogits):
     def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
         if name == "concentration":  # whose logarithm a head emits
             return LOGITS_APART * outputs[name]
-        return LOGITS_APART if "logits" in name else NATS_APART
+        rounding = LAST_DIGITS * max(float(np.abs(of).max()) for at, of in outputs.items() if "logits" in at)
+        return rounding + (LOGITS_APART if "logits" in name else NATS_APART)
 
     def usable(self, outputs: Mapping[str, Array]) -> Array:
         with np.errstate(all="ignore"):

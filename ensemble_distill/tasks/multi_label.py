@@ -14,7 +14,7 @@ from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import yes_no
 from ensemble_distill.tasks.conformal import Conformal, LabelSets
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_figures, each_member, each_rows, means
-from ensemble_distill.tasks.of_logits import LOGITS_APART, NATS_APART, OfLogits
+from ensemble_distill.tasks.of_logits import LAST_DIGITS, LOGITS_APART, NATS_APART, OfLogits
 from ensemble_distill.tasks.task import Array, Labeled
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class MultiLabel(OfLogits):
     @classmethod
     def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
         if "logits" in name:
-            limit: Array = LOGITS_APART + 4 * np.finfo(np.float32).eps * np.abs(outputs[name])
+            limit: Array = LOGITS_APART + LAST_DIGITS * np.abs(outputs[name])
             return limit
         return NATS_APART * int(outputs["logits"].shape[-1])  # a sum over labels
 

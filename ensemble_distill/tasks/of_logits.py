@@ -15,6 +15,7 @@ from ensemble_distill.tasks.task import Array, Task
 
 FAINT = 1e-3  # nats: by so much logits may always differ
 LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits, and of the uncertainty of an answer, between two runtimes
+LAST_DIGITS = 4 * float(np.finfo(np.float32).eps)  # of the largest logit, of a student that is very sure
 SUMMED = 16 * float(np.finfo(np.float32).eps)  # of the largest logit: what another order of summing may change
 ANSWER = "logits"  # what a member calls its answer where it returns several tensors
 

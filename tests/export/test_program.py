@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from ensemble_distill import load_student
 from ensemble_distill.exporting.program import export_program
 from ensemble_distill.facts import Member
+from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.runs.exports import program_metadata, stale_exports
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.regression import Regression
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.inspect import inspect
@@ -92,6 +95,33 @@ def test_a_body_that_torch_cannot_export_is_refused(tmp_path: Path) -> None:
     with refused("program", "--safetensors"):
         export_program(student, config, torch.ones(2, 6), tmp_path / "model.pt2", None)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("level", "spread"), [(0.0, 1e-6), (1e6, 1.0)])
+def test_one_that_says_something_else_is_refused_in_any_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: float, spread: float
+) -> None:
+    task, members = Regression(), tuple(Member(name, name * 64, output="mean") for name in "abc")
+    family = GaussianFamily(level, spread)
+    config = configured(
+        task=task, members=members, heads=3, hidden=(), kwargs={}, model="m", shape=(6,), kind="features", family=family
+    )
+    torch.manual_seed(0)
+    student = Student(nn.Linear(6, 8), Heads(3, 8, (), 2), family).eval()
+    x = torch.randn(4, 6)
+    export_program(student, config, x, tmp_path / "good.pt2", None)
+
+    class Off:
+        def __init__(self, program: Any) -> None:
+            self.program = program
+
+        def module(self) -> Any:
+            return lambda x: [values + spread for values in self.program.module()(x)]
+
+    load = torch.export.load
+    monkeypatch.setattr(torch.export, "load", lambda path: Off(load(path)))
+    with refused("The program's mean differs", "nothing was written", "--safetensors"):
+        export_program(student, config, x, tmp_path / "model.pt2", None)
 
 
 def test_the_ensemble_is_no_program(runs: Path) -> None:
