@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from functools import wraps
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,26 @@ from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.spreads import exact, moves, row_spreads
 from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
 
+Made = TypeVar("Made")
 TINY = 1e-300  # probabilities below it are 0 in double precision
 ANCHORED = 3  # times the pooled prediction is brought back; for spreads of up to 2 it is then within 2e-3 nats
+
+
+def _once(make: Callable[[Categorical], Made]) -> Callable[[Categorical], Made]:
+    """What a distribution is asked for again and again, by each figure and each term of a loss: made once, and kept as
+    long as it lives. Where a gradient flows through it is made each time: what is made without one has none."""
+    name = f"_{make.__name__}"
+
+    @wraps(make)
+    def kept(self: Categorical) -> Made:
+        if self.logits.requires_grad:
+            return make(self)
+        if name not in self.__dict__:
+            self.__dict__[name] = make(self)
+        found: Made = self.__dict__[name]
+        return found
+
+    return kept
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,7 @@ class Categorical:
             moved = replace(moved, logits=moved.log_probs() + anchor - moved.mixture().logits)
         return moved
 
+    @_once
     def log_probs(self) -> Tensor:
         """(B, M, *L, K)."""
         return self.logits.log_softmax(-1)
@@ -80,7 +100,8 @@ class Categorical:
         """Probabilities, (B, M, *L, K)."""
         return self.log_probs().exp()
 
-    def mixture(self) -> Self:
+    @_once
+    def mixture(self) -> Categorical:
         """The mean probability as one distribution, from logsumexp so that tiny probabilities survive."""
         log_probs = self.log_probs()
         if self.members == 1 and self.weights is None:  # what follows would give the same bits, and take much longer
@@ -89,7 +110,7 @@ class Categorical:
         mixed = torch.logsumexp(log_probs + log_shares, dim=1, keepdim=True)
         return replace(self, logits=mixed, weights=None)
 
-    def pooled(self) -> Self:
+    def pooled(self) -> Categorical:
         """One distribution for all members, M = 1: the mixture, or the softmax of the mean logits."""
         if self.average == "probabilities":
             return self.mixture()
@@ -135,6 +156,7 @@ class Categorical:
         log_probs = self.log_probs()
         return -(log_probs.exp() * log_probs).sum(-1)
 
+    @_once
     def summary(self) -> Summary:
         """Pooled probabilities and the three uncertainties.
 

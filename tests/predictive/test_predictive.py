@@ -363,3 +363,19 @@ def test_the_mixture_of_one_member_is_what_it_says(kind: str) -> None:
     unanswered[1] = 0
     answered = categorical(logits, unanswered).mixture().logits
     assert torch.equal(answered.isnan().flatten(1).all(1), torch.tensor(unanswered[:, 0] == 0))
+
+
+@either
+def test_what_is_made_once_is_made_anew_where_a_gradient_flows(kind: str) -> None:
+    """First asked without a gradient, as by what a training only reports, and then by its loss."""
+    logits = torch.tensor(LOGITS[kind], requires_grad=True)
+    student, teacher = Categorical(logits), categorical(OTHERS[kind])
+    with torch.no_grad():
+        teacher.kl(student)
+        student.summary()
+    teacher.kl(student).sum().backward()
+    p, q = (torch.tensor(of[kind]).softmax(-1) for of in (OTHERS, LOGITS))
+    assert logits.grad is not None
+    assert_close(logits.grad, q - p)
+    assert teacher.mixture() is teacher.mixture()
+    assert teacher.tempered(2.0).log_probs() is not teacher.log_probs()
