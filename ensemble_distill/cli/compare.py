@@ -11,7 +11,7 @@ import typer
 from ensemble_distill.cli import completing, render
 from ensemble_distill.cli.command import command
 from ensemble_distill.cli.flags import AlsoJson, Format, Split, Style, Trust, refuse_two_formats
-from ensemble_distill.evaluation.paired import Difference
+from ensemble_distill.evaluation.paired import ROWS, Difference
 from ensemble_distill.evaluation.remarks import cautions, remarks
 from ensemble_distill.evaluation.tables import LABELS
 from ensemble_distill.settings import Settings
@@ -80,7 +80,8 @@ def show(found: Compared, style: Style) -> None:
     most = BESIDE if style is Style.table else len(others)
     for start in range(0, len(others), most):
         some = others[start : start + most]
-        headings = [first.name, *(head for side in some for head in (side.name, f"less {first.name}, 95 %"))]
+        less = f"less {first.name}, 95 %" if found.draws else f"less {first.name}"
+        headings = [first.name, *(head for side in some for head in (side.name, less))]
         last = start + most >= len(others)
         grid(title, ["", *headings], _sections(found, some), _caption(found) if last else ())
 
@@ -117,6 +118,8 @@ def _value(side: Side, section: str, key: str) -> str:
 
 def _difference(of: Difference) -> str:
     """With so many digits that a clear one is not told as 0."""
+    if of.low is None or of.high is None:
+        return f"{of.value:+.4f}"
     ends = (of.value, of.low, of.high)
     digits = ".1e" if of.clear and min(map(abs, ends)) < SHOWN else ".4f"
     value, low, high = (f"{end:+{digits}}" for end in ends)
@@ -127,7 +130,9 @@ def _difference(of: Difference) -> str:
 def _caption(found: Compared) -> render.Lines:
     told = [
         f"[low, high]: where 95 % of {found.draws:,} draws of the rows, with replacement and the same for all, have "
-        f"the difference. {NOT_CLEAR}: not significant, 0 is within it.",
+        f"the difference. {NOT_CLEAR}: not significant, 0 is within it."
+        if found.draws
+        else f"Differences on fewer than {ROWS} rows have no interval: so few say nothing of others.",
     ]
     if found.one_student:
         told.append(

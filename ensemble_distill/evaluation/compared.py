@@ -50,7 +50,7 @@ class Compared:
         sides: two or more.
         apart: of each side but the first, its figures less the first's. Worth has no interval: the ladder that it is
             read from is of the rows as they are.
-        draws: how often rows were drawn.
+        draws: how often rows were drawn; 0 where they are too few, and nothing has an interval.
         evaluations: of each run.
         one_student: the sides that are the first one's student, in another file, and differ from it by rounding alone.
     """
@@ -95,7 +95,7 @@ def compared(
         groups: the positions of the runs of each side.
     """
     models = [[measured.figured(at) for at in group] for group in groups.values()]
-    draws = draws_for(measured.numbers(len(found)))
+    draws = draws_for(measured.numbers(len(found)), measured.main.rows)
     first, *others = groups
     one_student = tuple(name for name in others if _are_one(runs, groups[first], groups[name]))
     apart = dict(zip(others, differences(models, measured.main.rows, draws), strict=True))

@@ -16,6 +16,7 @@ from ensemble_distill.tasks.figures import Figures
 
 LEVEL = 0.95
 MOST, FEWEST = 1000, 200  # draws
+ROWS = 20  # fewer draw themselves over and over, one of them always: they say nothing of others
 WORK = 1e9  # numbers to go through for all draws, about: some ten seconds
 SEED = 0
 
@@ -29,28 +30,32 @@ class Difference:
 
     Attributes:
         value: the other's less the first's, on the rows as they are.
-        low, high: where 95 % of the draws have it.
+        low, high: where 95 % of the draws have it; None where too few rows are there to draw from.
         rounding: whether the two are one student, so that whatever differs is rounding. It may be the same on every
             draw, and says nothing.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     rounding: bool = False
 
     @property
     def clear(self) -> bool:
         """Whether the rows tell the two apart: 0 lies outside."""
-        return not self.rounding and not self.low <= 0 <= self.high
+        return not (self.rounding or self.low is None or self.high is None or self.low <= 0 <= self.high)
 
-    def to_json(self) -> dict[str, float | bool]:
+    def to_json(self) -> dict[str, float | bool | None]:
         return {"difference": self.value, "low": self.low, "high": self.high, "clear": self.clear}
 
 
-def draws_for(numbers: int) -> int:
-    """How many draws are made of rows that hold so many numbers, of all models together."""
-    return int(max(FEWEST, min(MOST, WORK / max(1, numbers))))
+def draws_for(numbers: int, rows: Rows) -> int:
+    """How many draws are made of rows that hold so many numbers, of all models together; none of fewer than 20.
+
+    Args:
+        rows: (A,) the row that each answer is of.
+    """
+    return 0 if len(np.unique(rows)) < ROWS else int(max(FEWEST, min(MOST, WORK / max(1, numbers))))
 
 
 def differences(sides: Sequence[Sequence[Figured]], rows: Rows, draws: int) -> list[dict[str, Difference]]:
@@ -59,7 +64,7 @@ def differences(sides: Sequence[Sequence[Figured]], rows: Rows, draws: int) -> l
     Args:
         sides: models that differ in their seed alone stand together, and their figures are averaged.
         rows: (A,) the row that each answer is of, ascending. Rows are drawn, whose positions belong together.
-        draws: how many.
+        draws: how many; without any there are no intervals.
     """
     whole = _averaged(sides, np.arange(len(rows)))
     drawn = [_averaged(sides, some) for some in _drawn(rows, draws)]
@@ -73,9 +78,11 @@ def differences(sides: Sequence[Sequence[Figured]], rows: Rows, draws: int) -> l
 def _difference(
     whole: Sequence[dict[str, float]], drawn: Sequence[Sequence[dict[str, float]]], at: int, name: str
 ) -> Difference:
-    apart = [each[at][name] - each[0][name] for each in drawn]
+    value, apart = whole[at][name] - whole[0][name], [each[at][name] - each[0][name] for each in drawn]
+    if not apart:
+        return Difference(value, None, None)
     low, high = np.quantile(apart, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(whole[at][name] - whole[0][name], float(low), float(high))
+    return Difference(value, float(low), float(high))
 
 
 def _averaged(sides: Sequence[Sequence[Figured]], some: Rows) -> list[dict[str, float]]:

@@ -36,7 +36,7 @@ RUNS = ("hydra-s0", "hydra-s1", "single")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of four members, a hydra of two seeds, and a student of one head. Do not write to it."""
-    folder = tiny.make_folder(tmp_path_factory.mktemp("compare") / "tiny", 4)
+    folder = tiny.make_folder(tmp_path_factory.mktemp("compare") / "tiny", 4, {**tiny.ROWS, "test": 24})
     cache_logits(settings(folder))
     for seed in (0, 1):
         train(settings(folder, {"output.name": f"hydra-s{seed}", "train.seed": seed}))
@@ -55,6 +55,12 @@ def mean_of(values: NDArray[np.float64]) -> Figured:
         return {"mean": float(values[some].mean()), "square": float((values[some] ** 2).mean()), "none": None}
 
     return figured
+
+
+def width(of: Difference) -> float:
+    assert of.low is not None
+    assert of.high is not None
+    return of.high - of.low
 
 
 # --- intervals --------------------------------------------------------------------------------------------------
@@ -89,8 +95,8 @@ def test_positions_of_a_row_are_drawn_together() -> None:
     together = differences([[zeros], [mean_of(of_rows[rows])]], rows, 1000)[0]["mean"]
     apart = differences([[zeros], [mean_of(of_rows[rows])]], np.arange(len(rows)), 1000)[0]["mean"]
     error = of_rows.std(ddof=1) / np.sqrt(40)
-    assert together.high - together.low == pytest.approx(2 * 1.96 * error, rel=0.25)
-    assert apart.high - apart.low < 0.3 * (together.high - together.low)
+    assert width(together) == pytest.approx(2 * 1.96 * error, rel=0.25)
+    assert width(apart) < 0.3 * width(together)
 
 
 def test_seeds_are_averaged_before_they_are_held_against_others() -> None:
@@ -102,7 +108,34 @@ def test_seeds_are_averaged_before_they_are_held_against_others() -> None:
 
 @pytest.mark.parametrize(("numbers", "draws"), [(0, 1000), (10**5, 1000), (2 * 10**6, 500), (10**9, 200)])
 def test_large_data_is_drawn_less_often(numbers: int, draws: int) -> None:
-    assert draws_for(numbers) == draws
+    assert draws_for(numbers, np.arange(20)) == draws
+
+
+@pytest.mark.parametrize("rows", [np.zeros(1), np.zeros(512), np.repeat(np.arange(19), 5)])
+def test_of_a_few_rows_nothing_is_clear(rows: NDArray[np.float64]) -> None:
+    """One row is the same on every draw, and its difference had an interval of no width."""
+    of_rows = rows.astype(np.int64)
+    assert draws_for(10, of_rows) == 0
+    assert draws_for(10, np.arange(20)) == 1000
+    one, other = np.full(len(rows), 0.1), np.full(len(rows), 0.2)
+    found = differences([[mean_of(one)], [mean_of(other)]], of_rows, draws_for(10, of_rows))[0]["mean"]
+    assert found.value == pytest.approx(0.1)
+    assert found.to_json() == {"difference": found.value, "low": None, "high": None, "clear": False}
+
+
+def test_differences_on_few_rows_are_told_without_intervals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = compare(settings(folder), RUNS, split="validation")
+    assert found.rows == 12
+    json.dumps(found.to_json(), allow_nan=False)
+    capsys.readouterr()
+    show(found, Style.markdown)
+    printed = capsys.readouterr().out
+    assert "fewer than 20 rows" in printed
+    assert "n.s." not in printed
+    assert "95 %" not in printed
+    assert f"{found.apart['single']['nll'].value:+.4f} |" in printed
+    show(found, Style.csv)
+    assert ",nll,single," in capsys.readouterr().out
 
 
 # --- of runs ----------------------------------------------------------------------------------------------------
@@ -133,7 +166,10 @@ def test_figures_are_those_of_evaluate(folder: Path) -> None:
         assert theirs is not None
         assert own is not None
         assert apart[key].value == pytest.approx(theirs - own)
-        assert apart[key].low <= apart[key].value <= apart[key].high
+        low, high = apart[key].low, apart[key].high
+        assert low is not None
+        assert high is not None
+        assert low <= apart[key].value <= high
     assert "diversity_explained" not in apart, "one head has none"
     assert all((folder / "runs" / run / "evaluations/test.json").is_file() for run in RUNS), "kept, as by evaluate"
 
@@ -263,7 +299,7 @@ def test_many_runs_stand_in_several_tables(folder: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     show(found, Style.table)
     printed = capsys.readouterr().out
-    assert printed.count("4 students on 10 rows of test") == 2
+    assert printed.count("4 students on 24 rows of test") == 2
     assert printed.count("[low, high]") == 1
     assert len([line for line in printed.splitlines() if line.startswith("│ nll")]) == 2
     show(found, Style.markdown)
