@@ -34,11 +34,12 @@ from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.figures import Figures
+from ensemble_distill.tasks.task import Task
 
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
 FEW = 2**21  # of these: on more, what takes many tries would take long
-FEWEST = 20  # rows; fewer say nothing of a distribution's width
-WORSE = 1.1  # of the mean KL: less is noise between the two halves of the rows
+FEWEST = 20  # answers; fewer say nothing of a distribution's width
+WORSE, NOISE = 1.1, 5.0  # of the mean KL, and more by so much ÷ rows: less is noise between their two halves
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = Fals
     name = split or (known[0] if known else "validation")
     source = open_for([run], given.splits, name)
     refuse_seen(run, source, name)
-    refuse_few(source, name)
+    task = run.architecture.task
+    refuse_few(task, source, name)
     pairs = _ask(given, run, source, name)
-    refuse_few_answered(len(pairs.raw), name)
+    refuse_few_answered(task, len(pairs.raw), name)
     calibration = pairs.fitted(slice(None), by_row)
     halves = (slice(0, None, 2), slice(1, None, 2))
     crossed = [pairs.figures(here, pairs.fitted(there, by_row)) for here, there in (halves, halves[::-1])]
@@ -105,7 +107,7 @@ def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = Fals
         before=pairs.figures(slice(None), Calibration()),
         after=_means(crossed),
         stale=stale_exports(run.folder),
-        counted=run.architecture.task.answers_called,
+        counted=task.answers_called,
     )
     _warn_of_harm(report, calibration, given.progress)
     if by_row and not calibration.power:
@@ -138,21 +140,22 @@ def refuse_seen(run: Run, source: Source, name: str) -> None:
         )
 
 
-def refuse_few(source: Source, name: str) -> None:
-    """Raise EdistillError for fewer rows than tell anything."""
-    if len(source) < FEWEST:
+def refuse_few(task: Task, source: Source, name: str) -> None:
+    """Raise EdistillError for fewer answers than tell anything."""
+    count = task.answers_in(len(source), source.labels)
+    if count < FEWEST:
         raise EdistillError(
-            f"data.{name} has {len(source)} rows, and {FEWEST} are the fewest to calibrate on. Set data.calibration to "
-            "more rows that no member was trained on."
+            f"data.{name} has {count} {task.answers_called}, and {FEWEST} are the fewest to calibrate on. Set "
+            "data.calibration to more rows that no member was trained on."
         )
 
 
-def refuse_few_answered(rows: int, name: str) -> None:
-    """Raise EdistillError for fewer rows that some member answers than tell anything."""
-    if rows < FEWEST:
+def refuse_few_answered(task: Task, count: int, name: str) -> None:
+    """Raise EdistillError for fewer answers that some member gives than tell anything."""
+    if count < FEWEST:
         raise EdistillError(
-            f"Members answer {rows} rows of {name}, and {FEWEST} are the fewest to calibrate on. Set data.calibration "
-            "to more rows that members answer and were not trained on."
+            f"Members answer {count} {task.answers_called} of {name}, and {FEWEST} are the fewest to calibrate on. Set "
+            "data.calibration to more rows that members answer and were not trained on."
         )
 
 
@@ -243,7 +246,7 @@ def _warn_of_harm(report: CalibrationReport, calibration: Calibration, progress:
         for name in at_limit(calibration)
     ]
     before, after = (figures.get("mean_kl") for figures in (report.before, report.after))
-    if before is not None and after is not None and after > WORSE * before:
+    if before is not None and after is not None and after > (WORSE + NOISE / report.rows) * before:
         told.append(f"the mean KL from the ensemble rises from {before:.4g} to {after:.4g}")
     if told:
         progress.warn(

@@ -71,7 +71,7 @@ def references(
         else:
             for run in runs:
                 refuse_seen(run, open_for([run], splits, SPLIT), SPLIT)
-            refuse_few(source, SPLIT)
+            refuse_few(runs[0].architecture.task, source, SPLIT)
             _warn_of_choices(splits, source, progress)
             with_what = (source, device, workers, progress)
             return [
@@ -88,7 +88,7 @@ def reference_of_members(
     with _or_warned(progress):
         if SPLIT in splits:
             source = splits[SPLIT]
-            refuse_few(source, SPLIT)
+            refuse_few(task, source, SPLIT)
             if "train" in splits and splits["train"].digest == source.digest:
                 raise EdistillError("data.calibration is data.train: set it to rows that no member was trained on.")
             _warn_of_choices(splits, source, progress)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from ensemble_distill import load_student
 from ensemble_distill.cli.app import app
+from ensemble_distill.evaluation.calibrating import CalibrationReport, _warn_of_harm
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.calibration import write_calibration
@@ -229,3 +230,13 @@ def test_a_fit_that_ends_at_its_limit_is_told(
     assert f"edistill calibrate {digits / 'runs/hydra-s0'} --remove" in warning
     calibrate(settings_of(digits), remove=True)
     assert Run.open(digits / "runs/hydra-s0").calibration is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "rises", "told"), [(20, 1.3, False), (20, 1.4, True), (500, 1.1, False), (500, 1.13, True)]
+)
+def test_on_few_rows_a_rise_between_the_halves_is_noise(rows: int, rises: float, told: bool) -> None:
+    before, after = {"mean_kl": 0.01}, {"mean_kl": 0.01 * rises}
+    report = CalibrationReport(Path("run"), "calibration", rows, Calibration(), before, after, ())
+    _warn_of_harm(report, Calibration(), heard := Silent())
+    assert any("may do harm" in note for note in heard.warnings) == told

@@ -18,6 +18,7 @@ from ensemble_distill import cache_logits, calibrate, evaluate, export, load_stu
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import open_source
 from ensemble_distill.data.vocabulary import Reading
+from ensemble_distill.evaluation.calibrating import FEWEST
 from ensemble_distill.exporting.onnx import UNROLLS
 from ensemble_distill.tasks.checks.positions import IGNORED
 from ensemble_distill.training.rows import CachedRows, CachedSplit
@@ -364,6 +365,11 @@ def test_calibrate_counts_positions_and_shifts_of_tokens_are_refused(folder: Pat
     train(settings(folder, **{"train.method": "hydra", "output.name": "counted"}))
     report = calibrate(settings(folder), "counted", split="test")
     assert (report.rows, report.counted) == (TOKENS["test"], "positions")
+    assert -(-TOKENS["validation"] // WINDOW) < FEWEST, "windows"
+    assert calibrate(settings(folder), "counted", split="validation").rows == TOKENS["validation"]
+    (folder / "few.txt").write_text("a b c d e \n")
+    with refused("data.calibration has 6 positions", str(FEWEST)):
+        calibrate(settings(folder, **{"data.calibration": "few.txt"}), "counted")
     with refused("--shifts", "tokens", "data.test"):
         evaluate(settings(folder), "counted", shifts=True)
 
