@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -43,8 +44,11 @@ class Solving:
         start.members.clear()
         self.forward.learning(student)
         self.progress.finish()
+        given = "what the members' last stages are given"
         self.progress.note(
-            f"Adapters say {100 * kept:.3g} % of the variance of what the members' last stages are given."
+            f"How much adapters say of {given} could not be measured on so few rows."
+            if math.isnan(kept)
+            else f"Adapters say {100 * kept:.3g} % of the variance of {given}."
         )
 
     def fit(self, student: Student, stage: Stage) -> bool:

@@ -152,6 +152,16 @@ def test_maps_of_all_members_side_by_side_are_enough_for_each(nets: Path) -> Non
         assert torch.equal(state["heads.tail.stage.1.running_var"][index], theirs["stage.1.running_var"])
 
 
+def test_one_row_does_not_tell_what_adapters_say(tmp_path: Path) -> None:
+    made, progress = make(tmp_path / "f", "mlp"), Silent()
+    tiny.save_data(made, "train", 1, y=np.zeros(1, np.int64))
+    one = {"views.transform": "none", "views.count": 1, "output.cache": "one", "output.name": "one"}
+    cache_logits(tiny.settings(made, one))
+    train(tiny.settings(made, MLP | START | one), progress=progress)
+    assert [note for note in progress.notes if "dapters" in note and "could not be measured on so few rows" in note]
+    assert not [note for note in progress.notes if "nan" in note]
+
+
 @pytest.mark.parametrize("rank", [24, 6])
 def test_what_the_adapters_say_is_told(mlps: Path, rank: int) -> None:
     progress = Silent()
