@@ -113,6 +113,7 @@ def _traced(module: Any, given: Any, inputs: Sequence[str], free: Any, states: i
         free: of which length they are any.
         states: how many go in beside, and come out again.
     """
+    _forget_kernels()
     silenced = logging.root.manager.disable
     logging.disable(logging.ERROR)  # the exporter logs its steps, and prints whole graphs when it fails
     try:
@@ -139,6 +140,13 @@ def _traced(module: Any, given: Any, inputs: Sequence[str], free: Any, states: i
         _free_lengths(program.model, len(module.names) - states)
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _forget_kernels() -> None:
+    """Of recurrences the exporter puts its own kernels in the place of torch's, which unroll them to one length; torch
+    remembers which it took before, and takes that again from the second export of a process on."""
+    for recurrence in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input):
+        getattr(recurrence, "_dispatch_cache", {}).clear()
 
 
 def _forget_the_machine(model: Any) -> None:

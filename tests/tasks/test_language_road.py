@@ -13,6 +13,7 @@ from exported_helpers import assert_every_kind_agrees
 from language_helpers import CONTEXT, MEMBERS, TOKENS, VOCABULARY, WINDOW, make_language, save_members, settings, words
 from safetensors.torch import load_file
 from tiny import contents, killed_at, refused
+from torch import Tensor, nn
 
 from ensemble_distill import cache_logits, calibrate, evaluate, export, load_student, predict, train, train_chain
 from ensemble_distill.cache.reader import Cache
@@ -20,6 +21,7 @@ from ensemble_distill.data import open_source
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.evaluation.calibrating import FEWEST
 from ensemble_distill.exporting.onnx import UNROLLS
+from ensemble_distill.exporting.tracing import Named, graph_of
 from ensemble_distill.tasks.checks.positions import IGNORED
 from ensemble_distill.training.rows import CachedRows, CachedSplit
 from ensemble_distill.workspace import Workspace
@@ -177,6 +179,27 @@ def test_a_stream_is_served_with_its_state_and_predict_says_what_evaluate_does(f
         assert np.mean([row[name] for row in predicted]) == pytest.approx(student[name], abs=1e-5)
     (folder / "short.txt").write_text("a b\n")
     assert [row["token"] for row in predict(model, str(folder / "short.txt")).rows] == ["a", "b", "<eos>"]
+
+
+class Recurrent(Named):
+    names = ("said", "new_state_0", "new_state_1")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.rnn = nn.Embedding(9, 6), nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, ids: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+        said, after = self.rnn(self.inner(ids), tuple(states))
+        return said, *after
+
+
+@pytest.mark.skipif(UNROLLS, reason="torch before 2.13 gives recurrences one length")
+def test_every_graph_of_a_process_is_of_any_length() -> None:
+    """torch's exporter by itself gives the second one a fixed length."""
+    states = [torch.zeros(1, 2, 6)] * 2
+    for _ in range(2):
+        graph = graph_of(Recurrent().eval(), torch.zeros(2, 7, dtype=torch.int64), "input", states, (1, 1)).graph
+        assert [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim] == ["batch_size", "length"]
 
 
 # --- rows that stand alone ----------------------------------------------------------------------------------------
