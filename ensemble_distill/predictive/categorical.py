@@ -24,19 +24,28 @@ ANCHORED = 3  # times the pooled prediction is brought back; for spreads of up t
 
 def _once(make: Callable[[Categorical], Made]) -> Callable[[Categorical], Made]:
     """What a distribution is asked for again and again, by each figure and each term of a loss: made once, and kept as
-    long as it lives. Where a gradient flows through it is made each time: what is made without one has none."""
+    long as it lives. It is made anew where a gradient flows through it, since what is made without one has none, and
+    where a loss of the user's has changed either of them in place."""
     name = f"_{make.__name__}"
 
     @wraps(make)
     def kept(self: Categorical) -> Made:
-        if self.logits.requires_grad:
+        if self.logits.requires_grad or self.logits.is_inference():
             return make(self)
-        if name not in self.__dict__:
-            self.__dict__[name] = make(self)
-        found: Made = self.__dict__[name]
+        made, versions = self.__dict__.get(name, (None, None))
+        if made is None or versions != _versions(self, made):
+            made = make(self)
+            self.__dict__[name] = made, _versions(self, made)
+        found: Made = made
         return found
 
     return kept
+
+
+def _versions(*each: object) -> list[int]:
+    """How often the tensors of each were changed in place."""
+    tensors = [of for one in each for of in ([one] if isinstance(one, Tensor) else vars(one).values())]
+    return [of._version for of in tensors if isinstance(of, Tensor)]
 
 
 @dataclass(frozen=True)

@@ -379,3 +379,26 @@ def test_what_is_made_once_is_made_anew_where_a_gradient_flows(kind: str) -> Non
     assert_close(logits.grad, q - p)
     assert teacher.mixture() is teacher.mixture()
     assert teacher.tempered(2.0).log_probs() is not teacher.log_probs()
+
+
+@either
+def test_what_is_made_once_follows_changes_in_place(kind: str) -> None:
+    """Of a loss of the user's, to what it was given or to what it made of that."""
+    weights = torch.tensor(WEIGHTS)
+    members = Categorical(torch.tensor(LOGITS[kind]), weights)
+
+    def as_new() -> None:
+        fresh = Categorical(members.logits.clone(), weights.clone())
+        assert torch.equal(members.log_probs(), fresh.log_probs())
+        assert torch.equal(members.mixture().logits, fresh.mixture().logits)
+        assert torch.equal(members.summary().model, fresh.summary().model)
+
+    as_new()
+    members.logits.mul_(0.5)
+    as_new()
+    weights.square_()
+    as_new()
+    members.log_probs().exp_()
+    members.mixture().logits.zero_()
+    members.summary().model.add_(1)
+    as_new()
