@@ -17,8 +17,8 @@ TRAINED = ("train", "transfer")  # members may have learned these rows, and view
 
 
 def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:
-    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records count, and
-    tell of one whose answers may be; the first of one that is known to be right, too.
+    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records count.
+    Tell of one whose answers may be. Without `Asking.check_labels` tell of either.
 
     Raises:
         EdistillError: that is so, and `Asking.check_labels`.

@@ -29,12 +29,8 @@ Chunk = Mapping[str, Sequence[Any]]  # values by column, of some rows
 Names = tuple[str, ...] | None
 Pictured = Callable[[Array | None, Names], Source]
 Take = Callable[[Array, str], tuple[Array, Kind]]
-CALLED = {
-    "images": "pixel_values",
-    "text": "text",
-    "array": "array",
-    "inputs": NUMBERS,
-}  # where a row is several of these
+# where a row is several of these
+CALLED = {"images": "pixel_values", "text": "text", "array": "array", "inputs": NUMBERS}
 
 
 class Table(Arrays):

@@ -18,8 +18,6 @@ LEAST_RATIO = 2.0  # reordered share right to share right as it is
 CHANCE = 1e-6  # how often a member that guesses may be refused
 LARGEST = 2000  # classes that are looked at together, since any two of them are counted
 KNOWN = -0.35  # of S classes that occur, a member that knows them has a mean F1 of S ** KNOWN at least once reordered
-
-
 REMEDY = (
     "Name the data's class folders so that their order is the one the member was trained in, or give the member's "
     "class names: label_names in config.json, or class_map in args.yaml."
@@ -97,9 +95,7 @@ def check_class_order(
     """
     seen, rows = np.unique(labels, return_counts=True)  # a class without rows says nothing, as label or as prediction
     if len(seen) > LARGEST:
-        right_of = np.bincount(np.searchsorted(seen, labels), weights=labels == predicted)
-        doubtful = np.argsort(np.where(2 * right_of < rows, -rows, 0), kind="stable")[:LARGEST]
-        kept = np.isin(labels, seen[doubtful])
+        kept = np.isin(labels, _doubtful(seen, rows, labels, predicted))
         labels, predicted = labels[kept], predicted[kept]
         seen, rows = np.unique(labels, return_counts=True)
     counts = _among(seen, labels, predicted)
@@ -123,6 +119,15 @@ def check_class_order(
         raise EdistillError(f"{name}: its outputs look to be in another class order than the data. {told} {REMEDY}")
     little = f"{name} knows little, or its outputs are in another class order than the data."
     return f"{little} {told} If it was trained, {REMEDY[0].lower()}{REMEDY[1:]}"
+
+
+def _doubtful(
+    seen: NDArray[np.int64], rows: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of the classes that are seen the `LARGEST` that are mostly called otherwise, the most frequent first."""
+    right = np.bincount(np.searchsorted(seen, labels), weights=labels == predicted)
+    order = np.argsort(np.where(2 * right < rows, -rows, 0), kind="stable")
+    return seen[order[:LARGEST]]
 
 
 def _among(seen: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
