@@ -187,7 +187,8 @@ class Bench:
         """Add some rows, which some member answers each."""
         task = self.ensemble.task
         found.models[ENSEMBLE].add(prediction_rows(task, ensemble, y))
-        part = self.ensemble.predictive(outputs, self.ensemble.pooled)
+        pooled = self.ensemble.pooled
+        part = ensemble if len(pooled) == outputs.shape[1] else self.ensemble.predictive(outputs, pooled)
         found.models[MEMBER].add(member_rows(task, part, y))
         here: dict[Model, Values] = {}
         for model, predictive, near in self._others(students, outputs):

@@ -65,9 +65,9 @@ class Price:
     def loss(self, beside: Price) -> float:
         """Nats by which its NLL is higher, or those of `kl` where they are more or there are no labels."""
         nll, before = self.figures.get("nll"), beside.figures.get("nll")
-        return (
-            self.kl if nll is None or before is None else float(np.maximum(nll - before, self.kl))
-        )  # nan where one is
+        if nll is None or before is None:
+            return self.kl
+        return float(np.maximum(nll - before, self.kl))  # nan where one is
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "worth": dict(self.worth), "apart": dict(self.apart)}
