@@ -67,12 +67,19 @@ class CNNLSTM(nn.Module):
 
     def words(self, ids: Tensor) -> Tensor:
         """(B, L) to what their letters say, (B, L, size)."""
-        letters = self.letters(self.spelled[ids].flatten(0, 1)).transpose(1, 2)
+        if not self.training:  # an exported graph cannot have as many rows as there are different words
+            return self.read(ids.flatten()).unflatten(0, (ids.shape[0], ids.shape[1]))
+        different, at = ids.unique(return_inverse=True)
+        return self.read(different)[at]
+
+    def read(self, ids: Tensor) -> Tensor:
+        """(N,) to (N, size)."""
+        letters = self.letters(self.spelled[ids]).transpose(1, 2)
         x = torch.cat([conv(letters).tanh().amax(-1) for conv in self.convolutions], dim=1)
         for gate, mapped in zip(self.gates, self.maps, strict=True):
             share = gate(x).sigmoid()
             x = share * mapped(x).relu() + (1 - share) * x
-        return torch.unflatten(x, 0, (ids.shape[0], ids.shape[1]))
+        return x
 
     def forward(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         out, state = self.rnn(self.drop(self.words(ids)), state)
