@@ -8,7 +8,7 @@ from collections.abc import Sequence
 # where a sentence begins that says what to do; a message has what is wrong before it
 REMEDY = re.compile(
     r"(?<=[.?!]) (?=(Add|Ask|Begin|Build|Call|Check|Choose|Close|Convert|Copy|Count|Cut|Declare|Delete|Derive|Did|Draw|"
-    "Drop|Either|End|Evaluate|Export|Fetch|Fill|Fit|Give|Import|Install|Keep|Leave|List|Look|Lower|Make|Mend|Merge|Move|"
+    "Drop|Either|End|Evaluate|Export|Fetch|Fill|Fit|Fix|Give|Import|Install|Keep|Leave|List|Look|Lower|Make|Merge|Move|"
     "Name|Pass|Permit|Please|Pool|Put|Raise|Read|Remove|Rename|Repeat|Replace|Restore|Return|Rewrite|Run|Save|Say|"
     "Separate|Set|Share|Start|Store|Take|Tell|Train|Transpose|Try|Unpack|Unset|Untie|Update|Use|Wait|Wrap|Write) )"
 )

@@ -27,21 +27,21 @@ def problems(manifest: Manifest) -> Iterator[str]:
         yield f"caching.together is {manifest.caching['together']!r}"
     for split in manifest.splits:
         if not _is_split(split):
-            yield f"{split!r} is no name of a split"
+            yield f"{split!r} is not a name of a split"
     for made, pushed in manifest.pushed.items():
         if made.split not in manifest.splits:
-            yield f"pushed has view {made.view} of {made.split!r}, which is no split"
+            yield f"pushed has view {made.view} of {made.split!r}, which is not a split"
         if math.prod(pushed.shape) > LARGEST_INPUT or not all(is_plain(asked) for asked, _ in pushed.members):
             yield f"pushed {made.text!r} is {pushed}"
     for drawn, how in manifest.drawn.items():
         if drawn.split not in manifest.splits:
-            yield f"drawn has view {drawn.view} of {drawn.split!r}, which is no split"
+            yield f"drawn has view {drawn.view} of {drawn.split!r}, which is not a split"
         if not all(is_plain(asked) for asked, _ in how.members) or how.samples > manifest.settled.shape[-1]:
             yield f"drawn {drawn.text!r} is {how}"
     for key, sha256 in manifest.records.items():
         known = _is_known(manifest, key, names)
         if key.split not in manifest.splits or not known:
-            yield f"{key.text!r} is no record of its splits, members and views"
+            yield f"{key.text!r} is not a record of its splits, members and views"
         elif isinstance(key, RecordKey) and _lacks_ids(manifest, SampleKey(key.split, key.view)):
             yield f"{key.text!r} is of drawn ids, and there are none"
         if not re.fullmatch("[0-9a-f]{64}", sha256):

@@ -128,7 +128,7 @@ def key_of(text: str) -> Key:
     """
     match = re.fullmatch(r"(.+)/([^/]+)/(0|[1-9][0-9]{0,8})", text, re.DOTALL)
     if match is None:
-        raise ValueError(f"{text!r} is no record of its splits, members and views")
+        raise ValueError(f"{text!r} is not a record of its splits, members and views")
     split, named, view = match[1], match[2], int(match[3])
     if split.startswith(f"{INPUTS}/") and named == InputKey.NAMED:
         return InputKey(split.removeprefix(f"{INPUTS}/"), view)

@@ -32,7 +32,7 @@ class SharedWriter(Writer):
         if not is_seen(lambda: (folder / NAME).is_file() and sha256_file(folder / NAME) == noted[1]):
             raise EdistillError(
                 f"Process {ranks.current().index} of {ranks.current().world} does not see in {folder} what the first "
-                "one wrote there. Name a folder in output.cache that all machines share."
+                "one wrote there. Set output.cache to a folder that all machines share."
             )
         ranks.wait()  # before the first one writes more
 
@@ -58,8 +58,8 @@ class SharedWriter(Writer):
             if not is_seen(seen):
                 lacking = next(block for block in cut if self.missing(block, keys))
                 raise EdistillError(
-                    f"Rows {lacking.start} to {lacking.stop - 1} of {keys[0].split} are written, and not to be seen in "
-                    f"{self.folder}. Name a folder in output.cache that all machines share."
+                    f"Rows {lacking.start} to {lacking.stop - 1} of {keys[0].split} are written, but cannot be seen in "
+                    f"{self.folder}. Set output.cache to a folder that all machines share."
                 )
 
         ranks.of_first(wait)

@@ -168,8 +168,8 @@ def _noted(blocks: Blocks, whole: Sequence[range], source: Source) -> str:
     if not is_seen(lambda: _there(blocks, whole)):
         lacking = next(rows for rows in whole if not blocks.path(rows).is_file())
         raise EdistillError(
-            f"Pictures of rows {lacking.start} to {lacking.stop - 1} are written, and not to be seen in "
-            f"{blocks.folder}. Name a folder in output.cache that all machines share."
+            f"Pictures of rows {lacking.start} to {lacking.stop - 1} are written, but cannot be seen in "
+            f"{blocks.folder}. Set output.cache to a folder that all machines share."
         )
     blocks.note(whole, source.digest_scope)
     return sha256_file(blocks.folder / RECORD)

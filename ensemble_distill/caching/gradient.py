@@ -136,7 +136,7 @@ def gradient(
 def _no_gradient(member: Member, where: str, reason: str, how: str) -> EdistillError:
     return EdistillError(
         f"Member {member.name} gives no gradient {where}: {reason}. The views ods and confods need one of every "
-        f"member: take them out of views.transform, or mend its module{how}."
+        f"member: take them out of views.transform, or fix its module{how}."
     )
 
 

@@ -108,9 +108,9 @@ def groups_told(groups: Sequence[Sequence[Answering]], room: Room) -> str | None
     if len(groups) < 2 or lack is None:
         return None
     return (
-        f"{counted(len(members), 'member')} are asked in {len(groups)} groups, one after the other, since their "
-        f"weights, and what reading one takes, fill {bytes_told(lack[0])}, and {bytes_told(lack[1])} of "
-        "memory are there"
+        f"{counted(len(members), 'member')} are asked in {len(groups)} groups, one after the other: their "
+        f"weights, and what loading one takes, need {bytes_told(lack[0])}, and only {bytes_told(lack[1])} of "
+        "memory is available"
     )
 
 
@@ -127,8 +127,8 @@ def tell_groups(
         if (lack := lacking(group, room)) is not None:
             names = first_few([one.member.name for one in group])
             asking.progress.warn(
-                f"{names} may not fit into memory: its weights, and what reading takes, fill {bytes_told(lack[0])}, "
-                f"and {bytes_told(lack[1])} are there."
+                f"{names} may not fit into memory: loading its weights needs {bytes_told(lack[0])}, and "
+                f"{bytes_told(lack[1])} is available."
             )
     if (told := groups_told(groups, room)) is None:
         return

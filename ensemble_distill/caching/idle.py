@@ -90,7 +90,7 @@ def _rendering(facts: Caching) -> Idle | None:
     if not unused:
         return None
     return Idle(
-        f"the files of every member say otherwise than {', '.join(unused)}", "Leave it out, or mend what they say."
+        f"the files of every member say otherwise than {', '.join(unused)}", "Leave it out, or fix what they say."
     )
 
 

@@ -54,7 +54,7 @@ def refuse_no_gradients(splits: Mapping[str, SplitPlan], members: Sequence[Answe
         for asked in members:
             if pushes(plan.view) and asked.module is None:
                 raise EdistillError(
-                    f"Member {asked.member.name} gives no gradient: it is no module of torch. The view "
+                    f"Member {asked.member.name} gives no gradient: it is not a module of torch. The view "
                     f"{plan.transform!r} of {name} needs one of every member: take ods or confods out of "
                     "views.transform."
                 )

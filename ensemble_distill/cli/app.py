@@ -20,20 +20,20 @@ from ensemble_distill.runtime.cores import keep_to_limit
 # The first line of each command's own help; a test holds the two equal. Importing the commands to ask them would
 # make `edistill --help` build every flag of every command.
 SUMMARIES = {
-    "quickstart": "Make a working folder with an ensemble of digit classifiers, and distill it.",
-    "init": "Say what a folder of checkpoints holds, and write an edistill.toml for it.",
-    "doctor": "Say what is wrong with edistill.toml here, and how long each command will take.",
-    "cache-logits": "Run every member over the data once and keep what it says.",
+    "quickstart": "Make a working folder with an ensemble of digit classifiers and distill it.",
+    "init": "Report what a folder of checkpoints holds and write an edistill.toml for it.",
+    "doctor": "Report what is wrong with edistill.toml and how long each command will take.",
+    "cache-logits": "Run every member over the data once and cache its outputs.",
     "train": "Train a student from the cache.",
-    "evaluate": "Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.",
-    "compare": "Hold runs against the first of them, with 95 % intervals of the differences.",
-    "calibrate": "Bring a run's uncertainty to its ensemble's, on rows that no member was trained on.",
-    "export": "Write a student, or the ensemble itself, for serving, and verify the file on real rows.",
-    "predict": "What an exported student says of images or rows, and how sure it is; of an .onnx without torch.",
-    "inspect": "Say what a path is and what it holds.",
-    "verify": "Compute every checksum of a cache, a run or a chain again.",
-    "methods": "List the methods a student can be trained by.",
-    "settings": "List every key of edistill.toml, with its default.",
+    "evaluate": "Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection and cost.",
+    "compare": "Compare runs with the first one, with 95 % intervals of the differences.",
+    "calibrate": "Match a run's uncertainty to its ensemble's, on rows that no member was trained on.",
+    "export": "Export a student, or the ensemble itself, for serving, and verify the file on real rows.",
+    "predict": "Predict images or rows with an exported student, with uncertainties; an .onnx needs no torch.",
+    "inspect": "Report what a path is and what it holds.",
+    "verify": "Recompute every checksum of a cache, a run or a chain.",
+    "methods": "List the training methods.",
+    "settings": "List every key of edistill.toml with its default.",
 }
 
 

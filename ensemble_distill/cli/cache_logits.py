@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     def cache_logits(
         settings: Settings, overwrite: Overwrite = False, trust: Trust = False, json: Json = False
     ) -> None:
-        """Run every member over the data once and keep what it says.
+        """Run every member over the data once and cache its outputs.
 
         Running it again adds only what is missing: a new member, view or split, or the rest of an interrupted pass.
 

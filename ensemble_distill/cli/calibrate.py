@@ -20,9 +20,9 @@ SHOWN = (
     "mean_kl",
 )
 CAPTION = (
-    "after: each half of the rows by a fit on the other, so what to expect elsewhere.\n"
-    "A calibration mends how much the heads disagree, not about what: it lowers the diversity explained where heads\n"
-    "disagree about other things than the members do."
+    "after: each half is corrected by a fit on the other half, so the figures should carry over to new rows.\n"
+    "Calibration corrects how much the heads disagree, not what they disagree about: where that differs from the\n"
+    "members' disagreement, it lowers the diversity explained."
 )
 
 
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         split: Annotated[
             str | None,
             typer.Option(
-                help="Rows no member was trained on; default calibration, or validation where there is none.",
+                help="Rows that no member was trained on; default calibration, or validation if there is none.",
                 show_default=False,
             ),
         ] = None,
@@ -42,15 +42,15 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--by-row",
-                help="Let heads disagree more where the student is unsure, if that helps; rows out of distribution may "
+                help="Also let heads disagree more where the student is unsure, if it helps; OOD rows may "
                 "stand out less.",
             ),
         ] = False,
-        remove: Annotated[bool, typer.Option("--remove", help="Take the run's calibration away.")] = False,
+        remove: Annotated[bool, typer.Option("--remove", help="Remove the run's calibration.")] = False,
         trust: Trust = False,
         json: Json = False,
     ) -> None:
-        """Bring a run's uncertainty to its ensemble's, on rows that no member was trained on.
+        """Match a run's uncertainty to its ensemble's, on rows that no member was trained on.
 
         Evaluate, export and predict apply it from then on; export again what was exported before.
 
@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
         if json:
             render.document(report.to_json())
         elif report.calibration is None:
-            render.message(f"{report.folder} is as it was trained again.")
+            render.message(f"{report.folder} is uncalibrated again, as it was trained.")
         else:
             told = ", ".join(
                 f"{name} {value:.3g}" for name, value in report.calibration.to_json().items() if value != 1

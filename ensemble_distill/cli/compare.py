@@ -40,13 +40,13 @@ def register(app: typer.Typer) -> None:
         ],
         split: Split = None,
         picture: Annotated[
-            Path | None, typer.Option(help="Draw worth against cost into this .svg, .png or .pdf.", show_default=False)
+            Path | None, typer.Option(help="Plot worth against cost to this .svg, .png or .pdf.", show_default=False)
         ] = None,
         trust: Trust = False,
         style: Format = Style.table,
         json: AlsoJson = False,
     ) -> None:
-        """Hold runs against the first of them, with 95 % intervals of the differences.
+        """Compare runs with the first one, with 95 % intervals of the differences.
 
         Runs that differ in their seed alone stand together, as means.
 
@@ -129,10 +129,10 @@ def _difference(of: Difference) -> str:
 
 def _caption(found: Compared) -> render.Lines:
     told = [
-        f"[low, high]: where 95 % of {found.draws:,} draws of the rows, with replacement and the same for all, have "
-        f"the difference. {NOT_CLEAR}: not significant, 0 is within it."
+        f"[low, high]: 95 % bootstrap interval of the difference ({found.draws:,} resamples of the rows, the same for "
+        f"all). {NOT_CLEAR}: not significant, 0 is within it."
         if found.draws
-        else f"Differences on fewer than {ROWS} rows have no interval: so few say nothing of others.",
+        else f"Differences on fewer than {ROWS} rows have no interval: so few rows say nothing about others.",
     ]
     if found.one_student:
         told.append(
@@ -145,7 +145,7 @@ def _caption(found: Compared) -> render.Lines:
         told.append(f"±: the standard deviation over seeds ({seeds}); differences are of their means.")
     told += cautions(found.evaluations)
     if any(len(side.runs) == 1 for side in found.sides):
-        told.append("One run says nothing of how another seed would do: train several, and name them all.")
+        told.append("One run says nothing about other seeds: train several, and name them all.")
     return told
 
 

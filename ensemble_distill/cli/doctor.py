@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         trust: Trust = False,
         json: Json = False,
     ) -> None:
-        """Say what is wrong with edistill.toml here, and how long each command will take.
+        """Report what is wrong with edistill.toml and how long each command will take.
 
         Versions, devices and free disk; every path, split, label and member; time and bytes. Members and body are
         built and shown a few rows; nothing is trained and nothing is written. Status 2 where something is wrong.
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
                 report.machine, report.checks, report.forecast, report.next + (" --trust-checkpoints" if trust else "")
             )
         if report.problems:
-            raise EdistillError(f"{counted(len(report.problems), 'problem')}. The first to mend: {report.problems[0]}")
+            raise EdistillError(f"{counted(len(report.problems), 'problem')}. The first to fix: {report.problems[0]}")
 
 
 def _show(machine: dict[str, Any], checks: list[dict[str, Any]], forecast: list[dict[str, Any]], after: str) -> None:
@@ -64,6 +64,6 @@ def _show(machine: dict[str, Any], checks: list[dict[str, Any]], forecast: list[
     render.table("edistill.toml", ["", "what", "found"], rows)
     if forecast:
         rows = [[one["command"], told(one["seconds"]), f"{one['bytes'] / 1e6:,.1f} MB"] for one in forecast]
-        render.table("about how long, on this machine as busy as it is", ["edistill", "time", "fills"], rows)
+        render.table("estimated time on this machine, under its current load", ["edistill", "time", "fills"], rows)
     if not any(one["problem"] for one in checks):
         render.text(f"Nothing is wrong. next: edistill {after} (--limit 64 tries the whole road on 64 rows)\n")

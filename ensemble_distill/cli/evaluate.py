@@ -33,16 +33,16 @@ def register(app: typer.Typer) -> None:
         ] = None,
         split: Split = None,
         shifts: Annotated[
-            bool, typer.Option("--shifts", help="Evaluate on distorted rows too; the teachers are asked about them.")
+            bool, typer.Option("--shifts", help="Also evaluate on distorted rows, on which the teachers are run.")
         ] = False,
         report: Annotated[
-            Path | None, typer.Option(help="Write a page of figures to this .html, of one run.", show_default=False)
+            Path | None, typer.Option(help="Write a report of one run to this .html.", show_default=False)
         ] = None,
         trust: Trust = False,
         style: Format = Style.table,
         json: AlsoJson = False,
     ) -> None:
-        """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection, cost.
+        """Compare a run with its ensemble: quality, uncertainty, diversity, OOD detection and cost.
 
         Several runs of one ensemble stand side by side, and so do the generations of a chain. An exported file, .onnx,
         .pt2 or .safetensors, is asked itself, beside the run that it stands in.

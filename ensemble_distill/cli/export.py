@@ -17,28 +17,30 @@ if TYPE_CHECKING:
     from ensemble_distill.workflows.export import Exported
 
 
-Onnx = Annotated[bool, typer.Option("--onnx", help="export/model.onnx, checked against torch.")]
-Safetensors = Annotated[bool, typer.Option("--safetensors", help="export/model.safetensors.")]
-Half = Annotated[bool, typer.Option("--fp16", help="export/model-fp16.onnx beside model.onnx, and what it costs.")]
-Int8 = Annotated[bool, typer.Option("--int8", help="export/model-int8.onnx beside model.onnx, and what it costs.")]
+Onnx = Annotated[bool, typer.Option("--onnx", help="Write export/model.onnx, checked against torch.")]
+Safetensors = Annotated[bool, typer.Option("--safetensors", help="Write export/model.safetensors.")]
+Half = Annotated[bool, typer.Option("--fp16", help="Also write export/model-fp16.onnx, and report what it costs.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Also write export/model-int8.onnx, and report what it costs.")]
 Uint8 = Annotated[
     bool,
     typer.Option(
         "--uint8-input",
-        help="export/model-uint8.onnx beside model.onnx: it takes raw pixels. With --fp16 or --int8 of those, too.",
+        help="Also write export/model-uint8.onnx, which takes raw pixels; with --fp16 or --int8, of those too.",
     ),
 ]
-Program = Annotated[bool, typer.Option("--program", help="export/model.pt2, which torch runs without the body's code.")]
-Merged = Annotated[bool, typer.Option("--merge-heads", help="export/merged/, one plain timm model, and what it loses.")]
-Force = Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 whatever they cost.")]
+Program = Annotated[
+    bool, typer.Option("--program", help="Write export/model.pt2, which torch runs without the body's code.")
+]
+Merged = Annotated[
+    bool, typer.Option("--merge-heads", help="Write export/merged/, one plain timm model, and report what it loses.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Write --fp16 and --int8 no matter what they cost.")]
 OfMembers = Annotated[
-    bool, typer.Option("--ensemble", help="The members themselves: ensemble/export/model.onnx beside the runs.")
+    bool, typer.Option("--ensemble", help="Export the members instead: ensemble/export/model.onnx beside the runs.")
 ]
-Opset = Annotated[int | None, typer.Option(help="Operators of the .onnx; default as torch writes.", show_default=False)]
-Ir = Annotated[int | None, typer.Option(help="Format of the .onnx; old runtimes read 9.", show_default=False)]
-CardBeside = Annotated[
-    bool, typer.Option("--card/--no-card", help="A model card and the edistill.toml that made it, beside.")
-]
+Opset = Annotated[int | None, typer.Option(help="Operator set of the .onnx; default torch's.", show_default=False)]
+Ir = Annotated[int | None, typer.Option(help="IR version of the .onnx; old runtimes read up to 9.", show_default=False)]
+CardBeside = Annotated[bool, typer.Option("--card/--no-card", help="Write a model card and the edistill.toml used.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +63,7 @@ def register(app: typer.Typer) -> None:
         trust: Trust = False,
         json: Json = False,
     ) -> None:
-        """Write a student, or the ensemble itself, for serving, and verify the file on real rows.
+        """Export a student, or the ensemble itself, for serving, and verify the file on real rows.
 
         Example: edistill export --onnx --safetensors
         """

@@ -33,7 +33,7 @@ RunArgument = Annotated[
 Split = Annotated[
     str | None,
     typer.Option(
-        help="Which rows; default test, or validation where there is none.",
+        help="Which split; default test, or validation if there is none.",
         show_default=False,
         autocompletion=completing.splits,
     ),
@@ -41,13 +41,13 @@ Split = Annotated[
 Format = Annotated[Style, typer.Option("--format", help="How the result is written.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 AlsoJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Leave out progress and notes, not warnings.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Hide progress and notes, but not warnings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Trust = Annotated[
     bool,
     typer.Option(
         "--trust-checkpoints",
-        help="Unpickle checkpoints that hold any Python object, and run the code that runs from elsewhere name.",
+        help="Unpickle checkpoints that hold arbitrary Python objects, and run code named by runs that are not yours.",
     ),
 ]
 Config = Annotated[Path | None, typer.Option("-c", "--config", help="The settings file; default edistill.toml here.")]
@@ -56,7 +56,7 @@ Assignments = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any other setting, by its toml name; KEY= unsets it.",
+        help="Any other setting by its TOML name; KEY= unsets it.",
         autocompletion=completing.keys,
     ),
 ]

@@ -16,15 +16,15 @@ from ensemble_distill.cli.flags import Json, Trust
 def register(app: typer.Typer) -> None:
     @command(app, "init", settings=False)
     def init(
-        folder: Annotated[Path, typer.Argument(help="Checkpoints, or a folder with them and data below it.")],
+        folder: Annotated[Path, typer.Argument(help="A folder of checkpoints, with or without data.")],
         into: Annotated[
             Path, typer.Option("-o", "--output", help="The folder to write edistill.toml to; default here.")
         ] = Path(),
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an edistill.toml that is there.")] = False,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing edistill.toml.")] = False,
         trust: Trust = False,
         json: Json = False,
     ) -> None:
-        """Say what a folder of checkpoints holds, and write an edistill.toml for it.
+        """Report what a folder of checkpoints holds and write an edistill.toml for it.
 
         Where only you know the modules behind the weights, a model.py with their tensors is written too, and the lines
         to fill in are named. No code of the folder runs.
@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
         for path in report.files:
             render.text(f"{render.near(str(path))} is written.\n")
         for problem in report.mend:
-            render.text(f"mend: {render.near(problem)}\n")
+            render.text(f"fix: {render.near(problem)}\n")
         for place, line, why in report.fill:
             render.text(f"fill in: {render.near(place)}, line {line}: {why}\n")
         render.text(f"next: {report.next}\n")

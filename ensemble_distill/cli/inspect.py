@@ -22,10 +22,13 @@ def register(app: typer.Typer) -> None:
         trust: Trust = False,
         json: Json = False,
         config_file: Annotated[
-            Path | None, typer.Option("-c", "--config", help="Says how bare checkpoints are built.")
+            Path | None,
+            typer.Option(
+                "-c", "--config", help="Settings that say how to build bare checkpoints; default edistill.toml here."
+            ),
         ] = None,
     ) -> None:
-        """Say what a path is and what it holds.
+        """Report what a path is and what it holds.
 
         With --json it tells everything that is recorded, else what a person asks.
 

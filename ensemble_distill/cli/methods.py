@@ -12,7 +12,7 @@ from ensemble_distill.cli.flags import Json
 def register(app: typer.Typer) -> None:
     @command(app, "methods", settings=False, long=False)
     def methods(json: Json = False) -> None:
-        """List the methods a student can be trained by.
+        """List the training methods.
 
         Example: edistill methods --json
         """

@@ -51,42 +51,44 @@ Output = Annotated[
 ]
 RowsAs = Annotated[
     Style | None,
-    typer.Option("--format", help="How rows are written; default as FILE ends, else csv.", show_default=False),
+    typer.Option("--format", help="Output format; default by the file's suffix, else csv.", show_default=False),
 ]
-Heads = Annotated[bool, typer.Option("--heads", help="What each head says by itself, too.")]
-Above = Annotated[
-    float | None, typer.Option(help="Mark the rows that are more uncertain than this.", show_default=False)
-]
+Heads = Annotated[bool, typer.Option("--heads", help="Also write each head's own prediction.")]
+Above = Annotated[float | None, typer.Option(help="Mark rows whose uncertainty is above this.", show_default=False)]
 Coverage = Annotated[
     float | None,
     typer.Option(
-        help="Mark those more uncertain than this share of the calibration rows, 0.9 say.", show_default=False
+        help="Mark rows more uncertain than this share of the calibration rows, such as 0.9.", show_default=False
     ),
 ]
 MarkedBy = Annotated[
     By | None,
     typer.Option(
-        help="The uncertainty by which they are; default total, with --coverage the model's if there is one.",
+        help="Which uncertainty the two above compare; default total; with --coverage, model if there is one.",
         show_default=False,
     ),
 ]
 Alpha = Annotated[
     float | None,
     typer.Option(
-        help="Add the classes, labels or interval that miss the truth of this share of rows at most.",
+        help="Add prediction sets or intervals that miss the truth for at most this share of rows.",
         show_default=False,
     ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Rows at a time; default what 32 MiB hold of inputs and outputs.", show_default=False),
+    typer.Option(help="Rows per batch; default as many as fit into 32 MiB with their outputs.", show_default=False),
 ]
 Over = Annotated[bool, typer.Option("--overwrite", help="Replace a file that predict did not write.")]
 Changed = Annotated[
     bool,
-    typer.Option("--changed", help="The .onnx was changed since its export (quantized, say): leave its sha256 aside."),
+    typer.Option(
+        "--changed", help="The .onnx was changed after its export (quantized, for example): skip its sha256 check."
+    ),
 ]
-Where = Annotated[Path | None, typer.Option("-c", "--config", help="Where to find runs/, or a .safetensors' body.")]
+Where = Annotated[
+    Path | None, typer.Option("-c", "--config", help="Settings that locate runs/, or the body of a .safetensors.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +110,7 @@ def register(app: typer.Typer) -> None:
         trust: Trust = False,
         config_file: Where = None,
     ) -> None:
-        """What an exported student says of images or rows, and how sure it is; of an .onnx without torch.
+        """Predict images or rows with an exported student, with uncertainties; an .onnx needs no torch.
 
         Example: edistill predict data/test.npz -m runs/hydra-s0/export/model.onnx -o predictions.csv
         """

@@ -17,9 +17,11 @@ def register(app: typer.Typer) -> None:
     @command(app, "quickstart", settings=False)
     def quickstart(
         folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="A new folder.")] = Path("digits"),
-        prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make the folder, run nothing.")] = False,
+        prepare_only: Annotated[
+            bool, typer.Option("--prepare-only", help="Only make the folder; run nothing.")
+        ] = False,
     ) -> None:
-        """Make a working folder with an ensemble of digit classifiers, and distill it.
+        """Make a working folder with an ensemble of digit classifiers and distill it.
 
         The folder is the template to edit for an ensemble of your own.
 

@@ -18,9 +18,9 @@ COLUMN = 30  # where the comments begin
 def register(app: typer.Typer) -> None:
     @command(app, "settings", settings=False, long=False)
     def settings(json: Json = False) -> None:
-        """List every key of edistill.toml, with its default.
+        """List every key of edistill.toml with its default.
 
-        As such a file: whole, it changes nothing; keys without a default are comments.
+        The output is a valid edistill.toml that changes nothing; keys without a default are commented out.
 
         Example: edistill settings --json
         """

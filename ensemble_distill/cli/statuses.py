@@ -65,14 +65,14 @@ def mistake(error: BaseException) -> str | None:
         return f"A module of your own ended the process (sys.exit({error.code})). Import it without running it."
     if _is_out_of_memory(error):
         return (
-            f"The memory does not suffice: {first_line(error)}. {KEPT} Choose a smaller cache.batch-size or "
+            f"Out of memory: {first_line(error)}. {KEPT} Choose a smaller cache.batch-size or "
             "train.batch-size, fewer train.workers, or a smaller student; or close other programs."
         )
     if isinstance(error, OSError):  # a full disk, a folder that may not be written, a name too long
-        mend = MENDS.get(error.errno or 0, "Mend that")
+        mend = MENDS.get(error.errno or 0, "Fix that")
         return f"{_named(error)}: {error.strerror or first_line(error)}. {KEPT} {mend}, and run the command again."
     if isinstance(error, UnicodeError):
-        return f"A text or a name is not in the encoding it should be in (UTF-8): {first_line(error)}. Mend it. {KEPT}"
+        return f"A text or a name is not in the encoding it should be in (UTF-8): {first_line(error)}. Fix it. {KEPT}"
     if isinstance(error, RecursionError):
         return f"Something that was read is nested too deeply, or code of your own calls itself without end. {KEPT}"
     if isinstance(error, Warning):

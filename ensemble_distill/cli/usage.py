@@ -19,7 +19,7 @@ EXTRA = re.compile(r"unexpected extra argument(?:s|\(s\))? \((?P<words>.*)\)", r
 
 
 def is_usage_error(error: BaseException) -> bool:
-    """Whether typer says by it that a line is no command of ours."""
+    """Whether typer says by it that a line is not a command of ours."""
     return callable(getattr(error, "format_message", None))
 
 
@@ -50,7 +50,7 @@ def told(error: Any, words: Sequence[str], group: Any) -> str:
 
 
 def no_command(name: str, known: Sequence[str]) -> str:
-    """The same of a first word that is no command."""
+    """The same of a first word that is not a command."""
     return f"There is no command {shlex.quote(name)}. {meant(name, known, 'Run edistill --help for all of them.')}"
 
 

@@ -21,11 +21,11 @@ def register(app: typer.Typer) -> None:
     def verify(
         path: Annotated[
             Path | None,
-            typer.Argument(help="The folder of a cache, a run or a chain; default output.cache.", show_default=False),
+            typer.Argument(help="Folder of a cache, run or chain; default output.cache.", show_default=False),
         ] = None,
         json: Json = False,
     ) -> None:
-        """Compute every checksum of a cache, a run or a chain again.
+        """Recompute every checksum of a cache, a run or a chain.
 
         Example: edistill verify cache
         """

@@ -129,7 +129,7 @@ def open_inputs(
     for name in inputs:
         if not image_folder.is_image(name):
             raise EdistillError(
-                f"{name} is no image file (those end in {' '.join(image_folder.EXTENSIONS)}). Give image "
+                f"{name} is not an image file (those end in {' '.join(image_folder.EXTENSIONS)}). Give image "
                 "files, or one folder, or one .npz."
             )
         if not there(name):

@@ -14,11 +14,11 @@ from ensemble_distill.errors import EdistillError, first_few, nearest
 from ensemble_distill.facts import Encoding, InputColumns
 
 LABELS = (
-    "Mend or drop that row; a column of names has its classes declared in data.columns.classes, and several columns of "
+    "Fix or drop that row; a column of names has its classes declared in data.columns.classes, and several columns of "
     "labels hold 0 and 1."
 )
 MISSING = (
-    "Mend or drop that row; rows without labels belong in data.transfer, in a table without that column, as does a "
+    "Fix or drop that row; rows without labels belong in data.transfer, in a table without that column, as does a "
     "table of which no row has one."
 )
 CLASSES = "data.columns.classes"
@@ -113,7 +113,7 @@ class Columns(InputColumns):
             raise EdistillError(f"{path} has the column {twice!r} {list(header).count(twice)} times. Name each once.")
         for key, name in self._inputs:
             if name not in header:
-                mend = f"Mend data.columns.{key}."
+                mend = f"Fix data.columns.{key}."
                 if self.model is not None:
                     mend = f"{self.model} was trained on it: give a table that has it, by that name."
                 raise EdistillError(f"{path} has no column {name!r}{_meant(name, header)} {mend}")
@@ -137,9 +137,9 @@ class Columns(InputColumns):
             EdistillError: a value is no number, or no declared category.
         """
         made = []
-        declare = "Mend or drop that row, or declare the column's values in data.columns.categories."
+        declare = "Fix or drop that row, or declare the column's values in data.columns.categories."
         if self.model is not None:
-            declare = f"Mend or drop that row: {self.model} was trained on numbers there."
+            declare = f"Fix or drop that row: {self.model} was trained on numbers there."
         for name in self.inputs:
             at = f"{path}: column {name}"
             if name not in self.categories:
@@ -160,7 +160,7 @@ class Columns(InputColumns):
             odd = next((at for at, value in enumerate(values) if not isinstance(value, str)), None)
             if odd is not None:
                 raise EdistillError(
-                    f"{path}: column {name} is {values[odd]!r} at row {first_row + odd}, which is no text. Mend or "
+                    f"{path}: column {name} is {values[odd]!r} at row {first_row + odd}, which is not text. Fix or "
                     "drop that row; an empty text is one, too."
                 )
         if isinstance(self.text, str):
@@ -205,21 +205,21 @@ def numbers(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arr
     except (TypeError, ValueError):
         row = next(at for at, value in enumerate(values) if not _is_number(value))
         raise EdistillError(
-            f"{named} is {values[row]!r} at row {first_row + row}, which is no number. {_missing(values[row], mend)}"
+            f"{named} is {values[row]!r} at row {first_row + row}, which is not a number. {_missing(values[row], mend)}"
         ) from None
     whole = np.isfinite(found).all() and (np.abs(found) < 2**53).all() and (found == np.rint(found)).all()
     return found.astype(np.int64) if whole else found
 
 
 def finite(values: Sequence[Any], named: str, first_row: int, mend: str) -> Array:
-    """float32 (B,). Raises EdistillError for what is no number, or none that float32 holds."""
+    """float32 (B,). Raises EdistillError for what is not a number, or none that float32 holds."""
     with np.errstate(over="ignore"):
         found = numbers(values, named, first_row, mend).astype(np.float32)
     bad = ~np.isfinite(found)
     if bad.any():
         row = int(bad.argmax())
         if mend == LABELS:
-            raise EdistillError(f"{named} is {values[row]} at row {first_row + row}, which is no label. {MISSING}")
+            raise EdistillError(f"{named} is {values[row]} at row {first_row + row}, which is not a label. {MISSING}")
         raise EdistillError(
             f"{named} is {values[row]} at row {first_row + row}. Fill it in as the members had it filled in, or drop "
             "the row: nothing is guessed for a value that is missing or not finite."
@@ -253,7 +253,7 @@ def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: 
                 mend += "; rows without labels belong in data.transfer, in a table without that column"
         raise EdistillError(
             f"{named} is {values[row]!r} at row {first_row + row}, which is not among the {len(known)} {there} "
-            f"({first_few(known, 6)}). Mend the row, {mend}."
+            f"({first_few(known, 6)}). Fix the row, {mend}."
         )
     return np.array(found, np.int64)
 

@@ -151,7 +151,7 @@ class Header:
 
 
 def _header(path: Path) -> Header:
-    """Raises ValueError where it is no block."""
+    """Raises ValueError where it is not a block."""
     try:
         refuse_endless(path)
         with safe_open(path, framework="numpy") as file:

@@ -26,7 +26,7 @@ def read_image(file: Path | IO[bytes]) -> Array:
         try:
             opened = Image.open(file)
         except UnidentifiedImageError:  # names the object in memory that the bytes are in
-            raise ValueError("it is no picture of a format that Pillow knows") from None
+            raise ValueError("it is not a picture of a format that Pillow knows") from None
         with opened as image:
             return np.asarray(as_color(image))
 

@@ -137,7 +137,7 @@ def _content(path: Path) -> bytes:
     try:
         return read_whole(path)
     except ValueError as error:
-        raise EdistillError(f"{path} is no image: {error}. Replace the file, or remove it.") from None
+        raise EdistillError(f"{path} is not an image: {error}. Replace the file, or remove it.") from None
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def _opened(tokenizer: Tokenizer, length: int, pairs: bool) -> Any:
     except Exception as error:  # its errors share no class of their own
         raise EdistillError(
             f"The tokenizer {tokenizer.sha256[:12]}… is none that tokenizers {tokenizers.__version__} reads: "
-            f"{first_line(error)}. Save it anew: tokenizer.save_pretrained(folder)."
+            f"{first_line(error)}. Save it again: tokenizer.save_pretrained(folder)."
         ) from None
     if special >= length > 1:
         raise EdistillError(

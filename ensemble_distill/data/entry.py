@@ -90,7 +90,7 @@ class Entry:
         for key in ("root", "split"):
             if (value := getattr(self, key)) is not None:
                 raise EdistillError(
-                    f"{self.source} is no data set of torchvision, and {key} is {value!r}. Leave {key} out: it is for "
+                    f"{self.source} is not a torchvision data set, but {key} is {value!r}. Leave {key} out: it is for "
                     "torch/NAME."
                 )
 
@@ -109,6 +109,6 @@ class Entry:
         if (self.x, self.y) != ("x", "y"):
             x = self.x if isinstance(self.x, str) else list(self.x)
             raise EdistillError(
-                f"{self.source} is no .npz, but x is {x!r} and y is {self.y!r}. Leave both out: "
+                f"{self.source} is not an .npz, but x is {x!r} and y is {self.y!r}. Leave both out: "
                 "they name the arrays of an .npz."
             )

@@ -47,7 +47,7 @@ def is_archive(path: Path) -> bool:
 
 
 def shards_in(folder: str | Path) -> list[Path]:
-    """Its tar archives, by name, s-2 before s-10. Raises EdistillError where it cannot be listed, or one is no file."""
+    """Its tar archives, by name, s-2 before s-10. Raises EdistillError if it cannot be listed or one is not a file."""
     try:
         with os.scandir(folder) as found:
             names = [entry.name for entry in found if entry.name.endswith(SHARD) and entry.name[0] != "."]

@@ -75,5 +75,5 @@ def _file_name(value: Any, named: str, root: Path, row: int) -> str:
             "the file, or drop the row."
         ) from None
     if not stat.S_ISREG(mode):
-        raise EdistillError(f"{named} is {value!r} at row {row}, and {root / path} is no file. Name a picture.")
+        raise EdistillError(f"{named} is {value!r} at row {row}, and {root / path} is not a file. Name a picture.")
     return path.as_posix()

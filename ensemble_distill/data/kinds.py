@@ -51,7 +51,7 @@ def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
         row, *where = (int(index) for index in np.argwhere(~finite)[0])
         raise EdistillError(
             f"{named} is {x[row][tuple(where)]} at {tuple(where)} of row {first_row + row}, as float32. "
-            "Mend or drop that row."
+            "Fix or drop that row."
         )
     return x, OF_FLOATS[x.ndim - 1]
 
@@ -95,7 +95,7 @@ def as_part(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
     if outside.any():
         row, at = (int(index) for index in np.argwhere(outside)[0])
         raise EdistillError(
-            f"{named} is {x[row, at]} at {at} of row {first_row + row}, and whole numbers are 0 to {WHOLE - 1}. Mend "
+            f"{named} is {x[row, at]} at {at} of row {first_row + row}, and whole numbers are 0 to {WHOLE - 1}. Fix "
             "or drop that row, or store it as float32."
         )
     return x.astype(np.int64), "tokens"

@@ -23,13 +23,13 @@ def files_of(source: str) -> list[Path]:
     if len(found) > MOST:
         raise EdistillError(f"{source} names more than {MOST:,} files. Name {MOST:,} at most.")
     if found == [source] and not there(source):
-        raise EdistillError(f"The data's source {source} does not exist. Mend the path.")
+        raise EdistillError(f"The data's source {source} does not exist. Fix the path.")
     missing = [one for one in found if not Path(one).is_file()]
     if missing:
         raise EdistillError(
             f"{source}: there is no {missing[0]}"
             + (f", nor {len(missing) - 1} others" if len(missing) > 1 else "")
-            + ". Mend the path, or restore it."
+            + ". Fix the path, or restore it."
         )
     return [Path(one) for one in found]
 

@@ -43,7 +43,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
             f"{path} is not text in UTF-8: {error.reason} at byte {error.start}. Save it as UTF-8."
         ) from None
     except csv.Error as error:
-        raise EdistillError(f"{path} cannot be read as CSV: {error}. Mend it there.") from None
+        raise EdistillError(f"{path} cannot be read as CSV: {error}. Fix it there.") from None
     except OSError as error:
         raise EdistillError(f"{path} cannot be read: {error.strerror}. Permit reading it.") from None
 
@@ -54,7 +54,7 @@ def _blocks(path: Path, header: list[str], rows: Iterator[list[str]]) -> Blocks:
         if len(fields) != len(header):
             told = "an empty line" if not fields else f"{len(fields)} fields"
             raise EdistillError(
-                f"{path}: row {row} has {told}, and the header names {len(header)}. Mend or drop that row."
+                f"{path}: row {row} has {told}, and the header names {len(header)}. Fix or drop that row."
             )
         block.append(fields)
         if len(block) == BLOCK:

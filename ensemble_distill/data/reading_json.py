@@ -55,11 +55,9 @@ def _row(line: bytes, path: Path, row: int) -> dict[str, Any]:
     try:
         found = parse_json(line.removeprefix(b"\xef\xbb\xbf") if row == 0 else line, once=True)
         if any("\ud800" <= letter <= "\udfff" for text in _texts(found) for letter in text):
-            raise ValueError("it has half a surrogate pair, which is no character")
+            raise ValueError("it has half a surrogate pair, which is not a character")
     except ValueError as error:
-        raise EdistillError(
-            f"{path}: row {row} is no JSON that can be read: {error}. Mend or drop that line."
-        ) from None
+        raise EdistillError(f"{path}: row {row} is not valid JSON: {error}. Fix or drop that line.") from None
     if not isinstance(found, dict):
         raise EdistillError(
             f"{path}: row {row} is a {type(found).__name__}, and a row is a JSON object whose keys are the columns. "

@@ -47,7 +47,7 @@ Draw = Callable[[Key, Array | None], Change]
 
 
 class Mix(Protocol):
-    """How two rendered examples become one, where that is no weighted mean; frozen."""
+    """How two rendered examples become one, where that is not a weighted mean; frozen."""
 
     def apply(self, own: Array, partner: Array, groups: tuple[int, ...] | None) -> Array:
         """Args:

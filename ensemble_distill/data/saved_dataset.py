@@ -210,7 +210,7 @@ def _files(folder: Path) -> list[Path]:
         )
     for name in names:
         if Path(name).name != name:
-            raise EdistillError(f"{folder / STATE} names {name!r}, which is no file in {folder}. {AGAIN}")
+            raise EdistillError(f"{folder / STATE} names {name!r}, which is not a file in {folder}. {AGAIN}")
         if not (folder / name).is_file():
             raise EdistillError(f"{folder} lacks {name}, which its {STATE} names. Restore it.")
     return [folder / name for name in names]

@@ -67,7 +67,7 @@ class Sample:
                 raise ValueError(f"{key} is {json.dumps(said[key])[:60]}")
         except (ValueError, TypeError) as error:
             raise EdistillError(
-                f"{self.shard}: {self.key}.{JSON} does not say data.columns.labels = {column!r}: {error}. Mend it, or "
+                f"{self.shard}: {self.key}.{JSON} does not say data.columns.labels = {column!r}: {error}. Fix it, or "
                 "name another."
             ) from None
         value: str | int | float | bool = said[key]
@@ -81,11 +81,11 @@ class Sample:
                 "every sample its label, or none; rows without belong in data.transfer."
             )
         if placed.size > LARGEST_LABEL:
-            raise EdistillError(f"{self.shard}: {placed.name} has {placed.size:,} bytes, and no label has. Mend it.")
+            raise EdistillError(f"{self.shard}: {placed.name} has {placed.size:,} bytes, and no label has. Fix it.")
         try:
             return read_at(self.shard, placed).decode()
         except UnicodeDecodeError as error:
-            raise EdistillError(f"{self.shard}: {placed.name} is no text in UTF-8: {error.reason}. Mend it.") from None
+            raise EdistillError(f"{self.shard}: {placed.name} is not UTF-8 text: {error.reason}. Fix it.") from None
 
 
 def read_at(shard: Path, placed: Placed) -> bytes:

@@ -125,7 +125,7 @@ def read_npy(path: Path, named: str) -> Array:
     except EdistillError:
         raise
     except Exception as error:  # a header is anyone's text
-        raise EdistillError(f"{named}: {path} is no .npy: {error}. Write it with numpy.save.") from error
+        raise EdistillError(f"{named}: {path} is not an .npy: {error}. Write it with numpy.save.") from error
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

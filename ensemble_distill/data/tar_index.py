@@ -39,7 +39,7 @@ def files_in(path: Path) -> Iterator[Placed]:
         with path.open("rb", buffering=0) as file:
             yield from _walked(file, path.stat().st_size)
     except OSError as error:
-        raise EdistillError(f"{path} cannot be read: {error.strerror}. Restore it, or permit reading it.") from None
+        raise EdistillError(f"{path} cannot be read: {error.strerror}. Restore it, or make it readable.") from None
     except _OddError as error:
         raise EdistillError(f"{path} {error}") from None
 
@@ -88,7 +88,7 @@ def _header(block: bytes, at: int) -> tuple[str, int, bytes]:
             raise ValueError("its checksum is another")
         count = _number(size)
     except ValueError as error:
-        raise _OddError(f"is no tar archive, or damaged at byte {at}: {error}. Write it again.") from None
+        raise _OddError(f"is not a tar archive, or damaged at byte {at}: {error}. Write it again.") from None
     told = _text(name)
     if magic[:5] == b"ustar" and magic[5:] == b"\0" and (above := _text(prefix)):  # GNU tar has times there
         told = f"{above}/{told}"
@@ -101,7 +101,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b"\0 ")
     if digits and not digits.isdigit():
-        raise ValueError(f"{field!r} is no number")
+        raise ValueError(f"{field!r} is not a number")
     return int(digits, 8) if digits else 0
 
 

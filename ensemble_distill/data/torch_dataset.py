@@ -65,7 +65,7 @@ class Which:
             unpacked = f"torchvision.datasets.{self.name}({self.root!r}, download=True, {_spelled(part)})"
             raise EdistillError(
                 f"{PREFIX}{self.name} is not whole in {self.root}: {first_line(error)}. Nothing is downloaded here; "
-                f'with a network, run python -c "import torchvision; {unpacked}", or mend root.'
+                f'with a network, run python -c "import torchvision; {unpacked}", or fix root.'
             ) from error
 
 
@@ -123,7 +123,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
             f'{{ source = "{PREFIX}{name}", root = "data" }}, the root that torchvision was given.'
         )
     if not Path(entry.root).is_dir():
-        raise EdistillError(f"{entry.source} is to lie in {entry.root}, and there is no such folder. Mend root.")
+        raise EdistillError(f"{entry.source} is to lie in {entry.root}, and there is no such folder. Fix root.")
     return TorchDataset(Which(name, entry.root, _part(entry, name)), task)
 
 
@@ -144,7 +144,7 @@ def _part(entry: Entry, name: str) -> str:
     parts = PARTS[name]
     if entry.split is not None:
         if entry.split not in parts:
-            raise EdistillError(f"{PREFIX}{name} has the parts {', '.join(parts)}, and no {entry.split!r}. Mend split.")
+            raise EdistillError(f"{PREFIX}{name} has the parts {', '.join(parts)}, and no {entry.split!r}. Fix split.")
         return entry.split
     called = "test" if entry.name.startswith("ood/") else entry.name
     found: str | None = next((part for part in (called, *ALIKE.get(called, ())) if part in parts), None)

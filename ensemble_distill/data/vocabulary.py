@@ -57,7 +57,7 @@ class Reading:
             return read_vocabulary(Path(self.vocabulary))
         if self.built_from is None or not is_text(self.built_from):
             raise EdistillError(
-                "Nothing says which tokens there are: data.train is no text. Set tokens.vocabulary to a file with one "
+                "Nothing says which tokens there are: data.train is not text. Set tokens.vocabulary to a file with one "
                 "token a line, in the order of their ids."
             )
         path = Path(self.built_from)
@@ -70,7 +70,7 @@ def is_text(source: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Raises EdistillError where it cannot be read, is no UTF-8, or does not fit into memory."""
+    """Raises EdistillError where it cannot be read, is not UTF-8, or does not fit into memory."""
     refuse_special(str(path))
     try:
         if (size := path.stat().st_size) > memory() // 8:
@@ -78,7 +78,7 @@ def read_text(path: Path) -> str:
         return read_whole(path).decode("utf-8-sig")  # a mark at the beginning is no part of the first token
     except UnicodeDecodeError as error:
         raise EdistillError(
-            f"{path} is no text in UTF-8: byte {error.start} is {error.reason}. Save it as UTF-8."
+            f"{path} is not UTF-8 text: byte {error.start} is {error.reason}. Save it as UTF-8."
         ) from None
     except OSError as error:
         raise EdistillError(f"{path} cannot be read: {error.strerror}. Restore it.") from None
@@ -116,9 +116,9 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
         try:
             tokens = parse_json(text)
         except ValueError as error:
-            raise EdistillError(f"{path} is no JSON: {error}. Write a list of texts.") from None
+            raise EdistillError(f"{path} is not JSON: {error}. Write a list of texts.") from None
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise EdistillError(f"{path} is no list of texts. Write the tokens as one, in the order of their ids.")
+            raise EdistillError(f"{path} is not a list of texts. Write the tokens as one, in the order of their ids.")
     else:
         lines = text.removesuffix(NEWLINE).split(NEWLINE)
         tokens = [line if line == "\r" else line.removesuffix("\r") for line in lines]
@@ -127,7 +127,7 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     if twice is not None:
         raise EdistillError(f"{path} lists the token {json.dumps(twice)} {counts[twice]} times. List each once.")
     if len(tokens) > 1 and "" in counts:
-        raise EdistillError(f"{path} lists an empty token after {tokens.index('')} others. Take it out.")
+        raise EdistillError(f"{path} lists an empty token after {tokens.index('')} others. Remove it.")
     if len(tokens) < 2:
         raise EdistillError(f"{path} lists {len(tokens) - counts['']} tokens. List at least two, one a line.")
     return tuple(tokens)

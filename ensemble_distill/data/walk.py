@@ -95,4 +95,4 @@ def is_pipe(entry: os.DirEntry[str]) -> bool:
 
 
 def unlisted(error: OSError) -> EdistillError:
-    return EdistillError(f"{error.filename} cannot be listed: {error.strerror}. Restore it, or permit reading it.")
+    return EdistillError(f"{error.filename} cannot be listed: {error.strerror}. Restore it, or make it readable.")

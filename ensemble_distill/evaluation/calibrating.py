@@ -240,7 +240,7 @@ def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
 
 
 def _warn_of_harm(report: CalibrationReport, calibration: Calibration, progress: Progress) -> None:
-    """Tell where a calibration does not help: a student that is too far off is not mended by a few numbers."""
+    """Tell where a calibration does not help: a student that is too far off is not fixed by a few numbers."""
     told = [
         f"{name} ended at the limit of what is searched, {getattr(calibration, name):.4g}"
         for name in at_limit(calibration)

@@ -51,7 +51,7 @@ def keep_or_warn(of: Path, students: Named, measured: Measured, found: Evaluatio
             run.refuse_replaced()
         progress.warn(f"{not_kept}. {busy}")
     except OSError as error:
-        progress.warn(f"{not_kept}: {error.strerror or error}. To keep them, mend that and run the command again.")
+        progress.warn(f"{not_kept}: {error.strerror or error}. To keep them, fix that and run the command again.")
 
 
 def _keep(of: Path, students: Named, measured: Measured, found: Evaluation) -> None:

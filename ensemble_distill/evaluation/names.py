@@ -25,9 +25,9 @@ FIDELITY = {
 # What fidelity figures are to be compared with, and what stands for it below the table.
 CONTROLS = {
     "collapsed": "every head says the student's mean.",
-    "offsets": "that mean with random offsets, the same on every row, of the ensemble's model uncertainty.",
-    TOTAL: "the student's, scaled to a ratio of 1, in the place of its model uncertainty.",
-    "halves": "half of the members against the other half: what an independent ensemble of that size gets.",
+    "offsets": "that mean plus random offsets, the same on every row, scaled to the ensemble's mean model uncertainty.",
+    TOTAL: "the student's total uncertainty, scaled to a ratio of 1, in place of its model uncertainty.",
+    "halves": "half of the members compared with the other half: what an independent ensemble of that size gets.",
 }
 
 # what is told of the split that teachers.folds makes

@@ -28,10 +28,10 @@ def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
         yield f"{told}." if slower else f"{told}: serve some members instead{best}."
     if slower is not None:
         own, whole = slower
-        cause = ": of networks this small the calls cost more than the arithmetic" if _less_arithmetic(run) else ""
+        cause = ": in networks this small, call overhead outweighs arithmetic" if _less_arithmetic(run) else ""
         yield (
-            f"One row takes {run.run} {own:.3g} ms, and all members together {whole:.3g} ms{cause}. If one row's time "
-            "is what counts, serve the ensemble (edistill export --ensemble --onnx)."
+            f"{run.run} takes {own:.3g} ms for one row, and all members together {whole:.3g} ms{cause}. If the time "
+            "for one row is what counts, serve the ensemble (edistill export --ensemble --onnx)."
         )
     explained = run.fidelity["diversity_explained"]
     if explained is not None and explained < 0:

@@ -53,7 +53,7 @@ class Students:
         return dict(enumerate(said))
 
     def _refuse_dependent(self, inputs: Sequence[Tensor]) -> None:
-        """Once, on some rows of the first batch: raise EdistillError for a student that is no function of its row."""
+        """Once, on some rows of the first batch: raise EdistillError if a student is not a function of its row."""
         if not self._tried:
             for run, student, x in zip(self.runs, self.modules, inputs, strict=True):
                 refuse_dependent(student, x, str(run.folder))

@@ -39,7 +39,7 @@ def refuse_unmergeable(what: Architecture, named: str, body: str) -> None:
         "each head has its own last stage": what.last_stage is not None,
         f"its heads have hidden layers of {list(what.hidden)}": bool(what.hidden),
         f"its task is {what.task.key}, and timm's is classification": not what.task.one_class or what.kind != "pixels",
-        "its head is no classifier, but the doubt about one": not isinstance(what.family, CategoricalFamily),
+        "its head is not a classifier, but the doubt about one": not isinstance(what.family, CategoricalFamily),
     }
     for reason in (reason for reason, holds in reasons.items() if holds):
         raise EdistillError(

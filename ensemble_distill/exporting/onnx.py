@@ -193,7 +193,7 @@ def streamed(student: Student, card: Card, progress: Progress) -> tuple[Predicti
                 rows = torch.zeros(2, *card.shape, dtype=torch.int64)
                 return Predictions(student, rows).eval(), _with_card(model, card)
             why = CONSTANT.format("the number of rows or of tokens")  # and says nothing of it
-    remedy = "install torch 2.13 or newer, or else mend the body," if UNROLLS else "mend the body"
+    remedy = "install torch 2.13 or newer, or else fix the body," if UNROLLS else "fix the body"
     progress.warn(
         f"The body returns a state, and the file takes none: {why}. It takes rows of {card.shape[0]} tokens and tells "
         f"the last {student.positions}. To serve a stream with its state, {remedy} and export again."

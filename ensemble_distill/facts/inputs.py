@@ -141,7 +141,7 @@ class InputColumns:
             )
         for name, values in self.categories.items():
             if name not in self.inputs or not values or len(set(values)) < len(values):
-                raise ValueError(f"the column {name} is no input of the values {list(values)}")
+                raise ValueError(f"the column {name} does not take the values {list(values)}")
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ class Several:
 def unfit(name: str) -> str | None:
     """Why no network can take an array by this name; None where one can."""
     if not name.isidentifier() or iskeyword(name):
-        return "which is no name of an argument: letters, digits and _, with no digit first"
+        return "which is not a name of an argument: letters, digits and _, with no digit first"
     if name in OUTPUTS:
         return "as an output of an exported student is"
     return None

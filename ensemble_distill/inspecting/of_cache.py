@@ -10,7 +10,7 @@ from ensemble_distill.inspecting.listed import listed
 from ensemble_distill.runtime.files import sha256_file
 
 PLACES = {
-    "records": "a file that is no record any more",
+    "records": "a file that is not a record any more",
     "parts": "a part of a record",
     "decoded": "decoded pictures, or what says which,",
     "replay": "rendered inputs, the proof of what members were shown,",

@@ -107,7 +107,7 @@ def _summary(path: Path, run: Path) -> Told:
 def _calibration(path: Path, run: Path) -> Told:
     record = dict(read_sealed_json(path)[0])
     if "temperature" not in record:
-        raise ValueError("it is no calibration")
+        raise ValueError("it is not a calibration")
     weights, version = record.pop("weights", "?"), record.pop(WRITTEN_BY, "?")
     return {
         "what": f"what the predictions of {run} are corrected by",

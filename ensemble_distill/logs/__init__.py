@@ -61,7 +61,7 @@ def refuse_unknown(names: Sequence[str]) -> None:
     for name in names:
         if name not in log_names():
             hint = meant(name, log_names(), f"Use one of {', '.join(log_names())}.")
-            raise EdistillError(f"output.log has {name!r}, which is no log. {hint}")
+            raise EdistillError(f"output.log has {name!r}, which is not a log. {hint}")
 
 
 def open_logs(names: Sequence[str], place: Place, progress: Progress) -> Logs:
@@ -131,6 +131,6 @@ class Logs:
             except Exception as error:  # of libraries of others, which reach for servers
                 told = f"--log {name} failed: {quoted(error)}."
                 if not late:
-                    raise EdistillError(f"{told} Mend that, or go on without it: --set output.log=") from error
+                    raise EdistillError(f"{told} Fix that, or go on without it: --set output.log=") from error
                 del self._logs[name]
                 self._progress.warn(f"{told} The training goes on without it.")

@@ -32,7 +32,7 @@ def open_method(name: str) -> Method:
         return UsersMethod(name)
     if name not in method_names():
         hint = meant(name, method_names(), f"Use one of {', '.join(method_names())}.")
-        raise EdistillError(f"train.method is {name!r}, which is no method. {hint}")
+        raise EdistillError(f"train.method is {name!r}, which is not a method. {hint}")
     return cast(Method, _METHODS[name].METHOD())
 
 
@@ -69,6 +69,6 @@ def method_options(method: Method, name: str, given: Mapping[str, Any]) -> BaseM
         valid = ", ".join(name.replace("_", "-") for name in method.Options.model_fields) or "none"
         if problem["type"] == "extra_forbidden":
             near = meant(key, valid.split(", "), "Leave it out.")
-            raise EdistillError(f"method.{key} is no option of {name}. Its options are {valid}. {near}") from None
+            raise EdistillError(f"method.{key} is not an option of {name}. Its options are {valid}. {near}") from None
         told = f"method.{key} is {problem['input']!r}: {said(problem)}. {mended(problem)}"
         raise EdistillError(told.rstrip()) from None

@@ -112,10 +112,10 @@ def gradient_split(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
 class BornAgainOptions(Options):
     objective: Objective = Field(
         "ban",
-        description="The teacher alone; with labels; labels weighted by its confidence; its dark knowledge permuted.",
+        description="Teacher alone; teacher and labels; labels weighted by its confidence; dark knowledge permuted.",
     )
     label_weight: float | None = Field(
-        None, gt=0, le=1e6, description='What labels count beside the teacher, with objective = "ban+l"; default 1.'
+        None, gt=0, le=1e6, description='Weight of the labels beside the teacher, with objective = "ban+l"; default 1.'
     )
     closed_form: ClosedForm = None
     solve_after: SolveAfter = AFTER

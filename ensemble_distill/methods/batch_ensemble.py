@@ -15,10 +15,12 @@ from ensemble_distill.students.student import Form
 
 class BatchEnsembleOptions(Options):
     temperature: float = Field(
-        1.0, ge=0.05, le=100, description="Softens both sides of the loss, which is scaled by its square."
+        1.0, ge=0.05, le=100, description="Softens teacher and student; the loss is scaled by its square."
     )
-    hinton_share: float = Field(0.3, ge=0, lt=1, description="Share of training that goes to the shared weights alone.")
-    spread: float = Field(0.0, ge=0, le=1, description="Standard deviation of the factors about 1, where they start.")
+    hinton_share: float = Field(
+        0.3, ge=0, lt=1, description="Share of training in which only the shared weights learn."
+    )
+    spread: float = Field(0.0, ge=0, le=1, description="Standard deviation of the initial factors around 1.")
 
 
 class BatchEnsemble(Method):

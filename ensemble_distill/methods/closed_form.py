@@ -22,17 +22,17 @@ SHRINKAGE = 1e-4
 ClosedForm = Annotated[
     bool | None,
     Field(
-        description="Solve for the heads' last layers by least squares, and train on from there; the default depends "
-        "on the task and on a start from several members."
+        description="Solve for the heads' last layers by least squares, then train on from there; the default depends "
+        "on the task and on whether the student starts from several members."
     ),
 ]
 Shrinkage = Annotated[
     float,
-    Field(gt=0, le=1e6, description="How much that solution shrinks, relative to the features' variance."),
+    Field(gt=0, le=1e6, description="Ridge penalty of that solution, relative to the features' variance."),
 ]
 SolveAfter = Annotated[
     float,
-    Field(ge=0, lt=1, description="Share of training that comes before that solution; 0 solves at the very start."),
+    Field(ge=0, lt=1, description="Share of training before that solution; 0 solves at the very start."),
 ]
 AFTER = 0.3
 

@@ -22,17 +22,19 @@ class EnDDOptions(Options):
         None,
         ge=1,
         le=100,
-        description="What both sides of the loss are softened by at first; it falls to 1. Default 3, and 10 from "
-        "10,000 steps on.",
+        description="Initial temperature of both sides of the loss; it falls to 1. Default 3, or 10 for "
+        "10,000 steps or more.",
     )
     anneal_share: float = Field(
         2 / 3,
         gt=0,
         le=1,
-        description="Share of training after which the temperature is 1: it is held for the first half of that share, "
-        "and falls in a straight line in the second.",
+        description="Share of training after which the temperature is 1: it stays constant for the first half of that "
+        "share and falls linearly in the second.",
     )
-    smoothing: float = Field(1e-3, gt=0, lt=1, description="Share of the uniform distribution in what members say.")
+    smoothing: float = Field(
+        1e-3, gt=0, lt=1, description="Share of the uniform distribution mixed into the members' predictions."
+    )
 
 
 def annealed(options: EnDDOptions, progress: float, steps: int = 1) -> float:

@@ -88,32 +88,34 @@ HINTON_SHARE = 0.3
 
 class HydraOptions(Options):
     temperature: float = Field(
-        1.0, ge=0.05, le=100, description="Softens both sides of the loss, which is scaled by its square."
+        1.0, ge=0.05, le=100, description="Softens teacher and student; the loss is scaled by its square."
     )
     hinton_share: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="Share of training of the first phase; default 0.3, and 0 for a start from several members.",
+        description="Share of training spent in the first phase; default 0.3, or 0 when starting from several members.",
     )
     loss: Literal["kl", "deviation"] = Field(
-        "kl", description="Each head's divergence from its member; or the pooled one, and how heads deviate from it."
+        "kl",
+        description="kl: each head's divergence from its member; deviation: the pooled prediction's, plus the heads' "
+        "deviations from it.",
     )
     deviation_weight: float | None = Field(
         None,
         ge=0,
         le=1e6,
-        description='What deviations count beside the pooled prediction, with loss = "deviation"; default 1.',
+        description='Weight of the deviations beside the pooled prediction, with loss = "deviation"; default 1.',
     )
     row_weight: float = Field(
-        0.0, ge=0, le=2, description="Power of the members' disagreement by which a row counts; 0 for all alike."
+        0.0, ge=0, le=2, description="Weight rows by this power of the members' disagreement; 0 weights all alike."
     )
     label_weight: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="What the labels' −ln q(y) by the pooled prediction counts beside the members: for better "
-        "answers, that are less the ensemble's.",
+        description="Weight of the labels' −ln q(y) under the pooled prediction, beside the members: better "
+        "predictions, less faithful to the ensemble.",
     )
     closed_form: ClosedForm = None
     ridge: Shrinkage = SHRINKAGE

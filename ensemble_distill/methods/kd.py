@@ -38,7 +38,7 @@ def pooled_loss(temperature: float) -> Loss:
 
 class KDOptions(Options):
     temperature: float = Field(
-        1.0, ge=0.05, le=100, description="Softens both sides of the loss, which is scaled by its square."
+        1.0, ge=0.05, le=100, description="Softens teacher and student; the loss is scaled by its square."
     )
     closed_form: ClosedForm = None
     solve_after: SolveAfter = AFTER

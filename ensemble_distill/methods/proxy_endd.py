@@ -19,8 +19,8 @@ Divisor = Literal["b0", "b0+K"]
 
 
 class ProxyEnDDOptions(Options):
-    divisor: Divisor = Field("b0", description="What the entropy is divided by; b0+K is that of the authors' code.")
-    max_precision: float = Field(1e6, ge=1e-3, le=1e12, description="Bounds the precision of members that agree.")
+    divisor: Divisor = Field("b0", description="What the entropy is divided by; the authors' code uses b0+K.")
+    max_precision: float = Field(1e6, ge=1e-3, le=1e12, description="Upper bound on the precision where members agree.")
 
 
 def members_precision(teacher: Categorical, largest: float) -> Tensor:

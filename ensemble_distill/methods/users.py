@@ -36,7 +36,7 @@ class UsersMethod(Method):
         own = load_factory(spec, "train.method")()
         if not isinstance(own, Method):
             raise EdistillError(
-                f"train.method {spec} makes {type(own).__name__}, which is no method. Derive the class from "
+                f"train.method {spec} makes {type(own).__name__}, which is not a method. Derive the class from "
                 "ensemble_distill.Method."
             )
         self.spec, self.own = spec, own

@@ -20,7 +20,7 @@ def family_names() -> tuple[str, ...]:
 def open_family(name: str, **fields: Any) -> Family:
     """The family of that name, with its fields where they are not the defaults. Raises ValueError for no such name."""
     if name not in _FAMILIES:
-        raise ValueError(f"{name!r} is no family of {', '.join(family_names())}")
+        raise ValueError(f"{name!r} is not a family of {', '.join(family_names())}")
     family: Family = _FAMILIES[name].FAMILY(**fields)
     return family
 

@@ -149,7 +149,7 @@ class GaussianVectorFamily:
         count, lengths = len(self.unit), {len(self.center), len(self.scale)}
         positive = all(isinstance(x, float | int) and 0 < x < math.inf for x in (*self.unit, *self.scale))
         if count < 1 or not lengths <= {0, count} or len(lengths) > 1 or not positive:
-            raise ValueError(f"{self} is no family of {count} targets")
+            raise ValueError(f"{self} is not a family of {count} targets")
 
     def width(self, classes: int) -> int:
         return 2 * len(self.unit)

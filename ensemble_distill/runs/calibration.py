@@ -31,7 +31,7 @@ def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration
     try:
         record, _ = parse_sealed_json(content)
         if not isinstance(record, dict):
-            raise ValueError("it is no table")
+            raise ValueError("it is not a table")
         of, version = record.pop("weights", None), record.pop(WRITTEN_BY, None)
         if (of is None) != (version is None):  # version 0.1.0 said neither
             raise ValueError("it does not say of which weights it is")

@@ -131,7 +131,7 @@ def _is_ours(file: Path) -> bool | None:
 
 
 def refuse_other_content(file: Path) -> None:
-    """Raise EdistillError for a file that is no kind of exported file by its name, or another by its content."""
+    """Raise EdistillError for a file that is not a kind of exported file by its name, or another by its content."""
     suffix = file.suffix.lower()
     if file.name == WEIGHTS and (file.parent / CONFIG).is_file():
         raise EdistillError(f"{file} holds the weights of a run and nothing else of it. Give the run, {file.parent}.")
@@ -139,7 +139,7 @@ def refuse_other_content(file: Path) -> None:
     if suffix not in SUFFIXES:
         *some, last = SUFFIXES
         raise EdistillError(
-            f"{file} is no exported file: their names end in {', '.join(some)} or {last}. "
+            f"{file} is not an exported file: their names end in {', '.join(some)} or {last}. "
             + (f"Rename it to {file.with_suffix(content)}." if content else "Give a file that edistill export wrote.")
         )
     if content == "":

@@ -106,7 +106,7 @@ def program_metadata(export: Path) -> dict[str, str]:
                 raise ForeignError(f"it has no {PROGRAM_CARD}")
             said = parse_json(archive.read(name))
     except (BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(f"it is no archive: {error}") from None
+        raise ValueError(f"it is not an archive: {error}") from None
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         raise ValueError(f"its {PROGRAM_CARD} holds no texts")
     return said
@@ -126,11 +126,11 @@ def about_program(export: Path) -> dict[str, Any] | None:
 
 
 def onnx_content(export: Path) -> bytes:
-    """The bytes of an ONNX file. Raises EdistillError when it is no file, or larger than ONNX files are."""
+    """The bytes of an ONNX file. Raises EdistillError when it is not a file, or larger than ONNX files are."""
     try:
         return read_whole(export, LARGEST)
     except ValueError as error:
-        raise EdistillError(f"{export} is no ONNX file: {error}. Give an exported one.") from None
+        raise EdistillError(f"{export} is not an ONNX file: {error}. Give an exported one.") from None
 
 
 def refuse_damaged_onnx(export: Path, content: bytes) -> None:
@@ -236,7 +236,7 @@ def about_weights(path: Path) -> dict[str, Any] | None:
         made_from = parse_json(metadata.get(MADE_FROM, "null"))
         known = _told_reference(parse_json(metadata.get(REFERENCE, "null")))
         if not isinstance(config, dict):
-            raise ValueError("its config is no table")
+            raise ValueError("its config is not a table")
     except ValueError as error:
         raise damaged_export(path, error) from None
     told = {} if made_from is None else {MADE_FROM: made_from}

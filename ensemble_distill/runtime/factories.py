@@ -53,7 +53,7 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
         raise EdistillError(f"{what} is {spec!r}. Write file.py:factory or package.module:factory.")
     file = Path(place).expanduser().resolve() if place.endswith(".py") else None
     if file is not None and not file.is_file():
-        raise EdistillError(f"{what} is {spec!r}, but there is no file {file}. Mend the path.")
+        raise EdistillError(f"{what} is {spec!r}, but there is no file {file}. Fix the path.")
     with _importable(file):
         try:
             module = importlib.import_module(place) if file is None else _import_file(file)

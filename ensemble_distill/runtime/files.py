@@ -222,7 +222,7 @@ def _refuse_removed(folder: Path) -> None:
 
 
 def remove_file(path: Path, within: Path) -> None:
-    """Remove a file, or a link in its place; none is no mistake. Raises EdistillError: see `refuse_outside`."""
+    """Remove a file, or a link in its place; none is not a mistake. Raises EdistillError: see `refuse_outside`."""
     refuse_outside(within, path)
     path.unlink(missing_ok=True)
 
@@ -271,7 +271,7 @@ def read_whole(path: Path, most: int | None = None) -> bytes:
 def refuse_endless(path: Path) -> None:
     """Raise ValueError for a pipe, a device or a socket in the place of a file of ours; see `refuse_special`."""
     if is_special(path):
-        raise ValueError("it is no file, but a pipe, a device or a socket")
+        raise ValueError("it is not a file, but a pipe, a device or a socket")
 
 
 def memory() -> int:
@@ -314,7 +314,7 @@ def clear_folder(folder: Path, names: Sequence[str], last: str) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Raises ValueError for what is no file, and may have no end."""
+    """Raises ValueError for what is not a file, and may have no end."""
     refuse_endless(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

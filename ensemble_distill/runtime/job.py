@@ -93,9 +93,8 @@ class Job:
     def _lost(self) -> LostError:
         index = (self.rank.index + 1) % self.rank.world
         return LostError(
-            f"Process {index} of {self.rank.world} gives no sign any more: it was killed, or its machine is not to be "
-            "reached. What was finished is kept; the same command goes on from there, with as many processes as there "
-            "are."
+            f"Process {index} of {self.rank.world} has stopped responding: it was killed, or its machine cannot be "
+            "reached. What was finished is kept; run the same command to continue, with any number of processes."
         )
 
     def _beat(self) -> None:

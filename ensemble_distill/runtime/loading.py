@@ -28,7 +28,7 @@ _END = object()
 
 
 def _silence(worker: int) -> None:
-    """In a loader process: what its own threads say when the parent stops listening is no news."""
+    """In a loader process: what its own threads say when the parent stops listening is nothing new."""
     sys.excepthook = lambda *_: None
 
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
-def told_as_own(what: str, remedy: str = "Mend it.") -> Iterator[None]:
+def told_as_own(what: str, remedy: str = "Fix it.") -> Iterator[None]:
     """Around each call of a user's code.
 
     Args:

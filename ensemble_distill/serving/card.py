@@ -146,7 +146,7 @@ class Card:
                 if name.startswith(ONNX_PREFIX) and name != ONNX_KEY:
                     record[name.removeprefix(ONNX_PREFIX)] = parse_json(value)
         except ValueError as error:
-            raise damaged(named, f"{name} is no JSON: {error}") from None
+            raise damaged(named, f"{name} is not JSON: {error}") from None
         if "task" not in record:
             raise EdistillError(
                 f"{named} has no edistill metadata, so its preprocessing and classes are unknown. Give a file that "

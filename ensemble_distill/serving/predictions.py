@@ -113,7 +113,7 @@ def formatted(rows: Sequence[Record], style: Style) -> str:
     if style == "jsonl":
         return "".join(f"{line_of_json(row)}\n" for row in rows)
     if style == "parquet":
-        raise EdistillError("Parquet is no text. Take another style, or write it to a file.")
+        raise EdistillError("Parquet is not text. Take another style, or write it to a file.")
     exact = frozenset(name for key in task_names() for name in open_task(key).exact)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -125,7 +125,7 @@ def formatted(rows: Sequence[Record], style: Style) -> str:
 def refuse_parquet(style: Style, output: Path | None) -> None:
     """Raise EdistillError where Parquet can't be written."""
     if style == "parquet" and output is None:
-        raise EdistillError("Parquet is no text to print: name a file, -o predictions.parquet.")
+        raise EdistillError("Parquet is not a text to print: name a file, -o predictions.parquet.")
     if style == "parquet" and find_spec("pyarrow") is None:
         raise EdistillError(
             "Parquet is written by pyarrow, which is not installed. Run pip install 'edistill[tables]', or name a file "

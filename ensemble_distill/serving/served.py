@@ -68,8 +68,8 @@ class UnrunnableError(EdistillError):
     def __init__(self, path: Path, error: Exception) -> None:
         self.reason = first_line(error)
         super().__init__(
-            f"{path} is no ONNX file that onnxruntime can run: {self.reason}. Give a file that edistill export --onnx "
-            "wrote."
+            f"{path} is not an ONNX file that onnxruntime can run: {self.reason}. Give a file that "
+            "edistill export --onnx wrote."
         )
 
 

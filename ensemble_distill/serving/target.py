@@ -29,7 +29,7 @@ def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: boo
     if path.is_dir():
         raise EdistillError(f"{path} is a folder. Name a file to write.")
     if not real(path).parent.is_dir():
-        raise EdistillError(f"{path.parent} is no folder, so {path.name} cannot be written there. Make it first.")
+        raise EdistillError(f"{path.parent} is not a folder, so {path.name} cannot be written there. Make it first.")
     if path.exists():
         target = place(path)
         if any(place(file) == target for file in _read_files(model, inputs)):

@@ -22,25 +22,28 @@ TextColumns = Annotated[
 class ColumnSettings(Section):
     """`[data.columns]`: what the columns of tables are, in all splits."""
 
-    inputs: tuple[str, ...] = Field((), description="Of tables, the columns members are given, in order.")
+    inputs: tuple[str, ...] = Field((), description="The table columns that members are given, in order.")
     images: str | None = Field(
-        None, description="The column of pictures, or of their paths from the table's folder; inputs may stand beside."
+        None,
+        description="The column of pictures, or of paths relative to the table's folder; can be combined with inputs.",
     )
     text: TextColumns | None = Field(
-        None, description="The column of the text that is, or the two of a pair; inputs may stand beside."
+        None, description="The text column, or the two columns of a text pair; can be combined with inputs."
     )
     array: str | None = Field(
-        None, min_length=1, description="The column of a list or tensor that is an array; inputs may stand beside."
+        None,
+        min_length=1,
+        description="The column that holds an array, as a list or tensor; can be combined with inputs.",
     )
     categories: dict[str, tuple[str, ...]] = Field(
-        {}, description="Of input columns that hold no numbers, the values, in the order they are encoded in."
+        {}, description="The values of each non-numeric input column, in encoding order."
     )
     encoding: Literal["one-hot", "index"] = Field(
-        "one-hot", description="A category as so many numbers, one of them 1, or as one, its place."
+        "one-hot", description="Encode a category as a 0/1 vector, or as its index."
     )
-    labels: tuple[str, ...] = Field((), description="The columns of labels or targets; one, or several.")
+    labels: tuple[str, ...] = Field((), description="The column or columns of labels or targets.")
     classes: tuple[str, ...] | None = Field(
-        None, description="What the label column calls the classes, in the members' order; default numbers from 0."
+        None, description="The classes as the label column names them, in the members' order; default numbers from 0."
     )
 
     @field_validator("categories")
@@ -58,10 +61,10 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class PortionSettings(Section):
     """`[data.split]`: how data.all is split; stratified by labels, what is left is train."""
 
-    validation: Share | None = Field(None, description="Of data.all, the share that is validation.")
-    test: Share | None = Field(None, description="The share that is test.")
-    calibration: Share | None = Field(None, description="The share that is calibration.")
-    seed: int = Field(0, ge=-SEED, lt=SEED, description="Seed of which rows those are.")
+    validation: Share | None = Field(None, description="Share of data.all used for validation.")
+    test: Share | None = Field(None, description="Share used for test.")
+    calibration: Share | None = Field(None, description="Share used for calibration.")
+    seed: int = Field(0, ge=-SEED, lt=SEED, description="Seed of the random division.")
 
     @property
     def shares(self) -> dict[str, float]:

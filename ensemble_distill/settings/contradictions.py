@@ -87,10 +87,10 @@ def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
     for (key, names), (other, others) in combinations(made_of.items(), 2):
         if both := next((name for name in names if name in others), None):
             return f"data.columns.{other}", (
-                f"data.columns has {both!r} in {key} and in {other}. Take it out of one of them."
+                f"data.columns has {both!r} in {key} and in {other}. Remove it from one of them."
             )
     if odd := next((name for name in columns.categories if name not in columns.inputs), None):
-        return "data.columns.categories", f"data.columns.categories has {odd!r}, which is not in inputs. Mend its name."
+        return "data.columns.categories", f"data.columns.categories has {odd!r}, which is not in inputs. Fix its name."
     if columns.classes is not None and len(columns.labels) != 1:
         return "data.columns.classes", (
             f"data.columns.classes is set, and there are {len(columns.labels)} label columns. It is for one: leave it "

@@ -35,12 +35,16 @@ ArraySettings = Annotated[
 class DataEntry(Section):
     """A split written out: which source, which of its arrays, which of its rows."""
 
-    source: DataPath = Field(description="Instead of a path alone: what it would be.")
-    rows: PathText | None = Field(None, description="An .npy of the rows of it; default all.")
-    x: ArraySettings = Field("x", description="Of an .npz, the array of inputs; a list or a table of several a row.")
-    y: str = Field("y", description="Of an .npz, the array of labels or targets.")
-    root: PathText | None = Field(None, description="Of torch/NAME, the folder that torchvision keeps it in.")
-    split: str | None = Field(None, description="Of torch/NAME, the part of it; default the one called as this is.")
+    source: DataPath = Field(description="The path, as it would stand alone.")
+    rows: PathText | None = Field(None, description="An .npy of the row indices to use; default all rows.")
+    x: ArraySettings = Field(
+        "x", description="In an .npz, the array of inputs; a list or table of names where a row has several arrays."
+    )
+    y: str = Field("y", description="In an .npz, the array of labels or targets.")
+    root: PathText | None = Field(None, description="For torch/NAME, the folder where torchvision keeps it.")
+    split: str | None = Field(
+        None, description="For torch/NAME, which part of it; default the part named like this split."
+    )
 
 
 MOST_DRAWN = 4096  # classes of a row
@@ -65,13 +69,13 @@ class SplitSettings(Section):
         description="Image folder, .npz, table, saved data set, shards, .txt or .npy of tokens, torch/NAME, or "
         "file.py:factory.",
     )
-    validation: DataSettings | None = Field(None, description="Rows that choices are made on.")
-    test: DataSettings | None = Field(None, description="Rows that only report.")
+    validation: DataSettings | None = Field(None, description="Rows for making choices.")
+    test: DataSettings | None = Field(None, description="Rows for reporting only.")
     calibration: DataSettings | None = Field(None, description="Rows no member was trained on.")
-    transfer: DataSettings | None = Field(None, description="Extra rows to train on, labels not needed.")
-    all: DataSettings | None = Field(None, description="Instead of train: rows that data.split splits.")
-    split: PortionSettings | None = Field(None, description="The shares of data.all, stratified by labels.")
-    columns: ColumnSettings | None = Field(None, description="What the columns of tables are.")
+    transfer: DataSettings | None = Field(None, description="Extra rows to train on; they need no labels.")
+    all: DataSettings | None = Field(None, description="Instead of train: rows for data.split to divide.")
+    split: PortionSettings | None = Field(None, description="How to divide data.all, stratified by label.")
+    columns: ColumnSettings | None = Field(None, description="What the columns of tables hold.")
     ood: dict[str, DataSettings] = Field({}, description="Out-of-distribution sets, for evaluation only.")
 
     @property
@@ -92,18 +96,18 @@ class ViewSettings(Section):
 
     count: int = Field(4, ge=1, le=2**16, description="Views of each training row in the cache.")
     transform: ModelSpec = Field(
-        "none", description="none, affine, crop-flip, mixup, swap, noise, ods, confods; a + of these."
+        "none", description="none, affine, crop-flip, mixup, swap, noise, ods or confods; join several with +."
     )
-    seed: int = Field(0, ge=-SEED, lt=SEED, description="Seed of the views, apart from the training seed.")
+    seed: int = Field(0, ge=-SEED, lt=SEED, description="Seed of the views, independent of the training seed.")
 
 
 class LastStageSettings(Section):
     """`student.heads` as a table: every head has its own copy of the body's last stage."""
 
-    last_stage: str | None = Field(None, min_length=1, description="The body's module where it begins.")
-    adapt_from: str | None = Field(None, min_length=1, description="The body's module from which adapters lead there.")
-    rank: int | None = Field(None, ge=1, le=WIDEST, description="Channels of a bottleneck that the adapters share.")
-    compress: float | None = Field(None, gt=0, lt=1, description="Share of its parameters that each of them keeps.")
+    last_stage: str | None = Field(None, min_length=1, description="The body's module where the last stage begins.")
+    adapt_from: str | None = Field(None, min_length=1, description="The body's module whose output the adapters read.")
+    rank: int | None = Field(None, ge=1, le=WIDEST, description="Channels of the bottleneck shared by the adapters.")
+    compress: float | None = Field(None, gt=0, lt=1, description="Share of its parameters that each copy keeps.")
 
 
 def _heads_as(heads: Any) -> str:
@@ -134,25 +138,26 @@ class StudentSettings(Section):
     """`[student]`: its body and heads."""
 
     model: ModelSpec | None = Field(None, description="A timm name or a factory; its output is (B, F).")
-    kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
+    kwargs: dict[str, Any] = Field({}, description="Keyword arguments of the model or factory.")
     init: InitSettings | None = Field(
-        None, description='Start the body from this member; from a list, as ["member-*"], that many side by side.'
+        None, description='Start the body from this member; a list such as ["member-*"] puts several side by side.'
     )
     heads: HeadSettings = Field(
-        (), description='Hidden sizes of each head; empty is linear. Or "last-stage": its member\'s, or a copy, each.'
+        (),
+        description='Hidden sizes of each head; empty means linear. "last-stage" gives each head its own last stage.',
     )
     compress: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Share of its parameters that a body from student.init keeps, in products of thin layers.",
+        description="Share of its parameters that a body from student.init keeps, as products of thin layers.",
     )
     share: dict[str, str] = Field(
         {},
-        description="STUDENT=TEACHER: this module of the teacher, copied and frozen; head is the output layer.",
+        description="STUDENT=TEACHER: copy this module from the teacher and freeze it; head is the output layer.",
     )
     tied: str | None = Field(
-        None, min_length=1, description="The body's embedding that is the output layer of every head, too."
+        None, min_length=1, description="The body's embedding that also serves as the output layer of every head."
     )
     preprocessing: PreprocessingSettings | None = Field(None, description="Default: the first member's.")
 
@@ -178,18 +183,19 @@ class CacheSettings(Section):
     """`[cache]`: how the members' outputs are computed and kept."""
 
     dtype: Literal["float16", "float32"] | None = Field(
-        None, description="Storage: float16 by default for classification, float32 for other tasks."
+        None, description="Storage type; default float16 for classification, float32 for other tasks."
     )
     batch_size: int = Field(256, ge=1, le=MOST_ROWS, description="Rows in a forward pass of the members.")
     records: Literal["auto", "dense", "sampled"] = Field(
-        "auto", description="Of training rows: all classes, or drawn ones; by default all up to 16 GiB."
+        "auto",
+        description="For training rows, keep all classes (dense) or drawn ones (sampled); auto keeps all up to 16 GiB.",
     )
-    samples: int = Field(12, ge=2, le=MOST_DRAWN, description="Classes that are drawn of each row or position.")
-    decoded: bool = Field(False, description="Keep the pictures decoded in the cache, and read them from there.")
+    samples: int = Field(12, ge=2, le=MOST_DRAWN, description="Classes drawn for each row or position.")
+    decoded: bool = Field(False, description="Keep decoded pictures in the cache and read them from there.")
     check_labels: bool = Field(
         True,
-        description="Refuse members whose answers contradict the labels, by the order of classes, a unit or a "
-        "vocabulary; false only tells of them.",
+        description="Refuse members whose answers contradict the labels (class order, unit or vocabulary); "
+        "false only warns.",
     )
 
 
@@ -198,63 +204,71 @@ class TrainSettings(Section):
 
     method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
     generations: int | None = Field(
-        None, ge=1, le=1000, description="A chain of so many students, each of which learns from the one before."
+        None, ge=1, le=1000, description="Train a chain of this many students, each learning from the one before."
     )
-    teacher: str | None = Field(None, description="Learn from this member alone; default all of them.")
+    teacher: str | None = Field(None, description="Learn from this member only; default all members.")
     epochs: int | None = Field(
         None,
         ge=0,
         le=MOST_EPOCHS,
-        description="Passes over the training rows; default as many as make 3,000 steps, at least 20, at most 1,000. 0 "
-        "keeps what is solved for.",
+        description="Passes over the training rows; default enough for 3,000 steps, between 20 and 1,000. 0 "
+        "keeps the closed-form solution.",
     )
     effort: Literal["quick", "default", "patient"] = Field(
-        "default", description="Instead of epochs: a quarter of the default's, the default's, or four times as many."
+        "default", description="Instead of epochs: a quarter of the default number, the default, or four times as many."
     )
     batch_size: int = Field(128, ge=1, le=MOST_ROWS, description="Rows in a step.")
     workers: int | None = Field(
-        None, ge=0, le=256, description="Loader processes; default by a short trial, on a GPU up to 8."
+        None, ge=0, le=256, description="Loader processes; default chosen by a short trial, up to 8 on a GPU."
     )
     opt: str = Field("adamw", description="A timm optimizer.")
     lr: float | None = Field(
         None,
         gt=0,
         le=FAR,
-        description="Peak learning rate; default 0.001, or 0.0001 where it starts from all members (student.init).",
+        description="Peak learning rate; default 0.001, or 0.0001 when starting from all members (student.init).",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of optimizers that have one; with sgd 0 is plain SGD.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="For optimizers that have one; 0 with sgd is plain SGD.")
     sched: Literal["cosine", "tanh", "poly", "plateau", "none"] = Field(
-        "cosine", description="A timm schedule, over each stage, stepped each update; plateau looks at validation rows."
+        "cosine",
+        description="A timm schedule over each stage, stepped every update; plateau watches the validation rows.",
     )
-    decay_rate: float = Field(0.1, gt=0, lt=1, description="Of plateau: what the rate is multiplied by.")
+    decay_rate: float = Field(0.1, gt=0, lt=1, description="Plateau: factor that the rate is multiplied by.")
     patience_epochs: int = Field(
-        10, ge=0, le=MOST_EPOCHS, description="Of plateau: epochs without a better validation figure before that."
+        10, ge=0, le=MOST_EPOCHS, description="Plateau: epochs without improvement before the rate drops."
     )
     plateau_threshold: float = Field(
         0.0,
         ge=0,
         le=LARGE,
-        description="Of plateau: by how much a figure is to be better: perplexity, or else nats.",
+        description="Plateau: smallest improvement that counts, in perplexity for language models, else in nats.",
     )
     warmup_epochs: float = Field(0.0, ge=0, le=MOST_EPOCHS, description="Epochs of linear warmup in each stage.")
     weight_decay: float = Field(0.01, ge=0, le=LARGE, description="Weight decay.")
-    clip_grad: float | None = Field(None, gt=0, le=1e12, description="Largest gradient norm.")
+    clip_grad: float | None = Field(None, gt=0, le=1e12, description="Clip gradients to this norm.")
     freeze_bn: bool | None = Field(
-        None, description="Keep the body's BatchNorm statistics; default on where student.init gives it a member's."
+        None, description="Freeze the body's BatchNorm statistics; default on when student.init copies a member's."
     )
-    channels_last: bool = Field(False, description="Lay out pictures and kernels for faster convolutions.")
+    channels_last: bool = Field(
+        False, description="Use the channels-last memory format, which can make convolutions faster."
+    )
     torchcompile: str | None = Field(
-        None, description="Compile the student's body by torch.compile with this backend: inductor, mostly."
+        None, description="Compile the student's body with torch.compile and this backend, usually inductor."
     )
     amp: bool = Field(False, description="Mixed precision.")
-    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="Its lower precision.")
-    model_ema: bool = Field(False, description="Keep an exponential moving average; it becomes the student.")
-    model_ema_decay: float = Field(0.999, gt=0, lt=1, description="Its decay a step.")
+    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="Lower precision used with amp.")
+    model_ema: bool = Field(
+        False, description="Keep an exponential moving average of the weights; it becomes the student."
+    )
+    model_ema_decay: float = Field(0.999, gt=0, lt=1, description="Decay of the moving average per step.")
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto.")
-    seed: int = Field(0, ge=0, lt=SEED, description="Seed of the student and of the order of rows.")
-    checkpoint_minutes: float = Field(5.0, gt=0, le=LARGE, description="Save for resuming this often within an epoch.")
+    seed: int = Field(0, ge=0, lt=SEED, description="Seed of the student's weights and of the row order.")
+    checkpoint_minutes: float = Field(5.0, gt=0, le=LARGE, description="Save a checkpoint this often within an epoch.")
     peer_timeout: float = Field(
-        120.0, ge=1, le=LARGE, description="Under torchrun: seconds without a sign of a process until the job ends."
+        120.0,
+        ge=1,
+        le=LARGE,
+        description="Under torchrun: seconds without a sign of life from a process before the job ends.",
     )
 
 
@@ -271,7 +285,7 @@ class OutputSettings(Section):
         None, description="Name of the run; default METHOD-sSEED."
     )
     log: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
-        (), description="Log the training's figures, too: jsonl, tensorboard, wandb or mlflow; or a list of them."
+        (), description="Also log training metrics to jsonl, tensorboard, wandb or mlflow, or a list of them."
     )
 
 
@@ -286,14 +300,14 @@ class Settings(Section):
 
     task: Annotated[str, AfterValidator(_known_task)] = Field(
         "classification",
-        description="Or multi-label (several labels a row), regression (of one target or several), or "
-        "language-modelling (a class a position).",
+        description="Or multi-label (several labels per row), regression (one target or several), or "
+        "language-modelling (one class per position).",
     )
     limit: int | None = Field(
         None,
         ge=1,
         le=2**31,
-        description="Try the whole road on so many rows of each split, evenly spread, in folders named -limit-N.",
+        description="Trial run: at most N evenly spaced rows of each split; results go to folders ending in -limit-N.",
     )
     teachers: TeacherSettings = Field(default_factory=lambda: TeacherSettings.model_validate({}))
     data: SplitSettings = Field(default_factory=lambda: SplitSettings.model_validate({}))

@@ -21,16 +21,18 @@ class PreprocessingSettings(Section):
     members."""
 
     size: tuple[Side, Side] | None = Field(None, description="Height and width.")
-    mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, of pixels in [0, 1].")
+    mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, for pixels in [0, 1].")
     std: tuple[Annotated[float, Field(gt=0, le=LARGE)], ...] | None = Field(
-        None, description="Standard deviation of each channel, of pixels in [0, 1]."
+        None, description="Standard deviation of each channel, for pixels in [0, 1]."
     )
-    interpolation: str | None = Field(None, description="As timm names it.")
-    crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that is cropped.")
+    interpolation: str | None = Field(None, description="Interpolation, by timm's name.")
+    crop_pct: float | None = Field(None, gt=0, le=1, description="Share of the resized picture that the crop keeps.")
     crop_mode: str | None = Field(None, description="center, squash or border, as in timm.")
-    channels: Literal[1] | None = Field(None, description="1 for networks of gray pictures; colors become gray.")
-    tokenizer: PathText | None = Field(None, description="Of texts: the tokenizer.json that cuts them into tokens.")
-    length: int | None = Field(None, ge=1, le=2**16, description="Of texts: how many tokens they are cut to.")
+    channels: Literal[1] | None = Field(
+        None, description="1 for networks that take gray pictures; color is converted to gray."
+    )
+    tokenizer: PathText | None = Field(None, description="For texts: the tokenizer.json to tokenize them with.")
+    length: int | None = Field(None, ge=1, le=2**16, description="For texts: truncate to this many tokens.")
 
 
 def _units_as(units: Any) -> str:
@@ -53,8 +55,8 @@ class UnitSettings(Section):
     """What standardized outputs are multiplied by and moved to: target = mean + std × output; of several targets a list
     each, or a number for all."""
 
-    mean: Centers = Field(description="The target's mean over the members' training rows; a list of several targets.")
-    std: Deviations = Field(description="Its standard deviation over those rows; a list of several targets.")
+    mean: Centers = Field(description="The target's mean over the members' training rows; a list for several targets.")
+    std: Deviations = Field(description="Its standard deviation over those rows; a list for several targets.")
 
 
 class MemberSettings(Section):
@@ -70,9 +72,9 @@ class MemberSettings(Section):
     )
     inputs: dict[str, str] | None = Field(None, description="As teachers.inputs.")
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
-        None, description="The data's names of its classes or labels, in the order of these members' outputs."
+        None, description="The data's class or label names, in the order of these members' outputs."
     )
-    weight: Weight | None = Field(None, description="How much each counts where members pool; 1 when left out.")
+    weight: Weight | None = Field(None, description="Weight of each of them in the pooled prediction; default 1.")
 
 
 class TeacherSettings(Section):
@@ -82,36 +84,39 @@ class TeacherSettings(Section):
     model: ModelSpec | None = Field(
         None, description="For bare checkpoints: a timm name, file.py:factory or package.module:factory."
     )
-    model_kwargs: dict[str, Any] = Field({}, description="Arguments of the model or factory.")
-    output: Output = Field("logits", description="What the members return; for regression one of the last three.")
+    model_kwargs: dict[str, Any] = Field({}, description="Keyword arguments of the model or factory.")
+    output: Output = Field("logits", description="What the members return; for regression, one of the last three.")
     standardized: UnitSettings | None = Field(
-        None, description="Regression: the target's mean and std, or lists of several, where members standardize."
+        None,
+        description="Regression with standardized targets: the target's mean and std, or lists for several targets.",
     )
     variance: float | None = Field(
         None,
         gt=0,
         le=FAR,
-        description="Regression with members that return a mean alone: their noise, target unit squared.",
+        description="Regression with members that return only a mean: their noise variance, in squared target units.",
     )
-    preprocessing: PreprocessingSettings | None = Field(None, description="Where the files do not say.")
+    preprocessing: PreprocessingSettings | None = Field(
+        None, description="Preprocessing, where the members' files do not state it."
+    )
     inputs: dict[str, str] = Field(
-        {}, description="Where a row is several arrays: those that members take, and what they call them; default all."
+        {},
+        description="Where a row has several arrays: which ones members take, and their argument names; default all.",
     )
     as_: Literal["member", "heads"] = Field(
-        "member", alias="as", description="A run of edistill is one member, or each of its heads is one."
+        "member", alias="as", description="Whether an edistill run counts as one member, or each of its heads as one."
     )
-    average: Literal["probabilities", "logits"] = Field("probabilities", description="How the ensemble pools.")
-    weights: tuple[Weight, ...] | None = Field(None, description="One weight per member; equal when left out.")
+    average: Literal["probabilities", "logits"] = Field("probabilities", description="What the ensemble averages.")
+    weights: tuple[Weight, ...] | None = Field(None, description="One weight per member; default equal.")
     folds: PathText | None = Field(
         None,
-        description="An .npy of the fold that each row of data.train was held out of; member k is trained without "
-        "fold k.",
+        description="An .npy with the fold of each row of data.train; member k was trained without fold k.",
     )
     hub: dict[str, str] = Field(
-        {}, description="Members of the Hugging Face hub, or of its local cache: NAME = hf:OWNER/MODEL@REVISION."
+        {}, description="Members from the Hugging Face hub or its local cache: NAME = hf:OWNER/MODEL@REVISION."
     )
     members: dict[str, MemberSettings] = Field(
-        {}, description="A table of its own for members by the pattern of their names; the first that fits holds."
+        {}, description="Settings for members whose names match a pattern; the first match applies."
     )
 
     def pattern_of(self, name: str) -> str | None:

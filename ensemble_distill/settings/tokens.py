@@ -15,14 +15,15 @@ MOST_TOKENS = 2**16  # of a row
 class TokenSettings(Section):
     """`[tokens]`: how a text, or a stream of ids, becomes rows; for language-modelling."""
 
-    unit: Literal["word", "character"] = Field("word", description="What a token of a text is.")
-    window: int = Field(35, ge=1, le=MOST_TOKENS, description="Tokens of a row that are predicted.")
+    unit: Literal["word", "character"] = Field("word", description="What counts as a token in a text.")
+    window: int = Field(35, ge=1, le=MOST_TOKENS, description="Tokens predicted in a row.")
     context: int | None = Field(
-        None, ge=0, le=MOST_TOKENS, description="Tokens before them that a network is shown too; default as many."
+        None, ge=0, le=MOST_TOKENS, description="Tokens of context before the window; default the window's length."
     )
     vocabulary: PathText | None = Field(
-        None, description="A file of all tokens, one a line, or a .json list; default those of the text in data.train."
+        None,
+        description="A file with one token per line, or a .json list; default the tokens of the text in data.train.",
     )
     size: int | None = Field(
-        None, ge=3, le=WIDEST, description="How many tokens of that text are known, the most frequent; default all."
+        None, ge=3, le=WIDEST, description="Keep only this many tokens of that text, the most frequent; default all."
     )

@@ -1,4 +1,4 @@
-"""What the columns of a table could be, by the first of its rows: an example for its owner to mend."""
+"""What the columns of a table could be, by the first of its rows: an example for its owner to fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left for the user: functions to fill in, and what is to be mended first."""
+"""What is left for the user: functions to fill in, and what is to be fixed first."""
 
 from __future__ import annotations
 

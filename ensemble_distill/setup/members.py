@@ -100,7 +100,7 @@ def _closed(folder: Path) -> bool:
 
 
 def is_member(entry: Path) -> bool:
-    """Whether a kind claims it, and it is no data: arrays of a split may be outputs, or what is asked about."""
+    """Whether a kind claims it, and it is not data: arrays of a split may be outputs, or what is asked about."""
     if is_data(entry) or entry.name.lower() in DATA:
         return False
     return any(kind.claims(entry) for kind in kinds().values())
@@ -114,7 +114,7 @@ def _count(folder: Path) -> int:
 
 
 def look(folder: Path, trust: bool) -> list[Found]:
-    """What each entry of a folder of members is; what is no member by its name is passed over."""
+    """What each entry of a folder of members is; what is not a member by its name is passed over."""
     return [found for entry in entries(folder) if (found := _looked(entry, trust)) is not None]
 
 

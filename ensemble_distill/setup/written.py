@@ -117,7 +117,7 @@ def written(scene: Scene) -> Text:
     text.say(
         f"# Written by edistill init: {len(scene.found)} members ({told_kinds(scene.found) or 'none of which loads'})."
     )
-    text.say(f"# Paths are relative to this file. Lines with {FILL} are yours: mend them, and take the first # away.")
+    text.say(f"# Paths are relative to this file. Lines with {FILL} are yours: fix them, and take the first # away.")
     text.say("# edistill doctor says what is wrong here; edistill settings lists every key.")
     text.set("task", task, "what the labels that were found fit" if scene.splits.task else "no labels were found")
     _teachers(text, scene, task)
@@ -138,7 +138,7 @@ def _teachers(text: Text, scene: Scene, task: str) -> None:
         text.say(f"# path = {toml(relative(folder, scene.root))}", "holds members, too")
     for one in scene.found:
         if one.problem is not None:
-            text.say(f"# {one.path.name} is no member as it is: edistill doctor says why")
+            text.say(f"# {one.path.name} is not a member as it is: edistill doctor says why")
     first = scene.built[0] if scene.built else None
     if first is not None:
         _built(text, first)

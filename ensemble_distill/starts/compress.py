@@ -190,7 +190,7 @@ def _features(piece: Piece, inputs: Sequence[Tensor]) -> Tensor:
         return torch.cat([run(piece.network, x).cpu() for x in piece.given(inputs)]).double()
     except Exception as error:  # the network is anyone's code
         raise EdistillError(
-            f"{piece.name}'s network fails on {len(inputs[0])} rows: {quoted(error)}. Mend it, or compress nothing."
+            f"{piece.name}'s network fails on {len(inputs[0])} rows: {quoted(error)}. Fix it, or compress nothing."
         ) from error
 
 

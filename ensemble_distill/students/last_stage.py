@@ -153,7 +153,7 @@ def _refuse_changed(body: nn.Module, part: Split, shape: Sequence[int]) -> None:
     for module, training in zip(modules, were, strict=True):
         module.train(training)
     if not wanted.isfinite().all():
-        raise EdistillError("The body gives numbers that are not finite on random rows. Mend it, or its weights.")
+        raise EdistillError("The body gives numbers that are not finite on random rows. Fix it, or its weights.")
     for found in apart:
         if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
             raise EdistillError(

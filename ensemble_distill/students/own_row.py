@@ -71,7 +71,9 @@ def _change(network: Callable[[Tensor], Tensor], x: Tensor) -> Change | None:
 
 
 def _dependent(who: str, change: Change) -> EdistillError:
-    said = f"{who} gives {change.first:.4g} for a row in eval mode and, {change.told}. It is no function of its row: "
+    said = (
+        f"{who} gives {change.first:.4g} for a row in eval mode and, {change.told}. It is not a function of its row: "
+    )
     if change.random:
         return EdistillError(
             f"{said}the body draws random numbers, as F.dropout(x) does without training=self.training, or keeps a "

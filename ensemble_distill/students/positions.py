@@ -18,7 +18,7 @@ def said(returned: Any) -> Any:
 
 
 def told(returned: Any, positions: int) -> Any:
-    """The same at the last L positions, (B, L, …); as it is where it is no such tensor, for others to refuse."""
+    """The same at the last L positions, (B, L, …); as it is where it is not a tensor, for others to refuse."""
     found = said(returned)
     if isinstance(found, Tensor) and found.dim() == 3 and found.shape[1] >= positions:
         return found[:, -positions:]

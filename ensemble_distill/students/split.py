@@ -90,7 +90,7 @@ def last_stage_of(body: nn.Module) -> str:
 
 
 def _learns(module: nn.Module) -> bool:
-    """Whether it holds a matrix: a normalization alone is no stage."""
+    """Whether it holds a matrix: a normalization alone is not a stage."""
     return any(parameter.dim() > 1 for parameter in module.parameters())
 
 

@@ -96,7 +96,7 @@ class Student(nn.Module):
             mode = "training" if self.body.training else "eval"
             raise EdistillError(
                 f"The student's body fails in {mode} mode on {x.shape[0]} rows: {quoted(error)}. "
-                "Mend it, or where memory ran out take fewer rows at once."
+                "Fix it, or where memory ran out take fewer rows at once."
             ) from error
         return features
 

@@ -25,7 +25,7 @@ def task_names() -> tuple[str, ...]:
 def open_task(key: str) -> type[Task]:
     """The task of that key, whose classes or targets are still to be found. Raises ValueError for no such key."""
     if key not in _TASKS:
-        raise ValueError(f"{key!r} is no task of {', '.join(task_names())}")
+        raise ValueError(f"{key!r} is not a task of {', '.join(task_names())}")
     return cast(type[Task], _TASKS[key].TASK)
 
 

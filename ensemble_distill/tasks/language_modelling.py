@@ -116,7 +116,7 @@ class LanguageModelling(Classification):
                 raise EdistillError(
                     f"Member {member} says {width} numbers at a position, and the data has {len(names)} "
                     f"{cls.called} ({', '.join(map(repr, names[:4]))}, …). Give the vocabulary that it was trained "
-                    "with (tokens.vocabulary), or take it out of teachers.path."
+                    "with (tokens.vocabulary), or remove it from teachers.path."
                 )
         task = cls(names, positions, next((unit for unit in units if unit), None))
         for name, source in inside.items():

@@ -36,7 +36,7 @@ class Target:
         """Raises ValueError for what no cache holds."""
         texts = isinstance(self.name, str) and isinstance(self.unit, str)
         if not texts or not isinstance(self.std, float | int) or not 0 < self.std < math.inf:
-            raise ValueError(f"{self} is no target")
+            raise ValueError(f"{self} is not a target")
 
     @classmethod
     def called(cls, text: str, std: float) -> Self:

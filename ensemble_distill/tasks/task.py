@@ -210,7 +210,7 @@ class Task(ABC):
 
     @classmethod
     def is_joined(cls, raw: Any, rows: int, member: Member) -> bool:
-        """Whether `joined` takes something that is no tensor, such as a pair of them."""
+        """Whether `joined` takes something that is not a tensor, such as a pair of them."""
         return False
 
     @classmethod

@@ -189,7 +189,7 @@ def refuse_idle_patterns(settings: TeacherSettings, names: list[str]) -> None:
             f"{first_few(list(fit))} fit {', '.join(map(repr, dict.fromkeys(fit.values())))}, which stands before it, "
             "and the first that fits holds. Put it first"
             if fit
-            else f"the members are {first_few(names)}. Mend the pattern"
+            else f"the members are {first_few(names)}. Fix the pattern"
         )
         raise EdistillError(f"{of_members(pattern)} holds for no member: {why}, or leave the table out.")
 

@@ -207,7 +207,7 @@ def _no_state(path: Path, content: Mapping[Any, Any]) -> EdistillError:
 
 def _almost(path: Path, content: Mapping[Any, Any], key: str, value: Mapping[Any, Any]) -> EdistillError:
     """Tensors by name with something else among them."""
-    beside = [f"{name!r} is no text" for name in value if not isinstance(name, str)] or odd_entries(value)
+    beside = [f"{name!r} is not text" for name in value if not isinstance(name, str)] or odd_entries(value)
     beside = beside or [f"{name} is a {type(e).__name__}" for name, e in value.items() if not isinstance(e, Tensor)]
     at = f"[{key!r}]" if key else ""
     return EdistillError(

@@ -53,7 +53,7 @@ def from_tokenizer(
         )
     path = Path(said.tokenizer)
     if not path.is_file():
-        raise EdistillError(f"{name}: preprocessing.tokenizer is {path}, which is no file. Give a tokenizer.json.")
+        raise EdistillError(f"{name}: preprocessing.tokenizer is {path}, which is not a file. Give a tokenizer.json.")
     content, record = read_said(path), json_said(path)
     tokenizer = Tokenizer.of(content)
     vocabulary_size(tokenizer)  # raises where it is none

@@ -130,7 +130,7 @@ def _refuse_less(path: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> EdistillError:
     return EdistillError(
-        f"{path} is no estimator that can be read: {first_line(error)}. Copy it again, or save it anew with the "
+        f"{path} is not an estimator that can be read: {first_line(error)}. Copy it again, or save it anew with the "
         "releases that are installed here."
     )
 
@@ -189,7 +189,7 @@ class Estimator:
         except Exception as error:  # an estimator may be anyone's
             raise EdistillError(
                 f"Member {self.member.name} fails {where} on {x.shape[1]} numbers a row: {first_line(error)}. Give the "
-                "data it was trained on, or take it out of teachers.path."
+                "data it was trained on, or remove it from teachers.path."
             ) from error
         if isinstance(found, list):
             found = np.stack([self._yes(label, np.asarray(one)) for label, one in enumerate(found)], axis=1)

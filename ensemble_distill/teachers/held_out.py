@@ -64,7 +64,7 @@ class AnswersHeldOut:
             raise EdistillError(
                 f"teachers.folds says that {self.member.name} was trained without fold {self._fold}, and it does not "
                 f"answer row {rows[int(silent.argmax())]} of that fold: NaN. Folds go to members by the natural order "
-                "of their names: mend the folds, or the outputs."
+                "of their names: fix the folds, or the outputs."
             )
 
 

@@ -26,7 +26,7 @@ def from_processor(file: Path, config: Any) -> Said:
         EdistillError: it does something that nothing here does.
     """
     if not isinstance(config, dict):
-        raise EdistillError(f"{file} is no table. Restore it: processor.save_pretrained(folder).")
+        raise EdistillError(f"{file} is not a table. Restore it: processor.save_pretrained(folder).")
     if odd := next((key for key in ODD if config.get(key)), None):
         raise _other(file, odd, config[odd])
     said = {"interpolation": RESAMPLE.get(config.get("resample", 2), "bilinear"), **_moments(file, config)}

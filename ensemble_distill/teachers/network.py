@@ -84,6 +84,6 @@ class Network:
         return values.clone()
 
     def checked(self, raw: Tensor, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Raw output (B, ·) as the cache holds it. Raises EdistillError when it is no answer of the task."""
+        """Raw output (B, ·) as the cache holds it. Raises EdistillError when it is not an answer of the task."""
         self.fineness = max(ROUNDING, 2 * torch.finfo(raw.dtype).eps)
         return self.task.answers(raw, self.member, split, rows)

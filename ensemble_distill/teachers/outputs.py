@@ -100,7 +100,7 @@ def in_archive(path: Path) -> Outputs:
         raise EdistillError(
             f"{path} holds {first_few(others or list(names)) or 'nothing'}, and a member's ready-made outputs are "
             f"arrays called {', '.join(SPLITS)} or {OOD}/NAME, with {NAMES} beside them for their columns' names, and "
-            f"{' and '.join(MADE)} for those of views. Call them so, or move what is no member out of teachers.path."
+            f"{' and '.join(MADE)} for those of views. Call them so, or move what is not a member out of teachers.path."
         )
     return Outputs(path, {name: path for name in names if name not in beside})
 
@@ -291,7 +291,7 @@ def _table(file: Path, whole: bool = True) -> tuple[str, list[str], Array]:
             blocks.append(np.array(numbers, np.float64).T)
         return key, keys, np.concatenate(blocks) if blocks else np.empty((0, len(columns) - 1))
     except (ValueError, TypeError, OSError) as error:
-        raise EdistillError(f"{file} is no table of numbers: {first_line(error)}. Write it again.") from None
+        raise EdistillError(f"{file} is not a table of numbers: {first_line(error)}. Write it again.") from None
 
 
 def _parquet(file: Path) -> Any:

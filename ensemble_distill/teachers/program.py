@@ -105,8 +105,8 @@ def _build(member: Member, path: Path) -> nn.Module:
             module = _exported(path) if _is_exported(path) else Script(path)
     except Exception as error:  # a damaged archive fails in many ways
         raise EdistillError(
-            f"{path} is no program that torch {torch.__version__} loads: {first_line(error)}. Copy it again, or export "
-            "it anew with this release."
+            f"{path} is not a program that torch {torch.__version__} loads: {first_line(error)}. Copy it again, or "
+            "export it again with this release."
         ) from None
     return module.requires_grad_(False)
 

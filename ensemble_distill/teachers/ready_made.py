@@ -106,7 +106,7 @@ class Table:
         """It stands nowhere."""
 
     def meets(self, split: str, rows: Rows) -> None:
-        """Raises EdistillError: it has no outputs of the split, or of other rows; or one of them is no number."""
+        """Raises EdistillError: it has no outputs of the split, or of other rows; or one of them is not a number."""
         if split in self._held or split in self._views:
             return
         name = self.member.name
@@ -157,7 +157,7 @@ class Table:
                 return self._checked.answers(values[there[:1]], split, [int(there[0])])
         raise EdistillError(
             f"Member {self.member.name} answers no row of {first_few(sorted(self._held), 6)}: all its outputs in "
-            f"{self._outputs.path} are NaN. Write what it said of some rows, or take it out of teachers.path."
+            f"{self._outputs.path} are NaN. Write what it said of some rows, or remove it from teachers.path."
         )
 
 

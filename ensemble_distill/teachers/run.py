@@ -64,7 +64,7 @@ def load(path: Path, context: Context) -> Teacher:
     task = run.architecture.task
     if task.key != context.task:
         raise EdistillError(
-            f"{path.name} is a run for {task.key}, and the task is {context.task}. Take it out of teachers.path, or "
+            f"{path.name} is a run for {task.key}, and the task is {context.task}. Remove it from teachers.path, or "
             f'set task = "{task.key}".'
         )
     member = Member(

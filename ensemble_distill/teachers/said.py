@@ -26,11 +26,11 @@ def read_said(file: Path) -> str:
             f"{file} cannot be read: {error.strerror}. Run the command again when nothing writes to the teachers."
         ) from None
     except ValueError as error:
-        raise EdistillError(f"{file} is no text in UTF-8: {error}. Copy it again from where it came.") from None
+        raise EdistillError(f"{file} is not UTF-8 text: {error}. Copy it again from where it came.") from None
 
 
 def json_said(file: Path) -> Any:
-    """Raises EdistillError where the file cannot be read or is no JSON."""
+    """Raises EdistillError where the file cannot be read or is not JSON."""
     try:
         return parse_json(read_said(file))
     except ValueError as error:
@@ -55,7 +55,7 @@ def yaml_said(file: Path) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise EdistillError(
-            f"{file} is not the plain YAML that timm's train.py writes: {_told(error)}. Mend it by hand, or "
+            f"{file} is not the plain YAML that timm's train.py writes: {_told(error)}. Fix it by hand, or "
             f"move the checkpoint out of the folder and use it alone with teachers.model."
         ) from None
 
@@ -85,7 +85,7 @@ def refuse_other_kinds(file: Path, record: Mapping[str, Any], kinds: Mapping[str
         value = record.get(key)
         if value is not None and not KINDS[kind](value):
             shown = repr(value)[:60]
-            raise EdistillError(f"{file} has {key} {shown}, and {key} is {kind}. Mend it, or remove it.")
+            raise EdistillError(f"{file} has {key} {shown}, and {key} is {kind}. Fix it, or remove it.")
 
 
 def _entries(node: Any, known: dict[int, int]) -> int:

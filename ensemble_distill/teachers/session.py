@@ -110,7 +110,7 @@ class Session:
         ):
             raise EdistillError(
                 f"Member {self.member.name} takes {entry.told}, and the data gives {x.shape[1:]} a row "
-                f"{where}. Give the data it was trained on, or take it out of teachers.path."
+                f"{where}. Give the data it was trained on, or remove it from teachers.path."
             )
         return np.ascontiguousarray(x, dtype=DTYPES[entry.kind])
 

@@ -165,7 +165,7 @@ class Context:
         key = f"{of_members(self.said[0])}.classes"
         if names is not None and tuple(names) != told and sorted(names) == sorted(told):
             raise EdistillError(
-                f"{key} is {list(told)}, and {source} of member {name} says {list(names)}. Leave {key} out, or mend "
+                f"{key} is {list(told)}, and {source} of member {name} says {list(names)}. Leave {key} out, or fix "
                 "the file."
             )
         if not open_task(self.task).named:

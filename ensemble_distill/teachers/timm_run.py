@@ -106,7 +106,7 @@ def _data_config(file: Path, args: dict[str, Any], config: timm_models.Config) -
     except (AssertionError, TypeError, ValueError) as error:
         raise EdistillError(
             f"{file} gives a preprocessing timm cannot read: {_told(error) or 'input_size, mean or std'}. "
-            f"Mend its input_size, img_size, mean and std."
+            f"Fix its input_size, img_size, mean and std."
         ) from None
 
 

@@ -59,7 +59,7 @@ def is_of_transformers(config: Any) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for what is no classifier, names code of its own without trust, or lacks a tokenizer."""
+    """Raises EdistillError for what is not a classifier, names code of its own without trust, or lacks a tokenizer."""
     config, name = _read_config(path, context), member_name(path)
     transformers = library(f"{path}, a folder of transformers,")
     architecture = config["architectures"][0]
@@ -113,7 +113,7 @@ def _read_config(path: Path, context: Context) -> dict[str, Any]:
     refuse_other_kinds(file, config, KINDS)
     named = config["architectures"]
     if not isinstance(named, list) or not isinstance(named[0], str):
-        raise EdistillError(f"{file} has architectures {named!r}, and those are a list of names. Mend it.")
+        raise EdistillError(f"{file} has architectures {named!r}, and those are a list of names. Fix it.")
     if OF_TEXTS not in named[0] and OF_PICTURES not in named[0]:
         raise EdistillError(
             f"{file} names {named[0]}, and of transformers those members load that classify texts or pictures "

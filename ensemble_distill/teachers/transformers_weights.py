@@ -75,8 +75,8 @@ def built(folder: Path, record: Mapping[str, Any], weights: State, member: Membe
             raise
         except Exception as error:  # a config is anyone's text
             raise EdistillError(
-                f"{file} is no config that transformers {transformers.__version__} reads: {first_line(error)}. Restore "
-                "it, or update transformers."
+                f"{file} is not a config that transformers {transformers.__version__} reads: {first_line(error)}. "
+                "Restore it, or update transformers."
             ) from None
         _refuse_larger(file, kind, config, record, weights)
         return _filled(file, kind, config, weights, member)

@@ -131,9 +131,9 @@ def refuse_other_answers(asked: Answering, few: Few, said: NDArray[np.float32], 
         raise CacheError(
             f"Member {asked.member.name} says {_number(asked, change, said)} at {at} in "
             f"the pass and, {change.told}. In the pass it is asked about {batch_size} rows at once, and then about "
-            f"{len(few.rows)}. It is no function of its row: it keeps a state that changes as it is asked, or goes by "
-            "how many rows there are; or the data has other rows each time. Mend that, and run edistill cache-logits "
-            "again."
+            f"{len(few.rows)}. It is not a function of its row: it keeps a state that changes with each call, or "
+            "depends on the number of rows; or the data has other rows each time. Fix that, and run edistill "
+            "cache-logits again."
         )
 
 
@@ -154,12 +154,12 @@ def _number(asked: Answering, change: Change, answers: NDArray[np.float32]) -> s
 
 def _dependent(change: Change, first: str, member: Member, split: str, row: int) -> EdistillError:
     said = (
-        f"Member {member.name} says {first} at row {row} of {split} and, {change.told}. It is no function of its row: "
-        "it "
+        f"Member {member.name} says {first} at row {row} of {split} and, {change.told}. It is not a function "
+        "of its row: it "
     )
     if change.random:
         return EdistillError(
-            f"{said}draws random numbers, as F.dropout(x) does without training=self.training, or keeps a state. Mend "
+            f"{said}draws random numbers, as F.dropout(x) does without training=self.training, or keeps a state. Fix "
             f"that in its module. {MONTE_CARLO}"
         )
     return EdistillError(

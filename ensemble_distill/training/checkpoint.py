@@ -84,7 +84,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         metadata = checked_metadata(content)
         state = _join(parse_json(metadata["state"]), load(content))
         if not isinstance(state, dict):
-            raise ValueError("its state is no table")
+            raise ValueError("its state is not a table")
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise damaged(folder, error) from None
     return state

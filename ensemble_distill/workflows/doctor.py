@@ -34,7 +34,7 @@ class DoctorReport:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, each with its remedy, in the order in which to mend it."""
+        """What is wrong, each with its remedy, in the order in which to fix it."""
         return [str(check["told"]) for check in self.checks if check["problem"]]
 
 

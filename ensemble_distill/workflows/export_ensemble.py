@@ -96,8 +96,8 @@ def _plans(workspace: Workspace) -> dict[str, SplitPlan]:
 def _module(asked: Answering) -> nn.Module:
     if asked.module is None:
         raise EdistillError(
-            f"Member {asked.member.name} is no network of torch, and one ONNX graph is made of networks. Move it out "
-            "of teachers.path, or train a student of the ensemble and export that (edistill export --onnx)."
+            f"Member {asked.member.name} is not a network of torch, and one ONNX graph is made of networks. Move "
+            "it out of teachers.path, or train a student of the ensemble and export that (edistill export --onnx)."
         )
     return asked.module
 

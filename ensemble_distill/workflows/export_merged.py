@@ -24,7 +24,7 @@ MODELS = ("student", "merged")
 
 
 def refuse_not_merged(workspace: Workspace, run: Run) -> None:
-    """Raise EdistillError: the student is no timm model with linear heads, or there are no validation rows."""
+    """Raise EdistillError: the student is not a timm model with linear heads, or there are no validation rows."""
     refuse_unmergeable(run.architecture, str(run.folder), run.body_named)
     if SPLIT not in workspace.split_names:
         raise EdistillError("What --merge-heads loses is measured on validation rows. Set data.validation.")

@@ -58,7 +58,7 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
             if listed := data_sets(path, task):
                 return {"kind": "folder", "data": listed}
             raise EdistillError(
-                f"{path} is no run, cache or exported file. As teachers: {no_teachers} As data: {no_data}"
+                f"{path} is not a run, cache or exported file. As teachers: {no_teachers} As data: {no_data}"
             ) from None
 
 

@@ -25,7 +25,7 @@ from ensemble_distill.workspace.workspace import Workspace
 
 
 def open_asked(workspace: Workspace, overwrite: bool) -> Asked:
-    """What is to be trained. Raises EdistillError for what no cache could mend."""
+    """What is to be trained. Raises EdistillError for what no cache could fix."""
     settings = workspace.settings
     refusals.refuse_generations(settings.train.generations)
     refuse_unknown(settings.output.log)

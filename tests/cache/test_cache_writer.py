@@ -282,7 +282,7 @@ def test_a_key_is_a_text_in_the_manifest_and_a_file(key: RecordKey | InputKey, t
 
 @pytest.mark.parametrize("text", ["", "train", "train/m", "train/m/", "train/m/-1", "train/m/01", "/m/0", "train//0"])
 def test_what_is_no_key_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no record"):
+    with pytest.raises(ValueError, match="is not a record"):
         key_of(text)
 
 

@@ -147,7 +147,7 @@ def test_what_are_no_probabilities_are_refused(
 
     with refused(
         "Member m7 is said to return probabilities, but at row 13 of train the least is " + least,
-        f"they sum to {total}. Mend what it says of that row",
+        f"they sum to {total}. Fix what it says of that row",
     ):
         run(tmp_path, [teacher("m7", Probabilities(), "probabilities")])
 
@@ -281,7 +281,7 @@ def test_a_member_that_failed_late_takes_its_records_with_it(tmp_path: Path, mon
 
 
 def test_a_member_is_finished_although_a_new_split_is_not(tmp_path: Path) -> None:
-    """What nobody has yet is no reason to let anybody go."""
+    """What nobody has yet is not a reason to let anybody go."""
     run(tmp_path, [good(0), good(1)], {"train": plan(12)})
     bad = teacher("m1", AtRow(13, lambda raw: raw * float("nan")))
     with refused("at row 13 of test"):

@@ -118,7 +118,7 @@ class Scaled(nn.Sequential):
 
 
 class Held(nn.Sequential):
-    """Keeps a weight that is no parameter, and differs only where few rows show it."""
+    """Keeps a weight that is not a parameter, and differs only where few rows show it."""
 
     def __init__(self, at: float) -> None:
         super().__init__(nn.Linear(5, 3))

@@ -134,7 +134,7 @@ def attacks() -> Iterator[tuple[str, Attack]]:
         yield f"{name} claims {HUGE} rows", _written(name, _huge_npz())
         yield f"{name} holds pickled objects", _pickled_arrays(name)
         yield f"{name} unpacks to more than there is", _written(name, _bomb())
-        yield f"{name} is no zip", _written(name, b"PK\3\4 and no more")
+        yield f"{name} is not a zip", _written(name, b"PK\3\4 and no more")
         yield f"{name} has names that leave it", _written(name, _npz_with_names())
     yield f"a record claims {HUGE} rows", _written("cache/records/test/member-0.v0.npy", _huge_npy())
     yield "a record of pickled objects", _pickled_record
@@ -145,11 +145,11 @@ def attacks() -> Iterator[tuple[str, Attack]]:
         yield "deep metadata of a graph", _onnx_metadata("edistill.classes", "[" * DEEP)
         for key in ("task", "classes", "kind", "shape", "preprocessing", "members", "version", "method"):
             yield f"{key} of a graph is a number", _onnx_metadata(f"edistill.{key}", "7")
-            yield f"{key} of a graph is no JSON", _onnx_metadata(f"edistill.{key}", "{")
+            yield f"{key} of a graph is not JSON", _onnx_metadata(f"edistill.{key}", "{")
     for shown in ("\x1b[2J\x1b]0;owned\x07", "=cmd|' /C calc'!A0", "[bold red]x[/]", "a\nb", "\u202etxt"):
         yield f"a member called {shown!r}", _named_member(shown)
         yield f"a class called {shown!r}", _named_class(shown)
-    yield "a member whose name is no UTF-8", _named_member(b"m\xff".decode("utf-8", "surrogateescape"))
+    yield "a member whose name is not UTF-8", _named_member(b"m\xff".decode("utf-8", "surrogateescape"))
 
 
 # --- files in the place of others -------------------------------------------------------------------------------

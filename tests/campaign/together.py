@@ -124,7 +124,7 @@ def _damages(folder: Path, kept: Path, trials: int, rng: random.Random, report: 
             again = _job(folder, command, way == "workers", prepared)
             found = _without(state(folder), name) if again.status == 0 else {}
             if found != _without(wanted[command, way == "workers"], name):
-                report.wrong(f"{told}: mended, it does not end as ever: {again}")
+                report.wrong(f"{told}: fixed, it does not end as ever: {again}")
         report.trial()
 
 

@@ -74,8 +74,8 @@ def test_a_mistake_is_told_in_one_line(here: Path) -> None:
         ("train --set train.epoch=3", r"unknown key train\.epoch\. Did you mean train\.epochs\?"),
         ("train --set epochs", r"--set epochs: write KEY=VALUE"),
         ("train --set data.train.rows=r.npy", r"--set data\.train\.rows: train is '.+train\.npz', not a table"),
-        ("train --method hydrant", r"train\.method is 'hydrant', which is no method\. Did you mean hydra\?"),
-        ("train --set method.heat=2", r"method\.heat is no option of hydra\. Its options are temperature, "),
+        ("train --method hydrant", r"train\.method is 'hydrant', which is not a method\. Did you mean hydra\?"),
+        ("train --set method.heat=2", r"method\.heat is not an option of hydra\. Its options are temperature, "),
         ("train --set method.temperature=0", r"method\.temperature is 0: "),
         ("cache-logits --device warp", r"Device 'warp' cannot be used: .+ Try --device cpu or auto"),
         ("cache-logits --dtype bfloat16", r"cache\.dtype is 'bfloat16'"),
@@ -83,12 +83,12 @@ def test_a_mistake_is_told_in_one_line(here: Path) -> None:
         ("evaluate --split ood", r"data\.ood is not set \(there are: train, validation, test, calibration, ood/qu"),
         ("export", r"No format was asked for\. Pass --onnx, --safetensors, or both\."),
         ("evaluate --json --format csv", r"--json and --format csv are two formats for one result\. Leave one"),
-        ("train --log jsonll", r"output\.log has 'jsonll', which is no log\. Did you mean jsonl\?"),
+        ("train --log jsonll", r"output\.log has 'jsonll', which is not a log\. Did you mean jsonl\?"),
         ("export model.py --onnx", r"model\.py is a file, and no run\. .+: hydra-s0\)"),
         ("export --onnx --opset 99", r"--opset is 99, and onnx .+ writes 7 to \d+\. Give one"),
         ("export nothing --onnx", r"There is no run nothing\."),
         ("inspect nothing", r"There is no nothing\. Give a run, a cache, an \.onnx file"),
-        ("inspect model.py", r"model\.py is no run, cache or exported file\. As teachers: .+ As data: "),
+        ("inspect model.py", r"model\.py is not a run, cache or exported file\. As teachers: .+ As data: "),
         ("verify data", r"data holds no cache, no run and no chain\."),
         ("predict nothing.png", r"There is no nothing\.png\."),
         ("predict data/test.npz -m nothing.onnx", r"There is no nothing\.onnx\. Run edistill export --onnx"),
@@ -150,7 +150,7 @@ def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(f"ensemble_distill.workflows.{module}.{module}", raising(KeyboardInterrupt()))
     result = edistill(name)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "Interrupted. What was finished is kept; the same command goes on from there.\n"
+    assert result.stderr == "Interrupted. What was finished is kept; run the same command to continue.\n"
 
 
 def test_nan_never_leaves_as_json(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ STATEMENTS |= {"There", "They", "To", "Weights", "What", "Where", "With"}
         ("It ended. The last one is kept. Lower a. It is 3.", "It ended. The last one is kept.", "Lower a. It is 3."),
         ("Run it again.", "Run it again.", ""),
         ("Setting a does nothing. Settled.", "Setting a does nothing. Settled.", ""),
-        ("x.Set y is no sentence", "x.Set y is no sentence", ""),
+        ("x.Set y is not a sentence", "x.Set y is not a sentence", ""),
     ],
 )
 def test_a_message_is_what_is_wrong_and_what_to_do(message: str, wrong: str, remedy: str) -> None:

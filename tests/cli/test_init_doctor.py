@@ -209,7 +209,7 @@ def test_members_that_do_not_load_are_told(here: Path) -> None:
     result = edistill("init ours --json")
     report = json.loads(result.stdout)
     assert {member["name"] for member in report["members"] if member["problem"]} == {"broken", "member-0", "net.h5"}
-    assert len(report["mend"]) == 3
+    assert len(report["fix"]) == 3
     assert report["next"] == "edistill doctor"
 
 
@@ -346,7 +346,7 @@ def test_the_status_says_it(whole: Path) -> None:
     result = edistill("doctor -c ours/edistill.toml --set student.model=")
     assert result.exit_code == 2
     assert "PROBLEM" in result.stdout
-    assert "1 problem. The first to mend: student.model is not set" in result.stderr
+    assert "1 problem. The first to fix: student.model is not set" in result.stderr
 
 
 # --- limit ------------------------------------------------------------------------------------------------------

@@ -65,5 +65,5 @@ def test_why_it_can_be_no_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"no model", b"\x08", b"\0" * 64])
 def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
-    with refused("a.onnx is no ONNX file"):
+    with refused("a.onnx is not an ONNX file"):
         inspect(tmp_path / "a.onnx")

@@ -256,10 +256,10 @@ def test_data(here: Path) -> None:
     ("path", "told"),
     [
         ("nothing", "There is no nothing. Give a run, a cache, an .onnx file, a folder of teachers, or data."),
-        ("model.py", "model.py is no run, cache or exported file. As teachers: "),
+        ("model.py", "model.py is not a run, cache or exported file. As teachers: "),
         ("texts", "As data: texts holds no images."),
         ("empty", "As teachers: empty has no member in it: it is empty."),
-        ("wrong.onnx", "wrong.onnx is no ONNX file that onnxruntime can run"),
+        ("wrong.onnx", "wrong.onnx is not an ONNX file that onnxruntime can run"),
         ("torn.safetensors", "torn.safetensors"),
         ("unfinished", "unfinished holds an unfinished run (student.safetensors is missing). Run edistill train."),
         ("odd", "odd/manifest.json is damaged"),

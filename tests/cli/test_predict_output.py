@@ -149,7 +149,7 @@ def test_a_folder_and_a_file_in_none_are_refused_before_anything_is_read(here: P
     )
     Path("link").symlink_to("nowhere/out.csv")
     for name in ("nowhere/out.csv", "link"):
-        assert "is no folder, so" in predict(f"nothing.npz -m nothing.onnx -o {name}").stderr
+        assert "is not a folder, so" in predict(f"nothing.npz -m nothing.onnx -o {name}").stderr
 
 
 def test_a_link_to_nothing_yet_is_filled_and_stays(here: Path) -> None:

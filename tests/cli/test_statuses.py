@@ -69,10 +69,10 @@ def raising(error: BaseException) -> Callable[[], NoReturn]:
 
 
 MISTAKES: dict[str, tuple[Callable[[], NoReturn], str]] = {
-    "a mistake": (raising(EdistillError("Two are not three. Mend it.")), "Two are not three. Mend it."),
-    "no memory": (raising(MemoryError()), "The memory does not suffice: MemoryError. .* smaller cache.batch-size"),
+    "a mistake": (raising(EdistillError("Two are not three. Fix it.")), "Two are not three. Fix it."),
+    "no memory": (raising(MemoryError()), "Out of memory: MemoryError. .* smaller cache.batch-size"),
     "no memory for numpy": (raising(MemoryError("Unable to allocate 8 GiB")), "suffice: Unable to allocate 8 GiB"),
-    "no memory on a CPU": (allocated, r"The memory does not suffice: \[enforce fail .* fewer train\.workers"),
+    "no memory on a CPU": (allocated, r"Out of memory: \[enforce fail .* fewer train\.workers"),
     "no memory on a GPU": (raising(torch.OutOfMemoryError("CUDA out of memory")), "suffice: CUDA out of memory"),
     "a full disk": (
         raising(OSError(28, "No space left on device", "runs/x")),
@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[Callable[[], NoReturn], str]] = {
     "an OSError with a text alone": (raising(OSError("cannot identify image file")), "system: cannot identify image"),
     "a name too long": (lambda: Path("x" * 5000).write_text(""), "x: File name too long"),
     "no UTF-8": (lambda: b"\xff".decode(), "can't decode byte 0xff in position 0"),
-    "a name that is no UTF-8": (lambda: "\udcff".encode(), "surrogates not allowed"),
+    "a name that is not UTF-8": (lambda: "\udcff".encode(), "surrogates not allowed"),
     "depth": (deep, "nested too deeply"),
     "an exit": (raising(SystemExit(0)), r"A module of your own ended the process \(sys\.exit\(0\)\)"),
     "an exit with a text": (raising(SystemExit("b\x1bye")), r"sys\.exit\(b\\x1bye\)"),
@@ -156,14 +156,14 @@ def test_a_cause_is_shown_on_request(run: Run, monkeypatch: pytest.MonkeyPatch) 
         try:
             raise KeyError("the cause")
         except KeyError as error:
-            raise EdistillError("Mend it.") from error
+            raise EdistillError("Fix it.") from error
 
-    assert run("verify", work).stderr == "Error: Mend it.\n"
+    assert run("verify", work).stderr == "Error: Fix it.\n"
     monkeypatch.setenv(SWITCH, "1")
     shown = run("verify", work)
     assert shown.exit_code == 2
     assert "KeyError: 'the cause'" in shown.stderr
-    assert shown.stderr.endswith("\nError: Mend it.\n")
+    assert shown.stderr.endswith("\nError: Fix it.\n")
 
 
 def test_a_command_that_cannot_be_imported_is_no_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "exchanged": (exchanged, (f"and {RECORD} says",)),
     "empty": (lambda path: path.write_bytes(b""), ("it has 0 bytes, and",)),
     "gone": (lambda path: path.unlink(), ("No such file",)),
-    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path))[0], ("it is no file, but a pipe",)),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path))[0], ("it is not a file, but a pipe",)),
 }
 
 

@@ -236,7 +236,7 @@ def test_a_copy_for_another_process_reloads_the_file(factory: Any) -> None:
             "Rows([{'picture': np.zeros(2), 'label': np.zeros(2)}])",
             r"row 0 is a table of picture, label\. .*\(x, row\['label'\]\)",
         ),
-        ("Rows([({'a': np.zeros(2), 3: 1}, 0)])", r"an array '3', which is no name"),
+        ("Rows([({'a': np.zeros(2), 3: 1}, 0)])", r"an array '3', which is not a name"),
         ("Rows([(np.zeros(2, int), 1)])", r"x holds int64 of shape \(2,\) per row"),
         ("Rows([('text', 1)])", "x holds <U4"),
         ("Rows([(np.zeros((3, 6, 5), np.uint8), 1)])", "5 channels. Put the channels last"),

@@ -96,7 +96,7 @@ def test_refused_rows(subset: Any) -> None:
 
 
 def test_files_that_hold_no_rows(file: str, tmp_path: Path) -> None:
-    for name, message in ((file, "it is a zip archive"), (f"{tmp_path}/gone.npy", "is no .npy")):
+    for name, message in ((file, "it is a zip archive"), (f"{tmp_path}/gone.npy", "is not an .npy")):
         with pytest.raises(EdistillError, match=message):
             open_source(SimpleNamespace(source=file, rows=name, x="x", y="y"))
 
@@ -109,7 +109,7 @@ def test_inputs_are_image_files_or_one_source(file: str, tmp_path: Path) -> None
     assert [images.name(row) for row in range(2)] == names
     assert [int(images.item(row).x[0, 0, 0]) for row in range(2)] == [0, 1]
     assert len(open_inputs([file])) == 10
-    with pytest.raises(EdistillError, match=r"a\.npz is no image file"):
+    with pytest.raises(EdistillError, match=r"a\.npz is not an image file"):
         open_inputs([names[0], file])
     with pytest.raises(EdistillError, match=r"There is no .*gone\.png"):
         open_inputs([str(tmp_path / "gone.png")])

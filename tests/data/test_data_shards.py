@@ -243,7 +243,7 @@ def test_truncated_and_lying_archives_are_refused(tmp_path: Path) -> None:
             open_source(path)
     for content in (b"x" * 2000, b"PK\x03\x04" + whole, bytes([whole[0] ^ 1]) + whole[1:]):
         path.write_bytes(content)
-        with refused("a.tar is no tar archive, or damaged at byte 0"):
+        with refused("a.tar is not a tar archive, or damaged at byte 0"):
             open_source(path)
 
 
@@ -287,7 +287,7 @@ def test_a_picture_that_does_not_decode_is_refused_by_row_and_name(tmp_path: Pat
     files = [*sample(0), *sample(1, png=b"no picture")]
     source = open_source(archive(tmp_path / "a.tar", files))
     assert_array_equal(source.item(0).x, PIXELS[0])
-    with refused("a.tar: s0001.png (row 1) does not decode: it is no picture of a format that Pillow knows"):
+    with refused("a.tar: s0001.png (row 1) does not decode: it is not a picture of a format that Pillow knows"):
         source.item(1)
     archive(tmp_path / "a.tar", [])
     source = open_source(archive(tmp_path / "b.tar", sample(0)))

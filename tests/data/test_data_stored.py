@@ -85,7 +85,7 @@ def a_folder(path: Path) -> None:
 def test_a_rows_file_that_is_none(tmp_path: Path) -> None:
     for write in [*(lambda path, c=c: path.write_bytes(c) for c in HOSTILE.values()), an_npz, a_broken_zip, a_folder]:
         write(tmp_path / "rows.npy")
-        with refused("rows: ", "rows.npy is no .npy", "Write it with numpy.save"):
+        with refused("rows: ", "rows.npy is not an .npy", "Write it with numpy.save"):
             rows_of(tmp_path)
         if (tmp_path / "rows.npy").is_dir():
             (tmp_path / "rows.npy").rmdir()

@@ -150,7 +150,7 @@ def test_it_goes_to_other_processes(tmp_path: Path) -> None:
 # --- refusals ---------------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, list[Any]], tuple[str, ...]]] = {
-    "a number of Python's alone": (changed("age", 5, "1_0"), ("column age is '1_0' at row 5", "which is no number")),
+    "a number of Python's alone": (changed("age", 5, "1_0"), ("column age is '1_0' at row 5", "which is not a number")),
     "no number": (changed("age", 5, "old"), ("column age is 'old' at row 5", "data.columns.categories")),
     "empty": (changed("age", 6, ""), ("column age is '' at row 6",)),
     "nan": (changed("fare", 7, "nan"), ("column fare is nan at row 7",)),

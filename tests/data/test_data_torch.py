@@ -98,7 +98,7 @@ def test_every_known_one_is_torchvisions() -> None:
         ("torch/MNIST", {"root": "nowhere"}, "train", ("nowhere", "no such folder")),
         ("torch/MNST", {}, "train", ("torch/MNST", "Did you mean torch/MNIST?")),
         ("torch/ImageNet", {}, "train", ("torch/ImageNet", "file.py:factory")),
-        ("torch/KMNIST", {}, "train", ("not whole in", "download=True", "train=True", "mend root")),
+        ("torch/KMNIST", {}, "train", ("not whole in", "download=True", "train=True", "fix root")),
         ("torch/SVHN", {}, "test", ("not whole in", "split='test'")),
         ("torch/CIFAR10", {"x": "a"}, "train", ("x is 'a'",)),
     ],

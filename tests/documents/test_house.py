@@ -153,7 +153,7 @@ def test_the_front_door_opens_on_the_student_and_the_command_line(rooms: dict[st
 
 def test_what_goes_beyond_the_design_is_needed(rooms: dict[str, dict[str, list[str]]]) -> None:
     unused = {room: others - rooms[room].keys() for room, others in BEYOND.items() if others - rooms[room].keys()}
-    assert not unused, "take it out of BEYOND"
+    assert not unused, "remove it from BEYOND"
 
 
 def test_no_rooms_import_each_other_in_a_circle(rooms: dict[str, dict[str, list[str]]]) -> None:

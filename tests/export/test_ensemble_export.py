@@ -340,7 +340,7 @@ def test_a_member_that_is_no_network_is_refused(folder: Path, monkeypatch: pytes
 
     open_members = export_ensemble.open_members
     monkeypatch.setattr(export_ensemble, "open_members", without_modules)
-    with refused("Member member-1 is no network of torch", "teachers.path"):
+    with refused("Member member-1 is not a network of torch", "teachers.path"):
         exported(folder)
 
 

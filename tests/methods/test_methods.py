@@ -295,7 +295,9 @@ def test_a_users_own_method_is_a_class_in_a_file(mine: str) -> None:
 
 
 def test_what_is_no_method_is_refused(mine: str) -> None:
-    with pytest.raises(EdistillError, match=r"mine\.py:Alike makes Alike, which is no method\. Derive the class from"):
+    with pytest.raises(
+        EdistillError, match=r"mine\.py:Alike makes Alike, which is not a method\. Derive the class from"
+    ):
         open_method(f"{mine}:Alike")
     with pytest.raises(EdistillError, match=r"Half\(\) raised TypeError: .* abstract .*heads.*stages"):
         open_method(f"{mine}:Half")
@@ -308,13 +310,15 @@ def test_what_is_no_method_is_refused(mine: str) -> None:
 
 
 def test_an_unknown_method_is_answered_with_the_nearest_or_with_all() -> None:
-    with pytest.raises(EdistillError, match=r"'hydro', which is no method\. Did you mean hydra\?"):
+    with pytest.raises(EdistillError, match=r"'hydro', which is not a method\. Did you mean hydra\?"):
         open_method("hydro")
-    with pytest.raises(EdistillError, match=r"'batch_ensemble', which is no method\. Did you mean batch-ensemble\?"):
+    with pytest.raises(EdistillError, match=r"'batch_ensemble', which is not a method\. Did you mean batch-ensemble\?"):
         open_method("batch_ensemble")
-    with pytest.raises(EdistillError, match=rf"'quux', which is no method\. Use one of {', '.join(method_names())}\."):
+    with pytest.raises(
+        EdistillError, match=rf"'quux', which is not a method\. Use one of {', '.join(method_names())}\."
+    ):
         open_method("quux")
-    with pytest.raises(EdistillError, match="'method', which is no method"):  # the module of that name is none
+    with pytest.raises(EdistillError, match="'method', which is not a method"):  # the module of that name is none
         open_method("method")
 
 
@@ -347,7 +351,7 @@ def test_options_out_of_their_domain_are_refused() -> None:
         (
             "hydra",
             {"temprature": 2},
-            r"method\.temprature is no option of hydra\. Its options are temperature, hinton-share",
+            r"method\.temprature is not an option of hydra\. Its options are temperature, hinton-share",
         ),
         ("hydra", {"temperature": 0}, r"method\.temperature is 0: input should be greater than or equal to 0\.05\."),
         ("hydra", {"temperature": "hot"}, r"method\.temperature is 'hot': input should be a valid number"),
@@ -363,7 +367,7 @@ def test_options_out_of_their_domain_are_refused() -> None:
         ("proxy-endd", {"max-precision": 0}, r"method\.max-precision is 0: .* greater than or equal to 0\.001\."),
         ("batch-ensemble", {"spread": -0.1}, r"method\.spread is -0\.1: .* greater than or equal to 0\."),
         ("batch-ensemble", {"hinton-share": 1}, r"method\.hinton-share is 1: input should be less than 1\."),
-        ("supervised", {"temperature": 1}, r"method\.temperature is no option of supervised\."),
+        ("supervised", {"temperature": 1}, r"method\.temperature is not an option of supervised\."),
     ]:
         with pytest.raises(EdistillError, match=says):
             method_options(*asked(name, **options))

@@ -110,7 +110,7 @@ def test_a_family_travels_through_json_with_its_fields() -> None:
 
 def test_no_other_name_is_a_family() -> None:
     for name in ["weighted", "protocol", "Gaussian", "", "os"]:
-        with pytest.raises(ValueError, match=r"is no family of .*categorical, dirichlet, gaussian"):
+        with pytest.raises(ValueError, match=r"is not a family of .*categorical, dirichlet, gaussian"):
             open_family(name)
 
 

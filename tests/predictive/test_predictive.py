@@ -353,7 +353,7 @@ def test_positions_are_independent_of_each_other() -> None:
 
 @either
 def test_the_mixture_of_one_member_is_what_it_says(kind: str) -> None:
-    """To the bit, however it is come by; and of a row that nobody answers it is no number."""
+    """To the bit, however it is come by; and of a row that nobody answers it is not a number."""
     logits = LOGITS[kind][:, :1].astype(np.float32)
     logits[0, ..., 0] = -np.inf
     alone, weighted = (categorical(logits, weights).mixture().logits for weights in (None, np.ones(1)))

@@ -128,7 +128,7 @@ def test_uncertainties_over_targets_do_not_depend_on_their_units() -> None:
     ],
 )
 def test_a_family_of_numbers_is_of_one_length_and_positive_scales(fields: dict[str, tuple[float, ...]]) -> None:
-    with pytest.raises(ValueError, match="is no family of"):
+    with pytest.raises(ValueError, match="is not a family of"):
         GaussianVectorFamily(**fields)
 
 

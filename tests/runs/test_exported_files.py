@@ -24,7 +24,7 @@ def test_a_name_is_a_file_by_itself_or_below_the_runs(runs: Path) -> None:
         assert found is not None
         assert found.samefile(EXPORT / "model.onnx")
     assert located(Path("runs"), "nothing.pt2", told.append) == Path("nothing.pt2"), "who opens it tells"
-    assert located(Path("runs"), "hydra-s0", told.append) is None, "a run is no file"
+    assert located(Path("runs"), "hydra-s0", told.append) is None, "a run is not a file"
     assert located(Path("runs"), "no-run", told.append) is None
     assert not told
 

@@ -73,14 +73,14 @@ def test_an_error_in_a_package_is_told_and_mended(package: Path) -> None:
     (package / "layers.py").write_text("WIDTH = 1 / 0\n")
     with pytest.raises(EdistillError, match="ZeroDivisionError"):
         load_factory(f"{package}/models.py:make", "teachers.model")
-    (package / "layers.py").write_text(text + "# mended\n")
+    (package / "layers.py").write_text(text + "# fixed\n")
     assert load_factory(f"{package}/models.py:make", "teachers.model")() == (7, 7, 7)
 
 
 def test_code_that_could_not_even_be_called_has_no_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def make(depth):\n    return 1 / depth\n")
     make = load_factory(f"{tmp_path / 'mine.py'}:make", "student.model")
-    with pytest.raises(EdistillError, match=r"make\(depth=0\) raised Zero.*, at mine.py, line 2\. Mend it\.$"):
+    with pytest.raises(EdistillError, match=r"make\(depth=0\) raised Zero.*, at mine.py, line 2\. Fix it\.$"):
         make(depth=0)
-    with pytest.raises(EdistillError, match=r"make\(width=3\) raised TypeError: .* 'width'\. Mend it\.$"):
+    with pytest.raises(EdistillError, match=r"make\(width=3\) raised TypeError: .* 'width'\. Fix it\.$"):
         make(width=3)

@@ -123,7 +123,7 @@ LATE = {
 @pytest.mark.parametrize("transform", ["crop-flip", "ods"])
 @pytest.mark.parametrize("name", LATE)
 def test_a_member_that_changes_during_the_pass_is_refused(tmp_path: Path, name: str, transform: str) -> None:
-    """What it said of that split goes: once it is mended, a pass ends with what one over the mended one alone makes."""
+    """What it said of that split goes: once it is fixed, a pass ends with what one over the fixed one alone makes."""
     init, forward = LATE[name]
     counting = "\n    def count(self, x):\n        self.asked += len(x)\n        return self.asked\n"
     text = good(init, forward).replace("\n\ndef make_teacher", f"{counting}\n\ndef make_teacher")

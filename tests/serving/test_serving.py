@@ -252,17 +252,17 @@ def test_what_does_not_fit_is_refused(strange: None) -> None:
         ("nothing.npz", "There is no nothing.npz. Give image files"),
         ("nothing", "There is no nothing. Give image files"),
         ("photos/a.png photos/z.png", "There is no photos/z.png."),
-        ("photos/a.png some.npz", "some.npz is no image file (those end in .jpg "),
-        ("photos some.npz", "photos is no image file"),
+        ("photos/a.png some.npz", "some.npz is not an image file (those end in .jpg "),
+        ("photos some.npz", "photos is not an image file"),
         ("photos -m nothing.onnx", "There is no nothing.onnx. Run edistill export --onnx, or pass --model FILE."),
         ("photos -m photos", "photos holds no export/model.onnx. Run edistill export"),
-        ("photos -m text.onnx", "text.onnx is no ONNX file that onnxruntime can run: "),
+        ("photos -m text.onnx", "text.onnx is not an ONNX file that onnxruntime can run: "),
         ("photos -m foreign.onnx", "foreign.onnx has no edistill metadata, so its preprocessing and classes are unk"),
         (
             "photos -m older.onnx",
             f"older.onnx was written by edistill {__version__}, without method, classes, kind, shape, ",
         ),
-        ("photos -o nowhere/out.csv", "nowhere is no folder, so out.csv cannot be written there. Make it first."),
+        ("photos -o nowhere/out.csv", "nowhere is not a folder, so out.csv cannot be written there. Make it first."),
     ]:
         assert told in refused(f"predict {line}")
 

@@ -358,7 +358,7 @@ def test_a_file_cut_anywhere(here: Path) -> None:
 def test_a_file_that_is_larger_than_any(here: Path) -> None:
     with Path("m.onnx").open("wb") as file:
         file.truncate(10 * 2**30)
-    refused("m.onnx is no ONNX file: it has", f"bytes, and {2**31 - 1:,} are read at most")
+    refused("m.onnx is not an ONNX file: it has", f"bytes, and {2**31 - 1:,} are read at most")
 
 
 def test_any_name_of_the_input_will_do(here: Path) -> None:

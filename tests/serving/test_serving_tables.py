@@ -109,7 +109,7 @@ def test_others_are_refused_by_both_values(
         predict(model, str(path))
     told = str(error.value)
     assert all(word in told for word in words)
-    assert "data.columns" not in told, "what to mend is the table"
+    assert "data.columns" not in told, "what to fix is the table"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_mark_at_the_beginning_and_ends_of_lines_are_no_part_of_a_token(tmp_pa
 
 def test_an_empty_token_is_told_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "tokens.txt").write_text("a\nb\n\nc\n")
-    with refused("tokens.txt", "2", "Take it out"):
+    with refused("tokens.txt", "2", "Remove it"):
         read_vocabulary(tmp_path / "tokens.txt")
 
 

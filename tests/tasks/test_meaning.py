@@ -80,7 +80,7 @@ def test_probabilities_of_labels_may_be_rounded_beyond_1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(1.02, "out.clamp(0, 1)"), (-0.02, "out.clamp(0, 1)"), (5.0, "Mend what it says of that row")]
+    ("value", "told"), [(1.02, "out.clamp(0, 1)"), (-0.02, "out.clamp(0, 1)"), (5.0, "Fix what it says of that row")]
 )
 def test_a_row_beyond_0_and_1_makes_no_logits_of_the_others(value: float, told: str) -> None:
     p = np.full((12, 3), 0.3, np.float32)

@@ -338,7 +338,7 @@ def test_the_student_s_own_tokenizer_is_the_one_that_is_set(folder: Path) -> Non
 
 
 def test_the_ensemble_is_one_graph_where_all_cut_texts_alike(folder: Path) -> None:
-    with pytest.raises(EdistillError, match="Member ready-graph is no network of torch"):
+    with pytest.raises(EdistillError, match="Member ready-graph is not a network of torch"):
         export(read(folder), ensemble=True, onnx=True)
     for path in (folder / "teachers").glob("ready-*"):
         path.unlink()

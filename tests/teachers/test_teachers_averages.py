@@ -294,7 +294,7 @@ def test_counters_as_ints_and_plain_notes_are_read(tmp_path: Path, place: str) -
         ("state_dict", {"scale.factor": 0.5}, r"scale\.factor is a float"),
         ("model_ema", {"0.extra": 3}, r"0\.extra is a int"),
         ("", {"history": [1, 2]}, "history is a list"),
-        ("state_dict", {7: torch.ones(1)}, "7 is no text"),
+        ("state_dict", {7: torch.ones(1)}, "7 is not text"),
     ],
 )
 def test_what_is_no_tensor_is_named_and_the_remedy_works(

@@ -285,7 +285,7 @@ def test_tensors_that_claim_another_size_are_refused_at_once(tmp_path: Path, dim
     del model.graph.initializer[0].dims[:]
     model.graph.initializer[0].dims.extend(dims)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with refused("m.onnx is no ONNX graph that can be read: w claims", f"{dims}", "and has 60"):
+    with refused("m.onnx is not an ONNX graph that can be read: w claims", f"{dims}", "and has 60"):
         load(tmp_path / "m.onnx")
 
 

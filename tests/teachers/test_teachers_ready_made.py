@@ -257,7 +257,7 @@ def test_rows_of_nan_are_not_answered(tmp_path: Path) -> None:
     asked.meets("test", Rows())
     assert asked.answers("test", range(5), None).shape == (5, 3)
     alone = met(written(tmp_path, "n.npz", train=nothing))
-    with refused("Member n answers no row of train", "take it out of teachers.path"):
+    with refused("Member n answers no row of train", "remove it from teachers.path"):
         alone.answers("train", range(5), None)
 
 

@@ -21,7 +21,7 @@ from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.own import told_as_own
 from ensemble_distill.runtime.registry import Registry
 
-SHARED = "Mend it; its items are read-only, since others are given the same: x = item.x.copy() is one to write into."
+SHARED = "Fix it; its items are read-only, since others are given the same: x = item.x.copy() is one to write into."
 
 
 _VIEWS = Registry(__name__, "PHASE")

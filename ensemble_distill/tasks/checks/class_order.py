@@ -49,7 +49,7 @@ def order_by_names(name: str, names: Sequence[str], classes: Sequence[str], sour
         raise EdistillError(
             f"{name}: {source} names {len(names)} classes, the data has {len(classes)}"
             + (f" ({'; '.join(told)})" if told else f", and {first_few(_repeated(names))} comes twice")
-            + f". Rename the data's classes or mend {source}, so that both have the same names."
+            + f". Rename the data's classes or fix {source}, so that both have the same names."
         )
     at = {label: index for index, label in enumerate(classes)}
     order = tuple(at[label] for label in names)

@@ -51,7 +51,7 @@ def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
         raise EdistillError(f"{named} is {y.dtype}. Targets of regression are numbers: store float32.")
     with np.errstate(over="ignore"):
         y = y.astype(np.float32)
-    _refuse(~np.isfinite(y), y, f"{named} is not finite", "Mend or drop that row.", first_row)
+    _refuse(~np.isfinite(y), y, f"{named} is not finite", "Fix or drop that row.", first_row)
     return y
 
 

@@ -97,7 +97,7 @@ def _refuse_no_shares(values: NDArray[np.float32], member: Member, split: str, r
         between = "" if beyond.any() else "All lie between 0 and 1: sigmoids, one a class. "
         todo = f"{between}Let each row sum to 1. {remedy(member, SHARED)}"
     else:
-        todo = "Mend what it says of that row, or remove the row from the data."
+        todo = "Fix what it says of that row, or remove the row from the data."
     raise EdistillError(
         f"Member {member.name} is said to return probabilities, but at row {rows[at]} of {split} the least is "
         f"{values[at].min():.4f} and they sum to {values[at].sum():.4f}. {todo}"

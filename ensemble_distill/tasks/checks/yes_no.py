@@ -82,7 +82,7 @@ def _instead(values: NDArray[np.float32], member: Member) -> str:
         return remedy(member, "out.clamp(0, 1)")
     if outside(values).mean() > 0.5:
         return 'Set teachers.output = "logits".'
-    return "Mend what it says of that row, or remove the row from the data."
+    return "Fix what it says of that row, or remove the row from the data."
 
 
 def refuse_sigmoids(logits: Array, labels: Array, member: Member) -> str | None:
