@@ -98,6 +98,20 @@ def digits(digits_session: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cached_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny folder with its cache. Do not write to it."""
+    from tiny import make_folder, with_cache
+
+    return made_once(tmp_path_factory, "cached", lambda folder: with_cache(make_folder(folder)))
+
+
+@pytest.fixture
+def cached(cached_session: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(cached_session, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
 def runs_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make_runs` makes. Do not write to it."""
     from runs_helpers import make_runs

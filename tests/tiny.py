@@ -26,7 +26,9 @@ from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import files
+from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings, load_settings
+from ensemble_distill.workflows.cache_logits import cache_logits
 
 SIDE, CLASSES = 6, 3
 ROWS = {"train": 40, "validation": 12, "test": 10, "ood/noise": 7}
@@ -139,6 +141,12 @@ def make_folder(folder: Path, members: int = 3, rows: Mapping[str, int] = ROWS) 
     return folder
 
 
+def with_cache(folder: Path) -> Path:
+    """The same folder, once its members are cached as its settings ask."""
+    cache_logits(settings(folder))
+    return folder
+
+
 def settings(folder: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     return load_settings(folder / "edistill.toml", overrides)
 
@@ -209,6 +217,22 @@ def killed_at(point: int, monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterat
         except Killed:
             for part in root.rglob(f"*{files.TEMPORARY}"):
                 part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+
+
+class StopsAt(Silent):
+    """Ctrl+C after so many training steps, of all trainings together: between two writes, with nothing saved since."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left, self.unit = step, ""
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.unit = unit
+
+    def advance(self, count: int = 1, facts: object = None) -> None:
+        self.left -= count if self.unit == "steps" else 0
+        if self.left == 0:
+            raise KeyboardInterrupt
 
 
 def linear(seed: int) -> nn.Module:

@@ -31,19 +31,6 @@ SIZE = Preprocessing((6, 6), (0.5,), (0.5,))
 OVERWRITE = "un edistill cache-logits --overwrite"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("refusals") / "tiny")
-    cache_logits(settings(folder))
-    return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy to break, with its cache."""
-    return Path(shutil.copytree(made, tmp_path / "tiny"))
-
-
 # --- the data has changed ---------------------------------------------------------------------------------------
 
 Change = Callable[[Path], None]
@@ -87,13 +74,13 @@ def refuses_to_use(folder: Path, settings_now: Any, *said: str) -> None:
 
 
 @pytest.mark.parametrize("change", [a_pixel, a_label, a_row_more, the_order_of_rows, class_names])
-def test_arrays_that_changed_since_are_refused(folder: Path, change: Change) -> None:
-    cached = Manifest.load(folder / "cache").splits["train"].digest
-    change(folder)
+def test_arrays_that_changed_since_are_refused(cached: Path, change: Change) -> None:
+    held = Manifest.load(cached / "cache").splits["train"].digest
+    change(cached)
     rows = 41 if change is a_row_more else 40
-    refuses_to_use(folder, settings(folder), f"train data {cached[:12]}… (40 rows)", f"({rows} rows)", "data.train is")
-    assert cache_logits(settings(folder), overwrite=True).added == 3 * 2 + 3 * 3
-    train(settings(folder))
+    refuses_to_use(cached, settings(cached), f"train data {held[:12]}… (40 rows)", f"({rows} rows)", "data.train is")
+    assert cache_logits(settings(cached), overwrite=True).added == 3 * 2 + 3 * 3
+    train(settings(cached))
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +134,9 @@ def a_class_renamed(folder: Path) -> None:
     [a_file_added, a_file_removed, a_file_renamed, a_file_in_another_class, a_file_edited, a_class_renamed],
 )
 def test_an_image_folder_that_changed_since_is_refused(images: Path, change: Change) -> None:
-    cached = Manifest.load(images / "cache").splits["train"].digest
+    held = Manifest.load(images / "cache").splits["train"].digest
     change(images / "data/train")
-    refuses_to_use(images, settings(images), f"train data {cached[:12]}… (12 rows)", "data.train is")
+    refuses_to_use(images, settings(images), f"train data {held[:12]}… (12 rows)", "data.train is")
 
 
 def test_data_that_only_moved_or_was_touched_is_welcome(images: Path) -> None:
@@ -161,12 +148,12 @@ def test_data_that_only_moved_or_was_touched_is_welcome(images: Path) -> None:
     train(moved)
 
 
-def test_another_split_that_changed_is_named(folder: Path) -> None:
-    save_data(folder, "ood/noise", 8)
-    before = contents(folder / "cache")
+def test_another_split_that_changed_is_named(cached: Path) -> None:
+    save_data(cached, "ood/noise", 8)
+    before = contents(cached / "cache")
     with refused("ood/noise data", "(7 rows)", "(8 rows)", OVERWRITE):
-        cache_logits(settings(folder))
-    assert contents(folder / "cache") == before
+        cache_logits(settings(cached))
+    assert contents(cached / "cache") == before
 
 
 # --- other settings ---------------------------------------------------------------------------------------------
@@ -180,62 +167,62 @@ def test_another_split_that_changed_is_named(folder: Path) -> None:
         ("views.transform", "crop-flip+mixup", "none"),
     ],
 )
-def test_other_views_are_refused(folder: Path, key: str, then: object, now: object) -> None:
-    refuses_to_use(folder, settings(folder, {key: now}), f"{key} = {then!r}", f"say {now!r}", f"Set {key} to {then!r}")
+def test_other_views_are_refused(cached: Path, key: str, then: object, now: object) -> None:
+    refuses_to_use(cached, settings(cached, {key: now}), f"{key} = {then!r}", f"say {now!r}", f"Set {key} to {then!r}")
 
 
 @pytest.mark.parametrize(("key", "then", "now"), [("cache.dtype", "float16", "float32"), ("cache.batch-size", 4, 8)])
-def test_other_storage_is_refused(folder: Path, key: str, then: object, now: object) -> None:
-    before = contents(folder / "cache")
+def test_other_storage_is_refused(cached: Path, key: str, then: object, now: object) -> None:
+    before = contents(cached / "cache")
     with refused(f"made with {key} = {then!r}", f"say {now!r}", f"Set {key} to {then!r}", "--overwrite"):
-        cache_logits(settings(folder, {key: now}))
-    assert contents(folder / "cache") == before
+        cache_logits(settings(cached, {key: now}))
+    assert contents(cached / "cache") == before
 
 
-def test_a_changed_member_is_refused(folder: Path) -> None:
-    then = Manifest.load(folder / "cache").members[1].sha256
-    save_member(folder, 1, seed=9)
+def test_a_changed_member_is_refused(cached: Path) -> None:
+    then = Manifest.load(cached / "cache").members[1].sha256
+    save_member(cached, 1, seed=9)
     refuses_to_use(
-        folder, settings(folder), f"member-1 with sha256 {then[:12]}…", "but now it is", "Put the old one back"
+        cached, settings(cached), f"member-1 with sha256 {then[:12]}…", "but now it is", "Put the old one back"
     )
 
 
-def test_a_member_with_another_preprocessing_is_refused(folder: Path) -> None:
-    now = settings(folder, {"teachers.preprocessing": {"size": [6, 6], "mean": [0.5], "std": [0.25]}})
-    refuses_to_use(folder, now, "member-0 with preprocessing", "std=(0.5,)", "std=(0.25,)")
+def test_a_member_with_another_preprocessing_is_refused(cached: Path) -> None:
+    now = settings(cached, {"teachers.preprocessing": {"size": [6, 6], "mean": [0.5], "std": [0.25]}})
+    refuses_to_use(cached, now, "member-0 with preprocessing", "std=(0.5,)", "std=(0.25,)")
 
 
-def test_a_member_said_to_return_something_else_is_refused(folder: Path) -> None:
-    now = settings(folder, {"teachers.output": "probabilities"})
-    refuses_to_use(folder, now, "member-0 with output logits", "now it is probabilities")
+def test_a_member_said_to_return_something_else_is_refused(cached: Path) -> None:
+    now = settings(cached, {"teachers.output": "probabilities"})
+    refuses_to_use(cached, now, "member-0 with output logits", "now it is probabilities")
 
 
-def test_a_member_that_is_gone_is_refused(folder: Path) -> None:
-    (folder / "teachers/member-1.safetensors").unlink()
+def test_a_member_that_is_gone_is_refused(cached: Path) -> None:
+    (cached / "teachers/member-1.safetensors").unlink()
     refuses_to_use(
-        folder, settings(folder), "member-1, which is not among the teachers (member-0, member-2)", "Put it back"
+        cached, settings(cached), "member-1, which is not among the teachers (member-0, member-2)", "Put it back"
     )
 
 
-def test_a_copy_of_a_member_is_refused(folder: Path) -> None:
-    save_member(folder, 5, seed=1)
-    before = contents(folder / "cache")
+def test_a_copy_of_a_member_is_refused(cached: Path) -> None:
+    save_member(cached, 5, seed=1)
+    before = contents(cached / "cache")
     with refused("member-1 and member-5 hold the same weights", "Remove one"):
-        cache_logits(settings(folder))
-    assert contents(folder / "cache") == before
+        cache_logits(settings(cached))
+    assert contents(cached / "cache") == before
 
 
-def test_a_cache_of_a_later_version_or_a_damaged_one_is_refused(folder: Path) -> None:
-    manifest = folder / "cache/manifest.json"
+def test_a_cache_of_a_later_version_or_a_damaged_one_is_refused(cached: Path) -> None:
+    manifest = cached / "cache/manifest.json"
     whole = manifest.read_text()
     for text, said in (
         (whole.replace('"format": 1', '"format": 4'), "has cache format 4, and this edistill reads formats 1 to 3"),
         (whole[: len(whole) // 2], "is damaged"),
     ):
         manifest.write_text(text)
-        refuses_to_use(folder, settings(folder), said)
+        refuses_to_use(cached, settings(cached), said)
     manifest.write_text(whole)
-    assert cache_logits(settings(folder)).added == 0
+    assert cache_logits(settings(cached)).added == 0
 
 
 def test_a_folder_that_is_no_cache_is_left_alone(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from decoded_helpers import photos
 from ranks_helpers import in_ranks
-from tiny import contents, killed_at, make_folder, refused, refused_and_kept, settings
+from tiny import contents, killed_at, make_folder, refused, refused_and_kept, settings, with_cache
 
 from ensemble_distill.caching import decoding
 from ensemble_distill.caching.decoding import store_pictures
@@ -57,9 +57,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `cache`, made without decoded pictures. Do not write to it."""
-    folder = photos(tmp_path_factory.mktemp("decoded") / "tiny", rows=ROWS)
-    cache_logits(settings(folder))
-    return folder
+    return with_cache(photos(tmp_path_factory.mktemp("decoded") / "tiny", rows=ROWS))
 
 
 @pytest.fixture

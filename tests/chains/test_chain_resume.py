@@ -12,12 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import contents, killed_at, make_folder, refused, settings
+from tiny import StopsAt, contents, killed_at, make_folder, refused, settings
 
 from ensemble_distill.chains import forecast
 from ensemble_distill.chains.generations import ChainReport, train_chain
 from ensemble_distill.runtime import files
-from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.runtime.words import told
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.loop import Training
@@ -75,22 +74,6 @@ def hard(folder: Path, name: str, more: Mapping[str, Any] | None = None) -> Sett
 
 def weights(chain: Path) -> dict[str, bytes]:
     return {name: content for name, content in contents(chain).items() if name.endswith("student.safetensors")}
-
-
-class StopsAt(Silent):
-    """Ctrl+C after so many training steps of all generations together."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.left, self.unit = step, ""
-
-    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self.unit = unit
-
-    def advance(self, count: int = 1, facts: object = None) -> None:
-        self.left -= count if self.unit == "steps" else 0
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 def resumed(report: ChainReport) -> list[int]:

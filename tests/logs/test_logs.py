@@ -11,14 +11,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import contents, make_folder, refused, refused_and_kept, settings
+from tiny import StopsAt, contents, make_folder, refused, refused_and_kept, settings, with_cache
 from typer.testing import CliRunner
 
 from ensemble_distill.chains import generations  # noqa: F401, before `train` is replaced for a test
 from ensemble_distill.cli.app import app
 from ensemble_distill.logs import Logs, Place, jsonl, log_names, open_logs
 from ensemble_distill.runtime.progress import Silent
-from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
 Figures = dict[int, dict[str, float]]
@@ -27,25 +26,7 @@ HARD = {"train.epochs": 4, "train.batch-size": 8, "train.checkpoint-minutes": 1e
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = make_folder(tmp_path_factory.mktemp("logs") / "tiny", rows={"train": 40, "validation": 12})
-    cache_logits(settings(made))
-    return made
-
-
-class StopsAt(Silent):
-    """Kills a training after so many steps, with nothing saved since the last epoch."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.left, self.unit = step, ""
-
-    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self.unit = unit
-
-    def advance(self, count: int = 1, facts: object = None) -> None:
-        self.left -= count if self.unit == "steps" else 0
-        if self.left == 0:
-            raise KeyboardInterrupt
+    return with_cache(make_folder(tmp_path_factory.mktemp("logs") / "tiny", rows={"train": 40, "validation": 12}))
 
 
 def of_jsonl(run: Path) -> Figures:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+from tiny import with_cache
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.methods import open_method
-from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
 MINE = """
@@ -40,9 +40,7 @@ class Mine(Method):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tiny.make_folder(tmp_path_factory.mktemp("users") / "f", rows={"train": 40})
-    cache_logits(tiny.settings(made))
-    return made
+    return with_cache(tiny.make_folder(tmp_path_factory.mktemp("users") / "f", rows={"train": 40}))
 
 
 def losing(expression: str) -> str:

@@ -12,13 +12,12 @@ import pytest
 import tiny
 import torch
 from numpy.testing import assert_allclose
-from tiny import contents, killed_at, refused, settings
+from tiny import StopsAt, contents, killed_at, refused, settings, with_cache
 from tiny_regression import LEVEL, SPREAD, ensemble, load_data, make_folder
 
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.facts import Member
 from ensemble_distill.runs.run import load_student
-from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.training import loop
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
@@ -33,9 +32,7 @@ pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thoro
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("runs") / "tiny", rows={"train": 40, "validation": 12})
-    cache_logits(settings(folder))
-    return folder
+    return with_cache(make_folder(tmp_path_factory.mktemp("runs") / "tiny", rows={"train": 40, "validation": 12}))
 
 
 def results(run: Path) -> tuple[dict[str, bytes], list[str]]:
@@ -87,19 +84,6 @@ def test_a_training_killed_at_any_write_goes_on_to_the_same_bytes(
         resumed.add(train(settings(folder, hard)).resumed_at)
         assert results(run) == wanted, f"after a crash at point {point}"
     assert resumed == set(range(4))
-
-
-class StopsAt(Silent):
-    """Kills a training between two writes: after so many steps."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.left = step
-
-    def advance(self, count: int = 1, facts: object = None) -> None:
-        self.left -= count
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("method", ["hydra", "kd", "supervised", "batch-ensemble"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import ROWS, contents, examples, make_folder, refused, refused_and_kept, settings
+from tiny import ROWS, contents, examples, make_folder, refused, refused_and_kept, settings, with_cache
+from training_helpers import new_name
 
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import TrainSettings, load_settings
@@ -62,9 +62,7 @@ def test_help_and_efforts_say_what_is_defined() -> None:
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache; runs of this module go there under names of their own."""
-    folder = make_folder(tmp_path_factory.mktemp("budget") / "tiny")
-    cache_logits(settings(folder))
-    return folder
+    return with_cache(make_folder(tmp_path_factory.mktemp("budget") / "tiny"))
 
 
 @pytest.fixture
@@ -74,12 +72,9 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "FEWEST", 1)
 
 
-_names = (f"run-{number}" for number in itertools.count())
-
-
 @pytest.mark.usefixtures("brief")
 def test_what_a_default_came_to_is_recorded_and_replays(cached: Path) -> None:
-    name = next(_names)
+    name = new_name()
     run, progress = cached / "runs" / name, Silent()
     assert train(settings(cached, {**BARE, "output.name": name}), progress=progress).fresh
     assert "2 epochs of 5 steps." in progress.notes
@@ -95,7 +90,7 @@ def test_what_a_default_came_to_is_recorded_and_replays(cached: Path) -> None:
 
 @pytest.mark.usefixtures("brief")
 def test_a_run_of_another_length_is_refused_by_its_key(cached: Path) -> None:
-    name = next(_names)
+    name = new_name()
     asked = {**BARE, "output.name": name}
     train(settings(cached, {**asked, "train.epochs": 3}))  # as a version with another default made it
     with refused_and_kept(cached / "runs" / name, "train.epochs = 3", "but now it is 2", "--overwrite"):
@@ -106,7 +101,7 @@ def test_a_run_of_another_length_is_refused_by_its_key(cached: Path) -> None:
 
 @pytest.mark.usefixtures("brief")
 def test_an_effort_is_recorded_as_the_epochs_it_came_to(cached: Path) -> None:
-    name = next(_names)
+    name = new_name()
     asked = {**BARE, "train.effort": "quick", "output.name": name}
     train(settings(cached, asked))
     kept = tomllib.loads((cached / "runs" / name / "args.toml").read_text())["train"]
@@ -163,9 +158,9 @@ def test_the_rows_that_count_are_those_that_are_trained_on(tmp_path: Path, monke
 
 def test_of_very_many_epochs_some_are_validated_and_saved(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"train.epochs": 5}
-    whole = train(settings(cached, {**asked, "output.name": next(_names)})).folder
+    whole = train(settings(cached, {**asked, "output.name": new_name()})).folder
     monkeypatch.setattr(loop, "KEPT", 2)  # every third, and the last
-    rare = train(settings(cached, {**asked, "output.name": next(_names)})).folder
+    rare = train(settings(cached, {**asked, "output.name": new_name()})).folder
     assert (rare / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
     tables = [list(csv.DictReader((run / "summary.csv").read_text().splitlines())) for run in (whole, rare)]
     assert [[row["epoch"] for row in table] for table in tables] == [["1", "2", "3", "4", "5"]] * 2
@@ -176,7 +171,7 @@ def test_of_very_many_epochs_some_are_validated_and_saved(cached: Path, monkeypa
 
 def test_a_training_of_very_many_epochs_goes_on_from_a_saved_one(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "KEPT", 2)
-    names = [next(_names) for _ in range(2)]
+    names = [new_name() for _ in range(2)]
     whole, stopped = (settings(cached, {"train.epochs": 5, "output.name": name}) for name in names)
     wanted = train(whole).folder
 

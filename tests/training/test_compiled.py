@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import make_folder, refused, settings
+from tiny import make_folder, refused, settings, with_cache
 from torch import Tensor, nn
 
-from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
 COMPILED = {"train.torchcompile": "eager"}
@@ -21,9 +20,7 @@ Wrong = Callable[[Tensor], Tensor]  # what a compiler makes of a gradient
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("compiled") / "tiny")
-    cache_logits(settings(folder))
-    return folder
+    return with_cache(make_folder(tmp_path_factory.mktemp("compiled") / "tiny"))
 
 
 @pytest.fixture

@@ -7,21 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny import make_folder, settings
+from tiny import make_folder, settings, with_cache
 
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.training import forecast
 from ensemble_distill.training.forward import Forward
 from ensemble_distill.training.loop import Training
-from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = make_folder(tmp_path_factory.mktemp("forecast") / "tiny", rows={"train": 40, "validation": 12})
-    cache_logits(settings(made))
-    return made
+    return with_cache(make_folder(tmp_path_factory.mktemp("forecast") / "tiny", rows={"train": 40, "validation": 12}))
 
 
 class Stops(Silent):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import make_folder, refused, settings
+from tiny import StopsAt, make_folder, refused, settings, with_cache
 
 from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.optimization import optimization
@@ -111,9 +111,7 @@ def test_plain_sgd_is_sgd_without_momentum(momentum: float, nesterov: bool) -> N
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("plateau") / "tiny", rows={"train": 40, "validation": 12})
-    cache_logits(settings(folder))
-    return folder
+    return with_cache(make_folder(tmp_path_factory.mktemp("plateau") / "tiny", rows={"train": 40, "validation": 12}))
 
 
 def rates_and_figures(run: Path) -> list[tuple[float, float]]:
@@ -128,8 +126,6 @@ def test_a_training_lowers_its_rate_as_its_own_summary_says_and_resumes_to_the_s
     found = rates_and_figures(cached / "runs/whole")
     assert [rate for rate, _ in found] == pytest.approx([2 * r for r in by_hand([f for _, f in found], 0.25, 0, 0.0)])
     assert found[-1][0] < 2.0, "it never fell"
-
-    from test_training_resume import StopsAt
 
     each = {**given, "output.name": "stopped", "train.checkpoint-minutes": 1e-9}
     for _ in range(13):

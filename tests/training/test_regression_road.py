@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import shlex
 from collections.abc import Mapping
@@ -17,8 +15,9 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 from scipy.special import logsumexp
 from scipy.stats import norm
-from tiny import contents, refused, settings
+from tiny import contents, refused, settings, with_cache
 from tiny_regression import LEVEL, SPREAD, Float64, ensemble, load_data, make_folder, member_state, save_data
+from training_helpers import summary, trained
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cache.reader import Cache
@@ -29,7 +28,6 @@ from ensemble_distill.predictive.gaussian import Gaussian
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import load_student
 from ensemble_distill.settings import load_settings, settings_from, settings_toml
-from ensemble_distill.training.report import TrainReport
 from ensemble_distill.training.rows import CachedRows, CachedSplit, TeacherOutputs, collate
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
@@ -45,23 +43,7 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache; runs of this module go there under names of their own."""
-    folder = make_folder(tmp_path_factory.mktemp("road") / "tiny", rows=ROWS)
-    cache_logits(settings(folder))
-    return folder
-
-
-_names = (f"run-{number}" for number in itertools.count())
-
-
-def trained(folder: Path, **more: Any) -> TrainReport:
-    """A new run with other settings, written train__lr=0.1 for train.lr."""
-    overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in more.items()}
-    return train(settings(folder, {"output.name": next(_names), **overrides}))
-
-
-def summary(report: TrainReport) -> list[dict[str, str]]:
-    with (report.folder / "summary.csv").open() as file:
-        return list(csv.DictReader(file))
+    return with_cache(make_folder(tmp_path_factory.mktemp("road") / "tiny", rows=ROWS))
 
 
 def said_by(run: Path, x: Array) -> tuple[Float64, Float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from pathlib import Path
@@ -16,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
-from tiny import SIDE, contents, examples, linear, make_folder, refused, settings
+from tiny import SIDE, contents, examples, linear, make_folder, refused, settings, with_cache
 from torch import Tensor, nn
+from training_helpers import new_name, summary, trained
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
@@ -38,23 +38,7 @@ SIZE = Preprocessing((SIDE, SIDE), (0.5,), (0.5,))
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache; runs of this module go there under names of their own."""
-    folder = make_folder(tmp_path_factory.mktemp("training") / "tiny")
-    cache_logits(settings(folder))
-    return folder
-
-
-_names = (f"run-{number}" for number in itertools.count())
-
-
-def trained(folder: Path, **more: Any) -> TrainReport:
-    """A new run with other settings, written train__lr=0.1 for train.lr."""
-    overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in more.items()}
-    return train(settings(folder, {"output.name": next(_names), **overrides}))
-
-
-def summary(report: TrainReport) -> list[dict[str, str]]:
-    with (report.folder / "summary.csv").open() as file:
-        return list(csv.DictReader(file))
+    return with_cache(make_folder(tmp_path_factory.mktemp("training") / "tiny"))
 
 
 def weights(report: TrainReport) -> dict[str, Tensor]:
@@ -112,7 +96,7 @@ def test_the_settings_beside_a_run_make_it_again(cached: Path) -> None:
 def learned(cached: Path) -> TrainReport:
     more = {"views.count": 12, "output.cache": "many-views"}
     cache_logits(settings(cached, more))
-    rest = {"train.epochs": 60, "student.kwargs": {"dropout": 0.0, "width": 32}, "output.name": next(_names)}
+    rest = {"train.epochs": 60, "student.kwargs": {"dropout": 0.0, "width": 32}, "output.name": new_name()}
     return train(settings(cached, {**more, **rest}))
 
 
@@ -163,7 +147,7 @@ def test_training_needs_no_labels_at_all(cached: Path) -> None:
         np.savez(cached / f"data/{split}-x.npz", x=data["x"])
     more = {"data.train": "data/train-x.npz", "data.validation": "data/validation-x.npz", "output.cache": "unlabeled"}
     cache_logits(settings(cached, more))
-    report = train(settings(cached, {**more, "output.name": next(_names)}))
+    report = train(settings(cached, {**more, "output.name": new_name()}))
     columns = list(summary(report)[0])
     assert "validation_loss" in columns
     assert "validation_nll" not in columns

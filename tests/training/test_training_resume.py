@@ -17,15 +17,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny import contents, edistill, killed_at, make_folder, refused, settings, wait_until
+from tiny import StopsAt, contents, edistill, killed_at, make_folder, refused, settings, wait_until, with_cache
 
 from ensemble_distill.runs.folder import ARGS, FILES
 from ensemble_distill.runtime.files import clear_folder
-from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.training import loop
 from ensemble_distill.training.checkpoint import load_state, save_state
-from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
 WRITE = 4  # crash points of one write
@@ -47,9 +45,7 @@ pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thoro
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache; each test names a run of its own."""
-    folder = make_folder(tmp_path_factory.mktemp("resume") / "tiny", rows={"train": 40, "validation": 12})
-    cache_logits(settings(folder))
-    return folder
+    return with_cache(make_folder(tmp_path_factory.mktemp("resume") / "tiny", rows={"train": 40, "validation": 12}))
 
 
 def results(run: Path) -> dict[str, bytes]:
@@ -60,23 +56,6 @@ def results(run: Path) -> dict[str, bytes]:
 def figures(run: Path) -> list[str]:
     """The lines of the summary without their last column, the seconds."""
     return [line.rpartition(",")[0] for line in (run / "summary.csv").read_text().splitlines()]
-
-
-class StopsAt(Silent):
-    """Kills a training between two writes: after so many steps."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.left = step
-        self.unit = ""
-
-    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self.unit = unit
-
-    def advance(self, count: int = 1, facts: object = None) -> None:
-        self.left -= count if self.unit == "steps" else 0
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 # --- every point ------------------------------------------------------------------------------------------------

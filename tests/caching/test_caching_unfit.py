@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,19 +42,6 @@ from ensemble_distill.workflows.train import train
 
 SIZE = Preprocessing((6, 6), (0.5,), (0.5,))
 OVERWRITE = "un edistill cache-logits --overwrite"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("refusals") / "tiny")
-    cache_logits(settings(folder))
-    return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy to break, with its cache."""
-    return Path(shutil.copytree(made, tmp_path / "tiny"))
 
 
 # --- members and data that do not fit ---------------------------------------------------------------------------
@@ -213,57 +199,57 @@ def permuted(seed: int) -> dict[str, Tensor]:
 
 
 def test_a_member_whose_classes_are_permuted_is_refused_and_can_be_taken_away(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all the members only it is computed, and once it is gone nothing is."""
     plain = {"views.transform": "none", "output.cache": "plain"}
-    cache_logits(settings(folder, plain))
-    before = contents(folder / "plain")
-    save_file(permuted(7), folder / "teachers/member-7.safetensors")
+    cache_logits(settings(cached, plain))
+    before = contents(cached / "plain")
+    save_file(permuted(7), cached / "teachers/member-7.safetensors")
     with refused("train: member-7: its outputs look to be in another class order", "rows are right", "check-labels"):
-        cache_logits(settings(folder, plain))
+        cache_logits(settings(cached, plain))
     with refused("is unfinished: train has no view of every member yet", "Run edistill cache-logits"):
-        train(settings(folder, plain))
-    (folder / "teachers/member-7.safetensors").unlink()
+        train(settings(cached, plain))
+    (cached / "teachers/member-7.safetensors").unlink()
     asked = rows_asked(monkeypatch)
-    assert cache_logits(settings(folder, plain)).added == 0
+    assert cache_logits(settings(cached, plain)).added == 0
     assert not asked
-    assert contents(folder / "plain") == before
+    assert contents(cached / "plain") == before
 
 
-def test_a_member_that_knows_little_is_told_and_cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_knows_little_is_told_and_cached(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(class_order, "KNOWN", 1.0)  # nobody knows that much
-    save_file(permuted(7), folder / "teachers/member-7.safetensors")
+    save_file(permuted(7), cached / "teachers/member-7.safetensors")
     heard = Silent()
-    assert cache_logits(settings(folder, {"views.transform": "none", "output.cache": "plain"}), progress=heard).added
+    assert cache_logits(settings(cached, {"views.transform": "none", "output.cache": "plain"}), progress=heard).added
     told = [text for text in heard.warnings if "member-7 knows little, or its outputs are in another class" in text]
     assert [text.split(":")[0] for text in told] == ["train"]  # of twelve rows nothing can be told
 
 
-def test_a_member_that_contradicts_the_labels_is_told_and_cached_where_the_user_knows_better(folder: Path) -> None:
-    save_file(permuted(7), folder / "teachers/member-7.safetensors")
+def test_a_member_that_contradicts_the_labels_is_told_and_cached_where_the_user_knows_better(cached: Path) -> None:
+    save_file(permuted(7), cached / "teachers/member-7.safetensors")
     heard, plain = Silent(), {"views.transform": "none", "output.cache": "plain", "cache.check-labels": False}
-    assert cache_logits(settings(folder, plain), progress=heard).added
+    assert cache_logits(settings(cached, plain), progress=heard).added
     (told,) = [text for text in heard.warnings if "another class order" in text]
     assert told.startswith("train: member-7: its outputs look to be")
     assert told.endswith("1 is called 0).")
 
 
-def test_a_member_that_failed_can_be_replaced_under_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_failed_can_be_replaced_under_its_name(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parts go with it, or the new weights would answer with the old ones' logits."""
     monkeypatch.setattr(writer, "BLOCK_ROWS", 16)
     plain = {"views.transform": "none", "output.cache": "plain"}
-    cache_logits(settings(folder, plain))
-    save_file(permuted(7), folder / "teachers/member-7.safetensors")
+    cache_logits(settings(cached, plain))
+    save_file(permuted(7), cached / "teachers/member-7.safetensors")
     with refused("another class order"):
-        cache_logits(settings(folder, plain))
-    assert list((folder / "plain/parts").rglob("*.safetensors")), "blocks of the refused member"
-    save_member(folder, 7)
+        cache_logits(settings(cached, plain))
+    assert list((cached / "plain/parts").rglob("*.safetensors")), "blocks of the refused member"
+    save_member(cached, 7)
     asked = rows_asked(monkeypatch)
-    cache_logits(settings(folder, plain))
+    cache_logits(settings(cached, plain))
     assert asked == {"member-7": 40 + 12 + 10 + 7}
-    cache_logits(settings(folder, {**plain, "output.cache": "whole"}))
-    assert contents(folder / "plain", ["args.toml"]) == contents(folder / "whole", ["args.toml"])
+    cache_logits(settings(cached, {**plain, "output.cache": "whole"}))
+    assert contents(cached / "plain", ["args.toml"]) == contents(cached / "whole", ["args.toml"])
 
 
 def test_a_member_that_failed_late_takes_its_records_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
