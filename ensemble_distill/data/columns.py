@@ -221,8 +221,8 @@ def finite(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arra
         if mend == LABELS:
             raise EdistillError(f"{named} is {values[row]} at row {first_row + row}, which is not a label. {MISSING}")
         raise EdistillError(
-            f"{named} is {values[row]} at row {first_row + row}. Fill it in as the members had it filled in, or drop "
-            "the row: nothing is guessed for a value that is missing or not finite."
+            f"{named} is {values[row]} at row {first_row + row}. Fill it in as it was for the members, or drop the "
+            "row: missing and non-finite values are not guessed."
         )
     return found
 

@@ -45,7 +45,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
     except csv.Error as error:
         raise EdistillError(f"{path} cannot be read as CSV: {error}. Fix it there.") from None
     except OSError as error:
-        raise EdistillError(f"{path} cannot be read: {error.strerror}. Permit reading it.") from None
+        raise EdistillError(f"{path} cannot be read: {error.strerror}. Make it readable.") from None
 
 
 def _blocks(path: Path, header: list[str], rows: Iterator[list[str]]) -> Blocks:

@@ -48,7 +48,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     yield _row(line, path, row)
                     row += 1
     except OSError as error:
-        raise EdistillError(f"{path} cannot be read: {error.strerror}. Permit reading it.") from None
+        raise EdistillError(f"{path} cannot be read: {error.strerror}. Make it readable.") from None
 
 
 def _row(line: bytes, path: Path, row: int) -> dict[str, Any]:

@@ -112,14 +112,14 @@ def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = Fals
     _warn_of_harm(report, calibration, given.progress)
     if by_row and not calibration.power:
         given.progress.note(
-            "No power by row helps on rows that it was not fitted on: the calibration is the one without --by-row."
+            "No power by row helps on rows that it was not fitted on, so this is the calibration without --by-row."
         )
     if name == HELD_OUT:
         given.progress.note(HONEST)
     if not pairs.several:
         given.progress.note(
-            f"One member answers each row of {name}, so nothing says how far members differ: the spread is 1, and what "
-            "was fitted is how sure the student is of what that member says."
+            f"One member answers each row of {name}, so how far members differ is unknown: the spread is 1, and only "
+            "the student's confidence in that member's answers was fitted."
         )
     return report
 
@@ -242,14 +242,13 @@ def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
 def _warn_of_harm(report: CalibrationReport, calibration: Calibration, progress: Progress) -> None:
     """Tell where a calibration does not help: a student that is too far off is not fixed by a few numbers."""
     told = [
-        f"{name} ended at the limit of what is searched, {getattr(calibration, name):.4g}"
-        for name in at_limit(calibration)
+        f"{name} ended at the limit of the search, {getattr(calibration, name):.4g}" for name in at_limit(calibration)
     ]
     before, after = (figures.get("mean_kl") for figures in (report.before, report.after))
     if before is not None and after is not None and after > (WORSE + NOISE / report.rows) * before:
         told.append(f"the mean KL from the ensemble rises from {before:.4g} to {after:.4g}")
     if told:
         progress.warn(
-            f"This calibration may do harm: {'; '.join(told)}. Train the student on, or take it away: "
+            f"This calibration may do harm: {'; '.join(told)}. Train the student longer, or remove it: "
             f"edistill calibrate {report.folder} --remove."
         )

@@ -64,7 +64,7 @@ def choose(given: Given, runs: Sequence[Run], ensemble: Ensemble, evaluated: str
         given.progress.warn(f"No sub-ensembles, since they are chosen on validation rows. {error}")
         return nothing
     if evaluated == SPLIT:
-        given.progress.note("The sub-ensembles were chosen on these very rows, so their figures are too good.")
+        given.progress.note("The sub-ensembles were chosen on these same rows, so their figures are optimistic.")
     return Choice(chosen, search)
 
 

@@ -32,6 +32,6 @@ CONTROLS = {
 
 # what is told of the split that teachers.folds makes
 HONEST = (
-    "held-out is the training rows, each answered by the one member that was not trained on it: what is said of "
-    "members is honest. The student was trained on these rows, and what is said of it is too good."
+    "held-out is the training rows, each answered by the one member that was not trained on it, so the members' "
+    "figures are unbiased. The student was trained on these rows, so its own figures are optimistic."
 )

@@ -16,7 +16,7 @@ def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
         yield from _who_answers(run.answering, run.split)
     if run.calibrated:
         which = "GENERATION" if in_chain else run.run
-        yield f"{run.run} is calibrated; edistill calibrate {which} --remove takes that away."
+        yield f"{run.run} is calibrated; edistill calibrate {which} --remove undoes that."
     student = run.worth and run.worth[STUDENT]
     slower = slower_than_all(run)
     if student and student.falls_short:
@@ -37,30 +37,30 @@ def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
     if explained is not None and explained < 0:
         yield (
             f"The heads of {run.run} are farther from their members than the heads' own mean is: what they "
-            "disagree about is not what the members do. Where they were trained, more epochs or a smaller learning "
-            "rate help; where they start from members (student.init), another last stage, a higher rank, or all of "
-            "the members compressed."
+            "disagree about is not what the members disagree about. For trained heads, more epochs or a smaller "
+            "learning rate help; for a start from members (student.init), another last stage, a higher rank, or "
+            "all members compressed."
         )
     elif explained is not None and explained < COLLAPSED:
         yield (
-            f"The heads of {run.run} say nearly the same: they explain {explained:.0%} of the members' "
-            "diversity, so this student's model uncertainty stands for little. Where members are modules of torch, "
-            "a start from several of them (student.init) helps most; else more rows of which all say something "
-            "(data.transfer), stronger views and more epochs."
+            f"The heads of {run.run} predict nearly the same: they explain {explained:.0%} of the members' "
+            "diversity, so this student's model uncertainty means little. If members are torch modules, starting "
+            "from several of them (student.init) helps most; otherwise more rows without labels (data.transfer), "
+            "stronger views and more epochs."
         )
 
 
 def cautions(runs: Sequence[Evaluation]) -> list[str]:
     """Of runs whose figures are not what training them through would give."""
     trials = [
-        f"{run.run} is a trial: it learned from {run.limit:,} rows at most (limit), and its figures say nothing of the "
-        "real one."
+        f"{run.run} is a trial: it learned from {run.limit:,} rows at most (limit), so its figures say nothing about "
+        "the full training."
         for run in runs
         if run.limit is not None
     ]
     return trials + [
-        f"{run.run} ended before its loss did: {run.still_falling:.0%} of the fall came in the second half of its last "
-        "stage. More epochs would change its figures."
+        f"{run.run} ended while its loss was still falling: {run.still_falling:.0%} of the fall came in the second "
+        "half of its last stage. More epochs would change its figures."
         for run in runs
         if run.still_falling is not None
     ]
@@ -69,16 +69,16 @@ def cautions(runs: Sequence[Evaluation]) -> list[str]:
 def _who_answers(found: Answering, split: str) -> Iterator[str]:
     """Which rows a table is about, where members do not answer all."""
     if found.unanswered:
-        yield f"No member answers {found.unanswered:,} more rows of {split}: they are left out."
+        yield f"{found.unanswered:,} more rows of {split} are left out: no member answers them."
     if found.most == 1 < found.members:
         yield (
-            f"One of the {found.members} members answers each row of {split}. How near a head is to its own member is "
-            "measured on that member's rows; how members differ on one row is not, so there is no model uncertainty of "
-            "theirs to compare with, and no worth."
+            f"One of the {found.members} members answers each row of {split}. How close a head is to its own member is "
+            "measured on that member's rows. How members differ on one row is unknown, so there is no model "
+            "uncertainty of theirs to compare with, and no worth."
         )
     elif found.least < found.members:
         some = f"{found.least} to {found.most}" if found.least < found.most else str(found.least)
-        alone = " Model uncertainty is compared on the rows that several answer." if found.least == 1 else ""
+        alone = " Model uncertainty is compared on rows that several members answer." if found.least == 1 else ""
         yield (
             f"Of the {found.members} members {some} answer a row of {split}: its ensemble is those who do, and they "
             f"are compared with their own heads.{alone}"

@@ -149,13 +149,13 @@ def _selective(run: Evaluation) -> list[Table]:
     ]
     of = f"{found.rows:,} {called} of calibration"
     titles = [name.replace("_", " ") for name in figures]
-    fitted = ("calibrate may have fitted its two numbers, without labels, on the same rows.",) if run.calibrated else ()
+    fitted = ("calibrate may have been fitted on the same rows, without their labels.",) if run.calibrated else ()
     made = [
         Table(
             f"{run.run}, the least uncertain {called}",
             ("", "up to", f"of {run.split}", *titles),
             {f"kept by {by}, of {of}": kept},
-            ("up to: the threshold. predict --coverage 0.9 marks who is above that of 90 %.",),
+            ("up to: the threshold. predict --coverage 0.9 marks what is above that of 90 %.",),
         )
     ]
     if found.covered is not None and run.task.conformal is not None:
@@ -167,7 +167,7 @@ def _selective(run: Evaluation) -> list[Table]:
                 f"{run.run}, conformal predictions",
                 ("", "at least", f"truth inside, {run.split}", run.task.conformal.size),
                 {f"alpha, by {of}": rows},
-                ("predict --alpha 0.1 writes those that miss the truth of 10 % of rows at most.", *fitted),
+                ("predict --alpha 0.1 writes predictions that miss the truth for at most 10 % of rows.", *fitted),
             )
         )
     return made
@@ -189,26 +189,26 @@ def _caption_near(found: Comparison) -> list[str]:
     told = [f"{_heading(found, ENSEMBLE)}: what a perfect student gets."]
     if found.runs[0].ladder is not None:
         told.append(
-            "worth: how many members do as well, on average over sub-ensembles: by NLL, by mean KL, and by the l1 of "
-            "the model uncertainty once its mean is right."
+            "worth: how many members it takes to do as well, on average over sub-ensembles: by NLL, by mean KL, and by "
+            "the l1 of the model uncertainty, scaled to the right mean."
         )
     told += cautions(found.runs)
     told += [f"{name.replace('_', ' ')}: {CONTROLS[name]}" for name in found.controls]
     if len(found.runs) > 1 and any(run.fidelity["model_uncertainty_spearman"] is not None for run in found.runs):
-        told.append("Control for the Spearman: what the student's total uncertainty alone reaches.")
+        told.append("Control for the Spearman correlation: what the student's total uncertainty alone reaches.")
     return told
 
 
 def _caption(found: Comparison) -> list[str]:
     first = found.runs[0]
-    told = ["member: the mean over members of each one's own."] if MEMBER in found.columns else []
+    told = ["member: the mean of the members' own figures."] if MEMBER in found.columns else []
     if found.chain:
-        told.append("bane-k: the average of what the first k generations predict, an ensemble like any other.")
+        told.append("bane-k: the ensemble of the first k generations.")
     if len(found.task.names) > FEW and any("." in line.figure for line in found.lines()):
         told.append(f"Uncertainties of each of the {found.task.told}: --format csv or json.")
     parts = [f"{name}: {' + '.join(names)}" for name, names in first.subensembles.items() if names is not None]
     if parts:
-        told.append(f"{'; '.join(parts)}: chosen among ensembles as small by their NLL on the validation rows.")
+        told.append(f"{'; '.join(parts)}: chosen among sub-ensembles of that size by NLL on the validation rows.")
     students = [run.models[STUDENT] for run in found.runs]
     if any(student is not None and student["model_uncertainty"] is None for student in students):
         told.append("A single head cannot tell data from model uncertainty: what it calls data is the total.")

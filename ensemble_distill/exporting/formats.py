@@ -35,14 +35,14 @@ class Formats:
     def __post_init__(self) -> None:
         """Raises EdistillError where nothing is asked for, or something that goes with nothing."""
         if not (self.graphs or self.safetensors or self.program or self.merge_heads):
-            raise EdistillError("No format was asked for. Pass --onnx, --safetensors, or both.")
+            raise EdistillError("No format was requested. Pass --onnx, --safetensors, or both.")
         if self.versions != AS_TRACED and not self.graphs:
             named = "--opset" if self.versions.opset is not None else "--ir-version"
             raise EdistillError(
-                f"{named} is of ONNX files, and none is asked for. Pass --onnx too, or leave {named} out."
+                f"{named} is of ONNX files, and none is requested. Pass --onnx too, or leave {named} out."
             )
         if self.force and not self.smaller:
-            raise EdistillError("--force is for --fp16 and --int8, and neither is asked for. Leave it out.")
+            raise EdistillError("--force is for --fp16 and --int8, and neither is requested. Leave it out.")
 
     @property
     def smaller(self) -> bool:

@@ -122,7 +122,7 @@ def export_onnx(
         wanted = {name: values.numpy() for name, values in module.named(x).items()}
     if not all(np.isfinite(values).all() for values in wanted.values()):
         raise EdistillError(
-            "The student says numbers that are not finite on real rows, so nothing was written. Train it again, or "
+            "The student's outputs are not finite on real rows, so nothing was written. Train it again, or "
             "calibrate it again (edistill calibrate)."
         )
     write_verified(path, model, card, Wanted(x, wanted, card.task.tolerance, f"{INSTEAD}, and report the body."))

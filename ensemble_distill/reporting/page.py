@@ -76,7 +76,7 @@ def page(
         *_table(first),
         *(part for picture in pictures for part in _figure(picture)),
         *(part for table in others for part in _folded(table)),
-        f'<p class="quiet">edistill {__version__}. What the figures draw stands in {_text(data)} beside this page.</p>',
+        f'<p class="quiet">edistill {__version__}. The data behind the figures is in {_text(data)}, next to it.</p>',
     ]
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

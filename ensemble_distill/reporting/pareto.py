@@ -51,8 +51,8 @@ def draw_pareto(found: Compared, path: Path) -> None:
     panels = {rung: points for rung, points in panels.items() if points}
     if not panels:
         raise EdistillError(
-            "There is no picture: no run has both a worth and a cost. Costs are measured where the members are at hand "
-            "(teachers.path), and worth takes two members or more that answer the same rows."
+            "There is nothing to plot: no run has both a worth and a cost. Costs are measured where the members are "
+            "available (teachers.path), and worth takes two members or more that answer the same rows."
         )
 
     def draw(figure: Figure) -> None:

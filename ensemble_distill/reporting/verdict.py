@@ -31,14 +31,14 @@ def verdict(found: Evaluation) -> Verdict:
     """By worth and latency, both in members."""
     worth = found.worth and found.worth[STUDENT]
     if not worth or found.ladder is None:
-        return Verdict(None, "Nothing says whether fewer members would do as well.", (_without_ladder(found),))
+        return Verdict(None, "It is unknown whether fewer members would do as well.", (_without_ladder(found),))
     members = len(found.ladder.mean_kl)
     told = worth.told(members)
     if not told:
-        why = "These rows have no labels, and it has no model uncertainty to hold against the ensemble's."
-        return Verdict(None, f"Nothing says whether {found.run} is worth having.", (why,))
+        why = "These rows have no labels, and it has no model uncertainty to compare with the ensemble's."
+        return Verdict(None, f"It is unknown whether {found.run} is worth having.", (why,))
     if math.isnan(worth.cost_in_members):
-        why = "Its cost in members is not known: they are not at hand, and can't be timed."
+        why = "Its cost in members is unknown: the members are not available to be timed."
         return Verdict(None, f"{found.run} is worth {told}.", (why,))
     figures = f"It is worth {told}, for the time of {worth.cost_in_members:.1f}."
     if slower_than_all(found) is not None:  # all of them in less time are better than some of them, too
@@ -48,7 +48,7 @@ def verdict(found: Evaluation) -> Verdict:
             (f"{figures} {_saves(worth, members)}", *_beside(worth)),
         )
     if worth.falls_short:
-        instead = "" if found.instead is None else f" The best of that time: {' + '.join(found.instead)}."
+        instead = "" if found.instead is None else f" The best for that time: {' + '.join(found.instead)}."
         return Verdict(
             False,
             f"Serve some members instead: {found.run} costs more than it is worth in "
@@ -64,8 +64,10 @@ def _saves(worth: Worth, members: int) -> str:
     each = {"memory": costs.get("parameters"), "arithmetic": costs.get("macs")}
     saved = [name for name, cost in each.items() if cost is not None and cost < members]
     if saved:
-        return f"What it saves is {' and '.join(saved)}, not time."
-    return "Nothing is known that it saves." if None in each.values() else "It saves neither memory nor arithmetic."
+        return f"It saves {' and '.join(saved)}, not time."
+    return (
+        "Whether it saves anything is unknown." if None in each.values() else "It saves neither memory nor arithmetic."
+    )
 
 
 def _beside(worth: Worth) -> list[str]:
@@ -74,14 +76,11 @@ def _beside(worth: Worth) -> list[str]:
     if control is None:
         return []
     if own is None:
-        return [
-            "It has one head, and so no model uncertainty: what is uncertain about the model can't be told from the "
-            "rest."
-        ]
+        return ["It has one head and therefore no model uncertainty: it cannot separate that from the rest."]
     if own <= control:
         return [
-            f"Its total uncertainty alone is worth {control:.1f}: use that, its model uncertainty ({own:.1f}) says "
-            "no more."
+            f"Its total uncertainty alone is worth {control:.1f}: use that; its model uncertainty ({own:.1f}) adds "
+            "nothing."
         ]
     return []
 
@@ -90,5 +89,5 @@ def _without_ladder(found: Evaluation) -> str:
     if found.answering is not None and found.answering.most == 1:
         return "One member answers each row, so the rows have no ensemble of several."
     if Comparison((found,)).of_one_teacher:
-        return "There is one teacher, which has no fewer members: hold the student against it in the table."
+        return "There is a single teacher: compare the student with it in the table."
     return "The rows have no ladder of sub-ensembles: see the table."

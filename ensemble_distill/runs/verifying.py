@@ -64,5 +64,5 @@ def _said(ask: Callable[[], object]) -> list[str]:
     except EdistillError as error:
         return [str(error)]
     except OSError as error:
-        return [f"{error.filename} cannot be read: {first_line(error.strerror or error)}. Permit reading it."]
+        return [f"{error.filename} cannot be read: {first_line(error.strerror or error)}. Make it readable."]
     return []

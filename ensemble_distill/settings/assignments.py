@@ -51,7 +51,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return _parsed(read_whole(path, DOCUMENT).decode("utf-8-sig"))
     except OSError as error:
-        raise EdistillError(f"{path} cannot be read: {error.strerror}. Permit reading it, or pass -c FILE.") from None
+        raise EdistillError(f"{path} cannot be read: {error.strerror}. Make it readable, or pass -c FILE.") from None
     except ValueError as error:  # what is no UTF-8, too
         raise EdistillError(f"{path} is not valid TOML: {error}.") from None
 

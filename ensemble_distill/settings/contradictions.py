@@ -103,12 +103,12 @@ def _meaning(teachers: TeacherSettings, task: type[Task], at: str) -> tuple[str,
     """Of what the members' outputs mean; `at` is the table that says it."""
     if teachers.output not in task.outputs:
         return f"{at}.output", (
-            f"{at}.output is {teachers.output!r}, and the task is {task.key}. Say what the members return: "
+            f"{at}.output is {teachers.output!r}, and the task is {task.key}. Set it to what the members return: "
             f"{_one_of(task.outputs)}."
         )
     if teachers.output == "mean" and teachers.variance is None:
         return f"{at}.variance", (
-            f'{at}.output is "mean", so nothing says how far targets lie from it. Set {at}.variance to the '
+            f'{at}.output is "mean", so how far targets lie from it is unknown. Set {at}.variance to the '
             "members' mean squared error on rows they were not trained on, in the target's unit squared."
         )
     if teachers.output != "mean" and teachers.variance is not None:

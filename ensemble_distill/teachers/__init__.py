@@ -101,9 +101,7 @@ def _listed(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
-        raise EdistillError(
-            f"{folder} cannot be listed: {error.strerror}. Permit reading it, or move it out."
-        ) from None
+        raise EdistillError(f"{folder} cannot be listed: {error.strerror}. Make it readable, or move it out.") from None
 
 
 def kind_of(path: Path, missed: bool = False) -> TeacherKind | None:

@@ -267,7 +267,7 @@ def test_sigterm_is_one_line_and_loses_no_whole_block(large: Path) -> None:
     process.terminate()
     said = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 143
-    assert "the same command goes on from there: edistill cache-logits" in said.splitlines()[-1]
+    assert "run the same command to continue: edistill cache-logits" in said.splitlines()[-1]
     assert any((cache / "parts").rglob("*.safetensors"))
     cache_logits(settings(large, LARGE))
     assert facts(cache) == facts(large / "whole")

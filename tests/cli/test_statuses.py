@@ -235,7 +235,7 @@ def test_a_signal_while_the_line_is_read_is_told(here: Path, number: signal.Sign
     command = [sys.executable, "-c", PARSING, str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (128 + number, "")
-    assert done.stderr.startswith(f"{told}. What was finished is kept; the same command goes on from there: edistill")
+    assert done.stderr.startswith(f"{told}. What was finished is kept; run the same command to continue: edistill")
 
 
 TWICE = """
@@ -263,7 +263,7 @@ def test_a_second_interrupt_ends_at_once(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "after"),
-    [("edistill train --epochs 3", "goes on from there"), ("edistill evaluate hydra-s0", "begins again")],
+    [("edistill train --epochs 3", "to continue"), ("edistill evaluate hydra-s0", "to start over")],
 )
 def test_it_says_whether_the_command_goes_on(monkeypatch: pytest.MonkeyPatch, line: str, after: str) -> None:
     monkeypatch.setattr(interrupts, "_line", line)

@@ -226,7 +226,7 @@ def test_a_fit_that_ends_at_its_limit_is_told(
     monkeypatch.setattr("ensemble_distill.evaluation.fit.REACH", math.log(1.001))
     calibrate(settings_of(digits), progress=(told := Silent()))
     (warning,) = [note for note in told.warnings if "may do harm" in note]
-    assert "ended at the limit of what is searched, 1.001" in warning
+    assert "ended at the limit of the search, 1.001" in warning
     assert f"edistill calibrate {digits / 'runs/hydra-s0'} --remove" in warning
     calibrate(settings_of(digits), remove=True)
     assert Run.open(digits / "runs/hydra-s0").calibration is None

@@ -183,7 +183,7 @@ def test_figures_on_the_rows_they_were_chosen_on_are_called_too_good(folder: Pat
     heard = Silent()
     document = evaluate(settings(folder), "first", split="validation", progress=heard).to_json()
     assert document["models"]["best-2"] is not None
-    assert heard.notes == ["The sub-ensembles were chosen on these very rows, so their figures are too good."]
+    assert heard.notes == ["The sub-ensembles were chosen on these same rows, so their figures are optimistic."]
 
 
 # --- several runs -----------------------------------------------------------------------------------------------

@@ -313,7 +313,7 @@ def test_a_signal_saves_and_says_how_to_go_on(folder: Path, number: signal.Signa
     said = process.communicate(timeout=60)[0].decode()
     assert process.returncode == status, said
     assert f"training: saved at step {step_of(run)} of 20." in said
-    assert "goes on from there: edistill train --set train.epochs=1 --set train.batch-size=2" in said
+    assert "run the same command to continue: edistill train --set train.epochs=1 --set train.batch-size=2" in said
     assert 0 < train(settings(folder, {**ONE_EPOCH, "output.name": name})).resumed_at < 20
     train(settings(folder, {**ONE_EPOCH, "output.name": f"whole-{name}"}))
     assert results(run) == results(folder / f"runs/whole-{name}")

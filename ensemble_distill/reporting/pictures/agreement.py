@@ -51,8 +51,8 @@ def picture(seen: Seen) -> Picture | None:
     return Picture(
         "agreement",
         "Does it doubt where the ensemble does?",
-        "A point a row, by model (epistemic) uncertainty. On the dashed line both doubt alike; below it the student "
-        "doubts less.",
+        "One point per row, by model (epistemic) uncertainty. On the dashed line both are equally uncertain; below it "
+        "the student is less so.",
         "; ".join(told) + ".",
         {"rows": len(theirs), "ensemble": theirs[some].tolist(), "student": own[some].tolist()},
         drawn(draw, 5.2, 4.2),

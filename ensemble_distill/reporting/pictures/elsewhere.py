@@ -50,8 +50,8 @@ def picture(seen: Seen) -> Picture | None:
     return Picture(
         "elsewhere",
         "Does it doubt what it has never seen?",
-        f"Shares of rows by {called}: gray those of {split}, lines those from elsewhere. The farther right the "
-        "lines, the better they are told apart. AUROC: .5 is chance, 1 all.",
+        f"Shares of rows by {called}: {split} in gray, other data as lines. The farther right the lines, the "
+        "better the two are separated. AUROC: .5 is chance, 1 is perfect.",
         " ".join(_aurocs(seen, key)),
         {"edges": edges.tolist(), "shares": found},
         drawn(draw, 6.4, 4.6),

@@ -44,8 +44,8 @@ def picture(seen: Seen) -> Picture | None:
     return Picture(
         "farthest",
         "Where is it farthest from its ensemble?",
-        "The rows of the largest KL(ensemble ‖ student), with a line for each member's and each head's vote; the "
-        "darker, the likelier.",
+        "The rows with the largest KL(ensemble ‖ student), with a line for each member's and each head's prediction; "
+        "darker is likelier.",
         "; ".join(told) + ".",
         [
             {

@@ -28,7 +28,7 @@ def picture(seen: Seen) -> Picture | None:
         axes = figure.subplots()
         axes.barh(range(len(kl)), kl, color=COLORS[STUDENT])
         if collapsed is not None:
-            axes.axvline(collapsed, color=OTHER, linestyle="--", label="if all said their mean")
+            axes.axvline(collapsed, color=OTHER, linestyle="--", label="if all predicted their mean")
             axes.legend(frameon=False)
         axes.set(xlabel="KL(member ‖ head), nats", ylabel="" if named else "member")
         axes.invert_yaxis()
@@ -38,8 +38,8 @@ def picture(seen: Seen) -> Picture | None:
     told = ", ".join(f"{seen.members[at]} {kl[at]:.3g}" for at in worst)
     return Picture(
         "heads",
-        "Which heads are near their members?",
-        "The shorter, the nearer. A head beyond the dashed line would do better to say the mean of all heads.",
+        "Which heads are close to their members?",
+        "The shorter, the closer. A head beyond the dashed line would be closer if it predicted the mean of all heads.",
         f"Farthest: {told}. The mean is {float(np.nanmean(kl)):.3g}.",
         {
             "members": list(seen.members),

@@ -46,9 +46,8 @@ def picture(seen: Seen) -> Picture | None:
     return Picture(
         "ladder",
         "What fewer members would get",
-        "Blue: the mean of sub-ensembles by their size. The student stands where it does as well. Where the dotted "
-        "line of its "
-        "cost is left of its own, it is worth more than it costs.",
+        "Blue: the mean of sub-ensembles by size. The student's line marks the size that does as well. If the dotted "
+        "line of its cost is to the left of it, the student is worth more than it costs.",
         f"{seen.run} is worth {told}{costs}.",
         {"steps": found, "cost": cost},
         drawn(draw),

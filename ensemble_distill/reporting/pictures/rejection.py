@@ -43,9 +43,9 @@ def picture(seen: Seen) -> Picture | None:
     )
     return Picture(
         "rejection",
-        "What is gained by saying nothing?",
-        "The rows of the highest total uncertainty are left to somebody else. The steeper, the better it knows where "
-        "it errs.",
+        "What does abstaining gain?",
+        "The rows with the highest total uncertainty are rejected. The steeper the curve, the better it knows where it "
+        "errs.",
         f"{QUALITY[key]}. {told}.",
         {"figure": QUALITY[key], "rejected": SHARES.tolist(), **found},
         drawn(draw, 5.6, 3.6),

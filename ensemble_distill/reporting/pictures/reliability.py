@@ -40,10 +40,9 @@ def picture(seen: Seen) -> Picture | None:
     )
     return Picture(
         "reliability",
-        "Is it right as often as it says?",
-        "Answers in ten bins of equal width by their confidence. Below the dashed line they are too sure of "
-        "themselves, above it not "
-        "sure enough. The larger the dot, the more answers; few say little.",
+        "Is it right as often as it claims?",
+        "Answers in ten bins of equal width, by confidence. Below the dashed line they are overconfident, above it "
+        "underconfident. The larger the dot, the more answers it stands for.",
         told,
         found,
         drawn(draw, 5.2, 3.8),

@@ -41,8 +41,8 @@ def picture(seen: Seen) -> Picture | None:
     return Picture(
         "shifted",
         "Does its doubt grow where it errs more?",
-        "The same rows, distorted in five severities. Where quality falls, uncertainty is to grow, and as the "
-        "ensemble's does.",
+        "The same rows, distorted in five severities. Where quality falls, uncertainty should grow, as the ensemble's "
+        "does.",
         f"Of {seen.run}, from none to the strongest: {'; '.join(told)}.",
         found,
         drawn(draw, 2.2 * len(shifts), 1.9 * len(found) + 0.6),

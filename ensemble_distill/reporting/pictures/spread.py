@@ -49,10 +49,9 @@ def picture(seen: Seen) -> Picture | None:
     )
     return Picture(
         "spread",
-        "Are its errors as large as it says?",
-        "Answers in ten bins of equally many, by the standard deviation that was predicted. Above the dashed line "
-        "errors are larger than "
-        f"predicted.{each}",
+        "Are its errors as large as it claims?",
+        "Answers in ten bins of equal count, by predicted standard deviation. Above the dashed line errors are larger "
+        f"than predicted.{each}",
         told,
         found,
         drawn(draw, 5.2, 3.8),
