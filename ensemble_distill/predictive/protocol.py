@@ -1,6 +1,7 @@
 """What every family of distributions offers, so that methods and metrics are written once.
 
-B batch, M members or heads, L positions (none so far), K classes or labels, D targets. Batch first, always.
+B batch, M members or heads, L positions of a row, where it has any, K classes or labels, D targets. Batch first,
+always.
 """
 
 from __future__ import annotations
