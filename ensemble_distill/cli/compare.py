@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
         runs: Annotated[
             list[str],
             typer.Argument(
-                metavar="RUN…",
+                metavar="RUN",
                 help="Runs of one ensemble, by folder or name, or exported files.",
                 autocompletion=completing.runs,
             ),

@@ -24,7 +24,7 @@ class Style(StrEnum):
 RunArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="A run's folder or name; the latest by default.",
         show_default=False,
         autocompletion=completing.runs,

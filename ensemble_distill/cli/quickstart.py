@@ -16,7 +16,7 @@ from ensemble_distill.cli.command import command
 def register(app: typer.Typer) -> None:
     @command(app, "quickstart", settings=False)
     def quickstart(
-        folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="A new folder.")] = Path("digits"),
+        folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")] = Path("digits"),
         prepare_only: Annotated[
             bool, typer.Option("--prepare-only", help="Only make the folder; run nothing.")
         ] = False,

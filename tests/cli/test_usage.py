@@ -44,7 +44,7 @@ def refused(line: str) -> tuple[str, str]:
         ("--vers", "edistill has no option --vers.", "Did you mean --version?"),
         ("--json train", "edistill has no option --json.", "edistill train --json"),
         ("predict", "edistill predict lacks INPUTS: image files,", "Give it, as in edistill predict data/test.npz"),
-        ("compare", "edistill compare lacks RUN…: runs of one ensemble,", "Give it, as in edistill compare kd-s0"),
+        ("compare", "edistill compare lacks RUN: runs of one ensemble,", "Give it, as in edistill compare kd-s0"),
         ("train extra", "edistill train takes no arguments, and is given extra", "Leave it out, or see"),
         ("train epochs 3", "takes no arguments, and is given epochs 3 besides.", "Did you mean --epochs?"),
         ("train ''", "takes no arguments, and is given '' besides.", "Leave it out"),
