@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.data.rows import Stored, ViewedRows
+from ensemble_distill.data.rows import PLAIN, Stored, ViewedRows
 from ensemble_distill.data.source import Source, View
 from ensemble_distill.facts import Split
 
@@ -28,6 +28,13 @@ class SplitPlan:
     count: int
     folds: NDArray[np.int64] | None = field(default=None, compare=False)
     all_folds: NDArray[np.int64] | None = field(default=None, compare=False)
+
+    @classmethod
+    def plain(
+        cls, source: Source, folds: NDArray[np.int64] | None = None, all_folds: NDArray[np.int64] | None = None
+    ) -> SplitPlan:
+        """The rows as they are, once."""
+        return cls(source, PLAIN, "none", 0, 1, folds, all_folds)
 
     def rows(self, stored: Stored | None = None) -> ViewedRows:
         """Its rows to render; `stored` are the inputs, where those are kept."""

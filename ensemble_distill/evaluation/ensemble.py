@@ -13,7 +13,6 @@ from ensemble_distill.cache.manifest import refuse_other_data
 from ensemble_distill.cache.reader import Records
 from ensemble_distill.data.batches import at_once, plain_batches
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.data.rows import PLAIN
 from ensemble_distill.data.source import Source
 from ensemble_distill.evaluation.cost import Uncounted
 from ensemble_distill.evaluation.given import Given
@@ -112,5 +111,5 @@ class Ensemble:
             or any(here.get(m.name) != m for m in self.members)
         ):
             return None
-        refuse_other_data(cache.folder, split, cached, SplitPlan(source, PLAIN, "none", 0, 1).facts())
+        refuse_other_data(cache.folder, split, cached, SplitPlan.plain(source).facts())
         return cache.open(split)

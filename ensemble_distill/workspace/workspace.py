@@ -201,8 +201,9 @@ class Workspace:
         """A split with the views that the settings give it. Raises EdistillError when those cannot act on it."""
         source = source or self.source(name)
         if name not in TRAINED:
-            folds = (self.folds, self.all_folds) if name == HELD_OUT else ()
-            return SplitPlan(source, open_view("none", None), "none", 0, 1, *folds)
+            if name == HELD_OUT:
+                return SplitPlan.plain(source, self.folds, self.all_folds)
+            return SplitPlan.plain(source)
         views = self.settings.views
         scale = source.scale if in_units(views.transform) else None
         columns: InputColumns | None = getattr(source, "columns", None)
@@ -220,7 +221,7 @@ class Workspace:
             )
         require_kind(view, source.kind, views.transform)
         if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
-            return SplitPlan(source, view, "none", 0, 1)
+            return SplitPlan.plain(source)
         return SplitPlan(source, view, portable(views.transform), views.seed, views.count)
 
     def splits(self, names: Iterable[str] | None = None, known: tuple[str, ...] | None = None) -> dict[str, SplitPlan]:
