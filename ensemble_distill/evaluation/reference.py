@@ -81,6 +81,11 @@ def references(
     return []
 
 
+def reference_of_run(run: Run, student: Speaks, splits: Splits, workers: int, progress: Progress) -> Reference | None:
+    """What one student on the CPU says; None as `references` says none."""
+    return next(iter(references([run], [student], splits, torch.device("cpu"), workers, progress)), None)
+
+
 def reference_of_members(
     task: Task, ensemble: Speaks, to: AnyPreprocessing | None, splits: Splits, workers: int, progress: Progress
 ) -> Reference | None:

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ensemble_distill.data.rows import plain_inputs
-from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.price import Price
-from ensemble_distill.evaluation.reference import references
+from ensemble_distill.evaluation.reference import reference_of_run
 from ensemble_distill.exporting.beside import write_card_of_run
 from ensemble_distill.exporting.formats import Formats
 from ensemble_distill.exporting.onnx import export_onnx
@@ -25,15 +23,15 @@ from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import refuse_outside
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
-from ensemble_distill.runtime.spread import spread
 from ensemble_distill.settings import Settings
 from ensemble_distill.students.own_row import refuse_dependent
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.reference import Reference
-from ensemble_distill.workflows.export_ensemble import CHECKED_ON, CHECKED_ROWS, export_members
+from ensemble_distill.workflows.export_ensemble import export_members
 from ensemble_distill.workflows.export_merged import export_merged, refuse_not_merged
 from ensemble_distill.workflows.export_pixels import export_pixels
+from ensemble_distill.workflows.export_rows import CHECKED_ROWS, checked_on, real_rows
 from ensemble_distill.workflows.export_smaller import export_smaller
 from ensemble_distill.workspace.evaluating import Splits
 from ensemble_distill.workspace.workspace import Workspace
@@ -98,7 +96,15 @@ def export(
         EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
     """
     asked = Formats(
-        onnx, safetensors, fp16, int8, uint8_input, program, merge_heads, Versions(opset, ir_version), force
+        onnx=onnx,
+        safetensors=safetensors,
+        fp16=fp16,
+        int8=int8,
+        uint8_input=uint8_input,
+        program=program,
+        merge_heads=merge_heads,
+        versions=Versions(opset, ir_version),
+        force=force,
     )
     workspace = Workspace(settings, progress or Silent(), trust)
     if ensemble:
@@ -148,20 +154,10 @@ def _written(workspace: Workspace, run: Run, asked: Formats) -> Exported:
 def _reference(workspace: Workspace, run: Run, student: Student) -> Reference | None:
     """What the student says of the calibration rows, which makes the thresholds of `predict`."""
     splits = Splits(workspace, run.architecture.task)
-    cpu = torch.device("cpu")
-    return next(iter(references([run], [student], splits, cpu, workspace.workers, workspace.progress)), None)
+    return reference_of_run(run, student, splits, workspace.workers, workspace.progress)
 
 
 def _real_rows(workspace: Workspace, run: Run) -> torch.Tensor:
     """Some rows to compare torch and onnxruntime on: of a split no choice hangs on, evenly spread."""
-    names = [name for name in CHECKED_ON if name in workspace.split_names]
-    if not names:
-        raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
-    source, student = workspace.source(names[0]), run.architecture
-    x = plain_inputs(source, spread(len(source), CHECKED_ROWS), student.preprocessing)
-    if x.shape[1:] != student.shape:
-        raise EdistillError(
-            f"{run.folder} takes inputs of shape {student.shape}, but the configured data gives {x.shape[1:]}. Export "
-            "from the folder it was trained in."
-        )
-    return torch.from_numpy(x)
+    split = checked_on(workspace.split_names)
+    return torch.from_numpy(real_rows(workspace, split, CHECKED_ROWS, run.architecture, str(run.folder)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.probe import open_members
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.data.rows import PLAIN, plain_inputs
+from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.reference import reference_of_members
@@ -30,12 +30,10 @@ from ensemble_distill.runtime.spread import spread
 from ensemble_distill.settings import FILE_NAME
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.workflows.export_rows import CHECKED_ROWS, checked_on
 from ensemble_distill.workspace.folders import refuse_foreign
 from ensemble_distill.workspace.splits import class_names
 from ensemble_distill.workspace.workspace import Workspace, sources_of
-
-CHECKED_ROWS = 32
-CHECKED_ON = ("validation", "test", "train")  # the first that there is: no choice hangs on it
 
 
 def export_members(
@@ -61,7 +59,7 @@ def export_members(
     teachers = workspace.ensemble(class_names(sources_of(plans), known))
     opened = open_members(workspace.task, plans, teachers, known, workspace.progress)
     modules = [_module(asked) for asked in opened]
-    name = next(name for name in CHECKED_ON if name in plans)
+    name = checked_on(plans)
     source = plans[name].source
     x, said = _answers(opened, source, name)
     widths = {asked.member.name: one.shape[-1] for asked, one in zip(opened, said, strict=True)}
@@ -87,10 +85,9 @@ def _beside(workspace: Workspace, task: Task, members: Sequence[Member], file: P
 def _plans(workspace: Workspace) -> dict[str, SplitPlan]:
     """The splits that say what an answer is, without views. Raises EdistillError where there are none."""
     names = [name for name in workspace.split_names if not name.startswith("ood/") and name != HELD_OUT]
-    if not set(names) & set(CHECKED_ON):
-        raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
+    checked_on(names)
     plans = workspace.splits(names, workspace.cached_names)
-    return {name: SplitPlan(plan.source, PLAIN, "none", 0, 1) for name, plan in plans.items()}
+    return {name: SplitPlan.plain(plan.source) for name, plan in plans.items()}
 
 
 def _module(asked: Answering) -> nn.Module:

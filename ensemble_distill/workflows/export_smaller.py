@@ -8,12 +8,11 @@ from pathlib import Path
 import onnx
 import torch
 
-from ensemble_distill.data.rows import plain_inputs
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.exported import ExportedRun
 from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.price import BEFORE, Price, prices, refuse_dear
-from ensemble_distill.evaluation.reference import references
+from ensemble_distill.evaluation.reference import reference_of_run
 from ensemble_distill.exporting.formats import Formats
 from ensemble_distill.exporting.onnx import sealed_with
 from ensemble_distill.exporting.pixels import refuse_no_pixels, with_pixels
@@ -22,10 +21,10 @@ from ensemble_distill.runs.exports import onnx_content
 from ensemble_distill.runs.folder import FLOAT16, FORMATS, INT8, RAW
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import scratch, write_whole
-from ensemble_distill.runtime.spread import spread
 from ensemble_distill.serving.card import Card, Precision
 from ensemble_distill.serving.served import Served
 from ensemble_distill.workflows.export_pixels import as_without, write_pixels
+from ensemble_distill.workflows.export_rows import real_rows
 from ensemble_distill.workspace.evaluating import open_for_evaluation
 from ensemble_distill.workspace.workspace import Workspace
 
@@ -85,8 +84,7 @@ def _tried(given: Given, run: Run, of: Card, model: onnx.ModelProto, path: Path)
     card = replace(of, precision=PRECISIONS[name], input="float32" if name == path.name else "uint8", reference=None)
     write_whole(path, sealed_with(model, card))
     file = ExportedRun.open_file(path)
-    cpu = torch.device("cpu")
-    known = next(iter(references([run], [file.student()], given.splits, cpu, given.workers, given.progress)), None)
+    known = reference_of_run(run, file.student(), given.splits, given.workers, given.progress)
     file.served.card = replace(card, reference=known)
     return file
 
@@ -95,9 +93,6 @@ def _calibration_rows(workspace: Workspace, whole: ExportedRun) -> list[Rows]:
     """Batches of training rows as the student sees them, which say what range its numbers have."""
     if SEEN not in workspace.split_names:
         raise EdistillError("--int8 learns the range of numbers from training rows. Set data.train, or leave it out.")
-    source, student = workspace.source(SEEN), whole.architecture
-    x = plain_inputs(source, spread(len(source), ROWS), student.preprocessing)
-    if x.shape[1:] != student.shape:
-        raise EdistillError(f"{whole.folder} takes inputs of {student.shape}, and data.train gives {x.shape[1:]}.")
+    x = real_rows(workspace, SEEN, ROWS, whole.architecture, str(whole.folder))
     assert isinstance(whole.served, Served)
     return [whole.served.given(x[at : at + BATCH]) for at in range(0, len(x), BATCH)]

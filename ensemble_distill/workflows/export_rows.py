@@ -1,0 +1,42 @@
+"""The real rows that an export is verified on, or learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ensemble_distill.data.rows import plain_inputs
+from ensemble_distill.data.source import Array
+from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.spread import spread
+from ensemble_distill.students.architecture import Architecture
+from ensemble_distill.workspace.workspace import Workspace
+
+CHECKED_ROWS = 32
+CHECKED_ON = ("validation", "test", "train")  # the first that there is: no choice hangs on it
+
+
+def checked_on(splits: Collection[str]) -> str:
+    """The split to verify on. Raises EdistillError where there is none."""
+    for name in CHECKED_ON:
+        if name in splits:
+            return name
+    raise EdistillError("An export is verified on real rows, and no data is configured. Set data.validation.")
+
+
+def real_rows(workspace: Workspace, split: str, count: int, of: Architecture, told: str) -> Array:
+    """So many rows of a split at most, evenly spread, as a student wants them.
+
+    Args:
+        told: how messages call whose student it is.
+
+    Raises:
+        EdistillError: it takes inputs of another shape.
+    """
+    source = workspace.source(split)
+    x = plain_inputs(source, spread(len(source), count), of.preprocessing)
+    if x.shape[1:] != of.shape:
+        raise EdistillError(
+            f"{told} takes inputs of shape {of.shape}, but the configured data gives {x.shape[1:]}. Export "
+            "from the folder it was trained in."
+        )
+    return x
