@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from ensemble_distill import __version__
 from ensemble_distill.data.source import Array
-from ensemble_distill.errors import EdistillError, first_line
+from ensemble_distill.errors import EdistillError, first_line, parted
 from ensemble_distill.runtime.files import refuse_endless, remove_file, sha256_file, write_whole
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.runtime.seals import WRITTEN_BY, read_sealed_json, write_sealed_json
@@ -258,7 +258,7 @@ def problems(cache: Path) -> list[str]:
         try:
             record = load_record(cache, split)
         except EdistillError as error:
-            found.append(str(error).partition(". ")[0])
+            found.append(parted(str(error))[0].removesuffix("."))
             continue
         for block in () if record is None else record.blocks:
             path = path_of(cache, split, block)

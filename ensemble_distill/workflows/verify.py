@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble_distill.cache.manifest import is_cache
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import decoded_blocks as pictures
-from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.errors import CacheError, EdistillError, parted
 from ensemble_distill.runs.folder import ARGS, CACHES, CONFIG, WEIGHTS, generation_name
 
 AGAIN = "Delete those files and run edistill cache-logits to compute them again."
@@ -77,7 +77,7 @@ def _chain(folder: Path) -> VerifyReport:
         try:
             found = _cache(cache)
         except EdistillError as error:
-            problems.append(f"{str(error).partition('. ')[0]}. {again}")
+            problems.append(f"{parted(str(error))[0]} {again}")
         else:
             records += found.records
             problems += [f"{problem}. {again}" for problem in found.problems]
