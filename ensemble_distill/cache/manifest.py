@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 
 from ensemble_distill.cache.formats import Format
+from ensemble_distill.cache.parts import PARTS
 from ensemble_distill.cache.problems import problems
-from ensemble_distill.cache.record_key import INPUTS, SAMPLES, InputKey, Key, RecordKey, SampleKey, key_of
+from ensemble_distill.cache.record_key import INPUTS, RECORDS, SAMPLES, InputKey, Key, RecordKey, SampleKey, key_of
 from ensemble_distill.errors import CacheError, quoted
 from ensemble_distill.facts import FACETS, Member, Split, split_key
 from ensemble_distill.runtime.contents import gathered, scattered
@@ -27,7 +28,8 @@ PARTIAL = 2  # the format of a cache with rows that members do not answer, which
 DRAWN = 3  # and of one with drawn ids, which they would take for dense records
 NAME = "manifest.json"
 ARGS = "args.toml"  # the settings that a cache was made with
-FILES = (NAME, ARGS, "records", "parts", "replay", "decoded")  # all that a cache folder holds of ours
+FOLDERS = (RECORDS, PARTS, "replay", "decoded")
+FILES = (NAME, ARGS, *FOLDERS)  # of ours, and gone when a cache is made again: all but notes, which are of the data
 
 
 @dataclass(frozen=True)

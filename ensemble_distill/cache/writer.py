@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.manifest import FILES, Drawn, Manifest, Pushed
+from ensemble_distill.cache.manifest import FILES, FOLDERS, Drawn, Manifest, Pushed
 from ensemble_distill.cache.parts import PARTS, Block, Parts
-from ensemble_distill.cache.record_key import RECORDS, AnyKey, InputKey, Key, RecordKey, SampleKey
+from ensemble_distill.cache.record_key import AnyKey, InputKey, Key, RecordKey, SampleKey
 from ensemble_distill.runtime.files import (
     TEMPORARY,
     is_temporary,
@@ -28,7 +28,7 @@ from ensemble_distill.runtime.files import (
     write_all,
 )
 
-WRITTEN = (RECORDS, PARTS, "replay", "notes", "decoded")  # the folders of a cache that files are written to
+WRITTEN = (*FOLDERS, "notes")  # the folders of a cache that files are written to
 BLOCK_ROWS = 4096  # a part is a few seconds of work and one sync to disk
 BLOCK_BYTES = 1 << 24  # of each record, at most: a pass holds a block of every member's
 PART_BYTES = 1 << 25  # at most, of more than one record: as it is written a part is held some times over
