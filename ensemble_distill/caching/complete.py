@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import ARGS, Manifest, as_recorded, is_cache
@@ -26,13 +27,31 @@ def is_complete(folder: Path, splits: Mapping[str, SplitPlan], members: Sequence
         EdistillError: the manifest is damaged.
     """
     manifest = Manifest.load(folder)
-    kinds = {plan.source.kind for plan in splits.values()}
     return (
-        manifest.members == tuple(as_recorded(manifest.members, member, kinds) for member in members)
-        and all(key in manifest.records for key in keys(splits, members))
-        and all(key.path(folder).is_file() for key in manifest.records)
+        manifest.members == tuple(members_as_recorded(manifest, splits, members))
+        and is_whole(folder, manifest, splits, members)
         and not unneeded(folder)
     )
+
+
+def members_as_recorded(manifest: Manifest, splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> list[Member]:
+    """The members as a cache of these splits knows them."""
+    kinds = {plan.source.kind for plan in splits.values()}
+    return [as_recorded(manifest.members, member, kinds) for member in members]
+
+
+def teachers_as_recorded(
+    manifest: Manifest, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher]
+) -> list[Teacher]:
+    """The same of those that can be asked."""
+    known = members_as_recorded(manifest, splits, [teacher.member for teacher in teachers])
+    return [replace(teacher, member=member) for teacher, member in zip(teachers, known, strict=True)]
+
+
+def is_whole(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> bool:
+    """Whether every record that a pass is to end with is noted, and every noted one there."""
+    wanted = keys(splits, members)
+    return all(key in manifest.records for key in wanted) and all(k.path(folder).is_file() for k in manifest.records)
 
 
 def keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator[RecordKey]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ensemble_distill.cache.manifest import FILES, NAME, Manifest, as_recorded, is_cache
+from ensemble_distill.cache.manifest import FILES, NAME, Manifest, is_cache
 from ensemble_distill.cache.record_key import inputs_place
 from ensemble_distill.cache.shared_writer import open_writer
 from ensemble_distill.cache.writer import Writer, clean, drop_drawn
 from ensemble_distill.caching.answers import cache_answers
-from ensemble_distill.caching.complete import keys
+from ensemble_distill.caching.complete import is_whole, keys, teachers_as_recorded
 from ensemble_distill.caching.decoding import (
     bytes_to_store,
     refuse_no_room_to_store,
@@ -105,7 +105,7 @@ def _begun(
     """
     there = Manifest.load(folder) if is_cache(folder) and not overwrite else None
     if there is not None:
-        teachers = _as_recorded(there, splits, teachers)
+        teachers = teachers_as_recorded(there, splits, teachers)
     asked = _asked(task, splits, teachers, asking)
     manifest = asked if there is None else extended(folder, there, asked)
     for name, plan in splits.items():
@@ -118,7 +118,7 @@ def _begun(
     settled = replace(manifest, answer=probe(folder, manifest, splits, opened))
     drawn = samples_of(folder, settled, splits, asking)
     pictures = bytes_to_store(folder, splits, overwrite) if asking.decoded else {}
-    if there is not None and _is_whole(folder, manifest, splits):
+    if there is not None and is_whole(folder, manifest, splits, manifest.members):
         if manifest != there:  # a member that failed is gone
             manifest.save(folder)
         refuse_no_room_to_store(folder, pictures, 0)
@@ -154,13 +154,7 @@ def _opened_as_well(
 ) -> list[Answering]:
     """The members of a process that is not the first."""
     classes = settled.classes if settled.answers else None
-    return open_members(task, splits, _as_recorded(settled, splits, teachers), classes, Silent(), room)
-
-
-def _as_recorded(there: Manifest, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher]) -> list[Teacher]:
-    """The teachers as a cache knows them."""
-    kinds = {plan.source.kind for plan in splits.values()}
-    return [replace(one, member=as_recorded(there.members, one.member, kinds)) for one in teachers]
+    return open_members(task, splits, teachers_as_recorded(settled, splits, teachers), classes, Silent(), room)
 
 
 def _asked(task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], asking: Asking) -> Manifest:
@@ -178,12 +172,6 @@ def _asked(task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence
             "versions": library_versions(),
         },
     )
-
-
-def _is_whole(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan]) -> bool:
-    """Whether every record that the pass is to end with is noted, and every noted one there."""
-    wanted = keys(splits, manifest.members)
-    return all(key in manifest.records for key in wanted) and all(k.path(folder).is_file() for k in manifest.records)
 
 
 def _cache_split(writer: Writer, name: str, plan: SplitPlan, turns: Turns) -> None:

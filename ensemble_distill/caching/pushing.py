@@ -18,6 +18,7 @@ from ensemble_distill.cache.record_key import InputKey, inputs_place
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.filling import fill
 from ensemble_distill.caching.gradient import all_moved
+from ensemble_distill.caching.noted import fresh_notes
 from ensemble_distill.caching.panel import Panel
 from ensemble_distill.caching.seen import Seen
 from ensemble_distill.data.plan import SplitPlan
@@ -107,17 +108,12 @@ def _shape(plan: SplitPlan, member: Member) -> tuple[int, ...]:
 
 def _note(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Sequence[Member]) -> None:
     """Note who will be asked, before the first block: a pass that goes on asks the same, whoever has come since."""
-    there = {(member.name, member.sha256) for member in members}
     now = Pushed(
         members=tuple((member.name, member.sha256) for member in members),
         shape=_shape(plan, members[0]),
         dtype="uint8" if plan.source.kind == "pixels" else "float32",
     )
-    noted = {key: writer.manifest.pushed.get(key) for key in todo}
-    fresh = {
-        key: now for key, one in noted.items() if one is None or one.shape != now.shape or not set(one.members) <= there
-    }
-    if fresh:
+    if fresh := fresh_notes(writer.manifest.pushed, todo, now, lambda noted: noted.shape == now.shape):
         writer.note_pushed(fresh)
 
 

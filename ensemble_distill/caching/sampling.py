@@ -19,6 +19,7 @@ from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.record_key import RecordKey, Said, SampleKey
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching import drawing
+from ensemble_distill.caching.noted import fresh_notes
 from ensemble_distill.caching.panel import Panel, wanted
 from ensemble_distill.caching.probe import asked_as
 from ensemble_distill.caching.seen import Seen
@@ -177,13 +178,8 @@ def draw_keys(writer: Writer, todo: Sequence[RecordKey], samples: int, members: 
 
 def _note(writer: Writer, draws: Sequence[SampleKey], samples: int, members: Sequence[Member]) -> None:
     """Note whom ids are drawn from, before the first: a pass that goes on draws from these, whoever has come since."""
-    there = {(member.name, member.sha256) for member in members}
     now = Drawn(tuple((member.name, member.sha256) for member in members), samples)
-    noted = {key: writer.manifest.drawn.get(key) for key in draws}
-    fresh = {
-        key: now for key, one in noted.items() if one is None or one.samples != samples or not set(one.members) <= there
-    }
-    if fresh:
+    if fresh := fresh_notes(writer.manifest.drawn, draws, now, lambda noted: noted.samples == samples):
         writer.note_drawn(fresh)
 
 

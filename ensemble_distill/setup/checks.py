@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ensemble_distill.cache.manifest import Manifest, as_recorded, refuse_other_data, refuse_other_members
+from ensemble_distill.cache.manifest import Manifest, refuse_other_data, refuse_other_members
+from ensemble_distill.caching.complete import members_as_recorded
 from ensemble_distill.caching.decoding import bytes_to_store, to_store
 from ensemble_distill.caching.forecast import forecast
 from ensemble_distill.caching.grouping import groups_told
@@ -186,8 +187,7 @@ def _cache(workspace: Workspace, teachers: list[Teacher], found: Examined) -> No
         return
     with found.looking("output.cache"):
         manifest = Manifest.load(workspace.cache_folder)
-        kinds = [plan.source.kind for plan in found.plans.values()]
-        members = [as_recorded(manifest.members, teacher.member, kinds) for teacher in teachers]
+        members = members_as_recorded(manifest, found.plans, [teacher.member for teacher in teachers])
         if members:
             refuse_other_members(workspace.cache_folder, manifest.members, members)
         lacking = [member.name for member in members if member.name not in manifest.names]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from ensemble_distill.cache.manifest import as_recorded, refuse_other_data, refuse_other_members
+from ensemble_distill.cache.manifest import refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache, stored_inputs
+from ensemble_distill.caching.complete import teachers_as_recorded
 from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.decoded import decodes, is_decoded
@@ -122,11 +122,7 @@ def cached_teachers(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> lis
     if not workspace.has_teachers:
         return []
     cache = workspace.cache
-    kinds = [plan.source.kind for plan in plans.values()]
-    teachers = [
-        replace(teacher, member=as_recorded(cache.manifest.members, teacher.member, kinds))
-        for teacher in workspace.ensemble(_known_names(cache, plans))
-    ]
+    teachers = teachers_as_recorded(cache.manifest, plans, workspace.ensemble(_known_names(cache, plans)))
     found = [teacher.member for teacher in teachers]
     refuse_other_members(cache.folder, cache.manifest.members, found)
     new = [member.name for member in found if member.name not in cache.manifest.names]
