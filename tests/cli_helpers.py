@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from ensemble_distill.cli.interrupts import GOES_ON
+
+INTERRUPTED = f"Interrupted. {GOES_ON}"
+
 
 def message_of(stderr: str) -> str:
     """The one message of a refusal with its hint behind it: an error, a blank line, a hint. What names break into

@@ -15,7 +15,6 @@ from typing import Any
 
 STATUS = 130  # of Ctrl-C: 128 and the number of the signal, as shells have it
 GOES_ON = "What was finished is kept; run the same command to continue."
-TOLD = f"Interrupted. {GOES_ON}"
 AGAIN = "Nothing is left half done; run the same command to start over."
 BEGIN_AGAIN = {"calibrate", "compare", "doctor", "evaluate", "export", "init", "inspect", "predict", "verify"}
 LONGEST = 200  # characters of a command that is told again

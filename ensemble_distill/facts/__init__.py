@@ -148,11 +148,6 @@ class Member:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"preprocessing": None if self.preprocessing is None else self.preprocessing.to_json()}
 
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Member:
-        """Inverse of `to_json`; a record may be older than `units` and `variance`. Raises ValueError for others."""
-        return parsed(cls, record)
-
 
 @dataclass(frozen=True)
 class Split:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict
 
 from ensemble_distill.errors import EdistillError, first_few
-from ensemble_distill.runtime.records import parsed
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
@@ -100,11 +99,6 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "channels" or value is not None}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
-        return parsed(cls, record)
 
 
 @dataclass(frozen=True)
@@ -199,8 +193,3 @@ class InputColumns:
             | ({} if self.array is None else {"array": self.array})
             | (numbers if self.inputs else {})
         )
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> InputColumns:
-        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
-        return parsed(cls, record)

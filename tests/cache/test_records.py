@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.formats import Format, format_names
+from ensemble_distill.cache.formats import _FORMATS, Format
 from ensemble_distill.cache.formats.dense import LOWEST
 
 Logits = NDArray[np.float32]
@@ -140,7 +140,7 @@ def test_records_are_little_endian_on_any_machine() -> None:
 
 SHAPE = {"dense": (3,), "moments": (2,), "inputs": (1, 4, 4), "sampled": (2, 4), "drawn": (2, 5)}
 DTYPES = {"inputs": ("uint8", "float32"), "drawn": ("uint16", "uint32")}
-STORED = [(name, dtype) for name in format_names() for dtype in DTYPES.get(name, ("float16", "float32"))]
+STORED = [(name, dtype) for name in _FORMATS.keys for dtype in DTYPES.get(name, ("float16", "float32"))]
 
 
 @pytest.mark.parametrize(("name", "dtype"), STORED)

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from cli_helpers import message_of
+from cli_helpers import INTERRUPTED, message_of
 from tiny import make_folder, refused, wait_until
 from torch.utils.data import Dataset, _utils
 from typer.testing import CliRunner
 
-from ensemble_distill.cli import interrupts
 from ensemble_distill.cli.app import app
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.loading import batches
@@ -202,4 +201,4 @@ def test_ctrl_c_in_a_terminal_is_one_line_whatever_the_loader_processes_do(folde
     assert process.returncode == 130
     before = r"caching \S+: \d+ rows|\d+ members, .* to write"  # what was told until then
     (told,) = [line for line in said.splitlines() if not re.match(before, line)]
-    assert told.startswith(f"{interrupts.TOLD[:-1]}: edistill cache-logits -j 2")
+    assert told.startswith(f"{INTERRUPTED[:-1]}: edistill cache-logits -j 2")

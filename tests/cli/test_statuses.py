@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 import typer
-from cli_helpers import message_of
+from cli_helpers import INTERRUPTED, message_of
 from typer.testing import CliRunner, Result
 
 from ensemble_distill.cli import interrupts
@@ -128,7 +128,7 @@ def test_every_mistake_is_one_message_from_every_command(run: Run) -> None:
 def test_an_interrupt_is_one_line_from_every_command(run: Run) -> None:
     for name in WORKFLOWS:
         result = run(name, raising(KeyboardInterrupt()))
-        assert (result.exit_code, result.output) == (130, f"{interrupts.TOLD}\n")
+        assert (result.exit_code, result.output) == (130, f"{INTERRUPTED}\n")
 
 
 def test_a_bug_says_so_below_its_traceback(run: Run) -> None:
@@ -169,7 +169,7 @@ def test_a_cause_is_shown_on_request(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_a_command_that_cannot_be_imported_is_no_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ensemble_distill.cli.app.load", lambda name: raising(KeyboardInterrupt())())
     result = CliRunner().invoke(app, ["verify"])
-    assert (result.exit_code, result.output) == (130, f"{interrupts.TOLD}\n")
+    assert (result.exit_code, result.output) == (130, f"{INTERRUPTED}\n")
 
 
 def test_a_reader_that_has_gone_is_no_error(here: Path) -> None:
@@ -214,7 +214,7 @@ edistill.main()
 @pytest.mark.parametrize("module", ["typer", "ensemble_distill.workflows.methods"])
 def test_an_interrupt_during_imports_is_one_line(here: Path, module: str) -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTS, module], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD[:-1]}: edistill methods\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{INTERRUPTED[:-1]}: edistill methods\n")
 
 
 PARSING = """
@@ -258,7 +258,7 @@ main()
 
 def test_a_second_interrupt_ends_at_once(here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, check=False, timeout=30)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{interrupts.TOLD[:-1]}: edistill methods\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{INTERRUPTED[:-1]}: edistill methods\n")
 
 
 @pytest.mark.parametrize(
@@ -319,4 +319,4 @@ def test_an_error_that_comes_of_an_interrupt_is_told_as_the_interrupt(capfd: pyt
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended.value.exit_code == 130
-    assert capfd.readouterr().err == f"{interrupts.TOLD}\n"
+    assert capfd.readouterr().err == f"{INTERRUPTED}\n"

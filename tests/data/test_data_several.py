@@ -24,6 +24,7 @@ from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import open_view
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns, Part, Preprocessing, Several
+from ensemble_distill.runtime.records import parsed
 
 COUNT = 9
 PIXELS, NUMBERS, Y = rows(COUNT)
@@ -172,7 +173,7 @@ def test_what_a_row_is_made_of_is_recorded_as_before_where_it_is_one_thing() -> 
     assert InputColumns(images="file").to_json() == {"images": "file"}
     assert InputColumns(text="said").to_json() == {"text": "said"}
     for columns in (TABLE.asked, InputColumns(text=("one", "other")), InputColumns(inputs=("a",), text="t")):
-        assert InputColumns.from_json(columns.to_json()) == columns
+        assert parsed(InputColumns, columns.to_json()) == columns
     assert TABLE.asked.features == ("age", "sex=f", "sex=m")
 
 

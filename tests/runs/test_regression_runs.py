@@ -18,6 +18,7 @@ from tiny_regression import LEVEL, SPREAD, ensemble, load_data, make_folder
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.facts import Member
 from ensemble_distill.runs.run import load_student
+from ensemble_distill.runtime.records import parsed
 from ensemble_distill.training import loop
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
@@ -161,6 +162,6 @@ def test_a_record_of_a_member_that_knows_no_units_is_a_classifiers() -> None:
     """Manifests and exports of the first classifiers lack both fields."""
     record = Member("m", "0" * 64).to_json()
     first = {name: value for name, value in record.items() if name not in ("units", "variance")}
-    assert Member.from_json(first) == Member.from_json(record)
+    assert parsed(Member, first) == parsed(Member, record)
     number = Member("m", "0" * 64, "mean", units=(1.5, 2.0), variance=0.1)
-    assert Member.from_json(number.to_json()) == number
+    assert parsed(Member, number.to_json()) == number

@@ -8,6 +8,7 @@ import pytest
 
 from ensemble_distill.facts import Member, Tokenization, Tokenizer
 from ensemble_distill.runtime.contents import brief, gathered, scattered
+from ensemble_distill.runtime.records import parsed
 
 FIELDS = ("input_ids", "attention_mask")
 
@@ -23,8 +24,8 @@ def test_a_document_holds_each_tokenizer_once() -> None:
     assert list(there["tokenizers"].values()) == sorted(["one", "two"], key=lambda text: Tokenizer.of(text).sha256)
     assert json.dumps(there).count('"one"') == 1
     again = scattered(json.loads(json.dumps(there)))
-    assert [Member.from_json(one) for one in again["members"]] == members()
-    contents = [Member.from_json(one).preprocessing.tokenizer.content for one in again["members"]]  # type: ignore[union-attr]
+    assert [parsed(Member, one) for one in again["members"]] == members()
+    contents = [parsed(Member, one).preprocessing.tokenizer.content for one in again["members"]]  # type: ignore[union-attr]
     assert contents == ["one", "two", "one"]
 
 
@@ -47,4 +48,4 @@ def test_a_table_that_is_none_or_holds_another_text_is_refused() -> None:
         scattered({**record, "tokenizers": ["one"]})
     other = dict.fromkeys(record["tokenizers"], "another")
     with pytest.raises(ValueError, match="a tokenizer is"):
-        Member.from_json(scattered({**record, "tokenizers": other})["members"][0])
+        parsed(Member, scattered({**record, "tokenizers": other})["members"][0])

@@ -86,4 +86,4 @@ def test_what_is_nested_too_deeply_is_told() -> None:
 )
 def test_a_fact_that_nobody_wrote_is_refused(kind: Any, said: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
-        kind.from_json(said)
+        parsed(kind, said)

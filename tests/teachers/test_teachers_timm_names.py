@@ -23,6 +23,7 @@ from ensemble_distill.data.rendering import as_unit, render
 from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.runtime.records import parsed
 from ensemble_distill.settings import load_settings
 from ensemble_distill.teachers import open_teachers
 from ensemble_distill.teachers.teacher import Teacher
@@ -125,7 +126,7 @@ def test_gray_is_told_in_records_but_for_those_of_before() -> None:
     assert "channels" not in plain.to_json()
     assert "channels" not in Member("m", "s", preprocessing=plain).to_json()["preprocessing"]
     record = json.loads(json.dumps(Member("m", "s", preprocessing=gray).to_json()))
-    again = Member.from_json(record).preprocessing
+    again = parsed(Member, record).preprocessing
     assert again is not None
     assert again.channels == 1
     with refused("of 1 channel"):

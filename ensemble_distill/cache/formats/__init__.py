@@ -28,11 +28,6 @@ class FormatFile(Protocol):
 _FORMATS = Registry(__name__, "layout")
 
 
-def format_names() -> list[str]:
-    """Names of the formats, sorted."""
-    return list(_FORMATS.keys)
-
-
 @dataclass(frozen=True)
 class Format:
     """How rows of one shape are stored.
