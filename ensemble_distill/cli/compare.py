@@ -13,14 +13,13 @@ from ensemble_distill.cli.command import command
 from ensemble_distill.cli.flags import AlsoJson, Format, Split, Style, Trust, refuse_two_formats
 from ensemble_distill.evaluation.paired import ROWS, Difference
 from ensemble_distill.evaluation.remarks import cautions, remarks
-from ensemble_distill.evaluation.tables import LABELS
+from ensemble_distill.evaluation.tables import LABELS, TOLD_BY_CONTROLS, WORTH, Sections
 from ensemble_distill.settings import Settings
 
 if TYPE_CHECKING:
     from ensemble_distill.evaluation.compared import Compared, Side
 
-TITLES = {"worth": "worth, in members", "quality": "quality and uncertainty"}
-CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
+TITLES = {"worth": WORTH, "quality": "quality and uncertainty"}
 NOT_CLEAR = "n.s."
 SHOWN = 5e-5  # below which four digits are none
 BESIDE = 2  # more stand in further tables: a terminal is no wider
@@ -90,12 +89,12 @@ def _keys(found: Compared) -> Iterator[tuple[str, str]]:
     """Section and name of each figure that some side has."""
     for section, figures in found.sides[0].figures.items():
         for key in figures:
-            told = key not in CONTROLS and "." not in key
+            told = key not in TOLD_BY_CONTROLS and "." not in key
             if told and any(side.figures[section].get(key) is not None for side in found.sides):
                 yield section, key
 
 
-def _sections(found: Compared, others: Sequence[Side]) -> render.Sections:
+def _sections(found: Compared, others: Sequence[Side]) -> Sections:
     first = found.sides[0]
     sections: dict[str, list[list[str]]] = {}
     for section, key in _keys(found):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from csv import writer as csv_writer
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,6 +29,9 @@ from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell, plain_markdown
 from ensemble_distill.runtime.pace import Pace
 from ensemble_distill.runtime.words import told
+
+if TYPE_CHECKING:
+    from ensemble_distill.evaluation.tables import Sections
 
 TELL_FIRST = 2.0  # seconds until the first line of progress where there is no terminal for a bar
 TELL_EVERY = 60.0  # and between the others, at least
@@ -200,7 +203,6 @@ def _columns(title: str | None, columns: Sequence[str]) -> Table:
     return drawn
 
 
-Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin with their own label
 Lines = Sequence[str]
 
 

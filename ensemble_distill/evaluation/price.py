@@ -20,7 +20,7 @@ from ensemble_distill.evaluation.exported import ExportedRun
 from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.names import STUDENT
 from ensemble_distill.evaluation.rows import Answers, prediction_rows
-from ensemble_distill.evaluation.tables import Table
+from ensemble_distill.evaluation.tables import WORTH, Table
 from ensemble_distill.runs.folder import FORMATS, ONNX, RAW
 from ensemble_distill.runtime.grown import Grown, GrownValues
 from ensemble_distill.runtime.numbers import number
@@ -85,7 +85,7 @@ def price_table(prices: Sequence[Price]) -> Table:
         "quality": [
             [name.replace("_", " "), *(number(price.figures.get(name)) for price in prices)] for name in first.figures
         ],
-        "worth, in members": [
+        WORTH: [
             [f"in {name}", *("–" if (of := price.worth[name]) is None else f"{of:.1f}" for price in prices)]
             for name in first.worth
         ],

@@ -14,6 +14,7 @@ from ensemble_distill.runtime.numbers import number, short
 
 Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin with their own label
 
+WORTH = "worth, in members"  # the title of a section
 FEW = 4  # targets or labels whose own figures stand in the table
 
 APART = ("shifts", "kept", "conformal")  # sections that have tables of their own
@@ -103,14 +104,14 @@ def _sections(found: Comparison) -> tuple[Sections, Sections]:
             continue
         if kind not in APART and not repeated and any(value is not None for value in line.values):
             title = {
-                "worth": "worth, in members",
+                "worth": WORTH,
                 "uncertainty": f"uncertainty ({found.task.uncertainty_unit})",
                 "ood": f"out of distribution: {name} (AUROC)",
                 "cost": "cost of one row",
             }.get(kind, kind)
             label = LABELS.get(line.figure, line.figure.replace("_", " "))
             sections.setdefault(title, []).append([f"by {label}" if kind == "ood" else label, *_cells(line)])
-    near = [title for title in ("worth, in members", "fidelity") if title in sections]
+    near = [title for title in (WORTH, "fidelity") if title in sections]
     return {title: sections.pop(title) for title in near}, sections
 
 
