@@ -15,7 +15,7 @@ from ensemble_distill.chains.forecast import Forecast
 from ensemble_distill.chains.settings import generation_settings
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runs.args import refuse_other_settings, write_args
-from ensemble_distill.runs.chain import refuse_changed
+from ensemble_distill.runs.chain import finished_generations, refuse_changed
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.folder import ARGS, CHAIN_FILES, CONFIG, WEIGHTS, generation_name
 from ensemble_distill.runs.folder import FILES as RUN_FILES
@@ -77,13 +77,13 @@ def _train_chain(settings: Settings, overwrite: bool, trust: bool, progress: Pro
     folder = run_folder(settings)
     see_as_first([folder / ARGS, *(file for number in range(count) for file in _run_files(folder, number + 1))])
     _refuse_foreign(folder)
-    complete = not overwrite and _finished_generations(folder) >= count
+    complete = not overwrite and len(finished_generations(folder)) >= count
     ranks.wait()  # until all have read what is there
     # one that is up to date may stand where none may write
     with one_writer(folder) if ranks.is_first() and not complete else nullcontext():
         if not overwrite:
             refuse_other_settings(folder, settings, free=("train.generations",))
-        there = 0 if overwrite else _finished_generations(folder)
+        there = 0 if overwrite else len(finished_generations(folder))
         if 0 < there < count:
             _refuse_other_rows(settings, Run.open(folder / generation_name(1)))
         forecast = Forecast(folder, count - there, progress)
@@ -228,18 +228,11 @@ def _run_files(folder: Path, generation: int) -> list[Path]:
     return [folder / generation_name(generation) / name for name in (ARGS, CONFIG, WEIGHTS)]
 
 
-def _finished_generations(folder: Path) -> int:
-    count = 0
-    while (folder / generation_name(count + 1) / WEIGHTS).is_file():
-        count += 1
-    return count
-
-
 def _claim(folder: Path, settings: Settings, overwrite: bool) -> None:
     """Make the folder the chain's own, when its first generation makes its one so."""
     if overwrite:  # all of the old chain goes before the new one's settings are written
         clear_folder(folder / generation_name(1), RUN_FILES, last=ARGS)
-        later = [path.name for path in folder.glob("generation-*") if path.name != generation_name(1)]
+        later = [path.name for path in folder.glob(generation_name("*")) if path.name != generation_name(1)]
         clear_folder(folder, (*sorted(later, key=lambda name: (-len(name), name)), *CHAIN_FILES), last=ARGS)
     write_args(folder, settings)
 

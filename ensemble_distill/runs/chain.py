@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def is_chain(folder: Path) -> bool:
     return (folder / ARGS).is_file() and (folder / generation_name(1) / CONFIG).is_file()
 
 
+def finished_generations(folder: Path) -> list[Path]:
+    """From the first one on, as far as each is finished."""
+    there = (folder / generation_name(number) for number in itertools.count(1))
+    return list(itertools.takewhile(lambda generation: (generation / WEIGHTS).is_file(), there))
+
+
 @dataclass(frozen=True)
 class Chain:
     """The finished generations of a chain, in order; at least one."""
@@ -29,8 +36,8 @@ class Chain:
     def open(cls, folder: Path) -> Chain:
         """Raises EdistillError when no generation is finished, or one did not learn from the one before as it is."""
         runs: list[Run] = []
-        while (folder / generation_name(len(runs) + 1) / WEIGHTS).is_file():
-            runs.append(Run.open(folder / generation_name(len(runs) + 1)))
+        for generation in finished_generations(folder):
+            runs.append(Run.open(generation))
             if len(runs) > 1:
                 refuse_changed(runs[-2], runs[-1].folder, runs[-1].config)
         later = [path.parent.name for path in folder.glob(f"{generation_name('*')}/{WEIGHTS}")]
