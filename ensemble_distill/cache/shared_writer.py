@@ -10,10 +10,9 @@ from ensemble_distill.cache.manifest import NAME, Drawn, Manifest, Pushed
 from ensemble_distill.cache.parts import Block
 from ensemble_distill.cache.record_key import InputKey, Key, SampleKey
 from ensemble_distill.cache.writer import Writer
-from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import sha256_file
-from ensemble_distill.runtime.shared import is_seen
+from ensemble_distill.runtime.shared import is_seen, unseen, unseen_here
 
 
 class SharedWriter(Writer):
@@ -30,10 +29,7 @@ class SharedWriter(Writer):
         if not ranks.is_first():
             self._begin(folder, noted[0])
         if not is_seen(lambda: (folder / NAME).is_file() and sha256_file(folder / NAME) == noted[1]):
-            raise EdistillError(
-                f"Process {ranks.current().index} of {ranks.current().world} does not see in {folder} what the first "
-                "one wrote there. Set output.cache to a folder that all machines share."
-            )
+            raise unseen_here(folder, "the first one")
         ranks.wait()  # before the first one writes more
 
     def note_pushed(self, pushed: Mapping[InputKey, Pushed]) -> None:
@@ -57,10 +53,7 @@ class SharedWriter(Writer):
         def wait() -> None:
             if not is_seen(seen):
                 lacking = next(block for block in cut if self.missing(block, keys))
-                raise EdistillError(
-                    f"Rows {lacking.start} to {lacking.stop - 1} of {keys[0].split} are written, but cannot be seen in "
-                    f"{self.folder}. Set output.cache to a folder that all machines share."
-                )
+                raise unseen(f"Rows {lacking.start} to {lacking.stop - 1} of {keys[0].split}", self.folder)
 
         ranks.of_first(wait)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,9 +21,10 @@ from ensemble_distill.data.source import Array, Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.loading import batches
-from ensemble_distill.runtime.shared import is_seen
+from ensemble_distill.runtime.shared import is_seen, unseen, unseen_here
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.runtime.workers import at_once, by_trial, offered, rate_of
@@ -74,7 +74,7 @@ def _sizes(source: Source) -> list[int]:
 
 def refuse_no_room_to_store(folder: Path, lacking: Mapping[str, int], records: int) -> None:
     """Raise EdistillError where the disk has not the bytes of pictures beside those of records."""
-    free, needed = _free(folder), sum(lacking.values())
+    free, needed = free_bytes(folder), sum(lacking.values())
     if lacking and needed + records > free:
         raise EdistillError(
             f"Decoded pictures of {' and '.join(lacking)} fill about {bytes_told(needed)}, records "
@@ -89,13 +89,8 @@ def tell_to_store(folder: Path, lacking: Mapping[str, int], splits: Mapping[str,
         rows = sum(len(splits[name].source) for name in lacking)
         asking.progress.note(
             f"decoded pictures of {' and '.join(lacking)}: {counted(rows, 'row')}, about "
-            f"{bytes_told(sum(lacking.values()))} to write, {bytes_told(_free(folder))} free."
+            f"{bytes_told(sum(lacking.values()))} to write, {bytes_told(free_bytes(folder))} free."
         )
-
-
-def _free(folder: Path) -> int:
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
 
 
 def store_pictures(folder: Path, splits: Mapping[str, SplitPlan], asking: Asking) -> tuple[dict[str, SplitPlan], int]:
@@ -136,10 +131,7 @@ def _store(folder: Path, name: str, source: Source, asking: Asking) -> None:
     noted = ranks.of_first(lambda: _noted(blocks, whole, source))
     record = blocks.folder / RECORD
     if not is_seen(lambda: record.is_file() and sha256_file(record) == noted and _there(blocks, whole)):
-        raise EdistillError(
-            f"Process {rank.index} of {rank.world} does not see in {blocks.folder} what the others wrote there. Name a "
-            "folder in output.cache that all machines share."
-        )
+        raise unseen_here(blocks.folder, "the others")
     ranks.wait()
 
 
@@ -167,10 +159,7 @@ def _noted(blocks: Blocks, whole: Sequence[range], source: Source) -> str:
     """The sha256 of the record, which is written once every block is seen."""
     if not is_seen(lambda: _there(blocks, whole)):
         lacking = next(rows for rows in whole if not blocks.path(rows).is_file())
-        raise EdistillError(
-            f"Pictures of rows {lacking.start} to {lacking.stop - 1} are written, but cannot be seen in "
-            f"{blocks.folder}. Set output.cache to a folder that all machines share."
-        )
+        raise unseen(f"Pictures of rows {lacking.start} to {lacking.stop - 1}", blocks.folder)
     blocks.note(whole, source.digest_scope)
     return sha256_file(blocks.folder / RECORD)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ensemble_distill.caching.seen import seen
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
+from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.runtime.words import bytes_told, counted, told
 from ensemble_distill.teachers.answering import Answering
@@ -64,8 +64,7 @@ def refuse_no_room(
     these."""
     each = forecast(manifest, splits, asking.drawn)
     needed = sum(each.values()) + (JOINED - 1) * max(each.values(), default=0)
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     of_a_row = manifest.format.record.itemsize
     if needed > free and asking.drawn:
         largest = max(each, key=lambda name: (name not in asking.drawn, each[name]))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.facts import TRAINED
+from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import counted, told
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.forecast import training_seconds
 from ensemble_distill.training.loop import Training
 from ensemble_distill.training.report import TrainReport
-from ensemble_distill.workspace.splits import TRAINED
 
 
 class Forecast:
@@ -62,7 +62,7 @@ class Forecast:
             space += cached * views * pushed.format.record.itemsize
         what = f"{counted(self.left, 'generation')} of {counted(train.epochs, 'epoch')}"
         self.progress.note(f"{what}: about {told(seconds)} and {space / 1e6:,.1f} MB.")
-        free = shutil.disk_usage(self.folder).free
+        free = free_bytes(self.folder)
         if space > free:
             self.progress.warn(
                 f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and the chain fills about "

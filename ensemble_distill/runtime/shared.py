@@ -16,6 +16,7 @@ from ensemble_distill.runtime.files import sha256_file
 
 LOOK_EVERY = 0.25  # seconds
 LATE = 90.0  # seconds after which a file that another machine wrote is to be seen here: NFS remembers folders for 60
+SHARED = "Set output.cache to a folder that all machines share."
 SHOWN = 60  # characters of a value in a message
 
 
@@ -27,6 +28,19 @@ def is_seen(there: Callable[[], bool]) -> bool:
             return False
         time.sleep(LOOK_EVERY)
     return True
+
+
+def unseen(what: str, folder: Path) -> EdistillError:
+    """What to raise of files in a cache that do not come."""
+    return EdistillError(f"{what} are written, but cannot be seen in {folder}. {SHARED}")
+
+
+def unseen_here(folder: Path, writers: str) -> EdistillError:
+    """The same, told by who looks for them."""
+    rank = ranks.current()
+    return EdistillError(
+        f"Process {rank.index} of {rank.world} does not see in {folder} what {writers} wrote there. {SHARED}"
+    )
 
 
 def see_as_first(paths: Iterable[Path], whole: bool = True) -> None:

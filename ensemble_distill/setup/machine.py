@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ensemble_distill import __version__
 from ensemble_distill.runtime.cores import cores_here
+from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.files import memory
 
 LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxruntime", "safetensors", "scikit-learn")
@@ -19,7 +19,6 @@ def machine_here(folder: Path) -> dict[str, Any]:
     """What this runs on; `folder` is on the disk that results go to."""
     import torch
 
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     devices = ["cpu", *(f"cuda:{at} ({torch.cuda.get_device_name(at)})" for at in range(torch.cuda.device_count()))]
     devices += ["mps"] if torch.backends.mps.is_available() else []
     return {
@@ -31,7 +30,7 @@ def machine_here(folder: Path) -> dict[str, Any]:
         "cores": cores_here(),
         "threads": torch.get_num_threads(),
         "memory": memory(),
-        "free_disk": shutil.disk_usage(there).free,
+        "free_disk": free_bytes(folder),
     }
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,7 +225,7 @@ def test_the_time_is_told_before_the_first_step_and_after_each_generation(folder
 
 
 def test_what_is_left_is_told_of_a_growing_chain(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=3)))
+    monkeypatch.setattr(forecast, "free_bytes", lambda _: 3)
     train_chain(plain(folder, name, 1))
     heard = Heard()
     train_chain(plain(folder, name, 3), progress=heard)

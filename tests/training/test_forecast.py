@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tiny import make_folder, settings, with_cache
@@ -49,7 +48,7 @@ def test_a_short_one_is_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_disk_that_is_too_small_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=100)))
+    monkeypatch.setattr(forecast, "free_bytes", lambda _: 100)
     (warning,) = [w for w in told(folder, "full", **{"train.epochs": 30}).warnings if "disk" in w]
     assert "output.runs" in warning
     assert shutil.disk_usage(folder).free > 100
