@@ -8,13 +8,15 @@ import torch
 
 from ensemble_distill.caching.forecast import TIMED, in_turn, seconds_a_row, timed
 from ensemble_distill.caching.seen import seen
+from ensemble_distill.facts import TRAINED
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.setup.checks import Examined
 from ensemble_distill.teachers.answering import Inputs
 from ensemble_distill.training.budget import default_epochs
+from ensemble_distill.training.forecast import seconds_of
+from ensemble_distill.training.loop import checkpoint_bytes
 from ensemble_distill.workspace.workspace import Workspace
 
-STATES = 4  # times the student's weights: the student, its average and two moments of the optimizer
 NUMBER = 4  # bytes of a float32
 
 
@@ -43,15 +45,16 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
     taken = Inputs(found.taken)
     rows = spread(len(plan.source), TIMED)
     update, asked_once = _of_body(found.body, seen(plan.rows(), rows, [0], [taken])[0, taken])
-    trained = sum(len(found.plans[name].source) for name in ("train", "transfer") if name in found.plans)
+    trained = sum(len(found.plans[name].source) for name in TRAINED if name in found.plans)
     train = workspace.settings.train
     epochs = default_epochs(trained, train.batch_size, train.effort) if train.epochs is None else train.epochs
     validated = len(found.plans["validation"].source) if "validation" in found.plans else 0
     size = sum(parameter.numel() for parameter in found.body.parameters()) * NUMBER
     student = rendering + asked_once
-    training = epochs * (trained * (rendering + update) + min(1, 100 / max(epochs, 1)) * validated * student)
-    steps.append(Step(f"train ({epochs:,} epochs)", training, size * (1 + STATES)))
-    others = sum(len(one.source) for name, one in found.plans.items() if name not in ("train", "transfer"))
+    rows_trained = epochs * trained
+    training = seconds_of((update, asked_once, rendering), rows_trained, rows_trained, validated, epochs)
+    steps.append(Step(f"train ({epochs:,} epochs)", training, size + checkpoint_bytes(size, train.model_ema)))
+    others = sum(len(one.source) for name, one in found.plans.items() if name not in TRAINED)
     steps.append(Step("evaluate", others * student, others * NUMBER * 12))
     steps.append(Step("export --onnx", 10.0, size))
     return steps

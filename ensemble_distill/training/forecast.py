@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 
+from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import counted, told
 from ensemble_distill.training.loop import KEPT, Training
@@ -21,12 +21,22 @@ def training_seconds(training: Training, of_batch: Sequence[float], validated: i
         of_batch: what `Training.seconds_a_batch` gave.
         validated: rows of the validation split; 0 where there is none.
     """
-    update, asked, rendering = of_batch
     settings = training.setup.settings
     views = len(training.feed.rows) * training.feed.order.views
     rendered = min(training.steps, views / settings.batch_size if training.keeps_rows else math.inf)
-    validations = min(KEPT, settings.epochs) * validated / settings.batch_size
-    return training.steps * update + validations * (asked + rendering) + rendered * rendering
+    return seconds_of(of_batch, training.steps, rendered, validated / settings.batch_size, settings.epochs)
+
+
+def seconds_of(of_one: Sequence[float], trained: float, rendered: float, validated: float, epochs: int) -> float:
+    """Seconds of a training, whose rows are counted in batches or one by one.
+
+    Args:
+        of_one: seconds of an update, of a pass without one, and of rendering.
+        trained, rendered: in all epochs together.
+        validated: in the validation split.
+    """
+    update, asked, rendering = of_one
+    return trained * update + rendered * rendering + min(KEPT, epochs) * validated * (asked + rendering)
 
 
 def tell_training(training: Training, validated: int, progress: Progress) -> None:
@@ -41,8 +51,8 @@ def tell_training(training: Training, validated: int, progress: Progress) -> Non
         return
     seconds = training_seconds(training, training.seconds_a_batch(), validated)
     space = sum(training.sizes())
-    there = next(one for one in (training.place.folder, *training.place.folder.absolute().parents) if one.exists())
-    free = shutil.disk_usage(there).free
+    folder = training.place.folder
+    free = free_bytes(folder)
     rows = f"{counted(order.rows, 'row')} in {counted(order.views, 'view')}"
     progress.note(f"{what}, {rows}: about {told(seconds)} and {space / 1e6:,.1f} MB of {free / 1e9:,.1f} GB free.")
     if training.setup.settings.amp and (times := training.slowed_by_amp()) > WORTH_SAYING:
@@ -52,6 +62,6 @@ def tell_training(training: Training, validated: int, progress: Progress) -> Non
         )
     if space > free:
         progress.warn(
-            f"The disk of {there} has {free / 1e6:,.0f} MB left, and the run fills about {space / 1e6:,.0f} MB. Make "
+            f"The disk of {folder} has {free / 1e6:,.0f} MB left, and the run fills about {space / 1e6:,.0f} MB. Make "
             "room, or set output.runs to another disk: an interrupted training goes on."
         )

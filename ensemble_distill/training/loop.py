@@ -57,6 +57,16 @@ class Setup:
     start: FromMembers | None = None
 
 
+def checkpoint_bytes(student: int, averaged: bool) -> int:
+    """Of a checkpoint at most: the student, two moments of the optimizer, and the average where there is one.
+
+    Args:
+        student: bytes of its weights.
+        averaged: whether there is one.
+    """
+    return student * (4 if averaged else 3)
+
+
 def _until(asked: Callable[[], bool], steps: Iterable[Rows], first: int) -> Iterator[Rows]:
     """The rows of each step from that one on, until a stop is asked for; loaders that the same signal ended are no
     error then. Several processes end after the same step, and ask each other only now and then."""
@@ -235,9 +245,9 @@ class Training:
         return self.feed.keeps_rows
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes of the student, and of a checkpoint at most: with two moments, and the average where there is one."""
+        """Bytes of the student, and of a checkpoint at most."""
         student = sum(tensor.nbytes for tensor in self._first.student.state_dict().values())
-        return student, student * (4 if self.setup.settings.model_ema else 3)
+        return student, checkpoint_bytes(student, self.setup.settings.model_ema)
 
     def _beginning(self) -> State:
         student, start = self._first.student, self.setup.start
