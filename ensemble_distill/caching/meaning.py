@@ -11,9 +11,9 @@ from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.panel import Panel
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError, parted
+from ensemble_distill.facts import TRAINED
 
 UNLESS = "If it is right as it is, set cache.check-labels = false."
-TRAINED = ("train", "transfer")  # members may have learned these rows, and views may mix them
 
 
 def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:

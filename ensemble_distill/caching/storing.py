@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ensemble_distill.cache.formats.drawn import MOST_CLASSES
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.caching.meaning import TRAINED
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.facts import TRAINED
 from ensemble_distill.runtime.progress import Progress
 
 TOO_LARGE = 2**34  # bytes of dense records from which on "auto" draws

@@ -22,7 +22,7 @@ from ensemble_distill.evaluation.given import Given
 from ensemble_distill.evaluation.names import HONEST
 from ensemble_distill.evaluation.rows import as_targets, fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.evaluation.students import Students
-from ensemble_distill.facts import HELD_OUT, Calibration
+from ensemble_distill.facts import HELD_OUT, TRAINED, Calibration
 from ensemble_distill.predictive.answered import answering, matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.exports import stale_exports
@@ -133,7 +133,7 @@ def forget_calibration(run: Run) -> CalibrationReport:
 
 def refuse_seen(run: Run, source: Source, name: str) -> None:
     """Raise EdistillError for rows that the run was trained on."""
-    if source.digest in (run.provenance.trained_on.get(trained) for trained in ("train", "transfer")):
+    if source.digest in (run.provenance.trained_on.get(trained) for trained in TRAINED):
         raise EdistillError(
             f"data.{name} is what {run.folder} was trained on, where members agree more than elsewhere. Set "
             "data.calibration to rows that no member was trained on."

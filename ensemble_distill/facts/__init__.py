@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from ensemble_distill.facts.inputs import CROP_MODES as CROP_MODES
 from ensemble_distill.facts.inputs import EXACT as EXACT
 from ensemble_distill.facts.inputs import INTERPOLATIONS as INTERPOLATIONS
+from ensemble_distill.facts.inputs import LARGE as LARGE
 from ensemble_distill.facts.inputs import RANKS as RANKS
 from ensemble_distill.facts.inputs import SIDE as SIDE
 from ensemble_distill.facts.inputs import Encoding as Encoding
@@ -34,6 +35,8 @@ FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is f
 
 # the split of the training rows as they are, each answered by the members that were not trained on it: teachers.folds
 HELD_OUT = "held-out"
+TRAINED = ("train", "transfer")  # the splits with views; members may have learned these rows, and views may mix them
+SPLITS = ("train", "validation", "test", "calibration", "transfer")  # beside those that are out of distribution
 ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
 
 Size = Annotated[int, Field(ge=1)]

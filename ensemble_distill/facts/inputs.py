@@ -12,8 +12,8 @@ from ensemble_distill.errors import EdistillError, first_few
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
-LARGE = 10**6  # beyond any level of pixels, which nan is, too
-SIDE = 2**14  # the largest of a network's input, in pixels, as in the settings
+LARGE = 1e6  # levels of pixels, minutes, and weights of terms of a loss; nan is beyond it, too
+SIDE = 2**14  # of a picture, in pixels
 
 # of inputs: pictures in [0, 1], arrays (C, H, W), vectors, ids of tokens (L,), arrays (C, L) and (C, D, H, W), texts,
 # and several of these by their names, end to end

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, PlainSerializer, SerializationInfo, ValidationInfo
 
-LONGEST = 255  # bytes of a name, on every common file system
+from ensemble_distill.runtime.names import LONGEST
 
 
 def _is_file_spec(text: str) -> bool:

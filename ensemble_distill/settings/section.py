@@ -6,15 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from ensemble_distill.facts import LARGE, SIDE
 from ensemble_distill.settings.messages import kebab, wrong_kind
 
 # every number has bounds, beyond which lies a slip of the finger and not a use; a test asks all of them
 MOST_ROWS = 2**20  # in a batch
 WIDEST = 2**20  # layer, in units
-SIDE = 2**14  # of a picture, in pixels
 MOST_EPOCHS = 10**6
 SEED = 2**63  # seeds are below
-LARGE = 1e6  # levels of pixels, minutes, and weights of terms of a loss
 FAR = 1e30  # targets, whose unit is anyone's, and rates; float32 ends at 3e38
 Side = Annotated[int, Field(ge=1, le=SIDE)]
 Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]

@@ -10,11 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from ensemble_distill.facts import HELD_OUT
+from ensemble_distill.facts import HELD_OUT, LARGE, SPLITS
 from ensemble_distill.settings.columns import ColumnSettings, PortionSettings
 from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_name
-from ensemble_distill.settings.section import FAR, LARGE, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section
-from ensemble_distill.settings.section import SIDE as SIDE
+from ensemble_distill.settings.section import FAR, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section
 from ensemble_distill.settings.teachers import PreprocessingSettings, TeacherSettings
 from ensemble_distill.settings.tokens import TokenSettings
 from ensemble_distill.tasks import task_names
@@ -48,7 +47,6 @@ class DataEntry(Section):
 
 
 MOST_DRAWN = 4096  # classes of a row
-SPLITS = ("train", "validation", "test", "calibration", "transfer")
 
 
 def _written_as(entry: Any) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from ensemble_distill.facts import LARGE
 from ensemble_distill.settings.messages import quoted
 from ensemble_distill.settings.paths import ModelSpec, PathText
-from ensemble_distill.settings.section import FAR, LARGE, Level, Section, Side
+from ensemble_distill.settings.section import FAR, Level, Section, Side
 
 Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
 Weight = Annotated[float, Field(ge=0, le=FAR)]

@@ -20,12 +20,11 @@ from ensemble_distill.teachers.said import json_said, refuse_other_kinds
 from ensemble_distill.teachers.states import digest
 from ensemble_distill.teachers.teacher import Context, Teacher
 from ensemble_distill.teachers.transformers_folder import is_of_transformers
-from ensemble_distill.teachers.weights import read_weights
+from ensemble_distill.teachers.weights import OF_FOLDERS, read_weights
 
 CONFIG = "config.json"
 KINDS = {"model_args": "a table", "label_names": "a list or a table", "labels": "a list or a table"}
 PREPROCESSING = {"input_size": "a list of numbers", "mean": "a list of numbers", "std": "a list of numbers"}
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def claims(path: Path) -> bool:
@@ -73,7 +72,7 @@ def load(path: Path, context: Context) -> Teacher:
 
 
 def _weights(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    return next((folder / name for name in OF_FOLDERS if (folder / name).is_file()), None)
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from ensemble_distill.data.reading_csv import BLOCK, read_csv
 from ensemble_distill.data.stored import Archive, read_npy
 from ensemble_distill.errors import EdistillError, first_few, first_line
+from ensemble_distill.facts import SPLITS
 from ensemble_distill.runtime.files import memory
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Rows
 
 Array = NDArray[Any]
-SPLITS = ("train", "validation", "test", "calibration", "transfer")
 OOD = "ood"
 TABLES = (".csv", ".parquet")
 ENDINGS = (".npy", *TABLES)

@@ -16,16 +16,15 @@ from ensemble_distill.runtime.transformers import library
 from ensemble_distill.teachers.names import gone
 from ensemble_distill.teachers.said import json_said
 from ensemble_distill.teachers.states import State
-from ensemble_distill.teachers.weights import read_weights
+from ensemble_distill.teachers.weights import OF_FOLDERS, read_weights
 
-WHOLE = ("model.safetensors", "pytorch_model.bin")
-INDICES = tuple(f"{name}.index.json" for name in WHOLE)
+INDICES = tuple(f"{name}.index.json" for name in OF_FOLDERS)
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "depths")
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The first that is there of one file of weights, or of an index of several; none where there is neither."""
-    names = (WHOLE[0], INDICES[0], WHOLE[1], INDICES[1])
+    names = (OF_FOLDERS[0], INDICES[0], OF_FOLDERS[1], INDICES[1])
     return [folder / name for name in names if (folder / name).is_file()][:1]
 
 
@@ -34,7 +33,7 @@ def folder_weights(folder: Path, trust: bool) -> State:
     found = weight_files(folder)
     if not found:
         raise gone(folder)
-    if found[0].name in WHOLE:
+    if found[0].name in OF_FOLDERS:
         return dict(read_weights(found[0], trust).state)
     state: State = {}
     for part in _parts(found[0]):

@@ -18,6 +18,8 @@ from ensemble_distill.runtime.words import bytes_told
 from ensemble_distill.teachers.choosing import SAVE_STATE, Weights, choose, whole_module
 from ensemble_distill.teachers.states import refuse_unreadable, unwrapped
 
+OF_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # what a file of weights is called in a folder of its own
+
 
 def read_weights(path: Path, trust: bool = False) -> Weights:
     """Read one checkpoint: the averaged weights if it holds both, since those are what was evaluated.

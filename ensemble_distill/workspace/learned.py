@@ -12,11 +12,11 @@ from ensemble_distill.caching.replay import check_samples
 from ensemble_distill.data.decoded import decodes, is_decoded
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.errors import CacheError, EdistillError
-from ensemble_distill.facts import names_in
+from ensemble_distill.facts import TRAINED, names_in
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
-from ensemble_distill.workspace.splits import TRAINED, class_names, student_preprocessing
+from ensemble_distill.workspace.splits import class_names, student_preprocessing
 from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 

@@ -16,8 +16,6 @@ from ensemble_distill.settings import PreprocessingSettings
 from ensemble_distill.teachers.encodings import from_tokenizer
 from ensemble_distill.teachers.several import as_taken, each_of, of_kind
 
-TRAINED = ("train", "transfer")  # the splits with views; the others are seen as they are
-
 
 def with_classes(source: Source, classes: tuple[str, ...] | None, name: str) -> Source:
     """A split whose labels index these classes, by their names; OOD rows keep their own."""

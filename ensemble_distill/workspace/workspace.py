@@ -28,14 +28,14 @@ from ensemble_distill.data.subset import Subset
 from ensemble_distill.data.views import in_units, open_view, require_kind
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, meant
-from ensemble_distill.facts import HELD_OUT, InputColumns, RowArray, split_key
+from ensemble_distill.facts import HELD_OUT, TRAINED, InputColumns, RowArray, split_key
 from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.factories import portable
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.settings import Settings
 from ensemble_distill.tasks import Task, open_task
-from ensemble_distill.workspace.splits import TRAINED, class_names, refuse_unlike, with_classes
+from ensemble_distill.workspace.splits import class_names, refuse_unlike, with_classes
 
 if TYPE_CHECKING:
     import torch

@@ -15,15 +15,13 @@ from pydantic import BaseModel
 from tiny import refused
 from typer.testing import CliRunner
 
-from ensemble_distill import facts
 from ensemble_distill.cli.app import app
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.facts import SIDE, Preprocessing
 from ensemble_distill.methods import method_names, open_method
 from ensemble_distill.settings import Settings, load_settings, settings_toml
 from ensemble_distill.settings.assignments import parse_assignment
 from ensemble_distill.settings.messages import DEEPEST, kebab, shown
-from ensemble_distill.settings.sections import SIDE
 from ensemble_distill.workspace import Workspace
 
 
@@ -132,7 +130,6 @@ def test_a_flag_is_bounded_as_its_key_is(toml: Path) -> None:
 
 
 def test_a_size_that_another_file_gives_is_bounded_alike() -> None:
-    assert facts.SIDE == SIDE
     Preprocessing((SIDE, SIDE), (0.5,), (0.5,))
     with refused("preprocessing.size is [1000000, 1000000]", "at most 16384"):
         Preprocessing((10**6, 10**6), (0.5,), (0.5,))
