@@ -20,7 +20,7 @@ from ensemble_distill.facts import Several
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import MemberSettings, Settings
 from ensemble_distill.settings.idle import Idle, is_given, no_pixels, tell
-from ensemble_distill.settings.messages import kebab
+from ensemble_distill.settings.schema import kebab
 from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.teachers.encodings import as_used
 from ensemble_distill.teachers.ready_made import MODEL as READY_MADE

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
-from ensemble_distill.settings.messages import kebab, parts_of, unknown
+from ensemble_distill.settings.messages import parts_of, unknown
+from ensemble_distill.settings.schema import kebab
 
 
 def place(values: dict[str, Any], key: str, value: Any, settings: type[BaseModel]) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from ensemble_distill.settings.section import SEED, Section
-
-
-def _text_as(text: Any) -> str:
-    return "<list>" if isinstance(text, list | tuple) else "<name>"
-
+from ensemble_distill.settings.section import SEED, Section, one_or_list
 
 Name = Annotated[str, Field(min_length=1)]
 TextColumns = Annotated[
-    Annotated[Name, Tag("<name>")] | Annotated[tuple[Name, Name], Tag("<list>")], Discriminator(_text_as)
+    Annotated[Name, Tag("<one>")] | Annotated[tuple[Name, Name], Tag("<list>")], Discriminator(one_or_list)
 ]
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ensemble_distill.settings import Settings
-from ensemble_distill.settings.messages import kebab
+from ensemble_distill.settings.schema import fields_in
 
 
 @dataclass(frozen=True)
@@ -31,30 +29,11 @@ class Key:
 def settings_keys() -> list[Key]:
     """Every key that a settings file may have, in its order; the keys of a table that several sections can have once,
     where it comes first."""
-    return list(_keys(Settings, "", set()))
-
-
-def _keys(section: type[BaseModel], before: str, seen: set[type[BaseModel]]) -> Iterator[Key]:
-    seen.add(section)
-    for name, field in section.model_fields.items():
-        key = f"{before}{kebab(name)}"
-        tables = _tables_in(field.annotation)
-        if field.description is not None:
-            yield Key(key, _default(field), field.description)
-        for table in tables - seen:
-            yield from _keys(table, f"{key}.NAME." if _named(field.annotation) else f"{key}.", seen)
-
-
-def _named(annotation: Any) -> bool:
-    """Whether it is of tables by a name that a file chooses."""
-    return getattr(annotation, "__origin__", None) is dict
-
-
-def _tables_in(annotation: Any) -> set[type[BaseModel]]:
-    """What stands for tables in a type, however it is put together."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {annotation}
-    return set().union(*map(_tables_in, get_args(annotation)))
+    return [
+        Key(key, _default(field), field.description)
+        for key, field in fields_in(Settings, seen=set())
+        if field.description is not None
+    ]
 
 
 def _default(field: FieldInfo) -> Any:

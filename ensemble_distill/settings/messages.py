@@ -11,14 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble_distill.errors import nearest
 from ensemble_distill.runtime.problems import mended, said
+from ensemble_distill.settings.schema import fields_in, is_named, kebab, tables_in
 
 DEEPEST = 32  # tables or lists in one another
 MOST_SHOWN = 200  # characters of a value in a message
-
-
-def kebab(name: str) -> str:
-    """A field's name as a file spells it; those of Python's own words end in an underscore."""
-    return name.rstrip("_").replace("_", "-")
 
 
 def unusable(values: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -115,8 +111,8 @@ def _field(parts: Sequence[str], settings: type[BaseModel]) -> tuple[str, ...] |
         if field is None:
             return None
         named.append(part)
-        section = next(_sections(field.annotation), None)
-        if _free(field.annotation) and waiting:
+        section = next(iter(tables_in(field.annotation)), None)
+        if is_named(field.annotation) and waiting:
             waiting.pop(0)
             named.append("NAME")
     return tuple(named)
@@ -127,33 +123,10 @@ def _nearest(parts: Sequence[str], settings: type[BaseModel]) -> str:
     *tables, last = parts
     table = ".".join(map(quoted, tables))
     named = ".".join(_field(tables, settings) or ())
-    keys = list(_keys(settings))
+    keys = [key for key, _ in fields_in(settings)]
     siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == named]
     if close := nearest(last, siblings):
         return f"Did you mean {table and table + '.'}{close[0]}?"
     if close := nearest(last, [k.rpartition(".")[2] for k in keys]):
         return f"Did you mean {next(k for k in keys if k.rpartition('.')[2] == close[0])}?"
     return f"Valid keys {f'of {table} ' if table else ''}are {', '.join(siblings)}."
-
-
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key, tables before what they hold; the free name of an OOD set is NAME."""
-    for name, field in section.model_fields.items():
-        key = prefix + kebab(name)
-        yield key
-        inner = next(_sections(field.annotation), None)
-        if inner is not None:
-            yield from _keys(inner, f"{key}.NAME." if _free(field.annotation) else f"{key}.")
-
-
-def _free(annotation: Any) -> bool:
-    """Whether a table may have any keys."""
-    return getattr(annotation, "__origin__", None) is dict
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The tables among the types that an annotation allows."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections(part)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from ensemble_distill.facts import LARGE, SIDE
-from ensemble_distill.settings.messages import kebab, wrong_kind
+from ensemble_distill.settings.messages import wrong_kind
+from ensemble_distill.settings.schema import kebab
 
 # every number has bounds, beyond which lies a slip of the finger and not a use; a test asks all of them
 MOST_ROWS = 2**20  # in a batch
@@ -17,6 +18,11 @@ SEED = 2**63  # seeds are below
 FAR = 1e30  # targets, whose unit is anyone's, and rates; float32 ends at 3e38
 Side = Annotated[int, Field(ge=1, le=SIDE)]
 Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]
+
+
+def one_or_list(value: Any) -> str:
+    """The tag of a value that may be one or several."""
+    return "<list>" if isinstance(value, list | tuple) else "<one>"
 
 
 class Section(BaseModel):

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from ensemble_distill.facts import HELD_OUT, LARGE, SPLITS
 from ensemble_distill.settings.columns import ColumnSettings, PortionSettings
 from ensemble_distill.settings.paths import DataPath, ModelSpec, PathText, file_name
-from ensemble_distill.settings.section import FAR, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section
+from ensemble_distill.settings.section import FAR, MOST_EPOCHS, MOST_ROWS, SEED, WIDEST, Section, one_or_list
 from ensemble_distill.settings.teachers import PreprocessingSettings, TeacherSettings
 from ensemble_distill.settings.tokens import TokenSettings
 from ensemble_distill.tasks import task_names
@@ -122,13 +122,9 @@ HeadSettings = Annotated[
 ]
 
 
-def _init_as(init: Any) -> str:
-    return "<list>" if isinstance(init, list | tuple) else "<name>"
-
-
 InitSettings = Annotated[
-    Annotated[str, Tag("<name>")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],
-    Discriminator(_init_as),
+    Annotated[str, Tag("<one>")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(one_or_list),
 ]
 
 

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag
 from ensemble_distill.facts import LARGE
 from ensemble_distill.settings.messages import quoted
 from ensemble_distill.settings.paths import ModelSpec, PathText
-from ensemble_distill.settings.section import FAR, Level, Section, Side
+from ensemble_distill.settings.section import FAR, Level, Section, Side, one_or_list
 
 Output = Literal["logits", "probabilities", "mean", "mean-variance", "mean-logvar"]
 Weight = Annotated[float, Field(ge=0, le=FAR)]
@@ -36,19 +36,15 @@ class PreprocessingSettings(Section):
     length: int | None = Field(None, ge=1, le=2**16, description="For texts: truncate to this many tokens.")
 
 
-def _units_as(units: Any) -> str:
-    return "<list>" if isinstance(units, list | tuple) else "<number>"
-
-
 Center = Annotated[float, Field(ge=-FAR, le=FAR)]
 Deviation = Annotated[float, Field(gt=0, le=FAR)]
 Centers = Annotated[
-    Annotated[Center, Tag("<number>")] | Annotated[tuple[Center, ...], Field(min_length=1), Tag("<list>")],
-    Discriminator(_units_as),
+    Annotated[Center, Tag("<one>")] | Annotated[tuple[Center, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(one_or_list),
 ]
 Deviations = Annotated[
-    Annotated[Deviation, Tag("<number>")] | Annotated[tuple[Deviation, ...], Field(min_length=1), Tag("<list>")],
-    Discriminator(_units_as),
+    Annotated[Deviation, Tag("<one>")] | Annotated[tuple[Deviation, ...], Field(min_length=1), Tag("<list>")],
+    Discriminator(one_or_list),
 ]
 
 

@@ -21,7 +21,8 @@ from ensemble_distill.facts import SIDE, Preprocessing
 from ensemble_distill.methods import method_names, open_method
 from ensemble_distill.settings import Settings, load_settings, settings_toml
 from ensemble_distill.settings.assignments import parse_assignment
-from ensemble_distill.settings.messages import DEEPEST, kebab, shown
+from ensemble_distill.settings.messages import DEEPEST, shown
+from ensemble_distill.settings.schema import kebab
 from ensemble_distill.workspace import Workspace
 
 
