@@ -36,10 +36,10 @@ def register(app: typer.Typer) -> None:
 
         Example: edistill inspect runs/hydra-s0/export/model.onnx
         """
-        from ensemble_distill.settings import FILE_NAME, load_settings
+        from ensemble_distill.settings import settings_here
         from ensemble_distill.workflows.inspect import inspect
 
-        settings = load_settings(config_file) if config_file or Path(FILE_NAME).is_file() else None
+        settings = settings_here(config_file)
         record = inspect(path, settings, trust=trust)
         if json:
             render.document(record)

@@ -163,11 +163,11 @@ def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | Non
     Raises:
         EdistillError: no student is named, and there are no settings to find one by.
     """
-    from ensemble_distill.settings import FILE_NAME, load_settings
+    from ensemble_distill.settings import settings_here
 
-    there = config_file is not None or Path(FILE_NAME).is_file()
-    if model is None and not there:
-        raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
     table = len(inputs) == 1 and inputs[0].lower().endswith(TABLES)
     weights = model is not None and (model.is_dir() or model.suffix.lower() == WEIGHTS)  # whose body may be of theirs
-    return load_settings(config_file) if model is None or ((table or weights) and there) else None
+    settings = settings_here(config_file) if model is None or table or weights else None
+    if model is None and settings is None:
+        raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")
+    return settings

@@ -10,10 +10,9 @@ import typer
 
 from ensemble_distill.cli import render
 from ensemble_distill.cli.command import command
-from ensemble_distill.cli.flags import Json
+from ensemble_distill.cli.flags import Config, Json
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.words import counted
-from ensemble_distill.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -24,15 +23,16 @@ def register(app: typer.Typer) -> None:
             typer.Argument(help="Folder of a cache, run or chain; default output.cache.", show_default=False),
         ] = None,
         json: Json = False,
+        config_file: Config = None,
     ) -> None:
         """Recompute every checksum of a cache, a run or a chain.
 
         Example: edistill verify cache
         """
-        from ensemble_distill.settings import FILE_NAME, load_settings
+        from ensemble_distill.settings import settings_here
         from ensemble_distill.workflows.verify import verify
 
-        settings: Settings | None = load_settings() if Path(FILE_NAME).is_file() else None
+        settings = settings_here(config_file)
         if path is None:
             path = Path("cache") if settings is None else Path(settings.output.cache)
         elif not path.exists() and settings is not None and (Path(settings.output.runs) / path).is_dir():

@@ -21,7 +21,7 @@ from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.factories import load_factory, portable
 from ensemble_distill.runtime.files import remove_file, sha256_file, write_whole
 from ensemble_distill.runtime.seals import VERSION, checked_metadata, seal_safetensors, sealed_metadata
-from ensemble_distill.settings import FILE_NAME, OutputSettings, load_settings
+from ensemble_distill.settings import OutputSettings, settings_here
 from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.bodies import BodyFactory
 from ensemble_distill.students.student import Student
@@ -253,5 +253,6 @@ def load_student(run: str | Path, body: BodyFactory | None = None, *, trust: boo
     found = Run.open(Path(run))
     if trust or body is not None or not found.architecture.names_code:
         return found.student(body, trust=Trust(everything=trust))
-    here = load_settings().output if Path(FILE_NAME).is_file() else OutputSettings.model_validate({})
-    return found.student(trust=Trust(Path(here.runs)))
+    here = settings_here()
+    output = OutputSettings.model_validate({}) if here is None else here.output
+    return found.student(trust=Trust(Path(output.runs)))

@@ -1,6 +1,6 @@
 """`edistill.toml` as typed settings: its tables, flags, and every contradiction between keys."""
 
-from ensemble_distill.settings.loading import FILE_NAME, load_settings, settings_from, settings_toml
+from ensemble_distill.settings.loading import FILE_NAME, load_settings, settings_from, settings_here, settings_toml
 from ensemble_distill.settings.section import Section
 from ensemble_distill.settings.sections import (
     DataEntry,
@@ -31,5 +31,6 @@ __all__ = [
     "ViewSettings",
     "load_settings",
     "settings_from",
+    "settings_here",
     "settings_toml",
 ]

@@ -12,7 +12,8 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.settings.assignments import place, read_toml
 from ensemble_distill.settings.contradictions import contradiction
 from ensemble_distill.settings.limit import limited
-from ensemble_distill.settings.messages import explain, kebab, unusable
+from ensemble_distill.settings.messages import explain, unusable
+from ensemble_distill.settings.schema import kebab
 from ensemble_distill.settings.sections import Settings
 
 FILE_NAME = "edistill.toml"
@@ -39,6 +40,11 @@ def load_settings(file: str | Path | None = None, overrides: Mapping[str, Any] |
     for key, value in (overrides or {}).items():
         place(values, key, value, Settings)
     return settings_from(values, root=path.parent, named=str(path), overridden=overrides or ())
+
+
+def settings_here(file: str | Path | None = None) -> Settings | None:
+    """Those of a file, or of the working folder; None where none is named and none is there."""
+    return load_settings(file) if file is not None or Path(FILE_NAME).is_file() else None
 
 
 def settings_from(

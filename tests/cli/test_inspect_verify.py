@@ -297,6 +297,12 @@ def test_a_whole_cache(here: Path) -> None:
     }
 
 
+def test_the_cache_of_another_file_is_verified(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path("edistill.toml").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert edistill(f"verify -c {file}").stdout.endswith("cache: 48 records, all whole\n")
+
+
 def test_every_damaged_record_is_named(here: Path) -> None:
     records = Path("cache/records")
     (records / "test/member-02.v0.npy").unlink()
