@@ -69,7 +69,7 @@ def held(source: Source) -> str:
     arrays = arrays_of(source)
     if arrays is None:
         return "pairs of texts" if source.kind == "text" and of_pairs(source) else source.kind
-    return told(arrays)
+    return arrays_told(arrays)
 
 
 def of_pairs(source: Source) -> bool:
@@ -78,7 +78,7 @@ def of_pairs(source: Source) -> bool:
     return columns is not None and len(columns.texts) == 2
 
 
-def told(arrays: Sequence[RowArray]) -> str:
+def arrays_told(arrays: Sequence[RowArray]) -> str:
     *others, last = [array.told for array in arrays]
     return f"{', '.join(others)} and {last}" if others else last
 

@@ -13,7 +13,7 @@ from ensemble_distill.evaluation.measuring import Model, SplitValues
 from ensemble_distill.evaluation.names import ENSEMBLE, MEMBER, STUDENT, SUBENSEMBLES
 from ensemble_distill.evaluation.ood import detection
 from ensemble_distill.evaluation.paired import Figured, Rows
-from ensemble_distill.evaluation.result import Answering, Evaluation
+from ensemble_distill.evaluation.result import Evaluation, WhoAnswers
 from ensemble_distill.evaluation.selective import Selective, selective
 from ensemble_distill.evaluation.worth import Worth, worth
 from ensemble_distill.tasks import Task
@@ -121,11 +121,11 @@ class Measured:
         return runs * (ours + theirs + main.models[MEMBER].get("nll", main.rows).size)
 
     @property
-    def _answering(self) -> Answering | None:
+    def _answering(self) -> WhoAnswers | None:
         counts, unanswered, members = self.main.answering, self.main.unanswered, len(self.members)
         if counts is None:
-            return Answering(members, members, members, unanswered) if unanswered else None
-        return Answering(members, int(counts.min()), int(counts.max()), unanswered)
+            return WhoAnswers(members, members, members, unanswered) if unanswered else None
+        return WhoAnswers(members, int(counts.min()), int(counts.max()), unanswered)
 
     @cached_property
     def _figures(self) -> dict[Model, Figures]:

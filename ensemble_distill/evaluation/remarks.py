@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
-from ensemble_distill.evaluation.result import Answering, Evaluation
+from ensemble_distill.evaluation.result import Evaluation, WhoAnswers
 
 COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
 
@@ -66,7 +66,7 @@ def cautions(runs: Sequence[Evaluation]) -> list[str]:
     ]
 
 
-def _who_answers(found: Answering, split: str) -> Iterator[str]:
+def _who_answers(found: WhoAnswers, split: str) -> Iterator[str]:
     """Which rows a table is about, where members do not answer all."""
     if found.unanswered:
         yield f"{found.unanswered:,} more rows of {split} are left out: no member answers them."

@@ -19,7 +19,7 @@ Models = Mapping[str, Figures | None]  # figures by model; None for a model that
 
 
 @dataclass(frozen=True)
-class Answering:
+class WhoAnswers:
     """Which rows members answer, where they do not answer all.
 
     Attributes:
@@ -85,7 +85,7 @@ class Evaluation:
     calibrated: bool = False
     still_falling: float | None = None
     limit: int | None = None
-    answering: Answering | None = None
+    answering: WhoAnswers | None = None
     selective: Selective | None = None
     shifts: Mapping[str, Mapping[int, Models]] | None = None
     shift_levels: Mapping[str, tuple[str, ...]] | None = None

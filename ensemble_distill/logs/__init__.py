@@ -1,6 +1,6 @@
 """Where the figures of a training go while it runs, a place a file; a file's name is what `--log` calls it.
 
-A file defines `LOG`, a class that is made from a `Place` and is a `Log`. Nothing is opened unless it is asked for.
+A file defines `LOG`, a class that is made from a `LogPlace` and is a `Log`. Nothing is opened unless it is asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOGS = Registry(__name__, "LOG")
 
 
 @dataclass(frozen=True)
-class Place:
+class LogPlace:
     """What a log is of.
 
     Attributes:
@@ -64,7 +64,7 @@ def refuse_unknown(names: Sequence[str]) -> None:
             raise EdistillError(f"output.log has {name!r}, which is not a log. {hint}")
 
 
-def open_logs(names: Sequence[str], place: Place, progress: Progress) -> Logs:
+def open_logs(names: Sequence[str], place: LogPlace, progress: Progress) -> Logs:
     """Logs by their names, of the first of several processes alone; nothing is written before they begin.
 
     Raises:
@@ -75,7 +75,7 @@ def open_logs(names: Sequence[str], place: Place, progress: Progress) -> Logs:
     return Logs(logs if ranks.current().index == 0 else {}, progress)
 
 
-def _open(name: str, place: Place) -> Log:
+def _open(name: str, place: LogPlace) -> Log:
     try:
         log: Log = _LOGS[name].LOG(place)
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ensemble_distill.logs import Place
+from ensemble_distill.logs import LogPlace
 from ensemble_distill.runtime.files import append_line, read_whole, write_whole
 from ensemble_distill.runtime.jsons import line_of_json, parse_json
 
@@ -15,7 +15,7 @@ NAME = "train.jsonl"
 class LOG:
     """Lines are appended as they come, so that others can read along."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LogPlace) -> None:
         self._folder, self._path = place.folder, place.folder / NAME
 
     def begin(self, step: int) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble_distill.logs import Place
+from ensemble_distill.logs import LogPlace
 from ensemble_distill.logs.known import keep_id, known_id
 
 LONGEST = 500  # characters of a parameter, in any version
@@ -16,7 +16,7 @@ LONGEST = 500  # characters of a parameter, in any version
 class LOG:
     """What is logged cannot be taken back there: steps that it has are passed over."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LogPlace) -> None:
         import mlflow
 
         self._mlflow: Any = mlflow

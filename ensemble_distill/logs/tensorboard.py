@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble_distill.logs import Place
+from ensemble_distill.logs import LogPlace
 from ensemble_distill.runtime.files import make_folder
 
 NAME = "tensorboard"
@@ -14,7 +14,7 @@ NAME = "tensorboard"
 class LOG:
     """What a killed training wrote after its last checkpoint is purged by the first event of the next file."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LogPlace) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._make: Any = SummaryWriter

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble_distill.logs import Place
+from ensemble_distill.logs import LogPlace
 from ensemble_distill.logs.known import keep_id, known_id
 from ensemble_distill.runtime.files import make_folder
 
@@ -14,7 +14,7 @@ from ensemble_distill.runtime.files import make_folder
 class LOG:
     """What is logged cannot be taken back there: steps that it has are passed over."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LogPlace) -> None:
         import wandb
 
         self._wandb: Any = wandb

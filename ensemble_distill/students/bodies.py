@@ -13,7 +13,7 @@ from ensemble_distill.facts import Named, Several, Tokenization
 from ensemble_distill.runtime.factories import load_factory
 from ensemble_distill.runtime.parts import parts
 from ensemble_distill.students.fields import nothing, refuse_other_names, shown
-from ensemble_distill.students.positions import told
+from ensemble_distill.students.positions import at_positions
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.transformers_bodies import is_transformers, transformers_body
 
@@ -127,7 +127,7 @@ def feature_count(
     try:
         with torch.no_grad():
             features = body(nothing(2, input_shape, positions is not None or isinstance(encoding, Tokenization)))
-            features = features if positions is None else told(features, positions)
+            features = features if positions is None else at_positions(features, positions)
     except Exception as error:  # the body is anyone's code; timm's transformers assert their input's size
         raise EdistillError(
             f"student.model {model} fails on {_told(input_shape, encoding)}: {quoted(error)}."

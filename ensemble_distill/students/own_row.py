@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change, some_rows
-from ensemble_distill.students.positions import told
+from ensemble_distill.students.positions import at_positions
 from ensemble_distill.students.student import Student
 
 ROUNDING = 1e-5  # of the largest number; float32 resolves a hundredth of that
@@ -28,7 +28,7 @@ def refuse_dependent_body(body: nn.Module, x: Tensor, model: str, positions: int
 
     def features(rows: Tensor) -> Tensor:
         made: Tensor = body(rows.clone())
-        return made if positions is None else cast(Tensor, told(made, positions))
+        return made if positions is None else cast(Tensor, at_positions(made, positions))
 
     modes = {module: module.training for module in body.modules()}
     body.eval()

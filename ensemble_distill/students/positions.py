@@ -17,7 +17,7 @@ def said(returned: Any) -> Any:
     return returned
 
 
-def told(returned: Any, positions: int) -> Any:
+def at_positions(returned: Any, positions: int) -> Any:
     """The same at the last L positions, (B, L, …); as it is where it is not a tensor, for others to refuse."""
     found = said(returned)
     if isinstance(found, Tensor) and found.dim() == 3 and found.shape[1] >= positions:
@@ -36,4 +36,4 @@ class Positions(nn.Module):
         self.network, self.positions = network, positions
 
     def forward(self, ids: Tensor) -> Any:
-        return told(self.network(ids), self.positions)
+        return at_positions(self.network(ids), self.positions)

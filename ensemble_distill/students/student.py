@@ -14,7 +14,7 @@ from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Average, Family, Predictive
 from ensemble_distill.students.last_stage import HeadStack, LastStageHeads
 from ensemble_distill.students.per_head import PerHead
-from ensemble_distill.students.positions import told
+from ensemble_distill.students.positions import at_positions
 from ensemble_distill.students.rank_one import RankOne, RankOneBody, RankOneLayer, rank_one_body, rank_one_heads
 from ensemble_distill.students.split import undecayed
 from ensemble_distill.students.tied import TiedHeads
@@ -91,7 +91,7 @@ class Student(nn.Module):
         """
         try:
             made = self.body(x.clone())
-            features: Tensor = made if self.positions is None else told(made, self.positions)
+            features: Tensor = made if self.positions is None else at_positions(made, self.positions)
         except Exception as error:  # the body is anyone's code
             mode = "training" if self.body.training else "eval"
             raise EdistillError(

@@ -24,7 +24,7 @@ _MARK = "tensor:"
 
 
 @dataclass
-class Place:
+class RunPlace:
     """The folder of a run that is being trained.
 
     Attributes:

@@ -19,7 +19,7 @@ from ensemble_distill.training.budget import SettledTraining
 
 
 @dataclass(frozen=True)
-class Learning:
+class IdleFacts:
     """What is known when a student is about to be trained; `normalizes` is whether its body has BatchNorm."""
 
     train: SettledTraining
@@ -30,33 +30,33 @@ class Learning:
     normalizes: bool
 
 
-def _no_pixels(facts: Learning) -> Idle | None:
+def _no_pixels(facts: IdleFacts) -> Idle | None:
     return no_pixels(source.kind for source in facts.sources.values())
 
 
-def _without_teacher(facts: Learning) -> str | None:
+def _without_teacher(facts: IdleFacts) -> str | None:
     if "teacher" in facts.method.needed(facts.options):
         return None
     return f"{facts.train.method} learns from labels alone"
 
 
-def _one_teacher(facts: Learning) -> Idle | None:
+def _one_teacher(facts: IdleFacts) -> Idle | None:
     why = _without_teacher(facts)
     remedy = "Leave it out, or use --method kd or ban."
     return Idle(f"{why}, and evaluate would compare with that member alone", remedy, refused=True) if why else None
 
 
-def _weights(facts: Learning) -> Idle | None:
+def _weights(facts: IdleFacts) -> Idle | None:
     teacher = facts.train.teacher
     return None if teacher is None else Idle(f"the student learns from {teacher} alone")
 
 
-def _transfer(facts: Learning) -> Idle | None:
+def _transfer(facts: IdleFacts) -> Idle | None:
     source, why = facts.sources.get("transfer"), _without_teacher(facts)
     return Idle(f"{why}, and its rows have none") if why and source is not None and source.labels is None else None
 
 
-def _warmup(facts: Learning) -> Idle | None:
+def _warmup(facts: IdleFacts) -> Idle | None:
     train = facts.train
     short = min(facts.stages, key=lambda stage: stage.share)
     epochs = short.share * train.epochs
@@ -69,12 +69,12 @@ def _warmup(facts: Learning) -> Idle | None:
     )
 
 
-def _no_plateau(facts: Learning) -> Idle | None:
+def _no_plateau(facts: IdleFacts) -> Idle | None:
     sched = facts.train.sched
     return None if sched == "plateau" else Idle(f"train.sched is {sched!r}", "Set --sched plateau, or leave it out.")
 
 
-def _momentum(facts: Learning) -> Idle | None:
+def _momentum(facts: IdleFacts) -> Idle | None:
     from timm.optim import get_optimizer_info
 
     opt = facts.train.opt
@@ -85,11 +85,11 @@ def _momentum(facts: Learning) -> Idle | None:
     return None if has else Idle(f"train.opt {opt!r} has none")
 
 
-def _batch_norm(facts: Learning) -> Idle | None:
+def _batch_norm(facts: IdleFacts) -> Idle | None:
     return None if facts.normalizes else Idle("the student has no BatchNorm")
 
 
-def _pictures(facts: Learning) -> Idle | None:
+def _pictures(facts: IdleFacts) -> Idle | None:
     kinds = {source.kind for source in facts.sources.values()}
     if kinds <= {"features", "several"}:
         what = "rows are several arrays" if "several" in kinds else "the data holds features"
@@ -97,17 +97,17 @@ def _pictures(facts: Learning) -> Idle | None:
     return None
 
 
-def _amp(facts: Learning) -> Idle | None:
+def _amp(facts: IdleFacts) -> Idle | None:
     return None if facts.train.amp else Idle("train.amp is off", "Set train.amp = true, or leave it out.")
 
 
-def _average(facts: Learning) -> Idle | None:
+def _average(facts: IdleFacts) -> Idle | None:
     if facts.train.model_ema:
         return None
     return Idle("train.model-ema is off", "Set train.model-ema = true, or leave it out.")
 
 
-TRAINING: Mapping[str, Callable[[Learning], Idle | None]] = {
+TRAINING: Mapping[str, Callable[[IdleFacts], Idle | None]] = {
     "teachers.preprocessing": _no_pixels,
     "teachers.weights": _weights,
     "data.transfer": _transfer,
@@ -125,7 +125,7 @@ TRAINING: Mapping[str, Callable[[Learning], Idle | None]] = {
 }
 
 
-def tell_idle_training(facts: Learning, given: Callable[[str], bool], progress: Progress) -> None:
+def tell_idle_training(facts: IdleFacts, given: Callable[[str], bool], progress: Progress) -> None:
     """Warn of each setting of the student, its training and its method's options that does nothing.
 
     Args:

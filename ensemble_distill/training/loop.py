@@ -21,7 +21,7 @@ from ensemble_distill.runtime.stopping import stop_waits
 from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
-from ensemble_distill.training.checkpoint import Place
+from ensemble_distill.training.checkpoint import RunPlace
 from ensemble_distill.training.compiled import refuse_other_gradients
 from ensemble_distill.training.convergence import still_falling
 from ensemble_distill.training.feed import Feed
@@ -50,7 +50,7 @@ class Setup:
     stages: Sequence[Stage]
     feed: Feed
     settings: SettledTraining
-    place: Place
+    place: RunPlace
     progress: Progress
     log: Logs = field(default_factory=Logs)
     validate: Validate | None = None

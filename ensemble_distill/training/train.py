@@ -18,10 +18,10 @@ from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.starts.compressing import Compressing
 from ensemble_distill.students.per_head import normalizes_batches
 from ensemble_distill.training.asked import Asked, Learned
-from ensemble_distill.training.checkpoint import Place
+from ensemble_distill.training.checkpoint import RunPlace
 from ensemble_distill.training.compressing import compressed
 from ensemble_distill.training.feed import Feed, Pooling
-from ensemble_distill.training.idle import Learning, tell_idle_training
+from ensemble_distill.training.idle import IdleFacts, tell_idle_training
 from ensemble_distill.training.loop import Setup, Training
 from ensemble_distill.training.order import Order, afforded, boundaries
 from ensemble_distill.training.partial import answered_rows
@@ -90,7 +90,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     refuse_broken(settings.method, stages, begun.student, begun.architecture, begun.start is not None)
     normalizes = any(map(normalizes_batches, begun.student.modules()))
     refuse_compiled_together(settings, normalizes and not asked.freezes)
-    facts = Learning(settings, learned.sources, asked.method, asked.options, stages, normalizes)
+    facts = IdleFacts(settings, learned.sources, asked.method, asked.options, stages, normalizes)
     tell_idle_training(facts, machine.given, machine.progress)
     architecture = begun.architecture
     partial = outputs.partial or (learned.validation is not None and learned.validation.records.partial)
@@ -109,7 +109,7 @@ def training_of(
     """The training itself.
 
     Args:
-        claim: makes the folder its own, see `Place`.
+        claim: makes the folder its own, see `RunPlace`.
         log: where its figures go.
     """
     begun, split = ready.begun, learned.validation
@@ -119,7 +119,7 @@ def training_of(
             stages=ready.stages,
             feed=ready.feed,
             settings=asked.train.model_copy(update={"freeze_bn": asked.freezes}),
-            place=Place(asked.folder, claim, replacing=asked.overwrite),
+            place=RunPlace(asked.folder, claim, replacing=asked.overwrite),
             progress=progress,
             log=log,
             validate=None if split is None else validation(split, learned.preprocessing, ready.feed, asked.needs),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ensemble_distill.logs import Logs, Place, open_logs, refuse_unknown
+from ensemble_distill.logs import LogPlace, Logs, open_logs, refuse_unknown
 from ensemble_distill.runs.args import refuse_other_settings, settings_of_run, write_args
 from ensemble_distill.runs.chain import is_chain
 from ensemble_distill.runs.folder import ARGS, CONFIG, FILES, LOGS, WEIGHTS
@@ -76,7 +76,7 @@ def logs_of(settings: Settings, folder: Path, progress: Progress) -> Logs:
     runs = Path(settings.output.runs).absolute()
     here = folder.absolute()
     name = str(here.relative_to(runs)) if here.is_relative_to(runs) else here.name
-    place = Place(folder / LOGS, runs.parent.name or "edistill", name, settings_of_run(settings))
+    place = LogPlace(folder / LOGS, runs.parent.name or "edistill", name, settings_of_run(settings))
     return open_logs(settings.output.log, place, progress)
 
 

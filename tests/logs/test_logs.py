@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ensemble_distill.chains import generations  # noqa: F401, before `train` is replaced for a test
 from ensemble_distill.cli.app import app
-from ensemble_distill.logs import Logs, Place, jsonl, log_names, open_logs
+from ensemble_distill.logs import LogPlace, Logs, jsonl, log_names, open_logs
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.workflows.train import train
 
@@ -109,7 +109,7 @@ def test_a_resumed_training_continues_its_log(folder: Path, kind: str, monkeypat
 
 
 def test_a_torn_line_goes_and_a_figure_that_is_not_finite_is_null(tmp_path: Path) -> None:
-    log = jsonl.LOG(Place(tmp_path, "p", "n"))
+    log = jsonl.LOG(LogPlace(tmp_path, "p", "n"))
     log.begin(0)
     for step in (1, 2, 3):
         log.add(step, {"loss": 1 / step if step < 3 else float("inf")})
@@ -117,7 +117,7 @@ def test_a_torn_line_goes_and_a_figure_that_is_not_finite_is_null(tmp_path: Path
     assert [json.loads(line) for line in path.read_text().splitlines()][2] == {"step": 3, "loss": None}
     with path.open("a") as file:
         file.write('{"step": 4, "lo')
-    jsonl.LOG(Place(tmp_path, "p", "n")).begin(2)
+    jsonl.LOG(LogPlace(tmp_path, "p", "n")).begin(2)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
@@ -221,7 +221,7 @@ def test_a_step_is_handed_on_in_one_piece_and_what_came_before_the_beginning_too
 def test_of_several_processes_the_first_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    logs = open_logs(["jsonl"], Place(tmp_path / "logs", "p", "n"), Silent())
+    logs = open_logs(["jsonl"], LogPlace(tmp_path / "logs", "p", "n"), Silent())
     logs.begin(0)
     logs.add(1, {"loss": 1})
     logs.close(True)

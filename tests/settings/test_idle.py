@@ -27,7 +27,7 @@ from ensemble_distill.settings.keys import settings_keys
 from ensemble_distill.tasks import open_task
 from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.training.budget import settled
-from ensemble_distill.training.idle import TRAINING, Learning, tell_idle_training
+from ensemble_distill.training.idle import TRAINING, IdleFacts, tell_idle_training
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 from ensemble_distill.workspace import Workspace
@@ -178,7 +178,7 @@ def told_training(values: Mapping[str, Any], sources: Mapping[str, Any], normali
     asked, progress = of(values), Silent()
     method, options = Workspace(asked).method
     stages = method.stages(options, 2)
-    facts = Learning(settled(asked.train, lambda: 1000, False), sources, method, options, stages, normalizes)
+    facts = IdleFacts(settled(asked.train, lambda: 1000, False), sources, method, options, stages, normalizes)
     tell_idle_training(facts, partial(is_given, asked), progress)
     return progress
 
@@ -414,7 +414,7 @@ def test_no_shipped_file_sets_what_does_nothing() -> None:
         tell_idle_caching(Caching(asked, sources, members), progress)
         method, options = Workspace(asked).method
         stages = method.stages(options, CLASSES)
-        facts = Learning(settled(asked.train, lambda: 1000, False), sources, method, options, stages, normalizes=True)
+        facts = IdleFacts(settled(asked.train, lambda: 1000, False), sources, method, options, stages, normalizes=True)
         tell_idle_training(facts, partial(is_given, asked), progress)
         assert progress.warnings == progress.notes == []
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ensemble_distill.data.each import Each
 from ensemble_distill.data.rendition import Composition, Phase, pushes
-from ensemble_distill.data.several import NUMBERS, told
+from ensemble_distill.data.several import NUMBERS, arrays_told
 from ensemble_distill.data.source import Array, Item, Kind, Plan, Scale, View
 from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.facts import AnyPreprocessing, RowArray
@@ -116,8 +116,8 @@ def _refuse_idle(transforms: Sequence[tuple[str, ModuleType]], spec: str, arrays
         if module.PHASE is Phase.PUSH or not any(one.kind in module.KINDS for one in arrays):
             why = "moves a row that is one array" if module.PHASE is Phase.PUSH else f"acts on {_listed(module.KINDS)}"
             raise EdistillError(
-                f"views.transform is {spec!r}, and {name} {why}, but the data holds {told(arrays)}. For those use "
-                f"{', '.join(able_views(arrays))}."
+                f"views.transform is {spec!r}, and {name} {why}, but the data holds {arrays_told(arrays)}. For those "
+                f"use {', '.join(able_views(arrays))}."
             )
 
 
