@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.manifest import Manifest, bytes_of_records
 
 
 def about(path: Path) -> dict[str, Any]:
@@ -25,5 +25,5 @@ def about(path: Path) -> dict[str, Any]:
         "caching": dict(manifest.caching),
         **({"pushed": manifest.told_pushed()} if manifest.pushed else {}),
         **({"drawn": manifest.told_drawn()} if manifest.drawn else {}),
-        "bytes": sum(file.stat().st_size for file in (path / "records").rglob("*.npy")),
+        "bytes": bytes_of_records(path),
     }

@@ -268,6 +268,10 @@ class Manifest:
         ) from None
 
 
+def bytes_of_records(folder: Path) -> int:
+    return sum(path.stat().st_size for path in (folder / RECORDS).rglob("*.npy"))
+
+
 def is_cache(folder: Path) -> bool:
     """Whether a folder says that it is a cache; a manifest that cannot be read says so, too."""
     return os.path.lexists(folder / NAME)

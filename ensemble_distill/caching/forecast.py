@@ -21,7 +21,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.spread import spread
-from ensemble_distill.runtime.words import bytes_told, counted, told
+from ensemble_distill.runtime.words import bytes_told, counted, duration
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.streamed import Room
 
@@ -69,15 +69,15 @@ def refuse_no_room(
     if needed > free and asking.drawn:
         largest = max(each, key=lambda name: (name not in asking.drawn, each[name]))
         raise EdistillError(
-            f"The pass writes {needed / 1e9:,.1f} GB, {largest} alone {each[largest] / 1e9:,.1f}, and the disk "
-            f"of {folder} has {free / 1e9:,.1f} GB left. Fidelity and uncertainties need all of "
+            f"The pass writes {bytes_told(needed)}, {largest} alone {bytes_told(each[largest])}, and the disk "
+            f"of {folder} has {bytes_told(free)} left. Fidelity and uncertainties need all of "
             f"{manifest.settled.told}, so what is not trained on stays whole. Take fewer rows of it "
             f"(rows of data.{largest.replace('/', '.')}), name another output.cache, or make room."
         )
     if needed > free:
         raise EdistillError(
-            f"The pass writes {needed / 1e9:,.1f} GB, {of_a_row:,} bytes a row and member for {manifest.settled.told}, "
-            f"and the disk of {folder} has {free / 1e9:,.1f} GB left. {manifest.settled.smaller_records}"
+            f"The pass writes {bytes_told(needed)}, {of_a_row:,} bytes a row and member for {manifest.settled.told}, "
+            f"and the disk of {folder} has {bytes_told(free)} left. {manifest.settled.smaller_records}"
         )
     return sum(each.values()), free
 
@@ -108,7 +108,7 @@ def tell_pass(
         try:
             each = in_turn(*seconds_a_row(largest, splits[largest], groups[0], asking.device), groups)
             reading = room.seconds * sum(readings(manifest, splits, asking).values()) if len(groups) > 1 else 0
-            about = f"about {told(rows * each / ranks.current().world + reading)}, "
+            about = f"about {duration(rows * each / ranks.current().world + reading)}, "
         except EdistillError:  # of a row that cannot be read, which the pass tells of at its place
             pass
     what = f"{counted(sum(map(len, groups)), 'member')}, {counted(len(splits), 'split')}, {rows:,} rows in their views"

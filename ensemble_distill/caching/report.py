@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.cache.manifest import Manifest, bytes_of_records
 from ensemble_distill.data.decoded_blocks import FOLDER
 
 
@@ -35,7 +35,7 @@ class CacheReport:
             predicts=manifest.settled.told,
             splits={name: (split.rows, manifest.views(name)) for name, split in manifest.splits.items()},
             added=added,
-            bytes=sum(path.stat().st_size for path in (folder / "records").rglob("*.npy")),
+            bytes=bytes_of_records(folder),
             decoded=sum(path.stat().st_size for path in (folder / FOLDER).rglob("*.safetensors")),
             seconds=seconds,
             answered={

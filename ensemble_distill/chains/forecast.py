@@ -9,7 +9,7 @@ from ensemble_distill.cache.record_key import RecordKey
 from ensemble_distill.facts import TRAINED
 from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.runtime.words import counted, told
+from ensemble_distill.runtime.words import bytes_told, counted, duration
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.forecast import training_seconds
 from ensemble_distill.training.loop import Training
@@ -61,12 +61,12 @@ class Forecast:
             seconds += cached * views / batch * update
             space += cached * views * pushed.format.record.itemsize
         what = f"{counted(self.left, 'generation')} of {counted(train.epochs, 'epoch')}"
-        self.progress.note(f"{what}: about {told(seconds)} and {space / 1e6:,.1f} MB.")
+        self.progress.note(f"{what}: about {duration(seconds)} and {bytes_told(space)}.")
         free = free_bytes(self.folder)
         if space > free:
             self.progress.warn(
-                f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and the chain fills about "
-                f"{space / 1e6:,.0f} MB. Make room, or set output.runs to another disk: an interrupted chain goes on."
+                f"The disk of {self.folder} has {bytes_told(free)} left, and the chain fills about "
+                f"{bytes_told(space)}. Make room, or set output.runs to another disk: an interrupted chain goes on."
             )
 
     def done(self, report: TrainReport) -> None:
@@ -80,4 +80,4 @@ class Forecast:
         self._seconds.append(report.seconds)
         if left:
             rest = left * sum(self._seconds) / len(self._seconds)
-            self.progress.note(f"{report.folder.name} took {told(report.seconds)}; about {told(rest)} left.")
+            self.progress.note(f"{report.folder.name} took {duration(report.seconds)}; about {duration(rest)} left.")

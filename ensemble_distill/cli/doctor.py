@@ -12,7 +12,7 @@ from ensemble_distill.cli import render
 from ensemble_distill.cli.command import command
 from ensemble_distill.cli.flags import Assignments, Config, Json, Trust
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runtime.words import counted, told
+from ensemble_distill.runtime.words import bytes_told, counted, duration
 
 
 def register(app: typer.Typer) -> None:
@@ -56,14 +56,14 @@ def _show(machine: dict[str, Any], checks: list[dict[str, Any]], forecast: list[
             "versions": versions,
             **({"lacking": machine["lacking"]} if machine["lacking"] else {}),
             "devices": f"{', '.join(machine['devices'])}; {cores}",
-            "memory": f"{machine['memory'] / 1e9:,.1f} GB",
-            "free disk": f"{machine['free_disk'] / 1e9:,.1f} GB",
+            "memory": bytes_told(machine["memory"]),
+            "free disk": bytes_told(machine["free_disk"]),
         },
     )
     rows = [["PROBLEM" if one["problem"] else "ok", one["what"], render.near(one["told"])] for one in checks]
     render.table("edistill.toml", ["", "what", "found"], rows)
     if forecast:
-        rows = [[one["command"], told(one["seconds"]), f"{one['bytes'] / 1e6:,.1f} MB"] for one in forecast]
+        rows = [[one["command"], duration(one["seconds"]), bytes_told(one["bytes"])] for one in forecast]
         render.table("estimated time on this machine, under its current load", ["edistill", "time", "fills"], rows)
     if not any(one["problem"] for one in checks):
         render.text(f"Nothing is wrong. next: edistill {after} (--limit 64 tries the whole road on 64 rows)\n")

@@ -11,6 +11,7 @@ from ensemble_distill.cli.command import command
 from ensemble_distill.cli.flags import Json, RunArgument, Trust
 from ensemble_distill.runs.folder import bytes_of
 from ensemble_distill.runtime.numbers import number
+from ensemble_distill.runtime.words import megabytes
 from ensemble_distill.settings import Settings
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _show(exported: Exported, json: bool) -> None:
     render.table(
         "exported and verified",
         ["file", "size"],
-        [[render.near(str(path)), f"{bytes_of(path) / 1e6:.2f} MB"] for path in files],
+        [[render.near(str(path)), megabytes(bytes_of(path))] for path in files],
     )
     if exported.merged:
         names = list(exported.merged)

@@ -13,7 +13,6 @@ from ensemble_distill.cli.inspected_facts import (
     after,
     answers,
     columns,
-    counted,
     differing,
     few,
     in_batches,
@@ -35,6 +34,7 @@ from ensemble_distill.cli.inspected_facts import (
 )
 from ensemble_distill.facts import ENSEMBLE
 from ensemble_distill.runs.folder import EXPORTS, exported_in, flags_of
+from ensemble_distill.runtime.words import counted
 
 ROWS = 12  # of a table
 
@@ -77,7 +77,7 @@ def _run(path: str, record: Record) -> Sheet:
     exported = [f"{EXPORTS}/{name}" for name in exported_in(files)]
     stale: Sequence[str] = record.get("stale", ())
     return Sheet(
-        f"{path}: a student of {counted(record['members'], 'member')} by {record['method']['name']}",
+        f"{path}: a student of {counted(len(record['members']), 'member')} by {record['method']['name']}",
         [
             *student_facts(record),
             ("a trial", f"of {record['limit']:,} rows of each split at most (limit)" if "limit" in record else ""),
@@ -107,7 +107,7 @@ def _next_of_run(path: str, evaluated: Sequence[str], exported: Sequence[str], s
 def _safetensors(path: str, record: Record) -> Sheet:
     made = versions({"edistill": record["edistill"], **record["versions"]})
     return Sheet(
-        f"{path}: an exported student of {counted(record['members'], 'member')} by {record['method']['name']}",
+        f"{path}: an exported student of {counted(len(record['members']), 'member')} by {record['method']['name']}",
         [
             *student_facts(record),
             ("thresholds of", reference(record.get("reference"))),
@@ -126,7 +126,7 @@ def _onnx(path: str, record: Record) -> Sheet:
     shape = ", ".join(["B", *map(str, sizes)])
     how = preprocessing(seen["preprocessing"])
     takes = how if seen["kind"] == "several" else f"{seen['name']} ({shape})" + after(", ", how)
-    of = counted(record["members"], "member")
+    of = counted(len(record["members"]), "member")
     what = f"ensemble of {of}" if record["method"] == ENSEMBLE else f"student of {of} by {record['method']}"
     return Sheet(
         f"{path}: an exported {what}",
@@ -150,7 +150,7 @@ def _onnx(path: str, record: Record) -> Sheet:
 
 def _program(path: str, record: Record) -> Sheet:
     return Sheet(
-        f"{path}: an exported program of {counted(record['members'], 'member')} by {record['method']}",
+        f"{path}: an exported program of {counted(len(record['members']), 'member')} by {record['method']}",
         [
             ("answers", answers(record)),
             ("takes", f"rows of {record['kind_of_rows']} (B, {', '.join(map(str, record['shape']))})"),
@@ -193,7 +193,7 @@ def _again(record: Record) -> str | None:
 def _chain(path: str, record: Record) -> Sheet:
     generations: Mapping[str, Record] = record["generations"]
     return Sheet(
-        f"{path}: {counted(generations, 'generation')} by {record['method']['name']}",
+        f"{path}: {counted(len(generations), 'generation')} by {record['method']['name']}",
         [
             ("answers", record["task"]),
             ("options", options(record["method"]["options"])),
@@ -214,7 +214,7 @@ def _cache(path: str, record: Record) -> Sheet:
     made = [versions(caching.get("versions", {})), after("on ", caching.get("device", ""))]
     partial = any(one["answered"] < 1 for one in record["splits"].values())
     return Sheet(
-        f"{path}: what {counted(record['members'], 'member')} say of {counted(record['splits'], 'split')}",
+        f"{path}: what {counted(len(record['members']), 'member')} say of {counted(len(record['splits']), 'split')}",
         [
             ("answers", answers(record)),
             *member_facts(record["members"], ("model", "output", "preprocessing")),
@@ -243,7 +243,7 @@ def _teachers(path: str, record: Record, own: bool) -> Sheet:
     facts = [fact for fact in facts if fact[1] != DIFFER]  # those stand in the table
     columns, rows = differing(members)
     return Sheet(
-        f"{path}: {counted(members, 'member')}",
+        f"{path}: {counted(len(members), 'member')}",
         [*facts, ("sha256", members[0]["sha256"] if len(members) == 1 else "")],
         columns,
         rows,
@@ -257,7 +257,7 @@ def _runs(path: str, record: Record) -> Sheet:
         (
             name,
             one.get("method", "–"),
-            one.get("problem") or counted(range(one["predictions"]), one["of"]),
+            one.get("problem") or counted(one["predictions"], one["of"]),
             listed(one.get("evaluated", ())) or "no",
             listed(one.get("exported", ())) or "no",
             listed(one.get("stale", ())) or "no",
@@ -269,8 +269,8 @@ def _runs(path: str, record: Record) -> Sheet:
     ]
     verb, name = ("evaluate", waiting[0]) if waiting else ("inspect", next(iter(runs)))
     return Sheet(
-        f"{path}: {counted(runs, 'run')}",
-        [("as teachers", counted(record["members"], "member") if "members" in record else "")],
+        f"{path}: {counted(len(runs), 'run')}",
+        [("as teachers", counted(len(record["members"]), "member") if "members" in record else "")],
         ("run", "method", "predicts by", "evaluated on", "exported", "stale"),
         rows,
         next=f"edistill {verb} {path.rstrip('/')}/{name}",
@@ -291,7 +291,7 @@ def _data(path: str, record: Record) -> Sheet:
 
 def _folder(path: str, record: Record) -> Sheet:
     return Sheet(
-        f"{path}: {counted(record['data'], 'data set')}",
+        f"{path}: {counted(len(record['data']), 'data set')}",
         [],
         ("name", "rows", "holds", "classes", "labels"),
         [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ensemble_distill.runtime.words import counted, megabytes
 from ensemble_distill.tasks import open_task
 
 Record = Mapping[str, Any]
@@ -43,7 +44,7 @@ def student(student: Record) -> str:
         f"({kwargs})" if kwargs else "",
         "compressed" if student.get("compressed") else "",
     ]
-    heads = counted(range(student["heads"]), "head")
+    heads = counted(student["heads"], "head")
     if student["form"] == "rank-one":
         how = f"{heads} by rank-one factors"
     elif student.get("last_stage"):
@@ -229,7 +230,7 @@ def opsets(record: Record) -> str:
 
 
 def size(record: Record) -> str:
-    return f"{record['bytes'] / 1e6:,.2f} MB"
+    return megabytes(record["bytes"])
 
 
 def in_batches(members: int, batches: Sequence[Sequence[str]]) -> str:
@@ -238,7 +239,3 @@ def in_batches(members: int, batches: Sequence[Sequence[str]]) -> str:
         return "one by one"
     together = sum(map(len, batches))
     return f"{together} of {members} in {'one batch' if len(batches) == 1 else f'{len(batches)} batches'}"
-
-
-def counted(what: Sequence[Any] | Mapping[str, Any] | range, name: str) -> str:
-    return f"{len(what):,} {name}{'' if len(what) == 1 else 's'}"

@@ -28,7 +28,7 @@ from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.jsons import json_text
 from ensemble_distill.runtime.names import harmless, harmless_cell, plain_markdown
 from ensemble_distill.runtime.pace import Pace
-from ensemble_distill.runtime.words import told
+from ensemble_distill.runtime.words import duration
 
 if TYPE_CHECKING:
     from ensemble_distill.evaluation.tables import Sections
@@ -341,7 +341,7 @@ class Shown:
 
     def _ended(self, now: float) -> str:
         """How long it took, where anybody would ask."""
-        return told(now - self.begun) if now - self.begun >= TELL_FIRST else ""
+        return duration(now - self.begun) if now - self.begun >= TELL_FIRST else ""
 
     def _leave(self) -> None:
         """Give the terminal back: at the end, before another task, and after an error or an interrupt."""

@@ -12,6 +12,7 @@ from ensemble_distill.facts import ENSEMBLE, Calibration, Member
 from ensemble_distill.runs.folder import bytes_of
 from ensemble_distill.runtime.names import plain_markdown
 from ensemble_distill.runtime.numbers import number
+from ensemble_distill.runtime.words import megabytes
 from ensemble_distill.serving.served import Served
 from ensemble_distill.tasks import Task
 
@@ -184,7 +185,7 @@ def _precision(graphs: Sequence[Served]) -> Iterator[str]:
 
 def _files(files: Sequence[Path]) -> str:
     sizes = [bytes_of(path) for path in files]
-    rows = [[f"`{path.name}`", f"{size / 1e6:,.2f} MB"] for path, size in zip(files, sizes, strict=True)]
+    rows = [[f"`{path.name}`", megabytes(size)] for path, size in zip(files, sizes, strict=True)]
     return "## Files\n\n" + _table(["file", "size"], rows, plain=False)
 
 

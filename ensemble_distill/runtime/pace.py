@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 
-from ensemble_distill.runtime.words import told
+from ensemble_distill.runtime.words import duration
 
 OVER = 60.0  # seconds that the rate is taken over: what a task does now, and not what it did at first
 EACH = 1.0  # and between the moments that are kept for it
@@ -45,7 +45,7 @@ class Pace:
     def __call__(self, now: float) -> str:
         """`7.1 steps/s, about 2 min left, loss 0.1234, memory 0.4 GB`; what is not known yet is left out."""
         rate = self.rate(now)
-        parts = [] if rate is None else [f"{_short(rate)} {self.unit}/s", f"about {told(self.left(rate))} left"]
+        parts = [] if rate is None else [f"{_short(rate)} {self.unit}/s", f"about {duration(self.left(rate))} left"]
         parts += [f"{name} {value:.4f}" for name, value in self.facts.items()]
         return ", ".join(parts + memory_told())
 

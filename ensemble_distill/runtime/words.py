@@ -5,7 +5,7 @@ from __future__ import annotations
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
-def told(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration as people say it: 45 s, 12 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -16,6 +16,11 @@ def told(seconds: float) -> str:
 def counted(count: int, noun: str, plural: str = "s") -> str:
     """1 epoch, 2 epochs; `plural` is what several end in."""
     return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def megabytes(count: int) -> str:
+    """0.12 MB: of files beside each other, all in one unit."""
+    return f"{count / 1e6:,.2f} MB"
 
 
 def bytes_told(count: int) -> str:

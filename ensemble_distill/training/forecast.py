@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ensemble_distill.runtime.disk import free_bytes
 from ensemble_distill.runtime.progress import Progress
-from ensemble_distill.runtime.words import counted, told
+from ensemble_distill.runtime.words import bytes_told, counted, duration
 from ensemble_distill.training.loop import KEPT, Training
 
 WORTH_TIMING = 100  # steps; of fewer, those that are timed would be a large part
@@ -54,7 +54,7 @@ def tell_training(training: Training, validated: int, progress: Progress) -> Non
     folder = training.place.folder
     free = free_bytes(folder)
     rows = f"{counted(order.rows, 'row')} in {counted(order.views, 'view')}"
-    progress.note(f"{what}, {rows}: about {told(seconds)} and {space / 1e6:,.1f} MB of {free / 1e9:,.1f} GB free.")
+    progress.note(f"{what}, {rows}: about {duration(seconds)} and {bytes_told(space)} of {bytes_told(free)} free.")
     if training.setup.settings.amp and (times := training.slowed_by_amp()) > WORTH_SAYING:
         progress.warn(
             f"train.amp computes in {training.setup.settings.amp_dtype}, in which this device takes {times:.1f} times "
@@ -62,6 +62,6 @@ def tell_training(training: Training, validated: int, progress: Progress) -> Non
         )
     if space > free:
         progress.warn(
-            f"The disk of {folder} has {free / 1e6:,.0f} MB left, and the run fills about {space / 1e6:,.0f} MB. Make "
+            f"The disk of {folder} has {bytes_told(free)} left, and the run fills about {bytes_told(space)}. Make "
             "room, or set output.runs to another disk: an interrupted training goes on."
         )

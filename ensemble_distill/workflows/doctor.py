@@ -9,6 +9,7 @@ from typing import Any
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.words import bytes_told
 from ensemble_distill.settings import Settings
 from ensemble_distill.setup.machine import machine_here
 from ensemble_distill.workspace.workspace import Workspace
@@ -61,7 +62,7 @@ def doctor(load: Callable[[], Settings], *, trust: bool = False, progress: Progr
     machine = machine_here(workspace.cache_folder)
     if (needed := sum(step.bytes for step in steps)) > ROOM * machine["free_disk"]:
         told = (
-            f"{machine['free_disk'] / 1e6:,.0f} MB are free, and the road fills about {needed / 1e6:,.0f} MB. Set "
+            f"{bytes_told(machine['free_disk'])} are free, and the road fills about {bytes_told(needed)}. Set "
             "output.cache to another disk, or fewer views.count."
         )
         found.checks.append(Check("output.cache", told, True))

@@ -194,7 +194,7 @@ def test_where_there_is_nothing_to_draw_from_it_is_refused(tmp_path: Path) -> No
 
 def test_a_disk_without_room_for_what_stays_whole_says_so(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5000})())
-    with refused("test alone", "0.0 GB left", "rows of data.test"):
+    with refused("test alone", "5.0 kB left", "rows of data.test"):
         cache_logits(of(made, {**SAMPLED, "output.cache": "none"}))
 
 

@@ -16,7 +16,7 @@ from tiny import StopsAt, contents, killed_at, make_folder, refused, settings
 from ensemble_distill.chains import forecast
 from ensemble_distill.chains.generations import ChainReport, train_chain
 from ensemble_distill.runtime import files
-from ensemble_distill.runtime.words import told
+from ensemble_distill.runtime.words import duration
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.loop import Training
 from ensemble_distill.workflows.cache_logits import cache_logits
@@ -211,7 +211,7 @@ def test_the_time_is_told_before_the_first_step_and_after_each_generation(folder
     heard = Heard()
     train_chain(plain(folder, name, 3), progress=heard)
     first, *after = heard.of("note")
-    assert re.fullmatch(r"3 generations of 3 epochs: about \d+ s and \d+\.\d MB\.", first)
+    assert re.fullmatch(r"3 generations of 3 epochs: about \d+ s and \d+\.\d kB\.", first)
     assert heard.events[0] == ("note", first)
     assert [re.sub(r"\d+ s", "… s", note) for note in after] == [
         "generation-1 took … s; about … s left.",
@@ -233,7 +233,7 @@ def test_what_is_left_is_told_of_a_growing_chain(folder: Path, name: str, monkey
     assert first.startswith("2 generations of 3 epochs: about ")
     assert second.startswith("generation-2 took ")
     (warning,) = heard.of("warn")
-    assert "has 0 MB left" in warning
+    assert "has 0.0 kB left" in warning
     assert str(folder / "runs" / name) in warning
     silent = Heard()
     train_chain(plain(folder, name, 3), progress=silent)
@@ -251,9 +251,9 @@ def test_the_forecast_adds_up(folder: Path, name: str, monkeypatch: pytest.Monke
     rendered = 2 if keeps else 3  # kept, a row is rendered once for each of its two views, not at each of three epochs
     a_training = (4 * 3 + rendered) * 40 / 8 + 3 * 3 * 12 / 8
     a_cache = 3 * (2 * 40 + 12 + 10) / 8  # the last generation needs none
-    assert heard.of("note")[0].endswith(f"about {told(3 * a_training + 2 * a_cache)} and 24.0 MB.")
+    assert heard.of("note")[0].endswith(f"about {duration(3 * a_training + 2 * a_cache)} and 24.0 MB.")
 
 
 def test_durations_as_people_say_them() -> None:
     for seconds, text in [(0.2, "0 s"), (45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min"), (7_200, "2 h 00 min")]:
-        assert told(seconds) == text
+        assert duration(seconds) == text
