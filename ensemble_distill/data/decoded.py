@@ -21,6 +21,7 @@ from ensemble_distill.data.mapped import Mapped, Place
 from ensemble_distill.data.source import Array, Item, Source
 from ensemble_distill.data.stamp import Stamp
 from ensemble_distill.data.subset import Subset
+from ensemble_distill.data.wrapping import Wrapping, innermost
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import refuse_endless, sha256_file
 
@@ -138,35 +139,20 @@ class Decoded(Subset):
 
     @property
     def digest(self) -> str:
-        return self.whole.digest
+        return self.inner.digest
 
     @property
     def digest_scope(self) -> str:
-        return self.whole.digest_scope
+        return self.inner.digest_scope
 
 
 def decodes(source: Source) -> bool:
     """Whether a source decodes pictures when they are asked for: those of arrays are decoded already."""
-    return source.kind == "pixels" and not isinstance(_innermost(source), Arrays)
+    return source.kind == "pixels" and not isinstance(innermost(source), Arrays)
 
 
 def is_decoded(source: Source) -> bool:
     """Whether its pictures are read from where they were stored."""
-    while not isinstance(source, Decoded):
-        inner = _inner(source)
-        if inner is None:
-            return False
-        source = inner
-    return True
-
-
-def _innermost(source: Source) -> Source:
-    while (inner := _inner(source)) is not None:
-        source = inner
-    return source
-
-
-def _inner(source: Source) -> Source | None:
-    """What a source takes its rows from, where it has none of its own."""
-    found: Source | None = getattr(source, "whole", getattr(source, "source", None))
-    return found
+    while isinstance(source, Wrapping) and not isinstance(source, Decoded):
+        source = source.inner
+    return isinstance(source, Decoded)

@@ -29,11 +29,11 @@ class HeldOut(Subset):
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.sha256(f"{self.whole.digest}/folds/".encode() + self.folds.astype("<i8").tobytes()).hexdigest()
+        return hashlib.sha256(f"{self.inner.digest}/folds/".encode() + self.folds.astype("<i8").tobytes()).hexdigest()
 
     @property
     def digest_scope(self) -> str:
-        return f"{self.whole.digest_scope}; and the fold of each row"
+        return f"{self.inner.digest_scope}; and the fold of each row"
 
 
 def read_folds(file: str, rows: int) -> Array:

@@ -17,6 +17,7 @@ from typing import Any
 from ensemble_distill.data.shard_headers import Headers
 from ensemble_distill.data.source import Source
 from ensemble_distill.data.tar_index import Placed
+from ensemble_distill.data.wrapping import innermost
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import read_whole, write_whole
 from ensemble_distill.runtime.jsons import parse_json
@@ -95,9 +96,7 @@ def keep_notes(sources: Iterable[Source], cache: Path) -> None:
     """Keep what was learned of some sources, and of those that they are parts of."""
     found: dict[Path, Note] = {}
     for source in sources:
-        while (whole := getattr(source, "whole", None)) is not None:
-            source = whole
-        if isinstance(note := getattr(source, "note", None), Note) and note.path is not None:
+        if isinstance(note := getattr(innermost(source), "note", None), Note) and note.path is not None:
             found[note.path] = note
     for note in found.values():
         note.keep(cache)

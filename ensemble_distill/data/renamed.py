@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from ensemble_distill.data.source import Array, Item, Scale, Source
+from ensemble_distill.data.wrapping import Wrapping
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import InputColumns
 
 
-class Renamed:
+class Renamed(Wrapping):
     """The same rows, with labels that index `classes`.
 
     Its digest is the source's own, which covers the names that this follows from.
@@ -24,58 +24,38 @@ class Renamed:
 
     def __init__(self, source: Source, classes: tuple[str, ...]) -> None:
         assert source.classes is not None
-        self.source = source
+        super().__init__(source)
         self.classes: tuple[str, ...] | None = classes
         self.kind, self.remarks = source.kind, source.remarks
         at = {name: label for label, name in enumerate(classes)}
         self._labels = np.array([at[name] for name in source.classes], np.int64)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.inner)
 
     def item(self, row: int) -> Item:
-        item = self.source.item(row)
+        item = self.inner.item(row)
         return item if item.y is None else replace(item, y=self._labels[item.y])
 
     def name(self, row: int) -> str:
-        return self.source.name(row)
-
-    @property
-    def groups(self) -> tuple[int, ...] | None:
-        """For each number of a table's rows the place of its column."""
-        return getattr(self.source, "groups", None)
-
-    @property
-    def numeric(self) -> Array | None:
-        """Which of them vary by amounts, where it is a table."""
-        return getattr(self.source, "numeric", None)
-
-    @property
-    def features(self) -> tuple[str, ...] | None:
-        """What they are called, where it is a table."""
-        return getattr(self.source, "features", None)
-
-    @property
-    def columns(self) -> InputColumns | None:
-        """What its rows are made of, where it is a table."""
-        return getattr(self.source, "columns", None)
+        return self.inner.name(row)
 
     @property
     def scale(self) -> Scale | None:
-        return self.source.scale
+        return self.inner.scale
 
     @property
     def labels(self) -> Array | None:
-        labels = self.source.labels
+        labels = self.inner.labels
         return None if labels is None else self._labels[labels]
 
     @property
     def digest(self) -> str:
-        return self.source.digest
+        return self.inner.digest
 
     @property
     def digest_scope(self) -> str:
-        return self.source.digest_scope
+        return self.inner.digest_scope
 
 
 def by_name(source: Source, classes: Sequence[str] | None, named: str) -> Source:

@@ -12,11 +12,11 @@ from ensemble_distill.data.digests import subset_digest
 from ensemble_distill.data.scale import unit_of
 from ensemble_distill.data.source import Array, Inputs, Item, Scale, Source
 from ensemble_distill.data.stored import read_npy
+from ensemble_distill.data.wrapping import Wrapping
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import InputColumns
 
 
-class Subset:
+class Subset(Wrapping):
     """Row i is row `rows[i]` of the whole source; labels, names and digest follow.
 
     Args:
@@ -25,47 +25,28 @@ class Subset:
     """
 
     def __init__(self, whole: Source, rows: Array) -> None:
-        self.whole, self.rows = whole, rows
+        super().__init__(whole)
+        self.rows = rows
         self.kind, self.classes, self.remarks = whole.kind, whole.classes, whole.remarks
         self.token_unit = getattr(whole, "token_unit", None)
-
-    @property
-    def groups(self) -> tuple[int, ...] | None:
-        """For each number of a table's rows the place of its column."""
-        return getattr(self.whole, "groups", None)
-
-    @property
-    def numeric(self) -> Array | None:
-        """Which of them vary by amounts, where it is a table."""
-        return getattr(self.whole, "numeric", None)
-
-    @property
-    def features(self) -> tuple[str, ...] | None:
-        """What they are called, where it is a table."""
-        return getattr(self.whole, "features", None)
-
-    @property
-    def columns(self) -> InputColumns | None:
-        """What its rows are made of, where it is a table."""
-        return getattr(self.whole, "columns", None)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def item(self, row: int) -> Item:
-        return self.whole.item(int(self.rows[row]))
+        return self.inner.item(int(self.rows[row]))
 
     def name(self, row: int) -> str:
-        return self.whole.name(int(self.rows[row]))
+        return self.inner.name(int(self.rows[row]))
 
     @cached_property
     def labels(self) -> Array | None:
-        labels = self.whole.labels
+        labels = self.inner.labels
         return None if labels is None else labels[self.rows]
 
     @cached_property
     def scale(self) -> Scale | None:
-        parts: Mapping[str, Source] | None = getattr(self.whole, "parts", None)
+        parts: Mapping[str, Source] | None = getattr(self.inner, "parts", None)
         if parts is not None:
             units = {name: Subset(part, self.rows).scale for name, part in parts.items()}
             return {name: unit for name, unit in units.items() if isinstance(unit, np.ndarray)}
@@ -78,11 +59,11 @@ class Subset:
 
     @cached_property
     def digest(self) -> str:
-        return subset_digest(self.whole.digest, self.rows)
+        return subset_digest(self.inner.digest, self.rows)
 
     @property
     def digest_scope(self) -> str:
-        return f"{self.whole.digest_scope}; which {len(self)} rows"
+        return f"{self.inner.digest_scope}; which {len(self)} rows"
 
 
 def read_rows(file: str, total: int) -> Array:

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import HELD_OUT
-from ensemble_distill.teachers.answering import Answering, Inputs, Rows
+from ensemble_distill.teachers.answering import Answering, Rows
+from ensemble_distill.teachers.forwarded import Forwarded
 
 TRAIN = "train"
 
 
-class AnswersHeldOut:
+class AnswersHeldOut(Forwarded):
     """See `Answering`. Of the split `held-out` it answers its own fold, and NaN of the others.
 
     Args:
@@ -26,23 +27,11 @@ class AnswersHeldOut:
     """
 
     def __init__(self, asked: Answering, fold: int, folds: NDArray[np.int64]) -> None:
-        self.member, self.task, self.fineness = asked.member, asked.task, asked.fineness
-        self.module: nn.Module | None = asked.module
-        self._asked, self._fold, self._own = asked, fold, folds == fold
-
-    @property
-    def wants(self) -> Inputs | None:
-        return self._asked.wants
-
-    @property
-    def remark(self) -> str | None:
-        return self._asked.remark
+        super().__init__(asked)
+        self._fold, self._own = fold, folds == fold
 
     def meets(self, split: str, rows: Rows) -> None:
-        self._asked.meets(_asked_as(split), rows)
-
-    def to(self, device: torch.device) -> None:
-        self._asked.to(device)
+        super().meets(_asked_as(split), rows)
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         """Raises EdistillError, too, where it does not answer a row of its fold."""

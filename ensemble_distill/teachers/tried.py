@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_distill.runtime.own_row import some_rows
-from ensemble_distill.teachers.answering import Answering, Inputs, Rows
+from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.forwarded import Forwarded
 from ensemble_distill.teachers.trial import Few, tried
 
 
-class TriedFirst:
+class TriedFirst(Forwarded):
     """See `Answering`. Before its first answer the member is tried on some of the rows that it is asked about.
 
     Args:
@@ -24,23 +24,8 @@ class TriedFirst:
     """
 
     def __init__(self, asked: Answering, count: int | None, tell: Callable[[str], None]) -> None:
-        self.member, self.task, self.fineness = asked.member, asked.task, asked.fineness
-        self.module: nn.Module | None = asked.module
-        self._asked, self._count, self._tell, self._tried = asked, count, tell, False
-
-    @property
-    def wants(self) -> Inputs | None:
-        return self._asked.wants
-
-    @property
-    def remark(self) -> str | None:
-        return self._asked.remark
-
-    def meets(self, split: str, rows: Rows) -> None:
-        self._asked.meets(split, rows)
-
-    def to(self, device: torch.device) -> None:
-        self._asked.to(device)
+        super().__init__(asked)
+        self._count, self._tell, self._tried = count, tell, False
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         """Raises EdistillError as `tried` does, too."""

@@ -185,8 +185,8 @@ class Workspace:
         if HELD_OUT not in self.split_names:
             return None
         source = self.source(HELD_OUT)
-        source = source.whole if isinstance(source, Decoded) else source
-        held = source.whole if isinstance(source, Subset) and not isinstance(source, HeldOut) else source
+        source = source.inner if isinstance(source, Decoded) else source
+        held = source.inner if isinstance(source, Subset) and not isinstance(source, HeldOut) else source
         assert isinstance(held, HeldOut)
         return held.folds
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ensemble_distill.data.rendering import as_unit
 from ensemble_distill.data.source import Array, Item, Kind, Source
+from ensemble_distill.data.wrapping import Wrapping
 from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.runtime.registry import Registry
 
@@ -63,7 +64,7 @@ class Shift(Protocol):
         ...
 
 
-class Shifted:
+class Shifted(Wrapping):
     """A source whose every x is distorted at its own size, before any preprocessing; the rest is the source's own.
 
     x keeps its dtype and shape: uint8 pixels are rounded, tensors and features stay float32. An item is pure in
@@ -84,7 +85,8 @@ class Shifted:
             raise EdistillError(
                 f"The shift {name} has severities 1 to 5, but {severity} was asked for. Use one of those."
             )
-        self.source, self.shift, self.severity = source, name, severity
+        super().__init__(source)
+        self.shift, self.severity = name, severity
         self.kind, self.classes = source.kind, source.classes
         # here, not in each loader process: some sources read every row for it
         scale = source.scale if source.kind == "features" else None
@@ -93,10 +95,10 @@ class Shifted:
         self._apply, self._amount = shift.apply, shift.AMOUNTS[source.kind][severity - 1]
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.inner)
 
     def item(self, row: int) -> Item:
-        item = self.source.item(row)
+        item = self.inner.item(row)
         origin = Origin(item.kind, row, self.scale)
         if item.kind != "pixels":
             x = self._apply(item.x, self._amount, origin).astype(np.float32, copy=False)
@@ -106,15 +108,15 @@ class Shifted:
         return Item(x, item.y, item.kind)
 
     def name(self, row: int) -> str:
-        return self.source.name(row)
+        return self.inner.name(row)
 
     @property
     def remarks(self) -> Sequence[str]:
-        return self.source.remarks
+        return self.inner.remarks
 
     @property
     def labels(self) -> Array | None:
-        return self.source.labels
+        return self.inner.labels
 
     @property
     def level(self) -> str:
@@ -124,12 +126,12 @@ class Shifted:
     @property
     def digest(self) -> str:
         """sha256 of the source's digest, the shift, the severity and its amount, which a later version may change."""
-        parts = ("shift", self.source.digest, self.shift, str(self.severity), self.level)
+        parts = ("shift", self.inner.digest, self.shift, str(self.severity), self.level)
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
     @property
     def digest_scope(self) -> str:
-        return f"{self.source.digest_scope}; {self.shift} of severity {self.severity} ({self.level})"
+        return f"{self.inner.digest_scope}; {self.shift} of severity {self.severity} ({self.level})"
 
 
 _SHIFTS = Registry(__name__, "AMOUNTS")
