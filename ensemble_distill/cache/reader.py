@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import io
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.cache.record_key import InputKey, RecordKey, SampleKey
+from ensemble_distill.cache.record_key import InputKey
+from ensemble_distill.cache.records import VERIFIED, Records, mapped, problem_of, refuse_other_sum
+from ensemble_distill.cache.sampled_records import SampledRecords
 from ensemble_distill.errors import CacheError, EdistillError, first_few, meant
-from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
-
-IN_MEMORY = 1 << 27  # bytes of a split's records up to which they are held
-VERIFIED = 1 << 30  # and up to which their checksums are compared at once
-HEADER = 1 << 16  # bytes of a record file before its records, at most
-AT_ONCE = 8192  # rows that are looked through together
-OPEN_MAPS = 512  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
+from ensemble_distill.runtime.files import sha256_file
 
 
 class Cache:
@@ -79,8 +71,6 @@ class Cache:
                 "Run edistill cache-logits."
             )
         if self.manifest.is_sampled(split):
-            from ensemble_distill.cache.sampled_records import SampledRecords
-
             return SampledRecords(self.folder, self.manifest, split, views)
         return Records(self.folder, self.manifest, split, views)
 
@@ -89,107 +79,9 @@ class Cache:
         problems = []
         for key, sha256 in self.manifest.records.items():
             path, rows = key.path(self.folder), self.manifest.splits[key.split].rows
-            try:
-                _mapped(path, self.manifest.format_of(key).record, rows)  # first: it reads no more than a header
-                if (found := sha256_file(path)) != sha256:
-                    problems.append(f"{path} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…")
-            except FileNotFoundError:
-                problems.append(f"{path} is missing")
-            except (OSError, ValueError) as error:
-                problems.append(f"{path} cannot be read ({_told(error)})")
+            problem = problem_of(path, self.manifest.format_of(key).record, rows, sha256)
+            problems += [] if problem is None else [problem]
         return problems
-
-
-class Records:
-    """What the members said of one split: logits, W = K, or means and log-variances of D targets, W = 2D; of
-    positions (L, K). NaN on rows that a member does not answer.
-
-    Attributes:
-        partial: whether there are such rows.
-        sampled: whether it is of a few drawn classes alone; see `SampledRecords`.
-    """
-
-    sampled: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        split: str,
-        views: int,
-        keys: Sequence[Sequence[RecordKey | SampleKey]] | None = None,
-    ) -> None:
-        """`keys` are of others than all members, a list for each with a record a view."""
-        self.split = manifest.splits[split]
-        self.members = manifest.names if keys is None else tuple(views[0].named for views in keys)
-        self.views = views
-        if keys is None:
-            keys = [[RecordKey(split, name, view) for view in range(views)] for name in manifest.names]
-        self._format = manifest.format_of(keys[0][0])
-        self._record = self._format.record
-        self.partial = any(key in manifest.unanswered for row in keys for key in row)
-        self._paths = [[key.path(folder) for key in row] for row in keys]
-        self._sums = [[manifest.records[key] for key in row] for row in keys]
-        size = self.split.rows * self._record.itemsize * views * len(self.members)
-        self._held: NDArray[np.void] | None = None  # (views, M, rows)
-        self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
-        # a damaged record is found here, before the first step, and not in the middle; of large ones only the size is
-        # checked, since hashing them would take minutes: `edistill verify` does
-        if size <= IN_MEMORY:
-            self._held = np.empty((views, len(self.members), self.split.rows), self._record)
-        for m in range(len(self.members)):
-            for v in range(views):
-                if self._held is not None:
-                    self._held[v, m] = self._read(m, v)
-                    continue
-                self._open(m, v)
-                if size <= VERIFIED:
-                    refuse_other_sum(self._paths[m][v], sha256_file(self._paths[m][v]), self._sums[m][v])
-
-    def __len__(self) -> int:
-        return self.split.rows
-
-    def answered(self) -> NDArray[np.bool_]:
-        """Whether a member answers a row in every view, (N, M)."""
-        there = np.ones((len(self), len(self.members)), bool)
-        if self.partial:
-            for view in range(self.views):
-                for at in range(0, len(self), AT_ONCE):
-                    said = self.read(np.arange(at, min(at + AT_ONCE, len(self))), view)
-                    there[at : at + AT_ONCE] &= ~np.isnan(said.reshape(*said.shape[:2], -1)).all(-1)
-        return there
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what a member said of a row: (W,), or (L, K)."""
-        return self._format.shape
-
-    def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
-        """Outputs (B, M, *shape) of B rows, each in its own view (or all in one)."""
-        rows = np.asarray(rows, dtype=np.int64)
-        views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
-        if self._held is not None:
-            found = self._held[views, :, rows]  # one gather for all members: (B, M)
-            return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self._format.shape)
-        outputs = np.empty((len(rows), len(self.members), *self._format.shape), np.float32)
-        for view in np.unique(views):
-            here = np.flatnonzero(views == view)
-            for m in range(len(self.members)):
-                outputs[here, m] = self._format.decode(self._open(m, int(view))[rows[here]])
-        return outputs
-
-    def _map(self, member: int, view: int) -> NDArray[np.void]:
-        return np.asarray(mapped(self._paths[member][view], self._record, self.split.rows))  # a memmap indexes slowly
-
-    def _read(self, member: int, view: int) -> NDArray[np.void]:
-        path = self._paths[member][view]
-        try:
-            content = read_whole(path, HEADER + self.split.rows * self._record.itemsize)
-            refuse_other_sum(path, hashlib.sha256(content).hexdigest(), self._sums[member][view])
-            start = _start(io.BytesIO(content), len(content), self._record, self.split.rows)
-        except (OSError, ValueError) as error:
-            raise damaged(path, _told(error)) from None
-        return np.frombuffer(content, self._record, offset=start)
 
 
 class StoredInputs:
@@ -241,52 +133,3 @@ def stored_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[
         if small:
             refuse_other_sum(paths[key.view], sha256_file(paths[key.view]), manifest.records[key])
     return inputs
-
-
-def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
-    """A record file (rows,), memory-mapped. Raises EdistillError when it is not one of that many records."""
-    try:
-        return _mapped(path, record, rows)
-    except (OSError, ValueError) as error:
-        raise damaged(path, _told(error)) from None
-
-
-def _mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
-    refuse_endless(path)
-    with path.open("rb") as file:
-        start = _start(file, path.stat().st_size, record, rows)
-    return np.memmap(path, record, "r", start, (rows,))
-
-
-def _start(file: BinaryIO, size: int, record: np.dtype[np.void], rows: int) -> int:
-    """Where in a file of that size its records start. Raises ValueError when it holds anything else."""
-    try:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except OSError:
-        raise
-    except Exception as error:  # NumPy evaluates what stands there, which can be anything
-        raise ValueError(f"it has no header of an array: {error}") from None
-    start, wanted = file.tell(), rows * record.itemsize
-    if shape != (rows,) or dtype != record:
-        raise ValueError(f"it has {shape} records of {dtype}, not {rows} of {record}")
-    if size - start != wanted:
-        raise ValueError(f"it has {size - start} bytes of records, not {wanted}")
-    return start
-
-
-def _told(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def refuse_other_sum(path: Path, found: str, wanted: str) -> None:
-    """Raise EdistillError when the checksum of a record file is not the one that the manifest says."""
-    if found != wanted:
-        raise damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
-
-
-def damaged(path: Path, reason: str) -> EdistillError:
-    """What to raise when a record is not what was written."""
-    return CacheError(
-        f"{path} is damaged: {reason}. Delete that file and run edistill cache-logits to compute it again."
-    )

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.cache.reader import Records
 from ensemble_distill.cache.record_key import SampleKey
+from ensemble_distill.cache.records import Records
 
 
 class SampledRecords(Records):

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.record_key import RecordKey, SampleKey
+from ensemble_distill.cache.records import mapped
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching.kept import Kept
 from ensemble_distill.caching.panel import Panel, wanted

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.record_key import Key, RecordKey
+from ensemble_distill.cache.records import mapped
 from ensemble_distill.caching.kept import Kept
 from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.pushing import inputs_of_first_view, refuse_no_gradients

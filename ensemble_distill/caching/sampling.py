@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import Drawn
-from ensemble_distill.cache.reader import mapped
 from ensemble_distill.cache.record_key import RecordKey, Said, SampleKey
+from ensemble_distill.cache.records import mapped
 from ensemble_distill.cache.writer import Writer
 from ensemble_distill.caching import drawing
 from ensemble_distill.caching.noted import fresh_notes

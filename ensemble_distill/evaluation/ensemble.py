@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_distill.cache.manifest import refuse_other_data
-from ensemble_distill.cache.reader import Records
+from ensemble_distill.cache.records import Records
 from ensemble_distill.data.batches import at_once, plain_batches
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.source import Source

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ensemble_distill.cache.reader import Records, StoredInputs
+from ensemble_distill.cache.reader import StoredInputs
+from ensemble_distill.cache.records import Records
 from ensemble_distill.data.memo import Memo
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array, Source, View

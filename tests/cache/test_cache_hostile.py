@@ -276,8 +276,8 @@ def test_a_record_of_anything_else_is_one_message_and_can_be_deleted(
     """The checksum of what stands there is in the manifest, as whoever made it would have written it."""
     content, (name, held) = RECORDS[what], way
     if held == "mapped":
-        monkeypatch.setattr("ensemble_distill.cache.reader.IN_MEMORY", 0)
-        monkeypatch.setattr("ensemble_distill.cache.reader.IN_MEMORY", 0)
+        monkeypatch.setattr("ensemble_distill.cache.records.IN_MEMORY", 0)
+        monkeypatch.setattr("ensemble_distill.cache.records.IN_MEMORY", 0)
     asked, whole = settings(folder, QUICK), contents(folder / "cache")
     path = folder / "cache/records" / f"{name}.v0.npy"
     path.unlink()

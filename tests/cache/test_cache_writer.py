@@ -12,7 +12,8 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from tiny import contents, refused
 
-from ensemble_distill.cache import parts, reader, writer
+from ensemble_distill.cache import parts, writer
+from ensemble_distill.cache import records as record_files
 from ensemble_distill.cache.formats import Format
 from ensemble_distill.cache.manifest import NAME, Manifest
 from ensemble_distill.cache.parts import Block
@@ -180,8 +181,8 @@ def test_a_damaged_part_counts_as_absent(tmp_path: Path, damage: Damage) -> None
 @pytest.fixture(params=["in memory", "mapped"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if request.param == "mapped":
-        monkeypatch.setattr(reader, "IN_MEMORY", 0)
-        monkeypatch.setattr(reader, "OPEN_MAPS", 2)
+        monkeypatch.setattr(record_files, "IN_MEMORY", 0)
+        monkeypatch.setattr(record_files, "OPEN_MAPS", 2)
     return made(tmp_path / "cache")
 
 
@@ -221,11 +222,11 @@ def test_a_record_of_other_rows_or_classes_is_refused(folder: Path) -> None:
             Cache(folder).open("ood/x")
 
 
-@pytest.mark.parametrize("held", [reader.IN_MEMORY, 0])
+@pytest.mark.parametrize("held", [record_files.IN_MEMORY, 0])
 def test_a_flipped_bit_is_found_before_the_first_row_is_used(
     tmp_path: Path, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "IN_MEMORY", held)
+    monkeypatch.setattr(record_files, "IN_MEMORY", held)
     path = RecordKey("ood/x", "m-a", 1).path(made(tmp_path))
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
@@ -241,8 +242,8 @@ def test_few_maps_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     opened = Path("/proc/self/fd")
     if not opened.is_dir():
         pytest.skip("needs /proc")
-    monkeypatch.setattr(reader, "IN_MEMORY", 0)
-    monkeypatch.setattr(reader, "OPEN_MAPS", 2)
+    monkeypatch.setattr(record_files, "IN_MEMORY", 0)
+    monkeypatch.setattr(record_files, "OPEN_MAPS", 2)
     made(tmp_path)
     before = len(list(opened.iterdir()))
     records = Cache(tmp_path).open("ood/x", 3)

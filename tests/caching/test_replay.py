@@ -13,7 +13,8 @@ from tiny import contents, examples, killed_at, linear, make_folder, refused, sa
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ensemble_distill.cache.reader import Cache, Records
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.records import Records
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
 from ensemble_distill.caching.replay import ROWS, VIEWS, check_samples, keep_samples
