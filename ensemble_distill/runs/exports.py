@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 from ensemble_distill.errors import EdistillError
@@ -27,8 +26,7 @@ from ensemble_distill.runs.folder import (
 )
 from ensemble_distill.runtime.files import read_whole, sha256_file
 from ensemble_distill.runtime.jsons import parse_json
-from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata, read_safetensors_metadata
-from ensemble_distill.tasks.reference import Reference
+from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata
 
 LARGEST = 2**31 - 1  # bytes of an ONNX file, which is one protobuf message
 PROGRAM_CARD = "edistill.json"  # an extra file in a program, with what ONNX files have in their metadata
@@ -110,19 +108,6 @@ def program_metadata(export: Path) -> dict[str, str]:
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         raise ValueError(f"its {PROGRAM_CARD} holds no texts")
     return said
-
-
-def about_program(export: Path) -> dict[str, Any] | None:
-    """What `inspect` tells of an exported program; None for one of others."""
-    try:
-        said = {name.removeprefix(ONNX_PREFIX): parse_json(text) for name, text in program_metadata(export).items()}
-        said |= _told_reference(said.pop(REFERENCE, None))
-    except ValueError as error:
-        if run_of(export) is not None:
-            raise damaged_export(export, error) from None
-        return None
-    said["kind_of_rows"] = said.pop("kind")
-    return {"kind": "program", **said, **about_stale(export), "bytes": export.stat().st_size}
 
 
 def onnx_content(export: Path) -> bytes:
@@ -216,40 +201,3 @@ def _is_stale(file: Path, said: MadeFrom | None, run: Path) -> bool:
         calibration = run / CALIBRATION
         return calibration.is_file() and file.stat().st_mtime_ns < calibration.stat().st_mtime_ns
     return said != made_from_now(run)
-
-
-def about_weights(path: Path) -> dict[str, Any] | None:
-    """What `inspect` tells of an exported safetensors file, by the config it carries; None for any other file."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    try:
-        if STUDENT not in read_safetensors_metadata(path):
-            return None
-    except ValueError as error:
-        if run_of(path) is not None:
-            raise damaged_export(path, error) from None
-        return None
-    try:
-        content = read_whole(path)
-        metadata = checked_metadata(content)
-        config = parse_json(metadata[STUDENT])
-        made_from = parse_json(metadata.get(MADE_FROM, "null"))
-        known = _told_reference(parse_json(metadata.get(REFERENCE, "null")))
-        if not isinstance(config, dict):
-            raise ValueError("its config is not a table")
-    except ValueError as error:
-        raise damaged_export(path, error) from None
-    told = {} if made_from is None else {MADE_FROM: made_from}
-    return {"kind": "safetensors", **config, **known, **told, **about_stale(path), "bytes": len(content)}
-
-
-def _told_reference(record: Any) -> dict[str, Any]:
-    """What is told of calibration rows that a file holds, "reference"; empty for none. Raises ValueError for what was
-    never written."""
-    return {} if record is None else {REFERENCE: Reference.from_json(record).told()}
-
-
-def about_stale(export: Path) -> dict[str, str]:
-    """Why `inspect` calls an exported file stale; empty where it does not."""
-    told = stale(export)
-    return {} if told is None else {"stale": told}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill.runs.exports import about_stale
+from ensemble_distill.runs.about_exports import about_stale
 from ensemble_distill.serving.served import Served
 
 

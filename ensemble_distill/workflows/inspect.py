@@ -12,7 +12,8 @@ from ensemble_distill.data.listing import data_sets, entries, holds_splits
 from ensemble_distill.data.patterns import is_pattern
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.inspecting import part
-from ensemble_distill.runs.exports import ONNX_PREFIX, about_program, about_weights, onnx_content
+from ensemble_distill.runs.about_exports import about_program, about_weights
+from ensemble_distill.runs.exports import ONNX_PREFIX, onnx_content
 from ensemble_distill.runs.folder import ARGS, EXPORTED, is_ensemble_export
 from ensemble_distill.runtime.contents import brief
 from ensemble_distill.runtime.files import refuse_special
