@@ -28,8 +28,8 @@ from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.shared import see_as_first
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.report import TrainReport
-from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.train import train
+from ensemble_distill.workflows.cache_logits import cache_in
+from ensemble_distill.workflows.train import train_in
 from ensemble_distill.workspace import Workspace
 from ensemble_distill.workspace.alike import refuse_differing_settings, see_cache
 from ensemble_distill.workspace.folders import refuse_foreign, run_folder
@@ -69,12 +69,8 @@ def train_chain(
 
 def _train_chain(settings: Settings, overwrite: bool, trust: bool, progress: Progress) -> ChainReport:
     started = time.monotonic()
-    refuse_differing_settings(Workspace(settings), "train", overwrite)
-    see_cache(Path(settings.output.cache))
-    count = settings.train.generations or 1
-    _refuse_unfit(settings)
-    settings = recorded(settings, settled_training(Workspace(settings)))
-    folder = run_folder(settings)
+    settings = _settled(Workspace(settings), overwrite)
+    count, folder = settings.train.generations or 1, run_folder(settings)
     see_as_first([folder / ARGS, *(file for number in range(count) for file in _run_files(folder, number + 1))])
     _refuse_foreign(folder)
     complete = not overwrite and len(finished_generations(folder)) >= count
@@ -95,6 +91,14 @@ def _train_chain(settings: Settings, overwrite: bool, trust: bool, progress: Pro
             forecast.done(reports[-1])
     fresh = any(report.fresh for report in reports)
     return ChainReport(folder, reports[0].method, tuple(reports), fresh, time.monotonic() - started)
+
+
+def _settled(workspace: Workspace, overwrite: bool) -> Settings:
+    """The settings as the chain records them, known to be those of a chain. Raises EdistillError where they are not."""
+    refuse_differing_settings(workspace, "train", overwrite)
+    see_cache(workspace.cache_folder)
+    _refuse_unfit(workspace)
+    return recorded(workspace.settings, settled_training(workspace))
 
 
 @dataclass(frozen=True)
@@ -120,23 +124,19 @@ def _train_generation(
         if not one.finished:
             _cache(own, Path(settings.output.cache), one.trust, progress)
     with _remedies(own, its_own=not first):
-        report = train(
-            own,
+        report = train_in(
+            Workspace(own, progress, one.trust, Path(settings.output.runs), Path(settings.output.cache)),
             overwrite=one.overwrite,
-            trust=one.trust,
-            progress=progress,
             begin=partial(forecast.say, own),
             claim=partial(_claim, folder, settings, one.overwrite) if first else lambda: None,
-            own_runs=Path(settings.output.runs),
-            pictures=Path(settings.output.cache),
         )
     if not one.finished and ranks.is_first():  # a chain that grows has more generations than it was begun with
         write_args(folder, settings)
     return report
 
 
-def _refuse_unfit(settings: Settings) -> None:
-    method, options = Workspace(settings).method
+def _refuse_unfit(workspace: Workspace) -> None:
+    (method, options), settings = workspace.method, workspace.settings
     name = settings.train.method
     if settings.student.from_members:
         raise EdistillError(
@@ -179,8 +179,9 @@ def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
 
 def _refuse_other_rows(settings: Settings, first: Run) -> None:
     """Raise EdistillError when the chain's first generation was trained on other data than there is now."""
+    workspace = Workspace(settings)
     for name, digest in first.provenance.trained_on.items():
-        found = Workspace(settings).source(name).digest
+        found = workspace.source(name).digest
         if found != digest:
             raise EdistillError(
                 f"{first.folder} was trained on {name} data {digest[:12]}…, but data.{name} is {found[:12]}…. Put the "
@@ -208,7 +209,7 @@ def _cache(settings: Settings, pictures: Path, trust: bool, progress: Progress) 
                     f"calibrated since), or delete {cache} to ask it again."
                 )
         seen = [name for name in settings.splits() if not name.startswith("ood/")]
-        cache_logits(settings, only=seen, trust=trust, progress=progress, pictures=pictures)
+        cache_in(Workspace(settings, progress, trust, pictures=pictures), only=seen)
 
 
 @contextmanager

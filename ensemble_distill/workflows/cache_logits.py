@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 from ensemble_distill.cache.manifest import ARGS, NAME
 from ensemble_distill.caching.complete import held
@@ -32,34 +31,32 @@ from ensemble_distill.workspace.workspace import sources_of
 def cache_logits(
     settings: Settings,
     *,
-    only: Collection[str] | None = None,
     overwrite: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
-    pictures: Path | None = None,
 ) -> CacheReport:
     """Bring the cache up to date with the settings; what is there already is not computed again.
 
     Args:
-        only: these splits, without a word on what more members or views would do; default all that are configured.
         overwrite: drop the cache that is there, once it is known that another can be made.
         trust: load pickled checkpoints that name arbitrary globals.
-        pictures: with `cache.decoded` another cache, whose decoded pictures are read; by default they are stored here.
 
     Raises:
         EdistillError: the teachers or the data cannot be used, or the cache was made from others.
     """
-    workspace = Workspace(settings, progress or Silent(), trust, pictures=pictures)
-    if settings.cache.decoded and pictures is None:
-        workspace = replace(workspace, reads_decoded=False)
     with opened(settings.train.peer_timeout):
-        return _cache_logits(settings, only, overwrite, workspace)
+        return cache_in(Workspace(settings, progress or Silent(), trust), overwrite=overwrite)
 
 
-def _cache_logits(
-    settings: Settings, only: Collection[str] | None, overwrite: bool, workspace: Workspace
-) -> CacheReport:
-    started = time.monotonic()
+def cache_in(workspace: Workspace, *, only: Collection[str] | None = None, overwrite: bool = False) -> CacheReport:
+    """The same, of an ensemble or of a generation of a chain.
+
+    Args:
+        only: these splits, without a word on what more members or views would do; default all that are configured.
+    """
+    started, settings = time.monotonic(), workspace.settings
+    if settings.cache.decoded and workspace.pictures is None:  # they are stored here
+        workspace = replace(workspace, reads_decoded=False)
     refuse_differing_settings(workspace, "cache-logits", overwrite)
     folder = workspace.cache_folder
     see_as_first([folder / NAME])

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 from ensemble_distill.logs import Logs
 from ensemble_distill.runs.folder import ARGS, CHECKPOINT, CONFIG, WEIGHTS
@@ -38,10 +37,6 @@ def train(
     overwrite: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
-    begin: Callable[[Training], None] | None = None,
-    claim: Callable[[], None] = lambda: None,
-    own_runs: Path | None = None,
-    pictures: Path | None = None,
 ) -> TrainReport:
     """Train the configured student; an interrupted run resumes, a finished one is left as it is.
 
@@ -50,23 +45,28 @@ def train(
     Args:
         overwrite: replace the run that is there, once the new one has a checkpoint.
         trust: load pickled checkpoints that name arbitrary globals.
-        begin: is given the training before its first step, when nothing has been written yet.
-        claim: is called just before the run's folder is made its own, and the run that is to be replaced goes.
-        own_runs: where runs stand whose code may make their bodies; output.runs by default.
-        pictures: with `cache.decoded` the cache whose decoded pictures are read; output.cache by default.
 
     Raises:
         EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
             made with other settings; the student or the method cannot be built.
     """
-    workspace = Workspace(settings, progress or Silent(), trust, own_runs, pictures)
     with opened(settings.train.peer_timeout):
-        return _train(workspace, overwrite, begin, claim)
+        return train_in(Workspace(settings, progress or Silent(), trust), overwrite=overwrite)
 
 
-def _train(
-    workspace: Workspace, overwrite: bool, begin: Callable[[Training], None] | None, claim: Callable[[], None]
+def train_in(
+    workspace: Workspace,
+    *,
+    overwrite: bool = False,
+    begin: Callable[[Training], None] | None = None,
+    claim: Callable[[], None] = lambda: None,
 ) -> TrainReport:
+    """The same, of a run or of a generation of a chain.
+
+    Args:
+        begin: is given the training before its first step, when nothing has been written yet.
+        claim: is called just before the run's folder is made its own, and the run that is to be replaced goes.
+    """
     started, settings = time.monotonic(), workspace.settings
     refuse_differing_settings(workspace, "train", overwrite)
     see_cache(workspace.cache_folder)

@@ -24,7 +24,7 @@ from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.settings import load_settings
-from ensemble_distill.workflows.cache_logits import cache_logits
+from ensemble_distill.workflows.cache_logits import cache_in, cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate
 from ensemble_distill.workflows.train import train
@@ -160,7 +160,7 @@ def test_a_later_generation_is_an_ordinary_distillation(folder: Path) -> None:
         "output.cache": "by-hand",
         **asked("by-hand", None, train__seed=seed),
     }
-    cache_logits(settings(folder, by_hand), only=["train", "transfer"])
+    cache_in(Workspace(settings(folder, by_hand)), only=["train", "transfer"])
     train(settings(folder, by_hand))
     assert (folder / "runs/by-hand" / WEIGHTS).read_bytes() == (chain / "generation-3" / WEIGHTS).read_bytes()
 

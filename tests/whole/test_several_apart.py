@@ -17,7 +17,8 @@ from tiny import contents, make_folder, save_data, save_member, settings
 
 from ensemble_distill.runtime import shared
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.train import train
+from ensemble_distill.workflows.train import train, train_in
+from ensemble_distill.workspace import Workspace
 
 pytestmark = [pytest.mark.usefixtures("no_waiting_for_disks"), pytest.mark.thorough]
 
@@ -150,7 +151,7 @@ def half(folder: Path) -> Path:
         training._step = once_more
 
     with pytest.raises(KeyboardInterrupt):
-        train(settings(folder, sets), begin=stop)
+        train_in(Workspace(settings(folder, sets)), begin=stop)
     run = folder / "runs/hydra-s0"
     shutil.copytree(run, folder.parent / "other/runs/hydra-s0")
     (folder.parent / "other/runs/hydra-s0/checkpoint.safetensors").unlink()
