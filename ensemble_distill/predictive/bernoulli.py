@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from ensemble_distill.facts import Calibration
-from ensemble_distill.predictive.categorical import TINY
-from ensemble_distill.predictive.dirichlet import log_plus
+from ensemble_distill.predictive.of_logits import OfLogits, OfLogitsFamily
 from ensemble_distill.predictive.parts import Parts, mixed
-from ensemble_distill.predictive.pools import Pool
+from ensemble_distill.predictive.pools import Mixtures, Pool, Products
 from ensemble_distill.predictive.protocol import Average, Summary
-from ensemble_distill.predictive.spreads import exact, moves, row_spreads
-from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
-
-ANCHORED = 3  # times the pooled prediction is brought back, as for `Categorical`
-
-
-def logsigmoid(z: Tensor) -> Tensor:
-    """ln σ(z). Exported, torch's own becomes the logarithm of a sigmoid that onnxruntime takes for 0 early."""
-    return -log_plus(-z)
+from ensemble_distill.predictive.stable import TINY, log_plus, logsigmoid
+from ensemble_distill.predictive.weighted import over_members, shares
 
 
 @dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(OfLogits):
     """M vectors of K independent Bernoulli distributions for each row.
 
     Attributes:
@@ -37,41 +27,9 @@ class Bernoulli:
             Uncertainties are those of the mixture in either case.
     """
 
-    logits: Tensor
-    weights: Tensor | None = None
-    average: Average = "probabilities"
-
-    @property
-    def members(self) -> int:
-        return self.logits.shape[1]
-
     @property
     def pool(self) -> type[Pool]:
         return LogitMeans if self.average == "logits" else LabelMixtures
-
-    @property
-    def has_model_uncertainty(self) -> bool:
-        return self.members > 1
-
-    def tempered(self, temperature: float) -> Self:
-        """sigmoid(logits / temperature); temperature > 0."""
-        return self if temperature == 1 else replace(self, logits=self.logits / temperature)
-
-    def calibrated(self, by: Calibration) -> Self:
-        """Softened by the temperature; then the members' logits moved apart or together about their mean, by the
-        spread, while what they predict together is brought back to what it was; see `Categorical.calibrated`."""
-        soft = self.tempered(by.temperature)
-        if self.members == 1 or not moves(by):
-            return soft
-        center = self.member_mean(soft.logits).unsqueeze(1)
-        spreads = row_spreads(by, replace(soft, logits=exact(soft.logits)).summary, soft.logits)
-        moved = replace(soft, logits=center + spreads * (soft.logits - center))
-        if self.average == "logits":
-            return moved
-        anchor = soft.mixture().logits
-        for _ in range(ANCHORED):
-            moved = replace(moved, logits=moved.logits + anchor - moved.mixture().logits)
-        return moved
 
     def means(self) -> Tensor:
         """Probabilities of yes, (B, M, *L, K)."""
@@ -116,10 +74,6 @@ class Bernoulli:
         """−Σ_k ln of the pooled probability of y_k, (B, *L)."""
         return self.pooled().nll(y).squeeze(1)
 
-    def member_mean(self, values: Tensor) -> Tensor:
-        """The members' weighted mean of values (B, M, ...), over dimension 1."""
-        return weighted_mean(self.weights, values)
-
     def entropy(self) -> Tensor:
         """H[p_mk] of each label in nats, (B, M, *L, K)."""
         p = self.means()
@@ -154,23 +108,9 @@ class Bernoulli:
         pooled = replace(self, logits=logits, weights=None)
         return Parts(pooled, model, None if y is None else pooled.nll(y))
 
-    def log_width(self) -> None:
-        """A temperature widens it."""
 
-    def as_member(self) -> Tensor:
-        """Logits of the pooled prediction, (B, K)."""
-        return self.pooled().logits.squeeze(1)
-
-    def emitted(self, summary: Summary) -> dict[str, Tensor]:
-        """`logits` (B, K) of the pooled probabilities, and `head_logits` (B, M, K) of several members."""
-        heads = {"head_logits": self.logits} if self.members > 1 else {}
-        return {"logits": self.as_member(), **heads}
-
-
-class LabelMixtures:
+class LabelMixtures(Mixtures):
     """Members whose probabilities of each label pool as Σ w_m p_mk ÷ Σ w_m: what they say of the right ones."""
-
-    NOBODY = -torch.inf
 
     @staticmethod
     def parts(members: Bernoulli, y: Tensor, share: Tensor) -> Tensor:
@@ -179,28 +119,18 @@ class LabelMixtures:
         return logsigmoid(right) + over_members(share.log(), right)
 
     @staticmethod
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return torch.logaddexp(a, b)
-
-    @staticmethod
     def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
         """(C,), from what was joined (C, N, K) and the sum of its shares (C,)."""
         return (share.log()[:, None, None] - joined).sum(-1).mean(1)
 
 
-class LogitMeans:
+class LogitMeans(Products):
     """Members whose logits are averaged: W = K."""
-
-    NOBODY = 0.0
 
     @staticmethod
     def parts(members: Bernoulli, y: Tensor, share: Tensor) -> Tensor:
         """w_m z_mk, (B, M, K)."""
         return members.logits * over_members(share, members.logits)
-
-    @staticmethod
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return a + b
 
     @staticmethod
     def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
@@ -209,20 +139,11 @@ class LogitMeans:
         return (log_plus(logits) - y * logits).sum(-1).mean(1)
 
 
-@dataclass(frozen=True)
-class BernoulliFamily:
+class BernoulliFamily(OfLogitsFamily):
     """A head emits K logits, one a label."""
-
-    stands_for_all: ClassVar[bool] = False
-
-    def width(self, classes: int) -> int:
-        return classes
 
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Bernoulli:
         return Bernoulli(raw, weights, average)
-
-    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        return outputs["head_logits"] if "head_logits" in outputs else outputs["logits"].unsqueeze(1)
 
     def raw(self, predictive: Bernoulli) -> Tensor:
         return predictive.logits

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import ClassVar, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.of_logits import OfLogits, OfLogitsFamily
 from ensemble_distill.predictive.parts import Parts, mixed
 from ensemble_distill.predictive.pools import Mixtures, Pool, Products
 from ensemble_distill.predictive.protocol import Average, Summary
-from ensemble_distill.predictive.spreads import exact, moves, row_spreads
-from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
+from ensemble_distill.predictive.stable import TINY
+from ensemble_distill.predictive.weighted import over_members, shares
 
 Made = TypeVar("Made")
-TINY = 1e-300  # probabilities below it are 0 in double precision
-ANCHORED = 3  # times the pooled prediction is brought back; for spreads of up to 2 it is then within 2e-3 nats
 
 
 def _once(make: Callable[[Categorical], Made]) -> Callable[[Categorical], Made]:
@@ -49,7 +47,7 @@ def _versions(*each: object) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(OfLogits):
     """M categorical distributions for each row.
 
     Attributes:
@@ -59,51 +57,17 @@ class Categorical:
             ("logits"). Uncertainties are those of the mixture in either case.
     """
 
-    logits: Tensor
-    weights: Tensor | None = None
-    average: Average = "probabilities"
-
-    @property
-    def members(self) -> int:
-        return self.logits.shape[1]
-
     @property
     def pool(self) -> type[Pool]:
         return Products if self.average == "logits" else Mixtures
-
-    @property
-    def has_model_uncertainty(self) -> bool:
-        return self.members > 1
-
-    def tempered(self, temperature: float) -> Self:
-        """softmax(logits / temperature); temperature > 0."""
-        return self if temperature == 1 else replace(self, logits=self.logits / temperature)
-
-    def calibrated(self, by: Calibration) -> Self:
-        """Softened by the temperature; then the members' logits moved apart or together about their mean, by the
-        spread, without moving what they predict together. See `row_spreads`.
-
-        Where they pool by logits, moving about the mean logits keeps it exactly. Where they pool by probabilities,
-        three times z_m += ln q* − ln mean_m softmax(z_m) bring the mixture back to what it was, q*.
-        """
-        soft = self.tempered(by.temperature)
-        if self.members == 1 or not moves(by):
-            return soft
-        log_probs = soft.log_probs()
-        center = self.member_mean(log_probs).unsqueeze(1)
-        spreads = row_spreads(by, replace(soft, logits=exact(soft.logits)).summary, log_probs)
-        moved = replace(soft, logits=center + spreads * (log_probs - center))
-        if self.average == "logits":
-            return moved
-        anchor = soft.mixture().logits
-        for _ in range(ANCHORED):
-            moved = replace(moved, logits=moved.log_probs() + anchor - moved.mixture().logits)
-        return moved
 
     @_once
     def log_probs(self) -> Tensor:
         """(B, M, *L, K)."""
         return self.logits.log_softmax(-1)
+
+    def scores(self) -> Tensor:
+        return self.log_probs()
 
     def means(self) -> Tensor:
         """Probabilities, (B, M, *L, K)."""
@@ -156,10 +120,6 @@ class Categorical:
         """−ln of the pooled probability of y, (B, *L)."""
         return self.pooled().nll(y).squeeze(1)
 
-    def member_mean(self, values: Tensor) -> Tensor:
-        """The members' weighted mean of values (B, M, ...), over dimension 1."""
-        return weighted_mean(self.weights, values)
-
     def entropy(self) -> Tensor:
         """H[p_m] in nats, (B, M, *L)."""
         log_probs = self.log_probs()
@@ -187,33 +147,12 @@ class Categorical:
         pooled = replace(self, logits=logits, weights=None)
         return Parts(pooled, model.clamp_min(0), None if y is None else pooled.nll(y))
 
-    def log_width(self) -> None:
-        """A temperature widens it."""
 
-    def as_member(self) -> Tensor:
-        """Logits of the pooled prediction, (B, K)."""
-        return self.pooled().logits.squeeze(1)
-
-    def emitted(self, summary: Summary) -> dict[str, Tensor]:
-        """`logits` (B, K), ln of the pooled probabilities, and `head_logits` (B, M, K) of several members."""
-        heads = {"head_logits": self.logits} if self.members > 1 else {}
-        return {"logits": self.as_member(), **heads}
-
-
-@dataclass(frozen=True)
-class CategoricalFamily:
+class CategoricalFamily(OfLogitsFamily):
     """A head emits K logits."""
-
-    stands_for_all: ClassVar[bool] = False
-
-    def width(self, classes: int) -> int:
-        return classes
 
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Categorical:
         return Categorical(raw, weights, average)
-
-    def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        return outputs["head_logits"] if "head_logits" in outputs else outputs["logits"].unsqueeze(1)
 
     def raw(self, predictive: Categorical) -> Tensor:
         return predictive.logits - predictive.logits.mean(-1, keepdim=True)

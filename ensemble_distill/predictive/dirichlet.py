@@ -16,6 +16,7 @@ from ensemble_distill.predictive.parts import Parts
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.spreads import exact, row_spreads
+from ensemble_distill.predictive.stable import log_plus
 from ensemble_distill.predictive.weighted import weighted_mean
 
 
@@ -166,11 +167,6 @@ def digamma_gap(log_a: Tensor) -> Tensor:
     series = square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square * (1 / 240 - square / 132))))
     steps = sum((1 / (a + step) for step in range(2, 7)), 1 / (a + 1))
     return log_plus(math.log(7) - log_a) - 1 / (2 * y) - series - steps  # the first is ln(y/α)
-
-
-def log_plus(x: Tensor) -> Tensor:
-    """ln(1 + eˣ). Of torch's own two, softplus is off by 2e-9 above 20, and an exported logaddexp overflows at 89."""
-    return torch.maximum(x, torch.zeros_like(x)) + torch.log1p((-x.abs()).exp())
 
 
 @dataclass(frozen=True)

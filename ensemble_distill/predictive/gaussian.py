@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from ensemble_distill.facts import Calibration
+from ensemble_distill.predictive.members import Members
 from ensemble_distill.predictive.parts import Parts, mixed, mixed_nll
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.spreads import exact, moves, row_spreads
-from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
+from ensemble_distill.predictive.weighted import mixture_nll
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Members):
     """M normal distributions for each row.
 
     Attributes:
@@ -39,10 +40,6 @@ class Gaussian:
     @property
     def pool(self) -> type[Pool]:
         return Mixtures
-
-    @property
-    def has_model_uncertainty(self) -> bool:
-        return self.members > 1
 
     def tempered(self, temperature: float) -> Self:
         """The density to the power of 1/temperature, normalized: the variance times the temperature."""
@@ -106,10 +103,6 @@ class Gaussian:
     def pooled_nll(self, y: Tensor) -> Tensor:
         """−ln of the mixture's density at y, (B, *L)."""
         return mixture_nll(self.weights, self.nll(y))
-
-    def member_mean(self, values: Tensor) -> Tensor:
-        """The members' weighted mean of values (B, M, ...), over dimension 1."""
-        return weighted_mean(self.weights, values)
 
     def summary(self) -> Summary:
         """The mixture's mean and variance; data is the mean of the variances, model the variance of the means.

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.gaussian import Gaussian, emitted_moments
+from ensemble_distill.predictive.members import Members
 from ensemble_distill.predictive.parts import Parts, mixed_nll
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Average, Summary
-from ensemble_distill.predictive.weighted import mixture_nll, weighted_mean
+from ensemble_distill.predictive.weighted import mixture_nll
 
 
 @dataclass(frozen=True)
-class GaussianVector:
+class GaussianVector(Members):
     """M vectors of D independent normal distributions for each row.
 
     Attributes:
@@ -49,10 +50,6 @@ class GaussianVector:
     @property
     def pool(self) -> type[Pool]:
         return Mixtures
-
-    @property
-    def has_model_uncertainty(self) -> bool:
-        return self.members > 1
 
     def tempered(self, temperature: float) -> Self:
         """Every density to the power of 1/temperature, normalized: the variances times the temperature."""
@@ -90,10 +87,6 @@ class GaussianVector:
     def pooled_nll(self, y: Tensor) -> Tensor:
         """−ln of the density at y of the mixture of the members' vectors, (B, *L)."""
         return mixture_nll(self.weights, self.nll(y))
-
-    def member_mean(self, values: Tensor) -> Tensor:
-        """The members' weighted mean of values (B, M, ...), over dimension 1."""
-        return weighted_mean(self.weights, values)
 
     def each(self) -> Summary:
         """Mean and variances of each target, (B, *L, D), in its own unit and that unit squared."""

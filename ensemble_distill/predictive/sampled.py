@@ -15,14 +15,15 @@ from torch import Tensor
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.predictive.categorical import Categorical
+from ensemble_distill.predictive.members import Members
 from ensemble_distill.predictive.parts import Parts
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Summary
-from ensemble_distill.predictive.weighted import over_members, shares, weighted_mean
+from ensemble_distill.predictive.weighted import over_members, shares
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(Members):
     """M distributions over K classes for each of B rows or positions, known at n ids that all members share.
 
     Attributes:
@@ -50,10 +51,6 @@ class Sampled:
     @property
     def members(self) -> int:
         return self.weight.shape[1]
-
-    @property
-    def has_model_uncertainty(self) -> bool:
-        return self.members > 1
 
     def tempered(self, temperature: float) -> Self:
         """Itself at 1. Raises EdistillError at any other: p^(1/T) has a sum over all classes in it."""
@@ -84,10 +81,6 @@ class Sampled:
         log_probs = student.log_probs()
         q = log_probs.gather(-1, self.ids.expand(-1, log_probs.shape[1], -1))
         return (self.weight * (self.log_p - q)).sum(-1)
-
-    def member_mean(self, values: Tensor) -> Tensor:
-        """The members' weighted mean of values (B, M, ...), over dimension 1."""
-        return weighted_mean(self.weights, values)
 
     # --- what is not known --------------------------------------------------------------------------------------
 
