@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from trusted import EVERYTHING
 
 from ensemble_distill import export, predict
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.evaluate import evaluate
 

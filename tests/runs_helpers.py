@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from tiny import ROWS, make_folder, settings
+from trusted import EVERYTHING
 
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate

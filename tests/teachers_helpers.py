@@ -11,8 +11,8 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from trusted import EVERYTHING
 
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.teachers.teacher import Context
 

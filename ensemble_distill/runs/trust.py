@@ -34,4 +34,3 @@ class Trust:
 
 
 NOTHING = Trust()
-EVERYTHING = Trust(everything=True)

@@ -16,6 +16,7 @@ import torch
 from evaluate_helpers import ensemble_of, pixels_of
 from numpy.testing import assert_allclose
 from tiny import contents, refused
+from trusted import EVERYTHING
 from typer.testing import CliRunner
 
 from ensemble_distill import load_student
@@ -25,7 +26,6 @@ from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.calibration import write_calibration
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.serving.served import Served
 from ensemble_distill.settings import Settings, TeacherSettings

@@ -14,6 +14,7 @@ from evaluate_helpers import untimed
 from runs_helpers import OTHER, RUN, replace_run, said_by, then
 from safetensors.torch import load_file, save_file
 from tiny import contents, refused, settings
+from trusted import EVERYTHING
 from typer.testing import CliRunner
 
 from ensemble_distill.chains.generations import train_chain
@@ -24,7 +25,6 @@ from ensemble_distill.evaluation.measured import Measured
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.exports import stale
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.workflows import export as exporting

@@ -13,12 +13,12 @@ import pytest
 from runs_helpers import RUN, said_by
 from safetensors.torch import load, save
 from tiny import refused, settings
+from trusted import EVERYTHING
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.seals import ONNX_KEY
 from ensemble_distill.serving.served import Served
 from ensemble_distill.training.checkpoint import load_state

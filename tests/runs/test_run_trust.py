@@ -16,13 +16,14 @@ import tiny
 import torch
 from runs_helpers import RUN
 from tiny import refused, settings
+from trusted import EVERYTHING
 
 from ensemble_distill import load_student
 from ensemble_distill.cli.app import load
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.trust import EVERYTHING, Trust
+from ensemble_distill.runs.trust import Trust
 from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate

@@ -19,13 +19,14 @@ from runs_helpers import RUN
 from safetensors.torch import load_file, save_file
 from tiny import refused, settings
 from torch import Tensor, nn
+from trusted import EVERYTHING
 
 from ensemble_distill import load_student
 from ensemble_distill.exporting.program import export_program
 from ensemble_distill.exporting.safetensors import export_safetensors
 from ensemble_distill.facts import Member
 from ensemble_distill.predictive.outputs import named_outputs
-from ensemble_distill.runs.trust import EVERYTHING, Trust
+from ensemble_distill.runs.trust import Trust
 from ensemble_distill.serving.kinds import open_file
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student

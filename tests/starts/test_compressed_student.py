@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
+from trusted import EVERYTHING
 
 from ensemble_distill.chains.generations import train_chain
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.run import Run, load_student
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.starts.compress import Compression, Piece, compress
 from ensemble_distill.starts.ranks import Budget
 from ensemble_distill.students.student import Student

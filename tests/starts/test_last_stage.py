@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from torch.testing import assert_close
+from trusted import EVERYTHING
 
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.run import Run, load_student
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.serving.served import Served
 from ensemble_distill.students.last_stage import LastStage, LastStageHeads, apart

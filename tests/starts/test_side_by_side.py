@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
+from trusted import EVERYTHING
 
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.run import Run, load_student
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.students.side_by_side import SideBySide
 from ensemble_distill.students.student import Student
 from ensemble_distill.workflows.cache_logits import cache_logits

@@ -13,9 +13,9 @@ import pytest
 from kinds_helpers import EXAMPLES, ROWS, Example, copied_run
 from numpy.typing import NDArray
 from torch import Tensor
+from trusted import EVERYTHING
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers import kinds, open_teachers

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.testing import assert_allclose
 from tiny import refused, settings
+from trusted import EVERYTHING
 
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.runs.run import Run
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.settings import TeacherSettings, load_settings
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers import open_teachers
