@@ -45,7 +45,7 @@ OF_FOUR = {
     "hydra with labels, AdamW": {"train.method": "hydra", "method.label-weight": 1.0} | FOUR,
     "kd, AdamW": {"train.method": "kd"} | LIKE_IT | FOUR,
 }
-GIVEN = ("network", "share", "tokens", "width", "epochs")  # what all arms of a folder have in common
+GIVEN = ("network", "rate", "share", "tokens", "width", "epochs")  # what all arms of a folder have in common
 PUBLISHED = {"LSTM": (71.87, 68.56), "CNN-LSTM": (80.05, 76.97)}  # Penn Treebank test perplexity, teacher and BAN+L
 
 
@@ -237,6 +237,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=5, help="of teacher, second and ban+l")
     parser.add_argument("--few", type=int, default=3, help="of the other arms")
     parser.add_argument("--network", choices=make.PAPER, default="lstm", help="of teachers and students")
+    parser.add_argument("--rate", type=float, help="learning rate of the paper's recipe; default the paper's")
     parser.add_argument("--share", type=float, default=1.0, help="of the training text")
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--width", type=int, default=128)
@@ -244,7 +245,8 @@ if __name__ == "__main__":
     parser.add_argument("--table", action="store_true", help="print what is there, and run nothing")
     given = parser.parse_args()
     if not given.table:
-        recipe = replace(make.PAPER[given.network], epochs=given.epochs)
+        given.rate = make.PAPER[given.network].rate if given.rate is None else given.rate
+        recipe = replace(make.PAPER[given.network], rate=given.rate, epochs=given.epochs)
         refuse_others(given.work, {name: getattr(given, name) for name in GIVEN})
         if not (given.work / "edistill.toml").exists():
             if given.texts is None:
