@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ensemble_distill.cli import render
 from ensemble_distill.cli.interrupts import GOES_ON
 
 INTERRUPTED = f"Interrupted. {GOES_ON}"
@@ -16,3 +17,11 @@ def message_of(stderr: str) -> str:
         assert first.startswith(begins), stderr
         assert all(line.startswith("  ") for line in more), stderr
     return f"{wrong} {hint.removeprefix('hint: ')}".rstrip()
+
+
+def bar(name: str) -> None:
+    progress = render.Shown()
+    with progress:
+        progress.start(name, 3, "rows", done=1)
+        progress.advance(1, {name: 0.5})
+        progress.finish()

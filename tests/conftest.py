@@ -112,6 +112,42 @@ def cached(cached_session: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def finished_session(cached_session: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a finished run. Do not write to it."""
+    from tiny import settings
+
+    from ensemble_distill.workflows.train import train
+
+    def make(folder: Path) -> None:
+        shutil.copytree(cached_session, folder)
+        train(settings(folder))
+
+    return made_once(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture
+def finished(finished_session: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(finished_session, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def pictures_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with a cache that holds none of them decoded. Do not write to it."""
+    from decoded_helpers import photos
+    from decoding_helpers import ROWS
+    from tiny import with_cache
+
+    return made_once(tmp_path_factory, "pictures", lambda folder: with_cache(photos(folder, rows=ROWS)))
+
+
+@pytest.fixture
+def pictures(pictures_session: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(pictures_session, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
 def runs_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make_runs` makes. Do not write to it."""
     from runs_helpers import make_runs

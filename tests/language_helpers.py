@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ensemble_distill import load_settings
 from ensemble_distill.settings import Settings
+from ensemble_distill.tasks.checks.positions import IGNORED
 
 WINDOW, CONTEXT, MEMBERS = 5, 4, 4
 TOKENS = {"train": 131, "validation": 62, "test": 107}
@@ -111,3 +112,20 @@ def save_members(folder: Path, model: str, count: int = MEMBERS, **kwargs: Any) 
 def settings(folder: Path, **sets: Any) -> Settings:
     """What the folder's file says, with other values under keys with __ for dots."""
     return load_settings(folder / "edistill.toml", {key.replace("__", "."): value for key, value in sets.items()})
+
+
+def make_tagged(folder: Path, ignored: float = 0.3, labels: int = 3) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    make_language(folder / "x")
+    (folder / "model.py").write_text((folder / "x" / "model.py").read_text())
+    drawn = np.random.default_rng(3)
+    for split, rows in {"train": 20, "validation": 12, "test": 12}.items():
+        x = drawn.integers(0, 20, (rows, 6))
+        y = np.where(drawn.random(x.shape) < ignored, IGNORED, x % labels)
+        np.savez(folder / f"{split}.npz", x=x, y=y)
+    save_members(folder, "Tagger", classes=3)
+    splits = "\n".join(f'data.{split} = "{split}.npz"' for split in ("train", "validation", "test"))
+    (folder / "edistill.toml").write_text(
+        'task = "language-modelling"\nteachers.model = "model.py:Tagger"\nstudent.model = "model.py:make_features"\n'
+        f'{splits}\ntrain.epochs = 2\ntrain.batch-size = 4\ntrain.device = "cpu"\ntrain.workers = 0\n'
+    )

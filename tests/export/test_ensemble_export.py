@@ -1,4 +1,4 @@
-"""Exported ensembles: what the file says is what the members say, pooled by NumPy; and what is refused."""
+"""Exported ensembles: what the file says is what the members say, pooled by NumPy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 import tiny
 import tiny_regression
 import torch
+from ensemble_export_helpers import FILE, ROWS, exported, opened, said_by
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 from scipy.special import log_softmax, logsumexp
-from tiny import refused, settings
-from torch import Tensor, nn
+from torch import nn
 from typer.testing import CliRunner
 
 from ensemble_distill import __version__
@@ -30,22 +30,11 @@ from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.tasks.multi_label import MultiLabel
 from ensemble_distill.tasks.regression import Regression
-from ensemble_distill.teachers.network import Network
-from ensemble_distill.workflows import export_ensemble
-from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.inspect import inspect
 from ensemble_distill.workflows.predict import predict
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
-ROWS = {"validation": 12, "test": 10}
-FILE = "ensemble/export/model.onnx"
 Outputs = Mapping[str, Any]
-
-
-def exported(folder: Path, overrides: Mapping[str, Any] | None = None) -> Path:
-    (file,) = export(settings(folder, overrides), ensemble=True, onnx=True).files
-    assert file == folder / FILE
-    return file
 
 
 def run(file: Path, x: Any) -> Outputs:
@@ -132,55 +121,6 @@ def test_predict_reads_it_and_inspect_shows_it(folder: Path) -> None:
     assert inspect(folder / "ensemble") == inspect(folder / FILE)
     shown = CliRunner().invoke(app, ["inspect", str(folder / FILE)])
     assert "an exported ensemble of 12 members" in shown.stdout
-
-
-OTHERS = """
-import torch
-from torch import nn
-
-
-class Conv(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
-
-    def forward(self, x):
-        x.mul_(2.0)  # in place, as it may
-        return self.head(self.conv(x).relu().mean((2, 3)))
-
-
-class Branching(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(36, 3)
-
-    def forward(self, x):
-        return self.linear(x.flatten(1)) if x.abs().sum() > 1 else self.linear(x.flatten(1) + 1)
-
-
-def make(kind="conv"):
-    return {
-        "conv": Conv,
-        "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3)),
-        "branching": Branching,
-    }[kind]()
-"""
-
-
-def opened(
-    kinds: Sequence[str], preprocessings: Sequence[Preprocessing | None]
-) -> tuple[list[Member], list[nn.Module]]:
-    space: dict[str, Any] = {}
-    exec(OTHERS, space)
-    torch.manual_seed(0)
-    modules = [space["make"](kind).eval() for kind in kinds]
-    found = [Member(f"m{at}", f"{at}" * 64, preprocessing=p, model="x") for at, p in enumerate(preprocessings)]
-    return found, modules
-
-
-def said_by(members: Sequence[Member], modules: Sequence[nn.Module], shown: Sequence[Tensor]) -> Any:
-    every = zip(members, modules, shown, strict=True)
-    return np.stack([Network(Classification, *of).answers("test", range(len(x)), x) for *of, x in every], axis=1)
 
 
 @pytest.mark.thorough
@@ -310,94 +250,3 @@ def test_several_targets_and_labels(tmp_path: Path) -> None:
     file = exported(folder)
     assert_said(run(file, x), wanted, atol=1e-4)
     assert inspect(file)["classes"] == ["dog", "cat", "boat"]
-
-
-# --- what is refused --------------------------------------------------------------------------------------------
-
-
-def test_what_is_asked_of_a_run_alone_is_refused(folder: Path) -> None:
-    with refused("--safetensors is for a student", "Leave out"):
-        export(settings(folder), ensemble=True, onnx=True, safetensors=True)
-    with refused("no run", "Leave hydra-s0 or --ensemble out"):
-        export(settings(folder), "hydra-s0", ensemble=True, onnx=True)
-    with refused("No format"):
-        export(settings(folder), ensemble=True)
-
-
-def test_a_folder_of_somebody_elses_is_left_alone(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "ensemble").mkdir()
-    (tmp_path / "ensemble/notes.txt").write_text("mine")
-    with refused("ensemble", "not an exported ensemble", "notes.txt", "output.runs"):
-        export(settings(folder, {"output.runs": str(tmp_path / "runs")}), ensemble=True, onnx=True)
-    assert [path.name for path in (tmp_path / "ensemble").iterdir()] == ["notes.txt"]
-
-
-def test_a_member_that_is_no_network_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_modules(*given: Any) -> list[Any]:
-        members = open_members(*given)
-        members[1].module = None  # type: ignore[misc]
-        return list(members)
-
-    open_members = export_ensemble.open_members
-    monkeypatch.setattr(export_ensemble, "open_members", without_modules)
-    with refused("Member member-1 is not a network of torch", "teachers.path"):
-        exported(folder)
-
-
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [
-        (Preprocessing((8, 8), (0.5,), (0.5,)), "size = (6, 6), and m1 with (8, 8)"),
-        (Preprocessing((6, 6), (0.5,), (0.5,), crop_pct=0.9), "crop_pct = 1.0, and m1 with 0.9"),
-        (Preprocessing((6, 6), (0.5,) * 3, (0.5,) * 3), "mean"),
-    ],
-)
-def test_members_that_one_input_cannot_serve_are_refused(other: Preprocessing, told: str) -> None:
-    members, modules = opened(["mlp", "mlp"], [Preprocessing((6, 6), (0.5,), (0.5,)), other])
-    with refused("Member m0", told, "one graph has one input", "teachers.path"):
-        ensemble_export.ensemble_module(Classification(("a", "b")), "pixels", members, modules, torch.zeros(2, 1, 6, 6))
-
-
-@pytest.mark.thorough
-def test_a_member_that_torch_cannot_export_is_named(tmp_path: Path) -> None:
-    members, modules = opened(["mlp", "branching"], [None, None])
-    x = torch.randn(4, 36)
-    task = Classification(("a", "b", "c"))
-    module = ensemble_export.ensemble_module(task, "features", members, modules, x)
-    with refused("torch cannot export member m1 to ONNX", "Could not guard", "teachers.model", "student"):
-        ensemble_export.export_ensemble(module, x, said_by(members, modules, [x, x]), tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.thorough
-def test_a_file_that_disagrees_with_the_members_is_not_written(tmp_path: Path) -> None:
-    members, modules = opened(["mlp", "mlp"], [None, None])
-    x = torch.randn(4, 36)
-    module = ensemble_export.ensemble_module(Classification(("a", "b", "c")), "features", members, modules, x)
-    z = said_by(members, modules, [x, x])
-    z[2, 1, 0] += 1e-3
-    with refused("differs from torch's by", "4 real rows", "serve a student"):
-        ensemble_export.export_ensemble(module, x, z, tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.thorough
-def test_members_that_compute_in_bfloat16_are_refused(tmp_path: Path) -> None:
-    class Halves(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                said: Tensor = self.layers(x)
-            return said.float()
-
-    member, x = Member("m0", "0" * 64), torch.randn(4, 1, 6, 6)
-    modules = [Halves().eval()]
-    preprocessing = Preprocessing((6, 6), (0.5,), (0.5,))
-    members = [replace(member, preprocessing=preprocessing)]
-    module = ensemble_export.ensemble_module(Classification(("a", "b", "c")), "pixels", members, modules, x)
-    with refused("onnxruntime does not run what torch exported", "bfloat16", "float32", "torch.autocast"):
-        ensemble_export.export_ensemble(module, x, said_by(members, modules, [x]), tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from asking_helpers import tried
-from numpy.testing import assert_array_equal
+from own_row_helpers import BATCH, MIXINGS, NORM, RANDOM, folder_of, good, now, source
 from safetensors.torch import load_file, save_file
 from tiny import contents, make_folder, refused, refused_and_kept, settings
 from torch import Tensor, nn
@@ -25,82 +23,8 @@ from ensemble_distill.runtime.own_row import ROWS, Scale, find_change, some_rows
 from ensemble_distill.students.own_row import refuse_dependent_body
 from ensemble_distill.teachers.trial import DRAWN, MASK, MASKED
 from ensemble_distill.workflows.cache_logits import cache_logits
-from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate
-from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
-
-# {mixing} stands between the layers of members and bodies
-SOURCE = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-
-class Mixing(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        {init}
-
-    def forward(self, x):
-        return {forward}
-
-
-def make_teacher():
-    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), Mixing(16), nn.Linear(16, 3))
-
-
-def make_body():
-    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), Mixing(16))
-"""
-RANDOM, BATCH = "draws random numbers", "depends on the rest of the batch"
-NORM = "self.norm = nn.BatchNorm1d(width, affine=False, {}track_running_stats={})"
-MIXINGS = {
-    "dropout": ("pass", "F.dropout(x)", RANDOM),
-    "faint dropout": ("pass", "F.dropout(x, 0.02)", RANDOM),
-    "state": ("self.asked = 0.0", "x * (1 + self.count())", RANDOM),
-    "batch statistics": (NORM.format("", False), "self.norm(x)", BATCH),
-    "the batch's mean": ("pass", "x - x.mean(0)", BATCH),
-    "the row before": ("pass", "x + x.roll(1, 0)", BATCH),
-    "the rows before": ("pass", "x.cumsum(0)", BATCH),  # of which the first has none
-}
-RUN = {"views.transform": "crop-flip", "train.epochs": 1}
-DATA = {"train": 24, "validation": 24, "test": 30}
-
-
-def source(name: str) -> str:
-    init, forward, _ = MIXINGS[name]
-    counting = "\n    def count(self):\n        self.asked += 0.1\n        return self.asked\n"
-    text = SOURCE.format(init=init, forward=forward)
-    return text.replace("\n\ndef make_teacher", f"{counting}\n\ndef make_teacher") if name == "state" else text
-
-
-def good(init: str = "pass", forward: str = "x") -> str:
-    return SOURCE.format(init=init, forward=forward)
-
-
-def module(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Identity(), nn.Linear(16, 3))
-
-
-def folder_of(folder: Path, text: str, members: int = 2) -> Path:
-    make_folder(folder, 0, DATA)
-    (folder / "model.py").write_text(text)
-    (folder / "teachers").mkdir()
-    for index in range(members):
-        state = {name: 3 * weight for name, weight in module(index).state_dict().items()}
-        save_file(state, folder / "teachers" / f"member-{index}.safetensors")
-    return folder
-
-
-def now(folder: Path, text: str) -> dict[str, str]:
-    """Settings by which members and bodies are made by another text. A file is imported once: it is another."""
-    file = folder / f"version-{len(list(folder.glob('version-*')))}" / "model.py"
-    file.parent.mkdir()
-    file.write_text(text)
-    return {"teachers.model": f"{file}:make_teacher", "student.model": f"{file}:make_body"}
-
 
 # --- members ----------------------------------------------------------------------------------------------------
 
@@ -290,125 +214,6 @@ def test_batch_statistics_are_kept_as_the_message_says(tmp_path: Path) -> None:
     member.train()(torch.tensor((x / np.float32(255) - 0.5) / np.float32(0.5)))
     save_file(member.state_dict(), file)
     assert cache_logits(settings(folder, now(folder, text))).added == 4
-
-
-# --- members that are asked live --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = folder_of(tmp_path_factory.mktemp("rows") / "tiny", good())
-    cache_logits(settings(folder, RUN))
-    train(settings(folder, RUN))
-    return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "tiny"))
-
-
-@pytest.mark.parametrize("name", ["dropout", "batch statistics"])
-@pytest.mark.parametrize(
-    "command",
-    [
-        lambda these: evaluate(these, shifts=True),
-        lambda these: evaluate(these.model_copy(update={"output": no_cache(these)})),
-        lambda these: calibrate(these.model_copy(update={"output": no_cache(these)})),
-    ],
-    ids=["shifts", "evaluate", "calibrate"],
-)
-def test_members_that_are_asked_live(folder: Path, name: str, command: Callable[[Any], Any]) -> None:
-    these = now(folder, source(name))
-    del these["student.model"]
-    with refused_and_kept(folder / "runs", "Member member-0", "no function of its row", MIXINGS[name][2]):
-        command(settings(folder, {**RUN, **these}))
-    command(settings(folder, RUN))
-
-
-def no_cache(these: Any) -> Any:
-    return these.output.model_copy(update={"cache": Path(these.output.cache).with_name("nowhere")})
-
-
-# --- students ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("heads", ["[]", "last stage"])
-@pytest.mark.parametrize("name", ["dropout", "batch statistics", "the row before"])
-def test_such_a_body_is_not_trained(folder: Path, name: str, heads: str) -> None:
-    body = now(folder, source(name))["student.model"]
-    more = {"student.heads": {"last-stage": "1"}} if heads != "[]" else {}
-    these = {**RUN, "student.model": body, "output.name": "other", **more}
-    with refused_and_kept(folder, f"The body {body} gives", "in eval mode", MIXINGS[name][2]):
-        train(settings(folder, these))
-    told = "training=self.training" if name == "dropout" else "track_running_stats=False. Leave that at True"
-    mended = good("pass", f"F.dropout(x, {told})") if name == "dropout" else good(NORM.format("", True), "self.norm(x)")
-    train(settings(folder, {**these, "student.model": now(folder, mended)["student.model"]}))
-
-
-COMMANDS: dict[str, Callable[[Any], Any]] = {
-    "evaluate": evaluate,
-    "calibrate": calibrate,
-    "export": lambda these: export(these, onnx=True),
-}
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", ["dropout", "the batch's mean"])
-@pytest.mark.parametrize("command", COMMANDS)
-def test_such_a_run_is_not_relied_on(folder: Path, name: str, command: str) -> None:
-    """It was trained by another version of the body, or before bodies were tried."""
-    of = becomes(folder, source(name))
-    with refused("The student of", str(folder / "runs/hydra-s0"), "in eval mode", MIXINGS[name][2]):
-        COMMANDS[command](of)
-    COMMANDS[command](becomes(folder, good()))
-
-
-def becomes(folder: Path, text: str) -> Any:
-    """Settings beside which the run's body is made by another text, in a process that has imported none of it."""
-    (folder / "model.py").write_text(text)
-    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    for name in [name for name in sys.modules if name.startswith("_edistill_model_")]:
-        del sys.modules[name]
-    return settings(folder, RUN)
-
-
-def test_such_a_run_teaches_nobody(folder: Path) -> None:
-    becomes(folder, source("dropout"))
-    teaching = {**RUN, "teachers.path": "runs", "output.cache": "second", "output.runs": "later"}
-    with refused("Member hydra-s0", "no function of its row", RANDOM):
-        cache_logits(settings(folder, teaching))
-    becomes(folder, good())
-    assert cache_logits(settings(folder, teaching)).added == 4
-
-
-def test_a_body_that_fails_alone_is_told_so() -> None:
-    class Centered(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            if len(x) == 1:
-                raise ValueError("Expected more than 1 value per channel when training")
-            return x
-
-    with refused("asked about the row alone, it fails (ValueError: Expected more than 1 value", BATCH):
-        refuse_dependent_body(Centered(), torch.randn(4, 3), "model.py:make_body")
-    with refused("Member m", "asked about the row alone, it fails (Member m fails on train", BATCH):
-        tried(Centered(), torch.randn(4, 3), Member("m", "s"), "train", range(4), 3)
-
-
-def test_what_is_not_finite_is_for_others_to_tell() -> None:
-    nowhere = find_change(lambda x: np.full((len(x), 2), np.nan), torch.zeros(3, 1), lambda _: Scale(1.0, 0.0))
-    assert nowhere is None
-
-
-def test_modes_are_put_back() -> None:
-    body = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
-    refuse_dependent_body(body.train(), torch.randn(8, 3), "model.py:make_body")
-    assert body.training
-    assert body[1].training
-    x = torch.randn(4, 3)
-    kept = x.clone()
-    refuse_dependent_body(nn.ReLU(inplace=True), x, "model.py:make_body")
-    assert_array_equal(x, kept)
 
 
 def test_helpers_agree(tmp_path: Path) -> None:

@@ -10,12 +10,22 @@ import onnxruntime
 import pytest
 import torch
 from exported_helpers import assert_every_kind_agrees
-from language_helpers import CONTEXT, MEMBERS, TOKENS, VOCABULARY, WINDOW, make_language, save_members, settings, words
+from language_helpers import (
+    CONTEXT,
+    MEMBERS,
+    TOKENS,
+    VOCABULARY,
+    WINDOW,
+    make_language,
+    make_tagged,
+    save_members,
+    settings,
+)
 from safetensors.torch import load_file
 from tiny import contents, killed_at, refused
 from torch import Tensor, nn
 
-from ensemble_distill import cache_logits, calibrate, evaluate, export, load_student, predict, train, train_chain
+from ensemble_distill import cache_logits, calibrate, evaluate, export, load_student, predict, train
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.data import open_source
 from ensemble_distill.data.vocabulary import Reading
@@ -205,23 +215,6 @@ def test_every_graph_of_a_process_is_of_any_length() -> None:
 # --- rows that stand alone ----------------------------------------------------------------------------------------
 
 
-def make_tagged(folder: Path, ignored: float = 0.3, labels: int = 3) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    make_language(folder / "x")
-    (folder / "model.py").write_text((folder / "x" / "model.py").read_text())
-    drawn = np.random.default_rng(3)
-    for split, rows in {"train": 20, "validation": 12, "test": 12}.items():
-        x = drawn.integers(0, 20, (rows, 6))
-        y = np.where(drawn.random(x.shape) < ignored, IGNORED, x % labels)
-        np.savez(folder / f"{split}.npz", x=x, y=y)
-    save_members(folder, "Tagger", classes=3)
-    splits = "\n".join(f'data.{split} = "{split}.npz"' for split in ("train", "validation", "test"))
-    (folder / "edistill.toml").write_text(
-        'task = "language-modelling"\nteachers.model = "model.py:Tagger"\nstudent.model = "model.py:make_features"\n'
-        f'{splits}\ntrain.epochs = 2\ntrain.batch-size = 4\ntrain.device = "cpu"\ntrain.workers = 0\n'
-    )
-
-
 def test_every_kind_of_exported_file_says_the_same_of_positions(folder: Path) -> None:
     train(settings(folder, train__method="hydra", output__name="kinds"))
     assert_every_kind_agrees(settings(folder), "kinds", str(folder / "test.txt"))
@@ -245,97 +238,6 @@ def test_tags_of_rows_are_learned_and_ignored_positions_count_for_nothing(tmp_pa
     ).rows
     assert len(rows) == len(nll)
     assert rows[0]["row"].startswith("row 0, position")
-
-
-# --- what is refused ----------------------------------------------------------------------------------------------
-
-
-def test_labels_that_are_all_ignored_are_refused(tmp_path: Path) -> None:
-    make_tagged(tmp_path / "tags", ignored=1.1)
-    with refused("data.train", "120 labels", str(IGNORED)):
-        cache_logits(settings(tmp_path / "tags"))
-
-
-def test_labels_that_no_member_knows_are_refused(tmp_path: Path) -> None:
-    make_tagged(tmp_path / "tags", labels=5)
-    with refused("data.train", "label 4", "0 to 2"):
-        cache_logits(settings(tmp_path / "tags"))
-
-
-def test_a_text_shorter_than_a_window_is_refused(folder: Path) -> None:
-    (folder / "tiny.txt").write_text("a b c\n")
-    with refused("data.test", "4 tokens", "5", "tokens.window"):
-        cache_logits(settings(folder, data__test="tiny.txt"))
-
-
-def test_a_token_outside_the_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
-    (folder / "closed.txt").write_text("\n".join(["<eos>", *"abcdefg"]) + "\n")
-    sets = {"tokens.vocabulary": "closed.txt", "output.cache": str(tmp_path / "c")}
-    with refused("data.train", '"h"', "8", "<unk>"):
-        cache_logits(settings(folder, **sets))
-    np.save(folder / "ids.npy", np.arange(30) % 12)
-    with refused("ids.npy", "token 10", "position 10", "0 to 9"):
-        cache_logits(settings(folder, **{"data.test": "ids.npy", "output.cache": str(tmp_path / "c")}))
-
-
-def test_members_of_another_vocabulary_are_refused(folder: Path, tmp_path: Path) -> None:
-    sets = {"tokens.size": 7, "tokens.vocabulary": None, "output.cache": str(tmp_path / "c")}
-    with refused("member-0", "10 numbers", "7 tokens"):
-        cache_logits(settings(folder, **sets))
-    with refused("data.train", "7 tokens", "10"):  # another than the cache's
-        train(settings(folder, **{**sets, "output.cache": "cache", "output.name": "never"}))
-    assert not (folder / "runs" / "never" / "student.safetensors").exists()
-
-
-def test_a_window_of_another_length_does_not_continue_the_cached_stream(folder: Path) -> None:
-    with refused("data.train", "train"):
-        train(settings(folder, **{"tokens.window": 6, "output.name": "never"}))
-    with refused("cache", "overwrite"):
-        train(settings(folder, **{"tokens.context": 2, "output.name": "never"}))
-
-
-def test_a_member_that_fails_on_ids_or_returns_no_positions_is_refused(folder: Path, tmp_path: Path) -> None:
-    (folder / "wrong.py").write_text(
-        (folder / "model.py").read_text()
-        + "\n\nclass Last(Model):\n    def forward(self, ids):\n        return super().forward(ids)[0][:, -1]\n"
-        + "\n\nclass Stateful(Model):\n    def forward(self, ids, state=None):\n"
-        + "        return super().forward(ids, (torch.zeros(2, len(ids), 6), torch.zeros(1, len(ids), 6)))\n"
-    )
-    sets = {"output.cache": str(tmp_path / "c")}
-    with refused("member-0", "(8, 10)", "positions"):
-        cache_logits(settings(folder, **sets, **{"teachers.model": "wrong.py:Last"}))
-    with refused("member-0", "hidden"):
-        cache_logits(settings(folder, **sets, **{"teachers.model": "wrong.py:Stateful"}))
-
-
-def test_a_text_is_lines_to_classify_without_a_task_of_tokens_whose_keys_are_of_no_other(folder: Path) -> None:
-    assert open_source(str(folder / "test.txt")).kind == "text"
-    with refused("tokens.window", "classification"):
-        settings(folder, task="classification")
-
-
-def test_starts_that_know_no_positions_are_refused(folder: Path) -> None:
-    with refused("student.init", "positions"):
-        train(settings(folder, **{"student.init": ["member-*"], "output.name": "never"}))
-    with refused("student.heads", "positions"):
-        train(settings(folder, **{"student.heads": "last-stage", "output.name": "never"}))
-
-
-def test_a_student_of_a_student_is_of_the_same_vocabulary(folder: Path, tmp_path: Path) -> None:
-    train_chain(settings(folder, **{"train.method": "ban", "train.generations": 2, "output.name": "chain"}))
-    assert (folder / "runs" / "chain").is_dir()
-
-
-def test_characters_are_tokens_too(tmp_path: Path) -> None:
-    text = tmp_path / "a.txt"
-    text.write_text("ab\nab b")
-    source = open_source(str(text), "language-modelling", Reading("character", 3, 2, built_from=str(text)))
-    assert source.classes == ("<unk>", "b", "a", "\n", " ")
-    assert source.labels is not None
-    assert source.labels.tolist() == [[2, 1, 3], [2, 1, 4], [1, IGNORED, IGNORED]]
-    assert source.item(1).x.tolist() == [2, 1, 3, 2, 1]
-    assert source.item(0).x.tolist() == [3, 3, 3, 2, 1]
-    assert words(9, 0).count(" ") > 0
 
 
 # --- tied weights, and what a cache takes -------------------------------------------------------------------------

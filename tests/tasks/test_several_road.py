@@ -6,11 +6,7 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,7 +15,9 @@ import torch
 from exported_helpers import assert_every_kind_agrees
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
+from several_roads import MEMBERS, MODEL, ROADS, ROWS, Road, make, rows, said, settings
 from sklearn.metrics import average_precision_score
+from tiny import refused
 
 from ensemble_distill import (
     cache_logits,
@@ -33,106 +31,12 @@ from ensemble_distill import (
 )
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.cli.inspected_facts import answers, units
-from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.serving.predictions import formatted
-from ensemble_distill.settings import Settings
 from ensemble_distill.tasks import open_task
 from ensemble_distill.workflows.inspect import inspect
 
 pytestmark = pytest.mark.thorough
-
-ROWS = {"train": 60, "validation": 24, "test": 24, "calibration": 24}
-MEMBERS, FEATURES = 4, 3
-
-
-MODEL = """
-import torch
-from torch import nn
-
-class Member(nn.Module):
-    # pair: means and log-variances as two tensors; end: what the outputs go through last
-    def __init__(self, outputs, pair=False, end="none"):
-        super().__init__()
-        self.linear, self.pair, self.end = nn.Linear(3, outputs), pair, end
-
-    def forward(self, x):
-        z = self.linear(x)
-        z = {"none": z, "sigmoid": z.sigmoid(), "softmax": z.softmax(1)}[self.end]
-        return tuple(z.chunk(2, 1)) if self.pair else z
-
-
-class Body(nn.Module):
-    # the inputs among its features, so that heads can say what linear members do
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 8)
-
-    def forward(self, x):
-        return torch.cat([x, self.linear(x).relu()], 1)
-
-
-def make_body():
-    return Body()
-"""
-
-
-@dataclass(frozen=True)
-class Road:
-    """A task with members; `outputs` each says, and what `names` the data has for its columns."""
-
-    task: str
-    output: str
-    outputs: int
-    names: tuple[str, ...]
-    figures: tuple[str, ...]
-
-    def labels(self, x: Any, rng: Any) -> Any:
-        """(N, D) targets of units a thousand times apart, or (N, K) labels."""
-        if self.task == "regression":
-            return np.stack([3 + x[:, 0] + 0.3 * rng.normal(size=len(x)), 1000 * (x[:, 1] - x[:, 2])], 1).astype("f4")
-        return (x + 0.3 * rng.normal(size=x.shape) > 0.4).astype(np.int64)
-
-    def weights(self, seed: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng(seed)
-        if self.task == "regression":
-            means = np.array([[1.0, 0, 0], [0, 1000.0, -1000.0]])
-            weight = np.concatenate([means * (1 + 0.1 * rng.normal(size=means.shape)), np.zeros((2, 3))])
-            bias = np.array([3.0, 0.0, np.log(0.1), np.log(100.0**2)])
-        else:
-            weight, bias = 4 * (np.eye(3) + 0.15 * rng.normal(size=(3, 3))), np.full(3, -1.6)
-        return {
-            "linear.weight": torch.from_numpy(weight).float(),
-            "linear.bias": torch.from_numpy(np.asarray(bias)).float(),
-        }
-
-
-ROADS = {
-    "numbers": Road(
-        "regression", "mean-logvar", 4, ("heat [kW]", "flow [l/h]"), ("rmse", "rmse.heat", "coverage95.flow")
-    ),
-    "labels": Road("multi-label", "logits", 3, ("dog", "cat", "boat"), ("brier", "macro_average_precision")),
-}
-
-
-def make(folder: Path, road: Road) -> Path:
-    rng = np.random.default_rng(0)
-    (folder / "data").mkdir(parents=True)
-    for split, rows in ROWS.items():
-        x = rng.normal(size=(rows, FEATURES)).astype(np.float32)
-        np.savez(folder / "data" / f"{split}.npz", x=x, y=road.labels(x, rng), classes=np.array(road.names))
-    (folder / "teachers").mkdir()
-    for member in range(MEMBERS):
-        save_file(road.weights(member), folder / "teachers" / f"member-{member}.safetensors")
-    (folder / "model.py").write_text(MODEL)
-    splits = "\n".join(f'{split} = "data/{split}.npz"' for split in ROWS)
-    (folder / "edistill.toml").write_text(
-        f'task = "{road.task}"\n[teachers]\nmodel = "model.py:Member"\nmodel-kwargs = {{ outputs = {road.outputs} }}\n'
-        f'output = "{road.output}"\n[views]\ntransform = "noise+mixup"\ncount = 2\n'
-        '[student]\nmodel = "model.py:make_body"\n[train]\nepochs = 30\nbatch-size = 16\nlr = 0.01\ndevice = "cpu"\n'
-        f"workers = 0\n[data]\n{splits}\n"
-    )
-    return folder
 
 
 @pytest.fixture(scope="module", params=list(ROADS))
@@ -147,29 +51,6 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     calibrate(load_settings(folder), "hydra-s0")
     export(load_settings(folder), "hydra-s0", onnx=True, safetensors=True)
     return folder, road
-
-
-def settings(folder: Path, method: str, **options: Any) -> Settings:
-    return load_settings(folder, {"train.method": method, **{f"method.{k}": v for k, v in options.items()}})
-
-
-@contextmanager
-def refused(*said: str) -> Iterator[None]:
-    with pytest.raises(EdistillError) as error:
-        yield
-    assert not [part for part in said if part not in str(error.value)], str(error.value)
-
-
-def rows(folder: Path, split: str) -> tuple[Any, Any]:
-    with np.load(folder / "data" / f"{split}.npz") as arrays:
-        return arrays["x"], arrays["y"]
-
-
-def said(folder: Path, road: Road, split: str) -> Any:
-    """(N, M, W) what the members say, by NumPy."""
-    x, _ = rows(folder, split)
-    linear = [road.weights(member) for member in range(MEMBERS)]
-    return np.stack([x @ w["linear.weight"].numpy().T + w["linear.bias"].numpy() for w in linear], 1)
 
 
 def test_the_cache_holds_what_members_say_and_what_an_answer_is(made: tuple[Path, Road]) -> None:
@@ -289,7 +170,7 @@ def test_the_exported_student_says_what_torch_does_and_predicts_by_name(made: tu
             assert row["labels"] == ";".join(name for name, q in zip(road.names, each, strict=True) if q >= 0.5)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- files, members and what is told ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("run", ["hydra-s0", "kd-s0"])
@@ -348,97 +229,6 @@ def test_a_pair_of_tensors_and_standardized_outputs_mean_the_same(made: tuple[Pa
 
 
 @pytest.mark.parametrize("key", list(ROADS))
-def test_answers_of_another_task_are_refused(key: str, tmp_path: Path) -> None:
-    road = ROADS[key]
-    folder = make(tmp_path / "work", road)
-    kwargs = "teachers.model-kwargs"
-    with refused("data.train", "shape"):  # several answers a row are no class
-        cache_logits(load_settings(folder, {"task": "classification", "teachers.output": "logits"}))
-    with refused("numbers a row" if key == "numbers" else "labels", "the members were trained on"):
-        weights = {"linear.weight": torch.ones(6, 3), "linear.bias": torch.arange(6.0)}
-        for member in range(MEMBERS):
-            save_file({k: v + member for k, v in weights.items()}, folder / "teachers" / f"member-{member}.safetensors")
-        cache_logits(load_settings(folder, {kwargs: {"outputs": 6}}))
-
-
-def test_softmax_members_are_no_multi_label_members_and_sigmoids_no_classifiers(tmp_path: Path) -> None:
-    folder = make(tmp_path / "work", ROADS["labels"])
-    kwargs = "teachers.model-kwargs"
-    for output in ("probabilities", "logits"):
-        with refused("member-0", "sum to 1", "softmax"):
-            cache_logits(load_settings(folder, {kwargs: {"outputs": 3, "end": "softmax"}, "teachers.output": output}))
-    with refused("member-0", "sigmoids", 'teachers.output = "probabilities"'):
-        cache_logits(load_settings(folder, {kwargs: {"outputs": 3, "end": "sigmoid"}}))
-    report = cache_logits(
-        load_settings(folder, {kwargs: {"outputs": 3, "end": "sigmoid"}, "teachers.output": "probabilities"})
-    )
-    assert report.predicts == "3 labels"
-    z = Cache(folder / "cache").open("test").read(range(24))
-    np.testing.assert_allclose(z, said(folder, ROADS["labels"], "test"), rtol=1e-3, atol=1e-3)
-
-
-def test_splits_with_other_columns_are_refused(made: tuple[Path, Road], tmp_path: Path) -> None:
-    _, road = made
-    folder = make(tmp_path / "work", road)
-    x, y = rows(folder, "test")
-    np.savez(folder / "data" / "test.npz", x=x, y=y[:, ::-1], classes=np.array(road.names[::-1]))
-    with refused("data.test", "same order"):
-        cache_logits(load_settings(folder))
-    np.savez(folder / "data" / "test.npz", x=x, y=np.concatenate([y, y], 1))
-    with refused("data.test", str(2 * y.shape[1])):
-        cache_logits(load_settings(folder))
-
-
-def test_an_evaluation_on_other_columns_is_refused(made: tuple[Path, Road], tmp_path: Path) -> None:
-    """Names of yes and no are no index: their columns are not to be renamed by the numbers in them."""
-    source, road = made
-    folder = shutil.copytree(source, tmp_path / "work")
-    x, y = rows(folder, "test")
-    other = folder / "data" / "other.npz"
-    np.savez(other, x=x, y=y[:, ::-1], classes=np.array(road.names[::-1]))
-    with refused("data.test", "same order"):
-        evaluate(load_settings(folder, {"data.test": str(other)}), "hydra-s0")
-
-
-def test_methods_of_classes_are_refused(made: tuple[Path, Road]) -> None:
-    folder, road = made
-    for method, options in (("endd", {}), ("ban", {"objective": "dkpp"})):
-        with refused(road.task):
-            train(
-                load_settings(
-                    folder,
-                    {"train.method": method, "output.name": "x", **{f"method.{k}": v for k, v in options.items()}},
-                )
-            )
-
-
-def test_data_that_names_a_target_twice_without_its_unit_is_refused(tmp_path: Path) -> None:
-    folder = make(tmp_path / "work", ROADS["numbers"])
-    for split in ROWS:
-        x, y = rows(folder, split)
-        np.savez(folder / "data" / f"{split}.npz", x=x, y=y, classes=np.array(["heat [kW]", "heat [J]"]))
-    with refused("heat [kW], heat [J]", "Give every target its own"):
-        cache_logits(load_settings(folder))
-    assert not (folder / "cache" / "manifest.json").exists()
-
-
-@pytest.mark.parametrize("names", [("flow [l/h]", "heat [kW]"), ("heat [MW]", "flow [l/h]")])
-def test_a_run_of_targets_in_another_order_or_unit_is_no_member(
-    made: tuple[Path, Road], tmp_path: Path, names: tuple[str, str]
-) -> None:
-    folder, road = made
-    if road.task != "regression":
-        pytest.skip("labels are ordered by their names")
-    settled = {"teachers.path": str(folder / "runs" / "kd-s0"), "output.cache": str(tmp_path / "cache")}
-    cache_logits(load_settings(folder, settled), trust=True)
-    x, y = rows(folder, "train")
-    np.savez(tmp_path / "train.npz", x=x, y=y, classes=np.array(names))
-    split = {f"data.{name}": str(tmp_path / "train.npz") for name in ROWS}
-    with refused(*names, "kd-s0", "same order and units"):
-        cache_logits(load_settings(folder, {**settled, **split}), overwrite=True, trust=True)
-
-
-@pytest.mark.parametrize("key", list(ROADS))
 def test_of_several_tensors_the_one_as_wide_as_unnamed_labels_is_the_answer(key: str, tmp_path: Path) -> None:
     road = ROADS[key]
     folder = make(tmp_path / "work", road)
@@ -465,20 +255,3 @@ def test_one_number_a_row_becomes_one_label(tmp_path: Path) -> None:
     member = Member("member-0", "0" * 64, "logits", model="model.py:Member")
     with refused("(8,)", "(rows, labels)", "out: out.unsqueeze(1))"):
         open_task("multi-label").joined(torch.zeros(8), 8, member)
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "told"),
-    [
-        ([0.0, 0.0], [1.0, 1.0, 1.0], ("2 targets", "2 means", "3 deviations")),
-        (0.0, [1.0, 1.0, 1.0], ("2 targets", "3 deviations")),
-        ([3.0, 0.0], [1.0, 0.0], ("teachers.standardized.std", "greater than 0")),
-        ([3.0], [1.0], ("2 targets", "1 means", "1 deviations", "for each target")),
-    ],
-)
-def test_units_are_numbers_or_one_for_each_target(mean: Any, std: Any, told: tuple[str, ...], tmp_path: Path) -> None:
-    folder = make(tmp_path / "work", ROADS["numbers"])
-    with refused(*told):
-        cache_logits(load_settings(folder, {"teachers.standardized": {"mean": mean, "std": std}}))
-    cache_logits(load_settings(folder, {"teachers.standardized": {"mean": [0.0, 0.0], "std": 1.0}}))
-    assert Cache(folder / "cache").manifest.members[0].units == ((0.0, 0.0), (1.0, 1.0))
