@@ -68,10 +68,11 @@ class RowGroups(Parts):
 
     def _claimed(self, at: int, name: str) -> int:
         """Bytes of a column in memory, as the file says."""
-        _, said, number = self._groups[at]
-        group = said.row_group(number)
-        chunks = (group.column(index) for index in range(group.num_columns))
-        return sum(one.total_uncompressed_size for one in chunks if f"{one.path_in_schema}.".startswith(f"{name}."))
+        path, said, number = self._groups[at]
+        with telling(path):  # its names may be no UTF-8
+            group = said.row_group(number)
+            chunks = (group.column(index) for index in range(group.num_columns))
+            return sum(one.total_uncompressed_size for one in chunks if f"{one.path_in_schema}.".startswith(f"{name}."))
 
     def _column(self, at: int, name: str) -> Any:
         with self._reading:

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -218,10 +218,10 @@ def test_blocks_cover_all_rows_once() -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[tuple[Path, Source]]:
+def made(tmp_path: Path) -> tuple[Path, Source]:
     source = folder(tmp_path)
     put(tmp_path / "cache", source)
-    yield tmp_path / "cache", source
+    return tmp_path / "cache", source
 
 
 def blocks_in(cache: Path) -> list[Path]:

@@ -221,7 +221,7 @@ def test_no_byte_of_an_archive_crashes_the_reader_or_gives_other_rows(tmp_path: 
             try:
                 source = open_source(file)
             except Exception as error:
-                assert type(error).__name__ == "EdistillError", (at, error)
+                assert type(error).__name__ == "EdistillError", (at, error)  # noqa: PT017
                 continue
             read += 1
             assert_array_equal(np.stack([source.item(row).x for row in range(len(source))]), x)
@@ -246,7 +246,5 @@ def test_a_cache_of_read_arrays_fits_mapped_ones(tmp_path: Path, monkeypatch: py
 def test_some_rows_of_a_mapped_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=CASES["features"])
     np.save(tmp_path / "rows.npy", [250, 3])
-    source = open_source(
-        SimpleNamespace(source=str(tmp_path / "a.npz"), rows=str(tmp_path / "rows.npy"), x="x", y="y")
-    )
+    source = open_source(SimpleNamespace(source=str(tmp_path / "a.npz"), rows=str(tmp_path / "rows.npy"), x="x", y="y"))
     assert_array_equal(source.item(0).x, CASES["features"].astype(np.float32)[250])

@@ -62,7 +62,9 @@ def of_archive(folder: Path, **others: Any) -> Source:
     return open_source(entry(write_arrays(folder / "rows.npz", COUNT, **others), ["pixel_values", "x"]))
 
 
-def of_factory(folder: Path, code: str = '{"pixel_values": X["pixel_values"][row], "x": X["x"][row]}, X["y"][row]') -> Source:
+def of_factory(
+    folder: Path, code: str = '{"pixel_values": X["pixel_values"][row], "x": X["x"][row]}, X["y"][row]'
+) -> Source:
     write_arrays(folder / "rows.npz", COUNT)
     (folder / "data.py").write_text(FACTORY.replace("CODE", code))
     return open_source(f"{folder}/data.py:make")
@@ -162,7 +164,9 @@ def test_a_text_stands_beside_numbers(tmp_path: Path) -> None:
 
 
 def test_a_list_stands_beside_numbers(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"seen": [[1, 2], [3, 4.5]], "age": 3}\n{"seen": [[0, 2], [3, 4]], "age": 4}\n')
+    (tmp_path / "rows.jsonl").write_text(
+        '{"seen": [[1, 2], [3, 4.5]], "age": 3}\n{"seen": [[0, 2], [3, 4]], "age": 4}\n'
+    )
     source = open_source(tmp_path / "rows.jsonl", columns=Columns(array="seen", inputs=("age",)))
     assert held(source) == "array (series 2 × 2) and x (features 1)"
     assert_array_equal(apart(source.item(0))["array"].x, [[1, 2], [3, 4.5]])
@@ -214,11 +218,14 @@ def test_the_list_that_a_message_shows_opens_the_archive(tmp_path: Path) -> None
     ("code", "words"),
     [
         ('{"a": X["x"][row], "b": X["x"][row][: 2 + (row == 2)]}', ("row 2", "b of features of shape (3,)", "(2,)")),
-        ('{"a": X["x"][row], **({} if row == 3 else {"b": X["x"][row]})}', ("row 3 is features of shape (3,)", "row 0 is a of features", "b of")),
+        (
+            '{"a": X["x"][row], **({} if row == 3 else {"b": X["x"][row]})}',
+            ("row 3 is features of shape (3,)", "row 0 is a of features", "b of"),
+        ),
         ('{"a": X["x"][row], "y": X["x"][row]}', ("row 0", "(x, row['y'])")),
         ('({"a": X["x"][row], "b": X["y"][row]}, 0)', ("b of row 0 is 0, one number",)),
         ('({"a": X["x"][row], "my b": X["x"][row]}, 0)', ("'my b'", "no name of an argument")),
-        ('({"a": X["x"][row] / (row != 1), "b": X["x"][row]}, 0)', ("a is",  "row 1")),
+        ('({"a": X["x"][row] / (row != 1), "b": X["x"][row]}, 0)', ("a is", "row 1")),
         ('({"a": X["x"][row] + np.random.rand(), "b": X["x"][row]}, 0)', ("another x each time row 0",)),
         ("{}", ("row 0 is a table of nothing",)),
     ],
@@ -327,7 +334,9 @@ def test_columns_are_swapped_whole_and_pictures_left(tmp_path: Path) -> None:
     source = of_table(tmp_path)
     plan = open_view("swap", None, source.groups, arrays_of(source)).plan(0, 1, 3, COUNT)  # type: ignore[attr-defined]
     found, _ = viewed(source, "swap")
-    assert_array_equal(found["pixel_values"], plain_input(source.item(3), BOTH)[: 3 * SIDE * SIDE].reshape(3, SIDE, SIDE))
+    assert_array_equal(
+        found["pixel_values"], plain_input(source.item(3), BOTH)[: 3 * SIDE * SIDE].reshape(3, SIDE, SIDE)
+    )
     age, *sex = found["x"]
     partner = plan.rows[1]
     assert age in (apart(source.item(3))["x"].x[0], apart(source.item(partner))["x"].x[0])

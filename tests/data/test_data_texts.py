@@ -1,4 +1,4 @@
-"""Texts as rows: of a table's column, of JSON lines, of a file's lines; what they become, and what views make of them."""
+"""Texts as rows: of a column, of JSON lines, of a file's lines; what they become, and what views make of them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def test_a_digest_knows_where_each_text_ends_and_its_label() -> None:
 def tokenization(**others: Any) -> Tokenization:
     pytest.importorskip("tokenizers", reason="needs tokenizers, an optional extra")
     fields = ("input_ids", "attention_mask")
-    return Tokenization(**{"tokenizer": Tokenizer.of(tokenizer().to_str()), "length": LENGTH, "fields": fields} | others)
+    return Tokenization(
+        **{"tokenizer": Tokenizer.of(tokenizer().to_str()), "length": LENGTH, "fields": fields} | others
+    )
 
 
 def wanted(text: str, length: int) -> list[list[int]]:
@@ -202,7 +204,9 @@ def test_a_view_of_a_text_is_pure_in_seed_view_and_row() -> None:
 def test_members_of_other_tokenizers_see_the_same_words() -> None:
     one, other = tokenization(), tokenization(tokenizer=Tokenizer.of(tokenizer(("extra", "words")).to_str()))
     rows = ViewedRows(Texts([" ".join(texts(12)[0])], None, None), open_view("token-dropout"), 0)
-    names = [{at: word for word, at in made.get_vocab().items()} for made in (tokenizer(), tokenizer(("extra", "words")))]
+    names = [
+        {at: word for word, at in made.get_vocab().items()} for made in (tokenizer(), tokenizer(("extra", "words")))
+    ]
     for view in range(5):
         first, second = rows.inputs(0, [view], [one, other])
         assert (first[0] != second[0]).any()

@@ -313,7 +313,10 @@ def test_refused_names() -> None:
     for spec, message in [
         ("crop_flip", "no 'crop_flip'. Did you mean crop-flip?"),
         ("mixup+noize", "no 'noize'. Did you mean noise?"),
-        ("", "Use one of affine, confods, crop-flip, mixup, noise, none, ods, swap, token-dropout, several joined by +"),
+        (
+            "",
+            "Use one of affine, confods, crop-flip, mixup, noise, none, ods, swap, token-dropout, several joined by +",
+        ),
         ("noise+", "no ''"),
         ("rotate", "Use one of affine, confods, crop-flip"),
         ("noise+mixup+noise", "names noise twice"),

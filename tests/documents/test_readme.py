@@ -188,7 +188,9 @@ def test_commands_in_the_text_exist_with_their_flags(document: Path, folder: Pat
 
 @pytest.mark.thorough
 def test_what_is_marked_runs(folder: Path) -> None:
-    for block in of("console", "runs"):
+    blocks = of("console", "runs")
+    assert blocks
+    for block in blocks:
         for command in block.commands:
             program, *words = shlex.split(command)
             assert program == "edistill"

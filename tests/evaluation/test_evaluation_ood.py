@@ -25,6 +25,7 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     inside = {name: np.round(rng.gamma(2, 1, 60), 1) for name in ("total_uncertainty", "model_uncertainty")}
     outside = {name: np.round(rng.gamma(3, 1, 40), 1) for name in inside}  # scores above 1, with ties
     found = detection(inside, outside)
+    assert found.keys() == inside.keys()
     for name, value in found.items():
         assert value == pytest.approx(auroc_loop(inside[name], outside[name]))
         assert 0.5 < auroc_loop(inside[name], outside[name]) < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def test_a_config_of_wrong_types_is_one_message(folder: Path) -> None:
 
     config = tiny.unseal(folder / RUN)
     (folder / RUN / "calibration.json").unlink()
-    whole = config.read_text()
+    whole, opened = config.read_text(), Counter[bool]()
     for at in leaves(json.loads(whole)):
         for wrong in WRONG:
             document = json.loads(whole)
@@ -188,6 +189,8 @@ def test_a_config_of_wrong_types_is_one_message(folder: Path) -> None:
             config.write_text(json.dumps(document))
             told = refusal(lambda: Run.open(folder / RUN).student(trust=EVERYTHING))
             assert told is None or str(folder / RUN) in told or "student" in told, (at, wrong, told)
+            opened[told is None] += 1
+    assert opened[False] > opened[True] > 0
 
 
 @pytest.mark.parametrize("wrong", [[], 7, {"weights": 7}, {"weights": "0" * 64, "edistill": []}, {"edistill": "0.1.0"}])

@@ -112,7 +112,9 @@ def test_class_names_go_from_generation_to_generation(folder: Path) -> None:
     """Wherever they were found: here in the rows that only report."""
     save_data(folder, "test", 10, classes=np.array(list("abc")))
     cache_logits(settings(folder), overwrite=True)
-    for generation in train_chain(settings(folder, CHAIN)).generations:
+    generations = train_chain(settings(folder, CHAIN)).generations
+    assert len(generations) == 2
+    for generation in generations:
         assert Run.open(generation.folder).architecture.task.names == ("a", "b", "c")
     cache_logits(from_chain(folder, {}))
 

@@ -136,9 +136,10 @@ def test_a_whole_body_is_its_members_side_by_side() -> None:
         each = found(x)
         for m in range(MEMBERS):
             own = copy.deepcopy(plain)
-            for name, layer in found.inner.named_modules():
-                if isinstance(layer, RankOne):
-                    written_out(own.get_submodule(name), layer, m)
+            layers = {name: layer for name, layer in found.inner.named_modules() if isinstance(layer, RankOne)}
+            assert layers
+            for name, layer in layers.items():
+                written_out(own.get_submodule(name), layer, m)
             wanted = own(x)
             assert_close(each[:, m], wanted, rtol=1e-4, atol=1e-4 * float(wanted.detach().abs().max()))
         assert each.shape == (ROWS, MEMBERS, plain(x).shape[1])
@@ -200,11 +201,12 @@ def test_gradient_reaches_every_factor_of_its_own_member() -> None:
     for make, shape in BODIES.values():
         members = student_of(make(), shape, hidden=()).with_rank_one(MEMBERS, 0.2)
         members(torch.randn(8, *shape))[:, 1].square().sum().backward()
-        for name, parameter in members.named_parameters():
-            if name.rpartition(".")[2] in ("r", "s"):
-                assert parameter.grad is not None, name
-                assert parameter.grad[1].abs().max() > 0, name
-                assert parameter.grad[[0, 2, 3]].abs().max() == 0, name
+        factors = {name: one for name, one in members.named_parameters() if name.rpartition(".")[2] in ("r", "s")}
+        assert factors
+        for name, parameter in factors.items():
+            assert parameter.grad is not None, name
+            assert parameter.grad[1].abs().max() > 0, name
+            assert parameter.grad[[0, 2, 3]].abs().max() == 0, name
 
 
 @pytest.mark.parametrize("body", [mlp, convolutional])

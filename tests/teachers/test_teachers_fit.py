@@ -22,8 +22,11 @@ def test_weights_of_another_precision_become_the_modules() -> None:
 
 
 def test_weights_saved_before_batchnorm_counted_are_accepted() -> None:
-    state = {key: value for key, value in net().state_dict().items() if "num_batches" not in key}
-    fit.load_weights(net(), state, "m")
+    state = {key: value + 1 for key, value in net().state_dict().items() if "num_batches" not in key}
+    module = net()
+    assert state.keys() < module.state_dict().keys(), "there is a BatchNorm"
+    fit.load_weights(module, state, "m")
+    assert all(torch.equal(module.state_dict()[key], value) for key, value in state.items())
 
 
 @pytest.mark.parametrize(
