@@ -172,7 +172,7 @@ def test_a_table_that_says_something_else_now_is_refused(tmp_path: Path) -> None
 
 
 def test_a_session_that_goes_by_the_batch_is_refused(tmp_path: Path) -> None:
-    with refused("Member b says a logit", "no function of its row", "the rest of the batch"):
+    with refused("Member b says a logit", "not a function of its row", "the rest of the batch"):
         run(tmp_path / "cache", plans(), [session("b", 1, mixes=True)])
 
 

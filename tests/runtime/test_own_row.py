@@ -32,7 +32,7 @@ from ensemble_distill.workflows.train import train
 @pytest.mark.parametrize("name", MIXINGS)
 def test_such_a_member_is_refused_before_the_pass(tmp_path: Path, name: str) -> None:
     folder, (_, _, cause) = folder_of(tmp_path / "tiny", source(name)), MIXINGS[name]
-    with refused("Member member-0 says a logit", "at row", "of test", "no function of its row", cause):
+    with refused("Member member-0 says a logit", "at row", "of test", "not a function of its row", cause):
         cache_logits(settings(folder))
     assert not any((folder / "cache").rglob("*.npy"))
     assert cache_logits(settings(folder, now(folder, good()))).added == 2 * 4
@@ -53,7 +53,10 @@ def test_a_member_that_changes_during_the_pass_is_refused(tmp_path: Path, name: 
     text = good(init, forward).replace("\n\ndef make_teacher", f"{counting}\n\ndef make_teacher")
     folder, view = folder_of(tmp_path / "tiny", text), {"views.transform": transform}
     with refused(
-        "says a logit", "asked about the row later", "about 4 rows at once, and then about 8", "no function of its row"
+        "says a logit",
+        "asked about the row later",
+        "about 4 rows at once, and then about 8",
+        "not a function of its row",
     ):
         cache_logits(settings(folder, view))
     assert not any((folder / "cache" / "records" / "train").rglob("*.npy"))

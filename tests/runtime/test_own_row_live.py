@@ -58,7 +58,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 def test_members_that_are_asked_live(folder: Path, name: str, command: Callable[[Any], Any]) -> None:
     these = now(folder, source(name))
     del these["student.model"]
-    with refused_and_kept(folder / "runs", "Member member-0", "no function of its row", MIXINGS[name][2]):
+    with refused_and_kept(folder / "runs", "Member member-0", "not a function of its row", MIXINGS[name][2]):
         command(settings(folder, {**RUN, **these}))
     command(settings(folder, RUN))
 
@@ -113,7 +113,7 @@ def becomes(folder: Path, text: str) -> Any:
 def test_such_a_run_teaches_nobody(folder: Path) -> None:
     becomes(folder, source("dropout"))
     teaching = {**RUN, "teachers.path": "runs", "output.cache": "second", "output.runs": "later"}
-    with refused("Member hydra-s0", "no function of its row", RANDOM):
+    with refused("Member hydra-s0", "not a function of its row", RANDOM):
         cache_logits(settings(folder, teaching))
     becomes(folder, good())
     assert cache_logits(settings(folder, teaching)).added == 4

@@ -311,7 +311,7 @@ def test_what_does_not_go_with_texts_is_refused_by_name(folder: Path) -> None:
         r"student\.heads is a last stage, and rows are several arrays, input_ids", **{"student.heads": "last-stage"}
     )
     refused(r"student\.preprocessing has size", **{"student.preprocessing": {"size": [4, 4]}})
-    refused(r"(?s)make_padded.*no function of its row", **{"student.model": str(folder / "model.py:make_padded")})
+    refused(r"(?s)make_padded.*not a function of its row", **{"student.model": str(folder / "model.py:make_padded")})
     refused(r"starts from bert-1, whose preprocessing", **{"student.init": ["bert-*"]})
     refused(r"timm image model", **{"student.model": "resnet18"})
     refused(r"no such classifier.*transformers/bert", **{"student.model": "transformers/bertt"})
