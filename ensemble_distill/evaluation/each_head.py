@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensemble_distill.predictive.answered import matched, who_answers
+from ensemble_distill.predictive.answered import matched
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.predictive.weighted import over_members
 
@@ -24,7 +24,7 @@ class Farthest:
         row: its index.
         mean_kl: KL(ensemble ‖ student) of the pooled predictions, nats.
         ensemble, student: (K,) expectations of the pooled predictions, of classes their probabilities.
-        members, heads: (M, K) and (H, K): each one's own; NaN of members that do not answer the row.
+        members, heads: (M, K) and (H, K): each one's own; NaN of members that do not answer the row or have weight 0.
     """
 
     row: int
@@ -40,8 +40,8 @@ class EachHead:
     """Of one student.
 
     Attributes:
-        kl: (M,) KL(member ‖ its head), nats, a mean over the rows that the member answers; NaN for who answers none.
-            None where heads are not the members'.
+        kl: (M,) KL(member ‖ its head), nats, a mean over the rows that the member answers; NaN for who answers none,
+            and of weight 0. None where heads are not the members'.
         farthest: the rows where the student is farthest off, the farthest first. Empty where rows have positions.
     """
 
@@ -64,11 +64,10 @@ class HeadByHead:
             rows: which row each is of.
         """
         if student.members == ensemble.members > 1:
-            there = who_answers(ensemble)
-            kl = ensemble.kl(student)
+            there, kl = _counts(ensemble), ensemble.kl(student)
             kl = kl if there is None else torch.where(there, kl, 0.0)
             self._kl = kl.sum(0) if self._kl is None else self._kl + kl.sum(0)
-            self._count = self._count + (len(kl) if there is None else there.sum(0).double())
+            self._count = self._count + (len(kl) if there is None else there.expand_as(kl).sum(0).double())
         if len(set(rows.tolist())) == len(rows):  # a row is one answer
             self._keep(rows, ensemble, student)
 
@@ -78,7 +77,7 @@ class HeadByHead:
         least = self._farthest[-1].mean_kl if len(self._farthest) == MOST else -1.0
         found = [int(at) for at in apart.topk(min(MOST, len(apart))).indices if float(apart[at]) > least]
         if found:
-            each, there = ensemble.means(), who_answers(ensemble)
+            each, there = ensemble.means(), _counts(ensemble)
             each = each if there is None else torch.where(over_members(there, each), each, torch.nan)
             # the rows are copied: views would keep what is said of the whole batch
             pooled = (theirs.means()[found, 0], own.means()[found, 0])
@@ -91,3 +90,8 @@ class HeadByHead:
     def found(self) -> EachHead:
         kl = None if self._kl is None else (self._kl / self._count).numpy()
         return EachHead(kl, tuple(self._farthest))
+
+
+def _counts(ensemble: Predictive) -> Tensor | None:
+    """(M,), or (B, M) of each row, whether a member is part of what is said; None where all are."""
+    return None if ensemble.weights is None else ensemble.weights > 0

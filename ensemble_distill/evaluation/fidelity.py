@@ -26,8 +26,8 @@ def fidelity(ensemble: Values, member: Values, student: Values, both: Values, un
       normal distribution of its moments): 0 is a student whose heads collapsed to their own mean, and 1 is perfect.
       Below 0 the heads are worse than their mean. The divisor, `collapsed_kl`, is MU_ensemble + KL(p̄ ‖ q̄) for classes,
       with p̄ and q̄ the mean probabilities; of regression mean_m KL(p_m ‖ p̄) stands in the place of MU_ensemble.
-    - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members and classes, of the
-      probabilities or, of regression, the means.
+    - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members of a weight above 0 and
+      classes, of the probabilities or, of regression, the means.
     - `model_uncertainty_l1` = Σ|MU_s − MU_e| ÷ Σ MU_e; `_ratio` = mean ÷ mean; `_spearman` over rows, and as its
       `_control` the Spearman of the student's total uncertainty with the ensemble's model uncertainty.
     - `member_kl`, `mean_kl` in nats; `agreement` of the pooled classes.

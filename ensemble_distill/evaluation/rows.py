@@ -64,6 +64,7 @@ def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:
 
     On a row that some members do not answer, who answers is compared with his own head; see `matched`. The student's
     own mean is that of all its heads. Deviations are from the mean of those who answer: NaN where that is one.
+    Members of weight 0 have none.
     """
     same = matched(student, ensemble)
     rows = {"mean_kl": ensemble.pooled().kl(same.pooled())[:, 0].numpy()}
@@ -77,9 +78,9 @@ def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:
 def _deviation_rows(ensemble: Predictive, student: Predictive) -> Values:
     p = ensemble.means() - ensemble.mixture().means()
     q = student.means() - student.mixture().means()
-    there = who_answers(ensemble)
-    if there is not None:
-        p, q = (torch.where(over_members(there, p), each, 0.0) for each in (p, q))
+    weights, there = ensemble.weights, who_answers(ensemble)
+    if weights is not None:
+        p, q = (torch.where(over_members(weights > 0, p), each, 0.0) for each in (p, q))
     rows = {
         "deviation_product": (p * q).sum((1, 2)).numpy(),
         "deviation_ensemble": p.square().sum((1, 2)).numpy(),

@@ -251,7 +251,7 @@ class Regression(Task):
     def _std(self) -> tuple[float, ...]:
         return tuple(target.std for target in self.targets)
 
-    def student_family(self, answers: Array | None, labels: Array | None) -> Family:
+    def student_family(self, answers: Array | None, labels: Array | None, weights: Array | None = None) -> Family:
         """In units of what it is to learn, so that a fresh head is near it.
 
         Raises:
@@ -265,13 +265,14 @@ class Regression(Task):
                 in_reach(
                     None if answers is None else answers[..., [target, count + target]],
                     None if labels is None else labels[:, target],
+                    weights,
                 )
                 for target in range(count)
             ]
             return GaussianVectorFamily(self._std, *zip(*reach, strict=True))
         from ensemble_distill.predictive.gaussian import GaussianFamily
 
-        return GaussianFamily(*in_reach(answers, labels))
+        return GaussianFamily(*in_reach(answers, labels, weights))
 
     def quality(self, predictive: Gaussian | GaussianVector, y: Tensor | None) -> Values:
         """The means and variances of each distribution, (B, M) or (B, M, D); with targets y its mistakes too.

@@ -71,17 +71,20 @@ def refuse_unit(what: str, std: float) -> None:
         )
 
 
-def in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]:
+def in_reach(answers: Array | None, labels: Array | None, weights: Array | None = None) -> tuple[float, float]:
     """Center and scale of what a student is to learn of one target: members' answers (N, M, 2), else labels (N,).
+
+    Args:
+        weights: of the members, (M,) or (N, M) of each row; None for equal ones.
 
     Raises:
         EdistillError: that lies too far from 0 for single precision, or varies too little or too much.
     """
     if answers is not None:
-        learned = answers[..., 0].mean(1)
+        learned, log_variance = _pooled(answers[..., 0], weights), _pooled(answers[..., 1], weights)
         # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's variance
         # would be thousands of times too small
-        variance = float(learned.var() + np.exp(answers[..., 1].mean()))
+        variance = float(learned.var() + np.exp(log_variance.mean()))
     else:
         learned = np.asarray(labels, dtype=np.float64)
         variance = float(learned.var()) if np.ptp(learned) else 1.0
@@ -93,6 +96,13 @@ def in_reach(answers: Array | None, labels: Array | None) -> tuple[float, float]
             "is left of that. Take a constant off the targets, and off what the members return."
         )
     return center, scale
+
+
+def _pooled(values: Array, weights: Array | None) -> Array:
+    """The members' mean of values (N, M), by their weights."""
+    each = None if weights is None else np.broadcast_to(weights, values.shape)
+    mean: Array = np.average(values, axis=1, weights=each)
+    return mean
 
 
 def columns(labels: Array) -> int:

@@ -312,8 +312,8 @@ class Task(ABC):
     def members_family(self) -> Family:
         """What the members' answers are."""
 
-    def student_family(self, answers: Array | None, labels: Array | None) -> Family:
-        """What a fresh student's heads emit, in reach of what they are to learn.
+    def student_family(self, answers: Array | None, labels: Array | None, weights: Array | None = None) -> Family:
+        """What a fresh student's heads emit, in reach of what they are to learn from members of weights (M,) or (N, M).
 
         Args:
             answers: (N, M, W) what the members say of some training rows; None for a student without teachers.

@@ -22,7 +22,7 @@ from ensemble_distill.settings import LastStageSettings, StudentSettings
 from ensemble_distill.starts.bodies import started_bodies, starting_members
 from ensemble_distill.starts.from_members import FromMembers, from_members
 from ensemble_distill.starts.sharing import HEAD, share
-from ensemble_distill.students.architecture import Architecture
+from ensemble_distill.students.architecture import Architecture, shares_of
 from ensemble_distill.students.bodies import each, feature_count
 from ensemble_distill.students.last_stage import LastStage
 from ensemble_distill.students.own_row import refuse_dependent_body
@@ -119,7 +119,7 @@ def _architecture(
 ) -> Architecture:
     """Of the finished student."""
     student, members, method = asked.student, len(learned.cache.manifest.members), asked.method
-    weights = None if asked.train.teacher else asked.teachers.shares(learned.cache.manifest.names)
+    weights = weights_of(asked, learned)
     if weights is not None and len(weights) != members:
         raise EdistillError(f"teachers.weights has {len(weights)} values for {members} members. Give one each.")
     relative = student.model_dump(mode="json", context={"root": asked.folder.absolute()})
@@ -130,7 +130,7 @@ def _architecture(
         hidden=student.heads if isinstance(student.heads, tuple) else (),
         heads=method.heads(members),
         form=method.form,
-        family=method.family(_in_reach(asked, learned)),
+        family=method.family(_in_reach(asked, learned, weights)),
         kind=learned.splits["train"].source.kind,
         shape=shape,
         preprocessing=learned.preprocessing,
@@ -142,20 +142,28 @@ def _architecture(
     )
 
 
-def _in_reach(asked: Asked, learned: Learned) -> Family:
-    """What a head emits, so that a fresh one is near what it is to learn."""
+def weights_of(asked: Asked, learned: Learned) -> tuple[float, ...] | None:
+    """How much each member counts; None for equal weights."""
+    return None if asked.train.teacher else asked.teachers.shares(learned.cache.manifest.names)
+
+
+def _in_reach(asked: Asked, learned: Learned, weights: tuple[float, ...] | None) -> Family:
+    """What a head emits, so that a fresh one is near what it is to learn: of members of weight 0 it learns nothing."""
     if learned.task.shares_output:  # it is what members say: no rows need be read
         return learned.task.student_family(None, None)
     if "teacher" not in asked.needs:
         return learned.task.student_family(None, learned.splits["train"].source.labels)
     records = learned.splits["train"].records
-    rows = np.arange(len(records))
+    rows, shares = np.arange(len(records)), shares_of(weights)
+    part = slice(None) if shares is None else shares > 0
     if records.partial:
-        rows = rows[records.answered().any(1)]
-    said = torch.from_numpy(records.read(rows[spread(len(rows), SAMPLED)]).astype(np.float64))
+        rows = rows[records.answered()[:, part].any(1)]
+    said = torch.from_numpy(records.read(rows[spread(len(rows), SAMPLED)]).astype(np.float64))[:, part]
+    shares = None if shares is None else shares[part]
     if records.partial:  # who does not answer then says the mean of those who do
-        said, _ = those_who_answer(said, None)
-    return learned.task.student_family(said.numpy(), None)
+        said, of_rows = those_who_answer(said, shares)
+        shares = None if shares is None else of_rows
+    return learned.task.student_family(said.numpy(), None, None if shares is None else shares.numpy())
 
 
 def _last_stage(student: StudentSettings, body: nn.Module) -> LastStage | None:

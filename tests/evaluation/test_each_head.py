@@ -37,3 +37,20 @@ def test_the_farthest_rows_are_kept_and_no_batch_with_them() -> None:
         np.testing.assert_allclose(row.heads, q[at])
         held = row.members.base
         assert held is None or held.size <= MOST * MEMBERS * CLASSES
+
+
+def test_a_member_of_weight_0_is_not_shown() -> None:
+    logits, own = np.random.default_rng(1).normal(size=(2, ROWS, MEMBERS, CLASSES))
+    weights = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    each, without = HeadByHead(), HeadByHead()
+    each.add(torch.arange(ROWS), Categorical(torch.tensor(logits), weights), Categorical(torch.tensor(own), weights))
+    rest = [Categorical(torch.tensor(np.delete(said, 1, 1))) for said in (logits, own)]
+    without.add(torch.arange(ROWS), *rest)
+    kl, theirs = each.found().kl, without.found().kl
+    assert kl is not None
+    assert theirs is not None
+    np.testing.assert_allclose(kl, [theirs[0], np.nan, theirs[1]])
+    for row, same in zip(each.found().farthest, without.found().farthest, strict=True):
+        assert row.row == same.row
+        assert np.isnan(row.members[1]).all()
+        assert not np.isnan(row.members[[0, 2]]).any()

@@ -154,6 +154,16 @@ def test_spearman_is_scipys_with_ties(pairs: list[tuple[int, int]]) -> None:
     assert spearman(a, b) == spearman(np.exp(a), b)  # ranks only
 
 
+def test_members_of_weight_0_are_no_part_of_any_figure() -> None:
+    logits, heads, y = an_ensemble(0), 0.8 * an_ensemble(0) + 0.5 * an_ensemble(1), labels()
+    logits[:, 1], heads[:, 1] = 6 * an_ensemble(2)[:, 1], 6 * an_ensemble(3)[:, 1]
+    without = figures(np.delete(logits, 1, 1), np.delete(heads, 1, 1), y)
+    found = figures(logits, heads, y, weights=np.array([1.0, 0.0, 1.0, 1.0]))
+    # the mean member is that of the members that `evaluate` passes on
+    for name in without.keys() - {"gap_closed"}:
+        assert found[name] == pytest.approx(without[name]), name
+
+
 # --- known students ---------------------------------------------------------------------------------------
 
 

@@ -227,3 +227,10 @@ def test_regressors_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rmse = [np.sqrt(np.mean((means[m]["test"] - y["test"])[at == m] ** 2)) for m in range(M)]
     assert found.models["member"]["rmse"] == pytest.approx(np.mean(rmse), rel=1e-5)  # type: ignore[index]
     assert found.models["ensemble"]["model_uncertainty"] is None  # type: ignore[index]
+    teachers = settings.teachers.model_copy(update={"weights": (3.0, 1.0, 0.0)})
+    output = settings.output.model_copy(update={"name": "weighted"})
+    train(settings.model_copy(update={"teachers": teachers, "output": output}))
+    family = load_student(tmp_path / "runs/weighted").family
+    learned = learned[np.arange(ROWS["train"]) % M < 2]  # on a row that one member answers, weights change nothing
+    assert family.center == pytest.approx(learned.mean(), rel=1e-5)  # type: ignore[attr-defined]
+    assert family.scale == pytest.approx(np.sqrt(learned.var() + 4), rel=1e-5)  # type: ignore[attr-defined]

@@ -99,7 +99,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({"teachers.output": "probabilities"}, ["teachers.output is 'probabilities'", "task is regression"]),
     ({"task": "classification"}, ["teachers.output is 'mean-logvar'", "task is classification", "or probabilities"]),
     ({"task": "classification", "teachers.output": "mean"}, ["teachers.output is 'mean'", "task is classification"]),
-    ({"teachers.output": "mean"}, ["nothing says how far", "Set teachers.variance", "unit squared"]),
+    ({"teachers.output": "mean"}, ["how far targets lie", "Set teachers.variance", "unit squared"]),
     ({"teachers.variance": 2.0}, ["teachers.variance is 2.0", "'mean-logvar'", "Leave the variance out"]),
     ({"teachers.output": "mean", "teachers.variance": 0}, ["teachers.variance is 0: input should be greater than 0"]),
     ({"teachers.output": "mean", "teachers.variance": -1.5}, ["teachers.variance is -1.5"]),
@@ -170,6 +170,26 @@ def test_a_fresh_head_says_what_is_known_of_no_row_in_particular(cached: Path) -
     means = outputs[..., 0].mean(1)
     variance = means.var() + np.exp(outputs[..., 1].mean())
     assert_allclose((family.center, family.scale), (means.mean(), np.sqrt(variance)), rtol=1e-9)
+
+
+def test_a_fresh_head_is_in_reach_of_the_members_that_count(cached: Path, tmp_path: Path) -> None:
+    """One of weight 0 is far off; the others count by their weights."""
+    folder = make_folder(tmp_path / "t", rows=ROWS)
+    state = member_state(1)
+    state["mean.bias"] += 3e4
+    state["log_variance.bias"] += 9
+    save_file(state, folder / "teachers/member-1.safetensors")
+    cache_logits(settings(folder))
+    outputs = Cache(folder / "cache").open("train", 2).read(range(40)).astype(np.float64)
+    for weights in ([1.0, 0.0, 1.0], [3.0, 0.0, 1.0]):
+        report = trained(folder, teachers__weights=weights, train__method="kd", train__epochs=40)
+        family = StudentConfig.load(report.folder).architecture.family
+        means, spreads = (np.average(outputs[..., of], axis=1, weights=weights) for of in (0, 1))
+        wanted = (means.mean(), np.sqrt(means.var() + np.exp(spreads.mean())))
+        assert_allclose((family.center, family.scale), wanted, rtol=1e-6)
+        x, y = load_data(folder, "validation")
+        said, _ = said_by(report.folder, x)
+        assert np.sqrt(np.mean((said[:, 0] - y) ** 2)) < 2 * SPREAD
 
 
 @pytest.mark.parametrize("slope", [0.0, 1e-3])

@@ -22,7 +22,7 @@ def picture(seen: Seen) -> Picture | None:
     if kl is None:
         return None
     named = len(kl) <= NAMED
-    worst = [int(at) for at in np.argsort(-np.nan_to_num(kl, nan=-1.0))[:3]]
+    worst = [int(at) for at in np.argsort(-np.nan_to_num(kl, nan=-1.0))[:3] if not np.isnan(kl[at])]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
