@@ -129,7 +129,7 @@ class Member:
         model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
         units: mean and standard deviation of the target, where its outputs are standardized by them; a tuple each of
             several targets.
-        variance: in the target's unit squared, of a member that returns a mean alone.
+        variance: in the target's unit squared, of a member that returns a mean alone; a tuple of several targets.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Member:
     preprocessing: AnyPreprocessing | None = None
     model: str = ""
     units: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    variance: float | None = None
+    variance: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no record holds."""

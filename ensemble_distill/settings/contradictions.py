@@ -109,11 +109,12 @@ def _meaning(teachers: TeacherSettings, task: type[Task], at: str) -> tuple[str,
     if teachers.output == "mean" and teachers.variance is None:
         return f"{at}.variance", (
             f'{at}.output is "mean", so how far targets lie from it is unknown. Set {at}.variance to the '
-            "members' mean squared error on rows they were not trained on, in the target's unit squared."
+            "members' mean squared error on rows they were not trained on, in the target's unit squared; of several "
+            "targets a list."
         )
     if teachers.output != "mean" and teachers.variance is not None:
         return f"{at}.variance", (
-            f"{at}.variance is {teachers.variance}, but {at}.output is {teachers.output!r}. Leave the variance "
+            f"{at}.variance is {_shown(teachers.variance)}, but {at}.output is {teachers.output!r}. Leave the variance "
             'out; it is for members that return a "mean" alone.'
         )
     if teachers.standardized is not None and not task.standardizes:
@@ -135,6 +136,11 @@ def _of_tables(teachers: TeacherSettings, task: type[Task]) -> tuple[str, str] |
                 "members. Leave one of them out."
             )
     return None
+
+
+def _shown(value: float | tuple[float, ...]) -> float | list[float]:
+    """As a file spells it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _one_of(words: tuple[str, ...]) -> str:

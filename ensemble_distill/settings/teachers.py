@@ -63,7 +63,7 @@ class MemberSettings(Section):
     model_kwargs: dict[str, Any] | None = Field(None, description="As teachers.model-kwargs.")
     output: Output | None = Field(None, description="As teachers.output.")
     standardized: UnitSettings | None = Field(None, description="As teachers.standardized.")
-    variance: float | None = Field(None, gt=0, le=FAR, description="As teachers.variance.")
+    variance: Deviations | None = Field(None, description="As teachers.variance.")
     preprocessing: PreprocessingSettings | None = Field(
         None, description="As teachers.preprocessing, whose other keys still hold."
     )
@@ -87,11 +87,10 @@ class TeacherSettings(Section):
         None,
         description="Regression with standardized targets: the target's mean and std, or lists for several targets.",
     )
-    variance: float | None = Field(
+    variance: Deviations | None = Field(
         None,
-        gt=0,
-        le=FAR,
-        description="Regression with members that return only a mean: their noise variance, in squared target units.",
+        description="Regression with members that return only a mean: their noise variance, in squared target units; a "
+        "list for several targets.",
     )
     preprocessing: PreprocessingSettings | None = Field(
         None, description="Preprocessing, where the members' files do not state it."

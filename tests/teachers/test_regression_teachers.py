@@ -16,12 +16,12 @@ from tiny_regression import LEVEL, SPREAD, Float64
 from torch import Tensor, nn
 
 from ensemble_distill.facts import Member
-from ensemble_distill.tasks.checks.moments import check_spread, check_units
+from ensemble_distill.tasks.checks.moments import as_answers, check_spread, check_units
 
 UNITS = (LEVEL, SPREAD)
 
 
-def member(output: str, units: tuple[float, float] | None = None, variance: float | None = None) -> Member:
+def member(output: str, units: tuple[float, float] | None = None, variance: Any = None) -> Member:
     return Member("Ada", "0" * 64, output, units=units, variance=variance)
 
 
@@ -104,6 +104,22 @@ def test_units_by_hand() -> None:
         found = to_outputs(torch.tensor([raw, raw]), kind, "test", [0, 1])
         assert found.dtype == np.float32
         assert_allclose(found, [moments, moments], rtol=1e-6)
+
+
+def test_each_target_has_a_variance_in_its_own_unit() -> None:
+    """A kilowatt and a watt: what is told of one says nothing of the other."""
+    raw, kind = torch.tensor([[3.0, 2500.0]]), member("mean", None, (0.3, 9e4))
+    moments = [[3, 2500, np.log(0.3), np.log(9e4)]]
+    assert_allclose(to_outputs(raw, kind, "test", [0]), moments, rtol=1e-6)
+    assert_allclose(as_answers(raw, kind), moments, rtol=1e-6)
+    assert Member(**{**kind.to_json(), "preprocessing": None}) == kind
+    with refused("Ada says 2 targets", "teachers.variance is 0.3", "Give a list of 2", "variance = [0.3, 0.3]"):
+        to_outputs(raw, member("mean", None, 0.3), "test", [0])
+    with refused("Ada says 3 targets", "teachers.variance is a list of 2", "Give a list of 3"):
+        to_outputs(torch.ones(1, 3), kind, "test", [0])
+    with refused("Ada says 1 target a row", "teachers.variance is a list of 2", "Give a number"):
+        to_outputs(torch.ones(1, 1), kind, "test", [0])
+    assert_allclose(to_outputs(torch.ones(1, 1), member("mean", None, (0.3,)), "test", [0]), [[1, np.log(0.3)]])
 
 
 def test_units_are_applied_before_rounding() -> None:

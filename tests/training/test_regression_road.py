@@ -72,6 +72,7 @@ def edistill(line: str) -> Result:
 KINDS: list[dict[str, Any]] = [
     {"output": "mean-logvar"},
     {"output": "mean-variance", "standardized": {"mean": -0.1, "std": 1e-3}},
+    {"output": "mean", "variance": [0.1, 20.0], "members": {"m*": {"variance": [0.2, 30.0]}}},
     {"output": "mean", "variance": 0.1, "standardized": {"mean": 454.0, "std": 17.0}, "weights": [1.0, 2.0, 0.5]},
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +61,8 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
     """Raw outputs (B, D or 2D) as means and log-variances (B, 2D) in the targets' units.
 
     Raises:
-        EdistillError: an output is NaN or infinite, a variance is 0 or below, or one is beyond what float32 holds.
+        EdistillError: an output is NaN or infinite, a variance is 0 or below, one is beyond what float32 holds, or the
+            settings do not say as many variances as there are targets.
     """
     refuse_not_finite(values, member, split, rows)
     center, scale = (np.asarray(unit, np.float64) for unit in member.units or (0.0, 1.0))
@@ -76,6 +76,7 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
         )
     mean = center + scale * first
     if member.variance is not None:
+        _refuse_other_variances(member, count)
         log_variance = np.broadcast_to(np.log(member.variance), mean.shape)
     elif member.output == "mean-variance":
         if second.min() <= 0:
@@ -105,6 +106,20 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
     return np.concatenate([mean, log_variance], axis=1).astype(np.float32)
 
 
+def _refuse_other_variances(member: Member, count: int) -> None:
+    """Raise EdistillError where there is not a variance for each target: they need not share a unit."""
+    given = np.atleast_1d(np.asarray(member.variance, np.float64))
+    if given.size == count:
+        return
+    told = f"{given[0]:g}" if given.size == 1 else f"a list of {given.size}"
+    like = ", ".join([f"{given[0]:g}"] * min(count, 2)) + (", …" if count > 2 else "")
+    raise EdistillError(
+        f"Member {member.name} says {count} target{'s' * (count > 1)} a row, and teachers.variance is {told}. Give "
+        + ("a number" if count == 1 else f"a list of {count} numbers, one for each target in its own unit squared")
+        + f" (variance = {like if count == 1 else f'[{like}]'})."
+    )
+
+
 def as_answers(raw: Tensor, member: Member) -> Tensor:
     """What `checked` makes of raw outputs (B, D or 2D), by torch and unchecked."""
     values = raw.double()
@@ -112,7 +127,7 @@ def as_answers(raw: Tensor, member: Member) -> Tensor:
     center, scale = (values.new_tensor(unit) for unit in member.units or (0.0, 1.0))
     mean = center + scale * values[:, :count]
     if member.variance is not None:
-        log_variance = torch.full_like(mean, math.log(member.variance))
+        log_variance = mean.new_tensor(member.variance).log().expand_as(mean)
     elif member.output == "mean-variance":
         log_variance = values[:, count:].log() + 2 * scale.log()
     else:
