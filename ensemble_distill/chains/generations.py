@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.chains.forecast import Forecast
 from ensemble_distill.chains.settings import generation_settings
 from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.facts import Member
 from ensemble_distill.runs.args import refuse_other_settings, write_args
 from ensemble_distill.runs.chain import finished_generations, refuse_changed
 from ensemble_distill.runs.config import StudentConfig
@@ -201,7 +202,8 @@ def _cache(settings: Settings, pictures: Path, trust: bool, progress: Progress) 
     cache, before = Path(settings.output.cache), Run.open(Path(settings.teachers.path))
     with _remedies(settings, its_own=True):
         if (cache / MANIFEST).is_file():
-            (member,), now = Manifest.load(cache).members, before.digest
+            members, now = Manifest.load(cache).members, before.digest
+            (member,) = _only(members, cache, before.folder)
             if member.sha256 != now:
                 raise EdistillError(
                     f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
@@ -210,6 +212,18 @@ def _cache(settings: Settings, pictures: Path, trust: bool, progress: Progress) 
                 )
         seen = [name for name in settings.splits() if not name.startswith("ood/")]
         cache_in(Workspace(settings, progress, trust, pictures=pictures), only=seen)
+
+
+def _only(members: Sequence[Member], cache: Path, before: Path) -> Sequence[Member]:
+    """The member of a generation's cache. Raises EdistillError where others are in it, as with versions before 0.3 and
+    `teachers.hub`."""
+    if len(members) != 1:
+        names = " and ".join(member.name for member in members)
+        raise EdistillError(
+            f"{cache} holds what {names} said, and a generation learns from {before.name} alone. Delete {cache}, and "
+            "run the command again."
+        )
+    return members
 
 
 @contextmanager

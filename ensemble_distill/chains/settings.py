@@ -7,7 +7,10 @@ from pathlib import Path
 
 from ensemble_distill.runs.folder import CACHES, generation_name
 from ensemble_distill.runtime.keys import uniforms
-from ensemble_distill.settings import Settings
+from ensemble_distill.settings import Settings, TeacherSettings
+
+# what a later generation's file still says of the ensemble: a run, which knows what it returns, is not asked by these
+OF_THE_ENSEMBLE = frozenset({"output", "standardized", "variance", "inputs"})
 
 
 def generation_settings(settings: Settings, folder: Path, generation: int) -> Settings:
@@ -27,20 +30,16 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
         settings,
         train={**train, "teacher": None},
         output={**output, "cache": str(folder / CACHES / before)},
-        teachers={
-            "path": str(folder / before),
-            "model": None,
-            "model_kwargs": {},
-            "preprocessing": None,
-            "weights": None,
-            "folds": None,
-            "members": {},
-            "as_": "member",
-            "average": "probabilities",
-        },
+        teachers={**_of_one_run(), "path": str(folder / before)},
         # what the first took from the teacher is in each student under the student's own names
         student={"init": None, "compress": None, "share": {name: name for name in settings.student.share}},
     )
+
+
+def _of_one_run() -> dict[str, object]:
+    """`[teachers]` without what chooses, builds or weighs the members of the ensemble: the default of each such key."""
+    fields = TeacherSettings.model_fields
+    return {name: fields[name].get_default(call_default_factory=True) for name in fields if name not in OF_THE_ENSEMBLE}
 
 
 def _replaced(settings: Settings, **tables: Mapping[str, object]) -> Settings:

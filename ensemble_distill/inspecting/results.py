@@ -99,7 +99,7 @@ def _begun(text: str) -> str:
 
 
 def _evaluation(record: Mapping[str, Any]) -> Told:
-    models: Mapping[str, Mapping[str, Any]] = record["models"]
+    models: Mapping[str, Mapping[str, Any]] = {name: of for name, of in record["models"].items() if of is not None}
     figures = dict.fromkeys(name for of in models.values() for name in of)
     worth = (record.get("worth") or {}).get("student") or {}
     told = {f"worth in {name}": _short(worth[name]) for name in ("prediction", "uncertainty") if worth.get(name)}

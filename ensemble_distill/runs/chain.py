@@ -10,7 +10,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.config import StudentConfig
-from ensemble_distill.runs.folder import ARGS, CONFIG, WEIGHTS, generation_name
+from ensemble_distill.runs.folder import ARGS, CACHES, CONFIG, WEIGHTS, generation_name
 from ensemble_distill.runs.run import Run
 
 
@@ -69,7 +69,14 @@ def refuse_changed(before: Run, after: Path, config: StudentConfig) -> None:
     Args:
         after, config: the next one's folder, and what it says; it need not be finished.
     """
-    learned = config.provenance.members[0].sha256
+    members = config.provenance.members
+    if len(members) != 1:
+        raise EdistillError(
+            f"{after} learned from {' and '.join(member.name for member in members)}, and a generation learns from "
+            f"{before.folder.name} alone. Delete {after} and {before.folder.parent / CACHES / before.folder.name}, and "
+            "run edistill train again."
+        )
+    learned = members[0].sha256
     if learned not in (before.weights, before.digest):
         raise EdistillError(
             f"{after} learned from {before.folder.name} with sha256 {learned[:12]}…, and that is now "

@@ -10,7 +10,8 @@ RUN/calibration.json            what its predictions are corrected by
 RUN/evaluations/                documents, and the figures of each row
 RUN/export/                     exported files
 
-ensemble/export/                beside the folder of runs: the members themselves as one file
+ensemble/export/                beside the folder of runs: the members themselves as one file; of a trial,
+                                ensemble-limit-N/export/
 
 CHAIN/args.toml                 the settings, train.generations among them
 CHAIN/generation-1 … K          each a run like any other
@@ -26,15 +27,16 @@ from pathlib import Path
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import ENSEMBLE
 from ensemble_distill.runtime.files import read_whole
+from ensemble_distill.settings.limit import mark
+from ensemble_distill.settings.loading import ARGS as ARGS
+from ensemble_distill.settings.loading import EXPORTS as EXPORTS
 
-ARGS = "args.toml"
 CONFIG = "config.json"
 WEIGHTS = "student.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 SUMMARY = "summary.csv"
 CALIBRATION = "calibration.json"
 EVALUATIONS = "evaluations"
-EXPORTS = "export"
 LOGS = "logs"
 CACHES = "caches"
 FILES = (ARGS, CONFIG, WEIGHTS, CHECKPOINT, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS, LOGS)  # a run's own
@@ -97,21 +99,24 @@ def train_again(run: Path) -> str:
 def export_again(export: Path) -> str:
     """The command that makes an exported file anew: of the run it stands in, of the ensemble, or of the latest run."""
     if is_ensemble_export(export):
-        return f"edistill export --ensemble {FORMATS[ONNX]}"
+        _, _, limit = export.absolute().parent.parent.name.partition(mark(""))
+        return f"edistill export --ensemble {FORMATS[ONNX]}{f' --limit {limit}' if limit else ''}"
     run = f"{export.parent.parent} " if export.parent.name == EXPORTS else ""
     of_kind = {Path(name).suffix: flag for name, flag in FORMATS.items() if name in (SAFETENSORS, PROGRAM)}
     return f"edistill export {run}{FORMATS.get(export.name, of_kind.get(export.suffix, FORMATS[ONNX]))}"
 
 
-def ensemble_folder(runs: Path) -> Path:
-    """Where the members of a folder with these runs are exported to."""
-    return runs.parent / ENSEMBLE
+def ensemble_folder(runs: Path, limit: int | None) -> Path:
+    """Where the members of a folder with these runs are exported to; those of a trial stand apart."""
+    return runs.parent / (ENSEMBLE if limit is None else f"{ENSEMBLE}{mark(limit)}")
 
 
 def is_ensemble_export(export: Path) -> bool:
     """Whether an exported file is that of the members, by where it stands."""
     folder = export.absolute().parent
-    return folder.name == EXPORTS and folder.parent.name == ENSEMBLE and not (folder.parent / CONFIG).is_file()
+    name, of_trial, limit = folder.parent.name.partition(mark(""))
+    named = name == ENSEMBLE and (not of_trial or limit.isdecimal())
+    return folder.name == EXPORTS and named and not (folder.parent / CONFIG).is_file()
 
 
 def run_of(export: Path) -> Path | None:

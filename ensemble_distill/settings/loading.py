@@ -17,6 +17,7 @@ from ensemble_distill.settings.schema import kebab
 from ensemble_distill.settings.sections import Settings
 
 FILE_NAME = "edistill.toml"
+ARGS, EXPORTS = "args.toml", "export"  # the same file, and the folder of such a one, beside what a command made
 
 
 def load_settings(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -39,7 +40,8 @@ def load_settings(file: str | Path | None = None, overrides: Mapping[str, Any] |
     values = read_toml(path)
     for key, value in (overrides or {}).items():
         place(values, key, value, Settings)
-    return settings_from(values, root=path.parent, named=str(path), overridden=overrides or ())
+    beside = path.parent if path.name == ARGS or path.absolute().parent.name == EXPORTS else None
+    return settings_from(values, root=path.parent, named=str(path), overridden=overrides or (), beside=beside)
 
 
 def settings_here(file: str | Path | None = None) -> Settings | None:
@@ -48,13 +50,18 @@ def settings_here(file: str | Path | None = None) -> Settings | None:
 
 
 def settings_from(
-    values: Mapping[str, Any], root: Path, named: str = "settings", overridden: Collection[str] = ()
+    values: Mapping[str, Any],
+    root: Path,
+    named: str = "settings",
+    overridden: Collection[str] = (),
+    beside: Path | None = None,
 ) -> Settings:
     """Validate a nested mapping whose relative paths start at `root`.
 
     Args:
         named: where the values stand, for messages.
         overridden: dotted keys that do not stand there.
+        beside: the folder of a file that a command wrote beside what it made; see `limited`.
 
     Raises:
         EdistillError: an unknown key, a value out of its domain.
@@ -69,7 +76,7 @@ def settings_from(
             settings = Settings.model_validate(values, context={"root": root})
             problem = contradiction(settings)
             if problem is None:
-                return limited(settings)
+                return limited(settings, beside)
     except ValidationError as error:
         problem = explain(error, Settings)
     key, told = problem

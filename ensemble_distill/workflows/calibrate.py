@@ -10,6 +10,7 @@ from ensemble_distill.runs.finding import find_run
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.workspace.evaluating import open_for_evaluation
+from ensemble_distill.workspace.folders import refuse_trial
 from ensemble_distill.workspace.workspace import Workspace
 
 
@@ -43,5 +44,6 @@ def calibrate(
     found = find_run(Path(settings.output.runs), run)
     if remove:
         return forget_calibration(found)
+    refuse_trial([found], settings.limit)
     given = open_for_evaluation(Workspace(settings, progress or Silent(), trust), found)
     return calibrate_run(given, found, split, by_row)

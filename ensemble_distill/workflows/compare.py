@@ -16,6 +16,7 @@ from ensemble_distill.runs.seeds import by_seed
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.workspace.evaluating import open_for_evaluation
+from ensemble_distill.workspace.folders import refuse_trial
 from ensemble_distill.workspace.workspace import Workspace
 
 
@@ -51,6 +52,7 @@ def compare(
         refuse_unlike(found)
     groups = by_seed(found)
     _refuse_alone(found, groups)
+    refuse_trial(found, settings.limit)
     given = open_for_evaluation(Workspace(settings, progress, trust), found[0])
     measured = measure(given, found, {}, split, shifts=False)
     result = compared(measured, found, kept(given, found, measured), groups)

@@ -15,6 +15,7 @@ from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.workspace.evaluating import open_for_evaluation
+from ensemble_distill.workspace.folders import refuse_trial
 from ensemble_distill.workspace.workspace import Workspace
 
 
@@ -58,8 +59,9 @@ def evaluate(
     found = find_evaluated(Path(settings.output.runs), run, progress.note)
     if report is not None and isinstance(found, Chain):
         refuse_report_of_chain(found)
-    first = found.runs[0] if isinstance(found, Chain) else found
-    given = open_for_evaluation(Workspace(settings, progress, trust), first, must_ask=shifts)
+    all_runs = found.runs if isinstance(found, Chain) else (found,)
+    refuse_trial(all_runs, settings.limit)
+    given = open_for_evaluation(Workspace(settings, progress, trust), all_runs[0], must_ask=shifts)
     if isinstance(found, Chain):
         return evaluate_chain(given, found, split, shifts)
     measured = measure(given, [found], {}, split, shifts)
@@ -91,5 +93,6 @@ def evaluate_together(
     progress = progress or Silent()
     found = evaluated_runs(Path(settings.output.runs), runs, progress.note)
     refuse_unlike(found)
+    refuse_trial(found, settings.limit)
     given = open_for_evaluation(Workspace(settings, progress, trust), found[0], must_ask=shifts)
     return Comparison(evaluate_runs(given, found, split, shifts))

@@ -34,6 +34,7 @@ from ensemble_distill.workflows.export_pixels import export_pixels
 from ensemble_distill.workflows.export_rows import CHECKED_ROWS, checked_on, real_rows
 from ensemble_distill.workflows.export_smaller import export_smaller
 from ensemble_distill.workspace.evaluating import Splits
+from ensemble_distill.workspace.folders import refuse_trial
 from ensemble_distill.workspace.workspace import Workspace
 
 
@@ -111,6 +112,7 @@ def export(
         asked.refuse_of_ensemble(run)
         return Exported(*export_members(workspace, asked.versions, card))
     found = find_run(Path(settings.output.runs), run)
+    refuse_trial([found], settings.limit)
     refuse_outside(found.folder, found.folder / EXPORTS / ONNX)
     if asked.merge_heads:  # before other files are written
         refuse_not_merged(workspace, found)

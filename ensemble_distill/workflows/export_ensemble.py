@@ -49,7 +49,7 @@ def export_members(
         EdistillError: there are no members or no data to verify on; a member is no network of torch, or cannot be
             exported; one input cannot serve them all; or the file disagrees with the members.
     """
-    folder = ensemble_folder(Path(workspace.settings.output.runs))
+    folder = ensemble_folder(Path(workspace.settings.output.runs), workspace.settings.limit)
     refuse_foreign(folder, EXPORTS, "an exported ensemble", "output.runs, beside which it stands")
     if (folder / CONFIG).is_file():
         raise EdistillError(f"{folder} is a run, and the ensemble is exported to there. Move the run away.")

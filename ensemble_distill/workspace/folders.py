@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import FILES, NAME
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runs.args import limit_of
 from ensemble_distill.runs.chain import is_chain
 from ensemble_distill.runs.folder import ARGS, CONFIG
 from ensemble_distill.runs.folder import FILES as RUN_FILES
+from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import LOCK, is_temporary
 from ensemble_distill.settings import Settings
 
@@ -66,3 +69,17 @@ def refuse_no_run(folder: Path) -> None:
             f"{folder} is a chain of generations, and a run needs a folder of its own. Choose another --name, or pass "
             "--generations."
         )
+
+
+def refuse_trial(runs: Iterable[Run], limit: int | None) -> None:
+    """Raise EdistillError where a trial would take the place of what is kept in a run that is none.
+
+    Args:
+        limit: of rows, as the settings have it; None where this is no trial.
+    """
+    for run in runs:
+        if limit is not None and run.keeps and limit_of(run.folder) is None:
+            raise EdistillError(
+                f"{run.folder} was made without limit, and limit is {limit}: what a trial makes would replace what is "
+                "there. Leave limit out, or name a run that was made with it."
+            )

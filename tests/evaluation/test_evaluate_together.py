@@ -27,6 +27,7 @@ from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.teachers.tried import TriedFirst
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
+from ensemble_distill.workflows.inspect import inspect
 from ensemble_distill.workflows.train import train
 
 MEMBERS = 5
@@ -147,6 +148,14 @@ def test_without_validation_rows_there_are_none(folder: Path) -> None:
     toml.write_text(toml.read_text().replace('validation = "data/validation.npz"\n', ""))
     (said,) = lacking(folder).notes
     assert said == "No sub-ensembles: data.validation, on which they would be chosen, is not set."
+    kept = folder / "runs/first/evaluations/test.json"
+    found, models = inspect(kept), json.loads(kept.read_text())["models"]
+    assert [name for name in models if models[name] is None] == ["best-2", "best-3"]
+    assert found["columns"] == ["", "ensemble", "member", "student"], "of those that there are"
+    (nll,) = (row for row in found["rows"] if row[0] == "nll")
+    assert [float(value) for value in nll[1:]] == pytest.approx(
+        [models[name]["nll"] for name in found["columns"][1:]], rel=1e-3
+    )
 
 
 def test_without_validation_labels_there_are_none(folder: Path) -> None:
