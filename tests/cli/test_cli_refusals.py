@@ -81,7 +81,7 @@ def test_a_mistake_is_told_in_one_line(here: Path) -> None:
         ("cache-logits --dtype bfloat16", r"cache\.dtype is 'bfloat16'"),
         ("evaluate nothing", r"There is no run nothing\. .+: hydra-s0\)"),
         ("evaluate --split ood", r"data\.ood is not set \(there are: train, validation, test, calibration, ood/qu"),
-        ("export", r"No format was asked for\. Pass --onnx, --safetensors, or both\."),
+        ("export", r"No format was requested\. Pass --onnx, --safetensors, or both\."),
         ("evaluate --json --format csv", r"--json and --format csv are two formats for one result\. Leave one"),
         ("train --log jsonll", r"output\.log has 'jsonll', which is not a log\. Did you mean jsonl\?"),
         ("export model.py --onnx", r"model\.py is a file, and no run\. .+: hydra-s0\)"),

@@ -209,7 +209,7 @@ def test_members_that_do_not_load_are_told(here: Path) -> None:
     result = edistill("init ours --json")
     report = json.loads(result.stdout)
     assert {member["name"] for member in report["members"] if member["problem"]} == {"broken", "member-0", "net.h5"}
-    assert len(report["fix"]) == 3
+    assert len(report["mend"]) == 3
     assert report["next"] == "edistill doctor"
 
 

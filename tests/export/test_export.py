@@ -313,6 +313,6 @@ def test_a_student_that_says_nothing_finite_is_not_exported(
         next(student.parameters()).view(-1)[0] = float("inf")
     with pytest.raises(EdistillError, match="holds numbers that are not finite"):
         export_safetensors(student, config, tmp_path / "model.safetensors")
-    with pytest.raises(EdistillError, match="says numbers that are not finite on real rows"):
+    with pytest.raises(EdistillError, match="outputs are not finite on real rows"):
         export_onnx(student, config, rows((4,)), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
