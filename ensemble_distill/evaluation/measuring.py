@@ -38,6 +38,7 @@ from ensemble_distill.runtime.grown import Grown, GrownValues
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks.figures import Figures, Values
 from ensemble_distill.tasks.reference import Reference
+from ensemble_distill.teachers.run import once
 
 # A model's name in `names`, the name of an average of students, or the position of the run whose student it is.
 Model = str | int
@@ -121,15 +122,24 @@ class Bench:
         return {model: self.ensemble.task.figures(rows) for model, rows in found.models.items()}
 
     def costs(self, source: Source) -> dict[Model, Figures]:
-        """Of one row; without those of the members where they are not at hand, or are no modules."""
+        """Of one row; without those of the members where they are not at hand, or are no modules.
+
+        The heads of one run run its body once, and one of them by itself costs the body and that head.
+        """
         models: dict[Model, Costed] = {}
         modules, pooled = [module.cpu() for module in self.ensemble.modules], self.ensemble.pooled
         if modules:
             inputs = [_first(source, member.preprocessing) for member in self.ensemble.members]
-            models[ENSEMBLE] = ([modules[m] for m in pooled], [inputs[m] for m in pooled])
-            for name, at in self.chosen.items():
-                if at is not None:
-                    models[name] = ([modules[m] for m in at], [inputs[m] for m in at])
+
+            def served(some: Sequence[int]) -> Costed:
+                ran = once([modules[m] for m in some])
+                return [module for _, module in ran], [inputs[some[at]] for at, _ in ran]
+
+            models[ENSEMBLE] = served(pooled)
+            if len(models[ENSEMBLE][0]) < len(pooled):
+                each = [served([m]) for m in pooled]
+                models[MEMBER] = [module for (module,), _ in each], [x for _, (x,) in each]
+            models |= {name: served(at) for name, at in self.chosen.items() if at is not None}
         students = [student.cpu() for student in self.students.modules]
         inputs = [_first(source, run.architecture.preprocessing) for run in self.students.runs]
         for index, (student, x) in enumerate(zip(students, inputs, strict=True)):
@@ -138,7 +148,7 @@ class Bench:
             models[average] = ([students[index] for index in indices], [inputs[index] for index in indices])
         found = dict(zip(models, costs(list(models.values())), strict=True))
         figures = {model: of.figures() for model, of in found.items()}
-        return figures | ({MEMBER: found[ENSEMBLE].of_one(len(pooled))} if modules else {})
+        return figures | ({MEMBER: found.get(MEMBER, found[ENSEMBLE]).of_one(len(pooled))} if modules else {})
 
     @torch.no_grad()
     def _measured(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ensemble_distill.evaluation.comparison import Comparison
-from ensemble_distill.evaluation.names import STUDENT
+from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.evaluation.remarks import slower_than_all
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.worth import Worth
@@ -45,7 +45,7 @@ def verdict(found: Evaluation) -> Verdict:
         return Verdict(
             False,
             f"Serve the ensemble itself: together its members take no more time than {found.run}.",
-            (f"{figures} {_saves(worth, members)}", *_beside(worth)),
+            (f"{figures} {_saves(found)}", *_beside(worth)),
         )
     if worth.falls_short:
         instead = "" if found.instead is None else f" The best for that time: {' + '.join(found.instead)}."
@@ -58,16 +58,15 @@ def verdict(found: Evaluation) -> Verdict:
     return Verdict(True, f"{found.run} is worth having.", (figures, *_beside(worth)))
 
 
-def _saves(worth: Worth, members: int) -> str:
+def _saves(found: Evaluation) -> str:
     """What is had of a student that is no faster than all members."""
-    costs = worth.cost or {}
-    each = {"memory": costs.get("parameters"), "arithmetic": costs.get("macs")}
-    saved = [name for name, cost in each.items() if cost is not None and cost < members]
+    own, whole = found.cost[STUDENT] or {}, found.cost[ENSEMBLE] or {}
+    each = {name: (own.get(key), whole.get(key)) for name, key in (("memory", "parameters"), ("arithmetic", "macs"))}
+    saved = [name for name, (mine, theirs) in each.items() if mine is not None and theirs and mine < theirs]
     if saved:
         return f"It saves {' and '.join(saved)}, not time."
-    return (
-        "Whether it saves anything is unknown." if None in each.values() else "It saves neither memory nor arithmetic."
-    )
+    unknown = None in (*each["memory"], *each["arithmetic"])
+    return "Whether it saves anything is unknown." if unknown else "It saves neither memory nor arithmetic."
 
 
 def _beside(worth: Worth) -> list[str]:

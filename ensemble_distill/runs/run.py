@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 
 from ensemble_distill.errors import EdistillError
@@ -181,6 +183,17 @@ class Run:
         student = rebuilt(self.architecture, content, weights, body, self.body_named, damaged, otherwise)
         student.calibration = calibration
         return student
+
+    def with_heads(self, some: Sequence[int], trust: Trust) -> Student:
+        """A student of some of its heads alone, in eval mode, with fresh weights: it costs what theirs would. Raises
+        EdistillError as `student`."""
+        what = self.architecture
+        count, bodies, compressed = len(some), what.bodies, what.compressed
+        if what.own_body:  # who is not asked needs no body
+            bodies, compressed = count, tuple(compressed[at] for at in some if compressed)
+        own = replace(what, heads=count, weights=None, bodies=bodies, compressed=compressed)
+        with torch.random.fork_rng(devices=[]):
+            return own.build(self._factory(trust) if what.names_code else None).eval().requires_grad_(False)
 
     @property
     def body_named(self) -> str:

@@ -6,6 +6,7 @@ Its student's pooled prediction is one member, so a student can teach the next o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,13 +40,38 @@ class Pooled(nn.Module):
 class OneHead(Pooled):
     """x to what one head of a student says, in the numbers of a member."""
 
-    def __init__(self, student: Student, task: Task, at: int) -> None:
+    def __init__(self, student: Student, run: Run, trusted: Trust, at: int) -> None:
         super().__init__(student)
-        self.task, self.at = task, at
+        self.run, self.trusted, self.task, self.at = run, trusted, run.architecture.task, at
 
     def forward(self, x: Tensor) -> Tensor:
         said: Tensor = self.task.members_family().raw(self.student.predictive(self.student(x)))
         return said[:, self.at]
+
+
+def once(modules: Sequence[nn.Module]) -> list[tuple[int, nn.Module]]:
+    """What runs where some members are asked together, and the position of a member whose input it takes: the heads of
+    one run are a student of these heads, which run its body once. It costs what they do, and may have other weights.
+
+    Args:
+        modules: of the members.
+    """
+    heads: dict[str, list[int]] = {}
+    for at, module in enumerate(modules):
+        heads.setdefault(module.run.digest if isinstance(module, OneHead) else f"member {at}", []).append(at)
+    return [(some[0], _together([modules[at] for at in some])) for some in heads.values()]
+
+
+def _together(modules: Sequence[nn.Module]) -> nn.Module:
+    """The one module, or the heads of one run."""
+    heads = [module for module in modules if isinstance(module, OneHead)]
+    if not heads:
+        (module,) = modules
+        return module
+    first = heads[0]
+    if len(heads) == first.run.architecture.heads:
+        return first.student
+    return first.run.with_heads([head.at for head in heads], first.trusted)
 
 
 def claims(path: Path) -> bool:
@@ -102,4 +128,4 @@ def _build(run: Run, trusted: Trust) -> nn.Module:
 
 
 def _build_head(run: Run, trusted: Trust, at: int) -> nn.Module:
-    return OneHead(run.student(trust=trusted), run.architecture.task, at).eval().requires_grad_(False)
+    return OneHead(run.student(trust=trusted), run, trusted, at).eval().requires_grad_(False)
