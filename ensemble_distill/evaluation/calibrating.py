@@ -24,6 +24,7 @@ from ensemble_distill.evaluation.rows import as_targets, fidelity_rows, member_r
 from ensemble_distill.evaluation.students import Students
 from ensemble_distill.facts import HELD_OUT, TRAINED, Calibration
 from ensemble_distill.predictive.answered import answering, matched
+from ensemble_distill.predictive.of_logits import OfLogits
 from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.runs.exports import stale_exports
 from ensemble_distill.runs.folder import flags_of
@@ -39,6 +40,7 @@ from ensemble_distill.tasks.task import Task
 NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
 FEW = 2**21  # of these: on more, what takes many tries would take long
 FEWEST = 20  # answers; fewer say nothing of a distribution's width
+MOVED = 1e-3  # nats, a mean over rows, by which a spread may move what heads predict together
 WORSE, NOISE = 1.1, 5.0  # of the mean KL, and more by so much ÷ rows: less is noise between their two halves
 
 
@@ -109,7 +111,7 @@ def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = Fals
         stale=stale_exports(run.folder),
         counted=task.answers_called,
     )
-    _warn_of_harm(report, calibration, given.progress)
+    _warn_of_harm(report, calibration, pairs.moved(calibration), given.progress)
     if by_row and not calibration.power:
         given.progress.note(
             "No power by row helps on rows that it was not fitted on, so this is the calibration without --by-row."
@@ -197,6 +199,9 @@ class _Pairs:
             task.unit(theirs),
         )
 
+    def moved(self, calibration: Calibration) -> float:
+        return _moved(self._said(slice(None)), calibration)
+
     def _said(self, rows: slice) -> Predictive:
         return self.student.predictive(self.raw[rows])
 
@@ -230,6 +235,14 @@ def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]
     return keep
 
 
+def _moved(said: Predictive, calibration: Calibration) -> float:
+    """By how much the spread moves what heads that emit logits predict together, KL in nats, a mean over rows."""
+    if not isinstance(said, OfLogits):
+        return 0.0
+    kept = said.tempered(calibration.temperature)
+    return float(fidelity_rows(kept, said.calibrated(calibration))["mean_kl"].mean())
+
+
 def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
     """The mean of each figure; None where one of them is."""
     means: Figures = {}
@@ -239,14 +252,23 @@ def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
     return means
 
 
-def _warn_of_harm(report: CalibrationReport, calibration: Calibration, progress: Progress) -> None:
-    """Tell where a calibration does not help: a student that is too far off is not fixed by a few numbers."""
+def _warn_of_harm(report: CalibrationReport, calibration: Calibration, moved: float, progress: Progress) -> None:
+    """Tell where a calibration does not help: a student that is too far off is not fixed by a few numbers.
+
+    Args:
+        moved: by how much it moves what the heads predict together; see `_moved`.
+    """
     told = [
         f"{name} ended at the limit of the search, {getattr(calibration, name):.4g}" for name in at_limit(calibration)
     ]
     before, after = (figures.get("mean_kl") for figures in (report.before, report.after))
     if before is not None and after is not None and after > (WORSE + NOISE / report.rows) * before:
         told.append(f"the mean KL from the ensemble rises from {before:.4g} to {after:.4g}")
+    if moved > MOVED:
+        told.append(
+            f"the spread moves what the heads predict together, by {moved:.2g} nats (at most {MOVED:g} is expected), "
+            "since they differ too much"
+        )
     if told:
         progress.warn(
             f"This calibration may do harm: {'; '.join(told)}. Train the student longer, or remove it: "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemble_distill.evaluation.fidelity import ROUNDING, diversity_figures, spread_figures, where_known
+from ensemble_distill.evaluation.fidelity import diversity_figures, spread_figures, where_known
 from ensemble_distill.evaluation.halves import halves_figures
 from ensemble_distill.evaluation.names import CONTROLS, FIDELITY
+from ensemble_distill.evaluation.ties import ROUNDING
 from ensemble_distill.tasks.figures import Figures, Values
 
 

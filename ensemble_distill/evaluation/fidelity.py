@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from ensemble_distill.evaluation.names import FIDELITY
+from ensemble_distill.evaluation.ties import ROUNDING, ranks
 from ensemble_distill.tasks.figures import Figures, Values, row_mean
 
 SPREAD = ("model_uncertainty_l1", "model_uncertainty_ratio", "model_uncertainty_spearman")
-ROUNDING = 1e-12  # of the unit: below it a mean is noise of float64
 
 
 def fidelity(ensemble: Values, member: Values, student: Values, both: Values, unit: float = 1.0) -> Figures:
@@ -109,8 +108,8 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64], unit: float = 1.0) 
     """Rank correlation, ties sharing their mean rank; None where one side is constant up to rounding."""
     if not len(a) or min(np.ptp(a), np.ptp(b)) <= ROUNDING * unit:
         return None
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a, b)]
-    return _ratio((ranks[0] * ranks[1]).sum(), np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    one, other = (ranks(values, unit) - (len(values) + 1) / 2 for values in (a, b))
+    return _ratio((one * other).sum(), np.sqrt((one**2).sum() * (other**2).sum()))
 
 
 def _ratio(part: float, whole: float, unit: float = 1.0) -> float | None:

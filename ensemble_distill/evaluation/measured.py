@@ -183,7 +183,9 @@ class Measured:
     @cached_property
     def _detected(self) -> dict[str, dict[Model, Figures]]:
         return {
-            name: {model: detection(self.main.models[model], rows) for model, rows in outside.models.items()}
+            name: {
+                model: detection(self.main.models[model], rows, self._unit) for model, rows in outside.models.items()
+            }
             for name, outside in self.ood.items()
         }
 

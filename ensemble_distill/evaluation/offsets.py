@@ -10,8 +10,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ensemble_distill.evaluation.fidelity import ROUNDING
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows
+from ensemble_distill.evaluation.ties import ROUNDING
 from ensemble_distill.predictive.answered import answering
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime.grown import Grown

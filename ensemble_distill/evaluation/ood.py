@@ -8,16 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from ensemble_distill.evaluation.ties import ranks
 from ensemble_distill.tasks.figures import Figures
 
 SCORES = ("total_uncertainty", "model_uncertainty")
 
 
-def detection(inside: Mapping[str, NDArray[np.float64]], outside: Mapping[str, NDArray[np.float64]]) -> Figures:
+Rows = Mapping[str, NDArray[np.float64]]
+
+
+def detection(inside: Rows, outside: Rows, unit: float = 1.0) -> Figures:
     """AUROC of each uncertainty as a score, out-of-distribution rows positive; None where a model has none.
 
     Rows (N,), or (N, M) for the members: then the mean over members of each one's own AUROC. Rows where a score does
     not exist, NaN, count for none.
+
+    Args:
+        unit: of the uncertainties; see `Task.unit`.
     """
     figures: Figures = dict.fromkeys(SCORES)
     for score in SCORES:
@@ -25,7 +32,7 @@ def detection(inside: Mapping[str, NDArray[np.float64]], outside: Mapping[str, N
             a, b = (np.asarray(rows[score]).reshape(len(rows[score]), -1) for rows in (inside, outside))
             pairs = [(x[~np.isnan(x)], y[~np.isnan(y)]) for x, y in zip(a.T, b.T, strict=True)]
             found = [
-                roc_auc_score(np.r_[np.zeros(len(x)), np.ones(len(y))], np.r_[x, y])
+                roc_auc_score(np.r_[np.zeros(len(x)), np.ones(len(y))], ranks(np.r_[x, y], unit))
                 for x, y in pairs
                 if len(x) and len(y)
             ]

@@ -76,9 +76,14 @@ class Worth:
 
     @property
     def falls_short(self) -> list[str]:
-        """In what it is worth fewer members than it costs: "prediction", "uncertainty"."""
+        """In what it is worth fewer members than it costs: "prediction", "uncertainty". Of what is better than the
+        ensemble nobody knows how many members it is worth."""
         each = {"prediction": self.prediction, "uncertainty": self.uncertainty}
-        return [name for name, members in each.items() if members is not None and members < self.cost_in_members]
+        return [
+            name
+            for name, members in each.items()
+            if members is not None and members < self.cost_in_members and name not in self.beyond
+        ]
 
     def told(self, members: int) -> str:
         """In prediction and in uncertainty, of so many members; empty where neither is known."""

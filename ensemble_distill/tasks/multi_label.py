@@ -212,7 +212,7 @@ class MultiLabel(OfLogits):
         for probabilities in _probabilities(outputs["logits"]):
             likely = [name for name, p in zip(self.classes, probabilities, strict=True) if p >= LIKELY]
             yield {
-                "labels": ";".join(likely),
+                "labels": likely,
                 **{f"p {n}": p for n, p in zip(self.classes, probabilities.tolist(), strict=True)},
             }
 

@@ -21,6 +21,10 @@ Array = NDArray[Any]
 FEWEST = 20  # rows; fewer say nothing of others
 ROWS = 4096  # at most: the share of others that is kept or covered then varies by half a percent
 NUMBERS = 2**14  # and numbers of all lists, some 200 kB of a file
+# By how much a threshold lies above what it was read from, of that and of the total uncertainty or the score's unit.
+# The file that is served rounds otherwise than torch, which made the list: without it rows that are equal to the
+# threshold, as all copies of a row are, would fall on either side
+ROUNDING, LEAST_ROUNDING = 1e-5, 1e-6
 KEPT_BY = ("model_uncertainty", "total_uncertainty")  # by the first of them that a student has
 
 
@@ -60,22 +64,30 @@ class Reference:
         return next(name for name in KEPT_BY if getattr(self, name) is not None)
 
     def threshold(self, coverage: float, by: str) -> float:
-        """The least uncertainty that keeps this share of the calibration rows.
+        """The least uncertainty that keeps this share of the calibration rows, and those equal to it but for rounding.
 
         Args:
             coverage: in (0, 1].
             by: one of `KEPT_BY` that the student has.
         """
-        return float(getattr(self, by)[math.ceil(_exactly(coverage) * self.rows) - 1])
+        at = math.ceil(_exactly(coverage) * self.rows) - 1
+        own = float(getattr(self, by)[at])
+        return own + ROUNDING * abs(own) + LEAST_ROUNDING * abs(self.total_uncertainty[at])
 
     def conformal_thresholds(self, alpha: float) -> Array:
-        """Of each list the ⌈(n + 1)(1 − α)⌉-th smallest score of n, float32 (S,); infinite where there is none.
+        """Of each list the ⌈(n + 1)(1 − α)⌉-th smallest score of n, float32 (S,), raised by rounding; infinite where
+        there is none.
 
         A new row, exchangeable with these, scores no more with a probability of at least 1 − α.
         """
         assert self.conformal is not None
         rank = math.ceil((self.rows + 1) * (1 - _exactly(alpha)))
-        return np.array([one[rank - 1] if rank <= self.rows else np.inf for one in self.conformal], np.float32)
+        if rank > self.rows:
+            return np.full(len(self.conformal), np.inf, np.float32)
+        own = np.array([one[rank - 1] for one in self.conformal])
+        raised = own + ROUNDING * np.abs(own) + LEAST_ROUNDING
+        found: Array = np.minimum(raised, np.finfo(np.float32).max).astype(np.float32)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"rows": self.rows}

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from ensemble_distill import load_student
 from ensemble_distill.cli.app import app
-from ensemble_distill.evaluation.calibrating import CalibrationReport, _warn_of_harm
+from ensemble_distill.evaluation.calibrating import MOVED, CalibrationReport, _moved, _warn_of_harm
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.runs.calibration import write_calibration
@@ -238,5 +238,21 @@ def test_a_fit_that_ends_at_its_limit_is_told(
 def test_on_few_rows_a_rise_between_the_halves_is_noise(rows: int, rises: float, told: bool) -> None:
     before, after = {"mean_kl": 0.01}, {"mean_kl": 0.01 * rises}
     report = CalibrationReport(Path("run"), "calibration", rows, Calibration(), before, after, ())
-    _warn_of_harm(report, Calibration(), heard := Silent())
+    _warn_of_harm(report, Calibration(), 0.0, heard := Silent())
     assert any("may do harm" in note for note in heard.warnings) == told
+
+
+def test_heads_that_are_sure_of_different_classes_are_told_to_move() -> None:
+    """Their mixture is not brought back in three steps; that of heads that mostly agree is."""
+    found = {}
+    for name, apart in (("alike", 0.5), ("unlike", 6.0)):
+        rng = np.random.default_rng(0)
+        heads = torch.from_numpy(rng.normal(size=(200, 1, 3)) + apart * rng.normal(size=(200, 5, 3)))
+        spread = Calibration(temperature=1.5, spread=2.0)
+        p, q = (
+            torch.softmax(Categorical(heads).calibrated(by).logits, -1).mean(1).numpy()
+            for by in (Calibration(temperature=1.5), spread)
+        )
+        found[name] = _moved(Categorical(heads), spread)
+        assert found[name] == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-6)
+    assert found["alike"] < MOVED < found["unlike"]

@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from ensemble_distill.evaluation.ood import detection
+from ensemble_distill.predictive.categorical import Categorical
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +31,24 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     for name, value in found.items():
         assert value == pytest.approx(auroc_loop(inside[name], outside[name]))
         assert 0.5 < auroc_loop(inside[name], outside[name]) < 1
+
+
+def test_rounding_of_equal_uncertainties_decides_nothing() -> None:
+    """Two of five vote for a class on every row; which two, and in what order they are summed, separates no rows."""
+    patterns = np.array([votes for votes in itertools.product([0, 1], repeat=5) if sum(votes) == 2])
+    logits = torch.zeros(len(patterns), 5, 2, dtype=torch.float64)
+    logits[torch.from_numpy(patterns == 1)] = torch.tensor([3.4761, 0.0], dtype=torch.float64)
+    logits[torch.from_numpy(patterns == 0)] = torch.tensor([0.0, 3.4761], dtype=torch.float64)
+    said = Categorical(logits).summary()
+    rows = {"total_uncertainty": said.total.numpy(), "model_uncertainty": said.model.numpy()}
+    assert 0 < max(np.ptp(values) for values in rows.values()) < 1e-14, "they do differ in their last bits"
+    last = int(rows["model_uncertainty"].argmax())
+    inside = {name: np.delete(values, last) for name, values in rows.items()}
+    outside = {name: values[[last]] for name, values in rows.items()}
+    assert detection(inside, outside) == {"total_uncertainty": 0.5, "model_uncertainty": 0.5}
+    assert detection(inside, {name: values + 1e-9 for name, values in outside.items()})["model_uncertainty"] == 1
+    small = {name: 1e-20 * values for name, values in rows.items()}  # of targets in a large unit
+    assert detection(small, {name: 2 * values for name, values in small.items()}, 1e-20)["total_uncertainty"] == 1
 
 
 def test_auroc_of_members_is_the_mean_of_each_ones_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -216,6 +217,8 @@ def test_a_sub_ensemble_is_worth_about_its_size_and_a_copy_of_the_ensemble_all_o
     assert three.fidelity == pytest.approx(3, abs=0.8)
     assert three.uncertainty == pytest.approx(3, abs=0.8)
     assert three.falls_short == ["prediction", "uncertainty"]
+    beyond = replace(three, beyond=("prediction",), cost={"latency": 13.0, "macs": None, "parameters": None})
+    assert beyond.falls_short == ["uncertainty"], "it is better than all members: nobody knows how many it is worth"
 
 
 def test_a_single_head_has_no_worth_in_uncertainty_but_its_total_does() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tiny import refused
 
+from ensemble_distill.serving.predictions import formatted
 from ensemble_distill.tasks import open_task, task_from_json
 
 
@@ -66,7 +68,15 @@ def test_sure_members_are_compared_and_predicted_without_overflow() -> None:
     logits = np.array([[-2e4, 2e4]], np.float32)
     assert task.change(logits, -logits)[0] == 1
     (row,) = task.predictions({"logits": logits})
-    assert (row["labels"], row["p dog"], row["p cat"]) == ("cat", 0, 1)
+    assert (row["labels"], row["p dog"], row["p cat"]) == (["cat"], 0, 1)
+
+
+def test_a_label_of_any_name_is_told_from_several() -> None:
+    task = task_from_json({"task": "multi-label", "classes": ["aa", "b;b", "cc"]})
+    records = list(task.predictions({"logits": np.array([[1.0, 1, 1], [-1, -1, -1]], np.float32)}))
+    told = [json.loads(line)["labels"] for line in formatted(records, "jsonl").splitlines()]
+    assert told == [["aa", "b;b", "cc"], []]
+    assert [line.split(",")[0] for line in formatted(records, "csv").splitlines()] == ["labels", r"aa;b\;b;cc", ""]
 
 
 def test_labels_of_a_row_of_a_dataset_are_told_with_the_row() -> None:

@@ -256,7 +256,7 @@ def test_what_is_served_can_be_predicted_from(sample: Sample) -> None:
     assert task.usable(outputs).tolist() == [True] * count
     records = list(task.predictions(outputs))
     assert len(records) == count
-    assert all(isinstance(value, str | float) for record in records for value in record.values())
+    assert all(isinstance(value, str | float | list) for record in records for value in record.values())
     for name in outputs:
         broken = {**outputs, name: np.where(np.arange(outputs[name].size) == 0, np.nan, outputs[name].ravel())}
         broken[name] = broken[name].reshape(outputs[name].shape)
