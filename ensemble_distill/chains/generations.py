@@ -172,7 +172,7 @@ def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
     after = folder / generation_name(generation)
     if (after / WEIGHTS).is_file() and not (after / CONFIG).is_file():
         raise EdistillError(
-            f"{after} has lost its {CONFIG}. Delete {after}, and run the command again to make it anew."
+            f"{after} has lost its {CONFIG}. Delete {after}, and run the command again to make it again."
         )
     if (after / CONFIG).is_file():
         refuse_changed(Run.open(folder / generation_name(generation - 1)), after, StudentConfig.load(after))

@@ -87,7 +87,7 @@ def telling(path: Path) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise EdistillError(
-            f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}. Write it anew."
+            f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}. Write it again."
         ) from None
 
 

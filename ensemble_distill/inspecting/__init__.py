@@ -30,5 +30,5 @@ def part(path: Path) -> dict[str, Any] | None:
             if (found := tell(path)) is not None:
                 return {"kind": PART, **found}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise EdistillError(f"{path} is damaged ({first_line(error)}). Restore it, or make it anew.") from None
+        raise EdistillError(f"{path} is damaged ({first_line(error)}). Restore it, or make it again.") from None
     return None

@@ -62,7 +62,7 @@ class Run:
         if of != weights if sealed else version is not None:
             raise EdistillError(
                 f"{CONFIG} and {WEIGHTS} in {folder} are not of one training: one of them was replaced. If a training "
-                f"is replacing them just now, wait until it ends. Else restore them, or run {train_again(folder)}."
+                f"is replacing them just now, wait until it ends. Otherwise restore them, or run {train_again(folder)}."
             )
         return cls(folder, config, weights, content_of(folder / CALIBRATION))
 

@@ -81,5 +81,5 @@ def _dependent(who: str, change: Change) -> EdistillError:
         )
     return EdistillError(
         f"{said}the body depends on the rest of the batch, as BatchNorm does with track_running_stats=False. Leave "
-        "that at True, and train it anew."
+        "that at True, and train it again."
     )

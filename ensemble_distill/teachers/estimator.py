@@ -89,7 +89,8 @@ def _from_joblib(path: Path, trust: bool) -> Any:
     if not trust:
         raise EdistillError(
             f"{path} is a pickle, and loading it can run any code. If you trust where it comes from, pass "
-            "--trust-checkpoints. Else save it with skops.io.dump(estimator, 'member.skops'), or convert it to ONNX."
+            "--trust-checkpoints. Otherwise save it with skops.io.dump(estimator, 'member.skops'), or convert it "
+            "to ONNX."
         )
     import joblib
 
@@ -112,7 +113,7 @@ def _from_skops(path: Path, trust: bool) -> Any:
     if unknown and not trust:
         raise EdistillError(
             f"{path} names types that skops does not know to be harmless: {first_few(list(map(str, unknown)), 5)}. If "
-            "you trust where it comes from, pass --trust-checkpoints. Else convert it to ONNX."
+            "you trust where it comes from, pass --trust-checkpoints. Otherwise convert it to ONNX."
         )
     try:
         return io.load(path, trusted=unknown)
@@ -130,7 +131,7 @@ def _refuse_less(path: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> EdistillError:
     return EdistillError(
-        f"{path} is not an estimator that can be read: {first_line(error)}. Copy it again, or save it anew with the "
+        f"{path} is not an estimator that can be read: {first_line(error)}. Copy it again, or save it again with the "
         "releases that are installed here."
     )
 

@@ -162,7 +162,7 @@ def _bytes(tensor: onnx.TensorProto) -> int | None:
 
 
 def _corrupt(path: Path, why: str) -> EdistillError:
-    return EdistillError(f"{path} is not an ONNX graph that can be read: {why}. Copy it again, or export it anew.")
+    return EdistillError(f"{path} is not an ONNX graph that can be read: {why}. Copy it again, or export it again.")
 
 
 # --- what goes in and comes out ---------------------------------------------------------------------------------

@@ -49,4 +49,4 @@ def snapshot(name: str, given: str) -> Path:
 
 
 def _unusable(key: str, given: str, error: Exception) -> EdistillError:
-    return EdistillError(f"{key} is {given!r}, and its cache cannot be read: {first_line(error)}. Fetch it anew.")
+    return EdistillError(f"{key} is {given!r}, and its cache cannot be read: {first_line(error)}. Fetch it again.")

@@ -75,8 +75,8 @@ def load(path: Path, context: Context) -> Teacher:
     if not context.trust:
         raise EdistillError(
             f"{path} is a program, and loading it can run any code: {WHY[_is_exported(path)]}. If you trust where it "
-            "comes from, pass --trust-checkpoints. Else export it to ONNX, which is data alone, or give its weights "
-            "and teachers.model."
+            "comes from, pass --trust-checkpoints. Otherwise export it to ONNX, which is data alone, or give its "
+            "weights and teachers.model."
         )
     member = Member(
         name=name,

@@ -163,6 +163,6 @@ def _session(path: Path) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no class
         raise EdistillError(
-            f"onnxruntime cannot load {path}: {first_line(error)}. Export it anew, for a release of ONNX and operators "
-            f"that onnxruntime {onnxruntime.__version__} has."
+            f"onnxruntime cannot load {path}: {first_line(error)}. Export it again, for a release of ONNX and "
+            f"operators that onnxruntime {onnxruntime.__version__} has."
         ) from None

@@ -128,5 +128,5 @@ def _corrupt(path: Path, error: Exception) -> EdistillError:
         )
     return EdistillError(
         f"{path} is not a checkpoint that can be read: {first_line(error)}. Copy it again if it was cut short, or save "
-        f"the weights anew: {SAVE_STATE}."
+        f"the weights again: {SAVE_STATE}."
     )

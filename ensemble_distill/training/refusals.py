@@ -142,7 +142,7 @@ def refuse_broken(
     if student.frozen != frozen:
         gone = ", ".join(module for module in frozen if module not in student.frozen)
         raise EdistillError(
-            f"student.share freezes {gone}, and {named} would train it anew. Share others, or use --method ban, kd or "
+            f"student.share freezes {gone}, and {named} would train it again. Share others, or use --method ban, kd or "
             "supervised."
         )
     found, wanted = ({key: tuple(t.shape) for key, t in s.state_dict().items()} for s in (student, promised))

@@ -203,8 +203,8 @@ def test_shares_that_say_too_little_are_refused(folder: Path) -> None:
         ({"train.method": "hydra", "train.teacher": None}, ("there are 3",)),
         ({"train.teacher": "member-7"}, ("member-7", "member-0, member-1, member-2")),
         ({"student.heads": "last-stage"}, ("the output layer where there is one head", "a last stage")),
-        ({"train.method": "hydra"}, ("student.share freezes heads.layers.0, and hydra would train it anew",)),
-        ({"train.method": "batch-ensemble"}, ("batch-ensemble would train it anew",)),
+        ({"train.method": "hydra"}, ("student.share freezes heads.layers.0, and hydra would train it again",)),
+        ({"train.method": "batch-ensemble"}, ("batch-ensemble would train it again",)),
     ]:
         values = {**ONE, "student.kwargs": {"width": 36, "dropout": 0.0}, **overrides}
         with refused(*said):
