@@ -22,6 +22,7 @@ from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import HELD_OUT
+from ensemble_distill.runtime.names import places
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.tasks import Task
@@ -59,6 +60,7 @@ def open_members(
     folds = None if HELD_OUT not in splits else splits[HELD_OUT].folds
     if folds is not None and (every := splits[HELD_OUT].all_folds) is not None:
         refuse_other_folds(every, [teacher.member.name for teacher in teachers])
+    fold_of = places([teacher.member.name for teacher in teachers])
     rows, shown, members = some_rows(len(plan.source)), Seen(), list[Streamed]()
     for teacher in teachers:  # one after the other: not all need be in memory
         asked = Streamed(partial(teacher.open, task, positions_of(plan.source)), room or Room())
@@ -67,7 +69,7 @@ def open_members(
             shown |= seen(plan.rows(), rows, [0], [asked.wants])
         few = Few(asked_as(asked, name, plan.transform, 0), rows, shown.get((0, asked.wants)))
         found, told = tried(asked.asked, few, count)
-        asked.settle(partial(_settled, as_tried(found), len(members), folds))
+        asked.settle(partial(_settled, as_tried(found), fold_of[len(members)], folds))
         asked.common = in_common(asked.asked)
         members.append(asked)
         if told is not None:

@@ -13,6 +13,7 @@ from ensemble_distill.data.source import Array, Source
 from ensemble_distill.data.stored import read_npy
 from ensemble_distill.data.subset import Subset
 from ensemble_distill.errors import EdistillError, first_few
+from ensemble_distill.runtime.names import natural_key
 
 
 class HeldOut(Subset):
@@ -63,10 +64,10 @@ def refuse_other_folds(folds: Array, members: Sequence[str]) -> None:
     Args:
         folds: of all rows: those that a limit leaves may be of few folds.
     """
-    there = np.unique(folds)
+    there, named = np.unique(folds), sorted(members, key=natural_key)
     if len(there) != len(members) or int(there.max()) != len(members) - 1:
         raise EdistillError(
             f"teachers.folds has the {len(there)} folds {first_few([str(fold) for fold in there], 6)}, and there are "
-            f"{len(members)} members: {first_few(list(members), 6)}. Member k, in that order, is the one that was "
+            f"{len(members)} members: {first_few(named, 6)}. Member k, in that order, is the one that was "
             f"trained without fold k: number the folds from 0 to {len(members) - 1}, or leave teachers.folds out."
         )

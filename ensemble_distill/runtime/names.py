@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 # control characters but for the line feed and the tab, line separators, the direction of writing, and lone surrogates
@@ -75,6 +76,13 @@ def natural_key(text: str) -> tuple[list[int | str], str]:
     """
     parts = re.split(r"(\d+)", text.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
+
+
+def places(names: Sequence[str]) -> list[int]:
+    """Of each name its place in their natural order: what the settings list of members goes by that, wherever members
+    stand in a cache."""
+    order = sorted(range(len(names)), key=lambda at: natural_key(names[at]))
+    return [place for _, place in sorted((at, place) for place, at in enumerate(order))]
 
 
 def _is_formula(text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from ensemble_distill.facts import LARGE
+from ensemble_distill.runtime.names import places
 from ensemble_distill.settings.messages import quoted
 from ensemble_distill.settings.paths import ModelSpec, PathText
 from ensemble_distill.settings.section import FAR, Level, Section, Side, one_or_list
@@ -103,10 +104,13 @@ class TeacherSettings(Section):
         "member", alias="as", description="Whether an edistill run counts as one member, or each of its heads as one."
     )
     average: Literal["probabilities", "logits"] = Field("probabilities", description="What the ensemble averages.")
-    weights: tuple[Weight, ...] | None = Field(None, description="One weight per member; default equal.")
+    weights: tuple[Weight, ...] | None = Field(
+        None, description="One weight per member, in the natural order of their names; default equal."
+    )
     folds: PathText | None = Field(
         None,
-        description="An .npy with the fold of each row of data.train; member k was trained without fold k.",
+        description="An .npy with the fold of each row of data.train; member k, in the natural order of names, was "
+        "trained without fold k.",
     )
     hub: dict[str, str] = Field(
         {}, description="Members from the Hugging Face hub or its local cache: NAME = hf:OWNER/MODEL@REVISION."
@@ -134,11 +138,13 @@ class TeacherSettings(Section):
         return self.model_copy(update={**update, "members": {}})
 
     def shares(self, names: Sequence[str]) -> tuple[float, ...] | None:
-        """The weights of members in this order; None for equal ones."""
+        """The weights of members in this order; None for equal ones. A list has them by the names' natural order."""
         tables = [self.members.get(self.pattern_of(name) or "") for name in names]
         each = [None if table is None else table.weight for table in tables]
         if self.weights is not None or all(weight is None for weight in each):
-            return self.weights
+            if self.weights is None or len(self.weights) != len(names):  # which is refused
+                return self.weights
+            return tuple(self.weights[place] for place in places(names))
         return tuple(1.0 if weight is None else weight for weight in each)
 
 

@@ -31,7 +31,8 @@ def kinds() -> dict[str, TeacherKind]:
 
 
 def open_teachers(path: Path, context: Context) -> list[Teacher]:
-    """The members at `path`, naturally sorted by name (member-2 before member-10), weights hashed, none held.
+    """The members at `path`, naturally sorted by name (member-2 before member-10), weights hashed, none held; behind
+    them those of the hub.
 
     A path that is itself a checkpoint or run is the only member. In any other folder each entry that a kind
     claims is one; hidden files and what is no checkpoint (model.py, README, .npy) are passed over.
@@ -199,7 +200,8 @@ def _check_weights(settings: TeacherSettings, names: list[str]) -> None:
     if len(weights) != len(names):
         raise EdistillError(
             f"teachers.weights has {len(weights)} values for {len(names)} members. Give one per member, in the "
-            f"order of their names, or leave it out for equal weights."
+            f"natural order of their names ({first_few(sorted(names, key=natural_key))}), or leave it out for equal "
+            "weights."
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) <= 0:
         raise EdistillError(

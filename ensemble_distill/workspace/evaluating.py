@@ -14,6 +14,7 @@ from ensemble_distill.evaluation.given import Given
 from ensemble_distill.runs.args import read_args
 from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.names import places
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Answering
@@ -142,8 +143,9 @@ def _opened(workspace: Workspace, run: Run) -> Sequence[Answering]:
     if folds is None or of_all is None:
         return opened
     every = [teacher.member for teacher in _teachers(workspace, run)]
-    refuse_other_folds(of_all, [member.name for member in every])
-    at = {member.sha256: fold for fold, member in enumerate(every)}
+    names = [member.name for member in every]
+    refuse_other_folds(of_all, names)
+    at = {member.sha256: fold for member, fold in zip(every, places(names), strict=True)}
     return [
         AnswersHeldOut(asked, at[teacher.member.sha256], folds) for asked, teacher in zip(opened, teachers, strict=True)
     ]

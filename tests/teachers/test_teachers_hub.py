@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
+from ensemble_distill.data.folds import refuse_other_folds
 from ensemble_distill.errors import EdistillError
+from ensemble_distill.runtime.names import places
 from ensemble_distill.settings import TeacherSettings
 from ensemble_distill.teachers import open_teachers
 from ensemble_distill.teachers.teacher import Context, Teacher
@@ -71,6 +75,21 @@ def test_they_stand_behind_those_of_the_folder(hub: Path, tmp_path: Path) -> Non
     assert [teacher.member.name for teacher in found] == ["zero", "one"]
     with pytest.raises(EdistillError, match=r"teachers\.hub\.zero"):
         listed(tmp_path / "teachers", hub={"zero": "hf:someone/tiny@v2"})
+
+
+def test_weights_and_folds_go_to_members_by_their_names(hub: Path, tmp_path: Path) -> None:
+    """Also where one of the hub comes first by its name, and stands last in the cache."""
+    for name, commit in (("m-10", COMMIT), ("m-9", OTHER)):
+        shutil.copytree(hub / "models--someone--tiny/snapshots" / commit, tmp_path / "teachers" / name)
+    weights = dict(zip(["a", "m-9", "m-10"], [1.0, 2.0, 3.0], strict=True))
+    settings = TeacherSettings.model_validate({"hub": {"a": "hf:someone/tiny"}, "weights": list(weights.values())})
+    for names in itertools.permutations(weights):
+        assert settings.shares(names) == tuple(weights[name] for name in names)
+        assert [list(weights).index(name) for name in names] == places(names)
+    with pytest.raises(EdistillError, match=r"natural order of their names \(a, m-9, m-10\)"):
+        listed(tmp_path / "teachers", hub={"a": "hf:someone/tiny"}, weights=[1, 2])
+    with pytest.raises(EdistillError, match="3 members: a, m-9, m-10"):
+        refuse_other_folds(np.arange(4), ["m-9", "m-10", "a"])
 
 
 def test_a_table_of_their_own_holds_for_them(hub: Path, tmp_path: Path) -> None:
