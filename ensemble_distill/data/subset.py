@@ -66,6 +66,22 @@ class Subset(Wrapping):
         return f"{self.inner.digest_scope}; which {len(self)} rows"
 
 
+class Limited(Subset):
+    """The rows that a limit leaves of a split."""
+
+
+def in_split(source: object) -> tuple[int, Array] | None:
+    """How many rows a split has, and which of them a source takes; None for a source that no limit has cut."""
+    at: Array | slice = slice(None)
+    while isinstance(source, Wrapping):
+        if isinstance(source, Limited):
+            return len(source.inner), source.rows[at]
+        if isinstance(source, Subset):
+            at = source.rows[at]
+        source = source.inner
+    return None
+
+
 def read_rows(file: str, total: int) -> Array:
     """The rows that a `.npy` lists, int64 (n,), in its order.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ensemble_distill.data.reading_csv import BLOCK, read_csv
 from ensemble_distill.data.stored import Archive, read_npy
+from ensemble_distill.data.subset import in_split
 from ensemble_distill.errors import EdistillError, first_few, first_line
 from ensemble_distill.facts import SPLITS
 from ensemble_distill.runtime.files import memory
@@ -211,16 +212,19 @@ class Outputs:
 
 
 def _of_rows(values: Array, file: Path, split: str, rows: Rows) -> Array:
-    """Outputs of a split, one for each of its rows. Of a data set's own numbers some rows are found, its last among
-    them, as `limit` takes them.
+    """Outputs of a split, one for each of its rows. Where a limit takes some of them, theirs are found; so they are of
+    a data set's own numbers, its last among them.
 
     Raises:
         EdistillError: they are of other rows.
     """
     if len(values) == len(rows):
         return values
+    limited = in_split(rows)
+    if limited is not None and len(values) == limited[0]:
+        return values[limited[1]]
     if len(values) < len(rows) or rows.name(len(rows) - 1) != f"row {len(values) - 1}":
-        raise _other_rows(file, split, len(values), len(rows))
+        raise _other_rows(file, split, len(values), len(rows) if limited is None else limited[0])
     return values[[int(rows.name(row).removeprefix("row ")) for row in range(len(rows))]]
 
 

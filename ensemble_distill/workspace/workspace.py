@@ -24,7 +24,7 @@ from ensemble_distill.data.portions import Rule, portions
 from ensemble_distill.data.rendition import pushes
 from ensemble_distill.data.several import arrays_of
 from ensemble_distill.data.source import Source
-from ensemble_distill.data.subset import Subset
+from ensemble_distill.data.subset import Limited, Subset
 from ensemble_distill.data.views import in_units, open_view, require_kind
 from ensemble_distill.data.vocabulary import Reading
 from ensemble_distill.errors import EdistillError, meant
@@ -172,7 +172,7 @@ class Workspace:
     def _limited(self, source: Source) -> Source:
         """Some of its rows, where the settings say how many at most."""
         some = self._some_of(len(source))
-        return source if some is None else Subset(source, some)
+        return source if some is None else Limited(source, some)
 
     def _some_of(self, rows: int) -> NDArray[np.int64] | None:
         limit = self.settings.limit

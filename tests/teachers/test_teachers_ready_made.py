@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
+from PIL import Image
 from teachers_helpers import context
 from tiny import refused
 
@@ -20,6 +21,7 @@ from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.teachers import open_teachers, ready_made
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Context
+from ensemble_distill.workspace import Workspace
 
 Z = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 FILES = ("b.png", "a.png", "d.png", "c.png", "e.png")
@@ -146,6 +148,61 @@ def test_of_a_limited_split_its_rows_are_found_by_their_numbers(tmp_path: Path) 
     for other in (("row 0", "row 1", "row 2"), ("a", "b", "row 5"), FILES[:3]):
         with refused("m.npz has outputs of 5 rows of train, and the data has 3"):
             met(path, rows=Rows(other))
+
+
+@pytest.mark.parametrize("data", ["arrays", "rows", "all", "images", "table"])
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_a_limit_takes_the_outputs_of_the_rows_that_it_takes(tmp_path: Path, data: str, kind: str) -> None:
+    """A member says of a row what stands in the row, so that it is seen which row an output is of."""
+    rng = np.random.default_rng(0)
+    x, y = np.arange(40, dtype=np.float32)[:, None] / 255, np.tile([0, 1], 20)
+    splits: dict[str, Any] = {"train": "d.npz"}
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    if data == "rows":
+        np.save(tmp_path / "r.npy", rng.permutation(40)[:30])
+        splits = {"train": {"source": "d.npz", "rows": "r.npy"}}
+    elif data == "all":
+        splits = {"all": "d.npz", "split": {"validation": 0.2}}
+    elif data == "images":
+        for row, label in enumerate(y):
+            (tmp_path / f"d/{label}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((2, 2), row, np.uint8)).save(tmp_path / f"d/{label}/{row}.png")
+        splits = {"train": "d"}
+    elif data == "table":
+        (tmp_path / "d.csv").write_text(
+            "x,y\n" + "".join(f"{one},{label}\n" for one, label in zip(x[:, 0], y, strict=True))
+        )
+        splits = {"train": "d.csv", "columns": {"inputs": ["x"], "labels": ["y"]}}
+    given = {
+        "data": splits,
+        "teachers": {"preprocessing": {"size": [2, 2], "mean": [0.0], "std": [1.0], "channels": 1}},
+        "views": {"transform": "none"},
+    }
+    given |= {} if data == "images" else {"teachers": {}}
+    whole = Workspace(settings_from(given, tmp_path))
+
+    def in_rows(of: Workspace, split: str) -> NDArray[np.float32]:
+        source = of.source(split)
+        own = [np.asarray(source.item(row).x, np.float64).flat[0] for row in range(len(source))]
+        value = np.array(own) / (255 if data == "images" else 1)
+        return np.stack([value, -value], 1).astype(np.float32)
+
+    outputs = {split: in_rows(whole, split) for split in whole.split_names}
+    if kind == "npz":
+        written(tmp_path / "teachers", "m.npz", **outputs)
+    else:
+        (tmp_path / "teachers/m").mkdir(parents=True)
+        for split, said in outputs.items():
+            lines = [f"{row},{a},{b}\n" for row, (a, b) in enumerate(said)]
+            (tmp_path / f"teachers/m/{split}.csv").write_text("row,0,1\n" + "".join(lines))
+    settings = settings_from({**given, "limit": 7}, tmp_path)
+    cache_logits(settings)
+    for split in outputs:
+        records = Cache(tmp_path / "cache-limit-7").open(split)
+        logits = records.read(range(7))[:, 0]
+        wanted = in_rows(Workspace(settings), split)
+        assert len(np.unique(wanted)) > 7
+        assert_allclose(logits[:, 0] - logits[:, 1], wanted[:, 0] - wanted[:, 1], rtol=1e-2)
 
 
 def test_data_is_no_member(tmp_path: Path) -> None:
