@@ -105,8 +105,8 @@ def test_members_are_there_two_at_a_time_and_say_the_same(
     monkeypatch.setattr(memory, "available", little(2))
     (note,) = groups_told(cached(folder, "streamed"))
     assert note == (
-        "5 members are asked in 3 groups, one after the other, since their weights, and what reading one takes, fill "
-        "2.7 kB, and 1.3 kB of memory is available."
+        "5 members are asked in 3 groups, one after the other: their weights, and what loading one takes, need "
+        "2.7 kB, and only 1.3 kB of memory is available."
     )
     assert max(there) == 2
     monkeypatch.setattr(memory, "available", little(0))
