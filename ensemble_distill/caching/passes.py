@@ -29,7 +29,7 @@ from ensemble_distill.caching.pushing import push_inputs, refuse_other_making, r
 from ensemble_distill.caching.replay import check_samples, keep_samples
 from ensemble_distill.caching.storing import samples_of, tell_drawn
 from ensemble_distill.data.plan import SplitPlan
-from ensemble_distill.facts import AnyPreprocessing, Preprocessing
+from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import clear_folder
 from ensemble_distill.runtime.progress import Silent
@@ -37,6 +37,7 @@ from ensemble_distill.runtime.versions import library_versions
 from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.checks.logits import FLOOR
 from ensemble_distill.teachers.answering import Answering
+from ensemble_distill.teachers.as_held import as_held
 from ensemble_distill.teachers.streamed import Room
 from ensemble_distill.teachers.teacher import Teacher
 
@@ -191,9 +192,6 @@ def _cache_split(writer: Writer, name: str, plan: SplitPlan, turns: Turns) -> No
 
 
 def _to_replay(plan: SplitPlan, panel: Panel) -> AnyPreprocessing | None:
-    """How the kept inputs are rendered: as for the first member that wants any, else in their own size."""
-    inputs = wanted(panel.members)
-    if inputs or plan.source.kind != "pixels":
-        return inputs[0].preprocessing if inputs else None
-    height, width = plan.source.item(0).x.shape[:2]
-    return Preprocessing((height, width), (0.0,), (1.0,))
+    """How the kept inputs are rendered: as for the first member that wants any and says how, else as they are."""
+    said = next((inputs.preprocessing for inputs in wanted(panel.members) if inputs.preprocessing is not None), None)
+    return as_held(plan.source) if said is None else said

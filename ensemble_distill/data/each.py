@@ -75,7 +75,7 @@ def rendered(plan: Callable[[str], OfOne], items: Sequence[Item], to: AnyPreproc
         return own.x([found[name] for found in arrays[: len(own.rows)]], to)
 
     if not isinstance(to, Several):
-        return one(_only(arrays[0], to), to)
+        return one(only_array({name: item.kind for name, item in arrays[0].items()}, to), to)
     x, start = np.empty(to.shape, np.float32), 0
     for part in to.parts:
         _refuse_other(arrays[0], part)
@@ -103,18 +103,18 @@ def _refuse_other_shape(part: Part, array: Array) -> None:
         )
 
 
-def _only(arrays: Mapping[str, Item], to: AnyPreprocessing | None) -> str:
+def only_array(arrays: Mapping[str, Kind], to: AnyPreprocessing | None) -> str:
     """The name of the array that a network of one input takes. Raises EdistillError where none could be it, or
     several."""
     wanted = {Preprocessing: {"pixels"}, Tokenization: {"text"}}.get(type(to))
     names = [
         name
-        for name, item in arrays.items()
-        if (item.kind in wanted if wanted else item.kind not in ("pixels", "text", "tokens"))
+        for name, kind in arrays.items()
+        if (kind in wanted if wanted else kind not in ("pixels", "text", "tokens"))
     ]
     if len(names) != 1:
         what = "pictures" if isinstance(to, Preprocessing) else "texts" if isinstance(to, Tokenization) else "numbers"
-        found = first_few([f"{name} ({item.kind})" for name, item in arrays.items()], 8)
+        found = first_few([f"{name} ({kind})" for name, kind in arrays.items()], 8)
         raise EdistillError(
             f"A member takes {what} alone, and of such a row has {len(names)} arrays: {found}. Say which it takes, and "
             'what it calls it: teachers.inputs = { NAME = "argument" }.'

@@ -16,7 +16,7 @@ from ensemble_distill.exporting.members import Part, parts_of, refuse_other_enco
 from ensemble_distill.exporting.onnx import Wanted, refuse_large, traced, write_verified
 from ensemble_distill.exporting.tracing import UntraceableError, reason_against
 from ensemble_distill.exporting.versions import AS_TRACED, Versions, brought_to
-from ensemble_distill.facts import ENSEMBLE, InputColumns, Kind, Member
+from ensemble_distill.facts import ENSEMBLE, InputColumns, Kind, Member, Several
 from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.serving.card import Card
@@ -28,13 +28,28 @@ from ensemble_distill.tasks.reference import Reference
 INSTEAD = "serve a student of the ensemble (edistill train, edistill export --onnx)"
 
 
+class Only(nn.Module):
+    """Rows of one named array, (B, n), to that array as members of one input take it, (B, ...)."""
+
+    def __init__(self, shape: tuple[int, ...], ids: bool) -> None:
+        super().__init__()
+        self.shape, self.ids = shape, ids
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.unflatten(x, 1, self.shape)
+        return x.to(torch.int64) if self.ids else x
+
+
 class Ensemble(nn.Module):
     """x (B, ...) to what every member says, (B, M, W) in the unit of the cache; some run in one batch, see `parts_of`.
 
     Attributes:
         members: in the order of M.
         task: what they answer.
-        kind: of x, which is preprocessed as the first member wants it.
+        kind: of x.
+        preprocessing: how a row becomes x: as the first member wants it or, where members take one array of several, as
+            a row of that one alone, which the graph takes by its name.
+        only: x to what members take.
     """
 
     weights: Tensor | None
@@ -47,8 +62,11 @@ class Ensemble(nn.Module):
         parts: Sequence[Part],
         weights: Sequence[float] | None = None,
         average: Average = "probabilities",
+        only: Several | None = None,
     ) -> None:
         super().__init__()
+        self.preprocessing = members[0].preprocessing if only is None else only
+        self.only = nn.Identity() if only is None else Only(*_taken(only))
         self.task, self.kind, self.members, self.average = task, kind, tuple(members), average
         self.parts = nn.ModuleList(parts)
         names = [member.name for part in parts for member in part.members]
@@ -56,6 +74,7 @@ class Ensemble(nn.Module):
         self.register_buffer("weights", shares_of(weights), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.only(x)
         said = torch.cat([part(x.clone()) for part in self.parts], dim=1)  # a copy: they may work in place
         return said if self._order == sorted(self._order) else said[:, self._order]
 
@@ -72,6 +91,7 @@ def ensemble_module(
     x: Tensor,
     weights: Sequence[float] | None = None,
     average: Average = "probabilities",
+    only: Several | None = None,
 ) -> Ensemble:
     """The members as one module, in eval mode: what is exported, and what a latency can be taken of.
 
@@ -80,6 +100,7 @@ def ensemble_module(
         modules: of the members, in eval mode on the CPU.
         x: (B, *shape), a few rows as the first member wants them.
         weights, average: how they pool; see `TeacherSettings`.
+        only: the one of several arrays that all members take; None where they take all of a row.
 
     Raises:
         EdistillError: they see pictures in ways that one input cannot serve.
@@ -87,7 +108,7 @@ def ensemble_module(
     if kind in ("text", "several"):
         refuse_other_encodings(members)
     seen = reseen(members) if kind == "pixels" else [None] * len(members)
-    return Ensemble(task, kind, members, parts_of(task, members, modules, seen, x), weights, average).eval()
+    return Ensemble(task, kind, members, parts_of(task, members, modules, seen, x), weights, average, only).eval()
 
 
 def export_ensemble(
@@ -121,7 +142,7 @@ def export_ensemble(
         version=__version__,
         kind=ensemble.kind,
         shape=shape,
-        preprocessing=members[0].preprocessing if ensemble.kind in ("pixels", "text", "several") else None,
+        preprocessing=ensemble.preprocessing if ensemble.kind in ("pixels", "text", "several") else None,
         members=members,
         features=None if columns is None else columns.features,
         columns=columns,
@@ -146,12 +167,19 @@ def export_ensemble(
     return path
 
 
+def _taken(only: Several) -> tuple[tuple[int, ...], bool]:
+    """The shape of the array that members take, and whether it is of whole numbers."""
+    (part,) = only.parts
+    return part.shape, part.kind in ("text", "tokens")
+
+
 def _named(ensemble: Ensemble, shape: tuple[int, ...], reason: str) -> EdistillError:
     """What is told where the whole cannot be exported: of the first member that cannot be by itself."""
     who = "the members together"
+    x = ensemble.only(nothing(2, shape, ensemble.kind == "text"))
     for part in ensemble.parts:
         assert isinstance(part, Part)
-        if (own := reason_against(part, nothing(2, shape, ensemble.kind == "text"))) is not None:
+        if (own := reason_against(part, x)) is not None:
             who, reason = f"member {part.members[0].name}", own
             break
     return EdistillError(

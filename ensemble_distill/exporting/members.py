@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ensemble_distill.errors import EdistillError
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import Member, Preprocessing, difference, same_rows
 from ensemble_distill.students.per_head import architecture, in_one_batch
 from ensemble_distill.tasks import Task
 
@@ -126,11 +126,12 @@ def refuse_other_encodings(members: Sequence[Member]) -> None:
     """Raise EdistillError for members that take rows, texts or several arrays, otherwise than the first."""
     first = members[0]
     for member in members:
-        if member.preprocessing != first.preprocessing:
+        if not same_rows(first.preprocessing, member.preprocessing):
+            what, one, other = difference(first.preprocessing, member.preprocessing)
             raise EdistillError(
-                f"Member {first.name} takes rows as {first.preprocessing}, and {member.name} as "
-                f"{member.preprocessing}, and one graph has one input. Move one of them out of teachers.path, or train "
-                "a student of both and export that (edistill train, edistill export --onnx)."
+                f"Members {first.name} and {member.name} are given rows with another {what}, {one} and {other}, and "
+                "one graph has one input. Move one of them out of teachers.path, or train a student of both and export "
+                "that (edistill train, edistill export --onnx)."
             )
 
 

@@ -23,7 +23,9 @@ from ensemble_distill.facts.several import Named as Named
 from ensemble_distill.facts.several import Part as Part
 from ensemble_distill.facts.several import RowArray as RowArray
 from ensemble_distill.facts.several import Several as Several
+from ensemble_distill.facts.several import difference as difference
 from ensemble_distill.facts.several import named_in as named_in
+from ensemble_distill.facts.several import same_rows as same_rows
 from ensemble_distill.facts.texts import FIELDS as FIELDS
 from ensemble_distill.facts.texts import LONGEST as LONGEST
 from ensemble_distill.facts.texts import Tokenization as Tokenization

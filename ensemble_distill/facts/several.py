@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from keyword import iskeyword
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from ensemble_distill.facts.inputs import EXACT, RANKS, Kind, Preprocessing
-from ensemble_distill.facts.texts import Tokenization
+from ensemble_distill.facts.texts import Tokenization, Tokenizer
 
 WHOLE = 2**24  # beyond which float32, as which the arrays travel, leaves out whole numbers
 # what a graph calls its outputs: an input of that name would be the same value
@@ -207,3 +207,44 @@ Named = Tokenization | Several  # of networks that take several arrays, each by 
 def named_in(preprocessing: AnyPreprocessing | None) -> Named | None:
     """It, where the network takes several arrays."""
     return None if isinstance(preprocessing, Preprocessing) else preprocessing
+
+
+def same_rows(one: AnyPreprocessing | None, other: AnyPreprocessing | None) -> bool:
+    """Whether rows become the same numbers in the same places, whatever a network calls its arguments."""
+    return _uncalled(one) == _uncalled(other)
+
+
+def _uncalled(of: AnyPreprocessing | None) -> object:
+    return tuple(replace(part, called=part.name) for part in of.parts) if isinstance(of, Several) else of
+
+
+def difference(one: AnyPreprocessing | None, other: AnyPreprocessing | None) -> tuple[str, str, str]:
+    """What of two that are not the same rows differs first, in words, and both values of it."""
+    if isinstance(one, Several) and isinstance(other, Several):
+        names = [", ".join(f"{part.name} ({part.kind})" for part in each.parts) for each in (one, other)]
+        if names[0] != names[1]:
+            return ("arrays", *names)  # type: ignore[return-value]  # of two
+        for mine, theirs in zip(one.parts, other.parts, strict=True):
+            if mine.preprocessing != theirs.preprocessing:
+                what, *values = difference(mine.preprocessing, theirs.preprocessing)
+                return f"{what} of {mine.name}", values[0], values[1]
+            if mine.shape != theirs.shape:
+                return f"shape of {mine.name}", str(mine.shape), str(theirs.shape)
+    for kind in (Preprocessing, Tokenization):
+        if isinstance(one, kind) and isinstance(other, kind):
+            for name in (field.name for field in fields(kind)):
+                if getattr(one, name) != getattr(other, name):
+                    return name, _valued(getattr(one, name)), _valued(getattr(other, name))
+    return "kind of input", _what(one), _what(other)
+
+
+def _valued(value: object) -> str:
+    return f"{value.sha256[:12]}…" if isinstance(value, Tokenizer) else str(value)
+
+
+def _what(of: AnyPreprocessing | None) -> str:
+    if of is None:
+        return "one array as it is"
+    return (
+        "pictures" if isinstance(of, Preprocessing) else "texts" if isinstance(of, Tokenization) else "several arrays"
+    )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import EdistillError, first_few
-from ensemble_distill.facts import AnyPreprocessing, Named, named_in
+from ensemble_distill.facts import AnyPreprocessing, Named, difference, named_in, same_rows
 from ensemble_distill.predictive.answered import those_who_answer
 from ensemble_distill.predictive.protocol import Family
 from ensemble_distill.runs.config import Provenance, StudentConfig
@@ -273,11 +273,12 @@ def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: AnyPreproce
     """Raise EdistillError for members that see rows otherwise than the student: in it they would be somebody else."""
     for teacher in teachers:
         theirs = teacher.member.preprocessing
-        if theirs != preprocessing:
+        if not same_rows(theirs, preprocessing):
+            what, there, here = difference(theirs, preprocessing)
             raise EdistillError(
-                f"The student starts from {teacher.member.name}, whose preprocessing is {theirs}, and its own is "
-                f"{preprocessing}. Start from members that share the student's (student.preprocessing), or leave the "
-                "list in student.init out."
+                f"The student starts from {teacher.member.name}, and the two are given rows with another {what}: "
+                f"{there}, and the student {here}. Start from members that are given what the student is "
+                "(student.preprocessing), or leave the list in student.init out."
             )
 
 

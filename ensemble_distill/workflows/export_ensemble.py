@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.probe import open_members
+from ensemble_distill.data.each import only_array
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rows import plain_inputs
+from ensemble_distill.data.several import arrays_of
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.reference import reference_of_members
@@ -21,7 +23,7 @@ from ensemble_distill.exporting.beside import write_card
 from ensemble_distill.exporting.ensemble import ensemble_module, export_ensemble
 from ensemble_distill.exporting.model_card import About
 from ensemble_distill.exporting.versions import Versions
-from ensemble_distill.facts import ENSEMBLE, HELD_OUT, Member
+from ensemble_distill.facts import ENSEMBLE, HELD_OUT, AnyPreprocessing, Member, Part, Several
 from ensemble_distill.runs.args import settings_content
 from ensemble_distill.runs.folder import CONFIG, EXPORTED, EXPORTS, ensemble_folder
 from ensemble_distill.runtime.files import refuse_outside
@@ -67,10 +69,12 @@ def export_members(
     settings = workspace.settings.teachers
     members = [asked.member for asked in opened]
     weights = settings.shares([member.name for member in members])
-    module = ensemble_module(task, source.kind, members, modules, x, weights, settings.average)
-    sources = {one: plan.source for one, plan in plans.items()}
-    shown = members[0].preprocessing if source.kind in ("pixels", "text") else None
-    reference = reference_of_members(task, module, shown, sources, workspace.workers, workspace.progress)
+    only = _only(source, members[0].preprocessing, x)
+    module = ensemble_module(task, source.kind, members, modules, x, weights, settings.average, only)
+    x = x if only is None else x.flatten(1).float()
+    reference = reference_of_members(
+        task, module, module.preprocessing, sources_of(plans), workspace.workers, workspace.progress
+    )
     with one_writer(folder):
         columns = getattr(source, "columns", None)
         written = export_ensemble(module, x, np.stack(said, axis=1), folder / EXPORTED, columns, reference, versions)
@@ -97,6 +101,19 @@ def _module(asked: Answering) -> nn.Module:
             "it out of teachers.path, or train a student of the ensemble and export that (edistill export --onnx)."
         )
     return asked.module
+
+
+def _only(source: Source, to: AnyPreprocessing | None, x: Tensor) -> Several | None:
+    """Rows of the one of several arrays that a member takes; None where it takes all that there is of a row.
+
+    Args:
+        x: (B, ...), rows as it takes them.
+    """
+    if (arrays := arrays_of(source)) is None or isinstance(to, Several):
+        return None
+    name = only_array({array.name: array.kind for array in arrays}, to)
+    (kind,) = (array.kind for array in arrays if array.name == name)
+    return Several((Part(name, name, kind, tuple(x.shape[1:]), to),))
 
 
 def _answers(opened: Sequence[Answering], source: Source, name: str) -> tuple[Tensor, list[NDArray[np.float32]]]:

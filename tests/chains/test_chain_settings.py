@@ -39,7 +39,7 @@ def weights(chain: Path) -> list[bytes]:
 
 
 def test_a_generation_of_a_trial_replays_and_is_evaluated_by_its_own_file(folder: Path) -> None:
-    few = {"limit": 12}
+    few: dict[str, Any] = {"limit": 12}
     cache_logits(settings(folder, few))
     chain = chained(folder, "few", 2, **few).folder
     assert chain == folder / "runs-limit-12/few"
