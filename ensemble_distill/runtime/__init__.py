@@ -1,1 +1,1 @@
-"""Files, locks, seeded keys, ranks, devices and progress: what every room stands on."""
+"""Files, locks, seeded keys, ranks, devices and progress: what every other room builds on."""

@@ -1,20 +1,20 @@
-"""Tokenizers in JSON documents: each once, in a table of its own, however many members are said to have it."""
+"""Tokenizers in JSON documents: each text is stored once, in a table of its own, however many members refer to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-TABLE = "tokenizers"  # of a document: the texts by their sha256
+TABLE = "tokenizers"  # key of a document's table that maps each sha256 to its text
 NAMED = "tokenizer"
 CONTENT = "content"
 
 
 def gathered(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the texts of its tokenizers in that table; as it is where there are none.
+    """The document with the texts of its tokenizers moved to the `TABLE`; unchanged if it holds none.
 
     Args:
-        record: tables and lists of plain values, as `to_json` of records makes them.
+        record: nested tables and lists of plain values, as `to_json` of a record returns.
     """
     found: dict[str, str] = {}
     plain = _changed(record, lambda one: _taken(one, found))
@@ -22,8 +22,11 @@ def gathered(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scattered(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `gathered`; a tokenizer whose text is not there stays without it. Raises ValueError where the table is
-    none."""
+    """The inverse of `gathered`; a tokenizer whose text is missing gets None.
+
+    Raises:
+        ValueError: the `TABLE` is not a mapping.
+    """
     texts = record.get(TABLE)
     if texts is None:
         return dict(record)
@@ -35,7 +38,7 @@ def scattered(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def brief(record: Any) -> Any:
-    """The document as people read it: tokenizers by their sha256 alone."""
+    """The document for display: tokenizers by their sha256 alone."""
     plain = _changed(record, lambda one: _taken(one, {}))
     return {key: value for key, value in plain.items() if key != TABLE} if isinstance(plain, dict) else plain
 
@@ -48,7 +51,7 @@ def _taken(one: Mapping[str, Any], found: dict[str, str]) -> dict[str, Any]:
 
 
 def _changed(value: Any, change: Any) -> Any:
-    """A copy in which every table that stands under "tokenizer" is changed."""
+    """A copy with `change` applied to every mapping under the key "tokenizer"."""
     if isinstance(value, Mapping):
         return {
             key: change(inner) if key == NAMED and isinstance(inner, Mapping) else _changed(inner, change)

@@ -1,4 +1,4 @@
-"""The control groups of Linux that this process is in: containers and batch systems limit it by them."""
+"""The Linux control groups of this process, through which containers and batch systems limit it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def folders_of(controller: str, proc: Path = PROC, groups: Path = GROUPS) -> Iterator[Path]:
-    """Where a controller's limits of this process stand ("memory", "cpu"): its own group, and those above it, which
-    limit it as well. Of version 2 all controllers share a folder, of version 1 each has its own."""
+    """The folders that hold a controller's limits ("memory", "cpu") for this process.
+
+    They are the process's own group and all groups above it, whose limits hold as well. In cgroup version 2 all
+    controllers share a folder; in version 1 each has its own.
+    """
     for line in said(proc / "self/cgroup").splitlines():
         _, controllers, own = (*line.split(":", 2), "", "")[:3]
         if not own or (controllers and controller not in controllers.split(",")):
@@ -21,7 +24,7 @@ def folders_of(controller: str, proc: Path = PROC, groups: Path = GROUPS) -> Ite
 
 
 def said(file: Path) -> str:
-    """What a file of the system says; nothing where there is none."""
+    """The text of a system file; "" if it cannot be read."""
     try:
         return file.read_text()
     except (OSError, ValueError):

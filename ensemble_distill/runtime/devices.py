@@ -14,11 +14,12 @@ from ensemble_distill.runtime.ranks import Rank
 
 
 def resolve(name: str) -> torch.device:
-    """The torch device of that name; "auto" is the first CUDA device, else Apple's, else the CPU. Of several processes
-    on a machine each has a CUDA device of its own.
+    """The torch device with this name; "auto" is the first CUDA device, else Apple's, else the CPU.
+
+    Each of several processes on one machine gets a CUDA device of its own.
 
     Raises:
-        EdistillError: the name is unknown to torch or the device is not there; or several processes would share it.
+        EdistillError: torch does not know the name, the device is not available, or processes would have to share it.
     """
     if (local := ranks.local()).world > 1 or ranks.current().world > 1:
         return _own(name, local)
@@ -30,7 +31,7 @@ def resolve(name: str) -> torch.device:
 
 
 def _own(name: str, local: Rank) -> torch.device:
-    """The device of one of several processes, the current one of CUDA from now on."""
+    """The device of one of several processes; a CUDA device becomes torch's current one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = _named(name)
@@ -61,8 +62,11 @@ def _named(name: str) -> torch.device:
 
 
 def loader_workers(asked: int | None, device: torch.device) -> int:
-    """Loader processes: what was asked; by default none on a CPU, whose cores the model needs itself: a pass and a
-    training try whether some are faster (`runtime/workers.py`)."""
+    """The number of loader processes: `asked` if given, else a default for the device.
+
+    The default is 0 on a CPU, whose cores the model needs itself; the caching pass and training then try whether more
+    are faster (`runtime/workers.py`).
+    """
     if asked is not None:
         return asked
     return 0 if device.type == "cpu" else min(8, cores_here())
@@ -70,8 +74,10 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """float32 as it is written: no TF32 on CUDA, which cuDNN takes for convolutions unless it is told, and no bfloat16
-    on a CPU, whatever the code of a model has asked for. Afterwards all is as it was."""
+    """Full float32 precision in the block, whatever the model's code has set; the old settings are restored afterwards.
+
+    It disables TF32 on CUDA, which cuDNN uses for convolutions by default, and bfloat16 on a CPU.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

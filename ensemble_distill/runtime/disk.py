@@ -1,4 +1,4 @@
-"""How much room a disk has."""
+"""Free disk space."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes left on the disk of a folder, which need not be there yet."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     return shutil.disk_usage(there).free

@@ -1,4 +1,4 @@
-"""Loading what users write themselves: `file.py:factory` or `package.module:factory`."""
+"""Loading user code, written as `file.py:factory` or `package.module:factory`."""
 
 from __future__ import annotations
 
@@ -21,32 +21,31 @@ from ensemble_distill.runtime.own import told_as_own
 
 
 def is_factory(text: str) -> bool:
-    """Whether the text is written `file.py:factory` or `package.module:factory`; nothing is looked up."""
+    """Whether the text has the form `file.py:factory` or `package.module:factory`; nothing is looked up."""
     place, _, name = text.rpartition(":")
     return name.isidentifier() and (place.endswith(".py") or re.fullmatch(r"\w+(\.\w+)*", place) is not None)
 
 
 def portable(spec: str) -> str:
-    """A factory without the folder of its file, as it stands in what moves between machines."""
+    """The factory's spec without the folder of its file, for records that move between machines."""
     file, colon, factory = spec.rpartition(":")
     return f"{Path(file).name}:{factory}" if colon and file.endswith(".py") else spec
 
 
 def load_factory(spec: str, what: str) -> Callable[..., Any]:
-    """The callable that `spec` names. A relative `file.py` starts at the working folder.
+    """The callable that `spec` names; a relative `file.py` is resolved against the working folder.
 
-    The folder of a file can be imported from while the file is imported and while the factory runs, so a user
-    may split code over several files. A file that imports relatively is imported as part of its package, whose folder
-    can be imported from, too. A package is looked for in the working folder where it is not installed. The same file
-    is imported once, however often it is asked for.
+    The folder of a file is importable while the file is imported and while the factory runs, so that users can split
+    code over several files. A file with relative imports is imported as part of its package, whose parent folder is
+    importable too. A package that is not installed is looked up in the working folder. Each file is imported once.
 
     Args:
         spec: `file.py:factory` or `package.module:factory`.
         what: the setting it came from, for messages: "data.train".
 
     Raises:
-        EdistillError: the spec, file, module or attribute is wrong, or importing it raises. The callable
-            itself raises one for anything the factory raises, which stays chained to it.
+        EdistillError: the spec, file, module or attribute is wrong, or the import raises. The returned callable raises
+            one, chained to the cause, for anything the factory raises.
     """
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
@@ -76,7 +75,8 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
 
 @contextmanager
 def _importable(file: Path | None) -> Iterator[None]:
-    """The file's folder and its package's come before what is installed; without a file the working folder after it."""
+    """Put the folders of the file and its package before installed packages; without a file, the working folder
+    after them."""
     before = [] if file is None else [str(file.parent), *([] if (top := _package(file)) is None else [str(top.parent)])]
     after = [str(Path.cwd())] if file is None else []
     sys.path[:0] = before
@@ -88,12 +88,12 @@ def _importable(file: Path | None) -> Iterator[None]:
             if entry in sys.path:
                 sys.path.remove(entry)
         for entry in after:
-            if entry in sys.path:  # the last of it: it may have been there before
+            if entry in sys.path:  # the last occurrence: the folder may have been on the path before
                 del sys.path[len(sys.path) - 1 - sys.path[::-1].index(entry)]
 
 
 def _import_file(file: Path) -> ModuleType:
-    """The module of a file, under a name no other file can have."""
+    """The module of a file, under a name that no other file can have."""
     package = _package(file)
     if package is None:
         return _import_as(_own_name(file), file)
@@ -108,7 +108,8 @@ def _own_name(path: Path) -> str:
 
 
 def _import_as(name: str, file: Path, package: Path | None = None) -> ModuleType:
-    """A file as the module of that name, or a package; one without `__init__.py` is an empty module."""
+    """Import a file as a module, or as a package, under the given name; a package without `__init__.py` is an empty
+    module."""
     if name in sys.modules:
         return sys.modules[name]
     inside = None if package is None else [str(package)]
@@ -116,7 +117,7 @@ def _import_as(name: str, file: Path, package: Path | None = None) -> ModuleType
     assert spec is not None
     assert spec.loader is not None  # a .py file always has one
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up there
+    sys.modules[name] = module  # before it runs, since dataclasses and pickle look their module up there
     try:
         if package is None or file.is_file():
             spec.loader.exec_module(module)
@@ -128,11 +129,11 @@ def _import_as(name: str, file: Path, package: Path | None = None) -> ModuleType
 
 
 def _package(file: Path) -> Path | None:
-    """The folder of the outermost package of a file that imports relatively; None for any other file."""
+    """The folder of the outermost package if the file has relative imports, else None."""
     try:
         tree = ast.parse(read_whole(file))
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return None  # importing it tells what is wrong
+        return None  # the import reports what is wrong
     levels = [node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     if not levels:
         return None

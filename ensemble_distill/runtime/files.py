@@ -1,9 +1,9 @@
-"""Every write and every removal of the project: whole or absent, and never through a link to somewhere else.
+"""Every write and removal of the project: whole or absent, and never through a link to another place.
 
-A file is written beside its place under a name that nobody can foresee, flushed to disk, renamed over it, and the
-folder is synced. `crash_point` is called around each of those steps; tests replace it to stop there.
+A file is written beside its target under an unpredictable name, flushed to disk and renamed over the target; then the
+folder is synced. `crash_point` is called around each of these steps; tests replace it to stop there.
 
-What lies below a folder that a user named is written and removed with that folder as `within`: see `refuse_outside`.
+What lies below a folder that the user named is written and removed with that folder as `within`: see `refuse_outside`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 from ensemble_distill.errors import EdistillError
 
 TEMPORARY = ".part"
-LOCK = ".lock"  # in every folder that somebody writes to; see `runtime/lock.py`
-SYNCS = 16  # at once
-Content = bytes | Iterable[bytes | memoryview]  # of a file, whole or piece by piece
-DOCUMENT = 1 << 28  # bytes of a text that says something: a manifest of a million records has half of that
+LOCK = ".lock"  # in every folder that is written to; see `runtime/lock.py`
+SYNCS = 16  # files synced at once
+Content = bytes | Iterable[bytes | memoryview]  # of a file, whole or in pieces
+DOCUMENT = 1 << 28  # largest JSON document, in bytes; the manifest of a million records has half of that
 _PREFIX = ".edistill-"
 
 
@@ -38,7 +38,7 @@ crash_point: Callable[[str, Path], None] = _no_crash
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable; a system that cannot open folders (Windows) does so by itself."""
+    """Make renames in a folder durable; systems that cannot open folders (Windows) need no sync."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -59,16 +59,16 @@ def write_whole(
     within: Path | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a file so that, whenever the process dies, `path` holds the old bytes or all the new ones.
+    """Write a file so that `path` holds all of the new bytes or the old state, whenever the process dies.
 
-    A link at `path` is replaced, not followed: see `write_output` for files that a user named.
+    A link at `path` is replaced, not followed; `write_output` follows it, for files that the user named.
 
     Args:
-        within: the folder that a user named, where `path` lies somewhere below it.
-        check: is given the written file before it gets its name; what it raises leaves `path` as it was.
+        within: the folder, named by the user, that `path` lies below.
+        check: called with the written file before it is renamed; if it raises, `path` keeps its old state.
 
     Raises:
-        EdistillError: a link leads out of `within`, or `within` is gone.
+        EdistillError: a link leads out of `within`, or `within` no longer exists.
     """
     write_all([(path, content)], within=within, check=check)
 
@@ -79,7 +79,7 @@ def write_all(
     within: Path | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write files, each as `write_whole` does: a disk syncs many together in a small part of the time."""
+    """Write several files, each as `write_whole` does; syncing them together takes far less time."""
     written: list[tuple[Path, Path]] = []
     try:
         for path, content in files:
@@ -110,7 +110,7 @@ def write_all(
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    # refuses what is there already, also a link that somebody put there to have its target overwritten
+    # O_EXCL refuses anything already there, such as a link planted to have its target overwritten
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     with open(descriptor, "wb") as file:  # noqa: PTH123, of a descriptor
         for chunk in chunks:
@@ -131,7 +131,7 @@ def _sync(written: Sequence[tuple[Path, Path]]) -> None:
 
 @contextmanager
 def _named(path: Path, temporary: Path) -> Iterator[None]:
-    """Let the system's errors name what the user knows of; a full disk names no file at all."""
+    """Name the target, which the user knows, in the system's errors; a full disk reports no file at all."""
     try:
         yield
     except OSError as error:
@@ -142,16 +142,16 @@ def _named(path: Path, temporary: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for libraries that know nothing but files; it goes with all that is in it."""
+    """A temporary folder for libraries that only read or write files; it is removed with its content."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
         yield Path(folder)
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write a file that a user named: whole or absent; where a link is, what it points to.
+    """Write a file that the user named, whole or absent; a link's target is written.
 
-    What is no regular file, such as a named pipe, is written to and stays. So is /dev/stdout, whatever it is: the
-    shell may have more to write there.
+    Anything that is not a regular file, such as a named pipe, is written to in place. So is /dev/stdout, whatever it
+    leads to: the shell may have more to write there.
     """
     if (descriptor := _open_descriptor(path)) is not None:
         with open(os.dup(descriptor), "wb") as file:  # noqa: PTH123, of a descriptor
@@ -169,7 +169,7 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str, *, within: Path) -> None:
-    """Add a line to a file that others may read along; a crash may tear it, so that the last line may be none.
+    """Append a line to a file that others may be reading; a crash can leave the last line incomplete.
 
     Raises:
         EdistillError: a link leads out of `within`.
@@ -181,27 +181,28 @@ def append_line(path: Path, line: str, *, within: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether what is written there goes on to somebody, and replaces nothing: a pipe, a terminal, /dev/stdout."""
+    """Whether writing there passes the bytes on and replaces nothing: a pipe, a terminal, /dev/stdout."""
     return _open_descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def _open_descriptor(path: Path) -> int | None:
-    """The number in /dev/fd/N and its other names."""
+    """The file descriptor that /dev/fd/N, /proc/self/fd/N, /dev/stdout or /dev/stderr names; None for any other
+    path."""
     named = {"/dev/stdout": 1, "/dev/stderr": 2}
     number = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
     return int(number[1]) if number else named.get(str(path))
 
 
 def real(path: Path) -> Path:
-    """Where a path leads once all links are followed; of links in a circle, one of them."""
+    """The path with all links resolved; for a circle of links, one of them."""
     return Path(os.path.realpath(path))
 
 
 def refuse_outside(folder: Path, path: Path) -> None:
-    """Refuse to write or remove what lies below a folder by name, and elsewhere by a link on the way.
+    """Refuse to write or remove a path that lies below a folder by name but, through a link, elsewhere.
 
     Raises:
-        EdistillError: the folder of `path` is not below `folder`.
+        EdistillError: the resolved folder of `path` is not below `folder`.
     """
     there = real(path.parent)
     if not there.is_relative_to(real(folder)):
@@ -212,7 +213,7 @@ def refuse_outside(folder: Path, path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those it lies in; one that is there is no mistake."""
+    """Create a folder and its parents if they do not exist."""
     path.mkdir(parents=True, exist_ok=True)
 
 
@@ -222,13 +223,17 @@ def _refuse_removed(folder: Path) -> None:
 
 
 def remove_file(path: Path, within: Path) -> None:
-    """Remove a file, or a link in its place; none is not a mistake. Raises EdistillError: see `refuse_outside`."""
+    """Remove a file, or a link in its place, if there is one.
+
+    Raises:
+        EdistillError: see `refuse_outside`.
+    """
     refuse_outside(within, path)
     path.unlink(missing_ok=True)
 
 
 def remove_tree(path: Path, within: Path) -> None:
-    """Remove a folder with all that is in it, or whatever has its name; a link goes, and what it leads to stays.
+    """Remove a folder and its content, or whatever has its name; of a link only the link is removed, not its target.
 
     Raises:
         EdistillError: see `refuse_outside`.
@@ -241,23 +246,23 @@ def remove_tree(path: Path, within: Path) -> None:
 
 
 def refuse_special(path: str | Path) -> None:
-    """Refuse to read a pipe, a device or a socket: one waits for its other end, another has no end.
+    """Refuse to read a pipe, device or socket: one blocks until its other end opens, another never ends.
 
     Raises:
-        EdistillError: there is something at `path`, and it is neither a file nor a folder.
+        EdistillError: `path` exists and is neither a file nor a folder.
     """
     if is_special(path):
         raise EdistillError(f"{path} is neither a file nor a folder, but a pipe, a device or a socket. Give a file.")
 
 
 def read_whole(path: Path, most: int | None = None) -> bytes:
-    """The bytes of a file that is to be held in memory.
+    """The bytes of a file that is read into memory as a whole.
 
     Args:
-        most: bytes that what belongs there has at most; None where only the machine's memory says.
+        most: the most bytes such a file can have; None for the size of the machine's memory.
 
     Raises:
-        ValueError: it is a pipe, a device or a socket, or has more; what it claims to have takes no memory.
+        ValueError: it is a pipe, device or socket, or larger than `most`; nothing is allocated for it.
         OSError: it cannot be read.
     """
     refuse_endless(path)
@@ -265,17 +270,17 @@ def read_whole(path: Path, most: int | None = None) -> bytes:
         size, most = os.fstat(file.fileno()).st_size, memory() if most is None else most
         if size > most:
             raise ValueError(f"it has {size:,} bytes, and {most:,} are read at most")
-        return file.read(size)  # as many are allocated
+        return file.read(size)  # allocates exactly that many bytes
 
 
 def refuse_endless(path: Path) -> None:
-    """Raise ValueError for a pipe, a device or a socket in the place of a file of ours; see `refuse_special`."""
+    """Raise ValueError if one of the project's own files is a pipe, device or socket; see `refuse_special`."""
     if is_special(path):
         raise ValueError("it is not a file, but a pipe, a device or a socket")
 
 
 def memory() -> int:
-    """Bytes of memory that the machine has; where the system does not say (Windows), as many as can be counted."""
+    """Bytes of memory of the machine; 2⁶³ − 1 where the system does not report it (Windows)."""
     if not hasattr(os, "sysconf"):
         return 2**63 - 1
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -286,14 +291,14 @@ def is_special(path: str | Path) -> bool:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is one that a killed writer left: no one's."""
+    """Whether the name is that of a temporary file, which only a killed writer leaves behind."""
     return path.name.startswith(_PREFIX) and path.name.endswith(TEMPORARY)
 
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder that nobody else is writing to; links are not followed.
 
-    Folders in it that have a lock of their own are their writers' to clean: one may be at work.
+    Subfolders with a lock of their own are skipped, since a writer may be at work there.
     """
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not Path(here, name, LOCK).exists()]
@@ -307,14 +312,18 @@ def write_text(path: Path, text: str, *, within: Path | None = None) -> None:
 
 
 def clear_folder(folder: Path, names: Sequence[str], last: str) -> None:
-    """Remove the named files and folders and nothing else, `last` at the end: by it a folder left half empty is still
-    known as ours."""
+    """Remove the named files and folders and nothing else; `last` goes at the end, since it identifies a half-empty
+    folder as one of the project's."""
     for name in sorted(names, key=lambda name: name == last):
         remove_tree(folder / name, within=folder)
 
 
 def sha256_file(path: Path) -> str:
-    """Raises ValueError for what is not a file, and may have no end."""
+    """The sha256 of a file.
+
+    Raises:
+        ValueError: it is a pipe, device or socket, which may never end.
+    """
     refuse_endless(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""What comes batch by batch, end to end in arrays that grow.
+"""Arrays that grow batch by batch.
 
-Parts that are kept one by one, between the passing arrays of each batch, leave holes in the memory that no later batch
-fits into: with a thousand classes an evaluation held a gigabyte for every thousand rows.
+Keeping each batch's part separately, between its temporary arrays, fragments the memory with holes that no later batch
+fits into: with a thousand classes, an evaluation held a gigabyte for every thousand rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FIRST = 1024  # rows that there is room for at first; then twice as many, and so on
+FIRST = 1024  # rows of the first allocation; then the capacity doubles
 
 
 class Grown:
@@ -26,7 +26,7 @@ class Grown:
         return self._rows or 0
 
     def add(self, part: ArrayLike) -> None:
-        """Copy B more rows, (B, …)."""
+        """Append a copy of B rows, (B, …)."""
         more = np.asarray(part)
         rows, dtype = len(self), more.dtype if self._rows is None else np.result_type(self._room, more)
         wanted = rows + len(more)
@@ -39,18 +39,18 @@ class Grown:
         self._rows = wanted
 
     def all(self) -> NDArray[Any]:
-        """A view of the rows so far; of no shape where there never was a part."""
+        """A view of the rows so far; of shape (0,) before the first part."""
         return self._room[: len(self)]
 
 
 class GrownValues:
-    """Values of all rows, by name. Every batch has the same names."""
+    """Named arrays of all rows; every batch has the same names."""
 
     def __init__(self) -> None:
         self._each: dict[str, Grown] = {}
 
     def add(self, values: Mapping[str, ArrayLike]) -> None:
-        """Copy B more rows."""
+        """Append a copy of B rows to each array."""
         for name, part in values.items():
             self._each.setdefault(name, Grown()).add(part)
 

@@ -1,8 +1,9 @@
-"""The processes that torchrun started, as one job: they meet, a lost one ends all, and of a failure one of them tells.
+"""The processes that torchrun started, as one job: they meet, the loss of one ends all, and one of them reports a
+failure.
 
-Each says once a second that it is alive, in the job's store, and looks there at the next process and at whether one has
-failed. So the loss of a process or of its machine ends the others after `Job.patience` seconds, while one that takes
-long, as the first does where it solves, validates or writes for all, is waited for.
+Once a second each process writes a sign of life to the job's store, and checks there the next process's sign and
+whether any process has failed. So the loss of a process or its machine ends the others after `Job.patience` seconds,
+while they wait for one that takes long, as the first does where it solves, validates or writes for all.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.ranks import Rank
 
 BEAT = 1.0  # seconds between two signs of life
-PATIENCE = 120.0  # seconds without one until a process counts as lost
-MEETING = 300.0  # seconds for all to come
-LONGEST = timedelta(days=30)  # of a collective: what ends a wait for a lost process is the job
-STATUS = 2  # of a process that ends since another one failed or was lost
+PATIENCE = 120.0  # seconds without a sign until a process counts as lost
+MEETING = 300.0  # seconds in which all processes have to come
+LONGEST = timedelta(days=30)  # timeout of a collective: the job itself ends a wait for a lost process
+STATUS = 2  # exit status of a process that ends because another one failed or was lost
 
 _open: Job | None = None
-_meetings = 0  # of this process
+_meetings = 0  # held by this process so far
 
 
 class LostError(EdistillError):
@@ -35,21 +36,21 @@ class LostError(EdistillError):
 
 
 class EndedError(EdistillError):
-    """Another process of the job failed, and says why."""
+    """Another process of the job failed, and reports why."""
 
 
 class Job:
     """What one process knows of the others.
 
     Attributes:
-        patience: seconds without a sign of another process until it counts as lost.
+        patience: seconds without a sign from another process until it counts as lost.
     """
 
     def __init__(self, rank: Rank, tell: Callable[[str], None]) -> None:
         self.rank, self.patience, self._tell = rank, PATIENCE, tell
         self._over = threading.Event()
-        self._failing = False  # whether this process has something to tell, and so ends by itself
-        self._failed = False  # whether another one has
+        self._failing = False  # this process has a failure to report, and ends on its own
+        self._failed = False  # another process has failed
         self._heard = time.monotonic()  # when the store last answered
         self._seen = self._heard + MEETING - PATIENCE  # when the next process last gave a sign
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._beat, self._guard)]
@@ -57,26 +58,28 @@ class Job:
             thread.start()
 
     def end(self) -> None:
-        """All went well."""
+        """Stop watching: the job is over."""
         self._over.set()
         for thread in self._threads:
             thread.join(5 * BEAT)
 
     def told(self, error: BaseException) -> BaseException | None:
-        """What this process is to tell of an error of its own; None where another one tells, and this one ends without
-        a word. What breaks where a process was lost is told as that."""
+        """The error that this process has to report; None if another process reports, and this one ends silently.
+
+        An error that follows from the loss of a process is reported as a `LostError`.
+        """
         self._failing = True
-        stopped = isinstance(error, KeyboardInterrupt)  # which all of them get, also where one has failed
+        stopped = isinstance(error, KeyboardInterrupt)  # all processes get it, even after one has failed
         own = isinstance(error, EdistillError) and error.__cause__ is None
-        if not stopped and not own:  # it may follow from another's end
+        if not stopped and not own:  # it may be a consequence of another process's end
             error = self._found_lost() or error
         if not (stopped and self.rank.index) and not self._failed and self._is_first_to_fail():
             return error
-        time.sleep(2 * BEAT)  # torchrun ends all when the first one ends, and another is about to tell
+        time.sleep(2 * BEAT)  # torchrun ends all processes as soon as one ends, and another is about to report
         return None
 
     def _found_lost(self) -> LostError | None:
-        """That the next process is lost, if it is. Waits a few beats to know."""
+        """A `LostError` if the next process is lost, after waiting a few beats; None otherwise."""
         until = time.monotonic() + 6 * BEAT
         while time.monotonic() < until and not self._failed:
             if time.monotonic() - self._seen > 4 * BEAT:
@@ -87,7 +90,7 @@ class Job:
     def _is_first_to_fail(self) -> bool:
         try:
             return bool(_client().add("failed", 1) == 1)
-        except Exception:  # the store is gone: nobody else tells either
+        except Exception:  # the store is gone, so no other process reports either
             return True
 
     def _lost(self) -> LostError:
@@ -98,7 +101,7 @@ class Job:
         )
 
     def _beat(self) -> None:
-        """Give signs of life, and look for those of the next process."""
+        """Give signs of life, and watch for those of the next process."""
         store, count, last = None, 0, b""
         following = f"alive/{(self.rank.index + 1) % self.rank.world}"
         while not self._over.wait(BEAT):
@@ -111,11 +114,11 @@ class Job:
                 if sign != last:
                     last, self._seen = sign, time.monotonic()
                 self._heard = time.monotonic()
-            except Exception:  # torch's errors of a store share no class; how long it is silent is what counts
+            except Exception:  # torch's store errors share no base class; what counts is how long the store is silent
                 store = None
 
     def _guard(self) -> None:
-        """End this process where the job has ended, whatever it waits for: files are whole or absent."""
+        """End this process when the job has ended, whatever it is waiting for; its files are whole or absent."""
         while not self._over.wait(BEAT):
             now = time.monotonic()
             if self._failing:
@@ -140,17 +143,18 @@ class Job:
 
 @contextmanager
 def opened(patience: float | None = None, tell: Callable[[str], None] | None = None) -> Iterator[Job | None]:
-    """The job of the processes that torchrun started; None where there is one, or where a caller brought them together.
-    At its end all wait for each other. It can be opened within itself.
+    """The job of the processes that torchrun started, or None for a single process or a group that the caller formed.
+
+    At the end all processes wait for each other. Jobs can be nested: the inner one is the outer one.
 
     Args:
-        patience: see `Job`; as it was by default.
-        tell: how the end of the job is said where this process is ended in the middle of something.
+        patience: see `Job`; None keeps the value it has, by default `PATIENCE`.
+        tell: reports the end of the job where this process is ended in the middle of something; to stderr by default.
 
     Raises:
-        EdistillError: the environment says that there are several, and they do not meet.
+        EdistillError: the environment announces several processes, and they do not meet.
         LostError: another process is gone.
-        EndedError: another one failed.
+        EndedError: another process failed.
     """
     global _open
     rank = ranks.current()
@@ -183,11 +187,11 @@ def opened(patience: float | None = None, tell: Callable[[str], None] | None = N
 
 
 def _store(rank: Rank) -> Any:
-    """Where the processes find each other."""
+    """The store through which the processes meet."""
     import torch
 
     global _meetings
-    distributed: Any = torch.distributed  # which exports more than its stub says
+    distributed: Any = torch.distributed  # exports more than its stub declares
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise EdistillError(
@@ -224,7 +228,8 @@ def _unreached(rank: Rank, error: Exception) -> EdistillError:
 
 
 def _client() -> Any:
-    """A connection of its own to the job's store: a thread that waits for an answer keeps all others from theirs."""
+    """A separate connection to the job's store, since a thread that waits for an answer blocks all others on its
+    connection."""
     import torch
 
     distributed: Any = torch.distributed
@@ -236,7 +241,7 @@ def _client() -> Any:
 
 
 def _attempt() -> str:
-    """What tells this meeting from others in the same store: torchrun --max-restarts begins again with it."""
+    """Tells this meeting from others in the same store, which torchrun --max-restarts keeps across restarts."""
     return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}.{_meetings}"
 
 
@@ -245,4 +250,4 @@ def _address() -> str:
 
 
 def _to_stderr(text: str) -> None:
-    os.write(2, f"{text}\n".encode())  # the stream itself may be in use: this is told between any two steps
+    os.write(2, f"{text}\n".encode())  # the stream object may be in use: this runs between any two steps of the program

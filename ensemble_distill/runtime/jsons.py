@@ -1,4 +1,4 @@
-"""JSON as the project writes and reads it: never what a terminal would obey, and one error for all that is none."""
+"""JSON as the project writes and reads it: free of terminal control characters, and with one error for invalid text."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from ensemble_distill.runtime.names import harmless_json
 
 
 def json_text(record: Any, *, only_ascii: bool = False, default: Callable[[Any], Any] | None = None) -> str:
-    """JSON for people: indented, in the order given, NaN refused; safe to show, as any UTF-8 to write."""
+    """JSON for people: indented, in the given order, safe to show in a terminal; NaN is refused."""
     text = json.dumps(record, indent=2, ensure_ascii=only_ascii, allow_nan=False, default=default)
     return harmless_json(text) + "\n"
 
 
 def line_of_json(record: Any) -> str:
-    """JSON for a program, in one line, of any UTF-8; safe to show."""
+    """JSON for programs: one line, safe to show in a terminal."""
     return harmless_json(json.dumps(record, ensure_ascii=False))
 
 
 def parse_json(content: bytes | str, *, once: bool = False) -> Any:
-    """What a JSON text says. Raises ValueError when it is none, no UTF-8, or nested too deeply to be read.
+    """The value of a JSON text.
 
     Args:
-        once: whether a table with a key that stands twice is refused, too. Else the last of them counts.
+        once: refuse tables with a duplicate key; otherwise the last value counts.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
     """
     text = content if isinstance(content, str) else content.decode()
     try:
@@ -45,15 +48,15 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_json(path: Path, record: Any, *, within: Path | None = None) -> None:
-    """As `files.write_whole`."""
+    """Write a record as JSON; see `files.write_whole`."""
     write_text(path, json_text(record), within=within)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says.
+    """The value of a JSON file.
 
     Raises:
-        ValueError: it is no JSON, no UTF-8, nested too deeply or larger than such a file is.
+        ValueError: it is not JSON, not UTF-8, nested too deeply, or larger than `files.DOCUMENT`.
         OSError: it cannot be read.
     """
     return parse_json(read_whole(path, DOCUMENT))

@@ -1,8 +1,8 @@
 """Random numbers derived from a key, the same on every machine and in every process.
 
-numpy's and torch's global generators differ between workers, and numpy promises the stability of its bit
-generators but not of the distributions drawn from them. So uniforms come from BLAKE2 of the key, and long
-streams from Philox's raw words, normals through Box-Muller.
+numpy's and torch's global generators differ between workers, and numpy guarantees the stability of its bit generators
+but not of the distributions drawn from them. So short uniforms come from BLAKE2 of the key, and long streams from
+Philox's raw words, with normals by the Box-Muller transform.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _words(count: int, key: tuple[int | str, ...]) -> NDArray[np.uint64]:
 
 
 def uniform_row(count: int, *key: int | str) -> NDArray[np.float64]:
-    """Any number of floats in [0, 1), (count,), a pure function of the key; another stream than `uniforms`."""
+    """Any number of floats in [0, 1), (count,), a pure function of the key; a different stream from `uniforms`."""
     row: NDArray[np.float64] = (_words(count, key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return row
 

@@ -1,4 +1,5 @@
-"""One way to load batches, in this process or in others, whose errors stay readable and whose deaths are told."""
+"""The one way to load batches, in this process or in worker processes, with readable errors and reported worker
+deaths."""
 
 from __future__ import annotations
 
@@ -22,25 +23,25 @@ from ensemble_distill.errors import EdistillError
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
 
-_loading: set[BaseProcess] = set()  # the loader processes of every iteration that goes on
-_waiting = 0  # iterations that wait for a batch just now
+_loading: set[BaseProcess] = set()  # the worker processes of all running iterations
+_waiting = 0  # iterations that are waiting for a batch
 _END = object()
 
 
 def _silence(worker: int) -> None:
-    """In a loader process: what its own threads say when the parent stops listening is nothing new."""
+    """In a worker process: suppress the tracebacks of its threads once the parent has stopped listening."""
     sys.excepthook = lambda *_: None
 
 
 class _Failure:
-    """What went wrong with a row, on its way as a value: torch would raise it in the parent as a page of traceback."""
+    """An error of a row, passed on as a value: torch would re-raise it in the parent as a page of traceback."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = _portable(error)
 
 
 class _Carrying(Dataset[Any]):
-    """Hands on whatever a row raises, also where code of the user's ends the process (sys.exit)."""
+    """Returns whatever reading a row raises as a `_Failure`, even the SystemExit of user code."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -53,7 +54,7 @@ class _Carrying(Dataset[Any]):
 
 
 class _Collate:
-    """Collates rows, or hands on the first failure among them."""
+    """Collates rows, or passes on the first failure among them."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
@@ -75,11 +76,11 @@ def batches(
     workers: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """The batches of a sampler, in its order whatever the number of worker processes.
+    """The batches of a sampler, in its order for any number of worker processes.
 
     Raises:
         EdistillError: a worker process died.
-        Exception: what reading a row raised, in whichever process.
+        Exception: whatever reading a row raised, in either process.
     """
     loader: DataLoader[Any] = DataLoader(
         _Carrying(dataset) if workers else dataset,
@@ -88,7 +89,7 @@ def batches(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=_silence if workers else None,
-        # a generator of its own: else the loader draws from the one that dropout does, once more in each resume
+        # its own generator: else the loader draws from dropout's, once more at every resume
         generator=torch.Generator(),
     )
     loaded, own = _started(loader)
@@ -106,7 +107,7 @@ def batches(
 
 
 def _started(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[BaseProcess]]:
-    """The loader's iterator, and the processes that it started."""
+    """The loader's iterator and the processes that it started."""
     if loader.num_workers == 0:
         return iter(loader), []
     before = set(multiprocessing.active_children())
@@ -120,7 +121,7 @@ def _started(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[BaseProcess]]
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Processes started meanwhile never get Ctrl-C, which their parent answers for; in this process it waits."""
+    """Processes started in the block never get Ctrl-C, which their parent handles; in this process it is delayed."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -133,7 +134,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _deaths_told(workers: int, own: Sequence[BaseProcess]) -> Iterator[None]:
-    """Tells of the death of a process whose batch is waited for. One that takes long is left alone."""
+    """Report the death of a process while its batch is waited for; a slow process is left alone."""
     global _waiting
     try:
         try:
@@ -144,19 +145,19 @@ def _deaths_told(workers: int, own: Sequence[BaseProcess]) -> Iterator[None]:
             _waiting -= 1
     except EdistillError:
         raise
-    except Exception:  # torch's own error of a death is a page that says less, or one of the connection that broke
+    except Exception:  # torch's own error of a death, a page that says less, or one of the broken connection
         ended = wait([process.sentinel for process in _loading], timeout=1)
         for process in [process for process in _loading if process.sentinel in ended]:
-            process.join(10)  # its pipes close a moment before it tells how it ended
+            process.join(10)  # its pipes close a moment before its exit status is known
         _refuse_dead(_loading, workers)
         raise
 
 
 def _refuse_dead(processes: Iterable[BaseProcess], workers: int) -> None:
-    """Refuse to go on without a process that should still be at work.
+    """Refuse to continue without a process that should still be running.
 
     Raises:
-        EdistillError: it ended.
+        EdistillError: one has ended.
     """
     dead = next((process for process in processes if process.exitcode is not None), None)
     if dead is not None:
@@ -180,8 +181,11 @@ def _end(status: int) -> str:
 
 
 def _hear_deaths() -> None:
-    """Let torch's handler, which raises the death of a process wherever this one is, raise it only while a batch is
-    waited for: elsewhere it would be taken for an error of what runs there. It is asked at the next batch again."""
+    """Restrict torch's SIGCHLD handler to the times when a batch is waited for.
+
+    The handler raises a worker's death wherever the main thread happens to be; elsewhere the error would seem to come
+    from the code that runs there. The next batch checks for deaths anyway.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         return
     torchs = signal.getsignal(signal.SIGCHLD)
@@ -199,11 +203,11 @@ class _Hearing:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error, or where it cannot cross to another process, one that says the same; its traceback goes as a note."""
+    """The error, or a RuntimeError with its text if it cannot be pickled; its traceback is added as a note."""
     trace = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # anyone's class may need more to be made than its text
+    except Exception:  # a class may need more arguments than its text to be created
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(trace)
     return error

@@ -1,4 +1,4 @@
-"""One writer at a time, by a lock that a dead writer does not hold."""
+"""One writer at a time, by a lock that never outlives its holder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ensemble_distill.runtime.files import LOCK, refuse_outside, remove_temporar
 
 
 class BusyError(EdistillError):
-    """Another process is writing there."""
+    """Another process is writing to the folder."""
 
 
 @contextmanager
 def one_writer(folder: Path, within: Path | None = None, patience: float = 0.0) -> Iterator[None]:
-    """Hold `folder` for writing. The system frees the lock when its holder dies, so none is ever stale.
+    """Hold `folder` for writing; the system frees the lock when its holder dies, so it is never stale.
 
     Args:
-        within: the folder that a user named, where `folder` lies below it.
+        within: the folder, named by the user, that `folder` lies below.
         patience: seconds to wait for another process.
 
     Raises:
-        BusyError: another process is writing there now.
+        BusyError: another process is writing to the folder.
         EdistillError: a link leads out of `within`.
     """
     if within is not None:
@@ -41,10 +41,10 @@ def one_writer(folder: Path, within: Path | None = None, patience: float = 0.0) 
             f"Another process is writing to {folder}. Wait until it ends, then run the command again."
         ) from None
     try:
-        remove_temporaries(folder)  # of a writer that was killed
+        remove_temporaries(folder)  # left by a killed writer
         yield
     finally:
-        # what was asked for was refused; or somebody removed the folder meanwhile
+        # the work was refused, or somebody removed the folder meanwhile
         if new and folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink(missing_ok=True)
             folder.rmdir()
@@ -52,6 +52,6 @@ def one_writer(folder: Path, within: Path | None = None, patience: float = 0.0) 
 
 
 def _refuse_linked(lock: Path) -> None:
-    """Raise EdistillError for a lock that is a link: taking it would empty the file that it leads to."""
+    """Raise EdistillError if the lock is a link, since taking it would empty the link's target."""
     if lock.is_symlink():
         raise EdistillError(f"{lock} is a link to {lock.readlink()}, and a lock is a file. Delete it.")

@@ -1,4 +1,4 @@
-"""How many bytes of memory there still are: on the machine, as this process may use them, and on a CUDA device."""
+"""How much memory is still available: on the machine, to this process, and on a CUDA device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ensemble_distill.runtime.control_groups import GROUPS, PROC, folders_of, sa
 if TYPE_CHECKING:
     import torch
 
-# what files of a control group are called: its limits, what it uses, and what of that are copies of files on disk
+# a control group's files: its limits, its use, and the part of its use that caches files on disk
 LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
 USED = ("memory.current", "memory.usage_in_bytes")
-RECLAIMED = ("total_inactive_file", "inactive_file")  # that of version 1 with groups below it
+RECLAIMED = ("total_inactive_file", "inactive_file")  # the first in version 1, with subgroups included
 
 
 def available(device: torch.device) -> int:
-    """Bytes that new tensors can have on a device, and on the machine where it has none of its own."""
+    """Bytes available for new tensors on a CUDA device, or on the machine for any other device."""
     if device.type != "cuda":
         return on_machine()
     import torch
@@ -31,8 +31,10 @@ def available(device: torch.device) -> int:
 
 
 def on_machine(proc: Path = PROC, groups: Path = GROUPS) -> int:
-    """Bytes that this process can still have: what the machine has left, or its control groups (containers and batch
-    systems set them) or `ulimit -v` leave it, if that is less. All the machine has where it does not say what is left.
+    """Bytes still available to this process: on the machine, or less within its control groups or `ulimit -v`.
+
+    Containers and batch systems set control groups. Where the system does not report what is free, the whole memory of
+    the machine counts.
     """
     left = _fields(proc / "meminfo").get("MemAvailable")
     rooms = [files.memory() if left is None else left * 1024]
@@ -44,7 +46,7 @@ def on_machine(proc: Path = PROC, groups: Path = GROUPS) -> int:
 
 
 def _of_group(folder: Path) -> Iterator[int]:
-    """What a control group leaves, where it sets a limit."""
+    """The bytes a control group leaves, if it sets a limit."""
     limits, used = (list(map(int, filter(str.isdecimal, _values(folder, names)))) for names in (LIMITS, USED))
     if limits and used:
         held = _fields(folder / "memory.stat")
@@ -56,7 +58,7 @@ def _values(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _address_space() -> int | None:
-    """The limit of `ulimit -v`; None without, and where there is no such thing."""
+    """The limit of `ulimit -v` in bytes; None without one, and on systems other than POSIX."""
     if os.name != "posix":
         return None
     import resource
@@ -66,7 +68,7 @@ def _address_space() -> int | None:
 
 
 def _fields(file: Path) -> dict[str, int]:
-    """Lines of a name and a number, with a colon between them or not."""
+    """The numbers in a file by their names: lines of a name and a number, with or without a colon."""
     found = {}
     for line in said(file).splitlines():
         name, *rest = line.replace(":", " ").split()[:2] or [""]
