@@ -1,4 +1,4 @@
-"""The members of an ensemble, found in a folder. Each kind of checkpoint is a file of this package."""
+"""The members of an ensemble, found in a folder or on the hub. Each kind of checkpoint is a module of this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ensemble_distill.teachers.names import is_weights_file, member_name, refuse
 from ensemble_distill.teachers.outputs import holds_inputs
 from ensemble_distill.teachers.teacher import Context, Teacher, TeacherKind
 
-# what other tools save models as; passing one over would silently shrink the ensemble
+# models of other tools; skipping one of these files would silently shrink the ensemble
 FOREIGN = (".h5", ".keras", ".msgpack", ".pickle", ".pkl")
 
 
@@ -26,20 +26,21 @@ _KINDS = Registry(__name__, "claims")
 
 
 def kinds() -> dict[str, TeacherKind]:
-    """Every kind by its key, in alphabetical order: the modules here that define `claims` and `load`."""
+    """All kinds by key, in alphabetical order: the modules of this package that define `claims` and `load`."""
     return {key.replace("-", "_"): cast(TeacherKind, module) for key, module in _KINDS.modules.items()}
 
 
 def open_teachers(path: Path, context: Context) -> list[Teacher]:
-    """The members at `path`, naturally sorted by name (member-2 before member-10), weights hashed, none held; behind
-    them those of the hub.
+    """The members at `path` in natural order of their names (member-2 before member-10), then those of the hub.
 
-    A path that is itself a checkpoint or run is the only member. In any other folder each entry that a kind
-    claims is one; hidden files and what is no checkpoint (model.py, README, .npy) are passed over.
+    Weights are hashed, and none are kept in memory. A path that is itself a checkpoint or run is the only local
+    member. In any other folder, each entry that a kind claims is a member; hidden files and files that are not
+    checkpoints (model.py, README, .npy) are skipped.
 
     Raises:
         EdistillError: there is no member; an entry looks like a checkpoint but no kind loads it; two members
-            share a name or their weights; `teachers.weights` does not fit them; or one cannot be read.
+            share a name or their weights; `teachers.weights` does not fit the members; a table of
+            `teachers.members` applies to none of them; or a member cannot be read.
     """
     claimed = _claimed(path, context.settings.hub)
     names = [name for name, _, _ in claimed]
@@ -59,8 +60,10 @@ def open_teachers(path: Path, context: Context) -> list[Teacher]:
 
 
 def _claimed(path: Path, hub: Mapping[str, str]) -> list[tuple[str, Path, TeacherKind]]:
-    """The name, the place and the kind of each member, those of the hub behind those at `path`, which is then not
-    needed."""
+    """The name, path and kind of each member: those at `path`, then those of the hub.
+
+    `path` may be missing if there are members of the hub.
+    """
     if not path.exists() and not hub:
         raise EdistillError(f"teachers.path is {path}, which does not exist. Give {_accepted()}.")
     if path.exists() and (own := kind_of(path)) is not None:
@@ -82,7 +85,7 @@ def _claimed(path: Path, hub: Mapping[str, str]) -> list[tuple[str, Path, Teache
 
 
 def _loaded(name: str, entry: Path, kind: TeacherKind, context: Context) -> Teacher:
-    """A member by its name; one of the hub stands in a folder that is called by its commit."""
+    """Load a member under `name`: a member of the hub lies in a folder named after its commit."""
     teacher = kind.load(entry, context.of(name))
     return teacher if teacher.member.name == name else teacher.named(name)
 
@@ -91,7 +94,7 @@ def _loaded(name: str, entry: Path, kind: TeacherKind, context: Context) -> Teac
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, hidden files and Python's caches aside, in the members' order."""
+    """The entries of a folder in the members' order, without hidden files and Python caches."""
     if not folder.is_dir():
         return []
     shown = [entry for entry in _listed(folder) if not entry.name.startswith((".", "__"))]
@@ -106,10 +109,10 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def kind_of(path: Path, missed: bool = False) -> TeacherKind | None:
-    """The one kind that claims a path, or None.
+    """The kind that claims a path, or None.
 
     Raises:
-        EdistillError: two kinds claim it; or none does, `missed` is set and it looks like a checkpoint.
+        EdistillError: two kinds claim it; or no kind does, it looks like a checkpoint and `missed` is set.
     """
     claiming = {name: kind for name, kind in kinds().items() if kind.claims(path)}
     if len(claiming) > 1:
@@ -126,7 +129,7 @@ def kind_of(path: Path, missed: bool = False) -> TeacherKind | None:
 
 
 def _looks_like_a_member(path: Path) -> bool:
-    if path.is_dir():  # archives in it may be anything: a run keeps its evaluations so
+    if path.is_dir():  # an .npz inside proves nothing: runs store their evaluations as .npz
         return any(
             entry.name in ("args.yaml", "config.json") or _is_model_file(entry)
             for entry in _listed(path)
@@ -151,13 +154,13 @@ def _contents(folder: Path) -> str:
 
 
 def _accepted() -> str:
-    """What can be a member, in the words of the kinds themselves."""
+    """What a member may be: the first docstring line of each kind."""
     first_lines = [(kind.__doc__ or name).strip().splitlines()[0].rstrip(".") for name, kind in kinds().items()]
     return "one of these, or a folder of them: " + "; ".join(line[0].lower() + line[1:] for line in first_lines)
 
 
 def _heads(kind: TeacherKind, entry: Path, context: Context) -> list[Teacher]:
-    """The members that an entry is, where heads are members each; most kinds have none."""
+    """The members of an entry when each head counts as one; a kind without `heads_of` gives a single member."""
     heads_of = getattr(kind, "heads_of", None)
     return [kind.load(entry, context)] if heads_of is None else heads_of(entry, context)
 
@@ -178,7 +181,7 @@ def _check_names(paths: list[Path]) -> None:
 
 
 def refuse_idle_patterns(settings: TeacherSettings, names: list[str]) -> None:
-    """Raise EdistillError for a table of `teachers.members` that holds for none of the members."""
+    """Raise EdistillError for a table of `teachers.members` that applies to no member."""
     found = {name: settings.pattern_of(name) for name in names}
     for pattern in settings.members:
         if pattern in found.values():
@@ -215,7 +218,7 @@ def _check_distinct(teachers: list[Teacher]) -> None:
     seen: dict[str, str] = {}
     for teacher in teachers:
         member, origin = teacher.member, teacher.origin
-        weights = (origin and origin.fingerprint) or member.sha256  # a prefix to all names makes them no others
+        weights = (origin and origin.fingerprint) or member.sha256  # fingerprints ignore a common prefix
         other = seen.setdefault(weights, member.name)
         if other != member.name:
             raise EdistillError(

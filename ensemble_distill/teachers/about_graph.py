@@ -1,4 +1,4 @@
-"""What `inspect` tells of an ONNX graph that edistill did not write: what goes in, what comes out, and who wrote it."""
+"""What `inspect` shows of an ONNX graph that edistill did not write: its inputs, outputs and producer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ensemble_distill.teachers.teacher import Context
 
 
 def about(path: Path, settings: TeacherSettings, task: str) -> dict[str, Any] | None:
-    """None for a graph of edistill's own.
+    """Describe an ONNX graph for `inspect`, or return None if edistill wrote it.
 
     Args:
-        settings: what `[teachers]` says of it.
+        settings: the `[teachers]` table that applies to it.
+        task: key of the task to read its outputs for.
 
     Raises:
-        EdistillError: it is no graph, or damaged.
+        EdistillError: the file is not an ONNX graph or is damaged.
     """
     graph = read_graph(path)
     model = graph.model

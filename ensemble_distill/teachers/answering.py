@@ -1,6 +1,6 @@
-"""What is asked of a member: which inputs it wants, and what it says of rows.
+"""The interface of an opened member: the inputs it wants, and its answers to rows.
 
-Who asks does not know whether a network answers, a session of another runtime, or a table of ready-made outputs.
+Callers do not know whether a network answers, a session of another runtime, or a table of ready-made outputs.
 """
 
 from __future__ import annotations
@@ -17,78 +17,78 @@ from torch import Tensor, nn
 from ensemble_distill.facts import AnyPreprocessing, Member
 from ensemble_distill.tasks import Task
 
-ROUNDING = 1e-5  # of the largest output; float32 resolves a hundredth of that
+ROUNDING = 1e-5  # share of the largest output; float32 resolves a hundredth of it
 
 
 def in_view(split: str, view: int) -> str:
-    """What who answers row numbers alone is asked about, where rows are shown in views."""
+    """The split name under which a member that answers row numbers alone is asked about a view."""
     return f"{split}, view {view}"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs that a member wants; members that want equal ones are shown the same.
+    """The inputs a member wants; members with equal `Inputs` are shown the same tensors.
 
     Attributes:
-        preprocessing: how pixels become them; None for arrays as they are.
+        preprocessing: how rows become inputs; None for arrays passed unchanged.
     """
 
     preprocessing: AnyPreprocessing | None
 
 
 class Rows(Protocol):
-    """A split, as far as a member looks at it."""
+    """The part of a split's interface that a member uses."""
 
     def __len__(self) -> int: ...
-    def name(self, row: int) -> str: ...  # a file's relative name, or "row 17"
+    def name(self, row: int) -> str: ...  # a file's relative path, or "row 17"
 
 
 class Answering(Protocol):
-    """A member that is opened."""
+    """An opened member."""
 
     member: Member
     task: type[Task]
-    fineness: float  # share of its largest output by which rounding moves what it says of a row
+    fineness: float  # rounding error of its answers, as a share of its largest output
 
     @property
     def wants(self) -> Inputs | None:
-        """The inputs that it answers from; None where row numbers alone are enough."""
+        """The inputs it answers from; None if it needs row numbers only."""
         ...
 
     @property
     def module(self) -> nn.Module | None:
-        """What gives gradients; None where nothing does."""
+        """The module to differentiate through; None if the member has none."""
         ...
 
     @property
     def remark(self) -> str | None:
-        """What a user should know of it, a sentence, once it has answered a few rows; None where there is nothing."""
+        """What a user should know about the member once it has answered a few rows; None if there is nothing."""
         ...
 
     def meets(self, split: str, rows: Rows) -> None:
-        """See which rows it is going to be asked about, before it is.
+        """Prepare for the rows of a split before the first of them is asked.
 
         Args:
-            split: as `answers` is given it.
+            split: as passed to `answers`.
 
         Raises:
-            EdistillError: it does not answer these rows.
+            EdistillError: it cannot answer these rows.
         """
         ...
 
     def to(self, device: torch.device) -> None:
-        """Answer on a device from now on; inputs come there."""
+        """Answer on `device` from now on; inputs arrive there."""
         ...
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        """What it says of some rows, as the cache holds it, (B, W) float32.
+        """The answers to some rows in the cache's format, (B, W) float32.
 
         Args:
-            split, rows: which rows these are. Of rows that are distorted for an evaluation, `split` says so in words
-                ("test, rotation 3"): they are not those of the split.
-            inputs: (B, …) of them, as it wants them; others may be given the same.
+            split, rows: identify the rows. For rows distorted for an evaluation, `split` names the distortion
+                ("test, rotation 3"), since these are not the rows of the split itself.
+            inputs: (B, …), as requested by `wants`; other members may receive the same tensor. None if `wants` is None.
 
         Raises:
-            EdistillError: it fails, or what it says is no answer of its task.
+            EdistillError: the member fails, or its output is not an answer of its task.
         """
         ...

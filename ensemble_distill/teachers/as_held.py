@@ -1,6 +1,6 @@
-"""Rows as the data holds them, where no member says how they become an input: ready-made outputs look at none.
+"""Rows as the data holds them, for ensembles without a preprocessing: ready-made outputs need no inputs.
 
-Pictures keep their size, in [0, 1], texts their bytes, and arrays are as they are.
+Pictures keep their size, with pixels in [0, 1]; texts become their bytes; arrays are unchanged.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ensemble_distill.teachers.several import as_taken
 
 Fields = tuple[Literal["input_ids", "attention_mask", "token_type_ids"], ...]
 
-BYTES = 512  # of a text that are looked at
+BYTES = 512  # maximum length of a text
 OF_ONE: Fields = ("input_ids", "attention_mask")
 OF_PAIRS: Fields = (*OF_ONE, "token_type_ids")
 
 
 def as_held(source: Source, size: tuple[int, int] | None = None, length: int = BYTES) -> AnyPreprocessing | None:
-    """How rows become an input that says what they are; None for arrays, which are that.
+    """The preprocessing that keeps rows as they are; None for arrays, which need none.
 
     Args:
-        size: of pictures; by default that of the first row's, of several arrays of each by itself.
-        length: bytes that texts are cut to; see `bytes_of`.
+        size: of pictures; by default the size of the first row's picture, for each array separately.
+        length: maximum number of bytes of a text; see `bytes_of`.
     """
     how = partial(_held, pairs=of_pairs(source), size=size, length=length)
     if (arrays := arrays_of(source)) is not None:
@@ -48,9 +48,9 @@ def _held(
 
 @cache
 def bytes_of() -> Tokenizer:
-    """A tokenizer whose tokens are the bytes of a text in UTF-8: the id is the byte."""
+    """A tokenizer whose tokens are the UTF-8 bytes of a text; a token's id is its byte."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in shown]  # which the library writes as these characters
+    others = [byte for byte in range(256) if byte not in shown]  # the library writes them as characters from 256 on
     characters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + at) for at, byte in enumerate(others)}
     record = {
         "version": "1.0",

@@ -1,8 +1,8 @@
-"""Moving averages of weights, as the tools that keep them write them.
+"""Moving averages of weights in the file formats of the tools that write them.
 
-What their files hold was read off timm (`state_dict_ema`), torch's `AveragedModel` (`n_averaged` and `module.`),
-torchvision and DeiT (`model_ema`), BasicSR (`params_ema`), torch_ema and diffusers (a list, `shadow_params`, in the
-order of the parameters), ema_pytorch (`ema_model.` beside `online_model.`), mmengine, and callbacks of Lightning.
+The formats are those of timm (`state_dict_ema`), torch's `AveragedModel` (`n_averaged` and `module.`), torchvision and
+DeiT (`model_ema`), BasicSR (`params_ema`), torch_ema and diffusers (`shadow_params`, a list in parameter order),
+ema_pytorch (`ema_model.` beside `online_model.`), mmengine, and Lightning's callbacks.
 """
 
 from __future__ import annotations
@@ -43,18 +43,21 @@ AVERAGED = (
     "average_model_state",  # Lightning's StochasticWeightAveraging
     "average_model_state_dict",
 )
-# where in what such a key holds; what is not named is something else: shadow's `backup` and `collected_params` are the
-# last step, put aside
+# where an average lies below a key of AVERAGED. Other entries are something else: `backup` and `collected_params`
+# beside a shadow are the last step, stored away for a while
 INSIDE = ("shadow", "shadow_params", "module", "model", "state_dict", "params", "weights", *AVERAGED)
 DEPTH = 2
 
 
 def average_under(value: object, plain: State | None, depth: int = DEPTH) -> tuple[str, State] | None:
-    """The average in what a key of `AVERAGED` holds, and where in it: ".shadow", or "" if it is the value itself.
+    """Find the average in the value of a key of `AVERAGED`.
 
     Args:
-        plain: the last step's weights in the same file. What an average lacks of them is no parameter that was
-            averaged, and is taken from them, as the tools do it.
+        plain: the last step's weights from the same file. Entries that the average lacks were not averaged and are
+            taken from here, as the tools themselves do.
+
+    Returns:
+        Its path within `value` (".shadow", or "" for the value itself) and the average; None if there is none.
     """
     if isinstance(value, nn.Module):
         value = value.state_dict()
@@ -76,19 +79,19 @@ def average_under(value: object, plain: State | None, depth: int = DEPTH) -> tup
 
 
 def averaged_by(value: object) -> bool:
-    """Whether it is the state dict of torch's `AveragedModel` that has averaged something."""
+    """Whether `value` is the state dict of a torch `AveragedModel` that has averaged at least one step."""
     return isinstance(value, Mapping) and _is_averaged_model(value) and not never_averaged(value)
 
 
 def never_averaged(value: object) -> bool:
-    """Whether it is an average that has not begun: what it holds is the weights it was set up with."""
+    """Whether `value` is an average that has not begun and still holds its initial weights."""
     count = value.get("n_averaged") if isinstance(value, Mapping) else None
     number = count.item() if isinstance(count, Tensor) and count.numel() == 1 else count
     return isinstance(number, int | float) and number == 0
 
 
 def swapped(content: Mapping[Any, Any]) -> bool:
-    """Whether `state_dict` is the average and `ema_state_dict` the last step: mmengine exchanges them in its files."""
+    """Whether `state_dict` is the average and `ema_state_dict` the last step: mmengine swaps them in its files."""
     average = content.get("ema_state_dict")
     if not isinstance(average, Mapping) or "state_dict" not in content:
         return False
@@ -99,7 +102,7 @@ def swapped(content: Mapping[Any, Any]) -> bool:
 
 
 def in_callbacks(content: Mapping[Any, Any], plain: State | None) -> Iterator[tuple[str, State]]:
-    """Averages in the states of Lightning's callbacks, with where they stand."""
+    """Yield the path and the weights of each average in the states of Lightning's callbacks."""
     callbacks = content.get("callbacks")
     for name, state in callbacks.items() if isinstance(callbacks, Mapping) else ():
         if not isinstance(state, Mapping) or never_averaged(state):
@@ -122,7 +125,7 @@ def _is_averaged_model(value: Mapping[Any, Any]) -> bool:
 
 
 def _inner(state: State) -> State:
-    """The averaged module's own weights, without what counts beside it."""
+    """The averaged module's own weights, without prefixes and counters."""
     of_average = {name.removeprefix("ema_model."): t for name, t in state.items() if name.startswith("ema_model.")}
     if of_average:
         return unwrapped(of_average)
@@ -131,11 +134,11 @@ def _inner(state: State) -> State:
 
 
 def _completed(average: State, plain: State | None, every: bool) -> State:
-    """The average with what it lacks of the last step's weights.
+    """The average, completed with entries of the last step that it lacks.
 
     Args:
-        every: whether all that it lacks is taken. Where it is a module's own state dict only buffers are: what else the
-            last step has may be the criterion's.
+        every: take all missing entries. Otherwise take only buffers and entries of modules that the average covers:
+            the rest may belong to a criterion.
     """
     if plain is None:
         return average
@@ -159,8 +162,10 @@ def _is_buffer(name: str, tensor: Tensor) -> bool:
 
 
 def _by_order(listed: Sequence[object], plain: State | None) -> State | None:
-    """A list of tensors under the last step's names, where it has as many as there are, or as there are parameters,
-    with the same shapes in the same order. Then there is one way to give them names."""
+    """Name a list of tensors after the last step's entries, or after its parameters alone.
+
+    None unless the count and all shapes agree in order, so that only one naming is possible.
+    """
     if plain is None or not listed or not all(isinstance(tensor, Tensor) for tensor in listed):
         return None
     last = unwrapped(plain)

@@ -1,4 +1,4 @@
-"""Which of the sets of weights in a checkpoint stands for its member: the average if there is one, told if not."""
+"""Choose among the sets of weights in a checkpoint: the average if there is one. Sets left unused are reported."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from ensemble_distill.teachers.states import (
 
 PLAIN = ("state_dict", "model", "model_state_dict", "net", "params")
 LAST = "current_model_state"  # Lightning's WeightAveraging keeps the last step here, and the average in state_dict
-ASIDE = ("backup", "collected_params", "original_state_dict")  # the last step, where an average keeps it for a while
-DEPTH = 4  # keys within keys that are looked through, as callbacks, a callback, its state
+ASIDE = ("backup", "collected_params", "original_state_dict")  # where averages keep the last step for a while
+DEPTH = 4  # levels of nested keys searched: callbacks, a callback, its state, …
 
 SAVE_STATE = "safetensors.torch.save_file(model.state_dict(), 'member.safetensors')"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict on the CPU, wrappers' prefixes removed.
+    """A state dict on the CPU without the prefixes of wrappers.
 
     Attributes:
         state: parameters and buffers by name.
-        ema: whether they are the checkpoint's moving average rather than its last step.
-        key: where they stand in the file, "ema.shadow"; empty where they are the whole file.
-        unused: where others stand that could have been meant: as many weights of the same shapes, or an average.
+        ema: whether it is the checkpoint's moving average rather than its last step.
+        key: its path in the file, such as "ema.shadow"; empty if it is the whole file.
+        unused: paths of others that could have been meant: the same names and shapes, or an average.
     """
 
     state: Mapping[str, Tensor]
@@ -50,10 +50,10 @@ class Weights:
 
 
 def choose(path: Path, content: object) -> Weights:
-    """The weights in what a file holds: an average before the last step, since it is what was evaluated.
+    """Choose the weights in a file's content, preferring an average to the last step: the average was evaluated.
 
     Raises:
-        EdistillError: it holds no state dict, or several averages that differ.
+        EdistillError: there is no state dict, its tensors cannot be read, or several averages differ.
     """
     if isinstance(content, nn.Module):
         raise whole_module(path, f"a whole {type(content).__name__} module")
@@ -62,7 +62,7 @@ def choose(path: Path, content: object) -> Weights:
             f"{path} holds a {type(content).__name__}, not a state dict. Save the weights: {SAVE_STATE}."
         )
     key, plain = _plain(content)
-    already = swapped(content) or LAST in content  # the average stands where the last step is elsewhere
+    already = swapped(content) or LAST in content  # the average stands where others keep the last step
     averages = {} if already else dict(_averages(content, plain))
     for average in averages.values():
         refuse_unreadable(path, average)
@@ -103,7 +103,7 @@ def _averages(content: Mapping[Any, Any], plain: State | None) -> Iterator[tuple
 
 
 def _refuse_several(path: Path, content: Mapping[Any, Any], averages: Mapping[str, State]) -> None:
-    """Of averages that differ, nothing says which was evaluated."""
+    """Refuse averages that differ: nothing says which of them was evaluated."""
     first, *others = averages
     differing = [key for key in others if digest(averages[key]) != digest(averages[first])]
     if differing:
@@ -116,14 +116,14 @@ def _refuse_several(path: Path, content: Mapping[Any, Any], averages: Mapping[st
 
 
 def _loading(content: Mapping[Any, Any]) -> str:
-    """What torch.load needs before it reads a file of timm's."""
+    """The statement that torch.load needs before it reads a timm checkpoint, or ""."""
     if any(isinstance(value, argparse.Namespace) for value in content.values()):
         return "torch.serialization.add_safe_globals([argparse.Namespace]); "
     return ""
 
 
 def _at(content: Mapping[Any, Any], key: str) -> str:
-    """`['callbacks']['EMA']` for a dotted key; names may have dots of their own."""
+    """The subscripts for a dotted key, such as `['callbacks']['EMA']`; names may contain dots themselves."""
     for name, value in content.items():
         if str(name) == key:
             return f"[{name!r}]"
@@ -136,7 +136,7 @@ def _at(content: Mapping[Any, Any], key: str) -> str:
 
 
 def _unused(path: Path, content: Mapping[Any, Any], state: State, passed: set[str]) -> tuple[str, ...]:
-    """Where other weights stand that could have been meant."""
+    """Paths of other weights that could have been meant."""
     return tuple(
         key
         for key, value in _within(content, passed)
@@ -147,7 +147,7 @@ def _unused(path: Path, content: Mapping[Any, Any], state: State, passed: set[st
 def _within(
     content: Mapping[Any, Any], passed: set[str], before: str = "", depth: int = DEPTH
 ) -> Iterator[tuple[str, Any]]:
-    """Every mapping, list and module below a file's keys, with where it stands; not below those that are passed."""
+    """Yield the path and value of every nested entry other than a tensor, skipping the keys in `passed` and `ASIDE`."""
     for name, value in content.items():
         key = f"{before}{name}"
         if key in passed or name in ASIDE or isinstance(value, Tensor):
@@ -158,7 +158,7 @@ def _within(
 
 
 def _is_another(path: Path, value: object, state: State) -> bool:
-    """Whether it is weights of the same names and shapes, one prefix aside, and of other values."""
+    """Whether `value` has the names and shapes of `state`, up to a prefix, but other values."""
     other = as_state(value)
     if other is None or len(other := unwrapped(other)) != len(state):
         return False
@@ -170,7 +170,7 @@ def _is_another(path: Path, value: object, state: State) -> bool:
 
 
 def _is_average_of_another_form(key: str, value: object) -> bool:
-    """A list of tensors or a whole module where averages stand, which could not be given names."""
+    """Whether `value` is an average without names: a list of tensors, or a whole module."""
     if key.split(".")[0] not in AVERAGED and not key.startswith("callbacks."):
         return False
     if isinstance(value, list | tuple):
@@ -206,7 +206,7 @@ def _no_state(path: Path, content: Mapping[Any, Any]) -> EdistillError:
 
 
 def _almost(path: Path, content: Mapping[Any, Any], key: str, value: Mapping[Any, Any]) -> EdistillError:
-    """Tensors by name with something else among them."""
+    """The error for a mapping of tensors that contains something else."""
     beside = [f"{name!r} is not text" for name in value if not isinstance(name, str)] or odd_entries(value)
     beside = beside or [f"{name} is a {type(e).__name__}" for name, e in value.items() if not isinstance(e, Tensor)]
     at = f"[{key!r}]" if key else ""
