@@ -1,7 +1,7 @@
-"""Members that do not answer every row, as those of out-of-fold outputs: which do, and who is compared with them.
+"""Members that do not answer every row, such as those of out-of-fold outputs.
 
-In outputs such a row is NaN. In a predictive it has a weight of 0, so that every mean over members is over those who
-answer; its own numbers are then finite, and mean nothing.
+In outputs, a row that a member does not answer is NaN. In a predictive, that member has weight 0 on that row, so every
+mean over members covers only those who answer; its own numbers there are finite and meaningless.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ Said = TypeVar("Said", bound=Predictive)
 
 
 def answered(outputs: Tensor) -> Tensor:
-    """(B, M) whether a member answers a row, from outputs (B, M, ...) that are NaN where it does not."""
+    """Whether each member answers each row, (B, M), from outputs (B, M, ...) that are NaN where it does not."""
     return ~outputs.isnan().flatten(2).all(-1)
 
 
 def those_who_answer(outputs: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Finite outputs (B, M, ...), and weights (B, M): 0 for a member on a row that it does not answer, whose numbers
-    are the mean of the others'.
+    """Finite outputs (B, M, ...) and the members' weights on each row, (B, M).
+
+    Where a member does not answer a row, its weight is 0 and its outputs are the mean of the other members'.
 
     Args:
-        outputs: NaN where a member does not answer.
-        weights: (M,) of all; None for equal ones.
+        outputs: (B, M, ...), NaN where a member does not answer.
+        weights: (M,), the members' weights; None for equal weights.
     """
     there = answered(outputs)
     shaped = there.view(*there.shape, *[1] * (outputs.dim() - 2))
@@ -39,20 +40,23 @@ def those_who_answer(outputs: Tensor, weights: Tensor | None) -> tuple[Tensor, T
 
 
 def who_answers(predictive: Any) -> Tensor | None:
-    """(B, M) whether a member of a predictive answers a row; None where all answer every row."""
+    """Whether each member of a predictive answers each row, (B, M); None if all members answer every row."""
     weights: Tensor | None = predictive.weights
     return None if weights is None or weights.dim() == 1 else weights > 0
 
 
 def answering(predictive: Any) -> Tensor | None:
-    """(B,) how many members of a predictive answer each row; None where all answer every row."""
+    """How many members of a predictive answer each row, (B,); None if all members answer every row."""
     there = who_answers(predictive)
     return None if there is None else there.sum(1)
 
 
 def matched(student: Said, ensemble: Any) -> Said:
-    """Of a student with a head for each member, on each row the heads of those members who answer it: so a student that
-    is the ensemble has no error. Any other, and where all members answer, is itself."""
+    """The student with only those heads counted on each row whose members answer it.
+
+    A student that equals the ensemble then has no error. The student is returned unchanged if all members answer every
+    row, or if it does not have one head for each of several members.
+    """
     if answering(ensemble) is None or student.members != ensemble.members or student.members == 1:
         return student
     own: Any = student

@@ -1,4 +1,4 @@
-"""Independent yes/no answers, held as logits: several labels of one row."""
+"""Independent yes/no labels of a row, held as logits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Bernoulli(OfLogits):
 
     Attributes:
         logits: (B, M, *L, K), ln p − ln (1 − p) of each label.
-        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
-        average: what pooling means: the mean probability of each label ("probabilities") or its mean logit ("logits").
+        weights: (M,), or (B, M) to weight each row differently; nonnegative, relative to their sum; None for equal.
+        average: how members are pooled: by each label's mean probability ("probabilities") or mean logit ("logits").
             Uncertainties are those of the mixture in either case.
     """
 
@@ -32,11 +32,11 @@ class Bernoulli(OfLogits):
         return LogitMeans if self.average == "logits" else LabelMixtures
 
     def means(self) -> Tensor:
-        """Probabilities of yes, (B, M, *L, K)."""
+        """The probability of yes for each label, (B, M, *L, K)."""
         return self.logits.sigmoid()
 
     def mixture(self) -> Self:
-        """Each label's mean probability, from logsumexp so that tiny ones survive on either side."""
+        """Each label's mean probability, M = 1; by logsumexp, so that tiny probabilities of yes and of no survive."""
         log_shares = over_members(shares(self.weights, self.logits).log(), self.logits)
         yes, no = (
             torch.logsumexp(logsigmoid(z) + log_shares, dim=1, keepdim=True) for z in (self.logits, -self.logits)
@@ -50,17 +50,18 @@ class Bernoulli(OfLogits):
         return replace(self, logits=self.member_mean(self.logits).unsqueeze(1), weights=None)
 
     def kl(self, student: Self) -> Tensor:
-        """KL(self ‖ student) in nats, summed over labels, (B, M, *L); an M of 1 is spread over the other's."""
+        """KL(self ‖ student) in nats, summed over labels, (B, M, *L); M = 1 broadcasts on either side."""
         p = self.means()
         yes = logsigmoid(self.logits) - logsigmoid(student.logits)
         no = logsigmoid(-self.logits) - logsigmoid(-student.logits)
         return (p * yes + (1 - p) * no).sum(-1)
 
     def deviation_error(self, student: Self) -> Tensor:
-        """How otherwise the student's members depart from what they say together, (B, M, *L), nats.
+        """How much the members' deviations from their mean differ between self and student, in nats, (B, M, *L).
 
-        ½ Σ_k w_k (1 − w_k) (d_mk − d'_mk)², with w the mixture of self, and d the logits less their members' mean: for
-        small differences it is KL(self ‖ student) of members whose pooled predictions are equal.
+        ½ Σ_k w_k (1 − w_k) (d_mk − d'_mk)², where w is the mixture of self, and d and d' are the logits of self and
+        student minus their means over members. For small differences this is KL(self ‖ student) between members whose
+        pooled predictions are equal.
         """
         w = self.mixture().means()
         mine, theirs = (one.logits - one.member_mean(one.logits).unsqueeze(1) for one in (self, student))
@@ -71,19 +72,19 @@ class Bernoulli(OfLogits):
         return (log_plus(self.logits) - y.unsqueeze(1) * self.logits).sum(-1)
 
     def pooled_nll(self, y: Tensor) -> Tensor:
-        """−Σ_k ln of the pooled probability of y_k, (B, *L)."""
+        """−Σ_k ln p(y_k) under the pooled prediction, (B, *L)."""
         return self.pooled().nll(y).squeeze(1)
 
     def entropy(self) -> Tensor:
-        """H[p_mk] of each label in nats, (B, M, *L, K)."""
+        """H[p_mk], the entropy of each label in nats, (B, M, *L, K)."""
         p = self.means()
         return -(p * logsigmoid(self.logits) + (1 - p) * logsigmoid(-self.logits))
 
     def each(self) -> Summary:
-        """Probabilities and uncertainties of each label, (B, *L, K).
+        """Pooled probability and uncertainties of each label, (B, *L, K).
 
-        Model uncertainty is the mutual information, computed as mean KL(p_m ‖ p̄): equal, never negative, and exact
-        where two entropies nearly cancel.
+        Model uncertainty is the mutual information. It is computed as mean KL(p_m ‖ p̄), which is equal to the
+        difference of entropies, never negative, and exact where the two nearly cancel.
         """
         mixture, p = self.mixture().logits, self.means()
         gap = p * (logsigmoid(self.logits) - logsigmoid(mixture)) + (1 - p) * (
@@ -94,7 +95,7 @@ class Bernoulli(OfLogits):
         return Summary(mean=self.pooled().means().squeeze(1), total=data + model, data=data, model=model)
 
     def summary(self) -> Summary:
-        """Pooled probabilities (B, *L, K), and the three uncertainties, each the sum over labels."""
+        """Pooled probabilities (B, *L, K) and the three uncertainties (B, *L), summed over labels."""
         each = self.each()
         model, data = each.model.sum(-1), each.data.sum(-1)
         return Summary(mean=each.mean, total=data + model, data=data, model=model)
@@ -110,22 +111,22 @@ class Bernoulli(OfLogits):
 
 
 class LabelMixtures(Mixtures):
-    """Members whose probabilities of each label pool as Σ w_m p_mk ÷ Σ w_m: what they say of the right ones."""
+    """Pooling by each label's mean probability, Σ w_m p_mk ÷ Σ w_m; W = K, one number per right label."""
 
     @staticmethod
     def parts(members: Bernoulli, y: Tensor, share: Tensor) -> Tensor:
-        """ln w_m p_mk(y_k), (B, M, K)."""
+        """ln (w_m p_mk(y_k)), (B, M, K)."""
         right = torch.where(y.unsqueeze(1) == 1, members.logits, -members.logits)
         return logsigmoid(right) + over_members(share.log(), right)
 
     @staticmethod
     def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
-        """(C,), from what was joined (C, N, K) and the sum of its shares (C,)."""
+        """See `Pool.nll`; joined is (C, N, K)."""
         return (share.log()[:, None, None] - joined).sum(-1).mean(1)
 
 
 class LogitMeans(Products):
-    """Members whose logits are averaged: W = K."""
+    """Pooling by each label's mean logit; W = K."""
 
     @staticmethod
     def parts(members: Bernoulli, y: Tensor, share: Tensor) -> Tensor:
@@ -134,13 +135,13 @@ class LogitMeans(Products):
 
     @staticmethod
     def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
-        """(C,), from what was joined (C, N, K) and the sum of its shares (C,)."""
+        """See `Pool.nll`; joined is (C, N, K)."""
         logits = joined / share.to(joined)[:, None, None]
         return (log_plus(logits) - y * logits).sum(-1).mean(1)
 
 
 class BernoulliFamily(OfLogitsFamily):
-    """A head emits K logits, one a label."""
+    """A head emits K logits, one per label."""
 
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Bernoulli:
         return Bernoulli(raw, weights, average)

@@ -21,9 +21,12 @@ Made = TypeVar("Made")
 
 
 def _once(make: Callable[[Categorical], Made]) -> Callable[[Categorical], Made]:
-    """What a distribution is asked for again and again, by each figure and each term of a loss: made once, and kept as
-    long as it lives. It is made anew where a gradient flows through it, since what is made without one has none, and
-    where a loss of the user's has changed either of them in place."""
+    """Caches a result that every figure and every term of a loss needs, for as long as the distribution lives.
+
+    The result is computed again in two cases: if a gradient flows through the logits, since a result cached without
+    one carries none; and if a user's loss has changed the logits or the result in place. Inference tensors count no
+    such changes, so nothing is cached for them.
+    """
     name = f"_{make.__name__}"
 
     @wraps(make)
@@ -41,7 +44,7 @@ def _once(make: Callable[[Categorical], Made]) -> Callable[[Categorical], Made]:
 
 
 def _versions(*each: object) -> list[int]:
-    """How often the tensors of each were changed in place."""
+    """How often each tensor was changed in place, over the given tensors and the tensors among objects' attributes."""
     tensors = [of for one in each for of in ([one] if isinstance(one, Tensor) else vars(one).values())]
     return [of._version for of in tensors if isinstance(of, Tensor)]
 
@@ -51,9 +54,9 @@ class Categorical(OfLogits):
     """M categorical distributions for each row.
 
     Attributes:
-        logits: (B, M, *L, K), natural-log scores, any offset.
-        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
-        average: what pooling means: the mixture ("probabilities") or the softmax of the mean logits
+        logits: (B, M, *L, K), natural-log scores with any offset.
+        weights: (M,), or (B, M) to weight each row differently; nonnegative, relative to their sum; None for equal.
+        average: how members are pooled: as their mixture ("probabilities") or as the softmax of their mean logits
             ("logits"). Uncertainties are those of the mixture in either case.
     """
 
@@ -63,7 +66,7 @@ class Categorical(OfLogits):
 
     @_once
     def log_probs(self) -> Tensor:
-        """(B, M, *L, K)."""
+        """Log-probabilities, (B, M, *L, K)."""
         return self.logits.log_softmax(-1)
 
     def scores(self) -> Tensor:
@@ -75,9 +78,9 @@ class Categorical(OfLogits):
 
     @_once
     def mixture(self) -> Categorical:
-        """The mean probability as one distribution, from logsumexp so that tiny probabilities survive."""
+        """The mean probabilities as one distribution, M = 1; by logsumexp, so that tiny probabilities survive."""
         log_probs = self.log_probs()
-        if self.members == 1 and self.weights is None:  # what follows would give the same bits, and take much longer
+        if self.members == 1 and self.weights is None:  # the same bits as below, much faster
             return replace(self, logits=log_probs, weights=None)
         log_shares = over_members(shares(self.weights, log_probs).log(), log_probs)
         mixed = torch.logsumexp(log_probs + log_shares, dim=1, keepdim=True)
@@ -91,16 +94,16 @@ class Categorical(OfLogits):
         return replace(self, logits=pooled.unsqueeze(1), weights=None)
 
     def kl(self, student: Self) -> Tensor:
-        """KL(self ‖ student) in nats, (B, M, *L); an M of 1 on either side is spread over the other's."""
+        """KL(self ‖ student) in nats, (B, M, *L); M = 1 broadcasts on either side."""
         p, q = self.log_probs(), student.log_probs()
         return (p.exp() * (p - q)).sum(-1)
 
     def deviation_error(self, student: Self) -> Tensor:
-        """How otherwise the student's members depart from what they say together, (B, M, *L), nats.
+        """How much the members' deviations from their mean differ between self and student, in nats, (B, M, *L).
 
-        ½ Σ_k w_k (d_mk − d'_mk)², with w the mixture of self, and d_m the logits less their w-weighted mean over
-        classes, less the members' mean of that. For small differences it is KL(self ‖ student) of members whose
-        pooled predictions are equal.
+        ½ Σ_k w_k (d_mk − d'_mk)², where w is the mixture of self. To get d_m, the logits are centered twice: on their
+        w-weighted mean over classes, then on the mean over members; d'_m is the same for the student. For small
+        differences this is KL(self ‖ student) between members whose pooled predictions are equal.
         """
         w = self.mixture().log_probs().exp()
         apart = self._deviations(w) - student._deviations(w)
@@ -117,11 +120,11 @@ class Categorical(OfLogits):
         return -log_probs.gather(-1, index).squeeze(-1)
 
     def pooled_nll(self, y: Tensor) -> Tensor:
-        """−ln of the pooled probability of y, (B, *L)."""
+        """−ln p(y) under the pooled prediction, (B, *L)."""
         return self.pooled().nll(y).squeeze(1)
 
     def entropy(self) -> Tensor:
-        """H[p_m] in nats, (B, M, *L)."""
+        """H[p_m], the entropy of each member in nats, (B, M, *L)."""
         log_probs = self.log_probs()
         return -(log_probs.exp() * log_probs).sum(-1)
 
@@ -129,8 +132,8 @@ class Categorical(OfLogits):
     def summary(self) -> Summary:
         """Pooled probabilities and the three uncertainties.
 
-        Model uncertainty is the mutual information H[p̄] − mean H[p_m] (Tran et al. 2020, section 4),
-        computed as mean KL(p_m ‖ p̄): equal, never negative, and exact where the two entropies nearly cancel.
+        Model uncertainty is the mutual information H[p̄] − mean H[p_m] (Tran et al. 2020, section 4). It is computed as
+        mean KL(p_m ‖ p̄), which is equal, never negative, and exact where the two entropies nearly cancel.
         """
         log_probs = self.log_probs()
         gap = log_probs - self.mixture().logits

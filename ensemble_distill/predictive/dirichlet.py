@@ -1,4 +1,4 @@
-"""Dirichlet distributions over the probabilities of classes: one network's prediction and its doubt about it."""
+"""Dirichlet distributions over class probabilities: one network's prediction and its uncertainty about it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ensemble_distill.predictive.weighted import weighted_mean
 
 @dataclass(frozen=True)
 class Dirichlet:
-    """One Dirichlet distribution for each row. It stands for a whole ensemble, so M is 1.
+    """One Dirichlet distribution for each row, which stands for a whole ensemble, so M is 1.
 
     Attributes:
         log_concentration: (B, 1, *L, K), ln α.
@@ -43,7 +43,7 @@ class Dirichlet:
 
     @property
     def weights(self) -> None:
-        """It stands for all."""
+        """None, since one distribution stands for all members."""
 
     @property
     def pool(self) -> type[Pool]:
@@ -59,12 +59,14 @@ class Dirichlet:
         return self.log_concentration.exp()
 
     def tempered(self, temperature: float) -> Self:
-        """α^(1/temperature): the expected probabilities are softened as a softmax is, and the doubt grows."""
+        """α^(1/temperature): the expected probabilities soften as a softmax does, and every α moves toward 1."""
         return self if temperature == 1 else replace(self, log_concentration=self.log_concentration / temperature)
 
     def calibrated(self, by: Calibration) -> Self:
-        """Expected probabilities softened by the temperature, and the precision α_0 divided by the spread's square:
-        as members drawn from it would move apart by the spread."""
+        """Expected probabilities softened by the temperature, and the precision α_0 divided by the spread squared.
+
+        Members drawn from the distribution thereby move apart by about the factor of the spread.
+        """
         log_total = self.log_concentration.logsumexp(-1, keepdim=True)
         spread = row_spreads(by, replace(self, log_concentration=exact(self.log_concentration)).summary, log_total)
         log_total = log_total - 2 * (spread.log() if isinstance(spread, Tensor) else math.log(spread))
@@ -85,7 +87,7 @@ class Dirichlet:
     def kl(self, student: Self) -> Tensor:
         """KL(self ‖ student) between the Dirichlet distributions, nats, (B, 1, *L).
 
-        In float64, since lnΓ(α_0) − Σ lnΓ(α_k) cancels: float32 is a fifth off where every α is 8,000.
+        Computed in float64, since lnΓ(α_0) − Σ lnΓ(α_k) cancels: float32 is off by a fifth where every α is 8,000.
         """
         a, b = (dirichlet.log_concentration.double().exp() for dirichlet in (self, student))
         total_a, total_b = a.sum(-1), b.sum(-1)
@@ -94,16 +96,16 @@ class Dirichlet:
         return divergence.to(self.log_concentration)
 
     def log_density(self, log_probs: Tensor) -> Tensor:
-        """ln Dir(p; α), (B, M, *L), of M probabilities a row given as ln p (B, M, *L, K), none of them 0.
+        """ln Dir(p; α), (B, M, *L), at M probability vectors per row, given as ln p (B, M, *L, K); no p may be 0.
 
-        In float64 for the reason that `kl` is.
+        Computed in float64 for the same reason as `kl`.
         """
         a = self.log_concentration.double().exp()
         normalizer = torch.lgamma(a.sum(-1)) - torch.lgamma(a).sum(-1)
         return (normalizer + ((a - 1) * log_probs).sum(-1)).to(self.log_concentration)
 
     def deviation_error(self, student: Self) -> Tensor:
-        """Raises TypeError: it is one distribution, with no members to depart from it."""
+        """Raises TypeError, since a single distribution has no members that could deviate from it."""
         raise TypeError("a Dirichlet has no members whose deviations could be compared")
 
     def nll(self, y: Tensor) -> Tensor:
@@ -115,18 +117,18 @@ class Dirichlet:
         return self.nll(y).squeeze(1)
 
     def member_mean(self, values: Tensor) -> Tensor:
-        """(B, 1, ...) to (B, ...)."""
+        """Values (B, 1, ...) without their member dimension, (B, ...)."""
         return weighted_mean(None, values)
 
     def summary(self) -> Summary:
         """Expected probabilities and the uncertainties in closed form, nats.
 
-        With p = α/α_0: total = −Σ p_k ln p_k, data = Σ p_k (ψ(α_0 + 1) − ψ(α_k + 1)), the expected entropy, and
+        With p = α/α_0: total = −Σ p_k ln p_k; data = Σ p_k (ψ(α_0 + 1) − ψ(α_k + 1)), the expected entropy;
         model = their difference, the mutual information (Malinin & Gales 2018, arXiv:1802.10501, appendix C).
         """
         log_concentration = self.log_concentration.squeeze(1)
         mean = log_concentration.softmax(-1)
-        # with g(α) = ψ(α + 1) − ln α the model's part is Σ p_k (g(α_k) − g(α_0)), which does not cancel
+        # with g(α) = ψ(α + 1) − ln α, model = Σ p_k (g(α_k) − g(α_0)), which does not cancel
         log_a = log_concentration.double()
         log_total = log_a.logsumexp(-1, keepdim=True)
         p = (log_a - log_total).exp()
@@ -136,11 +138,11 @@ class Dirichlet:
         return Summary(mean=mean, total=data + model, data=data, model=model)
 
     def parts(self, share: Tensor, y: Tensor | None) -> Parts:
-        """Of its expected probabilities, which have no parts but themselves."""
+        """The parts of the expected probabilities, which form a single member."""
         return self.mixture().parts(share, y)
 
     def log_width(self) -> None:
-        """A temperature widens it."""
+        """None, since a temperature widens the prediction."""
 
     def as_member(self) -> Tensor:
         """Logits of the expected probabilities, (B, K)."""
@@ -151,14 +153,14 @@ class Dirichlet:
         return {"logits": self.as_member(), "concentration": self.concentration.squeeze(1)}
 
 
-LARGEST = 600.0  # of ln α: exp leaves float64 soon after, and the gap is 0 long before
+LARGEST = 600.0  # ln α is clamped to it: exp overflows float64 soon after, and the gap is 0 long before
 
 
 def digamma_gap(log_a: Tensor) -> Tensor:
-    """ψ(α + 1) − ln α for ln α, both float64, in operations that ONNX has; it falls from ∞ to 0 as 1/(2α).
+    """ψ(α + 1) − ln α from ln α, both float64, in operations that ONNX has; it falls from ∞ to 0, finally as 1/(2α).
 
-    By the recurrence to y = α + 7 and the asymptotic series there (Abramowitz & Stegun 6.3.5 and 6.3.18): within
-    1e-11 everywhere, and without ψ and ln cancelling where α is large.
+    Uses the recurrence up to y = α + 7 and the asymptotic series there (Abramowitz & Stegun 6.3.5 and 6.3.18). The
+    error is within 1e-11 everywhere, and ψ and ln do not cancel where α is large.
     """
     log_a = log_a.clamp_max(LARGEST)
     a = log_a.exp()
@@ -171,10 +173,10 @@ def digamma_gap(log_a: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DirichletFamily:
-    """A head emits a number z for each class, and α = exp(z) + `offset`.
+    """A head emits one number z per class, and α = exp(z) + `offset`.
 
     Attributes:
-        offset: 0 or more; with 1 every density is bounded (Ryabinin et al. 2021, arXiv:2105.06987).
+        offset: 0 or more; 1 bounds every density (Ryabinin et al. 2021, arXiv:2105.06987).
     """
 
     offset: float = 0.0
@@ -194,7 +196,7 @@ class DirichletFamily:
         return outputs["concentration"].log().unsqueeze(1)
 
     def raw(self, predictive: Dirichlet) -> Tensor:
-        """Raises ValueError when a concentration is not above the offset: no number means that."""
+        """The numbers z. Raises ValueError if a concentration does not exceed the offset, since no z gives it."""
         log_concentration = predictive.log_concentration
         if self.offset == 0:
             return log_concentration

@@ -1,4 +1,4 @@
-"""Normal distributions over a number, held as means and log-variances."""
+"""Normal distributions of one target, held as means and log-variances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Gaussian(Members):
     Attributes:
         mean: (B, M, *L), in the target's unit.
         log_variance: (B, M, *L), natural logarithm of the variance in the target's unit squared.
-        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
+        weights: (M,), or (B, M) to weight each row differently; nonnegative, relative to their sum; None for equal.
     """
 
     mean: Tensor
@@ -42,11 +42,11 @@ class Gaussian(Members):
         return Mixtures
 
     def tempered(self, temperature: float) -> Self:
-        """The density to the power of 1/temperature, normalized: the variance times the temperature."""
+        """The density to the power 1/temperature, normalized: the variance times the temperature."""
         return self if temperature == 1 else replace(self, log_variance=self.log_variance + math.log(temperature))
 
     def calibrated(self, by: Calibration) -> Self:
-        """The means moved apart or together about their mean, which stays; every variance by one factor."""
+        """The members' means moved apart or together about their fixed mean, and every variance times one factor."""
         wider = replace(self, log_variance=self.log_variance + math.log(by.variance))
         if not moves(by):
             return wider
@@ -55,14 +55,14 @@ class Gaussian(Members):
         return replace(wider, mean=center + row_spreads(by, precise.summary, self.mean) * (self.mean - center))
 
     def means(self) -> Tensor:
-        """(B, M, *L, 1)."""
+        """The members' means, (B, M, *L, 1)."""
         return self.mean.unsqueeze(-1)
 
     def mixture(self) -> Self:
         """The normal distribution with the mixture's moments: μ = mean μ_m, σ² = mean σ_m² + Var μ_m.
 
-        Of all normal distributions it is the nearest to the mixture: mean_m KL(p_m ‖ q) =
-        KL(moments ‖ q) + mean_m KL(p_m ‖ moments) for any normal q.
+        It is the normal distribution nearest to the mixture: for any normal q,
+        mean_m KL(p_m ‖ q) = KL(moments ‖ q) + mean_m KL(p_m ‖ moments).
         """
         summary = self.summary()
         return replace(
@@ -70,11 +70,11 @@ class Gaussian(Members):
         )
 
     def pooled(self) -> Self:
-        """The mixture's moments as one distribution, M = 1."""
+        """The normal distribution with the mixture's moments, M = 1."""
         return self.mixture()
 
     def kl(self, student: Self) -> Tensor:
-        """KL(self ‖ student) in nats, (B, M, *L); an M of 1 on either side is spread over the other's.
+        """KL(self ‖ student) in nats, (B, M, *L); M = 1 broadcasts on either side.
 
         ln(σ_s/σ_t) + (σ_t² + (μ_t − μ_s)²) / (2σ_s²) − ½ (Tran et al. 2020, section 3).
         """
@@ -83,10 +83,11 @@ class Gaussian(Members):
         return 0.5 * (ratio.expm1() - ratio + distance)  # expm1: exp(x) − 1 loses all digits where variances agree
 
     def deviation_error(self, student: Self) -> Tensor:
-        """How otherwise the student's members depart from what they say together, (B, M, *L), nats.
+        """How much the members' deviations from their mean differ between self and student, in nats, (B, M, *L).
 
-        ½ (d_m − d'_m)² / σ² + ¼ (v_m − v'_m)², with d the means and v the log-variances less their means over
-        members, and σ² the mean variance of self: KL(self ‖ student) to second order, of members with equal means.
+        ½ (d_m − d'_m)² / σ² + ¼ (v_m − v'_m)², where d and v are the means and log-variances minus their means over
+        members, d' and v' are the student's, and σ² is the mean variance of self. To second order this is
+        KL(self ‖ student) between members whose means over members are equal.
         """
         variance = self.member_mean(self.log_variance.exp()).unsqueeze(1)
         means, spreads = (
@@ -101,17 +102,17 @@ class Gaussian(Members):
         return 0.5 * (math.log(2 * math.pi) + self.log_variance + distance)
 
     def pooled_nll(self, y: Tensor) -> Tensor:
-        """−ln of the mixture's density at y, (B, *L)."""
+        """−ln of the mixture's density at y, (B, *L), not of the normal distribution with its moments."""
         return mixture_nll(self.weights, self.nll(y))
 
     def summary(self) -> Summary:
         """The mixture's mean and variance; data is the mean of the variances, model the variance of the means.
 
-        The variance of the means divides by M, not M − 1: it is that of the mixture (Tran et al. 2020, section 4).
+        The variance of the means divides by M, not M − 1, as the mixture's does (Tran et al. 2020, section 4).
         """
         rough = self.member_mean(self.mean)
         apart = self.mean - rough.unsqueeze(1)
-        rounding = self.member_mean(apart)  # 0 but for float32, whose steps about 454 are 3e-5: members may be nearer
+        rounding = self.member_mean(apart)  # not 0 in float32, whose steps near 454 are 3e-5: members may be closer
         data = self.member_mean(self.log_variance.exp())
         model = self.member_mean((apart - rounding.unsqueeze(1)).square())
         return Summary(mean=rough + rounding, total=data + model, data=data, model=model)
@@ -129,12 +130,12 @@ class Gaussian(Members):
         return self.summary().data.log()
 
     def as_member(self) -> Tensor:
-        """Mean and log-variance of the mixture, (B, 2)."""
+        """The mixture's mean and log-variance, (B, 2)."""
         pooled = self.pooled()
         return torch.cat([pooled.mean, pooled.log_variance], dim=1)
 
     def emitted(self, summary: Summary) -> dict[str, Tensor]:
-        """`mean` and `variance` (B,) of the mixture; `head_means` and `head_variances` (B, M) of several members."""
+        """`mean` and `variance` (B,) of the mixture and, if M > 1, `head_means` and `head_variances` (B, M)."""
         heads = {"head_means": self.mean, "head_variances": self.log_variance.exp()} if self.members > 1 else {}
         return {"mean": summary.mean, "variance": summary.total, **heads}
 
@@ -143,10 +144,10 @@ class Gaussian(Members):
 class GaussianFamily:
     """A head emits a mean and a log-variance, both in units of `scale` about `center`.
 
-    Normal distributions pool in one way, as the mixture, so `average` changes nothing.
+    Normal distributions pool only as their mixture, so `average` changes nothing.
 
     Attributes:
-        center, scale: in the target's unit; scale > 0. 0 and 1 where the numbers are in that unit themselves.
+        center, scale: in the target's unit, with scale > 0; 0 and 1 if a head emits numbers in that unit.
     """
 
     center: float = 0.0
@@ -171,7 +172,7 @@ class GaussianFamily:
 
 
 def emitted_moments(outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Means and variances of each head, (B, M, …), of one head where there is no other."""
+    """Means and variances of each head, (B, M, …), from a student's named outputs; M = 1 if it has a single head."""
     if "head_means" in outputs:
         return outputs["head_means"], outputs["head_variances"]
     return outputs["mean"].unsqueeze(1), outputs["variance"].unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Several numbers of one row, each by a normal distribution of its own."""
+"""Independent normal distributions of several targets, held as means and log-variances."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class GaussianVector(Members):
 
     Attributes:
         mean: (B, M, *L, D), in each target's unit.
-        log_variance: (B, M, *L, D), natural logarithms of variances in those units squared.
-        unit: (D,) what uncertainties over all targets are measured in: each one's standard deviation.
-        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
+        log_variance: (B, M, *L, D), natural logarithms of the variances in those units squared.
+        unit: (D,), each target's standard deviation: the unit of uncertainties over all targets.
+        weights: (M,), or (B, M) to weight each row differently; nonnegative, relative to their sum; None for equal.
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class GaussianVector(Members):
 
     @property
     def apart(self) -> Gaussian:
-        """Each target by itself, as a position."""
+        """Separate normal distributions, with targets in the place of positions."""
         return Gaussian(self.mean, self.log_variance, self.weights)
 
     def _of(self, apart: Gaussian) -> Self:
@@ -52,19 +52,19 @@ class GaussianVector(Members):
         return Mixtures
 
     def tempered(self, temperature: float) -> Self:
-        """Every density to the power of 1/temperature, normalized: the variances times the temperature."""
+        """Every density to the power 1/temperature, normalized: the variances times the temperature."""
         return self._of(self.apart.tempered(temperature))
 
     def calibrated(self, by: Calibration) -> Self:
-        """The means moved apart or together about their mean, which stays; every variance by one factor."""
+        """The members' means moved apart or together about their fixed mean, and every variance times one factor."""
         return self._of(self.apart.calibrated(by))
 
     def means(self) -> Tensor:
-        """(B, M, *L, D), in units of `unit`, so that those of different targets can be compared."""
+        """The members' means in units of `unit`, (B, M, *L, D), so that different targets can be compared."""
         return self.mean / self.unit.to(self.mean)
 
     def mixture(self) -> Self:
-        """For each target the normal distribution with the mixture's moments; see `Gaussian.mixture`."""
+        """For each target, the normal distribution with the mixture's moments; see `Gaussian.mixture`."""
         return self._of(self.apart.mixture())
 
     def pooled(self) -> Self:
@@ -72,12 +72,11 @@ class GaussianVector(Members):
         return self.mixture()
 
     def kl(self, student: Self) -> Tensor:
-        """KL(self ‖ student) in nats, summed over targets, (B, M, *L); an M of 1 is spread over the other's."""
+        """KL(self ‖ student) in nats, summed over targets, (B, M, *L); M = 1 broadcasts on either side."""
         return self.apart.kl(student.apart).sum(-1)
 
     def deviation_error(self, student: Self) -> Tensor:
-        """How otherwise the student's members depart from what they say together, (B, M, *L), nats; a sum over
-        targets of `Gaussian.deviation_error`."""
+        """The sum over targets of `Gaussian.deviation_error`, in nats, (B, M, *L)."""
         return self.apart.deviation_error(student.apart).sum(-1)
 
     def nll(self, y: Tensor) -> Tensor:
@@ -85,16 +84,19 @@ class GaussianVector(Members):
         return self.apart.nll(y).sum(-1)
 
     def pooled_nll(self, y: Tensor) -> Tensor:
-        """−ln of the density at y of the mixture of the members' vectors, (B, *L)."""
+        """−ln of the density at y of the mixture of the members' joint distributions, (B, *L)."""
         return mixture_nll(self.weights, self.nll(y))
 
     def each(self) -> Summary:
-        """Mean and variances of each target, (B, *L, D), in its own unit and that unit squared."""
+        """Pooled mean and uncertainties of each target, (B, *L, D), in its own unit and that unit squared."""
         return self.apart.summary()
 
     def summary(self) -> Summary:
-        """Means (B, *L, D) in their units; the uncertainties are means over targets of variances in the squares of
-        `unit`, since those of different targets could not be added else."""
+        """Pooled means (B, *L, D) in the targets' units, and the three uncertainties (B, *L).
+
+        An uncertainty is the mean over targets of variances in squares of `unit`, since variances in different units
+        cannot be added.
+        """
         each = self.each()
         square = self.unit.to(each.data).square()
         data, model = ((variance / square).mean(-1) for variance in (each.data, each.model))
@@ -106,16 +108,16 @@ class GaussianVector(Members):
         return Parts(self._of(each.pooled), model, None if y is None else mixed_nll(share, self.nll(y)))
 
     def log_width(self) -> Tensor:
-        """ln of the mean of the members' variances, the mean over targets, (B,)."""
+        """ln of the mean of the members' variances, averaged over targets, (B,)."""
         return self.each().data.log().mean(-1)
 
     def as_member(self) -> Tensor:
-        """Means and log-variances of the mixture, (B, 2D)."""
+        """The mixture's means and log-variances, (B, 2D)."""
         pooled = self.pooled()
         return torch.cat([pooled.mean, pooled.log_variance], dim=-1).squeeze(1)
 
     def emitted(self, summary: Summary) -> dict[str, Tensor]:
-        """`mean` and `variance` (B, D) of the mixture; `head_means` and `head_variances` (B, M, D) of several."""
+        """`mean` and `variance` (B, D) of the mixture and, if M > 1, `head_means` and `head_variances` (B, M, D)."""
         heads = {"head_means": self.mean, "head_variances": self.log_variance.exp()} if self.members > 1 else {}
         return {"mean": summary.mean, "variance": self.each().total, **heads}
 
@@ -125,8 +127,8 @@ class GaussianVectorFamily:
     """A head emits D means and D log-variances, in units of `scale` about `center`.
 
     Attributes:
-        unit: D standard deviations of the targets; what uncertainties over all are measured in.
-        center, scale: D of each, in the targets' units; scale > 0. Empty for 0 and 1.
+        unit: the D targets' standard deviations: the units of uncertainties over all targets.
+        center, scale: D numbers each, in the targets' units, with scale > 0; empty for 0 and 1.
     """
 
     unit: tuple[float, ...] = (1.0,)
@@ -136,7 +138,7 @@ class GaussianVectorFamily:
     stands_for_all: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no training writes; lists, as JSON has them, become tuples."""
+        """Turns lists, as read from JSON, into tuples. Raises ValueError for fields that no training writes."""
         for name in ("unit", "center", "scale"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         count, lengths = len(self.unit), {len(self.center), len(self.scale)}

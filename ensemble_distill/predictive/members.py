@@ -1,4 +1,4 @@
-"""What several distributions of one row have in common, a distribution a member."""
+"""What all families with one distribution per member share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ensemble_distill.predictive.weighted import weighted_mean
 
 
 class Members:
-    """A base: who has `members` and `weights` has these; see `Predictive`."""
+    """Base class of predictives that hold one distribution per member; see `Predictive`."""
 
     weights: Tensor | None
 

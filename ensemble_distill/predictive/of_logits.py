@@ -1,4 +1,4 @@
-"""Distributions that are held as logits, whatever those are of."""
+"""What the families that hold logits share: classes and labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ensemble_distill.predictive.members import Members
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.spreads import exact, moves, row_spreads
 
-# Times the pooled prediction is brought back. Of members that mostly agree it is then within 1e-3 nats for spreads of
-# up to 2; `calibrate` warns where it is not. Each one costs a served row some microseconds
+# How often the pooled prediction is brought back. If members mostly agree, it is then within 1e-3 nats for spreads up
+# to 2; `calibrate` warns where it is not. Each time costs a served row some microseconds
 ANCHORED = 3
 
 
@@ -24,8 +24,8 @@ class OfLogits(Members):
 
     Attributes:
         logits: (B, M, *L, K).
-        weights: (M,), or (B, M) of each row, not negative, taken relative to their sum; None for equal weights.
-        average: what pooling means: the mixture ("probabilities") or the mean logits ("logits").
+        weights: (M,), or (B, M) to weight each row differently; nonnegative, relative to their sum; None for equal.
+        average: how members are pooled: as their mixture ("probabilities") or by their mean logits ("logits").
     """
 
     logits: Tensor
@@ -37,7 +37,7 @@ class OfLogits(Members):
         return self.logits.shape[1]
 
     def scores(self) -> Tensor:
-        """The logits of each member as they are compared with another's, (B, M, *L, K)."""
+        """The logits of each member in a form comparable between members, (B, M, *L, K)."""
         return self.logits
 
     def mixture(self) -> OfLogits:
@@ -50,16 +50,16 @@ class OfLogits(Members):
         raise NotImplementedError
 
     def tempered(self, temperature: float) -> Self:
-        """The softmax or the sigmoid of logits / temperature; temperature > 0."""
+        """The distributions with logits divided by the temperature, which is above 0."""
         return self if temperature == 1 else replace(self, logits=self.logits / temperature)
 
     def calibrated(self, by: Calibration) -> Self:
-        """Softened by the temperature; then the members' logits moved apart or together about their mean, by the
-        spread, which leaves what they predict together nearly as it was. See `row_spreads`.
+        """The members' logits softened by the temperature, then moved apart or together about their mean.
 
-        Where they pool by logits, moving about the mean logits keeps it exactly. Where they pool by probabilities,
-        three times z_m += z* − the mixture's logits of the moved ones bring the mixture back toward what it was, z*.
-        These are steps of Sinkhorn's algorithm: members that are sure of different classes need many more of them.
+        See `row_spreads` for how far they move. The pooled prediction stays nearly as it was. If members pool by
+        logits, it stays exactly. If they pool by probabilities, the step z_m += z* − z̄ is taken `ANCHORED` times, where
+        z* are the mixture's logits before the move and z̄ those after it. These are steps of Sinkhorn's algorithm;
+        members that are sure of different classes would need many more of them.
         """
         soft = self.tempered(by.temperature)
         if self.members == 1 or not moves(by):
@@ -76,14 +76,14 @@ class OfLogits(Members):
         return moved
 
     def log_width(self) -> None:
-        """A temperature widens it."""
+        """None, since a temperature widens the prediction."""
 
     def as_member(self) -> Tensor:
-        """Logits of the pooled prediction, (B, K)."""
+        """The pooled prediction's logits, (B, K)."""
         return self.pooled().logits.squeeze(1)
 
     def emitted(self, summary: Summary) -> dict[str, Tensor]:
-        """`logits` (B, K) of the pooled probabilities, and `head_logits` (B, M, K) of several members."""
+        """`logits` (B, K) of the pooled prediction and, if M > 1, `head_logits` (B, M, K) of the members."""
         heads = {"head_logits": self.logits} if self.members > 1 else {}
         return {"logits": self.as_member(), **heads}
 

@@ -1,4 +1,4 @@
-"""What an exported student says of rows, by the names of its outputs."""
+"""The named outputs of an exported student."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from ensemble_distill.predictive.protocol import Predictive
 
 
 def named_outputs(predictive: Predictive) -> dict[str, Tensor]:
-    """Distributions of rows in the order of the file: what their family emits, then the uncertainties, each (B,). What
-    a single head does not have is absent."""
+    """The outputs in the order of an exported file: those of the family, then the uncertainties (B,).
+
+    `model_uncertainty` is absent if the predictive has none.
+    """
     summary = predictive.summary()
     uncertainties = {"total_uncertainty": summary.total, "data_uncertainty": summary.data}
     if predictive.has_model_uncertainty:

@@ -1,4 +1,4 @@
-"""How members' answers add up, one after the other, to what some of them predict together: for trying many choices."""
+"""How members' predictions add up one by one to a pooled prediction, so that many choices of members can be tried."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from torch import Tensor
 
 
 class Pool(Protocol):
-    """Static: what is added up of each member, and the NLL of the sum.
+    """A way to add up members: the part that each contributes, the sum, and the NLL of the sum. All methods are static.
+
+    N rows, C choices of members, W numbers per row in a part.
 
     Attributes:
-        NOBODY: the sum over no member.
+        NOBODY: the sum over no members.
     """
 
     NOBODY: float
 
     @staticmethod
     def parts(members: Any, y: Tensor, share: Tensor) -> Tensor:
-        """What each member brings, (B, M, W), of the right answers y and the members' shares (M,)."""
+        """Each member's part, (B, M, W), from the right answers y and the members' shares (M,)."""
         ...
 
     @staticmethod
     def join(a: Tensor, b: Tensor) -> Tensor: ...
     @staticmethod
     def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
-        """(C,), from what was joined (C, N, W) and the sum of its shares (C,)."""
+        """Mean NLL of each choice, (C,), from its joined parts (C, N, W) and the sum of its shares (C,)."""
         ...
 
 
 class Mixtures:
-    """Members that pool as Σ w_m p_m ÷ Σ w_m. The NLL needs only what they say of the right answer: W is 1."""
+    """Pooling as Σ w_m p_m ÷ Σ w_m; W = 1, since the NLL needs only each member's probability of the right answer."""
 
     NOBODY = -torch.inf
 
     @staticmethod
     def parts(members: Any, y: Tensor, share: Tensor) -> Tensor:
-        """ln w_m p_m(y), (B, M, 1)."""
+        """ln (w_m p_m(y)), (B, M, 1)."""
         parts: Tensor = (share.log() - members.nll(y).movedim(1, -1)).unsqueeze(-1)
         return parts
 
@@ -47,18 +49,18 @@ class Mixtures:
 
     @staticmethod
     def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
-        """(C,), from what was joined (C, N, 1) and the sum of its shares (C,)."""
+        """See `Pool.nll`; joined is (C, N, 1)."""
         return share.log() - joined.squeeze(-1).mean(1)
 
 
 class Products:
-    """Members that pool as Π p_m^(w_m ÷ Σ w), normalized, which is the average of logits: W is K."""
+    """Pooling as Π p_m^(w_m ÷ Σ w), normalized, which averages logits; W = K."""
 
     NOBODY = 0.0
 
     @staticmethod
     def parts(members: Any, y: Tensor, share: Tensor) -> Tensor:
-        """w_m ln p_m, (B, M, K); in float32, since all of it is held at once."""
+        """w_m ln p_m, (B, M, K); in float32, since all parts are held in memory at once."""
         parts: Tensor = (share.unsqueeze(-1) * members.log_probs()).float()
         return parts
 
@@ -68,6 +70,6 @@ class Products:
 
     @staticmethod
     def nll(joined: Tensor, share: Tensor, y: Tensor) -> Tensor:
-        """(C,), from what was joined (C, N, K) and the sum of its shares (C,)."""
+        """See `Pool.nll`; joined is (C, N, K)."""
         log_probs = (joined / share.to(joined)[:, None, None]).log_softmax(-1)
         return -log_probs[:, torch.arange(len(y)), y].mean(1)

@@ -1,7 +1,6 @@
 """What every family of distributions offers, so that methods and metrics are written once.
 
-B batch, M members or heads, L positions of a row, where it has any, K classes or labels, D targets. Batch first,
-always.
+Shapes: B batch, M members or heads, *L a row's positions, if any, K classes or labels, D targets. Batch comes first.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ class Summary:
     """A pooled prediction and where its uncertainty comes from.
 
     Attributes:
-        mean: the pooled prediction: probabilities (B, *L, K); of regression the expectation, (B, *L), or (B, *L, D) of
-            several targets.
-        total, data, model: (B, *L); total = data + model, and none is below 0. Nats for classes and labels. Of
-            regression variances in the target's unit squared; of several targets their mean, each in squares of its
-            own standard deviation.
+        mean: the pooled prediction. For classes and labels, probabilities (B, *L, K); for regression, the expectation
+            (B, *L), or (B, *L, D) with several targets.
+        total, data, model: uncertainties (B, *L), nonnegative, with total = data + model. For classes and labels, nats.
+            For regression, variances in the target's unit squared; with several targets, their mean, each variance in
+            squares of its target's standard deviation.
     """
 
     mean: Tensor
@@ -43,57 +42,60 @@ class Predictive(Protocol):
     @property
     def members(self) -> int: ...
     @property
-    def weights(self) -> Tensor | None: ...  # (M,), or (B, M) with 0 where one does not answer; None for equal ones
+    def weights(self) -> Tensor | None: ...  # (M,), or (B, M) with 0 where a member does not answer; None for equal
     @property
-    def pool(self) -> type[Pool]: ...  # how some of its members are added up
+    def pool(self) -> type[Pool]: ...  # how a choice of its members adds up
     @property
-    def has_model_uncertainty(self) -> bool: ...  # a single distribution has none, which is not the same as 0
+    def has_model_uncertainty(self) -> bool: ...  # a single distribution has none, which differs from 0
 
     def tempered(self, temperature: float) -> Self: ...  # p^(1/temperature), normalized; temperature above 0
     def calibrated(self, by: Calibration) -> Self: ...  # spread and temperature corrected, the pooled mean kept
-    def mixture(self) -> Predictive: ...  # the members' mixture or, where the family has none, its moments; M = 1
-    def pooled(self) -> Predictive: ...  # the prediction made of them: the mixture, or as `Average` says; M = 1
-    def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), (B, M, *L); an M of 1 is spread over the other's
-    def deviation_error(self, student: Self) -> Tensor: ...  # how far members depart otherwise, nats, (B, M, *L)
+    def mixture(self) -> Predictive: ...  # the members' mixture, or the family's distribution with its moments; M = 1
+    def pooled(self) -> Predictive: ...  # the pooled prediction: the mixture, or as `Average` says; M = 1
+    def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), nats, (B, M, *L); M = 1 broadcasts
+    def deviation_error(self, student: Self) -> Tensor: ...  # how members' deviations differ, nats, (B, M, *L)
     def nll(self, y: Tensor) -> Tensor: ...  # −ln p_m(y), (B, M, *L)
-    def pooled_nll(self, y: Tensor) -> Tensor: ...  # −ln p(y) of the prediction (of regression the mixture), (B, *L)
-    def means(self) -> Tensor: ...  # expectations, (B, M, *L, K): probabilities; K = 1 or D of regression
-    def member_mean(self, values: Tensor) -> Tensor: ...  # (B, M, ...) to (B, ...), by the members' weights
+    def pooled_nll(self, y: Tensor) -> Tensor: ...  # −ln p(y), pooled (for regression, the mixture), (B, *L)
+    def means(self) -> Tensor: ...  # expectations (B, M, *L, K): probabilities, or targets with K = 1 or D
+    def member_mean(self, values: Tensor) -> Tensor: ...  # the weighted mean over members, (B, M, ...) to (B, ...)
     def summary(self) -> Summary: ...
-    def log_width(self) -> Tensor | None: ...  # ln of its own mean variance, (B,); None where a temperature widens it
-    def as_member(self) -> Tensor: ...  # the prediction made of them in the numbers that one member says, (B, W)
+    def log_width(self) -> Tensor | None: ...  # ln of the mean variance, (B,); None if a temperature widens instead
+    def as_member(self) -> Tensor: ...  # the pooled prediction in the numbers that one member emits, (B, W)
     def parts(self, share: Tensor, y: Tensor | None) -> Parts:
-        """What sub-ensembles predict; no L.
+        """What S sub-ensembles predict, for rows without positions.
 
         Args:
-            share: (S, M), or (B, S, M) of each row, how much each member counts, in sums of 1; 0 for who is no part.
-            y: the right answers, where there are any.
+            share: (S, M), or (B, S, M) to differ by row: each member's share in a sub-ensemble, 0 for members outside
+                it. The shares of a sub-ensemble sum to 1.
+            y: the right answers; None if there are none.
         """
         ...
 
     def emitted(self, summary: Summary) -> dict[str, Tensor]:
-        """What an exported student says of B rows, by name, but for its uncertainties; no L."""
+        """The named outputs of an exported student, without uncertainties, for B rows without positions."""
         ...
 
 
 class Family(Protocol):
-    """What the numbers that a head emits mean. A frozen dataclass that travels into `config.json`.
+    """What the numbers that a head emits mean: a frozen dataclass that is written to `config.json`.
 
-    A module of this package whose `FAMILY` is such a class is a family; the file's name is its key.
+    A module of this package defines a family by naming its class `FAMILY`; the file's name is the family's key.
     """
 
     @property
-    def stands_for_all(self) -> bool: ...  # whether one head stands for all members, and there are no others
-    def width(self, classes: int) -> int: ...  # how many numbers a head emits; `classes`: how many names the task has
+    def stands_for_all(self) -> bool: ...  # whether a single head stands for all members
+    def width(self, classes: int) -> int: ...  # how many numbers a head emits, for a task with `classes` names
     def predictive(self, raw: Tensor, weights: Tensor | None, average: Average) -> Predictive:
-        """Raw outputs (B, M, *L, width) as distributions; weights (M,) or (B, M), or None for equal ones."""
+        """Distributions from raw outputs (B, M, *L, width) and weights (M,) or (B, M); None for equal weights."""
         ...
 
     def from_emitted(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Numbers (B, M, *L, width) that mean what `Predictive.emitted` told of distributions, in the members' unit."""
+        """Raw numbers (B, M, *L, width) from the named outputs of `Predictive.emitted`, in the members' unit."""
         ...
 
     def raw(self, predictive: Any) -> Tensor:
-        """Numbers (B, M, *L, width) that mean these distributions: of those that do, the ones that sum to 0 where a
-        constant changes nothing."""
+        """Raw numbers (B, M, *L, width) of distributions: the inverse of `predictive`.
+
+        Where adding a constant changes nothing, the numbers sum to 0.
+        """
         ...

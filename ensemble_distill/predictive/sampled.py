@@ -1,8 +1,8 @@
-"""Distributions over classes of which a few drawn ids are known, with weights that make sums over them unbiased.
+"""Distributions over classes, known at a few drawn ids with weights that make sums over classes unbiased.
 
-What a loss asks of a teacher is there, as far as it is a sum over classes weighed by p_m: `kl`, and `pooled`, the
-mixture. Entropies, temperatures, the probability of a label and logits are not, and asking for them raises an error;
-a training refuses before what would ask.
+They offer what a loss needs of a teacher, if it is a sum over classes weighted by p_m: `kl`, and `pooled`, the mixture.
+Entropies, temperatures, the probability of a label and logits are unknown and raise EdistillError; training refuses
+settings that would need them before it starts.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Sampled(Members):
     """M distributions over K classes for each of B rows or positions, known at n ids that all members share.
 
     Attributes:
-        ids: (B, 1, n) int64, different ones.
-        weight: (B, M, n) not negative: Σ_i weight_i f(id_i) has the expectation Σ_c p_m(c) f(c).
-        log_p: (B, M, n) ln p_m(id); any number where the weight is 0.
-        top: (B, M) the largest probability of each.
-        weights: (M,) of members; None for equal ones.
+        ids: (B, 1, n), int64, all different.
+        weight: (B, M, n), nonnegative: Σ_i weight_i f(id_i) has the expectation Σ_c p_m(c) f(c).
+        log_p: (B, M, n), ln p_m(id); any number where the weight is 0.
+        top: (B, M), the largest probability of each distribution.
+        weights: (M,), the members' weights; None for equal weights.
     """
 
     ids: Tensor
@@ -44,7 +44,7 @@ class Sampled(Members):
 
     @classmethod
     def of(cls, raw: Tensor, weights: Tensor | None) -> Self:
-        """From what `SampledRecords` reads, (B, M, 3n + 1)."""
+        """Distributions from the records that `SampledRecords` reads, (B, M, 3n + 1)."""
         ids, weight, log_p = raw[..., :-1].chunk(3, -1)
         return cls(ids[:, :1].long(), weight, log_p, raw[..., -1], weights)
 
@@ -53,13 +53,13 @@ class Sampled(Members):
         return self.weight.shape[1]
 
     def tempered(self, temperature: float) -> Self:
-        """Itself at 1. Raises EdistillError at any other: p^(1/T) has a sum over all classes in it."""
+        """Self at temperature 1. Raises EdistillError at any other, since p^(1/T) is normalized over all classes."""
         if temperature != 1:
             _refuse(f"a temperature of {temperature:g}")
         return self
 
     def mixture(self) -> Self:
-        """The mean probability, M = 1; its `top` is exact where the likeliest class is among the ids, else too low."""
+        """The mean probabilities, M = 1; `top` is exact if the likeliest class is among the ids, else too low."""
         if self.members == 1:
             return self
         log_shares = over_members(shares(self.weights, self.log_p).log(), self.log_p)
@@ -73,16 +73,16 @@ class Sampled(Members):
         return self.mixture()
 
     def kl(self, student: Any) -> Tensor:
-        """An unbiased estimate of KL(self ‖ student) in nats, (B, M), which may be below 0; 0 of a perfect copy.
+        """An unbiased estimate of KL(self ‖ student) in nats, (B, M); it may be negative, and is 0 for a perfect copy.
 
-        Its gradient by the student's logits is unbiased too.
+        Its gradient with respect to the student's logits is unbiased, too.
         """
         assert isinstance(student, Categorical)
         log_probs = student.log_probs()
         q = log_probs.gather(-1, self.ids.expand(-1, log_probs.shape[1], -1))
         return (self.weight * (self.log_p - q)).sum(-1)
 
-    # --- what is not known --------------------------------------------------------------------------------------
+    # --- unknown from samples -----------------------------------------------------------------------------------
 
     def calibrated(self, by: Any) -> NoReturn:
         _refuse("a calibrated prediction")

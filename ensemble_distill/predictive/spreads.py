@@ -1,4 +1,4 @@
-"""How far a calibration moves the members of each row apart."""
+"""How far a calibration moves the members apart on each row."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from torch import Tensor
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.protocol import Summary
 
-FAINT = 1e-4  # of the total uncertainty: where members differ less, rounding says how much
+FAINT = 1e-4  # share of the total uncertainty below which the members' differences are rounding
 
 
 def moves(by: Calibration) -> bool:
-    """Whether members move at all."""
+    """Whether a calibration moves the members at all."""
     return by.spread != 1 or by.power != 0
 
 
 def exact(x: Tensor) -> Tensor:
-    """In double precision: of rows that are all but sure, uncertainties are small differences, and who computes them in
-    float32 otherwise has other ones. Apple's GPUs have none."""
+    """A tensor in float64, except on Apple's GPUs, which have no float64.
+
+    The uncertainties of nearly certain rows are small differences, which in float32 depend on the order of operations.
+    """
     return x if x.device.type == "mps" else x.double()
 
 
 def row_spreads(by: Calibration, summary: Callable[[], Summary], like: Tensor) -> Tensor | float:
-    """What the deviations of members (B, M, *L, ...) are multiplied by, (B, 1, *L, ...): spread × (total ÷ model)^power
-    of each row's own uncertainties (B, *L).
+    """The factor of each row's deviations: spread × (total ÷ model)^power of the row's own uncertainties.
 
     Args:
-        summary: tells these, `exact`; not asked where all rows have the same factor, which is then one number.
-        like: the deviations, whose dimensions and type the factors have.
+        by: the calibration.
+        summary: computes the uncertainties (B, *L) from `exact` numbers; not called if `by.power` is 0.
+        like: the deviations, (B, M, *L, ...), whose dtype and number of dimensions the factors take.
+
+    Returns:
+        (B, 1, *L, ...), or a single number if all rows share one factor.
     """
     if by.power == 0:
         return by.spread

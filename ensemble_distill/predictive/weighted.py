@@ -1,6 +1,6 @@
-"""How values of several members become one, by their weights.
+"""Weighted means over members.
 
-Weights are (M,), or (B, M) where some members do not answer some rows: there theirs are 0. See `answered`.
+Weights are (M,), or (B, M) if some members do not answer some rows, where their weights are 0; see `answered`.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from torch import Tensor
 
 
 def shares(weights: Tensor | None, like: Tensor) -> Tensor:
-    """(M,) or (B, M) weights that sum to 1, in the dtype of `like` (B, M, ...); equal ones for None. Of a row that
-    nobody answers they are NaN."""
+    """Weights normalized to sum to 1 over members, (M,) or (B, M), in the dtype of `like` (B, M, ...).
+
+    They are equal for None, and NaN on a row that no member answers.
+    """
     if weights is None:
         return like.new_full((like.shape[1],), 1.0 / like.shape[1])
     weights = weights.to(like)
-    # a sum that is 1 only in float32 would bias model uncertainty in float64
+    # converted first: a sum that is 1 only in float32 would bias model uncertainty in float64
     return weights / weights.sum(-1, keepdim=True)
 
 
 def over_members(weights: Tensor, values: Tensor) -> Tensor:
-    """(M,) or (B, M), shaped to broadcast over values (B, M, ...)."""
+    """Weights (M,) or (B, M), shaped to broadcast over values (B, M, ...)."""
     rows = 1 if weights.dim() == 1 else len(weights)
     return weights.view(rows, -1, *[1] * (values.dim() - 2))
 
 
 def weighted_mean(weights: Tensor | None, values: Tensor) -> Tensor:
-    """The weighted mean of values (B, M, ...) over dimension 1."""
+    """The weighted mean of values (B, M, ...) over members, (B, ...)."""
     return (values * over_members(shares(weights, values), values)).sum(1)
 
 
