@@ -14,9 +14,9 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
+from trusted import EVERYTHING
 
 from ensemble_distill.runs.run import Run, load_student
-from ensemble_distill.runs.trust import EVERYTHING
 from ensemble_distill.serving.served import Served
 from ensemble_distill.students.last_stage import LastStage, LastStageHeads, apart
 from ensemble_distill.workflows.evaluate import evaluate
