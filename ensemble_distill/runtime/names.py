@@ -1,4 +1,4 @@
-"""Names that come from files and from users: which may become paths, and how they are shown."""
+"""Names from files and users: which of them can become paths, and how they are shown."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-# control characters but for the line feed and the tab, line separators, the direction of writing, and lone surrogates
+# control characters except line feed and tab, line separators, changes of writing direction, and lone surrogates
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # how they begin, in full width too
-LONGEST = 255  # bytes of one file name, on every common file system
+FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # first characters of a formula, full-width ones included
+LONGEST = 255  # bytes of a file name on all common file systems
 
 
 def is_plain(name: object) -> bool:
-    """Whether a name can become one file or folder below another: no path, nothing hidden in it."""
+    """Whether a name can become a single file or folder below another: it is no path and hides nothing."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -24,44 +24,43 @@ def is_plain(name: object) -> bool:
 
 
 def harmless(text: str) -> str:
-    """The text with what a terminal would obey, or what hides other text, written as escapes.
+    """The text with everything that a terminal would obey, or that hides other text, written as escapes.
 
-    Those are control characters but for the line feed and the tab, characters that change the direction of writing, and
-    lone surrogates, which are bytes of file names that are no UTF-8.
+    These are control characters except line feed and tab, line separators, characters that change the direction of
+    writing, and lone surrogates, which stand for bytes of file names that are not UTF-8.
     """
     return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(text: str) -> str:
-    """The text as `harmless` gives it, line feeds and tabs as escapes too: what stands in a comment of code or settings
-    may not end it."""
+    """The text as `harmless` returns it, with line feeds and tabs escaped too, so that it cannot end a comment in code
+    or settings."""
     return harmless(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def plain_markdown(text: str) -> str:
-    """A text that markdown shows as it is: no table, no code, no HTML, no link in it, and in one line."""
+    """The text in one line, escaped so that Markdown renders it literally: no table, code, HTML or link."""
     return re.sub(r"[\\`*\[\]<>&|~]", r"\\\g<0>", harmless(text).replace("\n", "\\n"))
 
 
 def harmless_json(text: str) -> str:
-    """A JSON text with the same characters written as JSON escapes: what it says stays exactly the same."""
+    """A JSON text with the characters that `harmless` escapes written as JSON escapes; its value is unchanged."""
     return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def encodable(value: Any) -> Any:
-    """A text, or the texts of a list, with what UTF-8 cannot say (bytes of file names that are none) as escapes. All
-    else stays as it is."""
+    """A text, or the texts of a list, with everything UTF-8 cannot encode (bytes of file names) escaped; other values
+    are unchanged."""
     if isinstance(value, list):
         return [encodable(one) for one in value]
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def harmless_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it.
+    """A cell that no spreadsheet takes for a formula: text that begins like one is prefixed with an apostrophe.
 
-    So does what follows a semicolon, a tab or a line feed, at which a spreadsheet of another country may cut the cell.
-
-    Numbers stay numbers, and a control character is written as an escape.
+    So is text after a semicolon, tab or line feed, where a spreadsheet in another locale may split the cell. Numbers
+    stay numbers, and control characters are escaped.
     """
     if not isinstance(value, str):
         return value
@@ -70,7 +69,7 @@ def harmless_cell(value: Any) -> Any:
 
 
 def natural_key(text: str) -> tuple[list[int | str], str]:
-    """Sorts member-2 before member-10, without regard to case, as timm sorts class folders.
+    """A sort key that puts member-2 before member-10, ignoring case, as timm sorts class folders.
 
     The text itself breaks ties, so that the order never depends on the file system's.
     """
@@ -79,8 +78,8 @@ def natural_key(text: str) -> tuple[list[int | str], str]:
 
 
 def places(names: Sequence[str]) -> list[int]:
-    """Of each name its place in their natural order: what the settings list of members goes by that, wherever members
-    stand in a cache."""
+    """The place of each name in natural order, the order in which the settings list members, whatever their order in
+    a cache."""
     order = sorted(range(len(names)), key=lambda at: natural_key(names[at]))
     return [place for _, place in sorted((at, place) for place, at in enumerate(order))]
 

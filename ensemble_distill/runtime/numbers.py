@@ -1,10 +1,10 @@
-"""How figures are written for a person."""
+"""How figures are formatted for people."""
 
 from __future__ import annotations
 
 
 def number(value: float | None) -> str:
-    """A figure for a table: four decimals, or three digits where that would show none; a dash where there is none."""
+    """A figure for a table: four decimals, or three digits if that would show only zeros; a dash for None."""
     if value is None:
         return "–"
     if value != 0 and abs(value) < 0.001:
@@ -13,7 +13,7 @@ def number(value: float | None) -> str:
 
 
 def short(value: float | None) -> str:
-    """A count to three digits: 12.5M."""
+    """A count to three digits, such as 12.5M; a dash for None."""
     if value is None:
         return "–"
     rounded, unit = float(f"{value:.3g}"), ""

@@ -1,4 +1,4 @@
-"""What code of the user's own raises, told as its own: with its text, and where it was raised."""
+"""Errors raised by user code, reported as the user's, with their text and the place that raised them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).parents[1]
 
 @contextmanager
 def told_as_own(what: str, remedy: str = "Fix it.") -> Iterator[None]:
-    """Around each call of a user's code.
+    """Wrap a call of user code, and report its errors as the user's.
 
     Args:
-        what: where it stands, and what was called: "train.method mine.py:Mine: heads".
-        remedy: what else is to be said.
+        what: the setting, and what was called: "train.method mine.py:Mine: heads".
+        remedy: the last sentence of the message.
 
     Raises:
-        EdistillError: whatever it raised, but for its own EdistillError, which passes as it is, and for MemoryError.
+        EdistillError: for any exception of the block except EdistillError and MemoryError, which pass unchanged.
     """
     try:
         yield
@@ -31,10 +31,10 @@ def told_as_own(what: str, remedy: str = "Fix it.") -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    """Where in the code it was raised, as ", at mine.py, line 12": the user's own, or what it called.
+    """Where in user code the error was raised, or in what that code called, as ", at mine.py, line 12".
 
-    Frames of this package are passed over. Where all are its own the code could not even be called, since it takes
-    other arguments; then there is no line to name.
+    Frames of this package are skipped. If all frames are its own, the call itself failed because the user's function
+    takes other arguments; then there is no line to name, and the result is "".
     """
     found, trace = "", error.__traceback__
     while trace is not None:

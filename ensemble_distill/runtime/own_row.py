@@ -1,6 +1,6 @@
-"""Whether what a network says of a row follows from that row alone: asked again, in another order, and alone.
+"""Whether a network's answer for a row depends on that row alone: ask again, in another order, and for the row alone.
 
-A few rows are enough: dropout and batch statistics spare none.
+A few rows are enough, since dropout and batch statistics affect every row.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.spread import spread
 
-ROWS = 8  # that are asked about, three times, and one alone
-# Shares of the unit by which an answer may differ. The same batch goes through the same kernels, and only a device that
-# adds up in any order rounds it otherwise. Batches of another shape go through others, and layers in bfloat16 round to
-# less than three digits each. Dropout and batch statistics change answers by tenths.
+ROWS = 8  # rows that are asked about, three times together and one of them alone
+# Tolerances as shares of `Scale.unit`. The same batch runs the same kernels, so only a device that adds up in varying
+# order rounds differently. Batches of another shape run other kernels, and each layer in bfloat16 rounds to less than
+# three digits. Dropout and batch statistics change answers by tenths.
 AGAIN, ELSEWHERE = 1e-3, 0.05
 
 Answers = NDArray[np.float64]
@@ -29,11 +29,11 @@ How = Literal["again", "in another order", "alone", "later"]
 
 @dataclass(frozen=True)
 class Scale:
-    """How answers (B, W) are compared; both one number, or (W,).
+    """How answers (B, W) are compared; both values are one number or (W,).
 
     Attributes:
-        unit: how far apart answers are that differ.
-        rounding: by how much they may differ whatever the unit.
+        unit: the distance between clearly different answers.
+        rounding: an absolute tolerance, whatever the unit.
     """
 
     unit: NDArray[np.float64] | float
@@ -42,12 +42,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Change:
-    """One number of an answer that is not what it was.
+    """One number of an answer that changed.
 
     Attributes:
-        how: what was different when the row was asked the second time.
-        row, output: which number, counted in the rows that were asked about and in their answers.
-        first, other: the number then, and afterwards; None where there was no second answer, as `failure` says.
+        how: what was different the second time.
+        row, output: the position of the number: the row among those asked about, and the place in its answer.
+        first, other: the number before and after; `other` is None where there is no second answer, and `failure` says
+            why.
     """
 
     how: How
@@ -59,39 +60,39 @@ class Change:
 
     @property
     def random(self) -> bool:
-        """Whether it is not even a function of its batch."""
+        """Whether the answer is not even a function of its batch."""
         return self.how == "again"
 
     @property
     def told(self) -> str:
-        """The second answer: "asked again, 0.2", or "asked about the row alone, it fails (why)"."""
+        """The second answer in words: "asked again, 0.2", or "asked about the row alone, it fails (why)"."""
         other = f"it fails ({self.failure.rstrip('.')})" if self.other is None else f"{self.other:.4g}"
         return f"asked again, {other}" if self.random else f"asked about the row {self.how}, {other}"
 
 
 def some_rows(total: int) -> list[int]:
-    """Evenly spread rows of a split to ask about; all of a small one."""
+    """Evenly spaced rows of a split to ask about; all rows of a small split."""
     return spread(total, ROWS)
 
 
 def find_change(
     ask: Callable[[Tensor], Answers], x: Tensor, scale: Callable[[Answers], Scale], first: Answers | None = None
 ) -> Change | None:
-    """Ask about rows x (B, …) in several ways; None where the answers (B, W) are the same but for rounding.
+    """Ask about rows x (B, …) in several ways; None if the answers (B, W) agree up to rounding.
 
-    The caller's random numbers stay untouched. Of a single row it is only told whether a second answer is the first.
+    The caller's random state is preserved. A single row is only asked again.
 
     Args:
-        first: what `ask` has said of x already.
+        first: the answers of `ask` for x, if they are known.
 
     Raises:
-        EdistillError: what `ask` raises on all rows together.
+        EdistillError: whatever `ask` raises for all rows together the first time, unless `first` is given.
     """
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         first = ask(x) if first is None else first
         if not np.isfinite(first).all():
-            return None  # for others to tell
+            return None  # reported elsewhere
         return _first_change(ask, x, first, scale(first))
 
 
@@ -112,7 +113,7 @@ def _first_change(ask: Callable[[Tensor], Answers], x: Tensor, first: Answers, s
 
 
 def find_later_change(first: Answers, later: Answers, scale: Scale) -> Change | None:
-    """Compare answers (B, W) with those of a pass that went over other rows in between, in batches of another size."""
+    """Compare answers (B, W) with those of a later pass over other rows too, in batches of another size."""
     return _difference("later", range(len(first)), first, later, ELSEWHERE * scale.unit + scale.rounding)
 
 

@@ -1,4 +1,4 @@
-"""How fast something long goes: the rate, the time left, and the memory, in words. Nothing is printed here."""
+"""The pace of a long task in words: rate, time left and memory. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Mapping
 
 from ensemble_distill.runtime.words import duration
 
-OVER = 60.0  # seconds that the rate is taken over: what a task does now, and not what it did at first
-EACH = 1.0  # and between the moments that are kept for it
+OVER = 60.0  # seconds that the rate is averaged over, so that it shows the current pace and not the initial one
+EACH = 1.0  # seconds between the moments that are kept for the rate
 
 
 class Pace:
-    """Of one task. The first step sets things up, and says nothing of the others.
+    """The pace of one task; the first step, which sets things up, does not count toward the rate.
 
     Args:
-        total: of the whole task, in `unit`.
-        done: of it before.
+        total: the size of the whole task, in `unit`.
+        done: what was done before the start, in `unit`.
     """
 
     def __init__(self, total: int, unit: str, done: int) -> None:
         self.total, self.unit, self.done = total, unit, done
         self.facts: dict[str, float] = {}
-        self._kept: deque[tuple[float, int]] = deque()  # moments, and what was done by then
+        self._kept: deque[tuple[float, int]] = deque()  # moments, and the amount done by each
 
     def advance(self, now: float, count: int, facts: Mapping[str, float] | None = None) -> None:
-        """Count on, at the moment `now` in seconds; the latest of each fact is kept."""
+        """Add `count` at the moment `now`, in seconds; the latest value of each fact is kept."""
         self.done += count
         self.facts |= facts or {}
         if not self._kept or now - self._kept[-1][0] >= EACH:
@@ -50,28 +50,29 @@ class Pace:
         return ", ".join(parts + memory_told())
 
     def left(self, rate: float) -> float:
-        """Seconds."""
+        """Seconds left at a rate in units per second."""
         return (self.total - self.done) / rate
 
 
 def memory_told() -> list[str]:
-    """What this process holds, and where it computes on a GPU what it holds there; nothing where no one says."""
+    """The memory this process holds, and its GPU memory if it uses one, in words; empty where the system does not
+    report it."""
     resident, reserved = memory_used(), _on_device()
     told = [] if resident is None else [f"memory {resident / 1e9:.1f} GB"]
     return told if reserved is None else [*told, f"on the GPU {reserved / 1e9:.1f} GB"]
 
 
 def memory_used() -> int | None:
-    """Bytes of memory that this process holds; None where the system does not say (other than Linux)."""
+    """Bytes of memory this process holds; None where the system does not report it (other than Linux)."""
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123, no file of anybody's
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123, a system file
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
 
 
 def _on_device() -> int | None:
-    torch = sys.modules.get("torch")  # where it is not imported, nothing of it is used
+    torch = sys.modules.get("torch")  # not imported means not in use
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None
     return int(torch.cuda.memory_reserved())

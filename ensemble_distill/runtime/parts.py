@@ -1,4 +1,4 @@
-"""The tensors in what a network returns, which may be a tuple, a table or an object."""
+"""The tensors in a network's output, which may be a tuple, a mapping or an object."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-DEEPEST = 3  # levels of tuples in tables that are looked through
+DEEPEST = 3  # levels of nesting that are searched
 Steps = tuple[tuple[bool, Any], ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of what a network returns.
+    """One tensor of a network's output.
 
     Attributes:
-        path: the way to it in Python, after the name of the whole: "[0]", "['logits']", ".logits".
-        steps: the same, step by step: whether it is an attribute, and the attribute or key.
+        path: the Python expression that follows the name of the output: "[0]", "['logits']", ".logits".
+        steps: the same path in steps: whether each is an attribute, and the attribute or key.
     """
 
     path: str
@@ -31,7 +31,7 @@ class Part:
 
 
 def parts(value: Any, path: str = "", steps: Steps = ()) -> Iterator[Part]:
-    """The tensors in what a network returns."""
+    """Yield the tensors in a network's output."""
     if isinstance(value, Tensor):
         yield Part(path, steps, value)
     elif len(steps) < DEEPEST:

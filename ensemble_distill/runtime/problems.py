@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a value that a user gave, in words of ours, and what to do about it."""
+"""pydantic's findings about a user's value, in the project's words, with remedies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPES = {
     "string_type": "it should be a string",
 }
 
-# what to do about each kind, with the bound that stands in its context
+# a remedy for each type of problem, with the bound from its context
 REMEDIES = {
     "greater_than": "Set it above {gt}.",
     "greater_than_equal": "Set it to {ge} or more.",
@@ -31,13 +31,13 @@ Problem = Mapping[str, Any]  # one of `ValidationError.errors()`
 
 
 def said(problem: Problem) -> str:
-    """What is wrong, without a stop."""
+    """What is wrong, without a final period."""
     message = str(problem["msg"]).removeprefix("Value error, ")
     return TYPES.get(problem["type"], message[:1].lower() + message[1:])
 
 
 def mended(problem: Problem) -> str:
-    """What to do about it, a sentence; "" where what is wrong says so."""
+    """A sentence that says what to do about it; "" if the problem itself says so."""
     of = problem.get("ctx", {})
     if problem["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", of["expected"])

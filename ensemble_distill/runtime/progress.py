@@ -1,4 +1,4 @@
-"""Progress as events: rooms report, and only the command line decides how that looks."""
+"""Progress as events: rooms report, and the command line alone decides how to show it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives what a long step does. `advance` counts in the unit `start` named."""
+    """Receives the events of a long step; `advance` counts in the unit that `start` named."""
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None: ...
     def advance(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None: ...
@@ -17,7 +17,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """The listener of a library call: hears everything, says nothing, keeps warnings and notes."""
+    """The listener of a library call: it shows nothing, and keeps warnings and notes."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

@@ -1,7 +1,7 @@
-"""Which of how many processes this one is, as torchrun says it, and what they do together.
+"""Which of how many processes this one is, as torchrun says, and what the processes do together.
 
-All that several processes do differently from one is asked here. Where there is one process, and where the first one
-does something on behalf of all (`of_first`), every function answers as for one.
+Everything that several processes do differently from one goes through this module. For a single process, and while the
+first one acts on behalf of all (`of_first`), every function behaves as for one process.
 """
 
 from __future__ import annotations
@@ -22,24 +22,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rank:
-    """0 ≤ index < world."""
+    """A process of a group, 0 ≤ index < world."""
 
     index: int = 0
     world: int = 1
 
     def part(self, count: int) -> slice:
-        """This rank's of so many things, of which all ranks' parts are one after the other; their sizes differ by 1 at
-        most."""
+        """This rank's part of `count` things; the ranks' parts follow one another, and their sizes differ by at most
+        1."""
         return slice(self.index * count // self.world, (self.index + 1) * count // self.world)
 
 
 ALONE = Rank()
-_apart = False  # whether the first process does something on behalf of all just now
+_apart = False  # whether the first process is acting on behalf of all
 _shares = 0  # see `shares_taken`
 
 
 def current() -> Rank:
-    """Raises EdistillError where the environment says it in no whole number, or in none that can be."""
+    """This process among all, from RANK and WORLD_SIZE.
+
+    Raises:
+        EdistillError: they are not whole numbers, or not a valid pair.
+    """
     index, world = (_number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if not 0 <= index < world:
         raise EdistillError(f"The environment has RANK {index} of WORLD_SIZE {world}. Unset both.")
@@ -47,7 +51,11 @@ def current() -> Rank:
 
 
 def local() -> Rank:
-    """The same among the processes of this machine."""
+    """This process among those of its machine, from LOCAL_RANK and LOCAL_WORLD_SIZE.
+
+    Raises:
+        EdistillError: they are not whole numbers, or not a valid pair.
+    """
     index, world = (_number(name, default) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
     if not 0 <= index < world:
         raise EdistillError(f"The environment has LOCAL_RANK {index} of LOCAL_WORLD_SIZE {world}. Unset both.")
@@ -68,7 +76,7 @@ def _number(name: str, default: int) -> int:
 
 
 def several() -> bool:
-    """Whether other processes are to be asked."""
+    """Whether there are other processes to communicate with."""
     if _apart or current().world == 1:
         return False
     from torch import distributed
@@ -77,13 +85,15 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this process writes files and messages."""
     return not several() or current().index == 0
 
 
 def of_first(made: Callable[[], T]) -> T:
-    """What the first process makes, which the others wait for. Every rank has to call it; meanwhile the first one is
-    as if it were alone."""
+    """The result of `made` in the first process, which the others wait for.
+
+    Every rank must call it. Meanwhile the first process behaves as if it were alone.
+    """
     if not several():
         return made()
     from torch import device, distributed
@@ -93,7 +103,7 @@ def of_first(made: Callable[[], T]) -> T:
         with _alone():
             found[0] = made()
     distributed.broadcast_object_list(found, src=0, device=device("cpu"))
-    return found[0]  # type: ignore[return-value]  # what the first one made
+    return found[0]  # type: ignore[return-value]  # the first process has set it
 
 
 @contextmanager
@@ -107,7 +117,7 @@ def _alone() -> Iterator[None]:
 
 
 def of_each(own: T) -> list[T]:
-    """What every rank has, in their order. Every rank has to call it."""
+    """The value of every rank, in rank order; every rank must call it."""
     if not several():
         return [own]
     from torch import distributed
@@ -118,12 +128,12 @@ def of_each(own: T) -> list[T]:
 
 
 def wait() -> None:
-    """Go on when every rank has come here."""
+    """Wait until every rank has called it."""
     of_each(None)
 
 
 def as_first(module: nn.Module) -> None:
-    """Give a module the first process's parameters and buffers. Every rank has to call it."""
+    """Give a module the first process's parameters and buffers; every rank must call it."""
     if not several():
         return
     from torch import distributed
@@ -134,21 +144,21 @@ def as_first(module: nn.Module) -> None:
         tensor.copy_(whole)
 
 
-# --- sums over a batch that all ranks have parts of ----------------------------------------------------------------
+# --- sums over a batch that is divided among the ranks --------------------------------------------------------------
 
 
 def mean_of_all(values: Tensor) -> Tensor:
-    """The mean of all numbers of the batch, of which this rank has `values`; as `share_of_all` scales it."""
+    """The mean over the whole batch, of which this rank has `values`; scaled as in `share_of_all`."""
     if not several():
         return values.mean()
     return share_of_all(values.sum(), values.new_full((), values.numel()), 1.0)
 
 
 def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
-    """This rank's `part` of a sum, divided by the sum of all ranks' `whole`; that divisor is `least` at least.
+    """This rank's `part` of a sum, divided by the sum of all ranks' `whole`, which is clamped to at least `least`.
 
-    It is multiplied by the number of ranks, since distributed training averages their gradients: the average is then
-    the gradient of one process with all rows. Every rank has to call it, also with nothing of its own.
+    The result is multiplied by the number of ranks, since distributed training averages their gradients: the average is
+    then the gradient of one process with all rows. Every rank must call it, even if it has no rows.
     """
     global _shares
     _shares += 1
@@ -157,12 +167,12 @@ def share_of_all(part: Tensor, whole: Tensor, least: float) -> Tensor:
 
 
 def shares_taken() -> int:
-    """How often a share was asked for: what did not ask between two calls knows of no other ranks."""
+    """How often `share_of_all` was called: a function that leaves the count unchanged ignores the other ranks."""
     return _shares
 
 
 def sum_of_all(own: Tensor) -> Tensor:
-    """The sum of every rank's tensor, which no gradient follows. Every rank has to call it."""
+    """The sum of all ranks' tensors, without gradient; every rank must call it."""
     total = own.detach().clone()
     if several():
         from torch import distributed
@@ -172,12 +182,12 @@ def sum_of_all(own: Tensor) -> Tensor:
 
 
 def before(own: int) -> int:
-    """How many of something the ranks before this one have. Every rank has to call it."""
+    """The sum of `own` over the ranks before this one; every rank must call it."""
     return sum(of_each(own)[: current().index]) if several() else 0
 
 
 def largest_of_all(own: Tensor) -> Tensor:
-    """The largest of every rank's number, which no gradient follows. Every rank has to call it."""
+    """The elementwise maximum over all ranks' tensors, without gradient; every rank must call it."""
     largest = own.detach().clone()
     if several():
         from torch import distributed

@@ -1,6 +1,6 @@
-"""JSON documents as records: their types are what they are held to, so that no damaged file is half read.
+"""JSON documents as typed records: every value is checked against its type, so that no damaged file is half read.
 
-What types cannot say of a record, its `__post_init__` raises as a ValueError.
+What types cannot express, a record checks in `__post_init__`, which raises ValueError.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ T = TypeVar("T")
 
 
 def parsed(kind: Callable[..., T], record: object, **given: object) -> T:
-    """The record that a JSON value says, nested ones included. Keys that the record does not know are passed over.
+    """The record in a JSON value, nested records included; unknown keys are ignored.
 
     Args:
         kind: a dataclass.
-        given: fields marked `GIVEN`, which are not read from the JSON value.
+        given: values of the fields marked `GIVEN`, which are not read from the JSON value.
 
     Raises:
-        ValueError: a value is not of its type, is missing, or does not go with the others.
+        ValueError: a value is missing, has the wrong type, or contradicts the others.
     """
     try:
         if given and isinstance(record, Mapping):
             record = {**record, **dict.fromkeys(given)}
-        # as JSON, where a list is a tuple's, and 1 and true differ
+        # validated as JSON, where a list can become a tuple, and 1 and true differ
         found: T = _adapter(kind).validate_json(json.dumps(record), strict=True, context=given)
         return found
     except ValidationError as error:
@@ -49,7 +49,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _given(value: Any, info: ValidationInfo) -> Any:
-    """What `parsed` was given for the field."""
+    """The value that `parsed` received for the field."""
     assert info.field_name is not None
     assert info.context is not None
     return info.context[info.field_name]
@@ -59,12 +59,12 @@ GIVEN = PlainValidator(_given)
 
 
 def _told(error: ValidationError) -> str:
-    """The first thing that is wrong: where it stands, what stands there, and what should."""
+    """The first problem: its place, the value found there, and what is expected."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(part for part in map(str, first["loc"]) if not part.startswith("<"))  # tags of a union
+    where = ".".join(part for part in map(str, first["loc"]) if not part.startswith("<"))  # without the tags of a union
     if first["type"] == "missing":
         return f"{where} is missing"
-    if first["type"] == "value_error":  # of a record's own
+    if first["type"] == "value_error":  # raised by the record itself
         return f"{where}: {first['ctx']['error']}" if where else str(first["ctx"]["error"])
     value = repr(first["input"])
     value = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"

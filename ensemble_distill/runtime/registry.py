@@ -1,4 +1,4 @@
-"""The one registry: the modules of a package by their files' names, `crop_flip.py` under "crop-flip"."""
+"""The one registry: a package's modules, keyed by file name, `crop_flip.py` as "crop-flip"."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from types import ModuleType
 
 
 class Registry:
-    """Modules of a package that define a name, each under the key that its file's name is.
+    """The modules of a package that define a given name, each keyed by its file name.
 
-    Nothing is imported before the first question; that imports all modules of the package, since a name in them makes
-    one of them count.
+    Nothing is imported until `modules` is first needed. Then all modules of the package are imported, since only that
+    shows which of them define the name.
 
     Args:
         package: its full name.
-        defines: what makes a module one of them; others are what those are made of.
+        defines: the name that makes a module an entry; the other modules are helpers.
     """
 
     def __init__(self, package: str, defines: str) -> None:
@@ -27,7 +27,7 @@ class Registry:
 
     @property
     def modules(self) -> dict[str, ModuleType]:
-        """By key, in alphabetical order."""
+        """The modules by key, in alphabetical order."""
         folders = tuple(importlib.import_module(self.package).__path__)
         return _found(self.package, folders, self.defines)
 
@@ -37,7 +37,7 @@ class Registry:
 
     @property
     def listed(self) -> tuple[str, ...]:
-        """The same keys without importing anything: of the modules whose text defines the name at its left margin."""
+        """The same keys without any import, from the modules whose text defines the name at the left margin."""
         spec = importlib.util.find_spec(self.package)
         folders = (spec.submodule_search_locations if spec is not None else None) or ()
         paths = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
@@ -49,7 +49,7 @@ class Registry:
         return key in self.modules
 
     def __getitem__(self, key: str) -> ModuleType:
-        """Raises KeyError for no such key."""
+        """The module with this key; raises KeyError if there is none."""
         return self.modules[key]
 
 

@@ -1,9 +1,9 @@
-"""Files that hold their own digest, so that damage is found when they are opened.
+"""Files that contain their own digest, so that damage is found when they are opened.
 
-The digest is of every byte of the file, with `BLANK` where the digest stands. It works for any format that has room for
-64 characters: a key of a JSON document, the metadata of safetensors and of ONNX, a comment.
+The digest covers every byte of the file, with `BLANK` in the digest's place. This works for any format with room for 64
+characters: a key of a JSON document, the metadata of safetensors and ONNX files, a comment.
 
-Files of version 0.1.0 hold none. A file that says a later version wrote it must.
+Files of version 0.1.0 have no digest. A file that names a later version as its writer must have one.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from ensemble_distill import __version__
 from ensemble_distill.runtime.files import DOCUMENT, read_whole, write_whole
 from ensemble_distill.runtime.jsons import json_text, parse_json
 
-KEY = "sha256"  # where JSON documents and safetensors metadata hold it
+KEY = "sha256"  # key of the digest in JSON documents and safetensors metadata
 ONNX_KEY = "edistill.sha256"
-WRITTEN_BY = "edistill"  # where JSON documents say the version that wrote them
-VERSION = "version"  # where safetensors metadata do
-LARGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+WRITTEN_BY = "edistill"  # key of the version in JSON documents
+VERSION = "version"  # key of the version in safetensors metadata
+LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 BLANK = ("edistill seal " * 5)[:64]  # as long as a digest, and in no file by chance
-UNSEALED = (None, "0.1.0")  # versions of before; None is a file that says none, as most of those did
-# the first line, or as versions before 0.3.0 wrote it the last, which a file cut short at a line's end has lost
+UNSEALED = (None, "0.1.0")  # versions without seals; None is a file that names none, as most of them did
+# the first line; versions before 0.3.0 wrote it last, where a file cut short at a line's end has lost it
 _COMMENT = re.compile(rb"\A# edistill \S+, sha256 ([0-9a-f]{64})\n|# edistill \S+, sha256 ([0-9a-f]{64})\n\Z")
 
 
 def seal(content: bytes) -> bytes:
-    """The content with its digest in the place of its one `BLANK`."""
+    """The content with its digest in place of `BLANK`, which must occur once."""
     if content.count(BLANK.encode()) != 1:
         raise ValueError(f"there are {content.count(BLANK.encode())} places for a digest, and not one")
     return content.replace(BLANK.encode(), hashlib.sha256(content).hexdigest().encode())
 
 
 def is_whole(content: bytes, digest: object) -> bool:
-    """Whether the content is what was sealed, `digest` being what it says of itself."""
+    """Whether the content is unchanged since it was sealed with `digest`, the one it contains."""
     if not isinstance(digest, str) or len(digest) != len(BLANK):
         return False
     at = content.find(digest.encode())
@@ -50,11 +50,11 @@ def is_whole(content: bytes, digest: object) -> bool:
 
 
 def check(content: bytes, digest: object, version: object) -> None:
-    """Raises ValueError when the content is not what was sealed, or should have been sealed and is not.
+    """Raise ValueError if the content has changed since it was sealed, or lacks a seal that it should have.
 
     Args:
-        digest: what the content says of itself; None where it says nothing.
-        version: of edistill, which the content says wrote it; None where it says nothing.
+        digest: the one that the content contains; None if it has none.
+        version: of edistill, which the content names as its writer; None if it names none.
     """
     if digest is None and version not in UNSEALED:
         raise ValueError(f"it says that edistill {version} wrote it, and the sha256 is missing that such a file holds")
@@ -66,7 +66,7 @@ def check(content: bytes, digest: object, version: object) -> None:
 
 
 def sealed_json(record: dict[str, Any]) -> bytes:
-    """A JSON document as `jsons.write_json` writes one, with the digest as the last key."""
+    """A JSON document as `jsons.write_json` writes it, with the digest as the last key."""
     return seal(json_text({**record, KEY: BLANK}).encode())
 
 
@@ -78,7 +78,7 @@ def parse_sealed_json(content: bytes) -> tuple[Any, bool]:
     """The document without its digest, and whether it had one.
 
     Raises:
-        ValueError: it is no JSON, or not what was written.
+        ValueError: it is not JSON, or has changed since it was sealed.
     """
     record = parse_json(content)
     if not isinstance(record, dict):
@@ -89,7 +89,12 @@ def parse_sealed_json(content: bytes) -> tuple[Any, bool]:
 
 
 def read_sealed_json(path: Path) -> tuple[Any, bool]:
-    """As `parse_sealed_json`, of a file. Raises OSError too, where it cannot be read."""
+    """The document of a file without its digest, and whether it had one.
+
+    Raises:
+        ValueError: it is not JSON, or has changed since it was sealed.
+        OSError: it cannot be read.
+    """
     return parse_sealed_json(read_whole(path, DOCUMENT))
 
 
@@ -97,20 +102,20 @@ def read_sealed_json(path: Path) -> tuple[Any, bool]:
 
 
 def sealed_metadata() -> dict[str, str]:
-    """What the metadata of a safetensors file hold besides, before it is sealed."""
+    """The entries that a safetensors file's metadata need for a seal."""
     return {VERSION: __version__, KEY: BLANK}
 
 
 def seal_safetensors(content: bytes) -> tuple[bytes, memoryview]:
-    """The header and the tensors of a safetensors file with `sealed_metadata` among its own, sealed.
+    """The sealed header and the tensors of a safetensors file whose metadata include `sealed_metadata`.
 
-    The library writes metadata in any order, and here they are sorted, so that the same tensors make the same bytes.
+    The library writes metadata in no fixed order; here they are sorted, so that equal tensors give equal bytes.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header, tensors = json.loads(content[8:end]), memoryview(content)[end:]
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
     blank = len(text).to_bytes(8, "little") + text
     digest = hashlib.sha256(blank)
     digest.update(tensors)
@@ -118,10 +123,10 @@ def seal_safetensors(content: bytes) -> tuple[bytes, memoryview]:
 
 
 def safetensors_metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, whose digest stands under `KEY`.
+    """The metadata of a safetensors file, with its digest under `KEY`; the digest is not checked.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is not a safetensors file.
     """
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > len(content) - 8:
@@ -134,10 +139,10 @@ def safetensors_metadata(content: bytes) -> dict[str, str]:
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a file whose weights, which may be many GB, stay unread and unchecked.
+    """The metadata of a safetensors file on disk, whose weights, which may be many GB, are neither read nor checked.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is not a safetensors file.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -148,7 +153,7 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
 
 
 def checked_metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, which is whole. Raises ValueError where it is not."""
+    """The metadata of a safetensors file, whose seal is checked; raises ValueError if it is damaged."""
     metadata = safetensors_metadata(content)
     check(content, metadata.get(KEY), metadata.get(VERSION))
     return metadata
@@ -158,10 +163,10 @@ def checked_metadata(content: bytes) -> dict[str, str]:
 
 
 def onnx_metadata(content: bytes, key: str) -> str | None:
-    """What an ONNX file has under a key of its metadata, found without reading the graph; None where it has no such.
+    """The value of a key in an ONNX file's metadata, found without parsing the graph; None if the key is missing.
 
-    An entry of protobuf: field 1 is the key, field 2 the value, each with its length before it. The metadata stand
-    behind the graph.
+    An entry is a protobuf message: field 1 is the key, field 2 the value, each preceded by its length. The metadata
+    follow the graph.
     """
     named = key.encode()
     marked = b"\x0a" + bytes([len(named)]) + named + b"\x12"
@@ -170,7 +175,7 @@ def onnx_metadata(content: bytes, key: str) -> str | None:
         return None
     at += len(marked)
     size, shift = 0, 0
-    for byte in content[at : at + 5]:  # a varint: seven bits a byte, the least first
+    for byte in content[at : at + 5]:  # a varint: seven bits per byte, the lowest first
         at, size, shift = at + 1, size | (byte & 127) << shift, shift + 7
         if byte < 128:
             return content[at : at + size].decode("utf-8", "replace")
@@ -178,14 +183,14 @@ def onnx_metadata(content: bytes, key: str) -> str | None:
 
 
 def sealed_comment(text: str) -> bytes:
-    """A text with its digest in a first line that begins with a #."""
+    """A text with its digest in a first line, a comment that begins with #."""
     return seal(f"# edistill {__version__}, sha256 {BLANK}\n{text.rstrip()}\n".encode())
 
 
 def check_comment(content: bytes) -> None:
-    """Raises ValueError when a text that says its digest is not what was sealed.
+    """Raise ValueError if a text with a digest in a comment has changed since it was sealed.
 
-    A line that no longer reads so was hit itself, and changes nothing of what the text says.
+    If the comment itself is damaged, there is nothing to check, and the rest of the text says the same.
     """
     if (found := _COMMENT.search(content)) is not None:
         check(content, (found[1] or found[2]).decode(), None)

@@ -1,5 +1,5 @@
-"""What several processes read is the same: files of a folder that they share, where what another machine wrote may be
-seen late, and all that they go by."""
+"""Making sure that all processes read the same: files of a shared folder, where another machine's writes may appear
+late, and the values they all depend on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.files import sha256_file
 
-LOOK_EVERY = 0.25  # seconds
-LATE = 90.0  # seconds after which a file that another machine wrote is to be seen here: NFS remembers folders for 60
+LOOK_EVERY = 0.25  # seconds between two looks
+LATE = 90.0  # seconds after which a file that another machine wrote must be visible: NFS caches folders for 60
 SHARED = "Set output.cache to a folder that all machines share."
 SHOWN = 60  # characters of a value in a message
 
 
 def is_seen(there: Callable[[], bool]) -> bool:
-    """Whether something is there, or comes soon."""
+    """Whether something is there, now or within `LATE` seconds."""
     until = time.monotonic() + LATE
     while not there():
         if time.monotonic() > until:
@@ -31,12 +31,12 @@ def is_seen(there: Callable[[], bool]) -> bool:
 
 
 def unseen(what: str, folder: Path) -> EdistillError:
-    """What to raise of files in a cache that do not come."""
+    """The error for files that do not appear in a cache."""
     return EdistillError(f"{what} are written, but cannot be seen in {folder}. {SHARED}")
 
 
 def unseen_here(folder: Path, writers: str) -> EdistillError:
-    """The same, told by who looks for them."""
+    """The error for files that this process does not see."""
     rank = ranks.current()
     return EdistillError(
         f"Process {rank.index} of {rank.world} does not see in {folder} what {writers} wrote there. {SHARED}"
@@ -44,14 +44,15 @@ def unseen_here(folder: Path, writers: str) -> EdistillError:
 
 
 def see_as_first(paths: Iterable[Path], whole: bool = True) -> None:
-    """Go on when every process sees these files as the first one does. Every rank has to call it, before one changes
-    any of them, with its own paths of the same files.
+    """Wait until every process sees these files as the first one does.
+
+    Every rank must call it with its own paths of the same files, before any rank changes them.
 
     Args:
-        whole: compare what is in them; else how many bytes they have, which costs no reading.
+        whole: compare the files' content; otherwise only their sizes, which reads nothing.
 
     Raises:
-        EdistillError: a process sees another file, or one where the first sees none, for longer than `LATE`.
+        EdistillError: for longer than `LATE` seconds, a process sees another file, or one where the first sees none.
     """
     if not ranks.several():
         return
@@ -72,13 +73,13 @@ def see_as_first(paths: Iterable[Path], whole: bool = True) -> None:
 
 
 def refuse_differing(known: Mapping[str, object]) -> None:
-    """Refuse to go on where a process goes by other values than the first one. Every rank has to call it.
+    """Refuse to continue if any process has other values than the first one; every rank must call it.
 
     Args:
-        known: what a message calls a value, and that value. One that the first does not have is none.
+        known: values by their names in messages; a name that a process lacks counts as "".
 
     Raises:
-        EdistillError: one differs; the same in every process.
+        EdistillError: a value differs; every process raises the same error.
     """
     host = socket.gethostname()
     first, *others = ranks.of_each((host, {name: str(value) for name, value in known.items()}))
@@ -98,7 +99,7 @@ def _named(index: int, host: str | None = None) -> str:
 
 
 def digest_or_reason(path: Path) -> str:
-    """The sha256 of a file, "" where there is none, and the name of an error where it cannot be read."""
+    """The sha256 of a file, "" if there is none, or the name of the error if it cannot be read."""
     return _looked(path, partial(sha256_file, path))
 
 
@@ -111,12 +112,12 @@ def _looked(path: Path, look: Callable[[], str]) -> str:
         return look()
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, ValueError) as error:  # a folder, a pipe, what may not be read
+    except (OSError, ValueError) as error:  # a folder, a pipe, or no permission to read
         return type(error).__name__
 
 
 def told_apart(here: str, there: str) -> tuple[str, str]:
-    """Two values for a message: of long ones the part where they differ."""
+    """Two values for a message; of long ones, the part where they differ."""
     alike = next((at for at, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
     at = max(0, alike - SHOWN // 3)
     if at == 0 or max(len(here), len(there)) <= SHOWN:
@@ -125,7 +126,7 @@ def told_apart(here: str, there: str) -> tuple[str, str]:
 
 
 def _told(found: str) -> str:
-    """A value for a message: the beginning of a digest, or of a long text."""
+    """A value for a message; of a digest or a long text, its beginning."""
     if re.fullmatch(r"[0-9a-f]{64}", found):
         return f"{found[:12]}…"
     return (found if len(found) <= SHOWN else f"{found[: SHOWN - 1]}…") or "nothing"

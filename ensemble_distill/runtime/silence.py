@@ -1,4 +1,4 @@
-"""What a library logs and warns of, kept to itself."""
+"""Silencing a library's logs and warnings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def of_its_own() -> Iterator[None]:
-    """What it logs and warns of stays its own: what matters is told in an error."""
+    """Suppress logs and warnings in the block; what matters is raised as an error."""
     silenced = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while something is half done: they wait until it is whole, and then do what they always did."""
+"""Delaying Ctrl-C and SIGTERM until work in progress is whole."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_waits() -> Iterator[Callable[[], bool]]:
-    """Yields what says whether a stop was asked for. When the block ends the signal is raised again, for whoever
-    answers it; a second one does not wait.
+    """Delay Ctrl-C and SIGTERM to the end of the block, and yield a function that says whether one has come.
 
-    Signals that are ignored stay so, and in other threads than the main one, which get none, nothing waits.
+    At the end the signal is raised again for the handler it was meant for. A second signal is not delayed. Ignored
+    signals stay ignored. Outside the main thread, which alone receives signals, nothing is delayed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

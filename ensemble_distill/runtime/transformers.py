@@ -1,4 +1,4 @@
-"""The transformers library, an optional extra: brought when it is asked for, and kept from the terminal."""
+"""The transformers library, an optional extra: imported when needed, and kept quiet."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ INSTALL = "pip install 'edistill[transformers]'"
 
 
 def library(who: str) -> Any:
-    """The library.
+    """The transformers library.
 
     Args:
-        who: needs it, for the message.
+        who: what needs it, for the message.
 
     Raises:
         EdistillError: it is not installed.

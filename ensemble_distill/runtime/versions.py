@@ -1,4 +1,4 @@
-"""Which libraries the outputs of members and students depend on."""
+"""The libraries that the outputs of members and students depend on."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib.metadata import version
 
 
 def library_versions() -> dict[str, str]:
-    """Of the libraries that outputs depend on."""
+    """Their versions, by name."""
     return {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}

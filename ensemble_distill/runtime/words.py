@@ -1,4 +1,4 @@
-"""How long something takes, how many there are and what they fill, in words."""
+"""Durations, counts and sizes in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it: 45 s, 12 min, 3 h 20 min."""
+    """A duration: 45 s, 12 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -14,16 +14,16 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "s") -> str:
-    """1 epoch, 2 epochs; `plural` is what several end in."""
+    """A count with its noun: 1 epoch, 2 epochs; `plural` is the ending for any count but 1."""
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def megabytes(count: int) -> str:
-    """0.12 MB: of files beside each other, all in one unit."""
+    """A size in MB, such as 0.12 MB, for files that are compared with one another."""
     return f"{count / 1e6:,.2f} MB"
 
 
 def bytes_told(count: int) -> str:
-    """1.2 GB, 340.0 MB, 0.5 kB."""
+    """A size in the unit that fits: 1.2 GB, 340.0 MB, 0.5 kB."""
     size, unit = next((size, unit) for size, unit in UNITS if count >= size or unit == "kB")
     return f"{count / size:,.1f} {unit}"
