@@ -1,1 +1,1 @@
-"""The folder that a training leaves behind: its names, its records, saving, loading, finding the latest."""
+"""The folder of a run: its names and records, saving, loading, and finding the latest."""

@@ -1,4 +1,4 @@
-"""What `inspect` tells of runs and of chains."""
+"""What `inspect` reports of runs and chains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ensemble_distill.runs.run import Run
 
 
 def about(path: Path) -> dict[str, Any]:
-    """Of a run or a chain. Raises EdistillError when it is unfinished or damaged."""
+    """The facts of a run or a chain; raises EdistillError if it is unfinished or damaged."""
     if is_chain(path):
         return _chain(Chain.open(path))
     run = Run.open(path)
@@ -28,7 +28,7 @@ def about(path: Path) -> dict[str, Any]:
 
 
 def in_short(folder: Path) -> dict[str, Any]:
-    """A run or a chain in a few facts; "problem" where it cannot be opened."""
+    """A few facts of a run or a chain; "problem" alone if it cannot be opened."""
     try:
         record = about(folder)
     except EdistillError as error:
@@ -52,7 +52,8 @@ def in_short(folder: Path) -> dict[str, Any]:
 
 
 def _stale(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """What is in the folder of other weights or another calibration than it has now; absent where nothing is."""
+    """The files made from other weights or another calibration than the folder has now, under "stale"; empty if there
+    are none."""
     return {"stale": [str(file.relative_to(folder)) for file in files]} if files else {}
 
 

@@ -1,4 +1,4 @@
-"""What `inspect` tells of exported files."""
+"""What `inspect` reports of exported files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ensemble_distill.tasks.reference import Reference
 
 
 def about_program(export: Path) -> dict[str, Any] | None:
-    """Of a program; None for one of others."""
+    """The facts of an exported program; None for any other file."""
     try:
         said = {name.removeprefix(ONNX_PREFIX): parse_json(text) for name, text in program_metadata(export).items()}
         said |= _told_reference(said.pop(REFERENCE, None))
@@ -27,7 +27,7 @@ def about_program(export: Path) -> dict[str, Any] | None:
 
 
 def about_weights(path: Path) -> dict[str, Any] | None:
-    """Of an exported safetensors file, by the config it carries; None for any other file."""
+    """The facts of an exported safetensors file, from the config in its metadata; None for any other file."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     try:
@@ -52,12 +52,12 @@ def about_weights(path: Path) -> dict[str, Any] | None:
 
 
 def _told_reference(record: Any) -> dict[str, Any]:
-    """What is told of calibration rows that a file holds, "reference"; empty for none. Raises ValueError for what was
-    never written."""
+    """The calibration rows that a file holds, under "reference"; empty if it holds none. Raises ValueError if they are
+    invalid."""
     return {} if record is None else {REFERENCE: Reference.from_json(record).told()}
 
 
 def about_stale(export: Path) -> dict[str, str]:
-    """Why `inspect` calls an exported file stale; empty where it does not."""
+    """Why an exported file is stale, under "stale"; empty if it is not."""
     told = stale(export)
     return {} if told is None else {"stale": told}

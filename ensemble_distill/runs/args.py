@@ -1,4 +1,4 @@
-"""`args.toml`: the settings that a run or a chain was made with, and whether those asked now are others."""
+"""`args.toml`: the settings of a run or a chain, and how they differ from the current ones."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ensemble_distill.runtime.seals import check_comment, sealed_comment
 from ensemble_distill.settings import Settings, load_settings, settings_toml
 from ensemble_distill.settings.teachers import of_members
 
-# what may change between a run and its continuation without making it another run
+# settings that may change when a run is continued, since they do not change its result
 FREE = {"train.device", "train.workers", "train.checkpoint-minutes", "train.peer-timeout"}
 
 
 def settings_content(settings: Settings, folder: Path) -> bytes:
-    """Settings as a file that replays from a folder."""
+    """The bytes of a settings file that replays from `folder`."""
     return sealed_comment(settings_toml(settings, folder))
 
 
 def write_args(folder: Path, settings: Settings) -> None:
-    """Keep the settings of a run or a chain in its folder, as a file that replays from there."""
+    """Write the settings of a run or a chain to its folder, as a file that replays from there."""
     write_whole(folder / ARGS, settings_content(settings, folder))
 
 
 def read_args(folder: Path) -> Settings:
-    """The settings that a run or a chain was made with. Raises EdistillError when they are damaged."""
+    """The settings that made a run or a chain; raises EdistillError if their file is damaged."""
     path = folder / ARGS
     try:
         check_comment(read_whole(path, DOCUMENT))
@@ -39,7 +39,7 @@ def read_args(folder: Path) -> Settings:
 
 
 def limit_of(folder: Path) -> int | None:
-    """Of a run or a chain that only tried the road: of how many rows of each split it is made at most. None else.
+    """The row limit per split of a trial run or chain; None if it has no limit or no settings file.
 
     Raises:
         EdistillError: its settings are damaged.
@@ -48,8 +48,10 @@ def limit_of(folder: Path) -> int | None:
 
 
 def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str] = ()) -> None:
-    """Raise EdistillError naming the first setting in which a run differs from what is asked now, those in `free` and
-    those of how it is computed aside."""
+    """Raise EdistillError naming the first setting of a run that differs from the current settings.
+
+    Keys in `free`, and those in `FREE` of how a run is computed, may differ.
+    """
     if not (folder / ARGS).is_file():
         return
     for key, before, now in differing(read_args(folder), settings, free):
@@ -60,8 +62,10 @@ def refuse_other_settings(folder: Path, settings: Settings, free: Collection[str
 
 
 def differing(one: Settings, other: Settings, free: Collection[str] = ()) -> list[tuple[str, Any, Any]]:
-    """The settings in which two runs differ, those in `free` and those of how they are computed aside: the dotted key,
-    and both values."""
+    """The settings that differ between two runs: the dotted key and both values.
+
+    Keys in `free`, and those in `FREE` of how a run is computed, are left out.
+    """
     before, now = settings_of_run(one), settings_of_run(other)
     keys = sorted(before.keys() | now.keys())
     return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key) and key not in free]
@@ -72,7 +76,7 @@ def _told(value: Any) -> str:
 
 
 def settings_of_run(settings: Settings) -> dict[str, Any]:
-    """The settings that make a run what it is, by dotted key."""
+    """The settings that determine a run's result, by dotted key."""
     values = settings.model_dump(mode="json", by_alias=True)
     flat = {"task": values["task"], "data.train": values["data"]["train"], "data.transfer": values["data"]["transfer"]}
     flat |= {"limit": values["limit"]}

@@ -1,4 +1,4 @@
-"""`calibration.json`: what a run's predictions are corrected by, and of which weights it is; told without torch."""
+"""`calibration.json`: the correction of a run's predictions, and the weights it belongs to; read without torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def write_calibration(folder: Path, calibration: Calibration, weights: str) -> N
 
 
 def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration:
-    """What the bytes of a run's `calibration.json` say.
+    """The calibration in the bytes of a run's `calibration.json`.
 
     Args:
         weights: the sha256 of the run's weights.
 
     Raises:
-        EdistillError: they are damaged, or of other weights.
+        EdistillError: the bytes are damaged, or belong to other weights.
     """
     path = folder / CALIBRATION
     again = f"Run edistill calibrate {folder}, or edistill calibrate {folder} --remove."
@@ -33,7 +33,7 @@ def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration
         if not isinstance(record, dict):
             raise ValueError("it is not a table")
         of, version = record.pop("weights", None), record.pop(WRITTEN_BY, None)
-        if (of is None) != (version is None):  # version 0.1.0 said neither
+        if (of is None) != (version is None):  # version 0.1.0 wrote neither
             raise ValueError("it does not say of which weights it is")
         found = Calibration.from_json(record)
     except (ValueError, TypeError, AttributeError, EdistillError) as error:
@@ -47,7 +47,7 @@ def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration
 
 
 def made_from_now(folder: Path) -> MadeFrom:
-    """Of what the run in a folder is now. Raises EdistillError as `parse_calibration` does."""
+    """The current weights and calibration of the run in a folder; raises EdistillError as `parse_calibration` does."""
     weights = sha256_file(folder / WEIGHTS)
     calibrated = content_of(folder / CALIBRATION)
     return MadeFrom(weights, None if calibrated is None else parse_calibration(calibrated, folder, weights))

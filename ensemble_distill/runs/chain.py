@@ -1,4 +1,4 @@
-"""A born-again chain on disk: a folder of runs, each of which learned from the one before."""
+"""A born-again chain on disk: a folder of runs, each of which learned from the one before it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ensemble_distill.runs.run import Run
 
 
 def is_chain(folder: Path) -> bool:
-    """Whether the first generation of a chain was at least begun there."""
+    """Whether the folder holds a chain whose first generation was at least begun."""
     return (folder / ARGS).is_file() and (folder / generation_name(1) / CONFIG).is_file()
 
 
 def finished_generations(folder: Path) -> list[Path]:
-    """From the first one on, as far as each is finished."""
+    """The folders of the generations from the first to the last before an unfinished one."""
     there = (folder / generation_name(number) for number in itertools.count(1))
     return list(itertools.takewhile(lambda generation: (generation / WEIGHTS).is_file(), there))
 
@@ -34,7 +34,12 @@ class Chain:
 
     @classmethod
     def open(cls, folder: Path) -> Chain:
-        """Raises EdistillError when no generation is finished, or one did not learn from the one before as it is."""
+        """The chain in a folder.
+
+        Raises:
+            EdistillError: no generation is finished, a finished one follows a missing one, or one learned from another
+                student than the one before it now is.
+        """
         runs: list[Run] = []
         for generation in finished_generations(folder):
             runs.append(Run.open(generation))
@@ -52,22 +57,22 @@ class Chain:
 
     @property
     def planned(self) -> int:
-        """How many generations it is to have."""
+        """The number of generations the chain should have."""
         return read_args(self.folder).train.generations or len(self.runs)
 
     @property
     def teachers(self) -> tuple[Member, ...]:
-        """What the first generation learned from."""
+        """The members that the first generation learned from."""
         return self.runs[0].provenance.members
 
 
 def refuse_changed(before: Run, after: Path, config: StudentConfig) -> None:
-    """Raise EdistillError when a generation is not the one that the next has learned from.
+    """Raise EdistillError if a generation is not the student that the next one learned from.
 
-    One that was calibrated since is: that changes what it predicts, and not what it was.
+    A generation that was calibrated since is accepted: calibration changes what it predicts, not what it was.
 
     Args:
-        after, config: the next one's folder, and what it says; it need not be finished.
+        after, config: the next generation's folder and config; it need not be finished.
     """
     members = config.provenance.members
     if len(members) != 1:

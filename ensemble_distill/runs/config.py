@@ -1,4 +1,4 @@
-"""`config.json` of a run: what its student is, and where it came from."""
+"""`config.json` of a run: its student's architecture and provenance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ensemble_distill.runtime.seals import WRITTEN_BY, parse_sealed_json, sealed
 from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.tasks import task_from_json
 
-OF_WEIGHTS = "sha256_of_weights"  # in it: of the student.safetensors that it belongs to
+OF_WEIGHTS = "sha256_of_weights"  # key of the sha256 of the student.safetensors that the config belongs to
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,15 @@ class Provenance:
     """Where a student came from.
 
     Attributes:
-        method, options, source: what trained it; see `Method.source`.
+        method, options, source: the method that trained it; see `Method.source`.
         members: the ensemble; with one head per member, head m imitates member m.
         trained_on: the digest of each split it was trained on.
         versions: of the libraries it was trained with.
-        still_falling: which share of its loss's fall came late, where the training ended too early; see
-            `training.convergence`. None where it did not, and for runs before version 0.3.
-        features: what the numbers of a row are called, where it was trained on tables; see `InputColumns.features`.
-        columns: what those rows are made of, and pictures named by a table; None for runs before version 0.3, too.
+        still_falling: the share of the loss's fall that came late, if the training ended too early; see
+            `training.convergence`. None if it did not, and for runs before version 0.3.
+        features: the names of a row's numbers, if it was trained on tables; see `InputColumns.features`.
+        columns: the columns that rows are made of, also for pictures named by a table; None for runs before version
+            0.3.
     """
 
     method: str
@@ -50,20 +51,20 @@ class Provenance:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Everything but the weights."""
+    """Everything about a student but its weights."""
 
     architecture: Architecture
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the student cannot be of these members."""
+        """Raise ValueError if the architecture contradicts the members."""
         members, weights = self.provenance.members, self.architecture.weights
         if weights is not None and len(weights) != len(members):
             raise ValueError(f"there are {len(weights)} weights, and {len(members)} members")
         self.architecture.task.refuse_others(members)
 
     def ended(self, still_falling: float | None) -> StudentConfig:
-        """Of the run once it was trained; see `Provenance.still_falling`."""
+        """The config once the training has ended; see `Provenance.still_falling`."""
         return replace(self, provenance=replace(self.provenance, still_falling=still_falling))
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +92,8 @@ class StudentConfig:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> StudentConfig:
-        """Inverse of `to_json`, of this version and those before. Raises ValueError and others for anything else."""
+        """The inverse of `to_json`, for this version and earlier ones; raises ValueError and others for any other
+        record."""
         record = scattered(record)
         pooling = {key: record[key] for key in ("average", "weights")}
         student = {**record["student"], **record["input"], **pooling}
@@ -103,17 +105,17 @@ class StudentConfig:
 
     @classmethod
     def load(cls, folder: Path) -> StudentConfig:
-        """What a run's `config.json` says. Raises EdistillError when it is damaged."""
+        """The config of the run in a folder; raises EdistillError if it is damaged."""
         return cls.parse(content_of(folder / CONFIG) or b"", folder / CONFIG)[0]
 
     @classmethod
     def parse(cls, content: bytes, named: Path) -> tuple[StudentConfig, str | None, bool]:
-        """What the bytes of a `config.json` say, the sha256 of its weights, and whether the bytes are sealed.
+        """The config in the bytes of a `config.json`, the sha256 of its weights, and whether the bytes are sealed.
 
-        There is no such sha256 before the training has ended, nor in files of version 0.1.0.
+        The sha256 is None before the training has ended, and in files of version 0.1.0.
 
         Raises:
-            EdistillError: they are damaged.
+            EdistillError: the bytes are damaged.
         """
         try:
             record, sealed = parse_sealed_json(content)
@@ -124,5 +126,5 @@ class StudentConfig:
             ) from None
 
     def content(self, weights: str | None = None) -> bytes:
-        """The bytes of its `config.json`, which names the sha256 of the weights it belongs to, once there are any."""
+        """The bytes of a `config.json`, with the sha256 of the weights it belongs to once they exist."""
         return sealed_json(self.to_json() | ({} if weights is None else {OF_WEIGHTS: weights}))

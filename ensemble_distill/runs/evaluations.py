@@ -1,4 +1,4 @@
-"""The documents in a run's or a chain's `evaluations/`: which of them are of the students as they are now."""
+"""The documents in `evaluations/` of a run or a chain, and which of them describe the current students."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from ensemble_distill.runs.folder import EVALUATIONS, MADE_FROM
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.seals import read_sealed_json
 
-SHIFTS = "shifts"  # its folder of documents of shifted rows
-MAIN = ("test", "validation")  # whose documents are shown first
-FIGURES_OF_ROWS = "figures_of_rows"  # in a document: the sha256 of each .npz that belongs to it
+SHIFTS = "shifts"  # subfolder with the documents of shifted rows
+MAIN = ("test", "validation")  # splits whose documents come first
+FIGURES_OF_ROWS = "figures_of_rows"  # key of a document: the sha256 of each .npz beside it, by name
 
 
 def stale_evaluations(folder: Path, students: Mapping[str, MadeFrom]) -> tuple[Path, ...]:
-    """The documents in a run or a chain that are of other students than there are now, or are damaged.
+    """The documents of a run or a chain that are damaged, or describe other students than the current ones.
 
     Args:
-        students: what is there, by the names that documents give it.
+        students: the current students, by their names in the documents.
     """
     return tuple(file for file in _documents(folder) if not _is_of(file, students))
 
 
 def evaluation_of(folder: Path, students: Mapping[str, MadeFrom]) -> dict[str, Any] | None:
-    """The document of a run or a chain as it is now: of test, or else of validation or of any split; None for none."""
+    """The current document of a run or a chain: of test, else of validation, else of any split; None if there is
+    none."""
     stale = stale_evaluations(folder, students)
     there = {file.stem: file for file in sorted((folder / EVALUATIONS).glob("*.json")) if file not in stale}
     names = [name for name in (*MAIN, *there) if name in there]
@@ -38,7 +39,7 @@ def evaluation_of(folder: Path, students: Mapping[str, MadeFrom]) -> dict[str, A
 
 
 def damaged_evaluations(folder: Path) -> list[str]:
-    """What is wrong with the documents in a run or a chain and the figures of rows beside them, a message each."""
+    """A message for each document of a run or a chain that is damaged, or whose row figures are."""
     problems = []
     for file in _documents(folder):
         try:
@@ -60,7 +61,7 @@ def _documents(folder: Path) -> Iterator[Path]:
 def _is_of(document: Path, students: Mapping[str, MadeFrom]) -> bool:
     try:
         record, sealed = read_sealed_json(document)
-        if not sealed:  # version 0.1.0 did not say
+        if not sealed:  # written by version 0.1.0, which did not record the student
             return True
         named = {name: MadeFrom.from_json(said) for name, said in record[MADE_FROM].items()}
         rows = record.get(FIGURES_OF_ROWS, {})

@@ -1,5 +1,5 @@
-"""Exported files by where they stand: of a name the file, of a folder the one in it, and whether it is what its name
-says. Told without torch."""
+"""Locating exported files by a file's or a folder's name, and checking that the content fits the name; all without
+torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ensemble_distill.runtime.files import refuse_special
 from ensemble_distill.runtime.seals import LARGEST_HEADER, read_safetensors_metadata
 
 SUFFIXES = {".onnx": "an ONNX file", ".pt2": "a program of torch", ".safetensors": "a safetensors file"}
-# what a folder stands for: whole, and without other code
+# which file stands for a folder: whole precision first, and formats that need no other code
 ORDER = (ONNX, PROGRAM, SAFETENSORS, RAW[ONNX], FLOAT16, INT8, RAW[FLOAT16], RAW[INT8])
 RULE = "model.onnx before .pt2 before .safetensors, whole precision before less"
 ZIP, PICKLE, ONNX_BEGINS = b"PK\x03\x04", b"\x80", b"\x08"
@@ -36,19 +36,21 @@ Tell = Callable[[str], None]
 
 
 def is_exported_name(name: str) -> bool:
-    """Whether a name ends as those of exported files do; says nothing of what is in it."""
+    """Whether the name has the suffix of an exported file; the content is not read."""
     return Path(name).suffix.lower() in SUFFIXES
 
 
 def located(runs: Path, name: str, tell: Tell) -> Path | None:
-    """The exported file that a name is, by itself or below a folder of runs, or that stands in the folder of that name.
-    None for a run, a chain, and whatever is none.
+    """The exported file that a name refers to, directly or below a folder of runs, or the one in the folder of that
+    name.
+
+    Returns None for a run, a chain, and anything else that is not an exported file.
 
     Args:
-        tell: is told which of several files in a folder is taken.
+        tell: called with a message if one of several files in a folder is chosen.
 
     Raises:
-        EdistillError: a folder for exported files holds none.
+        EdistillError: a folder of exports is empty, or a file's content does not fit its name.
     """
     places = (Path(name), runs / name)
     if is_exported_name(name) and not any(place.is_dir() for place in places):
@@ -67,7 +69,7 @@ def located(runs: Path, name: str, tell: Tell) -> Path | None:
 
 
 def export_at(path: Path, tell: Tell) -> Path:
-    """The exported file that a path is, or that stands in it: a run, its folder of exports, or any other.
+    """The exported file at a path, or the one that stands for a folder: a run, its folder of exports, or any other.
 
     Raises:
         EdistillError: there is none.
@@ -84,9 +86,9 @@ def export_at(path: Path, tell: Tell) -> Path:
 
 
 def taken(folder: Path, tell: Tell) -> Path | None:
-    """The exported file that a folder stands for, the first by `RULE`, else by name; None where it holds none.
+    """The exported file that stands for a folder, the first by `RULE`, then by name; None if it holds none.
 
-    A damaged file of a name of ours counts: that it is damaged is told where it is opened.
+    A damaged file with one of the project's own names counts; opening it reports the damage.
     """
     for place in (folder / EXPORTS, folder):
         found = sorted((file for file in _files(place) if _is_ours(file) is not False), key=_rank)
@@ -109,13 +111,13 @@ def _rank(file: Path) -> tuple[int, int, str]:
 
 
 def holds_exports(folder: Path) -> bool:
-    """Whether a folder has a file in it that edistill is sure to have exported."""
+    """Whether a folder contains a file that edistill certainly exported."""
     return any(_is_ours(file) for file in _files(folder))
 
 
 def _is_ours(file: Path) -> bool | None:
-    """Whether edistill wrote a file, by what it says without being read whole; None for a damaged one of a name of
-    ours."""
+    """Whether edistill wrote a file, judged without reading all of it; None for an unreadable file with one of the
+    project's names."""
     try:
         if file.suffix.lower() == ".onnx":
             return ONNX_PREFIX.encode() in onnx_content(file) or (None if file.name in ORDER else False)
@@ -127,11 +129,12 @@ def _is_ours(file: Path) -> bool | None:
         return None if file.name in ORDER else False
 
 
-# --- what a file is ---------------------------------------------------------------------------------------------
+# --- what a file contains ---------------------------------------------------------------------------------------
 
 
 def refuse_other_content(file: Path) -> None:
-    """Raise EdistillError for a file that is not a kind of exported file by its name, or another by its content."""
+    """Raise EdistillError if a file's name is not that of an exported file, or its content is of another kind than
+    its name."""
     suffix = file.suffix.lower()
     if file.name == WEIGHTS and (file.parent / CONFIG).is_file():
         raise EdistillError(f"{file} holds the weights of a run and nothing else of it. Give the run, {file.parent}.")
@@ -155,10 +158,10 @@ def refuse_other_content(file: Path) -> None:
 
 
 def _suffix_of_content(file: Path) -> str | None:
-    """What a file would be called by how it begins; "" for a checkpoint of torch, None for what says nothing."""
+    """The suffix that fits a file's first bytes; "" for a torch checkpoint, None for an unknown beginning."""
     with file.open("rb") as opened:
         begins = opened.read(9)
-    # first, since the number may begin with any byte
+    # first, since this header's length may begin with any byte
     if begins[8:] == b"{" and int.from_bytes(begins[:8], "little") <= LARGEST_HEADER:
         return ".safetensors"
     if begins.startswith(ZIP):
@@ -173,5 +176,5 @@ def _is_program(file: Path) -> bool:
         with ZipFile(file) as archive:
             names = [name.rpartition("/")[2] for name in archive.namelist()]
     except (BadZipFile, OSError):
-        return file.suffix.lower() == ".pt2"  # damaged: whose it was is not known
+        return file.suffix.lower() == ".pt2"  # damaged, so its content does not tell
     return PROGRAM_CARD in names or "archive_format" in names

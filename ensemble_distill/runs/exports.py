@@ -1,4 +1,4 @@
-"""The exported files of runs: of which student each was made, which are of a run as it is now, and the newest."""
+"""The exported files of runs: which student each was made from, which fit the run as it is now, and the newest."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from ensemble_distill.runtime.files import read_whole, sha256_file
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import ONNX_KEY, check, checked_metadata, onnx_metadata
 
-LARGEST = 2**31 - 1  # bytes of an ONNX file, which is one protobuf message
-PROGRAM_CARD = "edistill.json"  # an extra file in a program, with what ONNX files have in their metadata
-PROGRAM_OUTPUTS = "outputs"  # in that: their names, in the program's order
-STUDENT, REFERENCE = "edistill", "reference"  # in the metadata of safetensors: its config, and calibration rows
-WEIGHTS_SHA = "weights_sha256"  # in the config of a folder that timm loads
-ONNX_PREFIX = "edistill."  # of our metadata in an ONNX file
+LARGEST = 2**31 - 1  # bytes of an ONNX file, which is a single protobuf message
+PROGRAM_CARD = "edistill.json"  # the extra file of a program that holds what ONNX files have in their metadata
+PROGRAM_OUTPUTS = "outputs"  # its key for the names of the outputs, in the program's order
+STUDENT, REFERENCE = "edistill", "reference"  # keys of safetensors metadata: the config, and calibration rows
+WEIGHTS_SHA = "weights_sha256"  # in the config of a folder for timm
+ONNX_PREFIX = "edistill."  # of the project's metadata keys in ONNX files
 
 
 def latest_export(runs: Path) -> Path:
-    """The newest `export/model.onnx` in a folder of runs. Raises EdistillError when there is none."""
+    """The newest `export/model.onnx` in a folder of runs; raises EdistillError if there is none."""
     exports = sorted(below(runs, EXPORTED), key=lambda path: path.stat().st_mtime)
     if not exports:
         raise EdistillError(f"{runs} holds no exported student. Run edistill export --onnx, or pass --model FILE.")
@@ -52,10 +52,10 @@ class ForeignError(ValueError):
 
 
 def made_from(export: Path) -> MadeFrom | None:
-    """Of which student an exported file was made, found without its graph; None where it does not say.
+    """The student that an exported file was made from, read without its graph; None if the file does not say.
 
     Raises:
-        EdistillError: it is damaged.
+        EdistillError: the file is damaged.
     """
     try:
         if export.suffix == ".onnx":
@@ -74,7 +74,7 @@ def made_from(export: Path) -> MadeFrom | None:
 
 
 def _made_from_merged(folder: Path) -> MadeFrom | None:
-    """As above, of a folder that timm loads. Raises ValueError where its weights are not those that were written."""
+    """The student that a folder for timm was made from; raises ValueError if its weights have changed."""
     config, weights = parse_json(content_of(folder / CONFIG) or b"{}"), folder / SAFETENSORS
     if not weights.is_file() or config.get(WEIGHTS_SHA) != sha256_file(weights):
         raise ValueError(f"its {SAFETENSORS} is not what was written")
@@ -82,15 +82,15 @@ def _made_from_merged(folder: Path) -> MadeFrom | None:
 
 
 def damaged_export(export: Path, error: Exception | str) -> EdistillError:
-    """What is told of an exported file that was damaged."""
+    """The error for a damaged exported file."""
     return EdistillError(f"{export} is damaged ({error}). Export the run again: {export_again(export)}.")
 
 
 def program_metadata(export: Path) -> dict[str, str]:
-    """What an exported program says of itself, found without torch.
+    """The metadata of an exported program, read without torch.
 
     Raises:
-        ForeignError: it is none of ours.
+        ForeignError: edistill did not write it.
         ValueError: it is damaged.
     """
     try:
@@ -111,7 +111,8 @@ def program_metadata(export: Path) -> dict[str, str]:
 
 
 def onnx_content(export: Path) -> bytes:
-    """The bytes of an ONNX file. Raises EdistillError when it is not a file, or larger than ONNX files are."""
+    """The bytes of an ONNX file; raises EdistillError if it is not a regular file, or larger than an ONNX file can
+    be."""
     try:
         return read_whole(export, LARGEST)
     except ValueError as error:
@@ -119,7 +120,7 @@ def onnx_content(export: Path) -> bytes:
 
 
 def refuse_damaged_onnx(export: Path, content: bytes) -> None:
-    """Raise EdistillError when the bytes of an ONNX file are not those that were sealed."""
+    """Raise EdistillError if the bytes of an ONNX file have changed since they were sealed."""
     try:
         check(content, onnx_metadata(content, ONNX_KEY), None)
     except ValueError as error:
@@ -129,11 +130,11 @@ def refuse_damaged_onnx(export: Path, content: bytes) -> None:
         ) from None
 
 
-# --- of the run as it is now ------------------------------------------------------------------------------------
+# --- against the run as it is now -------------------------------------------------------------------------------
 
 
 def refuse_stale(export: Path, said: MadeFrom | None) -> None:
-    """Raise EdistillError when an exported file, which says what it was made from, stands in a run of other weights."""
+    """Raise EdistillError if an exported file made from `said` lies in a run that has other weights now."""
     run = run_of(export)
     if run is None or said is None:
         return
@@ -143,14 +144,16 @@ def refuse_stale(export: Path, said: MadeFrom | None) -> None:
 
 
 def calibrated_since(export: Path, said: MadeFrom | None) -> str | None:
-    """What to tell of an exported file whose run is calibrated otherwise than it was then; None where it is not."""
+    """A message if an exported file differs from its run in the calibration; None if it does not, or lies in no run."""
     run = run_of(export)
     return None if run is None or not _is_stale(export, said, run) else _calibrated_otherwise(export, run)
 
 
 def stale(export: Path) -> str | None:
-    """What to tell of an exported file that is not of the run it stands in as that is now; None where it is, or stands
-    elsewhere, or one of both cannot be read, which is told where it is opened."""
+    """A message if an exported file was made from another state of its run than the current one.
+
+    None if it is up to date, lies in no run, or one of the two cannot be read, which is reported where it is opened.
+    """
     run = run_of(export)
     try:
         if run is None or not _is_stale(export, said := made_from(export), run):
@@ -164,12 +167,12 @@ def stale(export: Path) -> str | None:
 
 
 def stale_exports(run: Path) -> tuple[Path, ...]:
-    """The exported files of a run that are not of it as it is now, or are damaged."""
+    """The exported files of a run that are damaged, or were made from another state of it than the current one."""
     return tuple(file for file in exports_of(run) if _is_stale_or_damaged(file, run))
 
 
 def exports_of(run: Path) -> list[Path]:
-    """The exported files that stand in a run; a folder that timm loads is one of them."""
+    """The exported files in a run, including a folder for timm."""
     return [file for name in FORMATS if (file := run / EXPORTS / name).is_file() or (file / CONFIG).is_file()]
 
 
@@ -191,13 +194,13 @@ def _is_stale_or_damaged(file: Path, run: Path) -> bool:
         said = made_from(file)
     except EdistillError:
         return True
-    if said is None and not (run / CALIBRATION).is_file():  # there may have been one, which is in the file
+    if said is None and not (run / CALIBRATION).is_file():  # the file may apply a removed calibration
         return True
     return _is_stale(file, said, run)
 
 
 def _is_stale(file: Path, said: MadeFrom | None, run: Path) -> bool:
-    if said is None:  # version 0.1.0 did not say
+    if said is None:  # written by version 0.1.0, which did not record the student
         calibration = run / CALIBRATION
         return calibration.is_file() and file.stat().st_mtime_ns < calibration.stat().st_mtime_ns
     return said != made_from_now(run)

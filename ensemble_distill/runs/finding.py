@@ -1,4 +1,4 @@
-"""Finding the run or the chain that a command is about."""
+"""Finding the run or chain that a command is about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ensemble_distill.runs.run import Run
 
 
 def find(runs: Path, name: str | None) -> Run | Chain:
-    """A run or a chain by folder, or by name in a folder of runs; the latest that has something finished by default.
+    """A run or chain, by its folder or by its name in a folder of runs; by default the latest with a finished student.
 
     Raises:
         EdistillError: there is none.
@@ -28,13 +28,13 @@ def find(runs: Path, name: str | None) -> Run | Chain:
         if Path(name).is_file():
             raise EdistillError(f"{name} is a file, and no run. Give a run's folder or its name (in {runs}: {listed}).")
         raise EdistillError(f"There is no run {name}. {like}Give a run's folder or its name (in {runs}: {listed}).")
-    # a folder that only shares the name of a run gives way to it
+    # a run takes precedence over a folder that only shares its name
     folder = next((folder for folder in there if (folder / CONFIG).is_file() or is_chain(folder)), there[0])
     return Chain.open(folder) if is_chain(folder) else Run.open(folder)
 
 
 def find_run(runs: Path, name: str | None) -> Run:
-    """One run, and of a chain its latest finished generation; the latest by default.
+    """A single run, the latest by default; for a chain, its latest finished generation.
 
     Raises:
         EdistillError: there is none.
@@ -44,7 +44,7 @@ def find_run(runs: Path, name: str | None) -> Run:
 
 
 def find_runs(runs: Path, names: Sequence[str]) -> list[Run]:
-    """Runs that are to stand side by side. Raises EdistillError when there is no such run, or it is a chain."""
+    """Runs to compare with one another; raises EdistillError if one does not exist or is a chain."""
     found = [find(runs, name) for name in names]
     for one in found:
         if isinstance(one, Chain):

@@ -1,22 +1,22 @@
-"""What a run's folder and a chain's are made of: every name in them, and the commands that make their files anew.
+"""The names in the folders of runs and chains, and the commands that make their files again.
 
-RUN/args.toml                   the settings it was made with
-RUN/config.json                 what its student is, and where it came from
-RUN/student.safetensors         the weights; their presence is what finishes a run
+RUN/args.toml                   the settings that made it
+RUN/config.json                 its student's architecture and provenance
+RUN/student.safetensors         the weights; their presence marks a finished run
 RUN/checkpoint.safetensors      the state of its training
-RUN/summary.csv                 a row an epoch
-RUN/logs/                       what --log writes
-RUN/calibration.json            what its predictions are corrected by
+RUN/summary.csv                 a row per epoch
+RUN/logs/                       written by --log
+RUN/calibration.json            the correction of its predictions
 RUN/evaluations/                documents, and the figures of each row
 RUN/export/                     exported files
 
-ensemble/export/                beside the folder of runs: the members themselves as one file; of a trial,
+ensemble/export/                beside the folder of runs: the members themselves as one file; for a trial,
                                 ensemble-limit-N/export/
 
-CHAIN/args.toml                 the settings, train.generations among them
+CHAIN/args.toml                 the settings, including train.generations
 CHAIN/generation-1 … K          each a run like any other
-CHAIN/caches/generation-1 …     what each but the last said, to teach the next
-CHAIN/evaluations/              as a run's
+CHAIN/caches/generation-1 …     the outputs of each generation but the last, which teach the next
+CHAIN/evaluations/              as in a run
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ CALIBRATION = "calibration.json"
 EVALUATIONS = "evaluations"
 LOGS = "logs"
 CACHES = "caches"
-FILES = (ARGS, CONFIG, WEIGHTS, CHECKPOINT, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS, LOGS)  # a run's own
-CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # a chain's own, beside its generations
+FILES = (ARGS, CONFIG, WEIGHTS, CHECKPOINT, SUMMARY, CALIBRATION, EVALUATIONS, EXPORTS, LOGS)  # in a run
+CHAIN_FILES = (ARGS, CACHES, EVALUATIONS)  # in a chain, beside its generations
 
-# the exported files, and what asks for them
+# the exported files, and the flags that make them
 ONNX, SAFETENSORS = "model.onnx", "model.safetensors"
 PROGRAM = "model.pt2"
 MERGED = "merged"  # a folder that timm loads
 FLOAT16, INT8 = "model-fp16.onnx", "model-int8.onnx"
-RAW = {ONNX: "model-uint8.onnx", FLOAT16: "model-fp16-uint8.onnx", INT8: "model-int8-uint8.onnx"}  # of raw pixels
+RAW = {ONNX: "model-uint8.onnx", FLOAT16: "model-fp16-uint8.onnx", INT8: "model-int8-uint8.onnx"}  # for raw pixels
 FORMATS = {
     ONNX: "--onnx",
     FLOAT16: "--fp16",
@@ -59,45 +59,46 @@ FORMATS = {
     PROGRAM: "--program",
     MERGED: "--merge-heads",
 }
-EXPORTED = f"{EXPORTS}/{ONNX}"  # in a run, which stands for it
+EXPORTED = f"{EXPORTS}/{ONNX}"  # in a run: the file that stands for it
 
-MADE_FROM = "made_from"  # under which documents and exported files say of which students they are
+MADE_FROM = "made_from"  # key in documents and exported files of the students they were made from
 
 
 def generation_name(generation: int | str) -> str:
-    """What the generation, counted from 1, is called wherever it stands; `*` stands for all."""
+    """The name of a generation, counted from 1, in all folders and documents; `*` matches all."""
     return f"generation-{generation}"
 
 
 def below(runs: Path, name: str) -> list[Path]:
-    """That file of every run in a folder of runs, those of chains among them."""
+    """The named file of every run in a folder of runs, generations of chains included."""
     return [*runs.glob(f"*/{name}"), *runs.glob(f"*/{generation_name('*')}/{name}")]
 
 
 def exported_in(files: Iterable[str]) -> list[str]:
-    """Which exported files are among those of a run, by their names; a folder is, where anything in it is."""
+    """The names of the exported files among a run's files; a folder counts if it contains any file."""
     there = {Path(name).parts[1] for name in files if name.startswith(f"{EXPORTS}/")}
     return [name for name in FORMATS if name in there]
 
 
 def bytes_of(export: Path) -> int:
-    """The size of an exported file, or of a folder of them."""
+    """The size in bytes of an exported file, or of the files in an exported folder."""
     return sum(file.stat().st_size for file in (export.iterdir() if export.is_dir() else [export]))
 
 
 def flags_of(names: Iterable[str]) -> str:
-    """What asks for exported files of these names, each flag once."""
+    """The flags that export files of these names, each once."""
     asked = set(names)
     return " ".join(dict.fromkeys(flag for name, flags in FORMATS.items() if name in asked for flag in flags.split()))
 
 
 def train_again(run: Path) -> str:
-    """The command that makes a run anew from its own settings, whatever else is configured."""
+    """The command that makes a run again from its own settings, whatever the current ones are."""
     return f"edistill train -c {run / ARGS} --overwrite"
 
 
 def export_again(export: Path) -> str:
-    """The command that makes an exported file anew: of the run it stands in, of the ensemble, or of the latest run."""
+    """The command that makes an exported file again: from the run it lies in, from the ensemble, or from the latest
+    run."""
     if is_ensemble_export(export):
         _, _, limit = export.absolute().parent.parent.name.partition(mark(""))
         return f"edistill export --ensemble {FORMATS[ONNX]}{f' --limit {limit}' if limit else ''}"
@@ -107,12 +108,12 @@ def export_again(export: Path) -> str:
 
 
 def ensemble_folder(runs: Path, limit: int | None) -> Path:
-    """Where the members of a folder with these runs are exported to; those of a trial stand apart."""
+    """The folder that the members are exported to, beside the folder of runs; a trial has its own."""
     return runs.parent / (ENSEMBLE if limit is None else f"{ENSEMBLE}{mark(limit)}")
 
 
 def is_ensemble_export(export: Path) -> bool:
-    """Whether an exported file is that of the members, by where it stands."""
+    """Whether an exported file holds the members, judged by its folder."""
     folder = export.absolute().parent
     name, of_trial, limit = folder.parent.name.partition(mark(""))
     named = name == ENSEMBLE and (not of_trial or limit.isdecimal())
@@ -120,13 +121,14 @@ def is_ensemble_export(export: Path) -> bool:
 
 
 def run_of(export: Path) -> Path | None:
-    """The run in whose folder an exported file stands; None where it stands elsewhere."""
+    """The run whose export folder contains the file; None if there is none."""
     folder = export.absolute().parent
     return export.parent.parent if folder.name == EXPORTS and (folder.parent / WEIGHTS).is_file() else None
 
 
 def content_of(path: Path) -> bytes | None:
-    """None where there is no such file. Raises EdistillError where what is there is none of ours, or too large."""
+    """The bytes of a file; None if it does not exist. Raises EdistillError if it is not a regular file, or too
+    large."""
     try:
         return read_whole(path)
     except FileNotFoundError:

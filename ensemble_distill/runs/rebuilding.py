@@ -1,4 +1,4 @@
-"""A student from the bytes of its weights: those of a run, or of a file that was exported of it."""
+"""Rebuilding a student from the bytes of its weights, those of a run or of an exported file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def rebuilt(
     damaged: Callable[[Exception], EdistillError],
     otherwise: str,
 ) -> Student:
-    """The trained student in eval mode, on the CPU, as it was trained.
+    """The trained student in eval mode, on the CPU.
 
     Args:
-        content: of the file of its weights.
-        body: the factory of its body; None for what the architecture names.
+        content: the bytes of the weights file.
+        file: its path, for messages.
+        body: the factory of the body; None for the one that the architecture names.
         named: what makes the body, for messages.
-        damaged: what is told of weights that are.
-        otherwise: what to do where the body is another than it was trained with, a sentence.
+        damaged: makes the error for damaged weights.
+        otherwise: a sentence that says what to do if the weights do not fit the body.
 
     Raises:
         EdistillError: the weights are damaged, or do not fit the body.
@@ -50,7 +51,7 @@ def rebuilt(
 
 
 def misfit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that is not the same on both sides, and how many more; None where all are."""
+    """The first tensor that is missing or has another shape on one side, and how many more; None if all agree."""
     shapes, expected = ({name: tuple(t.shape) for name, t in side.items()} for side in (saved, wanted))
     names = [name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name)]
     names = list(dict.fromkeys(names))

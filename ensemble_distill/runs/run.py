@@ -1,4 +1,4 @@
-"""The folder a training leaves behind, and the student rebuilt from it."""
+"""The folder of a run, and the student rebuilt from it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ from ensemble_distill.tasks.reference import Reference
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run as it was when it was opened: `student.safetensors`, `config.json` and perhaps `calibration.json`
-    in one folder.
+    """A finished run as it was when opened: `student.safetensors`, `config.json` and perhaps `calibration.json`.
 
-    Each file holds its own sha256, and config and calibration say of which weights they are: so what is read is of one
-    training, also while another one replaces it.
+    Each file holds its own sha256, and config and calibration name the weights they belong to, so that everything read
+    comes from one training even while another one replaces it.
 
     Attributes:
-        weights: the sha256 of the file of weights.
-        calibrated: the bytes of the calibration; None where there is none.
+        weights: the sha256 of the weights file.
+        calibrated: the bytes of the calibration; None if there is none.
     """
 
     folder: Path
@@ -50,7 +49,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Raises: EdistillError when the folder holds no finished run, or its config or weights are damaged."""
+        """The run in a folder; raises EdistillError if it is unfinished, or its config or weights are damaged."""
         refuse_unfinished(folder)
         config, of, sealed = StudentConfig.parse(content_of(folder / CONFIG) or b"", folder / CONFIG)
         content = content_of(folder / WEIGHTS) or b""
@@ -68,8 +67,8 @@ class Run:
 
     @classmethod
     def save(cls, folder: Path, config: StudentConfig, student: Student) -> Run:
-        """Write a finished student. The weights come last: their presence is what finishes a run."""
-        # a clone each: safetensors refuses tensors that share memory, as tied weights do
+        """Write a finished student; the weights come last, since their presence marks a finished run."""
+        # cloned, since safetensors refuses tensors that share memory, as tied weights do
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in student.state_dict().items()}
         content = seal_safetensors(save(tensors, metadata=sealed_metadata()))
         weights = _sha256(*content)
@@ -79,52 +78,55 @@ class Run:
 
     @property
     def carries(self) -> Reference | None:
-        """What it says itself of calibration rows, as an exported file does; None where it is to be asked."""
+        """The calibration rows that an exported file carries; None for a run, which is asked instead."""
         return None
 
     @property
     def keeps(self) -> bool:
-        """Whether it is a folder in which what is found of it is kept."""
+        """Whether results about the student are kept in its folder."""
         return True
 
     @property
     def architecture(self) -> Architecture:
-        """What its student is."""
+        """The architecture of the student."""
         return self.config.architecture
 
     @property
     def provenance(self) -> Provenance:
-        """Where it came from."""
+        """Where the student came from."""
         return self.config.provenance
 
     @property
     def calibration(self) -> Calibration | None:
-        """What `calibrate` left in the run, if anything. Raises EdistillError as `parse_calibration` does."""
+        """The calibration that `calibrate` left in the run, if any; raises EdistillError as `parse_calibration`
+        does."""
         if self.calibrated is None:
             return None
         return parse_calibration(self.calibrated, self.folder, self.weights)
 
     @property
     def digest(self) -> str:
-        """The sha256 of what it predicts: of its weights and what they are corrected by, or of the weights alone."""
+        """The sha256 that identifies its predictions: of weights and calibration, or of the weights alone without
+        one."""
         if self.calibration is None:
             return self.weights
         return _sha256(f"{self.weights}/{json.dumps(self.calibration.to_json())}".encode())
 
     @property
     def made_from(self) -> MadeFrom:
-        """What is made of the run as it is says that it is of this. Raises EdistillError as `calibration` does."""
+        """What files made from this run record as their origin; raises EdistillError as `calibration` does."""
         return MadeFrom(self.weights, self.calibration)
 
     @property
     def whole(self) -> MadeFrom | None:
-        """The student that it is but for rounding; None where it is of less precision, or does not say of which."""
+        """The student that this one equals up to rounding; None if it has less precision, or does not record its
+        origin."""
         return self.made_from
 
     def refuse_other_weights(self) -> None:
-        """Raise EdistillError when the folder no longer holds the weights that were opened.
+        """Raise EdistillError if the folder no longer holds the weights that were opened.
 
-        To be called with the folder locked, before anything of them is written into it.
+        To be called with the folder locked, before anything about these weights is written there.
         """
         there = self.folder / WEIGHTS
         now = sha256_file(there) if there.is_file() else "none"
@@ -138,7 +140,7 @@ class Run:
         )
 
     def refuse_replaced(self) -> None:
-        """As `refuse_other_weights`; also when the run is calibrated otherwise than when it was opened."""
+        """Raise EdistillError if the folder no longer holds the weights or the calibration that were opened."""
         self.refuse_other_weights()
         if content_of(self.folder / CALIBRATION) != self.calibrated:
             raise EdistillError(
@@ -146,7 +148,7 @@ class Run:
             )
 
     def keep_calibration(self, calibration: Calibration) -> None:
-        """The file stays as it is, its time included, where it says the same."""
+        """Write a calibration; an equal one leaves the file unchanged, including its time."""
         try:
             same = self.calibration == calibration and content_of(self.folder / CALIBRATION) == self.calibrated
         except EdistillError:
@@ -155,7 +157,7 @@ class Run:
             write_calibration(self.folder, calibration, self.weights)
 
     def forget_calibration(self) -> None:
-        """Raises EdistillError when the run has none."""
+        """Remove the calibration; raises EdistillError if there is none."""
         if not os.path.lexists(self.folder / CALIBRATION):
             raise EdistillError(f"{self.folder} is not calibrated. There is nothing to remove.")
         remove_file(self.folder / CALIBRATION, within=self.folder)
@@ -164,12 +166,12 @@ class Run:
         """The trained student in eval mode, on the CPU.
 
         Args:
-            body: the factory of its body, in place of what the run names.
-            trust: whether the code that the run names may run.
-            calibrated: whether it applies the run's calibration, if there is one.
+            body: the factory of its body, in place of the one that the run names.
+            trust: whether code that the run names may be executed.
+            calibrated: whether the student applies the run's calibration, if there is one.
 
         Raises:
-            EdistillError: the code may not run, or is not there; the weights do not fit it, or were replaced.
+            EdistillError: the code may not be executed, or is missing; the weights do not fit it, or were replaced.
         """
         calibration = self.calibration if calibrated else None
         if body is None and self.architecture.names_code:
@@ -185,11 +187,14 @@ class Run:
         return student
 
     def with_heads(self, some: Sequence[int], trust: Trust) -> Student:
-        """A student of some of its heads alone, in eval mode, with fresh weights: it costs what theirs would. Raises
-        EdistillError as `student`."""
+        """A student with some of the heads alone, in eval mode with fresh weights, to measure their cost.
+
+        Raises:
+            EdistillError: see `student`.
+        """
         what = self.architecture
         count, bodies, compressed = len(some), what.bodies, what.compressed
-        if what.own_body:  # who is not asked needs no body
+        if what.own_body:  # a member that is left out needs no body
             bodies, compressed = count, tuple(compressed[at] for at in some if compressed)
         own = replace(what, heads=count, weights=None, bodies=bodies, compressed=compressed)
         with torch.random.fork_rng(devices=[]):
@@ -197,15 +202,14 @@ class Run:
 
     @property
     def body_named(self) -> str:
-        """What makes its body, for messages: the run has the path of a file from its own folder, which says nothing
-        elsewhere."""
+        """What makes its body, for messages; a file's path, stored relative to the run, is made absolute."""
         model = self.architecture.model
         file, _, name = model.rpartition(":")
-        # of any name, as of an unknown hand: the system is not asked about it
+        # without resolving links: the path may come from someone else's run
         return f"{os.path.abspath(self.folder / file)}:{name}" if file.endswith(".py") else model  # noqa: PTH100
 
     def _factory(self, trust: Trust) -> BodyFactory:
-        """What makes its body, where that may run."""
+        """The factory of the run's body, if it may be executed."""
         model = self.architecture.model
         file, _, name = model.rpartition(":")
         if not trust.covers(self.folder):
@@ -229,7 +233,7 @@ class Run:
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Raise EdistillError where a folder holds no finished run."""
+    """Raise EdistillError if a folder holds no finished run."""
     missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
     if missing is not None:
         what = "an unfinished run" if (folder / ARGS).is_file() else "no run"
@@ -249,19 +253,20 @@ def _sha256(*content: bytes | memoryview) -> str:
 
 
 def load_student(run: str | Path, body: BodyFactory | None = None, *, trust: bool = False) -> Student:
-    """The trained student of a run folder, in eval mode on the CPU; x (B, ...) to each head's numbers (B, H, W).
+    """The trained student of a run folder, in eval mode on the CPU; it maps x (B, ...) to each head's numbers (B, H,
+    W).
 
     `student.predictive(student(x)).summary()` gives the mean and the three uncertainties.
 
-    A run may name code that makes its body. It runs where the run stands in the working folder's own runs, which are
-    `output.runs` of its `edistill.toml`, or `runs`. Elsewhere, say that you trust it, or give the body.
+    A run may name code that makes its body. That code is executed if the run lies in the working folder's own runs,
+    which are `output.runs` of its `edistill.toml`, or `runs`. Elsewhere, state that you trust it, or pass the body.
 
     Args:
-        body: the factory of its body, in place of what the run names.
-        trust: run the code that the run names, wherever it comes from.
+        body: the factory of its body, in place of the one that the run names.
+        trust: execute the code that the run names, wherever the run comes from.
 
     Raises:
-        EdistillError: no finished run there, its body cannot be rebuilt, or is made by code that may not run.
+        EdistillError: there is no finished run, or its body cannot be rebuilt or is made by code that may not run.
     """
     found = Run.open(Path(run))
     if trust or body is not None or not found.architecture.names_code:

@@ -1,4 +1,4 @@
-"""Whether what is asked now is the run that a folder already holds."""
+"""Whether a folder's run was made from the current ensemble, data and method."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ensemble_distill.runs.folder import CONFIG
 def refuse_other_ensemble(
     folder: Path, cache: Path, members: Sequence[Member], digests: Mapping[str, str], *, done: bool = False
 ) -> None:
-    """Raise EdistillError when a run was started with other members or data than a cache holds.
+    """Raise EdistillError if a run was started with other members or data than a cache holds.
 
     Args:
-        members, digests: the cache's; a digest a split.
-        done: whether nothing is to be learned from them any more, so that the cache may have gained others.
+        members, digests: those of the cache; one digest per split.
+        done: whether the run has finished learning, so that the cache may have gained members since.
     """
     if not (folder / CONFIG).is_file():
         return
@@ -39,11 +39,11 @@ def refuse_other_ensemble(
 
 
 def refuse_other_method(folder: Path, source: str, named: str) -> None:
-    """Raise EdistillError when a user's own method was changed since the run was started.
+    """Raise EdistillError if a user's own method has changed since the run was started.
 
     Args:
-        source: the sha256 of the method's file now; see `Method.source`.
-        named: what the settings call the method.
+        source: the current sha256 of the method's file; see `Method.source`.
+        named: the method's name in the settings.
     """
     if not (folder / CONFIG).is_file():
         return

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone."""
+"""Runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from ensemble_distill.runs.run import Run
 from ensemble_distill.settings import Settings
 
 OF_A_SEED = ("train.seed",)
-_SEEDED = re.compile(r"-s\d+$")  # as `train` names runs
+_SEEDED = re.compile(r"-s\d+$")  # the suffix that `train` gives runs
 
 
 def by_seed(runs: Sequence[Run]) -> dict[str, list[int]]:
-    """The positions of runs that were made alike but for their seed, by a name for them, in the order of the first.
+    """The positions of runs that differ only in their seed, under a common name, in the order of each group's first
+    run.
 
-    Runs of one seed twice are no seeds of one student: each stands for itself. So does a run that is calibrated beside
-    one that is not: its figures are of something else. And so does an exported file, which does not say its seed.
+    Two runs with the same seed are not two seeds of one student, so the second starts a group of its own. A calibrated
+    run is not grouped with an uncalibrated one, since their figures describe different predictions. An exported file
+    does not record its seed, and stays alone.
     """
     settings = {at: read_args(run.folder) for at, run in enumerate(runs) if run.keeps}
     groups: list[list[int]] = []
@@ -35,7 +37,7 @@ def by_seed(runs: Sequence[Run]) -> dict[str, list[int]]:
 
 
 def _is_another_seed(runs: Sequence[Run], settings: Mapping[int, Settings], group: Sequence[int], at: int) -> bool:
-    """Whether the run at a position is of another seed than those of a group, and else made as they are."""
+    """Whether the run at a position equals those of a group in everything but a new seed."""
     first = group[0]
     if first not in settings or at not in settings or (runs[first].calibrated is None) != (runs[at].calibrated is None):
         return False
@@ -44,6 +46,6 @@ def _is_another_seed(runs: Sequence[Run], settings: Mapping[int, Settings], grou
 
 
 def _name(names: Sequence[str]) -> str:
-    """What several runs are called together: hydra-s0 and hydra-s1 are hydra."""
+    """A common name of several runs: hydra-s0 and hydra-s1 become hydra."""
     bare = {_SEEDED.sub("", name) for name in names}
     return bare.pop() if len(names) > 1 and len(bare) == 1 else names[0] if len(names) == 1 else " + ".join(names)

@@ -1,4 +1,4 @@
-"""Every file of a run or a chain, read again: which are not what was written."""
+"""Verifying every file of a run or a chain against its seals."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ensemble_distill.runs.run import Run
 
 
 def run_problems(folder: Path) -> list[str]:
-    """What is wrong with the files of a finished run, a message each with its remedy; empty where all are whole."""
+    """The problems with the files of a finished run, a message each with its remedy; empty if there are none."""
     return [*_said(partial(read_args, folder)), *_said(lambda: Run.open(folder).calibration), *_made_of(folder)]
 
 
 def chain_problems(folder: Path) -> tuple[list[str], list[str]]:
-    """What is wrong with the files of a chain and of its generations, and which of these are not finished."""
+    """The problems with the files of a chain and its generations, and the names of the unfinished generations."""
     problems, unfinished = _said(partial(read_args, folder)), []
     problems += damaged_evaluations(folder)
     for generation in generations(folder):
@@ -36,13 +36,13 @@ def chain_problems(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def generations(folder: Path) -> list[int]:
-    """The numbers of a chain's generations that are there, begun or finished, in order."""
+    """The numbers of the generations in a chain's folder, begun or finished, in order."""
     named = [path.parent.name.rpartition("-")[2] for path in folder.glob(f"{generation_name('*')}/{ARGS}")]
     return sorted(int(number) for number in named if number.isdecimal())
 
 
 def _refuse_other_teacher(folder: Path, generation: int) -> None:
-    """Raise EdistillError when a generation learned from another than stands before it."""
+    """Raise EdistillError if a generation learned from another student than the one before it."""
     there, before = (folder / generation_name(number) for number in (generation, generation - 1))
     if generation == 1 or not (there / CONFIG).is_file():
         return
@@ -52,7 +52,7 @@ def _refuse_other_teacher(folder: Path, generation: int) -> None:
 
 
 def _made_of(folder: Path) -> Iterator[str]:
-    """What is wrong with what was made of a run: exported files and evaluations."""
+    """The problems with files made from a run: exported files and evaluations."""
     for export in exports_of(folder):
         yield from _said(partial(made_from, export))
     yield from damaged_evaluations(folder)
