@@ -1,4 +1,4 @@
-"""How texts become a member's input: its own tokenizer, and how many tokens a text is cut to."""
+"""How texts become a member's input: its tokenizer, and the number of tokens a text is cut to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ensemble_distill.settings import PreprocessingSettings
 from ensemble_distill.students.embeddings import fewer_embeddings, refuse_fewer_embeddings, text_in
 from ensemble_distill.teachers.said import json_said, read_said
 
-# what holds a tokenizer's tokens; without any the library makes an empty one, and says nothing
+# files with a tokenizer's vocabulary; without any, the library silently makes an empty tokenizer
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -27,22 +27,23 @@ VOCABULARIES = (
     "tokenizer.model",
 )
 PADS = ("[PAD]", "<pad>", "<|pad|>")
-DEFAULT = FIELDS[:2]  # of a module of one's own: forward(input_ids, attention_mask)
+DEFAULT = FIELDS[:2]  # for a user's own module: forward(input_ids, attention_mask)
 
 
 def from_tokenizer(
     name: str, said: PreprocessingSettings | None, pairs: bool = False, fields: tuple[str, ...] | None = None
 ) -> Tokenization | None:
-    """What `preprocessing.tokenizer` and `preprocessing.length` come to; None where no tokenizer is given.
+    """The tokenization that `preprocessing.tokenizer` and `preprocessing.length` set; None without a tokenizer.
 
     Args:
         name: the member's, for messages.
-        pairs: whether rows are two texts each.
-        fields: what it takes, in its order; by default ids and mask, and of pairs which text a token is of, where the
-            tokenizer tells it.
+        said: the preprocessing settings that apply to the member.
+        pairs: whether each row is a pair of texts.
+        fields: the fields the member takes, in its order. By default ids and mask, and for pairs also the token types
+            if the tokenizer tells the two texts apart.
 
     Raises:
-        EdistillError: the file is no tokenizer's, or nothing says a length.
+        EdistillError: the settings mix texts and pictures, the file is not a tokenizer, or no length is given.
     """
     if said is None or said.tokenizer is None:
         return None
@@ -56,7 +57,7 @@ def from_tokenizer(
         raise EdistillError(f"{name}: preprocessing.tokenizer is {path}, which is not a file. Give a tokenizer.json.")
     content, record = read_said(path), json_said(path)
     tokenizer = Tokenizer.of(content)
-    vocabulary_size(tokenizer)  # raises where it is none
+    vocabulary_size(tokenizer)  # raises for a file that is not a tokenizer
     length = said.length or _within(record, "truncation", "max_length")
     if not isinstance(length, int):
         raise EdistillError(
@@ -68,12 +69,12 @@ def from_tokenizer(
 
 
 def as_used(key: str, value: Any) -> Any:
-    """What a key of `preprocessing` comes to in a member's own: of a path the tokenizer in that file."""
+    """The value of a `preprocessing` setting as a member's record holds it: a path becomes the tokenizer there."""
     return Tokenizer.of(read_said(Path(value))) if key == "tokenizer" and Path(value).is_file() else value
 
 
 def encoding(name: str, tokenizer: Tokenizer, length: int, fields: tuple[str, ...], pad: int) -> Tokenization:
-    """Raises EdistillError for a length or an id that none has."""
+    """Build a `Tokenization`; raises EdistillError for a length or a padding id out of range."""
     if not 1 <= length <= LONGEST:
         raise EdistillError(f"{name}: texts are cut to {length} tokens. Set preprocessing.length to 1 to {LONGEST}.")
     try:
@@ -87,27 +88,28 @@ SAVED = "Save the one that it was trained with beside it: tokenizer.save_pretrai
 
 
 def refuse_other_tokenizer(network: nn.Module, to: AnyPreprocessing | None, name: str, remedy: str = GIVEN) -> None:
-    """Raise EdistillError for a member, in eval mode, of fewer tokens than its tokenizer gives.
+    """Raise EdistillError if a member has fewer embeddings than its tokenizer has tokens.
 
     Args:
-        network: called with (B, fields, L), of texts.
+        network: the member's module in eval mode, called with (B, fields, L) for texts.
+        to: the member's preprocessing; without texts nothing is checked.
         name: the member's, for the message.
-        remedy: where to put the tokenizer.
+        remedy: what to do, for the message.
     """
     if to is not None and (text := text_in(to)) is not None:
-        assert not isinstance(to, Preprocessing)  # which is of pictures
+        assert not isinstance(to, Preprocessing)  # that is for pictures
         refuse_fewer_embeddings(network, to, vocabulary_size(text.tokenizer), f"Member {name}", remedy)
 
 
 def refuse_fewer_rows(rows: int | None, to: AnyPreprocessing | None, name: str) -> None:
-    """Raise EdistillError for a graph whose embedding has too few rows; None where it does not say how many."""
+    """Raise EdistillError if a graph's embedding has fewer `rows` than its tokenizer has tokens; None is unknown."""
     text = text_in(to)
     if rows is not None and text is not None and rows < (tokens := vocabulary_size(text.tokenizer)):
         raise fewer_embeddings(f"Member {name}", tokens, rows, GIVEN)
 
 
 def pad_of(record: Any) -> int:
-    """The id that a tokenizer.json pads with: as it says, else that of a token that is called so, else 0."""
+    """The padding id of a tokenizer.json: as it states, else the id of a token in `PADS`, else 0."""
     said = _within(record, "padding", "pad_id")
     if isinstance(said, int):
         return said
@@ -123,24 +125,25 @@ def _within(record: Any, table: str, key: str) -> Any:
 
 
 def own_tokenizer(folder: Path, transformers: Any) -> tuple[Any, Tokenizer]:
-    """The tokenizer of a transformers folder, as that library opens it, and as the text that says it all.
+    """Open the tokenizer of a transformers folder.
 
-    The text is that of the folder's own tokenizer.json where it says the same: another version of the library may
-    write the same tokenizer in other words.
+    Returns:
+        The tokenizer as transformers opens it, and its tokenizer.json. The folder's own file is kept if it means the
+        same, since another version of the library may serialize the same tokenizer differently.
 
     Raises:
-        EdistillError: it has none, or one that is Python and no file says.
+        EdistillError: there is no tokenizer that can be opened, or it is implemented in Python alone.
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise _no_tokenizer(folder, f"there is no {first_few(VOCABULARIES, 3)}")
-    for file in sorted(folder.iterdir()):  # which the library would read whole, several times over
+    for file in sorted(folder.iterdir()):  # the library would read each of them whole, several times
         said = file.name in VOCABULARIES or file.suffix in (".json", ".txt")
         if said and file.is_file() and (size := file.stat().st_size) > DOCUMENT:
             raise _no_tokenizer(folder, f"{file.name} has {size:,} bytes, and {DOCUMENT:,} are read at most")
     try:
         with of_its_own():
             opened = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # anything may be amiss with a handful of files
+    except Exception as error:  # damaged files raise almost anything
         raise _no_tokenizer(folder, f"transformers {transformers.__version__} says, {first_line(error)}") from None
     backend = getattr(opened, "backend_tokenizer", None)
     if backend is None:
@@ -157,7 +160,7 @@ def own_tokenizer(folder: Path, transformers: Any) -> tuple[Any, Tokenizer]:
 
             if _plain(Library.from_str(own)) == content:
                 content = own
-        except Exception:  # the library has opened it, perhaps in another way: then what it made of it counts
+        except Exception:  # transformers opened it in some other way, and its result counts
             pass
     return opened, Tokenizer.of(content)
 
@@ -170,6 +173,6 @@ def _no_tokenizer(folder: Path, why: str) -> EdistillError:
 
 
 def _plain(tokenizer: Any) -> str:
-    """What it says without padding and truncation, which are ours."""
+    """The serialized tokenizer without padding and truncation, which edistill applies itself."""
     record = json.loads(tokenizer.to_str())
     return json.dumps({**record, "padding": None, "truncation": None}, ensure_ascii=False)

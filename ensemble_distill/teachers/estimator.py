@@ -1,6 +1,6 @@
 """A scikit-learn estimator or pipeline, saved by skops (.skops), or by joblib (.joblib), which is a pickle.
 
-Classifiers are asked for `predict_proba`, regressors for `predict`, a mean.
+Classifiers answer by `predict_proba`, regressors by `predict`, which gives a mean.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def claims(path: Path) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for a file that needs trust, and for an estimator that says nothing of the task."""
+    """Load a member; raises EdistillError for a file that needs trust, or an estimator that does not fit the task."""
     name, given, digest = member_name(path), from_settings(context.settings.preprocessing), file_digest(path)
     estimator, classifies = _read(path, context.trust), open_task(context.task).named
     _refuse_other_task(path, estimator, context)
@@ -79,7 +79,7 @@ def _refuse_other_task(path: Path, estimator: Any, context: Context) -> None:
 
 def _read(path: Path, trust: bool) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it was saved by another release: the labels tell what matters
+        warnings.simplefilter("ignore")  # about files of another release: accuracy on the labels shows what matters
         if path.name.lower().endswith(".joblib"):
             return _from_joblib(path, trust)
         return _from_skops(path, trust)
@@ -108,7 +108,7 @@ def _from_skops(path: Path, trust: bool) -> Any:
     _refuse_less(path)
     try:
         unknown = io.get_untrusted_types(file=path)
-    except Exception as error:  # a schema is anyone's text
+    except Exception as error:  # a schema may hold anything
         raise _unreadable(path, error) from None
     if unknown and not trust:
         raise EdistillError(
@@ -122,7 +122,7 @@ def _from_skops(path: Path, trust: bool) -> Any:
 
 
 def _refuse_less(path: Path) -> None:
-    """Refuse an archive whose arrays claim more than is there."""
+    """Refuse an archive whose arrays claim more bytes than it holds."""
     archive = Archive(path)
     for name in archive.names:
         if archive.is_array(name):
@@ -140,10 +140,10 @@ def _unreadable(path: Path, error: Exception) -> EdistillError:
 
 
 class Estimator:
-    """See `Answering`. Rows of more than one dimension are given flat.
+    """See `Answering`. Rows of more than one dimension are flattened.
 
     Args:
-        size: bytes of its file.
+        size: of its file, in bytes.
     """
 
     module, fineness = None, ROUNDING
@@ -161,7 +161,7 @@ class Estimator:
         return self.remarked.remark
 
     def meets(self, split: str, rows: Rows) -> None:
-        """Raises EdistillError: the columns of the rows stand in another order than it was fitted on."""
+        """Raise EdistillError if the rows' columns are in another order than the estimator was fitted on."""
         fitted, here = getattr(self._estimator, "feature_names_in_", None), getattr(rows, "features", None)
         if fitted is None or here is None:
             return
@@ -175,7 +175,7 @@ class Estimator:
             )
 
     def to(self, device: torch.device) -> None:
-        """It stays where it is."""
+        """Does nothing: scikit-learn runs on the CPU."""
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         assert inputs is not None  # it wants them
@@ -185,9 +185,9 @@ class Estimator:
     def _said(self, x: NDArray[np.float64], where: str) -> NDArray[np.float64]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that columns have no names
+                warnings.simplefilter("ignore")  # about columns without names
                 found = self._estimator.predict_proba(x) if self.task.named else self._estimator.predict(x)
-        except Exception as error:  # an estimator may be anyone's
+        except Exception as error:  # an estimator may be anyone's code
             raise EdistillError(
                 f"Member {self.member.name} fails {where} on {x.shape[1]} numbers a row: {first_line(error)}. Give the "
                 "data it was trained on, or remove it from teachers.path."
@@ -197,8 +197,11 @@ class Estimator:
         return np.ascontiguousarray(found, np.float64)
 
     def _yes(self, label: int, found: NDArray[Any]) -> NDArray[Any]:
-        """Of several labels, the probability (B,) that a row has one. It is 0 of a label that no row had in fitting,
-        of which scikit-learn says a single column: that of no."""
+        """The probability (B,) that a row has a label, for the multi-label task.
+
+        scikit-learn returns a single column, that of "no", for a label that no row had in fitting; its probability
+        is 0.
+        """
         classes = np.asarray(self._estimator.classes_[label]).tolist()
         if len(classes) != found.shape[1] or not set(classes) <= {0, 1}:
             raise EdistillError(

@@ -1,4 +1,4 @@
-"""Putting weights into the module they were trained in, and nothing but those."""
+"""Load weights into the module they were trained in, and refuse any others."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.weights import read_weights
 
 BARE = "teachers.model and teachers.model-kwargs"
-NOBODYS = ("total_ops", "total_params")  # thop's counts, buffers that it leaves in every module it has profiled
+NOBODYS = ("total_ops", "total_params")  # buffers that the profiler thop leaves in every module
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], name: str, built_from: str = BARE) -> list[str]:
-    """Copy a state dict into a module, every key of both used; values take the module's dtype.
+    """Copy a state dict into a module, using every key of both; values are cast to the module's dtype.
 
-    Keys may differ by one prefix that all have, on either side. What a module has twice may stand in the file once.
+    Keys may differ by one prefix common to all, on either side. A tensor that the module has under several names may
+    be in the file once.
 
     Args:
         module: changed in place.
         state: parameters and buffers by name.
         name: the member's, for the message.
-        built_from: what the user edits to get another module.
+        built_from: the settings the user edits to get another module, for the message.
 
     Returns:
-        what was done so that they fit, a sentence each.
+        A sentence for each adjustment that made them fit.
 
     Raises:
-        EdistillError: keys are missing, left over, or of another shape; a few of each are listed, and a
-            difference in nothing but the number of classes is called that.
+        EdistillError: keys are missing, unexpected, or of another shape. The message lists a few of each, or says
+            that only the number of classes differs.
     """
     expected: State = {key: value for key, value in module.state_dict().items() if not is_lazy(value)}
     counts = [key for key in state if key.rpartition(".")[2] in NOBODYS and key not in expected]
@@ -55,7 +56,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], name: str, buil
 
 
 def _load(module: nn.Module, expected: State, state: State, name: str, built_from: str) -> bool:
-    """Whether names and shapes agree; if so, the module has the values."""
+    """Load the state if names and shapes agree, and return whether they do."""
     if any(key in expected and expected[key].shape != value.shape for key, value in state.items()):
         return False
     _refuse_lossy(expected, state, name, built_from)
@@ -64,7 +65,10 @@ def _load(module: nn.Module, expected: State, state: State, name: str, built_fro
 
 
 def _unlike(module: nn.Module, state: State, name: str, built_from: str) -> tuple[list[str], list[str]]:
-    """Missing and unexpected keys; torch decides: BatchNorm, for one, forgives old files their absent counters."""
+    """Load the state, and return the missing and unexpected keys.
+
+    Torch decides which these are: BatchNorm, for example, accepts old files without its counters.
+    """
     try:
         result = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -73,7 +77,7 @@ def _unlike(module: nn.Module, state: State, name: str, built_from: str) -> tupl
 
 
 def _refuse_lossy(expected: State, state: State, name: str, built_from: str) -> None:
-    """Refuse values that a module cannot take whole: imaginary parts, and two for one tensor."""
+    """Refuse values that the module would lose: complex values of a real tensor, or two values of one tensor."""
     for key in state.keys() & expected.keys():
         if state[key].is_complex() and not expected[key].is_complex():
             raise EdistillError(
@@ -89,7 +93,7 @@ def _refuse_lossy(expected: State, state: State, name: str, built_from: str) -> 
 
 
 def _excused(module: nn.Module, expected: State, state: State) -> set[str]:
-    """What may be missing: other names of what is there, BatchNorm's counters, and those of an AveragedModel."""
+    """Keys that may be missing: other names of tensors that are there, and counters of BatchNorm and AveragedModel."""
     excused = {other for _, other in _tied(expected, state)}
     for name, part in module.named_modules():
         if isinstance(part, AveragedModel | _NormBase):
@@ -99,7 +103,7 @@ def _excused(module: nn.Module, expected: State, state: State) -> set[str]:
 
 
 def _tied(expected: State, state: Mapping[str, Tensor]) -> Iterable[tuple[str, str]]:
-    """(name in the checkpoint, other name of the same tensor in the module)."""
+    """Yield (name in the checkpoint, other name of the same tensor in the module)."""
     named: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in expected.items():
         if tensor.numel() and tensor.layout is torch.strided and not tensor.is_meta:
@@ -162,7 +166,7 @@ def _misfit(
 
 
 def _part(module: nn.Module, expected: State, state: Mapping[str, Tensor]) -> str | None:
-    """What to do where a checkpoint holds the module and more: a criterion beside it, or an average of it."""
+    """The remedy for a checkpoint that holds more than the module, such as a criterion or an average; else None."""
     fitting: list[str] = []
     for on in prefixes(expected):
         first = next(iter(expected), "")[len(on) :]
@@ -188,10 +192,10 @@ Shape = tuple[int, ...]
 
 
 def _only_classes(shapes: Mapping[str, tuple[Shape, Shape]]) -> tuple[int, int] | None:
-    """(checkpoint's, module's) number of classes, if that is all that differs.
+    """The number of classes of the checkpoint and of the module if nothing else differs; None otherwise.
 
-    Where a layer's width differs, whatever reads it differs in its second dimension; so sizes that differ in
-    the first alone, all in the same way, are outputs that nothing reads.
+    A layer of another width also changes the second dimension of the layers that read it. Shapes that differ in the
+    first dimension alone, all in the same way, therefore belong to outputs that no layer reads.
     """
     pairs = {(was[:1], wants[:1]) for was, wants in shapes.values()}
     if len(pairs) != 1 or any(not was or was[1:] != wants[1:] for was, wants in shapes.values()):
@@ -208,7 +212,7 @@ def deferred(
     construct: Callable[[], nn.Module],
     built_from: str = BARE,
 ) -> Teacher:
-    """A teacher that costs no memory until built; `construct` makes the module, `path` is read again then."""
+    """A teacher that takes no memory until it is built: then `construct` makes the module and `path` is read again."""
     shared = len(prefixes(weights.state)[-1])
     origin = Origin(
         file=path.name,
@@ -223,7 +227,7 @@ def deferred(
 def _build(
     member: Member, path: Path, context: Context, construct: Callable[[], nn.Module], built_from: str, told: set[str]
 ) -> nn.Module:
-    """The module; what was `told` of it before is not told again."""
+    """Build the module with its weights; notes that are in `told` are not repeated."""
     state = read_weights(path, context.trust).state
     found = digest(state)
     if found != member.sha256:
@@ -231,7 +235,7 @@ def _build(
             f"{path} has changed since it was listed: its weights were {member.sha256[:12]}…, now "
             f"{found[:12]}…. Run the command again when nothing writes to the checkpoints."
         )
-    # a module draws initial weights that are overwritten at once: the caller's random numbers stay untouched
+    # the module draws initial weights that are overwritten at once; the caller's random state must not change
     with torch.random.fork_rng(devices=[]):
         module = construct().float()
     for sentence in load_weights(module, state, member.name, built_from):

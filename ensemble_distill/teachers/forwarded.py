@@ -1,4 +1,4 @@
-"""A member that is asked through another: what both say the same."""
+"""The base class of members that wrap another member."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ensemble_distill.teachers.answering import Answering, Inputs, Rows
 
 
 class Forwarded:
-    """See `Answering`: all but the answers.
+    """See `Answering`. Passes everything but `answers` on to the wrapped member; a subclass defines `answers`.
 
     Args:
-        asked: the member itself.
+        asked: the wrapped member.
     """
 
     def __init__(self, asked: Answering) -> None:

@@ -1,4 +1,4 @@
-"""ONNX files, read as descriptions before any runtime is given them: sizes, places of weights, inputs and outputs."""
+"""Parse and check ONNX files before any runtime loads them: sizes, locations of weights, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ensemble_distill.teachers.weights import refuse_pointer
 if TYPE_CHECKING:
     import onnx
 
-LARGEST = 2**31 - 1  # bytes of a message of protobuf
-DEEPEST = 16  # graphs in one another's branches
+LARGEST = 2**31 - 1  # bytes of a protobuf message
+DEEPEST = 16  # levels of graphs nested in branches
 PIECE = 1 << 20
-# operators that leave a label, or a token, what it is; and those that leave a matrix its rows
+# operators that keep the values of labels and token ids, and operators that keep the rows of a matrix
 FORMS = frozenset({"Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze", "Flatten"})
 VALUES = frozenset({"Cast", "Identity", "DequantizeLinear"})
 LOOK_UPS = frozenset({"ArrayFeatureExtractor", "Gather"})
@@ -27,12 +27,12 @@ LOOK_UPS = frozenset({"ArrayFeatureExtractor", "Gather"})
 
 @dataclass(frozen=True)
 class Graph:
-    """What a file says of itself.
+    """A parsed ONNX file.
 
     Attributes:
-        model: its description, with the weights that stand in it.
-        beside: the files that hold other weights.
-        sha256: of all of them.
+        model: the `ModelProto`, with the weights that are stored in the file itself.
+        beside: the external files with the other weights.
+        sha256: of the file and the external files together.
     """
 
     model: Any
@@ -41,10 +41,11 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """Read an `.onnx` file. Nothing is allocated by what it claims, and no operator runs.
+    """Parse an `.onnx` file without running an operator or allocating memory for sizes it merely claims.
 
     Raises:
-        EdistillError: it cannot be read, is no graph, holds less than it claims, or has weights outside its folder.
+        EdistillError: it is too large, cannot be read, is not a graph, holds less data than it claims, or has weights
+            outside its folder.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
@@ -79,7 +80,7 @@ def read_graph(path: Path) -> Graph:
 
 
 def _tensors(path: Path, model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor that the file holds, of branches and functions too."""
+    """Yield every tensor of the file, including those in branches and functions."""
     yield from _in_graph(path, model.graph, 0)
     for function in model.functions:
         yield from _in_nodes(path, function.node, 0)
@@ -110,7 +111,7 @@ def _in_nodes(path: Path, nodes: Any, depth: int) -> Iterator[onnx.TensorProto]:
 
 
 def _external(path: Path, tensor: onnx.TensorProto) -> Path:
-    """The file that holds a tensor's values: in the folder of the graph, and long enough."""
+    """The file with a tensor's values, checked to be in the graph's folder and long enough."""
     said = {entry.key: entry.value for entry in tensor.external_data}
     location, folder = said.get("location", ""), path.parent.resolve()
     file: Path = path.parent / location
@@ -136,7 +137,7 @@ def _external(path: Path, tensor: onnx.TensorProto) -> Path:
 
 
 def _refuse_less(path: Path, tensor: onnx.TensorProto) -> None:
-    """Refuse a tensor that claims more, or less, than stands there."""
+    """Refuse a tensor whose shape claims more or fewer bytes than the file has for it."""
     claimed = _bytes(tensor)
     if claimed is None:
         return
@@ -150,7 +151,10 @@ def _refuse_less(path: Path, tensor: onnx.TensorProto) -> None:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int | None:
-    """How many its shape and its type come to; None for texts, complex numbers, and several numbers a byte."""
+    """The size that shape and type imply, -1 for a negative length.
+
+    None for texts, complex numbers, and types with several numbers in a byte.
+    """
     from onnx import TensorProto, helper
 
     packed = (TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
@@ -170,11 +174,11 @@ def _corrupt(path: Path, why: str) -> EdistillError:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or an output.
+    """An input or an output of a graph.
 
     Attributes:
-        kind: of its numbers, "float", "double" or "int64", or "map" for a table of each row.
-        shape: None where a length is open; None as a whole where nothing says the rank.
+        kind: its element type, such as "float", "double" or "int64"; "map" for outputs with a table for each row.
+        shape: with None for each variable length; None as a whole if the rank is unknown.
     """
 
     name: str
@@ -188,7 +192,7 @@ class Port:
 
 
 def ports(path: Path, values: Any) -> list[Port]:
-    """Inputs or outputs of a graph."""
+    """The inputs or outputs of a graph as ports."""
     from onnx import TensorProto
 
     found = []
@@ -207,23 +211,23 @@ def ports(path: Path, values: Any) -> list[Port]:
 
 
 def given(path: Path, model: onnx.ModelProto) -> list[Port]:
-    """What a graph is given: its inputs that have no values of their own."""
+    """The inputs that a caller has to give: those without values in the graph itself."""
     own = {tensor.name for tensor in model.graph.initializer}
     return ports(path, [value for value in model.graph.input if value.name not in own])
 
 
 def embedding_rows(model: onnx.ModelProto, entry: str) -> int | None:
-    """Of how many tokens a graph has embeddings: the rows of the smallest matrix that an input's ids take rows of.
+    """The number of tokens that a graph has embeddings for: the rows of the smallest matrix that its ids index.
 
     Args:
-        entry: the name of that input.
+        entry: the name of the input with the ids.
 
     Returns:
-        None where ids go another way.
+        None if no such look-up is found.
     """
     rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 2}
     ids, found = {entry}, []
-    for node in model.graph.node:  # each after those that it reads
+    for node in model.graph.node:  # in topological order
         first = node.input[0] if node.input else ""
         if node.op_type in FORMS and first in ids:
             ids.update(node.output)
@@ -239,8 +243,11 @@ def _axis(node: Any) -> int:
 
 
 def class_labels(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
-    """The labels of a classifier's outputs: those that its own label is looked up in, else those of the converters'
-    nodes, where they are all the same. What stands within a classifier of classifiers may have others."""
+    """The labels of a classifier's outputs, in order; None if nothing says them.
+
+    They are the constant in which the graph looks up its predicted label, else the labels of the converters' nodes if
+    all agree, else those of the last ZipMap: classifiers inside a classifier may have other labels.
+    """
     looked_up = _looked_up(model)
     if looked_up is not None:
         return looked_up
@@ -252,7 +259,7 @@ def class_labels(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
             if attribute.name == "classlabels_strings" and attribute.strings:
                 found.add(tuple(text.decode("utf-8", "replace") for text in attribute.strings))
     zipped = [node for node in model.graph.node if node.op_type == "ZipMap"]
-    if len(found) > 1 and zipped:  # a classifier of classifiers: the last one's
+    if len(found) > 1 and zipped:  # a classifier of classifiers: the last one gives the answer
         names = {a.name: a for a in zipped[-1].attribute}
         ints = names["classlabels_int64s"].ints if "classlabels_int64s" in names else []
         texts = names["classlabels_strings"].strings if "classlabels_strings" in names else []
@@ -261,7 +268,7 @@ def class_labels(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
 
 
 def _looked_up(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
-    """The constant that an output takes its label from, by the place of the most probable class."""
+    """The constant from which an output takes its label by the position of the most probable class, if any."""
     from onnx import numpy_helper
 
     made_by = {name: node for node in model.graph.node for name in node.output}
@@ -279,7 +286,7 @@ def _looked_up(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
 
 
 def other_outputs(path: Path, outputs: list[Port], why: str) -> EdistillError:
-    """What is told where no output, or more than one, can be the answer."""
+    """The error for a graph in which no output, or more than one, can be the answer."""
     kept = next((port.name for port in outputs if port.kind in ("float", "double", "float16")), outputs[0].name)
     return EdistillError(
         f"{path} has the outputs {first_few([port.told for port in outputs], 6)}, and {why}. Keep the one that is the "

@@ -1,4 +1,4 @@
-"""A member of a k-fold ensemble that is asked about training rows: it answers those that it was not trained on."""
+"""A member of a k-fold ensemble that answers the training rows it was not trained on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TRAIN = "train"
 
 
 class AnswersHeldOut(Forwarded):
-    """See `Answering`. Of the split `held-out` it answers its own fold, and NaN of the others.
+    """See `Answering`. On the split `held-out` it answers the rows of its own fold, and NaN elsewhere.
 
     Args:
-        asked: the member.
-        fold: its own.
-        folds: (N,) of each training row.
+        asked: the wrapped member.
+        fold: the fold that the member was not trained on.
+        folds: (N,), the fold of each training row.
     """
 
     def __init__(self, asked: Answering, fold: int, folds: NDArray[np.int64]) -> None:
@@ -34,11 +34,11 @@ class AnswersHeldOut(Forwarded):
         super().meets(_asked_as(split), rows)
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        """Raises EdistillError, too, where it does not answer a row of its fold."""
+        """See `Answering`; also raises EdistillError if the member does not answer a row of its own fold."""
         if _asked_as(split) == split:
             return self._asked.answers(split, rows, inputs)
         at = np.flatnonzero(self._own[list(rows)])
-        some = at if len(at) else np.zeros(1, np.int64)  # of none of its own it says how many numbers it says
+        some = at if len(at) else np.zeros(1, np.int64)  # without a row of its own, any row tells the width
         shown = None if inputs is None else inputs[torch.from_numpy(some).to(inputs.device)]
         said = self._asked.answers(_asked_as(split), [rows[place] for place in some.tolist()], shown)
         found = np.full((len(rows), *said.shape[1:]), np.nan, np.float32)
@@ -58,5 +58,5 @@ class AnswersHeldOut(Forwarded):
 
 
 def _asked_as(split: str) -> str:
-    """What the member itself is asked about; of distorted rows, "held-out, rotation 3", too."""
+    """The split that the wrapped member is asked about; a distortion ("held-out, rotation 3") is kept."""
     return TRAIN + split.removeprefix(HELD_OUT) if split.partition(",")[0] == HELD_OUT else split

@@ -1,6 +1,6 @@
 """A Hugging Face folder of a timm model: `config.json` with `model.safetensors` or `pytorch_model.bin`.
 
-It is what `timm.models.save_for_hf` and `push_to_hf_hub` write.
+`timm.models.save_for_hf` and `push_to_hf_hub` write such folders.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ PREPROCESSING = {"input_size": "a list of numbers", "mean": "a list of numbers",
 
 
 def claims(path: Path) -> bool:
-    """True for any such folder but those of transformers, and edistill's own runs, whose config holds the key
-    "edistill"."""
+    """Whether `path` has a config and weights, and is neither a transformers folder nor an edistill run.
+
+    A run's config has the key "edistill".
+    """
     if not (path / CONFIG).is_file() or _weights(path) is None:
         return False
     try:
@@ -76,7 +78,7 @@ def _weights(folder: Path) -> Path | None:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    """The config in timm's present layout; its first one had everything at the top level."""
+    """The config in timm's present layout; the first layout had all keys at the top level."""
     config = json_said(file)
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         kind = config.get("architectures") or config.get("model_type") if isinstance(config, dict) else None
@@ -98,7 +100,10 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _class_order(path: Path, config: dict[str, Any], context: Context) -> Order | None:
-    """By `label_names`, a list or {"0": name}; without them the data's order is assumed, to be checked."""
+    """The class order by `label_names`, a list or {"0": name}.
+
+    Without names the data's order is assumed; the caching pass checks it by accuracy.
+    """
     labels, count = config["label_names"], config["num_classes"]
     name = member_name(path)
     if not labels:

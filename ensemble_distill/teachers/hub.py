@@ -1,6 +1,6 @@
-"""Members of the Hugging Face hub: found in the local cache, and fetched where that has not got them.
+"""Members of the Hugging Face hub, taken from the local cache or downloaded if they are not in it.
 
-A revision that is a commit is the same for ever; a branch is what the cache last saw of it.
+A commit always gives the same files; a branch gives the state that the cache saw last.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from pathlib import Path
 from ensemble_distill.errors import EdistillError, first_line
 
 NAME = re.compile(r"hf(?:-hub)?:(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-PASSED_OVER = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "onnx/*", "openvino/*"]  # of other frameworks
+PASSED_OVER = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "onnx/*", "openvino/*"]  # for other frameworks
 
 
 def snapshot(name: str, given: str) -> Path:
-    """The folder of a member's files.
+    """The local folder with a member's files.
 
     Args:
-        name: of the member.
-        given: `hf:OWNER/MODEL`, or `hf-hub:OWNER/MODEL`, with `@REVISION` if it is not the main one.
+        name: the member's.
+        given: `hf:OWNER/MODEL` or `hf-hub:OWNER/MODEL`, with `@REVISION` unless it is the main one.
 
     Raises:
-        EdistillError: it is no such name, or it is neither in the cache nor to be had.
+        EdistillError: `given` has another form, the cache cannot be read, or the member is neither in the cache nor
+            available from the hub.
     """
     found = NAME.fullmatch(given)
     key = f"teachers.hub.{name}"
@@ -36,11 +37,11 @@ def snapshot(name: str, given: str) -> Path:
         return Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    except Exception as error:  # what is wrong with a cache has many names
+    except Exception as error:  # a damaged cache raises many types
         raise _unusable(key, given, error) from None
     try:
         return Path(snapshot_download(repo, revision=revision, ignore_patterns=PASSED_OVER))
-    except Exception as error:  # as what is wrong with a network has
+    except Exception as error:  # and so does a failed download
         cache = constants.HF_HUB_CACHE
         raise EdistillError(
             f"{key} is {given!r}, which is not in {cache}, and the hub does not give it: {first_line(error)}. Where "

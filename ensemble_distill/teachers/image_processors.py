@@ -1,4 +1,4 @@
-"""What a `preprocessor_config.json` of transformers says of how pixels become a network's input, in timm's terms."""
+"""Translate a `preprocessor_config.json` of transformers into timm's terms."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Any
 from ensemble_distill.errors import EdistillError
 
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
-# what changes pixels in a way that nothing here does
+# options that change pixels in ways `Preprocessing` does not have
 ODD = ("do_pad", "do_flip_channel_order", "do_reduce_labels", "rescale_offset", "include_top", "do_color_quantize")
-SMALL = 384  # ConvNeXt: pictures of less are resized larger and cropped, others squeezed
+SMALL = 384  # ConvNeXt: for smaller inputs pictures are resized larger and cropped, for others squashed
 Said = dict[str, Any]
 
 
 def from_processor(file: Path, config: Any) -> Said:
-    """Some of the fields of `Preprocessing`.
+    """The fields of `Preprocessing` that a processor's config sets.
 
     Args:
-        file: where it stands, for messages.
+        file: path of the config, for messages.
+        config: the parsed file.
 
     Raises:
-        EdistillError: it does something that nothing here does.
+        EdistillError: it is not a table, or prepares pictures in a way that `Preprocessing` does not have.
     """
     if not isinstance(config, dict):
         raise EdistillError(f"{file} is not a table. Restore it: processor.save_pretrained(folder).")
@@ -62,7 +63,7 @@ def _convnext(size: int, share: float) -> Said:
 
 
 def _moments(file: Path, config: Mapping[str, Any]) -> Said:
-    """mean and std of pixels in [0, 1]."""
+    """The mean and std that the config sets, for pixels in [0, 1]."""
     factor = config.get("rescale_factor", 1 / 255)
     if config.get("do_rescale", True) is False or not isinstance(factor, int | float) or abs(factor * 255 - 1) > 1e-6:
         raise _other(file, "rescale_factor", factor if config.get("do_rescale", True) else "unused")
@@ -76,7 +77,7 @@ def _moments(file: Path, config: Mapping[str, Any]) -> Said:
 
 
 def _lengths(size: Any) -> tuple[int, int] | int | None:
-    """(height, width), or the length of the shorter side."""
+    """(height, width), or the length of the shorter side; None for anything else."""
     if isinstance(size, int) and not isinstance(size, bool):
         return (size, size)
     if not isinstance(size, dict):
@@ -88,7 +89,7 @@ def _lengths(size: Any) -> tuple[int, int] | int | None:
 
 
 def _share(crop: int, whole: int) -> float:
-    """The share c of it that is cropped, such that floor(crop ÷ c) is the whole again."""
+    """crop ÷ whole, rounded such that floor(crop ÷ share) gives back `whole`."""
     share = crop / whole
     while math.floor(crop / share) < whole:
         share = math.nextafter(share, 0)

@@ -1,4 +1,4 @@
-"""Which of the data's classes a classifier of another library means by its labels, which may be numbers or names."""
+"""Match the labels of another library's classifier, numbers or names, to the data's classes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Label = bool | int | float | str
 
 
 def order_by_labels(context: Context, name: str, labels: Sequence[Label] | None, source: str) -> Order | None:
-    """The class that each output means; None for the data's order.
+    """The class of the data that each output means; None for the data's own order.
 
-    Numbers that the data does not use as names are taken in their order: the least is the data's first class. So are
-    numbers from 0 that it does use, as of a classifier that was trained on the places of the classes.
+    Numbers that the data does not use as class names are ranked: the smallest means the data's first class. So are the
+    numbers 0 … K − 1 even if the data uses some of them as names: the classifier was trained on class positions.
 
     Args:
         name: the member's.
-        labels: of its outputs, in their order; None where nothing says them.
-        source: where they stand, for messages.
+        labels: of its outputs, in order; None if unknown.
+        source: where the labels come from, for messages.
 
     Raises:
-        EdistillError: they are other names than the data's, or the settings contradict them; or they are numbers of
-            which the data uses some as names, and others not. Of targets: they are the data's in another order.
+        EdistillError: the labels are other names than the data's, or contradict the settings; they are other numbers,
+            of which the data uses only some as names; or, for targets, they are the data's in another order.
     """
     if labels is None:
         return context.order(name)
@@ -44,15 +44,15 @@ def order_by_labels(context: Context, name: str, labels: Sequence[Label] | None,
     if context.said is not None and context.said[1].classes is not None:
         return context.order(name, [classes[at] for at in in_order], source)
     if set(names) & set(classes) and known is not None and ranks != list(range(len(ranks))):
-        return context.order(name, names, source)  # which refuses them: 8 may be no other than the class called so
+        return context.order(name, names, source)  # raises: a class called 8 can be no other
     return None if in_order == tuple(range(len(classes))) else in_order
 
 
 def _whole(labels: Sequence[Label], texts: bool) -> list[int] | None:
-    """Labels as whole numbers; None where one is none.
+    """Labels as whole numbers; None if one of them is not a whole number.
 
     Args:
-        texts: whether the digits of a text are a number, too.
+        texts: whether a text of digits counts as a number.
     """
     found = []
     for label in labels:
@@ -65,7 +65,7 @@ def _whole(labels: Sequence[Label], texts: bool) -> list[int] | None:
 
 
 def _refuse_other_targets(name: str, names: Sequence[str], targets: Sequence[str] | None, source: str) -> None:
-    """Refuse columns that are the data's targets in another order: means are read by place."""
+    """Refuse the data's targets in another order: means are read by position."""
     if targets is not None and list(names) != list(targets) and sorted(names) == sorted(targets):
         raise EdistillError(
             f"{name}: {source} are {first_few(names, 5)}, and the data's targets are {first_few(list(targets), 5)}. "

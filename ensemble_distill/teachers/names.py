@@ -1,4 +1,4 @@
-"""What a member is called."""
+"""Names of members, taken from their files and folders."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.names import LONGEST, is_plain
 
-ROOM = 15  # bytes of a file's name that say which view of a member it holds
+ROOM = 15  # bytes that a record's file name needs besides the member's name
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-WHOLE = (".onnx", ".npz", ".pt2", ".skops", ".joblib")  # of files that need no module
+WHOLE = (".onnx", ".npz", ".pt2", ".skops", ".joblib")  # files that need no module beside them
 
 
 def is_weights_file(path: Path) -> bool:
-    """Whether a file's name ends as checkpoints' names do; says nothing of what is in it."""
+    """Whether a file's name has a checkpoint's ending; the file is not read."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def member_name(path: Path) -> str:
-    """`member-00` for `member-00.pth.tar`; a folder keeps its whole name, dots and all."""
+    """The name of the member at `path`: `member-00` for `member-00.pth.tar`. A folder keeps its whole name."""
     if path.is_dir():
         return path.resolve().name
     ending = next((suffix for suffix in (*SUFFIXES, *WHOLE) if path.name.lower().endswith(suffix)), "")
@@ -26,10 +26,11 @@ def member_name(path: Path) -> str:
 
 
 def refuse_unfit(path: Path) -> None:
-    """Refuse a member whose name cannot be that of the files that hold its outputs.
+    """Refuse a member whose name cannot be used for the files of its outputs.
 
     Raises:
-        EdistillError: it has control characters or bytes that are no UTF-8, is nothing, or is too long.
+        EdistillError: the name has control characters, backslashes or bytes that are not UTF-8, is empty, or is too
+            long.
     """
     name = member_name(path)
     if not is_plain(name) or len(name.encode()) > LONGEST - ROOM:
@@ -40,7 +41,7 @@ def refuse_unfit(path: Path) -> None:
 
 
 def gone(path: Path) -> EdistillError:
-    """What was there when its folder was listed, and is no longer."""
+    """The error for a member that has disappeared since its folder was listed."""
     return EdistillError(
         f"{path} has changed since it was listed: its weights are gone. Run the command again when nothing writes to "
         "the teachers."

@@ -1,4 +1,4 @@
-"""A member that is a module of torch, asked about inputs."""
+"""A member that is a torch module."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Network:
     """See `Answering`.
 
     Args:
-        task: whose answers these are.
-        module: x (B, …) to whatever it returns, in eval mode.
+        task: the task whose answers the module gives.
+        module: in eval mode; maps x (B, …) to its raw output.
     """
 
     def __init__(self, task: type[Task], member: Member, module: nn.Module) -> None:
@@ -37,7 +37,7 @@ class Network:
         return None
 
     def meets(self, split: str, rows: Rows) -> None:
-        """It answers any."""
+        """Does nothing: a network answers any rows."""
 
     def to(self, device: torch.device) -> None:
         self.module.to(device)
@@ -47,13 +47,13 @@ class Network:
         return self.said(inputs, split, rows, f"at row {rows[0]} of {split}")
 
     def said(self, x: Tensor, split: str, rows: Sequence[int], where: str) -> NDArray[np.float32]:
-        """The same, with `where` in an error of the module's."""
+        """The answers (B, W) to inputs `x` of some rows; `where` locates the rows in errors."""
         return self.checked(self.joined(self.returned(x, where), len(rows), where), split, rows)
 
     def returned(self, x: Tensor, where: str) -> Any:
-        """Whatever the module returns; `where` says in an error at which rows. Raises EdistillError when it fails.
+        """The module's raw return value; raises EdistillError if it fails, with `where` locating the rows.
 
-        It is given an x of its own: it may work in place, and others are shown the same.
+        The module gets a copy of `x`: it may work in place, and other members are shown the same tensor.
         """
         try:
             with torch.inference_mode():
@@ -70,10 +70,10 @@ class Network:
             ) from error
 
     def joined(self, returned: Any, rows: int, where: str) -> Tensor:
-        """What it returned of so many rows as one tensor (B, ·), copied, since the module may use its buffer again.
+        """The raw return value as one tensor (B, ·), copied since the module may reuse its buffer.
 
         Raises:
-            EdistillError: it is none.
+            EdistillError: it is not an output of the task for this number of rows, or not floating-point.
         """
         values = self.task.joined(returned, rows, self.member)
         if not values.is_floating_point():
@@ -84,6 +84,6 @@ class Network:
         return values.clone()
 
     def checked(self, raw: Tensor, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Raw output (B, ·) as the cache holds it. Raises EdistillError when it is not an answer of the task."""
+        """Raw output (B, ·) in the cache's format; raises EdistillError if it is not an answer of the task."""
         self.fineness = max(ROUNDING, 2 * torch.finfo(raw.dtype).eps)
         return self.task.answers(raw, self.member, split, rows)

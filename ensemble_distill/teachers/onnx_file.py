@@ -1,6 +1,6 @@
 """An ONNX graph (.onnx): a network, or what converters make of scikit-learn, XGBoost and LightGBM classifiers.
 
-onnxruntime asks it. Of a converter's graph the label is passed over, and the probabilities are taken.
+onnxruntime runs it. From a converter's graph the probabilities are taken, and the predicted label is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WHOLE = ("int64", "int32")
 REAL = ("float", "double", "float16")
 PROBABLE = ("probabilities", "output_probability", "probability", "class_probabilities", "probs")
 LOGITS = ("logits",)
-MOMENTS = ("mean", "variance")  # of a regressor that has an output each
+MOMENTS = ("mean", "variance")  # of a regressor with one output for each
 
 
 def claims(path: Path) -> bool:
@@ -37,8 +37,12 @@ def claims(path: Path) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for what `read_graph` refuses, for inputs that no row is, and for outputs of which none is
-    the answer."""
+    """Load a member.
+
+    Raises:
+        EdistillError: `read_graph` refuses the file, its inputs do not match a row of the data, or no output is plainly
+            the answer.
+    """
     graph, name = read_graph(path), member_name(path)
     outputs = ports(path, graph.model.graph.output)
     chosen = _answer(path, outputs, context)
@@ -66,8 +70,11 @@ def _open(member: Member, ask: Ask, task: type[Task]) -> Answering:
 
 
 def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Port, ...], Named | None]:
-    """The inputs: one of real numbers or, of texts, those that are called as a tokenizer's fields, and how a text
-    becomes them; of several arrays a row, those that are called as these are."""
+    """The graph's inputs, and how a row becomes them if it is a text or several arrays.
+
+    There is one input of real numbers. For texts there are inputs named like a tokenizer's fields, and for rows of
+    several arrays inputs named like the arrays.
+    """
     names = [port.name for port in inputs]
     if context.arrays is not None and (len(inputs) > 1 or names[0] in _taken(context)):
         return _of_several(path, inputs, context)
@@ -93,13 +100,16 @@ def _entries(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Po
 
 
 def _taken(context: Context) -> Collection[str]:
-    """What a graph may call an array of the data."""
+    """The names under which a graph may take the data's arrays."""
     return context.settings.inputs.values() or [array.name for array in context.arrays or ()]
 
 
 def _of_several(path: Path, inputs: list[Port], context: Context) -> tuple[tuple[Port, ...], Several]:
-    """The inputs in the order of the data's arrays, and how those become them. Raises EdistillError where they are
-    others."""
+    """The inputs in the order of the data's arrays, and how the arrays become them.
+
+    Raises:
+        EdistillError: the inputs' names or types do not match the arrays.
+    """
     found = several_of(member_name(path), context, [port.name for port in inputs])
     assert found is not None
     by_name = {port.name: port for port in inputs}
@@ -115,7 +125,7 @@ def _of_several(path: Path, inputs: list[Port], context: Context) -> tuple[tuple
 
 
 def _entry(path: Path, inputs: list[Port]) -> Port:
-    """The one input, of real numbers."""
+    """The only input, of real numbers; raises EdistillError if there are others."""
     told = ", ".join(port.told for port in inputs) or "none"
     if len(inputs) != 1:
         raise EdistillError(
@@ -131,8 +141,11 @@ def _entry(path: Path, inputs: list[Port]) -> Port:
 
 
 def _answer(path: Path, outputs: list[Port], context: Context) -> list[Port]:
-    """The output that is the answer: by its name, as the only one of its shape, or by its width; or a mean and a
-    variance."""
+    """The output that is the answer, chosen by its name, by its width, or as the only matrix; or a mean and a variance.
+
+    Raises:
+        EdistillError: no output, or more than one, can be the answer.
+    """
     answers = [port for port in outputs if port.kind == "map" or (port.kind in REAL and _is_matrix(port))]
     by_name = {port.name.lower(): port for port in answers}
     if context.settings.output == "mean-variance" and all(name in by_name for name in MOMENTS):
@@ -149,12 +162,12 @@ def _answer(path: Path, outputs: list[Port], context: Context) -> list[Port]:
 
 
 def _is_matrix(port: Port) -> bool:
-    """Whether it may have a row for each row."""
+    """Whether an output may have a row for each row of the input."""
     return port.shape is None or len(port.shape) in (1, 2)
 
 
 def _meaning(chosen: list[Port], context: Context) -> Any:
-    """What the answer is: as the member's own table says, else by its name, else as `[teachers]` says."""
+    """What the answer means: by the member's own table, else by its name, else by `[teachers]`."""
     if context.said is not None and context.said[1].output is not None:
         return context.said[1].output
     probable = chosen[0].kind == "map" or chosen[0].name.lower() in PROBABLE
@@ -162,7 +175,7 @@ def _meaning(chosen: list[Port], context: Context) -> Any:
 
 
 def _preprocessing(name: str, entry: Port, context: Context) -> Preprocessing | None:
-    """Of pictures (N, C, H, W), where the settings say more; the graph knows its size."""
+    """The preprocessing of pictures (N, C, H, W) if the settings state one; the graph's own size wins."""
     said = from_settings(context.settings.preprocessing)
     if not said or (context.arrays is not None and len(entry.shape or ()) != 4):
         return None
