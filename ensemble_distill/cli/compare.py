@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
         else:
             show(found, style)
             for run in found.evaluations if style is not Style.csv else ():
-                for remark in remarks(run, in_chain=False):
+                for remark in remarks(run):
                     render.message(remark)
         if picture is not None:
             render.message(f"{picture} is written.")

@@ -99,5 +99,5 @@ def show(found: Comparison, style: Style) -> None:
     for table in tables(found):
         grid(table.title, table.columns, table.sections, table.caption)
     for run in found.runs:
-        for remark in remarks(run, in_chain=bool(found.chain)):
+        for remark in remarks(run):
             render.message(remark)

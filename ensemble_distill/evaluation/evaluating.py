@@ -22,7 +22,7 @@ from ensemble_distill.facts import HELD_OUT
 from ensemble_distill.runs.args import limit_of
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.exports import exports_of, stale
-from ensemble_distill.runs.folder import generation_name
+from ensemble_distill.runs.folder import export_again, generation_name, run_of
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
 
@@ -47,6 +47,7 @@ def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluat
             measured.evaluation(
                 index, name if names.count(name) == 1 else str(run.folder), calibrated=run.calibration is not None
             ),
+            undone=_undone([run]),
             still_falling=run.provenance.still_falling,
             limit=limit_of(run.folder),
         )
@@ -59,6 +60,18 @@ def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluat
         else:
             keep_or_warn(run.folder, {STUDENT: (index, run)}, measured, evaluation, given.progress)
     return found
+
+
+def _undone(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Of each run that is calibrated what undoes it, by its folder: its name alone may be no run's."""
+    return tuple(_command(run) for run in runs if run.calibration is not None)
+
+
+def _command(run: Run) -> str:
+    if run.keeps:
+        return f"edistill calibrate {run.folder} --remove"
+    own = run_of(run.folder)
+    return "" if own is None else f"edistill calibrate {own} --remove, then {export_again(run.folder)}"
 
 
 def _told_of_file(run: Run) -> str:
@@ -83,6 +96,7 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
     falling = [run.provenance.still_falling for run in chain.runs if run.provenance.still_falling is not None]
     found = replace(
         measured.evaluation(count - 1, chain.folder.name, calibrated, models),
+        undone=_undone(chain.runs),
         still_falling=max(falling, default=None),
         limit=limit_of(chain.folder),
     )

@@ -10,13 +10,18 @@ from ensemble_distill.evaluation.result import Evaluation, WhoAnswers
 COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
 
 
-def remarks(run: Evaluation, in_chain: bool) -> Iterator[str]:
+def remarks(run: Evaluation) -> Iterator[str]:
     """What a reader of the tables should know of a run: that it is calibrated, or that its heads are worth little."""
     if run.answering is not None:
         yield from _who_answers(run.answering, run.split)
     if run.calibrated:
-        which = "GENERATION" if in_chain else run.run
-        yield f"{run.run} is calibrated; edistill calibrate {which} --remove undoes that."
+        commands = [command for command in run.undone if command]
+        yield (
+            f"{run.run} is calibrated. To undo that, run {' and '.join(commands)}."
+            if commands
+            else f"{run.run} is calibrated, as its run was when it was exported. To undo that, remove the run's "
+            "calibration (edistill calibrate RUN --remove) and export it again."
+        )
     student = run.worth and run.worth[STUDENT]
     slower = slower_than_all(run)
     if student and student.falls_short:

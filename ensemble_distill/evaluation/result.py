@@ -57,6 +57,7 @@ class Evaluation:
         instead: the best members of the student's cost, where it is worth fewer. None else, or if nobody could choose.
         chain_fidelity: as `fidelity`, of each generation of a chain and each of their averages. None for a run.
         calibrated: whether the student, or a generation of the chain, is.
+        undone: of each that is, the command that undoes it; "" of a file that stands by itself.
         still_falling: where the training of the student, or of a generation of the chain, ended too early, which share
             of its loss's fall came late; see `Provenance.still_falling`.
         limit: of a student that only tried the road, how many rows of each split it learned from at most. None else.
@@ -83,6 +84,7 @@ class Evaluation:
     instead: tuple[str, ...] | None = None
     chain_fidelity: Mapping[str, Figures] | None = None
     calibrated: bool = False
+    undone: tuple[str, ...] = ()
     still_falling: float | None = None
     limit: int | None = None
     answering: WhoAnswers | None = None

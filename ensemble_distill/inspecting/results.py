@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble_distill.runs.folder import ARGS, EVALUATIONS
+from ensemble_distill.runs.exported_files import SUFFIXES
+from ensemble_distill.runs.folder import ARGS, EVALUATIONS, generation_name
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.serving.target import is_earlier
@@ -88,9 +89,19 @@ def _document(path: Path) -> Told | None:
             "facts": {"verdict": record["verdict"]["headline"]},
             "columns": ["figure", "says"],
             "rows": [[name, _begun(figure["told"])] for name, figure in record["figures"].items()],
-            "next": f"edistill evaluate {record['run']}",
+            "next": _evaluate(record, path),
         }
-    return _evaluation(record) if "models" in record else None
+    return _evaluation(record, path) if "models" in record else None
+
+
+def _evaluate(record: Mapping[str, Any], path: Path) -> str | None:
+    """The command that makes a document anew: of the run that keeps it, or by name. None where a name is not enough, as
+    that of a generation, which is one of some chain, or of a file."""
+    if path.parent.name == EVALUATIONS:
+        return f"edistill evaluate {path.parent.parent}"
+    name = str(record["run"])
+    alone = bool(re.fullmatch(generation_name(r"\d+"), name)) or Path(name).suffix in SUFFIXES
+    return None if alone and not Path(name).exists() else f"edistill evaluate {name}"
 
 
 def _begun(text: str) -> str:
@@ -98,7 +109,7 @@ def _begun(text: str) -> str:
     return text if len(text) <= LINE else f"{text[:LINE].rsplit(' ', 1)[0]} …"
 
 
-def _evaluation(record: Mapping[str, Any]) -> Told:
+def _evaluation(record: Mapping[str, Any], path: Path) -> Told:
     models: Mapping[str, Mapping[str, Any]] = {name: of for name, of in record["models"].items() if of is not None}
     figures = dict.fromkeys(name for of in models.values() for name in of)
     worth = (record.get("worth") or {}).get("student") or {}
@@ -108,7 +119,7 @@ def _evaluation(record: Mapping[str, Any]) -> Told:
         "facts": {"task": record["task"], **told},
         "columns": ["", *models],
         "rows": [[name, *(_short(of.get(name)) for of in models.values())] for name in figures],
-        "next": f"edistill evaluate {record['run']}",
+        "next": _evaluate(record, path),
     }
 
 

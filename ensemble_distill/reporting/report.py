@@ -78,7 +78,7 @@ def write_report(path: Path, measured: Measured, found: Evaluation, source: Sour
         "figures": {each.key: {"title": each.title, "told": each.told, "data": each.data} for each in drawn},
     }
     beside = data_of(path)
-    told = page(found, said, tables(Comparison((found,))), list(remarks(found, in_chain=False)), drawn, beside.name)
+    told = page(found, said, tables(Comparison((found,))), list(remarks(found)), drawn, beside.name)
     write_output(beside, json_text(data).encode())
     write_output(path, told.encode())
 

@@ -62,6 +62,7 @@ class Teacher:
         origin: where the weights came from; None for what comes from no file.
         bare: whether it is weights alone, whose module `teachers.model` builds.
         opens: opens what is no module of torch; None for a module.
+        what: such a member is, with its article: "an ONNX graph".
     """
 
     member: Member
@@ -69,17 +70,14 @@ class Teacher:
     origin: Origin | None = None
     bare: bool = False
     opens: Callable[[type[Task]], Answering] | None = None
+    what: str = "a module of torch"
 
     @classmethod
     def asked_only(
         cls, member: Member, what: str, opens: Callable[[type[Task]], Answering], origin: Origin | None
     ) -> Teacher:
-        """A member that is no module of torch: what needs one refuses it.
-
-        Args:
-            what: it is, with its article: "an ONNX graph".
-        """
-        return cls(member, partial(_refuse_module, member.name, what), origin, opens=opens)
+        """A member that is no module of torch: what needs one refuses it."""
+        return cls(member, partial(_refuse_module, member.name, what), origin, opens=opens, what=what)
 
     def open(self, task: type[Task], positions: int | None = None) -> Answering:
         """The member as it is asked.
@@ -92,6 +90,12 @@ class Teacher:
         """
         if positions is None:
             return Network(task, self.member, self.build()) if self.opens is None else self.opens(task)
+        if self.opens is not None:
+            raise EdistillError(
+                f"Member {self.member.name} is {self.what}, and the task is {task.key}, whose members are modules of "
+                "torch: they are asked about every position of a row. Give its network as a checkpoint (teachers.model "
+                "builds it), or move the member out of teachers.path."
+            )
         return Network(task, self.member, Positions(self.build(), positions).eval())
 
     def named(self, name: str) -> Teacher:

@@ -133,6 +133,10 @@ def test_an_evaluation_and_a_report_are_told(made: Path) -> None:
     assert float(nll[1 + list(kept["models"]).index("student")]) == pytest.approx(
         kept["models"]["student"]["nll"], rel=1e-3
     )
+    assert found["next"] == f"edistill evaluate {RUN}"
+    for name, command in (("generation-2", None), ("model.onnx", None), ("x", "edistill evaluate x")):
+        (made / "said.json").write_text(json.dumps({**kept, "run": name}))
+        assert told("said.json")["next"] == command
     report = json.loads((made / "report.json").read_text())
     assert told("report.json")["facts"]["verdict"] == report["verdict"]["headline"]
     assert [name for name, _ in told("report.json")["rows"]] == list(report["figures"])

@@ -27,6 +27,7 @@ from ensemble_distill import load_student
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.chains.generations import train_chain
 from ensemble_distill.cli.app import app
+from ensemble_distill.evaluation.remarks import remarks
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.finding import find, find_run
 from ensemble_distill.runs.run import Run
@@ -172,7 +173,11 @@ def test_costs_add_up(folder: Path) -> None:
 def test_a_calibrated_generation_is_averaged_as_it_predicts(folder: Path) -> None:
     before = evaluate(settings(folder), "all").to_json()
     calibrate(settings(folder), "all/generation-1")
-    after = evaluate(settings(folder), "all").to_json()
+    chain, alone = evaluate(settings(folder), "all"), evaluate(settings(folder), "all/generation-1")
+    command = f"edistill calibrate {folder / 'runs/all/generation-1'} --remove"
+    for found in (chain, alone):
+        assert any(told.endswith(f"is calibrated. To undo that, run {command}.") for told in remarks(found))
+    after = chain.to_json()
     assert (before["calibrated"], after["calibrated"]) == (False, True)
     x, y = rows_of_test(folder)
     every = generations_of(folder / "runs/all", x, 3)
@@ -181,6 +186,8 @@ def test_a_calibrated_generation_is_averaged_as_it_predicts(folder: Path) -> Non
     assert_figures(after["models"]["bane-3"], figures(every, y), **EXACT)
     assert after["models"]["bane-3"]["nll"] != before["models"]["bane-3"]["nll"]
     assert after["models"]["generation-2"] == before["models"]["generation-2"]
+    calibrate(settings(folder), command.split()[2], remove=True)
+    assert not evaluate(settings(folder), "all").calibrated
 
 
 def test_shifts_of_all_models(folder: Path) -> None:

@@ -17,6 +17,7 @@ from runs_helpers import RUN
 from tiny import contents, make_folder, refused, save_data, save_member, settings
 
 from ensemble_distill.evaluation.exported import ExportedRun, GraphStudent, with_their_runs
+from ensemble_distill.evaluation.remarks import remarks
 from ensemble_distill.predictive import family_names, open_family
 from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.runtime.progress import Silent
@@ -41,6 +42,8 @@ def test_its_figures_are_those_of_what_it_says(runs: Path) -> None:
     assert student["accuracy"] == pytest.approx((logits.argmax(1) == data["y"]).mean())
     assert student["model_uncertainty"] == pytest.approx(model.mean(), abs=1e-5)
     assert found.calibrated, "as its run was"
+    commands = f"edistill calibrate {runs / RUN} --remove, then edistill export {runs / RUN} --onnx."
+    assert [told.partition(", run ")[2] for told in remarks(found) if "is calibrated" in told] == [commands]
     assert found.cost["student"]["parameters"] is None, "which onnxruntime does not tell"
     assert found.cost["student"]["latency_ms"] > 0
 
@@ -82,6 +85,7 @@ def test_a_file_of_every_kind_is_its_run_to_rounding(runs: Path, every: Path, su
     found = evaluate(settings(runs), str(every / f"model{suffix}"))
     assert contents(runs) == before, "of a file nothing is kept"
     assert found.calibrated
+    assert any("as its run was when it was exported" in told for told in remarks(found))
     for section in ("quality", "fidelity"):
         own, theirs = (one.models["student"] if section == "quality" else one.fidelity for one in (found, run))
         for figure, value in theirs.items():

@@ -338,7 +338,7 @@ def test_what_to_do_follows_from_worth_and_cost(
     words = " ".join([said.headline, *said.reasons])
     for part in told:
         assert part in words
-    advice = " ".join(remarks(found, in_chain=False))
+    advice = " ".join(remarks(found))
     assert ("some members instead" in advice) == ("some members" in said.headline), "both advise the same"
     assert ("serve the ensemble" in advice) == ("the ensemble itself" in said.headline)
 

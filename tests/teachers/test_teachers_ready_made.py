@@ -18,6 +18,7 @@ from ensemble_distill import cache_logits, evaluate, export, train
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.settings import settings_from
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.language_modelling import LanguageModelling
 from ensemble_distill.teachers import open_teachers, ready_made
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Context
@@ -203,6 +204,14 @@ def test_a_limit_takes_the_outputs_of_the_rows_that_it_takes(tmp_path: Path, dat
         wanted = in_rows(Workspace(settings), split)
         assert len(np.unique(wanted)) > 7
         assert_allclose(logits[:, 0] - logits[:, 1], wanted[:, 0] - wanted[:, 1], rtol=1e-2)
+
+
+def test_members_of_language_models_are_modules(tmp_path: Path) -> None:
+    table = ready_made.load(written(tmp_path, "m.npz", train=Z), context())
+    with refused(
+        "Member m is a table of ready-made outputs", "language-modelling", "modules of torch", "Give its network"
+    ):
+        table.open(LanguageModelling, 5)
 
 
 def test_data_is_no_member(tmp_path: Path) -> None:
