@@ -1,1 +1,1 @@
-"""Training from the cache: the loop, the order of rows, checkpoints, and what is solved for before a stage."""
+"""Training from the cache: the loop, the order of rows, checkpoints, and the solves before a stage."""

@@ -1,4 +1,4 @@
-"""What a training is asked for, as values that a command has read and opened."""
+"""The inputs of a training, as values that a command has already read and opened."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ensemble_distill.training.rows import CachedSplit
 
 @dataclass(frozen=True)
 class Asked:
-    """What the settings say of a run.
+    """The settings of a run, resolved.
 
     Attributes:
-        folder: the run's.
+        folder: the run folder.
         method, options: see `settled_method`.
-        overwrite: whether the run that stands there is to be replaced.
+        overwrite: whether to replace the run in `folder`.
     """
 
     folder: Path
@@ -39,28 +39,28 @@ class Asked:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Of "teacher" and "labels"."""
+        """What the method needs: "teacher", "labels" or both."""
         return self.method.needed(self.options)
 
     @property
     def freezes(self) -> bool:
-        """Whether BatchNorm keeps its statistics: by default where a body starts from a member."""
+        """Whether BatchNorm keeps its statistics; by default if the body starts from a member."""
         asked = self.train.freeze_bn
         return self.student.init is not None if asked is None else asked
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a student learns from, opened and known to belong together.
+    """The data a student learns from, opened and checked to belong together.
 
     Attributes:
-        task: what the answer of a row is.
-        cache: of the members that it learns from.
-        sources: the splits that are there to train on.
-        splits: those of them that it is trained on; some methods pass over rows without labels.
-        validation: None where there is none in the cache.
-        teachers: all members, where they are still there.
-        preprocessing: the student's; None for rows that networks are given as they are.
+        task: the kind of answer.
+        cache: the cache of the members it learns from.
+        sources: all splits available for training.
+        splits: the splits it is trained on; some methods skip rows without labels.
+        validation: the validation split; None if the cache has none.
+        teachers: all members that can still be opened.
+        preprocessing: the student's; None if rows go to networks as they are.
     """
 
     task: Task

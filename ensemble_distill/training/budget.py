@@ -1,4 +1,4 @@
-"""How long and how fast a student is trained where nobody says so: a budget of steps, whatever the number of rows."""
+"""Default epochs and learning rate: a budget of steps that does not depend on the number of rows."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pydantic import Field
 
 from ensemble_distill.settings import TrainSettings
 
-STEPS = 3000  # of the default effort, which few rows reach by more epochs
-FEWEST, MOST = 20, 1000  # epochs of the default effort
-EFFORTS = {"quick": 0.25, "default": 1.0, "patient": 4.0}  # what the three are multiplied by
-RATE = 1e-3  # of a fresh student
-GENTLE = 0.1  # times that, where it starts from all members and so near what it is to learn
+STEPS = 3000  # for the default effort; with few rows this takes more epochs
+FEWEST, MOST = 20, 1000  # epochs for the default effort
+EFFORTS = {"quick": 0.25, "default": 1.0, "patient": 4.0}  # factors on the number of epochs
+RATE = 1e-3  # for a fresh student
+GENTLE = 0.1  # factor on RATE for a student that starts from all members, hence near its target
 
 
 class SettledTraining(TrainSettings):
-    """`[train]` with nothing left to decide."""
+    """`[train]` with epochs and learning rate settled."""
 
     epochs: int = Field(TrainSettings.model_fields["epochs"].default)
     lr: float = Field(TrainSettings.model_fields["lr"].default)
 
 
 def default_epochs(rows: int, batch_size: int, effort: str = "default") -> int:
-    """As many epochs as make enough steps: at least 20 and at most 1,000, times what the effort asks for.
+    """Epochs that give `STEPS` steps, at least 20 and at most 1,000, scaled by the effort.
 
     Args:
-        rows: that are trained on.
-        batch_size: of them in a step.
+        rows: number of training rows.
+        batch_size: rows per step.
         effort: a key of `EFFORTS`.
     """
     times, steps_per_epoch = EFFORTS[effort], max(1, rows // batch_size)
@@ -37,17 +37,17 @@ def default_epochs(rows: int, batch_size: int, effort: str = "default") -> int:
 
 
 def default_rate(near: bool) -> float:
-    """The peak learning rate of a student, or of one that starts near what it is to learn."""
+    """The default peak learning rate, lower for a student that starts near its target."""
     return RATE * GENTLE if near else RATE
 
 
 def settled(train: TrainSettings, rows: Callable[[], int], near: bool) -> SettledTraining:
-    """The settings with their epochs and their learning rate; what was set stays.
+    """Fill in the epochs and the learning rate that the settings leave open.
 
-    The effort is then the default one: what it came to is in the epochs.
+    The result has the default effort, since its epochs already include the effort.
 
     Args:
-        rows: counts those that are trained on; it is asked where no epochs are set.
+        rows: counts the training rows; called only if no epochs are set.
         near: whether the student starts from all members.
     """
     values: dict[str, Any] = {name: getattr(train, name) for name in TrainSettings.model_fields}

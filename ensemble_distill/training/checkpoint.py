@@ -1,4 +1,4 @@
-"""A training's whole state in one safetensors file, so that it resumes to the same bytes. No pickle."""
+"""The whole state of a training in one safetensors file, so that it resumes to the same bytes. No pickle."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MARK = "tensor:"
 
 @dataclass
 class RunPlace:
-    """The folder of a run that is being trained.
+    """The folder of a run in training.
 
     Attributes:
-        claim: makes the folder this training's own; called once, before its first file is written there.
-        replacing: the folder holds another run, which stays until the first checkpoint of this one.
+        claim: takes over the folder for this training; called once, before the first file is written there.
+        replacing: whether the folder holds another run, which stays until the first checkpoint of this one.
     """
 
     folder: Path
@@ -38,13 +38,13 @@ class RunPlace:
     _own: bool = field(default=False, init=False)
 
     def own(self) -> None:
-        """Make the folder this training's own, if it is not yet; of several processes the first one does."""
+        """Take over the folder for this training, once; with several processes, the first one does."""
         if not self._own and ranks.is_first():
             self.claim()
         self._own = True
 
     def load(self) -> dict[str, Any] | None:
-        """The checkpoint that there is to go on from. Raises EdistillError when it is damaged."""
+        """The checkpoint to resume from; None if there is none. Raises EdistillError if it is damaged."""
         return None if self.replacing else load_state(self.folder)
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -54,24 +54,24 @@ class RunPlace:
 
     @property
     def begun(self) -> bool:
-        """Whether it holds a checkpoint to go on from."""
+        """Whether the folder holds a checkpoint to resume from."""
         return not self.replacing and (self.folder / CHECKPOINT).is_file()
 
     @property
     def kept(self) -> bool:
-        """Whether it holds a checkpoint of this training."""
+        """Whether the folder holds a checkpoint of this training."""
         return self._own and (self.folder / CHECKPOINT).is_file()
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write nested dicts, lists and tuples whose leaves are tensors, their dtypes or JSON values."""
+    """Write a checkpoint: nested dicts, lists and tuples with tensors, dtypes or JSON values as leaves."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_split(state, "", tensors))
     write_whole(folder / CHECKPOINT, seal_safetensors(save(tensors, metadata={"state": text, **sealed_metadata()})))
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, on the CPU; None when nothing was.
+    """Read what `save_state` wrote, onto the CPU; None if there is no checkpoint.
 
     Raises:
         EdistillError: the file is damaged.
@@ -91,12 +91,12 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 
 def damaged(folder: Path, error: Exception) -> EdistillError:
-    """What is told of a checkpoint that `save_state` never wrote so."""
+    """The error for a checkpoint that `save_state` cannot have written."""
     return EdistillError(f"{folder / CHECKPOINT} is damaged ({quoted(error)}). Run {train_again(folder)}.")
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The structure with each tensor replaced by its name; dicts become pair lists, since keys may be ints."""
+    """The structure with each tensor replaced by its name. Dicts become lists of pairs, since keys may be ints."""
     if isinstance(value, Tensor):
         # a copy on the CPU: safetensors refuses tensors that share memory, as tied weights do
         tensors[name] = value.detach().cpu().clone().contiguous()
@@ -125,7 +125,7 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The generators that dropout draws from."""
+    """The state of the generators that dropout draws from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)

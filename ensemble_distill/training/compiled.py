@@ -1,4 +1,4 @@
-"""A body that torch compiles: it has to learn as it is written."""
+"""Compiling a student's body with torch, and checking that it still has the gradients of the eager body."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.forward import Forward
 
-APART = 0.05  # of a parameter's gradient: float32 in another order stays below, since a rounded input may pass a ReLU
-SMALL = 1e-3  # of the norm of all gradients: of parameters below it, as of a bias before BatchNorm, rounding is all
+# relative error allowed in a parameter's gradient. Reordered float32 sums stay below it, even if rounding flips a ReLU
+APART = 0.05
+SMALL = 1e-3  # share of the total norm below which a gradient is mere rounding, as for a bias before BatchNorm
 Gradients = Mapping[str, Tensor]
 
 
 def compile_body(student: Student, backend: str) -> None:
-    """Have the body compiled when it is first called. Its parameters, their names and what is saved stay as they are;
-    heads are one matrix product, and copies of the student, its moving average too, run as they were written.
+    """Have torch compile the body at its first call.
+
+    Parameters, their names and what is saved do not change. The heads, a single matrix product, are not compiled.
+    Copies of the student, including its moving average, run eagerly.
 
     Raises:
-        EdistillError: torch knows no such backend.
+        EdistillError: torch has no such backend.
     """
-    if backend not in torch.compiler.list_backends(exclude_tags=()):  # those for debugging, too
+    if backend not in torch.compiler.list_backends(exclude_tags=()):  # include the debugging backends
         known = ", ".join(torch.compiler.list_backends())
         raise EdistillError(
             f"train.torchcompile is {backend!r}, and the backends that torch knows here are {known}. Write one of "
@@ -36,17 +39,17 @@ def compile_body(student: Student, backend: str) -> None:
 
 
 def refuse_other_gradients(student: Student, x: Tensor, forward: Forward) -> None:
-    """Raise EdistillError where a compiled body has other gradients than the body as it is written.
+    """Raise EdistillError if the gradients of the compiled body differ from those of the eager body.
 
-    Compilers compute some values twice, in ways that round differently: what was the largest value is not found again,
-    and its gradient is 0 ÷ 0 or lost (of `amax`, github.com/pytorch/pytorch/issues/186799). In lower precision nothing
-    is exact, and twice the error of the body as written is allowed beside `APART`. Of a body that draws random numbers,
-    compilers draw others; its gradients have to be finite.
+    Compilers compute some values twice, with different rounding. A maximum may then not be found again, so its gradient
+    becomes 0 ÷ 0 or is lost (for `amax`: github.com/pytorch/pytorch/issues/186799). Lower precision is never exact, so
+    twice the error of the eager body is allowed on top of `APART`. If the body draws random numbers, a compiler draws
+    different ones; its gradients then only have to be finite.
 
     Args:
-        student: in training mode, its body compiled. Parameters, buffers and torch's generators (on a CPU and CUDA) are
-            left as they were.
-        x: rows (B, …) of a step, whose number the body is compiled for.
+        student: in training mode, with a compiled body. Its parameters and buffers, and torch's generators (CPU and
+            CUDA), are restored.
+        x: rows (B, …) of one step; the body is compiled for this B.
     """
     amp = forward.settings.amp
     exact = replace(forward, settings=forward.settings.model_copy(update={"amp": False})) if amp else forward
@@ -61,10 +64,10 @@ def refuse_other_gradients(student: Student, x: Tensor, forward: Forward) -> Non
             for name, buffer in student.named_buffers():
                 buffer.copy_(before[name])
     if not found or not _all_finite(written):
-        return  # the loss will tell
+        return  # the loss will show it
     least = SMALL * float(torch.stack([one.norm() for one in wanted.values()]).norm())
     size = {name: max(float(one.norm()), least) for name, one in wanted.items()}
-    # by more than rounding, which on CUDA differs from run to run
+    # compared with a tolerance: on CUDA rounding differs from run to run
     random = any(float((drawn[name] - written[name]).norm()) > APART * size[name] for name in size)
     for name, gradient in found.items():
         allowed = APART * size[name] + 2 * float((written[name] - wanted[name]).norm())
@@ -80,12 +83,14 @@ def refuse_other_gradients(student: Student, x: Tensor, forward: Forward) -> Non
 
 
 def _gradients(student: Student, x: Tensor, forward: Forward, seed: int) -> Gradients:
-    """Of a fixed mix of features (B, ...), by the parameter, 0 of one that has none; those of the student are left
-    unset."""
+    """Gradients of a fixed random combination of the features (B, ...), by parameter name.
+
+    A parameter without a gradient gets zeros. The student's own gradients are cleared.
+    """
     torch.manual_seed(seed)
     features = forward.features(student, x)
     if features.requires_grad:
-        # another mix for each row: whatever a normalization makes equal over rows has no gradient
+        # weights differ by row: a sum that a normalization holds constant over rows would have no gradient
         mix = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features.device)
         (features * mix).sum().backward()  # type: ignore[no-untyped-call]
     learned = {name: one for name, one in student.body.named_parameters() if one.requires_grad}

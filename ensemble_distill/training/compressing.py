@@ -1,4 +1,4 @@
-"""What a student starts from made thinner, before its training; one that goes on has the ranks that it began with."""
+"""Compressing what a student starts from before its training. A resumed training keeps the ranks it began with."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ensemble_distill.training.student import Begun
 
 
 def compressed(asked: Asked, begun: Begun, compressing: Compressing) -> Begun:
-    """What the training starts from, its bodies or its heads' last stages made thinner in place.
+    """Compress, in place, the bodies or the last stages of the heads that the training starts from.
 
     Raises:
-        EdistillError: see `compress`, or the interrupted training has no ranks for this student.
+        EdistillError: see `compress`; or the interrupted training has no ranks for this student.
     """
-    made: list[Begun] = []  # by the first of several processes, whose weights the others get with the student's
+    made: list[Begun] = []  # filled by the first process; the others receive its weights with the student's
 
     def first() -> Architecture:
         made.append(_compressed(asked, begun, compressing, None if asked.overwrite else _interrupted(asked.folder)))
@@ -41,8 +41,8 @@ def compressed(asked: Asked, begun: Begun, compressing: Compressing) -> Begun:
 
 
 def _compressed(asked: Asked, begun: Begun, compressing: Compressing, interrupted: Architecture | None) -> Begun:
-    """The same, with fresh factors of the ranks that an interrupted training has."""
-    with torch.random.fork_rng(devices=[]):  # what follows starts from the same random numbers either way
+    """Compress `begun`, or give it fresh factors of the ranks of an interrupted training."""
+    with torch.random.fork_rng(devices=[]):  # a fresh and a resumed training go on with the same random numbers
         if asked.student.compress is not None:
             bodies = dict(zip(begun.names, each(begun.student.body), strict=True))
             if interrupted is None:
@@ -74,7 +74,7 @@ def _last_stages(asked: Asked, begun: Begun, compressing: Compressing, interrupt
 def _factored(
     bodies: Mapping[str, nn.Module], interrupted: Architecture, folder: Path
 ) -> tuple[Mapping[str, int], ...]:
-    """Give bodies fresh factors of the ranks that a training began with; these."""
+    """Give the bodies fresh factors of the ranks that the training began with, and return these ranks."""
     ranks = interrupted.compressed
     if len(ranks) != len(bodies):
         raise _damaged(folder, f"the ranks of {len(ranks)} bodies, and {len(bodies)} are trained")
@@ -84,7 +84,7 @@ def _factored(
 
 
 def _interrupted(folder: Path) -> Architecture | None:
-    """What is trained there, where a checkpoint brings the weights."""
+    """The architecture of the training interrupted in `folder`, if a checkpoint there has its weights."""
     if not (folder / CHECKPOINT).is_file() or not (folder / CONFIG).is_file():
         return None
     return StudentConfig.load(folder).architecture

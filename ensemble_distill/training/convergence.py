@@ -1,4 +1,4 @@
-"""Whether a training ended before its loss did: what is told beside a run that was cut short."""
+"""Whether a training ended before its loss had converged, and the warning about it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Any
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
 
-# of all that the loss fell in the stage: on the quickstart's digits 60 epochs left .06 for the second half at most, and
-# 6 of kd with a fresh body .09 to .11; of two epochs the second is all that there is to compare, so any fall tells
+# share of a stage's fall in loss. On the quickstart's digits the second half had at most .06 of it with 60 epochs, and
+# .09 to .11 with 6 epochs of kd and a fresh body. With two epochs the second is all there is, so any fall counts
 CLEARLY = 0.1
-WORTHWHILE = 0.02  # of the last loss: a stage that begins where it can hardly fall has most of that in any half
+WORTHWHILE = 0.02  # share of the last loss: where the loss can hardly fall, either half may have most of its fall
 
 
 def still_falling(table: Sequence[Mapping[str, Any]]) -> float | None:
-    """Which share of all that the loss fell in the last stage it fell in its second half, in [0, 1]; None where that is
-    not clear: below a tenth, or a fiftieth of the last loss, or where fewer than two epochs tell.
+    """The share of the last stage's fall in loss that came in its second half, in [0, 1].
 
-    Schedules that lower the learning rate flatten every loss at the end, so the last epochs alone say nothing; but
-    what was learned in time was learned in the first half. The last epoch is compared with the one that ends the first
-    half of its stage. Stages have losses of their own, so one says nothing of another's fall. Where there are
-    validation rows their loss must have fallen too: a student that learns its training rows by heart needs no more
-    epochs. A loss that changes with time, as that of an annealed temperature does, is told by the validation rows, for
-    which it is that of the end.
+    None if the fall is not clear: below a tenth of the whole, below a fiftieth of the last loss, or fewer than two
+    epochs.
+
+    Schedules that lower the learning rate flatten every loss at the end, so the last epochs alone say nothing. If there
+    was time enough, the student learned most in the first half: the last epoch is therefore compared with the one that
+    ends the first half of its stage. Each stage has a loss of its own, so losses are compared within one stage only. If
+    there are validation rows, their loss must have fallen too: a student that memorizes its training rows needs no more
+    epochs. For a loss that changes with time, as with an annealed temperature, the validation rows decide, since their
+    loss is always that of the end.
 
     Args:
-        table: a row an epoch, as `Summary.table` has it.
+        table: one row per epoch, as in `Summary.table`.
     """
     last = [row for row in table if row["stage"] == table[-1]["stage"]] if table else []
     if len(last) < 2:
@@ -42,15 +44,17 @@ def _share(first: float, middle: float, last: float) -> float | None:
 
 
 def _validated(stage: Sequence[Mapping[str, Any]], half: int) -> bool:
-    """Whether the validation loss fell since the half too, where there is one: long trainings tell it of some epochs,
-    and the nearest to the half that does stands for it."""
+    """Whether the validation loss fell in the second half too; True if it is not known.
+
+    Long trainings validate only some epochs, so the validated epoch nearest to the middle stands for the middle.
+    """
     told = {epoch: row["validation_loss"] for epoch, row in enumerate(stage) if "validation_loss" in row}
     end = told.pop(len(stage) - 1, None)
     return end is None or not told or bool(told[min(told, key=lambda epoch: abs(epoch - half))] > end)
 
 
 def tell_still_falling(run: Run, progress: Progress) -> None:
-    """Say it where a run's training ended before its loss did."""
+    """Warn if a run's training ended before its loss had converged."""
     share = run.provenance.still_falling
     if share is not None:
         progress.warn(

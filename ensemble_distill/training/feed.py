@@ -1,4 +1,4 @@
-"""What a training reads: rows, and beside them what the members said of each."""
+"""What a training reads: rows, and the members' outputs for each."""
 
 from __future__ import annotations
 
@@ -23,24 +23,27 @@ class Pooling:
     """How the members' outputs become one prediction.
 
     Attributes:
-        weights: (M,), summing to 1; None for equal ones.
-        partial: whether members do not answer some rows, which are NaN in their outputs.
+        weights: (M,), summing to 1; None for equal weights.
+        partial: whether members leave some rows unanswered; these are NaN in their outputs.
     """
 
     task: Task
     weights: Tensor | None = None
     average: Average = "probabilities"
     partial: bool = False
-    sampled: bool = False  # whether the outputs are of drawn classes alone
+    sampled: bool = False  # whether the outputs cover drawn classes only
 
     def answered(self, outputs: Tensor) -> Tensor:
-        """(A,) whether a member that is part of the ensemble answers, from outputs (A, M, W)."""
+        """Whether some member with a positive weight gives each answer, (A,), from outputs (A, M, W)."""
         there = answered(outputs)
         return (there if self.weights is None else there & (self.weights.to(there.device) > 0)).any(1)
 
     def predictive(self, outputs: Tensor) -> Predictive:
-        """Outputs (A, M, W) as M distributions an answer, with weights of their own: a loss is anyone's code. Where
-        `partial`, these are (A, M), with 0 for who does not answer."""
+        """Outputs (A, M, W) as M distributions per answer.
+
+        The weights are a copy, since a loss is anyone's code. If `partial`, they are (A, M), with 0 where a member does
+        not answer.
+        """
         weights = None if self.weights is None else self.weights.clone()
         if self.sampled:
             return Sampled.of(outputs, weights)
@@ -51,11 +54,11 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Feed:
-    """The rows of a training in their order, and the members' outputs.
+    """The rows of a training in their order, with the members' outputs.
 
     Attributes:
-        device: where the student runs; rows stay on the CPU, and `batch` and `inputs` move them.
-        workers: processes that render rows; 0 for this one.
+        device: the student's. Rows stay on the CPU; `batch` and `inputs` move them.
+        workers: processes that render rows; 0 for this process.
     """
 
     rows: CachedRows
@@ -67,12 +70,12 @@ class Feed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example, as the student sees it."""
+        """The shape of one example, as the student sees it."""
         return self.rows[0, 0].x.shape
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether a row in a view is rendered once, and not at every step."""
+        """Whether each row of a view is rendered only once, not at every step."""
         return self.workers == 0 and self.rows.kept
 
     def steps(self, start: int, stop: int) -> Iterator[Rows]:
@@ -84,23 +87,24 @@ class Feed:
         return collate([self.rows[index] for index in self.order.batch(step)])
 
     def every(self, limit: int) -> Every:
-        """Each row in each view once, `limit` of them at most; what is solved for is solved from these."""
+        """Each row in each view once, but at most `limit` of them; the solves before a stage read these."""
         return Every(self.order, limit)
 
     def of(self, every: Every) -> Iterator[Rows]:
         return self._loaded(every)
 
     def inputs(self, every: Every) -> Iterator[Tensor]:
-        """The inputs alone, (B, …) on the device."""
+        """The inputs alone, (B, …), on the device."""
         for rows in self.of(every):
             yield rows.x.to(self.device, non_blocking=True)
 
     def sample(self, limit: int, parts: int, largest: int) -> list[list[Tensor]]:
-        """Inputs (B, …) of `limit` rows at most, evenly spread: of each view its batches, which are of the same rows.
+        """Inputs (B, …) of at most `limit` evenly spaced rows: a list of batches per view, all views with the same
+        rows.
 
         Args:
-            parts: how many batches a view is to have at least, where it has as many rows.
-            largest: rows of a batch, at most.
+            parts: how many batches a view should have at least, if it has that many rows.
+            largest: maximum rows per batch.
         """
         size = min(largest, max(1, len(self.every(limit).rows) // parts))
         every = Every(replace(self.order, batch_size=size), limit)
@@ -109,7 +113,7 @@ class Feed:
         return [found[start : start + a_view] for start in range(0, len(found), a_view)]
 
     def batch(self, rows: Rows) -> Batch:
-        """What the members said of the rows, and their labels, on the device; tensors of its own at each call."""
+        """The members' outputs and the labels of the rows, on the device. Each call returns new tensors."""
         task, counted = self.pooling.task, self._counted(rows)
         said = task.each_answer(self.outputs.read(rows.indices), counted)
         teacher = self.pooling.predictive(said.to(self.device, non_blocking=True))
@@ -120,11 +124,11 @@ class Feed:
         return Batch(teacher, Labels(*(y.to(self.device, non_blocking=True, copy=True) for y in labels)))
 
     def each_answer(self, said: Tensor, rows: Rows) -> Tensor:
-        """What was said of the rows, (B, H, *shape), an answer each, as `batch` has them."""
+        """Outputs (B, H, *shape) for the rows, reshaped to one entry per answer, in the order of `batch`."""
         return self.pooling.task.each_answer(said, self._counted(rows))
 
     def _counted(self, rows: Rows) -> Tensor:
-        """The labels by which positions count; of a row without labels all do."""
+        """The labels that decide which positions count; in a row without labels, all do."""
         unknown = ~rows.known.view(-1, *(1,) * (rows.own.dim() - 1))
         return rows.own.masked_fill(unknown, 0)
 

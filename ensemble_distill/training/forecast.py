@@ -1,4 +1,4 @@
-"""How long a training will take and what it will fill, from a few steps of it."""
+"""Forecast of a training's time and disk space, from a few timed steps."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.words import bytes_told, counted, duration
 from ensemble_distill.training.loop import KEPT, Training
 
-WORTH_TIMING = 100  # steps; of fewer, those that are timed would be a large part
-WORTH_SAYING = 1.5  # times as long in lower precision, which is there to be faster
+WORTH_TIMING = 100  # steps; in a shorter training the timed ones would be a large part
+WORTH_SAYING = 1.5  # slowdown by lower precision, which is meant to be faster
 
 
 def training_seconds(training: Training, of_batch: Sequence[float], validated: int) -> float:
     """Seconds from the first step to the last.
 
     Args:
-        of_batch: what `Training.seconds_a_batch` gave.
-        validated: rows of the validation split; 0 where there is none.
+        of_batch: result of `Training.seconds_a_batch`.
+        validated: rows of the validation split; 0 if there is none.
     """
     settings = training.setup.settings
     views = len(training.feed.rows) * training.feed.order.views
@@ -28,20 +28,23 @@ def training_seconds(training: Training, of_batch: Sequence[float], validated: i
 
 
 def seconds_of(of_one: Sequence[float], trained: float, rendered: float, validated: float, epochs: int) -> float:
-    """Seconds of a training, whose rows are counted in batches or one by one.
+    """Seconds of a training. Rows are counted either in batches or one by one.
 
     Args:
-        of_one: seconds of an update, of a pass without one, and of rendering.
-        trained, rendered: in all epochs together.
-        validated: in the validation split.
+        of_one: seconds of an update, of a pass without gradients, and of rendering.
+        trained, rendered: total over all epochs.
+        validated: size of the validation split.
     """
     update, asked, rendering = of_one
     return trained * update + rendered * rendering + min(KEPT, epochs) * validated * (asked + rendering)
 
 
 def tell_training(training: Training, validated: int, progress: Progress) -> None:
-    """Say, before the first step, how many rows and steps there are, and of a training of more than a few also how long
-    it will take and what it will fill; warn where the disk is too small. One that is gone on with is told in short."""
+    """Report the size of a training before its first step.
+
+    A long training also reports its time and disk space, and warns if lower precision is slower or the disk too small.
+    A resumed or short one reports only its epochs and steps.
+    """
     if not training.steps:
         return
     each, order = training.feed.order.steps_per_epoch, training.feed.order

@@ -1,4 +1,4 @@
-"""How a student runs in training: in which precision and memory format, and what to do about a body that fails."""
+"""How a student runs in training: its precision and memory format, and what to advise if its body fails."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ FROZEN = "set train.freeze-bn = true, to normalize as in evaluation"
 
 @dataclass(frozen=True)
 class Forward:
-    """A student's forward pass on rows x (B, …) of any device; its body in lower precision where train.amp is on."""
+    """A student's forward pass on rows x (B, …) from any device; in lower precision if train.amp is on."""
 
     settings: SettledTraining
     device: torch.device
 
     def raw(self, student: Student, x: Tensor, through: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The outputs of all heads, (B, H, W) in float32.
+        """The outputs of all heads, (B, H, W), in float32.
 
         Args:
-            through: the student as several processes train it, see `shared`; by default itself.
+            through: the student's forward pass with several processes, see `shared`; the student itself by default.
         """
         return self._run(student, through or student, x)
 
     def seconds(self, student: Student, x: Tensor) -> float:
-        """What a pass without gradients takes, until the device has done it."""
+        """Seconds of a pass without gradients, until the device has finished it."""
         started = time.monotonic()
         with torch.no_grad():
             self.raw(student, x).sum().item()
         return time.monotonic() - started
 
     def features(self, student: Student, x: Tensor) -> Tensor:
-        """What the heads see, (B, F) in float32."""
+        """The input of the heads, (B, F), in float32."""
         return self._run(student, student.features, x).float()
 
     def _run(self, student: Student, ask: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -59,10 +59,10 @@ class Forward:
         return made
 
     def learning(self, student: Student) -> Student:
-        """The student in training mode; statistics that are to stay are used as in evaluation.
+        """Put the student into training mode, with frozen BatchNorm statistics used as in evaluation.
 
-        A body started from a member is that member only under the member's own statistics: mixed views have others,
-        and a student normalized by theirs would be somebody else on plain rows.
+        A body that starts from a member equals that member only under the member's own statistics. Mixed views have
+        different ones, and a student normalized by those would predict differently on plain rows.
         """
         student.train()
         if self.settings.freeze_bn:
@@ -72,23 +72,23 @@ class Forward:
         return student
 
 
-# --- memory format: pictures and kernels with their channels last, in the order in which convolutions read them ------
+# --- memory format: images and kernels with channels last, the order in which convolutions read them -----------------
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lay out a module's parameters of four dimensions; shapes and values stay. `Module.to` refuses 3-D kernels."""
+    """Lay out a module's 4-D parameters with channels last; shapes and values stay. `Module.to` refuses 3-D kernels."""
     for parameter in module.parameters():
         parameter.data = laid_out(parameter.data)
 
 
 def channels_last_state(optimizer: torch.optim.Optimizer) -> None:
-    """Lay out an optimizer's moments as its kernels are, which loading them undoes."""
+    """Lay out an optimizer's moments like its kernels; loading a state undoes this layout."""
     for state in optimizer.state.values():
         state.update({key: laid_out(value) for key, value in state.items() if isinstance(value, Tensor)})
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """A tensor (B, C, H, W) with its channels last; any other as it is."""
+    """A tensor (B, C, H, W) with channels last; any other tensor unchanged."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
@@ -96,7 +96,7 @@ def laid_out(x: Tensor) -> Tensor:
 
 
 def _remedy(student: Student, x: Tensor, settings: SettledTraining) -> str:
-    """What to do where a body failed on x (B, …): found out by trying, where one row was too few."""
+    """Advice for a body that failed on x (B, …). For a single row, trying two finds out whether one was too few."""
     normalizes = any(module.training and normalizes_batches(module) for module in student.modules())
     if len(x) == 1 and normalizes and _works(student, torch.cat([x, x])):
         few = "Set train.batch-size to 2 or more" if settings.batch_size == 1 else "Give more than one training row"

@@ -1,7 +1,7 @@
-"""When each key of a student, its training and its method's options does something.
+"""When each key of a student, its training and its method's options has an effect.
 
-`TRAINING` has the keys that may do nothing, each with the rule that tells; a test lists the others, so that a new key
-is put on one side or the other. A rule is asked only about a key whose value is not the default.
+`TRAINING` lists the keys that may have none, each with the rule that decides. A test lists all others, so a new key has
+to go on one side or the other. A rule is asked only about a key whose value is not the default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ensemble_distill.training.budget import SettledTraining
 
 @dataclass(frozen=True)
 class IdleFacts:
-    """What is known when a student is about to be trained; `normalizes` is whether its body has BatchNorm."""
+    """What is known just before a student is trained; `normalizes` is whether its body has BatchNorm."""
 
     train: SettledTraining
     sources: Mapping[str, Source]
@@ -81,7 +81,7 @@ def _momentum(facts: IdleFacts) -> Idle | None:
     try:
         has = get_optimizer_info(opt).has_momentum
     except ValueError:
-        return None  # there is no such optimizer, which is told where it is made
+        return None  # no such optimizer: building it raises the error
     return None if has else Idle(f"train.opt {opt!r} has none")
 
 
@@ -126,13 +126,13 @@ TRAINING: Mapping[str, Callable[[IdleFacts], Idle | None]] = {
 
 
 def tell_idle_training(facts: IdleFacts, given: Callable[[str], bool], progress: Progress) -> None:
-    """Warn of each setting of the student, its training and its method's options that does nothing.
+    """Warn about each setting of the student, its training and its method's options that has no effect.
 
     Args:
         given: whether a dotted key was given.
 
     Raises:
-        EdistillError: one would change results if it did what it says.
+        EdistillError: such a setting would change results if it had its effect.
     """
     options = {f"method.{key}": Idle(why) for key, why in facts.method.idle(facts.options).items()}
     tell(given, {key: rule(facts) for key, rule in TRAINING.items()} | options, progress)

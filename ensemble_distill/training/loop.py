@@ -1,4 +1,4 @@
-"""The only loop: it runs a method's stages over cached rows, and resumes to the same bytes after a kill."""
+"""The only training loop: it runs a method's stages over cached rows, and resumes to the same bytes after a kill."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from ensemble_distill.training.solving import Solving
 from ensemble_distill.training.state import State, States, own_seed
 from ensemble_distill.training.stepping import READ_EVERY, Stepping
 
-KEPT = 100  # epochs, at most, at whose ends a student is validated and saved: to do so takes longer than a few steps
+KEPT = 100  # maximum number of epochs that end with validation and a save, which take longer than a few steps
 Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval mode to named figures
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a training is made of.
+    """Everything a training consists of.
 
     Attributes:
         student: one-headed, as the first stage takes it; it is trained in place.
-        validate: gives what is told of each epoch beside the loss; None for nothing.
-        log: where its figures go, beside the summary.
-        start: sets the first stage's heads before its first step; None where they start as they are.
+        validate: figures to report for an epoch beside the loss; None for no validation.
+        log: where figures go, besides the summary.
+        start: sets the first stage's heads before its first step; None to leave them as they are.
     """
 
     student: Student
@@ -58,18 +58,21 @@ class Setup:
 
 
 def checkpoint_bytes(student: int, averaged: bool) -> int:
-    """Of a checkpoint at most: the student, two moments of the optimizer, and the average where there is one.
+    """Maximum size of a checkpoint: the student, two optimizer moments and, if there is one, the average.
 
     Args:
         student: bytes of its weights.
-        averaged: whether there is one.
+        averaged: whether there is a moving average.
     """
     return student * (4 if averaged else 3)
 
 
 def _until(asked: Callable[[], bool], steps: Iterable[Rows], first: int) -> Iterator[Rows]:
-    """The rows of each step from that one on, until a stop is asked for; loaders that the same signal ended are no
-    error then. Several processes end after the same step, and ask each other only now and then."""
+    """The rows of each step, until a stop is requested; `first` counts the steps done before.
+
+    Once a stop is requested, errors are ignored: the same signal may have ended the loader processes. Several processes
+    stop after the same step, and ask each other only every `READ_EVERY` steps.
+    """
     try:
         for step, rows in enumerate(steps, first + 1):
             yield rows
@@ -87,12 +90,12 @@ class Training:
     """One training, from its first step or from where it was interrupted.
 
     Attributes:
-        steps: of the whole training.
-        resumed_at: the step that `run` went on from.
-        still_falling: whether `run` ended too early; see the function of that name.
+        steps: number of steps of the whole training.
+        resumed_at: the step at which `run` resumed; 0 for a new training.
+        still_falling: set by `run`; see the function `still_falling`.
 
     Raises:
-        EdistillError: there are fewer steps than stages, or timm has no such optimizer. Nothing is written before.
+        EdistillError: there are fewer steps than stages, or timm has no such optimizer. Nothing has been written then.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -111,7 +114,7 @@ class Training:
         self._first = self._states.fresh(self._states.started(setup.student.to(device), 0), 0)
 
     def run(self) -> Student:
-        """Train and return the finished student: the last step's, or its moving average where that is on.
+        """Train and return the finished student: that of the last step, or its moving average if enabled.
 
         Raises:
             EdistillError: the loss is not finite, or the checkpoint is damaged.
@@ -127,11 +130,11 @@ class Training:
 
     def _run(self) -> Student:
         saved = self.place.load()
-        ranks.wait()  # until all have read it
+        ranks.wait()  # until all processes have read it
         if not self.place.replacing:
             self.place.own()
         self.resumed_at = 0 if saved is None else int(saved["step"])
-        if not self.place.replacing:  # else its folder is cleared once more
+        if not self.place.replacing:  # a replaced run's folder is still to be cleared
             self.log.begin(self.resumed_at)
         folder = self.place.folder
         state = self._beginning() if saved is None else self._states.restored(saved, self._first, folder)
@@ -141,18 +144,18 @@ class Training:
             state = self._steps(state, asked)
             if state.step < self.steps:
                 self._stop(state)
-        if state.step < self.steps:  # whoever answers signals here did not leave
+        if state.step < self.steps:  # stopped, but the signal's own handler did not end the process
             raise KeyboardInterrupt
         self.progress.finish()
         if self.steps == 0:
             ranks.of_first(partial(self._solving.refuse_not_finite, state.student))
-        self.place.own()  # without a step nothing has been written
+        self.place.own()  # with 0 steps nothing has been written yet
         self.log.begin(self.resumed_at)
         self.still_falling = still_falling(state.summary.table)
         return state.finished
 
     def _steps(self, state: State, asked: Callable[[], bool]) -> State:
-        """From that step to the last one, or to the first after which a stop is asked for."""
+        """Run steps from `state` to the last one, or to the first after which a stop is requested."""
         an_epoch, minutes = self.feed.order.steps_per_epoch, self.setup.settings.checkpoint_minutes
         last_save = started = time.monotonic()
         for rows in _until(asked, self.feed.steps(state.step, self.steps), state.step):
@@ -172,13 +175,14 @@ class Training:
 
     @staticmethod
     def _is_due(state: State, due: bool) -> bool:
-        """Whether to save within an epoch. Of several processes the first one's clock says it, once losses are read."""
+        """Whether to save within an epoch. With several processes the first one's clock decides, once losses have been
+        read."""
         if not ranks.several():
             return due
         return not state.summary.unread and ranks.of_first(lambda: due)
 
     def _stop(self, state: State) -> None:
-        """Save what there is; not over a run that is to be replaced, and of which nothing has gone yet."""
+        """Save the state, unless the folder still holds a run that this training would replace."""
         if self.place.replacing and not ranks.of_first(lambda: self.place.kept):
             self.progress.note(f"training: ended at step {state.step:,}; the run that was there is kept.")
             return
@@ -186,7 +190,10 @@ class Training:
         self.progress.note(f"training: saved at step {state.step:,} of {self.steps:,}.")
 
     def seconds_a_batch(self) -> tuple[float, float, float]:
-        """Of an update, of a pass without one, and of rendering; measured on a copy, before `run`, and once."""
+        """Seconds of an update, of a pass without gradients, and of rendering one batch.
+
+        Measured once, on a copy, before `run`.
+        """
         if self._seconds is None:
             self._seconds = self._measured()
         update, asked, rendering = self._seconds
@@ -197,7 +204,7 @@ class Training:
         taken = []
         with torch.random.fork_rng(devices=devices):
             state = self._states.fresh(copy.deepcopy(self._first.student), 0)
-            for at in range(1 + steps):  # the first one, which sets things up, does not count
+            for at in range(1 + steps):  # the first one sets things up and does not count
                 state.step = 0
                 times = [time.monotonic()]
                 rows = self.feed.of_step(at)
@@ -215,8 +222,11 @@ class Training:
         return update, asked, rendering
 
     def trial(self, workers: int, size: int, steps: int) -> Generator[int]:
-        """Steps of `size` rows on a copy, before `run`, with so many loader processes: of each its rows, when it is
-        done. On a CPU."""
+        """Train a copy for some steps of `size` rows with `workers` loader processes, yielding each step's number of
+        rows.
+
+        For a CPU, and before `run`.
+        """
         feed = replace(self.feed, workers=workers, order=replace(self.feed.order, batch_size=size))
         with torch.random.fork_rng(devices=[]):
             state = self._states.fresh(copy.deepcopy(self._first.student), 0)
@@ -227,7 +237,7 @@ class Training:
                 yield len(rows.x)
 
     def load_by(self, workers: int) -> None:
-        """Have rows rendered by so many processes, from now on."""
+        """Render rows in `workers` processes from now on."""
         self.feed = replace(self.feed, workers=workers)
         self._solving = replace(self._solving, feed=self.feed)
 
@@ -241,11 +251,11 @@ class Training:
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether a row in a view is rendered once, and not at every step."""
+        """Whether each row of a view is rendered only once, not at every step."""
         return self.feed.keeps_rows
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes of the student, and of a checkpoint at most."""
+        """Bytes of the student, and the maximum size of a checkpoint."""
         student = sum(tensor.nbytes for tensor in self._first.student.state_dict().values())
         return student, checkpoint_bytes(student, self.setup.settings.model_ema)
 
@@ -254,10 +264,11 @@ class Training:
         if start is not None:
             self._solving.start(student, start)
         solved = self._solving.fit(student, self.setup.stages[0]) or start is not None
-        return self._states.fresh(student, 0) if solved else self._first  # its average starts from the solution
+        # a fresh state's moving average starts from the solution
+        return self._states.fresh(student, 0) if solved else self._first
 
     def _following(self, state: State) -> State:
-        """The next stage, before its first step."""
+        """The state before the first step of the next stage."""
         self._read(state)
         student = self._states.started(state.finished, state.stage + 1)
         if self._solving.fit(student, self.setup.stages[state.stage + 1]):
@@ -275,10 +286,10 @@ class Training:
         try:
             self._stepping.update(state, rows)
         except EdistillError:
-            if not ranks.several():  # others, which did not fail, would not read theirs
-                self._stepping.read(
-                    state, kept=self.place.kept
-                )  # what fails may only follow from a loss that was not finite
+            # the cause may be an earlier loss that was not finite: then reading raises that error.
+            # Processes that did not fail would not take part in the reading
+            if not ranks.several():
+                self._stepping.read(state, kept=self.place.kept)
             raise
         if len(state.summary.unread) >= READ_EVERY:
             self._read(state)
@@ -290,8 +301,10 @@ class Training:
             self.log.add(state.step, {"loss": sum(losses) / len(losses), "lr": rate})
 
     def _keeps(self, epoch: int) -> bool:
-        """Whether the student is validated and saved at the end of this epoch: of more than a hundred at some, if no
-        rate depends on it."""
+        """Whether to validate and save at the end of this epoch.
+
+        Trainings of more than `KEPT` epochs do so only at some, unless the learning rate depends on validation.
+        """
         epochs, plateau = self.setup.settings.epochs, self.setup.settings.sched == "plateau"
         return plateau or epoch == epochs or epoch % math.ceil(epochs / KEPT) == 0
 
@@ -314,7 +327,7 @@ class Training:
         state.summary.end_epoch(facts, {**validated, "seconds": round(seconds, 2)})
         self.log.add(state.step, {k: v for k, v in state.summary.table[-1].items() if isinstance(v, int | float)})
         if kept:
-            self.place.own()  # from here on nothing of the student's own can fail; the run that it replaces may go
+            self.place.own()  # every part of the student has run once by now, so the run it replaces may go
             if ranks.is_first():
                 state.summary.write(self.place.folder)
 

@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of a stage: timm's."""
+"""A stage's optimizer and learning-rate schedule, from timm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NESTEROV = ("sgd", "nesterov")  # timm's names for SGD with Nesterov's momentum
 def optimization(
     student: Student, settings: SettledTraining, steps: int, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """A fresh optimizer of a student's weights that are not frozen, and a schedule over so many steps.
+    """A fresh optimizer for the student's weights that are not frozen, and a schedule over `steps` steps.
 
     Raises:
         EdistillError: timm has no such optimizer, or it needs second derivatives.
@@ -25,7 +25,7 @@ def optimization(
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
 
-    # torch's Nesterov needs a momentum, and timm's "momentum" is the same SGD without it
+    # torch's Nesterov refuses momentum 0; timm's "momentum" is the same SGD without Nesterov
     opt = "momentum" if settings.opt.lower() in NESTEROV and settings.momentum == 0 else settings.opt
     try:
         optimizer = create_optimizer_v2(
@@ -40,9 +40,9 @@ def optimization(
         return optimizer, Plateau(optimizer, settings, round(warmup))
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        # timm's "none" knows no warmup; steps that multiply the rate by 1 do
+        # timm's "none" has no warmup; a "step" schedule with factor 1 has
         sched="step" if settings.sched == "none" else settings.sched,
-        decay_rate=1.0,  # for timm's poly this is the power: a straight line to 0
+        decay_rate=1.0,  # timm's poly takes this as its power: a straight line to 0
         num_epochs=1,  # the stage is one cycle of `steps` updates
         warmup_epochs=warmup / steps,
         warmup_lr=settings.lr / 100,

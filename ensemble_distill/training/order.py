@@ -1,5 +1,7 @@
-"""Which rows, in which view, at each step: a pure function of (seed, step), so training resumes anywhere; and which
-steps belong to which stage."""
+"""Which rows, in which view, at each step; and which steps belong to which stage.
+
+The order is a pure function of (seed, step), so training resumes anywhere.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,15 @@ def _shuffled(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Order:
-    """Rows shuffled afresh each epoch; the last incomplete batch of an epoch is left out.
+    """Rows shuffled anew in each epoch; the last incomplete batch of an epoch is dropped.
 
-    In epoch e, row i is seen in view (e + h(i)) mod V, with h a hash: each row goes through all its views in V
-    epochs, and each epoch mixes them.
+    In epoch e, row i is seen in view (e + h(i)) mod V, with h a hash: each row goes through all its views in V epochs,
+    and each epoch mixes them.
 
     Attributes:
-        rows: how many.
-        batch_size: rows of a step, of which every rank has a part.
-        at: which rows those are, (rows,), where they are not all.
+        rows: number of rows.
+        batch_size: rows per step, over all ranks.
+        at: numbers of these rows, (rows,); None if they are 0 to `rows` − 1.
     """
 
     rows: int
@@ -46,7 +48,7 @@ class Order:
     at: NDArray[np.int64] | None = field(default=None, compare=False)
 
     def numbered(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows at places 0 to `rows` − 1."""
+        """The row numbers at places from 0 to `rows` − 1."""
         return places if self.at is None else self.at[places]
 
     @property
@@ -70,9 +72,9 @@ class Order:
 
 
 class Every(Sampler[list[Index]]):
-    """Each row in each view once or, where those are more than `limit`, as many evenly spread ones, in batches.
+    """Each row in each view once, in batches; beyond `limit`, in fewer views, and then only evenly spaced rows.
 
-    Without shuffling, so that what is solved for from them is the same in each run.
+    The order is not shuffled, so that solves from these rows give the same result in every run.
     """
 
     def __init__(self, order: Order, limit: int) -> None:
@@ -94,7 +96,7 @@ class Every(Sampler[list[Index]]):
 
 
 class Steps(Sampler[list[Index]]):
-    """The batches of steps start to stop − 1, for a DataLoader that prefetches across epochs."""
+    """The batches of steps `start` to `stop` − 1, for a DataLoader that prefetches across epochs."""
 
     def __init__(self, order: Order, start: int, stop: int) -> None:
         self.order, self.start, self.stop = order, start, stop
@@ -107,7 +109,10 @@ class Steps(Sampler[list[Index]]):
 
 
 def afforded(stages: Sequence[Stage], steps: int) -> tuple[Stage, ...]:
-    """The stages without the optional ones where there are fewer steps than stages."""
+    """The stages, without the optional ones if there are fewer steps than stages.
+
+    A dropped stage gives its share to the next one.
+    """
     if not 0 < steps < len(stages):
         return tuple(stages)
     kept: list[Stage] = []
@@ -121,10 +126,11 @@ def afforded(stages: Sequence[Stage], steps: int) -> tuple[Stage, ...]:
 
 
 def boundaries(stages: Sequence[Stage], steps: int) -> list[int]:
-    """The step at which each stage ends; the last is `steps`.
+    """The step at which each stage ends; the last one is `steps`.
 
     Raises:
-        EdistillError: there are fewer steps than stages; or none, and the only stage solves for nothing.
+        EdistillError: there are fewer steps than stages; or there are none, and the first stage is not the only one or
+            has no solve.
     """
     if steps == 0:
         if len(stages) > 1 or stages[0].fit is None:

@@ -1,4 +1,4 @@
-"""Rows that not all members answer, as those of out-of-fold outputs: which are trained on, and what is refused."""
+"""Training rows that not all members answer, as with out-of-fold outputs: which are used, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ensemble_distill.training.rows import TeacherOutputs
 def answered_rows(
     asked: Asked, learned: Learned, outputs: TeacherOutputs, progress: Progress
 ) -> NDArray[np.int64] | None:
-    """The rows that a training has something to learn from, in their order; None for all.
+    """The training rows with something to learn from, in order; None for all.
 
-    A row that some members answer is learned from those. One that nobody answers is left out where the method needs
-    members, and that is told.
+    A row that some members answer is learned from those. A row that no member answers is dropped, with a note, if the
+    method needs members.
 
     Raises:
-        EdistillError: no row is left; the method learns how members differ on a row, and one alone answers some; or a
-            head has no row to imitate its member on.
+        EdistillError: no row is left; the method learns how members differ on a row, and some rows have one member
+            only; or a head has no row on which to imitate its member.
     """
     if not outputs.partial or "teacher" not in asked.needs:
         return None
@@ -58,8 +58,7 @@ def _weights(asked: Asked, learned: Learned) -> tuple[float, ...]:
 
 
 def _refuse_alone(asked: Asked, count: NDArray[np.int64]) -> None:
-    """Raise EdistillError where one member alone answers a row, and how members differ there is to be learned, or is
-    what the row counts by."""
+    """Raise EdistillError if one member alone answers a row, and the method or the row weights need several per row."""
     alone = int((count == 1).sum())
     if not alone:
         return
@@ -77,11 +76,11 @@ def _refuse_alone(asked: Asked, count: NDArray[np.int64]) -> None:
 
 
 def refuse_headless(names: tuple[str, ...], there: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> None:
-    """Raise EdistillError for members that answer no training row: their heads would imitate nothing.
+    """Raise EdistillError for members that answer no training row: their heads would have nothing to imitate.
 
     Args:
-        there: (M,) whether a member answers some row.
-        wanted: (M,) whether it is part of the ensemble.
+        there: (M,) whether each member answers some row.
+        wanted: (M,) whether each member is part of the ensemble.
     """
     lost = [name for name, one, part in zip(names, there.tolist(), wanted.tolist(), strict=True) if part and not one]
     if lost:

@@ -1,6 +1,6 @@
-"""A rate that falls when the validation figure does not, under timm's names for it.
+"""A learning rate that falls when the validation figure stops improving, under timm's option names.
 
-timm's own scheduler of that name is deprecated, and keeps too little of its state to be resumed; torch's does the
+timm's own plateau scheduler is deprecated, and saves too little of its state to resume. torch's scheduler does the
 counting here.
 """
 
@@ -16,16 +16,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.training.budget import SettledTraining
 
-WATCHED = ("validation_perplexity", "validation_nll", "validation_loss")  # the first that there is
-KEPT = ("best", "num_bad_epochs", "last_epoch")  # of torch's scheduler, beside the rate, which the optimizer keeps
+WATCHED = ("validation_perplexity", "validation_nll", "validation_loss")  # the first one available
+KEPT = ("best", "num_bad_epochs", "last_epoch")  # state of torch's scheduler; the optimizer keeps the rate itself
 
 
 class Plateau:
-    """The rate of a stage: after its warmup the one that is set, times `train.decay-rate` whenever more epochs than
-    `train.patience-epochs` have brought no new best figure, by more than `train.plateau-threshold`.
+    """The learning rate of a stage: a linear warmup, then steps down on a plateau.
+
+    The rate is multiplied by `train.decay-rate` whenever more than `train.patience-epochs` epochs have not improved the
+    best figure by more than `train.plateau-threshold`.
 
     Args:
-        warmup: steps of linear warmup from a hundredth of the rate.
+        warmup: number of warmup steps, which begin at a hundredth of the rate.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: SettledTraining, warmup: int) -> None:
@@ -39,14 +41,14 @@ class Plateau:
         )
 
     def step_update(self, index: int) -> None:
-        """Before step `index` of the stage."""
+        """Set the rate before step `index` of the stage, during warmup."""
         self._steps = index
         if index <= self.warmup and self.warmup:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * (0.01 + 0.99 * index / self.warmup)
 
     def end_epoch(self, validated: Mapping[str, float]) -> None:
-        """After an epoch, with the validation figures of its end. While the rate warms up nothing is counted."""
+        """Take the validation figures at the end of an epoch. They do not count during warmup."""
         if self._steps >= self.warmup:
             self._torch.step(next(validated[name] for name in WATCHED if name in validated))
 
@@ -60,7 +62,7 @@ class Plateau:
 
 
 def refuse_no_validation(settings: SettledTraining, validated: bool) -> None:
-    """Raise EdistillError for a rate that falls by validation rows where there are none."""
+    """Raise EdistillError if the learning rate depends on validation rows and there are none."""
     if settings.sched == "plateau" and not validated:
         raise EdistillError(
             "train.sched is 'plateau', which looks at the validation rows after each epoch, and the cache has none. "

@@ -26,7 +26,7 @@ from ensemble_distill.training.budget import SettledTraining
 
 
 def refuse_generations(generations: int | None) -> None:
-    """Raise EdistillError for a chain, which is not one run."""
+    """Raise EdistillError if a chain is configured: it is not a single run."""
     if generations is not None:
         raise EdistillError(
             f"train.generations is {generations}, and this trains one run. Use ensemble_distill.train_chain."
@@ -34,11 +34,11 @@ def refuse_generations(generations: int | None) -> None:
 
 
 def refuse_one_member(named: str, method: Method, members: Sequence[str], chosen: str | None) -> None:
-    """Raise EdistillError for a method that learns how members differ, where there is one to learn from.
+    """Raise EdistillError if the method learns how members differ, and there is only one to learn from.
 
     Args:
-        members: the names of those.
-        chosen: what `train.teacher` says.
+        members: names of the members to learn from.
+        chosen: `train.teacher`.
     """
     if not method.several or len(members) != 1:
         return
@@ -48,7 +48,7 @@ def refuse_one_member(named: str, method: Method, members: Sequence[str], chosen
 
 
 def refuse_temperature(task: type[Task], options: BaseModel) -> None:
-    """Raise EdistillError for a temperature where it would change what is learned."""
+    """Raise EdistillError for a temperature in a task where it would change what is learned."""
     temperature = getattr(options, "temperature", 1.0)
     if not task.softens and temperature != 1:
         raise EdistillError(
@@ -58,7 +58,7 @@ def refuse_temperature(task: type[Task], options: BaseModel) -> None:
 
 
 def refuse_bodiless(student: StudentSettings) -> None:
-    """Raise EdistillError where nothing says what the body is."""
+    """Raise EdistillError if no setting says what the body is."""
     if student.model is None:
         raise EdistillError(
             "student.model is not set. Give a timm name, or a factory whose output is (B, F): student.model = "
@@ -67,10 +67,10 @@ def refuse_bodiless(student: StudentSettings) -> None:
 
 
 def refuse_rowless(rows: int, batch_size: int) -> None:
-    """Raise EdistillError for more processes than a step has rows.
+    """Raise EdistillError if there are more processes than rows in a step.
 
     Args:
-        rows: that are trained on.
+        rows: number of training rows.
     """
     processes, of_step = ranks.current().world, min(rows, batch_size)
     if processes > of_step:
@@ -82,10 +82,10 @@ def refuse_rowless(rows: int, batch_size: int) -> None:
 
 
 def refuse_compiled_together(settings: SettledTraining, normalizes: bool) -> None:
-    """Raise EdistillError for a compiled body in several processes whose BatchNorm is to be by the rows of all.
+    """Raise EdistillError for a compiled body in several processes if its BatchNorm has to average over all of them.
 
     Args:
-        normalizes: whether its BatchNorm is by the rows of a step.
+        normalizes: whether its BatchNorm uses the statistics of a step's rows.
     """
     if ranks.several() and settings.torchcompile is not None and normalizes:
         raise EdistillError(
@@ -96,11 +96,11 @@ def refuse_compiled_together(settings: SettledTraining, normalizes: bool) -> Non
 
 
 def refuse_unlabeled(named: str, method: Method, options: BaseModel, given: Mapping[str, Any], labeled: bool) -> None:
-    """Raise EdistillError for rows without labels where the method needs them.
+    """Raise EdistillError if the method needs labels and the rows have none.
 
     Args:
-        named: the method, as the settings have it.
-        given: what they say of its options.
+        named: the method's name in the settings.
+        given: the method's options in the settings.
     """
     if labeled or "labels" not in method.needed(options):
         return
@@ -111,7 +111,7 @@ def refuse_unlabeled(named: str, method: Method, options: BaseModel, given: Mapp
 
 
 def refuse_double(named: str, family: Family, device: torch.device) -> None:
-    """Raise EdistillError for a method that computes in float64 on a device without it."""
+    """Raise EdistillError if the method computes in float64 and the device cannot."""
     if device.type == "mps" and isinstance(family, DirichletFamily):
         raise EdistillError(
             f"{named} computes in float64, which train.device {device.type!r} does not have. Use --device cpu."
@@ -121,18 +121,20 @@ def refuse_double(named: str, family: Family, device: torch.device) -> None:
 def refuse_broken(
     named: str, stages: Sequence[Stage], student: Student, architecture: Architecture, from_members: bool = False
 ) -> None:
-    """Raise EdistillError when a method's stages do not end in the student that it promises: after the training the
-    run could not be loaded.
+    """Raise EdistillError if a method's stages do not end in the student it promises: its run could not be loaded
+    later.
 
     Args:
-        student: that the first stage begins with; it stays as it is.
+        student: the first stage's; not changed.
         from_members: whether each head starts from its own member.
     """
     total = sum(stage.share for stage in stages)
     if not stages or abs(total - 1) > 1e-6:
         raise EdistillError(f"{named} has {len(stages)} stages whose shares sum to {total:g}. They are to sum to 1.")
-    with torch.random.fork_rng(devices=[]):  # a trial: the training itself starts from the same random numbers
-        student = copy.deepcopy(student)  # and weights: a method is anyone's code, and may change them in place
+    # a trial on a copy: the training itself starts from the same random numbers and weights, even if the method, which
+    # is anyone's code, changes weights in place
+    with torch.random.fork_rng(devices=[]):
+        student = copy.deepcopy(student)
         promised = student.formed(architecture.form, architecture.heads)
         frozen = student.frozen
         for index, stage in enumerate(stages):
@@ -156,7 +158,8 @@ def refuse_broken(
 
 
 def _refuse_unsolved(named: str, stage: Stage, heads: int, members: int) -> None:
-    """Raise EdistillError for a first stage that leaves heads as they are, where each starts from its own member."""
+    """Raise EdistillError if each head starts from its own member, and the first stage does not solve for all of
+    them."""
     if heads != members:
         raise EdistillError(
             f"Each of {members} heads is to start from its own member, and stage {stage.name} of {named} has {heads}. "
@@ -170,12 +173,12 @@ def _refuse_unsolved(named: str, stage: Stage, heads: int, members: int) -> None
 
 
 def refuse_fewer_tokens(body: nn.Module, encoding: Named | None, model: str) -> None:
-    """Raise EdistillError for a body of texts that has no embedding of some tokens of the student's tokenizer.
+    """Raise EdistillError if a text body lacks embeddings for some tokens of the student's tokenizer.
 
     Args:
-        body: its modules keep the modes that they are in.
+        body: its modules keep their training or eval modes.
         encoding: how texts become its input; None for other rows.
-        model: what builds it, for the message.
+        model: what builds the body, for the message.
     """
     text = text_in(encoding)
     if encoding is None or text is None:

@@ -1,4 +1,4 @@
-"""What a training leaves behind, as it is told."""
+"""The report of a finished training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class TrainReport:
     method: str
     heads: int
     parameters: int
-    fresh: bool  # False: it was up to date
-    resumed_at: int  # the step an interrupted training went on from; 0 for a new one
+    fresh: bool  # False if the run was up to date already
+    resumed_at: int  # the step at which an interrupted training resumed; 0 for a new one
     seconds: float
-    still_falling: float | None = None  # of a training that ended too early: see `Provenance`
+    still_falling: float | None = None  # set if the training ended too early; see `Provenance`
 
     @classmethod
     def of(cls, run: Run, student: Student, resumed_at: int | None, started: float) -> TrainReport:
-        """Of a run that was trained now from that step on; None for one that was there."""
+        """Report a run; `resumed_at` is None if it was up to date and nothing was trained."""
         return cls(
             folder=run.folder,
             method=run.provenance.method,

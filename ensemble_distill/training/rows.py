@@ -1,4 +1,4 @@
-"""The rows a student trains on: inputs as the members saw them, rendered again or stored, beside what they said."""
+"""The rows a student trains on: inputs as the members saw them, rendered again or stored, with the members' outputs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 from ensemble_distill.training.order import Index
 
-RENDERED = 2**27  # bytes of rendered rows that are kept
+RENDERED = 2**27  # maximum bytes of rendered rows kept in memory
 
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """A split and its records, whose view `view` of seed `seed` is what the members saw.
+    """A split and its records; the members saw it through `view` with seed `seed`.
 
-    Where the cache stores the inputs, moved along members' gradients, those are, and the view only says how labels mix.
+    If the cache stores the inputs, because they were moved along members' gradients, those are used, and the view only
+    says how labels mix.
     """
 
     source: Source
@@ -39,7 +40,8 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class Example:
-    """One row in one view: its input, and its label and its partner's, which mean nothing unless known."""
+    """One row in one view: its input, its label and that of the row mixed into it. Labels mean nothing unless
+    `known`."""
 
     index: Index
     x: Array
@@ -51,7 +53,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Rows:
-    """B rows as they leave the loader."""
+    """B rows as the loader returns them."""
 
     indices: NDArray[np.int64]  # (B, 2): row and view
     x: Tensor
@@ -69,7 +71,7 @@ class CachedRows(Dataset[Example]):
     """Several splits end to end (`train`, then `transfer`), indexed by (row, view)."""
 
     def __init__(self, splits: Sequence[CachedSplit], to: AnyPreprocessing | None) -> None:
-        """Raises: EdistillError when inputs are stored in another size than `to` has."""
+        """Raises: EdistillError if inputs are stored in another size than that of `to`."""
         for split in splits:
             if split.inputs is not None and split.source.kind == "pixels" and isinstance(to, Preprocessing):
                 _refuse_other_size(split.inputs, to)
@@ -84,11 +86,11 @@ class CachedRows(Dataset[Example]):
 
     @property
     def kept(self) -> bool:
-        """Whether rows that were read are kept rendered, as far as can be told from those read so far."""
+        """Whether rendered rows are kept, as far as the rows read so far can tell."""
         return len(self._memo) > 0
 
     def __getitem__(self, index: Index) -> Example:
-        # rendering costs more than a step of a small student; a loader process sees too few rows twice to keep them
+        # rendering costs more than a step of a small student. A loader process sees too few rows twice to keep any
         return self._memo.get(index, self._rendered) if get_worker_info() is None else self._rendered(index)
 
     def _rendered(self, index: Index) -> Example:
@@ -99,7 +101,7 @@ class CachedRows(Dataset[Example]):
 
 
 def _nothing(sources: Sequence[Source]) -> Array:
-    """What stands for the label of a row that has none: zeros like those of the others."""
+    """A placeholder label for rows without one: zeros in the shape and dtype of the others."""
     labels = next((source.labels for source in sources if source.labels is not None), np.zeros(1, np.int64))
     return np.zeros_like(labels[0])
 
@@ -116,7 +118,7 @@ def _refuse_other_size(inputs: StoredInputs, to: Preprocessing) -> None:
 
 
 class TeacherOutputs:
-    """The members' outputs for indices of `CachedRows`; read in the main process, a batch at a time."""
+    """The members' outputs at indices of `CachedRows`, read in the main process, a batch at a time."""
 
     def __init__(self, splits: Sequence[CachedSplit]) -> None:
         self.records = [split.records for split in splits]
@@ -124,11 +126,11 @@ class TeacherOutputs:
 
     @property
     def partial(self) -> bool:
-        """Whether there are rows that a member does not answer."""
+        """Whether some member leaves some row unanswered."""
         return any(records.partial for records in self.records)
 
     def answered(self) -> NDArray[np.bool_]:
-        """Whether a member answers a row, (N, M)."""
+        """Whether each member answers each row, (N, M)."""
         return np.concatenate([records.answered() for records in self.records])
 
     def read(self, indices: NDArray[np.int64]) -> Tensor:

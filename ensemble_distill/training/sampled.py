@@ -1,4 +1,4 @@
-"""Training from records of a few drawn classes: what needs all of them is refused before anything is written."""
+"""Training from records of a few drawn classes: whatever needs all classes is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ DENSE = 'Set cache.records = "dense" and run edistill cache-logits --overwrite'
 
 
 def from_samples(asked: Asked, learned: Learned, given: Callable[[str], bool], progress: Progress) -> Asked:
-    """What is asked for, with heads that are not solved for where the rows' records do not allow it.
+    """The settings, with the closed-form solve turned off if the records hold drawn classes only.
 
     Args:
         given: whether a dotted key of the settings was given.
 
     Raises:
-        EdistillError: the method, its options, how members pool or a start from them need whole distributions.
+        EdistillError: the method, its options, the members' pooling or a start from members needs whole distributions.
     """
     records = learned.splits["train"].records
     if not isinstance(records, SampledRecords) or "teacher" not in asked.needs:

@@ -1,4 +1,4 @@
-"""What is solved for before the first step of a stage."""
+"""The solves before the first step of a stage."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ from ensemble_distill.training.forward import Forward
 from ensemble_distill.training.order import Every
 from ensemble_distill.training.rows import Rows
 
-# rows in their views that a stage solves from: so many for each weight of an output, within bounds
+# rows, counted once per view, to solve from: FITTED for each weight of an output, between FEWEST and MOST
 FITTED, FEWEST, MOST = 128, 2**14, 2**19
 
 
 @dataclass(frozen=True)
 class Solving:
-    """Solves from the training's rows; the student is in training mode before and after. Of several processes the first
-    one solves for all."""
+    """Solves from the training rows. The student is in training mode before and after.
+
+    With several processes, the first one solves for all.
+    """
 
     feed: Feed
     forward: Forward
     progress: Progress
 
     def start(self, student: Student, start: FromMembers) -> None:
-        """Take the heads from the members, which are large and so are forgotten then."""
+        """Start the heads from the members, then drop the members, which are large."""
         every = self.feed.every(start.rows(self.feed.shape))
         self.progress.start("starting from the members", every.count, "rows")
         student.eval()
@@ -52,7 +54,7 @@ class Solving:
         )
 
     def fit(self, student: Student, stage: Stage) -> bool:
-        """Solve for what the stage solves for; False when that is nothing."""
+        """Solve for what the stage solves for; False if that is nothing."""
         if stage.fit is None:
             return False
         if not student.heads.last.weight.requires_grad:
@@ -60,7 +62,7 @@ class Solving:
             return False
         every = self.feed.every(min(max(FITTED * student.heads.last.weight.shape[1], FEWEST), MOST))
         self.progress.start(f"solving for {stage.name}", every.count, "rows")
-        student.eval()  # by running statistics, as it will be used
+        student.eval()  # with running statistics, as in use
         with torch.no_grad():
             ranks.of_first(partial(stage.fit, student, self._features(student, every)))
         ranks.as_first(student)
@@ -70,8 +72,7 @@ class Solving:
 
     @torch.no_grad()
     def refuse_not_finite(self, student: Student) -> None:
-        """Raise EdistillError where a student that was solved for makes no prediction: without a step there is no loss
-        to tell."""
+        """Raise EdistillError if a solved student's outputs are not finite. Without a step, no loss would show it."""
         student.eval()
         for rows in self.feed.of(self.feed.every(FEWEST)):
             finite = self.forward.raw(student, rows.x).isfinite().all(-1)
@@ -84,7 +85,7 @@ class Solving:
                 )
 
     def _each(self, features: Tensor, rows: Rows) -> Tensor:
-        """Features (B, L, F), a position a row, as the batch has them."""
+        """Features (B, L, F) as one row per position, in the order of the batch."""
         return self.feed.each_answer(features.unsqueeze(1), rows)[:, 0]
 
     def _inputs(self, every: Every) -> Iterator[Tensor]:

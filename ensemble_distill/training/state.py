@@ -1,4 +1,4 @@
-"""What a training changes step by step: made fresh for each stage, and put back from a checkpoint."""
+"""What a training changes at every step: created for each stage, and restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class State:
     """What a step changes."""
 
     stage: int
-    step: int  # steps done in the whole training
+    step: int  # steps done so far, over all stages
     student: Student
     optimizer: torch.optim.Optimizer
     scheduler: Any  # timm's, or a Plateau
     ema: Any  # timm's ModelEmaV3, or None
     scaler: torch.amp.GradScaler
     summary: Summary = field(default_factory=Summary)
-    through: Through | None = None  # the student as it is trained, from the stage's first step on
+    through: Through | None = None  # the student's forward pass in training; set at the stage's first step
 
     @property
     def finished(self) -> Student:
-        """The student as it would be kept: its moving average where there is one."""
+        """The student to keep: its moving average if there is one."""
         student: Student = self.student if self.ema is None else self.ema.module
         return student
 
     def saved(self, device: torch.device) -> dict[str, Any]:
-        """For a checkpoint; `States.restored` reads it."""
+        """The state as a checkpoint, for `States.restored`."""
         return {
             "stage": self.stage,
             "step": self.step,
@@ -55,7 +55,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "scaler": self.scaler.state_dict(),
-            # others are functions of the step
+            # other schedules are functions of the step
             "plateau": self.scheduler.state_dict() if isinstance(self.scheduler, Plateau) else None,
             **_random_states(device),
             **self.summary.saved(),
@@ -63,23 +63,24 @@ class State:
 
 
 def _random_states(device: torch.device) -> dict[str, Any]:
-    """The first process's generators, and those of the others where there are any. Every rank has to call it."""
+    """The generator states of the first process and of any others. Every rank has to call it."""
     first, *others = ranks.of_each(random_state(device))
     return {"random": first, "random_others": others} if others else {"random": first}
 
 
 def own_seed(seed: int, step: int = 0) -> int:
-    """What this process's generators begin with: in the first one the seed itself; the others drop out otherwise."""
+    """The seed of this process's generators: `seed` in the first one, and one per rank in others, so that dropout
+    differs."""
     if ranks.is_first():
         return seed
     return int(uniforms(1, "rank", seed, ranks.current().index, step)[0] * 2**31)
 
 
 class States:
-    """Makes the states of a training.
+    """Creates the states of a training.
 
     Attributes:
-        steps: of the whole training.
+        steps: number of steps of the whole training.
         ends: the step at which each stage ends.
 
     Raises:
@@ -97,7 +98,7 @@ class States:
         return self.ends[stage - 1] if stage else 0
 
     def started(self, student: Student, stage: int) -> Student:
-        """A stage's student, made from the last one's."""
+        """A stage's student, made from that of the stage before."""
         student = self.stages[stage].start(student).to(self.device)
         ranks.as_first(student)
         if self.settings.channels_last:
@@ -123,14 +124,14 @@ class States:
         return State(stage, self.begin(stage), student, optimizer, scheduler, ema, scaler)
 
     def restored(self, saved: Mapping[str, Any], first: State, folder: Path) -> State:
-        """What a checkpoint in `folder` holds, put into the state of the first step.
+        """The state in a checkpoint of `folder`, loaded into `first`, the state of the first step.
 
         Raises:
-            EdistillError: it is of another student, or damaged.
+            EdistillError: the checkpoint is of another student, or damaged.
         """
         state = first
         try:
-            for stage in range(1, saved["stage"] + 1):  # shapes only: the weights come from the checkpoint
+            for stage in range(1, saved["stage"] + 1):  # for the shapes; the weights come from the checkpoint
                 state = self.fresh(self.started(state.student, stage), stage)
             state.step = saved["step"]
             state.student.load_state_dict(saved["student"])
@@ -139,7 +140,7 @@ class States:
                 channels_last_state(state.optimizer)
             if state.ema is not None:
                 state.ema.module.load_state_dict(saved["ema"])
-            if saved["scaler"]:  # empty after steps without one, on a CPU
+            if saved["scaler"]:  # empty if the scaler was disabled, as on a CPU
                 state.scaler.load_state_dict(saved["scaler"])
             if isinstance(state.scheduler, Plateau):
                 state.scheduler.load_state_dict(saved["plateau"])
@@ -156,7 +157,10 @@ class States:
         return state
 
     def _restore_random_state(self, saved: Mapping[str, Any]) -> None:
-        """Of this process, where as many were saved as there are; else the first one alone goes on where it was."""
+        """Restore this process's generators, if the checkpoint is from as many processes.
+
+        Otherwise only the first process continues its own; the others are seeded from the step.
+        """
         rank, others = ranks.current(), saved.get("random_others", [])
         if ranks.is_first():
             restore_random_state(saved["random"], self.device)

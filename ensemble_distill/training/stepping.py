@@ -1,4 +1,4 @@
-"""One update of a student; and when its loss is read."""
+"""One update of a student, and reading its loss."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ensemble_distill.training.rows import Rows
 from ensemble_distill.training.state import State, States
 from ensemble_distill.training.together import shared
 
-READ_EVERY = 32  # steps, at most: to read a loss is to wait until the device has done everything before it
+READ_EVERY = 32  # steps at most between reads: reading a loss waits for all work queued on the device
 
 
 @dataclass(frozen=True)
 class Stepping:
-    """Updates a state by batches of the feed."""
+    """Updates a state with batches from the feed."""
 
     states: States
     feed: Feed
     forward: Forward
 
     def update(self, state: State, rows: Rows) -> None:
-        """One step; its loss and what is watched stay on the device.
+        """Do one step; its loss and watched figures stay on the device.
 
         Raises:
-            EdistillError: the loss is no number that follows from the student.
+            EdistillError: the loss is not a single number that depends on the student.
         """
         stage, settings = self.states.stages[state.stage], self.forward.settings
         before = self.states.begin(state.stage)
@@ -41,7 +41,7 @@ class Stepping:
         batch = self.feed.batch(rows)
         state.through = state.through or shared(state.student, self.forward.device)
         raw = self.feed.each_answer(self.forward.raw(state.student, rows.x, state.through), rows)
-        # what is watched is what was said, whatever the loss does to its own
+        # watch gets its own copies, since the loss may change its arguments
         seen = None if stage.watch is None else (self.feed.batch(rows), state.student.predictive(raw.detach().clone()))
         shares = ranks.shares_taken()
         loss = stage.loss(batch, state.student.predictive(raw), step)
@@ -62,13 +62,13 @@ class Stepping:
         state.step += 1
 
     def read(self, state: State, kept: bool = False) -> list[float]:
-        """Read the losses since the last time, all of the state's stage, and return them.
+        """Read and return the losses since the last read, all from the state's stage.
 
         Args:
             kept: whether there is a checkpoint from before them, for the message.
 
         Raises:
-            EdistillError: one is not finite; it names the first such step.
+            EdistillError: a loss is not finite; the message names the first such step.
         """
         losses = state.summary.read()
         for step, loss in enumerate(losses, state.step - len(losses)):
@@ -83,13 +83,14 @@ class Stepping:
 
 
 def _of_all(loss: Tensor, raw: Tensor) -> Tensor:
-    """A loss that knows of no other processes: a mean over this one's answers (A, …) as its share of that over all."""
+    """A loss over all processes, from one that knows only this one: the mean over its answers (A, …), as a share of
+    all."""
     own = loss * len(raw) if len(raw) else 0.0 * raw.sum()
     return ranks.share_of_all(own, own.new_full((), len(raw)), 1.0)
 
 
 def _refuse_no_loss(loss: Tensor, stage: str) -> None:
-    """Raise EdistillError for what cannot be minimized: methods are anyone's code."""
+    """Raise EdistillError for a loss that cannot be minimized: methods are anyone's code."""
     if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
         return
     shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"

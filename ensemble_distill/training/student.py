@@ -1,4 +1,4 @@
-"""The student that a training starts from, and what the one is that it ends in."""
+"""The student that a training starts from, and the architecture it ends in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Asked, Learned
 from ensemble_distill.training.refusals import refuse_fewer_tokens
 
-SAMPLED = 10_000  # training rows that say where a fresh head is to begin
+SAMPLED = 10_000  # training rows that decide where a fresh head begins
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Begun:
     """What a training starts from.
 
     Attributes:
-        architecture: of the finished student.
+        architecture: the finished student's.
         student: one-headed, as the first stage takes it.
-        names: of the members that its bodies are.
-        start: what sets its heads, where they start from the members.
+        names: the members that its bodies come from.
+        start: sets its heads from the members; None otherwise.
     """
 
     architecture: Architecture
@@ -54,13 +54,13 @@ class Begun:
 
 
 def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
-    """Build the student, with the weights of the members that it starts from.
+    """Build the student, with the weights of the members it starts from.
 
     Args:
-        shown: (B, …), some training rows as the student sees them.
+        shown: some training rows as the student sees them, (B, …).
 
     Raises:
-        EdistillError: the student cannot be built, or cannot start so.
+        EdistillError: the student cannot be built, or cannot start as the settings ask.
     """
     student, shape, members = asked.student, tuple(shown.shape[1:]), learned.cache.manifest.names
     positions, encoding = positions_of(learned.splits["train"].source), named_in(learned.preprocessing)
@@ -88,7 +88,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
     features = feature_count(body, shape, student.model, positions, encoding)
     built = architecture.around(body, features)
     if _one_each(asked, stage, names, members):
-        with torch.random.fork_rng(devices=[]):  # a trial
+        with torch.random.fork_rng(devices=[]):  # a trial leaves the random numbers of the training alone
             first = asked.method.stages(asked.options, len(members))[0].start(copy.deepcopy(built))
         if first.heads.count == architecture.heads:
             architecture = replace(architecture, own_body=True)
@@ -99,7 +99,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
 
 
 def config_of(asked: Asked, learned: Learned, architecture: Architecture) -> StudentConfig:
-    """The finished student, and where it comes from."""
+    """The config of the finished student: its architecture and where it comes from."""
     manifest = learned.cache.manifest
     provenance = Provenance(
         method=asked.train.method.rpartition(":")[2],
@@ -117,7 +117,7 @@ def config_of(asked: Asked, learned: Learned, architecture: Architecture) -> Stu
 def _architecture(
     asked: Asked, learned: Learned, stage: LastStage | None, shape: tuple[int, ...], bodies: int
 ) -> Architecture:
-    """Of the finished student."""
+    """The architecture of the finished student."""
     student, members, method = asked.student, len(learned.cache.manifest.members), asked.method
     weights = weights_of(asked, learned)
     if weights is not None and len(weights) != members:
@@ -143,13 +143,13 @@ def _architecture(
 
 
 def weights_of(asked: Asked, learned: Learned) -> tuple[float, ...] | None:
-    """How much each member counts; None for equal weights."""
+    """The weight of each member; None for equal weights."""
     return None if asked.train.teacher else asked.teachers.shares(learned.cache.manifest.names)
 
 
 def _in_reach(asked: Asked, learned: Learned, weights: tuple[float, ...] | None) -> Family:
-    """What a head emits, so that a fresh one is near what it is to learn: of members of weight 0 it learns nothing."""
-    if learned.task.shares_output:  # it is what members say: no rows need be read
+    """The family of a head, placed so that a fresh head begins near its target. Members of weight 0 are left out."""
+    if learned.task.shares_output:  # a head emits what a member does: no rows to read
         return learned.task.student_family(None, None)
     if "teacher" not in asked.needs:
         return learned.task.student_family(None, learned.splits["train"].source.labels)
@@ -160,15 +160,17 @@ def _in_reach(asked: Asked, learned: Learned, weights: tuple[float, ...] | None)
         rows = rows[records.answered()[:, part].any(1)]
     said = torch.from_numpy(records.read(rows[spread(len(rows), SAMPLED)]).astype(np.float64))[:, part]
     shares = None if shares is None else shares[part]
-    if records.partial:  # who does not answer then says the mean of those who do
+    if records.partial:  # a member that does not answer takes the mean of those that do
         said, of_rows = those_who_answer(said, shares)
         shares = None if shares is None else of_rows
     return learned.task.student_family(said.numpy(), None, None if shares is None else shares.numpy())
 
 
 def _last_stage(student: StudentSettings, body: nn.Module) -> LastStage | None:
-    """Where heads begin in the body; None for heads on all of it. They start from their own members, and so need
-    adapters to them, where `student.init` is a list."""
+    """The stage of the body at which heads begin; None for heads on the whole body.
+
+    If `student.init` is a list, each head starts from its own member, and so needs an adapter to it.
+    """
     heads = student.heads
     if isinstance(heads, tuple):
         return None
@@ -184,8 +186,10 @@ def _last_stage(student: StudentSettings, body: nn.Module) -> LastStage | None:
 
 
 def _one_each(asked: Asked, stage: LastStage | None, bodies: Sequence[str], members: Sequence[str]) -> bool:
-    """Whether each head has the body of its own member. What the other bodies say of that member is little then, and to
-    read it costs as many weights again."""
+    """Whether each head reads only the body of its own member.
+
+    The other bodies then tell little about that member, and reading them would need as many weights again.
+    """
     return (
         asked.student.from_members
         and stage is None
@@ -227,7 +231,7 @@ def _share(asked: Asked, learned: Learned, student: Student, heads: int) -> None
 
 
 def _refuse_tied(asked: Asked) -> None:
-    """Raise EdistillError for an output layer that is the body's, where another or several bodies are asked for."""
+    """Raise EdistillError for a tied output layer if heads, bodies or form do not allow it."""
     student, tied = asked.student, asked.student.tied
     if tied is None:
         return
@@ -245,7 +249,7 @@ def _refuse_tied(asked: Asked) -> None:
 
 
 def _refuse_no_positions(student: StudentSettings, positions: int | None) -> None:
-    """Raise EdistillError for a start from members, or from their last stages, where rows are told by position."""
+    """Raise EdistillError for a start from several members, or for last stages as heads, if rows have positions."""
     if positions is None:
         return
     if student.from_members:
@@ -261,7 +265,7 @@ def _refuse_no_positions(student: StudentSettings, positions: int | None) -> Non
 
 
 def _refuse_no_stages(student: StudentSettings, encoding: Named | None) -> None:
-    """Raise EdistillError for heads that are last stages, of a body that is called with a table of arrays."""
+    """Raise EdistillError for last stages as heads if the body takes several arrays."""
     if encoding is not None and not isinstance(student.heads, tuple):
         raise EdistillError(
             f"student.heads is a last stage, and rows are several arrays, {' and '.join(encoding.fields)}: a body is "
@@ -270,7 +274,8 @@ def _refuse_no_stages(student: StudentSettings, encoding: Named | None) -> None:
 
 
 def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: AnyPreprocessing | None) -> None:
-    """Raise EdistillError for members that see rows otherwise than the student: in it they would be somebody else."""
+    """Raise EdistillError for members that see rows differently than the student: in it, they would predict
+    differently."""
     for teacher in teachers:
         theirs = teacher.member.preprocessing
         if not same_rows(theirs, preprocessing):
@@ -283,7 +288,7 @@ def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: AnyPreproce
 
 
 def _refuse_fewer_heads(asked: Asked, members: int) -> None:
-    """Raise EdistillError where heads are to start from their own members, and are not one each."""
+    """Raise EdistillError if heads start from their own members and the method does not make one head per member."""
     if asked.method.heads(members) != members or asked.method.form != "heads":
         raise EdistillError(
             f"student.init is a list and student.heads a last stage, so every head starts from its own member, and "
@@ -293,7 +298,7 @@ def _refuse_fewer_heads(asked: Asked, members: int) -> None:
 
 
 def _refuse_uncompressed(student: StudentSettings, stage: LastStage | None) -> None:
-    """Raise EdistillError where bodies are to be compressed that cannot be."""
+    """Raise EdistillError if `student.compress` is set for bodies that cannot be compressed."""
     if student.compress is None:
         return
     given = f"student.compress is {student.compress:g}"

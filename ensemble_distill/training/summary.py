@@ -1,4 +1,4 @@
-"""`summary.csv`: what a training tells of each epoch."""
+"""`summary.csv`: the figures of each epoch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ensemble_distill.runtime.names import harmless_cell
 
 @dataclass
 class Summary:
-    """The epochs that are done, and the steps of the one that is not.
+    """The finished epochs, and the steps of the current one.
 
     Attributes:
-        table: a row an epoch.
-        losses: of the epoch's steps so far, those that were read.
-        watched: what else is told of those steps, by name; see `Stage.watch`.
+        table: one row per epoch.
+        losses: losses of the current epoch that have been read.
+        watched: other figures of these steps, by name; see `Stage.watch`.
         latest: the last loss that was read.
-        unread: losses and figures of the steps since, still on the device: to read them is to wait for it.
+        unread: losses and figures of later steps, still on the device: reading them waits for it.
     """
 
     table: list[dict[str, Any]] = field(default_factory=list)
@@ -37,13 +37,13 @@ class Summary:
     unread: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
 
     def add(self, loss: Tensor, watched: Mapping[str, Tensor]) -> None:
-        """A step's loss and figures, which are read later."""
-        # copies: what holds them may be used again in the next step
+        """Add a step's loss and figures, to be read later."""
+        # copies: their memory may be reused in the next step
         figures = {name: figure.detach().clone() for name, figure in watched.items()}
         self.unread.append((loss.detach().clone(), figures))
 
     def read(self) -> list[float]:
-        """Wait for the losses and figures that are unread; returns these losses."""
+        """Wait for the unread losses and figures, and return these losses."""
         own = [(float(loss), {name: f.item() for name, f in watched.items()}) for loss, watched in self.unread]
         steps = _of_all(ranks.of_each(own))
         losses = [loss for loss, _ in steps]
@@ -57,7 +57,10 @@ class Summary:
         return losses
 
     def end_epoch(self, before: Mapping[str, Any], behind: Mapping[str, Any]) -> None:
-        """Close the epoch, whose steps were read: its row has their means between two other groups of columns."""
+        """Close an epoch whose steps have all been read.
+
+        Its row has the columns of `before`, the means over its steps, and the columns of `behind`.
+        """
         means = {name: sum(values) / len(values) for name, values in self.watched.items()}
         loss = sum(self.losses) / len(self.losses)
         self.table.append({**before, "train_loss": loss, **means, **behind})
@@ -66,15 +69,15 @@ class Summary:
 
     def write(self, folder: Path) -> None:
         text = io.StringIO()
-        # a continuation may have gained or lost its validation rows
+        # a resumed training may have gained or lost its validation rows
         columns = list(dict.fromkeys(column for row in self.table for column in row))
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(map(harmless_cell, columns))  # what a user's method watches has any name
+        writer.writerow(map(harmless_cell, columns))  # a user's method may watch figures of any name
         writer.writerows([_cell(row.get(column)) for column in columns] for row in self.table)
         write_text(folder / SUMMARY, text.getvalue())
 
     def saved(self) -> dict[str, Any]:
-        """For a checkpoint, once all is read; `restored` reads it."""
+        """The summary for a checkpoint, once all is read; for `restored`."""
         return {"table": self.table, "losses": self.losses, "watched": self.watched}
 
     @classmethod
@@ -83,11 +86,11 @@ class Summary:
         return cls(saved["table"], saved["losses"], saved.get("watched", {}))
 
 
-_Told = list[tuple[float, dict[str, float]]]  # of each step its loss, and figures by name
+_Told = list[tuple[float, dict[str, float]]]  # for each step its loss, and figures by name
 
 
 def _of_all(each: list[_Told]) -> _Told:
-    """The means over ranks of what each was told, figures that are NaN aside."""
+    """The means over ranks at each step; figures that are NaN do not count."""
     if len(each) == 1:
         return each[0]
     means = []

@@ -1,4 +1,7 @@
-"""A student in several processes, each with its share of a step's rows: gradients and BatchNorm are of all rows."""
+"""Training one student in several processes, each with its share of a step's rows.
+
+Gradients and BatchNorm statistics are those of all rows.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,17 @@ Through = Callable[[Tensor], Tensor]
 
 
 def shared(student: nn.Module, device: torch.device) -> Through:
-    """The student's forward pass, behind which every process has the mean of all processes' gradients.
+    """The student's forward pass, after which every process gets the mean of all processes' gradients.
 
-    Weights that a pass leaves unused have none, as in one process. Where there is one process, the student itself.
+    Weights that a pass does not use have no gradient, as in one process. With one process, returns the student itself.
     """
     if not ranks.several():
         return student
-    # the strides of a kernel's gradient are its own business, and cost next to nothing
+    # harmless: a kernel's gradient may have other strides, which cost next to nothing
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     named = inspect.signature(DistributedDataParallel).parameters
     key = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # as torch before 2.14
-    buffers: dict[str, Any] = {key: False}  # they are the same everywhere: BatchNorm is of all rows
+    buffers: dict[str, Any] = {key: False}  # they agree in all processes, since BatchNorm is over all rows
     wrapped = DistributedDataParallel(
         _Spare(student, device),
         device_ids=[device] if device.type == "cuda" else None,
@@ -49,7 +52,8 @@ def shared(student: nn.Module, device: torch.device) -> Through:
 
 
 class _Spare(nn.Module):
-    """A student beside a weight that nothing uses: without one torch writes, in each process, that all were used."""
+    """A student with an additional unused weight: otherwise torch logs, in every process, that all weights were
+    used."""
 
     def __init__(self, student: nn.Module, device: torch.device) -> None:
         super().__init__()
@@ -61,8 +65,10 @@ class _Spare(nn.Module):
 
 
 class _BatchNormOfAll(TorchFunctionMode):
-    """Meanwhile every batch_norm in training mode is by the statistics of all processes' rows, on any device: torch's
-    own SyncBatchNorm refuses CPUs, and takes the place of modules whose class others ask for."""
+    """Makes every batch_norm in training mode use the statistics of all processes' rows, on any device.
+
+    torch's own SyncBatchNorm refuses CPUs, and replaces modules whose class other code checks.
+    """
 
     def __torch_function__(
         self,
@@ -90,7 +96,8 @@ def batch_norm_of_all(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """torch's batch_norm in training mode of what all processes have along the first dimension of (B, C, …)."""
+    """torch's batch_norm in training mode over the rows of all processes, joined along the first dimension of (B, C,
+    …)."""
     x = given if given.dtype == torch.float64 else given.float()
     over, of_channel = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
     rows = x.new_full((1,), x.numel() / x.shape[1])
@@ -112,7 +119,7 @@ def batch_norm_of_all(
 
 
 class _SumOfAll(torch.autograd.Function):
-    """The sum of every process's tensor. What each process does with it adds to the gradient of all of them."""
+    """The sum of all processes' tensors. Its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From what is asked and what there is to learn from, to a training that is ready, and to its report."""
+"""From settings and data to a training that is ready to run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from ensemble_distill.training.validation import validation
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training runs on, and who is told.
+    """What a training runs on, and where it reports progress.
 
     Attributes:
         workers: processes that render rows.
@@ -56,7 +56,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Ready:
-    """A student that can be trained, of which everything is known but its weights."""
+    """A student ready to be trained: all but its weights is known."""
 
     config: StudentConfig
     begun: Begun
@@ -65,7 +65,7 @@ class Ready:
 
 
 def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
-    """Build what is to be trained; nothing is written.
+    """Build what is to be trained, without writing anything.
 
     Raises:
         EdistillError: the student cannot be built, or the method's stages do not fit it.
@@ -97,7 +97,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     sampled = learned.splits["train"].records.sampled
     pooling = Pooling(learned.task, architecture.pooling(), architecture.average, partial, sampled)
     feed = Feed(rows, outputs, order, pooling, machine.device, machine.workers)
-    if asked.student.compresses:  # which may take minutes: what training would refuse, it refuses before
+    if asked.student.compresses:  # may take minutes: first refuse what the training would refuse
         boundaries(stages, steps)
         begun = compressed(asked, begun, Compressing(feed.sample, feed.shape, machine.device, machine.progress))
     return Ready(config_of(asked, learned, begun.architecture), begun, stages, feed)
@@ -109,8 +109,8 @@ def training_of(
     """The training itself.
 
     Args:
-        claim: makes the folder its own, see `RunPlace`.
-        log: where its figures go.
+        claim: takes over the run folder, see `RunPlace`.
+        log: where figures go.
     """
     begun, split = ready.begun, learned.validation
     return Training(
@@ -129,5 +129,5 @@ def training_of(
 
 
 def _some(rows: CachedRows) -> Tensor:
-    """A few training rows, (B, …), as the student sees them."""
+    """A few training rows as the student sees them, (B, …)."""
     return torch.from_numpy(np.stack([rows[row, 0].x for row in some_rows(len(rows))]))

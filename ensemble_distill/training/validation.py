@@ -1,4 +1,4 @@
-"""The loss and the NLL on the validation rows while a student trains."""
+"""The loss and the NLL on the validation rows during training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from ensemble_distill.training.rows import CachedSplit
 
 
 def validation(split: CachedSplit, to: AnyPreprocessing | None, feed: Feed, needs: frozenset[str]) -> Validate:
-    """A function that gives the loss, and where there are labels the NLL, on the rows of a split without views; where
-    the loss needs members, on those that some member answers, of which there is one."""
+    """A function that computes the loss and, if there are labels, the NLL on the plain rows of a split.
+
+    If the loss needs members, only rows that some member answers count; there must be one.
+    """
     labels, device, task = split.source.labels, feed.device, feed.pooling.task
     answered_alone = feed.pooling.partial and "teacher" in needs
-    whole = replace(feed.pooling, sampled=split.records.sampled)  # whatever the training rows are
+    whole = replace(feed.pooling, sampled=split.records.sampled)  # training rows may have other records
 
     @torch.no_grad()
     def validate(student: Student, stage: Stage) -> dict[str, float]:
@@ -40,7 +42,7 @@ def validation(split: CachedSplit, to: AnyPreprocessing | None, feed: Feed, need
             known = None if y is None else Labels(y, y.clone(), ones, ones.bool())
             if y is not None:
                 nll += predictive.pooled_nll(y).sum().item()
-            # last, since a method's loss may change what it is given
+            # last, since a method's loss may change its arguments
             losses += len(said) * stage.loss(Batch(teacher, known), predictive, Step(0, 1)).item()
             count += len(said)
         told = {} if labels is None else {f"validation_{name}": v for name, v in task.of_nll(nll / count).items()}

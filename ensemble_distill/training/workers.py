@@ -1,4 +1,4 @@
-"""How many loader processes render the rows of a training, where nobody says it."""
+"""The default number of loader processes that render the rows of a training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ensemble_distill.runtime.workers import SECONDS, at_once, by_trial, offered
 from ensemble_distill.training.forecast import WORTH_TIMING
 from ensemble_distill.training.loop import Training
 
-FEWEST = 8  # rows of a step in a trial: BatchNorm needs several
+FEWEST = 8  # rows per step in a trial: BatchNorm needs several
 
 
 def try_workers(training: Training, progress: Progress) -> None:
-    """Have rows rendered by as many processes as a trial of a few steps finds faster.
+    """Render rows in loader processes if a trial of a few steps finds that faster.
 
-    There is no trial on a GPU, which has a rule of its own; under torchrun, whose processes step together; of a body
-    that is to be compiled, which it would be once more; and where rows are kept once they are rendered.
+    There is no trial on a GPU, which has its own rule; under torchrun, whose processes step together; for a body that
+    torch compiles, which the trial would compile once more; in short trainings; or if rendered rows are kept.
     """
     feed, compiled = training.feed, training.setup.settings.torchcompile is not None
     if feed.device.type != "cpu" or ranks.several() or training.steps < WORTH_TIMING or compiled:
@@ -35,7 +35,10 @@ def try_workers(training: Training, progress: Progress) -> None:
 
 
 def _warmed(training: Training, size: int) -> int:
-    """The steps of a trial, whose rows are read before: an epoch after the first finds in memory what is kept there."""
+    """The number of steps in a trial, after reading their rows once.
+
+    From its second epoch on a training finds its files in memory, so the trial should too.
+    """
     feed, until = training.feed, time.monotonic() + SECONDS
     order = replace(feed.order, batch_size=size)
     steps = 0
