@@ -1,4 +1,4 @@
-"""Methods, a paper a file; a file's name is the method's."""
+"""Methods, one paper per file; the file's name is the method's name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def open_method(name: str) -> Method:
     """A method by name, or the user's own as `file.py:Class`.
 
     Raises:
-        EdistillError: there is no such method, or the class is no `Method`.
+        EdistillError: there is no such method, or the class is not a `Method`.
     """
     if ":" in name:
         return UsersMethod(name)
@@ -39,13 +39,16 @@ def open_method(name: str) -> Method:
 def settled_method(
     name: str, given: Mapping[str, Any], task: type[Task], from_members: bool
 ) -> tuple[Method, BaseModel]:
-    """A method and its options, with defaults that depend on the task or on a start from members.
+    """A method and its options, including defaults that depend on the task or on a start from members.
 
     Args:
+        name: see `open_method`.
         given: the `[method]` table.
+        task: the task of the ensemble.
+        from_members: whether the student starts from several members.
 
     Raises:
-        EdistillError: there is no such method or option, or it is for another task.
+        EdistillError: there is no such method or option, or the method does not support the task.
     """
     method = open_method(name)
     options = method.settled(method_options(method, name, given), task, from_members)
@@ -58,7 +61,7 @@ def settled_method(
 
 
 def method_options(method: Method, name: str, given: Mapping[str, Any]) -> BaseModel:
-    """The `[method]` table of a method of that name, validated by the method itself."""
+    """The `[method]` table as the method's options. Raises EdistillError for an option that they do not accept."""
     try:
         return method.Options.model_validate(given)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """Born-again networks (Furlanello et al. 2018, arXiv:1805.04770): a student that learns from one teacher.
 
-The paper's teacher is a network as large as the student; here it is also the pooled prediction of an ensemble, or the
-student of the generation before. All four objectives are at temperature 1.
+The paper's teacher is a network as large as the student. Here the teacher is the pooled prediction of an ensemble or
+the student of the previous generation. All four objectives use temperature 1.
 """
 
 from __future__ import annotations
@@ -36,23 +36,22 @@ from ensemble_distill.runtime.keys import uniform_row
 from ensemble_distill.tasks import Task
 
 Objective = Literal["ban", "ban+l", "cwtm", "dkpp"]
-COPIES = ("ban", "ban+l")  # objectives whose student is to say what its teacher says
+COPIES = ("ban", "ban+l")  # objectives under which the student imitates its teacher's whole prediction
 
 
 def teacher_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
-    """KL(teacher ‖ student), the mean over rows and positions: "BAN".
+    """KL(teacher ‖ student), averaged over rows and positions: "BAN".
 
-    It is the paper's cross-entropy less the teacher's own entropy, which no gradient sees: 0 is a perfect copy.
+    This is the paper's cross-entropy minus the teacher's entropy, which has no gradient, so a perfect copy has loss 0.
     """
     return ranks.mean_of_all(batch.teacher.pooled().kl(student))
 
 
 def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
-    """−ln q(y) of each row, weighted by the teacher's largest probability, "CWTM", equation 10:
-    Σ_s (max p_s ÷ Σ_u max p_u) (−ln q_s(y_s)), u over the whole minibatch.
+    """−ln q(y) weighted by the teacher's largest probability: "CWTM", equation 10.
 
-    The weight is the teacher's confidence also where the teacher is wrong. Rows without a label count in neither sum.
-    On several ranks u goes over the rows of all.
+    Σ_s (max p_s ÷ Σ_u max p_u) (−ln q_s(y_s)), where u runs over the whole minibatch, including the rows of all ranks.
+    The weight is the teacher's confidence even where the teacher is wrong. Rows without a label count in neither sum.
     """
     teacher = batch.teacher.pooled()
     confidence = (teacher.top if isinstance(teacher, Sampled) else teacher.means().amax(-1))[:, 0]
@@ -63,7 +62,7 @@ def confidence_weighted_loss(batch: Batch, student: Predictive, step: Step) -> T
 
 
 def permuted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
-    """KL(teacher whose dark knowledge is permuted ‖ student), the mean over rows and positions: "DKPP", equation 11."""
+    """KL(teacher with permuted dark knowledge ‖ student), averaged over rows and positions: "DKPP", equation 11."""
     teacher = batch.teacher.pooled()
     assert isinstance(teacher, Categorical)
     target = Categorical(permuted_but_the_largest(teacher.log_probs(), step))
@@ -72,16 +71,17 @@ def permuted_loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
 
 
 def permuted_but_the_largest(values: Tensor, step: Step) -> Tensor:
-    """The last dimension's entries in a random order, but for the largest, which stays where it is.
+    """Values with the last dimension randomly permuted, except for its largest entry, which stays in place.
 
-    Each row and position has its own permutation, uniform over all of them, drawn afresh in each step: the paper
-    leaves open whether it is. They follow from the step's seed and the place in the batch of all ranks.
+    Each row and position has its own permutation, uniform over all permutations and drawn afresh in each step; the
+    paper does not say whether its own are. Permutations depend on the step's seed and index and on the row's place in
+    the joint batch of all ranks.
     """
     before = ranks.before(values.numel())
     drawn = uniform_row(before + values.numel(), "dkpp", step.seed, step.index, 0)[before:]
-    keys = torch.from_numpy(drawn).view(values.shape).argsort(-1).to(values.device)  # a random order of each row
+    keys = torch.from_numpy(drawn).view(values.shape).argsort(-1).to(values.device)  # a random order per row
     largest = values.argmax(-1, keepdim=True)
-    # the largest sorts last in both orders, so the first K − 1 of each are the others: ascending, and at random
+    # the largest sorts last in both orders, so the first K − 1 of each are the others, in ascending or random order
     classes = values.shape[-1]
     ascending = torch.arange(classes, device=values.device).expand_as(keys)
     places, sources = (order.scatter(-1, largest, classes).argsort(-1)[..., :-1] for order in (ascending, keys))
@@ -89,12 +89,12 @@ def permuted_but_the_largest(values: Tensor, step: Step) -> Tensor:
 
 
 def gradient_split(batch: Batch, student: Predictive) -> Mapping[str, Tensor]:
-    """How q − p, the gradient of the divergence from the teacher by the student's logits, splits in
-    the paper: its squared norm, the mean over rows, whatever is minimized.
+    """The paper's two parts of q − p, the gradient of the divergence from the teacher by the student's logits.
 
-    `gradient_label` is (q_* − p_*)² of the label's class, the ground-truth gradient with the label scaled by the
-    teacher's p_*; `gradient_dark` is Σ (q_k − p_k)² of all others, the dark knowledge. Rows whose label is unknown or
-    mixed with another's are left out; of a batch without any other both are NaN.
+    Each part is a squared norm averaged over rows, whatever objective is minimized. `gradient_label` is (q_* − p_*)²
+    for the label's class: the ground-truth gradient with the label scaled by the teacher's p_*. `gradient_dark` is
+    Σ (q_k − p_k)² over all other classes: the dark knowledge. Rows whose label is unknown or mixed with another label
+    are left out; both parts are NaN for a batch without other rows.
     """
     labels, teacher = batch.labels, batch.teacher.pooled()
     if labels is None or not isinstance(teacher, Categorical) or labels.own.is_floating_point():
@@ -123,12 +123,11 @@ class BornAgainOptions(Options):
 
 
 class BornAgain(Method):
-    """One head against one teacher, generation after generation with `train.generations`: each learns from the one
-    before, under a new seed and the same schedule.
+    """One head that imitates one teacher; with `train.generations`, each generation learns from the previous one.
 
-    The head can be solved for on the way (`closed_form`), as that of kd. The paper does not, and so the default is off.
-
-    The weight of the labels in BAN+L is not stated in the paper; here both terms count alike, if not set otherwise.
+    Every generation has a new seed and the same schedule. The head can be solved for during training (`closed_form`),
+    as in kd; the default is off, since the paper does not. The paper does not state the weight of the labels in BAN+L;
+    by default both terms count equally.
     """
 
     title = "one head that learns from one teacher, which may be the generation before"
@@ -152,7 +151,11 @@ class BornAgain(Method):
         return None
 
     def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
-        """Raises EdistillError for an objective of classes where the task has none, and a weight that nothing has."""
+        """The options, with their defaults filled in.
+
+        Raises:
+            EdistillError: the objective needs classes and the task has none, or an option contradicts the objective.
+        """
         assert isinstance(options, BornAgainOptions)
         objective, weight = options.objective, options.label_weight
         if objective not in COPIES and options.closed_form:
@@ -165,7 +168,7 @@ class BornAgain(Method):
                 f"method.objective is {objective!r}, which is about the probabilities of classes, and the task is "
                 f"{task.key}. Use ban or ban+l."
             )
-        settled = options.model_copy(update=settled_form(options, False))  # the paper solves for nothing
+        settled = options.model_copy(update=settled_form(options, False))  # off: the paper does not solve
         if objective == "ban+l":
             return settled.model_copy(update={"label_weight": 1.0 if weight is None else weight})
         if weight is not None:

@@ -1,4 +1,4 @@
-"""BatchEnsemble (Wen et al. 2020, arXiv:2002.06715) as a student: shared weights, and rank-one factors per member."""
+"""BatchEnsemble (Wen et al. 2020, arXiv:2002.06715) as a student: shared weights and rank-one factors per member."""
 
 from __future__ import annotations
 
@@ -24,32 +24,34 @@ class BatchEnsembleOptions(Options):
 
 
 class BatchEnsemble(Method):
-    """Member m of the student has the weights W ∘ (r_m s_mᵀ) in every linear and convolutional layer, and imitates
-    member m of the ensemble.
+    """Member m of the student has the weights W ∘ (r_m s_mᵀ) and imitates member m of the ensemble.
 
-    Distilling one-to-one into such a student is from LatentBE (Nam et al. 2022, arXiv:2206.15047), which then averages
-    the factors into one network; here they stay, since the members are the aim. As in its authors' code the factors
-    start at 1: members part because their targets differ.
+    This holds for every linear and convolutional layer. One-to-one distillation into shared weights with factors is
+    from LatentBE (Nam et al. 2022, arXiv:2206.15047), which then averages the factors into one network; here they stay,
+    since the members are the aim. As in its authors' code, the factors start at 1, and members part because their
+    targets differ.
 
-    A random start brings model uncertainty and mostly costs some of the prediction, so 0 is the default and .2 is worth
-    a try where model uncertainty counts. On the quickstart's digits, validation rows, three seeds, 60 epochs of one
-    fresh body from a `spread` of 0, .1, .2 and .3 gave 51 %, 52 %, 58 % and 66 % of the members' model uncertainty, in
-    which the student was worth 4.7, 4.9, 4.9 and 4.8 of 8 members, a divergence from the members of .0123, .0119, .0115
-    and .0118, and a mean KL of .0028, .0029, .0029 and .0029. From 0 and from .2, 60 epochs of two members' bodies were
-    worth 5.4 and 5.5 at a mean KL of .0015 and .0014; 200 epochs of a fresh body at 1e-3, two seeds, 4.5 and 4.9 at
-    .0020 and .0022; 40 epochs of seven fresh convolutions, one seed, 2.3 and 2.0 at .0219 and .0234. In 6 epochs of two
-    members' bodies .2 took the divergence from the members from .031 to .037.
+    Random initial factors raise model uncertainty and mostly cost some prediction quality, so the default `spread` is
+    0, and .2 is worth a try where model uncertainty counts. Measured on the validation rows of the quickstart's digits:
 
-    Theirs is one stage, which a `hinton_share` of 0 gives; but to learn the pooled prediction
-    first, as Hydra does, brought the members nearer to their targets, and is M times cheaper while it lasts.
+    - 60 epochs of one fresh body, three seeds, `spread` 0, .1, .2 and .3: 51 %, 52 %, 58 % and 66 % of the members'
+      model uncertainty, a worth in uncertainty of 4.7, 4.9, 4.9 and 4.8 of 8 members, a divergence from the members of
+      .0123, .0119, .0115 and .0118, and a mean KL of .0028, .0029, .0029 and .0029.
+    - 60 epochs of two members' bodies, `spread` 0 and .2: worth 5.4 and 5.5, mean KL .0015 and .0014.
+    - 200 epochs of a fresh body at 1e-3, two seeds, `spread` 0 and .2: worth 4.5 and 4.9, mean KL .0020 and .0022.
+    - 40 epochs of seven fresh convolutions, one seed, `spread` 0 and .2: worth 2.3 and 2.0, mean KL .0219 and .0234.
+    - 6 epochs of two members' bodies: a `spread` of .2 raised the divergence from the members from .031 to .037.
 
-    A factor's gradient is 1/M of a shared weight's, for which their code makes up; adaptive optimizers do so anyway.
+    LatentBE trains in one stage, as a `hinton_share` of 0 does. Learning the pooled prediction first, as Hydra does,
+    brought the members nearer to their targets, and that stage is M times cheaper.
+
+    A factor's gradient is 1/M of a shared weight's. Their code compensates for that; adaptive optimizers do so anyway.
     """
 
     title = "members that share their weights but for rank-one factors; keeps the ensemble's diversity"
     paper = "Wen et al. 2020, arXiv:2002.06715"
     outputs = "one distribution per member"
-    # factors are of layers that see rows: positions are none
+    # factors belong to layers that see whole rows, not positions
     tasks: ClassVar[frozenset[str]] = Method.tasks - {"language-modelling"}
     form: ClassVar[Form] = "rank-one"
     Options: ClassVar[type[BaseModel]] = BatchEnsembleOptions

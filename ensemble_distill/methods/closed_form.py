@@ -1,4 +1,4 @@
-"""Heads in closed form: the options, and the solution, of every method whose targets allow it."""
+"""Heads in closed form: the options and the solution, for every method whose targets allow it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.students.ridge import Ridge
 from ensemble_distill.students.student import Student
 
-Target = Callable[[Batch, Family], Predictive]  # what the heads of such a family are to say of B rows
+Target = Callable[[Batch, Family], Predictive]  # what heads of the given family should predict for a batch
 
 SHRINKAGE = 1e-4
 ClosedForm = Annotated[
@@ -38,12 +38,12 @@ AFTER = 0.3
 
 
 def settled_form(options: BaseModel, default: bool) -> dict[str, Any]:
-    """The update of options that leave `closed_form` to the task and the start."""
+    """The update that sets `closed_form` to its default if the options leave it open; else an empty one."""
     return {"closed_form": default} if getattr(options, "closed_form", None) is None else {}
 
 
 def idle_ridge(options: BaseModel) -> Mapping[str, str]:
-    """See `Method.idle`: without a solution nothing shrinks, and nothing comes before it."""
+    """`Method.idle` of methods with `closed_form`: if that is off, the ridge and `solve_after` do nothing."""
     if getattr(options, "closed_form", None):
         return {}
     why = "no heads are solved for, since method.closed-form is off"
@@ -52,17 +52,16 @@ def idle_ridge(options: BaseModel) -> Mapping[str, str]:
 
 
 def members_say(batch: Batch, family: Family) -> Predictive:
-    """A head says what its member says."""
+    """The target of heads that imitate one member each: the members' predictions."""
     return batch.teacher
 
 
 def solved_on_the_way(options: BaseModel, stage: Stage, fit: Fit | None) -> Sequence[Stage]:
-    """A single stage in two, of which the second begins with a solution: `solve_after` of it, and what is left under a
-    fresh schedule.
+    """A stage split in two at the share `solve_after`; the second part begins with the solution and a fresh schedule.
 
-    Features are worth solving for once they were trained a little. On the quickstart's digits, validation rows, kd
-    from two members came to a mean KL of .0077 in 6 epochs with a first part of 30 %, to .0111 solved at the very start
-    and to .0114 without; one fresh body came in 60 epochs to .0040, .0122 and .0048.
+    Solving pays once the features have been trained a little. On the validation rows of the quickstart's digits, kd
+    from two members reached a mean KL of .0077 in 6 epochs when solved after 30 %, .0111 when solved at the very start
+    and .0114 when not solved; one fresh body reached .0040, .0122 and .0048 in 60 epochs.
     """
     after: float = getattr(options, "solve_after", AFTER)
     if fit is None:
@@ -74,7 +73,7 @@ def solved_on_the_way(options: BaseModel, stage: Stage, fit: Fit | None) -> Sequ
 
 
 def together(temperature: float) -> Target:
-    """One head says what the members say together: where T² KL(pooled members ‖ head), T on both sides, is 0."""
+    """The target of one head that imitates the pooled members: where T² KL(pooled ‖ head), both at T, is 0."""
 
     def target(batch: Batch, family: Family) -> Predictive:
         return batch.teacher.tempered(temperature).pooled().tempered(1 / temperature)
@@ -83,13 +82,15 @@ def together(temperature: float) -> Target:
 
 
 def solved_heads(options: BaseModel, target: Target) -> Fit | None:
-    """Every head's last layer as the least-squares map from what it sees to what it is to say; None where
-    `closed_form` is off.
+    """A fit that sets every head's last layer to the least-squares map from its inputs to its target's raw outputs.
 
-    Linear heads see the same, so one Gram matrix serves all of them; where members do not answer every row, each head
-    has its own, of the rows that its member answers. Least squares weighs what is said of impossible classes as much as
-    the rest, and rows on which members agree as much as others: it is where the stage starts, and its loss does the
-    rest.
+    Linear heads share their inputs, so one Gram matrix serves them all. If members do not answer every row, each head
+    has its own Gram matrix, over the rows that its member answers. Least squares gives the logits of impossible classes
+    as much weight as the others, and rows on which members agree as much as those on which they do not. It is only the
+    stage's starting point; the stage's loss does the rest.
+
+    Returns:
+        The fit; None if `closed_form` is off.
     """
     if not getattr(options, "closed_form", None):
         return None
@@ -105,7 +106,7 @@ def solved_heads(options: BaseModel, target: Target) -> Fit | None:
             else:
                 each = [seen.unsqueeze(1)] * raw.shape[1] if seen.dim() == 2 else seen.chunk(seen.shape[1], 1)
                 own = list(zip(each, raw.chunk(raw.shape[1], 1), strict=True))
-            if there is not None:  # each head from the rows that its member answers
+            if there is not None:
                 own = [(x[known], y[known]) for (x, y), known in zip(own, there.unbind(1), strict=True)]
             regressions = regressions or [Ridge() for _ in own]
             for regression, (x, y) in zip(regressions, own, strict=True):

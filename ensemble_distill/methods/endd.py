@@ -14,7 +14,7 @@ from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.dirichlet import Dirichlet, DirichletFamily
 from ensemble_distill.predictive.protocol import Family, Predictive
 
-MANY = 10_000  # steps, from which on there is time to come down from the paper's temperature
+MANY = 10_000  # steps: from here on there is time to anneal from the paper's temperature
 
 
 class EnDDOptions(Options):
@@ -38,7 +38,7 @@ class EnDDOptions(Options):
 
 
 def annealed(options: EnDDOptions, progress: float, steps: int = 1) -> float:
-    """The temperature T after a share of so many steps, `progress` in (0, 1]; exactly 1 at the end."""
+    """The temperature T after a share `progress` in (0, 1] of `steps` steps; exactly 1 at the end."""
     first = _first(options, steps)
     left = min(max(2 - 2 * progress / options.anneal_share, 0.0), 1.0)
     return 1 + (first - 1) * left
@@ -51,22 +51,24 @@ def _first(options: EnDDOptions, steps: int) -> float:
 
 
 class EnDD(Method):
-    """One head whose numbers z are a Dirichlet, α = exp(z/T), fitted to the members by maximum likelihood:
-    −(1/M) Σ_m ln Dir(p_m; α), times T², where p_m is member m's probabilities softened by T and smoothed, (1 − ε) p +
-    ε/K, since ln p is what counts and one confident member would outweigh all others.
+    """One head that emits a Dirichlet, α = exp(z/T), fitted to the members by maximum likelihood.
 
-    T falls to 1, because at 1 the members lie in corners of the simplex where an untrained Dirichlet has hardly any
-    mass. The authors' code holds T and then lowers it linearly. For long trainings the default is the schedule of a
-    published reproduction on CIFAR-10: of 90 epochs 30 at T = 10, 30 falling, 30 at 1. In short ones that leaves no
-    time for what is learned at 1. On the quickstart's digits, validation rows, two seeds, 96 steps from 10 gave 3 % of
-    the members' model uncertainty, from 5 half, from 3 about all, and from 2 seventeen times as much; 320 steps gave
-    four fifths from 2 and from 3. In trainings of a few thousand steps 2 to 5 came much nearer to the members than 10.
-    The likelihood has no bound where all members agree, and serves many classes badly; `proxy-endd` mends both.
+    The loss is −(T²/M) Σ_m ln Dir(p_m; α), where p_m are member m's probabilities, softened by T and smoothed to
+    (1 − ε) p + ε/K. Without smoothing, one confident member would outweigh all others through ln p.
 
-    To begin at a head solved for by least squares, as `kd` does, was tried with both methods, for the numbers of a
-    proxy Dirichlet, and did not work: precisions differ so much between rows that 96 steps later accuracy was .2 to .7.
+    T falls to 1. It starts higher because at 1 the members lie in corners of the simplex, where an untrained Dirichlet
+    has hardly any mass. The authors' code holds T and then lowers it linearly. For long trainings, the default is the
+    schedule of a published reproduction on CIFAR-10: of 90 epochs, 30 at T = 10, 30 falling, 30 at 1. Short trainings
+    would have no time left to learn at 1. On the validation rows of the quickstart's digits, two seeds, 96 steps gave
+    3 % of the members' model uncertainty from T = 10, half from 5, about all from 3, and seventeen times as much from
+    2; 320 steps gave four fifths from 2 and from 3. In trainings of a few thousand steps, 2 to 5 came much nearer to
+    the members than 10. The likelihood is unbounded where all members agree, and it suits many classes badly;
+    `proxy-endd` mends both.
 
-    Members are read in float64, because a large α multiplies what rounding does to ln p_m.
+    Starting from a head solved for by least squares, as `kd` does, did not work for either method: with a proxy
+    Dirichlet as the target, precisions differ so much between rows that accuracy was .2 to .7 after 96 steps.
+
+    Members are read in float64, because a large α multiplies the rounding of ln p_m.
     """
 
     title = "one head that gives a Dirichlet, fitted to the members; a Prior Network"

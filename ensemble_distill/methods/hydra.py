@@ -1,4 +1,4 @@
-"""Hydra (Tran et al. 2020, arXiv:2001.04694): one body, and one head that imitates each member."""
+"""Hydra (Tran et al. 2020, arXiv:2001.04694): one body and one head per member, each of which imitates its member."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ from ensemble_distill.tasks import Task
 
 
 def members_loss(temperature: float, row_weight: float = 0.0) -> Loss:
-    """T² (1/M) Σ_m KL(member m ‖ the student's m-th prediction), the mean over rows, with temperature T on both
-    sides; members of unequal weight count by theirs, and on each row those who answer it."""
+    """T² (1/M) Σ_m KL(member m ‖ the student's m-th prediction), averaged over rows, with both sides at temperature T.
+
+    The mean over members uses their weights and, on each row, covers only those who answer it. For `row_weight`, see
+    `_over_rows`.
+    """
 
     def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
         teacher = batch.teacher.tempered(temperature)
@@ -41,12 +44,13 @@ def members_loss(temperature: float, row_weight: float = 0.0) -> Loss:
 
 
 def deviation_loss(temperature: float, deviation_weight: float, row_weight: float = 0.0) -> Loss:
-    """T² KL(pooled members ‖ pooled heads) + a T² (1/M) Σ_m (how otherwise head m departs from the pooled heads than
-    member m from the pooled members), the mean over rows, with temperature T throughout and `deviation_weight` a.
+    """T² KL(pooled members ‖ pooled heads) + a T² (1/M) Σ_m (the deviation error of head m), averaged over rows.
 
-    At a = 1 it is `members_loss` to second order in the heads' error; what the heads get wrong together and what they
-    get wrong of their differences stand apart in it, so the second can weigh more. See `deviation_error`. On a row that
-    some members do not answer, both are of the heads of those who do.
+    The temperature is T throughout, and a is `deviation_weight`. A deviation error measures how differently head m
+    deviates from the heads' mean than member m does from the members' mean; see `Predictive.deviation_error`. At a = 1
+    the loss is `members_loss` to second order in the heads' error. It separates the error of the heads' pooled
+    prediction from the error of their differences, so the latter can weigh more. On a row that some members do not
+    answer, both terms cover only the heads of those who do.
     """
 
     def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
@@ -60,7 +64,7 @@ def deviation_loss(temperature: float, deviation_weight: float, row_weight: floa
 
 
 def with_labels(loss: Loss, weight: float) -> Loss:
-    """The loss + `weight` · −ln q(y) of the pooled prediction, the mean over the rows that have a label."""
+    """The loss plus `weight` times −ln q(y) of the pooled prediction, averaged over the rows that have a label."""
     if weight == 0:
         return loss
 
@@ -71,15 +75,17 @@ def with_labels(loss: Loss, weight: float) -> Loss:
 
 
 def _over_rows(losses: Tensor, batch: Batch, row_weight: float) -> Tensor:
-    """The mean over the rows (B, …) of all ranks, each weighted by its members' model uncertainty to a power, in shares
-    of the batch."""
+    """The weighted mean of losses (B, …) over the rows of all ranks.
+
+    A row's weight is its members' model uncertainty, relative to the batch's largest, to the power `row_weight`.
+    """
     if row_weight == 0:
         return ranks.mean_of_all(losses)
     disagreement = batch.teacher.summary().model
     least = torch.finfo(disagreement.dtype)
     largest = ranks.largest_of_all(disagreement.amax()).clamp_min(least.tiny)
     weight = (disagreement / largest + least.eps) ** row_weight
-    over = torch.sum if ranks.several() else torch.mean  # one process keeps the bits that it always had
+    over = torch.sum if ranks.several() else torch.mean  # the mean keeps a single process's bits as they were
     return ranks.share_of_all(over(losses * weight), over(weight), least.tiny)
 
 
@@ -122,14 +128,15 @@ class HydraOptions(Options):
 
 
 class Hydra(Method):
-    """Two phases: one "Hinton head" learns the ensemble's pooled prediction; then it is copied into a head per
-    member, and body and heads go on together, each head against its own member.
+    """One body and one head per member, trained in two phases.
 
-    The loss of the second phase is equation 3 of the paper, (1/M) Σ_m KL(p_m ‖ q_m), with temperature T on both
-    sides. The paper states neither its T nor a factor T²; the factor keeps gradients comparable across T.
+    First, one "Hinton head" learns the ensemble's pooled prediction. Then it is copied into one head per member, and
+    body and heads train together, each head against its own member. The loss of the second phase is equation 3 of the
+    paper, (1/M) Σ_m KL(p_m ‖ q_m), with both sides at temperature T. The paper states neither its T nor a factor T²;
+    the factor keeps gradients comparable across T.
 
-    Fidelity and quality are different aims: `label_weight` adds the labels to both phases, as in BAN+L, and makes the
-    student answer better where the ensemble is wrong, which moves it away from the ensemble.
+    Fidelity and quality are different aims. `label_weight` adds the labels to both phases, as in BAN+L: the student
+    then answers better where the ensemble is wrong, and moves away from the ensemble.
     """
 
     title = "one body, one head per member; keeps the ensemble's diversity"
@@ -153,13 +160,14 @@ class Hydra(Method):
         return self.needs | ({"labels"} if options.label_weight else set())
 
     def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
-        """What several members' weights bring needs no first phase, which would train one head on their mean.
+        """The options, with their defaults filled in.
 
-        Heads in closed form are where classifiers start best. Where a head says a variance too, least squares misjudges
-        that, so there it is but what a start from members needs.
+        A start from several members skips the first phase, which would train one head on their mean. Closed-form heads
+        are the best start for classifiers. If a head emits a variance too, least squares misjudges it, so closed form
+        is then the default only for a start from members, which needs it.
 
         Raises:
-            EdistillError: deviations get a weight, and the loss has no such term.
+            EdistillError: `deviation_weight` is set, and the loss has no deviations.
         """
         assert isinstance(options, HydraOptions)
         if options.loss != "deviation" and options.deviation_weight is not None:

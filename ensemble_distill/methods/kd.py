@@ -27,7 +27,7 @@ from ensemble_distill.tasks import Task
 
 
 def pooled_loss(temperature: float) -> Loss:
-    """T² KL(pooled members ‖ the student's one head), the mean over rows, with temperature T on both sides."""
+    """T² KL(pooled members ‖ the student's single head), averaged over rows, with both sides at temperature T."""
 
     def loss(batch: Batch, student: Predictive, step: Step) -> Tensor:
         target = batch.teacher.tempered(temperature).pooled()
@@ -46,14 +46,15 @@ class KDOptions(Options):
 
 
 class KnowledgeDistillation(Method):
-    """One head against the pooled prediction: for classes the members' mean, each softened by T before (section 2 of
-    the paper, where T² keeps gradients comparable across T); of regression the normal distribution with the
-    mixture's moments.
+    """One head that imitates the pooled prediction.
 
-    Of regression T multiplies variances before the moments are taken, so the student's variance becomes data +
-    model / T, of the members' data and model uncertainty. 1 is exact.
+    For classes, the target pools the members after softening each by T (section 2 of the paper, where T² keeps
+    gradients comparable across T). For regression, it is the normal distribution with the mixture's moments. There T
+    multiplies the variances before the moments are taken, so the student's variance becomes data + model / T, from the
+    members' data and model uncertainty; T = 1 is exact.
 
-    With `closed_form`, the default for classes and labels, the head is solved for on the way; see `solved_on_the_way`.
+    With `closed_form`, the default for classes and labels, the head is solved for during training; see
+    `solved_on_the_way`.
     """
 
     title = "one head that learns what the ensemble predicts; its members' disagreement is lost"

@@ -1,4 +1,4 @@
-"""What a method is: options, and stages whose losses are written against `Predictive`."""
+"""What a method is: options, and stages with losses that are written against `Predictive`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ensemble_distill.tasks import Task, task_names
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of B rows, some of which were mixed with another.
+    """The labels of B rows, each of which may be mixed with another row.
 
     Attributes:
-        own, partner: (B,) classes (int64) or targets (float) of each row and of the one it was mixed with; (B, K) or
-            (B, D) of several labels or targets a row.
-        weight: (B,) of its own.
-        known: (B,) whether the row has a label at all; where it has none the others mean nothing.
+        own, partner: (B,), classes (int64) or targets (float) of each row and of the row it was mixed with; (B, K) or
+            (B, D) with several labels or targets per row.
+        weight: (B,), the share of each row's own label, in a mixture with its partner's.
+        known: (B,), whether each row has a label; if not, its other attributes are meaningless.
     """
 
     own: Tensor
@@ -33,26 +33,25 @@ class Labels:
     known: Tensor
 
     def targets(self) -> Tensor:
-        """The target of each row of regression, (B,) or (B, D): of a mixed one what lies between the two; 0 where it is
-        unknown."""
-        of_row = (-1, *(1,) * (self.own.dim() - 1))  # the shape in which a number a row goes with a row's labels
+        """Each row's regression target, (B,) or (B, D): interpolated for a mixed row, 0 for a row without a label."""
+        of_row = (-1, *(1,) * (self.own.dim() - 1))  # the shape that broadcasts one number per row over its labels
         share = self.weight.view(of_row)
         return torch.where(self.known.view(of_row), share * self.own + (1 - share) * self.partner, 0.0)
 
     def nll(self, student: Predictive) -> Tensor:
-        """Mean −ln q(y) of each of the student's members, (B, M), nats; 0 for rows without a label.
+        """−ln q(y) of each of the student's members in nats, (B, M); 0 for rows without a label.
 
-        A mixed row has both rows' classes or labels, each by its weight (Zhang et al. 2018, arXiv:1710.09412), but one
-        target, which lies between the two.
+        For a mixed row, it is the weighted mean over both rows' classes or labels (Zhang et al. 2018,
+        arXiv:1710.09412). Regression has a single target, interpolated between the two.
         """
         return self._mixed(student.nll)
 
     def pooled_nll(self, student: Predictive) -> Tensor:
-        """The same of the prediction made of the student's members, (B,)."""
+        """−ln q(y) of the student's pooled prediction in nats, (B,); mixed and unlabeled rows count as in `nll`."""
         return self._mixed(lambda y: student.pooled_nll(y).unsqueeze(1))[:, 0]
 
     def _mixed(self, nll_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """(B, M), from what gives that of labels."""
+        """The −ln q(y) of possibly mixed labels, (B, M), from the function that gives it for plain labels."""
         if self.own.is_floating_point():
             nll = nll_of(self.targets())
         else:
@@ -63,14 +62,14 @@ class Labels:
 
 
 def softened(options: BaseModel) -> str | None:
-    """The clause of a temperature other than 1; see `Method.beyond_samples`."""
+    """The clause for a temperature other than 1, else None; see `Method.beyond_samples`."""
     temperature: float = getattr(options, "temperature", 1.0)
     return None if temperature == 1 else f"method.temperature is {temperature:g}, which softens all classes"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the members said of B rows, and the rows' labels; None where no row has one."""
+    """What the members predict for B rows, and the rows' labels: None if no row has one."""
 
     teacher: Predictive
     labels: Labels | None
@@ -78,7 +77,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """Where in its stage a step is: 0 ≤ index < steps; and the seed of what a loss draws at random."""
+    """A step's place in its stage, 0 ≤ index < steps, and the seed for whatever a loss draws at random."""
 
     index: int
     steps: int
@@ -86,13 +85,13 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """Share of the stage that is done after this step, in (0, 1]."""
+        """The share of the stage that is done after this step, in (0, 1]."""
         return (self.index + 1) / self.steps
 
 
 Loss = Callable[[Batch, Predictive, Step], Tensor]  # a scalar
-Watch = Callable[[Batch, Predictive], Mapping[str, Tensor]]  # named scalars, that nothing is trained by
-# sets weights of the student from many rows: the body's features (B, F) of each batch, and what was said of its rows
+Watch = Callable[[Batch, Predictive], Mapping[str, Tensor]]  # named scalars, for display only
+# sets weights of the student from many rows: for each batch, the body's features (B, F) and the batch
 Fit = Callable[[Student, Iterable[tuple[Tensor, Batch]]], None]
 
 
@@ -103,14 +102,15 @@ class Stage:
     Attributes:
         name: for logs.
         share: of all steps, in (0, 1]; the shares of a method sum to 1.
-        start: makes this stage's student from the last one's.
-        loss: what is minimized, from a batch, the student's prediction of it, and the step. Where several processes
-            have a part of the batch each, it is over that of all by `runtime.ranks`; one that asks nothing there is
-            taken for a mean over the rows that it is given.
-        fit: what is solved for before the first step, from the cached rows in their views; None for nothing.
-        watch: what `summary.csv` tells of the training rows beside the loss, means over the steps of an epoch in which
-            it is not NaN; None for nothing. Nothing in it should wait for the device.
-        optional: whether it is left out, its share going to the next stage, where steps do not suffice for all.
+        start: makes this stage's student from the previous stage's.
+        loss: what is minimized: a scalar from a batch, the student's prediction for it, and the step. If several
+            processes each have a part of the batch, the loss reduces over all parts by `runtime.ranks`; a loss that
+            does not use it is taken for a mean over the rows it is given.
+        fit: solves for weights before the first step, from the cached rows in their views; None for no solution.
+        watch: further figures of the training rows, written to `summary.csv` beside the loss as means over the steps
+            of an epoch in which they are not NaN; None for no figures. It should not wait for the device.
+        optional: whether the stage is left out, and its share goes to the next stage, if there are fewer steps than
+            stages.
     """
 
     name: str
@@ -131,16 +131,16 @@ class Options(BaseModel):
 
 
 class Method(ABC):
-    """A paper's way to train a student; one file of this package, found by its name.
+    """A paper's way to train a student: one file of this package, found by its name.
 
     Attributes:
         title: one line for `edistill methods`.
-        paper: who describes it.
+        paper: the paper that describes it.
         outputs: what its student emits, in words.
-        needs: of "teacher" (the members' outputs) and "labels"; without "teacher" only labeled splits are trained on.
-            `needed` may add to it.
-        tasks: the keys of those that it can be used for; all, if not overridden.
-        several: whether it learns how members differ, so that one alone has nothing to teach it.
+        needs: what it learns from: "teacher" (the members' outputs), "labels", or both. Without "teacher", it trains
+            on labeled splits only. `needed` may add to it.
+        tasks: the keys of the tasks it supports; all by default.
+        several: whether it learns how members differ, so that a single member has nothing to teach.
         form: how its student holds one prediction per member: "heads" or "rank-one".
         source: sha256 of the file of a user's own method, since another loss is another method; else "".
         Options: the `[method]` table.
@@ -157,37 +157,39 @@ class Method(ABC):
     Options: ClassVar[type[BaseModel]] = Options
 
     def family(self, of_members: Family) -> Family:
-        """What its student's heads emit, given what the members' cached outputs are: the same, if not overridden."""
+        """The family of the student's heads, given that of the members' cached outputs; the same by default."""
         return of_members
 
     def needed(self, options: BaseModel) -> frozenset[str]:
-        """What it needs with these options: `needs`, if not overridden."""
+        """What the method needs with these options; `needs` by default."""
         return self.needs
 
     def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
-        """The options with defaults that depend on the task or on a start from members; what was set stays."""
+        """The options with defaults filled in that depend on the task or on a start from members."""
         return options
 
     def timed(self, options: BaseModel, steps: int) -> BaseModel:
-        """The options with defaults that depend on how many steps there are; what was set stays."""
+        """The options with defaults filled in that depend on the number of steps."""
         return options
 
     def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
-        """What it asks of a teacher with these options that records of a few drawn classes do not have: a clause that
-        names its key. None where `kl`, `pooled` and `member_mean` at temperature 1 are all.
+        """A clause saying which option needs more of a teacher than records of a few drawn classes hold.
+
+        None if the losses use only `kl`, `pooled` and `member_mean` at temperature 1.
 
         Args:
-            pooled_top: whether the largest probability of the pooled prediction is known all the same.
+            options: the method's options.
+            pooled_top: whether the records still tell the largest probability of the pooled prediction.
         """
         return "it learns from the members' whole distributions"
 
     def idle(self, options: BaseModel) -> Mapping[str, str]:
-        """Which options do nothing beside the others, by their names in the file, and why: a clause."""
+        """The options that the others make ineffective: their names in `edistill.toml`, and a clause saying why."""
         return {}
 
     @abstractmethod
     def heads(self, members: int) -> int:
-        """How many predictions the finished student makes of a row."""
+        """The number of predictions that the finished student makes for a row."""
 
     @abstractmethod
     def stages(self, options: BaseModel, members: int) -> Sequence[Stage]: ...

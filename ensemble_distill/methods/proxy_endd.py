@@ -1,4 +1,4 @@
-"""EnD² by proxy (Ryabinin et al. 2021, arXiv:2105.06987): a Dirichlet made from the members is what is learned."""
+"""EnD² by proxy (Ryabinin et al. 2021, arXiv:2105.06987): the student learns a Dirichlet made from the members."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ class ProxyEnDDOptions(Options):
 
 
 def members_precision(teacher: Categorical, largest: float) -> Tensor:
-    """b0 = (K − 1) / (2 mean_m KL(p̄ ‖ p_m)), (B, *L): the precision of a Dirichlet from which the members could have
-    been drawn, by Stirling's approximation; at most `largest`."""
+    """b0 = (K − 1) / (2 mean_m KL(p̄ ‖ p_m)), (B, *L), at most `largest`.
+
+    By Stirling's approximation, it is the precision of a Dirichlet from which the members could have been drawn.
+    """
     spread = (teacher.logits.shape[-1] - 1) / 2
     divergence = teacher.member_mean(teacher.mixture().kl(teacher))
     return spread / divergence.clamp_min(spread / largest)
 
 
 class ProxyEnDD(Method):
-    """One head whose numbers z are a Dirichlet, α = exp(z) + 1, and the reverse divergence from it to the proxy
-    β = p̄ b0 + 1, where p̄ is the mean of the members' probabilities and b0 tells how far they agree.
+    """One head that emits a Dirichlet, α = exp(z) + 1, trained by the reverse divergence to a proxy Dirichlet.
 
-    The paper's loss is −Σ_k p̄_k (ψ(α_k) − ψ(α_0)) − H[Dir(α)] / b0, and that is KL(Dir(α) ‖ Dir(β)) / b0 plus what
-    does not depend on α. Here it is the latter, so that 0 is the optimum, α = β. The authors' code divides the entropy
-    by b0 + K instead, which is the same loss for a proxy of precision b0 + K: its optimum is α = p̄ (b0 + K) + 1,
-    whose α_0 is K larger, and so more certain than the members where they disagree.
+    The proxy is β = p̄ b0 + 1, where p̄ is the mean of the members' probabilities and b0 says how far they agree.
 
-    b0 is infinite for members that agree. At the default bound a Dirichlet's model uncertainty is (K − 1) / 2e6 nats,
-    which is none, and z stays below 14. Members are read in float64, since b0 divides by how little they differ.
+    The paper's loss is −Σ_k p̄_k (ψ(α_k) − ψ(α_0)) − H[Dir(α)] / b0, which is KL(Dir(α) ‖ Dir(β)) / b0 plus a term that
+    does not depend on α. The loss here is that divergence without the term, so its optimum, α = β, is 0. The authors'
+    code divides the entropy by b0 + K instead, which is the same loss for a proxy of precision b0 + K. Its optimum is
+    α = p̄ (b0 + K) + 1, whose α_0 is larger by K, and so more certain than the members where they disagree.
+
+    b0 is infinite where members agree. At the default bound, a Dirichlet's model uncertainty is (K − 1) / 2e6 nats,
+    which is negligible, and z stays below 14. Members are read in float64, since b0 divides by their small differences.
     """
 
     title = "one head that gives a Dirichlet, learned from a proxy; for many classes too"

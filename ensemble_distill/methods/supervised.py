@@ -1,4 +1,4 @@
-"""The student without its teachers: trained on the labels alone, as a baseline for every other method."""
+"""The student without teachers: trained on the labels alone, as a baseline for every other method."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ from ensemble_distill.tasks import Task
 
 
 def labels_loss(batch: Batch, student: Predictive) -> Tensor:
-    """−ln q(y) of what a student's heads predict together, the mean over the rows of all ranks that have a label; 0
-    where none has."""
+    """−ln q(y) of the student's pooled prediction, averaged over the labeled rows of all ranks; 0 if there are none."""
     known = torch.zeros(()) if batch.labels is None else batch.labels.known.sum()
     return ranks.share_of_all(label_nll(batch, student).sum(), known.to(student.means()), 1.0)
 
 
 def label_nll(batch: Batch, student: Predictive) -> Tensor:
-    """−ln q(y) of each row, (B,); 0 for those without a label, and still a function of the student."""
+    """−ln q(y) of each row, (B,); 0 for rows without a label, yet always connected to the student's parameters."""
     if batch.labels is None:
         return 0.0 * student.means().flatten(1).sum(1)
     return batch.labels.nll(student)[:, 0] if student.members == 1 else batch.labels.pooled_nll(student)
 
 
 def solved_means(options: BaseModel) -> Fit | None:
-    """The means of one head of normal distributions as the least-squares map from what it sees to the labels, its
-    variance that of a fresh head; None where `closed_form` is off."""
+    """A fit that sets a regression head's means to the least-squares map from its inputs to the labels.
+
+    Its variance becomes that of a fresh head. None if `closed_form` is off.
+    """
     solve = solved_heads(options, members_say)
     if solve is None:
         return None
@@ -59,7 +60,7 @@ def solved_means(options: BaseModel) -> Fit | None:
 
 
 def _labels_told(family: Family, width: int, rows: Iterable[tuple[Tensor, Batch]]) -> Iterator[tuple[Tensor, Batch]]:
-    """The rows that have a label, each told by a normal distribution about it."""
+    """The labeled rows, each with a normal distribution about its label as its target."""
     for features, batch in rows:
         if batch.labels is not None:
             known, targets = batch.labels.known, batch.labels.targets()
@@ -74,9 +75,9 @@ class SupervisedOptions(Options):
 
 
 class Supervised(Method):
-    """The same student, the same views and the same budget, but −ln q(y) as its loss.
+    """The same student with the same views and budget, trained with −ln q(y) as its loss.
 
-    What a distilled student has beyond this one is what the ensemble gave it. A transfer split without labels is left
+    What a distilled student achieves beyond this one, it owes to the ensemble. A transfer split without labels is left
     out.
     """
 
@@ -87,7 +88,11 @@ class Supervised(Method):
     Options: ClassVar[type[BaseModel]] = SupervisedOptions
 
     def settled(self, options: BaseModel, task: type[Task], from_members: bool) -> BaseModel:
-        """Raises EdistillError for a solution where a head says no labels, but how likely each is."""
+        """The options, with their defaults filled in.
+
+        Raises:
+            EdistillError: `closed_form` is on, and heads emit how likely each label is, not the labels themselves.
+        """
         assert isinstance(options, SupervisedOptions)
         if options.closed_form and not task.says_labels:
             raise EdistillError(
@@ -100,7 +105,7 @@ class Supervised(Method):
         return idle_ridge(options)
 
     def beyond_samples(self, options: BaseModel, pooled_top: bool) -> str | None:
-        """None: no teacher is asked."""
+        """None, since the method uses no teacher."""
         return None
 
     def heads(self, members: int) -> int:

@@ -1,4 +1,4 @@
-"""A method of the user's own: each answer is checked before it is used, and what it raises is told as its own."""
+"""A user's own method: every value it returns is checked before use, and its errors are reported as its own."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Found = TypeVar("Found")
 
 
 class UsersMethod(Method):
-    """`file.py:Class` or `package.module:Class`.
+    """A user's method, given as `file.py:Class` or `package.module:Class`.
 
     Raises:
-        EdistillError: the class is no `Method`, or what it says of itself is not what `Method` says it is; from its
-            methods, what they raise or return that cannot be used.
+        EdistillError: the class is not a `Method`, or an attribute is not what `Method` documents. Its methods raise it
+            when the user's own raise an error or return an unusable value.
     """
 
     def __init__(self, spec: str) -> None:
