@@ -1,6 +1,6 @@
 """Sources (what the rows of a split are) and views (how a row is rendered for a network).
 
-A module of this package with `claims(source)` and `load(entry, task)` is a kind of source.
+Each module of this package with `claims(source)` and `load(entry, task)` is a kind of source.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["may_be_several", "open_inputs", "open_source", "source_kinds"]
 
 
 class SourceKind(Protocol):
-    """A module with these two functions."""
+    """A kind of source: a module with these two functions."""
 
     def claims(self, source: str) -> bool:
-        """Whether the text is this kind of source; reads no data. At most one kind claims a text."""
+        """Whether the text names this kind of source. Reads no data; at most one kind claims a text."""
         ...
 
     def load(self, entry: Entry, task: type[Task]) -> Source:
-        """Opens it, rows left aside."""
+        """Opens the source whole; `entry.rows` is ignored."""
         ...
 
 
@@ -44,7 +44,7 @@ _KINDS = Registry(__name__, "claims")
 
 
 def source_kinds() -> Iterator[SourceKind]:
-    """Every kind of source, by the files of this package."""
+    """Every kind of source, from the modules of this package."""
     yield from (cast(SourceKind, module) for module in _KINDS.modules.values())
 
 
@@ -62,11 +62,11 @@ def open_source(
         entry: an image folder, a saved data set, tar shards, an `.npz`, a table, a `.txt` or an `.npy` of tokens,
             `torch/NAME`, `file.py:factory` or `package.module:factory`; or an object with `source` (one of those),
             `rows` (a `.npy`, or None), `x` and `y` (names of arrays in an `.npz`).
-        task: the key of what labels are; see `tasks`.
+        task: the task's key, which says what labels are; see `tasks`.
         reading: how a stream of tokens becomes rows.
         columns: what the columns of a table are.
-        name: of the split that it is for, which a data set with parts of its own goes by.
-        notes: the folder where what is learned of it is kept; None for nowhere.
+        name: the split that the source is for. A data set with parts of its own chooses its part by this name.
+        notes: the folder of the notes about tar shards; see `notes`. None keeps no notes.
 
     Raises:
         EdistillError: there is no such source, it is of no known kind, or its contents are refused.
@@ -88,7 +88,7 @@ def open_source(
 
 
 def may_be_several(entry: str | os.PathLike[str] | Described, columns: Declared | None) -> bool:
-    """Whether rows may be several arrays: nothing is opened, and a factory may return any."""
+    """Whether rows may be several arrays. Opens nothing; a factory always may return several."""
     described = Entry.of(entry)
     if columns is not None and len(Columns.of(columns).parts) > 1:
         return True
@@ -96,7 +96,7 @@ def may_be_several(entry: str | os.PathLike[str] | Described, columns: Declared 
 
 
 def refuse_several_of_tokens(source: Source, task: type[Task]) -> None:
-    """Raise EdistillError for rows of several arrays where the task is about the positions of one."""
+    """Raise EdistillError if rows are several arrays and the task predicts tokens."""
     if source.kind == "several" and task.of_tokens:
         raise EdistillError(
             f"Rows are {held(source)}, and the task is {task.key}, whose rows are tokens alone. Give those as x."
@@ -111,14 +111,14 @@ def open_inputs(
     arrays: Sequence[str] = (),
     model: str | None = None,
 ) -> Source:
-    """What `predict` is given: one folder, one `.npz`, one table or text, one factory, or any number of image files.
+    """The source that inputs of `predict` name: one source as `open_source` takes it, or any number of image files.
 
     Args:
-        arrays: of an `.npz`, those that a student takes of each row by name; none for the one called x.
-        model: the student that says so, for messages.
+        arrays: names of the arrays in an `.npz` that the student takes; empty for the single array x.
+        model: the student that takes them, for messages.
 
     Raises:
-        EdistillError: a file does not exist, or folders and files are mixed.
+        EdistillError: a file does not exist, or image files and other inputs are mixed.
     """
     if len(inputs) == 1 and (is_folder(inputs[0]) or not image_folder.is_image(inputs[0])):
         if not is_factory(inputs[0]) and not is_pattern(inputs[0]) and not there(inputs[0]):

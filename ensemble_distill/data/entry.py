@@ -1,4 +1,4 @@
-"""What the settings say about a split, whether they give a bare path or a table."""
+"""What the settings say about a split, whether as a bare path or as a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ensemble_distill.errors import EdistillError
 
 
 class Described(Protocol):
-    """A table of the settings, as far as this room reads it."""
+    """The settings of a split that this package reads."""
 
     @property
     def source(self) -> str: ...
@@ -29,17 +29,19 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """Attributes:
-    source: a folder, an `.npz`, `file.py:factory` or `package.module:factory`, `torch/NAME`.
-    rows: a `.npy` of the rows to take, or None for all.
-    x, y: the names of the arrays in an `.npz`, of several inputs by the names that networks take them by; other
-        sources have none.
-    reading: how a stream of tokens becomes rows; None for what is none.
-    columns: what those of a table are; None where nothing says it.
-    root, split: of a data set of torchvision the folder where it lies, and the part of it; None where nothing says it.
-    name: of the split of the settings that this is of; "" for none.
-    notes: the folder where what is learned of it may be kept; None for nowhere.
-    model: the exported student that takes these arrays, and says them; None where the settings do.
+    """What a source is opened from.
+
+    Attributes:
+        source: a path, `file.py:factory`, `package.module:factory` or `torch/NAME`; see `open_source`.
+        rows: a `.npy` of the rows to take, or None for all.
+        x, y: the names of the arrays in an `.npz`. For several inputs, x maps the network's name of each to the
+            array's name. Other sources keep the defaults.
+        reading: how a stream of tokens becomes rows; None for the defaults.
+        columns: what the columns of a table are; None if nothing says it.
+        root, split: the folder of a torchvision data set, and the part of it to take; None if nothing says it.
+        name: the split of the settings that this describes; "" for none.
+        notes: the folder of the notes about tar shards; None keeps no notes.
+        model: the exported student that names these arrays, for messages; None if the settings name them.
     """
 
     source: str
@@ -60,7 +62,7 @@ class Entry:
 
     @property
     def arrays(self) -> Mapping[str, str]:
-        """The arrays of inputs, by the names that networks take them by."""
+        """The names of the input arrays, by the names that networks take them by."""
         return {self.x: self.x} if isinstance(self.x, str) else self.x
 
     @classmethod
@@ -82,11 +84,7 @@ class Entry:
         return cls(given.source, given.rows, x, given.y, reading, told, root, split, name, notes)
 
     def refuse_parts(self) -> None:
-        """For sources that are no data set of torchvision.
-
-        Raises:
-            EdistillError: the entry says where one lies, or which part of it.
-        """
+        """Raise EdistillError if the entry has keys of a torchvision data set: `root` or `split`."""
         for key in ("root", "split"):
             if (value := getattr(self, key)) is not None:
                 raise EdistillError(
@@ -95,17 +93,12 @@ class Entry:
                 )
 
     def refuse_names(self) -> None:
-        """For sources that are neither an `.npz` nor of torchvision. Raises EdistillError where the entry has keys of
-        those."""
+        """Raise EdistillError if the entry has keys of an `.npz` or of a torchvision data set."""
         self.refuse_arrays()
         self.refuse_parts()
 
     def refuse_arrays(self) -> None:
-        """For sources that are not an `.npz`.
-
-        Raises:
-            EdistillError: the entry names arrays.
-        """
+        """Raise EdistillError if the entry names arrays, which only an `.npz` has."""
         if (self.x, self.y) != ("x", "y"):
             x = self.x if isinstance(self.x, str) else list(self.x)
             raise EdistillError(

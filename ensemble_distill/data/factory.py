@@ -25,20 +25,21 @@ from ensemble_distill.runtime.own import told_as_own
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.tasks.checks.labels import as_classes
 
-LABELS = ("y", "label", "labels", "target", "targets")  # names under which no input stands
+LABELS = ("y", "label", "labels", "target", "targets")  # names that mark a label, not an input
 PROBED = 4  # rows that are read twice on opening
 
 
 class Factory:
-    """Rows of what the factory returned: an object with `len()` and `[row]`, giving x or (x, y).
+    """Rows of the dataset that a factory returns: an object with `len()` and `[row]`, where a row is x or (x, y).
 
     x is a PIL image, a uint8 array (H, W[, C]), a float array (F,), (C, L), (C, H, W) or (C, D, H, W), or a tensor of
-    those, or a table of several of these by name, among which may be whole numbers (L,); it is undistorted, the same
-    whenever it is read. y is a class or a target. `.classes` (names) and `.targets` (y of all rows) are used where
-    present; without `.targets`, asking for labels reads every row once.
+    one of those; for tasks of tokens, whole numbers (L,). It may be a mapping of names to several of these, whole
+    numbers included. It must be undistorted and the same at every read. y is a class or a target. The attributes
+    `classes` (names) and `targets` (y of all rows) are used if present. Without `targets`, asking for labels reads
+    every row once.
 
     Raises:
-        EdistillError: the factory fails or returns something else, or the first rows are not as said.
+        EdistillError: the factory fails, or returns something else, or its first rows do not fit this description.
     """
 
     remarks: Sequence[str] = ()
@@ -51,7 +52,7 @@ class Factory:
                 f"{spec} returned a {type(self._dataset).__name__}. Return an object with __len__ and "
                 "__getitem__(row), such as a map-style torch Dataset."
             )
-        self._order: tuple[Any, ...] = ()  # of several arrays a row
+        self._order: tuple[Any, ...] = ()  # names of a row's several arrays, in the order of the first row read
         self._length = len(self._dataset)
         if self._length == 0:
             raise EdistillError(f"{spec} returned a {type(self._dataset).__name__} without rows.")
@@ -71,11 +72,11 @@ class Factory:
         return self._length
 
     def item(self, row: int) -> Item:
-        """Reads the row from the user's object.
+        """The row as the user's object returns it; small data is kept.
 
         Raises:
-            EdistillError: reading fails, or gives what `as_inputs` or `as_labels` refuses, or another kind of
-                x than row 0.
+            EdistillError: reading fails, `as_inputs` or `as_labels` refuses what it gives, or x is of another kind
+                or shape than that of row 0.
         """
         return self._memo.get(row, self._checked)
 
@@ -121,7 +122,7 @@ class Factory:
         if isinstance(names, np.ndarray):
             names = names.tolist()
         if not isinstance(names, Sequence) or isinstance(names, str):
-            return None  # some datasets keep a count there
+            return None  # some datasets keep the number of classes there
         return as_classes(names, f"{self.spec}: .classes")
 
     def _all_targets(self, targets: Any) -> Array | None:
@@ -131,7 +132,7 @@ class Factory:
         return self.task.as_labels(_as_array(targets, named), self._length, named, self.classes)
 
     def _probe(self) -> None:
-        """A dataset that augments would give members and student different inputs: find it out at once."""
+        """Raise EdistillError for a dataset that augments: members and student would get different inputs."""
         for row in range(min(PROBED, self._length)):
             first, again = self._checked(row), self._checked(row)
             if first.x.shape != again.x.shape or (first.x != again.x).any():
@@ -178,7 +179,7 @@ class Factory:
         return Item(inputs[0].copy(), None, kind)  # the user's object may use its buffer again
 
     def _several(self, x: Mapping[Any, Any], row: int) -> Item:
-        """Arrays by name, in the order of the first row's."""
+        """Several arrays by name, joined in the order of the first row's."""
         refuse_unfit([str(name) for name in x], f"{self.spec}: row {row}")
         parts = {}
         self._order = self._order or tuple(x)
@@ -195,7 +196,7 @@ class Factory:
         return joined(parts)
 
     def _parts(self, value: Any, row: int) -> tuple[Any, Any]:
-        """x and y of what the dataset gave; a list or table of one is that one."""
+        """x and y of the dataset's value. A tuple, list or mapping of one element stands for that element."""
         if isinstance(value, tuple | list) and len(value) in (1, 2):
             x, y = value if len(value) == 2 else (value[0], None)
             which = f"x of row {row}"
@@ -218,7 +219,10 @@ class Factory:
 
 
 def _fixed(item: Item) -> tuple[Any, ...]:
-    """What rows of one data set share: networks take batches, so only pixels, which are resized, may differ in size."""
+    """The kind and shape that all rows of a data set must share.
+
+    Networks take batches, so only pixels, which are resized, may differ in size.
+    """
     if item.kind == "several":
         return tuple((name, *_fixed(one)) for name, one in apart(item).items())
     return (item.kind, None if item.kind == "pixels" else item.x.shape)
@@ -245,7 +249,7 @@ def _again(spec: str, task: str) -> Factory:
 
 
 def _as_array(value: Any, named: str) -> Array:
-    """An array of what may be an array, a PIL image, a number, a list, or a tensor of torch."""
+    """An array from an array, a PIL image, a number, a list, or a torch tensor."""
     if isinstance(value, Image.Image):
         try:
             value = in_eight_bits(value)
@@ -253,7 +257,7 @@ def _as_array(value: Any, named: str) -> Array:
             raise EdistillError(f"{named} is an image, and {error}. Return its array, uint8 or float.") from error
         return np.asarray(value if value.mode in ("L", "RGB") else as_color(value))
     try:
-        for step in ("detach", "cpu", "numpy"):  # what a tensor has; torch itself is not imported
+        for step in ("detach", "cpu", "numpy"):  # methods of a tensor; torch itself is not imported
             if not isinstance(value, np.ndarray) and hasattr(value, step):
                 value = getattr(value, step)()
         return np.asarray(value)

@@ -1,4 +1,7 @@
-"""Which fold each training row was held out of, and the training rows as those see them who were trained without."""
+"""Cross-validation folds: which fold each training row is in, and the training rows with their folds.
+
+Each member was trained without one fold, and only that member answers the fold's rows.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from ensemble_distill.runtime.names import natural_key
 
 
 class HeldOut(Subset):
-    """All rows of a source, in whose digest the folds count too.
+    """The training rows with their folds, which count in the digest.
 
     Args:
         train: the training rows.
-        folds: (N,) int64, of each.
+        folds: (N,) int64, the fold of each.
     """
 
     def __init__(self, train: Source, folds: Array) -> None:
@@ -59,10 +62,12 @@ def read_folds(file: str, rows: int) -> Array:
 
 
 def refuse_other_folds(folds: Array, members: Sequence[str]) -> None:
-    """Raise EdistillError where there is not one fold for each member, by the natural order of their names.
+    """Raise EdistillError unless there is one fold per member, numbered from 0 to the number of members − 1.
+
+    Member k, in the natural order of the names, is the one that was trained without fold k.
 
     Args:
-        folds: of all rows: those that a limit leaves may be of few folds.
+        folds: those of all rows, since the rows that a limit leaves may lie in few folds.
     """
     there, named = np.unique(folds), sorted(members, key=natural_key)
     if len(there) != len(members) or int(there.max()) != len(members) - 1:

@@ -1,4 +1,4 @@
-"""Telling pixels, tensors, series, volumes and features apart by dtype and shape, and bringing each to its own form."""
+"""Tells pixels, tensors, series, volumes and features apart by dtype and shape, and converts each to its own form."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OF_FLOATS: dict[int, Kind] = {RANKS[kind]: kind for kind in ("features", "series
 
 
 def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
-    """A batch of examples in the form items have, and which kind it is.
+    """A batch of examples in the form that items have, and its kind.
 
     Args:
         x: (N, ...) as the user stores it.
-        named: what it is, for messages.
-        first_row: the row that x[0] is.
+        named: what x is, for messages.
+        first_row: the row number of x[0], for messages.
 
     Returns:
         uint8 (N, H, W, C) pixels, or float32: (N, C, H, W) tensors, (N, F) features, (N, C, L) series, (N, C, D, H, W)
@@ -57,12 +57,12 @@ def as_inputs(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
 
 
 def as_ids(x: Array, named: str, first_row: int = 0, count: int | None = None) -> Array:
-    """Ids of tokens as int64 (N, L).
+    """Token ids as int64 (N, L).
 
     Args:
         x: (N, L) as the user stores it.
         named, first_row: as for `as_inputs`.
-        count: of the vocabulary, where there is one.
+        count: the size of the vocabulary; None if it is unknown.
 
     Raises:
         EdistillError: another dtype or shape, or an id that no token has.
@@ -84,10 +84,10 @@ def as_ids(x: Array, named: str, first_row: int = 0, count: int | None = None) -
 
 
 def as_part(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
-    """One of several arrays of each row: as of `as_inputs`, or whole numbers (N, L), which are kept as such.
+    """A batch of one of a row's several arrays, and its kind: as `as_inputs`, or whole numbers (N, L) as int64.
 
     Raises:
-        EdistillError: as `as_inputs` does, and for whole numbers below 0 or beyond 16,777,216.
+        EdistillError: as `as_inputs` does, or a whole number is below 0 or not below 2**24.
     """
     if x.dtype.kind not in "iu" or x.dtype == np.uint8 or x.ndim != 2 or x.size == 0:
         return as_inputs(x, named, first_row)
@@ -102,5 +102,5 @@ def as_part(x: Array, named: str, first_row: int = 0) -> tuple[Array, Kind]:
 
 
 def taken(x: Array, named: str, of_tokens: bool, first_row: int = 0) -> tuple[Array, Kind]:
-    """`as_inputs`, or `as_ids` where rows are of tokens."""
+    """A batch and its kind: `as_ids` for tasks of tokens, otherwise `as_inputs`."""
     return (as_ids(x, named, first_row), "tokens") if of_tokens else as_inputs(x, named, first_row)

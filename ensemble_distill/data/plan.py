@@ -1,4 +1,4 @@
-"""A split as it is asked about: its rows, and the views of each."""
+"""What a pass or a training run reads of a split: its rows, and the views of each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from ensemble_distill.facts import Split
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """One split: its rows, and the views to render of each.
+    """The rows of one split, and the views to render of each.
 
     Attributes:
-        folds: (N,) the fold that each row was held out of, where only the member answers it that was trained without.
-        all_folds: the same of all rows, of which a limit takes some.
+        source: the rows.
+        view: the transform.
+        transform: the transform's name.
+        seed: the seed of the views.
+        count: views of each row.
+        folds: (N,) the fold of each row, or None. With folds, only the member trained without a row's fold answers it.
+        all_folds: the folds of all rows before a limit took some of them.
     """
 
     source: Source
@@ -33,11 +38,11 @@ class SplitPlan:
     def plain(
         cls, source: Source, folds: NDArray[np.int64] | None = None, all_folds: NDArray[np.int64] | None = None
     ) -> SplitPlan:
-        """The rows as they are, once."""
+        """One plain view of each row."""
         return cls(source, PLAIN, "none", 0, 1, folds, all_folds)
 
     def rows(self, stored: Stored | None = None) -> ViewedRows:
-        """Its rows to render; `stored` are the inputs, where those are kept."""
+        """The rows to render; `stored` holds their inputs if those are kept."""
         return ViewedRows(self.source, self.view, self.seed, stored)
 
     def facts(self) -> Split:

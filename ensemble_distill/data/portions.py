@@ -1,4 +1,4 @@
-"""One data set split into several by a seeded, stratified rule, which is told wherever its rows are recorded."""
+"""One data set split into several by a seeded, stratified rule, which is recorded with the rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ensemble_distill.data.subset import Subset
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.keys import uniform_row
 
-MOST = 2**18  # rows that are compared
-BINS = 10  # of targets that are numbers, equally many rows in each
-RULE = 1  # which rule this is: another one would be another split
+MOST = 2**18  # rows; larger data sets are not searched for duplicates
+BINS = 10  # bins of numeric targets, with equally many rows in each
+RULE = 1  # the version of this rule; another version makes other splits
 
 
 class Portion(Subset):
     """The rows of one split.
 
     Args:
-        rule: by which they were chosen, in words.
-        remark: what a user should know of them; None for nothing.
+        rule: how they were chosen, in words.
+        remark: a warning about them for the user, or None.
     """
 
     def __init__(self, whole: Source, rows: Array, rule: str, remark: str | None = None) -> None:
@@ -38,9 +38,11 @@ class Portion(Subset):
 
 @dataclass(frozen=True)
 class Rule:
-    """Attributes:
-    shares: of the rows, by split; the rest is train.
-    seed: of which rows those are.
+    """How a data set is split.
+
+    Attributes:
+        shares: each split's share of the rows; train gets the rest.
+        seed: the seed of the draw.
     """
 
     shares: Mapping[str, float]
@@ -52,12 +54,12 @@ class Rule:
 
 
 def portions(whole: Source, rule: Rule) -> dict[str, Source]:
-    """The splits of a data set: each has its share of the rows of every class, and of ten bins of a target.
+    """The splits of a data set: each has its share of the rows of every class, or of ten bins of a target.
 
-    A row's split depends on the seed, the labels and the row alone.
+    A row's split depends on the rule, the labels and the row alone.
 
     Raises:
-        EdistillError: a split has no row; or rows are of a stream, where those beside each other share what they say.
+        EdistillError: a split has no row, or rows are windows of a token stream, where neighbors share tokens.
     """
     if whole.kind == "tokens":
         raise EdistillError(
@@ -84,7 +86,7 @@ def portions(whole: Source, rule: Rule) -> dict[str, Source]:
 
 
 def _contents(whole: Source) -> list[bytes] | None:
-    """What each row is, for comparing; None where to look is too much: of pictures, and of very many rows."""
+    """A digest of each row's input, to find duplicates; None for pictures or many rows, which take too long to read."""
     if whole.kind == "pixels" or len(whole) > MOST:
         return None
     inputs = (np.ascontiguousarray(whole.item(row).x) for row in range(len(whole)))
@@ -92,7 +94,7 @@ def _contents(whole: Source) -> list[bytes] | None:
 
 
 def _twins(contents: list[bytes] | None, rows: Array, learned: Array | None) -> str | None:
-    """How many rows of a split stand in train, too; None for none, and for train itself."""
+    """A remark on how many rows of a split are also in train; None if none are, and for train itself."""
     if contents is None or learned is None:
         return None
     there = {contents[row] for row in learned.tolist()}
@@ -106,7 +108,7 @@ def _twins(contents: list[bytes] | None, rows: Array, learned: Array | None) -> 
 
 
 def _dealt(total: int, shares: list[float]) -> Array:
-    """Which split each of `total` rows goes to, in their order: always the one that lacks most of its share."""
+    """(total,) the index of each row's split, in order: always the split that lacks most of its share."""
     given, dealt = np.zeros(len(shares)), np.empty(total, np.int64)
     wanted = np.array(shares)
     for at in range(total):
@@ -117,8 +119,10 @@ def _dealt(total: int, shares: list[float]) -> Array:
 
 
 def _strata(labels: Array | None, rows: int) -> Array:
-    """The stratum of each row, int64 (rows,): its class or its pattern of labels, or the bin of its target, of several
-    targets their mean in standard deviations."""
+    """The stratum of each row, int64 (rows,): its class, its pattern of labels, or the bin of its target.
+
+    Several targets are binned by the mean of their standardized values.
+    """
     if labels is None:
         return np.zeros(rows, np.int64)
     if labels.dtype.kind in "iu":

@@ -1,4 +1,4 @@
-"""The one way to render rows, for whoever asks: what a network is shown of each, in a view or as it is."""
+"""The one way to render rows: the inputs that a network gets of each row, in a view or undistorted."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ensemble_distill.data.views import open_view
 from ensemble_distill.facts import AnyPreprocessing, Preprocessing
 
 PLAIN = open_view("none")
-Labels = tuple[Array, Array, float]  # the own one, the partner's, and the weight of the own one
+Labels = tuple[Array, Array, float]  # own label, partner's label, weight of the own label
 
 
 class Stored(Protocol):
-    """Inputs that are kept, since nothing renders them again."""
+    """Stored inputs, for views that cannot be rendered again."""
 
     def read(self, row: int, view: int) -> Array:
-        """(C, H, W): pixels in [0, 1], before normalization, and tensors as networks take them."""
+        """The input (C, H, W): pixels in [0, 1] before normalization, or a tensor as networks take it."""
         ...
 
 
@@ -31,7 +31,7 @@ class ViewedRows:
     """The rows of a split in the views of a seed.
 
     Attributes:
-        stored: the inputs, where the view alone does not make them: then it only says how labels mix.
+        stored: the inputs, if the view alone cannot make them; the view then only says how labels mix.
     """
 
     source: Source
@@ -40,7 +40,7 @@ class ViewedRows:
     stored: Stored | None = None
 
     def inputs(self, row: int, views: Sequence[int], tos: Sequence[AnyPreprocessing | None]) -> list[Array]:
-        """The network's inputs of a row: for each view, for each preprocessing. The row is decoded once."""
+        """A row's inputs, for each view, for each preprocessing. The row is decoded once."""
         if not tos:
             return []
         if self.stored is not None:
@@ -54,7 +54,7 @@ class ViewedRows:
         return inputs
 
     def labeled(self, row: int, view: int, to: AnyPreprocessing | None) -> tuple[Array, Labels | None]:
-        """The network's input, and the labels that go with it; None without any."""
+        """A row's input in one view, and its labels; None without labels."""
         plan = self._plan(row, view)
         if self.stored is None:
             items = [self.source.item(other) for other in plan.rows]
@@ -64,7 +64,7 @@ class ViewedRows:
         return as_taken(x, kind, to), plan.y(items)
 
     def push(self, row: int, view: int) -> Push | None:
-        """What moves the input afterwards, along a member's gradient."""
+        """The step along a member's gradient that the view takes after rendering; None for most views."""
         return getattr(self._plan(row, view), "push", None)
 
     def _plan(self, row: int, view: int) -> Plan:
@@ -77,15 +77,15 @@ def plain_input(item: Item, to: AnyPreprocessing | None) -> Array:
 
 
 def plain_inputs(source: Source, rows: Sequence[int], to: AnyPreprocessing | None) -> Array:
-    """The network's inputs of some undistorted rows, (B, …)."""
+    """The network's inputs of undistorted rows, (B, …)."""
     return np.stack([plain_input(source.item(row), to) for row in rows])
 
 
 def first_input(source: Source, to: AnyPreprocessing | None) -> Array:
-    """The network's input (1, …) that row 0 becomes."""
+    """The network's input of row 0, a batch (1, …)."""
     return plain_inputs(source, [0], to)
 
 
 def as_taken(x: Array, kind: Kind, to: AnyPreprocessing | None) -> Array:
-    """A stored input (C, H, W) as a network takes it: pixels normalized; tensors already are."""
+    """A stored input (C, H, W) as a network takes it: pixels are normalized here, tensors already are."""
     return normalize(x, to) if kind == "pixels" and isinstance(to, Preprocessing) else x

@@ -1,6 +1,6 @@
-"""What a split is to the rest of the house: rows that decode to items, and views that render them.
+"""The interfaces of a split: a source, whose rows decode to items, and the views that render them.
 
-Everything here and beside it runs without torch, so that `predict` and the command line start fast.
+This package runs without torch, so that `predict` and the command line start fast.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from ensemble_distill.facts import AnyPreprocessing
 from ensemble_distill.facts import Kind as Kind
 
 Array = NDArray[Any]
-Scale = Array | Mapping[str, Array]  # of several arrays that of each which has one
+Scale = Array | Mapping[str, Array]  # a mapping for rows of several arrays: the scale of each array that has one
 
 
 @dataclass(frozen=True)
 class Item:
-    """One example, undistorted. Several views and preprocessings are given the same one, so none may write into it.
+    """One undistorted example. Views and preprocessings share it, so none may write into it.
 
     Attributes:
         x: pixels: uint8 (H, W, C); tensor, series, volume: float32 (C, H, W), (C, L), (C, D, H, W), already
-            preprocessed; features: float32 (F,); tokens: int64 ids (C + L,); text: UTF-8, uint8 (n,); several: what
-            `several.joined` makes of them. Read-only.
-        y: the class (int64) or the target (float32), a scalar; (K,) or (D,) of several labels or targets; (L,) of
-            positions. None where the split has no labels.
+            preprocessed; features: float32 (F,); tokens: int64 ids (C + L,), context and window; text: UTF-8,
+            uint8 (n,); several: see `several.joined`. Read-only.
+        y: the class (int64) or the target (float32), a scalar; (K,) or (D,) for several labels or targets; (L,) for
+            positions. None if the split has no labels.
         kind: which of these `x` is.
     """
 
@@ -36,19 +36,19 @@ class Item:
     kind: Kind
 
     def __post_init__(self) -> None:
-        x = self.x.view()  # whoever made the array may go on writing into it
+        x = self.x.view()  # the array's owner may go on writing into it
         x.flags.writeable = False
         object.__setattr__(self, "x", x)
 
 
 class Source(Protocol):
-    """One split. Rows are its examples' fixed indices, 0 to len − 1, the same on every machine."""
+    """One split. A row is an example's fixed index, 0 to len − 1, the same on every machine."""
 
     kind: Kind
     classes: tuple[str, ...] | None  # names of classes, labels or targets in their order; None without names
 
     @property
-    def remarks(self) -> Sequence[str]: ...  # what was passed over in reading it, a sentence each, to be warned of
+    def remarks(self) -> Sequence[str]: ...  # warnings for the user, such as what was skipped in reading
     @property
     def scale(self) -> Scale | None: ...  # the unit of noise; see `scale.py`
     @property
@@ -63,7 +63,7 @@ class Source(Protocol):
 
 
 class Inputs(Sequence[Array]):
-    """What the items of a source hold, one after the other; none is kept."""
+    """The inputs `x` of a source's rows as a sequence; each is decoded at every access."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -72,13 +72,13 @@ class Inputs(Sequence[Array]):
         return len(self.source)
 
     def __getitem__(self, row: Any) -> Any:
-        if not 0 <= row < len(self):  # which ends a loop
+        if not 0 <= row < len(self):  # ends an iteration
             raise IndexError(row)
         return self.source.item(row).x
 
 
 def positions_of(source: Source) -> int | None:
-    """How many positions of a row are told, which are its last; None where a row is told as a whole."""
+    """How many positions of a row are predicted, always its last ones; None if a row has one answer as a whole."""
     if source.kind != "tokens":
         return None
     labels = source.labels
@@ -86,24 +86,24 @@ def positions_of(source: Source) -> int | None:
 
 
 class Plan(Protocol):
-    """One seeded rendition of one row: geometry without size, so all members see the same view."""
+    """One seeded rendition of one row. Its geometry is relative to any size, so all members see the same view."""
 
     @property
-    def rows(self) -> tuple[int, ...]: ...  # the rows it reads: its own first; mixup reads two
+    def rows(self) -> tuple[int, ...]: ...  # the rows it reads, its own first; mixup reads two
 
     def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
-        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape; of texts int64 (fields, L); of
-        several arrays (n,), as `Several` says."""
+        """The network's input, float32: (C, H, W) for pixels, (n,) for several arrays (see `Several`), otherwise of x's
+        shape. Texts become int64 (fields, L)."""
         ...
 
     def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:
-        """(own label, partner's label, weight of the own one); None without labels."""
+        """(own label, partner's label, weight of the own label); None without labels."""
         ...
 
 
 class View(Protocol):
-    """A transform: pure in (seed, view, row), whatever the order, worker, rank or process."""
+    """A transform: a pure function of (seed, view, row), whatever the order, worker, rank or process."""
 
     @property
-    def kinds(self) -> frozenset[Kind]: ...  # what it can render
+    def kinds(self) -> frozenset[Kind]: ...  # the kinds it can render
     def plan(self, seed: int, view: int, row: int, total: int) -> Plan: ...  # total: rows in the split

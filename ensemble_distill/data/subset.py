@@ -67,11 +67,11 @@ class Subset(Wrapping):
 
 
 class Limited(Subset):
-    """The rows that a limit leaves of a split."""
+    """The rows that a limit leaves in a split."""
 
 
 def in_split(source: object) -> tuple[int, Array] | None:
-    """How many rows a split has, and which of them a source takes; None for a source that no limit has cut."""
+    """How many rows a split has without its limit, and which of them a source takes; None if no limit cut it."""
     at: Array | slice = slice(None)
     while isinstance(source, Wrapping):
         if isinstance(source, Limited):
@@ -93,7 +93,7 @@ def read_rows(file: str, total: int) -> Array:
         raise EdistillError(
             f"rows: {file} holds {rows.dtype} {rows.shape}. Store a one-dimensional array of row numbers."
         )
-    if rows.max() >= 2**63:  # which the next line would make negative
+    if rows.max() >= 2**63:  # int64 would make it negative
         raise EdistillError(f"rows: {file} lists row {rows.max()}, and the source has rows 0 to {total - 1}.")
     rows = rows.astype(np.int64)
     outside = (rows < 0) | (rows >= total)

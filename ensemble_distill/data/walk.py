@@ -1,4 +1,4 @@
-"""Files below a folder, each directory once, wherever links lead."""
+"""Walks the files below folders, each directory once, wherever links lead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Place = tuple[int, int]  # a directory's device and inode
 
 
 def place(folder: str | Path) -> Place:
-    """Raises EdistillError when it cannot be read."""
+    """A directory's place, links followed. Raises EdistillError if it cannot be read."""
     try:
         found = os.stat(folder)  # noqa: PTH116, a link's target
     except OSError as error:
@@ -22,10 +22,18 @@ def place(folder: str | Path) -> Place:
 
 
 def files_below(folders: Sequence[Path], seen: set[Place]) -> tuple[list[list[tuple[str, list[str]]]], list[str]]:
-    """For each folder the directories in it, itself included, by their path, with the names of their files, in order.
-    And all directories that were passed over, since they lead to others of the walk, or to what was `seen` before.
+    """The files below each folder, and the directories that were passed over.
 
-    Links to files and to other directories are followed. Directories of any of the folders come before links to them.
+    Links to files and directories are followed. A directory that was seen before is passed over. Directories inside
+    the folders count as seen before links to them do.
+
+    Args:
+        folders: where to walk.
+        seen: directories that were walked before; those of this walk are added in place.
+
+    Returns:
+        for each folder, (path, names of files) of itself and of every directory below it, sorted; and the paths of the
+        directories passed over, sorted.
 
     Raises:
         EdistillError: a directory cannot be listed.
@@ -52,7 +60,7 @@ def files_below(folders: Sequence[Path], seen: set[Place]) -> tuple[list[list[tu
 
 
 def _listed(folder: str) -> tuple[list[str], list[str], list[str]]:
-    """Directories and links to some, by path, and names of files, each in order."""
+    """The paths of directories, the paths of links to directories, and the names of files, each sorted."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -69,17 +77,17 @@ def _listed(folder: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def there(path: str | Path) -> bool:
-    """Whether something is at a path; False for a text that can be none, such as one too long."""
-    return os.path.exists(path)  # noqa: PTH110, since Path's raises for such
+    """Whether something is at a path; False for a text that cannot be a path, such as one too long."""
+    return os.path.exists(path)  # noqa: PTH110, Path.exists raises for such a text
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a folder is at a path; False for a text that can be none, such as one too long."""
+    """Whether a folder is at a path; False for a text that cannot be a path, such as one too long."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_directory(entry: os.DirEntry[str]) -> bool:
-    """Links followed; a link to itself is none."""
+    """Whether an entry is a directory or a link to one; False for a link to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -87,7 +95,7 @@ def is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def is_pipe(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a pipe, a device or a socket, which holds no image whatever its name, and may never end."""
+    """Whether an entry is a pipe, a device or a socket, which holds no image whatever its name and may never end."""
     try:
         return not entry.is_file() and is_special(entry.path)
     except OSError:
