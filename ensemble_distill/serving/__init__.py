@@ -1,1 +1,1 @@
-"""Running an exported student without torch, and what its file says of itself."""
+"""Running an exported student without torch, and reading the metadata of its file."""

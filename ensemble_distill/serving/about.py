@@ -1,4 +1,4 @@
-"""What `inspect` tells of an exported graph."""
+"""What `inspect` reports of an exported ONNX graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ensemble_distill.serving.served import Served
 
 
 def about(path: Path) -> dict[str, Any]:
-    """Raises EdistillError when it is none of ours."""
+    """The facts of an exported graph; raises EdistillError if edistill did not write it."""
     served = Served(path)
     card = served.card
     return {

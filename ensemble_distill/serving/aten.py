@@ -1,8 +1,8 @@
-"""A program of torch.export as data: its graph is read and run operator by operator, and no code of it runs.
+"""A torch.export program as data: its graph is read and run operator by operator, without executing code from the file.
 
-`torch.export.load` unpickles objects in such a file and evaluates texts in it as Python. Here weights are plain bytes,
-the graph is JSON, and what it calls is one of torch's own functions of tensors (`torch.ops.aten`) or of a few of
-Python's functions of numbers. All else is refused by name.
+`torch.export.load` unpickles objects in the file and evaluates texts in it as Python. Here weights are plain bytes, the
+graph is JSON, and it can call only torch's own tensor functions (`torch.ops.aten`) and a few of Python's functions of
+numbers. Anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
-FILES = ("from_file",)  # operators that read or write files
+FILES = ("from_file",)  # operators that read or write files, which are refused
 COMPARED = ("eq", "ne", "le", "ge", "lt", "gt", "and_", "or_")
 RECKONED = ("neg", "pos", "mul", "add", "sub", "floordiv", "mod", "pow", "truediv")
-NUMBERS: dict[str, Callable[..., Any]] = {  # of sizes
+NUMBERS: dict[str, Callable[..., Any]] = {  # functions of sizes
     **{f"_operator.{name}": getattr(operator, name) for name in (*COMPARED, *RECKONED)},
     "math.trunc": math.trunc,
     "torch.sym_not": operator.not_,
@@ -31,7 +31,7 @@ NUMBERS: dict[str, Callable[..., Any]] = {  # of sizes
     "torch.sym_sqrt": math.sqrt,
 }
 WRAPPED = ("torch.ops.higher_order.wrap_with_set_grad_enabled", "torch.ops.higher_order.wrap_with_autocast")
-# as `torch._export.serde.schema` numbers them
+# as numbered by `torch._export.serde.schema`
 DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"}
 DTYPES |= {9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16"}
 MEMORY = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
@@ -41,11 +41,11 @@ Named = dict[str, Any]  # values of a graph, by name
 
 
 class UnknownPartError(ValueError):
-    """A program has a part that is not read here, and that torch.export.load may read."""
+    """A program has a part that is not supported here, though torch.export.load may read it."""
 
 
 def dtype_of(number: int) -> torch.dtype:
-    """Raises UnknownPartError for another type of numbers."""
+    """The dtype with this number; raises UnknownPartError for an unknown one."""
     if number not in DTYPES:
         raise UnknownPartError(f"numbers of type {number}")
     found: torch.dtype = getattr(torch, DTYPES[number])
@@ -53,23 +53,24 @@ def dtype_of(number: int) -> torch.dtype:
 
 
 class Program(nn.Module):
-    """x (B, ...) to the outputs of the graph, in its order."""
+    """Maps x (B, ...) to the outputs of the graph, in its order."""
 
     def __init__(self, graph_module: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """
+        """Read a graph.
+
         Args:
-            graph_module: of `models/NAME.json`.
-            tensors: weights, buffers and constants, by the names that the graph gives them. The same tensor under two
-                names is one.
+            graph_module: from `models/NAME.json`.
+            tensors: weights, buffers and constants, by their names in the graph. A tensor with two names is stored
+                once.
 
         Raises:
-            UnknownPartError: there is an operator or an argument that is not read here.
-            LookupError, TypeError, ValueError: it is no such graph, or a tensor is missing.
+            UnknownPartError: an operator or an argument is not supported.
+            LookupError, TypeError, ValueError: the graph is invalid, or a tensor is missing.
         """
         super().__init__()
         signature = graph_module["signature"]
         self._graph = _Graph(graph_module["graph"])
-        self._kept: list[tuple[str, str]] = []  # name in the graph, and that of the attribute
+        self._kept: list[tuple[str, str]] = []  # the name in the graph, and the attribute that holds the tensor
         self._given: list[str] = []
         at: dict[int, str] = {}
         for spec in signature["input_specs"]:
@@ -102,7 +103,7 @@ class Program(nn.Module):
 
 
 class _Graph:
-    """Calls in their order, each with how its arguments are found, and who is not needed any more after it."""
+    """Calls in order, and after each the values that no later call needs."""
 
     def __init__(self, graph: Mapping[str, Any]) -> None:
         self.inputs = [_name_of(one) for one in graph["inputs"]]
@@ -124,7 +125,7 @@ class _Graph:
 
 
 class _Call:
-    """One operator, and where its arguments are and its results go."""
+    """A call of one operator, with the places of its arguments and results."""
 
     def __init__(self, node: Mapping[str, Any]) -> None:
         self.target: str = node["target"]
@@ -159,7 +160,11 @@ class _Call:
 
 
 def _operator(target: str) -> tuple[Callable[..., Any], bool]:
-    """What a target calls, and whether its arguments go by their names. Raises UnknownPartError for anything else."""
+    """The function that a target names, and whether it takes its arguments by name.
+
+    Raises:
+        UnknownPartError: the target is not supported.
+    """
     if target in NUMBERS:
         return NUMBERS[target], False
     match = ATEN.fullmatch(target)
@@ -171,14 +176,14 @@ def _operator(target: str) -> tuple[Callable[..., Any], bool]:
 
 
 def _autocast(target: str, how: Sequence[Any]) -> Any:
-    """As the block around an inner graph was entered: gradients are off in any case."""
+    """The context manager of an inner graph; `run` is called without gradients in any case."""
     if target == WRAPPED[0]:
         return torch.no_grad()
     device, dtype, enabled, cached = (*how, None, None, None)[:4]
     return torch.autocast(device, dtype, bool(enabled), cached)
 
 
-# --- arguments: a table with one key, which says what the value is -----------------------------------------------
+# --- arguments: a mapping with one key, the kind of its value ----------------------------------------------------
 
 PLAIN = {"as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_strings", "as_int_lists"}
 OF_VALUES = ("as_sym_int", "as_sym_bool", "as_sym_float")  # a number, or the name of one
@@ -190,7 +195,7 @@ def _only(argument: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _names(argument: Mapping[str, Any]) -> Iterator[str]:
-    """The values of the graph that an argument names."""
+    """The names of the graph's values that an argument refers to."""
     kind, value = _only(argument)
     if kind == "as_tensor":
         yield value["name"]
@@ -214,7 +219,7 @@ def _name_of(argument: Mapping[str, Any]) -> str:
 
 
 def _found(argument: Mapping[str, Any], values: Named, device: torch.device) -> Any:
-    """The value of an argument; tensors are made where the rows are."""
+    """The value of an argument; devices in the graph are replaced by that of the rows."""
     kind, value = _only(argument)
     if kind in PLAIN:
         return value
@@ -248,7 +253,7 @@ def _found(argument: Mapping[str, Any], values: Named, device: torch.device) -> 
 
 
 def _bind(output: Mapping[str, Any], value: Any, values: Named) -> None:
-    """Give a result its name."""
+    """Store a result under its name."""
     kind, _ = _only(output)
     names = list(_names(output))
     if kind in ("as_tensors", "as_optional_tensors"):
@@ -258,6 +263,6 @@ def _bind(output: Mapping[str, Any], value: Any, values: Named) -> None:
 
 
 def _bind_inner(outputs: Sequence[Mapping[str, Any]], found: Sequence[Any], values: Named) -> None:
-    """Of an inner graph, whose results are told one by one, or as one list."""
+    """Store the results of an inner graph, which `outputs` lists one by one or as one list."""
     names = [name for output in outputs for name in _names(output)]
     values.update(zip(names, found, strict=True))

@@ -1,4 +1,4 @@
-"""An exported student that torch runs."""
+"""Exported students that torch runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ensemble_distill.students.fields import nothing
 
 
 class ByTorch(ExportedFile):
-    """A kind says what its module is, and what that says of rows. The module is built when it is first asked."""
+    """Subclasses define the module and its named outputs; the module is built at first use."""
 
     runtime = "torch"
     trust: Trust = NOTHING
 
     @abstractmethod
     def said(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
-        """Named outputs of rows x (B, ...)."""
+        """The named outputs of rows x (B, ...)."""
 
     @cached_property
     def own(self) -> nn.Module:
-        """The module that is asked by `run`."""
+        """The module that `run` calls."""
         module: nn.Module = self.module(self.trust)
         return module
 
@@ -44,7 +44,7 @@ class ByTorch(ExportedFile):
             return {name: values.float().numpy() for name, values in self.said(self.own, x).items()}
         except EdistillError:
             raise
-        except Exception as error:  # a graph of another hand, or ids that no table has, fail in many ways
+        except Exception as error:  # a foreign graph, or ids beyond the embedding table, can fail in many ways
             mend = f"Export the run again: {export_again(self.path)}."
             if self.card.ids:
                 mend = f"Their largest id is {x.max()}: give ids of the vocabulary that the student was trained with."
@@ -54,7 +54,7 @@ class ByTorch(ExportedFile):
 
     @cached_property
     def _one(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what it says of one row of nothing."""
+        """The shapes of the outputs of one empty row."""
         found = self._numbers(nothing(1, self.card.shape, self.card.ids))
         return {name: values.shape for name, values in found.items()}
 

@@ -1,4 +1,4 @@
-"""What an exported ONNX file says of itself, and what no file of ours does."""
+"""The card of an exported file, stored in its metadata, and the checks that refuse an invalid one."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ REQUIRED = ("task", "method", "version", "classes", "kind", "shape", "preprocess
 
 @dataclass(frozen=True)
 class Card:
-    """What an exported file says of itself, as its ONNX `metadata_props`.
+    """What an exported file records about its student; in ONNX, the `metadata_props`.
 
     Attributes:
-        task: what the student answers of a row.
-        method, version: what trained it; the edistill that wrote the file.
-        kind, shape, preprocessing: of its input; see `Item` and `Preprocessing`.
+        task: what the student predicts for a row.
+        method, version: the method that trained it, and the edistill version that wrote the file.
+        kind, shape, preprocessing: those of its input; see `Item` and `Preprocessing`.
         members: the ensemble it stands for.
-        made_from: the weights and the calibration that are in it; None where it does not say.
-        features: what the numbers of a row are called; None where it was trained on no tables.
-        columns: what a row of a table is made of; None where it was trained on none, or before version 0.3.
-        reference: what it says of calibration rows; None where there were none.
-        precision: of its layers but the last; outputs are float32 always.
-        input: "uint8" for pixels (B, H, W, C) of 0 to 255, which the graph normalizes itself.
-        price: what it costs beside the float32 file; see `Price.to_metadata`.
-        average, weights: how its heads pool, as in `Architecture`; files before version 0.3 do not say it.
+        made_from: the weights and the calibration in the file; None if it does not record them.
+        features: the names of a row's numbers; None unless it was trained on tables.
+        columns: the columns that make a row of a table; None without tables, and before version 0.3.
+        reference: statistics of calibration rows; None without any.
+        precision: that of all layers but the last; outputs are always float32.
+        input: "uint8" if the graph takes pixels (B, H, W, C) from 0 to 255 and normalizes them itself.
+        price: how it differs from the float32 file; see `Price.to_metadata`.
+        average, weights: how its heads are pooled, as in `Architecture`; not recorded before version 0.3.
     """
 
     task: Annotated[Task, GIVEN]
@@ -74,7 +74,7 @@ class Card:
     weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no export writes."""
+        """Raise ValueError for contradictions that no export writes."""
         self.task.refuse_others(self.members)
         if len(self.shape) != RANKS[self.kind]:
             raise ValueError(f"its rows are {self.kind} of shape {self.shape}")
@@ -105,16 +105,16 @@ class Card:
 
     @property
     def encoding(self) -> Named | None:
-        """How texts or several arrays become its input; None for rows that are one array."""
+        """How texts or several arrays become its input; None for rows of one array."""
         return named_in(self.preprocessing)
 
     @property
     def ids(self) -> bool:
-        """Whether its input is whole numbers."""
+        """Whether its input consists of integer ids."""
         return self.kind in ("tokens", "text")
 
     def to_metadata(self) -> dict[str, str]:
-        """One JSON value a key, since ONNX metadata are strings."""
+        """A JSON value per key, since ONNX metadata are strings."""
         task = self.task.to_json()
         record = {
             "task": task.pop("task"),
@@ -139,7 +139,11 @@ class Card:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], named: Path) -> Card:
-        """Raises: EdistillError when edistill did not write the file, or it says what no file of ours does."""
+        """The card in a file's metadata.
+
+        Raises:
+            EdistillError: edistill did not write the file, or its metadata are invalid.
+        """
         record: dict[str, Any] = {}
         try:
             for name, value in metadata.items():
@@ -160,14 +164,14 @@ class Card:
         try:
             record = scattered(record)
             task = task_from_json(record)
-            # names of classes need not be Unicode, as those of all else must be
+            # class names need not be valid Unicode, but everything else must be
             return parsed(cls, {**record, "classes": None}, task=task)
         except (ValueError, TypeError) as error:
             raise damaged(named, str(error).rstrip(".")) from None
 
 
 def damaged(named: Path, told: str) -> EdistillError:
-    """What is said of a file whose metadata no file of ours has."""
+    """The error for a file with invalid metadata."""
     return EdistillError(
         f"{named} is damaged, or was not written by edistill: in its metadata, {told}. Export the run again: "
         f"{export_again(named)}."

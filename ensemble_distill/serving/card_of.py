@@ -1,4 +1,4 @@
-"""What an exported student says of itself, from what its run says."""
+"""The card of an exported student, from the config of its run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ def card_of(
     reference: Reference | None = None,
     version: str = __version__,
 ) -> Card:
-    """What an exported student says of itself.
+    """The card of an exported student.
 
     Args:
-        made_from: the run that it is of.
-        reference: what it says of calibration rows; None where there are none.
-        version: the edistill that wrote the file.
+        config: that of its run.
+        made_from: the weights and the calibration of its run.
+        reference: statistics of calibration rows; None without any.
+        version: the edistill version that wrote the file.
     """
     what, origin = config.architecture, config.provenance
     return Card(

@@ -1,7 +1,7 @@
-"""An exported student that answers rows, whatever kind of file it stands in: what its card alone makes of them.
+"""An exported student that predicts rows, whatever the kind of its file.
 
-Everything needed is in the file: how pixels become its input, the class names, and what its outputs are. A kind says
-how the file is read and run: `served.py` ONNX, `weights.py` safetensors, `program.py` a program of torch.
+Everything needed is in the file: the preprocessing, the class names, and the meaning of its outputs. A subclass reads
+and runs one kind of file: `served.py` ONNX, `weights.py` safetensors, `program.py` a torch program.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Outputs = Mapping[str, NDArray[np.float32]]
 
 
 class ExportedFile(ABC):
-    """A file of an exported student. A kind opens it in its `__init__`, and says what is below.
+    """The file of an exported student; a subclass opens it in `__init__` and defines the abstract members.
 
     Attributes:
         path: the file.
-        card: what it says of itself.
-        runtime: what runs it, for messages.
-        config: what its run says of the student, a `StudentConfig`; None for a file that says no more than its card.
+        card: what the file records about the student.
+        runtime: the library that runs it, for messages.
+        config: the `StudentConfig` of its run; None for a file that holds only the card.
     """
 
     path: Path
@@ -50,38 +50,39 @@ class ExportedFile(ABC):
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """The names of what it says."""
+        """The names of its outputs."""
 
     @property
     @abstractmethod
     def heads(self) -> int:
-        """How many heads it tells of; 1 where it tells of none."""
+        """The number of heads among its outputs; 1 if they show none."""
 
     @property
     @abstractmethod
     def at_once(self) -> int:
-        """Rows of a batch that memory is sure to hold."""
+        """Rows of a batch that surely fits into memory."""
 
     @abstractmethod
     def run(self, x: NDArray[Any]) -> Outputs:
-        """Named outputs for preprocessed inputs (B, *shape), float32, or int64 ids; each stands by itself, and a state
-        begins anew. Of positions those that the task tells.
+        """Named outputs for preprocessed inputs (B, *shape), float32 or int64 ids.
+
+        Rows are independent, and a recurrent state starts fresh. For sequences, only the task's positions are returned.
 
         Raises:
-            EdistillError: it fails on them, or gives outputs of another shape than its rows and classes have.
+            EdistillError: it fails on the rows, or an output does not have the shape that rows and classes imply.
         """
 
     def module(self, trust: Trust = NOTHING) -> Any:
-        """What torch runs of it, in eval mode on the CPU; None where another runtime does.
+        """Its torch module, in eval mode on the CPU; None if another library runs it.
 
         Args:
-            trust: whether code that the file names may run.
+            trust: whether code that the file names may be executed.
         """
         return None
 
     @property
     def reading(self) -> Reading | None:
-        """How a text becomes its rows; None where those are no tokens."""
+        """How a text becomes rows of tokens; None if the task has no tokens."""
         task = self.card.task
         if not task.of_tokens:
             return None
@@ -90,31 +91,31 @@ class ExportedFile(ABC):
         return Reading(unit, window, self.card.shape[0] - window, known=task.names, short=True)
 
     def ends(self, rows: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each output that is read."""
+        """The shapes of the outputs that are read, by name."""
         task = self.card.task
         return {**task.served(rows), **dict.fromkeys(UNCERTAINTIES, (rows, *task.shape[:-1]))}
 
     def checked(self, found: Outputs, rows: int) -> Outputs:
-        """What it says of so many rows. Raises EdistillError where that has not the shape of rows and classes."""
+        """The outputs of `rows` rows; raises EdistillError if their shapes do not match rows and classes."""
         for name, shape in self.ends(rows).items():
             if name in found and found[name].shape != shape:
                 raise self.other(f"of {rows} rows it gives {name} of shape {found[name].shape}, and not {shape}")
         return found
 
     def other(self, told: str) -> EdistillError:
-        """What is told of a file that edistill does not write so."""
+        """The error for a file that differs from what edistill writes."""
         return EdistillError(
             f"{self.path} is not as edistill writes it: {told}. Export the run again: {export_again(self.path)}."
         )
 
     def predict(self, source: Source, batch_size: int | None = None) -> Iterator[tuple[range, Outputs]]:
-        """Rows of a source and their outputs, a batch at a time.
+        """Yield the rows of a source and their outputs, a batch at a time.
 
         Args:
-            batch_size: rows of a batch; None for `at_once`.
+            batch_size: rows per batch; None for `at_once`.
 
         Raises:
-            EdistillError: the rows are not what the student takes.
+            EdistillError: the student does not take such rows.
         """
         if source.kind != self.card.kind:
             encoding = self.card.encoding
@@ -140,11 +141,11 @@ class ExportedFile(ABC):
             yield rows, self.run(x)
 
     def columns(self, declared: Declared | None) -> Declared | None:
-        """Which columns of a table it takes: those that it was trained on, and of a file that does not say them those
-        that are declared.
+        """The columns of a table that it takes: those it was trained on, else, if the file does not record them,
+        `declared`.
 
         Raises:
-            EdistillError: others are declared.
+            EdistillError: `declared` differs from what it was trained on.
         """
         trained = self.card.columns
         if trained is None:
@@ -158,12 +159,12 @@ class ExportedFile(ABC):
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """The arrays of a row that it takes, as the data calls them; none where a row is one."""
+        """The names of the arrays that make up a row; empty if a row is one array."""
         encoding = self.card.encoding
         return tuple(part.name for part in encoding.parts) if isinstance(encoding, Several) else ()
 
     def _refuse_single_texts(self, source: Source) -> None:
-        """Refuse lines, a text each, where the student was trained on pairs."""
+        """Refuse rows of one text if the student was trained on pairs."""
         trained = self.card.columns
         if trained is not None and len(trained.texts) == 2 and not of_pairs(source):
             raise EdistillError(
@@ -172,7 +173,7 @@ class ExportedFile(ABC):
             )
 
     def _refuse_other_features(self, given: tuple[str, ...] | None) -> None:
-        """Refuse a table of other columns, or in another order, than the student was trained on."""
+        """Refuse a table whose columns differ from those of the training, in name or order."""
         trained = self.card.features
         if trained is None or given is None or given == trained:
             return
@@ -185,7 +186,7 @@ class ExportedFile(ABC):
         )
 
     def _as_trained(self, item: Item) -> Item:
-        """Image files decode to color; a student of gray arrays sees them in gray."""
+        """Convert images to gray for a student of gray images, since image files decode to color."""
         if item.kind == "pixels" and self.card.shape[0] == 1:
             return replace(item, x=as_gray(item.x))
         return item

@@ -1,4 +1,5 @@
-"""The kinds of exported files, by how their names end: one way to open them all. Only those of torch import it."""
+"""The kinds of exported files by their suffixes, with one function to open them all; only torch's kinds import
+torch."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from ensemble_distill.serving.served import Served
 
 
 def open_file(path: Path, *, trust: Trust = NOTHING, changed: bool = False, threads: int | None = None) -> ExportedFile:
-    """An exported student, ready to run.
+    """Open an exported student.
 
     Args:
-        trust: whose code may make the body of a file that holds weights alone.
-        changed: its user changed the ONNX file since it was exported; see `Served`.
-        threads: that one operation of onnxruntime takes; None for all cores. Those of torch are torch's own.
+        trust: whose code may make the body, for a file that holds only weights.
+        changed: whether the user changed the ONNX file after its export; see `Served`.
+        threads: threads per operation of onnxruntime; None for all cores. torch keeps its own number.
 
     Raises:
-        EdistillError: there is no such file, or edistill did not write it, or not as it is now.
+        EdistillError: the file does not exist, edistill did not write it, or it has changed since.
     """
     if not path.is_file():
         raise EdistillError(f"There is no {path}. Run {export_again(path)}, or name another file.")

@@ -1,4 +1,4 @@
-"""What an exported student says of each row, as records, and as the text that `predict` writes."""
+"""The predictions of an exported student, as a record per row and as the files that `predict` writes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ensemble_distill.serving.wishes import Settled
 from ensemble_distill.tasks import Task, open_task, task_names
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 
-Record = dict[str, Any]  # of a row: its name, then a text or a number a column
+Record = dict[str, Any]  # of a row: its name, then a text or a number per column
 Style = Literal["csv", "json", "jsonl", "parquet"]
 ENDINGS: dict[str, Style] = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 PARQUET = b"PAR1"
-MARK = "edistill"  # a key of a Parquet file's metadata, by which an earlier result is known
+MARK = "edistill"  # key of a Parquet file's metadata that identifies an earlier result
 
 
 def records(
@@ -37,14 +37,15 @@ def records(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Record]:
-    """For each row: its name, what the task predicts of it, and the uncertainties that the student has.
+    """Yield, for each row, its name, the task's prediction, and the uncertainties that the student has.
 
     Args:
+        wishes: what else each record contains.
         batch_size: see `ExportedFile.predict`.
-        progress: is told how far it is, where that takes more than a batch.
+        progress: reports progress if there is more than one batch.
 
     Raises:
-        EdistillError: the inputs do not fit, or outputs of a row are none of a student.
+        EdistillError: the inputs do not fit, or the outputs of a row are invalid.
     """
     task = served.card.task
     if task.of_tokens and source.labels is not None:
@@ -85,29 +86,32 @@ def records(
 
 
 def _inside(task: Task, outputs: Outputs, wishes: Settled) -> Iterator[dict[str, Any]]:
-    """The set or the interval of each answer, where it is wished."""
+    """The conformal set or interval of each row, if wished for."""
     if wishes.thresholds is None or task.conformal is None:
         return repeat({})
     return task.conformal.told(task.names, outputs, wishes.thresholds)
 
 
 def style_of(output: str | None) -> Style:
-    """How a file is written where nobody says it: by its ending, else as CSV."""
+    """The format of a file, by its suffix; CSV by default."""
     return next((style for ending, style in ENDINGS.items() if (output or "").lower().endswith(ending)), "csv")
 
 
 def content(rows: Sequence[Record], style: Style) -> bytes:
-    """The records as a file has them.
+    """The bytes of the records in a format.
 
     Raises:
-        EdistillError: Parquet without pyarrow.
+        EdistillError: the format is Parquet, and pyarrow is not installed.
     """
     return _parquet(rows) if style == "parquet" else formatted(rows, style).encode()
 
 
 def formatted(rows: Sequence[Record], style: Style) -> str:
-    """The records as CSV with a header, as one JSON array, or as JSON a line. In CSV no name is a formula, and a ;
-    parts those of a set; JSON has the exact names."""
+    """The records as CSV with a header, as one JSON array, or as one JSON object per line.
+
+    In CSV no cell is a formula to a spreadsheet, and the names of a set are separated by semicolons; JSON has the exact
+    names.
+    """
     if style == "json":
         return json_text(rows)
     if style == "jsonl":
@@ -123,7 +127,7 @@ def formatted(rows: Sequence[Record], style: Style) -> str:
 
 
 def refuse_parquet(style: Style, output: Path | None) -> None:
-    """Raise EdistillError where Parquet can't be written."""
+    """Raise EdistillError if Parquet cannot be written."""
     if style == "parquet" and output is None:
         raise EdistillError("Parquet is not a text to print: name a file, -o predictions.parquet.")
     if style == "parquet" and find_spec("pyarrow") is None:
@@ -152,5 +156,5 @@ def _cell(name: str, value: Any, exact: frozenset[str]) -> Any:
         return ";".join(harmless_cell(name.replace(";", "\\;")) for name in value)
     if not isinstance(value, float):
         return harmless_cell(value)
-    # the shortest text that float32 reads back as it was; NumPy's own goes into powers of ten from a million on
+    # the shortest text that reads back as the same float32; NumPy's own uses exponents from a million on
     return repr(float(str(np.float32(value)))) if name.partition(" ")[0] in exact else f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""An exported program of torch, `.pt2`: read as data, and run operator by operator. No code of it runs."""
+"""An exported torch program, `.pt2`, read as data and run operator by operator; none of its code is executed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ CONFIGS = {WEIGHTS: "_weights_config.json", CONSTANTS: "_constants_config.json"}
 
 
 class ProgramFile(ByTorch):
-    """A program that edistill exported, ready to run."""
+    """A program that edistill exported."""
 
     def __init__(self, path: Path, trust: Trust = NOTHING) -> None:
-        """Raises: EdistillError: it is none of ours, or damaged, or has parts that are not read as data."""
+        """Open a program.
+
+        Raises:
+            EdistillError: edistill did not write it, it is damaged, or parts of it cannot be read as data.
+        """
         self.path, self.trust = path, trust
         try:
             said = program_metadata(path)
@@ -59,7 +63,7 @@ class ProgramFile(ByTorch):
 
 
 def _read(path: Path) -> Program:
-    """Raises: see `Program`; and where a file of the archive is not as torch writes it."""
+    """Read the program of an archive; raises as `Program` does, and if a file of the archive is missing or invalid."""
     with ZipFile(path) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         models = [name for name in names if name.startswith("models/") and name.endswith(".json")]
@@ -72,7 +76,7 @@ def _read(path: Path) -> Program:
 
 
 def _tensors(archive: ZipFile, names: Mapping[str, str], folder: str, model: str) -> dict[str, Tensor]:
-    """Tensors by their names, each of the bytes of one file; those that share bytes are one."""
+    """Tensors by name, each made from the bytes of one file; names with the same file and layout share a tensor."""
     listed = f"{folder}{model}{CONFIGS[folder]}"
     if listed not in names:
         raise UnknownPartError(f"no {listed}, as torch before 2.9 wrote none")
@@ -91,7 +95,7 @@ def _tensors(archive: ZipFile, names: Mapping[str, str], folder: str, model: str
 
 
 def _tensor(content: bytes, meta: Mapping[str, Any]) -> Tensor:
-    """The bytes of a storage as the tensor that is told. Raises ValueError where there are too few of them."""
+    """The tensor that `meta` describes, in the bytes of a storage; raises ValueError if there are too few of them."""
     dtype, sizes = dtype_of(meta["dtype"]), _whole(meta["sizes"])
     if not content:
         return torch.empty(sizes, dtype=dtype) if math.prod(sizes) == 0 else _refuse_short(sizes)

@@ -1,4 +1,4 @@
-"""An exported ONNX student, run by onnxruntime and without torch."""
+"""An exported ONNX student, run by onnxruntime without torch."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from ensemble_distill.serving.card import Card, damaged
 from ensemble_distill.serving.ends import NEW_STATE, STATE
 from ensemble_distill.serving.exported_file import ExportedFile, Outputs
 
-SHORTEST = 2  # tokens that a graph of any length is given at least: exporters take 1 for a constant
+SHORTEST = 2  # fewest tokens for a graph of any length: exporters treat 1 as a constant
 MASK = "attention_mask"
 FLOATS, IDS, BYTES = "tensor(float)", "tensor(int64)", "tensor(uint8)"
-WHOLE = 0.02  # of 255: so far from a whole number float32 may bring a pixel and back
-SIZES = {IDS: 8, BYTES: 1}  # in bytes, of a number; all others have 4 at most
-SILENT = 4  # onnxruntime writes to stderr by itself what it raises too
+WHOLE = 0.02  # out of 255: how far from a whole number float32 arithmetic can leave a pixel
+SIZES = {IDS: 8, BYTES: 1}  # bytes per number; all other types have at most 4
+SILENT = 4  # else onnxruntime also writes to stderr what it raises
 
 
 def _opened(content: bytes, path: Path) -> onnx.ModelProto:
-    """A graph whose weights are all in the file.
+    """The graph of a file that contains all of its weights.
 
     Raises:
-        EdistillError: it is no ONNX file, or names others to read from: no file of ours does, and those could be any.
+        EdistillError: it is not an ONNX file, or names other files to read, which no exported file does and which could
+            be any file on the disk.
     """
     try:
         model = onnx.ModelProto.FromString(content)
-    except Exception as error:  # protobuf's error has no name that all its versions have
+    except Exception as error:  # protobuf's error has different names in different versions
         raise UnrunnableError(path, error) from None
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
@@ -52,7 +53,7 @@ def _opened(content: bytes, path: Path) -> onnx.ModelProto:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor in a protobuf message, however deep: initializers, attributes, subgraphs, functions."""
+    """Every tensor in a protobuf message, however deeply nested: initializers, attributes, subgraphs, functions."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return
@@ -63,7 +64,7 @@ def _tensors(message: Any) -> Iterator[Any]:
 
 
 class UnrunnableError(EdistillError):
-    """A file that onnxruntime does not run, and why."""
+    """A file that onnxruntime cannot run, with the reason."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         self.reason = first_line(error)
@@ -75,14 +76,14 @@ class UnrunnableError(EdistillError):
 
 @dataclass(frozen=True)
 class _End:
-    """An input of a graph; a size is a number, or a name where it is free."""
+    """An input of a graph; a size of its shape is a number, or a name if it is free."""
 
     name: str
     type: str
     shape: tuple[int | str | None, ...]
 
     def takes(self, shape: tuple[int, ...], of: str = FLOATS) -> bool:
-        """Whether it takes any number of rows of that shape."""
+        """Whether it takes any number of rows of this shape and type."""
         batch, *sizes = self.shape or (1,)
         fits = len(sizes) == len(shape) and all(
             a == b or not isinstance(a, int) for a, b in zip(sizes, shape, strict=True)
@@ -96,14 +97,15 @@ class Served(ExportedFile):
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, *, changed: bool = False, threads: int | None = None) -> None:
-        """
+        """Open an exported graph.
+
         Args:
-            changed: its user changed the file since it was exported, by quantizing it for instance: its sha256 is left
-                aside.
-            threads: that one operation takes; None for all cores that this process has.
+            changed: whether the user changed the file after its export, for instance by quantizing it; its sha256 is
+                then ignored.
+            threads: threads per operation; None for all cores of this process.
 
         Raises:
-            EdistillError: there is no such file, or it is not an ONNX file of ours.
+            EdistillError: there is no such file, or edistill did not write it.
         """
         content = onnx_content(path)
         if not changed:
@@ -116,14 +118,14 @@ class Served(ExportedFile):
         self.ir_version = int(model.ir_version)
         self.opsets = {entry.domain: int(entry.version) for entry in model.opset_import}
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-        del model  # which holds the weights once more
+        del model  # frees a second copy of the weights
         self.card = Card.from_metadata(metadata, path)
         if not changed and ONNX_KEY not in metadata and self.card.version not in UNSEALED:
             raise damaged(path, f"the sha256 is missing that files of edistill {self.card.version} hold")
         try:
-            # of the bytes that were looked at, and with no path: what is named in them is read from nowhere
+            # the bytes checked above, without a path, so that onnxruntime cannot read any other file they name
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no base class of their own
+        except Exception as error:  # onnxruntime's errors share no base class
             raise UnrunnableError(path, error) from None
         self._refuse_other_ends()
         self.inputs: tuple[str, ...] = tuple(i.name for i in self.session.get_inputs())
@@ -139,7 +141,7 @@ class Served(ExportedFile):
         return next((int(o.shape[1]) for o in self.session.get_outputs() if o.name.startswith("head_")), 1)
 
     def _refuse_other_ends(self) -> None:
-        """Raises: EdistillError when inputs or outputs are not those of the card."""
+        """Raise EdistillError if inputs or outputs contradict the card."""
         inputs = [_End(i.name, i.type, tuple(i.shape)) for i in self.session.get_inputs()]
         outputs = {o.name: o.type for o in self.session.get_outputs()}
         if self.card.encoding is not None:
@@ -154,7 +156,7 @@ class Served(ExportedFile):
                 raise self.other(f"its output {name} is {outputs[name]}, and not {FLOATS}")
 
     def _refuse_other_inputs(self, inputs: list[_End], outputs: Mapping[str, str]) -> None:
-        """As above: one input, and of a stream its state."""
+        """Refuse inputs other than the rows and, for a recurrent student, its state."""
         states = [end for end in inputs[1:] if self._is_state(end, outputs)]
         of, shape = IDS if self.card.kind == "tokens" else FLOATS, self.card.shape
         if self.card.input == "uint8":
@@ -164,7 +166,7 @@ class Served(ExportedFile):
             raise self.other(f"its inputs are {told}, and not one {of}, any number of {shape}")
 
     def _refuse_other_fields(self, inputs: list[_End], encoding: Named) -> None:
-        """As above, of a student of texts or of several arrays."""
+        """Refuse inputs other than those of a student of texts or of several arrays."""
         if isinstance(encoding, Several):
             wanted = {slot.name: (slot.shape, IDS if slot.ids else FLOATS) for slot in encoding.slots}
         else:
@@ -176,8 +178,10 @@ class Served(ExportedFile):
             raise self.other(f"its inputs are {told}, and not any number of {asked}")
 
     def given(self, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Rows by the names of the graph's inputs. Where the graph takes any length, texts are padded no further than
-        the longest of them."""
+        """Rows (B, *shape) by the names of the graph's inputs.
+
+        If the graph takes any length, texts are cut to the longest of them, without the padding beyond.
+        """
         encoding = self.card.encoding
         if self.card.input == "uint8":
             return {self.input: self.pixels(x)}
@@ -196,8 +200,8 @@ class Served(ExportedFile):
         return {field: np.ascontiguousarray(x[:, at]) for at, field in enumerate(encoding.fields)}
 
     def pixels(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Normalized pixels (B, C, H, W) as the bytes (B, H, W, C) that they are of. Raises EdistillError where they
-        are of none."""
+        """Normalized pixels (B, C, H, W) as the bytes (B, H, W, C) they were made from; raises EdistillError if
+        there are none."""
         to = self.card.preprocessing
         assert isinstance(to, Preprocessing)
         mean, std = (np.array(values, np.float64)[:, None, None] for values in (to.mean, to.std))
@@ -211,7 +215,7 @@ class Served(ExportedFile):
         return np.ascontiguousarray(pixels.astype(np.uint8).transpose(0, 2, 3, 1))
 
     def _is_state(self, end: _End, outputs: Mapping[str, str]) -> bool:
-        """Whether an input is a part of a recurrent student's state, which comes out again."""
+        """Whether an input is part of a recurrent student's state, which is also an output."""
         after = end.name.replace(STATE, NEW_STATE, 1)
         free = sum(not isinstance(size, int) for size in end.shape)
         return (
@@ -222,15 +226,16 @@ class Served(ExportedFile):
         )
 
     def begun(self, rows: int) -> dict[str, NDArray[np.float32]]:
-        """The state of so many streams where they begin, by the names of the graph's inputs; none without a state."""
+        """The initial state of `rows` streams, by the names of the graph's inputs; empty for a graph without a
+        state."""
         return {
             i.name: np.zeros([size if isinstance(size, int) else rows for size in i.shape], np.float32)
             for i in self.session.get_inputs()[1:]
         }
 
     def example(self) -> dict[str, NDArray[Any]]:
-        """A row of nothing by the names of the graph's inputs: zeros, and ones of texts, which no mask hides, and of
-        several arrays."""
+        """An example row by the names of the graph's inputs: zeros, but ones for texts, which the mask then keeps, and
+        for several arrays."""
         encoding = self.card.encoding
         if isinstance(encoding, Several):
             return self.given(np.ones((1, *encoding.shape), np.float32))
@@ -245,7 +250,7 @@ class Served(ExportedFile):
         options.log_severity_level = SILENT
         try:
             found = dict(zip(self.outputs, self.session.run(None, self.given(x), options), strict=True))
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's errors share no base class
             mend = f"Export the run again: {export_again(self.path)}."
             if self.card.ids:
                 mend = f"Their largest id is {x.max()}: give ids of the vocabulary that the student was trained with."
@@ -255,7 +260,8 @@ class Served(ExportedFile):
         return self.checked(self._told(found), len(x))
 
     def _told(self, found: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """Of a graph with a state, which tells every position, the positions that the task tells, and no state."""
+        """The outputs of a graph with a state, which covers every position: only the task's positions, without the
+        state."""
         if len(self.inputs) == 1 or self.card.encoding is not None:
             return found
         cut = {}

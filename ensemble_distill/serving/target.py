@@ -1,4 +1,4 @@
-"""Where a result may be written: over nothing that is read, and over no file that is not an earlier result."""
+"""Where a result may be written: neither over a file that is read, nor over one that is not an earlier result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ensemble_distill.tasks.figures import UNCERTAINTIES
 
 
 def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: bool = False) -> None:
-    """Raise EdistillError when a result must not go to `path`.
+    """Raise EdistillError if a result must not be written to `path`.
 
-    That is a folder, or a file that is read, by whatever name or link, or that the same command would read the next
-    time; and without `overwrite` a file with something in it that is no earlier result.
+    That holds for a folder, for a file that is read, under any name or link, and for a name that the same command would
+    read the next time. Without `overwrite` it also holds for a nonempty file that is not an earlier result.
     """
     if is_stream(path):
         return
@@ -44,7 +44,7 @@ def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: boo
 
 
 def _read_files(model: Path, inputs: Sequence[str]) -> Iterator[Path]:
-    """The files that exist of those that a prediction reads."""
+    """The existing files that a prediction reads."""
     exported = [file for place in (model, model / EXPORTS) if place.is_dir() for file in place.iterdir()]
     for path in (model, *exported, *(Path(name.rpartition(":")[0]) for name in inputs)):
         if path.is_file():
@@ -59,17 +59,17 @@ def _read_files(model: Path, inputs: Sequence[str]) -> Iterator[Path]:
 
 
 def is_earlier(path: Path) -> bool:
-    """Whether `formatted` wrote a file, by how it begins; or it is empty, as of mktemp."""
+    """Whether a file is an earlier result, judged by its beginning, or is empty, as mktemp makes it."""
     with path.open("rb") as file:
         start = file.read(1 << 16)
-        if start.startswith(PARQUET):  # its metadata are at the end
+        if start.startswith(PARQUET):  # its metadata are at the end of the file
             file.seek(max(0, path.stat().st_size - (1 << 16)))
             return MARK.encode() in file.read()
     if start in (b"", b"row\n", b"[]\n"):
         return True
     predicted = [open_task(key).predicted for key in task_names()]
     header = next(csv.reader([start.partition(b"\n")[0].decode(errors="replace")]), [])
-    words = {column.partition(" ")[0] for column in header[1:]} - {*UNCERTAINTIES, *COLUMNS}  # behind it may be a name
+    words = {column.partition(" ")[0] for column in header[1:]} - {*UNCERTAINTIES, *COLUMNS}  # a name may follow
     if header[:1] == ["row"] and any(words == {*names} for names in predicted):
         return True
     second = "|".join(names[0] for names in predicted).encode()

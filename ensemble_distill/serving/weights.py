@@ -1,4 +1,5 @@
-"""An exported `.safetensors`: weights and, in its metadata, all else of a student but code that makes its body."""
+"""An exported `.safetensors`: weights and, in the metadata, everything else about a student except the code of its
+body."""
 
 from __future__ import annotations
 
@@ -31,16 +32,17 @@ class WeightsFile(ByTorch):
     """The weights of a student that edistill exported.
 
     Attributes:
-        config: what the student is, and where it came from.
+        config: the student's architecture and provenance.
     """
 
     def __init__(self, path: Path, trust: Trust = NOTHING) -> None:
-        """
+        """Open an exported file.
+
         Args:
-            trust: whose code may make a body that is none of timm's.
+            trust: whose code may make a body that is not one of timm's.
 
         Raises:
-            EdistillError: it is none of ours, or damaged.
+            EdistillError: edistill did not write it, or it is damaged.
         """
         self.path, self.trust = path, trust
         try:
@@ -63,10 +65,10 @@ class WeightsFile(ByTorch):
             raise damaged_export(path, error) from None
 
     def module(self, trust: Trust = NOTHING) -> Student:
-        """The trained student, calibrated as its run was.
+        """The trained student, with the calibration of its run.
 
         Raises:
-            EdistillError: its body is made by code that is not there, or may not run; the weights do not fit it.
+            EdistillError: the code of its body is missing or may not be executed; the weights do not fit it.
         """
         what = self.config.architecture
         body = self._factory(trust) if what.names_code else None
@@ -82,10 +84,10 @@ class WeightsFile(ByTorch):
         return named_outputs(student.predictive(student(x)))
 
     def _factory(self, trust: Trust) -> BodyFactory:
-        """What makes its body, where that is there and may run."""
+        """The factory of its body, if it exists and may be executed."""
         model = self.config.architecture.model
         run, named = run_of(self.path), portable(model)
-        # of a run as it names it, and of a file that stands alone what stands beside it
+        # for a run's export the path that the run names, for a file on its own one beside it
         home = self.path.parent if run is None else run
         place, _, name = (named if run is None else model).rpartition(":")
         is_file = place.endswith(".py")

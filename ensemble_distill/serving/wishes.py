@@ -1,4 +1,4 @@
-"""What `predict` is to say of each row besides, and what an exported file must hold for it."""
+"""What `predict` adds to each row on request, and what an exported file must contain for it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ensemble_distill.tasks.conformal import Intervals, Sets
 from ensemble_distill.tasks.figures import UNCERTAINTIES
 from ensemble_distill.tasks.reference import Reference, fewest_for
 
-COLUMNS = ("abstains", "head", *Sets.columns, *Intervals.columns)  # how those of wishes begin
+COLUMNS = ("abstains", "head", *Sets.columns, *Intervals.columns)  # first words of the columns that wishes add
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is to be said of each row besides.
+    """What to add to each row.
 
     Attributes:
-        heads: what each head says by itself.
-        abstain_above: rows that are more uncertain are marked, which somebody else should look at; None for no mark.
-        coverage: rows are marked that are more uncertain than this share of the calibration rows; None for no mark.
-        by: the uncertainty that this is measured by; None for the total, and of a coverage for the model's where the
-            student has one.
-        alpha: sets or intervals that miss the truth of this share of rows at most; None for none.
+        heads: the prediction of each head.
+        abstain_above: mark rows whose uncertainty exceeds it, for somebody to look at; None for no mark.
+        coverage: mark rows whose uncertainty exceeds that of this share of the calibration rows; None for no mark.
+        by: the uncertainty that both use; None for the total, or with `coverage` the model uncertainty if the student
+            has one.
+        alpha: add sets or intervals that miss the truth for at most this share of rows; None for none.
     """
 
     heads: bool = False
@@ -41,8 +41,7 @@ class Wishes:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises EdistillError for a threshold that no row is above, or every row, for two of them, and for none
-        where it is said by what rows are marked."""
+        """Raise EdistillError for an invalid threshold, for two of them, and for `by` without any."""
         if self.abstain_above is not None and not 0 <= self.abstain_above < math.inf:
             raise EdistillError(
                 f"--abstain-above is {self.abstain_above}, and uncertainties are numbers from 0 on. Give one, 0.2 say."
@@ -71,12 +70,12 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Settled:
-    """Wishes as thresholds of one file.
+    """Wishes, resolved to the thresholds of one file.
 
     Attributes:
-        heads: as wished.
-        by, above: which uncertainty marks a row, and above what; None for no mark.
-        thresholds: (S,) of the conformal scores; None for no sets.
+        heads: as in `Wishes`.
+        by, above: the uncertainty that marks a row, and its threshold; `above` is None for no mark.
+        thresholds: (S,), those of the conformal scores; None for no sets.
     """
 
     heads: bool
@@ -86,10 +85,10 @@ class Settled:
 
 
 def settled(wishes: Wishes, served: ExportedFile, progress: Progress) -> Settled:
-    """What is wished, by what a file says of its calibration rows.
+    """The wishes, resolved by what a file records about its calibration rows.
 
     Raises:
-        EdistillError: it does not say it, or its student has not what is wished.
+        EdistillError: the file has no such record, or its student lacks what is wished for.
     """
     shown = [name for name in UNCERTAINTIES if name in served.outputs]
     _refuse_heads(wishes, served)
@@ -134,7 +133,7 @@ def _thresholds(served: ExportedFile, alpha: float, progress: Progress) -> NDArr
 
 
 def _reference(served: ExportedFile, wished: str) -> Reference:
-    """Raise EdistillError where the file says nothing of calibration rows."""
+    """The file's record of calibration rows; raises EdistillError if there is none."""
     reference = served.card.reference
     if reference is None:
         raise EdistillError(
