@@ -1,4 +1,4 @@
-"""What `inspect` tells of data."""
+"""What `inspect` says about data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from ensemble_distill.data.several import held
 
 
 def about(path: Path, task: str, columns: Declared | None = None) -> dict[str, Any]:
-    """Raises EdistillError when it is no data.
+    """The facts that `inspect` shows about a data set.
 
     Args:
-        columns: what those of a table are.
+        columns: what the columns of a table are.
+
+    Raises:
+        EdistillError: the path is not data.
     """
     source = open_inputs([str(path)], task, columns=columns)
-    source.item(0)  # raises where what is called a picture is none
+    source.item(0)  # raises if a file named like a picture is not one
     return {
         "kind": "data",
         "rows": len(source),

@@ -24,12 +24,12 @@ from ensemble_distill.tasks.checks.labels import as_classes
 
 
 class Arrays:
-    """Rows of arrays, held in memory or in their file.
+    """Rows of one array, in memory or in its file.
 
     Args:
         x: uint8 (N, H, W, C), float32 (N, …) or int64 (N, L), as `kind` says.
-        y: (N,) int64 classes or float32 targets, or None.
-        kind: what they are; see `Item`.
+        y: (N,) or (N, D): int64 classes or float32 targets; or None.
+        kind: the kind of the rows; see `Item`.
         classes: names in the order of the labels, or None.
         remarks: see `Source`.
     """
@@ -72,12 +72,13 @@ def claims(source: str) -> bool:
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
-    """The arrays that the entry names, as inputs one or several; y and `classes` may be missing unless the entry names
-    another y.
+    """The rows of an `.npz`: one or several inputs as the entry names them, labels and class names.
+
+    The array `classes` may be missing, and so may y, unless the entry names another array as y.
 
     Raises:
-        EdistillError: not an `.npz`, a missing or pickled array, a dtype or shape that is not accepted,
-            lengths that differ, a value that is not finite, labels that do not fit the task or the names.
+        EdistillError: it is not an `.npz`; an array is missing or pickled, has a dtype or shape that is not accepted,
+            or another length than the others; a value is not finite; or labels do not fit the task or the names.
     """
     entry.refuse_parts()
     path = Path(entry.source)
@@ -109,7 +110,7 @@ def _inputs(x: Array | Mapped, named: str, task: type[Task]) -> tuple[Array | Ma
 
 
 def _part(x: Array | Mapped, named: str) -> Arrays:
-    """One of several arrays."""
+    """One of a row's several arrays as a source."""
     if isinstance(x, np.ndarray):
         inputs, kind = as_part(x, named)
         return Arrays(inputs, None, kind)
@@ -134,7 +135,7 @@ def _refuse_missing(archive: Archive, entry: Entry) -> None:
 
 
 def _rows(path: Path, entry: Entry, found: Mapping[str, Array | Mapped]) -> int:
-    """How many there are. Raises EdistillError where there are none, or of one array more than of another."""
+    """The number of rows. Raises EdistillError if there are none, or the arrays differ in length."""
     for name, x in found.items():
         if not x.shape or len(x) == 0:
             raise EdistillError(f"{path}: {entry.arrays[name]} has shape {x.shape}, so no rows. Give it one at least.")
@@ -161,7 +162,7 @@ def _classes(archive: Archive) -> tuple[str, ...] | None:
 
 
 def _remarks(archive: Archive, entry: Entry, rows: int) -> tuple[str, ...]:
-    """Of data without labels, which arrays could be them: one number a row."""
+    """A remark on arrays that could be the missing labels: those of one value per row."""
     taken = ("classes", *entry.arrays.values())
     others = [name for name in archive.names if name not in taken and archive.shape(name) == (rows,)]
     if not others:

@@ -1,4 +1,4 @@
-"""Columns of Arrow's in parts, as batches or row groups, that together are one table; none is held as a whole."""
+"""Arrow columns in parts, batches or row groups, that together are one table; no column is held as a whole."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import Any
 from ensemble_distill.data.reading_arrow import Columnar
 from ensemble_distill.errors import EdistillError
 
-PATH, BYTES = "path", "bytes"  # of a picture as the library `datasets` stores it
+PATH, BYTES = "path", "bytes"  # fields of a picture as the library `datasets` stores it
 
 
 class Parts(ABC):
-    """Files of the same columns, one behind the other.
+    """Files with the same columns, one after the other.
 
     Attributes:
         paths: the files.
-        schema: of all of them.
+        schema: their common schema.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
         self.schema: Any = None
-        self._parts: list[tuple[Path, int]] = []  # of each the file, and how many rows there are
+        self._parts: list[tuple[Path, int]] = []  # the file and the number of rows of each
 
     def _add(self, path: Path, schema: Any) -> None:
-        """Takes the columns of a file. Raises EdistillError where they are others than those of the first."""
+        """Takes a file's schema. Raises EdistillError if its columns differ from those of the first."""
         if self.schema is None:
             self.schema = schema
         if schema.names != self.schema.names:
@@ -47,7 +47,7 @@ class Parts(ABC):
 
     @abstractmethod
     def _column(self, at: int, name: str) -> Any:
-        """A column of a part, which was validated: offsets that lead out of it would be read all the same."""
+        """A column of a part. It is validated, since pyarrow would follow offsets that lead out of the part."""
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -65,12 +65,12 @@ class Parts(ABC):
         """Blocks of rows by column.
 
         Args:
-            wanted: the columns that are asked for.
-            names: of columns that hold classes by number, what those are called.
+            wanted: the columns to read.
+            names: the class names of columns that hold class numbers and are to be read by name.
         """
 
     def lacks(self, column: str) -> bool:
-        """Whether a column of classes by number says of no row which one it has."""
+        """Whether a column of class numbers is −1 or missing in every row."""
         import pyarrow.types as types
 
         if not types.is_signed_integer(self.schema.field(column).type):
@@ -83,7 +83,7 @@ class Parts(ABC):
         return are_pictures(self.schema.field(column).type)
 
     def refuse_no_pictures(self, column: str) -> None:
-        """Raise EdistillError where a column does not hold pictures as `datasets` stores them."""
+        """Raise EdistillError if a column does not hold pictures; see `are_pictures`."""
         if not self.holds_pictures(column):
             raise EdistillError(
                 f"{self.paths[0]}: column {column} holds {self.schema.field(column).type}, and pictures are "
@@ -91,7 +91,7 @@ class Parts(ABC):
             )
 
     def picture(self, column: str, row: int) -> tuple[Any, str | None]:
-        """The bytes of a picture as a file of Arrow's, or None; and the path that stands beside them."""
+        """A picture's bytes as an Arrow file object, and the path stored beside them; each None if missing."""
         import pyarrow
 
         at = bisect_right(self._ends, row)
@@ -105,7 +105,7 @@ class Parts(ABC):
         return (pyarrow.BufferReader(content.as_buffer()) if content.is_valid else None), path
 
     def sizes(self, column: str) -> Iterator[int]:
-        """Of each row the bytes of its picture; 0 where it has none."""
+        """The size of each row's picture in bytes; 0 for none."""
         import pyarrow.compute as compute
 
         for at in range(len(self._parts)):
@@ -118,7 +118,7 @@ class Parts(ABC):
 
 
 def are_pictures(kind: Any) -> bool:
-    """Whether values of a type are files' bytes, bare or as `datasets` stores them beside a path."""
+    """Whether values of an Arrow type are a file's bytes, bare or beside a path, as `datasets` stores them."""
     import pyarrow.types as types
 
     parts = {kind.field(at).name: kind.field(at).type for at in range(kind.num_fields)} if types.is_struct(kind) else {}
@@ -128,7 +128,7 @@ def are_pictures(kind: Any) -> bool:
 
 
 class Named(Columnar):
-    """A part whose classes are read by their names."""
+    """The columns of a batch, with class numbers read as class names."""
 
     def __init__(self, path: Path, batch: Any, names: Mapping[str, Sequence[str]], first: int) -> None:
         super().__init__(path, batch)

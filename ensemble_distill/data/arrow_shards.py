@@ -1,4 +1,4 @@
-"""Arrow files as one table whose rows are read where they lie: the files are mapped into memory, and none is kept."""
+"""Arrow files as one table. The files are mapped into memory, so that rows are read where they lie."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from ensemble_distill.data.reading_arrow import BLOCK, needing_pyarrow, opened_i
 
 
 class Shards(Parts):
-    """Args:
-        paths: of Arrow's file or stream format, one after the other.
+    """A table in Arrow files.
+
+    Args:
+        paths: the files in their order, in Arrow's file or stream format.
 
     Raises:
-        EdistillError: pyarrow is not there, a file cannot be read, or two have other columns.
+        EdistillError: pyarrow is not installed, a file cannot be read, or two differ in their columns.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -32,7 +34,7 @@ class Shards(Parts):
         self._sound: set[tuple[int, str]] = set()
 
     def __reduce__(self) -> tuple[type[Shards], tuple[tuple[Path, ...]]]:
-        return Shards, (self.paths,)  # a process maps the files for itself, and is sent none of them
+        return Shards, (self.paths,)  # each process maps the files itself
 
     def blocks(self, wanted: Sequence[str], names: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Any]]:
         first = 0

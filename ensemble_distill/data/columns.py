@@ -1,4 +1,4 @@
-"""What the columns of a table are, as the settings declare them, and how their values become numbers."""
+"""The columns of a table, as the settings declare them, and how their values become numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSES = "data.columns.classes"
 
 
 class Declared(Protocol):
-    """A table of the settings, as far as this room reads it."""
+    """The settings of a table's columns that this package reads."""
 
     @property
     def inputs(self) -> Sequence[str]: ...
@@ -47,12 +47,12 @@ class Declared(Protocol):
 
 @dataclass(frozen=True)
 class Columns(InputColumns):
-    """What rows are made of, and their labels.
+    """The columns that make up a row's inputs and labels.
 
     Attributes:
         labels: the columns of the labels or targets; a table that has none of them is unlabeled.
-        classes: what the label column calls the classes, in their order; None where it holds their numbers.
-        model: the exported student that was trained on these, and says them; None where the settings do.
+        classes: the names of the classes in the label column, in their order; None if it holds their numbers.
+        model: the exported student that declares these columns, for messages; None if the settings declare them.
     """
 
     labels: tuple[str, ...] = ()
@@ -75,38 +75,38 @@ class Columns(InputColumns):
 
     @classmethod
     def trained(cls, columns: InputColumns, model: str) -> Columns:
-        """Those that an exported student says it was trained on. What a table says of labels is left aside."""
+        """The input columns that an exported student was trained on, without labels."""
         told = {key: getattr(columns, key) for key in ("images", "text", "array")}
         return cls(columns.inputs, columns.categories, columns.encoding, **told, model=model)
 
     @property
     def asked(self) -> InputColumns:
-        """Without the labels: what an exported student needs to know."""
+        """The columns of the inputs alone, which an exported student needs to know."""
         return InputColumns(
             self.inputs, self.categories, self.encoding, images=self.images, text=self.text, array=self.array
         )
 
     @property
     def numeric(self) -> Array:
-        """(F,) whether each number of an input is one that varies by amounts, and not of a category."""
+        """(F,) whether each number of an input is a quantity; False for the numbers of a category."""
         return np.array([self.inputs[at] not in self.categories for at in self.groups])
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """The inputs, and behind them the labels."""
+        """The columns of the inputs, followed by those of the labels."""
         return (*dict.fromkeys(name for _, name in self._inputs), *self.labels)
 
     @property
     def _inputs(self) -> list[tuple[str, str]]:
-        """The columns of the inputs, each with the key that declares it."""
+        """(key, column) of each input column, where `key` under data.columns declares it."""
         alone = [(key, column) for key in ("images", "array") if (column := getattr(self, key)) is not None]
         return alone + [(key, name) for key, names in (("inputs", self.inputs), ("text", self.texts)) for name in names]
 
     def read(self, header: Sequence[str], path: str) -> tuple[str, ...]:
-        """The columns of a file that are read: its inputs, and its labels if it has them.
+        """The columns to read from a file: those of the inputs, and those of the labels if it has them.
 
         Raises:
-            EdistillError: one is missing, some labels are there and others not, or a name stands twice.
+            EdistillError: an input is missing, only some of the labels are there, or a name occurs twice.
         """
         twice = next((name for name in header if list(header).count(name) > 1), None)
         if twice is not None:
@@ -127,14 +127,15 @@ class Columns(InputColumns):
         return (*dict.fromkeys(name for _, name in self._inputs), *there)
 
     def encoded(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> Array:
-        """Some rows of the inputs, (B, F) float32.
+        """The numbers and categories of some rows, (B, F) float32.
 
         Args:
             columns: values by column, as the file has them.
-            first_row: the row that the first of them is.
+            path: the file, for messages.
+            first_row: the number of the first row, for messages.
 
         Raises:
-            EdistillError: a value is no number, or no declared category.
+            EdistillError: a value is not a finite number, or not a declared category.
         """
         made = []
         declare = "Fix or drop that row, or declare the column's values in data.columns.categories."
@@ -154,7 +155,7 @@ class Columns(InputColumns):
     def read_texts(
         self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int
     ) -> list[str] | list[tuple[str, ...]]:
-        """Some rows of the text, or of pairs. Raises EdistillError where one is missing, or is none."""
+        """The texts of some rows, or pairs of texts. Raises EdistillError if a value is missing or not text."""
         for name in self.texts:
             values = columns[name]
             odd = next((at for at, value in enumerate(values) if not isinstance(value, str)), None)
@@ -168,7 +169,7 @@ class Columns(InputColumns):
         return list(zip(*(columns[name] for name in self.texts), strict=True))
 
     def label_values(self, columns: Mapping[str, Sequence[Any]], path: str, first_row: int) -> Array:
-        """Some rows of the labels, (B,) or (B, D), as `Task.as_labels` takes them. Raises as `encoded` does."""
+        """The labels of some rows, (B,) or (B, D), as `Task.as_labels` takes them. Raises as `encoded` does."""
         read: Callable[[Sequence[Any], str, int], Array] = _targets
         if self.classes is not None:
             read = partial(_classes, self.classes)
@@ -179,7 +180,7 @@ class Columns(InputColumns):
 def _texts(given: str | Sequence[str] | None) -> str | tuple[str, str] | None:
     if given is None or isinstance(given, str):
         return given
-    first, second = given  # as the settings have them
+    first, second = given  # the settings allow a list of two only
     return first, second
 
 
@@ -193,14 +194,17 @@ def _targets(values: Sequence[Any], named: str, first_row: int) -> Array:
 
 
 def numbers(values: Sequence[Any], named: str, first_row: int, mend: str) -> Array:
-    """float64 (B,); whole numbers in a column of text as int64.
+    """The numbers of a column, (B,): int64 if all are whole and below 2**53, otherwise float64.
 
     Args:
-        mend: what to do about what is no number, which is raised as an EdistillError.
+        mend: what to do about a value that is not a number, for the message.
+
+    Raises:
+        EdistillError: a value is not a number.
     """
     try:
         if any(isinstance(value, str) and "_" in value for value in values):
-            raise ValueError  # Python's "1_0" is 10, and no table's
+            raise ValueError  # Python reads "1_0" as 10, which no table means
         found = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         row = next(at for at, value in enumerate(values) if not _is_number(value))
@@ -212,7 +216,7 @@ def numbers(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arr
 
 
 def finite(values: Sequence[Any], named: str, first_row: int, mend: str) -> Array:
-    """float32 (B,). Raises EdistillError for what is not a number, or none that float32 holds."""
+    """The numbers of a column, float32 (B,). Raises EdistillError for a value that is not a finite float32 number."""
     with np.errstate(over="ignore"):
         found = numbers(values, named, first_row, mend).astype(np.float32)
     bad = ~np.isfinite(found)
@@ -228,15 +232,18 @@ def finite(values: Sequence[Any], named: str, first_row: int, mend: str) -> Arra
 
 
 def _missing(value: Any, mend: str) -> str:
-    """What to do about it, of a label that is not there at all."""
+    """What to do about a value: `mend`, or for a missing label the advice about missing labels."""
     return MISSING if mend == LABELS and value in (None, "") else mend
 
 
 def indices(values: Sequence[Any], known: Sequence[str], named: str, first_row: int, key: str | None) -> Array:
-    """The place of each value among those that are declared, int64 (B,). Raises EdistillError for any other.
+    """The index of each value among the known ones, int64 (B,).
 
     Args:
-        key: where they are declared; None where a student was trained with them.
+        key: the setting that declares the known values; None if a student was trained with them.
+
+    Raises:
+        EdistillError: a value is not among them.
     """
     places = {value: place for place, value in enumerate(known)}
     texts = [value if isinstance(value, str) else "" if value is None else str(value) for value in values]

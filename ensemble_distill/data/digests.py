@@ -1,4 +1,4 @@
-"""What a split's contents hash to: cheap, honest about what it covers, the same wherever the data lies.
+"""Digests of a split's contents: cheap, explicit about what they cover, the same wherever the data lies.
 
 Modification times and absolute paths are left out, because data moves between machines.
 """
@@ -19,7 +19,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import read_whole
 
 WHOLE = 2**30  # bytes of contents that are hashed without sampling
-SAMPLE = 1000  # rows hashed beyond
+SAMPLE = 1000  # rows that are hashed beyond those
 
 
 def arrays_digest(x: Array | MappedInputs, y: Array | None, classes: Sequence[str] | None) -> str:
@@ -33,9 +33,9 @@ def arrays_digest(x: Array | MappedInputs, y: Array | None, classes: Sequence[st
 def folder_digest(
     root: Path, names: Sequence[str], labels: Array | None, classes: Sequence[str] | None
 ) -> tuple[str, str]:
-    """sha256 of every file's name, size and label and of contents, and in words which contents.
+    """The sha256 of every file's name, size and label and of contents, and a description of what it covers.
 
-    Contents are those of the first rows up to 1 GiB together, and of 1,000 evenly spaced ones of the rest.
+    Contents are hashed of the first rows, up to 1 GiB together, and of at most 1,000 evenly spaced rows of the rest.
 
     Raises:
         EdistillError: a file cannot be read.
@@ -55,11 +55,11 @@ def contents_digest(
     labels: Array | None,
     classes: Sequence[str] | None,
 ) -> tuple[str, str]:
-    """`folder_digest` of what need not be files.
+    """`folder_digest` for rows that need not be files.
 
     Args:
-        files: of each row its name and how many bytes it has.
-        content: the bytes of a row.
+        files: each row's name and its size in bytes.
+        content: returns the bytes of a row.
     """
     hasher = _Hasher()
     hasher.labels(labels, classes)
@@ -80,9 +80,9 @@ def contents_digest(
 def examples_digest(
     length: int, labels: Array | None, classes: Sequence[str] | None, read: Callable[[int], Array]
 ) -> tuple[str, str]:
-    """sha256 of the labels and of what `read(row)` returns, and in words for which rows.
+    """The sha256 of the labels and of what `read(row)` returns, and a description of what it covers.
 
-    Those are all rows where the first one's size times their number is at most 1 GiB, else 1,000 evenly
+    All rows are read if the first one's size times their number is at most 1 GiB, otherwise at most 1,000 evenly
     spaced ones.
     """
     hasher = _Hasher()
@@ -97,7 +97,7 @@ def examples_digest(
 
 
 def tokens_digest(stream: Array, count: int, window: int, context: int, classes: Sequence[str]) -> str:
-    """sha256 of a stream's tokens, of the vocabulary, and of how rows are cut from it."""
+    """sha256 of a stream's tokens, of the vocabulary, and of how rows are cut from the stream."""
     hasher = _Hasher()
     hasher.text("tokens", count, window, context)
     hasher.array("stream", stream)
@@ -106,7 +106,7 @@ def tokens_digest(stream: Array, count: int, window: int, context: int, classes:
 
 
 def texts_digest(whole: Array, ends: Array, labels: Array | None, classes: Sequence[str] | None) -> str:
-    """sha256 of texts in UTF-8 and where each ends, of the labels and of the class names."""
+    """sha256 of texts in UTF-8, of where each ends, of the labels and of the class names."""
     hasher = _Hasher()
     hasher.text("texts", len(ends) - 1)
     hasher.array("ends", ends.astype(np.int64))
@@ -116,7 +116,7 @@ def texts_digest(whole: Array, ends: Array, labels: Array | None, classes: Seque
 
 
 def several_digest(parts: Mapping[str, str], labels: Array | None, classes: Sequence[str] | None) -> str:
-    """sha256 of the digests of several arrays a row, by their names, of the labels and of the class names."""
+    """sha256 of the names and digests of a row's several arrays, of the labels and of the class names."""
     hasher = _Hasher()
     hasher.text("several", len(parts))
     for name, digest in parts.items():
@@ -149,14 +149,14 @@ def _naming_files() -> Iterator[None]:
 
 
 def _spaced(start: int, stop: int) -> Sequence[int]:
-    """At most SAMPLE of range(start, stop), evenly spaced, both ends among them."""
+    """At most SAMPLE evenly spaced numbers of range(start, stop), both ends included."""
     if stop - start <= SAMPLE:
         return range(start, stop)
     return [start + index * (stop - start - 1) // (SAMPLE - 1) for index in range(SAMPLE)]
 
 
 class _Hasher:
-    """sha256 of parts, each with its length, so that moving bytes from one part to the next changes it."""
+    """sha256 of parts, each with its length or shape, so that moving bytes from one part to the next changes it."""
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()

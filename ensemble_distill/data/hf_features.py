@@ -1,4 +1,4 @@
-"""What the library `datasets` says of the columns of a data set that it saved: pictures, and the names of classes."""
+"""What the library `datasets` records about the columns of a data set: which hold pictures, and the class names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from ensemble_distill.errors import EdistillError, first_few
 
 @dataclass(frozen=True)
 class Features:
-    """Attributes:
-    told: of each column what it holds, in the order of the file.
-    classes: of those that hold classes, by number, their names.
+    """The recorded columns of a data set.
+
+    Attributes:
+        told: the type of each column, by name, in the order of the file.
+        classes: the class names of each column that holds class numbers.
     """
 
     told: Mapping[str, str] = field(default_factory=dict)
@@ -22,10 +24,10 @@ class Features:
 
     @classmethod
     def of(cls, record: Any, named: str) -> Features:
-        """What a `dataset_info.json` or the metadata of a shard says.
+        """The columns in a `dataset_info.json` or in the metadata of a shard.
 
         Raises:
-            EdistillError: it is of no known form.
+            EdistillError: the record has an unknown form.
         """
         found = record.get("features") if isinstance(record, dict) else None
         if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -56,10 +58,13 @@ class Features:
         return tuple(name for name, kind in self.told.items() if kind == "ClassLabel")
 
     def settled(self, declared: Columns | None, named: str) -> Columns:
-        """The columns that are declared, or the one of pictures and the one of classes, where there is one.
+        """The declared columns; if none are declared, the one column of pictures, and that of classes if there is one.
+
+        A single label column without declared classes gets the recorded class names.
 
         Raises:
-            EdistillError: nothing is declared, and there is none or several.
+            EdistillError: nothing is declared, and there is not exactly one column of pictures, or there are several of
+                classes.
         """
         if declared is None:
             if len(self.pictures) != 1 or len(self.labels) > 1:
@@ -74,7 +79,6 @@ class Features:
         return declared
 
     def named(self, declared: Columns) -> Mapping[str, tuple[str, ...]]:
-        """Of columns that hold classes by number, the names of those that are read by name: a category, or the label
-        where there is one."""
+        """The class names of those columns of class numbers that are read by name: categories, labels with classes."""
         by_name = {*declared.categories, *(declared.labels if declared.classes is not None else ())}
         return {name: names for name, names in self.classes.items() if name in by_name}

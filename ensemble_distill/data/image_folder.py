@@ -1,4 +1,4 @@
-"""A folder of images: class folders as torchvision reads them, or one flat folder without labels."""
+"""Folders of images: class folders as torchvision reads them, or one flat folder without labels."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
 
 
 def _contents(root: Path) -> tuple[list[str], list[str]]:
-    """Names of folders and of images in a folder, each in order."""
+    """The names of folders and the names of images in a folder, each sorted."""
     try:
         with os.scandir(root) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -105,8 +105,11 @@ def _contents(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _labeled(root: Path, classes: Sequence[str]) -> ImageFolder:
-    """Every class folder's images. A folder below them that is a link to another of the walk counts there alone: else a
-    link to a folder above would bring every image again and again, under every label."""
+    """The images of all class folders.
+
+    A link below them to a folder that is read elsewhere is passed over. A link to a folder above would otherwise repeat
+    every image under every label.
+    """
     places = [place(root / name) for name in classes]
     for at, name in zip(places, classes, strict=True):
         if (first := classes[places.index(at)]) != name:
@@ -138,5 +141,5 @@ def _remarks(passed: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file's name has the extension of an image."""
     return name.lower().endswith(EXTENSIONS)

@@ -1,4 +1,4 @@
-"""A table that names picture files: a row is the file that one of its columns names, from the table's own folder."""
+"""Tables that name picture files: a row is the file that one column names, relative to the table's folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ensemble_distill.facts import InputColumns
 
 
 class ImageTable(ImageFolder):
-    """Picture files in the order of a table's rows; one may stand in several.
+    """Picture files in the order of a table's rows; several rows may name the same file.
 
     Args:
-        root: the folder that they are named from.
-        table: what names them, for messages.
+        root: the folder that the names are relative to.
+        table: the table that names them, for messages.
 
     Attributes:
-        columns: which one names them.
+        columns: the column that names them.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class ImageTable(ImageFolder):
 
 
 def file_names(values: Iterable[Any], named: str, root: Path, first_row: int) -> list[str]:
-    """The files that some rows name, by their paths from the table's folder.
+    """The files that some rows name, as paths relative to the table's folder.
 
     Args:
-        values: of the column, as the file has them.
-        named: the table and its column.
+        values: the column's values, as the file has them.
+        named: the table and its column, for messages.
         root: the table's folder.
-        first_row: the row that the first of them is.
+        first_row: the number of the first row, for messages.
 
     Raises:
-        EdistillError: one is no text, leads out of the folder, or is no file there.
+        EdistillError: a value is not text, leads out of the folder, or names no file there.
     """
     return [_file_name(value, named, root, row) for row, value in enumerate(values, start=first_row)]
 

@@ -1,4 +1,4 @@
-"""Rows of an array that stays in its file: each is read when it is asked for, and none is kept."""
+"""Rows of an array that stays in its file: each is read at access, and none is kept."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Place(NamedTuple):
     """Where an array lies.
 
     Attributes:
-        path: of the file.
-        named: what it is, for messages.
-        start: the byte that its first value begins at.
-        dtype, shape: of the values, in the order of C.
+        path: the file.
+        named: what the array is, for messages.
+        start: the offset in bytes of its first value.
+        dtype, shape: of the array, which is stored in C order.
     """
 
     path: Path
@@ -41,14 +41,14 @@ class Place(NamedTuple):
 
 
 class Mapped:
-    """Rows as they are stored.
+    """Rows of an array as its file stores them.
 
     Args:
-        place: of an array (N, ...).
-        stamp: that the file is to have; None for that of now.
+        place: where the array (N, ...) lies.
+        stamp: the stamp that the file must have; None for its present one.
 
     Raises:
-        EdistillError: the file is shorter, or cannot be mapped.
+        EdistillError: the file has another stamp, is too short, or cannot be mapped.
     """
 
     def __init__(self, place: Place, stamp: Stamp | None = None) -> None:
@@ -70,18 +70,18 @@ class Mapped:
         return self.shape[0]
 
     def read(self, start: int, stop: int) -> Array:
-        """A copy of some rows. Raises EdistillError where the file has changed since it was opened."""
-        self._refuse_changed()  # a file that was cut short would end the process instead
+        """A copy of some rows. Raises EdistillError if the file has changed since it was opened."""
+        self._refuse_changed()  # reading beyond the end of a truncated file would kill the process
         return np.array(self._rows[start:stop])
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
-        """All rows in their order, some at a time, each with the row that its first is. Raises as `read` does."""
+        """All rows in their order, in blocks, each with the number of its first row. Raises as `read` does."""
         size = max(1, PIECE // max(1, self._rows[:1].nbytes))
         for start in range(0, len(self), size):
             yield start, self.read(start, start + size)
 
     def checksum(self, start: int, stop: int) -> int:
-        """CRC-32 of some bytes of the file."""
+        """CRC-32 of the file's bytes from `start` to `stop`."""
         found = 0
         for at in range(start, stop, PIECE):
             self._refuse_changed()
@@ -89,7 +89,7 @@ class Mapped:
         return found
 
     def __reduce__(self) -> tuple[type[Mapped], tuple[Place, Stamp]]:
-        return Mapped, (self.place, self._stamp)  # a process maps the file for itself, and is sent none of it
+        return Mapped, (self.place, self._stamp)  # each process maps the file itself
 
     def _refuse_changed(self) -> None:
         if Stamp.of(self.place.path) != self._stamp or self._stamp.size < self.place.stop:
@@ -99,26 +99,26 @@ class Mapped:
 
 
 class MappedInputs:
-    """Rows as items have them.
+    """Rows of an array in its file, in the form that items have.
 
     Args:
         mapped: (N, ...) as the user stores it.
-        of_tokens: whether they are of tokens.
-        part: whether they are one of several arrays a row.
+        of_tokens: whether rows are token ids.
+        part: whether the array is one of a row's several arrays.
 
     Attributes:
-        kind: what they are.
-        dtype, shape: of all of them.
+        kind: the kind of the rows.
+        dtype, shape: of all rows as one array.
 
     Raises:
-        EdistillError: as `taken` does, of any row.
+        EdistillError: as `taken` or `as_part` does, for any row.
     """
 
     def __init__(self, mapped: Mapped, of_tokens: bool, part: bool = False) -> None:
         self._mapped, self._of_tokens, self._part = mapped, of_tokens, part
         first, self.kind = self._taken(0, mapped.read(0, 1))
         self.dtype, self.shape = first.dtype, (len(mapped), *first.shape[1:])
-        if self.kind != "pixels":  # of which each byte is one
+        if self.kind != "pixels":  # any byte is a valid pixel, so only other kinds are checked
             for _ in self.blocks():
                 pass
 
@@ -126,13 +126,13 @@ class MappedInputs:
         return len(self._mapped)
 
     def __getitem__(self, row: int) -> Array:
-        if not 0 <= row < len(self):  # which ends a loop
+        if not 0 <= row < len(self):  # ends an iteration
             raise IndexError(row)
         x, _ = self._taken(row, self._mapped.read(row, row + 1))
         return np.asarray(x[0])
 
     def blocks(self) -> Iterator[Array]:
-        """All rows in their order, some at a time."""
+        """All rows in their order, in blocks."""
         for start, x in self._mapped.blocks():
             yield self._taken(start, x)[0]
 

@@ -1,4 +1,4 @@
-"""A column whose values are lists or tensors of numbers, each the whole of a row, as one array."""
+"""Converts a column of lists or tensors of numbers, each a whole row, to one array."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ALIKE = "Give every row a list or tensor of numbers of the same shape, without g
 
 
 def as_array(block: Mapping[str, Sequence[Any]], column: str, named: str, first_row: int) -> Array:
-    """(B, …) of some rows.
+    """A column's values in some rows, (B, …).
 
     Args:
-        block: of columns.
+        block: the rows, by column.
         named: what the column is, for messages.
-        first_row: the row that the first of them is.
+        first_row: the number of the first row, for messages.
 
     Raises:
-        EdistillError: a value is none of these, or of another shape than the first.
+        EdistillError: a value is not a list or tensor of numbers, or has another shape than the first.
     """
     if isinstance(block, Columnar):
         return _of_arrow(block.column(column), named, first_row)
@@ -34,7 +34,7 @@ def as_array(block: Mapping[str, Sequence[Any]], column: str, named: str, first_
 
 
 def refuse_other(first: tuple[int, ...], shapes: Sequence[tuple[int, ...]], named: str, first_row: int) -> None:
-    """Raise EdistillError for a row of another shape than the first has."""
+    """Raise EdistillError if one of the rows' shapes differs from the first row's."""
     odd = next((at for at, shape in enumerate(shapes) if shape != first), None)
     if odd is not None:
         raise EdistillError(f"{named} is of shape {shapes[odd]} at row {first_row + odd}, and {first} before. {ALIKE}")
@@ -83,7 +83,7 @@ def _of_arrow(column: Any, named: str, first_row: int) -> Array:
 
 
 def _refuse_gaps(column: Any, named: str, first_row: int, rows: int) -> None:
-    """Raise EdistillError for a value that is missing."""
+    """Raise EdistillError if a value is missing."""
     if column.null_count:
         at = int(column.is_null().to_numpy(zero_copy_only=False).argmax())
         raise EdistillError(f"{named} lacks a value at row {first_row + at // max(1, len(column) // rows)}. {ALIKE}")

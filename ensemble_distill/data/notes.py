@@ -1,7 +1,7 @@
-"""What was learned of tar shards, kept beside the cache, so that the next command need not read all headers again.
+"""Notes on the headers of tar shards, kept beside the cache so that the next command need not read them all again.
 
-A note is taken for nothing more than that: it is passed over where anything is odd, and where a shard is no longer, to
-the last change that the file system tells of, the file that was read.
+A note only saves time. It is ignored if anything about it is odd, or if the file system reports any change of a shard
+since it was read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ensemble_distill.runtime.jsons import parse_json
 
 NAME = "notes"  # the folder in a cache
 FORMAT = 1
-SETTLED = 2_000_000_000  # nanoseconds after which another change of a file has another time
+SETTLED = 2_000_000_000  # nanoseconds; by then, a further change of a file gets another time
 TEXTS = (str, int, float, bool)
 
 State = list[int]
@@ -32,12 +32,14 @@ State = list[int]
 
 @dataclass(frozen=True)
 class Note:
-    """Attributes:
-    path: where it is kept; None for nowhere.
-    asked: what was read: the shards, and the columns.
-    states: of the shards, before they were read.
-    headers: what they said.
-    fresh: whether it is not kept yet.
+    """What the headers of some shards said.
+
+    Attributes:
+        path: the note's file; None if it is not kept.
+        asked: what was read: the shards and the columns.
+        states: the state of each shard before it was read; see `_state`.
+        headers: what the shards' headers said.
+        fresh: whether the note is not on disk yet.
     """
 
     path: Path | None
@@ -48,7 +50,7 @@ class Note:
 
     @classmethod
     def taken(cls, folder: Path | None, shards: Sequence[Path], column: str | None, labels: Sequence[str]) -> Note:
-        """The one that is kept in a folder, if any, or a fresh one. Raises EdistillError as `Headers.of` does."""
+        """The note kept in a folder, otherwise a fresh one. Raises EdistillError as `Headers.of` does."""
         asked = [[str(shard.absolute()) for shard in shards], column, list(labels)]
         path = None if folder is None else folder / f"{_digest(json.dumps(asked).encode()).decode()[:16]}.json"
         states = [_state(shard) for shard in shards]  # before they are read
@@ -60,11 +62,12 @@ class Note:
         return cls(path, asked, states, Headers.of(shards, column, labels), fresh=True)
 
     def keep(self, within: Path) -> None:
-        """Write it, where it is fresh and the shards have not changed just before. A disk that cannot hold it is no
-        mistake.
+        """Write the note if it is fresh and no shard has changed within the last two seconds.
+
+        A disk that cannot hold it is no error.
 
         Args:
-            within: the cache.
+            within: the cache, which the note must lie in.
         """
         if (
             self.path is None
@@ -93,7 +96,7 @@ class Note:
 
 
 def keep_notes(sources: Iterable[Source], cache: Path) -> None:
-    """Keep what was learned of some sources, and of those that they are parts of."""
+    """Keep the notes of some sources, or of the sources that they wrap."""
     found: dict[Path, Note] = {}
     for source in sources:
         if isinstance(note := getattr(innermost(source), "note", None), Note) and note.path is not None:
@@ -103,10 +106,10 @@ def keep_notes(sources: Iterable[Source], cache: Path) -> None:
 
 
 def _state(path: Path) -> State:
-    """What changes with a file: its size, which file it is, and when it and what is said of it were changed."""
+    """A file's size, inode, and times of the last change of content and of metadata, in nanoseconds since 1970."""
     try:
         found = path.stat()
-    except OSError:  # told where it is read
+    except OSError:  # reported where the file is read
         return [0, 0, 0, 0]
     return [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
 
@@ -116,7 +119,11 @@ def _digest(content: bytes) -> bytes:
 
 
 def _read(path: Path, asked: Any, states: list[State]) -> Headers:
-    """Raises OSError, ValueError, KeyError or TypeError where there is none, or it is damaged or of other files."""
+    """The headers in a note.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is no note, it is damaged, or it is about other files.
+    """
     digest, _, content = read_whole(path).partition(b"\n")
     if digest != _digest(content):
         raise ValueError("it is not whole")
@@ -130,7 +137,7 @@ def _read(path: Path, asked: Any, states: list[State]) -> Headers:
 
 
 def _refuse_odd(headers: Headers, labels: Sequence[str], sizes: Sequence[int]) -> None:
-    """Raise ValueError or TypeError for what no shards say."""
+    """Raise ValueError or TypeError for headers that no shards can have."""
     rows, texts = len(headers.placed), headers.texts
     if len(headers.at) != rows or list(texts) != list(labels) or not isinstance(headers.labeled, bool):
         raise ValueError("its columns are others")

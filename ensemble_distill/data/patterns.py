@@ -1,4 +1,4 @@
-"""A source that names several files by the numbers in their names: `train-{000..009}.tar`."""
+"""Sources that name several files by a range of numbers: `train-{000..009}.tar`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def files_of(source: str) -> list[Path]:
     """The files in their order: the one of that name, or those of a pattern.
 
     Raises:
-        EdistillError: one is missing, or a pattern is of more than `MOST`.
+        EdistillError: one is missing, or a pattern names more than `MOST`.
     """
     found = list(islice(_expanded(source), MOST + 1)) if not there(source) else [source]
     if len(found) > MOST:
@@ -35,12 +35,12 @@ def files_of(source: str) -> list[Path]:
 
 
 def is_pattern(source: str) -> bool:
-    """Whether a text is one of several files."""
+    """Whether a source is a pattern of file names."""
     return next(_expanded(source)) != source
 
 
 def _expanded(source: str) -> Iterator[str]:
-    """`{000..009}` as its numbers, with as many digits."""
+    """The names that a pattern stands for; numbers are padded with zeros if both ends have equally many digits."""
     found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", source)
     if found is None:
         yield source

@@ -1,4 +1,4 @@
-"""Rows that are pictures in files of some kind: decoded when they are asked for, and kept where they are small."""
+"""Rows that are pictures in files of any kind, decoded at access, and kept if they are small as a whole."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ensemble_distill.errors import EdistillError
 
 
 class Pictures(ABC):
-    """Pictures as rows, decoded to uint8 RGB (H, W, 3) of each one's own size.
+    """Pictures as rows, decoded to uint8 RGB (H, W, 3), each in its own size.
 
     Args:
-        count: how many.
+        count: the number of pictures.
         labels: (N,) or (N, D), or None.
         classes: names in the order of the labels, or None.
         remarks: see `Source`.
@@ -34,7 +34,7 @@ class Pictures(ABC):
         return self._count
 
     def item(self, row: int) -> Item:
-        """Decodes the picture. Raises EdistillError where it does not decode."""
+        """Decodes the picture. Raises EdistillError if it does not decode."""
         return self._memo.get(row, self._read)
 
     def _read(self, row: int) -> Item:
@@ -42,7 +42,7 @@ class Pictures(ABC):
             pixels = self._decoded(row)
         except EdistillError:
             raise
-        except Exception as error:  # each of Pillow's decoders has errors of its own
+        except Exception as error:  # each of Pillow's decoders raises errors of its own
             raise EdistillError(self._undecodable(row, error)) from error
         return Item(pixels, None if self.labels is None else self.labels[row], self.kind)
 
@@ -64,12 +64,12 @@ class Pictures(ABC):
 
     @abstractmethod
     def _decoded(self, row: int) -> Array:
-        """uint8 (H, W, 3)."""
+        """The picture, uint8 (H, W, 3)."""
 
     @abstractmethod
     def _undecodable(self, row: int, error: Exception) -> str:
-        """What to say of a picture that does not decode, and what to do about it."""
+        """The message about a picture that does not decode, with what to do about it."""
 
     @abstractmethod
     def _digested(self) -> tuple[str, str]:
-        """The digest, and in words what it covers."""
+        """The digest, and a description of what it covers."""

@@ -1,4 +1,4 @@
-"""Parquet, Arrow and Feather as blocks of columns, by pyarrow, which is an extra of its own."""
+"""Parquet, Arrow and Feather as blocks of columns, read by pyarrow, an optional dependency."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from ensemble_distill.errors import EdistillError, first_line
 
 ARROW = (".parquet", ".arrow", ".feather")
-MAGIC = b"ARROW1"  # how the file format begins, and the stream format does not
+MAGIC = b"ARROW1"  # begins Arrow's file format, not its stream format
 BLOCK = 1 << 14  # rows that are read at once
 
 Blocks = Iterator[Mapping[str, Any]]
 
 
 def arrow_schema(path: Path) -> Any:
-    """What columns there are.
+    """The schema of a file's columns.
 
     Raises:
-        EdistillError: pyarrow is not there, or the file is none of these.
+        EdistillError: pyarrow is not installed, or the file has none of these formats.
     """
     needing_pyarrow(path)
     with telling(path):
@@ -36,7 +36,7 @@ def arrow_blocks(path: Path, wanted: Sequence[str]) -> Blocks:
     """Blocks of rows, by column: numbers, texts and booleans as Python has them, None where missing.
 
     Args:
-        wanted: the columns that are asked for.
+        wanted: the columns to read.
 
     Raises:
         EdistillError: as `arrow_schema` does.
@@ -49,7 +49,7 @@ def arrow_blocks(path: Path, wanted: Sequence[str]) -> Blocks:
 
 
 def flat_of(schema: Any) -> list[str]:
-    """The columns of values that are neither lists nor tables, nor bytes."""
+    """The columns whose values are neither nested nor bytes."""
     import pyarrow.types as types
 
     odd = (types.is_nested, types.is_binary, types.is_large_binary)
@@ -61,7 +61,7 @@ def is_parquet(path: Path) -> bool:
 
 
 def parquet_batches(path: Path, wanted: Sequence[str]) -> Iterator[Any]:
-    """Some columns, some rows at a time. Raises EdistillError where they cannot be read."""
+    """Batches of rows of some columns. Raises EdistillError if they cannot be read."""
     import pyarrow.parquet as parquet
 
     with telling(path), parquet.ParquetFile(path) as file:
@@ -69,7 +69,7 @@ def parquet_batches(path: Path, wanted: Sequence[str]) -> Iterator[Any]:
 
 
 def needing_pyarrow(path: Path) -> None:
-    """Raise EdistillError where pyarrow is not installed."""
+    """Raise EdistillError if pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -80,7 +80,7 @@ def needing_pyarrow(path: Path) -> None:
 
 @contextmanager
 def telling(path: Path) -> Iterator[None]:
-    """What is wrong with a file, in the project's words."""
+    """Turns errors in reading a file into an EdistillError that names it."""
     import pyarrow
 
     try:
@@ -92,8 +92,10 @@ def telling(path: Path) -> Iterator[None]:
 
 
 def opened_ipc(path: Path) -> tuple[Any, Iterator[Any]]:
-    """The schema of a file or a stream of Arrow's, and its batches, mapped into memory: what is not looked at is not
-    read."""
+    """The schema and the batches of a file in Arrow's file or stream format.
+
+    The file is mapped into memory: what is not used is not read.
+    """
     import pyarrow
     import pyarrow.ipc as ipc
 
@@ -110,7 +112,7 @@ def opened_ipc(path: Path) -> tuple[Any, Iterator[Any]]:
 
 
 class Columnar(dict[str, list[Any]]):
-    """The columns of a batch, each made a list when it is asked for: a table may have many that nobody reads."""
+    """The columns of a batch, converted to lists at access, since a table may have many that nobody reads."""
 
     def __init__(self, path: Path, batch: Any) -> None:
         super().__init__()
@@ -131,7 +133,7 @@ class Columnar(dict[str, list[Any]]):
         return values
 
     def column(self, name: str) -> Any:
-        """As Arrow has it, validated: offsets that lead out of a file would be read all the same."""
+        """A column as an Arrow array. It is validated, since pyarrow would follow offsets that lead out of the file."""
         with telling(self.path):
             column = self.batch.column(name)
             column.validate(full=True)

@@ -1,4 +1,4 @@
-"""CSV and TSV as blocks of columns: UTF-8, one header, as many fields in every row."""
+"""CSV and TSV as blocks of columns: UTF-8, one header, and equally many fields in every row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def read_csv(path: Path) -> tuple[list[str], Blocks]:
     """The header, and blocks of rows, by column.
 
     Raises:
-        EdistillError: it is no text in UTF-8, has no header, or a row has another number of fields.
+        EdistillError: the file is not UTF-8 or not CSV, has no header or another separator, or a row has another number
+            of fields.
     """
     rows = _rows(path)
     header = next(rows, None)

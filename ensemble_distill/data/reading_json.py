@@ -1,4 +1,4 @@
-"""JSON lines as blocks of columns: a table a line, whose keys are the columns."""
+"""JSON lines as blocks of columns: an object a line, whose keys are the columns."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Blocks = Iterator[dict[str, list[Any]]]
 
 
 def read_json_lines(path: Path, names: Sequence[str] = ()) -> tuple[list[str], Blocks]:
-    """The keys of the rows, and blocks of rows, by column; None where a row lacks one.
+    """The names of the columns, and blocks of rows, by column; a value is None where its row lacks the column.
 
     Args:
-        names: keys of which each row may lack some: rows are read until one has had them. The first says the others.
+        names: columns to look for, of which each row may lack some: rows are read until all have occurred. Without
+            names, the first row alone names the columns.
 
     Raises:
-        EdistillError: it is no text in UTF-8, or a line is no table, or one with a key that stands twice.
+        EdistillError: there are no rows; or a line is not UTF-8 or not a JSON object, has a key twice, or is too long.
     """
     header: dict[str, None] = {}
     row = None

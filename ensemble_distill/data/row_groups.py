@@ -1,4 +1,4 @@
-"""Parquet files as one table that is read a row group at a time; the groups read last are kept."""
+"""Parquet files as one table, read a row group at a time; the columns of groups read last are kept."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import memory
 
 KEPT = 2**28  # bytes of columns that are kept
-SLOW = 2**24  # bytes of a row group that are many to read for one row
+SLOW = 2**24  # bytes of a row group beyond which reading it for one row is slow
 
 
 class RowGroups(Parts):
-    """Args:
-        paths: of Parquet, one after the other.
+    """A table in Parquet files.
+
+    Args:
+        paths: the files in their order.
 
     Raises:
-        EdistillError: pyarrow is not there, a file cannot be read, or two have other columns.
+        EdistillError: pyarrow is not installed, a file cannot be read, or two differ in their columns.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -31,7 +33,7 @@ class RowGroups(Parts):
         needing_pyarrow(paths[0])
         import pyarrow.parquet as parquet
 
-        self._groups: list[tuple[Path, Any, int]] = []  # of each its file, the file's metadata, and its number there
+        self._groups: list[tuple[Path, Any, int]] = []  # each one's file, the file's metadata, its number in the file
         self._stamps = {path: Stamp.of(path) for path in paths}
         for path in paths:
             with telling(path), parquet.ParquetFile(path) as file:
@@ -44,7 +46,7 @@ class RowGroups(Parts):
         self._reading = Lock()
 
     def __reduce__(self) -> tuple[type[RowGroups], tuple[tuple[Path, ...]]]:
-        return RowGroups, (self.paths,)  # a process reads the files for itself
+        return RowGroups, (self.paths,)  # each process reads the files itself
 
     def blocks(self, wanted: Sequence[str], names: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Any]]:
         first = 0
@@ -54,7 +56,10 @@ class RowGroups(Parts):
                 first += batch.num_rows
 
     def slow(self, column: str) -> str | None:
-        """What to say of a column whose rows are read in any order, and do not fit into what is kept."""
+        """A remark that shuffled rows of a column are slow to read; None if they are not.
+
+        They are if some row group is large and the column does not fit into what is kept.
+        """
         sizes = [self._claimed(at, column) for at in range(len(self._parts))]
         if sum(sizes) <= KEPT or max(sizes) <= SLOW:
             return None
@@ -67,9 +72,9 @@ class RowGroups(Parts):
         )
 
     def _claimed(self, at: int, name: str) -> int:
-        """Bytes of a column in memory, as the file says."""
+        """The size in bytes of a column of a row group in memory, as the file states it."""
         path, said, number = self._groups[at]
-        with telling(path):  # its names may be no UTF-8
+        with telling(path):  # names in the file may not be UTF-8
             group = said.row_group(number)
             chunks = (group.column(index) for index in range(group.num_columns))
             return sum(one.total_uncompressed_size for one in chunks if f"{one.path_in_schema}.".startswith(f"{name}."))

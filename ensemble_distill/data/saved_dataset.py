@@ -1,5 +1,4 @@
-"""A data set that the Hugging Face library `datasets` saved: its Arrow shards, and its Parquet files, read without that
-library."""
+"""Data sets that the Hugging Face library `datasets` saved, in Arrow or Parquet files, read without that library."""
 
 from __future__ import annotations
 
@@ -30,14 +29,14 @@ AGAIN = "Save the data set again, with save_to_disk."
 
 
 class ArrowPictures(Pictures):
-    """Pictures that lie in files of Arrow's.
+    """Pictures in a column of Arrow or Parquet files.
 
     Args:
-        parts: where they lie.
-        named: what that is, for messages.
-        column: which one they are in.
+        parts: the files.
+        named: their path, for messages.
+        column: the column of the pictures.
         labels, classes, remarks: see `Pictures`.
-        columns: what a row is made of.
+        columns: the columns that a row is made of.
     """
 
     def __init__(
@@ -86,10 +85,10 @@ def claims(source: str) -> bool:
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
-    """The data set that `save_to_disk` wrote: pictures of an Image column, or numbers of declared columns.
+    """The data set that `save_to_disk` wrote: pictures of an Image column, or what the declared columns hold.
 
     Raises:
-        EdistillError: it is several splits, or damaged; columns are to be declared, or are not as declared.
+        EdistillError: it is several splits, or damaged; its columns must be declared, or are not as declared.
     """
     entry.refuse_names()
     folder = Path(entry.source)
@@ -100,7 +99,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
 
 
 def undeclared(folder: str | Path) -> list[str] | None:
-    """The columns of a data set that does not say by itself which of them are what; None where it does."""
+    """The names of a data set's columns if they must be declared; None if its record says which to use."""
     info = Path(folder) / INFO
     features = Features.of(_json(info), str(info))
     try:
@@ -111,8 +110,9 @@ def undeclared(folder: str | Path) -> list[str] | None:
 
 
 def of_files(paths: Sequence[Path], entry: Entry, task: type[Task]) -> Source | None:
-    """The rows of files of Arrow's that say what their columns are, as `datasets` leaves them in its cache and on the
-    hub, or whose declared pictures are in them; None for any other.
+    """The rows of Arrow or Parquet files that record their columns or hold the declared pictures; None for any other.
+
+    `datasets` leaves files with recorded columns in its cache and on the hub.
 
     Raises:
         EdistillError: as `load` does.
@@ -127,7 +127,7 @@ def of_files(paths: Sequence[Path], entry: Entry, task: type[Task]) -> Source | 
 
 
 def says_columns(schema: Any, named: Path) -> bool:
-    """Whether a file's schema says by itself which of its columns are what."""
+    """Whether a file's schema says which of its columns to use, so that none must be declared."""
     said = _said(schema)
     if said is None:
         return False
@@ -139,7 +139,7 @@ def says_columns(schema: Any, named: Path) -> bool:
 
 
 def _said(schema: Any) -> Any:
-    """What `datasets` says in a file of its columns; None where it says nothing."""
+    """What `datasets` recorded in a file about its columns; None if there is no such record."""
     try:
         return parse_json((schema.metadata or {})[b"huggingface"])["info"]
     except (KeyError, TypeError, ValueError):
@@ -147,7 +147,7 @@ def _said(schema: Any) -> Any:
 
 
 def source_of(parts: Parts, features: Features, named: Path, entry: Entry, task: type[Task]) -> Source:
-    """The rows of some files; see `load`."""
+    """The source of the rows of some files. Raises as `load` does."""
     if not len(parts):
         raise EdistillError(f"{named} has no rows. Give a data set with at least one.")
     folder = parts.paths[0].parent
@@ -174,7 +174,7 @@ def source_of(parts: Parts, features: Features, named: Path, entry: Entry, task:
 
 
 def _unlabeled(parts: Parts, features: Features, labels: Sequence[str]) -> str | None:
-    """The column of classes that says of no row which class it has, as of a test set whose labels are kept back."""
+    """The label column if no row has a class, as in a test set whose labels are held back; otherwise None."""
     if len(labels) != 1 or labels[0] not in features.labels:
         return None
     return labels[0] if parts.lacks(labels[0]) else None
@@ -195,7 +195,7 @@ def _files(folder: Path) -> list[Path]:
     """The shards in their order.
 
     Raises:
-        EdistillError: `state.json` says what none does, names files elsewhere, or ones that are not there.
+        EdistillError: `state.json` names no files, files elsewhere or missing ones, or a selection of rows.
     """
     record = _json(folder / STATE)
     files = record.get("_data_files") if isinstance(record, dict) else None

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was looked at."""
+"""Tells whether a file has changed since it was looked at."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 
 class Stamp(NamedTuple):
-    """What a change of a file changes.
+    """What differs once a file has changed.
 
     Attributes:
         size: in bytes.
-        changed: when its content was, in nanoseconds since 1970.
+        changed: when the content last changed, in nanoseconds since 1970.
     """
 
     size: int
@@ -19,7 +19,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
-        """That of a file; of one that is not there, of none."""
+        """The stamp of a file; (−1, −1) if it cannot be looked at."""
         try:
             found = path.stat()
         except OSError:

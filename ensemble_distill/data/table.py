@@ -1,6 +1,8 @@
-"""A table: CSV, TSV or JSON lines, or with pyarrow Parquet, Arrow and Feather, of columns that the settings declare:
-numbers and categories, the paths of pictures, arrays, or texts. An Arrow or Parquet file of the library `datasets` says
-what its columns are, and one with a column of pictures holds them."""
+"""Tables: CSV, TSV and JSON lines, and with pyarrow Parquet, Arrow and Feather.
+
+The settings declare the columns: numbers and categories, paths of pictures, arrays, or texts. An Arrow or Parquet file
+may instead describe its own columns, as those of the library `datasets` do, and may hold the pictures themselves.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ def load(entry: Entry, task: type[Task]) -> Source:
     """The declared columns, read a block of rows at a time.
 
     Raises:
-        EdistillError: no columns are declared, or one is missing; a row is ragged; a value is missing, no number, or no
-            declared category; the labels do not fit the task.
+        EdistillError: no columns are declared, or one is missing; a row has another number of fields; a value is
+            missing, not a number, or not a declared category; the labels do not fit the task.
     """
     entry.refuse_names()
     paths, declared = files_of(entry.source), entry.columns
@@ -49,7 +51,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
 
 
 def refuse_lacking(path: Path, header: Sequence[str], names: Sequence[str]) -> None:
-    """Raise EdistillError for one of several files that has not all columns that are read of the first."""
+    """Raise EdistillError if one of several files lacks a column that is read from the first."""
     lacking = [name for name in names if name not in header]
     if lacking:
         raise EdistillError(
@@ -59,10 +61,13 @@ def refuse_lacking(path: Path, header: Sequence[str], names: Sequence[str]) -> N
 
 
 def header_of(path: Path, names: Sequence[str] = ()) -> list[str]:
-    """The names of a table's columns. Raises EdistillError where it is none.
+    """The names of a table's columns.
 
     Args:
-        names: those that are looked for in any row, where each row says its own.
+        names: columns to look for, in JSON lines, where each row may lack some; see `read_json_lines`.
+
+    Raises:
+        EdistillError: the file is not a table.
     """
     if is_arrow(path):
         return list(arrow_schema(path).names)
@@ -70,15 +75,18 @@ def header_of(path: Path, names: Sequence[str] = ()) -> list[str]:
 
 
 def first_rows(path: Path) -> tuple[list[str], Chunk]:
-    """The names of a table's columns, and the first rows of those that hold one value each. Raises EdistillError where
-    it is none."""
+    """The names of a table's columns, and its first rows, in Arrow and Parquet without nested columns and bytes.
+
+    Raises:
+        EdistillError: the file is not a table.
+    """
     header = header_of(path)
     wanted = flat_of(arrow_schema(path)) if is_arrow(path) else header
     return header, next(_blocks([path], wanted), {}) if wanted else {}
 
 
 def is_arrow(path: Path) -> bool:
-    """Whether pyarrow reads it."""
+    """Whether pyarrow reads the file, by its extension."""
     return path.suffix.lower() in ARROW
 
 

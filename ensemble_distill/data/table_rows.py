@@ -1,5 +1,4 @@
-"""The rows of a table, whatever file it is in: declared columns become numbers, name pictures, or
-are arrays or texts."""
+"""The rows of a table, whatever its file format: declared columns become numbers, pictures, arrays or texts."""
 
 from __future__ import annotations
 
@@ -29,18 +28,18 @@ Chunk = Mapping[str, Sequence[Any]]  # values by column, of some rows
 Names = tuple[str, ...] | None
 Pictured = Callable[[Array | None, Names], Source]
 Take = Callable[[Array, str], tuple[Array, Kind]]
-# where a row is several of these
+# the name of each part where a row has several
 CALLED = {"images": "pixel_values", "text": "text", "array": "array", "inputs": NUMBERS}
 
 
 class Table(Arrays):
-    """Rows of numbers that know which column each comes from.
+    """Rows of numbers, with the column that each number comes from.
 
     Attributes:
-        groups: (F,) the place of each number's column.
-        numeric: (F,) whether it varies by amounts; a category does not, and gets no noise.
-        features: (F,) what each is called; see `InputColumns.features`.
-        columns: what its rows are made of.
+        groups: (F,) the index of each number's column.
+        numeric: (F,) whether the number is a quantity; a category's is not, and gets no noise.
+        features: (F,) the numbers' names; see `InputColumns.features`.
+        columns: the columns that rows are made of.
     """
 
     def __init__(self, x: Array, y: Array | None, classes: tuple[str, ...] | None, columns: Columns) -> None:
@@ -55,10 +54,10 @@ class Table(Arrays):
 
 
 class ArrayTable(Arrays):
-    """Rows that are an array each, of one column.
+    """Rows of one array each, from one column.
 
     Attributes:
-        columns: which one holds them.
+        columns: the column that holds them.
     """
 
     def __init__(
@@ -70,13 +69,13 @@ class ArrayTable(Arrays):
 
 @dataclass
 class TableRows:
-    """The declared columns of a table, a block of rows at a time.
+    """Reads the declared columns of a table, a block of rows at a time, and makes a source of them.
 
     Attributes:
-        declared: what its columns are.
-        named: where it is, for messages.
-        root: the folder that pictures are named from.
-        names: the columns that are read.
+        declared: what the table's columns are.
+        named: the table's path, for messages.
+        root: the folder that the paths of pictures are relative to.
+        names: the columns to read.
         elsewhere: whether the pictures are read elsewhere.
         count: how many rows were read.
     """
@@ -87,11 +86,11 @@ class TableRows:
     names: Sequence[str]
     elsewhere: bool = False
     count: int = 0
-    taken: dict[str, list[Any]] = field(default_factory=dict)  # of each block (B, …), names of files, or texts
+    taken: dict[str, list[Any]] = field(default_factory=dict)  # by part, for each block: (B, …), file names, or texts
     targets: list[Array] = field(default_factory=list)
 
     def read(self, blocks: Iterable[Chunk]) -> TableRows:
-        """Reads all rows. Raises EdistillError where there are none, and as `Columns.encoded` does."""
+        """Reads all rows. Raises EdistillError if there are none, and as `Columns.encoded` does."""
         for block in blocks if self.names else ():
             columns = {name: block[name] for name in self.names if name != self.declared.array}
             for key in self.parts:
@@ -106,7 +105,7 @@ class TableRows:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What of a row is read here."""
+        """The parts of a row that are read here; keys of `CALLED`."""
         return tuple(key for key in self.declared.parts if key != "images" or not self.elsewhere)
 
     def _inputs(self, key: str, columns: Chunk) -> Any:
@@ -124,7 +123,7 @@ class TableRows:
         return found
 
     def labels(self, task: type[Task]) -> tuple[Array | None, tuple[str, ...] | None]:
-        """The labels (N,) or (N, D), and the names of classes, labels or targets; None without any."""
+        """The labels (N,) or (N, D), and the names of classes, labels or targets; each None if there are none."""
         declared = self.declared
         classes = declared.classes if len(declared.labels) == 1 else declared.labels or None
         names = None if classes is None else as_classes(classes, "data.columns")
@@ -134,10 +133,10 @@ class TableRows:
         return task.as_labels(np.concatenate(self.targets), self.count, of, names), names
 
     def source(self, task: type[Task], pictures: Pictured | None = None) -> Source:
-        """Rows of numbers, of the pictures that it names, of arrays, or of texts; or of several of these, side by side.
+        """The source of all rows: numbers, named pictures, arrays or texts, or several of these side by side.
 
         Args:
-            pictures: makes those that are read elsewhere, of labels and the names of classes.
+            pictures: makes the source of pictures that are read elsewhere, from the labels and the class names.
         """
         labels, names = self.labels(task)
         declared = self.declared

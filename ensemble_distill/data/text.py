@@ -1,4 +1,4 @@
-"""A text in UTF-8, `.txt` or `.tokens`, of words or characters; for tasks of whole rows, a row a line."""
+"""Text files in UTF-8, `.txt` or `.tokens`: a stream of words or characters; for tasks of whole rows, a row a line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ensemble_distill.data.walk import is_folder
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.tasks import Task
 
-MOSTLY = 0.5  # of a text
+MOSTLY = 0.5  # share of a text's tokens beyond which unknown ones are remarked on
 
 
 def claims(source: str) -> bool:
@@ -25,7 +25,7 @@ def claims(source: str) -> bool:
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
-    """The text's tokens in their order; or its lines, without labels, where the task is not about tokens.
+    """The text's tokens in their order; or its lines, without labels, if the task is not about tokens.
 
     Raises:
         EdistillError: the text cannot be read, is shorter than a window, or is empty.
@@ -43,7 +43,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
 
 
 def _mostly_unknown(ids: NDArray[np.int64], vocabulary: Sequence[str]) -> tuple[str, ...]:
-    """A remark where more than half of a text is outside the vocabulary: what predicts that does well says little."""
+    """A remark if more than half of a text is outside the vocabulary, since predicting `<unk>` well says little."""
     if UNKNOWN not in vocabulary:
         return ()
     share = float((ids == vocabulary.index(UNKNOWN)).mean())
@@ -53,7 +53,7 @@ def _mostly_unknown(ids: NDArray[np.int64], vocabulary: Sequence[str]) -> tuple[
 
 
 def lines(path: Path) -> Texts:
-    """A row a line, the empty ones too. Raises EdistillError where there is none."""
+    """A row a line, empty ones included. Raises EdistillError if there is none."""
     text = read_text(path)
     if not text:
         raise EdistillError(f"{path} has no lines. Give a text with one at least, a row each.")
@@ -61,7 +61,7 @@ def lines(path: Path) -> Texts:
 
 
 def refuse_no_tokens(source: str, task: type[Task]) -> None:
-    """Raise EdistillError for a stream of tokens where the task is about other rows."""
+    """Raise EdistillError for a stream of tokens if the task is not about tokens."""
     if not task.of_tokens:
         raise EdistillError(
             f'{source} is a stream of tokens, and the task is {task.key}. Set task = "language-modelling", or give '
@@ -70,7 +70,7 @@ def refuse_no_tokens(source: str, task: type[Task]) -> None:
 
 
 def refuse_short(path: Path, count: int, reading: Reading) -> None:
-    """Raise EdistillError for a stream that does not fill a window."""
+    """Raise EdistillError for a stream that is empty or, unless `reading.short`, does not fill a window."""
     if not count:
         raise EdistillError(f"{path} has 0 tokens. Give a stream that has some.")
     if count < reading.window and not reading.short:

@@ -1,4 +1,4 @@
-"""Rows that are texts each, or pairs of texts, and no stream: of columns of a table, or of the lines of a file."""
+"""Rows that are a text or a pair of texts each, not a stream: from columns of a table, or from the lines of a file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Texts:
     """Texts held in memory, in UTF-8, end to end.
 
     Args:
-        texts: in their order; pairs are joined by a byte that no text has.
-        y: as of `Arrays`.
-        columns: which of a table they are of; None for lines.
+        texts: the texts in their order; pairs are joined by a byte that no text has.
+        y: labels, as for `Arrays`.
+        classes: names in the order of the labels, or None.
+        columns: the table's columns that hold them; None for the lines of a file.
     """
 
     kind: Kind = "text"
