@@ -1,1 +1,1 @@
-"""Formats that a student leaves in, a format a file, and the ensemble itself; each is verified by loading it back."""
+"""The export formats of a student, one per file, and the ensemble's own; each export is verified by loading it back."""

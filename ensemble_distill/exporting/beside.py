@@ -1,4 +1,4 @@
-"""What stands beside exported files: the model card, and the settings that made what they hold."""
+"""The files beside exported ones: the model card, and the settings that made the student or ensemble."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ensemble_distill.runtime.files import write_whole
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.settings import FILE_NAME
 
-OURS = {README: MARK.encode(), FILE_NAME: b"# edistill "}  # how what we wrote begins
+OURS = {README: MARK.encode(), FILE_NAME: b"# edistill "}  # the beginning of those that edistill wrote
 
 
 def write_card_of_run(run: Run, folder: Path, progress: Progress) -> tuple[Path, ...]:
-    """Write the card of a run's exported files into their folder, and the run's settings.
+    """Write the model card of a run's exported files, and the run's settings, to their folder.
 
     Args:
-        progress: is told of files of others, which stay as they are.
+        progress: gets a warning for each file that edistill did not write, which is kept.
     """
     settings = _settings_of(run.folder, folder, progress)
     about = About(
@@ -45,7 +45,7 @@ def write_card_of_run(run: Run, folder: Path, progress: Progress) -> tuple[Path,
 def write_card(
     about: About, files: Sequence[Path], folder: Path, settings: bytes | None, progress: Progress
 ) -> tuple[Path, ...]:
-    """Write a card of exported files and settings into their folder; see above."""
+    """Write a model card and settings to the folder of exported files; see `write_card_of_run`."""
     texts = {README: model_card(about, files).encode()}
     texts |= {} if settings is None else {FILE_NAME: settings}
     return tuple(_written(folder, texts, progress))
@@ -71,7 +71,7 @@ def _begins(path: Path, mark: bytes) -> bool:
 
 
 def _settings_of(run: Path, folder: Path, progress: Progress) -> bytes | None:
-    """None where the run has no settings, or none that can be read."""
+    """The bytes of a run's settings file for `folder`; None if the run has none that can be read."""
     if not (run / ARGS).is_file():
         return None
     try:

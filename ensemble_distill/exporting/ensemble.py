@@ -1,4 +1,4 @@
-"""The ensemble itself as one ONNX file, as it is served without distilling."""
+"""The ensemble itself as one ONNX file, for serving it without distillation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INSTEAD = "serve a student of the ensemble (edistill train, edistill export --on
 
 
 class Only(nn.Module):
-    """Rows of one named array, (B, n), to that array as members of one input take it, (B, ...)."""
+    """Maps the rows of one named array, (B, n), to the array as the members take it, (B, ...)."""
 
     def __init__(self, shape: tuple[int, ...], ids: bool) -> None:
         super().__init__()
@@ -41,15 +41,16 @@ class Only(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """x (B, ...) to what every member says, (B, M, W) in the unit of the cache; some run in one batch, see `parts_of`.
+    """Maps x (B, ...) to the outputs of all members, (B, M, W) in the cache's unit; some run in one batch, see
+    `parts_of`.
 
     Attributes:
         members: in the order of M.
-        task: what they answer.
+        task: what they predict.
         kind: of x.
-        preprocessing: how a row becomes x: as the first member wants it or, where members take one array of several, as
-            a row of that one alone, which the graph takes by its name.
-        only: x to what members take.
+        preprocessing: how a row becomes x: as the first member does it or, if the members take one of several arrays,
+            as a row of that array alone, which the graph then takes by name.
+        only: maps x to what the members take.
     """
 
     weights: Tensor | None
@@ -75,11 +76,11 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.only(x)
-        said = torch.cat([part(x.clone()) for part in self.parts], dim=1)  # a copy: they may work in place
+        said = torch.cat([part(x.clone()) for part in self.parts], dim=1)  # a copy, since members may work in place
         return said if self._order == sorted(self._order) else said[:, self._order]
 
     def predictive(self, raw: Tensor) -> Predictive:
-        """What the members' answers (B, M, W) are together."""
+        """The ensemble's predictive distribution from the members' outputs (B, M, W)."""
         return self.task.members_family().predictive(raw, self.weights, self.average)
 
 
@@ -93,17 +94,17 @@ def ensemble_module(
     average: Average = "probabilities",
     only: Several | None = None,
 ) -> Ensemble:
-    """The members as one module, in eval mode: what is exported, and what a latency can be taken of.
+    """The members as one module in eval mode, to export or to measure the latency of.
 
     Args:
         kind: of their inputs.
-        modules: of the members, in eval mode on the CPU.
-        x: (B, *shape), a few rows as the first member wants them.
-        weights, average: how they pool; see `TeacherSettings`.
-        only: the one of several arrays that all members take; None where they take all of a row.
+        modules: the members' networks, in eval mode on the CPU.
+        x: (B, *shape), a few rows, preprocessed for the first member.
+        weights, average: how the members are pooled; see `TeacherSettings`.
+        only: the one of several arrays that all members take; None if they take whole rows.
 
     Raises:
-        EdistillError: they see pictures in ways that one input cannot serve.
+        EdistillError: the members' preprocessing differs in ways that one input cannot serve.
     """
     if kind in ("text", "several"):
         refuse_other_encodings(members)
@@ -120,19 +121,19 @@ def export_ensemble(
     reference: Reference | None = None,
     versions: Versions = AS_TRACED,
 ) -> Path:
-    """Write `path` and check it against the members' own answers.
+    """Write `path` and compare its outputs with those of the members.
 
     Args:
-        x: real rows (B, *shape) as the first member wants them, B ≥ 1.
-        said: (B, M, W), what each member says of these rows by itself, shown them as it wants them.
-        path: the .onnx file; it appears only when the comparison has passed.
-        columns: what a row is made of, where the data are tables.
-        reference: what it says of calibration rows; None where there are none.
-        versions: in which the file is written.
+        x: real rows (B, *shape), preprocessed for the first member, B ≥ 1.
+        said: (B, M, W), each member's own output for these rows, with its own preprocessing.
+        path: the .onnx file, which is created only if the comparison passes.
+        columns: the columns of a row, for tables.
+        reference: statistics of calibration rows; None without any.
+        versions: the ONNX versions of the file.
 
     Raises:
         EdistillError: a member cannot be exported, the file would exceed 2 GB, or onnxruntime's outputs differ by more
-            than `Task.members_tolerance` says.
+            than `Task.members_tolerance`.
     """
     refuse_large(ensemble, "The ensemble", f"Take members out of teachers.path, or {INSTEAD}")
     task, members, shape = ensemble.task, ensemble.members, tuple(x.shape[1:])
@@ -168,13 +169,13 @@ def export_ensemble(
 
 
 def _taken(only: Several) -> tuple[tuple[int, ...], bool]:
-    """The shape of the array that members take, and whether it is of whole numbers."""
+    """The shape of the array that the members take, and whether it holds integer ids."""
     (part,) = only.parts
     return part.shape, part.kind in ("text", "tokens")
 
 
 def _named(ensemble: Ensemble, shape: tuple[int, ...], reason: str) -> EdistillError:
-    """What is told where the whole cannot be exported: of the first member that cannot be by itself."""
+    """The error for an ensemble that cannot be exported, naming the first member that fails on its own."""
     who = "the members together"
     x = ensemble.only(nothing(2, shape, ensemble.kind == "text"))
     for part in ensemble.parts:

@@ -1,4 +1,4 @@
-"""What an export is asked for."""
+"""The formats of an export."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ensemble_distill.exporting.versions import AS_TRACED, Versions
 
 @dataclass(frozen=True)
 class Formats:
-    """The files that are to be written of a student.
+    """The files to export from a student.
 
     Attributes:
-        onnx, safetensors: the plain ones.
-        fp16, int8: ONNX in less precision, which stand beside the plain file, and so bring it along.
-        uint8_input: each ONNX file once more, taking raw pixels; it brings the plain one along too.
-        program: of torch.export.
-        merge_heads: a folder that timm loads, with one head.
-        versions: in which ONNX files are written.
-        force: write files of less precision whatever they cost.
+        onnx, safetensors: the plain files.
+        fp16, int8: ONNX in lower precision; the plain file is written too.
+        uint8_input: each ONNX file again, with raw pixels as input; the plain file is written too.
+        program: a torch.export program.
+        merge_heads: a folder for timm, with one head.
+        versions: the versions of the ONNX files.
+        force: write files of lower precision however much they lose.
     """
 
     onnx: bool = False
@@ -33,7 +33,7 @@ class Formats:
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Raises EdistillError where nothing is asked for, or something that goes with nothing."""
+        """Raise EdistillError if no format is requested, or an option applies to none of those requested."""
         if not (self.graphs or self.safetensors or self.program or self.merge_heads):
             raise EdistillError("No format was requested. Pass --onnx, --safetensors, or both.")
         if self.versions != AS_TRACED and not self.graphs:
@@ -46,16 +46,16 @@ class Formats:
 
     @property
     def smaller(self) -> bool:
-        """Whether a file of less precision is asked for."""
+        """Whether a file of lower precision is requested."""
         return self.fp16 or self.int8
 
     @property
     def graphs(self) -> bool:
-        """Whether an ONNX file is."""
+        """Whether an ONNX file is requested."""
         return self.onnx or self.smaller or self.uint8_input
 
     def refuse_of_ensemble(self, run: str | None) -> None:
-        """Raise EdistillError for what is asked of a run alone."""
+        """Raise EdistillError if anything is requested that only a run can provide."""
         if run is not None:
             raise EdistillError(
                 f"--ensemble exports the members of teachers.path, and no run. Leave {run} or --ensemble out."

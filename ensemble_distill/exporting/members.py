@@ -1,8 +1,8 @@
-"""The members of an ensemble as modules that say what the cache would hold: one by one, or several in one batch.
+"""The members of an ensemble as modules whose outputs are those of the cache: one by one, or several in one batch.
 
-A batch saves the start of each operation, a microsecond or so, and loses elsewhere: onnxruntime packs a layer's weights
-once for products of two matrices and never for batches of them, and runs grouped convolutions a group at a time. Of one
-row on one thread, in milliseconds:
+A batch saves the start of each operation, about a microsecond, and loses elsewhere: onnxruntime packs a layer's weights
+once for products of two matrices but never for batches of them, and runs grouped convolutions one group at a time.
+Milliseconds for one row on one thread:
 
 | members | side by side | in one batch |
 |---|---|---|
@@ -15,7 +15,7 @@ row on one thread, in milliseconds:
 | 10 ResNet-8, width 16 | 4.00 | 4.31 |
 | 10 ResNet-8, width 8 | 1.33 | 1.76 |
 
-Hence `FEWEST` and `SMALL`, and convolutions alone.
+Hence `FEWEST` and `SMALL`, and members with convolutions are never batched.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from ensemble_distill.facts import Member, Preprocessing, difference, same_rows
 from ensemble_distill.students.per_head import architecture, in_one_batch
 from ensemble_distill.tasks import Task
 
-FEWEST = 10  # members of one architecture from which on a batch is faster
-SMALL = 2**13  # numbers of the largest tensor of a member up to which it is
-APART = 1e-4  # of the largest number: a batch that says something else is none
+FEWEST = 10  # members of one architecture for which a batch is faster
+SMALL = 2**13  # numbers in the largest tensor of a member up to which a batch is faster
+APART = 1e-4  # of the largest output: a batch that differs by more is not used
 
 
 class Seen(nn.Module):
-    """x as the first member wants it to what another does, whose mean and standard deviation differ."""
+    """Maps x, normalized for the first member, to another member's normalization."""
 
     scale: Tensor
     shift: Tensor
@@ -57,10 +57,10 @@ class Seen(nn.Module):
 
 
 class Part(nn.Module):
-    """x (B, ...) to what some members say, (B, m, W) in the unit of the cache."""
+    """Maps x (B, ...) to the outputs of some members, (B, m, W) in the cache's unit."""
 
     def __init__(self, task: Task, members: Sequence[Member], network: nn.Module, seen: Seen | None) -> None:
-        """`network` maps (B·m, ...) to whatever a member returns, the members of a row side by side."""
+        """`network` maps (B·m, ...) to whatever a member returns; the m copies of a row are adjacent."""
         super().__init__()
         self.task, self.members, self.network, self.seen = task, tuple(members), network, seen
 
@@ -79,11 +79,11 @@ class Part(nn.Module):
 def parts_of(
     task: Task, members: Sequence[Member], modules: Sequence[nn.Module], seen: Sequence[Seen | None], x: Tensor
 ) -> list[Part]:
-    """Members of one architecture in one batch where that is faster, and the others alone.
+    """Members of one architecture in one batch if that is faster, and the others one by one.
 
     Args:
-        seen: what shows each member its inputs.
-        x: (B, ...), a few rows, on which a batch is compared with its members.
+        seen: the module that maps x to each member's normalization, or None.
+        x: (B, ...), a few rows on which a batch is compared with its members.
     """
     groups: dict[Any, list[int]] = {}
     for at, (member, module) in enumerate(zip(members, modules, strict=True)):
@@ -99,17 +99,17 @@ def parts_of(
 
 
 def is_small(module: nn.Module) -> bool:
-    """Whether a batch of such members is faster than as many alone."""
+    """Whether a batch of such members is faster than running them one by one."""
     if any(isinstance(one, _ConvNd) for one in module.modules()):
         return False
     return max((tensor.numel() for tensor in module.state_dict().values()), default=0) <= SMALL
 
 
 def reseen(members: Sequence[Member]) -> list[Seen | None]:
-    """What shows each member its input, from that of the first; None where it is that.
+    """For each member, the module that maps the first member's normalization to its own; None if they are equal.
 
     Raises:
-        EdistillError: pictures are resized, cropped or colored otherwise.
+        EdistillError: images are resized or cropped differently, or have other channels.
     """
     (first, given), *_ = each = [(member, _preprocessing(member)) for member in members]
     for member, wanted in each:
@@ -123,7 +123,7 @@ def reseen(members: Sequence[Member]) -> list[Seen | None]:
 
 
 def refuse_other_encodings(members: Sequence[Member]) -> None:
-    """Raise EdistillError for members that take rows, texts or several arrays, otherwise than the first."""
+    """Raise EdistillError if a member encodes rows, texts or several arrays, differently from the first one."""
     first = members[0]
     for member in members:
         if not same_rows(first.preprocessing, member.preprocessing):
@@ -136,7 +136,7 @@ def refuse_other_encodings(members: Sequence[Member]) -> None:
 
 
 def _unlike(given: Preprocessing, wanted: Preprocessing) -> str | None:
-    """What differs that no graph can change afterwards; borders are filled with the mean."""
+    """The first difference that a graph cannot make up for; the mean is one if it fills borders."""
     fixed = ("size", "interpolation", "crop_pct", "crop_mode", "channels")
     names = (*fixed, "mean") if given.crop_mode == "border" else fixed
     different = next((name for name in names if getattr(given, name) != getattr(wanted, name)), None)
@@ -145,39 +145,41 @@ def _unlike(given: Preprocessing, wanted: Preprocessing) -> str | None:
 
 
 def _preprocessing(member: Member) -> Preprocessing:
-    assert isinstance(member.preprocessing, Preprocessing)  # of pixels, and refused without
+    assert isinstance(member.preprocessing, Preprocessing)  # others were refused before
     return member.preprocessing
 
 
 def _architecture(member: Member, module: nn.Module) -> Any:
-    """What members in one batch have in common."""
+    """What the members of one batch must have in common."""
     return member.model, member.output, member.preprocessing, architecture(module)
 
 
 def _meaning(member: Member) -> Any:
-    """What its numbers mean."""
+    """What determines the meaning of a member's outputs."""
     return member.class_order, member.units, member.variance, member.output
 
 
 def _batch(task: Task, members: Sequence[Member], modules: Sequence[nn.Module], seen: Seen | None) -> Part | None:
-    """None where it has layers that no batch is made of."""
+    """The members in one batch; None if they have layers that cannot be batched."""
     network = in_one_batch(modules)
     return None if network is None else Part(task, members, network, seen)
 
 
 @torch.no_grad()
 def _agree(batch: Part, alone: Sequence[Part], x: Tensor) -> bool:
-    """Whether it says what its members do; code that looks at the batch, or differs by what no weight holds, does
-    not."""
+    """Whether a batch gives the outputs of its members.
+
+    It does not if their code depends on the batch, or they differ in something other than weights.
+    """
     apart = torch.cat([part(x.clone()) for part in alone], dim=1)
     try:
         together = batch(x.clone())
-    except Exception:  # a member is anyone's code, and is not made for this
+    except Exception:  # a member can be any code, which may not support this
         return False
     return together.shape == apart.shape and bool(((together - apart).abs() <= APART * apart.abs().max()).all())
 
 
 def _joined(returned: Any, rows: int) -> Tensor:
-    """What a network returned of so many rows, (B, ·): see `Task.joined`, which has checked it."""
+    """A network's output for `rows` rows as one tensor (B, ·); `Task.joined` has checked it."""
     parts = returned if isinstance(returned, tuple | list) else (returned,)
     return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)

@@ -1,4 +1,4 @@
-"""A student with one body of timm and linear heads as one plain timm model, whose classifier is the heads' mean."""
+"""A student with one timm body and linear heads, as one plain timm model whose classifier is the heads' mean."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ APART = 1e-4  # of a logit, between the mean of the heads and timm's model
 
 
 def refuse_unmergeable(what: Architecture, named: str, body: str) -> None:
-    """Raise EdistillError for a student that no plain timm model is.
+    """Raise EdistillError if a student cannot be a plain timm model.
 
     Args:
-        named, body: what it and its body are called.
+        named, body: the names of the student and its body, for the message.
     """
     reasons = {
         f"its body is {body}, and no timm model": what.names_code or is_transformers(what.model),
@@ -49,7 +49,7 @@ def refuse_unmergeable(what: Architecture, named: str, body: str) -> None:
 
 @torch.no_grad()
 def mean_logits(student: Student, raw: Tensor) -> Tensor:
-    """Of raw outputs (B, H, K) the mean of the heads' logits by their weights, softened as the student is, (B, K)."""
+    """The weighted mean (B, K) of the heads' logits (B, H, K), divided by the student's temperature."""
     temperature = 1.0 if student.calibration is None else student.calibration.temperature
     weights = torch.full((raw.shape[1],), 1 / raw.shape[1]) if student.weights is None else student.weights
     return (weights.to(raw).view(1, -1, 1) * raw).sum(1) / temperature
@@ -57,7 +57,8 @@ def mean_logits(student: Student, raw: Tensor) -> Tensor:
 
 @torch.no_grad()
 def merged(student: Student, what: Architecture) -> nn.Module:
-    """The timm model, in eval mode. Raises EdistillError where the body's weights are not those of the whole model."""
+    """The timm model in eval mode; raises EdistillError if the body plus one linear classifier is not the whole
+    model."""
     heads = student.heads
     assert isinstance(heads, Heads)
     kwargs = {name: value for name, value in what.kwargs.items() if name not in ("pretrained", "checkpoint_path")}
@@ -65,7 +66,7 @@ def merged(student: Student, what: Architecture) -> nn.Module:
         what.model, num_classes=len(what.task.names), in_chans=what.shape[0], **kwargs
     ).eval()
     missing, unknown = model.load_state_dict(student.body.state_dict(), strict=False)
-    classifier: Any = model.get_classifier()  # type: ignore[operator]  # of timm, which torch does not know
+    classifier: Any = model.get_classifier()  # type: ignore[operator]  # timm's, unknown to torch's types
     own = {f"{name}.{part}" for name, one in model.named_modules() if one is classifier for part in ("weight", "bias")}
     layer: Any = heads.layers[0]
     if not isinstance(classifier, nn.Linear) or set(missing) != own or unknown:
@@ -82,14 +83,14 @@ def merged(student: Student, what: Architecture) -> nn.Module:
 def write_merged(
     model: nn.Module, student: Student, config: StudentConfig, x: Tensor, folder: Path, made_from: MadeFrom
 ) -> Path:
-    """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, once it has been loaded so.
+    """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, after loading it that way.
 
     Args:
-        x: real rows (B, *shape), to compare on.
-        made_from: the run that the student is of, which the folder then names.
+        x: real rows (B, *shape) to compare on.
+        made_from: the weights and the calibration of its run, which the folder records.
 
     Raises:
-        EdistillError: timm's model says something else than the mean of the heads' logits.
+        EdistillError: the outputs of timm's model differ from the mean of the heads' logits.
     """
     what = config.architecture
     to = what.preprocessing
@@ -108,7 +109,7 @@ def write_merged(
         try:
             timm.models.save_for_hf(model, there, model_config=said, safe_serialization=True)
             back = timm.create_model(f"local-dir:{there}", pretrained=True).eval()
-        except Exception as error:  # timm's models raise many kinds
+        except Exception as error:  # timm's models raise many kinds of errors
             raise EdistillError(f"timm cannot keep it: {first_line(error)}. Leave --merge-heads out.") from error
         with torch.no_grad():
             found, wanted = back(x), mean_logits(student, student(x))
@@ -121,5 +122,5 @@ def write_merged(
         config_of_it = {**parse_json(read_whole(there / CONFIG)), WEIGHTS_SHA: sha256_file(there / SAFETENSORS)}
         content = [(folder / SAFETENSORS, read_whole(there / SAFETENSORS))]
         content.append((folder / CONFIG, json_text(config_of_it).encode()))
-    write_all(content, within=folder.parents[1])  # the run: the folder of its exports may be new, too
+    write_all(content, within=folder.parents[1])  # within the run, since the folder of exports may be new
     return folder

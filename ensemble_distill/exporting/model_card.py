@@ -1,4 +1,5 @@
-"""The model card of an export folder, `README.md`: what the files are worth, are made of, say, and how they are run."""
+"""The model card of an export folder, `README.md`: what the files are worth, how to run them, what their outputs mean,
+and what they are made of."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from ensemble_distill.serving.served import Served
 from ensemble_distill.tasks import Task
 
 README = "README.md"
-MARK = "<!-- edistill export writes this file anew. To keep what you change, delete this line. -->"  # known by it
-MOST = 50  # members that are listed
+MARK = "<!-- edistill export writes this file anew. To keep what you change, delete this line. -->"  # marks a card
+MOST = 50  # members to list
 SINGLE = (
     "\n\nIt has a single head, which cannot tell model uncertainty from data uncertainty: what it calls data is the "
     "total."
@@ -32,16 +33,16 @@ Document = Mapping[str, Any]  # of `evaluate --json`
 
 @dataclass(frozen=True)
 class About:
-    """What a card is of.
+    """The subject of a model card.
 
     Attributes:
-        name: of the run, or of the ensemble.
+        name: of the run or the ensemble.
         task, method, members: as in `Card`.
-        trained_on: the digest of each split that it was trained on.
-        weights: the sha256 of the run's weights; None of an ensemble.
-        calibration: what its predictions are corrected by.
-        evaluation: what `evaluate` kept of the run as it is; None where it kept nothing.
-        settings: what the settings are called that stand beside; None where there are none.
+        trained_on: the digest of each split it was trained on.
+        weights: the sha256 of the run's weights; None for an ensemble.
+        calibration: the correction of its predictions, if any.
+        evaluation: the run's current evaluation; None if there is none.
+        settings: the name of the settings file beside the card; None if there is none.
     """
 
     name: str
@@ -56,10 +57,10 @@ class About:
 
 
 def model_card(about: About, files: Sequence[Path]) -> str:
-    """The text of a card.
+    """The text of a model card.
 
     Args:
-        files: the exported files that stand in the folder, each whole.
+        files: the exported files in the folder, all of them intact.
     """
     graphs = [Served(path) for path in files if path.suffix == ".onnx"]
     parts = [
@@ -164,7 +165,7 @@ def _saying(task: Task, graphs: Sequence[Served]) -> Iterator[str]:
 
 
 def _precision(graphs: Sequence[Served]) -> Iterator[str]:
-    """What files of less precision cost beside the float32 file."""
+    """What files of lower precision lose against the float32 file."""
     priced = [(graph.path.name, graph.card.price) for graph in graphs if graph.card.price is not None]
     if not priced:
         return
@@ -180,7 +181,7 @@ def _precision(graphs: Sequence[Served]) -> Iterator[str]:
     yield f"## In less precision\n\n{told}\n\n" + _table(["", *(name for name, _ in priced)], rows)
 
 
-# --- what it is made of -----------------------------------------------------------------------------------------
+# --- origin -----------------------------------------------------------------------------------------------------
 
 
 def _files(files: Sequence[Path]) -> str:
@@ -205,9 +206,10 @@ def _origin(about: About) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, plain: bool = True) -> str:
-    """
+    """A Markdown table.
+
     Args:
-        plain: cells are to be shown as they are; else they are markdown.
+        plain: escape the cells; otherwise they are Markdown.
     """
     cells = [[plain_markdown(cell) if plain else cell for cell in row] for row in rows]
     lines = [columns, ["---", *["---:" if plain else "---"] * (len(columns) - 1)], *cells]

@@ -1,4 +1,4 @@
-"""A student as one ONNX file that carries its uncertainties and all it needs to be served."""
+"""A student as one ONNX file that computes its uncertainties and contains all that serving needs."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
 
 INSTEAD = "Use edistill export --safetensors"
-UNROLLS = torch.torch_version.TorchVersion(torch.__version__) < "2.13"  # its exporter gives recurrences one length
+UNROLLS = torch.torch_version.TorchVersion(torch.__version__) < "2.13"  # its exporter fixes the length of recurrences
 
 
 class Predicts(Protocol):
-    """What is exported: a module from x (B, ...) to raw numbers (B, M, W) that knows what these mean."""
+    """What is exported: a module that maps x (B, ...) to raw numbers (B, M, W), and knows their meaning."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
     def predictive(self, raw: Tensor) -> Predictive: ...
 
 
 class Predictions(Named):
-    """x to the exported outputs, in the order of `names`."""
+    """Maps x to the exported outputs, in the order of `names`."""
 
     def __init__(self, of: Predicts, x: Tensor) -> None:
-        """`of` is a module; `x` (B, ...) is any input: running it tells which outputs it has."""
+        """`of` is a module; `x` (B, ...) is any valid input, run once to learn the outputs' names."""
         super().__init__()
         self.of = of
         with torch.no_grad():
@@ -59,15 +59,16 @@ class Predictions(Named):
         return tuple(self.named(x).values())
 
     def named(self, x: Tensor) -> dict[str, Tensor]:
-        """What is said of rows x (B, ...), by name."""
+        """The outputs for rows x (B, ...), by name."""
         return named_outputs(self.of.predictive(self.of(x)))
 
 
 class Streamed(Named):
-    """Ids (B, T) and a state to the outputs of every position and the state after them, in the order of `names`."""
+    """Maps ids (B, T) and a state to the outputs at every position and the state after them, in the order of
+    `names`."""
 
     def __init__(self, stream: Stream, ids: Tensor, states: Sequence[Tensor]) -> None:
-        """`ids` and `states` are any input: running it tells which outputs there are."""
+        """`ids` and `states` are any valid input, run once to learn the outputs' names."""
         super().__init__()
         self.of = stream
         with torch.no_grad():
@@ -77,7 +78,7 @@ class Streamed(Named):
         return tuple(self.named(ids, states).values())
 
     def named(self, ids: Tensor, states: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What is said, by name."""
+        """The outputs and the state after them, by name."""
         raw, after = self.of(ids, states)
         return {**named_outputs(self.of.predictive(raw)), **dict(zip(state_names(len(after))[1], after, strict=True))}
 
@@ -92,21 +93,21 @@ def export_onnx(
     reference: Reference | None = None,
     versions: Versions = AS_TRACED,
 ) -> Path:
-    """Write `path` and check it against torch.
+    """Write `path` and compare its outputs with torch's.
 
     Args:
         student: in eval mode, on the CPU.
-        config: what it is and where it came from; goes into the file's metadata.
-        x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
-        path: the .onnx file; it appears only when the comparison has passed.
-        made_from: the run that the student is of, which the file then names.
-        progress: is told of a state that the file cannot take.
-        reference: what the student says of calibration rows; None where there are none.
-        versions: in which the file is written.
+        config: its architecture and provenance, stored in the file's metadata.
+        x: real preprocessed rows (B, *shape), B ≥ 1, compared one alone and all together.
+        path: the .onnx file, which is created only if the comparison passes.
+        made_from: the weights and the calibration of its run, which the file records.
+        progress: gets a warning if the student's state cannot be exported.
+        reference: statistics of calibration rows; None without any.
+        versions: the ONNX versions of the file.
 
     Raises:
         EdistillError: the body cannot be exported, or not in these versions, the file would exceed 2 GB, or
-            onnxruntime's outputs differ from torch's by more than `Task.tolerance` says.
+            onnxruntime's outputs differ from torch's by more than `Task.tolerance`.
     """
     refuse_large(student, "The student", INSTEAD)
     card = card_of(config, made_from, reference)
@@ -129,18 +130,18 @@ def export_onnx(
     return path
 
 
-# --- what exports of students and of the members themselves share -----------------------------------------------
+# --- shared by the exports of students and ensembles ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a file is to say of real rows.
+    """The expected outputs of a file for real rows.
 
     Attributes:
         x: (B, *shape), preprocessed.
         outputs: of these rows, by name.
-        tolerance: by how much one may be off, of its name and all outputs of the same rows.
-        otherwise: what to do where one is off by more, a sentence.
+        tolerance: the allowed error of an output, from its name and all outputs of the same rows.
+        otherwise: a sentence that says what to do if an error is larger.
     """
 
     x: Tensor
@@ -150,21 +151,21 @@ class Wanted:
 
 
 def refuse_large(module: nn.Module, whose: str, instead: str) -> None:
-    """Raise EdistillError for more weights than one file holds."""
+    """Raise EdistillError if the weights exceed what one ONNX file can hold."""
     size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     if size > LARGEST:
         raise EdistillError(f"{whose} has {size / 2**30:.1f} GB of weights, and one ONNX file holds 2 GB. {instead}.")
 
 
 def traced(of: Predicts, card: Card) -> tuple[Predictions, onnx.ModelProto]:
-    """A module in eval mode, and its graph with the card in it. Raises UntraceableError."""
-    # a batch of 1 would be taken for a constant
+    """The module that gives the named outputs, in eval mode, and its graph with the card; raises UntraceableError."""
+    # torch would treat a batch of 1 as a constant
     example = nothing(2, card.shape, card.ids)
     try:
         module = Predictions(of, example).eval()
     except EdistillError:
         raise
-    except Exception as error:  # a module is anyone's code
+    except Exception as error:  # a module can be any code
         raise UntraceableError(reason_of(error)) from error
     if card.encoding is not None:
         return module, _with_card(graph_of_fields(module, example, card.encoding), card)
@@ -175,24 +176,27 @@ def traced(of: Predicts, card: Card) -> tuple[Predictions, onnx.ModelProto]:
 
 
 def streamed(student: Student, card: Card, progress: Progress) -> tuple[Predictions, onnx.ModelProto] | None:
-    """The graph of a recurrent student, which takes any number of tokens and a state, and what it is to say of rows of
-    tokens; None for a student without a state, or with one that no graph can take, of which it warns."""
+    """The graph of a recurrent student, which takes any number of tokens and a state, and the module to compare it
+    with.
+
+    None for a student without a state, or with one that no graph can take, which is warned of.
+    """
     state = None if student.positions is None else state_of(student.body, card.shape[0])
     if state is None:
         return None
     why = state
     if isinstance(state, State):
-        ids = torch.zeros(2, 7, dtype=torch.int64)  # of a length that nothing else has
+        ids = torch.zeros(2, 7, dtype=torch.int64)  # a length that no other dimension has
         try:
             module = Streamed(Stream(student, state), ids, state.tensors).eval()
             model = graph_of(module, ids, input_name(card.kind), state.tensors, state.axes)
-        except Exception as error:  # a body is anyone's code
+        except Exception as error:  # a body can be any code
             why = f"torch cannot export it for every length: {reason_of(error)}"
         else:
             if all(dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim):
                 rows = torch.zeros(2, *card.shape, dtype=torch.int64)
                 return Predictions(student, rows).eval(), _with_card(model, card)
-            why = CONSTANT.format("the number of rows or of tokens")  # and says nothing of it
+            why = CONSTANT.format("the number of rows or of tokens")  # without saying so
     remedy = "install torch 2.13 or newer, or else fix the body," if UNROLLS else "fix the body"
     progress.warn(
         f"The body returns a state, and the file takes none: {why}. It takes rows of {card.shape[0]} tokens and tells "
@@ -208,26 +212,26 @@ def _with_card(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
 
 
 def sealed_with(model: onnx.ModelProto, card: Card) -> bytes:
-    """The bytes of a file of a graph that says this of itself, and nothing else."""
+    """The bytes of a sealed ONNX file with this graph, and only this card in its metadata."""
     return seal(carded(model, card).SerializeToString())
 
 
 def carded(model: onnx.ModelProto, card: Card) -> onnx.ModelProto:
-    """A graph that says this of itself, and nothing else."""
+    """The graph with only this card in its metadata."""
     del model.metadata_props[:]
     return _with_card(model, card)
 
 
 def write_verified(path: Path, model: onnx.ModelProto, card: Card, wanted: Wanted) -> None:
-    """Write a graph sealed, once onnxruntime says of real rows what is wanted. Raises EdistillError where it does not,
-    or does not run it."""
+    """Write a sealed graph if onnxruntime gives the expected outputs; raises EdistillError if it does not, or cannot
+    run it."""
     remedy = _remedy(model, wanted)
     write_whole(path, seal(model.SerializeToString()), check=lambda it: _compare(_opened(it, remedy), wanted))
 
 
 def _remedy(model: onnx.ModelProto, wanted: Wanted) -> str:
-    """What to do where onnxruntime does not run a graph: it lacks operations in bfloat16, which modules emit that call
-    torch.autocast."""
+    """What to do if onnxruntime cannot run a graph: it lacks operations in bfloat16, which modules with
+    torch.autocast use."""
     casts = (at.i for node in model.graph.node if node.op_type == "Cast" for at in node.attribute if at.name == "to")
     if onnx.TensorProto.BFLOAT16 in {*casts, *(tensor.data_type for tensor in model.graph.initializer)}:
         return "Rewrite the module to compute in float32, without torch.autocast to bfloat16."
@@ -235,7 +239,7 @@ def _remedy(model: onnx.ModelProto, wanted: Wanted) -> str:
 
 
 def _opened(written: Path, remedy: str) -> Served:
-    """What was written just now; it is our file, so that nobody is told to give another one."""
+    """Open the file just written; an error here blames the export, not the user's choice of file."""
     try:
         return Served(written)
     except UnrunnableError as error:
@@ -245,7 +249,7 @@ def _opened(written: Path, remedy: str) -> Served:
 
 
 def _compare(served: Served, wanted: Wanted) -> None:
-    """On the first row alone, and on all together."""
+    """Compare the outputs of the first row alone, and of all rows together."""
     for batch in (1, len(wanted.x)):
         outputs = {name: values[:batch] for name, values in wanted.outputs.items()}
         found = served.run(wanted.x[:batch].numpy())

@@ -1,4 +1,4 @@
-"""A graph that takes raw pixels: uint8 (B, H, W, C) of the student's size, scaled and normalized inside."""
+"""A graph that takes raw pixels: uint8 (B, H, W, C) of the student's size, scaled and normalized in the graph."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ensemble_distill.serving.card import Card
 from ensemble_distill.serving.ends import PIXELS
 from ensemble_distill.students.architecture import Architecture
 
-BELOW = "edistill.pixels."  # before the names of what is added
+BELOW = "edistill.pixels."  # prefix of all added names
 
 
 def refuse_no_pixels(of: Card | Architecture, named: str) -> Preprocessing:
-    """Their preprocessing. Raises EdistillError for a student of something else."""
+    """The image preprocessing; raises EdistillError for a student of anything but images."""
     if of.kind != "pixels" or not isinstance(of.preprocessing, Preprocessing):
         raise EdistillError(f"--uint8-input is for pictures, and {named} takes {of.kind}. Leave it out.")
     return of.preprocessing
 
 
 def normalized(pixels: NDArray[np.uint8], to: Preprocessing) -> NDArray[np.float32]:
-    """Pixels (B, H, W, C) as the graph behind them takes them, (B, C, H, W), by the same steps and as precisely."""
+    """Pixels (B, H, W, C) as the inner graph takes them, (B, C, H, W), by the same float32 steps."""
     x = (pixels.astype(np.float32) / np.float32(255) - np.array(to.mean, np.float32)) / np.array(to.std, np.float32)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
 def with_pixels(model: onnx.ModelProto, to: Preprocessing) -> onnx.ModelProto:
-    """The graph behind ((x ÷ 255) − mean) ÷ std of uint8 pixels x (B, H, W, C); nothing is resized."""
+    """The graph with ((x ÷ 255) − mean) ÷ std of uint8 pixels x (B, H, W, C) in front; nothing is resized."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
     (given,) = graph.input

@@ -1,4 +1,4 @@
-"""A graph in less precision: all layers but the last, so that what heads say, and what it means, stays float32."""
+"""A graph in lower precision, except for its last layers, so that the heads and the uncertainties stay float32."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ensemble_distill.exporting.versions import opset_of
 from ensemble_distill.runtime.files import scratch
 from ensemble_distill.runtime.silence import of_its_own
 
-LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and takes the time
-HALVED = ("LSTM", "GRU", "RNN", "Gather")  # what float16 makes smaller besides
-HALF = ".half"  # behind the name of a weight that is needed in both precisions
+LAYERS = ("Conv", "Gemm", "MatMul")  # operators with weights, which take most of the time
+HALVED = ("LSTM", "GRU", "RNN", "Gather")  # further operators that float16 makes smaller
+HALF = ".half"  # suffix of a weight that is needed in both precisions
 GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 FLOAT = onnx.TensorProto.FLOAT
 
-Rows = Mapping[str, NDArray[Any]]  # a batch by the names of the graph's inputs
+Rows = Mapping[str, NDArray[Any]]  # a batch, by the names of the graph's inputs
 
 
 def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The body in float16: weights and all that lies between them; inputs and outputs are float32 as before.
+    """The graph with its body in float16, weights and activations; inputs and outputs stay float32.
 
     Raises:
-        EdistillError: there is no body, or the converter of onnxruntime fails on it.
+        EdistillError: there is no body, or onnxruntime's converter fails on it.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -38,7 +38,7 @@ def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
         with of_its_own():
             half = convert_float_to_float16(_alone(model, body, tail), keep_io_types=True)
             nodes = _sorted(half.graph)
-    except Exception as error:  # the converter raises many kinds
+    except Exception as error:  # the converter raises many kinds of errors
         raise _failed("--fp16", error) from error
     kept = {name for node in tail for name in node.input}
     weights = [weight for weight in model.graph.initializer if weight.name in kept]
@@ -50,12 +50,12 @@ def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
-    """The body in 8 bits: static QDQ, weights a channel each, activations by their range on some rows.
+    """The graph with its body in 8 bits: static QDQ, weights per channel, activations by their range on some rows.
 
-    Weights take 7 bits: where a processor has no VNNI, sums of products of 8 overflow without a sign.
+    Weights use 7 bits, since signed sums of 8-bit products overflow on processors without VNNI.
 
     Args:
-        rows: batches of rows that it is trained on.
+        rows: batches of training rows.
 
     Raises:
         EdistillError: there is no body, or onnxruntime cannot quantize it.
@@ -67,7 +67,7 @@ def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
         with scratch() as folder, of_its_own():
             written = str(folder / "model.onnx")
             quantize_static(
-                _copy(model),  # it is changed on the way
+                _copy(model),  # a copy, since quantization changes it
                 written,
                 _reader(rows),
                 quant_format=QuantFormat.QDQ,
@@ -79,7 +79,7 @@ def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
                 nodes_to_exclude=[node.name for node in tail],
             )
             made = onnx.load(written)
-    except Exception as error:  # onnxruntime's quantizer raises many kinds
+    except Exception as error:  # onnxruntime's quantizer raises many kinds of errors
         raise _failed("--int8", error) from error
     made.ir_version = model.ir_version
     assert opset_of(made) == opset_of(model)
@@ -90,14 +90,16 @@ def in_int8(model: onnx.ModelProto, rows: Sequence[Rows]) -> onnx.ModelProto:
 
 
 def parts_of(model: onnx.ModelProto, flag: str, layers: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    """The nodes of the body, behind each of which there is a layer, and those of the tail: the last layers, and what
-    becomes of what they say. Both as the graph has them, and all have names.
+    """The nodes of the body, each followed by another layer, and those of the tail: the last layers and all that
+    follows.
+
+    Both are in the graph's order, and every node has a name.
 
     Args:
-        layers: of which one at least is to be in the body.
+        layers: the operators of which the body needs at least one.
 
     Raises:
-        EdistillError: none is, or the graph branches.
+        EdistillError: the body has none of them, or the graph branches.
     """
     users: dict[str, list[int]] = defaultdict(list)
     nodes = list(model.graph.node)
@@ -107,7 +109,7 @@ def parts_of(model: onnx.ModelProto, flag: str, layers: Sequence[str]) -> tuple[
             raise EdistillError(f"{flag} is for graphs without branches and loops, and this has {node.op_type}.")
         for name in node.input:
             users[name].append(at)
-    before: dict[int, bool] = {}  # whether a layer follows
+    before: dict[int, bool] = {}  # whether a layer follows the node
     for at in reversed(range(len(nodes))):
         following = [user for name in nodes[at].output for user in users[name]]
         before[at] = any(before[user] or nodes[user].op_type in LAYERS for user in following)
@@ -121,7 +123,7 @@ def parts_of(model: onnx.ModelProto, flag: str, layers: Sequence[str]) -> tuple[
 
 
 def _alone(model: onnx.ModelProto, body: Sequence[Any], tail: Sequence[Any]) -> onnx.ModelProto:
-    """The body as a graph of its own; its outputs are what the tail takes, or the whole gives."""
+    """The body as a graph of its own, whose outputs are what the tail takes or the whole graph returns."""
     types = _types(model)
     made = [name for node in body for name in node.output]
     taken = {name for node in tail for name in node.input}
@@ -153,7 +155,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _sorted(graph: Any) -> list[Any]:
-    """Nodes, each behind those whose values it takes: the converter appends what it adds."""
+    """The nodes in an order that puts each after its inputs, since the converter appends the nodes it adds."""
     known = {value.name for value in (*graph.input, *graph.initializer)} | {""}
     waiting, found = list(graph.node), []
     while waiting:

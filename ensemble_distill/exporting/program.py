@@ -1,4 +1,4 @@
-"""A student as a program of `torch.export` (.pt2), which runs in torch without its code."""
+"""A student as a `torch.export` program (.pt2), which torch runs without the student's code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
 from ensemble_distill.tasks.task import Task
 
-NOTES = ("stack_trace", "source_fn_stack", "from_node", "custom")  # which say where on this machine code stands
+NOTES = ("stack_trace", "source_fn_stack", "from_node", "custom")  # metadata with paths of this machine
 
 
 def export_program(
@@ -37,16 +37,16 @@ def export_program(
     made_from: MadeFrom | None,
     reference: Reference | None = None,
 ) -> Path:
-    """Write `path`, with what ONNX files say of themselves in its extra file `edistill.json`, and load it back.
+    """Write `path`, with the metadata of ONNX files in its extra file `edistill.json`, and load it back.
 
     Args:
         student: in eval mode, on the CPU.
-        x: real preprocessed rows (B, *shape), B ≥ 1, to compare on, alone and together.
-        made_from: the run that the student is of, which the file then names.
-        reference: what the student says of calibration rows; None where there are none.
+        x: real preprocessed rows (B, *shape), B ≥ 1, compared one alone and all together.
+        made_from: the weights and the calibration of its run, which the file records.
+        reference: statistics of calibration rows; None without any.
 
     Raises:
-        EdistillError: torch cannot export the body, or what was read back differs by more than `Task.tolerance` says.
+        EdistillError: torch cannot export the body, or the outputs of the file differ by more than `Task.tolerance`.
     """
     card = card_of(config, made_from, reference)
     example = nothing(2, card.shape, card.ids)
@@ -56,7 +56,7 @@ def export_program(
     try:
         program = _quietly(_exported, module, example)
         _quietly(torch.export.save, program, content, extra_files={PROGRAM_CARD: json.dumps(said)})
-    except Exception as error:  # torch raises many kinds; all mean that this module cannot be exported
+    except Exception as error:  # torch raises many kinds of errors; all mean that this module cannot be exported
         raise EdistillError(
             f"torch cannot export this student's body as a program: {reason_of(error)}. Rewrite that part of the body, "
             "or use edistill export --safetensors."
@@ -77,7 +77,8 @@ def _exported(module: Predictions, example: Tensor) -> Any:
 
 @torch.no_grad()
 def _compare(written: Path, module: Predictions, x: Tensor, task: Task) -> None:
-    """On the first row alone, and on all together; what is read is what was just written."""
+    """Compare the outputs of the first row alone, and of all rows together; the file is trusted, as it was just
+    written."""
     back = _quietly(torch.export.load, written).module()
     for batch in (1, len(x)):
         wanted = {name: values.numpy() for name, values in module.named(x[:batch]).items()}
@@ -92,7 +93,7 @@ def _compare(written: Path, module: Predictions, x: Tensor, task: Task) -> None:
 
 
 def _quietly(do: Any, *given: Any, **named: Any) -> Any:
-    """Torch's exporter logs its steps, and warns of itself."""
+    """Call a function of torch's exporter without its logs and warnings."""
     logged = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

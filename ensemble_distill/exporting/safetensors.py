@@ -1,4 +1,4 @@
-"""The student's weights and config in one safetensors file, for torch users elsewhere."""
+"""A student's weights and config in one safetensors file, for use with torch elsewhere."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def export_safetensors(
     """Write `path`, with the config in its metadata and as `config.json` beside it, and load it back.
 
     Args:
-        made_from: the run that the student is of, which the file then names.
-        reference: what the student says of calibration rows; None where there are none.
+        made_from: the weights and the calibration of its run, which the file records.
+        reference: statistics of calibration rows; None without any.
 
     Raises:
-        EdistillError: a weight is not finite, or what was read back is not what was written.
+        EdistillError: a weight is not finite, or the file does not read back as it was written.
     """
     tensors = {name: t.detach().clone().contiguous() for name, t in student.state_dict().items()}
     if odd := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:

@@ -1,4 +1,4 @@
-"""A recurrent student as a graph that serves a stream: its state goes in beside the tokens, and comes out again."""
+"""A recurrent student as a graph for streams: its state is an input beside the tokens, and an output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ensemble_distill.serving.ends import NEW_STATE, STATE
 from ensemble_distill.students.positions import said
 from ensemble_distill.students.student import Student
 
-BEGUN = 1e-5  # features may differ by this between no state and zeros
+BEGUN = 1e-5  # largest difference in the features between no state and a state of zeros
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class State:
     """The state of a recurrent body.
 
     Attributes:
-        tensors: of two streams, all zeros, where a stream begins.
-        axes: of each the one along which streams lie.
-        nested: how the body holds them.
+        tensors: of two streams, all zeros, as a stream begins.
+        axes: the axis of the streams in each tensor.
+        nested: the structure in which the body holds them.
     """
 
     tensors: tuple[Tensor, ...]
@@ -36,11 +36,12 @@ class State:
 
 @torch.no_grad()
 def state_of(body: nn.Module, length: int) -> State | str | None:
-    """The state that a body returns beside its features and takes beside its ids; None where it returns none, and the
-    reason where no stream can be given the one that it returns.
+    """The state of a body that returns one with its features and takes one with its ids.
+
+    Returns None if the body returns no state, or the reason why a stream cannot use it.
 
     Args:
-        length: of ids that the body is known to take.
+        length: a number of ids that the body takes.
     """
     returned = [_returned(body, rows, length) for rows in (2, 3)]
     if not all(isinstance(each, tuple | list) and len(each) == 2 for each in returned):
@@ -63,7 +64,7 @@ def state_of(body: nn.Module, length: int) -> State | str | None:
     ids = torch.zeros(2, length, dtype=torch.int64)
     try:
         begun = said(body(ids, tree_unflatten(list(tensors), nested)))
-    except Exception as error:  # the body is anyone's code, and may take none
+    except Exception as error:  # the body can be any code, and may take no state
         return f"it does not take the state that it returns: {quoted(error)}"
     if not torch.allclose(begun, said(returned[0]), atol=BEGUN):
         return "it does not begin with zeros, and streams do"
@@ -73,12 +74,12 @@ def state_of(body: nn.Module, length: int) -> State | str | None:
 def _returned(body: nn.Module, rows: int, length: int) -> Any:
     try:
         return body(torch.zeros(rows, length, dtype=torch.int64))
-    except Exception:  # it may take one length alone
+    except Exception:  # the body may take only one length
         return None
 
 
 class Stream(nn.Module):
-    """Ids (B, T) and a state to what is said of all T positions, (B, H, T, W), and the state after them."""
+    """Maps ids (B, T) and a state to the raw outputs at all T positions, (B, H, T, W), and the state after them."""
 
     def __init__(self, student: Student, state: State) -> None:
         super().__init__()
@@ -89,10 +90,10 @@ class Stream(nn.Module):
         return self.student.read(said(made)), tree_flatten(made[1])[0]
 
     def predictive(self, raw: Tensor) -> Predictive:
-        """What raw outputs mean."""
+        """The predictive distribution of raw outputs."""
         return self.student.predictive(raw)
 
 
 def state_names(count: int) -> tuple[list[str], list[str]]:
-    """Of the graph's inputs and outputs."""
+    """The names of the state among the graph's inputs and outputs."""
     return [f"{STATE}{at}" for at in range(count)], [f"{NEW_STATE}{at}" for at in range(count)]

@@ -1,4 +1,4 @@
-"""A module as an ONNX graph, by torch's exporter: its ends are named, and nothing of the machine stays."""
+"""Modules as ONNX graphs by torch's exporter, with named inputs and outputs and without traces of this machine."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CONSTANT = "torch takes {} for a constant (x.shape[0] is none, len(x) and a loop
 
 
 class Named(nn.Module):
-    """A module of several outputs, which have names."""
+    """A module whose several outputs have names."""
 
     names: tuple[str, ...]
 
 
 class UntraceableError(EdistillError):
-    """Torch's exporter fails on a module; its text is the reason."""
+    """Torch's exporter failed on a module; the text is the reason."""
 
 
 class Fields(nn.Module):
-    """Several arrays, of texts (B, L) each, to the same."""
+    """A module of one packed input, called with its arrays separately; those of texts are (B, L) each."""
 
     def __init__(self, of: Named, to: Taken) -> None:
         super().__init__()
@@ -45,8 +45,13 @@ class Fields(nn.Module):
 
 
 def graph_of_fields(module: Named, example: Tensor, to: Taken) -> onnx.ModelProto:
-    """A graph that takes each array by its name, of any number of rows and, of texts alone, of tokens; of as many as a
-    text is padded to where torch takes those for a constant. Raises UntraceableError."""
+    """A graph that takes each array by its name, for any number of rows and, for texts, of tokens.
+
+    If torch treats the number of tokens as a constant, it is the length that texts are padded to.
+
+    Raises:
+        UntraceableError: torch cannot export the module.
+    """
     taken = Fields(module, to)
     batch = torch.export.Dim("batch_size")
     ways: list[dict[int, Any]] = [{0: batch}]
@@ -67,7 +72,7 @@ def graph_of_fields(module: Named, example: Tensor, to: Taken) -> onnx.ModelProt
 
 
 def reason_against(module: nn.Module, example: Tensor) -> str | None:
-    """Why torch cannot export a module of one output by itself; None where it can."""
+    """Why torch cannot export a module with one output; None if it can."""
     try:
         graph_of(_One(module).eval(), example, "input")
     except UntraceableError as error:
@@ -76,7 +81,7 @@ def reason_against(module: nn.Module, example: Tensor) -> str | None:
 
 
 class _One(nn.Module):
-    """A module whose only output has a name."""
+    """A module with one output, which has a name."""
 
     names = ("output",)
 
@@ -95,9 +100,14 @@ def graph_of(
     states: Sequence[Tensor] = (),
     axes: Sequence[int] = (),
 ) -> onnx.ModelProto:
-    """
+    """The graph of a module whose input `name` takes any number of rows.
+
     Args:
-        states, axes: what goes in beside the example, which then is of any length; along which axis streams lie.
+        states, axes: state tensors that are further inputs, and the axis of the streams in each; with them the example
+            may have any length.
+
+    Raises:
+        UntraceableError: torch cannot export the module.
     """
     batch, length = torch.export.Dim("batch_size"), torch.export.Dim("length")
     free: Any = ({0: batch, 1: length}, [{axis: batch} for axis in axes]) if states else ({0: batch},)
@@ -106,16 +116,17 @@ def graph_of(
 
 
 def _traced(module: Any, given: Any, inputs: Sequence[str], free: Any, states: int = 0) -> onnx.ModelProto:
-    """
+    """The graph of a module with named outputs.
+
     Args:
-        given: what it is called with.
-        inputs: what those are called.
-        free: of which length they are any.
-        states: how many go in beside, and come out again.
+        given: the example inputs.
+        inputs: their names.
+        free: their dynamic dimensions.
+        states: how many state tensors are inputs, and outputs again.
     """
     _forget_kernels()
     silenced = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # the exporter logs its steps, and prints whole graphs when it fails
+    logging.disable(logging.ERROR)  # the exporter logs its steps, and prints whole graphs if it fails
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
@@ -126,10 +137,10 @@ def _traced(module: Any, given: Any, inputs: Sequence[str], free: Any, states: i
                 external_data=False,
                 dynamic_shapes=free,
                 input_names=list(inputs),
-                output_names=[f"edistill.{name}" for name in module.names],  # which no body has
+                output_names=[f"edistill.{name}" for name in module.names],  # a prefix that no body uses
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises many kinds; all mean that this module cannot be exported
+    except Exception as error:  # the exporter raises many kinds of errors; all mean that this module cannot be exported
         raise UntraceableError(reason_of(error)) from error
     finally:
         logging.disable(silenced)
@@ -143,14 +154,17 @@ def _traced(module: Any, given: Any, inputs: Sequence[str], free: Any, states: i
 
 
 def _forget_kernels() -> None:
-    """Of recurrences the exporter puts its own kernels in the place of torch's, which unroll them to one length; torch
-    remembers which it took before, and takes that again from the second export of a process on."""
+    """Clear torch's record of the kernels it used for recurrences.
+
+    The exporter substitutes its own kernels for torch's, which unroll to one length. torch caches its choice, so that a
+    second export in the same process would use its own again.
+    """
     for recurrence in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input):
         getattr(recurrence, "_dispatch_cache", {}).clear()
 
 
 def _forget_the_machine(model: Any) -> None:
-    """Remove the exporter's notes, which tell where on this machine the code of each node stands."""
+    """Remove the exporter's notes, which record where each node's code lies on this machine."""
     from onnxscript import ir
 
     for graph in (model.graph, *model.functions.values()):
@@ -166,7 +180,8 @@ def _forget_the_machine(model: Any) -> None:
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Call the outputs by their names. A body that takes a mean has a value of that name too, and it gets another."""
+    """Give the outputs their names; an inner value that already has one of them, such as a body's "mean", is
+    renamed."""
     from onnxscript import ir
 
     for node in ir.traversal.RecursiveGraphIterator(graph):
@@ -178,8 +193,10 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
 
 
 def _free_lengths(model: Any, told: int) -> None:
-    """Forget the shapes inside: the exporter notes the example's length as that of every recurrence. Of the outputs the
-    first `told` are of any length; the states behind them have none."""
+    """Remove inner shapes, in which the exporter fixes every recurrence to the example's length.
+
+    The first `told` outputs get a dimension "length"; the states after them have none.
+    """
     from onnxscript import ir
 
     for graph in (model.graph, *model.functions.values()):
@@ -193,7 +210,7 @@ def _free_lengths(model: Any, told: int) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what lies at the bottom: the exporter wraps it in pages about itself."""
+    """The first line of the innermost cause, which the exporter wraps in pages of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
     return quoted(error)

@@ -1,4 +1,4 @@
-"""An ONNX graph in the versions that its user's runtime reads: of the operators, and of the file itself."""
+"""ONNX graphs in the versions that a runtime supports: the opset of the operators, and the IR version of the file."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.serving.served import SILENT
 
 ONNX_DOMAIN = ""
-OPSETS = (7, onnx.defs.onnx_opset_version())  # that the converter of onnx knows
+OPSETS = (7, onnx.defs.onnx_opset_version())  # that onnx's converter supports
 
 
 @dataclass(frozen=True)
 class Versions:
-    """What a file is to be written in; None for what torch writes.
+    """The versions to write a file in; None for those that torch writes.
 
     Attributes:
         opset: of the operators.
-        ir: of the file's own format.
+        ir: of the file format.
     """
 
     opset: int | None = None
     ir: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises EdistillError for versions that nobody writes."""
+        """Raise EdistillError for versions that cannot be written."""
         for flag, value, (least, most) in (
             ("--opset", self.opset, OPSETS),
             ("--ir-version", self.ir, (oldest_ir(OPSETS[0]), int(onnx.IR_VERSION))),
@@ -43,11 +43,11 @@ class Versions:
 
 
 def brought_to(model: onnx.ModelProto, wanted: Versions) -> onnx.ModelProto:
-    """The graph in these versions, which onnx checks and onnxruntime reads.
+    """The graph in these versions, checked by onnx and loaded by onnxruntime.
 
     Raises:
-        EdistillError: the graph has operators that an older opset lacks, the file's format is older than its operators,
-            or onnxruntime reads neither.
+        EdistillError: an operator has no equivalent in the older opset, the file format is older than the operators, or
+            onnxruntime cannot load the graph.
     """
     if wanted == AS_TRACED:
         return model
@@ -62,24 +62,24 @@ def brought_to(model: onnx.ModelProto, wanted: Versions) -> onnx.ModelProto:
 
 
 def opset_of(model: Any) -> int:
-    """Of the operators of ONNX itself."""
+    """The opset of ONNX's own operators in a graph."""
     return max(int(entry.version) for entry in model.opset_import if entry.domain == ONNX_DOMAIN)
 
 
 def oldest_ir(opset: int) -> int:
-    """The format of files that came with an opset: older readers know neither."""
+    """The oldest IR version that supports an opset."""
     rows = onnx.helper.VERSION_TABLE
     return min(int(ir) for _, ir, of, *_ in rows if int(of) >= opset)
 
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Raises EdistillError where the older operators cannot say what the graph does."""
+    """The graph in another opset; raises EdistillError if its operators have no equivalent there."""
     try:
         return _in_opset(model, opset)
-    except Exception as error:  # onnx raises several kinds for one reason
+    except Exception as error:  # onnx raises several kinds of errors for one reason
         newer = next((one for one in range(opset + 1, opset_of(model) + 1) if _is_possible(model, one)), None)
         mend = "Leave --opset out" if newer is None else f"Pass --opset {newer} or a later one"
-        why = quoted(error).rpartition("failed: ")[2]  # behind where in onnx it failed
+        why = quoted(error).rpartition("failed: ")[2]  # without the place in onnx's source where it failed
         raise EdistillError(f"The graph cannot be written in opset {opset}: {why}. {mend}.") from None
 
 
@@ -96,13 +96,13 @@ def _is_possible(model: onnx.ModelProto, opset: int) -> bool:
         return True
     try:
         _in_opset(model, opset)
-    except Exception:  # as above
+    except Exception:  # several kinds of errors, as above
         return False
     return True
 
 
 def _refuse_unread(model: onnx.ModelProto) -> None:
-    """Raise EdistillError for what onnx finds at fault, or onnxruntime does not read."""
+    """Raise EdistillError if onnx finds the graph invalid, or onnxruntime cannot load it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     try:
