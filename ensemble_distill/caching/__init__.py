@@ -1,1 +1,1 @@
-"""The pass: sources × teachers → cache."""
+"""The caching pass: sources × teachers → cache."""

@@ -1,6 +1,6 @@
-"""Asking each member again about a few rows of a split before its records count.
+"""Asking each member again about a few rows of a split before its records are accepted.
 
-What it said in the pass it has to say still, whatever it was asked about in between, and in batches of whatever size.
+It has to repeat what it answered in the pass, whatever it was asked in between, and for batches of any size.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from ensemble_distill.teachers.trial import Few, refuse_other_answers
 
 
 def ask_again(writer: Writer, name: str, rows: ViewedRows, todo: Sequence[RecordKey], panel: Panel) -> None:
-    """Compare some rows of each member's first new view. The few rows that a member is tried on before the pass do not
-    tell one that changes over thousands, as an adapting one does, or that treats batches by their size.
+    """Ask each member again about some rows of its first new view, and compare.
+
+    The few rows that a member is tried on before the pass do not expose one that changes over thousands of rows, as an
+    adapting one does, or whose answers depend on the batch size.
 
     Raises:
-        EdistillError: a member answers otherwise; what it said of the split goes, to be asked again once it is mended.
+        EdistillError: a member answers differently. All parts of the split are dropped, to be computed again once the
+            member is fixed.
     """
     some, asking = some_rows(len(rows.source)), panel.asking
     first = {key.member: min(other.view for other in todo if other.member == key.member) for key in todo}
@@ -49,7 +52,7 @@ def ask_again(writer: Writer, name: str, rows: ViewedRows, todo: Sequence[Record
 
 
 def _written(writer: Writer, total: int, rows: Sequence[int], key: RecordKey | SampleKey) -> NDArray[np.void]:
-    """The records of some rows (B,): from the parts of the pass, or of ids that were drawn before from their file."""
+    """The records of some rows, (B,): from the parts of the pass or, if the record is already joined, from its file."""
     if key in writer.manifest.records:
         return np.asarray(mapped(key.path(writer.folder), writer.manifest.format_of(key).record, total)[list(rows)])
     found = []

@@ -1,4 +1,4 @@
-"""What members say of a split: asked, asked again, compared with labels, and only then joined into records."""
+"""Members' answers for a split: computed, asked again, compared with the labels, and only then joined into records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ensemble_distill.teachers.answering import Inputs
 
 
 class Answers:
-    """Batches of rows to what members say of them; see `Maker`."""
+    """Makes records of members' answers from batches of rows; see `Maker`."""
 
     def __init__(self, writer: Writer, split: str, panel: Panel) -> None:
         self.format, self.split = writer.manifest.format, split
@@ -41,7 +41,7 @@ class Answers:
         here = {what: x.to(self.device, non_blocking=True) for what, x in seen.items()}
         records: dict[RecordKey, NDArray[np.void]] = {}
         for key in keys:
-            if key not in records:  # those of members in one batch come together
+            if key not in records:  # members asked in one batch get their records together
                 asked = self.members[key.member]
                 x = here.get((key.view, asked.wants))
                 made = self._in_one_batch(key, rows, x)
@@ -52,8 +52,11 @@ class Answers:
         return {key: records[key] for key in keys}
 
     def _in_one_batch(self, key: RecordKey, rows: range, x: Tensor | None) -> dict[RecordKey, NDArray[np.void]]:
-        """The records of all members of a batch, whichever of them are missing: so their bytes are the same when a pass
-        goes on. Nothing of a member that is asked alone, or where one of them has to tell what is wrong."""
+        """The records of all members asked in one batch with this one.
+
+        They include members whose records are not missing, so that a resumed pass makes the same bytes. Empty if the
+        member is asked alone, or if the batch declines so that one member can raise its own error.
+        """
         batch = self.together.get(key.member)
         answers = None if batch is None or x is None else batch.answers(self.split, rows, x)
         if batch is None or answers is None:
@@ -65,11 +68,12 @@ class Answers:
 def cache_answers(
     writer: Writer, name: str, plan: SplitPlan, todo: Sequence[RecordKey], panel: Panel, inputs: StoredInputs | None
 ) -> None:
-    """Bring these records of a split into the cache; of drawn ids alone where `Asking.drawn` says so.
+    """Compute these records of a split and join them into the cache; of drawn ids only if `Asking.drawn` names the
+    split.
 
     Raises:
-        EdistillError: a member fails, answers otherwise when it is asked again, or means something else by its answers
-            than the settings say.
+        EdistillError: a member fails, answers differently when asked again, or means something else by its answers than
+            the settings say.
     """
     rows = plan.rows(inputs)
     asking, told = panel.asking, f"caching {name}{panel.named}"

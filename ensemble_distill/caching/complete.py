@@ -1,4 +1,4 @@
-"""Whether a cache is complete, so that nothing needs to be written: then it may be read-only, and in use elsewhere."""
+"""Whether a cache is complete, so that nothing has to be written: it may then be read-only, or in use elsewhere."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from ensemble_distill.teachers.teacher import Teacher
 
 
 def is_complete(folder: Path, splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> bool:
-    """Whether a pass over these splits and members would change nothing in the folder. What the cache was made from is
-    for the pass to compare.
+    """Whether a pass over these splits and members would leave the folder unchanged.
+
+    Data and storage are not compared here; the pass compares them.
 
     Raises:
         EdistillError: the manifest is damaged.
@@ -35,7 +36,7 @@ def is_complete(folder: Path, splits: Mapping[str, SplitPlan], members: Sequence
 
 
 def members_as_recorded(manifest: Manifest, splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> list[Member]:
-    """The members as a cache of these splits knows them."""
+    """The members as a cache of these splits records them."""
     kinds = {plan.source.kind for plan in splits.values()}
     return [as_recorded(manifest.members, member, kinds) for member in members]
 
@@ -43,19 +44,19 @@ def members_as_recorded(manifest: Manifest, splits: Mapping[str, SplitPlan], mem
 def teachers_as_recorded(
     manifest: Manifest, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher]
 ) -> list[Teacher]:
-    """The same of those that can be asked."""
+    """The teachers, with their members as a cache of these splits records them."""
     known = members_as_recorded(manifest, splits, [teacher.member for teacher in teachers])
     return [replace(teacher, member=member) for teacher, member in zip(teachers, known, strict=True)]
 
 
 def is_whole(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> bool:
-    """Whether every record that a pass is to end with is noted, and every noted one there."""
+    """Whether the manifest has every record that a pass should end with, and every record in it has its file."""
     wanted = keys(splits, members)
     return all(key in manifest.records for key in wanted) and all(k.path(folder).is_file() for k in manifest.records)
 
 
 def keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator[RecordKey]:
-    """The records that a pass is to end with."""
+    """The records that a pass should end with."""
     for name, plan in splits.items():
         for member, view in itertools.product(members, range(plan.count)):
             yield RecordKey(name, member.name, view)
@@ -64,11 +65,12 @@ def keys(splits: Mapping[str, SplitPlan], members: Sequence[Member]) -> Iterator
 def held(
     folder: Path, plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher], overwrite: bool, decoded: bool
 ) -> AbstractContextManager[None]:
-    """The cache's lock, which the first of several processes holds for all. A complete one is not locked, since nothing
-    is written: it may be read-only, or in use.
+    """The cache's lock, which the first of several processes holds for all.
+
+    A complete cache is not locked, since nothing is written: it may be read-only, or in use.
 
     Args:
-        decoded: whether it is to hold decoded pictures, too.
+        decoded: whether the cache should hold decoded images, too.
     """
     if not ranks.is_first():
         return nullcontext()

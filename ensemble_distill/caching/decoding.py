@@ -1,4 +1,4 @@
-"""Decoding the pictures of each split once, into the cache, before members are asked about them."""
+"""Decoding the images of each split once, into the cache, before members are asked about them."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ from ensemble_distill.runtime.spread import spread
 from ensemble_distill.runtime.words import bytes_told, counted
 from ensemble_distill.runtime.workers import at_once, by_trial, offered, rate_of
 
-AT_ONCE = 64  # pictures that a loader process hands over together,
-BYTES = 2**24  # or fewer, which have about as many bytes
-ESTIMATED = 32  # pictures whose sizes stand for all
-TIMED = 8  # and whose time does
-CPU = torch.device("cpu")  # decoded pictures go to the disk, whatever the members compute on
+AT_ONCE = 64  # images per batch of a loader process,
+BYTES = 2**24  # or fewer, to keep a batch near this size
+ESTIMATED = 32  # images whose sizes stand for all
+TIMED = 8  # images whose decoding time stands for all
+CPU = torch.device("cpu")  # decoded images go to disk, on whatever device the members compute
 
 
 def to_store(splits: Mapping[str, SplitPlan]) -> dict[str, Source]:
-    """The splits whose pictures are decoded when they are asked for. Rows that folds hold out are those of train."""
+    """The splits whose images are decoded on reading. Held-out rows of folds are those of train, so they are left
+    out."""
     return {name: plan.source for name, plan in splits.items() if name != HELD_OUT and decodes(plan.source)}
 
 
 def all_stored(folder: Path, splits: Mapping[str, SplitPlan]) -> bool:
-    """Whether nothing is left to decode. Raises EdistillError where a record is damaged."""
+    """Whether nothing is left to decode. Raises EdistillError if a record is damaged."""
     return all(is_stored(folder, name) for name in to_store(splits))
 
 
 def bytes_to_store(folder: Path, splits: Mapping[str, SplitPlan], overwrite: bool) -> dict[str, int]:
-    """Of each split about how many bytes its pictures will fill that are not stored yet.
+    """Estimated bytes of the images to store, by split; splits that are already stored are left out.
 
     Raises:
-        EdistillError: pictures of other data are there, or a record that is damaged.
+        EdistillError: images of other data are stored, or their record is damaged.
     """
     found = {}
     for name, source in to_store(splits).items():
@@ -62,18 +63,18 @@ def bytes_to_store(folder: Path, splits: Mapping[str, SplitPlan], overwrite: boo
 
 
 def _bytes_of(source: Source) -> int:
-    """Exact where all pictures are of one size."""
+    """Estimated bytes of all images; exact if all have one size."""
     some = _sizes(source)
     return sum(some) * len(source) // len(some)
 
 
 def _sizes(source: Source) -> list[int]:
-    """Bytes of some pictures, evenly spread: the first one may be none like the others."""
+    """Bytes of some evenly spaced images, since the first one may be unlike the others."""
     return [source.item(row).x.nbytes for row in spread(len(source), ESTIMATED)]
 
 
 def refuse_no_room_to_store(folder: Path, lacking: Mapping[str, int], records: int) -> None:
-    """Raise EdistillError where the disk has not the bytes of pictures beside those of records."""
+    """Raise EdistillError if the disk lacks room for the images beside the records."""
     free, needed = free_bytes(folder), sum(lacking.values())
     if lacking and needed + records > free:
         raise EdistillError(
@@ -84,7 +85,7 @@ def refuse_no_room_to_store(folder: Path, lacking: Mapping[str, int], records: i
 
 
 def tell_to_store(folder: Path, lacking: Mapping[str, int], splits: Mapping[str, SplitPlan], asking: Asking) -> None:
-    """Say, before it begins, what is decoded and what it will fill."""
+    """Report what will be decoded and how much it will fill, before it begins."""
     if lacking:
         rows = sum(len(splits[name].source) for name in lacking)
         asking.progress.note(
@@ -94,11 +95,12 @@ def tell_to_store(folder: Path, lacking: Mapping[str, int], splits: Mapping[str,
 
 
 def store_pictures(folder: Path, splits: Mapping[str, SplitPlan], asking: Asking) -> tuple[dict[str, SplitPlan], int]:
-    """Decode what is not stored yet, and read all from there. Several processes decode whole blocks each; every one has
-    to call it.
+    """Decode what is not stored yet, and let all splits read the stored images.
+
+    Several processes decode whole blocks each. Every rank has to call it.
 
     Returns:
-        The splits, with sources that read what is stored; and of how many of them something was decoded.
+        The splits, with sources that read the stored images, and the number of splits that had something to decode.
     """
     found, added = dict(splits), 0
     for name, source in to_store(splits).items():
@@ -112,7 +114,7 @@ def store_pictures(folder: Path, splits: Mapping[str, SplitPlan], asking: Asking
 
 
 def _store(folder: Path, name: str, source: Source, asking: Asking) -> None:
-    """Decode the blocks that are not there, and note them all."""
+    """Decode the missing blocks of a split, then write the record of all its blocks."""
     blocks, size = Blocks(folder, name, source.digest), max(_sizes(source))
     whole = cut(len(source), size)
     work = ranks.of_first(lambda: [rows for rows in whole if not blocks.is_whole(rows)])
@@ -136,7 +138,7 @@ def _store(folder: Path, name: str, source: Source, asking: Asking) -> None:
 
 
 def _workers(name: str, source: Source, batched: Sequence[range], asking: Asking) -> int:
-    """The loader processes that decode: as many as asked for, or as a trial finds faster."""
+    """The number of loader processes that decode: as configured, or as a trial finds faster."""
     if not asking.tries_workers or not batched:
         return asking.workers
     rows = [row for batch in batched for row in batch]
@@ -156,7 +158,7 @@ def _workers(name: str, source: Source, batched: Sequence[range], asking: Asking
 
 
 def _noted(blocks: Blocks, whole: Sequence[range], source: Source) -> str:
-    """The sha256 of the record, which is written once every block is seen."""
+    """Write the record of all blocks, once every block is visible, and return the record's sha256."""
     if not is_seen(lambda: _there(blocks, whole)):
         lacking = next(rows for rows in whole if not blocks.path(rows).is_file())
         raise unseen(f"Pictures of rows {lacking.start} to {lacking.stop - 1}", blocks.folder)
@@ -173,7 +175,7 @@ def _batches(rows: range, size: int) -> list[range]:
 
 
 class _Rows(Dataset[Array]):
-    """Row to its picture. Runs in the loader's processes."""
+    """The image of each row. Runs in loader processes."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -190,6 +192,6 @@ def _loaded(source: Source, cut: Sequence[range], workers: int) -> Iterator[tupl
 
 
 def _flat(pictures: list[Array]) -> tuple[Tensor, Tensor]:
-    """Shapes (B, 3) and, end to end, the pixels of pictures of any sizes."""
+    """Shapes (B, 3), and the pixels of images of any sizes, end to end."""
     shapes = np.array([x.shape for x in pictures], np.int32)
     return torch.from_numpy(shapes), torch.from_numpy(np.concatenate([x.reshape(-1) for x in pictures]))

@@ -1,4 +1,4 @@
-"""A cache that is there, as the pass goes on with it: with new members and splits, once nothing contradicts it."""
+"""Extending an existing cache with new members and splits, once nothing contradicts it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ensemble_distill.errors import CacheError
 
 
 def extended(folder: Path, manifest: Manifest, asked: Manifest) -> Manifest:
-    """The manifest with new members and splits added, after everything it already says has been compared.
+    """The manifest with new members and splits added, after comparing everything it already says.
 
-    What failed in its first pass, a member or a split, may be taken away or replaced: its errors ask for that.
+    A member or a split that failed in its first pass may be removed or replaced, since its error asks for that.
 
     Args:
-        asked: what the manifest would be, were the cache made from nothing.
+        asked: the manifest of a cache made from nothing.
 
     Raises:
-        EdistillError: the cache was made from others, or is stored otherwise.
+        EdistillError: the cache was made from other data, views or members, or is stored differently.
     """
-    if not manifest.answers:  # a first pass that ran out of memory goes on with smaller batches, or another dtype
+    if not manifest.answers:  # a first pass that ran out of memory may resume with smaller batches or another dtype
         manifest = _stored_anew(folder, manifest, asked)
     refuse_other_storage(folder, manifest, asked)
     for name in manifest.splits.keys() & asked.splits.keys():
@@ -42,7 +42,7 @@ def extended(folder: Path, manifest: Manifest, asked: Manifest) -> Manifest:
 
 
 def refuse_other_storage(folder: Path, manifest: Manifest, asked: Manifest) -> None:
-    """Raise EdistillError when a cache is of another task, or stored otherwise, than the settings say."""
+    """Raise EdistillError if a cache has another task, dtype or batch size than the settings."""
     for what, there, here in (
         ("task", manifest.task, asked.task),
         ("cache.dtype", manifest.dtype, asked.dtype),
@@ -56,7 +56,7 @@ def refuse_other_storage(folder: Path, manifest: Manifest, asked: Manifest) -> N
 
 
 def _stored_anew(folder: Path, manifest: Manifest, asked: Manifest) -> Manifest:
-    """A manifest without answers, stored as it is asked for now; the library versions stay those of its beginning."""
+    """A manifest without answers, with the storage now asked for; library versions stay those of its first pass."""
     if (manifest.dtype, manifest.caching["batch_size"]) != (asked.dtype, asked.caching["batch_size"]):
         drop_parts(folder)
         for name in manifest.splits:

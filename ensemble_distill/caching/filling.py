@@ -1,6 +1,6 @@
-"""One pass over a split: what its records lack is made block by block, in whole batches, and survives a crash.
+"""One pass over a split: missing records are made block by block, in whole batches, and survive a crash.
 
-Each view is rendered once for all that want the same inputs. A row is decoded once, but where a block of all its
+Each view is rendered once for all members that want the same inputs. A row is decoded once, unless a block of all its
 views would not fit into memory: then some views follow after the others.
 """
 
@@ -25,31 +25,32 @@ from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.ranks import Rank
 from ensemble_distill.teachers.answering import Inputs
 
-HELD_BYTES = 1 << 27  # of a block's records, or those of one view of all members if they are more
+HELD_BYTES = 1 << 27  # of a block's records at most, except that one view of all members is never divided
 
 Piece = tuple[Block, tuple[AnyKey, ...]]  # a block, and records that lack it
 
 
 class Maker(Protocol[AnyKey]):
-    """What makes records out of rows."""
+    """Makes records from rows."""
 
     def wants(self, keys: Sequence[AnyKey]) -> list[Inputs]:
-        """The inputs that it makes these records from, in each of their views."""
+        """The inputs from which it makes these records, in each of their views."""
         ...
 
     def make(self, keys: Sequence[AnyKey], rows: range, seen: Seen) -> dict[AnyKey, NDArray[np.void]]:
-        """The records of a batch of rows."""
+        """The records of one batch of rows."""
         ...
 
 
 def fill(
     writer: Writer, rows: ViewedRows, todo: Sequence[AnyKey], maker: Maker[AnyKey], asking: Asking, told: str
 ) -> None:
-    """Put every block that some of these records, of one place, still lack; they are not joined yet. Several processes
-    put whole blocks each.
+    """Write every block that some of these records still lack, without joining them. All records share one place.
+
+    Several processes write whole blocks each.
 
     Args:
-        told: what goes on, for the progress.
+        told: what the progress bar is called.
     """
     cut = writer.cut(todo[0], len(rows.source), asking.batch_size)
     missing = ranks.of_first(lambda: [(block, writer.missing(block, todo)) for block in cut])
@@ -59,15 +60,18 @@ def fill(
     work = held(whole, lambda key: writer.manifest.format_of(key).record.itemsize)
     own = dealt(work, ranks.current()) if ranks.several() else work
     pace = _Pace(asking.progress, left, sum(block.stop - block.start for block, _ in own))
-    # rows that miss the same records go through one loader; only a pass resumed with other members has several
+    # blocks that lack the same records share a loader; only a pass resumed with other members needs several
     for lacking, group in itertools.groupby(own, key=lambda piece: piece[1]):
         _fill(writer, rows, lacking, [block for block, _ in group], maker, asking, pace)
     writer.complete(cut, todo)
 
 
 def dealt(work: Sequence[Piece[AnyKey]], rank: Rank) -> list[Piece[AnyKey]]:
-    """Of blocks with the records that they lack, this rank's. Where there are fewer than ranks, a block's views are
-    dealt out, too: the records of one view stay together, since ids are drawn from all members that are asked."""
+    """This rank's share of the pieces.
+
+    If there are fewer blocks than ranks, the views of a block are shared out, too. The records of one view stay
+    together, since ids are drawn from all members that are asked.
+    """
     pieces = list(work)
     parts = -(-rank.world // max(1, len(pieces)))
     if parts > 1:
@@ -76,11 +80,12 @@ def dealt(work: Sequence[Piece[AnyKey]], rank: Rank) -> list[Piece[AnyKey]]:
 
 
 def held(work: Sequence[Piece[AnyKey]], itemsize: Callable[[AnyKey], int]) -> list[Piece[AnyKey]]:
-    """Pieces of as many views as `HELD_BYTES` hold, the first piece of every block before the second of any: pieces of
-    the same views share a loader.
+    """Divide blocks into pieces of as many views as `HELD_BYTES` hold.
+
+    The first pieces of all blocks come before the second ones: pieces of the same views share a loader.
 
     Args:
-        itemsize: bytes of a row of a record.
+        itemsize: bytes of one row of a record.
     """
     pieces: list[tuple[int, Piece[AnyKey]]] = []
     for block, lacking in work:
@@ -109,7 +114,7 @@ def _by_views(block: Block, lacking: Sequence[AnyKey], parts: int) -> list[Piece
 
 
 class _Pace:
-    """Tells of this process's rows as of all, which take about as long."""
+    """Scales this process's progress to that of all processes, which take about as long."""
 
     def __init__(self, progress: Progress, left: int, own: int) -> None:
         self.progress, self.left, self.own, self.done = progress, left, own, 0
@@ -138,5 +143,5 @@ def _fill(
             for key, records in maker.make(keys, batch, seen).items():
                 made[key].append(records)
             pace.advance(len(batch))
-        for together in writer.together(keys):  # what was put is not held any more
+        for together in writer.together(keys):  # frees each record once it is written
             writer.put(block, {key: np.concatenate(made.pop(key)) for key in together})

@@ -1,4 +1,4 @@
-"""How long a pass will take and how many bytes it will write, told before and compared with the disk's room."""
+"""Forecast of a pass's time and bytes, reported before it begins and compared with the free disk space."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from ensemble_distill.teachers.streamed import Room
 Told = TypeVar("Told")
 
 TIMED = 32  # rows
-WORTH_TIMING = 16 * TIMED  # rows in views; of fewer, those that are timed would be a large part
-JOINED = 2  # times the records of one split: parts are joined to files before they go
+WORTH_TIMING = 16 * TIMED  # rows, counted once per view; in a shorter pass the timed ones would be a large part
+JOINED = 2  # factor on the records of one split: parts are deleted only after they are joined
 
 
 def forecast(manifest: Manifest, splits: Mapping[str, SplitPlan], drawn: Mapping[str, int]) -> dict[str, int]:
     """Bytes of the records that each split still lacks.
 
     Args:
-        drawn: ids a position of splits whose records hold no others.
+        drawn: ids per position, for splits whose records hold drawn ids only.
     """
     lacking = {
         name: [k for k in keys({name: plan}, manifest.members) if k not in manifest.records]
@@ -48,7 +48,7 @@ def forecast(manifest: Manifest, splits: Mapping[str, SplitPlan], drawn: Mapping
 
 
 def _of_a_row(manifest: Manifest, lacking: Sequence[RecordKey], samples: int | None) -> int:
-    """Bytes of a row in all these records and, where ids are drawn, in those of the ids."""
+    """Bytes of one row in all these records and, if ids are drawn, in the missing records of the ids."""
     if samples is None:
         return len(lacking) * manifest.format.record.itemsize
     draws = {SampleKey(key.split, key.view) for key in lacking}
@@ -60,8 +60,11 @@ def _of_a_row(manifest: Manifest, lacking: Sequence[RecordKey], samples: int | N
 def refuse_no_room(
     folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], asking: Asking
 ) -> tuple[int, int]:
-    """The bytes that the pass will leave, and those that the disk has. Raises EdistillError where it needs more than
-    these."""
+    """The bytes that the pass will leave on disk, and the free bytes.
+
+    Raises:
+        EdistillError: the pass needs more than is free.
+    """
     each = forecast(manifest, splits, asking.drawn)
     needed = sum(each.values()) + (JOINED - 1) * max(each.values(), default=0)
     free = free_bytes(folder)
@@ -90,12 +93,12 @@ def tell_pass(
     disk: tuple[int, int],
     room: Room,
 ) -> None:
-    """Say, before a pass, how many rows its members are asked about, how long that will take and what it will fill.
+    """Report, before a pass, how many rows its members are asked about, how long that will take and what it will fill.
 
     Args:
         groups: the members, on their device, as they are asked; see `Turns`.
-        disk: bytes that the pass writes, and that are left there.
-        room: what the members were opened in.
+        disk: bytes that the pass writes, and bytes free.
+        room: the memory for the members' weights.
     """
     asked = {name: len(plan.source) * _views(manifest, name, plan) for name, plan in splits.items()}
     rows = sum(asked.values())
@@ -109,18 +112,18 @@ def tell_pass(
             each = in_turn(*seconds_a_row(largest, splits[largest], groups[0], asking.device), groups)
             reading = room.seconds * sum(readings(manifest, splits, asking).values()) if len(groups) > 1 else 0
             about = f"about {duration(rows * each / ranks.current().world + reading)}, "
-        except EdistillError:  # of a row that cannot be read, which the pass tells of at its place
+        except EdistillError:  # a row cannot be read: the pass raises this error when it gets there
             pass
     what = f"{counted(sum(map(len, groups)), 'member')}, {counted(len(splits), 'split')}, {rows:,} rows in their views"
     asking.progress.note(f"{what}: {about}{bytes_told(needed)} to write, {bytes_told(free)} free.")
 
 
 def in_turn(rendering: float, asking: float, groups: Sequence[Sequence[Answering]]) -> float:
-    """Seconds a row of all groups. Each group renders it again, and the first one is asked to tell how long a member
-    takes.
+    """Seconds per row for all groups. Each group renders the row again; members are assumed to be as fast as in the
+    first.
 
     Args:
-        rendering, asking: seconds of rendering a row, and of asking the first group.
+        rendering, asking: seconds of rendering a row, and of asking the first group about it.
     """
     return rendering * len(groups) + asking * sum(map(len, groups)) / len(groups[0])
 
@@ -128,10 +131,12 @@ def in_turn(rendering: float, asking: float, groups: Sequence[Sequence[Answering
 def seconds_a_row(
     name: str, plan: SplitPlan, members: Sequence[Answering], device: torch.device
 ) -> tuple[float, float]:
-    """Of rendering a row for all members, and of asking them all. The second of two times counts: the first sets things
-    up."""
+    """Seconds of rendering one row for all members, and of asking them all about it.
+
+    Each is timed on a second call, since the first one sets things up.
+    """
     rows = spread(len(plan.source), TIMED)
-    view, wants, last = plan.rows(), wanted(members), plan.count - 1  # since the first one may be the row as it is
+    view, wants, last = plan.rows(), wanted(members), plan.count - 1  # view 0 may be the plain row
     shown, rendering = timed(lambda: seen(view, rows, [last], wants))
     asking = 0.0
     for member in members:
@@ -142,12 +147,12 @@ def seconds_a_row(
 
 
 def timed(act: Callable[[], Told]) -> tuple[Told, float]:
-    """What it gives, and the seconds of the second time."""
+    """The result of the second call, and its seconds."""
     act()
     started = time.monotonic()
     return act(), time.monotonic() - started
 
 
 def _views(manifest: Manifest, name: str, plan: SplitPlan) -> int:
-    """Views of which some member's answers are lacking."""
+    """The number of views that lack some member's answers."""
     return len({key.view for key in keys({name: plan}, manifest.members) if key not in manifest.records})

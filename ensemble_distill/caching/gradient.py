@@ -1,4 +1,4 @@
-"""Moving a batch of inputs, each along the gradient of one member, as the views `ods` and `confods` have drawn it."""
+"""Moving a batch of inputs, each along the gradient of one member, as drawn by the views `ods` and `confods`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ def moved(
     split: str,
     rows: Sequence[int],
 ) -> Array:
-    """Inputs x (B, C, H, W), each moved by its own push; pixels in [0, 1] stay there.
+    """Inputs x (B, C, H, W), each moved by its own push; pixels stay in [0, 1].
 
     Args:
-        members: whom the pushes may ask, in the order they count.
+        members: the members that pushes draw from, in the order that the draws count.
         split, rows: which inputs these are, for messages.
 
     Raises:
-        EdistillError: a member fails, its output does not follow from its input by gradients, or one is not finite.
+        EdistillError: a member fails, its output does not follow from its input by gradients, or a gradient is not
+            finite.
     """
     return all_moved([(x, pushes, members)], kind, device, split, rows)[0]
 
@@ -46,11 +47,12 @@ def all_moved(
     split: str,
     rows: Sequence[int],
 ) -> list[Array]:
-    """Inputs of several views of these rows, each moved along the gradient of the member that its push names. A member
-    moves its own of all views before the next one does: not all need be in memory.
+    """Inputs of several views of these rows, each moved along the gradient of the member that its push names.
+
+    Each member moves its inputs of all views before the next one does, so that not all members need be in memory.
 
     Args:
-        views: inputs of each, their pushes, and whom these may ask.
+        views: for each view its inputs, their pushes, and the members that these draw from.
     """
     results = [x.copy() for x, _, _ in views]
     asked = [[members[push.member(len(members))] for push in pushes] for _, pushes, members in views]
@@ -72,7 +74,7 @@ def _along(
     split: str,
     rows: Sequence[int],
 ) -> Array:
-    """Inputs that are all moved along one member."""
+    """Inputs that are all moved along the gradient of one member."""
     to = member.member.preprocessing
     shown = np.stack([as_taken(one, kind, to) for one in x])
     direction, confidence = gradient(member, torch.from_numpy(shown).to(device), pushes, split, rows)
@@ -88,25 +90,26 @@ def _along(
 def gradient(
     asked: Answering, x: Tensor, pushes: Sequence[Push], split: str, rows: Sequence[int]
 ) -> tuple[Array, Array]:
-    """∇_x w·softmax(z) up to a positive factor a row, float64 of x's shape, and max softmax(z), (B,).
+    """∇_x w·softmax(z), up to a positive factor per row, in float64 and x's shape; and max softmax(z), (B,).
 
-    A confident member's softmax has gradients that single precision takes for 0. Only their direction counts, so that
-    of the logits is computed in float64 and taken to unit length before it goes back through the network.
+    The softmax of a confident member has gradients that vanish in single precision. Only their direction counts, so the
+    gradient with respect to the logits is computed in float64 and scaled to unit length before it goes back through the
+    network.
 
     Args:
-        x: (B, C, H, W) as the member takes it.
-        pushes: one a row; they draw w for the data's classes.
+        x: inputs (B, C, H, W) as the member takes them.
+        pushes: one per row; they draw w for the classes of the data.
 
     Raises:
         EdistillError: see `moved`.
     """
     where, member, module = f"at row {rows[0]} of {split}", asked.member, asked.module
     assert module is not None  # see `refuse_no_gradients`
-    module.requires_grad_(False)  # of the inputs alone
+    module.requires_grad_(False)  # gradients of the inputs only
     leaf = x.requires_grad_()
     try:
         with torch.enable_grad():
-            raw = module(leaf.clone())  # a module may write into its input, and not into a leaf
+            raw = module(leaf.clone())  # a module may write into its input, which torch forbids for a leaf
             values = asked.task.joined(raw, len(x), member).double().cpu().numpy()
             raw = raw.to_dense() if raw.is_sparse else raw
             refuse_not_finite(values, member, split, rows)
@@ -141,11 +144,12 @@ def _no_gradient(member: Member, where: str, reason: str, how: str) -> EdistillE
 
 
 def _of_outputs(values: Array, member: Member, pushes: Sequence[Push]) -> tuple[Array, Array]:
-    """What to send back through a member from its raw outputs (B, K), and its largest probabilities (B,)."""
+    """The vector to send back through a member from its raw outputs (B, K), and its largest probabilities (B,)."""
     weights = np.stack([push.weights(values.shape[1]) for push in pushes])
     if member.class_order is not None:
         weights = weights[:, list(member.class_order)]
-    # probabilities sum to 1, so w may count from that of the likeliest class: else what is left near p = 1 is rounding
+    # probabilities sum to 1, so w may be relative to its value at the likeliest class. Without this, only rounding
+    # error would be left near p = 1
     u = weights - np.take_along_axis(weights, values.argmax(axis=1)[:, None], axis=1)
     if member.output == "probabilities":
         return u, values.max(axis=1)

@@ -1,6 +1,6 @@
-"""Which members a pass asks in one batch, and which it asks before others where they do not fit into memory together.
+"""Which members a pass asks in one batch, and in which groups it asks them if they do not fit into memory together.
 
-Those in one batch are as the pass was begun or, of those that are new, as `together` finds them.
+Members that share a batch are those noted when the pass began; for new members, those that `together` finds.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ensemble_distill.teachers.answering import Answering, Inputs
 from ensemble_distill.teachers.streamed import Room, groups, lacking, leave
 from ensemble_distill.teachers.together import Together, together
 
-NOTED = "together"  # in what the manifest says of the caching: lists of names
+NOTED = "together"  # the key of `Manifest.caching` that lists the names asked in one batch
 
 
 def batches(
     members: Sequence[Answering], splits: Mapping[str, SplitPlan], asking: Asking, there: Manifest | None
 ) -> Iterator[Together]:
-    """Those that are asked in one batch, compared on the first rows of the largest split.
+    """The batches of members that are asked together, compared on the first rows of the largest split.
 
     Args:
         members: on the device where they answer.
-        there: what the cache says that is there already: its members stay as they are asked, so that a pass which goes
-            on ends with the bytes of one that was never interrupted.
+        there: the manifest of the existing cache. Its members are asked as before, so that a resumed pass ends with the
+            bytes of an uninterrupted one.
     """
     plan = max(splits.values(), key=lambda one: len(one.source))
     rows = range(min(asking.batch_size, len(plan.source)))
@@ -50,22 +50,22 @@ def batches(
 
 
 def noting(manifest: Manifest, found: Iterator[Together]) -> Manifest:
-    """The manifest, which says who is asked in one batch; as it was where nobody is."""
-    names = [list(names) for names in map(attrgetter("names"), found)]  # a batch goes before the next one is made
+    """The manifest, with a note of the members that are asked in one batch, if there are any."""
+    names = [list(names) for names in map(attrgetter("names"), found)]  # frees each batch before the next one is made
     rest = {key: value for key, value in manifest.caching.items() if key != NOTED}
     return replace(manifest, caching=rest | ({NOTED: names} if names else {}))
 
 
 class Turns:
-    """How a pass comes to ask its members: all of them at once or, where they do not fit, group after group.
+    """How a pass asks its members: all at once or, if they do not fit into memory, group after group.
 
     Args:
         members: in the order of the manifest.
-        groups: they as they are in memory together.
-        manifest: which says who is asked in one batch.
+        groups: the members that are in memory together.
+        manifest: notes which members are asked in one batch.
 
     Attributes:
-        whole: all of them, for what needs them at once; asked one by one where not all are in memory.
+        whole: all members, for steps that need all at once; asked one by one if not all are in memory.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Turns:
         self.whole = self._panel(groups[0]) if len(groups) == 1 else Panel(members, asking)
 
     def each(self, todo: Sequence[RecordKey], act: Callable[[Panel, list[RecordKey]], None]) -> None:
-        """Act on each group that lacks some of these records, with those; it leaves before the next one comes."""
+        """Call `act` with each group and its records among `todo`; each group leaves memory before the next one
+        comes."""
         if len(self._groups) == 1:
             act(self.whole, list(todo))
             return
@@ -97,12 +98,12 @@ class Turns:
 
 
 def groups_of(members: Sequence[Answering], manifest: Manifest, room: Room) -> list[list[Answering]]:
-    """The members as they are in memory together: one group where they fit."""
+    """The members that are in memory together, as groups; one group if all fit."""
     return groups(members, manifest.caching.get(NOTED, ()), room)
 
 
 def groups_told(groups: Sequence[Sequence[Answering]], room: Room) -> str | None:
-    """Why a pass asks its members in groups; None where it asks all at once."""
+    """Why a pass asks its members in groups; None if it asks all at once."""
     members = [one for group in groups for one in group]
     lack = lacking(members, room)
     if len(groups) < 2 or lack is None:
@@ -121,8 +122,10 @@ def tell_groups(
     asking: Asking,
     room: Room,
 ) -> None:
-    """Say, before a pass, that it asks its members in groups, and of which splits each batch needs all of them; and
-    where one of them is too large by itself."""
+    """Report, before a pass, that it asks its members in groups, and which splits need all members for every batch.
+
+    Warns of a member that is too large for memory even alone.
+    """
     for group in groups:
         if (lack := lacking(group, room)) is not None:
             names = first_few([one.member.name for one in group])
@@ -138,8 +141,10 @@ def tell_groups(
 
 
 def readings(manifest: Manifest, splits: Mapping[str, SplitPlan], asking: Asking) -> dict[str, int]:
-    """How often a pass that asks its members in groups reads each of them for the splits that lack records: once or,
-    where it needs all of them at once, for each batch."""
+    """How often a pass with several groups reads each member from disk, for each split that lacks records.
+
+    Once, or once per batch for steps that need all members together.
+    """
     found = {}
     for name, plan in splits.items():
         views = {key.view for key in keys({name: plan}, manifest.members) if key not in manifest.records}

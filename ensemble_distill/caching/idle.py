@@ -1,7 +1,7 @@
-"""When each key of members and views does something.
+"""When each key of members and views has an effect.
 
-`CACHING` has the keys that may do nothing, each with the rule that tells; a test lists the others, so that a new key is
-put on one side or the other. A rule is asked only about a key whose value is not the default.
+`CACHING` lists the keys that may have none, each with the rule that decides. A test lists all others, so a new key has
+to go on one side or the other. A rule is asked only about a key whose value is not the default.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OTHER_OUTPUTS = (
 
 @dataclass(frozen=True)
 class Caching:
-    """What is known when members are about to be asked."""
+    """What is known just before members are asked."""
 
     settings: Settings
     sources: Mapping[str, Source]
@@ -48,13 +48,16 @@ class Caching:
 
     @property
     def own(self) -> bool:
-        """Whether all members are runs of edistill, which know everything of themselves: then `[teachers]` is what the
-        file says of the members that those, in a chain, came from."""
+        """Whether all members are runs of edistill, which record everything about themselves.
+
+        `[teachers]` then describes the ensemble that these runs, in a chain, came from.
+        """
         return all(teacher.member.model == RUN for teacher in self.teachers)
 
 
 def _own(facts: Caching) -> dict[str, Any]:
-    """Where members are runs of edistill, the settings are those of the ensemble that they learned from."""
+    """Options of `Idle` if all members are runs of edistill: their settings are those of the ensemble they learned
+    from."""
     return {"quiet": True, "remedy": "Nothing is to be done."} if facts.own else {}
 
 
@@ -75,7 +78,7 @@ def _heads(facts: Caching) -> Idle | None:
 
 
 def _rendering(facts: Caching) -> Idle | None:
-    """Preprocessing acts on pixels, and there where a member's own files do not say otherwise."""
+    """Preprocessing acts on pixels, unless a member's own files say something else."""
     given = facts.settings.teachers.preprocessing
     if given is None:
         return None
@@ -111,7 +114,7 @@ def _samples(facts: Caching) -> Idle | None:
 
 
 def _decoded(facts: Caching) -> Idle | None:
-    """Of what pictures are decoded."""
+    """Why no images have to be decoded."""
     sources = facts.sources.values()
     if any(map(decodes, sources)):
         return None
@@ -160,10 +163,10 @@ CACHING: Mapping[str, Callable[[Caching], Idle | None]] = {
 
 
 def tell_idle_caching(facts: Caching, progress: Progress) -> None:
-    """Warn of each setting of members and views that does nothing.
+    """Warn about each setting of members and views that has no effect.
 
     Raises:
-        EdistillError: one would change results if it did what it says.
+        EdistillError: such a setting would change results if it had its effect.
     """
     found = {key: _own_tables(key, facts) or rule(facts) for key, rule in CACHING.items()}
     tell(partial(is_given, facts.settings), found, progress)
@@ -176,10 +179,10 @@ def tell_idle_caching(facts: Caching, progress: Progress) -> None:
 
 
 def _own_tables(key: str, facts: Caching) -> Idle | None:
-    """Where every member's own table says otherwise than `[teachers]`."""
+    """The reason if every member's own table overrides a key of `[teachers]`."""
     section, _, name = key.partition(".")
     teachers = facts.settings.teachers
-    if section != "teachers" or name == "preprocessing" or not teachers.members:  # whose parts are told one by one
+    if section != "teachers" or name == "preprocessing" or not teachers.members:  # `_rendering` checks preprocessing
         return None
     patterns = [teachers.pattern_of(teacher.member.name) for teacher in facts.teachers]
     field = name.replace("-", "_")
@@ -191,7 +194,7 @@ def _own_tables(key: str, facts: Caching) -> Idle | None:
 
 
 def _facts_of(facts: Caching, pattern: str, table: MemberSettings) -> Caching:
-    """The same of the members of one table alone, whose preprocessing is what it says itself."""
+    """The facts for the members of one table alone, with the preprocessing of the table itself."""
     teachers = facts.settings.teachers
     own = teachers.of_pattern(pattern).model_copy(update={"preprocessing": table.preprocessing})
     theirs = [teacher for teacher in facts.teachers if teachers.pattern_of(teacher.member.name) == pattern]
@@ -201,7 +204,8 @@ def _facts_of(facts: Caching, pattern: str, table: MemberSettings) -> Caching:
 def warn_of_little_diversity(
     transform: str, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], progress: Progress
 ) -> None:
-    """Say where there is little to learn beside the mean: of one member, or of rows that members know by heart."""
+    """Warn if there is little to learn besides the mean: one member only, or plain rows that the members were trained
+    on."""
     if len(teachers) == 1:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
     if transform == "none" and "train" in splits:

@@ -1,4 +1,4 @@
-"""What records keep of a few answers, whole or of drawn ids, so that what is said now can be compared with it."""
+"""What records keep of a few answers, whole or for drawn ids, to compare later answers with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ensemble_distill.cache.record_key import RecordKey, SampleKey
 from ensemble_distill.caching import drawing
 from ensemble_distill.caching.drawing import by_position, unpacked
 
-FAINT = 1e-12  # a probability below it is as good as none
+FAINT = 1e-12  # probabilities below it count as 0
 Answers = NDArray[np.float32]
 
 
@@ -21,7 +21,7 @@ class Kept:
     """What a record keeps of some rows' answers.
 
     Args:
-        read: the records of these rows, of any key.
+        read: the records of these rows, for any key.
     """
 
     def __init__(self, manifest: Manifest, key: RecordKey, read: Callable[[Any], NDArray[np.void]]) -> None:
@@ -40,7 +40,7 @@ class Kept:
         return self._whole(self._form.decode(self._form.encode(ratios.reshape(len(outputs), *self._form.shape))))
 
     def _whole(self, said: Answers) -> Answers:
-        """Logits (B, *shape), of drawn ids ln p of these and no probability elsewhere."""
+        """Logits (B, *shape); for drawn ids ln p at the ids, and ln FAINT elsewhere."""
         if self._drawn is None:
             return said
         ids, q, _ = unpacked(self._drawn)
@@ -49,7 +49,8 @@ class Kept:
         return logits.reshape(len(said), *self._shape)
 
     def furthest(self, outputs: Answers) -> float | None:
-        """By how much a probability of drawn ids differs from what these outputs say; None of whole records."""
+        """The largest difference in a drawn id's probability between these outputs and the record; None for whole
+        records."""
         if self._drawn is None:
             return None
         return float(np.abs(np.exp(self.of(outputs)) - np.exp(self.said)).max())

@@ -1,4 +1,4 @@
-"""How many loader processes bring the rows of a pass, where nobody says it."""
+"""The default number of loader processes that bring the rows of a pass."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from ensemble_distill.teachers.answering import Answering
 def with_workers(
     asking: Asking, manifest: Manifest, splits: Mapping[str, SplitPlan], members: Sequence[Answering]
 ) -> Asking:
-    """The asking with as many loader processes as a trial on the largest split finds faster; as it is where the
-    settings say how many, and where no members on a CPU are shown anything.
+    """Set the number of loader processes to what a trial on the largest split finds faster.
+
+    Unchanged if the settings give the number, if the device is not a CPU, or if no member takes inputs.
 
     Args:
         members: opened, on their device.
@@ -40,7 +41,7 @@ def with_workers(
         size = at_once(rendering, computing, asking.batch_size)
         trial = partial(_trial, name, splits[name], members, asking, size)
         chosen = by_trial("caching", offered(rendering, computing, rows), lambda n: rate_of(trial(n)), asking.progress)
-    except EdistillError:  # of a row that cannot be read, which the pass tells of at its place
+    except EdistillError:  # a row cannot be read: the pass raises this error when it gets there
         return asking
     return replace(asking, workers=chosen)
 
@@ -48,7 +49,7 @@ def with_workers(
 def _trial(
     name: str, plan: SplitPlan, members: Sequence[Answering], asking: Asking, size: int, workers: int
 ) -> Generator[int]:
-    """The rows of each batch that was rendered and asked about; nothing is kept of it."""
+    """Render batches and ask members about them, yielding the rows of each batch; nothing is kept."""
     total, last = len(plan.source), plan.count - 1
     cut = [range(start, min(start + size, total)) for start in range(0, total, size)]
     stream = loaded(plan.rows(), cut, [last], wanted(members), workers, asking.device)

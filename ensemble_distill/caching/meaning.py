@@ -1,4 +1,4 @@
-"""Whether the members' answers mean what the settings say, told from the labels before their records count."""
+"""Whether the members' answers mean what the settings say, judged by the labels before their records are accepted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ UNLESS = "If it is right as it is, set cache.check-labels = false."
 
 
 def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:
-    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records count.
-    Tell of one whose answers may be. Without `Asking.check_labels` tell of either.
+    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records are
+    accepted.
+
+    If that is only likely, warn. Without `Asking.check_labels`, warn in both cases.
 
     Raises:
-        EdistillError: that is so, and `Asking.check_labels`.
+        EdistillError: `Asking.check_labels` is on, and a member's answers plainly mean something else.
     """
     if source.labels is None or name.startswith("ood/") or writer.manifest.is_sampled(name):
-        return  # of a few classes nothing can be told; other splits are whole
+        return  # a few drawn classes do not suffice to judge; other splits are whole
     manifest, members = writer.manifest, panel.by_name
     for key in todo:
         if key.view == 0:

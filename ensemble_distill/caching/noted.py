@@ -1,4 +1,4 @@
-"""What a cache notes of who was asked, before the first answer."""
+"""What a cache notes of the members that are asked, before the first answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Note = TypeVar("Note", Pushed, Drawn)
 def fresh_notes(
     noted: Mapping[Key, Note], keys: Iterable[Key], now: Note, alike: Callable[[Note], bool]
 ) -> dict[Key, Note]:
-    """What to note, by key. What is noted stays, whoever has come since, if it is alike and nobody of it has gone.
+    """The notes to write, by key. An existing note stays if it is alike and none of its members has gone, whatever is
+    new.
 
     Args:
-        now: of those who are there.
-        alike: whether a note goes with `now` in all but its members.
+        now: the note for the present members.
+        alike: whether a note matches `now` in everything but its members.
     """
 
     def stays(note: Note | None) -> bool:

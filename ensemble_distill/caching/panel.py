@@ -16,19 +16,19 @@ from ensemble_distill.teachers.together import Together
 
 @dataclass(frozen=True)
 class Asking:
-    """How members are asked, and their answers kept.
+    """How members are asked, and how their answers are kept.
 
     Attributes:
-        dtype: of the records; see `Format`.
-        batch_size: how many rows at once.
-        device: where they answer.
+        dtype: dtype of the records; see `Format`.
+        batch_size: rows per batch.
+        device: the device where members answer.
         workers: loader processes that bring the rows.
-        tries_workers: whether nobody has said how many, so that a trial does.
+        tries_workers: whether a trial decides on the number of workers, because no setting does.
         records, samples: `cache.records` and `cache.samples` of the settings.
-        forecast: whether how long a pass will take is told; of a chain's the chain does so.
-        check_labels: whether a member whose answers contradict the labels is refused, or else only told of.
-        decoded: whether decoded pictures are stored first, and read from there; see `decoding`.
-        drawn: how many ids a position are drawn of each split whose records hold no others; see `storing`.
+        forecast: whether to report how long the pass will take; a chain reports its own forecast.
+        check_labels: whether to refuse a member whose answers contradict the labels, instead of warning about it.
+        decoded: whether to store decoded images first, and read from there; see `decoding`.
+        drawn: ids per position, for splits whose records hold drawn ids only; see `storing`.
     """
 
     dtype: str
@@ -47,11 +47,11 @@ class Asking:
 
 @dataclass(frozen=True)
 class Panel:
-    """The members, opened, and how they are asked.
+    """Opened members, and how they are asked.
 
     Attributes:
-        together: some of them that are asked in one batch.
-        named: what tells them from others in the progress, where they are a group of those there are.
+        together: batches of members that are asked together.
+        named: suffix that tells this group from others in the progress; empty if all members are here.
     """
 
     members: Sequence[Answering]
@@ -69,10 +69,10 @@ class Panel:
 
     @property
     def batch_by_name(self) -> dict[str, Together]:
-        """Of members that are asked in one batch, that."""
+        """The batch of each member that is asked in one."""
         return {name: batch for batch in self.together for name in batch.names}
 
 
 def wanted(members: Sequence[Answering]) -> list[Inputs]:
-    """The different inputs that members want; some may want none."""
+    """The different inputs that members want; some members may want none."""
     return list(dict.fromkeys(asked.wants for asked in members if asked.wants is not None))

@@ -1,5 +1,8 @@
-"""The pass: sources × teachers → cache. What is refused is refused first, and then each split brought up to date: the
-inputs of views that push, and what each member says."""
+"""The pass: sources × teachers → cache.
+
+What is refused is refused first. Then each split is brought up to date: the inputs of views that push, and each
+member's answers.
+"""
 
 from __future__ import annotations
 
@@ -50,32 +53,32 @@ def cache_outputs(
     asking: Asking,
     overwrite: bool = False,
 ) -> int:
-    """Bring the cache in `folder` up to date with splits and teachers; what is there is never recomputed.
+    """Bring the cache in `folder` up to date with splits and teachers. Existing records are never recomputed.
 
     Args:
-        overwrite: start from nothing; what is there goes when the members and the data are known to fit.
+        overwrite: start from nothing; the old cache is deleted once members and data are known to fit.
 
     Returns:
-        How many records were added, and splits of decoded pictures (0: it was up to date).
+        How many records, plus splits of decoded images, were added; 0 if it was up to date.
 
     Raises:
-        EdistillError: the folder holds a cache of other data, views, members or storage; members disagree in
-            their classes; an output is not finite; a row does not decode.
+        EdistillError: the folder holds a cache of other data, views, members or storage; members disagree in their
+            classes; an output is not finite; a row does not decode.
     """
-    opened: list[Answering] = []  # they stay in their process
+    opened: list[Answering] = []  # filled in the first process only: members do not travel between processes
     room = Room.of(asking.device)
 
     def begun() -> tuple[Manifest, Mapping[str, int]] | None:
         return _begun(folder, task, splits, teachers, asking, overwrite, opened, room)
 
-    ranks.wait()  # all have read what is there, before the first one changes it
+    ranks.wait()  # all processes have read the folder before the first one changes it
     if (found := ranks.of_first(begun)) is None:
         return store_pictures(folder, splits, asking)[1] if asking.decoded else 0
     settled, drawn = found
     members = opened or _opened_as_well(task, splits, teachers, settled, room)
     _move(members, asking)
     groups = groups_of(members, settled, room)
-    writer = open_writer(folder, settled)  # which makes the folder a cache, before anything else is in it
+    writer = open_writer(folder, settled)  # writes the manifest first, which makes the folder a cache
     before = len(writer.manifest.records)
     if asking.decoded:
         splits, stored = store_pictures(folder, splits, asking)
@@ -97,12 +100,14 @@ def _begun(
     opened: list[Answering],
     room: Room,
 ) -> tuple[Manifest, Mapping[str, int]] | None:
-    """What a pass begins with, after all that is refused: the manifest, and how many ids a position are drawn of which
-    splits. None where there is nothing to do.
+    """Check everything that can be refused, then return what the pass begins with; None if there is nothing to do.
 
     Args:
-        opened: is given the members.
-        room: for their weights.
+        opened: receives the members.
+        room: the memory for their weights.
+
+    Returns:
+        The manifest, and the ids to draw per position, for the splits that draw them.
     """
     there = Manifest.load(folder) if is_cache(folder) and not overwrite else None
     if there is not None:
@@ -112,7 +117,7 @@ def _begun(
     for name, plan in splits.items():
         refuse_other_making(folder, name, plan, manifest)
         refuse_other_sizes(name, plan, manifest)
-        if manifest.holds(name):  # first, since a member answers other inputs otherwise too
+        if manifest.holds(name):  # first: other inputs would also change the members' answers
             check_samples(folder, name, plan.rows(), plan.count)
     classes = manifest.classes if manifest.answers else None
     opened += open_members(task, splits, teachers, classes, asking.progress, room)
@@ -120,11 +125,11 @@ def _begun(
     drawn = samples_of(folder, settled, splits, asking)
     pictures = bytes_to_store(folder, splits, overwrite) if asking.decoded else {}
     if there is not None and is_whole(folder, manifest, splits, manifest.members):
-        if manifest != there:  # a member that failed is gone
+        if manifest != there:  # a failed member has been removed
             manifest.save(folder)
         refuse_no_room_to_store(folder, pictures, 0)
         tell_to_store(folder, pictures, splits, asking)
-        clean(folder)  # after a pass that died when it was all but done
+        clean(folder)  # a pass may have been killed just before its end
         return None
     _move(opened, asking)
     settled = noting(settled, batches(opened, splits, asking, there))
@@ -134,7 +139,7 @@ def _begun(
     refuse_no_room_to_store(folder, pictures, disk[0])
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
-    for key in settled.drawn:  # of a first pass that ended before its first record, and is stored otherwise now
+    for key in settled.drawn:  # noted by a first pass that ended before its first record; the split is dense now
         if key.split in splits and key.split not in drawn:
             settled = drop_drawn(folder, settled, key)
     tell_to_store(folder, pictures, splits, asking)
@@ -153,13 +158,13 @@ def _move(members: Sequence[Answering], asking: Asking) -> None:
 def _opened_as_well(
     task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], settled: Manifest, room: Room
 ) -> list[Answering]:
-    """The members of a process that is not the first."""
+    """The members, opened in a process other than the first."""
     classes = settled.classes if settled.answers else None
     return open_members(task, splits, teachers_as_recorded(settled, splits, teachers), classes, Silent(), room)
 
 
 def _asked(task: type[Task], splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], asking: Asking) -> Manifest:
-    """What the manifest of a cache made from nothing says before its members are asked."""
+    """The manifest of a cache made from nothing, before its members are asked."""
     return Manifest(
         answer=task,
         dtype=asking.dtype,
@@ -185,13 +190,14 @@ def _cache_split(writer: Writer, name: str, plan: SplitPlan, turns: Turns) -> No
     if ranks.is_first():
         keep_samples(writer.folder, name, plan.rows(), plan.count, _to_replay(plan, whole))
     inputs = push_inputs(writer, name, plan, sorted({key.view for key in todo}), whole)
-    if name in whole.asking.drawn:  # from all members together
+    if name in whole.asking.drawn:  # ids are drawn from all members together
         cache_answers(writer, name, plan, todo, whole, inputs)
     else:
         turns.each(todo, lambda panel, own: cache_answers(writer, name, plan, own, panel, inputs))
 
 
 def _to_replay(plan: SplitPlan, panel: Panel) -> AnyPreprocessing | None:
-    """How the kept inputs are rendered: as for the first member that wants any and says how, else as they are."""
+    """The preprocessing of the inputs kept for replay: the first that any member wants, else the rows as they are
+    held."""
     said = next((inputs.preprocessing for inputs in wanted(panel.members) if inputs.preprocessing is not None), None)
     return as_held(plan.source) if said is None else said

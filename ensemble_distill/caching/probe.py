@@ -35,7 +35,7 @@ from ensemble_distill.teachers.together import in_common
 from ensemble_distill.teachers.trial import Few, as_tried, tried
 from ensemble_distill.teachers.viewed import Viewed, refuse_other_views
 
-PROBE_TOLERANCE = 0.02  # of a probability: float16 records and another batch's shape stay far below
+PROBE_TOLERANCE = 0.02  # in probability: float16 rounding and other batch shapes cause far less
 
 
 def open_members(
@@ -46,12 +46,14 @@ def open_members(
     progress: Progress,
     room: Room | None = None,
 ) -> list[Answering]:
-    """Every member opened, and tried on a few rows of the split that has most; see `tried`. Of held-out rows each
-    answers its own fold.
+    """Open every member, and try it on a few rows; see `tried`.
+
+    The rows are from the largest split; held-out and OOD splits come last. With held-out rows, each member answers only
+    its own fold.
 
     Args:
-        classes: names that are known already.
-        room: for their weights; not all stay in memory where it is too little. Without one all stay.
+        classes: class names that are already known.
+        room: the memory for their weights, in which not all may fit at once; None to keep all.
     """
     name = max(
         splits, key=lambda split: (split != HELD_OUT and not split.startswith("ood/"), len(splits[split].source))
@@ -62,7 +64,7 @@ def open_members(
         refuse_other_folds(every, [teacher.member.name for teacher in teachers])
     fold_of = places([teacher.member.name for teacher in teachers])
     rows, shown, members = some_rows(len(plan.source)), Seen(), list[Streamed]()
-    for teacher in teachers:  # one after the other: not all need be in memory
+    for teacher in teachers:  # one by one, since not all may fit into memory
         asked = Streamed(partial(teacher.open, task, positions_of(plan.source)), room or Room())
         _refuse_unfit(asked.asked, splits)
         if asked.wants is not None and (0, asked.wants) not in shown:
@@ -85,7 +87,7 @@ def _settled(
 
 
 def _refuse_unfit(asked: Answering, splits: Mapping[str, SplitPlan]) -> None:
-    """Raise EdistillError for a member that does not go with the splits."""
+    """Raise EdistillError for a member that does not fit the splits."""
     refuse_no_preprocessing(asked, splits)
     for split, one in splits.items():
         asked.meets("train" if split == HELD_OUT else split, one.source)
@@ -94,7 +96,7 @@ def _refuse_unfit(asked: Answering, splits: Mapping[str, SplitPlan]) -> None:
 
 
 def refuse_no_preprocessing(asked: Answering, splits: Mapping[str, SplitPlan]) -> None:
-    """Raise EdistillError for a member that wants pixels and does not say in what form."""
+    """Raise EdistillError for a member that wants pixels and does not say how they become its input."""
     pixels = next((plan.source for plan in splits.values() if plan.source.kind == "pixels"), None)
     if pixels is not None and asked.wants is not None and asked.wants.preprocessing is None:
         height, width, channels = pixels.item(0).x.shape
@@ -107,7 +109,7 @@ def refuse_no_preprocessing(asked: Answering, splits: Mapping[str, SplitPlan]) -
 
 
 def refuse_views_unseen(splits: Mapping[str, SplitPlan], members: Sequence[Answering]) -> None:
-    """Raise EdistillError for a member that answers row numbers alone, and not of rows as a split shows them."""
+    """Raise EdistillError for a member that answers by row number and has no answers for the views of a split."""
     for name, plan in splits.items():
         for asked in members:
             if asked.wants is None and name != HELD_OUT:
@@ -116,13 +118,12 @@ def refuse_views_unseen(splits: Mapping[str, SplitPlan], members: Sequence[Answe
 
 
 def asked_as(asked: Answering, split: str, transform: str, view: int) -> str:
-    """What a member is asked about: who answers row numbers alone is told the view."""
+    """The split that a member is asked about; for a member that answers by row number, with its view."""
     return split if asked.wants is not None or transform == "none" else in_view(split, view)
 
 
 def _count(task: type[Task], splits: Mapping[str, SplitPlan], classes: tuple[str, ...] | None) -> int | None:
-    """How many classes or targets the data has: as many as it names or, where labels do not go by names or there are
-    none, as its labels count."""
+    """The number of classes or targets of the data: by its names or, if labels do not go by names, by its labels."""
     sources = [plan.source for name, plan in splits.items() if not name.startswith("ood/")]
     names = classes or next((source.classes for source in sources if source.classes is not None), None)
     if names and task.named:
@@ -132,31 +133,32 @@ def _count(task: type[Task], splits: Mapping[str, SplitPlan], classes: tuple[str
 
 
 def probe(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], members: Sequence[Answering]) -> Task:
-    """What an answer is, found from the first row of each split through every member.
+    """Settle the task of the cache, from the first row of each split through every member.
 
     Raises:
-        EdistillError: a member fails on it, or says something else of it than the cache holds; or members and data do
-            not go together.
+        EdistillError: a member fails, or answers differently than the cache says; or members and data do not fit.
     """
     task, widths = members[0].task, {}
     stored = {name: inputs_of_first_view(folder, manifest, name) for name in splits}
     here = {name: seen(plan.rows(stored[name]), [0], [0], wanted(members)) for name, plan in splits.items()}
-    for asked in members:  # all of one's answers at once, since not all need be in memory
+    for asked in members:  # all questions to one member in a row, since not all may fit into memory
         for name, plan in splits.items():
             named = asked_as(asked, name, plan.transform, 0)
             outputs = asked.answers(named, [0], here[name].get((0, asked.wants)))
             widths[asked.member.name] = outputs.shape[-1]
-            if stored[name] is not None or not pushes(plan.view):  # else it was shown something else
+            if stored[name] is not None or not pushes(plan.view):  # else the pass showed it a moved input
                 refuse_changed(folder, manifest, RecordKey(name, asked.member.name, 0), outputs)
     known = manifest.answer if manifest.answers and isinstance(manifest.answer, Task) else None
     return task.found({name: plan.source for name, plan in splits.items()}, widths, known)
 
 
 def refuse_changed(folder: Path, manifest: Manifest, key: RecordKey, outputs: NDArray[np.float32]) -> None:
-    """Weights are hashed, code is not: a member whose first answer is no longer the cached one has changed.
+    """Raise EdistillError for a member whose answer for row 0 is no longer the cached one.
+
+    Weights are hashed but code is not, so its code may have changed.
 
     Args:
-        outputs: (1, W), what it says of row 0 now.
+        outputs: the member's present answer for row 0, (1, *shape).
     """
     path = key.path(folder)
     if key not in manifest.records or not path.is_file():
@@ -164,9 +166,9 @@ def refuse_changed(folder: Path, manifest: Manifest, key: RecordKey, outputs: ND
     try:
         kept = Kept(manifest, key, partial(_first, folder, manifest))
     except EdistillError:
-        return  # a damaged record: for the reader to tell
+        return  # a damaged record: the reader reports it
     if np.isnan(outputs).all() and np.isnan(kept.said).all():
-        return  # it does not answer that row
+        return  # the member does not answer this row
     apart = kept.furthest(outputs)
     difference, what = manifest.answer.change(outputs, kept.said) if apart is None else (apart, "a probability")
     if not difference <= PROBE_TOLERANCE:
@@ -178,5 +180,5 @@ def refuse_changed(folder: Path, manifest: Manifest, key: RecordKey, outputs: ND
 
 
 def _first(folder: Path, manifest: Manifest, key: Key) -> NDArray[np.void]:
-    """The first record. Raises EdistillError when the file is not one of them."""
+    """The first record, (1,). Raises EdistillError if the file does not hold such records."""
     return np.asarray(mapped(key.path(folder), manifest.format_of(key).record, manifest.splits[key.split].rows)[:1])

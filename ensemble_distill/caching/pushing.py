@@ -1,7 +1,8 @@
-"""The inputs of views that push: made once, stored, and from then on what members are shown and the student trains on.
+"""The inputs of views that push: made once and stored. Members label them, and the student trains on them.
 
-They depend on the members that there were. One that comes later labels what is stored, and new views ask all there are
-by then; the manifest notes for each view who was asked. Blocks, syncs and renames are the writer's, as for outputs.
+They depend on the members present when they were made, and the manifest notes for each view which were asked. A member
+added later only labels the stored inputs, while a new view asks all members present by then. The writer writes, syncs
+and renames their blocks as it does for outputs.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from ensemble_distill.teachers.answering import Answering, Inputs
 
 
 def push_inputs(writer: Writer, name: str, plan: SplitPlan, views: Sequence[int], panel: Panel) -> StoredInputs | None:
-    """Store the inputs of the views that are not stored yet; None for views that do not push.
+    """Store the inputs of these views that are not stored yet; None for views that do not push.
 
     Raises:
-        EdistillError: see `gradient.moved`; or the split's outputs are cached, and its inputs are of another making.
+        EdistillError: see `gradient.moved`; or a view that says it pushes has a row without a push.
     """
     if not pushes(plan.view):
         return None
@@ -50,7 +51,7 @@ def push_inputs(writer: Writer, name: str, plan: SplitPlan, views: Sequence[int]
 
 
 def refuse_no_gradients(splits: Mapping[str, SplitPlan], members: Sequence[Answering]) -> None:
-    """Raise EdistillError when a view pushes, and a member has no module to take a gradient of."""
+    """Raise EdistillError if a view pushes and a member has no module to take a gradient of."""
     for name, plan in splits.items():
         for asked in members:
             if pushes(plan.view) and asked.module is None:
@@ -62,14 +63,14 @@ def refuse_no_gradients(splits: Mapping[str, SplitPlan], members: Sequence[Answe
 
 
 def refuse_other_sizes(name: str, plan: SplitPlan, manifest: Manifest) -> None:
-    """Raise EdistillError when members take inputs of other sizes: a stored one has a single size.
+    """Raise EdistillError if members take inputs of different sizes: a stored input has a single size.
 
-    They may differ in mean and standard deviation, and in how they resize and crop: it is rendered as for the first one
-    that is asked.
+    Members may differ in mean and standard deviation, and in how they resize and crop: inputs are rendered as for the
+    first one that is asked.
     """
     if not pushes(plan.view):
         return
-    unsaid = [None] if plan.source.kind == "pixels" else []  # those are refused as soon as they are opened
+    unsaid = [None] if plan.source.kind == "pixels" else []  # such members are refused when they are opened
     members = [member for member in manifest.members if member.preprocessing not in unsaid]
     if not members:
         return
@@ -91,7 +92,7 @@ def refuse_other_sizes(name: str, plan: SplitPlan, manifest: Manifest) -> None:
 
 
 def refuse_other_making(folder: Path, name: str, plan: SplitPlan, manifest: Manifest) -> None:
-    """Raise EdistillError when a view pushes and the cached one of its name did not, or the other way round."""
+    """Raise EdistillError if a view pushes and the cached view of its name did not, or the reverse."""
     stored = bool(manifest.pushed_views(name))
     if manifest.holds(name) and stored != pushes(plan.view):
         was, now = (("" if one else "not ") + "along gradients" for one in (stored, pushes(plan.view)))
@@ -107,7 +108,8 @@ def _shape(plan: SplitPlan, member: Member) -> tuple[int, ...]:
 
 
 def _note(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Sequence[Member]) -> None:
-    """Note who will be asked, before the first block: a pass that goes on asks the same, whoever has come since."""
+    """Note which members will be asked, before the first block: a resumed pass asks the same, whatever members are
+    new."""
     now = Pushed(
         members=tuple((member.name, member.sha256) for member in members),
         shape=_shape(plan, members[0]),
@@ -118,7 +120,7 @@ def _note(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Se
 
 
 class _Moving:
-    """Batches of rows to inputs, moved as the views have drawn it; see `Maker`."""
+    """Makes records of moved inputs from batches of rows; see `Maker`."""
 
     def __init__(self, writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], panel: Panel) -> None:
         self.manifest, self.plan, self.device = writer.manifest, plan, panel.asking.device
@@ -138,7 +140,7 @@ class _Moving:
         return {key: self.manifest.format_of(key).encode(one) for key, one in zip(keys, there, strict=True)}
 
     def _first(self, key: InputKey) -> Inputs:
-        """What the first one wants that is asked, whoever has come since."""
+        """The inputs of the first member that is asked, whatever members are new."""
         return Inputs(self.asked[key][0].member.preprocessing)
 
     def _drawn(self, view: int, rows: Sequence[int]) -> Iterator[Push]:
@@ -153,7 +155,7 @@ class _Moving:
 
 
 def _unit(x: Array, to: AnyPreprocessing | None, kind: str) -> Array:
-    """Pixels back from normalization: a view gives a network's input, whose borders may be of the mean's color."""
+    """Undo the normalization of pixels. A view gives a network's input, whose borders may have the mean's color."""
     if kind != "pixels" or not isinstance(to, Preprocessing):
         return x
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (to.mean, to.std))
@@ -162,7 +164,7 @@ def _unit(x: Array, to: AnyPreprocessing | None, kind: str) -> Array:
 
 
 def inputs_of_first_view(folder: Path, manifest: Manifest, split: str) -> StoredInputs | None:
-    """The stored inputs of view 0, where they are there to be compared with; a lost file is made again."""
+    """The stored inputs of view 0 for a comparison; None if there are none. A lost file is made again later."""
     if InputKey(split, 0) not in manifest.records:
         return None
     try:

@@ -1,9 +1,9 @@
-"""Proof that a view seen in training is the view the members saw.
+"""Proof that a view in training is the view that the members saw.
 
-A few rendered inputs are kept beside the records, in [0, 1] and before normalization. Training renders them
-again and refuses a difference above 2/255: exact hashes would refuse honest moves between machines and JPEG
-libraries, whose pixels differ by one. Of views that push, it is the input before the push that is kept and compared: it
-proves which rows were mixed, and so the labels.
+A few rendered inputs are kept beside the records, in [0, 1] and before normalization. Training renders them again and
+refuses a difference above 2/255: exact hashes would refuse legitimate changes of machine or JPEG library, which alter
+pixels by one level. For views that push, the input before the push is kept and compared: it proves which rows were
+mixed, and so the labels.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ensemble_distill.runtime.spread import spread
 
 ROWS = 4
 VIEWS = 4
-TOLERANCE = 2 / 255 + 1e-6  # of two levels and their rounding to float32
+TOLERANCE = 2 / 255 + 1e-6  # two levels, plus rounding to float32
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """How what is kept was rendered."""
+    """How the kept inputs were rendered."""
 
     to: AnyPreprocessing | None
 
 
 def samples_path(folder: Path, split: str) -> Path:
-    """Where the kept inputs of a split stand in a cache."""
+    """The file in a cache that holds the kept inputs of a split."""
     return folder / "replay" / f"{split}.safetensors"
 
 
@@ -51,21 +51,21 @@ def _samples(rows: ViewedRows, views: int, to: AnyPreprocessing | None) -> Itera
 
 
 def _plain(to: AnyPreprocessing | None) -> AnyPreprocessing | None:
-    """The same, of pixels in [0, 1]."""
+    """The same preprocessing, but with pixels in [0, 1]."""
     if isinstance(to, Several):
         return Several(tuple(replace(part, preprocessing=_plain_part(part.preprocessing)) for part in to.parts))
     return replace(to, mean=(0.0,), std=(1.0,)) if isinstance(to, Preprocessing) else to
 
 
 def _plain_part(to: Preprocessing | Tokenization | None) -> Preprocessing | Tokenization | None:
-    """Of as many channels, since the shape of a part is fixed."""
+    """`_plain` for one of several arrays, with its number of channels, since the shape of a part is fixed."""
     if not isinstance(to, Preprocessing):
         return to
     return replace(to, mean=(0.0,) * len(to.mean), std=(1.0,) * len(to.std))
 
 
 def _tolerance(kind: Kind, to: AnyPreprocessing | None, then: Array) -> Array | float:
-    """By how much what is kept may differ from now; of several arrays for each of their numbers."""
+    """The allowed difference between kept and new inputs; for several arrays, one value per number."""
     if isinstance(to, Several):
         each, start = np.empty(then.shape), 0
         for part in to.parts:
@@ -74,12 +74,12 @@ def _tolerance(kind: Kind, to: AnyPreprocessing | None, then: Array) -> Array | 
             start = stop
         return each
     if kind in ("text", "tokens"):
-        return 0.0  # ids are the same, or others
+        return 0.0  # ids have no tolerance
     return TOLERANCE if kind == "pixels" else 1e-5 * max(1.0, float(np.abs(then).max()))
 
 
 def _is_kept(x: Array) -> bool:
-    """Whether an array can be what was rendered: floats, or ids of tokens."""
+    """Whether an array can be a rendered input: floats, or token ids."""
     return bool(x.dtype in (np.float32, np.int64) and x.size and np.isfinite(x).all())
 
 
@@ -87,7 +87,7 @@ def keep_samples(folder: Path, split: str, rows: ViewedRows, views: int, to: Any
     """Keep a few of a split's inputs as the caching pass renders them.
 
     Raises:
-        EdistillError: an earlier pass over this split saw others; see `check_samples`.
+        EdistillError: an earlier pass over this split saw different inputs; see `check_samples`.
     """
     if samples_path(folder, split).is_file():
         check_samples(folder, split, rows, views)
@@ -97,15 +97,16 @@ def keep_samples(folder: Path, split: str, rows: ViewedRows, views: int, to: Any
 
 
 def drop_samples(folder: Path, split: str) -> None:
-    """Forget a split of which nothing was cached after all."""
+    """Delete the kept inputs of a split that ended up with no records."""
     remove_file(samples_path(folder, split), within=folder)
 
 
 def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> None:
-    """Render the kept inputs again.
+    """Render the kept inputs again and compare.
 
     Raises:
-        EdistillError: one differs by more than 2/255 (features: by 1e-5 of their size), or they are missing.
+        EdistillError: an input differs by more than 2/255 (features: 1e-5 of their size; token ids: at all), or the
+            kept inputs are missing or damaged.
     """
     path = samples_path(folder, split)
     if not path.is_file():
@@ -126,7 +127,7 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
     for name, now in _samples(rows, views, to):
         then = kept.get(name)
         if then is None:
-            continue  # the cache was made with fewer views, and this one is not read
+            continue  # the cache was made with fewer views: this one is not read
         row, view = name.split("/")
         if then.shape != now.shape:
             raise CacheError(
@@ -144,6 +145,6 @@ def check_samples(folder: Path, split: str, rows: ViewedRows, views: int) -> Non
 
 
 def _decides(kind: str) -> str:
-    """What an input follows from, besides the data that its digest covers."""
+    """What can change an input, besides the data that its digest covers."""
     by = {"text": "The transform or the tokenizer", "several": "The transform, the tokenizer or the image decoder"}
     return by.get(kind, "The transform or the image decoder")

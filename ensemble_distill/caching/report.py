@@ -1,4 +1,4 @@
-"""What a caching pass leaves behind, as it is told."""
+"""The report of a caching pass."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class CacheReport:
     classes: tuple[str, ...]
     predicts: str  # what an answer is, in words
     splits: dict[str, tuple[int, int]]  # rows and views by name
-    added: int  # records, and splits of decoded pictures; 0 when it was up to date
+    added: int  # records, plus splits of decoded images; 0 if it was up to date
     bytes: int  # of the records
-    decoded: int  # bytes of decoded pictures; 0 without
+    decoded: int  # bytes of decoded images; 0 if there are none
     seconds: float
-    answered: dict[str, float]  # of splits that members do not answer all of: the share of rows, the mean over members
+    answered: dict[str, float]  # share of rows answered, mean over members; only of splits not fully answered
 
     @classmethod
     def of(cls, folder: Path, added: int, seconds: float) -> CacheReport:
-        """What the cache in a folder holds."""
+        """Report the cache in a folder."""
         manifest = Manifest.load(folder)
         return cls(
             folder=folder,

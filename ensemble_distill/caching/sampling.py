@@ -1,8 +1,8 @@
-"""What members say of drawn ids alone, for splits whose records of all classes would be too large.
+"""Members' answers at drawn ids only, for splits whose records of all classes would be too large.
 
-All members are asked about a batch before its ids are drawn, from their mean; what is stored of the batch then is the
-ids and what each says of them, in parts that are written whole. A member that comes later is asked about the ids there
-are. That stays unbiased, but nothing bounds its weights any more, so their size is told.
+All members answer a batch before its ids are drawn, from their mean. What is stored of the batch is the ids and each
+member's answer at them, in parts that are written whole. A member added later answers at the existing ids. That is
+still unbiased, but nothing bounds its weights any more, so their size is reported.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ensemble_distill.teachers.answering import Inputs
 
 
 class Sampling:
-    """Batches of rows to ids, and to what members say of them; see `Maker`.
+    """Makes records of ids, and of members' answers at them, from batches of rows; see `Maker`.
 
     Attributes:
-        told: by member that came later: positions, the sum of their weights' sums, the largest ratio.
+        told: for each member added later: number of positions, sum of their summed weights, and the largest ratio.
     """
 
     def __init__(self, writer: Writer, split: str, plan: SplitPlan, panel: Panel) -> None:
@@ -66,7 +66,7 @@ class Sampling:
         return made
 
     def _asked(self, keys: Sequence[Said]) -> list[str]:
-        """The members that are asked: those whose records are made, and those that ids are drawn from."""
+        """The members to ask: those whose records are made, and those that ids are drawn from."""
         names = [key.member for key in keys if isinstance(key, RecordKey)]
         drawn = self.writer.manifest.drawn
         names += [name for key in keys if isinstance(key, SampleKey) for name, _ in drawn[key].members]
@@ -76,7 +76,7 @@ class Sampling:
         return self.writer.manifest.format_of(key)
 
     def _logits(self, name: str, view: int, rows: range, seen: Seen) -> NDArray[np.float32]:
-        """(B, L, K) in the split's order; of rows without positions L is 1."""
+        """A member's logits (B, L, K) in the split's order; L is 1 for rows without positions."""
         asked = self.members[name]
         x = None if asked.wants is None else seen[view, asked.wants].to(self.device)
         found = drawing.by_position(asked.answers(asked_as(asked, self.split, self.transform, view), rows, x))
@@ -90,10 +90,10 @@ class Sampling:
     def _draw(
         self, logits: Mapping[str, NDArray[np.float32]], key: SampleKey, rows: range
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Ids and q of each (B, L, n), and t (B, L), the last two as they will be stored."""
+        """Ids and q at them, each (B, L, n), and t (B, L); q and t as they will be stored."""
         how = self.writer.manifest.drawn[key]
         found = []
-        for at, row in enumerate(rows):  # one by one: of all classes in double precision
+        for at, row in enumerate(rows):  # one by one, to hold all classes in double precision for one row only
             q = drawing.pooled(np.stack([drawing.probabilities(logits[name][at]) for name, _ in how.members]))
             uniforms = drawing.uniforms_of(self.seed, self.split, key.view, row, len(q))
             ids = drawing.drawn_ids(q, how.samples, uniforms)
@@ -104,7 +104,7 @@ class Sampling:
     def _stored(
         self, key: SampleKey, rows: range
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """The same of ids that were drawn before."""
+        """Ids, q and t of rows whose ids were drawn before, in the shapes of `_draw`."""
         manifest = self.writer.manifest
         if key in manifest.records:
             total = manifest.splits[key.split].rows
@@ -117,7 +117,7 @@ class Sampling:
 
     @staticmethod
     def _said(logits: NDArray[np.float32], ids: NDArray[np.int64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(B, L, n + 1)."""
+        """p ÷ q at the ids, then max p, (B, L, n + 1)."""
         each = zip(logits, ids, q, strict=True)
         return np.stack([drawing.ratios(drawing.probabilities(z), at, of) for z, at, of in each])
 
@@ -145,8 +145,8 @@ class Sampling:
         self.told[name] = (count + t.size, total + float((ratio * over).sum()), max(largest, float(ratio.max())))
 
     def remarks(self) -> list[str]:
-        """What to tell of members that came later: how well the ids of the others stand for them. Every rank has to
-        call it."""
+        """Warnings about members added later: how well the ids of the others represent them. Every rank has to call
+        it."""
         told: dict[str, tuple[int, float, float]] = {}
         for of_rank in ranks.of_each(self.told):
             for name, (count, total, largest) in of_rank.items():
@@ -162,11 +162,10 @@ class Sampling:
 
 
 def draw_keys(writer: Writer, todo: Sequence[RecordKey], samples: int, members: Sequence[Member]) -> list[Said]:
-    """The records of a split that are to be made with the ids that they need, which come first: a record without its
-    ids would mean nothing.
+    """The records of a split to make, with those of the ids they need first: a record without its ids means nothing.
 
     Args:
-        samples: how many ids a position.
+        samples: number of ids per position.
     """
     wanted = dict.fromkeys(SampleKey(key.split, key.view) for key in todo)
     draws = [key for key in wanted if key not in writer.manifest.records]
@@ -177,14 +176,16 @@ def draw_keys(writer: Writer, todo: Sequence[RecordKey], samples: int, members: 
 
 
 def _note(writer: Writer, draws: Sequence[SampleKey], samples: int, members: Sequence[Member]) -> None:
-    """Note whom ids are drawn from, before the first: a pass that goes on draws from these, whoever has come since."""
+    """Note which members ids are drawn from, before the first is: a resumed pass draws from the same, whatever is
+    new."""
     now = Drawn(tuple((member.name, member.sha256) for member in members), samples)
     if fresh := fresh_notes(writer.manifest.drawn, draws, now, lambda noted: noted.samples == samples):
         writer.note_drawn(fresh)
 
 
 def _drop_orphans(writer: Writer, key: SampleKey, todo: Sequence[RecordKey]) -> None:
-    """Parts that lack their ids, where a part was damaged, say nothing: all of the split's are made again."""
+    """Drop all parts of the split if some lack their ids, as when a part was damaged: answers without ids mean
+    nothing."""
     of_view = [said for said in todo if said.view == key.view]
     rows, size = writer.manifest.splits[key.split].rows, writer.manifest.caching["batch_size"]
     for block in writer.cut(key, rows, size):

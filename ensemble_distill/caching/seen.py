@@ -1,4 +1,4 @@
-"""What the members are shown of rows: views of each, for each preprocessing that one of them wants."""
+"""What members are shown of rows: some views, in each preprocessing that one of the members wants."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ensemble_distill.data.source import Array
 from ensemble_distill.runtime.loading import batches
 from ensemble_distill.teachers.answering import Inputs
 
-Seen = dict[tuple[int, Inputs | None], Tensor]  # (B, …) by view and whose inputs they are
+Seen = dict[tuple[int, Inputs | None], Tensor]  # (B, …) by view and wanted inputs
 
 
 class _Shown(Dataset[list[Array]]):
-    """Row to its inputs: for each view, for each of those wanted. Runs in the loader's processes."""
+    """The inputs of each row: for each view, for each of the wanted inputs. Runs in loader processes."""
 
     def __init__(self, rows: ViewedRows, views: Sequence[int], inputs: Sequence[Inputs]) -> None:
         self.rows, self.views, self.preprocessings = rows, views, [one.preprocessing for one in inputs]
@@ -32,7 +32,7 @@ class _Shown(Dataset[list[Array]]):
 
 
 def seen(rows: ViewedRows, at: Sequence[int], views: Sequence[int], inputs: Sequence[Inputs]) -> Seen:
-    """Some rows in some views, as those who want these inputs are shown them."""
+    """Some rows in some views, as members that want these inputs are shown them."""
     shown = _Shown(rows, views, inputs)
     return dict(zip(itertools.product(views, inputs), _stack([shown[row] for row in at]), strict=True))
 
@@ -45,7 +45,7 @@ def loaded(
     workers: int,
     device: torch.device,
 ) -> Iterator[Seen]:
-    """The same for batches of rows, which loader processes bring; `device` is where they will go."""
+    """What `seen` gives, for batches of rows from loader processes; `device` is where the batches will go."""
     shown = _Shown(rows, views, inputs)
     for stacked in batches(shown, [list(batch) for batch in cut], _stack, workers, device):
         yield dict(zip(itertools.product(views, inputs), stacked, strict=True))

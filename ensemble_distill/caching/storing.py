@@ -1,6 +1,6 @@
-"""Whether a split's records hold all classes or a few drawn ones: what the settings say, and what is there already.
+"""Whether a split's records hold all classes or a few drawn ones, by the settings and by what is already stored.
 
-Only what students are trained on is ever drawn: fidelity and uncertainties need all classes.
+Only splits that students are trained on are ever drawn: fidelity and uncertainties need all classes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import TRAINED
 from ensemble_distill.runtime.progress import Progress
 
-TOO_LARGE = 2**34  # bytes of dense records from which on "auto" draws
+TOO_LARGE = 2**34  # bytes of dense records above which "auto" draws
 
 
 def samples_of(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan], asking: Asking) -> dict[str, int]:
-    """How many ids a position are drawn of each split that is stored so.
+    """The number of ids per position, for each split that is stored as drawn ids.
 
     Args:
-        manifest: with the task settled.
+        manifest: with a settled task.
 
     Raises:
-        EdistillError: the cache is stored otherwise than the settings say, or there is nothing to draw from.
+        EdistillError: the cache is stored differently than the settings say, or there is nothing to draw from.
     """
     trained = [name for name in splits if name in TRAINED]
     there = {key.split: how.samples for key, how in manifest.drawn.items() if manifest.holds(key.split)}
@@ -42,13 +42,13 @@ def samples_of(folder: Path, manifest: Manifest, splits: Mapping[str, SplitPlan]
 
 
 def dense_bytes(manifest: Manifest, splits: Mapping[str, SplitPlan]) -> int:
-    """What records of all classes of the trained splits would fill."""
+    """Bytes that records of all classes would fill, for the splits that are trained on."""
     rows = sum(len(plan.source) * plan.count for name, plan in splits.items() if name in TRAINED)
     return rows * len(manifest.members) * manifest.format.record.itemsize
 
 
 def tell_drawn(manifest: Manifest, splits: Mapping[str, SplitPlan], samples: Mapping[str, int], to: Progress) -> None:
-    """Say that ids are drawn, before the pass, and what is thereby given up."""
+    """Report, before the pass, that ids are drawn, and what this gives up."""
     if not samples:
         return
     n, dense = next(iter(samples.values())), dense_bytes(manifest, splits)
@@ -60,7 +60,7 @@ def tell_drawn(manifest: Manifest, splits: Mapping[str, SplitPlan], samples: Map
 
 
 def refuse_nothing_drawn(manifest: Manifest, samples: int) -> None:
-    """Raise EdistillError where there are not more classes than would be drawn, or more than ids are stored of."""
+    """Raise EdistillError if there are no more classes than would be drawn, or more than ids can number."""
     classes = manifest.settled.shape[-1]
     if not samples < classes <= MOST_CLASSES:
         raise EdistillError(
