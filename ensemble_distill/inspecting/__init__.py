@@ -1,4 +1,4 @@
-"""What the files are that the commands write, one by one, told without torch: see `part`."""
+"""Describing the single files that commands write, without torch: see `part`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ensemble_distill.inspecting.of_run import of_run
 from ensemble_distill.inspecting.results import result
 from ensemble_distill.inspecting.settings import settings_file
 
-PART = "part"  # the kind of such a record
+PART = "part"  # the kind of these descriptions
 
 
 def part(path: Path) -> dict[str, Any] | None:
-    """A file or a folder inside a run or a cache, or a result that a command wrote; None for anything else.
+    """A file or folder inside a run or a cache, or a result that a command wrote; None for anything else.
 
     Returns:
-        "what" it is, "facts" by name, and where there is more than these a table of "columns" and "rows"; "next" is the
-        command that comes next.
+        "what" it is, "facts" by name and, if there is more, a table of "columns" and "rows"; "next" is the command that
+        comes next.
 
     Raises:
-        EdistillError: it is one by its place, and does not hold what it should.
+        EdistillError: its place implies a content that it does not have.
     """
     try:
         for tell in (of_run, of_cache, exported, result, settings_file):

@@ -1,4 +1,4 @@
-"""A folder of exported files that stands by itself, moved away from its run."""
+"""A folder of exported files that was moved away from its run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from ensemble_distill.settings import FILE_NAME
 
 
 def exported(path: Path) -> dict[str, Any] | None:
-    """What a folder is that holds exported files, or the settings that made them and a folder that timm loads; None for
-    any other. `next` is of the file that stands for it, as `evaluate` and `predict` take it."""
+    """A folder of exported files, or one for timm beside the settings that made it; None for any other.
+
+    `next` refers to the file that stands for the folder, the one that `evaluate` and `predict` take.
+    """
     if not path.is_dir():
         return None
     first = taken(path, lambda told: None) if holds_exports(path) else None

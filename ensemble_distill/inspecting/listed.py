@@ -1,4 +1,4 @@
-"""A folder by what is in it."""
+"""The content of a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def listed(folder: Path) -> dict[str, Any]:
-    """Its files, with their sizes; hidden ones aside."""
+    """The files of a folder with their sizes, without hidden ones."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {
         "facts": {"files": len(files), "bytes": sum(path.stat().st_size for path in files)},

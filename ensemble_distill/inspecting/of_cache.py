@@ -15,7 +15,7 @@ PLACES = {
     "decoded": "decoded pictures, or what says which,",
     "replay": "rendered inputs, the proof of what members were shown,",
 }
-DEEPEST = 4  # folders between a record and its cache: records/ood/NAME/
+DEEPEST = 4  # folders between a file and its cache: records/ood/NAME/
 
 
 def _size(path: Path) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def _size(path: Path) -> dict[str, Any]:
 
 
 def of_cache(path: Path) -> dict[str, Any] | None:
-    """What a path below a cache is: its manifest, a record, or a folder of them."""
+    """The description of a path below a cache: its manifest, a record, another file or a folder; None for any other
+    path."""
     whole = path.absolute()
     folder = next((one for one in list(whole.parents)[:DEEPEST] if is_cache(one)), None)
     if folder is None:

@@ -1,4 +1,4 @@
-"""Files and folders inside a run, and a run whose training is not finished."""
+"""Files and folders inside a run, and a run whose training is unfinished."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Told = dict[str, Any]
 
 
 def of_run(path: Path) -> Told | None:
-    """What a path below a run is, or a run that has no weights yet."""
+    """The description of a path below a run, or of a run without weights; None for any other path."""
     if _is_run(path):
         return None if (path / WEIGHTS).is_file() else _unfinished(path)
     run = next((folder for folder in list(path.absolute().parents)[:DEEPEST] if _is_run(folder)), None)
@@ -62,7 +62,7 @@ def _folder(path: Path, named: str, run: Path) -> Told | None:
 
 
 def _merged(path: Path, facts: Mapping[str, Any], run: Path) -> Told:
-    """What is another of a folder that timm loads."""
+    """What differs in the description of a folder for timm."""
     made, why = made_from(path), stale(path)
     of = {} if made is None else {"made from": f"weights {made.weights[:12]}…"}
     old = {} if why is None else {"stale": why}
@@ -71,7 +71,7 @@ def _merged(path: Path, facts: Mapping[str, Any], run: Path) -> Told:
 
 
 def _unfinished(run: Path) -> Told:
-    from ensemble_distill.runs.config import StudentConfig  # with torch, which what else stands here does without
+    from ensemble_distill.runs.config import StudentConfig  # imports torch, which the rest of this module does without
 
     config = StudentConfig.load(run)
     state = _state(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else {"saved": "nothing yet"}

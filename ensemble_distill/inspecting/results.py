@@ -1,4 +1,4 @@
-"""Results that commands wrote, wherever they lie: predictions, evaluations, reports and logs."""
+"""Results of commands, wherever they lie: predictions, evaluations, reports and logs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ensemble_distill.serving.target import is_earlier
 
 Told = dict[str, Any]
 Row = Mapping[str, Any]
-FIRST = 3  # rows that are shown
-LINE = 90  # characters of a text that are shown
+FIRST = 3  # rows to show
+LINE = 90  # characters of a text to show
 
 
 def result(path: Path) -> Told | None:
-    """What a result is; None for a file of anything else."""
+    """The description of a result; None for any other file."""
     if not path.is_file():
         return None
     if path.name.startswith("events.out.tfevents."):
@@ -95,8 +95,10 @@ def _document(path: Path) -> Told | None:
 
 
 def _evaluate(record: Mapping[str, Any], path: Path) -> str | None:
-    """The command that makes a document anew: of the run that keeps it, or by name. None where a name is not enough, as
-    that of a generation, which is one of some chain, or of a file."""
+    """The command that makes a document again, from the run whose folder contains it, or by the run's name.
+
+    None if the name is ambiguous: that of a generation, or of a file, that is not found here.
+    """
     if path.parent.name == EVALUATIONS:
         return f"edistill evaluate {path.parent.parent}"
     name = str(record["run"])
@@ -105,7 +107,7 @@ def _evaluate(record: Mapping[str, Any], path: Path) -> str | None:
 
 
 def _begun(text: str) -> str:
-    """As much of a text as stands in one line."""
+    """The beginning of a text, up to one line."""
     return text if len(text) <= LINE else f"{text[:LINE].rsplit(' ', 1)[0]} …"
 
 
@@ -124,7 +126,7 @@ def _evaluation(record: Mapping[str, Any], path: Path) -> Told:
 
 
 def _figures_of_rows(path: Path) -> Told | None:
-    """In the folder of evaluations of a run or a chain: an array a figure, whose names alone are read."""
+    """An .npz in the evaluations of a run or a chain, with one array per figure; only the names are read."""
     above = next((folder for folder in path.absolute().parents if folder.name == EVALUATIONS), None)
     if above is None or not (above.parent / ARGS).is_file():
         return None
@@ -182,7 +184,7 @@ def _log(path: Path) -> Told | None:
 
 
 def _is_of_step(line: Any) -> bool:
-    """Whether a line has figures of a step, and nothing else."""
+    """Whether a line has the figures of one step, and nothing else."""
     if not isinstance(line, dict) or not isinstance(line.get("step"), int):
         return False
     return all(value is None or isinstance(value, int | float) for value in line.values())

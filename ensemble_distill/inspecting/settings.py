@@ -1,4 +1,4 @@
-"""Settings files: the one that somebody wrote, and the copies beside what was made by them."""
+"""Settings files: those that users wrote, and the copies that commands wrote beside their output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ensemble_distill.settings import FILE_NAME, load_settings
 
 
 def settings_file(path: Path) -> dict[str, Any] | None:
-    """What the settings say first; None for a file of another name."""
+    """The main settings of a file; None for a file of another name."""
     if path.name not in (FILE_NAME, ARGS) or not path.is_file():
         return None
     settings = load_settings(path)

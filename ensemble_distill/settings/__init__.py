@@ -1,4 +1,4 @@
-"""`edistill.toml` as typed settings: its tables, flags, and every contradiction between keys."""
+"""`edistill.toml` as typed settings: its tables, its flags, and every contradiction between keys."""
 
 from ensemble_distill.settings.loading import FILE_NAME, load_settings, settings_from, settings_here, settings_toml
 from ensemble_distill.settings.section import Section

@@ -1,4 +1,4 @@
-"""Settings given on the command line: `--set KEY=VALUE`, and where in the file's tables they go."""
+"""Settings from the command line, `--set KEY=VALUE`, and their place in the file's tables."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ensemble_distill.settings.schema import kebab
 
 
 def place(values: dict[str, Any], key: str, value: Any, settings: type[BaseModel]) -> None:
-    """Put a value where a dotted key says; None takes away what is there.
+    """Store a value under a dotted key; None removes the key.
 
     Raises:
-        EdistillError: there is no such key, or one of its tables is none.
+        EdistillError: the key does not exist, or a part before its last is not a table.
     """
     *tables, last = parts_of(key)
     here = values
@@ -35,7 +35,7 @@ def place(values: dict[str, Any], key: str, value: Any, settings: type[BaseModel
 
 
 def _spelled(table: Mapping[str, Any], key: str) -> str:
-    """The key as the table has it: `batch-size` and `batch_size` are one."""
+    """The key as the table spells it, since `batch-size` and `batch_size` are the same."""
     return next((there for there in table if kebab(there) == kebab(key)), key)
 
 
@@ -43,7 +43,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A settings file as nested tables.
 
     Raises:
-        EdistillError: it is no file, cannot be read, or is not TOML in UTF-8.
+        EdistillError: it is not a regular file, cannot be read, or is not TOML in UTF-8.
     """
     if path.is_dir():
         raise EdistillError(f"{path} is a folder, and settings are a file. Move it away, or pass -c FILE.")
@@ -53,12 +53,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         return _parsed(read_whole(path, DOCUMENT).decode("utf-8-sig"))
     except OSError as error:
         raise EdistillError(f"{path} cannot be read: {error.strerror}. Make it readable, or pass -c FILE.") from None
-    except ValueError as error:  # what is no UTF-8, too
+    except ValueError as error:  # invalid UTF-8 included
         raise EdistillError(f"{path} is not valid TOML: {error}.") from None
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Raises ValueError for what is not TOML, or lies in too many tables to be read."""
+    """The TOML text as nested tables; raises ValueError if it is invalid, or nested too deeply."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -66,7 +66,8 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`train.epochs=3` to ("train.epochs", 3); values are TOML, a bare word is a string, and nothing is None: unset.
+    """`train.epochs=3` as ("train.epochs", 3); values are TOML, a bare word is a string, and an empty value is None:
+    unset.
 
     Raises:
         EdistillError: there is no "=".

@@ -1,4 +1,4 @@
-"""Of `[data]`: what the columns of tables are, and how one data set is split into several."""
+"""Parts of `[data]`: the columns of tables, and how one data set is divided into splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TextColumns = Annotated[
 
 
 class ColumnSettings(Section):
-    """`[data.columns]`: what the columns of tables are, in all splits."""
+    """`[data.columns]`: the columns of tables, the same for all splits."""
 
     inputs: tuple[str, ...] = Field((), description="The table columns that members are given, in order.")
     images: str | None = Field(
@@ -54,7 +54,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class PortionSettings(Section):
-    """`[data.split]`: how data.all is split; stratified by labels, what is left is train."""
+    """`[data.split]`: how data.all is divided, stratified by label; the rest is train."""
 
     validation: Share | None = Field(None, description="Share of data.all used for validation.")
     test: Share | None = Field(None, description="Share used for test.")
@@ -63,6 +63,6 @@ class PortionSettings(Section):
 
     @property
     def shares(self) -> dict[str, float]:
-        """By split; what is left is train."""
+        """The share of each split but train, which gets the rest."""
         named = {name: getattr(self, name) for name in ("validation", "test", "calibration")}
         return {name: share for name, share in named.items() if share is not None}

@@ -1,4 +1,4 @@
-"""Settings that are each fine, and do not go with each other."""
+"""Contradictions between settings that are each valid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ensemble_distill.tasks import Task, open_task
 
 
 def contradiction(settings: Settings) -> tuple[str, str] | None:
-    """The key and the problem of the first setting that does not go with the others."""
+    """The key and the problem of the first setting that contradicts another; None if there is none."""
     teachers, task = settings.teachers, open_task(settings.task)
     if told := _meaning(teachers, task, "teachers") or _of_tables(teachers, task):
         return told
@@ -51,7 +51,7 @@ def contradiction(settings: Settings) -> tuple[str, str] | None:
 
 
 def _of_data(data: SplitSettings) -> tuple[str, str] | None:
-    """Of one data set that is to be split, and of the columns of tables."""
+    """Contradictions in how data.all is divided, and in the columns of tables."""
     if data.all is not None and not data.portions[1:]:
         return "data.split", (
             "data.all is set, and nothing says how it is split. Say the shares, data.split = { validation = 0.1, test "
@@ -100,7 +100,7 @@ def _of_columns(columns: ColumnSettings) -> tuple[str, str] | None:
 
 
 def _meaning(teachers: TeacherSettings, task: type[Task], at: str) -> tuple[str, str] | None:
-    """Of what the members' outputs mean; `at` is the table that says it."""
+    """Contradictions in the meaning of the members' outputs; `at` is the table that states it."""
     if teachers.output not in task.outputs:
         return f"{at}.output", (
             f"{at}.output is {teachers.output!r}, and the task is {task.key}. Set it to what the members return: "
@@ -123,7 +123,7 @@ def _meaning(teachers: TeacherSettings, task: type[Task], at: str) -> tuple[str,
 
 
 def _of_tables(teachers: TeacherSettings, task: type[Task]) -> tuple[str, str] | None:
-    """Of each table of `teachers.members`, with what it leaves to `[teachers]`."""
+    """Contradictions in each table of `teachers.members`, with the values it inherits from `[teachers]`."""
     for pattern, table in teachers.members.items():
         at = of_members(pattern)
         if told := _meaning(teachers.of_pattern(pattern), task, at):
@@ -139,7 +139,7 @@ def _of_tables(teachers: TeacherSettings, task: type[Task]) -> tuple[str, str] |
 
 
 def _shown(value: float | tuple[float, ...]) -> float | list[float]:
-    """As a file spells it."""
+    """The value as a settings file spells it."""
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -1,4 +1,4 @@
-"""Settings that apply to nothing: what is said where a key does nothing. The rules stand where keys act."""
+"""Reporting settings that have no effect; the rules are defined where the keys are used."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ensemble_distill.settings.sections import Settings
 
 @dataclass(frozen=True)
 class Idle:
-    """Why a setting does nothing.
+    """Why a setting has no effect.
 
     Attributes:
         why: a clause.
-        remedy: what to do, a sentence.
-        refused: whether results differ from those of a setting that acts; else it is warned of.
-        quiet: whether it is only noted, since nobody asked for anything.
+        remedy: a sentence that says what to do.
+        refused: raise an error, since results would differ if the setting had its effect; otherwise it is a warning.
+        quiet: only a note instead of a warning, since nobody asked for anything.
     """
 
     why: str
@@ -30,7 +30,7 @@ class Idle:
 
 
 def no_pixels(kinds: Iterable[str]) -> Idle | None:
-    """For keys that act on pixels and on texts, where the splits hold rows of these kinds."""
+    """Why a key for pixels and texts has no effect on splits with rows of these kinds; None if it has one."""
     found = sorted(set(kinds))
     if {"pixels", "text", "several"} & set(found) or not found:
         return None
@@ -43,14 +43,14 @@ def no_pixels(kinds: Iterable[str]) -> Idle | None:
 
 
 def tell(given: Callable[[str], bool], found: Mapping[str, Idle | None], progress: Progress) -> None:
-    """Warn of each given key that does nothing.
+    """Report each given key that has no effect.
 
     Args:
         given: whether a dotted key was given; see `is_given`.
-        found: keys that may do nothing, and why they do.
+        found: keys that may have no effect, and the reason or None.
 
     Raises:
-        EdistillError: one would change results if it did what it says.
+        EdistillError: such a key is `refused`.
     """
     for key, idle in found.items():
         if idle is None or not given(key):
@@ -62,8 +62,7 @@ def tell(given: Callable[[str], bool], found: Mapping[str, Idle | None], progres
 
 
 def is_given(settings: Settings, key: str) -> bool:
-    """Whether a dotted key has another value than its default, which is also what a run's own file says of keys that
-    nobody set."""
+    """Whether a dotted key differs from its default; a run's own file states the defaults too."""
     here: Any = settings
     *tables, last = key.replace("-", "_").split(".")
     for table in tables:

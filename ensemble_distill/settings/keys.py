@@ -1,4 +1,4 @@
-"""`edistill settings`: every key of a settings file."""
+"""`edistill settings`: all keys of a settings file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Key:
     """A key of the file.
 
     Attributes:
-        key: dotted, as `--set` takes it.
-        default: as TOML has it; None where the key is left out by default.
-        what: it is.
+        key: dotted, as in `--set`.
+        default: as TOML spells it; None if the key is absent by default.
+        what: its description.
     """
 
     key: str
@@ -27,8 +27,8 @@ class Key:
 
 
 def settings_keys() -> list[Key]:
-    """Every key that a settings file may have, in its order; the keys of a table that several sections can have once,
-    where it comes first."""
+    """All keys of a settings file, in its order; the keys of a table that occurs in several sections are listed
+    once."""
     return [
         Key(key, _default(field), field.description)
         for key, field in fields_in(Settings, seen=set())
@@ -37,7 +37,7 @@ def settings_keys() -> list[Key]:
 
 
 def _default(field: FieldInfo) -> Any:
-    """TOML has no tuples, and no word for nothing."""
+    """The default in TOML, which has no tuples and no null."""
     if field.is_required():
         return None
     return list(field.default) if isinstance(field.default, tuple) else field.default

@@ -1,4 +1,5 @@
-"""`limit`: the whole road on a few rows, in folders of its own, so that a trial is never taken for the real thing."""
+"""`limit`: the whole workflow on a few rows, in folders of its own, so that a trial is never mistaken for a real
+run."""
 
 from __future__ import annotations
 
@@ -6,22 +7,22 @@ from pathlib import Path
 
 from ensemble_distill.settings.sections import Settings
 
-EPOCHS = 5  # of a trial for which nobody says how long it is: a step at least of each of a method's stages
+EPOCHS = 5  # of a trial without a given length: at least one step for each stage of a method
 
 
 def mark(limit: int | str) -> str:
-    """How the names of a trial's folders end."""
+    """The suffix of the names of a trial's folders."""
     return f"-limit-{limit}"
 
 
 def limited(settings: Settings, beside: Path | None = None) -> Settings:
-    """The settings as a limit changes them: another cache, other runs, and a training of a few steps.
+    """The settings as a limit changes them: another cache, other runs, and a short training.
 
-    They are the same when they are read again, so that a run's own file replays it.
+    Applying it again changes nothing, so that a run's own file replays it.
 
     Args:
-        beside: the folder of the file that they are read from, where a command wrote it beside what it made: in a
-            trial's folder it names folders of that trial.
+        beside: the folder of a settings file that a command wrote beside its output; its paths into folders of the same
+            trial stay unchanged.
     """
     if settings.limit is None:
         return settings
@@ -42,7 +43,7 @@ def limited(settings: Settings, beside: Path | None = None) -> Settings:
 
 
 def _within_trial(path: Path, of_trial: str, beside: Path | None) -> bool:
-    """Whether a path lies in a folder of the trial that the file of the settings lies in, too."""
+    """Whether a path lies in the trial's folder that also contains the settings file."""
     if beside is None:
         return False
     folders = [folder for folder in path.parents if folder.name.endswith(of_trial)]

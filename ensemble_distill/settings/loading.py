@@ -17,17 +17,17 @@ from ensemble_distill.settings.schema import kebab
 from ensemble_distill.settings.sections import Settings
 
 FILE_NAME = "edistill.toml"
-ARGS, EXPORTS = "args.toml", "export"  # the same file, and the folder of such a one, beside what a command made
+ARGS, EXPORTS = "args.toml", "export"  # the copy of the settings in a run, and the folder of exports, which has one too
 
 
 def load_settings(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read settings from a toml file and apply overrides, {"train.epochs": 3}; flags come in this way. None takes a key
-    out, so that its default holds.
+    """Read settings from a TOML file and apply overrides such as {"train.epochs": 3}, which flags use as well.
 
-    Without `file`, `edistill.toml` of the working folder is read.
+    An override of None removes a key, so that its default applies. Without `file`, the working folder's `edistill.toml`
+    is read.
 
     Raises:
-        EdistillError: no such file, not TOML, an unknown key, a value out of its domain.
+        EdistillError: there is no such file, it is not TOML, a key is unknown, or a value is invalid.
     """
     path = Path(file or FILE_NAME)
     if path.is_dir():
@@ -45,7 +45,7 @@ def load_settings(file: str | Path | None = None, overrides: Mapping[str, Any] |
 
 
 def settings_here(file: str | Path | None = None) -> Settings | None:
-    """Those of a file, or of the working folder; None where none is named and none is there."""
+    """The settings of a file, or of the working folder; None if no file is given and the folder has none."""
     return load_settings(file) if file is not None or Path(FILE_NAME).is_file() else None
 
 
@@ -56,18 +56,18 @@ def settings_from(
     overridden: Collection[str] = (),
     beside: Path | None = None,
 ) -> Settings:
-    """Validate a nested mapping whose relative paths start at `root`.
+    """Validate nested tables whose relative paths start at `root`.
 
     Args:
-        named: where the values stand, for messages.
-        overridden: dotted keys that do not stand there.
-        beside: the folder of a file that a command wrote beside what it made; see `limited`.
+        named: the origin of the values, for messages.
+        overridden: dotted keys that have another origin.
+        beside: the folder of a settings file that a command wrote beside its output; see `limited`.
 
     Raises:
-        EdistillError: an unknown key, a value out of its domain.
+        EdistillError: a key is unknown, or a value is invalid.
     """
     values = dict(values)
-    # defaults are paths too, so every section is validated with the root at hand
+    # validate these sections even if absent, so that their default paths are resolved against the root
     for name in ("teachers", "output"):
         values.setdefault(name, {})
     try:
@@ -85,7 +85,7 @@ def settings_from(
 
 
 def settings_toml(settings: Settings, root: Path) -> str:
-    """The resolved settings as TOML, paths relative to `root`, so that the text replays from there."""
+    """The resolved settings as TOML, with paths relative to `root`, so that the text replays from there."""
     import tomli_w
 
     values = settings.model_dump(mode="json", by_alias=True, exclude_none=True, context={"root": root.absolute()})

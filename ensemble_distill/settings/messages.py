@@ -1,4 +1,4 @@
-"""What is wrong with a settings file, in words a user can act on."""
+"""Problems with a settings file, in words a user can act on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ensemble_distill.errors import nearest
 from ensemble_distill.runtime.problems import mended, said
 from ensemble_distill.settings.schema import fields_in, is_named, kebab, tables_in
 
-DEEPEST = 32  # tables or lists in one another
+DEEPEST = 32  # levels of nested tables or lists
 MOST_SHOWN = 200  # characters of a value in a message
 
 
 def unusable(values: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The key of the first nan or inf, wherever it stands, or of what lies too deep to be written again; and what is
-    wrong. Free tables such as model-kwargs have no types to refuse it."""
+    """The key and the problem of the first nan or inf, or of the first value nested too deeply to be written; None if
+    all is well. Free tables such as model-kwargs have no types that would refuse them."""
     waiting: list[tuple[str, Any, int]] = [("", values, 0)]
     while waiting:
         key, value, depth = waiting.pop(0)
@@ -35,17 +35,17 @@ def unusable(values: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written, its middle left out where it is long."""
+    """A value as it is written; the middle of a long one is elided."""
     try:
         text = value if isinstance(value, str) and "\n" not in value else repr(value)
-    except (ValueError, RecursionError):  # of thousands of digits, or of tables in tables
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or deeply nested tables
         return f"a {type(value).__name__} that is too long to show"
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]} … {text[-MOST_SHOWN // 4 :]}"
 
 
 def wrong_kind(value: Any, annotation: Any) -> str | None:
-    """What is wrong with true where a number belongs, or a number where true or false do, which pydantic would take for
-    one another."""
+    """The problem with a bool in place of a number, or the reverse, which pydantic would convert; None if there is
+    none."""
     kinds = {kind if isinstance(kind, type) else type(kind) for kind in _kinds(annotation)}
     numbers = bool not in kinds and bool(kinds & {int, float})
     if numbers and isinstance(value, bool):
@@ -66,7 +66,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str]:
-    """The dotted key of the first problem, and the problem in a sentence; unknown keys come first."""
+    """The dotted key of the first problem, and a sentence about it; unknown keys come first."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     parts = [part for part in map(str, problem["loc"]) if not part.startswith("<")]
@@ -81,14 +81,14 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> tuple[str, str
 
 
 def unknown(key: str, settings: type[BaseModel]) -> str | None:
-    """What is wrong with a dotted key that is none of the settings'; None for one that is, or is in a free table."""
+    """The problem with an unknown dotted key; None if the key is known or belongs to a free table."""
     parts = parts_of(key)
     found = _field(parts, settings)
     return f"unknown key {key}. {_nearest(parts, settings)}" if found is None else None
 
 
 def parts_of(key: str) -> list[str]:
-    """A dotted key's parts; those with dots in them stand in quotes, as in TOML."""
+    """The parts of a dotted key; a part that contains a dot is quoted, as in TOML."""
     parts = re.split(r"""\.(?=(?:[^"']|"[^"]*"|'[^']*')*$)""", key)
     return [part[1:-1] if re.fullmatch(r"""".+"|'.+'""", part) else part for part in parts]
 
@@ -99,7 +99,7 @@ def quoted(part: str) -> str:
 
 
 def _field(parts: Sequence[str], settings: type[BaseModel]) -> tuple[str, ...] | None:
-    """The names of the tables that a key stands in, NAME for what may be called anything; None for an unknown key."""
+    """The key's parts, with NAME for a part that the file may choose; None for an unknown key."""
     section: type[BaseModel] | None = settings
     named: list[str] = []
     waiting = list(parts)
@@ -119,7 +119,7 @@ def _field(parts: Sequence[str], settings: type[BaseModel]) -> tuple[str, ...] |
 
 
 def _nearest(parts: Sequence[str], settings: type[BaseModel]) -> str:
-    """What an unknown key may have meant: a key of its own table, else one of that name elsewhere."""
+    """A suggestion for an unknown key: the nearest key of its own table, or else a key of that name elsewhere."""
     *tables, last = parts
     table = ".".join(map(quoted, tables))
     named = ".".join(_field(tables, settings) or ())

@@ -1,5 +1,5 @@
-"""Types of settings that name a place: paths in a file are relative to it, absolute once loaded, and relative again
-to wherever they are written."""
+"""Types of settings that are paths: relative to their file, absolute once loaded, and written relative to the new
+file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ensemble_distill.runtime.names import LONGEST
 
 
 def _is_file_spec(text: str) -> bool:
-    """True for `file.py:factory`, as against a timm name or `package.module:factory`."""
+    """Whether the text is `file.py:factory`, and not a timm name or `package.module:factory`."""
     return text.rpartition(":")[0].endswith(".py")
 
 
@@ -26,7 +26,7 @@ def _absolute(text: str, info: ValidationInfo) -> str:
         raise ValueError(f"no part of a path is longer than {LONGEST} bytes")
     try:
         return os.path.normpath(Path(root).absolute() / Path(text).expanduser())
-    except RuntimeError:  # ~ of somebody whom the system does not know
+    except RuntimeError:  # ~ of an unknown user
         raise ValueError("there is no such home folder") from None
 
 
@@ -39,7 +39,7 @@ def _absolute_spec(text: str, info: ValidationInfo) -> str:
 
 def _absolute_data(text: str, info: ValidationInfo) -> str:
     if re.fullmatch(r"torch/\w+", text) and not Path(_absolute(text, info)).exists():
-        return text  # a data set of torchvision
+        return text  # a torchvision data set
     if _is_file_spec(text) or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         return _absolute_spec(text, info)
     return _absolute(text, info)
@@ -54,7 +54,7 @@ def _relative(text: str | None, info: SerializationInfo) -> str | None:
 
 
 def file_name(name: str) -> str:
-    """Names become files and folders, so they are letters, digits, spaces, dots, dashes and underscores."""
+    """Check a name that becomes a file or folder: letters, digits, spaces, dots, dashes and underscores."""
     if not re.fullmatch(r"\w[\w .-]{0,99}", name):
         raise ValueError(f"{name!r} names files: use letters, digits, spaces, dots, dashes and underscores")
     return name

@@ -1,4 +1,4 @@
-"""The keys that tables of settings may have, by their types."""
+"""The keys that tables of settings may have, from their types."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from pydantic.fields import FieldInfo
 
 
 def kebab(name: str) -> str:
-    """A field's name as a file spells it; those of Python's own words end in an underscore."""
+    """A field's name as a file spells it, without the final underscore that avoids Python keywords."""
     return name.rstrip("_").replace("_", "-")
 
 
 def fields_in(
     section: type[BaseModel], before: str = "", seen: set[type[BaseModel]] | None = None
 ) -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key with its field, tables before what they hold; a name that a file chooses is NAME.
+    """Yield every dotted key with its field, tables before their keys; NAME stands for a name that a file chooses.
 
     Args:
-        seen: is given the tables that were walked, and those in it are not walked again; None for all, wherever they
-            stand.
+        seen: collects the tables visited, each of which is visited once; None to visit a table wherever it occurs.
     """
     if seen is not None:
         seen.add(section)
@@ -34,12 +33,12 @@ def fields_in(
 
 
 def is_named(annotation: Any) -> bool:
-    """Whether it is of tables, or values, by a name that a file chooses."""
+    """Whether the type is a mapping whose keys a file chooses."""
     return getattr(annotation, "__origin__", None) is dict
 
 
 def tables_in(annotation: Any) -> list[type[BaseModel]]:
-    """What stands for tables in a type, however it is put together."""
+    """The tables that occur in a type, however deeply nested."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return list(dict.fromkeys(table for part in get_args(annotation) for table in tables_in(part)))

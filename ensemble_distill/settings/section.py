@@ -1,4 +1,4 @@
-"""What every table of `edistill.toml` is, and the bounds that its numbers have."""
+"""The base class of all tables of `edistill.toml`, and the bounds of its numbers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ensemble_distill.facts import LARGE, SIDE
 from ensemble_distill.settings.messages import wrong_kind
 from ensemble_distill.settings.schema import kebab
 
-# every number has bounds, beyond which lies a slip of the finger and not a use; a test asks all of them
+# every number has bounds, beyond which a value is surely a typing error; a test checks all of them
 MOST_ROWS = 2**20  # in a batch
-WIDEST = 2**20  # layer, in units
+WIDEST = 2**20  # units of a layer
 MOST_EPOCHS = 10**6
-SEED = 2**63  # seeds are below
-FAR = 1e30  # targets, whose unit is anyone's, and rates; float32 ends at 3e38
+SEED = 2**63  # upper bound of seeds, exclusive
+FAR = 1e30  # bound of targets, in any unit, and of rates; float32 ends at 3e38
 Side = Annotated[int, Field(ge=1, le=SIDE)]
 Level = Annotated[float, Field(ge=-LARGE, le=LARGE)]
 
 
 def one_or_list(value: Any) -> str:
-    """The tag of a value that may be one or several."""
+    """The tag of a value that may be one item or a list."""
     return "<list>" if isinstance(value, list | tuple) else "<one>"
 
 

@@ -1,7 +1,7 @@
 """The tables of `edistill.toml`: the one definition behind the file, the flags and their help.
 
-Paths are relative to the file they stand in; once loaded they are absolute, and `settings_toml` makes them
-relative again to wherever the copy goes, so that a copy replays from its own place.
+Paths are relative to their file and become absolute when loaded; `settings_toml` writes them relative to the place of
+the copy, so that a copy replays from there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ArraySettings = Annotated[
 
 
 class DataEntry(Section):
-    """A split written out: which source, which of its arrays, which of its rows."""
+    """A split as a table: its source, the arrays and the rows to use."""
 
     source: DataPath = Field(description="The path, as it would stand alone.")
     rows: PathText | None = Field(None, description="An .npy of the row indices to use; default all rows.")
@@ -46,14 +46,14 @@ class DataEntry(Section):
     )
 
 
-MOST_DRAWN = 4096  # classes of a row
+MOST_DRAWN = 4096  # classes drawn for a row
 
 
 def _written_as(entry: Any) -> str:
     return "<table>" if isinstance(entry, dict | DataEntry) else "<path>"
 
 
-# tagged, so that a mistake is told of the form it was written in
+# tagged, so that an error refers to the form the entry was written in
 DataSettings = Annotated[
     Annotated[DataPath, Tag("<path>")] | Annotated[DataEntry, Tag("<table>")], Discriminator(_written_as)
 ]
@@ -78,7 +78,7 @@ class SplitSettings(Section):
 
     @property
     def portions(self) -> tuple[str, ...]:
-        """The splits that data.all is split into."""
+        """The splits that data.all is divided into."""
         return () if self.all is None or self.split is None else ("train", *self.split.shares)
 
     @field_validator("ood")
@@ -90,7 +90,7 @@ class SplitSettings(Section):
 
 
 class ViewSettings(Section):
-    """`[views]`: the renditions of each training row that the members are asked about."""
+    """`[views]`: the views of each training row that the members' outputs are cached for."""
 
     count: int = Field(4, ge=1, le=2**16, description="Views of each training row in the cache.")
     transform: ModelSpec = Field(
@@ -100,7 +100,7 @@ class ViewSettings(Section):
 
 
 class LastStageSettings(Section):
-    """`student.heads` as a table: every head has its own copy of the body's last stage."""
+    """`student.heads` as a table: each head has its own copy of the body's last stage."""
 
     last_stage: str | None = Field(None, min_length=1, description="The body's module where the last stage begins.")
     adapt_from: str | None = Field(None, min_length=1, description="The body's module whose output the adapters read.")
@@ -157,24 +157,26 @@ class StudentSettings(Section):
 
     @property
     def from_members(self) -> bool:
-        """Whether bodies and heads start from members, as a list says, and not one body from one of them."""
+        """Whether bodies and heads start from a list of members, rather than one body from a single member."""
         return isinstance(self.init, tuple)
 
     @property
     def starts_near(self) -> bool:
-        """Whether something of every member is in what it starts from: a pattern that fits several, bodies that are
-        compressed, last stages. Some members' whole bodies say nothing of the others."""
+        """Whether the start contains something of every member: from patterns, compressed bodies or last stages.
+
+        A start from the whole bodies of members listed by name contains nothing of the others.
+        """
         whole = isinstance(self.heads, tuple) and not self.compresses
         return isinstance(self.init, tuple) and (not whole or any(set(name) & set("*?[") for name in self.init))
 
     @property
     def compresses(self) -> bool:
-        """Whether what it starts from is made thinner: bodies, or the heads' last stages."""
+        """Whether bodies, or the heads' last stages, are compressed at the start."""
         return self.compress is not None or getattr(self.heads, "compress", None) is not None
 
 
 class CacheSettings(Section):
-    """`[cache]`: how the members' outputs are computed and kept."""
+    """`[cache]`: how the members' outputs are computed and stored."""
 
     dtype: Literal["float16", "float32"] | None = Field(
         None, description="Storage type; default float16 for classification, float32 for other tasks."
@@ -194,7 +196,7 @@ class CacheSettings(Section):
 
 
 class TrainSettings(Section):
-    """`[train]`: timm's names for timm's things."""
+    """`[train]`: training, with timm's names where timm has them."""
 
     method: ModelSpec = Field("hydra", description="The method; edistill methods lists them.")
     generations: int | None = Field(
@@ -271,7 +273,7 @@ def _as_list(value: Any) -> Any:
 
 
 class OutputSettings(Section):
-    """`[output]`: where the results go."""
+    """`[output]`: where results are written."""
 
     cache: PathText = Field("cache", validate_default=True, description="Folder of the cache.")
     runs: PathText = Field("runs", validate_default=True, description="Folder of the runs.")
@@ -290,7 +292,7 @@ def _known_task(key: str) -> str:
 
 
 class Settings(Section):
-    """The whole file. `root` (where it stands) is not part of it: paths are already absolute."""
+    """The whole file; its place is not part of it, since paths are absolute."""
 
     task: Annotated[str, AfterValidator(_known_task)] = Field(
         "classification",
@@ -314,7 +316,8 @@ class Settings(Section):
     output: OutputSettings = Field(default_factory=lambda: OutputSettings.model_validate({}))
 
     def splits(self) -> dict[str, DataSettings]:
-        """Every configured split by name, `ood/NAME` and what teachers.folds makes included, training first."""
+        """Every configured split by name, training first, including `ood/NAME` and the split that teachers.folds
+        makes."""
         named = {name: self.data.all if name in self.data.portions else getattr(self.data, name) for name in SPLITS}
         if self.teachers.folds is not None:
             named[HELD_OUT] = named["train"]

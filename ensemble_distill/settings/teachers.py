@@ -1,4 +1,4 @@
-"""`[teachers]`: the members, how they pool, and what the files of some of them do not say."""
+"""`[teachers]`: the members, how they are pooled, and what some of their files do not state."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ Weight = Annotated[float, Field(ge=0, le=FAR)]
 
 
 class PreprocessingSettings(Section):
-    """Any part of timm's preprocessing, or how texts are cut; what is left out comes from the model or the other
-    members."""
+    """Parts of timm's preprocessing, or of how texts are cut; the rest comes from the model or the other members."""
 
     size: tuple[Side, Side] | None = Field(None, description="Height and width.")
     mean: tuple[Level, ...] | None = Field(None, description="Mean of each channel, for pixels in [0, 1].")
@@ -50,15 +49,15 @@ Deviations = Annotated[
 
 
 class UnitSettings(Section):
-    """What standardized outputs are multiplied by and moved to: target = mean + std × output; of several targets a list
-    each, or a number for all."""
+    """The unit of standardized outputs: target = mean + std × output; for several targets, a list each or one number
+    for all."""
 
     mean: Centers = Field(description="The target's mean over the members' training rows; a list for several targets.")
     std: Deviations = Field(description="Its standard deviation over those rows; a list for several targets.")
 
 
 class MemberSettings(Section):
-    """`[teachers.members."PATTERN"]`: what is known of some members alone; what is left out is as `[teachers]` says."""
+    """`[teachers.members."PATTERN"]`: settings of some members; what is left out is inherited from `[teachers]`."""
 
     model: ModelSpec | None = Field(None, description="As teachers.model.")
     model_kwargs: dict[str, Any] | None = Field(None, description="As teachers.model-kwargs.")
@@ -76,7 +75,7 @@ class MemberSettings(Section):
 
 
 class TeacherSettings(Section):
-    """`[teachers]`: the members, and how they pool."""
+    """`[teachers]`: the members, and how they are pooled."""
 
     path: PathText = Field("teachers", validate_default=True, description="Folder of checkpoints.")
     model: ModelSpec | None = Field(
@@ -120,15 +119,15 @@ class TeacherSettings(Section):
     )
 
     def pattern_of(self, name: str) -> str | None:
-        """The first pattern of `members` that fits a member's name."""
+        """The first pattern of `members` that matches a member's name; None if none does."""
         return next((pattern for pattern in self.members if name == pattern or fnmatchcase(name, pattern)), None)
 
     def of_pattern(self, pattern: str | None) -> TeacherSettings:
-        """The section as it holds for the members of a pattern; of None, for those of none."""
+        """The settings of the members that a pattern applies to; with None, of members that no pattern matches."""
         table = MemberSettings.model_validate({}) if pattern is None else self.members[pattern]
         given: dict[str, Any] = {name: value for name, value in table if value is not None}
         update = {name: value for name, value in given.items() if name in TeacherSettings.model_fields}
-        if "model" in given:  # arguments are those of their model
+        if "model" in given:  # arguments belong to their model
             update.setdefault("model_kwargs", {})
         if "preprocessing" in given and self.preprocessing is not None:
             merged = {**dict(self.preprocessing), **{k: v for k, v in given["preprocessing"] if v is not None}}
@@ -138,16 +137,19 @@ class TeacherSettings(Section):
         return self.model_copy(update={**update, "members": {}})
 
     def shares(self, names: Sequence[str]) -> tuple[float, ...] | None:
-        """The weights of members in this order; None for equal ones. A list has them by the names' natural order."""
+        """The weights of members in the given order; None if they are equal.
+
+        The list `weights` follows the natural order of names.
+        """
         tables = [self.members.get(self.pattern_of(name) or "") for name in names]
         each = [None if table is None else table.weight for table in tables]
         if self.weights is not None or all(weight is None for weight in each):
-            if self.weights is None or len(self.weights) != len(names):  # which is refused
+            if self.weights is None or len(self.weights) != len(names):  # a wrong length is refused elsewhere
                 return self.weights
             return tuple(self.weights[place] for place in places(names))
         return tuple(1.0 if weight is None else weight for weight in each)
 
 
 def of_members(pattern: str) -> str:
-    """The key of a table of `members`, as a file spells it."""
+    """The key of a table in `members`, as a file spells it."""
     return f"teachers.members.{quoted(pattern)}"

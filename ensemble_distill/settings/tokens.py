@@ -9,11 +9,11 @@ from pydantic import Field
 from ensemble_distill.settings.paths import PathText
 from ensemble_distill.settings.section import WIDEST, Section
 
-MOST_TOKENS = 2**16  # of a row
+MOST_TOKENS = 2**16  # in a row
 
 
 class TokenSettings(Section):
-    """`[tokens]`: how a text, or a stream of ids, becomes rows; for language-modelling."""
+    """`[tokens]`: how a text or a stream of ids becomes rows, for language modeling."""
 
     unit: Literal["word", "character"] = Field("word", description="What counts as a token in a text.")
     window: int = Field(35, ge=1, le=MOST_TOKENS, description="Tokens predicted in a row.")
