@@ -1,4 +1,4 @@
-"""Tables of ready-made outputs on disk: which splits there are, and the rows of one in the order of its data."""
+"""Ready-made outputs on disk: which splits they cover, and a split's outputs in the order of its rows."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Array = NDArray[Any]
 OOD = "ood"
 TABLES = (".csv", ".parquet")
 ENDINGS = (".npy", *TABLES)
-NAMES = "classes"  # of an .npz: what its columns are called
-MADE = ("transform", "seed")  # of an .npz: which views its outputs of several are of
-LABELS = frozenset({"label", "labels", "target", "y"})  # columns of data, and of a member that calls its outputs so
-SHARES = 0.02  # as far as the outputs of a row may be from 1 together to be probabilities
-SOME = 3  # rows that are looked at
-KEYS = ("row", "file")  # the column of a table that says which row it is
+NAMES = "classes"  # entry of an .npz: the names of its columns
+MADE = ("transform", "seed")  # entries of an .npz: how the views were made that its outputs are of
+LABELS = frozenset({"label", "labels", "target", "y"})  # columns of data, or of a member whose outputs have such names
+SHARES = 0.02  # how far a row's sum may be from 1 if its outputs are probabilities
+SOME = 3  # rows whose pictures are looked for
+KEYS = ("row", "file")  # the column of a table that identifies a row
 
 
 def is_split(name: str) -> bool:
@@ -37,7 +37,7 @@ def is_split(name: str) -> bool:
 
 
 def in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Each split that a folder has a file of, and the file."""
+    """Yield each split that has a file in a folder, with the file."""
     for name in SPLITS:
         yield from ((name, file) for ending in ENDINGS if (file := folder / f"{name}{ending}").is_file())
     if (folder / OOD).is_dir():
@@ -46,8 +46,11 @@ def in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def holds_outputs(path: Path) -> bool:
-    """Whether a file is of outputs and not of data: an archive has an array called as a split is, an array is of real
-    numbers, and a table says which row is which. One that cannot be read may be."""
+    """Whether a file holds outputs rather than data.
+
+    Outputs are an `.npz` with an array named like a split, an `.npy` of real numbers, or a table with a key column
+    that is not data. An `.npz` that cannot be read counts as outputs, other files do not.
+    """
     try:
         if path.suffix.lower() == ".npz":
             return any(map(is_split, Archive(path).names))
@@ -59,8 +62,11 @@ def holds_outputs(path: Path) -> bool:
 
 
 def _is_data(file: Path, columns: Sequence[str]) -> bool:
-    """Whether a table is of data: a column is called as labels are, and its pictures lie beside it, or the labels are
-    classes behind other columns. Numbers of rows and labels alone are none, without an input."""
+    """Whether a table holds data: it has a column of labels, and inputs for them.
+
+    Its pictures lie beside it, or it has other columns and the labels are whole numbers. Rows that sum to 1 are
+    probabilities. Row numbers and labels alone are not data, since they have no inputs.
+    """
     labels = [name.lower() in LABELS for name in columns if name not in KEYS]
     if not any(labels) or ("row" in columns and all(labels)):
         return False
@@ -73,7 +79,7 @@ def _is_data(file: Path, columns: Sequence[str]) -> bool:
 
 
 def refuse_labels(outputs: Outputs, task: type[Task], names: Sequence[str] | None) -> None:
-    """Raise EdistillError for tables of numbers that may be of data, whose targets a member must not bring."""
+    """Raise EdistillError for regression tables that may be data, since targets must not pass for a member's means."""
     for file in {} if task.named else outputs.tables:
         columns = [name for name in _header(file) if name not in KEYS]
         labels = [name for name in columns if name.lower() in LABELS]
@@ -85,7 +91,7 @@ def refuse_labels(outputs: Outputs, task: type[Task], names: Sequence[str] | Non
 
 
 def holds_inputs(path: Path) -> bool:
-    """Whether an `.npz` is one of data."""
+    """Whether an `.npz` holds data, an array `x`."""
     try:
         return "x" in Archive(path).names
     except EdistillError:
@@ -93,7 +99,7 @@ def holds_inputs(path: Path) -> bool:
 
 
 def in_archive(path: Path) -> Outputs:
-    """What an `.npz` holds. Raises EdistillError for arrays of no split, and where there are none."""
+    """The outputs in an `.npz`; raises EdistillError if it has other arrays, or none of a split."""
     names = Archive(path).names
     beside = {NAMES, *MADE}
     others = [name for name in names if not is_split(name) and name not in beside]
@@ -107,7 +113,7 @@ def in_archive(path: Path) -> Outputs:
 
 
 def of_folder(folder: Path) -> Outputs:
-    """What a folder holds. Raises EdistillError for two files of one split."""
+    """The outputs in a folder; raises EdistillError if two files are for the same split."""
     splits: dict[str, Path] = {}
     for name, file in in_folder(folder):
         if name in splits:
@@ -121,11 +127,11 @@ def of_folder(folder: Path) -> Outputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a member's outputs are.
+    """The files of a member's outputs.
 
     Attributes:
-        path: the `.npz`, or the folder.
-        splits: the file of each split.
+        path: the `.npz` or the folder.
+        splits: the file for each split.
     """
 
     path: Path
@@ -133,21 +139,21 @@ class Outputs:
 
     @property
     def files(self) -> list[tuple[str, Path]]:
-        """By name, each once."""
+        """Each file once, with the name of its split, or "" for an `.npz`."""
         return [("", self.path)] if self.path.is_file() else sorted(self.splits.items())
 
     @property
     def tables(self) -> list[Path]:
-        """Those of its files that are tables."""
+        """The files that are tables."""
         return [file for file in self.splits.values() if file.suffix.lower() in TABLES]
 
     @property
     def named(self) -> str:
-        """Where the names of the columns stand."""
+        """Where the names of the columns come from, for messages."""
         return f"{NAMES} in {self.path.name}" if self.path.is_file() else f"{self.path.name}'s columns"
 
     def names(self) -> list[str] | None:
-        """What the columns are called; None where nothing says it. Raises EdistillError where two files differ."""
+        """The names of the columns, None if nothing says them; raises EdistillError if two files differ."""
         if self.path.is_file():
             archive = Archive(self.path)
             return [str(name) for name in archive.read(NAMES).tolist()] if NAMES in archive.names else None
@@ -162,8 +168,11 @@ class Outputs:
         return next(iter(found.values()), None)
 
     def sample(self) -> Array:
-        """What it says of the rows of one split that it answers, (n, ·), as it is stored. Raises EdistillError where
-        that cannot be read."""
+        """The stored outputs of the answered rows of one split, (n, ·).
+
+        Raises:
+            EdistillError: they cannot be read.
+        """
         split, file = next(iter(self.splits.items()))
         if file.suffix.lower() in TABLES:
             values = _table(file)[2]
@@ -175,8 +184,11 @@ class Outputs:
 
     @property
     def made(self) -> Mapping[str, str]:
-        """What the file says of the views that its outputs are of, `MADE`, as texts; nothing of a folder. Raises
-        EdistillError where that is no single word or number."""
+        """What an `.npz` states about its views: its entries of `MADE`, as texts. Empty for a folder.
+
+        Raises:
+            EdistillError: an entry is not a single value.
+        """
         if not self.path.is_file():
             return {}
         archive = Archive(self.path)
@@ -189,10 +201,10 @@ class Outputs:
         return {name: str(value.reshape(())) for name, value in found.items()}
 
     def read(self, split: str, rows: Rows) -> Array:
-        """The outputs of a split in the order of its rows, (N, ·), or of V views of each, (V, N, ·).
+        """The outputs of a split in the order of its rows: (N, ·), or (V, N, ·) for V views.
 
         Raises:
-            EdistillError: the file cannot be read, or is of other rows.
+            EdistillError: the file cannot be read, or its outputs are of other rows.
         """
         file = self.splits[split]
         if file.suffix.lower() in TABLES:
@@ -212,11 +224,13 @@ class Outputs:
 
 
 def _of_rows(values: Array, file: Path, split: str, rows: Rows) -> Array:
-    """Outputs of a split, one for each of its rows. Where a limit takes some of them, theirs are found; so they are of
-    a data set's own numbers, its last among them.
+    """Select the outputs of a split's rows.
+
+    There may be one output for each row, or one for each row that the split has before a limit. There may also be one
+    for each row of a data set whose numbers the split's rows have as names; the last of both must then be the same.
 
     Raises:
-        EdistillError: they are of other rows.
+        EdistillError: the outputs are of other rows.
     """
     if len(values) == len(rows):
         return values
@@ -256,7 +270,7 @@ def _by_key(file: Path, split: str, rows: Rows) -> Array:
 
 
 def _column_names(file: Path) -> list[str] | None:
-    """Of a table, its columns but the key; None for numbers alone."""
+    """The columns of a table without its key; None if they are numbered 0, 1, …, and for other files."""
     if file.suffix.lower() not in TABLES:
         return None
     columns = _header(file)
@@ -278,7 +292,7 @@ def _header(file: Path) -> list[str]:
 
 
 def _table(file: Path, whole: bool = True) -> tuple[str, list[str], Array]:
-    """The key's name, the keys, and the outputs (N, ·); of the first rows where the whole is not asked for."""
+    """The key's name, the keys, and the outputs (N, ·); of the first block of rows unless `whole`."""
     columns = _header(file)
     key = next(name for name in columns if name in KEYS)
     try:

@@ -1,4 +1,4 @@
-"""Which of the tensors that a member returns is its answer, where it returns several: a tuple, a table, an object."""
+"""Pick the answer of a member that returns several tensors in a tuple, a mapping or an object."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ensemble_distill.teachers.answering import Answering
 
 
 class Picked(nn.Module):
-    """A member, of whose outputs one is its answer."""
+    """Wraps a module to return the one output that `steps` lead to."""
 
     def __init__(self, own: nn.Module, steps: Steps) -> None:
         super().__init__()
@@ -31,14 +31,15 @@ class Picked(nn.Module):
 def pick(asked: Answering, several: Any, one: Any, rows: int, count: int | None) -> Part:
     """The tensor that is plainly the answer.
 
-    Which could be is for the task to say, among those that have a row for each row.
+    The task decides among the tensors that have one row for each row of the input.
 
     Args:
-        several, one: what the member returns of `rows` rows, and of the first alone. A tensor that has as many rows
-            each time is about the rows.
+        several, one: what the member returns for `rows` rows, and for the first row alone. A tensor belongs to the rows
+            if its length is their number both times.
+        count: number of the data's classes or targets; None if unknown.
 
     Raises:
-        EdistillError: several are, or none.
+        EdistillError: several tensors could be the answer, or none.
     """
     member = asked.member
     alone = {part.path: part for part in parts(one)}

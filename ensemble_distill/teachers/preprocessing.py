@@ -1,4 +1,4 @@
-"""A member's preprocessing out of several sources, of which the first to say a thing wins."""
+"""Merge a member's preprocessing from several sources; the first source to set a field wins."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Said = Mapping[str, Any]  # some of Preprocessing's fields
 
 
 def from_settings(settings: PreprocessingSettings | None) -> Said:
-    """What `teachers.preprocessing` says of pictures."""
+    """The fields that `teachers.preprocessing` sets for pictures."""
     return {} if settings is None else settings.model_dump(exclude_none=True, exclude=OF_TEXTS)
 
 
 def from_timm(config: Mapping[str, Any]) -> Said:
-    """What a timm data or pretrained config says; absent, empty and null values say nothing.
+    """The fields that a timm data or pretrained config sets; absent, empty and null values set nothing.
 
-    mean and std of another number of channels than `input_size` become their average, as in timm's loader.
+    A mean or std with another number of channels than `input_size` is averaged, as in timm's loader.
     """
     said = {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode") if config.get(key)}
     channels = None
@@ -43,14 +43,15 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def settled(name: str, *sources: Said) -> Preprocessing:
-    """Combine sources, the earlier the stronger.
+    """Merge sources into a preprocessing; earlier sources take precedence.
 
     Args:
         name: the member's, for the message.
+        sources: some fields of `Preprocessing` each.
 
     Raises:
-        EdistillError: nothing says size, mean or std (interpolation and crop have defaults), or a value is
-            out of its domain.
+        EdistillError: no source sets size, mean or std (interpolation and crop have defaults), or a value is out of
+            its domain.
     """
     merged: dict[str, Any] = {}
     for said in sources:

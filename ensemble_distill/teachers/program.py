@@ -1,8 +1,8 @@
 """A program of torch: an exported one (.pt2), or a TorchScript archive (.pt). It needs no Python code of the teacher.
 
-Neither is data alone. `torch.export.load` unpickles objects that a file may hold and evaluates its shapes' texts as
-Python, and torch says never to load one from a source that is not trusted; a TorchScript archive is code that runs as
-it is loaded, with operators that write files. So both need `--trust-checkpoints`.
+Neither is data alone. `torch.export.load` unpickles objects in the file and evaluates shape expressions as Python;
+torch's documentation says never to load a file from an untrusted source. A TorchScript archive is code that runs as it
+is loaded, and its operators may write files. Both therefore need `--trust-checkpoints`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WHY = {
 
 
 class Batched(nn.Module):
-    """A program of a fixed number of rows, given so many at a time, the last one again and again."""
+    """Runs a program of a fixed batch size in batches of that size, filled up with copies of the last row."""
 
     def __init__(self, own: nn.Module, rows: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Batched(nn.Module):
 
 
 class Script(nn.Module):
-    """An archive of TorchScript as a module like any: by itself it refuses `requires_grad_`."""
+    """Wraps a TorchScript archive as an ordinary module, since a script module refuses `requires_grad_`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def claims(path: Path) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for a program that is not trusted."""
+    """Load a member; raises EdistillError unless checkpoints are trusted."""
     name, given = member_name(path), from_settings(context.settings.preprocessing)
     if not context.trust:
         raise EdistillError(
@@ -101,7 +101,7 @@ def _build(member: Member, path: Path) -> nn.Module:
     refuse_changed(path, member.sha256, file_digest(path))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that TorchScript is old, that a file was written by another release
+            warnings.simplefilter("ignore")  # about TorchScript's age and files of other releases
             module = _exported(path) if _is_exported(path) else Script(path)
     except Exception as error:  # a damaged archive fails in many ways
         raise EdistillError(

@@ -1,8 +1,8 @@
 """Ready-made outputs: an `.npz` with an array a split, or a folder with an .npy, .csv or .parquet a split.
 
-Such a member answers the rows of its splits and nothing else: no distorted rows, and views of them where it has outputs
-of exactly those, (V, N, ·). Rows that are NaN in all their numbers it does not answer, as those of out-of-fold outputs
-that it was trained on.
+The member answers the rows of its splits and no others. It answers no distorted rows, and views only if its outputs are
+of exactly these views, (V, N, ·). A row whose numbers are all NaN is not answered: in out-of-fold outputs, for example,
+a row that the member was trained on.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.viewed import Viewed, unsaid
 from ensemble_distill.teachers.whole_files import PIECE, refuse_changed
 
-MODEL = "ready-made outputs"  # what builds such a member, in its record
-OTHERS = ("args.yaml", "config.json")  # what makes a folder another kind's
+MODEL = "ready-made outputs"  # `Member.model` of this kind
+OTHERS = ("args.yaml", "config.json")  # files that mark a folder of another kind
 
 
 def claims(path: Path) -> bool:
-    """An `.npz`, or a folder, with outputs of a split; see `holds_outputs`."""
+    """Whether `path` is an `.npz` or a folder with outputs of a split; see `holds_outputs`."""
     if path.name.lower().endswith(".npz"):
         return path.is_file() and holds_outputs(path)
     if not path.is_dir() or any((path / name).exists() for name in OTHERS):
@@ -52,7 +52,7 @@ def claims(path: Path) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for arrays that belong to no split, for none, and for what may be data."""
+    """Load a member; raises EdistillError if an array belongs to no split, there is none, or it may be data."""
     outputs = outputs_of(path)
     refuse_labels(outputs, open_task(context.task), context.names)
     member = Member(
@@ -67,7 +67,7 @@ def load(path: Path, context: Context) -> Teacher:
 
 
 def outputs_of(path: Path) -> Outputs:
-    """What a member of this kind holds. Raises EdistillError as `load` does."""
+    """The outputs at `path`; raises EdistillError as `load` does."""
     return in_archive(path) if path.is_file() else of_folder(path)
 
 
@@ -88,13 +88,13 @@ def _open(member: Member, path: Path, task: type[Task]) -> Answering:
 
 
 class Table:
-    """See `Answering`. It answers row numbers."""
+    """See `Answering`. Answers row numbers, without inputs."""
 
     module, wants, fineness = None, None, ROUNDING
 
     def __init__(self, task: type[Task], member: Member, outputs: Outputs) -> None:
         self.task, self.member, self._outputs = task, member, outputs
-        self._held: dict[str, Array] = {}  # by split or, where there are several views, by view; see `in_view`
+        self._held: dict[str, Array] = {}  # by split, or by view if there are several; see `in_view`
         self._views: dict[str, int] = {}
         self._checked = Remarked(task, member)
 
@@ -103,10 +103,14 @@ class Table:
         return self._checked.remark
 
     def to(self, device: torch.device) -> None:
-        """It stands nowhere."""
+        """Does nothing: a table is on no device."""
 
     def meets(self, split: str, rows: Rows) -> None:
-        """Raises EdistillError: it has no outputs of the split, or of other rows; or one of them is not a number."""
+        """Read the outputs of a split.
+
+        Raises:
+            EdistillError: there are none, they are of other rows, or a row has some numbers that are not finite.
+        """
         if split in self._held or split in self._views:
             return
         name = self.member.name
@@ -127,11 +131,11 @@ class Table:
             self._held[asked] = each
 
     def viewed(self, split: str) -> Viewed:
-        """What there is of a split that it has met."""
+        """The views that its outputs of a split cover; `meets` must have read them."""
         return Viewed(self.member.name, str(self._outputs.path), self._views.get(split), self._outputs.made)
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        """NaN on rows that it does not answer."""
+        """See `Answering`; rows that it does not answer are NaN."""
         if split not in self._held:
             raise EdistillError(
                 f"Member {self.member.name} has outputs of {self._views.get(split, 'no')} views of {split} in "
@@ -150,7 +154,7 @@ class Table:
 
     @cached_property
     def _any(self) -> NDArray[np.float32]:
-        """One of its answers, (1, W). Raises EdistillError where it has none."""
+        """One of its answers, (1, W); raises EdistillError if it has none."""
         for split, values in self._held.items():
             there = np.flatnonzero(~np.isnan(values).any(axis=1))
             if len(there):
@@ -162,8 +166,10 @@ class Table:
 
 
 def refuse_broken_rows(values: Array, name: str, split: str, outputs: Outputs) -> None:
-    """Raise EdistillError for rows of outputs (N, ·) some of whose numbers are not finite: where a row is not answered,
-    all are NaN."""
+    """Raise EdistillError for a row of outputs (N, ·) with some numbers that are not finite.
+
+    A row that is not answered has NaN in all its numbers.
+    """
     broken = ~np.isfinite(values).all(axis=1) & ~np.isnan(values).all(axis=1)
     if broken.any():
         key, row = f"data.{split.replace('/', '.')}", int(broken.argmax())

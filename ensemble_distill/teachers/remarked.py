@@ -1,4 +1,4 @@
-"""What members of other runtimes say, checked as a network's answers are, and what a user should know of it."""
+"""Check the outputs of members of other runtimes like those of networks, and collect remarks for the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ensemble_distill.tasks.checks.logits import FLOOR
 
 
 class Remarked:
-    """Numbers a member says, as the cache holds them.
+    """Converts a member's outputs to the cache's format and collects what a user should know about them.
 
     Attributes:
         remark: see `Answering`.
@@ -28,7 +28,7 @@ class Remarked:
         self._flat: tuple[int, ...] | None = None
 
     def tell(self, sentence: str | None) -> None:
-        """Add to the remark."""
+        """Add a sentence to the remark; None adds nothing."""
         self._told += [sentence] if sentence else []
 
     @property
@@ -46,13 +46,17 @@ class Remarked:
         return " ".join(told) or None
 
     def flat(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Rows (B, …) as (B, F), in the order of their dimensions."""
+        """Rows (B, …) flattened to (B, F) in row-major order."""
         if x.ndim == 4 and x.shape[1] > 1:
             self._flat = x.shape[1:]
         return x.reshape(len(x), -1)
 
     def answers(self, said: NDArray[Any], split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-        """What it says of some rows (B, ·) as `Answering.answers` gives it. Raises EdistillError as that does."""
+        """A member's output (B, ·) for some rows, in the format of `Answering.answers`.
+
+        Raises:
+            EdistillError: it is not an answer of the task, or is unlikely to mean what the settings say.
+        """
         raw = self.task.joined(torch.from_numpy(said), len(rows), self.member)
         if not self._seen:
             self._seen = True

@@ -23,11 +23,11 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 
-MODEL = "edistill run"  # what builds such a member, in its record
+MODEL = "edistill run"  # `Member.model` of this kind
 
 
 class Pooled(nn.Module):
-    """x to what a student's heads predict together: logits (B, *L, K), or means and log-variances (B, 2D)."""
+    """Maps x to the pooled prediction of a student's heads: logits (B, *L, K), or means and log-variances (B, 2D)."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Pooled(nn.Module):
 
 
 class OneHead(Pooled):
-    """x to what one head of a student says, in the numbers of a member."""
+    """Maps x to the prediction of one head of a student, in the form of a member's output."""
 
     def __init__(self, student: Student, run: Run, trusted: Trust, at: int) -> None:
         super().__init__(student)
@@ -50,11 +50,16 @@ class OneHead(Pooled):
 
 
 def once(modules: Sequence[nn.Module]) -> list[tuple[int, nn.Module]]:
-    """What runs where some members are asked together, and the position of a member whose input it takes: the heads of
-    one run are a student of these heads, which run its body once. It costs what they do, and may have other weights.
+    """The modules to measure the cost of when members run together: heads of the same run share its body.
+
+    The heads of a run become a student of just these heads, which runs the body once. It costs as much as they do, but
+    its weights may be others.
 
     Args:
-        modules: of the members.
+        modules: the members' modules.
+
+    Returns:
+        For each module to run, the position of a member whose input it takes, and the module.
     """
     heads: dict[str, list[int]] = {}
     for at, module in enumerate(modules):
@@ -63,7 +68,7 @@ def once(modules: Sequence[nn.Module]) -> list[tuple[int, nn.Module]]:
 
 
 def _together(modules: Sequence[nn.Module]) -> nn.Module:
-    """The one module, or the heads of one run."""
+    """The single module, or a student of the given heads of one run."""
     heads = [module for module in modules if isinstance(module, OneHead)]
     if not heads:
         (module,) = modules
@@ -75,17 +80,17 @@ def _together(modules: Sequence[nn.Module]) -> nn.Module:
 
 
 def claims(path: Path) -> bool:
-    """A folder whose config.json says that edistill wrote it."""
+    """Whether `path` is a folder whose config.json says that edistill wrote it."""
     config = path / CONFIG
     try:
         record = read_json(config) if config.is_file() else None
-    except (ValueError, OSError):  # another kind's, or no one's
+    except (ValueError, OSError):  # the config of another kind, or of none
         return False
     return isinstance(record, dict) and "edistill" in record
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """A finished run. Raises EdistillError when it is not finished, or its task or classes are not the data's."""
+    """Load a run; raises EdistillError if it is not finished, or its task or classes are not the data's."""
     run = Run.open(path)
     task = run.architecture.task
     if task.key != context.task:
@@ -105,7 +110,11 @@ def load(path: Path, context: Context) -> Teacher:
 
 
 def heads_of(path: Path, context: Context) -> list[Teacher]:
-    """Each head of a run as a member, `RUN.head-K`; a run of one head is one member. Raises EdistillError as `load`."""
+    """Each head of a run as a member `RUN.head-K`, or the run itself if it has one head.
+
+    Raises:
+        EdistillError: as `load` does.
+    """
     whole, run = load(path, context), Run.open(path)
     if run.architecture.heads == 1:
         return [whole]

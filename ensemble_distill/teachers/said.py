@@ -1,4 +1,4 @@
-"""What the small text files beside a member's weights say: read once, bounded, and refused in one message."""
+"""Read the small text files beside a member's weights, within bounds and with errors a user can act on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
 
-MOST_ENTRIES = 10**6  # a config that names the 21,841 classes of ImageNet has a tenth of them
+MOST_ENTRIES = 10**6  # a config that names the 21,841 classes of ImageNet has a tenth of this
 
 
 def read_said(file: Path) -> str:
     """The text of a file that was there when its folder was listed.
 
     Raises:
-        EdistillError: it is gone, may not be read, or is no UTF-8.
+        EdistillError: it is gone, cannot be read, or is not UTF-8 text of reasonable size.
     """
     try:
         return read_whole(file, DOCUMENT).decode()
@@ -30,7 +30,7 @@ def read_said(file: Path) -> str:
 
 
 def json_said(file: Path) -> Any:
-    """Raises EdistillError where the file cannot be read or is not JSON."""
+    """Parse a JSON file; raises EdistillError if it cannot be read or is not JSON."""
     try:
         return parse_json(read_said(file))
     except ValueError as error:
@@ -38,13 +38,12 @@ def json_said(file: Path) -> Any:
 
 
 def yaml_said(file: Path) -> Any:
-    """Plain YAML, which builds nothing but texts, numbers, lists and tables.
+    """Parse plain YAML, which builds only texts, numbers, lists, tables and the like.
 
-    Anchors may stand for each other, and a few lines of them for billions of entries: those are counted before any is
-    made.
+    A few lines of nested anchors can stand for billions of entries, so entries are counted before any is built.
 
     Raises:
-        EdistillError: the file cannot be read, is no plain YAML, or stands for more than a million entries.
+        EdistillError: the file cannot be read, is not plain YAML, or stands for more than a million entries.
     """
     import yaml
 
@@ -73,13 +72,15 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 def refuse_other_kinds(file: Path, record: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
-    """Refuse values of another kind than a file's reader takes; what is null or absent says nothing.
+    """Refuse values of a kind that the file's reader does not take; null and absent values pass.
 
     Args:
-        kinds: of each key, one of `KINDS`.
+        file: the file, for messages.
+        record: its content.
+        kinds: the expected kind for each key, from `KINDS`.
 
     Raises:
-        EdistillError: one is of another.
+        EdistillError: a value is of another kind.
     """
     for key, kind in kinds.items():
         value = record.get(key)
@@ -89,12 +90,12 @@ def refuse_other_kinds(file: Path, record: Mapping[str, Any], kinds: Mapping[str
 
 
 def _entries(node: Any, known: dict[int, int]) -> int:
-    """How many entries a node of YAML stands for, each anchor counted as often as it is named."""
+    """The number of entries a YAML node stands for, with an anchor counted each time it is used."""
     if node is None or isinstance(node.value, str):
         return 1
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = MOST_ENTRIES + 1  # until it is known: one that holds itself has no end
+    known[id(node)] = MOST_ENTRIES + 1  # until counted: a node that contains itself is endless
     parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
     known[id(node)] = 1 + sum(_entries(part, known) for part in parts)
     return known[id(node)]

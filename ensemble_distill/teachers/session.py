@@ -1,4 +1,4 @@
-"""A member that onnxruntime answers for."""
+"""A member that onnxruntime runs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ DTYPES: dict[str, Any] = {
     "int64": np.int64,
     "int32": np.int32,
 }
-QUIET = 3  # onnxruntime's level of errors
+QUIET = 3  # onnxruntime's log level for errors
 
 
 @dataclass(frozen=True)
 class Ask:
-    """How a graph is asked.
+    """How to run a graph.
 
     Attributes:
-        entries: its input; of texts one for each of the fields, of several arrays one for each, in their order.
-        outputs: the names of those that are its answer, side by side.
-        labels: of an answer that is a table of each row, its keys in order; None for a matrix.
+        path: its file.
+        entries: its input; for texts one for each field, and for rows of several arrays one for each, in their order.
+        outputs: the names of the outputs that form the answer, side by side.
+        labels: the keys in order if the answer is a table for each row; None for a matrix.
     """
 
     path: Path
@@ -46,14 +47,14 @@ class Ask:
     labels: tuple[int | str, ...] | None
 
 
-Given = dict[str, NDArray[Any]]  # rows, by the name of the input
+Given = dict[str, NDArray[Any]]  # rows by input name
 
 
 class Session:
-    """See `Answering`. It runs on the CPU, wherever the networks beside it do.
+    """See `Answering`. It runs on the CPU, whatever device the networks use.
 
     Args:
-        size: bytes of its files.
+        size: of its files, in bytes.
 
     Raises:
         EdistillError: onnxruntime cannot load the graph.
@@ -75,10 +76,10 @@ class Session:
         return self.remarked.remark
 
     def meets(self, split: str, rows: Rows) -> None:
-        """It answers any."""
+        """Does nothing: a graph answers any rows."""
 
     def to(self, device: torch.device) -> None:
-        """It stays where it is."""
+        """Does nothing: it stays on the CPU."""
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
         assert inputs is not None  # it wants them
@@ -91,7 +92,7 @@ class Session:
         return self.remarked.answers(self._raw(x, where), split, rows)
 
     def _fields(self, inputs: Tensor) -> Sequence[Tensor]:
-        """The rows for each input; texts are padded to the longest, or as far as the graph says."""
+        """The rows for each input; texts are padded to the longest, or to the length that the graph fixes."""
         encoding = named_in(self.member.preprocessing)
         if encoding is None:
             return [inputs]
@@ -101,7 +102,7 @@ class Session:
         return list(named(inputs, encoding).values()) if free else inputs.unbind(1)
 
     def _fitted(self, x: NDArray[Any], entry: Port, where: str) -> NDArray[Any]:
-        """Rows as the graph takes them. Raises EdistillError where their shape is another than it says."""
+        """Rows in the shape and type that the graph takes; raises EdistillError if their shape does not match."""
         wanted = entry.shape
         if wanted is not None and len(wanted) == 2 and x.ndim > 2:
             x = self.remarked.flat(x)
@@ -115,7 +116,7 @@ class Session:
         return np.ascontiguousarray(x, dtype=DTYPES[entry.kind])
 
     def _raw(self, given: Given, where: str) -> NDArray[Any]:
-        """(B, ·); a graph of a fixed number of rows is given so many at a time, the last one again and again."""
+        """The output (B, ·); a graph of a fixed batch size runs batches filled up with copies of their last row."""
         first = self._ask.entries[0]
         fixed, rows = first.shape[0] if first.shape else None, len(given[first.name])
         if fixed is None:
@@ -140,7 +141,7 @@ class Session:
         return np.concatenate([self._matrix(one, len(x), where) for one in found], axis=1)
 
     def _matrix(self, found: Any, rows: int, where: str) -> NDArray[Any]:
-        """One output as a matrix (B, ·)."""
+        """One output as a matrix (B, ·), with the columns of a table in the order of its labels."""
         if self._ask.labels is not None:
             try:
                 found = np.array([[row[label] for label in self._ask.labels] for row in found], np.float64)

@@ -14,19 +14,19 @@ from ensemble_distill.teachers.encodings import from_tokenizer
 from ensemble_distill.teachers.preprocessing import OF_TEXTS, from_settings, settled
 from ensemble_distill.teachers.teacher import Context
 
-How = Callable[[RowArray], Preprocessing | Tokenization | None]  # an array of pixels or of texts becomes an input
+How = Callable[[RowArray], Preprocessing | Tokenization | None]  # the preprocessing of pixels or texts
 
 
 def several_of(name: str, context: Context, taken: Sequence[str] | None = None) -> Several | None:
-    """None where a row is one array.
+    """The preprocessing of rows of several arrays; None if a row is one array.
 
     Args:
         name: the member's.
-        taken: what it calls its arguments, in their order; None where nothing says it, and it takes all arrays.
+        taken: the names of its arguments, in order; None if they are unknown, and it takes all arrays.
 
     Raises:
-        EdistillError: `teachers.inputs` names what the data has not; nothing says how pictures or texts become its
-            input; an array has a name that no argument has; or its arguments are others.
+        EdistillError: `teachers.inputs` names an array that the data does not have; nothing says how pictures or texts
+            become inputs; an array's name cannot be an argument's; or the arguments do not match the arrays.
     """
     if context.arrays is None:
         return None
@@ -61,7 +61,7 @@ def several_of(name: str, context: Context, taken: Sequence[str] | None = None) 
 
 
 def _called(name: str, context: Context) -> Mapping[str, str]:
-    """What the member calls the arrays that it takes, by the data's names."""
+    """The names that the member has for the arrays it takes, by the data's names."""
     assert context.arrays is not None
     known, given = [array.name for array in context.arrays], context.settings.inputs
     for one in given:
@@ -76,8 +76,17 @@ def _called(name: str, context: Context) -> Mapping[str, str]:
 
 
 def as_taken(name: str, arrays: Sequence[RowArray], called: Mapping[str, str], how: How) -> Several:
-    """How arrays become the input of a network that calls them so. Raises EdistillError for a name that no argument
-    has."""
+    """How arrays become the input of a network.
+
+    Args:
+        name: the member's, for messages.
+        arrays: the data's arrays that it takes.
+        called: its name for each array, by the data's.
+        how: gives the preprocessing of an array, or None.
+
+    Raises:
+        EdistillError: a name cannot be that of an argument.
+    """
     parts = []
     for array in arrays:
         to = how(array)
@@ -90,7 +99,7 @@ def as_taken(name: str, arrays: Sequence[RowArray], called: Mapping[str, str], h
 
 
 def of_kind(said: PreprocessingSettings | None, kind: str) -> PreprocessingSettings | None:
-    """What settings say of texts, or of pictures alone; None where they say nothing of them."""
+    """The settings for texts, or those for pictures; None if there are none."""
     if said is None:
         return None
     others = [key for key in type(said).model_fields if (key in OF_TEXTS) != (kind == "text")]
@@ -99,13 +108,13 @@ def of_kind(said: PreprocessingSettings | None, kind: str) -> PreprocessingSetti
 
 
 def rendered_shape(array: RowArray, to: Preprocessing) -> tuple[int, ...]:
-    """(C, H, W) of a picture as `rendering.render` makes it."""
+    """The shape (C, H, W) in which `rendering.render` returns a picture."""
     found, wanted = array.shape[-1], max(len(to.mean), len(to.std))
     return (1 if to.channels == 1 else wanted if found == 1 else found, *to.size)
 
 
 def each_of(preprocessing: AnyPreprocessing | None) -> list[Any]:
-    """It, or that of each of several arrays."""
+    """The preprocessing as a list, with one entry for each of several arrays."""
     if isinstance(preprocessing, Several):
         return [part.preprocessing for part in preprocessing.parts]
     return [preprocessing]
