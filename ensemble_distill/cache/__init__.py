@@ -1,1 +1,1 @@
-"""A cache on disk: its manifest, how records are laid out, reading and writing. Only storage."""
+"""A cache on disk: its manifest, how records are laid out, reading and writing. Storage only."""

@@ -1,4 +1,4 @@
-"""What `inspect` tells of a cache."""
+"""What `inspect` shows about a cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ensemble_distill.cache.manifest import Manifest, bytes_of_records
 
 
 def about(path: Path) -> dict[str, Any]:
-    """Raises EdistillError when the manifest is damaged."""
+    """The facts about a cache as a JSON table. Raises EdistillError if the manifest is damaged."""
     manifest = Manifest.load(path)
     return {
         "kind": "cache",

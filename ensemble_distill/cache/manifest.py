@@ -1,4 +1,4 @@
-"""What a cache is about: the facts that decide whether it may be read."""
+"""The facts about a cache that decide whether it may be read."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ensemble_distill.runtime.records import GIVEN, parsed
 from ensemble_distill.tasks import Task, task_from_json
 
 FORMAT = 1
-PARTIAL = 2  # the format of a cache with rows that members do not answer, which earlier versions would take for numbers
-DRAWN = 3  # and of one with drawn ids, which they would take for dense records
+PARTIAL = 2  # format of a cache with unanswered rows, which earlier versions would take for numbers
+DRAWN = 3  # format of a cache with drawn ids, which earlier versions would take for dense records
 NAME = "manifest.json"
-ARGS = "args.toml"  # the settings that a cache was made with
+ARGS = "args.toml"  # the settings that the cache was made with
 FOLDERS = (RECORDS, PARTS, "replay", "decoded")
-FILES = (NAME, ARGS, *FOLDERS)  # of ours, and gone when a cache is made again: all but notes, which are of the data
+FILES = (NAME, ARGS, *FOLDERS)  # deleted when a cache is made again; notes stay, since they depend on the data only
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Pushed:
     """The stored inputs of one view of a split, for views that move inputs along the members' gradients.
 
     Attributes:
-        members: name and sha256 of those that were asked for gradients, in the order that draws count them. One that
-            comes later only labels what is stored: the inputs stay.
+        members: name and sha256 of the members asked for gradients, in the order that the draws count. A member added
+            later only labels the stored inputs.
         shape: (C, H, W) of an input.
-        dtype: "uint8" of inputs in [0, 1], or "float32"; see `cache/formats/inputs.py`.
+        dtype: "uint8" for inputs in [0, 1], or "float32"; see `cache/formats/inputs.py`.
     """
 
     members: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]
@@ -55,12 +55,12 @@ class Pushed:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The ids drawn of one view of a split, for records that hold no other classes.
+    """The ids drawn for one view of a split, for records that hold no other classes.
 
     Attributes:
-        members: name and sha256 of those whose mean they were drawn from. One that comes later is asked about the ids
-            that there are.
-        samples: n, how many of a position.
+        members: name and sha256 of the members whose mean the ids were drawn from. A member added later answers at the
+            existing ids.
+        samples: n, the number of ids per position.
     """
 
     members: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]
@@ -68,14 +68,14 @@ class Drawn:
 
 
 def _drawn_key(text: str) -> SampleKey:
-    """The view of a split that `drawn` calls "split/view"."""
+    """The key of a "split/view" in `drawn`."""
     key = key_of(f"{SAMPLES}/{text.rpartition('/')[0]}/{SampleKey.NAMED}/{text.rpartition('/')[2]}")
     assert isinstance(key, SampleKey)
     return key
 
 
 def _pushed_key(text: str) -> InputKey:
-    """The view of a split that `pushed` calls "split/view"."""
+    """The key of a "split/view" in `pushed`."""
     key = key_of(f"{INPUTS}/{text.rpartition('/')[0]}/{InputKey.NAMED}/{text.rpartition('/')[2]}")
     assert isinstance(key, InputKey)
     return key
@@ -83,8 +83,10 @@ def _pushed_key(text: str) -> InputKey:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The file `manifest.json`: what an answer is, who says it of which rows, and the sha256 of each record's file. The
-    types here are what a file is held to that is loaded."""
+    """The file `manifest.json`: the task, who answers which rows, and the sha256 of each record's file.
+
+    A loaded file is validated against the types here.
+    """
 
     answer: Annotated[Task | type[Task], GIVEN]  # a type until members have been asked
     dtype: Annotated[str, Field(pattern="^(float16|float32)$")]
@@ -92,13 +94,13 @@ class Manifest:
     splits: Mapping[str, Split] = field(default_factory=dict)
     records: Mapping[Annotated[Key, PlainValidator(key_of)], str] = field(default_factory=dict)
     caching: Mapping[str, Any] = field(default_factory=dict)  # batch size, dtype, device, library versions
-    # how many rows of a record its member does not answer, where it does not answer all
+    # number of rows that the member of a record leaves unanswered, if any
     unanswered: Mapping[Annotated[RecordKey, PlainValidator(key_of)], Annotated[int, Field(ge=1)]] = field(
         default_factory=dict
     )
-    # how inputs are made, noted before the first is stored
+    # how inputs are made; noted before the first one is stored
     pushed: Mapping[Annotated[InputKey, PlainValidator(_pushed_key)], Pushed] = field(default_factory=dict)
-    # how ids are drawn, noted before the first is stored
+    # how ids are drawn; noted before the first one is stored
     drawn: Mapping[Annotated[SampleKey, PlainValidator(_drawn_key)], Drawn] = field(default_factory=dict)
 
     @property
@@ -111,18 +113,18 @@ class Manifest:
 
     @property
     def settled(self) -> Task:
-        """What an answer is, once members have been asked."""
+        """The task, once members have been asked."""
         assert isinstance(self.answer, Task)
         return self.answer
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, where an answer is of several."""
+        """Class names; empty if the task has none, or before members have been asked."""
         return self.answer.names if isinstance(self.answer, Task) else ()
 
     @property
     def format(self) -> Format:
-        """How what a member says of a row is stored, where it is stored whole."""
+        """How a member's whole answer for a row is stored."""
         return Format(self.settled.format, self.settled.shape, self.dtype)
 
     def format_of(self, key: Key) -> Format:
@@ -138,12 +140,12 @@ class Manifest:
         return Format("sampled", (*positions, drawn.samples + 1), self.dtype)
 
     def is_sampled(self, split: str) -> bool:
-        """Whether what members said of a split is stored of drawn ids alone."""
+        """Whether the members' answers for a split are stored at drawn ids only."""
         return any(key.split == split for key in self.drawn)
 
     @property
     def answers(self) -> Mapping[RecordKey, str]:
-        """The records that hold what members said."""
+        """The records that hold members' answers."""
         return {key: sha256 for key, sha256 in self.records.items() if isinstance(key, RecordKey)}
 
     def views(self, split: str) -> int:
@@ -154,17 +156,17 @@ class Manifest:
         return count
 
     def answered(self, split: str) -> float:
-        """The share of the rows of a split that members answer, the mean over its records."""
+        """The share of the rows of a split that members answer, mean over its records."""
         keys = [key for key in self.answers if key.split == split]
         lacking = sum(self.unanswered.get(key, 0) for key in keys)
         return 1 - lacking / (len(keys) * self.splits[split].rows) if keys else 1.0
 
     def holds(self, split: str) -> bool:
-        """Whether any record of what members said of a split is complete."""
+        """Whether any record of members' answers for a split is complete."""
         return any(key.split == split for key in self.answers)
 
     def unfinished(self, member: str) -> bool:
-        """Whether a member never got as far as the others: it has no record, or lacks one that another has."""
+        """Whether a member never got as far as the others: it has no record, or lacks one that another member has."""
         held: dict[str, set[tuple[str, int]]] = {name: set() for name in self.names}
         for key in self.answers:
             held.setdefault(key.member, set()).add((key.split, key.view))
@@ -187,16 +189,21 @@ class Manifest:
         return replace(self, pushed=pushed, records={key: s for key, s in self.records.items() if key != gone})
 
     def without_drawn(self, gone: SampleKey) -> Manifest:
-        """The manifest as if no ids of a view had ever been drawn."""
+        """The manifest as if no ids had been drawn for a view."""
         drawn = {key: one for key, one in self.drawn.items() if key != gone}
         return replace(self, drawn=drawn, records={key: s for key, s in self.records.items() if key != gone})
 
     def pushed_views(self, split: str) -> list[InputKey]:
-        """The views of a split whose inputs are stored, or were about to be, in order."""
+        """The views of a split whose inputs are stored, or about to be, in order."""
         return sorted(key for key in self.pushed if key.split == split)
 
     def with_records(self, records: Mapping[Key, str], unanswered: Mapping[RecordKey, int] | None = None) -> Manifest:
-        """The manifest with more records, or made again; `unanswered` says of how many rows each lacks an answer."""
+        """The manifest with new or replaced records.
+
+        Args:
+            records: sha256 by key.
+            unanswered: number of rows that each record leaves unanswered.
+        """
         kept = {key: rows for key, rows in self.unanswered.items() if key not in records}
         lacking = {key: rows for key, rows in (unanswered or {}).items() if rows}
         return replace(self, records={**self.records, **records}, unanswered={**kept, **lacking})
@@ -211,7 +218,7 @@ class Manifest:
             "members": [member.to_json() for member in self.members],
             "splits": {name: vars(split) for name, split in self.splits.items()},
             "caching": dict(self.caching),
-            # the same bytes in whatever order they were made
+            # sorted, so that the bytes do not depend on the order in which records were made
             "records": dict(sorted((key.text, sha256) for key, sha256 in self.records.items())),
         }
         if self.pushed:
@@ -226,24 +233,25 @@ class Manifest:
 
     @property
     def format_number(self) -> int:
-        """Of the file: what every version reads, unless there is something in it that earlier ones would misread."""
+        """The file's format: the oldest one in which earlier versions would not misread anything."""
         if self.drawn:
             return DRAWN
         return PARTIAL if self.unanswered else FORMAT
 
     def told_pushed(self) -> dict[str, dict[str, Any]]:
-        """How inputs are made, as the file and `inspect` say it, by "split/view"."""
+        """How inputs are made, by "split/view", for the file and `inspect`."""
         told = {f"{key.split}/{key.view}": vars(pushed) for key, pushed in self.pushed.items()}
         return dict(sorted(told.items()))
 
     def told_drawn(self) -> dict[str, dict[str, Any]]:
-        """How ids are drawn, as the file and `inspect` say it, by "split/view"."""
+        """How ids are drawn, by "split/view", for the file and `inspect`."""
         told = {f"{key.split}/{key.view}": vars(drawn) for key, drawn in self.drawn.items()}
         return dict(sorted(told.items()))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Raises: EdistillError when there is none, it cannot be read or is damaged, or another version wrote it."""
+        """Raises: EdistillError if there is no manifest, it is unreadable or damaged, or an unknown version wrote
+        it."""
         path = folder / NAME
         if not is_cache(folder):
             raise CacheError(f"{folder} holds no cache ({NAME} is missing). Run edistill cache-logits first.")
@@ -273,18 +281,18 @@ def bytes_of_records(folder: Path) -> int:
 
 
 def is_cache(folder: Path) -> bool:
-    """Whether a folder says that it is a cache; a manifest that cannot be read says so, too."""
+    """Whether a folder is a cache, even if its manifest cannot be read."""
     return os.path.lexists(folder / NAME)
 
 
 def _parsed(record: Mapping[str, Any]) -> Manifest:
-    """The manifest that a JSON document is.
+    """The manifest in a JSON document.
 
     Raises:
-        ValueError: it is none, or one that could make somebody write outside the cache.
+        ValueError: there is none, or one that could make somebody write outside the cache.
     """
     answer = task_from_json(record)
-    # names of classes may be those of folders, which need not be Unicode, as the texts of records are
+    # class names may come from folder names, which need not be Unicode; a record's texts are
     manifest = parsed(Manifest, {**scattered(record), "classes": None}, answer=answer)
     answer.refuse_others(manifest.members)
     for problem in problems(manifest):
@@ -297,7 +305,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
 
 
 def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> None:
-    """Raise EdistillError when a split's data or views are not those the cache was made from."""
+    """Raise EdistillError if a split's data or views are not those that the cache was made from."""
     if cached.digest != found.digest:
         raise CacheError(
             f"{folder} holds outputs for {name} data {cached.digest[:12]}… ({cached.rows} rows), but "
@@ -316,8 +324,11 @@ def refuse_other_data(folder: Path, name: str, cached: Split, found: Split) -> N
 
 
 def as_recorded(cached: Sequence[Member], found: Member, kinds: Collection[str]) -> Member:
-    """A member as it is now, with the preprocessing that the cache recorded where that acts on nothing, no split of
-    `kinds` being of pixels, of texts or of several arrays, or says the same in the words of an older version."""
+    """A member as it is now, with the preprocessing that the cache recorded if that makes no difference.
+
+    It makes none if it says the same in the words of an older version, or if no split of `kinds` has pixels, texts or
+    several arrays.
+    """
     there = next((member for member in cached if member.name == found.name), None)
     if there is None:
         return found
@@ -327,7 +338,7 @@ def as_recorded(cached: Sequence[Member], found: Member, kinds: Collection[str])
 
 
 def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence[Member]) -> None:
-    """Raise EdistillError when a cached member is gone or is not the one it was.
+    """Raise EdistillError if a cached member is missing or has changed.
 
     New members among `found` are no contradiction: adding one recomputes nothing.
     """
@@ -350,6 +361,6 @@ def refuse_other_members(folder: Path, cached: Sequence[Member], found: Sequence
 
 
 def abbreviated(value: object) -> str:
-    """A value for a message: the first twelve characters of a digest, all of anything else."""
+    """A value for a message: the first twelve characters of a digest, anything else in full."""
     text = str(value)
     return f"{text[:12]}…" if isinstance(value, str) and len(text) == 64 else text

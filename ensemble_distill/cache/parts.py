@@ -1,4 +1,4 @@
-"""The blocks of records that are not joined yet. Each is a file, a part, that is read only if its bytes are whole."""
+"""Parts: files that hold blocks of records before these are joined. A part is read only if its bytes are intact."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ensemble_distill.cache.record_key import AnyKey, Key
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.files import refuse_endless, remove_tree, write_whole
 
-PARTS = "parts"  # the folder of a cache that holds them
+PARTS = "parts"  # the subfolder of a cache for parts
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows start to stop − 1, a whole number of batches (but for the split's end)."""
+    """Rows `start` to `stop` − 1, a whole number of batches except at the end of the split."""
 
     start: int
     stop: int
@@ -32,7 +32,8 @@ class Block:
 
 
 class Parts:
-    """The parts of one cache. Each is opened, and hashed, once: with many columns its header alone takes a while."""
+    """The parts of one cache. Each is opened and hashed only once: with many columns, reading its header alone takes a
+    while."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +42,7 @@ class Parts:
         self._open: dict[Path, Any] = {}
 
     def path(self, block: Block, key: Key) -> Path | None:
-        """A whole part that holds a block of a record; None where there is none."""
+        """An intact part that holds a block of a record; None if there is none."""
         if (key.parts_place, block) not in self._found:
             found: dict[str, Path] = {}
             for path in self._paths(key.parts_place, block):
@@ -51,7 +52,7 @@ class Parts:
         return self._found[key.parts_place, block].get(key.column)
 
     def put(self, block: Block, records: Mapping[AnyKey, NDArray[np.void]]) -> None:
-        """Store a block of records that stand in one place; on return they survive a crash."""
+        """Store a block of records of one place; on return it survives a crash."""
         (place,) = {key.parts_place for key in records}
         for key, values in records.items():
             if len(values) != block.stop - block.start:
@@ -65,10 +66,10 @@ class Parts:
         self._found.pop((place, block), None)
 
     def read(self, block: Block, key: Key) -> NDArray[np.uint8]:
-        """The bytes of a block of a record, which has been put.
+        """The bytes of a block of a record that has been put.
 
         Raises:
-            EdistillError: they were removed, or damaged, since.
+            EdistillError: they were removed or damaged since.
         """
         path = self.path(block, key)
         if path is None:
@@ -82,13 +83,13 @@ class Parts:
         return values
 
     def drop(self, place: str = "") -> None:
-        """Remove the parts of records that stand in a place, or all."""
-        self.forget()  # open files cannot be removed everywhere
+        """Remove the parts of one place, or all parts."""
+        self.forget()  # some systems cannot remove open files
         self._held.clear()
         remove_tree(self._folder(place), within=self.folder)
 
     def forget(self) -> None:
-        """Look again where a block is the next time that it is asked for: others write here, too."""
+        """Close all parts, and look for blocks again at the next request: other processes write here, too."""
         self._open.clear()
         self._found.clear()
 
@@ -111,13 +112,13 @@ class Parts:
 
 
 def _columns(part: Path) -> frozenset[str]:
-    """What a part holds; nothing when its bytes are not those that were written."""
+    """The columns of a part; none if its bytes are not those that were written."""
     try:
         refuse_endless(part)
         with safe_open(part, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             whole = (file.metadata() or {}).get("sha256") == _digest(tensors)
-    except Exception:  # safetensors' errors share no base class, and NumPy has not all of its dtypes
+    except Exception:  # safetensors' errors share no base class, and NumPy lacks some of its dtypes
         return frozenset()
     return frozenset(tensors if whole else ())
 

@@ -1,4 +1,4 @@
-"""What a manifest may not say, so that nobody misreads a cache or writes outside it."""
+"""What a manifest may not say, so that no cache is misread and nothing is written outside it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ensemble_distill.runtime.names import is_plain
 if TYPE_CHECKING:
     from ensemble_distill.cache.manifest import Manifest
 
-LARGEST_INPUT = 1 << 28  # values; NumPy has no larger records
+LARGEST_INPUT = 1 << 28  # values; NumPy supports no larger records
 
 
 def problems(manifest: Manifest) -> Iterator[str]:
-    """What types cannot say of a manifest, a sentence each."""
+    """The problems of a manifest that its types do not rule out, one sentence each."""
     names, batch_size = set(manifest.names), manifest.caching.get("batch_size")
     if len(names) < len(manifest.members):
         yield "two members share a name"
@@ -53,7 +53,7 @@ def problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _is_grouping(groups: object) -> bool:
-    """Whether it is lists of names, and none stands twice."""
+    """Whether this is a list of lists of names, with no name twice."""
     if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
         return False
     names = [name for group in groups for name in group]
@@ -71,5 +71,5 @@ def _lacks_ids(manifest: Manifest, draws: SampleKey) -> bool:
 
 
 def _is_split(name: str) -> bool:
-    """A plain name, or ood/NAME."""
+    """Whether a name is plain, or of the form ood/NAME."""
     return name not in (INPUTS, SAMPLES) and is_plain(name.removeprefix("ood/"))

@@ -1,4 +1,4 @@
-"""Reading a cache: members' outputs for any rows of any view, and stored inputs, once they are known to be whole."""
+"""Reading a cache: members' outputs for any rows of any view, and stored inputs, once they are known to be intact."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Cache:
     """The finished records of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: EdistillError when there is no cache in `folder` or its manifest is damaged."""
+        """Raises: EdistillError if there is no cache in `folder`, or its manifest is damaged."""
         self.folder = folder
         self.manifest = Manifest.load(folder)
 
     def only(self, member: str) -> Cache:
-        """The same cache as if it held one member alone.
+        """The same cache, as if it held one member alone.
 
         Raises:
-            EdistillError: it does not hold that one.
+            EdistillError: it does not hold this member.
         """
         if member not in self.manifest.names:
             names = self.manifest.names
@@ -44,7 +44,7 @@ class Cache:
         return alone
 
     def views(self, split: str) -> int:
-        """Complete views of a split; 0 where it is not cached.
+        """The number of complete views of a split; 0 if it is not cached.
 
         Raises:
             EdistillError: the pass over this split was interrupted before any view was complete.
@@ -75,7 +75,7 @@ class Cache:
         return Records(self.folder, self.manifest, split, views)
 
     def verify(self) -> list[str]:
-        """Recompute every checksum. Returns one sentence per damaged record; empty when all are whole."""
+        """Recompute every checksum. Returns one sentence per damaged record; empty if all are intact."""
         problems = []
         for key, sha256 in self.manifest.records.items():
             path, rows = key.path(self.folder), self.manifest.splits[key.split].rows
@@ -85,7 +85,8 @@ class Cache:
 
 
 class StoredInputs:
-    """The stored inputs of a split, memory-mapped, by row and view; a process that gets a copy maps them itself."""
+    """The stored inputs of a split, memory-mapped, by row and view. A process that receives a copy maps the files
+    itself."""
 
     def __init__(self, paths: Mapping[int, Path], formats: Mapping[int, Format], rows: int) -> None:
         self.paths, self.formats, self.rows = paths, formats, rows
@@ -97,11 +98,11 @@ class StoredInputs:
         return next(iter(self.formats.values())).shape
 
     def read(self, row: int, view: int) -> NDArray[np.float32]:
-        """The input (C, H, W): pixels in [0, 1], before normalization, and tensors as members take them."""
+        """The input (C, H, W): pixels in [0, 1] before normalization, or tensors as members take them."""
         return self.formats[view].decode(self.map(view)[row])
 
     def map(self, view: int) -> NDArray[np.void]:
-        """A view's records (rows,). Raises EdistillError when the file is not one of them."""
+        """A view's records (rows,). Raises EdistillError if the file does not hold such records."""
         if view not in self._maps:
             self._maps[view] = mapped(self.paths[view], self.formats[view].record, self.rows)
         return self._maps[view]
@@ -111,10 +112,10 @@ class StoredInputs:
 
 
 def stored_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[int]) -> StoredInputs | None:
-    """The inputs of some views of a split; None where they are rendered, and not stored.
+    """The stored inputs of some views of a split; None if inputs are rendered and not stored.
 
-    As with outputs, checksums are compared where they are at most 1 GiB in all, else sizes; `edistill verify` compares
-    all checksums.
+    As for outputs, checksums are compared if the files have at most 1 GiB in all, else only sizes; `edistill verify`
+    compares all checksums.
 
     Raises:
         EdistillError: a file is missing or damaged.

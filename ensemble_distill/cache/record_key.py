@@ -1,7 +1,6 @@
-"""Which record: of what a member said, of the inputs that it was shown where those are stored, or of the ids that
-members were asked about where those are drawn.
+"""Keys of records: members' answers, stored inputs, and drawn ids.
 
-Only the manifest's JSON and a part's tensor names hold keys as text; everything else passes them as they are.
+Keys are text only in the manifest's JSON and in a part's tensor names; all other code passes them as objects.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-INPUTS = "inputs"  # stored inputs of a split stand beside its records, as a record "x" of a split "inputs/SPLIT"
-SAMPLES = "samples"  # as do the ids drawn of it, in a record "ids" of a split "samples/SPLIT"
+INPUTS = "inputs"  # stored inputs of SPLIT are beside its records, as a record "x" of a split "inputs/SPLIT"
+SAMPLES = "samples"  # ids drawn for SPLIT are a record "ids" of a split "samples/SPLIT"
 RECORDS = "records"
 
 
@@ -25,27 +24,27 @@ class _Key(ABC):
 
     @property
     def place(self) -> str:
-        """Where its record stands, below the folder of all."""
+        """The folder of its record, below that of all records."""
         return self.split
 
     @property
     def parts_place(self) -> str:
-        """Where its parts stand: those of one place are written together, whole or not at all."""
+        """The folder of its parts. Records of one place are written together, all or none."""
         return self.place
 
     @property
     @abstractmethod
     def named(self) -> str:
-        """What the record is called there."""
+        """The record's name in its place."""
 
     @property
     def column(self) -> str:
-        """What a part calls it."""
+        """The record's name in a part."""
         return f"{self.named}/{self.view}"
 
     @property
     def text(self) -> str:
-        """What the manifest calls it; `key_of` reads it."""
+        """The record's name in the manifest, which `key_of` reads."""
         return f"{self.place}/{self.named}/{self.view}"
 
     def path(self, folder: Path) -> Path:
@@ -55,7 +54,7 @@ class _Key(ABC):
 
 @dataclass(frozen=True, order=True)
 class RecordKey(_Key):
-    """What a member said of a split in a view."""
+    """A member's answers for a split in a view."""
 
     split: str
     member: str
@@ -68,7 +67,7 @@ class RecordKey(_Key):
 
 @dataclass(frozen=True, order=True)
 class InputKey(_Key):
-    """The stored inputs of a split in a view, of views that move them along the members' gradients."""
+    """The stored inputs of a split in a view that moves them along the members' gradients."""
 
     split: str
     view: int
@@ -91,7 +90,8 @@ def inputs_place(split: str) -> str:
 
 @dataclass(frozen=True, order=True)
 class SampleKey(_Key):
-    """The ids drawn of a split in a view. Its parts are those of what members said of them, or the two could part."""
+    """The ids drawn for a split in a view. They share parts with the members' answers at them, so that both are kept or
+    lost."""
 
     split: str
     view: int
@@ -112,19 +112,19 @@ class SampleKey(_Key):
 
     @property
     def column(self) -> str:
-        return f"/{self.named}/{self.view}"  # which no member's can be
+        return f"/{self.named}/{self.view}"  # no member's column begins with a slash
 
 
 Key = RecordKey | InputKey | SampleKey
-Said = RecordKey | SampleKey  # what a pass over members writes
+Said = RecordKey | SampleKey  # records that a pass over members writes
 AnyKey = TypeVar("AnyKey", RecordKey, InputKey, Said, Key)  # keys of one kind
 
 
 def key_of(text: str) -> Key:
-    """The key that a manifest writes so.
+    """The key with this text in a manifest.
 
     Raises:
-        ValueError: it is none.
+        ValueError: there is no such key.
     """
     match = re.fullmatch(r"(.+)/([^/]+)/(0|[1-9][0-9]{0,8})", text, re.DOTALL)
     if match is None:

@@ -1,4 +1,4 @@
-"""The records of one split, and the files that they stand in."""
+"""The records of one split, and their files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from ensemble_distill.cache.record_key import RecordKey, SampleKey
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
 
-IN_MEMORY = 1 << 27  # bytes of a split's records up to which they are held
-VERIFIED = 1 << 30  # and up to which their checksums are compared at once
-HEADER = 1 << 16  # bytes of a record file before its records, at most
-AT_ONCE = 8192  # rows that are looked through together
-OPEN_MAPS = 512  # beyond that they are mapped; each map holds a descriptor, and systems allow about 1,024
+IN_MEMORY = 1 << 27  # bytes of a split's records up to which they are held in memory; larger ones are mapped
+VERIFIED = 1 << 30  # bytes of a split's records up to which their checksums are compared on opening
+HEADER = 1 << 16  # maximum bytes of a record file before its records
+AT_ONCE = 8192  # rows that `answered` reads at a time
+OPEN_MAPS = 512  # maximum open maps: each holds a file descriptor, and systems allow about 1,024
 
 
 class Records:
-    """What the members said of one split: logits, W = K, or means and log-variances of D targets, W = 2D; of
-    positions (L, K). NaN on rows that a member does not answer.
+    """The members' answers for one split, in some views.
+
+    Logits, W = K, or means and log-variances of D targets, W = 2D; with positions (L, K). NaN in rows that a member
+    does not answer.
 
     Attributes:
         partial: whether there are such rows.
-        sampled: whether it is of a few drawn classes alone; see `SampledRecords`.
+        sampled: whether the records hold a few drawn classes only; see `SampledRecords`.
     """
 
     sampled: ClassVar[bool] = False
@@ -43,7 +45,7 @@ class Records:
         views: int,
         keys: Sequence[Sequence[RecordKey | SampleKey]] | None = None,
     ) -> None:
-        """`keys` are of others than all members, a list for each with a record a view."""
+        """Open the records of all members or, if given, of `keys`: a list per record name, with a key per view."""
         self.split = manifest.splits[split]
         self.members = manifest.names if keys is None else tuple(views[0].named for views in keys)
         self.views = views
@@ -57,8 +59,8 @@ class Records:
         size = self.split.rows * self._record.itemsize * views * len(self.members)
         self._held: NDArray[np.void] | None = None  # (views, M, rows)
         self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
-        # a damaged record is found here, before the first step, and not in the middle; of large ones only the size is
-        # checked, since hashing them would take minutes: `edistill verify` does
+        # find a damaged record here rather than in the middle of a training. For large ones only the size is checked,
+        # since hashing takes minutes: `edistill verify` does that
         if size <= IN_MEMORY:
             self._held = np.empty((views, len(self.members), self.split.rows), self._record)
         for m in range(len(self.members)):
@@ -74,7 +76,7 @@ class Records:
         return self.split.rows
 
     def answered(self) -> NDArray[np.bool_]:
-        """Whether a member answers a row in every view, (N, M)."""
+        """Whether each member answers each row in every view, (N, M)."""
         there = np.ones((len(self), len(self.members)), bool)
         if self.partial:
             for view in range(self.views):
@@ -85,11 +87,11 @@ class Records:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what a member said of a row: (W,), or (L, K)."""
+        """The shape of a member's answer for a row: (W,), or (L, K)."""
         return self._format.shape
 
     def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
-        """Outputs (B, M, *shape) of B rows, each in its own view (or all in one)."""
+        """Outputs (B, M, *shape) of B rows, each in its own view, or all in one."""
         rows = np.asarray(rows, dtype=np.int64)
         views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
         if self._held is not None:
@@ -117,7 +119,7 @@ class Records:
 
 
 def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
-    """A record file (rows,), memory-mapped. Raises EdistillError when it is not one of that many records."""
+    """A record file (rows,), memory-mapped. Raises EdistillError if the file does not hold that many such records."""
     try:
         return _mapped(path, record, rows)
     except (OSError, ValueError) as error:
@@ -125,9 +127,9 @@ def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]
 
 
 def problem_of(path: Path, record: np.dtype[np.void], rows: int, sha256: str) -> str | None:
-    """A sentence for a record file that is not what was written; None for one that is."""
+    """What is wrong with a record file, as a sentence; None if it is intact."""
     try:
-        _mapped(path, record, rows)  # first: it reads no more than a header
+        _mapped(path, record, rows)  # first, since it reads only the header
         found = sha256_file(path)
     except FileNotFoundError:
         return f"{path} is missing"
@@ -144,13 +146,13 @@ def _mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void
 
 
 def _start(file: BinaryIO, size: int, record: np.dtype[np.void], rows: int) -> int:
-    """Where in a file of that size its records start. Raises ValueError when it holds anything else."""
+    """Where the records start in a file of `size` bytes. Raises ValueError if it holds anything else."""
     try:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     except OSError:
         raise
-    except Exception as error:  # NumPy evaluates what stands there, which can be anything
+    except Exception as error:  # NumPy evaluates the header, which can be anything
         raise ValueError(f"it has no header of an array: {error}") from None
     start, wanted = file.tell(), rows * record.itemsize
     if shape != (rows,) or dtype != record:
@@ -165,13 +167,13 @@ def _told(error: OSError | ValueError) -> str:
 
 
 def refuse_other_sum(path: Path, found: str, wanted: str) -> None:
-    """Raise EdistillError when the checksum of a record file is not the one that the manifest says."""
+    """Raise EdistillError if the checksum of a record file is not the one in the manifest."""
     if found != wanted:
         raise damaged(path, f"its sha256 is {found[:12]}…, and the manifest says {wanted[:12]}…")
 
 
 def damaged(path: Path, reason: str) -> EdistillError:
-    """What to raise when a record is not what was written."""
+    """The error for a record that is not what was written."""
     return CacheError(
         f"{path} is damaged: {reason}. Delete that file and run edistill cache-logits to compute it again."
     )

@@ -1,4 +1,4 @@
-"""Reading records of drawn ids: what members said of these, beside the weights that make sums over them unbiased."""
+"""Reading records of drawn ids: members' answers at these, with the weights that make sums over them unbiased."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ensemble_distill.cache.records import Records
 
 
 class SampledRecords(Records):
-    """What the members said of the ids drawn of one split.
+    """The members' answers at the ids drawn for one split.
 
-    `read` gives (B, M, *L, 3n + 1) numbers: n ids; the weight of each, p_m(id) ÷ its probability of being drawn;
-    ln p_m(id); and the member's largest probability. `predictive.sampled` makes distributions of them.
+    `read` gives (B, M, *L, 3n + 1) numbers: n ids; the weight of each, p_m(id) ÷ its probability of being drawn; ln
+    p_m(id); and the member's largest probability. `predictive.sampled` turns them into distributions.
     """
 
     sampled = True
@@ -27,13 +27,13 @@ class SampledRecords(Records):
         self._drawn = Records(folder, manifest, split, views, [[SampleKey(split, view) for view in range(views)]])
         hows = [manifest.drawn[SampleKey(split, view)] for view in range(views)]
         self.samples = hows[0].samples
-        # whether ids were drawn from these members alone, so that the likeliest class of their mean is among them
+        # whether ids were drawn from exactly these members, so that they include the likeliest class of their mean
         members = {(member.name, member.sha256) for member in manifest.members}
         self.of_all = all(set(how.members) == members for how in hows)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what is read of a row and member: (*L, 3n + 1)."""
+        """The shape of what `read` gives for a row and member: (*L, 3n + 1)."""
         return (*self._format.shape[:-1], 3 * self.samples + 1)
 
     def read(self, rows: Sequence[int] | NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
@@ -41,13 +41,17 @@ class SampledRecords(Records):
 
 
 def weighed(said: NDArray[np.float32], drawn: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What `SampledRecords.read` gives, from what members said, (B, M, *L, n + 1), of what was drawn,
-    (B, 1, *L, 2n + 1)."""
+    """The numbers of `SampledRecords.read`.
+
+    Args:
+        said: members' answers, (B, M, *L, n + 1).
+        drawn: ids, q and t, (B, 1, *L, 2n + 1).
+    """
     n = said.shape[-1] - 1
     ids, q, t = drawn[..., :n], drawn[..., n : 2 * n], drawn[..., -1:]
     ratio, top = said[..., :n], said[..., n:]
-    over = np.maximum(q, t)  # q ÷ the probability of being drawn, which of the first id is 1
+    over = np.maximum(q, t)  # q ÷ the probability of being drawn, which is 1 for the first id
     over[..., 0] = q[..., 0]
-    # of what a member says 0 of nothing is summed, whatever its logarithm
+    # an id with p_m = 0 has weight 0, so its logarithm does not matter
     log_p = np.log(np.where(ratio > 0, ratio, 1), dtype=np.float32) + np.where(ratio > 0, np.log(q), 0)
     return np.concatenate([np.broadcast_to(ids, ratio.shape), ratio * over, log_p, top], -1, dtype=np.float32)

@@ -1,4 +1,5 @@
-"""A cache that several processes write together: blocks each of its own, and what is noted the first one alone."""
+"""A cache that several processes write together: each writes its own blocks, and only the first changes the
+manifest."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from ensemble_distill.runtime.shared import is_seen, unseen, unseen_here
 
 
 class SharedWriter(Writer):
-    """A `Writer` in each of several processes, whose first one holds the cache's lock for all.
+    """A `Writer` in each of several processes, the first of which holds the cache's lock for all.
 
     Every process calls every method but `put` and `missing`, in the same order.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Raises: EdistillError where a process does not see the folder of the first one."""
+        """Raises: EdistillError if a process does not see the folder of the first one."""
         if ranks.is_first():
             super().__init__(folder, manifest)
         noted = ranks.of_first(lambda: (self.manifest, sha256_file(folder / NAME)))
@@ -30,7 +31,7 @@ class SharedWriter(Writer):
             self._begin(folder, noted[0])
         if not is_seen(lambda: (folder / NAME).is_file() and sha256_file(folder / NAME) == noted[1]):
             raise unseen_here(folder, "the first one")
-        ranks.wait()  # before the first one writes more
+        ranks.wait()  # until all have seen it, before the first one writes more
 
     def note_pushed(self, pushed: Mapping[InputKey, Pushed]) -> None:
         self._by_first(partial(super().note_pushed, pushed))
@@ -39,10 +40,10 @@ class SharedWriter(Writer):
         self._by_first(partial(super().note_drawn, drawn))
 
     def complete(self, cut: Sequence[Block], keys: Sequence[Key]) -> None:
-        """Wait until all have put their blocks, and the first one sees them.
+        """Wait until all processes have put their blocks and the first one sees them.
 
         Raises:
-            EdistillError: it does not see one.
+            EdistillError: the first process does not see a block.
         """
         ranks.wait()
 
@@ -69,9 +70,9 @@ class SharedWriter(Writer):
             return self.manifest
 
         self.manifest = ranks.of_first(changed)
-        self._parts.forget()  # what another process changed
+        self._parts.forget()  # the first process may have changed parts
 
 
 def open_writer(folder: Path, manifest: Manifest) -> Writer:
-    """The writer of a cache, which several processes share where there are several."""
+    """The writer of a cache, shared if there are several processes."""
     return SharedWriter(folder, manifest) if ranks.several() else Writer(folder, manifest)

@@ -1,4 +1,4 @@
-"""From what a shared body gives to what each member's own last stage expects: a linear map a head."""
+"""Adapters: linear maps from shared features to the input of each member's own last stage, one per head."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch.nn import functional
 
 from ensemble_distill.students.ridge import Ridge
 
-KERNEL = 3  # of a map between feature maps: a neighborhood tells more than a single place
+KERNEL = 3  # kernel size between feature maps: a neighborhood tells more than a single position
 
 
 class Adapters(nn.Module):
     """`count` linear maps side by side: shared features to (B·count, …), the heads of a row side by side.
 
-    Features (B, C, H, W) are mapped by a convolution, (B, …, C) along their last dimension. With a rank all heads
-    read one bottleneck of that many channels, which the spatial part of the convolution goes to, and each has but a
-    small matrix of its own.
+    Features (B, C, H, W) are mapped by a convolution, and (B, …, C) along their last dimension. With a rank, all heads
+    read one bottleneck of that many channels, which contains the spatial part of the convolution, and each head has
+    only a small matrix of its own.
 
     Attributes:
-        shared: (rank, in, 3, 3) or (rank, in), the bottleneck; None without one.
-        own: (count, out, rank or in, …); bias: (count, out).
+        shared: the bottleneck, (rank, in, 3, 3) or (rank, in); None without one.
+        own: (count, out, rank or in, …).
+        bias: (count, out).
     """
 
     shared: nn.Parameter | None
@@ -30,10 +31,11 @@ class Adapters(nn.Module):
     def __init__(
         self, count: int, inputs: int, outputs: int, maps: bool, stride: int = 1, rank: int | None = None
     ) -> None:
-        """
+        """Create maps with random weights.
+
         Args:
             maps: whether features are (B, C, H, W).
-            stride: how much smaller the maps are that it gives.
+            stride: factor by which the output maps are smaller.
         """
         super().__init__()
         kernel = (KERNEL, KERNEL) if maps else ()
@@ -66,7 +68,7 @@ class Adapters(nn.Module):
         return functional.linear(x, weight, bias)
 
     def copied(self, count: int) -> Adapters:
-        """`count` copies of its first map."""
+        """`count` copies of the first map."""
         rank = None if self.shared is None else len(self.shared)
         inputs = self.own.shape[2] if self.shared is None else self.shared.shape[1]
         other = Adapters(count, inputs, self.own.shape[1], self.maps, self.stride, rank).to(self.own)
@@ -78,7 +80,7 @@ class Adapters(nn.Module):
         return other
 
     def patches(self, x: Tensor) -> Tensor:
-        """What a map sees of features at each position, (positions, in): the columns of its regression."""
+        """What a map sees at each position of the features, (positions, in): the columns of its regression."""
         if not self.maps:
             return x.flatten(0, -2)
         columns = functional.unfold(x, KERNEL, padding=KERNEL // 2, stride=self.stride)
@@ -86,7 +88,7 @@ class Adapters(nn.Module):
 
     @torch.no_grad()
     def take(self, regression: Ridge, ridge: float) -> None:
-        """Become the maps that a regression found from `patches` to what each member's last stage was given."""
+        """Set the maps to the solution of a regression from `patches` to the inputs of the members' last stages."""
         if self.shared is None:
             weight, bias = regression.solve(ridge)  # (count, in, out)
         else:

@@ -1,4 +1,4 @@
-"""What a student is, but for its weights, and how it is built."""
+"""What a student is, except for its weights, and how it is built."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ from ensemble_distill.students.student import Form, Student
 from ensemble_distill.students.tied import tied_to
 from ensemble_distill.tasks import Task
 
-LARGEST_INPUT = 2**28  # numbers in one example
-FETCHING = ("pretrained", "checkpoint_path")  # arguments by which timm loads weights
+LARGEST_INPUT = 2**28  # maximum numbers in one example
+FETCHING = ("pretrained", "checkpoint_path")  # arguments that make timm load weights
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def without_fetching(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """A timm model's arguments, for one whose weights are at hand: those that a file names would be fetched, or
-    unpickled, which older versions of timm do with all the code in them."""
+    """A timm model's arguments without those that load weights, for a model whose weights are at hand.
+
+    Weights that a file names would be downloaded, or unpickled, which in older versions of timm runs any code in them.
+    """
     return {name: value for name, value in kwargs.items() if name not in FETCHING}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that the weights of a student need to become one.
+    """Everything needed to turn weights into a student.
 
     Attributes:
-        task: what it answers of a row.
+        task: the kind of answer for a row.
         model, kwargs: its body; a file is written relative to the run folder.
-        hidden, heads: hidden sizes of each head, and how many heads there are.
-        form: whether they are heads on one body, or share body and head but for rank-one factors.
+        hidden, heads: hidden sizes of each head, and the number of heads.
+        form: "heads" on one body, or "rank-one": shared body and head except for rank-one factors.
         family: what the numbers of a head mean.
-        kind, shape, preprocessing: its input: what rows are, see `Kind`; one example's shape; for pixels and texts how
-            they become it.
-        average, weights: how the heads pool; a weight a member.
-        bodies: how many of them stand side by side; 1 is the body itself.
-        last_stage: where heads begin that have their own copy of the body's last stage; None for heads on all of it.
-        compressed: of each body the layers that are factors, and their ranks; none for whole bodies.
-        own_body: whether each head reads the features of its own body alone.
-        tied: the body's embedding that is every head's output layer; None where each has its own.
+        kind, shape, preprocessing: its input: the kind of rows, see `Kind`; the shape of one example; how pixels and
+            texts become it.
+        average, weights: how the heads are pooled, with one weight per member.
+        bodies: number of bodies side by side; 1 is a plain body.
+        last_stage: where heads with their own copy of the body's last stage begin; None for heads on the whole body.
+        compressed: for each body its factored layers and their ranks; empty for bodies that are not compressed.
+        own_body: whether each head reads the features of its own body only.
+        tied: the body's embedding that is every head's output layer; None if each head has its own.
     """
 
     task: Annotated[Task, GIVEN]
@@ -75,7 +77,7 @@ class Architecture:
     tied: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no training writes: a damaged file would become a student that is not the one."""
+        """Raises ValueError for what no training writes, since a damaged file would make another student."""
         if (numbers := math.prod(self.shape)) > LARGEST_INPUT:
             raise ValueError(f"an input of shape {list(self.shape)} has {numbers} numbers, and at most {LARGEST_INPUT}")
         if self.weights is not None and not any(self.weights):
@@ -90,7 +92,7 @@ class Architecture:
     # --- on disk ------------------------------------------------------------------------------------------------
 
     def body_json(self) -> dict[str, Any]:
-        """Body, heads and what they emit, as `config.json` has them."""
+        """Body, heads and family, as in `config.json`."""
         return (
             {
                 "model": self.model,
@@ -108,7 +110,7 @@ class Architecture:
         )
 
     def input_json(self) -> dict[str, Any]:
-        """What it is given, as `config.json` has it."""
+        """The input, as in `config.json`."""
         return {
             "kind": self.kind,
             "shape": list(self.shape),
@@ -117,19 +119,20 @@ class Architecture:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], task: Task) -> Architecture:
-        """Inverse of both, in one table with `average` and `weights`. Raises ValueError for what they never wrote."""
+        """Inverse of both, from one table that also has `average` and `weights`. Raises ValueError for anything
+        else."""
         return parsed(cls, record, task=task)
 
     # --- building -----------------------------------------------------------------------------------------------
 
     @property
     def names_code(self) -> bool:
-        """Whether its body is made by a function, and not by timm."""
+        """Whether its body is made by a function, and not by timm or transformers."""
         return ":" in self.model
 
     @property
     def positions(self) -> int | None:
-        """How many of a row are told; None where a row is told as a whole."""
+        """The number of positions with an answer; None if a row has one answer."""
         return self.task.shape[0] if self.kind == "tokens" else None
 
     @property
@@ -143,8 +146,7 @@ class Architecture:
         return self.family.width(len(self.task.names))
 
     def refuse_larger_than(self, numbers: int) -> None:
-        """Raise ValueError where a student of this architecture would need more weights than there are `numbers`: it
-        would be allocated before the two are compared."""
+        """Raise ValueError if such a student needs more weights than `numbers`, before any are allocated."""
         ranks = (rank for one in self.compressed for rank in one.values())
         widths = sum(a * b for a, b in pairwise((*self.hidden, self.outputs)))
         most = max(self.heads, self.bodies, widths, *ranks)
@@ -152,7 +154,7 @@ class Architecture:
             raise ValueError(f"it wants {most} weights at least, and there are {numbers}")
 
     def build(self, factory: BodyFactory | None = None) -> Student:
-        """A student whose weights are to be loaded; none are fetched for a pretrained body."""
+        """A student whose weights are still to be loaded; a pretrained body fetches none."""
         kwargs = dict(self.kwargs)
         if factory is None and not self.names_code:
             kwargs = without_fetching(kwargs)
@@ -165,7 +167,7 @@ class Architecture:
     def around(self, body: torch.nn.Module, features: int) -> Student:
         """A student of this architecture on a given body, with the one fresh head that training starts from.
 
-        Where each head reads its own body it runs once there are as many heads as bodies.
+        If each head reads its own body, the student runs only once it has as many heads as bodies.
         """
         heads: HeadStack
         if self.tied is not None:
@@ -178,14 +180,14 @@ class Architecture:
         return Student(body, heads, self.family, self.pooling(), self.average, self.positions)
 
     def pooling(self) -> Tensor | None:
-        """The weights of one head a member, (M,), which sum to 1; None where they are equal."""
+        """The weights of one head per member, (M,), with sum 1; None for equal weights."""
         return shares_of(self.weights)
 
 
 def shares_of(weights: Sequence[float] | None) -> Tensor | None:
-    """Weights of members, (M,), that sum to 1; None where they are equal."""
+    """Weights of members, (M,), with sum 1; None for equal weights."""
     if weights is None:
         return None
     shares = torch.tensor(weights, dtype=torch.float64)
-    shares = shares / shares.max()  # first, since their sum may be beyond any float
+    shares = shares / shares.max()  # first, since their sum may overflow
     return (shares / shares.sum()).float()

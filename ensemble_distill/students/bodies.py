@@ -1,4 +1,4 @@
-"""Building a student's body: any timm model without its classifier, or a module of the user's own."""
+"""Building a student's body: a timm or transformers model without its classifier, or a module of the user's own."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ def build_body(
     positions: int | None = None,
     encoding: Named | None = None,
 ) -> nn.Module:
-    """A module from an input (B, *input_shape) to features (B, F).
+    """Build a module from an input (B, *input_shape) to features (B, F).
 
     Args:
         model: a timm name, `transformers/TYPE`, `file.py:factory` or `package.module:factory`.
         kwargs: arguments of the model or factory.
-        input_shape: one example's, (C, H, W) or (F,), of texts (fields, L); a timm model gets its `in_chans` from it.
-        factory: used in place of `model` when given.
-        positions: how many of a row are told, of ids (B, C + L) to features (B, C + L, F); None for a row as a whole.
-        encoding: how texts or several arrays become the input, which are then named arguments of the module; None for
-            one array.
+        input_shape: shape of one example: (C, H, W), (F,), or (fields, L) for texts. A timm model gets its `in_chans`
+            from it.
+        factory: used in place of `model` if given.
+        positions: number of positions with an answer; ids (B, C + L) then become features (B, C + L, F). None for one
+            answer per row.
+        encoding: how texts or several arrays become the input, as named arguments of the module; None for one array.
 
     Raises:
-        EdistillError: no such model, or it is not a module, or its output is not (B, F).
+        EdistillError: there is no such model, it is not a module, or its output is not (B, F).
     """
     if factory is None and ":" not in model:
         _refuse_several(model, encoding)
@@ -73,13 +74,13 @@ def build_bodies(
     positions: int | None = None,
     encoding: Named | None = None,
 ) -> nn.Module:
-    """One body as `build_body` makes it, or several of them side by side."""
+    """One body as `build_body` makes it, or several side by side."""
     bodies = [build_body(model, kwargs, input_shape, factory, positions, encoding) for _ in range(count)]
     return bodies[0] if count == 1 else SideBySide(bodies)
 
 
 def each(body: nn.Module) -> list[nn.Module]:
-    """The bodies that stand side by side in one; the one itself where none do."""
+    """The bodies that are side by side in `body`; `body` itself if it is a single one."""
     return list(body.bodies) if isinstance(body, SideBySide) else [body]
 
 
@@ -117,10 +118,10 @@ def feature_count(
     positions: int | None = None,
     encoding: Named | None = None,
 ) -> int:
-    """F of a body's output (B, F), or (B, L, F) of positions, found by running two rows of zeros.
+    """F of a body's output (B, F), or (B, L, F) with positions, found by running two rows of zeros.
 
     Raises:
-        EdistillError: it fails on them, or its output has another shape.
+        EdistillError: the body fails on them, or its output has another shape.
     """
     training = body.training
     body.eval()
@@ -156,7 +157,7 @@ def _told(shape: tuple[int, ...], encoding: Named | None) -> str:
 
 
 def _refuse_several(model: str, encoding: Named | None) -> None:
-    """Raise EdistillError for a known model, which takes one array, of rows that are several."""
+    """Raise EdistillError for a timm or transformers model, which takes one array, if rows are several."""
     if isinstance(encoding, Several):
         raise EdistillError(
             f"student.model is {model}, which takes one array, and rows are {', '.join(encoding.fields)}. Give a "
@@ -179,7 +180,7 @@ def _other_features(features: Any, model: str, shape: tuple[int, ...], positions
 
 
 def _of_several(returned: Any) -> str:
-    """What else to return, where it is a tuple, a table or an object; "" where there is nothing."""
+    """Advice on which tensor to return, if the body returned a tuple, a table or an object; "" if there is none."""
     found = [] if isinstance(returned, Tensor) else list(parts(returned))
     fitting = [part for part in found if part.tensor.dim() == 2 and len(part.tensor) == 2]
     if not fitting:

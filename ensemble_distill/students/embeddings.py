@@ -1,4 +1,4 @@
-"""Whether a network of texts has an embedding of every token that its tokenizer gives."""
+"""Whether a text network has an embedding for every token of its tokenizer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ensemble_distill.students.fields import MASK
 
 
 def text_in(to: AnyPreprocessing | None) -> Tokenization | None:
-    """How the text of a row becomes tokens, which may be one of several arrays; None where there is none."""
+    """How the text of a row becomes tokens, possibly as one of several arrays; None without text."""
     parts = [part.preprocessing for part in to.parts] if isinstance(to, Several) else [to]
     return next((part for part in parts if isinstance(part, Tokenization)), None)
 
 
 def refuse_fewer_embeddings(network: nn.Module, to: Named, tokens: int, named: str, remedy: str) -> None:
-    """Raise EdistillError for a network that has no embedding of its tokenizer's last token.
+    """Raise EdistillError for a network that lacks an embedding for its tokenizer's last token.
 
-    It would fail at the first text with such a token, which may be the last row of a long pass. So it is asked about
-    that one token before it is asked about any text. What it fails on with any token is told where rows are asked.
+    It would fail at the first text with such a token, which may be the last row of a long pass. So the network is tried
+    on that single token first. If it also fails on token 0, no error is raised here: asking about rows raises it.
 
     Args:
-        network: called with what `to` gives, in eval mode.
+        network: in eval mode, called with what `to` gives.
         tokens: one more than the largest id of its tokenizer.
-        named: who it is, for the message.
+        named: what the message calls the network.
         remedy: what to do, for the message.
     """
     try:
@@ -44,7 +44,7 @@ def refuse_fewer_embeddings(network: nn.Module, to: Named, tokens: int, named: s
 
 
 def fewer_embeddings(named: str, tokens: int, rows: int, remedy: str) -> EdistillError:
-    """What is told of an embedding with fewer rows than there are tokens; see `refuse_fewer_embeddings`."""
+    """The error for an embedding with fewer rows than there are tokens; see `refuse_fewer_embeddings`."""
     return EdistillError(
         f"{named} has an embedding of {rows:,} tokens, and its tokenizer has {tokens:,}: texts with token {rows:,} or "
         f"a later one could not be asked about. {remedy}"
@@ -52,7 +52,7 @@ def fewer_embeddings(named: str, tokens: int, rows: int, remedy: str) -> Edistil
 
 
 class _FewerError(Exception):
-    """An embedding was asked for a row that it does not have."""
+    """An embedding was given a token that it has no row for."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(rows)
@@ -62,13 +62,13 @@ class _FewerError(Exception):
 def _answers(network: nn.Module, to: Named) -> bool:
     try:
         _say(network, to, 0)
-    except Exception:  # as above
+    except Exception:  # the network is anyone's code
         return False
     return True
 
 
 def _say(network: nn.Module, to: Named, token: int) -> None:
-    """Ask about a text of one token. Raises _FewerError where an embedding that is given it has too few rows."""
+    """Run the network on a text of one token. Raises _FewerError if an embedding that receives it has too few rows."""
 
     def refuse(module: nn.Module, args: tuple[Any, ...]) -> None:
         ids, rows = args[0] if args else None, int(module.num_embeddings)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def _say(network: nn.Module, to: Named, token: int) -> None:
 
 
 def _one_token(to: Named, token: int) -> Tensor:
-    """A row whose text is one token, (1, fields, L); of several arrays (1, n), the others zeros."""
+    """A row whose text is one token, (1, fields, L); with several arrays (1, n), the other arrays zero."""
     text = text_in(to)
     assert text is not None
     starts = {"input_ids": token, MASK: 1}

@@ -1,6 +1,8 @@
-"""Layers as products of factors: a linear layer two of lower rank; a convolution three, of which the middle one sees
-each channel by itself (canonical polyadic factors, as in Lebedev et al. 2015, arXiv:1412.6553, with both sides of the
-kernel in one)."""
+"""Layers as products of factors: two of lower rank for a linear layer, three for a convolution.
+
+The middle factor of a convolution sees each channel separately (canonical polyadic factors, as in Lebedev et al. 2015,
+arXiv:1412.6553, with both sides of the kernel in one).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,11 @@ Layer = nn.Conv2d | nn.Linear
 
 
 def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
-    """Whether it is torch's own linear layer or 2-D convolution with nothing that a product would not do: groups, other
-    padding than so many zeros, complex numbers, hooks, parametrizations, ways of a subclass or of its own."""
+    """Whether this is torch's own linear layer or 2-D convolution, with nothing that factors cannot reproduce.
+
+    Excluded are groups, padding other than equal zeros at both ends, complex numbers, hooks, parametrizations,
+    subclasses and replaced forward methods.
+    """
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     if hasattr(module, "parametrizations") or any(hooks) or "forward" in vars(module):
         return False
@@ -31,7 +36,8 @@ def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
 
 
 def padding_of(layer: nn.Conv2d) -> tuple[int, ...] | None:
-    """How many zeros at either end of height and width; None for more at one end, as "same" has for even kernels."""
+    """The number of zeros at either end of height and width; None if the ends differ, as in "same" with even
+    kernels."""
     if not isinstance(layer.padding, str):
         return layer.padding
     if layer.padding == "valid":
@@ -41,25 +47,25 @@ def padding_of(layer: nn.Conv2d) -> tuple[int, ...] | None:
 
 
 def positions(layer: Layer) -> int:
-    """Of its kernel; with several there is a core between the two outer factors."""
+    """The number of positions of a layer's kernel; with several, a core stands between the two outer factors."""
     return math.prod(layer.kernel_size) if isinstance(layer, nn.Conv2d) else 1
 
 
 def channels(layer: Layer) -> tuple[int, int]:
-    """How many it reads and gives."""
+    """The numbers of input and output channels."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     return layer.in_channels, layer.out_channels
 
 
 def highest_rank(layer: Layer) -> int:
-    """More channels between its factors would add nothing that these cannot say."""
+    """The highest useful rank: with more channels between them, factors could express no more."""
     (inputs, outputs), kernel = channels(layer), positions(layer)
     return min(inputs, outputs) if kernel == 1 else min(inputs * outputs, inputs * kernel, outputs * kernel)
 
 
 def parameters_of(layer: Layer, rank: int | None = None) -> int:
-    """How many its factors have, the bias included; without a rank those of the layer itself."""
+    """The number of parameters of a layer's factors, including the bias; without a rank, of the layer itself."""
     inputs, outputs = channels(layer)
     if rank is None:
         return layer.weight.numel() + (0 if layer.bias is None else outputs)
@@ -68,10 +74,10 @@ def parameters_of(layer: Layer, rank: int | None = None) -> int:
 
 
 def factors_of(layer: Layer, rank: int) -> nn.Sequential:
-    """Fresh factors of a layer, on its device, with so many channels between them: `reduce`, `core` and `expand`. For a
-    kernel of one position there is no `core`.
+    """Fresh factors of a layer, on its device, with `rank` channels between them: `reduce`, `core` and `expand`.
 
-    x to the same shape as the layer's. Only `expand` has a bias, so that padding stays zero to the core.
+    There is no `core` for a kernel of one position. The factors map x to the same shape as the layer does. Only
+    `expand` has a bias, so that padding is still zero for the core.
     """
     inputs, outputs = channels(layer)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -93,7 +99,7 @@ def factors_of(layer: Layer, rank: int) -> nn.Sequential:
 
 
 def factor(body: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Put fresh factors in the place of a body's layers; those of `ranks` alone.
+    """Replace the layers in `ranks` by fresh factors.
 
     Raises:
         EdistillError: there is no such layer, or it has no factors of this rank.
@@ -114,7 +120,7 @@ def factor(body: nn.Module, ranks: Mapping[str, int]) -> None:
 
 
 def replace(body: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of another."""
+    """Replace the module of that name in a body by another."""
     parent, _, child = name.rpartition(".")
     body.get_submodule(parent)._modules[child] = module
 

@@ -1,6 +1,6 @@
-"""Networks that take several named arrays: what travels as one tensor is named where they take it.
+"""Networks that take several named arrays: the single tensor that travels is split into these where they are called.
 
-A hook names it, and no module around the network: so its weights keep the names that a member's file has.
+A hook does this rather than a wrapping module, so that the weights keep the names that a member's file has.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MASK = "attention_mask"
 
 
 def named(x: Tensor, to: Named) -> dict[str, Tensor]:
-    """Inputs as a table: of texts (B, fields, L) as (B, L) each, of several arrays (B, n) each in its own shape.
+    """Inputs by name: texts (B, fields, L) as (B, L) each, several arrays (B, n) each in its own shape.
 
-    Tokens are cut to the longest row that the attention mask tells. What is cut away is padding in all rows. A network
-    that honors the mask says the same without it, sooner.
+    Tokens are cut to the longest row in the attention mask, so that only padding of all rows is lost. A network that
+    honors the mask gives the same result, faster.
     """
     if isinstance(to, Several):
         whole = apart(x, to)
@@ -32,7 +32,7 @@ def named(x: Tensor, to: Named) -> dict[str, Tensor]:
 
 
 def apart(x: Tensor, to: Several) -> dict[str, Tensor]:
-    """Rows (B, n) as a table of the arrays, each in its own shape, whole numbers as int64."""
+    """Rows (B, n) as arrays by name, each in its own shape, with ids as int64."""
     found = {}
     for slot in to.slots:
         values = torch.unflatten(x[:, slot.start : slot.stop], 1, slot.shape)
@@ -41,7 +41,7 @@ def apart(x: Tensor, to: Several) -> dict[str, Tensor]:
 
 
 def together(arrays: Sequence[Tensor], to: Named) -> Tensor:
-    """Inverse of what each becomes: (B, L) of texts to (B, fields, L), several arrays to (B, n) float32."""
+    """Inverse of `named` without its cut: texts (B, L) to (B, fields, L), several arrays to (B, n) float32."""
     if isinstance(to, Tokenization):
         return torch.stack(list(arrays), dim=1)
     return torch.cat([array.flatten(1).to(torch.float32) for array in arrays], dim=1)
@@ -56,7 +56,7 @@ def _cut(fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Names:
-    """A forward pre-hook; an object, so that copies of the module have it too."""
+    """A forward pre-hook. It is an object, so that copies of the module have it too."""
 
     def __init__(self, to: Named) -> None:
         self.to = to
@@ -67,26 +67,28 @@ class _Names:
 
 
 def shown(network: nn.Module, to: AnyPreprocessing | None) -> nn.Module:
-    """The network itself as it is called with what this preprocessing gives: `forward(input_ids, attention_mask)`, or
-    `forward(pixel_values, x)`, which from now on is called with one tensor."""
+    """Let a network with named arguments, as in `forward(input_ids, attention_mask)`, be called with one tensor.
+
+    The network itself is returned, with a hook that splits the tensor by this preprocessing. Without several arrays it
+    is unchanged.
+    """
     if (several := named_in(to)) is not None:
         network.register_forward_pre_hook(_Names(several), with_kwargs=True)
     return network
 
 
 def refuse_other_names(network: nn.Module, to: AnyPreprocessing | None, who: str, mend: str) -> None:
-    """Raise EdistillError for a network of several arrays whose forward does not take one of them by its name, or wants
-    another.
+    """Raise EdistillError if the forward of a network of several arrays lacks one by name, or requires another.
 
     Args:
-        who: it is, for the message.
-        mend: what else to do, a sentence.
+        who: what the message calls the network.
+        mend: another remedy, as a sentence.
     """
     if (several := named_in(to)) is None:
         return
     try:
         taken = inspect.signature(network.forward).parameters
-    except (TypeError, ValueError):  # of compiled code, which says nothing of it
+    except (TypeError, ValueError):  # compiled code has no signature
         return
     kinds = inspect.Parameter
     named = [name for name, one in taken.items() if one.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
@@ -102,5 +104,5 @@ def refuse_other_names(network: nn.Module, to: AnyPreprocessing | None, who: str
 
 
 def nothing(rows: int, shape: tuple[int, ...], ids: bool) -> Tensor:
-    """Inputs of no row: zeros, or of ids the first token over and over."""
+    """Placeholder inputs: zeros, or for ids the first token throughout."""
     return torch.zeros(rows, *shape, dtype=torch.int64 if ids else torch.float32)

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 class BatchedLinear(nn.Module):
     """`count` linear layers side by side.
 
-    Input (B, in), shared by all, or (B, count, in), one each; output (B, count, out).
+    Input (B, in), shared by all, or (B, count, in), one per layer; output (B, count, out).
     """
 
     def __init__(self, count: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(count, inputs, outputs))
         self.bias = nn.Parameter(torch.empty(count, outputs))
-        bound = 1 / math.sqrt(inputs)  # nn.Linear's own start
+        bound = 1 / math.sqrt(inputs)  # as in nn.Linear
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        # products, not einsum: of that onnxruntime copies the weights at every call, most of a row's time
+        # no einsum: onnxruntime would copy its weights at every call, which takes most of a row's time
         if x.dim() == 2:
             y = (x @ self.weight.transpose(0, 1).flatten(1)).view(-1, *self.bias.shape)
         else:
@@ -34,13 +34,13 @@ class BatchedLinear(nn.Module):
 
 
 class Heads(nn.Module):
-    """`count` heads on shared features (B, F), each an MLP with the given hidden sizes and ReLU between.
+    """`count` heads on shared features (B, F), each an MLP with the given hidden sizes and ReLU in between.
 
-    Hidden sizes [100, 100] and 10 outputs are the [100, 100, 10] of Tran et al. 2020; none make it linear.
-    Output (B, count, outputs).
+    Hidden sizes [100, 100] and 10 outputs are the [100, 100, 10] of Tran et al. 2020; without hidden sizes a head is
+    linear. Output (B, count, outputs).
 
     Attributes:
-        own_body: whether features are (B, count · F), and head m reads the m-th F of them alone.
+        own_body: whether features are (B, count · F), and head m reads only the m-th F of them.
     """
 
     def __init__(self, count: int, features: int, hidden: Sequence[int], outputs: int, own_body: bool = False) -> None:
@@ -61,14 +61,14 @@ class Heads(nn.Module):
 
     @property
     def last(self) -> BatchedLinear:
-        """The layer that gives the outputs."""
+        """The output layer."""
         layer = self.layers[-1]
         assert isinstance(layer, BatchedLinear)
         return layer
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the last layer sees: features (B, F) themselves, or (B, count, …) where heads have their own or hidden
-        layers."""
+        """The input of the last layer: features (B, F), or (B, count, …) if heads have bodies or hidden layers of their
+        own."""
         if self.own_body:
             x = torch.unflatten(x, 1, (self.count, -1))
         for layer in self.layers[:-1]:
@@ -81,7 +81,7 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def copied(self, count: int) -> Heads:
-        """`count` copies of head 0. They part because their targets differ, not because they do."""
+        """`count` copies of head 0. They diverge because their targets differ, not by their start."""
         sizes = [layer.weight.shape for layer in self.layers if isinstance(layer, BatchedLinear)]
         heads = Heads(count, sizes[0][1], [size[2] for size in sizes[:-1]], sizes[-1][2], self.own_body)
         heads.to(self._first.weight)

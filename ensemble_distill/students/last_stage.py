@@ -30,11 +30,11 @@ class LastStage:
     """Where heads begin in a body; a part of `config.json`.
 
     Attributes:
-        at: the module of the body that is the first of the last stage.
-        adapt_from: the one from which on adapters stand in for what the body has there, up to `at`.
-        adapted: whether there are adapters; without them every head sees what the body gives.
-        rank: channels of the bottleneck that the adapters share; None for none.
-        compressed: the layers of the last stage that are factors, and their ranks, the same for every head.
+        at: the first module of the last stage.
+        adapt_from: the module from which on, up to `at`, adapters replace the body; None for no such gap.
+        adapted: whether there are adapters; without them every head sees the body's own output.
+        rank: channels of the bottleneck that the adapters share; None without one.
+        compressed: the factored layers of the last stage and their ranks, the same for every head.
     """
 
     at: Name
@@ -49,18 +49,18 @@ class LastStage:
         return asdict(self)
 
     def split(self, body: nn.Module) -> Split:
-        """Raises EdistillError when the body cannot be taken apart there."""
+        """The body in three parts. Raises EdistillError if it cannot be taken apart there."""
         return split(body, self.at, self.adapt_from)
 
     def with_factors(self, tail: nn.Module) -> nn.Module:
-        """A last stage with fresh factors where there are to be some; `tail` itself is left as it is."""
+        """A copy of a last stage, with fresh factors for the layers in `compressed`."""
         tail = copy.deepcopy(tail)
         factor(tail, self.compressed)
         return tail
 
 
 class LastStageHeads(nn.Module):
-    """`count` heads on shared features (B, C, …): adapters where there are any, a last stage each, a linear layer each.
+    """`count` heads on shared features (B, C, …): each an optional adapter, a last stage and a linear layer.
 
     Output (B, count, outputs).
     """
@@ -75,11 +75,11 @@ class LastStageHeads(nn.Module):
         return int(self.last.weight.shape[0])
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the last layer sees of features: (B, count, F)."""
+        """The input of the last layer, (B, count, F), from features."""
         if self.adapters is not None:
             rows = self.adapters(x)
         else:
-            # a copy, which a single head would not get else: its tail may work in place
+            # for a single head nothing else copies, and its tail may work in place
             rows = x.clone().unsqueeze(1).expand(-1, self.count, *x.shape[1:]).flatten(0, 1)
         features: Tensor = self.tail(rows)
         return features.view(-1, self.count, features.shape[-1])
@@ -100,15 +100,15 @@ class LastStageHeads(nn.Module):
 
 
 def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int) -> tuple[nn.Module, LastStageHeads]:
-    """A body, or several side by side, as the trunk that heads share and one head with its last stage.
+    """Take a body, or several side by side, apart into the trunk that heads share and one head with its last stage.
 
     Args:
-        shape: of one example.
-        outputs: numbers that a head emits.
+        shape: shape of one example.
+        outputs: how many numbers a head emits.
 
     Raises:
-        EdistillError: it cannot be taken apart there, the last stage cannot be given to each head, or adapters cannot
-            map between the two modules' shapes.
+        EdistillError: the body cannot be taken apart there, the last stage cannot be given to each head, or adapters
+            cannot map between the two modules' shapes.
     """
     bodies = each(body)
     parts = [stage.split(one) for one in bodies]
@@ -124,13 +124,13 @@ def apart(body: nn.Module, stage: LastStage, shape: Sequence[int], outputs: int)
 
 
 def run_apart(trunk: nn.Module, part: Split, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """What the trunk gives for two rows, what the last stage is given in the body, and what that makes of it."""
+    """For two rows: the output of the trunk, the input of the last stage in the body, and the features from it."""
     modules = (trunk, part.trunk, part.bridge, part.tail)
     were = [module.training for module in modules]
     for module in modules:
         module.eval()
     with torch.no_grad():
-        x = torch.zeros(2, *shape)  # any of them may work in place
+        x = torch.zeros(2, *shape)  # cloned, since modules may work in place
         seen = trunk(x.clone())
         wanted = part.bridge(part.trunk(x.clone()))
         features = part.tail(wanted.clone())
@@ -141,8 +141,10 @@ def run_apart(trunk: nn.Module, part: Split, shape: Sequence[int]) -> tuple[Tens
 
 @torch.no_grad()
 def _refuse_changed(body: nn.Module, part: Split, shape: Sequence[int]) -> None:
-    """Raise EdistillError when the parts in a row do not give what the body gives: a forward that changes tensors in
-    place and drops the result cannot be followed."""
+    """Raise EdistillError if the parts in a row give something else than the body.
+
+    A forward that changes tensors in place and drops the result cannot be traced.
+    """
     modules = (body, part.trunk, part.bridge, part.tail)
     were = [module.training for module in modules]
     for module in modules:
@@ -164,7 +166,10 @@ def _refuse_changed(body: nn.Module, part: Split, shape: Sequence[int]) -> None:
 
 
 def _refuse_not_pictures(shape: Sequence[int], seen: Tensor) -> None:
-    """Of three dimensions are the tokens of a picture, and what convolutions make of a series; nothing tells which."""
+    """Raise EdistillError for adapters on rows that are no images.
+
+    Features of three dimensions may be the tokens of an image, or a convolved series; nothing tells which.
+    """
     if len(shape) in (2, 4) and seen.dim() > 2:
         raise EdistillError(
             f"Adapters are to map features of shape {tuple(seen.shape[1:])} of an input {tuple(shape)}, and they know "

@@ -1,4 +1,4 @@
-"""Whether what a student's body says of a row follows from that row alone, in eval mode."""
+"""Whether a student's output for a row depends on that row alone, in eval mode."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ensemble_distill.runtime.own_row import Answers, Change, Scale, find_change
 from ensemble_distill.students.positions import at_positions
 from ensemble_distill.students.student import Student
 
-ROUNDING = 1e-5  # of the largest number; float32 resolves a hundredth of that
+ROUNDING = 1e-5  # tolerance relative to the largest number; float32 resolves a hundredth of it
 
 
 def refuse_dependent_body(body: nn.Module, x: Tensor, model: str, positions: int | None = None) -> None:
-    """Raise EdistillError for a body whose features of a row are no function of it, before it is trained.
+    """Raise EdistillError, before training, for a body whose features of a row are not a function of that row.
 
     Args:
-        x: (B, …), some rows as the body takes them.
-        model: what builds it, for the message.
+        x: some rows as the body takes them, (B, …).
+        model: what builds the body, for the message.
         positions: see `Student`.
     """
 
@@ -42,11 +42,12 @@ def refuse_dependent_body(body: nn.Module, x: Tensor, model: str, positions: int
 
 
 def refuse_dependent(student: Student, x: Tensor, named: str) -> None:
-    """Raise EdistillError for a trained student, in eval mode, whose prediction of a row is no function of it.
+    """Raise EdistillError for a trained student, in eval mode, whose prediction for a row is not a function of that
+    row.
 
     Args:
-        x: (B, …), rows as it takes them, on its device; a few of them are asked about.
-        named: the run that it is of, for the message.
+        x: rows as the student takes them, (B, …), on its device; a few of them are used.
+        named: the student's run, for the message.
     """
     change = _change(student, x[some_rows(len(x))])
     if change is not None:

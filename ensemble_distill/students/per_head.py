@@ -1,8 +1,8 @@
-"""Layers of which every head has its own, run side by side in single tensors.
+"""Layers with one set of weights per head, run side by side in single tensors.
 
-A tail of a network, made for one head, runs here on rows (B·count, …), the heads of a row side by side: whatever
-stands between its layers sees rows of one head each and needs no change, and the layers themselves are replaced by
-ones that hold `count` sets of weights.
+The tail of a network, made for one head, runs here on rows (B·count, …), the heads of a row side by side. Operations
+between layers see rows of one head each and need no change; the layers themselves are replaced by ones that hold
+`count` sets of weights.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _CONVOLUTIONS = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3
 class PerHead(nn.Module):
     """`count` copies of a layer; input and output (B·count, …).
 
-    Its parameters and buffers are those of the layer, by the same names, with the heads first: (count, …).
+    Its parameters and buffers have the layer's names, with the heads as first dimension: (count, …).
 
     Attributes:
-        layer: the settings of the layer, without its tensors.
-        count: how many heads it serves.
+        layer: the layer's settings, without its tensors.
+        count: number of heads.
     """
 
     layer: Any
@@ -38,7 +38,7 @@ class PerHead(nn.Module):
 
     def __init__(self, layer: nn.Module, count: int) -> None:
         super().__init__()
-        object.__setattr__(self, "layer", _bare(layer))  # no submodule: it has nothing to train
+        object.__setattr__(self, "layer", _bare(layer))  # not a submodule: it has nothing to train
         self.count = count
         for name, parameter in layer.named_parameters(recurse=False):
             self.register_parameter(name, nn.Parameter(_repeated(parameter, count), parameter.requires_grad))
@@ -52,7 +52,7 @@ class PerHead(nn.Module):
                 self.register_parameter(name, None)
 
     def resized(self, count: int) -> PerHead:
-        """`count` copies of its head 0."""
+        """`count` copies of head 0."""
         other = type(self)(self.layer, count)
         for name, tensor in (*self.named_parameters(), *self.named_buffers()):
             if isinstance(tensor, nn.Parameter):
@@ -63,7 +63,7 @@ class PerHead(nn.Module):
 
     def _side_by_side(self, x: Tensor) -> Tensor:
         """Rows (B·count, C, …) as channels (B, count·C, …)."""
-        return x.reshape(-1, self.count * x.shape[1], *x.shape[2:])  # no view where memory is channels last
+        return x.reshape(-1, self.count * x.shape[1], *x.shape[2:])  # `view` would fail on channels-last memory
 
     def _by_row(self, x: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[1] // self.count, *x.shape[2:])
@@ -145,11 +145,11 @@ class PerHeadGroupNorm(PerHead):
 
 
 def per_head(tail: nn.Module, count: int) -> nn.Module:
-    """A tail for one head as one for `count` of them, all alike; `tail` itself is left as it is.
+    """Convert a tail for one head into one for `count` equal heads; `tail` itself is not changed.
 
     Raises:
-        EdistillError: it holds weights in a layer that is none of torch's linear, convolutional and normalization
-            layers, or the same layer at two places.
+        EdistillError: a layer other than torch's linear, convolutional and normalization layers holds weights, or one
+            layer is used in two places.
     """
     for name, module in tail.named_modules():
         _refuse_unfit(module, name)
@@ -161,7 +161,7 @@ def per_head(tail: nn.Module, count: int) -> nn.Module:
 
 
 def resized(tail: nn.Module, count: int) -> nn.Module:
-    """A converted tail with `count` copies of its head 0."""
+    """A converted tail with `count` copies of head 0."""
     tail = copy.deepcopy(tail)
     for parent in list(tail.modules()):
         for name, child in list(parent.named_children()):
@@ -172,17 +172,18 @@ def resized(tail: nn.Module, count: int) -> nn.Module:
 
 @torch.no_grad()
 def give(tail: nn.Module, head: int, weights: nn.Module) -> None:
-    """Head `head` of a converted tail gets the weights of a tail that was made for one."""
+    """Give head `head` of a converted tail the weights of a tail made for one head."""
     theirs = weights.state_dict()
     for name, tensor in tail.state_dict().items():
         tensor[head].copy_(theirs[name])
 
 
 def in_one_batch(networks: Sequence[nn.Module]) -> nn.Module | None:
-    """Networks of one architecture as one, (B·count, …) to (B·count, …), those of a row side by side, in eval mode.
+    """Networks of one architecture as one network, in eval mode.
 
-    None where one of them holds a layer that no batch is made of. Whether the batch says what they do is for the caller
-    to see: their code may differ by what no weight holds.
+    It maps (B·count, …) to (B·count, …), with the networks of a row side by side. None if a layer of theirs cannot be
+    batched. The caller has to check that the results agree, since the networks' code may differ in what no weight
+    holds.
     """
     try:
         batch = per_head(networks[0], len(networks)).eval()
@@ -194,7 +195,7 @@ def in_one_batch(networks: Sequence[nn.Module]) -> nn.Module | None:
 
 
 def one_architecture(networks: Sequence[nn.Module]) -> bool:
-    """Whether they are of one class, print alike and hold tensors of the same names and shapes."""
+    """Whether networks are of one class, print alike and hold tensors of the same names, shapes and dtypes."""
     return len({architecture(network) for network in networks}) == 1
 
 
@@ -219,7 +220,7 @@ def _convert(module: nn.Module, count: int, name: str, seen: set[nn.Module]) -> 
 
 
 def _refuse_unfit(module: nn.Module, name: str) -> None:
-    """Raise EdistillError for a module whose weights no per-head layer holds."""
+    """Raise EdistillError for a module whose weights no per-head layer can hold."""
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     parametrized = hasattr(module, "parametrizations")
     if parametrized or (own and _per_head_layer(module) is None):
@@ -232,22 +233,21 @@ def _refuse_unfit(module: nn.Module, name: str) -> None:
 
 
 def _per_head_layer(module: nn.Module) -> type[PerHead] | None:
-    """What serves heads with such layers; None where none does as the layer does, as for kinds with a forward of their
-    own."""
+    """The per-head class for a layer; None if none computes what the layer does, as with a forward of its own."""
     kind = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
     if kind is None or hasattr(module, "parametrizations"):
         return None
     if {name for name, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}:
-        return None  # a weight that is made of others, as by weight_norm
+        return None  # a weight computed from others, as by weight_norm
     if isinstance(module, _BatchNorm) and module.momentum is None:
-        return None  # its statistics are means over all batches, and count them
+        return None  # its statistics are means over all batches, so it counts batches
     if type(module).forward is kind.forward or _is_normalization_with_activation(module):
         return _LAYERS[kind]
     return None
 
 
 def _is_normalization_with_activation(module: nn.Module) -> bool:
-    """timm's BatchNorm2d with a dropout and an activation behind it."""
+    """Whether this is timm's BatchNorm2d followed by dropout and an activation."""
     if not isinstance(module, nn.BatchNorm2d) or type(module) is nn.BatchNorm2d:
         return False
     from timm.layers import BatchNormAct2d
@@ -279,7 +279,8 @@ def _repeated(tensor: Tensor, count: int) -> Tensor:
 
 
 def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, count: int, between: int) -> Tensor:
-    """y (B·count, …) times and plus each head's (count, …), with `between` dimensions before those."""
+    """y (B·count, …), scaled and shifted by each head's (count, …), with `between` dimensions inserted before the
+    latter."""
     if weight is None:
         return y
     each = y.reshape(-1, count, *y.shape[1:])
@@ -289,5 +290,5 @@ def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, count: int, b
 
 
 def normalizes_batches(module: nn.Module) -> bool:
-    """Whether it is BatchNorm, of one network or of a head each: in training it reads the whole batch."""
+    """Whether a module is BatchNorm, plain or per head: in training its output depends on the whole batch."""
     return isinstance(module, _BatchNorm | PerHeadBatchNorm)

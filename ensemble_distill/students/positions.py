@@ -1,4 +1,4 @@
-"""What a network with positions returns: of a tuple its first, and of its positions the last."""
+"""Reading the output of a network with positions: the first of a tuple, at the last positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def said(returned: Any) -> Any:
-    """The tensor in what a network returned: itself, the first of a tuple whose others are its state, or `logits`."""
+    """The tensor in a network's output: the output itself, the first of a tuple with a state, or `logits`."""
     if isinstance(returned, Mapping) and "logits" in returned:
         return returned["logits"]
     if isinstance(returned, tuple | list) and returned:
@@ -18,7 +18,10 @@ def said(returned: Any) -> Any:
 
 
 def at_positions(returned: Any, positions: int) -> Any:
-    """The same at the last L positions, (B, L, …); as it is where it is not a tensor, for others to refuse."""
+    """The tensor in a network's output at the last L positions, (B, L, …).
+
+    Any other output is returned unchanged, for the caller to refuse.
+    """
     found = said(returned)
     if isinstance(found, Tensor) and found.dim() == 3 and found.shape[1] >= positions:
         return found[:, -positions:]
@@ -26,9 +29,9 @@ def at_positions(returned: Any, positions: int) -> Any:
 
 
 class Positions(nn.Module):
-    """A network from ids (B, C + L) to what it says of the last L, (B, L, …).
+    """A network from ids (B, C + L) to its output at the last L positions, (B, L, …).
 
-    It starts without a state, which it may return beside.
+    The network starts without a state; it may return one along with its output.
     """
 
     def __init__(self, network: nn.Module, positions: int) -> None:

@@ -1,7 +1,7 @@
-"""Members that share every weight but for rank-one factors: member m's is W ∘ (r_m s_mᵀ).
+"""Members that share every weight except for rank-one factors: member m has W ∘ (r_m s_mᵀ).
 
-BatchEnsemble (Wen et al. 2020, arXiv:2002.06715). A layer costs M·(in + 2·out) parameters beside the shared ones, and M
-times the multiplications of a single member.
+BatchEnsemble (Wen et al. 2020, arXiv:2002.06715). A layer costs M·(in + 2·out) parameters on top of the shared ones,
+and M times the multiplications of a single member.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.heads import BatchedLinear, Heads
 
 _Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-# these read their children's weights instead of calling them, and would pass the factors over
+# these read their children's weights instead of calling them, and would bypass the factors
 _WHOLE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 class _UnfitError(EdistillError, AttributeError):
-    """An AttributeError too, so that `hasattr` of what is refused answers no."""
+    """An AttributeError too, so that `hasattr` returns False for what is refused."""
 
 
 def _refuse(what: str) -> NoReturn:
@@ -33,24 +33,24 @@ def _refuse(what: str) -> NoReturn:
 
 @dataclass
 class _Rows:
-    """How many rows a body has before it, B·count; None outside of its forward pass."""
+    """The number of rows a body is run on, B·count; None outside of its forward pass."""
 
     now: int | None = None
 
 
 class RankOne(nn.Module):
-    """A linear or convolutional layer, shared by `count` members, between their factors.
+    """A linear or convolutional layer shared by `count` members, between their factors.
 
-    Input and output (B·count, …), the members of a row side by side; channels are dimension `at`. The layer loses its
-    bias to the members.
+    Input and output (B·count, …), the members of a row side by side; channels are dimension `at`. The layer's bias
+    moves to the members.
 
     Attributes:
-        s, r: (count, in) and (count, out), what the input and the output are multiplied by.
-        bias: (count, out), each member's own; None where the layer had none.
+        s, r: factors of the input, (count, in), and of the output, (count, out).
+        bias: each member's own, (count, out); None if the layer had none.
 
     Raises:
-        EdistillError: in the forward pass, for another number of rows than the body's: which member one belongs to is
-            then unknown. And when the body reads the layer's weight, which is no member's.
+        EdistillError: the forward pass gets another number of rows than the body, so that their members are unknown; or
+            the body reads the layer's weight, which belongs to no member.
     """
 
     bias: nn.Parameter | None
@@ -86,7 +86,7 @@ class RankOne(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             shared = super().__getattr__("shared")
-        found = getattr(shared, name)  # its sizes are those of every member
+        found = getattr(shared, name)  # settings such as sizes are the same for every member
         if isinstance(found, Tensor):
             _refuse(f"reads the {name} of a {type(shared).__name__} instead of calling it")
         return found
@@ -147,7 +147,7 @@ class RankOneHeads(Heads):
 
 
 def rank_one_heads(heads: Heads, count: int, spread: float) -> RankOneHeads:
-    """Head 0 as `count` members. Raises TypeError for heads that have none."""
+    """Head 0 as `count` members. Raises TypeError for rank-one heads, which have none."""
     if isinstance(heads, RankOneHeads):
         raise TypeError("rank-one heads have no head 0 to share")
     layers = [RankOneLayer(layer, count, spread) for layer in heads.layers if isinstance(layer, BatchedLinear)]
@@ -155,12 +155,12 @@ def rank_one_heads(heads: Heads, count: int, spread: float) -> RankOneHeads:
 
 
 def rank_one_body(body: nn.Module, count: int, spread: float) -> RankOneBody:
-    """`body` (which is changed) with every linear and convolutional layer shared by `count` members.
+    """Share every linear and convolutional layer of `body` among `count` members; `body` is changed.
 
-    Layers inside torch's own attention and transformer layers stay as they are, one for all members.
+    Layers inside torch's own attention and transformer layers stay as they are, the same for all members.
 
     Raises:
-        EdistillError: it has none.
+        EdistillError: there is no layer to share.
     """
     rows = _Rows()
     body = _convert(body, count, spread, rows, {})
@@ -173,7 +173,7 @@ def rank_one_body(body: nn.Module, count: int, spread: float) -> RankOneBody:
 
 
 def _convert(module: nn.Module, count: int, spread: float, rows: _Rows, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The module, or what takes its place; one that stands at two places stays one."""
+    """The module, or its replacement; a module that is used in two places stays one."""
     if module not in done:
         done[module] = module
         if isinstance(module, _Layer):

@@ -1,5 +1,4 @@
-"""Linear layers in closed form: the least-squares map from features to what every head is to say, for all heads at
-once from one Gram matrix."""
+"""Linear layers in closed form: least squares from features to the targets of all heads, from one Gram matrix."""
 
 from __future__ import annotations
 
@@ -10,9 +9,11 @@ from torch import Tensor
 
 
 class Solution(NamedTuple):
-    """Attributes:
-    covariance: the features', (F, F), with the penalty on its diagonal.
-    weight, bias: (F, M·W) and (M·W,); weights are 0 where nothing varies.
+    """The unrestricted solution of a ridge regression.
+
+    Attributes:
+        covariance: of the features, (F, F), with the penalty on its diagonal.
+        weight, bias: (F, M·W) and (M·W,); weights are 0 if the features do not vary.
     """
 
     covariance: Tensor
@@ -21,10 +22,10 @@ class Solution(NamedTuple):
 
 
 class Ridge:
-    """Ridge regression from features (N, F) to targets (N, M, W), a batch of rows at a time, with a free intercept.
+    """Ridge regression from features (N, F) to targets (N, M, W), one batch of rows at a time, with a free intercept.
 
     The weights minimize the mean squared error + `ridge` · v · ‖W‖², where v is the features' mean variance, so that
-    the same `ridge` means the same for features of any unit.
+    `ridge` does not depend on the features' unit.
     """
 
     def __init__(self) -> None:
@@ -33,8 +34,8 @@ class Ridge:
         self._shape: tuple[int, ...] = ()
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """B more rows: features (B, F) and targets (B, M, W), both finite."""
-        if self.rows == 0:  # counted from there, features that do not vary leave no rounding behind
+        """Add B rows: features (B, F) and targets (B, M, W), both finite."""
+        if self.rows == 0:  # relative to this origin, constant features are exactly 0 and leave no rounding
             self._origin = features.mean(0)
         x = torch.cat([features - self._origin, torch.ones_like(features[:, :1])], dim=1)
         y = targets.flatten(1).to(x)
@@ -58,11 +59,10 @@ class Ridge:
         return self._by_member(weight), bias.view(self._shape)
 
     def reduced(self, ridge: float, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The same through a bottleneck that all members share: (F, R), then weights (M, R, W) and biases (M, W).
+        """The solution through a bottleneck that all members share: (F, R), then weights (M, R, W) and biases (M, W).
 
-        Of all maps of that rank it is the nearest to the unrestricted one on these rows (reduced-rank regression,
-        Izenman 1975); the bottleneck's features are uncorrelated and of variance 1, or 0
-        where nothing varies.
+        Among all maps of that rank, it is the nearest to the unrestricted one on these rows (reduced-rank regression,
+        Izenman 1975). The bottleneck's features are uncorrelated, with variance 1, or 0 where nothing varies.
 
         Args:
             ridge: above 0.
@@ -70,7 +70,7 @@ class Ridge:
         """
         covariance, weight, bias = self.solution(ridge)
         values, vectors = torch.linalg.eigh(covariance)
-        # where nothing varies, nothing is scaled to 1
+        # directions without variance are not scaled to 1
         least = max(float(values.max()) * torch.finfo(torch.float64).eps, torch.finfo(torch.float32).tiny)
         values = torch.where(values > least, values, 0)
         seen = (vectors * values.sqrt()).T @ weight  # (F, M·W): its Gram matrix is the predictions' covariance
@@ -86,7 +86,7 @@ class Ridge:
         return self._gram[-1, :-1] / self.rows + self._origin.cpu().double()
 
     def solution(self, ridge: float) -> Solution:
-        """For all members at once, float64 on the CPU.
+        """The unrestricted solution for all members at once, float64 on the CPU.
 
         Args:
             ridge: above 0.
@@ -94,7 +94,7 @@ class Ridge:
         gram, cross = self._gram / self.rows, self._cross / self.rows
         mean, target = gram[-1, :-1], cross[-1]
         covariance = gram[:-1, :-1] - torch.outer(mean, mean)
-        # what is left of constant features is rounding of single precision, and nothing may be learned from it
+        # all that remains of constant features is single-precision rounding, which must not be learned from
         size = gram.diagonal()[:-1].mean() + self._origin.cpu().double().square().mean()
         variance = covariance.diagonal().mean()
         if variance <= 1e-12 * size + torch.finfo(torch.float64).tiny ** 0.5:
@@ -107,7 +107,7 @@ class Ridge:
         """A solution through a given bottleneck (F, R): weights (M, R, W) and biases (M, W).
 
         Args:
-            ridge: what the solution was found with.
+            ridge: the one that the solution was found with.
         """
         covariance, weight, bias = solution
         seen = covariance @ shared

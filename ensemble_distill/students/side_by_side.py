@@ -1,4 +1,4 @@
-"""Several bodies as one: their features end to end, so that heads draw on all of them."""
+"""Several bodies as one: their features are concatenated, so that heads read all of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ensemble_distill.students.split import undecayed
 class SideBySide(nn.Module):
     """x (B, ...) to features (B, F_1 + … + F_k) of k bodies that share nothing.
 
-    Started from k members, and under heads that are solved for, it is the ensemble of those k and a guess at the rest;
-    training it all on every member is then to make that better.
+    Started from k members, under heads in closed form, it is the ensemble of these k and an estimate of the others;
+    training everything on every member then improves that estimate.
     """
 
     def __init__(self, bodies: Iterable[nn.Module]) -> None:
@@ -27,5 +27,5 @@ class SideBySide(nn.Module):
         return torch.cat([*(body(x.clone()) for body in others), last(x)], dim=1)
 
     def no_weight_decay(self) -> set[str]:
-        """The bodies' own wishes; see `Student.no_weight_decay`."""
+        """The names that the bodies exempt; see `Student.no_weight_decay`."""
         return {f"bodies.{index}.{name}" for index, body in enumerate(self.bodies) for name in undecayed(body)}

@@ -1,4 +1,4 @@
-"""Taking a network apart at a module of it: what comes before, and what follows."""
+"""Taking a network apart at one of its modules: what comes before, and what follows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import fx, nn
 
 from ensemble_distill.errors import EdistillError, quoted
 
-WISHES = "no_weight_decay"  # what copies of a traced graph keep is its `meta` alone
+WISHES = "no_weight_decay"  # a key of `meta`, the only attribute that copies of a traced graph keep
 
 
 def undecayed(module: nn.Module) -> set[str]:
-    """Names of the parameters that a network, or a part of one, wants free of weight decay."""
+    """Names of the parameters that a network, or a part of one, exempts from weight decay."""
     if isinstance(module, fx.GraphModule):
         return set(module.meta.get(WISHES, ()))
     wished: set[str] = getattr(module, "no_weight_decay", set)()
@@ -22,11 +22,11 @@ def undecayed(module: nn.Module) -> set[str]:
 
 @dataclass(frozen=True)
 class Split:
-    """A body in three parts that share its layers; one after the other they are the body.
+    """A body in three parts that share its layers; run one after the other, they are the body.
 
     Attributes:
-        trunk: x to what the first of the two modules is given.
-        bridge: from there to what the last stage is given; an identity where the two modules are one.
+        trunk: x to the input of the first of the two modules.
+        bridge: from there to the input of the last stage; an identity if both modules are the same.
         tail: from there to features (B, F).
     """
 
@@ -36,14 +36,14 @@ class Split:
 
 
 def split(body: nn.Module, last_stage: str, adapt_from: str | None = None) -> Split:
-    """The body before and from `last_stage` on, both names of modules in it.
+    """Split a body before `last_stage`, the name of a module in it.
 
     Args:
-        adapt_from: a module before the last stage, where the trunk is to end; the last stage itself by default.
+        adapt_from: a module before the last stage, at which the trunk ends; the last stage itself by default.
 
     Raises:
-        EdistillError: there is no such module, it does not run exactly once with one input, something passes it by
-            (a skip connection around it), or the body's forward cannot be traced.
+        EdistillError: there is no such module, it does not run exactly once with one input, something bypasses it (a
+            skip connection around it), or the body's forward cannot be traced.
     """
     names = (adapt_from or last_stage, last_stage)
     graph = _traced(body, names)
@@ -64,11 +64,13 @@ def split(body: nn.Module, last_stage: str, adapt_from: str | None = None) -> Sp
 
 
 def last_stage_of(body: nn.Module) -> str:
-    """The name of what is commonly called a body's last stage: timm's last level of features; else the last of its
-    children that has weights or, where that is a sequence, the last such child of it.
+    """The name of what is commonly called a body's last stage.
+
+    That is timm's last feature level; otherwise the last child with weights or, if that is a sequence, its last such
+    child.
 
     Raises:
-        EdistillError: nothing has parameters.
+        EdistillError: no module has parameters.
     """
     known = dict(body.named_modules())
     for level in reversed(getattr(body, "feature_info", None) or ()):
@@ -90,7 +92,7 @@ def last_stage_of(body: nn.Module) -> str:
 
 
 def _learns(module: nn.Module) -> bool:
-    """Whether it holds a matrix: a normalization alone is not a stage."""
+    """Whether a module holds a matrix: a normalization alone is not a stage."""
     return any(parameter.dim() > 1 for parameter in module.parameters())
 
 
@@ -105,13 +107,13 @@ def _traced(body: nn.Module, names: tuple[str, ...]) -> fx.Graph:
 
     class Tracer(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            # only what holds the named modules is looked into: the rest may be written as it likes
+            # trace only into modules that hold the named ones: the rest may contain code that does not trace
             return not any(name.startswith(f"{module_qualified_name}.") for name in names)
 
     training = body.training
-    body.eval()  # what a forward does in training alone, as functional dropout, would be done ever after
+    body.eval()  # in training mode, functional dropout would become a permanent part of the graph
     try:
-        # arguments with defaults, as masks are, are left at them
+        # arguments with defaults, such as masks, keep their defaults
         arguments = list(inspect.signature(body.forward).parameters.values())[1:]
         given = {a.name: a.default for a in arguments if a.default is not a.empty}
         return Tracer().trace(body, concrete_args=given)
@@ -139,7 +141,7 @@ def _input_of(graph: fx.Graph, name: str) -> fx.Node:
 
 
 def _between(body: nn.Module, start: fx.Node, end: fx.Node, name: str) -> nn.Module:
-    """The part of the graph that makes `end` of `start`."""
+    """The part of the graph that computes `end` from `start`."""
     needed: dict[fx.Node, None] = {}
 
     def visit(node: fx.Node) -> None:

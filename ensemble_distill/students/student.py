@@ -1,4 +1,4 @@
-"""The student: one body under one or more heads, and what its numbers mean."""
+"""The student: one body under one or more heads, and the meaning of its outputs."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Form = Literal["heads", "rank-one"]  # how a student holds one prediction per me
 
 
 class Student(nn.Module):
-    """x (B, ...) to the raw outputs of each head, (B, H, W); with positions ids (B, C + L) to (B, H, L, W).
+    """x (B, ...) to the raw outputs of each head, (B, H, W); with positions, ids (B, C + L) to (B, H, L, W).
 
-    Under autocast the body runs in the lower precision and the heads in full: heads of one ensemble are near-equal, and
-    differ by less than bfloat16 resolves.
+    Under autocast the body runs in lower precision and the heads in full: heads of one ensemble differ by less than
+    bfloat16 resolves.
 
     Attributes:
-        body: x to features: (B, F), or (B, H, F) once every head has rank-one factors all the way down. With positions
-            (B, C + L, F), or a pair of that and a state.
-        heads: features to W numbers a head.
+        body: x to features: (B, F), or (B, H, F) if every head has rank-one factors in the body. With positions (B, C +
+            L, F), or a tuple of these and a state.
+        heads: features to W numbers per head.
         family: what those numbers mean.
-        weights: (M,) how one head per member pools, as the members do; None for equal. Heads that are not the
-            members' (a first stage's single one) pool equally.
+        weights: (M,), how one head per member is pooled, as the members are; None for equal weights. Heads that do not
+            stand for the members, such as a first stage's single one, are pooled equally.
         average: "probabilities" or "logits"; see `Categorical`.
-        calibration: what its predictions are corrected by; None for a student as it was trained.
-        frozen: names of modules that training leaves as they are, statistics included.
-        positions: L, how many of a row's are told; None where a row is told as a whole.
+        calibration: the correction of its predictions; None for a student as trained.
+        frozen: names of modules that training does not change, statistics included.
+        positions: L, the number of positions with an answer; None if a row has one answer.
     """
 
     weights: Tensor | None
@@ -66,10 +66,10 @@ class Student(nn.Module):
         return self.read(self.features(x))
 
     def read(self, features: Tensor) -> Tensor:
-        """What the heads say of features: (B, F) to (B, H, W), or of positions (B, L, F) to (B, H, L, W)."""
+        """The heads' outputs for features: (B, F) to (B, H, W), or with positions (B, L, F) to (B, H, L, W)."""
         if self.positions is None:
             return self._heads(features)
-        each = self._heads(features.flatten(0, 1))  # a position is to the heads what a row is
+        each = self._heads(features.flatten(0, 1))  # the heads treat each position as a row
         by_row = torch.unflatten(each, 0, (features.shape[0], features.shape[1]))
         return by_row.transpose(1, 2)
 
@@ -83,11 +83,12 @@ class Student(nn.Module):
         return raw
 
     def features(self, x: Tensor) -> Tensor:
-        """What the body makes of x: (B, F), or (B, H, F); with positions (B, L, F). It is given an x of its own, since
-        it may work in place.
+        """The body's features of x: (B, F), or (B, H, F); with positions (B, L, F).
+
+        The body gets its own copy of x, since it may work in place.
 
         Raises:
-            EdistillError: it fails, which it may do on other rows than it was tried on.
+            EdistillError: the body fails, as it may on other rows than it was tried on.
         """
         try:
             made = self.body(x.clone())
@@ -101,14 +102,14 @@ class Student(nn.Module):
         return features
 
     def predictive(self, raw: Tensor) -> Predictive:
-        """What raw outputs (B, H, W) mean, calibrated where the student is."""
+        """The distributions that raw outputs (B, H, W) stand for, calibrated if the student is."""
         weights = self.weights if self.weights is not None and len(self.weights) == raw.shape[1] else None
         weights = None if weights is None else weights.clone()  # a method's loss may be anyone's code
         predictive = self.family.predictive(raw, weights, self.average)
         return predictive if self.calibration is None else predictive.calibrated(self.calibration)
 
     def freeze(self, modules: Iterable[str]) -> None:
-        """Leave modules as they are from now on: their weights are not trained, and they stay in eval mode."""
+        """Freeze modules from now on: their weights are not trained, and they stay in eval mode."""
         self.frozen = tuple(modules)
         for name in self.frozen:
             self.get_submodule(name).requires_grad_(False)
@@ -125,13 +126,13 @@ class Student(nn.Module):
         return self._with(self.body, self.heads.copied(count))
 
     def with_rank_one(self, count: int, spread: float = 0.0) -> Self:
-        """`count` members that share every weight of body and head 0 but for rank-one factors of their own.
+        """`count` members that share every weight of body and head 0, except for rank-one factors of their own.
 
         Args:
-            spread: standard deviation of the factors about 1, where they start.
+            spread: initial standard deviation of the factors about 1.
 
         Raises:
-            EdistillError: the body has no linear or convolutional layer.
+            EdistillError: the body has no linear or convolutional layer, or the heads are last stages or tied.
         """
         if isinstance(self.heads, LastStageHeads):
             raise EdistillError(
@@ -144,7 +145,7 @@ class Student(nn.Module):
         return self._with(body, rank_one_heads(self.heads, count, spread))
 
     def formed(self, form: Form, count: int) -> Self:
-        """`count` predictions in the given form, for weights that are to be loaded."""
+        """`count` predictions in the given form, whose weights are still to be loaded."""
         return self.with_heads(count) if form == "heads" else self.with_rank_one(count)
 
     def _with(self, body: nn.Module, heads: HeadStack) -> Self:
@@ -154,14 +155,17 @@ class Student(nn.Module):
         return student.to(next(self.heads.parameters()).device).train(self.training)
 
     def no_weight_decay(self) -> set[str]:
-        """Names that timm's optimizer factory leaves undecayed, beside every bias: the body's own wishes, the
-        rank-one factors, which belong near 1, and the heads' own vectors, as those of one network are."""
+        """Names of parameters that timm's optimizer factory should not decay, besides every bias.
+
+        These are the body's own exemptions, the rank-one factors, which belong near 1, and the heads' own vectors, such
+        as normalization weights.
+        """
         inner = self.body.inner if isinstance(self.body, RankOneBody) else self.body
         prefix = "body.inner" if isinstance(self.body, RankOneBody) else "body"
         wished = undecayed(inner)
         between = (name for name, module in self.named_modules() if isinstance(module, RankOne | RankOneLayer))
         factors = {f"{name}.{factor}" for name in between for factor in ("r", "s")}
-        # a vector for each head is a matrix by its shape alone
+        # a vector per head has the shape of a matrix, which timm would decay
         own = {
             f"{name}.{key}"
             for name, module in self.named_modules()

@@ -13,20 +13,20 @@ from ensemble_distill.students.heads import BatchedLinear
 
 
 class TiedHeads(nn.Module):
-    """`count` heads that share the matrix (K, F) of an embedding; each has a bias of its own, and hidden layers.
+    """`count` heads that share the matrix (K, F) of an embedding; each has its own bias and hidden layers.
 
     Features (B, F) to (B, count, K).
 
     Args:
-        embedding: the body's, which keeps its weights: they are not these heads' own.
-        hidden: sizes of each head's own layers, with ReLU between; the last is F.
+        embedding: the body's, which keeps its weights: they do not belong to these heads.
+        hidden: sizes of each head's own layers, with ReLU in between; the last one is F.
     """
 
     def __init__(self, count: int, features: int, hidden: Sequence[int], embedding: nn.Module) -> None:
         super().__init__()
         sizes = [features, *hidden]
         self.layers = nn.ModuleList(BatchedLinear(count, i, o) for i, o in itertools.pairwise(sizes))
-        self._tied = (embedding,)  # in a tuple it is no module of this one, and its weights are counted and saved once
+        self._tied = (embedding,)  # in a tuple, so that it is not a submodule: its weights are counted and saved once
         self.bias = nn.Parameter(torch.zeros(count, self._matrix.shape[0]))
         self._sizes = tuple(sizes)
 
@@ -42,14 +42,14 @@ class TiedHeads(nn.Module):
 
     @property
     def last(self) -> BatchedLinear:
-        """Raises EdistillError: what gives the outputs is the body's, and cannot be solved for or shared."""
+        """Raises EdistillError: the output layer belongs to the body, and cannot be solved for or shared."""
         raise EdistillError(
             "student.tied makes the output layer the body's embedding, which is not to be solved for, or taken from a "
             "teacher. Leave method.closed-form and head in student.share out, or leave student.tied out."
         )
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the output layer sees: (B, F) of all heads, or (B, count, F)."""
+        """The input of the output layer: (B, F) for all heads, or (B, count, F)."""
         for layer in self.layers:
             x = layer(x).relu()
         return x
@@ -58,7 +58,7 @@ class TiedHeads(nn.Module):
         seen = self.hidden(x)
         if seen.dim() == 2:
             return (seen @ self._matrix.T).unsqueeze(1) + self.bias
-        # of one matrix: torch's exporter takes the rows of a stack of them for a constant
+        # a single matrix product: for a batched one, torch's exporter takes the number of rows for a constant
         each = seen.reshape(-1, seen.shape[-1]) @ self._matrix.T
         return each.view(-1, *self.bias.shape) + self.bias
 
@@ -72,10 +72,10 @@ class TiedHeads(nn.Module):
 
 
 def tied_to(body: nn.Module, name: str, features: int, hidden: Sequence[int], outputs: int) -> TiedHeads:
-    """One head that shares the module of that name.
+    """One head that is tied to the module of that name.
 
     Raises:
-        EdistillError: the body has no such module, or its matrix is of another shape.
+        EdistillError: the body has no such module, or its matrix has another shape.
     """
     last = hidden[-1] if hidden else features
     wanted, matrices = (outputs, last), _matrices(body)
@@ -91,6 +91,6 @@ def tied_to(body: nn.Module, name: str, features: int, hidden: Sequence[int], ou
 
 
 def _matrices(body: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of a body's modules that have a weight."""
+    """The shapes of the weights of a body's modules, by name."""
     weights = {name: getattr(module, "weight", None) for name, module in body.named_modules()}
     return {name: tuple(weight.shape) for name, weight in weights.items() if isinstance(weight, Tensor)}

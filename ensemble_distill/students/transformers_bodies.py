@@ -1,7 +1,7 @@
-"""Bodies of the transformers library: any classifier of it without its last layer.
+"""Bodies from the transformers library: any of its classifiers without the last layer.
 
-The arguments are those of its configuration, so that a run's `config.json` says all there is to build it again; and
-what is left keeps the names that it has in a member's file.
+Arguments are those of its configuration, so that a run's `config.json` suffices to build the body again. The remaining
+layers keep the names that they have in a member's file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ensemble_distill.runtime.silence import of_its_own
 from ensemble_distill.runtime.transformers import library
 
 PREFIX = "transformers/"
-OUTPUTS = 7919  # of the last layer, by which it is known: a prime that nothing else is as wide as
+OUTPUTS = 7919  # width that identifies the last layer: a prime that no other layer has
 
 
 def is_transformers(model: str) -> bool:
-    """Whether it is `transformers/TYPE`."""
+    """Whether a model is `transformers/TYPE`."""
     return model.startswith(PREFIX)
 
 
@@ -28,14 +28,14 @@ def transformers_body(model: str, kwargs: Mapping[str, Any], input_shape: tuple[
     """The classifier of that type without its last layer: ids and mask, or pixels, to features (B, F).
 
     Args:
-        model: `transformers/TYPE`, with the type as a `config.json` has it: bert, distilbert, roberta, vit.
-        kwargs: of its configuration.
-        input_shape: one example's; (C, H, W) of pictures.
-        texts: whether they are of texts.
+        model: `transformers/TYPE`, with the type as in a `config.json`: bert, distilbert, roberta, vit.
+        kwargs: arguments of its configuration.
+        input_shape: shape of one example; (C, H, W) for images.
+        texts: whether rows are texts.
 
     Raises:
-        EdistillError: transformers is not installed, has no such classifier, or refuses the arguments; or its last
-            layer is not plain.
+        EdistillError: transformers is not installed, has no such classifier, or refuses the arguments; or the
+            classifier has no single linear last layer.
     """
     transformers, name = library(f"student.model {model}"), model.removeprefix(PREFIX)
     auto = transformers.AutoModelForSequenceClassification if texts else transformers.AutoModelForImageClassification
@@ -75,6 +75,6 @@ def _without_last(body: nn.Module, model: str) -> None:
 
 
 def _features(module: nn.Module, args: Any, returned: Any) -> Tensor:
-    """What the last layer was given, in the place of what it said."""
+    """A forward hook that returns the last layer's input in place of its output."""
     features: Tensor = returned.logits
     return features

@@ -1,7 +1,7 @@
-"""Record formats: how numbers of a row become a fixed number of bytes. A format a file; the file's name is its key.
+"""Record formats: how the numbers of a row become a fixed number of bytes. One file per format; its name is the key.
 
 Each file has `layout(shape, dtype)`, the NumPy record of one row; `encode(values, record)`, from (B, *shape) to B
-records; and `decode(records)`, back to float32. Its docstring says what is lost in between.
+records; and `decode(records)`, back to float32. Its docstring says what is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ensemble_distill.runtime.registry import Registry
 
 
 class FormatFile(Protocol):
-    """What a file of this package holds."""
+    """The functions of a file of this package."""
 
     def layout(self, shape: Sequence[int], dtype: str) -> np.dtype[np.void]: ...
     def encode(self, values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]: ...
@@ -33,9 +33,9 @@ class Format:
     """How rows of one shape are stored.
 
     Attributes:
-        name: of the format's file.
-        shape: of a row's values.
-        dtype: what the file's `layout` knows by that name.
+        name: name of the format's file.
+        shape: shape of a row's values.
+        dtype: passed to the file's `layout`.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Format:
         return _file(self.name).layout(self.shape, self.dtype)
 
     def encode(self, values: NDArray[np.floating[Any]]) -> NDArray[np.void]:
-        """Values (B, *shape), each row finite or all NaN, to B records."""
+        """Encode values (B, *shape), each row finite or all NaN, as B records."""
         return _file(self.name).encode(values, self.record)
 
     def decode(self, records: NDArray[np.void]) -> NDArray[np.float32]:
-        """B records to values (B, *shape)."""
+        """Decode B records to values (B, *shape)."""
         return _file(self.name).decode(records)
 
     def unanswered(self, records: NDArray[np.void]) -> int:
-        """How many of B records are of rows that were not answered."""
+        """The number of records among B whose row was not answered."""
         return int(np.isnan(self.decode(records)).reshape(len(records), -1).all(1).sum())
 
 

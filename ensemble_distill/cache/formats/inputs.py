@@ -1,8 +1,8 @@
-"""What a network was shown, of views that move inputs along the members' gradients.
+"""Inputs of views that move them along the members' gradients, as a network is shown them.
 
-As "uint8" it is an input in [0, 1] times 255, rounded; as "float32" nothing is lost. Rounded to 8 bits, an input moved
-by about a level a value has still moved as far along the gradient, on average: what rounding adds is noise across it.
-Members and student are shown the rounded one.
+"uint8" stores an input in [0, 1] as 255 times itself, rounded; "float32" loses nothing. An input moved by about one
+level per value has, after rounding to 8 bits, still moved as far along the gradient on average: rounding only adds
+noise across it. Members and student are both shown the rounded input.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def layout(shape: Sequence[int], dtype: str) -> np.dtype[np.void]:
 
 
 def encode(values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]:
-    """Inputs (B, C, H, W) to B records."""
+    """Encode inputs (B, C, H, W) as B records."""
     records = np.empty(len(values), record)
     records["x"] = np.rint(255 * values) if record["x"].base == np.uint8 else values
     return records
 
 
 def decode(records: NDArray[np.void]) -> NDArray[np.float32]:
-    """Records of any shape (...) to inputs (..., C, H, W)."""
+    """Decode records of any shape (...) to inputs (..., C, H, W)."""
     x: NDArray[np.float32] = records["x"].astype(np.float32)
     if records["x"].dtype == np.uint8:
         x /= np.float32(255)

@@ -1,7 +1,7 @@
-"""Means, and log-variances behind them, in float32 whatever `cache.dtype` says: nothing is lost.
+"""Means, followed by log-variances, in float32 whatever `cache.dtype` says: nothing is lost.
 
-float16 would round away the members' differences far from 0. A row that the member does not answer is NaN in all its
-numbers.
+float16 would round away the members' differences far from 0. All numbers of a row that the member does not answer are
+NaN.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def layout(shape: Sequence[int], dtype: str) -> np.dtype[np.void]:
 
 
 def encode(values: NDArray[np.floating[Any]], record: np.dtype[np.void]) -> NDArray[np.void]:
-    """Moments (B, 2D), each row finite or all NaN, to B records."""
+    """Encode moments (B, 2D), each row finite or all NaN, as B records."""
     records = np.empty(len(values), record)
     records["moments"] = values
     return records
 
 
 def decode(records: NDArray[np.void]) -> NDArray[np.float32]:
-    """B records to moments (B, 2D)."""
+    """Decode B records to moments (B, 2D)."""
     moments: NDArray[np.float32] = records["moments"].astype(np.float32)
     return moments
