@@ -1,11 +1,11 @@
-"""A figure of a report where the reader's screen is dark."""
+"""Figures of a report that adapt to a dark screen."""
 
 from __future__ import annotations
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.reporting.drawing import COLORS, OTHER
 
-PAPER, INK = "#161618", "#ececf0"  # the page's own
+PAPER, INK = "#161618", "#ececf0"  # the colors of the page
 
 INSTEAD = {
     "#ffffff": PAPER,
@@ -17,8 +17,8 @@ INSTEAD = {
 
 
 def _rules() -> str:
-    # matplotlib writes a shape's colors into its style attribute, which a rule overrides as an important one alone.
-    # It writes none for black text.
+    # matplotlib writes a shape's colors into its style attribute, which only an important rule overrides. It writes
+    # none for black text.
     each = [
         f'[style*="{of}: {light}"] {{ {of}: {dark} !important; }}'
         for light, dark in INSTEAD.items()
@@ -28,9 +28,9 @@ def _rules() -> str:
 
 
 def with_dark(svg: bytes) -> bytes:
-    """The same figure, which turns dark by itself; where a viewer does not ask for that, all of it stays light.
+    """The figure with dark colors for viewers that ask for them; elsewhere it stays light.
 
     Args:
-        svg: by `drawn`, with its own style sheet.
+        svg: made by `drawn`, with a style sheet of its own.
     """
     return svg.replace(b"</style>", f"\n{_rules()}\n</style>".encode(), 1)

@@ -1,4 +1,4 @@
-"""One picture of a report, and how it is drawn."""
+"""A figure of a report, and how it is drawn."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ensemble_distill.runtime.names import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLORS = {ENSEMBLE: "#1f5fa8", STUDENT: "#d1580b"}  # told apart in gray and by color-blind eyes too
+COLORS = {ENSEMBLE: "#1f5fa8", STUDENT: "#d1580b"}  # distinct in gray, and to color-blind readers
 OTHER = "#767676"
 
 LONGEST = 24  # letters of a name
 
 STYLE: Any = {
     "svg.hashsalt": "edistill",
-    "svg.fonttype": "none",  # text stays text, in the reader's own fonts
-    "text.parse_math": False,  # a name may have dollars
+    "svg.fonttype": "none",  # keep text as text, in the reader's own fonts
+    "text.parse_math": False,  # names may contain dollar signs
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,10 +36,10 @@ class Picture:
     Attributes:
         key: its name in `report.json`.
         title: what it shows.
-        reading: how it is read, a sentence or two.
-        told: what it shows in words, for who can't see it.
-        data: what it draws, as JSON.
-        svg: itself.
+        reading: how to read it, in a sentence or two.
+        told: its content in words, for readers who cannot see it.
+        data: the values it draws, for JSON.
+        svg: the figure.
     """
 
     key: str
@@ -57,7 +57,7 @@ def drawn(
     kind: str = "svg",
     told: Mapping[str, str] | None = None,
 ) -> bytes:
-    """A file of a picture; an SVG has the same bytes each time.
+    """The bytes of a figure; an SVG is the same each time.
 
     Args:
         width, height: in inches.
@@ -65,11 +65,11 @@ def drawn(
         told: the "Title" and "Description" of an SVG.
     """
     from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG  # no window, whatever the user's backend is
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # opens no window, whatever the user's backend
     from matplotlib.figure import Figure
 
     with rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name in letters that matplotlib's font has not: the browser has them
+        warnings.simplefilter("ignore")  # letters that matplotlib's font lacks, but the browser has
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
@@ -80,6 +80,6 @@ def drawn(
 
 
 def shortened(name: str) -> str:
-    """As much of a name as a picture has room for: its end, which tells files of one folder apart."""
+    """The end of a name that is too long for a figure, since the end tells files of one folder apart."""
     name = one_line(name)
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

@@ -1,4 +1,4 @@
-"""The report as one page of HTML: no request leaves it, and it needs no script."""
+"""The report as a single HTML page, without external requests or scripts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ensemble_distill.reporting.drawing import Picture
 from ensemble_distill.reporting.verdict import Verdict
 from ensemble_distill.runtime.names import harmless
 
-SHORT = 240  # characters beyond which what a picture shows is folded
-LONG = 40  # rows beyond which a table is folded: its picture says it
+SHORT = 240  # characters beyond which a figure's description is folded
+LONG = 40  # rows beyond which a table is folded, since its figure shows them
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d1d1f; --quiet: #5c5c63; --line: #d9d9de; --card: #f5f5f7;
@@ -62,10 +62,10 @@ def page(
     pictures: Sequence[Picture],
     data: str,
 ) -> str:
-    """All of it. Names come from users' files, and are text here, whatever they hold.
+    """The whole page; names from users' files are escaped.
 
     Args:
-        data: the name of the file with what the figures draw.
+        data: the name of the file with the figures' data.
     """
     first, *others = tables
     title = f"{found.run} on {found.rows:,} {found.task.answers_called} of {found.split}"
@@ -115,7 +115,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _row(cells: Sequence[str]) -> Iterator[str]:
-    """What a row is of stays in sight while its numbers are scrolled."""
+    """A row whose label stays visible while its numbers are scrolled."""
     label, *numbers = cells
     yield f'<th scope="row">{_text(label)}</th>'
     yield from (f"<td>{_text(number)}</td>" for number in numbers)

@@ -1,4 +1,4 @@
-"""What students are worth against what they cost: above the line they are worth having."""
+"""A figure of the students' worth against their cost: above the line they are worth having."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COST = "cost_latency"
 
 @dataclass(frozen=True)
 class Point:
-    """One model, in members of its ensemble; spreads are None for what was not trained over seeds."""
+    """A model, in members of its ensemble; the spread is None if it was not trained with several seeds."""
 
     name: str
     cost: float
@@ -37,15 +37,15 @@ class Point:
 
 
 def refuse_picture(path: Path) -> None:
-    """Raise EdistillError where a picture of that name can't be written."""
+    """Raise EdistillError if a figure cannot be written to this path."""
     refuse_target("--picture", path, FORMATS)
 
 
 def draw_pareto(found: Compared, path: Path) -> None:
-    """Write worth against cost as a picture, a panel each for prediction and uncertainty.
+    """Draw worth against cost, with a panel each for prediction and uncertainty.
 
     Raises:
-        EdistillError: nothing has both a worth and a cost.
+        EdistillError: no model has both a worth and a cost.
     """
     panels = {rung: list(_points(found, rung)) for rung in PANELS}
     panels = {rung: points for rung, points in panels.items() if points}
@@ -69,7 +69,7 @@ def _points(found: Compared, rung: str) -> Iterator[Point]:
     for name in SUBENSEMBLES:
         figures = each.to_figures() if (each := worth.get(name)) else {}
         yield from _point(name, figures, {}, rung, "0.5")
-    for at, side in enumerate(found.sides):  # of one color in both panels
+    for at, side in enumerate(found.sides):  # the same color in both panels
         yield from _point(side.name, side.figures["worth"], side.spread["worth"], rung, f"C{at}")
 
 
@@ -98,7 +98,7 @@ def _draw(axes: Axes, rung: str, points: list[Point], members: int) -> None:
 
 
 def _told(panels: dict[str, list[Point]]) -> dict[str, str]:
-    """The picture in words, for who can't see it. Names come from users, and a file of XML holds no control signs."""
+    """The figure in words, for readers who cannot see it; names are escaped, since XML allows no control characters."""
     told = [
         f"{rung}: "
         + ", ".join(f"{one_line(point.name)} is worth {point.worth:.1f} and costs {point.cost:.1f}" for point in points)

@@ -1,4 +1,4 @@
-"""`report.html`, and `report.json` with what it draws."""
+"""`report.html`, and `report.json` with the data of its figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENDING = ".html"
 
 
 def refuse_report(path: Path) -> None:
-    """Raise EdistillError where a report of that name can't be written."""
+    """Raise EdistillError if a report cannot be written to this path."""
     refuse_target("--report", path, (ENDING,))
     beside = data_of(path)
     if beside.exists() and not _is_of_a_report(beside):
@@ -40,7 +40,7 @@ def refuse_report(path: Path) -> None:
 
 
 def data_of(report: Path) -> Path:
-    """The file beside a report that holds what its figures draw."""
+    """The file beside a report that holds the data of its figures."""
     return report.with_suffix(".json")
 
 
@@ -53,7 +53,7 @@ def _is_of_a_report(path: Path) -> bool:
 
 
 def refuse_report_of_chain(chain: Chain) -> None:
-    """Raise EdistillError: a page is of one student."""
+    """Raise EdistillError, since a report shows one student."""
     raise EdistillError(
         f"--report shows one student, and {chain.folder} is a chain of {len(chain.runs)}. Name a generation: "
         f"edistill evaluate {chain.folder.name}/{chain.runs[-1].folder.name} --report …"
@@ -61,10 +61,10 @@ def refuse_report_of_chain(chain: Chain) -> None:
 
 
 def write_report(path: Path, measured: Measured, found: Evaluation, source: Source) -> None:
-    """Write a report of the first run that was measured, and beside it what its figures draw; see `data_of`.
+    """Write a report of the first run measured, and the data of its figures; see `data_of`.
 
     Args:
-        found: of that run.
+        found: the evaluation of that run.
         source: the rows that it was measured on.
     """
     seen = seen_of(measured, found, source)
@@ -84,7 +84,7 @@ def write_report(path: Path, measured: Measured, found: Evaluation, source: Sour
 
 
 def seen_of(measured: Measured, found: Evaluation, source: Source) -> Seen:
-    """What of a first run is drawn."""
+    """What the figures of the first run are drawn from."""
     main, rows = measured.main, [row.row for row in measured.main.heads[0].farthest]
     return Seen(
         evaluation=found,
@@ -100,7 +100,7 @@ def seen_of(measured: Measured, found: Evaluation, source: Source) -> Seen:
 
 
 def _looks(source: Source, rows: list[int]) -> Mapping[int, NDArray[np.uint8]]:
-    """Of rows that are pictures of one channel or three."""
+    """The pictures of rows, if they have one or three channels."""
     if source.kind != "pixels":
         return {}
     items = {row: np.asarray(source.item(row).x) for row in rows}

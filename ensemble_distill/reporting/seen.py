@@ -1,4 +1,4 @@
-"""What a report is drawn from."""
+"""The values that a report is drawn from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ensemble_distill.tasks.figures import Values
 
 @dataclass(frozen=True)
 class Seen:
-    """One run beside its ensemble, row by row.
+    """A run and its ensemble, row by row.
 
     Attributes:
-        evaluation: its figures.
-        members: the ensemble's names.
-        ensemble, student: of each answer of the split.
-        compared: of the student's heads that are compared with the ensemble; see `SplitValues`.
-        elsewhere: of each OOD set the rows of ensemble and student.
-        heads: how near each is, and where the student is farthest off.
-        called: what those farthest rows are called.
-        looks: their pictures, (H, W, C) of uint8, where rows are pictures.
+        evaluation: the run's figures.
+        members: the names of the ensemble's members.
+        ensemble, student: values for each row of the split.
+        compared: those of the student's heads that are compared with the ensemble; see `SplitValues`.
+        elsewhere: the values of ensemble and student for each OOD set.
+        heads: how close each head is, and where the student differs most.
+        called: the names of the rows where it differs most.
+        looks: their pictures, (H, W, C) of uint8, if rows are pictures.
     """
 
     evaluation: Evaluation
@@ -43,16 +43,17 @@ class Seen:
 
     @property
     def run(self) -> str:
-        """Its name, as text and pictures can hold it."""
+        """The run's name, escaped for text and figures."""
         return one_line(self.evaluation.run)
 
     def label(self, model: str) -> str:
-        """What a picture calls a model, one of `COLORS`."""
+        """The name of a model, one of `COLORS`, in a figure."""
         return shortened(self.run) if model == STUDENT else model
 
     @property
     def uncertain(self) -> tuple[str, str]:
-        """The uncertainty that both have, as rows name it and as a person does: that of the model, if it can be."""
+        """The uncertainty that both models have, as its key and in words: model uncertainty if possible, else the
+        total."""
         key = "model_uncertainty"
         both = key in self.student and key in self.ensemble and not np.isnan(self.ensemble[key]).all()
         return (key, "model uncertainty") if both else ("total_uncertainty", "total uncertainty")

@@ -1,4 +1,4 @@
-"""Where a page or a picture may be written: asked before anything is measured."""
+"""Where a report or a figure may be written, checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ensemble_distill.errors import EdistillError
 
 
 def refuse_target(option: str, path: Path, endings: Sequence[str]) -> None:
-    """Raise EdistillError where the file that an option names can't be written.
+    """Raise EdistillError if the file that an option names cannot be written.
 
     Args:
-        endings: those that it may have; the first is proposed.
+        endings: the allowed suffixes; the first is suggested.
     """
     if path.is_dir():
         proposed = path / f"{option.lstrip('-')}{endings[0]}"

@@ -1,4 +1,4 @@
-"""Whether to ship a student: what its worth and cost come to, in words."""
+"""Whether to ship a student, judged by its worth and cost, in words."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ensemble_distill.evaluation.worth import Worth
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader should do.
+    """A recommendation.
 
     Attributes:
-        ship: whether the student is worth more members than it costs; None where that can't be said.
+        ship: whether the student is worth more members than it costs; None if that is unknown.
         headline: one sentence.
         reasons: a sentence each.
     """
@@ -28,7 +28,7 @@ class Verdict:
 
 
 def verdict(found: Evaluation) -> Verdict:
-    """By worth and latency, both in members."""
+    """The verdict from worth and latency, both in members."""
     worth = found.worth and found.worth[STUDENT]
     if not worth or found.ladder is None:
         return Verdict(None, "It is unknown whether fewer members would do as well.", (_without_ladder(found),))
@@ -41,7 +41,7 @@ def verdict(found: Evaluation) -> Verdict:
         why = "Its cost in members is unknown: the members are not available to be timed."
         return Verdict(None, f"{found.run} is worth {told}.", (why,))
     figures = f"It is worth {told}, for the time of {worth.cost_in_members:.1f}."
-    if slower_than_all(found) is not None:  # all of them in less time are better than some of them, too
+    if slower_than_all(found) is not None:  # all members in less time are better than some of them, too
         return Verdict(
             False,
             f"Serve the ensemble itself: together its members take no more time than {found.run}.",
@@ -59,7 +59,7 @@ def verdict(found: Evaluation) -> Verdict:
 
 
 def _saves(found: Evaluation) -> str:
-    """What is had of a student that is no faster than all members."""
+    """What is saved by a student that is no faster than all members."""
     own, whole = found.cost[STUDENT] or {}, found.cost[ENSEMBLE] or {}
     each = {name: (own.get(key), whole.get(key)) for name, key in (("memory", "parameters"), ("arithmetic", "macs"))}
     saved = [name for name, (mine, theirs) in each.items() if mine is not None and theirs and mine < theirs]
@@ -70,7 +70,7 @@ def _saves(found: Evaluation) -> str:
 
 
 def _beside(worth: Worth) -> list[str]:
-    """What its total uncertainty is worth, where that is no less."""
+    """A remark on the worth of its total uncertainty, if that is at least as high."""
     own, control = worth.uncertainty, worth.uncertainty_control
     if control is None:
         return []

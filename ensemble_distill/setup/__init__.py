@@ -1,1 +1,1 @@
-"""Starting from nothing: what a folder holds, a settings file for it, and what is wrong with one that is there."""
+"""Getting started: what a folder contains, a settings file for it, and the problems of an existing one."""

@@ -1,4 +1,4 @@
-"""Which of timm's architectures weights alone are of, by the words of their names and then by every shape."""
+"""Which timm architecture bare weights belong to, guessed from words in their names and checked against every shape."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ensemble_distill.setup.members import Found, Shapes
 
-TRIED = 12  # architectures that are built for a group of members; each takes about a tenth of a second
+TRIED = 12  # architectures to build per group of members; each takes about a tenth of a second
 
 
 def architecture_of(group: Sequence[Found]) -> tuple[str, int] | None:
-    """A name of timm's and how many classes it gives, whose tensors are those of a group of members; None where the
-    members' names say none that is."""
+    """A timm name and number of classes whose tensors equal those of a group of members; None if their names contain
+    none."""
     first = group[0]
     for name in _named([*(one.name for one in group[:3]), first.path.parent.name]):
         if (classes := _classes(name, first.shapes)) is not None:
@@ -21,14 +21,14 @@ def architecture_of(group: Sequence[Found]) -> tuple[str, int] | None:
 
 
 def timm_names(names: Iterable[str]) -> list[str]:
-    """Those of some names that timm can build; a member's own may be that of its file."""
+    """The names that timm can build; a member's model may be only its file's name."""
     import timm
 
     return [name for name in names if name and timm.is_model(name)]
 
 
 def _named(texts: Sequence[str]) -> Iterator[str]:
-    """The architectures that texts name, the longest names first."""
+    """The architectures named in texts, longest name first."""
     import timm
 
     known, found = set(timm.list_models()), dict[str, None]()
@@ -40,7 +40,7 @@ def _named(texts: Sequence[str]) -> Iterator[str]:
 
 
 def _classes(name: str, shapes: Shapes) -> int | None:
-    """How many classes the architecture gives, where its tensors are these."""
+    """The number of classes for which the architecture has exactly these tensors; None if there is none."""
     import timm
     import torch
 

@@ -1,4 +1,4 @@
-"""What is wrong with a settings file here: every thing that a command would refuse, and not the first of them alone."""
+"""Checking a settings file against this folder: everything that a command would refuse, not only the first problem."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         what: the key or the part of the file.
-        told: what was found, or what is wrong and what to do.
-        problem: whether it is wrong.
+        told: what was found, or the problem and its remedy.
+        problem: whether there is one.
     """
 
     what: str
@@ -56,30 +56,30 @@ class Check:
 
 @dataclass
 class Examined:
-    """What was found on the way; None or empty where that has a problem."""
+    """Everything found on the way; None or empty where there was a problem."""
 
     checks: list[Check] = field(default_factory=list)
     plans: dict[str, SplitPlan] = field(default_factory=dict)
     members: list[Answering] = field(default_factory=list)
-    room: Room = field(default_factory=Room)  # for their weights
-    groups: list[list[Answering]] = field(default_factory=list)  # they as a pass asks them, on its device
+    room: Room = field(default_factory=Room)  # memory for the members' weights
+    groups: list[list[Answering]] = field(default_factory=list)  # those that a pass runs together
     method: tuple[Method, Any] | None = None
-    taken: AnyPreprocessing | None = None  # how rows become the input of the student's body
+    taken: AnyPreprocessing | None = None  # the preprocessing of the student's body
     body: Any = None
     cached: bool = False  # whether the cache is up to date
     records: int = 0  # bytes of the records of all splits
-    to_decode: dict[str, int] = field(default_factory=dict)  # bytes of the pictures that each split is to be stored of
+    to_decode: dict[str, int] = field(default_factory=dict)  # bytes of decoded pictures left to store, by split
 
     def ok(self, what: str, told: str) -> None:
         self.checks.append(Check(what, told))
 
     def lacks(self, what: str) -> bool:
-        """Whether this has a problem."""
+        """Whether this key has a problem."""
         return any(check.problem and check.what == what for check in self.checks)
 
     @contextmanager
     def looking(self, what: str) -> Iterator[None]:
-        """What is refused in there is a problem, and the next thing is looked at."""
+        """Record an EdistillError of the block as a problem, and continue."""
         try:
             yield
         except EdistillError as error:
@@ -87,7 +87,10 @@ class Examined:
 
 
 def examine(workspace: Workspace) -> Examined:
-    """All that commands would refuse. Members are built and asked about a few rows; nothing is written or trained."""
+    """Check everything that commands would refuse.
+
+    Members are built and run on a few rows; nothing is written or trained.
+    """
     found = Examined()
     with found.looking("train.device"):
         found.ok("train.device", str(workspace.device))
@@ -133,7 +136,7 @@ def _teachers(workspace: Workspace, found: Examined) -> list[Teacher]:
         found.ok("teachers.path", f"{counted(len(teachers), 'member')}: {names_told}")
         return teachers
     told = found.checks[-1].told
-    if path.is_dir():  # the first is told; the others, too
+    if path.is_dir():  # the other members' problems, besides the first one that was raised
         for one in look(path, workspace.trust):
             if one.problem is not None and one.problem not in told:
                 found.checks.append(Check(f"teachers.path, {one.path.name}", one.problem, True))
@@ -141,7 +144,7 @@ def _teachers(workspace: Workspace, found: Examined) -> list[Teacher]:
 
 
 def _members(workspace: Workspace, teachers: list[Teacher], found: Examined) -> None:
-    """Whether each can be built, and what it says of a few rows is an answer."""
+    """Whether each member can be built, and gives valid outputs for a few rows."""
     problems: dict[str, list[str]] = {}
     for teacher in teachers:
         try:
@@ -161,7 +164,7 @@ def _members(workspace: Workspace, teachers: list[Teacher], found: Examined) -> 
 
 
 def _records(workspace: Workspace, found: Examined) -> None:
-    """What a cache that is made from nothing would hold of an answer, and what that fills."""
+    """The format and size of the records in a new cache."""
     if not found.members:
         return
     folder, settings = workspace.cache_folder, workspace.settings.cache
@@ -217,7 +220,7 @@ def _decoded(workspace: Workspace, found: Examined) -> None:
 
 
 def _groups(workspace: Workspace, found: Examined) -> None:
-    """Whether the members fit into memory together, where they answer."""
+    """Whether the members fit into memory together on the device."""
     if not found.members or found.lacks("train.device"):
         return
     for member in found.members:
@@ -257,8 +260,11 @@ def _student(workspace: Workspace, found: Examined) -> None:
 
 
 def _input_shape(workspace: Workspace, found: Examined) -> tuple[int, ...] | None:
-    """(C, H, W) or (F,) of an input as the student takes it: ready-made outputs say nothing of inputs, and rows of
-    numbers need nothing said. Raises EdistillError where the rows do, and nobody says it."""
+    """The shape (C, H, W) or (F,) of the student's input; None without members or data.
+
+    Raises:
+        EdistillError: the rows need preprocessing, and neither settings nor members state it.
+    """
     plan = found.plans.get("train") or next(iter(found.plans.values()), None)
     if plan is None or not found.members:
         return None

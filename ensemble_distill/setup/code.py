@@ -1,4 +1,5 @@
-"""Functions in a user's Python files that may build members or bodies, found by reading: nothing of them runs."""
+"""Functions in a user's Python files that may build members or bodies, found by parsing; none of the code is
+executed."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ BODIES = ("make_body", "build_body", "make_student", "make_backbone", "body", "b
 
 @dataclass(frozen=True)
 class Factory:
-    """A function or class that can be called.
+    """A function that may build members or bodies.
 
     Attributes:
-        required: arguments without a default, in their order.
-        unwritten: whether it does nothing but raise NotImplementedError, as a stub does.
-        line: where that stands, or the function itself.
+        required: arguments without a default, in order.
+        unwritten: whether it is a stub that only raises NotImplementedError.
+        line: of the `raise` in a stub, else of the function.
     """
 
     file: Path
@@ -31,8 +32,8 @@ class Factory:
 
 
 def find(folders: Sequence[Path], names: Sequence[str]) -> Factory | None:
-    """The first factory of those names in the Python files of some folders: earlier folders first, then earlier names.
-    None where there is none."""
+    """The first factory with one of these names in the folders' Python files, by folder, then by name; None if there
+    is none."""
     for folder in dict.fromkeys(one.resolve() for one in folders):
         found = {factory.name: factory for file in _files(folder) for factory in _factories(file)}
         for name in names:
@@ -42,7 +43,7 @@ def find(folders: Sequence[Path], names: Sequence[str]) -> Factory | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """model.py last, so that of two functions of one name its own stands."""
+    """The Python files of a folder; model.py is last, so that its function wins over others of the same name."""
     try:
         files = [path for path in folder.glob("*.py") if path.is_file()]
     except OSError:

@@ -1,4 +1,4 @@
-"""What the columns of a table could be, by the first of its rows: an example for its owner to fix."""
+"""A guess at the meaning of a table's columns from its first rows, as an example for the user to correct."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ensemble_distill.data.saved_dataset import says_columns
 from ensemble_distill.data.walk import there
 from ensemble_distill.errors import EdistillError
 
-LABELS = ("label", "labels", "target", "class", "y")  # what columns of labels are commonly called
-LOOKED = 20  # rows
-SEVERAL = 3  # words of a text, on average; a category has fewer
+LABELS = ("label", "labels", "target", "class", "y")  # common names of label columns
+LOOKED = 20  # rows that are read
+SEVERAL = 3  # mean number of words from which a column is text; categories have fewer
 
 
 def likely_columns(source: str) -> dict[str, Any] | None:
-    """An example of `data.columns`, with "…" for what is not guessed; None where the file says by itself what its
-    columns are.
+    """An example of `data.columns`, with "…" for values that are not guessed; None if the file itself declares its
+    columns.
 
     Raises:
-        EdistillError: it is no table.
+        EdistillError: the file is not a table.
     """
     path = files_of(source)[0]
     if table.is_arrow(path) and says_columns(arrow_schema(path), path):
@@ -59,7 +59,7 @@ def _kind(path: Path, block: Mapping[str, Sequence[Any]], name: str) -> str:
             return "array"
     try:
         values = [value for value in block[name][:LOOKED] if value is not None]
-    except (EdistillError, LookupError):  # of nested columns, or of no rows
+    except (EdistillError, LookupError):  # nested columns, or no rows
         return "numbers"
     if any(isinstance(value, list) for value in values):
         return "array"

@@ -1,4 +1,4 @@
-"""What is left for the user: functions to fill in, and what is to be fixed first."""
+"""What is left to the user: functions to write, and problems to fix first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ensemble_distill.setup.written import Scene
 
 
 def raising(code: Mapping[Path, str]) -> list[tuple[str, int, str]]:
-    """The lines of written stubs that raise, each with what is to stand there."""
+    """The lines of the written stubs that raise, each with a description of what belongs there."""
     return [
         (str(module), line, text.split('"')[1])
         for module, content in code.items()
@@ -19,7 +19,7 @@ def raising(code: Mapping[Path, str]) -> list[tuple[str, int, str]]:
 
 
 def unwritten(scene: Scene) -> list[tuple[str, int, str]]:
-    """Functions of an earlier stub that nobody has filled in yet."""
+    """Functions of an earlier stub that are still empty."""
     used = [one.factory for one in scene.built if one.factory is not None] + [scene.body_factory]
     return [
         (str(one.file), one.line, f"{one.name} does nothing yet")
@@ -29,6 +29,6 @@ def unwritten(scene: Scene) -> list[tuple[str, int, str]]:
 
 
 def problems_of(scene: Scene) -> tuple[str, ...]:
-    """What is wrong with members and data as they are."""
+    """The problems of the members and the data."""
     members = [one.problem for one in scene.found if one.problem is not None]
     return (*members, *(f"data.{name}: {problem}" for name, problem in scene.splits.problems.items()))

@@ -1,4 +1,4 @@
-"""From a folder to all that a settings file can say of it."""
+"""Finding everything in a folder that a settings file can state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ STUB = "model.py"
 
 
 def find_scene(folder: Path, root: Path, trust: bool) -> Scene:
-    """What stands in a folder, and beside it where it is the members' alone.
+    """What a folder contains, and what lies beside it if it contains only members.
 
     Args:
-        root: where the settings file is to stand.
+        root: the folder of the future settings file.
 
     Raises:
-        EdistillError: there is no member.
+        EdistillError: there are no members.
     """
     teachers, others = folder_of_members(folder)
     found = look(teachers, trust)
@@ -46,7 +46,8 @@ def find_scene(folder: Path, root: Path, trust: bool) -> Scene:
 
 
 def _built(group: Sequence[Found], index: int, factory: Factory | None, root: Path) -> Built:
-    """What builds a group: an architecture of timm that fits it, else a function that is there, else one to fill in."""
+    """What builds a group of members: a timm architecture that fits, else an existing function, else a stub to fill
+    in."""
     if (architecture := architecture_of(group)) is not None:
         return Built(group, architecture[0])
     if factory is not None:
@@ -59,7 +60,7 @@ def stub_name(index: int) -> str:
 
 
 def stub_file(root: Path) -> Path:
-    """Where functions to fill in go: beside the settings file, in the place of nobody's file."""
+    """The file for functions to fill in, beside the settings file, under a name that is free."""
     file, count = root / STUB, 1
     while file.exists():
         count += 1
@@ -68,7 +69,7 @@ def stub_file(root: Path) -> Path:
 
 
 def stub_of(scene: Scene) -> dict[Path, str]:
-    """The file with functions to fill in, and its text; nothing where all modules are known."""
+    """The file with functions to fill in, and its text; empty if no function is missing."""
     stubbed = [(one.members, stub_name(index)) for index, one in enumerate(scene.built) if one.stub]
     return {stub_file(scene.root): stub(*zip(*stubbed, strict=True))} if stubbed else {}
 
@@ -79,5 +80,5 @@ def _body(found: Sequence[Found], built: Sequence[Built], factory: Factory | Non
     if any(one.stub for one in built):
         return f"{stub_file(root).name}:{BODIES[0]}"
     named = [group.model for group in built if group.factory is None for _ in group.members]
-    named = timm_names([*named, *(one.model for one in found)])  # a graph's model is its file's name
+    named = timm_names([*named, *(one.model for one in found)])  # for an ONNX graph, model is its file's name
     return Counter(named).most_common(1)[0][0] if named else None

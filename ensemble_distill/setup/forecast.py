@@ -1,4 +1,4 @@
-"""How long each command will take and what it will fill, from a few rows through members and body."""
+"""A forecast of each command's time and disk space, from a few rows through the members and the body."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUMBER = 4  # bytes of a float32
 
 @dataclass(frozen=True)
 class Step:
-    """A command, the seconds it takes and the bytes it leaves; both by this machine as busy as it is now."""
+    """A command, the seconds it takes and the bytes it writes, for this machine under its current load."""
 
     command: str
     seconds: float
@@ -30,7 +30,7 @@ class Step:
 
 
 def forecast(workspace: Workspace, found: Examined) -> list[Step]:
-    """Of the whole road, as far as members and student could be built; nothing where they could not."""
+    """The steps of the whole workflow, as far as members and student could be built; empty if they could not."""
     plan = found.plans.get("train")
     if plan is None or not found.groups:
         return []
@@ -61,7 +61,8 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
 
 
 def _of_body(body: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
-    """Seconds a row of an update, and of a pass without one. The body is a new one, which nobody else has."""
+    """Seconds per row of an update and of a forward pass; the body must be a new one, since its gradients and mode
+    change."""
 
     def update() -> None:
         body.train()

@@ -1,4 +1,4 @@
-"""The machine as `doctor` tells it: versions, devices, memory and free disk."""
+"""The machine as `doctor` reports it: versions, devices, memory and free disk space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONAL = ("pyarrow", "transformers", "skops")
 
 
 def machine_here(folder: Path) -> dict[str, Any]:
-    """What this runs on; `folder` is on the disk that results go to."""
+    """The facts of this machine; `folder` lies on the disk for results."""
     import torch
 
     devices = ["cpu", *(f"cuda:{at} ({torch.cuda.get_device_name(at)})" for at in range(torch.cuda.device_count()))]

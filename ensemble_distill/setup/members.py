@@ -1,4 +1,4 @@
-"""Where in a folder the members are, and what each of them is; none of their code runs."""
+"""Where the members in a folder are, and what each of them is; none of their code is executed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.teacher import Context
 from ensemble_distill.teachers.weights import read_weights
 
-BARE = "checkpoint"  # the kind of weights alone
-DEEPEST = 3  # folders below the one that is given
-MOST = 500  # folders that are looked into
+BARE = "checkpoint"  # the kind of bare weights
+DEEPEST = 3  # levels below the given folder
+MOST = 500  # folders to search
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """One entry of a folder of members.
+    """An entry of a folder of members.
 
     Attributes:
-        kind: the key of what it is; None for what looks like a member and is none.
-        model: what its own files say that it is; empty where they do not.
-        shapes: of its tensors by name, of weights alone.
-        member: its facts, where its own files say them.
+        kind: the key of its kind; None for an entry that looks like a member but is not.
+        model: the model that its own files name; empty if they name none.
+        shapes: of its tensors by name, for bare weights.
+        member: its record, if its own files provide one.
         problem: why it cannot be a member as it is.
     """
 
@@ -55,16 +55,16 @@ class Found:
 
     @property
     def width(self) -> int | None:
-        """How many numbers its last layer gives, as far as the shapes say; the last matrix is taken for that layer."""
+        """The number of outputs of its last layer, taken to be the last matrix; None if the shapes have none."""
         matrices = [shape for name, shape in self.shapes.items() if name.endswith("weight") and len(shape) == 2]
         return matrices[-1][0] if matrices else None
 
 
 def folder_of_members(folder: Path) -> tuple[Path, list[Path]]:
-    """The folder with most members, itself or one below; and the others that hold some.
+    """The folder with the most members, the given one or one below, and the other folders that contain some.
 
     Raises:
-        EdistillError: none does.
+        EdistillError: there are none.
     """
     if not folder.exists():
         raise EdistillError(f"There is no {folder}. Give the folder of your ensemble's checkpoints.")
@@ -78,29 +78,32 @@ def folder_of_members(folder: Path) -> tuple[Path, list[Path]]:
             f"{folder} has no member in it, nor have the folders below: {inside}. Give the folder of your ensemble's "
             f"checkpoints. What can be one: {', '.join(sorted(kinds()))}; edistill quickstart makes an example."
         )
-    best = max(counts, key=lambda here: counts[here])  # of as many the first, which is the least deep
+    best = max(counts, key=lambda here: counts[here])  # of equal ones the first, which is the shallowest
     return best, [here for here in counts if here != best]
 
 
 def _folders(top: Path) -> Iterator[Path]:
-    """The folder and those below that are neither members nor made by edistill, the least deep first."""
+    """The folder and those below that are neither members nor made by edistill, the shallowest first."""
     waiting, looked = [(top, 0)], 0
     while waiting and looked < MOST:
         here, depth = waiting.pop(0)
         looked += 1
         yield here
         if depth < DEEPEST:
-            with suppress(EdistillError):  # one that may not be listed
+            with suppress(EdistillError):  # a folder without permission to list it
                 waiting += [(one, depth + 1) for one in entries(here) if one.is_dir() and not _closed(one)]
 
 
 def _closed(folder: Path) -> bool:
-    """Whether a folder is one member, a cache, a run, or data: nothing to look for members in."""
+    """Whether a folder is one member, a cache, a run or a data set, which contains no members to look for."""
     return is_saved(folder) or is_sharded(folder) or is_cache(folder) or (folder / ARGS).is_file() or is_member(folder)
 
 
 def is_member(entry: Path) -> bool:
-    """Whether a kind claims it, and it is not data: arrays of a split may be outputs, or what is asked about."""
+    """Whether a kind of member claims an entry that is not data.
+
+    Arrays of a split could otherwise pass for ready-made outputs.
+    """
     if is_data(entry) or entry.name.lower() in DATA:
         return False
     return any(kind.claims(entry) for kind in kinds().values())
@@ -114,7 +117,7 @@ def _count(folder: Path) -> int:
 
 
 def look(folder: Path, trust: bool) -> list[Found]:
-    """What each entry of a folder of members is; what is not a member by its name is passed over."""
+    """The members in a folder, and entries that look like members; others are skipped."""
     return [found for entry in entries(folder) if (found := _looked(entry, trust)) is not None]
 
 
@@ -140,7 +143,7 @@ def _looked(entry: Path, trust: bool) -> Found | None:
 
 
 def alike(found: Sequence[Found]) -> list[list[Found]]:
-    """Weights alone, those of one architecture together: the same names and shapes; the most common first."""
+    """Bare weights in groups of one architecture, with equal names and shapes; the largest group first."""
     groups: dict[Any, list[Found]] = {}
     for one in found:
         if one.kind == BARE and one.problem is None:
@@ -149,12 +152,12 @@ def alike(found: Sequence[Found]) -> list[list[Found]]:
 
 
 def told_kinds(found: Sequence[Found]) -> str:
-    """4 timm_run, 1 checkpoint."""
+    """How many members there are of each kind: "4 timm_run, 1 checkpoint"."""
     counted = Counter(one.kind for one in found if one.kind is not None and one.problem is None)
     return ", ".join(f"{count} {kind}" for kind, count in counted.items())
 
 
 def told_members(found: Sequence[Found]) -> tuple[dict[str, Any], ...]:
-    """What each is, for the table of `init`."""
+    """The facts of each member, for the table of `init`."""
     keys = ("name", "kind", "model", "parameters", "problem")
     return tuple({key: getattr(one, key) for key in keys} for one in found)

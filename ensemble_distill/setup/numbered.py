@@ -1,4 +1,4 @@
-"""Files of one split that differ in a number, as a pattern: `train-{00000..00004}-of-00005.parquet`."""
+"""Numbered files of one split as a pattern: `train-{00000..00004}-of-00005.parquet`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ PATTERN = re.compile(r"([A-Za-z]+)[-_.]?(\d+|\{\d+\.\.\d+\})\D")
 
 
 def word_of(path: Path) -> str:
-    """What a file or a pattern is called, without its number and its ending, in small letters."""
+    """The word that a file or a pattern begins with, in lower case, without number and suffix."""
     found = PATTERN.match(path.name)
     return (found[1] if found else path.stem).lower()
 
 
 def patterns_in(files: Sequence[Path], words: Collection[str]) -> dict[Path, list[Path]]:
-    """Patterns of files whose names begin with one of some words, and the files of each. One that is alone is itself,
-    and where a number is missing there is no pattern."""
+    """Patterns of numbered files whose names begin with one of the words, and the files of each.
+
+    The pattern of a single file is its own name. Files among which a number is missing have no pattern.
+    """
     alike: dict[tuple[str, str, str], dict[int, tuple[str, Path]]] = defaultdict(dict)
     for file in files:
         found = NUMBERED.fullmatch(file.name)

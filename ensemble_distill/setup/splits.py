@@ -1,4 +1,4 @@
-"""Which data lies in and beside a folder, and which splits it makes by its names."""
+"""The data in and beside a folder, and the splits that its names imply."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ NAMES = {
     "transfer": ("transfer", "unlabeled", "unlabelled"),
 }
 SPLIT = {word: split for split, words in NAMES.items() for word in words}
-DATA = ("data", "dataset", "datasets")  # what folders of data are called
+DATA = ("data", "dataset", "datasets")  # common names of data folders
 DEEPEST = 2
-ORDER = ("classification", "multi-label", "regression")  # in which tasks are tried on labels
+ORDER = ("classification", "multi-label", "regression")  # in which tasks are tried on the labels
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What was found.
+    """The data found.
 
     Attributes:
-        entries: by split, as `[data]` has them, `ood/NAME` too.
-        task: that all labels fit; None where there are no labels or none fits.
+        entries: by split, as in `[data]`, including `ood/NAME`.
+        task: the task that all labels fit; None if there are no labels.
         sources: the splits that could be opened.
-        problems: why others could not, by split.
-        others: data that no split was made of.
-        columns: an example of what those of the first table among the splits could be, which nobody has declared yet.
-        shape: (H, W, C) of the first picture, where that is in such a table.
+        problems: why the others could not, by split.
+        others: data that belongs to no split.
+        columns: an example of `data.columns` for the first table whose columns are not declared.
+        shape: (H, W, C) of the first picture, if it is in such a table.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Splits:
 
 
 def find_splits(folders: Sequence[Path]) -> Splits:
-    """The splits in the first of some folders that has any. Its own pictures in folders of classes are a split, too."""
+    """The splits of the first folder that contains any data."""
     for folder in dict.fromkeys(one.resolve() for one in folders):
         found, others = _named(folder)
         if found or others:
@@ -68,7 +68,7 @@ def find_splits(folders: Sequence[Path]) -> Splits:
 
 
 def _named(folder: Path) -> tuple[dict[str, Entry], list[Path]]:
-    """What in a folder is called as a split is, and what else is data."""
+    """The data named like splits, and all other data; a single data set is train."""
     found: dict[str, Entry] = {}
     others: list[Path] = []
     for path in _sets(folder, 0):
@@ -82,14 +82,16 @@ def _named(folder: Path) -> tuple[dict[str, Entry], list[Path]]:
             found |= {split: entry for split, entry in arrays.items() if split not in found}
         else:
             others.append(path)
-    if not found and len(others) == 1 and not holds_pictures(others[0]):  # which have no labels
+    if not found and len(others) == 1 and not holds_pictures(others[0]):  # pictures directly in it have no labels
         found["train"] = Entry(str(others.pop()))
     return found, others
 
 
 def _sets(folder: Path, depth: int) -> Iterator[Path]:
-    """Archives of arrays, tables, shards, and folders of pictures or of saved data sets, the least deep first; of files
-    of one split that are numbered a pattern."""
+    """Archives of arrays, tables, shards, and folders of pictures or saved data sets, the shallowest first.
+
+    Numbered files of one split are yielded as a pattern.
+    """
     here = entries(folder)
     patterns = patterns_in([one for one in here if is_table(one) or is_shard(one)], SPLIT)
     yield from patterns
@@ -107,7 +109,7 @@ def _sets(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def is_data(path: Path) -> bool:
-    """Whether it is an archive of inputs; others hold the outputs of a member."""
+    """Whether a file is an archive of inputs; other archives hold the outputs of a member."""
     if path.suffix != ".npz" or not path.is_file():
         return False
     try:
@@ -117,27 +119,28 @@ def is_data(path: Path) -> bool:
 
 
 def is_table(path: Path) -> bool:
-    """Whether it is one by its name."""
+    """Whether a file is a table, by its name."""
     return table.claims(str(path)) and path.is_file()
 
 
 def is_shard(path: Path) -> bool:
-    """Whether it is a tar archive; weights called `.pth.tar` are none."""
+    """Whether a file is a tar archive; weights named `.pth.tar` are not."""
     return path.suffix == SHARD and path.is_file() and is_archive(path)
 
 
 def _of_shards(folder: Path) -> bool:
-    """Whether it holds archives called as splits are: read as one data set, a test set would be learned from."""
+    """Whether a folder contains archives named like splits; as a single data set it would include the test rows in
+    training."""
     return is_sharded(folder) and any(word_of(one) in SPLIT for one in entries(folder) if is_shard(one))
 
 
 def _of_splits(folder: Path) -> bool:
-    """Whether its folders are called as splits are, and so are no classes."""
+    """Whether a folder's subfolders are named like splits, and so are not classes."""
     return not holds_pictures(folder) and any(one.name.lower() in SPLIT for one in entries(folder) if one.is_dir())
 
 
 def _arrays(path: Path) -> dict[str, Entry]:
-    """Of an archive of all splits, the arrays of each: train_x and train_y, or x_train and y_train."""
+    """The arrays of each split in an archive that holds several: train_x and train_y, or x_train and y_train."""
     try:
         names = Archive(path).names
     except EdistillError:
@@ -152,7 +155,7 @@ def _arrays(path: Path) -> dict[str, Entry]:
 
 
 def _opened(found: dict[str, Entry], others: list[Path]) -> Splits:
-    """The task is the first that the labels of all splits fit."""
+    """The splits under the task with the fewest problems, the first of equal ones."""
     best: Splits | None = None
     for task in (*ORDER, *(name for name in task_names() if name not in ORDER)):
         tried = _tried(found, others, task)
@@ -171,7 +174,7 @@ def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
     shape: tuple[int, ...] | None = None
     for split, entry in found.items():
         try:
-            if (example := _undeclared(entry.source)) is not None:  # what they are only the user knows
+            if (example := _undeclared(entry.source)) is not None:  # only the user knows the meaning of its columns
                 columns = columns or example
                 if shape is None and "images" in example:
                     shape = open_source(entry.source, columns=Columns(images=example["images"])).item(0).x.shape
@@ -186,7 +189,7 @@ def _tried(found: dict[str, Entry], others: list[Path], task: str) -> Splits:
 
 
 def _undeclared(source: str) -> dict[str, Any] | None:
-    """An example of `data.columns`; None where nothing is to be declared."""
+    """An example of `data.columns`; None if nothing needs declaring."""
     if table.claims(source):
         return likely_columns(source)
     if is_saved(source) and (columns := undeclared(source)) is not None:
@@ -195,7 +198,7 @@ def _undeclared(source: str) -> dict[str, Any] | None:
 
 
 def told_splits(splits: Splits) -> dict[str, dict[str, Any]]:
-    """What each holds, or why that is not known, for the table of `init`."""
+    """What each split contains, or why that is unknown, for the table of `init`."""
     return {name: _told(splits, name) for name in splits.entries}
 
 

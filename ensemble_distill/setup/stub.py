@@ -1,4 +1,4 @@
-"""`model.py` for members that are weights alone: the tensors seen, and the functions that only their owner can fill."""
+"""A `model.py` for members that are bare weights: their tensors, and the functions that only the user can write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ensemble_distill.errors import first_few
 from ensemble_distill.runtime.names import natural_key, one_line
 from ensemble_distill.setup.members import Found, Shapes
 
-MOST = 60  # layers that are listed of an architecture
+MOST = 60  # layers to list per architecture
 NORMS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -17,7 +17,7 @@ def stub(groups: Sequence[Sequence[Found]], names: Sequence[str]) -> str:
 
     Args:
         groups: members of one architecture each.
-        names: of the function that builds each group's.
+        names: the function that builds each group.
     """
     parts = [HEAD]
     for group, name in zip(groups, names, strict=True):
@@ -27,10 +27,10 @@ def stub(groups: Sequence[Sequence[Found]], names: Sequence[str]) -> str:
 
 
 def _layers(shapes: Shapes) -> Iterator[str]:
-    """A line for each layer: its name, its tensors, and what module has such."""
+    """A line for each layer: its name, its tensors, and the module that has such tensors."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in sorted(shapes.items(), key=lambda one: natural_key(one[0])):
-        layer, _, tensor = one_line(name).rpartition(".")  # names are anybody's, and this file is code
+        layer, _, tensor = one_line(name).rpartition(".")  # escaped, since names are foreign, and this file is code
         layers.setdefault(layer, {})[tensor] = shape
     width = max(map(len, layers), default=0)
     for index, (layer, tensors) in enumerate(layers.items()):
@@ -47,7 +47,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _module(tensors: Shapes) -> str:
-    """The module of torch that plainly has such tensors, else nothing."""
+    """The torch module that evidently has these tensors, else ""."""
     weight, bias = tensors.get("weight"), "" if "bias" in tensors else ", bias=False"
     if weight is None:
         return ""

@@ -1,4 +1,5 @@
-"""`edistill.toml` as `init` writes it: what was found as settings, and what only the user knows as lines to fill in."""
+"""`edistill.toml` as `init` writes it: settings for what was found, and lines to fill in for what only the user
+knows."""
 
 from __future__ import annotations
 
@@ -24,14 +25,14 @@ from ensemble_distill.tasks import open_task
 from ensemble_distill.teachers.ready_made import outputs_of as ready_outputs
 
 LIKELY = "as the outputs that were found look"
-COLUMN = 56  # where the comments begin
+COLUMN = 56  # column of the comments
 FILL = "FILL IN"
 SOURCES = (
     "a folder of images, .tar shards or save_to_disk; an .npz with x and y; a .csv, .jsonl or .parquet; a .txt; "
     "torch/NAME; or file.py:factory"
 )
-SUMMED = 1e-3  # by how much the probabilities of a row may differ from 1 together
-READY_MADE = "ready_made"  # the kind of outputs alone
+SUMMED = 1e-3  # by which a row's probabilities may miss the sum 1
+READY_MADE = "ready_made"  # the kind of outputs without a network
 VIEWS = {
     "pixels": "crop-flip+mixup",
     "tensor": "mixup",
@@ -44,12 +45,12 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Built:
-    """What builds members that are weights alone, of one architecture.
+    """What builds the bare weights of one architecture.
 
     Attributes:
-        model: as `teachers.model` says it.
+        model: as in `teachers.model`.
         factory: the function behind it; None for a timm name.
-        stub: whether `init` writes that function, for the user to fill in.
+        stub: whether `init` writes that function for the user to fill in.
     """
 
     members: Sequence[Found]
@@ -60,12 +61,12 @@ class Built:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that was found, and where the file is to stand.
+    """Everything that was found, and where the file goes.
 
     Attributes:
-        root: the folder of the file, which its paths start from.
-        body: `student.model`; None where nothing says one.
-        body_factory: the function behind it, where it is one that is there already.
+        root: the folder of the file, which its paths are relative to.
+        body: `student.model`; None if nothing suggests one.
+        body_factory: the existing function behind it, if any.
     """
 
     root: Path
@@ -80,31 +81,31 @@ class Scene:
 
 @dataclass
 class Text:
-    """Lines of the file, and those that the user is to fill in: their numbers and why."""
+    """The lines of the file, and those for the user to fill in, with their numbers and reasons."""
 
     lines: list[str] = field(default_factory=list)
     fills: list[tuple[int, str]] = field(default_factory=list)
 
     def say(self, text: str = "", why: str = "") -> None:
         line = f"{text:<{COLUMN}} # {why}" if why else text
-        self.lines.append(one_line(line))  # names are anybody's, and may not end a comment
+        self.lines.append(one_line(line))  # names are foreign, and may not end a comment
 
     def set(self, key: str, value: Any, why: str = "") -> None:
         self.say(f"{key} = {toml(value)}", why)
 
     def fill(self, key: str, example: str, why: str) -> None:
-        """A line that is a comment until it is filled in."""
+        """Add a line that stays a comment until the user fills it in."""
         self.say(f"# {key} = {example}", f"{FILL}: {why}")
         self.fills.append((len(self.lines), f"{key}: {why}"))
 
 
 def toml(value: Any) -> str:
-    """A value as TOML spells it, in one line."""
+    """A value as TOML in one line."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
-    return harmless_json(tomli_w.dumps({"": value}).partition("=")[2].strip())  # TOML has JSON's escapes
+    return harmless_json(tomli_w.dumps({"": value}).partition("=")[2].strip())  # TOML shares JSON's escapes
 
 
 def relative(path: Path, root: Path) -> str:
@@ -163,13 +164,13 @@ def _teachers(text: Text, scene: Scene, task: str) -> None:
 
 
 def says_probabilities(one: Found, task: str) -> bool:
-    """Whether outputs alone look like probabilities: of classes they sum to 1 in each row, of labels they lie between 0
-    and 1."""
+    """Whether ready-made outputs look like probabilities: for classes each row sums to 1, for labels they lie in [0,
+    1]."""
     if one.kind != READY_MADE or one.problem is not None:
         return False
     try:
         said = ready_outputs(one.path).sample()
-    except EdistillError:  # doctor tells
+    except EdistillError:  # reported by doctor
         return False
     inside = bool(said.size and said.min() >= 0 and said.max() <= 1)
     return inside and (not open_task(task).one_class or bool(np.abs(said.sum(axis=1) - 1).max() < SUMMED))
@@ -185,7 +186,7 @@ def _built(text: Text, built: Built) -> None:
 
 
 def _preprocessing(text: Text, scene: Scene) -> None:
-    """Weights alone do not say how pixels became their input."""
+    """Add a line for the preprocessing of pictures, which bare weights do not state."""
     pixels = [source for source in scene.splits.sources.values() if source.kind == "pixels"]
     columns = scene.splits.columns
     known = scene.splits.sources or (columns is not None and "images" not in columns)
@@ -274,7 +275,8 @@ def _student(text: Text, scene: Scene) -> None:
 
 
 def patterns(members: Sequence[Found], found: Sequence[Found]) -> list[str]:
-    """Patterns of names that match some members and no others: one where their common beginning is theirs alone."""
+    """Patterns that match some members' names and no others: the common beginning if it is theirs alone, else every
+    name."""
     names, others = [one.name for one in members], [one.name for one in found if one not in members]
     first, last = min(names), max(names)
     shared = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))

@@ -1,4 +1,4 @@
-"""The figures of a report, one a file: each says whether it applies, what it draws, and what that is in words."""
+"""The figures of a report, one per file: each decides whether it applies, and provides its data and its description."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ ORDER = ("ladder", "reliability", "spread", "agreement", "elsewhere", "rejection
 
 
 def pictures(seen: Seen) -> list[Picture]:
-    """Those that apply, in the order of the page."""
+    """The figures that apply, in the order of the page."""
     found = (import_module(f"{__name__}.{name}").picture(seen) for name in ORDER)
     return [each for each in found if each is not None]

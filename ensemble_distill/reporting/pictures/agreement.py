@@ -1,4 +1,4 @@
-"""Model uncertainty of the student against that of its ensemble, row by row."""
+"""The student's model uncertainty against the ensemble's, row by row."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 2000  # points
-FLOOR = 1e-5  # of the largest: what is smaller stands there
+FLOOR = 1e-5  # of the largest value: smaller ones are drawn there
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where one of the two has no model uncertainty."""
+    """The figure; None if one of the two models has no model uncertainty."""
     if "model_uncertainty" not in seen.compared or "model_uncertainty" not in seen.ensemble:
         return None
     theirs, own = seen.ensemble["model_uncertainty"], seen.compared["model_uncertainty"]

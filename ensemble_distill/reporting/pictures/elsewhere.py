@@ -18,20 +18,20 @@ BINS = 30
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None without any set from elsewhere, and where no uncertainty is above 0."""
+    """The figure; None without OOD sets, or if no uncertainty is above 0."""
     if not seen.elsewhere:
         return None
     key, called = seen.uncertain
     split = seen.evaluation.split
     sets = {split: (seen.ensemble, seen.student)}
-    sets |= {f"ood/{name}": values for name, values in seen.elsewhere.items()}  # one may be called as the split is
+    sets |= {f"ood/{name}": values for name, values in seen.elsewhere.items()}  # a set may be named like the split
     known = {
         model: {name: _known(values[at][key]) for name, values in sets.items()}
         for at, model in enumerate((ENSEMBLE, STUDENT))
     }
     most = max((float(of.max()) for each in known.values() for of in each.values() if len(of)), default=0.0)
     if not most > 0:
-        return None  # nobody doubts anything
+        return None  # no uncertainty at all
     edges = np.linspace(0, most, BINS + 1)
     found = {
         model: {name: (np.histogram(of, edges)[0] / max(1, len(of))).tolist() for name, of in each.items()}
@@ -59,7 +59,7 @@ def picture(seen: Seen) -> Picture | None:
 
 
 def _known(values: NDArray[Any]) -> NDArray[Any]:
-    """Without rows of which it does not exist."""
+    """The values that exist, without those of rows that have none."""
     known: NDArray[Any] = values[~np.isnan(values)]
     return known
 

@@ -1,4 +1,4 @@
-"""The rows on which student and ensemble differ most, with each one's vote."""
+"""The rows where student and ensemble differ most, with the prediction of each member and head."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LIKELIEST = 10  # classes that are shown, where there are more
+LIKELIEST = 10  # classes to show, if there are more
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where rows are not told as a whole, answers are numbers, or there is one class to vote for."""
+    """The figure; None if there are no such rows, for regression, and with a single class."""
     rows = seen.heads.farthest
     if not rows or "variance" in seen.student or len(rows[0].ensemble) < 2:
         return None

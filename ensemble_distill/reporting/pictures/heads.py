@@ -1,4 +1,4 @@
-"""How near each head is to its member."""
+"""How close each head is to its member."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ensemble_distill.reporting.seen import Seen
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMED = 24  # more members are numbered
+NAMED = 24  # the members are numbered if there are more
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where heads are not the members'."""
+    """The figure; None if heads do not imitate one member each."""
     kl, collapsed = seen.heads.kl, seen.evaluation.fidelity["collapsed_kl"]
     if kl is None:
         return None

@@ -1,4 +1,4 @@
-"""The ladder of sub-ensembles with the student on it."""
+"""The ladder of sub-ensembles, with the student on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNGS = {"nll": ("prediction", "NLL (nats)"), "model_uncertainty_l1": ("uncertai
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where fewer members could not be served."""
+    """The figure; None without a ladder or the student's worth."""
     ladder, worths = seen.evaluation.ladder, seen.evaluation.worth
     worth = worths and worths[STUDENT]
     if ladder is None or not worth:
@@ -39,7 +39,7 @@ def picture(seen: Seen) -> Picture | None:
             if cost is not None and cost <= 1.5 * len(members):
                 axes.axvline(cost, color=COLORS[STUDENT], linestyle=":", label=f"and costs {cost:.1f}")
             axes.set(xlabel="members", ylabel=RUNGS[name][1])
-            axes.legend(framealpha=1, edgecolor="none", fontsize=8)  # lines end at it
+            axes.legend(framealpha=1, edgecolor="none", fontsize=8)  # opaque, since lines end behind it
 
     costs = "" if cost is None else f"; it costs {cost:.1f} in latency"
     told = ", ".join(f"{of['worth']:.1f} members in {RUNGS[name][0]}" for name, of in found.items())

@@ -1,4 +1,4 @@
-"""What is gained by leaving the rows out that it is least sure of."""
+"""The gain from rejecting the rows with the highest uncertainty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUALITY = {"correct": "accuracy", "squared_error": "root mean squared error", "n
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where rows have no labels."""
+    """The figure; None if rows have no labels."""
     key = next((name for name in QUALITY if name in seen.student), None)
     if key is None:
         return None
@@ -36,7 +36,7 @@ def picture(seen: Seen) -> Picture | None:
         axes.set(xlabel="share of rows that is rejected", ylabel=f"{QUALITY[key]} of the rest")
         axes.legend(frameon=False)
 
-    tenths = [0, 2, 4, 10]  # of none, of 10, 20 and 50 %
+    tenths = [0, 2, 4, 10]  # 0, 10, 20 and 50 % rejected
     told = "; ".join(
         f"{seen.label(model)}: " + ", ".join(f"{values[at]:.4g} with {SHARES[at]:.0%} rejected" for at in tenths)
         for model, values in found.items()
@@ -53,7 +53,7 @@ def picture(seen: Seen) -> Picture | None:
 
 
 def _kept(task: Task, rows: Values, key: str) -> list[float]:
-    """Of the surest rows, for each share that is rejected; ties by their order."""
+    """The figure over the rows kept at each rejected share; rows of equal uncertainty are ordered by index."""
     values = task.comparable(rows[key]) if key == "squared_error" else rows[key]
     each = values.reshape(len(values), -1).mean(1)
     order = np.argsort(rows["total_uncertainty"], kind="stable")

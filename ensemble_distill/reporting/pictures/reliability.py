@@ -1,4 +1,4 @@
-"""Whether an answer is right as often as it says."""
+"""Whether predictions are right as often as their confidence says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BINS = 10
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where answers are no classes, or rows have no labels."""
+    """The figure; None for other tasks than classification, or if rows have no labels."""
     if not {"confidence", "correct"} <= seen.student.keys():
         return None
     found = {ENSEMBLE: _binned(seen.ensemble), STUDENT: _binned(seen.student)}

@@ -1,4 +1,4 @@
-"""Quality and uncertainty under shift."""
+"""Quality and uncertainty under distribution shift."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where shifts were not asked for."""
+    """The figure; None if the evaluation has no shifts."""
     shifts = seen.evaluation.shifts
     if shifts is None:
         return None
@@ -50,7 +50,7 @@ def picture(seen: Seen) -> Picture | None:
 
 
 def _values(seen: Seen, model: str, figure: str) -> dict[str, list[float]] | None:
-    """{shift: a value for none and each severity}; None where the model has not the figure everywhere."""
+    """A figure's values by shift, without shift and for each severity; None if one of them is missing."""
     plain: dict[str, Any] = dict(seen.evaluation.models[model] or {})
     found = {
         shift: [plain.get(figure), *((models[model] or {}).get(figure) for models in severities.values())]

@@ -1,4 +1,4 @@
-"""Of regression: whether errors are as large as predicted."""
+"""For regression: whether errors are as large as predicted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BINS = 10
 
 
 def picture(seen: Seen) -> Picture | None:
-    """None where answers are no numbers, or rows have no targets."""
+    """The figure; None for other tasks than regression, or if rows have no targets."""
     if not {"squared_error", "variance"} <= seen.student.keys():
         return None
     task = seen.evaluation.task
