@@ -1,1 +1,1 @@
-"""The command line, a file per command: parse, call the workflow, render. Starts without torch."""
+"""The command line, one file per command, which parses, calls the workflow and renders; it starts without torch."""

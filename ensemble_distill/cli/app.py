@@ -1,4 +1,4 @@
-"""`edistill`: the commands together, each imported when it is the one that runs."""
+"""`edistill`: all commands, each of which is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.cores import keep_to_limit
 
-# The first line of each command's own help; a test holds the two equal. Importing the commands to ask them would
-# make `edistill --help` build every flag of every command.
+# The first line of each command's own help; a test keeps the two equal. Importing the commands to read it would make
+# `edistill --help` build every flag of every command.
 SUMMARIES = {
     "quickstart": "Make a working folder with an ensemble of digit classifiers and distill it.",
     "init": "Report what a folder of checkpoints holds and write an edistill.toml for it.",
@@ -38,7 +38,7 @@ SUMMARIES = {
 
 
 def load(name: str) -> Any:
-    """The command `name`, whose module is the file of that name."""
+    """The command `name`, from the module of that name."""
     module = importlib.import_module(f"ensemble_distill.cli.{name.replace('-', '_')}")
     holder = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     module.register(holder)
@@ -48,23 +48,25 @@ def load(name: str) -> Any:
 
 
 class Commands(TyperGroup):
-    """Knows the commands from `SUMMARIES`, and imports only the one that is called."""
+    """Lists the commands from `SUMMARIES`, and imports only the one that is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands.update({name: TyperCommand(name, help=summary) for name, summary in SUMMARIES.items()})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        with exit_statuses():  # imports take long enough to be interrupted, and may fail as all else
+        with exit_statuses():  # imports take long enough to be interrupted, and can fail
             if args[0] in SUMMARIES:
                 self.commands[args[0]] = load(args[0])
-            elif not ctx.resilient_parsing:  # as of a line that is being completed
+            elif not ctx.resilient_parsing:  # set while a line is being completed
                 raise EdistillError(usage.no_command(args[0], list(SUMMARIES)))
         return super().resolve_command(ctx, args)
 
     def main(self, *given: Any, **named: Any) -> Any:
-        """What typer refuses is told as all other mistakes are, and so is a signal while the line is read, of which
-        typer says nothing, with the status of Ctrl-C whichever it was."""
+        """Report typer's usage errors like all other mistakes, and signals that arrive while the line is parsed.
+
+        For such a signal, typer prints nothing, and exits as for Ctrl-C even if it was SIGTERM.
+        """
         if not named.get("standalone_mode", True):
             return super().main(*given, **named)
         named["standalone_mode"] = False
@@ -88,7 +90,7 @@ app = typer.Typer(
     name="edistill",
     cls=Commands,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # a traceback is a bug report: plain text, whole
+    pretty_exceptions_enable=False,  # a traceback is a bug report, so it stays plain and complete
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Distill an ensemble into one student that keeps every member's prediction, and so its uncertainty.",
 )
@@ -111,5 +113,5 @@ def _common(
 
 def main() -> None:
     interrupts.install()
-    keep_to_limit(os.environ)  # while torch is not there
+    keep_to_limit(os.environ)  # before torch is imported
     app()

@@ -1,4 +1,4 @@
-"""`edistill cache-logits`"""
+"""The command `edistill cache-logits`."""
 
 from __future__ import annotations
 

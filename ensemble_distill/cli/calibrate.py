@@ -1,4 +1,4 @@
-"""`edistill calibrate`"""
+"""The command `edistill calibrate`."""
 
 from __future__ import annotations
 

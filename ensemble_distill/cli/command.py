@@ -1,6 +1,6 @@
-"""What every command shares: settings from the file and its flags, and exit statuses.
+"""What all commands share: settings from the file and from flags, and exit statuses.
 
-Flags are made from the fields of `Settings`, so their names, types, help and domains have one definition.
+Flags are made from the fields of `Settings`, so that their names, types, help and domains have a single definition.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def command(
     """Register a function as the command `name`.
 
     Args:
-        flags: dotted keys of `Settings` that become flags of their own, for instance "train.epochs".
-        settings: whether the command reads `edistill.toml`; then the function's first parameter is `Settings`.
-        long: whether it may take long, and so has progress to leave out by `--quiet`.
-        shared: whether all processes of torchrun take part; else the first one does it alone.
+        flags: dotted keys of `Settings` that get flags of their own, for instance "train.epochs".
+        settings: whether the command reads `edistill.toml`; the function's first parameter is then `Settings`.
+        long: whether the command can take long, and so has a `--quiet` that hides its progress.
+        shared: whether all processes of torchrun take part; otherwise only the first one runs the command.
     """
 
     def register(function: Callable[..., None]) -> None:
@@ -80,7 +80,7 @@ def command(
 
 
 def _place(parameter: inspect.Parameter) -> int:
-    """Where a parameter stands in the help: arguments first, what is dangerous last."""
+    """The position of a parameter in the help: arguments come first, dangerous options last."""
     told = get_args(parameter.annotation)[1]
     if isinstance(told, ArgumentInfo):
         return -1
@@ -89,7 +89,7 @@ def _place(parameter: inspect.Parameter) -> int:
 
 
 def _paragraphs(text: str) -> str:
-    """A docstring with its paragraphs in one line each: the terminal breaks them as it is wide."""
+    """A docstring with each paragraph on one line, which the terminal then wraps to its width."""
     return re.sub(r"(?<=\S)\n(?=[^\n\s])(?!Example: )", " ", inspect.cleandoc(text))
 
 
@@ -105,7 +105,7 @@ def _parameter_name(key: str) -> str:
 
 
 def _field(key: str) -> FieldInfo:
-    """The pydantic field behind a dotted key."""
+    """The pydantic field of a dotted key."""
     section: Any = Settings
     *tables, last = key.replace("-", "_").split(".")
     for table in tables:
@@ -127,25 +127,25 @@ def _flag(parameter: str, key: str) -> inspect.Parameter:
     return inspect.Parameter(
         parameter,
         inspect.Parameter.KEYWORD_ONLY,
-        default=None,  # not given: the file decides
+        default=None,  # not given, so that the file decides
         annotation=Annotated[kind | None, option],
     )
 
 
 def _plain_type(annotation: Any) -> Any:
-    """The type a flag parses: pydantic checks the domain, so that file and flag fail with the same words."""
+    """The type that a flag parses; pydantic checks the domain, so that flags and file raise the same errors."""
     if get_origin(annotation) is Annotated:
         return _plain_type(get_args(annotation)[0])
     options = [t for t in get_args(annotation) if t is not type(None)]
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
         return _plain_type(options[0])
     if get_origin(annotation) in (dict, tuple):
-        return list[str]  # the flag once for each key, or each entry
+        return list[str]  # repeated for each key or entry
     return annotation if annotation in (int, float, bool) else str
 
 
 def _value(key: str, given: Any) -> Any:
-    """What a flag says, as the file would; a table comes as A=B, once for each of its keys."""
+    """The value of a flag as the file would have it; a table is given as A=B, once for each key."""
     if not isinstance(given, list) or get_origin(_field(key).annotation) is tuple:
         return given
     table = {}

@@ -1,4 +1,4 @@
-"""`edistill compare`"""
+"""The command `edistill compare`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 TITLES = {"worth": WORTH, "quality": "quality and uncertainty"}
 NOT_CLEAR = "n.s."
-SHOWN = 5e-5  # below which four digits are none
-BESIDE = 2  # more stand in further tables: a terminal is no wider
+SHOWN = 5e-5  # below which four decimals show 0
+BESIDE = 2  # runs per table, to fit a terminal; more go to further tables
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(found: Compared, style: Style) -> None:
-    """What each side gets, and how far the others are from the first."""
+    """Show each run's figures, and the differences of the others from the first."""
     if style is Style.csv:
         heading = ("section", "figure", "run", "value", "spread", "difference", "low", "high")
         render.csv(heading, list(_cells(found)))
@@ -86,7 +86,7 @@ def show(found: Compared, style: Style) -> None:
 
 
 def _keys(found: Compared) -> Iterator[tuple[str, str]]:
-    """Section and name of each figure that some side has."""
+    """Yield the section and name of each figure that some run has."""
     for section, figures in found.sides[0].figures.items():
         for key in figures:
             told = key not in TOLD_BY_CONTROLS and "." not in key
@@ -116,7 +116,7 @@ def _value(side: Side, section: str, key: str) -> str:
 
 
 def _difference(of: Difference) -> str:
-    """With so many digits that a clear one is not told as 0."""
+    """A difference with enough digits that a significant one is not shown as 0."""
     if of.low is None or of.high is None:
         return f"{of.value:+.4f}"
     ends = (of.value, of.low, of.high)

@@ -1,5 +1,7 @@
-"""What a shell completes beside the options themselves: methods, runs, splits, settings and others. Nothing that takes
-time is imported, and what cannot be read completes nothing: a shell has no place for a message."""
+"""Shell completion of values: methods, runs, splits, settings and others.
+
+Nothing slow is imported, and errors complete nothing, since a shell has no place for a message.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def _named(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _runs() -> Iterable[tuple[str, str]]:
-    """Finished runs of the settings here, and chains, the latest first."""
+    """Finished runs and chains of the settings here, the latest first."""
     from ensemble_distill.runs.folder import WEIGHTS, below
 
     runs = Path(_settings().output.runs)
@@ -63,7 +65,7 @@ def _members() -> Iterable[tuple[str, str]]:
 
 
 def _words(key: str) -> Completer:
-    """The words that a setting allows, where its type lists them."""
+    """Completes the values of a setting whose type lists them."""
     from typing import get_args
 
     from ensemble_distill.settings import Settings
@@ -88,6 +90,6 @@ OF_KEYS: dict[str, Callable[[], Completer]] = {
 
 
 def of_key(key: str) -> Completer | None:
-    """What completes the flag of a setting; None for nothing."""
+    """The completer of a setting's flag; None if it has none."""
     made = OF_KEYS.get(key)
     return None if made is None else made()

@@ -1,4 +1,4 @@
-"""`edistill doctor`"""
+"""The command `edistill doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edistill evaluate`"""
+"""The command `edistill evaluate`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
 
 
 def refuse_report_of_several(runs: Sequence[str]) -> None:
-    """Raise EdistillError: a page is of one student."""
+    """Raise EdistillError, since a report shows one student."""
     raise EdistillError(
         f"--report shows one student, and {', '.join(runs)} are {len(runs)}. Write a page for each, or compare them: "
         f"edistill compare {' '.join(runs)} --picture worth.svg"
@@ -86,7 +86,7 @@ def refuse_report_of_several(runs: Sequence[str]) -> None:
 
 
 def show(found: Comparison, style: Style) -> None:
-    """A table of how near the students are, one of each model by itself, and one of the shifts."""
+    """Show the tables of an evaluation, and its remarks."""
     if style is Style.csv:
         cells = [
             (line.section, line.figure, model, value)

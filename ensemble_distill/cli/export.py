@@ -1,4 +1,4 @@
-"""`edistill export`"""
+"""The command `edistill export`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, each with one definition, and how results are written."""
+"""Arguments and options shared by several commands, and the formats of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ensemble_distill.errors import EdistillError
 
 
 class Style(StrEnum):
-    """How `evaluate` and `compare` write what they find."""
+    """The formats in which `evaluate` and `compare` write their results."""
 
     table = "table"
     markdown = "markdown"
@@ -63,6 +63,6 @@ Assignments = Annotated[
 
 
 def refuse_two_formats(json: bool, style: str | None, default: str | None = None) -> None:
-    """Raise EdistillError where `--json` stands beside a `--format` that is another."""
+    """Raise EdistillError if `--json` contradicts a `--format`."""
     if json and style not in (default, "json"):
         raise EdistillError(f"--json and --format {style} are two formats for one result. Leave one of them out.")

@@ -1,4 +1,4 @@
-"""`edistill init`"""
+"""The command `edistill init`."""
 
 from __future__ import annotations
 

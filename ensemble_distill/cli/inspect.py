@@ -1,4 +1,4 @@
-"""`edistill inspect`"""
+"""The command `edistill inspect`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
             own = settings is not None and Path(settings.teachers.path).resolve() == path.resolve()
             try:
                 shown = sheet_of(str(path), record, own_teachers=own)
-            except (LookupError, TypeError, ValueError, AttributeError):  # an exported file of another hand
+            except (LookupError, TypeError, ValueError, AttributeError):  # an exported file written by someone else
                 render.facts(str(path), record)
             else:
                 render.sheet(shown)

@@ -1,4 +1,4 @@
-"""What `edistill inspect` shows a person of each kind of record: some twenty lines; `--json` has all of it."""
+"""What `edistill inspect` shows of each kind of record, in about twenty lines; `--json` shows everything."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from ensemble_distill.facts import ENSEMBLE
 from ensemble_distill.runs.folder import EXPORTS, exported_in, flags_of
 from ensemble_distill.runtime.words import counted
 
-ROWS = 12  # of a table
+ROWS = 12  # shown of a table
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is shown of one path.
+    """What is shown of a path.
 
     Attributes:
-        title: what it is, in a line.
-        facts: names and values, a line each; empty values are left out.
-        columns, rows: a table below them; none where there are no rows.
-        next: the command that comes next; None for nothing.
+        title: what it is, in one line.
+        facts: names and values, one per line; empty values are left out.
+        columns, rows: a table below them; omitted if it has no rows.
+        next: the command that comes next; None if there is none.
     """
 
     title: str
@@ -58,10 +58,10 @@ class Sheet:
 
 
 def sheet_of(path: str, record: Record, *, own_teachers: bool = False) -> Sheet:
-    """What is shown of a record that `workflows.inspect` returned.
+    """The sheet for a record from `workflows.inspect`.
 
     Args:
-        own_teachers: whether `path` is what `teachers.path` of the settings at hand names.
+        own_teachers: whether `path` is `teachers.path` of the current settings.
     """
     if record["kind"] == "teachers":
         return _runs(path, record) if "runs" in record else _teachers(path, record, own_teachers)
@@ -186,7 +186,7 @@ def _graph(path: str, record: Record) -> Sheet:
 
 
 def _again(record: Record) -> str | None:
-    """The command that makes a stale exported file anew."""
+    """The command that exports a stale file again; None if it is up to date."""
     return record["stale"].rpartition("Export again: ")[2] if "stale" in record else None
 
 
@@ -240,7 +240,7 @@ def _cache(path: str, record: Record) -> Sheet:
 def _teachers(path: str, record: Record, own: bool) -> Sheet:
     members: Sequence[Record] = record["members"]
     facts = member_facts(members, ("model", "output", "preprocessing", "units", "variance", "weights"))
-    facts = [fact for fact in facts if fact[1] != DIFFER]  # those stand in the table
+    facts = [fact for fact in facts if fact[1] != DIFFER]  # differing facts are in the table
     columns, rows = differing(members)
     return Sheet(
         f"{path}: {counted(len(members), 'member')}",

@@ -1,4 +1,4 @@
-"""Facts of records as `edistill inspect` words them for a person."""
+"""The wording of a record's facts in `edistill inspect`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Record = Mapping[str, Any]
 
 FEW = 6  # names that are shown in full
 SHOWN = 12  # columns that are shown
-HEX = 12  # digits of a sha256
+HEX = 12  # digits of a sha256 that are shown
 DIFFER = "differ: see --json"
 
 
@@ -58,7 +58,7 @@ def student(student: Record) -> str:
 
 
 def member_facts(members: Sequence[Record], keys: Sequence[str], label: str = "members") -> list[tuple[str, str]]:
-    """The members' names, and of each key a line where all have the same."""
+    """The members' names, and a line for each key: the value if all members share it, else `DIFFER`."""
     facts = [(label, few([member["name"] for member in members]))]
     for key in keys:
         title, shown = MEMBER_FACTS[key]
@@ -68,7 +68,7 @@ def member_facts(members: Sequence[Record], keys: Sequence[str], label: str = "m
 
 
 def differing(members: Sequence[Record]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """A column for what is not the same of all members."""
+    """A table of the facts in which members differ: its columns and rows, both empty if there are none."""
     keys = [
         key
         for key, (_, shown) in MEMBER_FACTS.items()
@@ -93,7 +93,7 @@ def preprocessing(how: Record | None) -> str:
 
 
 def taken(part: Record) -> str:
-    """One of several arrays, as a network is given it: "pixel_values (B, 3, 32, 32): …"."""
+    """One of several arrays, as the network receives it: "pixel_values (B, 3, 32, 32): …"."""
     if part["kind"] == "text":
         return preprocessing(part["preprocessing"])
     shape = ", ".join(map(str, ["B", *part["shape"]]))
@@ -103,7 +103,7 @@ def taken(part: Record) -> str:
 
 
 def columns(record: Record | None) -> str:
-    """Of a table, what a row is made of: age, deck (A, B, C; one-hot)."""
+    """The columns that make a row of a table: "age, deck (A, B, C; one-hot)"."""
     if record is None:
         return ""
     texts = record.get("text")
@@ -121,7 +121,7 @@ def columns(record: Record | None) -> str:
 
 
 def model(spec: str | None) -> str:
-    """`file.py:factory` without the folders that lead to it."""
+    """`file.py:factory` without the folders of the file; other specs are unchanged."""
     return (spec or "").rpartition("/")[2] if ".py:" in (spec or "") else spec or ""
 
 
@@ -136,7 +136,7 @@ def weights(origin: Record | None) -> str:
 def units(units: Sequence[float | Sequence[float]] | None) -> str:
     if units is None:
         return ""
-    each = [[unit] if isinstance(unit, float | int) else unit for unit in units]  # of several targets a list
+    each = [[unit] if isinstance(unit, float | int) else unit for unit in units]  # for several targets each is a list
     mean, std = (" and ".join(f"{number:g}" for number in numbers) for numbers in each)
     return f"mean {mean}, standard deviation {std}"
 
@@ -169,7 +169,7 @@ def made_from(record: Record) -> list[tuple[str, str]]:
 
 
 def reference(of: Record | None) -> str:
-    """Of how many calibration rows an exported file has thresholds, and which options they serve."""
+    """The number of calibration rows an exported file has thresholds from, and the options they serve."""
     if of is None:
         return ""
     return f"{of['rows']:,} calibration rows, for --coverage{' and --alpha' if of['labels'] else ''}"
@@ -188,18 +188,18 @@ def options(options: Record) -> str:
 
 
 def split_of(document: str) -> str:
-    """The split of `evaluations/…`, under shifts where those were asked for."""
+    """The split of a document in `evaluations/`, with "under shifts" if it is one of shifted rows."""
     name = document.removeprefix("evaluations/").removesuffix(".json")
     return f"{name.removeprefix('shifts/')} under shifts" if name.startswith("shifts/") else name
 
 
 def names(names: Sequence[str]) -> str:
-    """All of a dozen, else the first ones and the last."""
+    """All names up to a dozen; of more, the first ones and the last."""
     return ", ".join(names) if len(names) <= 2 * FEW else f"{', '.join(names[:FEW])}, … {names[-1]}"
 
 
 def few(names: Sequence[str]) -> str:
-    """All of a handful, else the first two and the last."""
+    """All names up to five; of more, the first two and the last."""
     return ", ".join(names) if len(names) < FEW else f"{names[0]}, {names[1]}, … {names[-1]}"
 
 
@@ -216,7 +216,7 @@ def after(mark: str, text: str) -> str:
 
 
 def ports(found: Sequence[Record]) -> str:
-    """Inputs or outputs of a graph: X float (N, 4)."""
+    """The inputs or outputs of a graph: "X float (N, 4)"."""
     told = []
     for port in found:
         shape = "?" if port["shape"] is None else ", ".join("N" if n is None else str(n) for n in port["shape"])
@@ -225,7 +225,7 @@ def ports(found: Sequence[Record]) -> str:
 
 
 def opsets(record: Record) -> str:
-    """The operators of a graph: 20, and those of other domains behind their names."""
+    """The opset of a graph, "20", and those of other domains after their names."""
     return ", ".join(f"{domain} {version}".strip() for domain, version in record["opset"].items())
 
 
@@ -234,7 +234,7 @@ def size(record: Record) -> str:
 
 
 def in_batches(members: int, batches: Sequence[Sequence[str]]) -> str:
-    """How many members a cache was made of that answer in one batch with others of their architecture."""
+    """How many of a cache's members ran in batches with others of their architecture."""
     if not batches:
         return "one by one"
     together = sum(map(len, batches))

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM, from the first import on: one line and the status that shells have for it, however often.
+"""Ctrl-C and SIGTERM, from the first import on: one line and the usual exit status, however often they come.
 
-It imports nothing that takes time, since it stands guard over what does.
+This module imports nothing slow, since it guards the imports that are.
 """
 
 from __future__ import annotations
@@ -13,54 +13,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STATUS = 130  # of Ctrl-C: 128 and the number of the signal, as shells have it
+STATUS = 130  # of Ctrl-C: 128 + the number of the signal, as in shells
 GOES_ON = "What was finished is kept; run the same command to continue."
 AGAIN = "Nothing is left half done; run the same command to start over."
 BEGIN_AGAIN = {"calibrate", "compare", "doctor", "evaluate", "export", "init", "inspect", "predict", "verify"}
-LONGEST = 200  # characters of a command that is told again
+LONGEST = 200  # characters of a command that is repeated in the message
 
-_came = signal.SIGINT  # which of the two it was
-_line = ""  # the command, as it was given
+_came = signal.SIGINT  # the signal that came
+_line = ""  # the command as it was given
 
 
 def install() -> None:
-    """Take over both signals in this process; not where a parent wants one ignored, as nohup and others do."""
+    """Handle both signals in this process, unless a parent such as nohup has them ignored."""
     global _line
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _first)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _first)
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # else the command is torchrun's, too
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # otherwise the user's command was torchrun
     _line = _command(sys.argv[1:]) if alone else ""
 
 
 def pressed() -> bool:
-    """Whether one came already: what is raised after it comes of it, as where an import was left half done."""
+    """Whether a signal has come already; an error after it is its consequence, such as a half-finished import."""
     return any(signal.getsignal(number) in (_second, _leave) for number in (signal.SIGINT, signal.SIGTERM))
 
 
 def untold() -> bool:
-    """Whether one came, and nobody has said so."""
+    """Whether a signal has come that has not been reported."""
     return any(signal.getsignal(number) is _second for number in (signal.SIGINT, signal.SIGTERM))
 
 
 def status() -> int:
-    """130 of Ctrl-C, 143 of SIGTERM."""
+    """The exit status: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + _came
 
 
 def told() -> str:
-    """What happened, and how to go on."""
+    """What happened, and how to continue."""
     what = "Interrupted" if _came == signal.SIGINT else "Ended by SIGTERM"
     after = AGAIN if BEGIN_AGAIN & set(_line.split()[1:2]) else GOES_ON
     return f"{what}. {after}" if not _line else f"{what}. {after[:-1]}: {_line}"
 
 
 def tell() -> None:
-    """Say that the command was interrupted; from now on another signal says nothing more."""
+    """Report the interrupt; any further signal then ends the process silently."""
     _become(_leave)
-    # CPython remembers an interrupt of code in a string, as of a dataclass in an import, until more such code runs, and
-    # would end the process by the signal although it was answered
+    # If an interrupt hits code compiled from a string, such as a dataclass in an import, CPython remembers it until
+    # more such code runs, and would end the process by the signal even though it was handled.
     exec("")
     if _speaks():
         sys.stderr.write(f"{told()}\n")
@@ -68,17 +68,17 @@ def tell() -> None:
 
 
 def _speaks() -> bool:
-    """Of several processes, which all get the signal, the first one does."""
+    """Whether this process reports the signal: of several, which all receive it, the first one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def left_to_child() -> Iterator[None]:
-    """While a child runs in the same terminal, Ctrl-C is the child's: it says so, and its status tells."""
+    """Leave Ctrl-C to a child process in the same terminal, which reports it and returns its status."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, _ignore)  # a function, since SIG_IGN would be the child's too
+    before = signal.signal(signal.SIGINT, _ignore)  # a function, since the child would inherit SIG_IGN
     try:
         yield
     finally:
@@ -86,7 +86,7 @@ def left_to_child() -> Iterator[None]:
 
 
 def _command(words: list[str]) -> str:
-    """The command line to give again; nothing where it is long, or a terminal would obey some of it."""
+    """The command line to repeat; "" if it is long, or contains characters that are not printable."""
     import shlex
 
     line = shlex.join(["edistill", *words])
@@ -94,7 +94,7 @@ def _command(words: list[str]) -> str:
 
 
 def _become(handler: Any) -> None:
-    """Let both signals be answered so from now on, where they are ours."""
+    """Install another handler for both signals, if they are handled here."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) in (_first, _second):
             signal.signal(number, handler)
@@ -108,9 +108,10 @@ def _first(number: int, _: Any) -> None:
 
 
 def _second(*_: Any) -> None:
-    """The first is still being handled. Files are whole or absent whenever the process dies, so it can go at once."""
+    """Exit at once while the first signal is still being handled; files are whole or absent whenever the process
+    dies."""
     if _speaks():
-        os.write(2, f"{told()}\n".encode())  # the stream itself may be in use: this ran between any two steps
+        os.write(2, f"{told()}\n".encode())  # sys.stderr may be in use: this runs between any two steps
     os._exit(status())
 
 

@@ -1,4 +1,4 @@
-"""`edistill methods`"""
+"""The command `edistill methods`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def register(app: typer.Typer) -> None:
         if json:
             render.document(listed)
             return
-        for method in listed:  # seven columns would be too narrow to read
+        for method in listed:  # a table of seven columns would be too narrow to read
             about = dict(method)
             render.facts(f"{about.pop('name')}: {about.pop('what')}", about)

@@ -1,4 +1,4 @@
-"""Which group of a command's help an option stands in, and the order of the groups: what is dangerous comes last."""
+"""The groups of options in a command's help, and their order: dangerous options come last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ PURPOSE = "What it is for"
 TRAINING = "Training"
 MACHINE = "Machine"
 FILES = "Files"
-OTHERS = "Options"  # typer's own, which has --help
+OTHERS = "Options"  # typer's own group, which contains --help
 DANGEROUS = "Dangerous"
 PANELS = (PURPOSE, TRAINING, MACHINE, FILES, OTHERS, DANGEROUS)
 
@@ -15,19 +15,19 @@ PURPOSES |= {"student.share", "limit"}
 MACHINES = {"train.device", "train.workers", "train.amp", "train.amp-dtype", "train.channels-last", "cache.batch-size"}
 
 
-# of a command's own parameters, by their names in its function; all others say what it is for
+# of a command's own parameters, by their names in its function; the default is PURPOSE
 OWN = dict.fromkeys(("json", "quiet", "style"), OTHERS)
 OWN |= dict.fromkeys(("config_file", "assignments", "output", "into", "report", "picture"), FILES)
 OWN |= dict.fromkeys(("overwrite", "trust", "changed", "force"), DANGEROUS)
 
 
 def own_panel(parameter: str) -> str:
-    """The group of an option that stands for no setting."""
+    """The group of an option that is not a setting."""
     return OWN.get(parameter, PURPOSE)
 
 
 def panel_of(key: str) -> str:
-    """The group of a flag, by the setting that it stands for."""
+    """The group of a flag, by its setting."""
     if key in PURPOSES:
         return PURPOSE
     if key in MACHINES:

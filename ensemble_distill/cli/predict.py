@@ -1,4 +1,4 @@
-"""`edistill predict`"""
+"""The command `edistill predict`."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _show(found: Predictions, newest: bool, output: Path | None) -> None:
-    """What was predicted, or where it is written; and by which file, where none was named."""
+    """Show the predictions, or where they were written, and the file that made them if the user named none."""
     if newest:
         render.message(f"By {found.model}, the newest export.")
     if output is not None:
@@ -157,16 +157,18 @@ def _show(found: Predictions, newest: bool, output: Path | None) -> None:
 
 
 def _settings(inputs: Sequence[str], model: Path | None, config_file: Path | None) -> Settings | None:
-    """Where they are needed: to find the newest export, to say which columns of a table a student takes whose file does
-    not say it, and what makes the body of one that is weights alone.
+    """The settings, where they are needed.
+
+    That is to find the newest export, to declare the columns of a table to a file that does not record them, and to
+    find the body of a file that holds only weights.
 
     Raises:
-        EdistillError: no student is named, and there are no settings to find one by.
+        EdistillError: no exported file is named, and there are no settings to find one.
     """
     from ensemble_distill.settings import settings_here
 
     table = len(inputs) == 1 and inputs[0].lower().endswith(TABLES)
-    weights = model is not None and (model.is_dir() or model.suffix.lower() == WEIGHTS)  # whose body may be of theirs
+    weights = model is not None and (model.is_dir() or model.suffix.lower() == WEIGHTS)  # settings may name its body
     settings = settings_here(config_file) if model is None or table or weights else None
     if model is None and settings is None:
         raise EdistillError("Which student? Pass -m FILE.onnx, or run this where edistill.toml and its runs are.")

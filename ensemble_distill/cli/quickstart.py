@@ -1,4 +1,4 @@
-"""`edistill quickstart`"""
+"""The command `edistill quickstart`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
             return
         for line in COMMANDS:
             render.text(f"\n$ edistill {line}\n")
-            # a process each, as the user would run them
+            # a process for each, as if the user had run them
             with interrupts.left_to_child():
                 done = subprocess.run(
                     [sys.executable, "-m", "ensemble_distill", *line.split()], cwd=folder, check=False

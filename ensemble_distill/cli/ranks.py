@@ -1,4 +1,5 @@
-"""A command in several processes of torchrun: the first one speaks, and of a failure the one whose failure it is."""
+"""A command in several processes of torchrun: the first one reports, and a failure is reported by the process that
+failed."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from ensemble_distill.runtime import job, ranks
 
 @contextmanager
 def together(shared: bool) -> Iterator[bool]:
-    """Yields whether this process is to run the command.
+    """Yield whether this process runs the command.
 
     Args:
-        shared: whether all take part in it; else the first one runs it, and the others wait.
+        shared: whether all processes take part; otherwise the first one runs the command, and the others wait.
     """
     rank = ranks.current()
     if rank.world == 1:
@@ -27,7 +28,7 @@ def together(shared: bool) -> Iterator[bool]:
         with render.silenced(rank.index != 0) as tell, job.opened(tell=tell):
             try:
                 yield shared or rank.index == 0
-            except (typer.Exit, typer.Abort) as end:  # of a command that is done
+            except (typer.Exit, typer.Abort) as end:  # the command has ended normally
                 ended = end
     except job.EndedError as end:
         interrupted = isinstance(end.__cause__, KeyboardInterrupt)

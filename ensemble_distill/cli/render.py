@@ -1,7 +1,7 @@
 """The only code that prints: results to stdout, progress and messages to stderr.
 
-Names come from files, from users and from their data, so all that is shown goes through `harmless`: none of them
-reaches the terminal as something to obey. What stdout cannot say in its encoding is written as an escape.
+Names come from files, users and data, so everything shown passes through `harmless`, and none of it can control the
+terminal. Characters that stdout's encoding lacks are written as escapes.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from ensemble_distill.runtime.words import duration
 if TYPE_CHECKING:
     from ensemble_distill.evaluation.tables import Sections
 
-TELL_FIRST = 2.0  # seconds until the first line of progress where there is no terminal for a bar
-TELL_EVERY = 60.0  # and between the others, at least
-LINES = 50  # of the first hour's worth; later ones come as much more rarely as the work has taken longer
-REDRAW = 0.2  # seconds between what a bar says
-WIDE = 240  # when stdout is a pipe there is no terminal to fit, and a cut table is no data
+TELL_FIRST = 2.0  # seconds until the first line of progress without a terminal
+TELL_EVERY = 60.0  # minimum seconds between further lines
+LINES = 50  # over the whole time so far, which makes later lines rarer
+REDRAW = 0.2  # seconds between updates of the text beside a bar
+WIDE = 240  # a pipe has no width to fit, and a cut table is useless
 
 
 _result: TextIO | None = None  # stdout as it was when the command began
-_quiet = False  # whether progress and notes are left out
+_quiet = False  # whether progress and notes are hidden
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise  # the error that rich is handling: it would end the process itself
+        raise  # re-raises the error that rich is handling; rich itself would end the process
 
 
 def _console(stderr: bool) -> Console:
@@ -62,10 +62,10 @@ def _console(stderr: bool) -> Console:
 
 @contextmanager
 def result_apart(quiet: bool = False) -> Iterator[None]:
-    """Whatever a user's own module prints meanwhile goes to stderr, as warnings do: stdout is the result alone.
+    """Redirect what users' modules print, and warnings, to stderr in the block, so that stdout is the result alone.
 
     Args:
-        quiet: leave out progress and notes; warnings and errors stay.
+        quiet: hide progress and notes; warnings and errors stay.
     """
     global _result, _quiet
     before, _result, shown = (_result, _quiet), sys.stdout, warnings.showwarning
@@ -79,7 +79,8 @@ def result_apart(quiet: bool = False) -> Iterator[None]:
 
 @contextmanager
 def silenced(silent: bool) -> Iterator[Callable[[str], None]]:
-    """Where `silent`, nothing is shown meanwhile: another process speaks. Yields what shows an error all the same."""
+    """If `silent`, show nothing in the block, since another process reports; yields a function that shows errors
+    anyway."""
     loud = sys.stderr
 
     def tell(text: str) -> None:
@@ -94,16 +95,16 @@ def silenced(silent: bool) -> Iterator[Callable[[str], None]]:
 
 
 def ready() -> None:
-    """Let both streams take any text, and be there: a program may be started with either of them closed."""
+    """Make both streams accept any text, and replace those that were closed when the program started."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, for as long as the process runs
-        with suppress(AttributeError):  # what a caller from Python put there may be any file
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, stays open as long as the process runs
+        with suppress(AttributeError):  # a Python caller may have put any file there
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def hush() -> None:
-    """Nobody reads stdout any more: what is left in its buffer goes nowhere, without a word."""
+    """Discard the rest of stdout silently, after its reader has gone."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -117,7 +118,7 @@ def _warned(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning of a library or of a user's own code, in one line."""
+    """Show a warning of a library or of a user's code in one line."""
     warn(f"{category.__name__}: {first_line(message)} ({Path(filename).name}, line {lineno})")
 
 
@@ -125,26 +126,26 @@ def _warned(
 
 
 def near(text: str) -> str:
-    """Paths under the working folder as the user would type them."""
+    """The text with paths below the working folder made relative."""
     try:
         here = str(Path.cwd()) + os.sep
-    except OSError:  # the working folder is gone
+    except OSError:  # the working folder no longer exists
         return text
     return text.replace(here, "")
 
 
 def shown(text: str) -> str:
-    """A text as rich prints it unchanged, but for what a terminal would obey."""
+    """The text escaped so that rich prints it unchanged, and without terminal control characters."""
     return escape(harmless(text))
 
 
 def _indented(text: str) -> str:
-    """Lines after the first are indented, so that none of them, from a name, passes for a message of its own."""
+    """The text with all lines but the first indented, so that no line from a name can pass for a message of its own."""
     return shown(near(text)).replace("\n", "\n  ")
 
 
 def fail(text: str) -> None:
-    """An error, a blank line, and in a line of its own what to do."""
+    """Print an error, and its remedy after a blank line."""
     wrong, remedy = parted(text)
     console = _console(stderr=True)
     console.print(f"[bold red]Error:[/] {_indented(wrong)}")
@@ -157,13 +158,13 @@ def warn(text: str) -> None:
 
 
 def message(text: str) -> None:
-    """What goes beside a result; nothing where `--quiet` was given."""
+    """Print a message beside a result, unless `--quiet` was given."""
     if not _quiet:
         _console(stderr=True).print(_indented(text))
 
 
 def traceback(text: str) -> None:
-    """For a bug report."""
+    """Print a traceback for a bug report."""
     _console(stderr=True).print(shown(text), end="")
 
 
@@ -171,21 +172,21 @@ def traceback(text: str) -> None:
 
 
 def text(content: str) -> None:
-    """A result that is already text."""
+    """Print a result that is already text."""
     out = _result or sys.stdout
     out.write(harmless(content))
     out.flush()
 
 
 def document(record: Any) -> None:
-    """Exactly one JSON document, of the exact names: what stdout cannot say is escaped as JSON does."""
+    """Print exactly one JSON document with the exact names; characters that stdout lacks become JSON escapes."""
     out = _result or sys.stdout
     utf8 = (out.encoding or "ascii").lower().replace("-", "") == "utf8"
     text(json_text(record, only_ascii=not utf8, default=str))
 
 
 def _cell(text: str) -> str:
-    """One line: a name that holds a line feed shows it as an escape."""
+    """The text of a table cell in one line, with line feeds and tabs escaped."""
     return shown(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -207,7 +208,7 @@ Lines = Sequence[str]
 
 
 def grid(title: str, columns: Sequence[str], sections: Sections, caption: Lines | None = None) -> None:
-    """A table in sections, each under its title."""
+    """Print a table with titled sections."""
     drawn = _columns(None, columns)
     for name, rows in sections.items():
         drawn.add_row(f"[bold]{_cell(name)}[/]")
@@ -215,14 +216,14 @@ def grid(title: str, columns: Sequence[str], sections: Sections, caption: Lines 
             drawn.add_row(*map(_cell, row))
         drawn.add_section()
     console = _console(stderr=False)
-    console.print(f"[bold]{_cell(title)}[/]")  # outside the table, which would fold them at its own width
+    console.print(f"[bold]{_cell(title)}[/]")  # outside the table, which would wrap them to its width
     console.print(drawn)
     if caption is not None:
         console.print("\n".join(map(_cell, caption)))
 
 
 def markdown(title: str, columns: Sequence[str], sections: Sections, caption: Lines | None = None) -> None:
-    """A table in sections, as `grid` shows it, in markdown."""
+    """Print a table with titled sections as Markdown; see `grid`."""
     lines = [_piped(map(plain_markdown, columns)), _piped(["---", *["---:"] * (len(columns) - 1)])]
     for name, rows in sections.items():
         lines += [_piped([f"**{plain_markdown(name)}**", *[""] * (len(columns) - 1)])]
@@ -236,7 +237,7 @@ def _piped(cells: Iterable[str]) -> str:
 
 
 def csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Values as they are, with every digit; nothing where there is none. No name is a formula."""
+    """Print values with all digits, empty where there are none; no cell is a formula to a spreadsheet."""
     file = io.StringIO()
     writer = csv_writer(file, lineterminator="\n")
     writer.writerows([harmless_cell(cell) for cell in row] for row in [columns, *rows])
@@ -244,7 +245,7 @@ def csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def facts(title: str, pairs: Mapping[str, Any]) -> None:
-    """Names and values, one a line; nested records are indented."""
+    """Print names and values, one per line, with nested records indented."""
     console = _console(stderr=False)
     console.print(f"[bold]{_cell(title)}[/]")
     for line in _lines(pairs, "  "):
@@ -273,7 +274,7 @@ def _inline(value: Any) -> str:
 
 
 def sheet(shown: Sheet) -> None:
-    """What a path is: its title, a fact a line under it, a table of at most `ROWS`, and the command that comes next."""
+    """Print what a path is: its title, a line for each fact, a table of at most `ROWS` rows, and the next command."""
     console = _console(stderr=False)
     console.print(f"[bold]{_cell(shown.title)}[/]")
     facts = [(name, value) for name, value in shown.facts if value]
@@ -292,9 +293,10 @@ def sheet(shown: Sheet) -> None:
 
 
 class Shown:
-    """Progress on stderr: a bar on a terminal, elsewhere a line now and then; of several processes the first's alone.
+    """Progress on stderr: a bar on a terminal, elsewhere a line now and then; only the first of several processes shows
+    it.
 
-    Where `--quiet` was given only warnings are left of it.
+    With `--quiet` only warnings remain.
     """
 
     def __init__(self) -> None:
@@ -310,7 +312,7 @@ class Shown:
         self.name, self.pace = task, Pace(total, unit, done)
         self.told = self.begun = time.monotonic()
         self.pause = TELL_FIRST
-        if done and task not in self.shown:  # else it was only interrupted by another task
+        if done and task not in self.shown:  # otherwise another task only interrupted it
             self.note(f"{task}: going on at {unit[:-1]} {done:,} of {total:,}")
         self.shown.add(task)
         if self.console.is_terminal and not self.silent:
@@ -329,7 +331,7 @@ class Shown:
                 pace = harmless(self.pace(now)) if self.pace.done < self.pace.total else self._ended(now)
                 self.bar.update(TaskID(0), completed=self.pace.done, pace=pace)
         elif now - self.told > self.pause and self.pace.rate(now) is not None and self.pace.done < self.pace.total:
-            # a log file: soon, each minute, and in long work ever more rarely
+            # in a log file: soon, then each minute, and in long work less and less often
             self.told, self.pause = now, max(TELL_EVERY, (now - self.begun) / LINES)
             self.note(f"{self.name}: {self.pace.done:,} of {self.pace.total:,} {self.pace.unit}, {self.pace(now)}")
 
@@ -340,11 +342,11 @@ class Shown:
         self._leave()
 
     def _ended(self, now: float) -> str:
-        """How long it took, where anybody would ask."""
+        """The time it took, if it is worth mentioning."""
         return duration(now - self.begun) if now - self.begun >= TELL_FIRST else ""
 
     def _leave(self) -> None:
-        """Give the terminal back: at the end, before another task, and after an error or an interrupt."""
+        """Release the terminal: at the end, before another task, and after an error or an interrupt."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

@@ -1,4 +1,4 @@
-"""`edistill settings`"""
+"""The command `edistill settings`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ensemble_distill.cli import render
 from ensemble_distill.cli.command import command
 from ensemble_distill.cli.flags import Json
 
-COLUMN = 30  # where the comments begin
+COLUMN = 30  # column of the comments
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _line(name: str, default: Any, top: bool) -> str:
-    """Of a table in a table a comment: a part of it would be all of it."""
+    """The line of a key; keys inside a nested table are comments, since setting one would define the whole table."""
     if default == {} and "." not in name:
         return f"\n[{name}]" if top else f"{name} = {{}}"
     value = "" if default is None else tomli_w.dumps({"": default}).partition("=")[2].strip()

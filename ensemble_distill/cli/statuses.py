@@ -1,4 +1,4 @@
-"""How a command ends: one message and one exit status for all that can happen, and the traceback of a bug."""
+"""How a command ends: one message and one exit status for every outcome, and the traceback of a bug."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ensemble_distill.cli import interrupts, render
 from ensemble_distill.errors import EdistillError, first_line, quoted
 
 BUG, MISTAKE = 1, 2
-UNREAD = 141  # 128 and the number of SIGPIPE: what shells call it when a reader such as `head` has gone
-SWITCH = "EDISTILL_TRACEBACK"  # set in the environment, it shows where any error comes from
+UNREAD = 141  # 128 + the number of SIGPIPE, as in shells, when a reader such as `head` has gone
+SWITCH = "EDISTILL_TRACEBACK"  # this environment variable shows the traceback of any error
 KEPT = "What was finished before is kept."
 MENDS = {
     errno.ENOSPC: "Make room there",
@@ -31,9 +31,10 @@ MENDS = {
 
 @contextmanager
 def exit_statuses() -> Iterator[None]:
-    """0 done, 2 one message that a user can act on, 130 or 143 ended by a signal, 141 nobody reads the result; 1 a bug.
+    """Exit with 0 when done, 2 after a user's mistake, 130 or 143 after a signal, 141 if nobody reads stdout, 1 after a
+    bug.
 
-    A bug shows its traceback, and then its message. Other errors show theirs where `SWITCH` is set.
+    A bug prints its traceback before its message. Other errors do so if `SWITCH` is set.
     """
     render.ready()
     try:
@@ -68,7 +69,7 @@ def mistake(error: BaseException) -> str | None:
             f"Out of memory: {first_line(error)}. {KEPT} Choose a smaller cache.batch-size or "
             "train.batch-size, fewer train.workers, or a smaller student; or close other programs."
         )
-    if isinstance(error, OSError):  # a full disk, a folder that may not be written, a name too long
+    if isinstance(error, OSError):  # a full disk, a folder without write permission, a name that is too long
         mend = MENDS.get(error.errno or 0, "Fix that")
         return f"{_named(error)}: {error.strerror or first_line(error)}. {KEPT} {mend}, and run the command again."
     if isinstance(error, UnicodeError):
@@ -86,10 +87,10 @@ def mistake(error: BaseException) -> str | None:
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
-    torch = sys.modules.get("torch")  # where it is not imported, it raised nothing
+    torch = sys.modules.get("torch")  # if it was not imported, the error is not from torch
     if torch is None or not isinstance(error, RuntimeError):
         return False
-    # torch has a class of its own for CUDA; of a CPU's allocator and of mps there is only the text
+    # torch has an error class for CUDA; errors of the CPU's allocator and of mps are known only by their text
     return isinstance(error, torch.OutOfMemoryError) or any(
         sign in str(error) for sign in ("DefaultCPUAllocator", "backend out of memory")
     )

@@ -1,4 +1,4 @@
-"""`edistill train`"""
+"""The command `edistill train`."""
 
 from __future__ import annotations
 

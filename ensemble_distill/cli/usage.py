@@ -1,6 +1,6 @@
-"""A command line that typer refuses, told as all other mistakes are: what is wrong, with the value, and what to do.
+"""Typer's usage errors, reported like all other mistakes: what is wrong, with the value, and what to do.
 
-Typer's errors have no public names, and others in other versions, so they are known by what they carry.
+Typer's errors have no public names, and their names vary with its version, so they are recognized by their attributes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ EXTRA = re.compile(r"unexpected extra argument(?:s|\(s\))? \((?P<words>.*)\)", r
 
 
 def is_usage_error(error: BaseException) -> bool:
-    """Whether typer says by it that a line is not a command of ours."""
+    """Whether this is typer's error for an invalid command line."""
     return callable(getattr(error, "format_message", None))
 
 
 def is_help(error: BaseException) -> bool:
-    """Whether it stands for the help that a line of no words at all is answered with."""
+    """Whether it is typer's request to show the help, for a command line without any words."""
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
@@ -32,9 +32,9 @@ def told(error: Any, words: Sequence[str], group: Any) -> str:
     """What is wrong with a command line, and what to do.
 
     Args:
-        error: what typer raised.
-        words: the line, without the program's name.
-        group: all commands.
+        error: raised by typer.
+        words: the command line, without the program's name.
+        group: the group of all commands.
     """
     command = _command(error, words, group)
     option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
@@ -50,12 +50,12 @@ def told(error: Any, words: Sequence[str], group: Any) -> str:
 
 
 def no_command(name: str, known: Sequence[str]) -> str:
-    """The same of a first word that is not a command."""
+    """What is wrong with a first word that is not a command, and what to do."""
     return f"There is no command {shlex.quote(name)}. {meant(name, known, 'Run edistill --help for all of them.')}"
 
 
 def _command(error: Any, words: Sequence[str], group: Any) -> Any:
-    """The command that the line is of; the group where it is of none."""
+    """The command that the line refers to; the group if it names none."""
     context = getattr(error, "ctx", None)
     if context is not None:
         return context.command
@@ -71,7 +71,7 @@ def _ask(command: Any, what: str = "what it takes") -> str:
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """What stands for each option of a command, by each of its names; nothing for help."""
+    """The parameter behind each name of a command's options; None for help."""
     known: dict[str, Any] = dict.fromkeys(HELP)
     for parameter in command.params:
         if parameter.param_type_name == "option":
@@ -84,18 +84,18 @@ def _arguments(command: Any) -> Iterator[str]:
 
 
 def _label(parameter: Any) -> str:
-    """As help has it: an option by its long name, an argument by the word that stands for it."""
+    """A parameter's name in the help: an option's long name, or an argument's metavar."""
     if parameter.param_type_name == "option":
         return str(max(parameter.opts, key=len))
     return str(parameter.metavar or parameter.name.upper()).strip("[]")
 
 
 def _helped(parameter: Any) -> str:
-    """What a parameter is, by its own help, without a stop."""
+    """A parameter's help, without a final period."""
     return (getattr(parameter, "help", None) or "").rstrip(".")
 
 
-# --- what may be wrong ------------------------------------------------------------------------------------------
+# --- kinds of mistakes ------------------------------------------------------------------------------------------
 
 
 def _no_option(option: str, words: Sequence[str], command: Any) -> str:
@@ -104,14 +104,14 @@ def _no_option(option: str, words: Sequence[str], command: Any) -> str:
     if called is not None:
         remedy = f"Put options of a command behind it: edistill {called} {written}"
     else:
-        # `-epochs` is read letter by letter
+        # typer reads `-epochs` letter by letter
         long = [name for name in _options(command) if name.startswith("--")]
         remedy = meant(f"--{written.lstrip('-')}", long, _ask(command, "its options"))
     return f"{_named(command)} has no option {written}. {remedy}"
 
 
 def _written(option: str, words: Sequence[str]) -> str:
-    """The word that an option which is not known stands in: -q=3 is read as -q and -=."""
+    """The word that contains an unknown option, since typer reads -q=3 as -q and -=."""
     for word in words:
         name = word.partition("=")[0]
         if name == option:
@@ -122,7 +122,7 @@ def _written(option: str, words: Sequence[str]) -> str:
 
 
 def _of_value(option: str, parameter: Any, error: Any) -> str:
-    """Of an option that has a value, or has none, against its kind."""
+    """The message for an option that lacks a value, or must not have one."""
     if "not take" not in error.format_message():
         helped = "" if parameter is None else f": {_helped(parameter)}"
         return f"{option} is given no value. Write {option} VALUE{helped}."
@@ -149,7 +149,7 @@ def _extra(words: str, command: Any) -> str:
 
 
 def _bad(parameter: Any, error: Any, command: Any) -> str:
-    """Of a value that is not what an option or an argument takes."""
+    """The message for a value that an option or an argument does not accept."""
     name = _label(parameter)
     if (found := CHOICE.search(error.message)) is not None:
         choices = re.findall(r"'([^']*)'", found["choices"])
@@ -162,6 +162,6 @@ def _bad(parameter: Any, error: Any, command: Any) -> str:
 
 
 def _problem(error: BaseException) -> Problem | None:
-    """The problem that pydantic found, by which newer versions of typer read values."""
+    """The problem that pydantic found, which newer versions of typer use to parse values; None if there is none."""
     errors = getattr(error.__cause__, "errors", None)
     return errors()[0] if callable(errors) else None

@@ -1,4 +1,4 @@
-"""`edistill verify`"""
+"""The command `edistill verify`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         if path is None:
             path = Path("cache") if settings is None else Path(settings.output.cache)
         elif not path.exists() and settings is not None and (Path(settings.output.runs) / path).is_dir():
-            path = Path(settings.output.runs) / path  # by name, as the other commands take runs
+            path = Path(settings.output.runs) / path  # by name, as other commands take runs
         report = verify(path)
         if json:
             render.document(asdict(report))
