@@ -1,6 +1,7 @@
-"""What the answer of a row is, a task a file, whose name is the key of `task = "…"`: `multi_label.py` is "multi-label".
+"""What the answer of a row is: one task per file, named after its key, so `multi_label.py` is `task = "multi-label"`.
 
-A module here whose `TASK` is a class of `Task` is a task. Nothing here imports torch before it is asked about tensors.
+A module here defines a task by naming its subclass of `Task` `TASK`. Nothing here imports torch until a function that
+handles tensors is called.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ _TASKS = Registry(__name__, "TASK")
 
 
 def task_names() -> tuple[str, ...]:
-    """The key of every task, in alphabetical order."""
+    """The keys of all tasks, in alphabetical order."""
     return _TASKS.keys
 
 
 def open_task(key: str) -> type[Task]:
-    """The task of that key, whose classes or targets are still to be found. Raises ValueError for no such key."""
+    """The task class with that key, without classes or targets. Raises ValueError for an unknown key."""
     if key not in _TASKS:
         raise ValueError(f"{key!r} is not a task of {', '.join(task_names())}")
     return cast(type[Task], _TASKS[key].TASK)
 
 
 def task_from_json(record: Mapping[str, Any]) -> Task:
-    """Inverse of `Task.to_json`; other keys are passed over. Raises ValueError for what it never wrote."""
+    """Inverse of `Task.to_json`; ignores other keys. Raises ValueError for a record that it did not write."""
     task, classes = record.get("task"), record.get("classes")
     if not isinstance(task, str):
         raise ValueError(f"task is {task!r}, and not one of {', '.join(task_names())}")

@@ -1,4 +1,4 @@
-"""How far answers may lie from others and be the same."""
+"""How far apart two answers may lie and still count as the same."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 
 class Apart(NamedTuple):
-    """How far answers may lie from others and be the same.
+    """How far apart two answers may lie and still count as the same.
 
     Attributes:
-        scale: what differences are shares of, (W,) or a number.
-        least: by so much they may always differ.
+        scale: the size that differences are relative to, (W,) or a number.
+        least: the difference that is always allowed, (W,) or a number.
     """
 
     scale: float | NDArray[Any]

@@ -1,4 +1,4 @@
-"""Classification: an answer is one of K classes, told by probabilities that sum to 1."""
+"""Classification: an answer is one of K classes, predicted by probabilities that sum to 1."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.protocol import Family
 
 ECE_BINS = 15
-ROUNDED = 0.01  # how far the float32 probabilities of a row are from 1 together, at most
+ROUNDED = 0.01  # how far the sum of a row's float32 probabilities may be from 1
 
 
 @dataclass(frozen=True)
 class Classification(OfLogits):
-    """K classes in the order of their labels; where the data has no names they are called 0 to K − 1."""
+    """K classes in the order of their labels; if the data has no names, they are named 0 to K − 1."""
 
     key: ClassVar[str] = "classification"
     called: ClassVar[str] = "classes"
@@ -113,7 +113,7 @@ class Classification(OfLogits):
     def as_labels(
         cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
     ) -> Array:
-        """int64 (rows,)."""
+        """Classes as int64, (rows,)."""
         return checks.as_class_labels(y, rows, named, classes, first_row)
 
     @classmethod
@@ -122,7 +122,7 @@ class Classification(OfLogits):
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
-        """(B, K)."""
+        """The output as one matrix, (B, K)."""
         from ensemble_distill.tasks.checks import logits
 
         return logits.joined(raw, rows, member)
@@ -148,7 +148,7 @@ class Classification(OfLogits):
 
     @classmethod
     def compared(cls, answers: Array) -> Array:
-        """Logits about their mean: a softmax does not notice what is added to all of a row's."""
+        """Logits minus their mean over classes, since a softmax ignores a constant added to all logits of a row."""
         centered: Array = answers - answers.mean(axis=1, keepdims=True)
         return centered
 
@@ -163,7 +163,7 @@ class Classification(OfLogits):
 
     @classmethod
     def gist(cls, answers: Array) -> Array:
-        """(B,) the likeliest class."""
+        """The likeliest class, (B,)."""
         top: Array = answers.argmax(1)
         return top
 
@@ -181,7 +181,7 @@ class Classification(OfLogits):
         return CategoricalFamily()
 
     def quality(self, predictive: Categorical, y: Tensor | None) -> Values:
-        """The top class of each distribution and its probability; with classes y (B,) its mistakes too."""
+        """The top class of each distribution and its probability; with classes y (B,), its mistakes too."""
         probs = predictive.means()
         confidence, top = probs.max(-1)
         rows: Values = {"prediction": top.double().numpy(), "confidence": confidence.numpy()}
@@ -198,7 +198,7 @@ class Classification(OfLogits):
         return predictive.entropy()
 
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
-        """`brier` sums over the classes, 0 to 2; `ece` has 15 bins."""
+        """`figures_shown`; `brier` is the sum over classes, 0 to 2, and `ece` uses 15 bins."""
         found = means(rows, {name: "correct" if name == "accuracy" else name for name in self.figures_shown})
         if "correct" in rows:
             confidence = rows["confidence"].reshape(len(rows["confidence"]), -1)
@@ -211,7 +211,7 @@ class Classification(OfLogits):
 
     @classmethod
     def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
-        if name == "concentration":  # whose logarithm a head emits
+        if name == "concentration":  # a head emits its logarithm
             return LOGITS_APART * outputs[name]
         rounding = LAST_DIGITS * max(float(np.abs(of).max()) for at, of in outputs.items() if "logits" in at)
         return rounding + (LOGITS_APART if "logits" in name else NATS_APART)
@@ -231,14 +231,14 @@ class Classification(OfLogits):
         return [{"logits": log_p[:, head], **beside} for head in range(said.shape[1])]
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
-        """The likeliest class and its probability."""
+        """The likeliest class of each row and its probability."""
         for probabilities in np.exp(outputs["logits"]):
             top = int(probabilities.argmax())
             yield {"class": self.classes[top], "probability": float(probabilities[top])}
 
 
 def _refuse_other_names(named: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise EdistillError for splits that name other classes, or the same in another order."""
+    """Raise EdistillError if two splits name different classes, or the same ones in another order."""
     first = next(iter(named), None)
     for name, these in named.items():
         if first is not None and these != named[first]:
@@ -250,7 +250,7 @@ def _refuse_other_names(named: Mapping[str, tuple[str, ...]]) -> None:
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> float:
-    """Mean |accuracy − confidence| over equal-width bins of the top probability, weighted by their rows.
+    """Mean |accuracy − confidence| over equal-width bins of the top probability, weighted by their numbers of rows.
 
     A confidence of 1.0 belongs to the last bin (Guo et al. 2017, arXiv:1706.04599).
     """

@@ -1,10 +1,10 @@
-"""Split-conformal prediction: sets and intervals that hold the truth of a new row with a probability of at least 1 − α.
+"""Split-conformal prediction: sets and intervals that contain a new row's truth with probability at least 1 − α.
 
-Every calibration row gets a score: how badly its label fits what is said of it. What is predicted of a new row are the
-answers that would score no worse than all but α of them (Vovk et al. 2005; of classes Sadinle et al. 2019,
-arXiv:1609.00451; of numbers Lei et al. 2018, arXiv:1604.04173).
+Every calibration row gets a score: how badly its label fits the prediction. The set or interval of a new row holds the
+answers whose scores are no worse than those of all but a share α of the calibration rows (Vovk et al. 2005; for
+classes, Sadinle et al. 2019, arXiv:1609.00451; for regression, Lei et al. 2018, arXiv:1604.04173).
 
-Scores are float32, and so are thresholds: both sides of a comparison are rounded alike.
+Scores and thresholds are float32, so both sides of a comparison are rounded alike.
 """
 
 from __future__ import annotations
@@ -18,49 +18,51 @@ from numpy.typing import NDArray
 from ensemble_distill.tasks.figures import Values
 
 Array = NDArray[Any]
-Outputs = Mapping[str, Array]  # of A answers, by the names of an exported student's outputs
+Outputs = Mapping[str, Array]  # an exported student's named outputs for A answers
 
 LEAST = np.finfo(np.float32).min
 MOST = np.finfo(np.float32).max
-NARROWEST = float(np.finfo(np.float32).tiny)  # of a variance: an error is told in standard deviations
+NARROWEST = float(np.finfo(np.float32).tiny)  # least variance, since errors are divided by standard deviations
 
 
 class Conformal(Protocol):
-    """How one kind of answer is scored."""
+    """How answers of one kind are scored."""
 
     @property
-    def columns(self) -> tuple[str, ...]: ...  # the first words of those that `told` makes
+    def columns(self) -> tuple[str, ...]: ...  # the first words of the columns that `told` yields
     @property
-    def size(self) -> str: ...  # what the size of a prediction is, in words
+    def size(self) -> str: ...  # what the size of a prediction means, in words
 
     def lists(self, names: tuple[str, ...]) -> int:
-        """S, how many scores an answer has; `names` are the task's."""
+        """S, the number of scores of an answer; `names` are the task's."""
         ...
 
     def scores(self, outputs: Outputs, labels: Array) -> Array:
-        """How badly labels fit what is said, float32 (A, S); the larger the worse."""
+        """How badly labels fit the outputs, float32 (A, S); larger is worse."""
         ...
 
     def told(self, names: tuple[str, ...], outputs: Outputs, thresholds: Array) -> Iterator[dict[str, Any]]:
-        """What `predict` writes of each answer.
+        """What `predict` writes for each answer.
 
         Args:
-            thresholds: (S,) the score that is still inside; infinite where every answer is.
+            names: the task's.
+            outputs: the student's.
+            thresholds: (S,), the largest scores that are still inside; infinite if every answer is inside.
         """
         ...
 
     def measured(self, outputs: Outputs, labels: Array, thresholds: Array) -> Values:
-        """Of each answer (A, S): whether the truth is inside, `covered`, and the prediction's `size`."""
+        """For each answer, whether the truth is inside, `covered`, and the prediction's `size`, both (A, S)."""
         ...
 
 
 class Sets:
-    """Of one class a row those with a probability p of at least 1 − t: on average the smallest sets of that coverage.
+    """Sets of the classes whose probability p is at least a threshold: on average the smallest sets of that coverage.
 
-    The score is −ln p, which orders classes as 1 − p does, and is exact where p is near 0 or 1. The likeliest class is
-    always in: of a student that errs on less than α of the rows the sets of the hard ones would be empty. That makes
-    sets larger, and what is promised holds all the more. (Adaptive sets, APS, are larger on average, and need random
-    numbers to be exact.)
+    The score is −ln p, which orders classes as 1 − p does and is exact where p is near 0 or 1. The likeliest class is
+    always in the set: otherwise, if a student errs on less than α of the rows, the sets of hard rows would be empty.
+    This only enlarges sets, so the guarantee still holds. Adaptive sets (APS) are larger on average, and need random
+    numbers to be exact.
     """
 
     columns: tuple[str, ...] = ("conformal_set", "conformal_size")
@@ -85,7 +87,7 @@ class Sets:
         }
 
     def _inside(self, outputs: Outputs, thresholds: Array) -> Array:
-        """(A, K) which classes are in the set."""
+        """Whether each class is in the set, (A, K)."""
         each = self._each(outputs)
         inside: Array = (each <= thresholds) | (each == each.min(1, keepdims=True))
         return inside
@@ -95,15 +97,15 @@ class Sets:
         return covered
 
     def _each(self, outputs: Outputs) -> Array:
-        """(A, K)."""
+        """The score of each class, (A, K)."""
         scores: Array = np.clip(-outputs["logits"].astype(np.float32), LEAST, MOST)
         return scores
 
 
 class LabelSets(Sets):
-    """Of several labels a row those that are likely enough to hold all of the row's.
+    """Sets of the labels that are likely enough, meant to contain all labels of the row.
 
-    The score of a row is that of its least likely label; a row without labels fits any set.
+    A row's score is that of its least likely label; a row without labels fits any set.
     """
 
     size: str = "labels in a set"
@@ -122,7 +124,7 @@ class LabelSets(Sets):
 
 
 class Intervals:
-    """Of numbers mean ± t standard deviations, of each target by itself: the score is |y − mean| ÷ deviation."""
+    """Intervals of mean ± t standard deviations for each target; the score is |y − mean| ÷ standard deviation."""
 
     columns: tuple[str, ...] = ("conformal_lower", "conformal_upper")
     size: str = "width of an interval"
@@ -136,7 +138,7 @@ class Intervals:
         return np.minimum(apart, MOST).astype(np.float32)
 
     def told(self, names: tuple[str, ...], outputs: Outputs, thresholds: Array) -> Iterator[dict[str, Any]]:
-        """None where there is no bound."""
+        """The bounds of each target; None if the threshold is infinite."""
         behind = [f" {name}" for name in names] or [""]
         finite = np.isfinite(thresholds)
         for mean, deviation in zip(*self._each(outputs), strict=True):

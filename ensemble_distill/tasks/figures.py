@@ -1,7 +1,7 @@
-"""What a task makes of rows: values of each row, and figures that are reductions of them.
+"""Values of each row, and the figures that are reduced from them.
 
-A value is NaN where it does not exist: a member's own of a row that it does not answer, and the model uncertainty of a
-row that one member answers. No figure counts those.
+A value that does not exist is NaN: any of a member's on a row that it does not answer, and model uncertainty on a row
+that only one member answers. Figures leave those out.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-# figures of each row by name: (N,) or (N, M) and, of several answers, (N, …, D); NaN where one does not exist
+# values of each row by name: (N,) or (N, M), and (N, …, D) with several answers per row; NaN where one does not exist
 Values = dict[str, NDArray[Any]]
-Figures = dict[str, float | None]  # None: it does not apply; never NaN
+Figures = dict[str, float | None]  # None for a figure that does not apply; never NaN
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
-# what each is of a row, in words; of a Dirichlet the members are those that it holds likely
+# each uncertainty of a row in words; for a Dirichlet, the members are draws from it
 ENTROPIES = {
     "total_uncertainty": "the entropy of what is predicted: how unsure, for whatever reason",
     "data_uncertainty": "aleatoric: the mean entropy of the members as the student holds them, what each leaves open",
@@ -33,12 +33,14 @@ VARIANCES = {
     "model_uncertainty": "epistemic: the variance of the heads' means, how far they disagree; high where the ensemble "
     "has not learned what to say",
 }
-EACH = {name: f"{name}_each" for name in UNCERTAINTIES}  # the rows that have them of each answer, (N, D) or (N, M, D)
+EACH = {name: f"{name}_each" for name in UNCERTAINTIES}  # the names of per-answer values, (N, D) or (N, M, D)
 
 
 def row_mean(values: NDArray[Any]) -> float | None:
-    """The mean over rows, and over members and answers where there are several: of each one's own mean over the rows
-    where it exists. None where there is no value."""
+    """The mean of values over rows and, if there are several, over members and answers.
+
+    Each member's or answer's values are first averaged over the rows where they exist. None if there are no values.
+    """
     missing = np.isnan(values)
     if not missing.any():
         return float(values.mean())
@@ -48,10 +50,10 @@ def row_mean(values: NDArray[Any]) -> float | None:
 
 
 def each_member(*values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
-    """Of rows (N, M, …) those that each member answers, (n, …); without members that answer none.
+    """For each member, its values on the rows that it answers, (n, …); members that answer no row are left out.
 
     Args:
-        values: NaN in the first of them where a member does not answer.
+        values: (N, M, …); NaN in the first array marks rows that a member does not answer.
     """
     missing = np.isnan(values[0]).reshape(*values[0].shape[:2], -1).any(-1)
     for member, none in enumerate(missing.T):
@@ -60,22 +62,23 @@ def each_member(*values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
 
 
 def means(rows: Mapping[str, NDArray[Any]], sources: Mapping[str, str]) -> Figures:
-    """Each figure as the mean of the rows it comes from; None where there are none.
+    """Each figure as the mean of its values; None if there are none.
 
     Args:
-        sources: figure to the name of its rows.
+        rows: values by name.
+        sources: for each figure, the name of its values.
     """
     return {figure: row_mean(rows[source]) if source in rows else None for figure, source in sources.items()}
 
 
 def each_rows(total: Tensor, data: Tensor, model: Tensor | None) -> Values:
-    """Uncertainties of each answer as rows; model uncertainty does not apply to a single distribution."""
+    """The uncertainties of each answer as values; without model uncertainty if that is None."""
     found = dict(zip(EACH.values(), (total, data, model), strict=True))
     return {name: values.numpy() for name, values in found.items() if values is not None}
 
 
 def each_figures(rows: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Figures:
-    """Of each answer its mean uncertainties, `model_uncertainty.NAME`; None where one does not apply."""
+    """The mean uncertainties of each answer, as in `model_uncertainty.NAME`; None for one that does not apply."""
     return {
         f"{uncertainty}.{name}": row_mean(rows[each][..., at]) if each in rows else None
         for at, name in enumerate(names)

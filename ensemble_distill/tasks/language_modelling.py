@@ -1,10 +1,10 @@
-"""Language modelling: a row is told position by position, each by the probabilities of the classes there.
+"""Language modelling: each position of a row is predicted by the probabilities of its classes.
 
-Classes are the tokens of a vocabulary, and the label of a position is the token that follows. Of rows that stand alone
-they may be any others, such as parts of speech.
+Classes are the tokens of a vocabulary, and a position's label is the token that follows. If rows are not windows of a
+text, classes may be anything else, such as parts of speech.
 
-Positions are told apart, so whoever adds up answers sees each of them as an answer of its own: B rows of L positions
-become B·L answers less those whose label is ignored.
+Each position counts as an answer of its own: B rows of L positions become B·L answers, minus those whose label is
+ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 UNITS = (None, "word", "character")
 MOST = 2**20  # positions of a row
-LARGEST = 700.0  # nats, whose exponential is finite
+LARGEST = 700.0  # nats; the exponential is still finite
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class LanguageModelling(Classification):
     """K classes at each of L positions.
 
     Attributes:
-        positions: L, how many of a row are told: its last.
-        token_unit: what a token of a text is, "word" or "character"; None where rows were never a text.
+        positions: L, the number of positions that are predicted: the last ones of a row.
+        token_unit: what a token of the text is, "word" or "character"; None if rows do not come from a text.
     """
 
     positions: int = 1
@@ -53,7 +53,7 @@ class LanguageModelling(Classification):
     called: ClassVar[str] = "tokens"
     folders: ClassVar[bool] = False
     of_tokens: ClassVar[bool] = True
-    solves: ClassVar[bool] = False  # of a vocabulary least squares would be K systems, for a start that a step undoes
+    solves: ClassVar[bool] = False  # least squares for a vocabulary means K systems, for a start that one step undoes
     answers_called: ClassVar[str] = "positions"
     figures_shown: ClassVar[tuple[str, ...]] = ("perplexity", "nll", "accuracy", "ece", *UNCERTAINTIES)
     shifted_shown: ClassVar[tuple[str, ...]] = ("perplexity", "nll", *UNCERTAINTIES)
@@ -146,11 +146,15 @@ class LanguageModelling(Classification):
     def as_labels(
         cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
     ) -> Array:
-        """int64 (rows, L)."""
+        """Classes as int64, (rows, L)."""
         return checks.as_labels(y, rows, named, classes, first_row)
 
     def order_in(self, owner: str, names: Sequence[str] | None, source: str) -> tuple[int, ...] | None:
-        """None: ids go into a student too, so another order is another vocabulary."""
+        """None: a student also reads ids as inputs, so the order must be the same.
+
+        Raises:
+            EdistillError: the data's vocabulary is another one, or in another order.
+        """
         if names is not None and tuple(names) != self.classes:
             raise EdistillError(
                 f"{owner}: {source} has {len(self.classes)} {self.called}, and the data {len(names)}, or in another "
@@ -160,7 +164,7 @@ class LanguageModelling(Classification):
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
-        """(B, L, K)."""
+        """The output as one tensor, (B, L, K)."""
         from torch import Tensor
 
         if not isinstance(raw, Tensor) or raw.dim() != 3 or len(raw) != rows:
@@ -188,7 +192,7 @@ class LanguageModelling(Classification):
 
     @classmethod
     def compared(cls, answers: Array) -> Array:
-        """Logits about each position's mean, (B, L·K)."""
+        """Logits minus each position's mean, (B, L·K)."""
         centered: Array = (answers - answers.mean(axis=-1, keepdims=True)).reshape(len(answers), -1)
         return centered
 
@@ -230,7 +234,7 @@ class LanguageModelling(Classification):
     # --- figures ------------------------------------------------------------------------------------------------
 
     def quality(self, predictive: Categorical, y: Tensor | None) -> Values:
-        """The likeliest class of each distribution and its probability; with classes y (A,) its mistakes too."""
+        """The likeliest class of each distribution and its probability; with classes y (A,), its mistakes too."""
         confidence, top = predictive.means().max(-1)
         rows: Values = {"prediction": top.double().numpy(), "confidence": confidence.numpy()}
         if y is not None:
@@ -238,7 +242,7 @@ class LanguageModelling(Classification):
         return rows
 
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
-        """`perplexity` is exp of the mean NLL; of members the mean of each one's own. `ece` has 15 bins."""
+        """`figures_shown`; `perplexity` is exp of the mean NLL, for members the mean of theirs. `ece` uses 15 bins."""
         found = super().figures(rows)
         nll = [own.mean() for (own,) in each_member(rows["nll"].reshape(len(rows["nll"]), -1))] if "nll" in rows else []
         found["perplexity"] = float(np.exp(nll).mean()) if nll else None
@@ -262,7 +266,7 @@ class LanguageModelling(Classification):
     def each_served(
         self, names: Sequence[str], first_row: int, outputs: Mapping[str, Array], labels: Array | None
     ) -> tuple[Sequence[str], Mapping[str, Array]]:
-        """A position each: of a text its tokens, "token 17", else "row 2, position 3"."""
+        """One answer per position that counts, called "token 17" for a text, else "row 2, position 3"."""
         count = len(names) * self.positions
         counts = np.ones(count, bool) if labels is None else labels.reshape(-1) != checks.IGNORED
         if self.token_unit is None:
@@ -286,7 +290,7 @@ class LanguageModelling(Classification):
         return usable
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
-        """Of each position: what stands there and its −ln p, where that is known; and the likeliest class."""
+        """For each position, the true class and its −ln p, if known, and the likeliest class with its probability."""
         truth = outputs.get("labels", np.full(len(outputs["logits"]), checks.IGNORED))
         for logits, y in zip(outputs["logits"], truth, strict=True):
             top, known = int(logits.argmax()), y != checks.IGNORED
@@ -299,13 +303,13 @@ class LanguageModelling(Classification):
 
 
 def _told_positions(source: Any) -> int:
-    """How many positions of a row are told: as many as have labels, else all."""
+    """The number of a row's positions that are predicted: those with labels, or all if there are none."""
     labels = source.labels
     return int(source.item(0).x.shape[0] if labels is None else labels.shape[1])
 
 
 def _counting(each: Tensor, labels: Tensor) -> Tensor:
-    """Of (B·L, …) those whose label (B, L) is not ignored."""
+    """The answers among (B·L, …) whose label (B, L) is not ignored."""
     counts = labels.flatten() != checks.IGNORED
     if bool(counts.all()):
         return each

@@ -1,4 +1,4 @@
-"""Multi-label: an answer is K independent yes/no labels, each told by its own probability."""
+"""Multi-label: an answer is K independent yes/no labels, each predicted by its own probability."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.bernoulli import Bernoulli
     from ensemble_distill.predictive.protocol import Family
 
-LIKELY = 0.5  # the probability from which on `predict` names a label
+LIKELY = 0.5  # the least probability at which `predict` names a label
 
 
 @dataclass(frozen=True)
 class MultiLabel(OfLogits):
-    """K labels in the order of their columns; where the data has no names they are called 0 to K − 1."""
+    """K labels in the order of their columns; if the data has no names, they are named 0 to K − 1."""
 
     key: ClassVar[str] = "multi-label"
     called: ClassVar[str] = "labels"
-    dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # float16 below the maximum is coarse for the others' own logits
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # float16 below a row's maximum is too coarse for the other logits
     figures_shown: ClassVar[tuple[str, ...]] = (
         "nll",
         "brier",
@@ -91,7 +91,7 @@ class MultiLabel(OfLogits):
     def as_labels(
         cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
     ) -> Array:
-        """int64 (rows, K) of 0 and 1."""
+        """Labels 0 and 1 as int64, (rows, K)."""
         return yes_no.as_labels(y, rows, named, classes, first_row)
 
     @classmethod
@@ -100,14 +100,14 @@ class MultiLabel(OfLogits):
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
-        """(B, K)."""
+        """The output as one matrix, (B, K)."""
         from ensemble_distill.tasks.checks import logits
 
         return logits.joined(raw, rows, member, "a multi-label member returns (rows, labels)", "out.unsqueeze(1)")
 
     @classmethod
     def answers(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Logits (B, K), each ln p − ln (1 − p), in the data's order."""
+        """Logits ln p − ln (1 − p), (B, K), in the data's order."""
         return yes_no.as_logits(raw.float().cpu().numpy(), member, split, rows)
 
     @classmethod
@@ -135,7 +135,10 @@ class MultiLabel(OfLogits):
     def refuse_other_meaning(
         cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
     ) -> str | None:
-        """Columns in another order are found by no rule that spares honest members; `inspect` shows their names."""
+        """Refuse sigmoids that are declared as logits.
+
+        No rule finds columns in another order without refusing honest members; `inspect` shows the columns' names.
+        """
         return yes_no.refuse_sigmoids(gist, labels, member)
 
     # --- distributions and figures ------------------------------------------------------------------------------
@@ -146,9 +149,9 @@ class MultiLabel(OfLogits):
         return BernoulliFamily()
 
     def quality(self, predictive: Bernoulli, y: Tensor | None) -> Values:
-        """Each label's probability (B, M, K), and which are likely; with labels y (B, K) the mistakes too.
+        """Each label's probability (B, M, K) and whether it is likely; with labels y (B, K), the mistakes too.
 
-        `brier` is the mean over labels of (p − y)², 0 to 1.
+        `brier` is the mean of (p − y)² over labels, 0 to 1.
         """
         probs = predictive.means()
         rows: Values = {"probability": probs.numpy(), "prediction": (probs >= LIKELY).double().numpy()}
@@ -163,7 +166,7 @@ class MultiLabel(OfLogits):
         return predictive.entropy().sum(-1)
 
     def each_uncertainty(self, predictive: Bernoulli, pooled: bool) -> Values:
-        """In nats, of each label."""
+        """The uncertainties of each label in nats."""
         if not pooled:
             own = predictive.entropy()
             return each_rows(own, own, None)
@@ -171,8 +174,11 @@ class MultiLabel(OfLogits):
         return each_rows(each.total, each.data, each.model if predictive.has_model_uncertainty else None)
 
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
-        """`macro_average_precision` is the mean over the labels that some row has, `micro_average_precision` that of
-        all decisions together; see `average_precisions`. Each label has its own `model_uncertainty.NAME` and so on."""
+        """`figures_shown`, and each label's own `total_uncertainty.NAME`, `data_…` and `model_…`.
+
+        `macro_average_precision` averages over the labels that some row has, and `micro_average_precision` covers all
+        decisions together; see `average_precisions`.
+        """
         found = means(rows, {name: name for name in self.figures_shown}) | each_figures(rows, self.classes)
         if "truth" in rows:
             found |= average_precisions(rows["probability"], rows["truth"])
@@ -194,7 +200,7 @@ class MultiLabel(OfLogits):
         limit = super().members_tolerance(name, outputs, members)
         if "logits" not in name or all(member.output == "logits" for member in members):
             return limit
-        # a probability near 1 is a float32 some 1e-7 beside the next, and 1 ÷ p(1 − p) of that is seen in its logit
+        # float32 probabilities near 1 are about 1e-7 apart, and 1 ÷ p(1 − p) times that shows in the logit
         coarse = 4 * np.finfo(np.float32).eps * (2 + 2 * np.cosh(np.minimum(np.abs(outputs[name]), -np.log(FLOOR))))
         found: Array = limit + coarse
         return found
@@ -208,7 +214,7 @@ class MultiLabel(OfLogits):
         return [] if said is None else [{"logits": said[:, head]} for head in range(said.shape[1])]
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
-        """The labels that are likely, and the probability of each."""
+        """Each row's likely labels, and the probability of every label."""
         for probabilities in _probabilities(outputs["logits"]):
             likely = [name for name, p in zip(self.classes, probabilities, strict=True) if p >= LIKELY]
             yield {
@@ -218,16 +224,16 @@ class MultiLabel(OfLogits):
 
 
 def _probabilities(logits: Array) -> NDArray[np.float64]:
-    """In double precision, without an overflow however sure they are."""
+    """Probabilities from logits, in float64 and without overflow for logits of any size."""
     found: NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
     return found
 
 
 def average_precisions(probability: NDArray[Any], truth: NDArray[Any]) -> Figures:
-    """Macro and micro average precision of probabilities (N, K), or of members (N, M, K): the mean over members.
+    """Macro and micro average precision of probabilities (N, K); of members (N, M, K), the mean over members.
 
-    Average precision is Σ_n (R_n − R_{n−1}) P_n over thresholds, scikit-learn's. Labels that no row has say nothing,
-    and are left out of the macro average, as is a member that answers no row with a label; None where no row has any.
+    Average precision is scikit-learn's, Σ_n (R_n − R_{n−1}) P_n over thresholds. The macro average leaves out labels
+    that no row has. Members that answer no row with a label are left out. Both figures are None if no row has a label.
     """
     from sklearn.metrics import average_precision_score
 

@@ -1,4 +1,4 @@
-"""What classification and multi-label have in common: K names, and a logit for each."""
+"""What classification and multi-label share: K names, with a logit for each."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ensemble_distill.facts import Member, names_in
 from ensemble_distill.tasks.apart import Apart
 from ensemble_distill.tasks.task import Array, Task
 
-FAINT = 1e-3  # nats: by so much logits may always differ
-LOGITS_APART, NATS_APART = 1e-4, 1e-5  # of logits, and of the uncertainty of an answer, between two runtimes
-LAST_DIGITS = 4 * float(np.finfo(np.float32).eps)  # of the largest logit, of a student that is very sure
-SUMMED = 16 * float(np.finfo(np.float32).eps)  # of the largest logit: what another order of summing may change
-ANSWER = "logits"  # what a member calls its answer where it returns several tensors
+FAINT = 1e-3  # nats by which logits may always differ
+LOGITS_APART, NATS_APART = 1e-4, 1e-5  # allowed between two runtimes: for logits, and for an answer's uncertainty
+LAST_DIGITS = 4 * float(np.finfo(np.float32).eps)  # relative to the largest logit, for a student that is very sure
+SUMMED = 16 * float(np.finfo(np.float32).eps)  # relative to the largest logit: the effect of another summation order
+ANSWER = "logits"  # the name of a member's answer among several tensors
 
 
 @dataclass(frozen=True)
 class OfLogits(Task):
-    """A task of named answers; where the data has no names they are called 0 to K − 1."""
+    """A task with named answers; if the data has no names, they are named 0 to K − 1."""
 
     classes: tuple[str, ...]
 
@@ -34,7 +34,7 @@ class OfLogits(Task):
     solves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no training writes."""
+        """Raises ValueError for names that no training writes."""
         if not self.classes or len({name for name in self.classes if isinstance(name, str)}) < len(self.classes):
             raise ValueError(f"{self.called} are {list(self.classes)[:4]}, and not texts, each once")
 
@@ -66,7 +66,7 @@ class OfLogits(Task):
 
     @classmethod
     def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
-        """The one named logits, else those with as many numbers as there are answers, else all matrices."""
+        """The matrix named "logits", else those with `count` columns, else all matrices."""
         matrices = [part for part in parts if part.tensor.dim() == 2]
         named = [part for part in matrices if len(part.steps) == 1 and part.steps[0][1] == ANSWER]
         return named or [part for part in matrices if part.tensor.shape[1] == count] or matrices
@@ -80,12 +80,12 @@ class OfLogits(Task):
         return Apart(float(np.abs(first).max()), FAINT + rounding)
 
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
-        """A nat."""
+        """1: uncertainties are in nats."""
         return 1.0
 
     @classmethod
     def members_tolerance(cls, name: str, outputs: Mapping[str, Array], members: Sequence[Member]) -> Array | float:
-        """Logits of a member may be of any size, and a sum of single precision is good to some digits."""
+        """A student's tolerance plus a share of the largest logit, since members' logits may have any size."""
         said = outputs.get("head_logits", outputs["logits"])
         return cls.tolerance(name, outputs) + SUMMED * float(np.abs(said).max())
 

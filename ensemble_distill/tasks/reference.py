@@ -1,4 +1,4 @@
-"""What a student says of calibration rows, by which others are judged: who is too uncertain, and which answers fit."""
+"""A student's outputs on calibration rows, against which new rows are judged: too uncertain? which answers fit?"""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from ensemble_distill.tasks.task import Task
 
 Array = NDArray[Any]
 
-FEWEST = 20  # rows; fewer say nothing of others
-ROWS = 4096  # at most: the share of others that is kept or covered then varies by half a percent
-NUMBERS = 2**14  # and numbers of all lists, some 200 kB of a file
-# By how much a threshold lies above what it was read from, of that and of the total uncertainty or the score's unit.
-# The file that is served rounds otherwise than torch, which made the list: without it rows that are equal to the
-# threshold, as all copies of a row are, would fall on either side
+FEWEST = 20  # rows; fewer say too little about others
+ROWS = 4096  # rows at most: the share of new rows that is kept or covered then varies by half a percent
+NUMBERS = 2**14  # numbers at most, over all lists: some 200 kB in a file
+# How far a threshold is raised, relative to itself and to the total uncertainty or the score's unit. An exported file
+# rounds differently from torch, which made the lists: without this margin, rows equal to the threshold, such as all
+# copies of a row, would fall on either side
 ROUNDING, LEAST_ROUNDING = 1e-5, 1e-6
-KEPT_BY = ("model_uncertainty", "total_uncertainty")  # by the first of them that a student has
+KEPT_BY = ("model_uncertainty", "total_uncertainty")  # the first one that a student has is the default
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Sorted lists, of which any threshold is one number.
+    """Sorted lists from calibration rows; any threshold is one of their numbers.
 
     Attributes:
-        rows: how many answers they are of.
-        total_uncertainty, model_uncertainty: of each; None where a student has none.
-        conformal: (S, rows) how badly each one's label fits; None without labels, or where none is scored.
+        rows: the number of answers.
+        total_uncertainty, model_uncertainty: one per answer; `model_uncertainty` is None if the student has none.
+        conformal: (S, rows), how badly each label fits; None without labels, or if the task scores none.
     """
 
     rows: Annotated[int, Field(ge=1)]
@@ -44,7 +44,7 @@ class Reference:
     conformal: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no calibration rows give."""
+        """Raises ValueError for lists that no calibration rows produce."""
         for values in (self.total_uncertainty, self.model_uncertainty, *(self.conformal or ())):
             there = None if values is None else np.array(values)
             if there is not None and not (len(there) == self.rows and np.isfinite(there).all()):
@@ -53,32 +53,32 @@ class Reference:
                 raise ValueError("what it says of calibration rows is not sorted")
 
     def refuse_others(self, task: Task) -> None:
-        """Raise ValueError where another task scored the labels."""
+        """Raise ValueError if another task scored the labels."""
         scored = task.conformal
         wanted = 0 if scored is None else scored.lists(task.names)
         if self.conformal is not None and len(self.conformal) != wanted:
             raise ValueError(f"labels have {len(self.conformal)} scores a row, and {task.key} has {wanted}")
 
     def kept_by(self) -> str:
-        """The uncertainty by which rows are kept, if nobody says which: of the model, where there is one."""
+        """The uncertainty by which rows are kept by default: model uncertainty if there is one, else the total."""
         return next(name for name in KEPT_BY if getattr(self, name) is not None)
 
     def threshold(self, coverage: float, by: str) -> float:
-        """The least uncertainty that keeps this share of the calibration rows, and those equal to it but for rounding.
+        """The least uncertainty that keeps this share of the calibration rows, raised by rounding.
 
         Args:
             coverage: in (0, 1].
-            by: one of `KEPT_BY` that the student has.
+            by: an uncertainty of `KEPT_BY` that the student has.
         """
         at = math.ceil(_exactly(coverage) * self.rows) - 1
         own = float(getattr(self, by)[at])
         return own + ROUNDING * abs(own) + LEAST_ROUNDING * abs(self.total_uncertainty[at])
 
     def conformal_thresholds(self, alpha: float) -> Array:
-        """Of each list the ⌈(n + 1)(1 − α)⌉-th smallest score of n, float32 (S,), raised by rounding; infinite where
-        there is none.
+        """For each list, the ⌈(n + 1)(1 − α)⌉-th smallest of its n scores, raised by rounding; float32 (S,).
 
-        A new row, exchangeable with these, scores no more with a probability of at least 1 − α.
+        A new row that is exchangeable with these scores no more than the threshold with probability at least 1 − α.
+        Thresholds are infinite if n is too small to have that score.
         """
         assert self.conformal is not None
         rank = math.ceil((self.rows + 1) * (1 - _exactly(alpha)))
@@ -95,31 +95,32 @@ class Reference:
         return found | ({} if self.conformal is None else {"conformal": [list(one) for one in self.conformal]})
 
     def told(self) -> dict[str, Any]:
-        """What `inspect` says of it."""
+        """What `inspect` shows of the reference."""
         return {"rows": self.rows, "labels": self.conformal is not None}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Reference:
-        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        """Inverse of `to_json`. Raises ValueError for a record that it did not write."""
         return parsed(cls, record)
 
 
 def fewest_for(alpha: float) -> int:
-    """Calibration rows that are needed for a threshold of α."""
+    """The number of calibration rows that a finite threshold for α needs."""
     return math.ceil(1 / _exactly(alpha)) - 1
 
 
 def most_rows(task: Task) -> int:
-    """How many answers a reference is made of at most."""
+    """The most answers that a reference of this task is made from."""
     scores = 0 if task.conformal is None else task.conformal.lists(task.names)
     return max(FEWEST, min(ROWS, NUMBERS // (2 + scores)))
 
 
 def reference_of(task: Task, batches: Iterable[tuple[Mapping[str, Array], Array | None]]) -> Reference:
-    """What outputs of calibration rows make.
+    """The reference made from a student's outputs on calibration rows.
 
     Args:
-        batches: outputs of answers, by name, and their labels where there are any; no batch is kept.
+        task: the student's task.
+        batches: outputs of answers by name, and their labels, if any; batches are not kept in memory.
 
     Raises:
         ValueError: an output is not finite.
@@ -139,10 +140,10 @@ def reference_of(task: Task, batches: Iterable[tuple[Mapping[str, Array], Array 
 
 
 def _sorted(values: Array) -> tuple[float, ...]:
-    """As float32, each the shortest number that is read back as the same."""
+    """The values as float32 in ascending order, each as the shortest decimal that reads back as the same float32."""
     return tuple(float(str(value)) for value in np.sort(values.astype(np.float32)))
 
 
 def _exactly(share: float) -> Fraction:
-    """As it was written: 0.07 is 7 of 100, and 100 of it are 7, not 7.000000000000001."""
+    """The share as it was written: 0.07 becomes 7/100, so that 100 times it is 7, not 7.000000000000001."""
     return Fraction(repr(float(share)))

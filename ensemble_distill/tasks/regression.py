@@ -1,4 +1,4 @@
-"""Regression: an answer is a number, or several, each told by a normal distribution in its target's unit."""
+"""Regression: an answer is one or more targets, each predicted by a normal distribution in the target's unit."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.gaussian_vector import GaussianVector
     from ensemble_distill.predictive.protocol import Family
 
-COVERED = 1.959963984540054  # standard deviations about the mean that hold 95 % of a normal distribution
-APART = 1e-4  # between two runtimes: of means in standard deviations, of variances as a share
-FAINT = 1e-3  # nats: by so much log-variances may always differ
+COVERED = 1.959963984540054  # a normal distribution has 95 % within so many standard deviations of the mean
+APART = 1e-4  # allowed between two runtimes: for means in standard deviations, for variances as a share
+FAINT = 1e-3  # nats by which log-variances may always differ
 
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """One target a row, or those that are listed; the data calls them by what stands for class names elsewhere."""
+    """One target per row if `targets` is empty, else the listed ones; their names are the data's class names."""
 
     targets: tuple[Target, ...] = ()
 
@@ -73,12 +73,12 @@ class Regression(Task):
 
     @property
     def count(self) -> int:
-        """D."""
+        """D, the number of targets."""
         return len(self.targets) or 1
 
     @property
     def width(self) -> int:
-        """D means, and D log-variances behind them."""
+        """D means, followed by D log-variances."""
         return 2 * self.count
 
     @property
@@ -154,7 +154,7 @@ class Regression(Task):
     def as_labels(
         cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
     ) -> Array:
-        """float32 (rows,), or (rows, D) of several targets."""
+        """Targets as float32, (rows,), or (rows, D) if there are several."""
         return checks.as_targets(y, rows, named, first_row)
 
     @classmethod
@@ -163,7 +163,7 @@ class Regression(Task):
 
     @classmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
-        """(B, D) of means, or (B, 2D) with their variances or log-variances behind them."""
+        """Means (B, D), or (B, 2D) with the variances or log-variances after them."""
         from ensemble_distill.tasks.checks import moments
 
         return moments.joined(raw, rows, member)
@@ -189,7 +189,7 @@ class Regression(Task):
 
     @classmethod
     def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
-        """Those with as many numbers a row as `teachers.output` says of the targets."""
+        """The parts with as many numbers per row as `teachers.output` implies for the targets."""
         width = (count or 1) * (1 if member.output == "mean" else 2)
         return [part for part in parts if part.tensor.numel() == rows * width]
 
@@ -199,7 +199,7 @@ class Regression(Task):
 
     @classmethod
     def magnitude(cls, answers: Array) -> float:
-        """Of the means: log-variances are of about the same size whatever the unit."""
+        """The largest mean, since log-variances have about the same size in any unit."""
         return float(np.abs(answers[:, : answers.shape[1] // 2]).max())
 
     @classmethod
@@ -232,7 +232,7 @@ class Regression(Task):
         for target, ((of, units), y) in enumerate(zip(each_target(member, count), truth, strict=True)):
             pair = gist[:, [target, count + target]]
             moments.check_units(of.name, pair[:, 0], y, units)
-            if not seen:  # there views may mix rows, and members know the targets by heart
+            if not seen:  # on training rows, views may mix rows, and members have memorized the targets
                 moments.check_spread(of, pair, y)
         return None
 
@@ -252,10 +252,10 @@ class Regression(Task):
         return tuple(target.std for target in self.targets)
 
     def student_family(self, answers: Array | None, labels: Array | None, weights: Array | None = None) -> Family:
-        """In units of what it is to learn, so that a fresh head is near it.
+        """A family in units of what the student is to learn, so that a fresh head starts near it.
 
         Raises:
-            EdistillError: that lies too far from 0 for single precision.
+            EdistillError: the values lie too far from 0 for single precision, or vary too little or too much.
         """
         if self.targets:
             from ensemble_distill.predictive.gaussian_vector import GaussianVectorFamily
@@ -275,9 +275,9 @@ class Regression(Task):
         return GaussianFamily(*in_reach(answers, labels, weights))
 
     def quality(self, predictive: Gaussian | GaussianVector, y: Tensor | None) -> Values:
-        """The means and variances of each distribution, (B, M) or (B, M, D); with targets y its mistakes too.
+        """The means and variances of each distribution, (B, M) or (B, M, D); with targets y, its mistakes too.
 
-        `covered` is 1 where |y − μ| ≤ 1.96σ: of a mixture's moments, where the predictive is pooled.
+        `covered` is 1 where |y − μ| ≤ 1.96 σ; μ and σ are the mixture's moments if the predictive is pooled.
         """
         variance = predictive.log_variance.exp()
         rows: Values = {"mean": predictive.mean.numpy(), "variance": variance.numpy()}
@@ -288,12 +288,12 @@ class Regression(Task):
         return rows
 
     def uncertainty(self, predictive: Gaussian | GaussianVector) -> Tensor:
-        """Each distribution's own variance; of several targets the mean of those in units of `Target.std` squared."""
+        """Each distribution's variance; with several targets, the mean of theirs in units of `Target.std` squared."""
         variance = predictive.log_variance.exp()
         return (variance / variance.new_tensor(self._std).square()).mean(-1) if self.targets else variance
 
     def each_uncertainty(self, predictive: Gaussian | GaussianVector, pooled: bool) -> Values:
-        """Variances, in each target's own unit squared."""
+        """Each target's uncertainties as variances, in its own unit squared."""
         if not self.targets:
             return {}
         if not pooled:
@@ -303,18 +303,18 @@ class Regression(Task):
         return each_rows(each.total, each.data, each.model if predictive.has_model_uncertainty else None)
 
     def comparable(self, squares: NDArray[Any]) -> NDArray[Any]:
-        """In units of each target's `Target.std` squared, where there are several."""
+        """The values in units of each target's `Target.std` squared if there are several targets; else unchanged."""
         return squares / np.square(self._std) if self.targets else squares
 
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
-        """The ensemble's mean variance: targets of 1e6 and of 1e-6 are the same problem."""
+        """The ensemble's mean total variance, so that targets of size 1e6 and 1e-6 are the same problem."""
         return float(ensemble["total_uncertainty"].mean())
 
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
-        """`rmse` is in the target's unit, `coverage95` a share of the rows; the uncertainties are mean variances.
+        """`figures_shown`: `rmse` in the target's unit, `coverage95` as a share of rows, and mean variances.
 
-        Of several targets each has its own `rmse.NAME`, `coverage95.NAME` and `model_uncertainty.NAME` (and so on), in
-        its own unit; over all, `rmse` and the uncertainties are in units of each target's `Target.std`.
+        With several targets, each also has its own `rmse.NAME`, `coverage95.NAME` and uncertainties such as
+        `model_uncertainty.NAME`, in its own unit; the overall `rmse` and uncertainties are in units of `Target.std`.
         """
         found: Figures = dict.fromkeys(self.figures_shown)
         found |= means(rows, {name: "covered" if name == "coverage95" else name for name in self.figures_shown})
@@ -332,13 +332,13 @@ class Regression(Task):
 
     @classmethod
     def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
-        """Outputs carry the target's unit, so their limits are relative to the prediction's own spread."""
+        """The limit relative to the prediction's own spread, since outputs carry the target's unit."""
         if name not in ("mean", "head_means"):
             limit: Array = APART * outputs[name if name.endswith(("variance", "variances")) else "total_uncertainty"]
             return limit
         variance = outputs["variance"]
         spread = np.sqrt(variance) if name == "mean" else np.sqrt(variance)[:, None]
-        floor = 4 * np.finfo(np.float32).eps * np.abs(outputs[name])  # far from 0 a float32 is not finer than this
+        floor = 4 * np.finfo(np.float32).eps * np.abs(outputs[name])  # float32 is no finer than this far from 0
         limit = APART * spread + floor
         return limit
 
@@ -358,7 +358,7 @@ class Regression(Task):
         return [{"mean": means[:, head], "variance": variances[:, head]} for head in range(means.shape[1])]
 
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
-        """The mean and its 95 % interval; of several targets each under its name."""
+        """The mean and its 95 % interval; with several targets, each under its name."""
         names = [f" {target.name}" for target in self.targets] or [""]
         for row_means, row_variances in zip(outputs["mean"], outputs["variance"], strict=True):
             record: dict[str, Any] = {}
@@ -370,7 +370,7 @@ class Regression(Task):
 
 
 def _rmse(squares: NDArray[Any]) -> float:
-    """The root of the mean of squared errors (N, M, …), the mean over members of each one's own."""
+    """The mean over members of each one's root mean squared error, from squared errors (N, M, …)."""
     return float(np.mean([np.sqrt(own.mean()) for (own,) in each_member(squares)]))
 
 

@@ -1,4 +1,4 @@
-"""The numbers that are predicted of a row: what each is called, its unit, and the reach of its values."""
+"""Regression targets: their names, their units and the range of their values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.task import Array, Labeled
 
-FARTHEST = 1e4  # standard deviations that a target may lie from 0; there single precision resolves a thousandth of one
-SMALLEST, LARGEST = 1e-17, 1e17  # deviation of a target: float32 holds its square, and one over it
+FARTHEST = 1e4  # standard deviations that targets may lie from 0; float32 resolves a thousandth of one there
+SMALLEST, LARGEST = 1e-17, 1e17  # a target's standard deviation: float32 holds its square and the inverse of that
 
 
 @dataclass(frozen=True)
 class Target:
-    """One of several numbers that are predicted of a row.
+    """One of several targets of a row.
 
     Attributes:
-        name, unit: what it is called and measured in; a unit may be empty.
-        std: standard deviation over the labeled rows that the cache was made from: what uncertainties over all targets
-            are measured in.
+        name, unit: the target's name and unit; the unit may be empty.
+        std: standard deviation over the labeled rows that the cache was made from: the unit of uncertainties over all
+            targets.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Target:
     std: float
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no cache holds."""
+        """Raises ValueError for fields that no cache holds."""
         texts = isinstance(self.name, str) and isinstance(self.unit, str)
         if not texts or not isinstance(self.std, float | int) or not 0 < self.std < math.inf:
             raise ValueError(f"{self} is not a target")
 
     @classmethod
     def called(cls, text: str, std: float) -> Self:
-        """From "heat [kW]", or a name alone."""
+        """A target from a text such as "heat [kW]", or from a name alone."""
         match = re.fullmatch(r"(.*?)\s*\[(.*)\]", text.strip())
         return cls(match[1], match[2], std) if match and match[1] else cls(text.strip(), "", std)
 
@@ -49,13 +49,13 @@ class Target:
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
     def is_called(self, text: str) -> bool:
-        """Whether data that calls a target so means this one; a unit that one of both leaves out is the other's."""
+        """Whether a text names this target; if one of the two leaves out the unit, the units match."""
         other = Target.called(text, self.std)
         return self.name == other.name and (self.unit == other.unit or not (self.unit and other.unit))
 
 
 def each_target(member: Member, count: int) -> list[tuple[Member, tuple[float, float] | None]]:
-    """What is said of a member's units, for each target; its name tells which, where there are several."""
+    """For each target, the member with that target's units, and the units; with several, its name says which."""
     units = None if member.units is None else [np.broadcast_to(unit, count).tolist() for unit in member.units]
     each: list[tuple[float, float] | None] = [None] * count if units is None else list(zip(*units, strict=True))
     named = [member.name] if count == 1 else [f"{member.name}, target {at}" for at in range(count)]
@@ -63,7 +63,7 @@ def each_target(member: Member, count: int) -> list[tuple[Member, tuple[float, f
 
 
 def refuse_unit(what: str, std: float) -> None:
-    """Raise EdistillError where a deviation cannot be squared in single precision."""
+    """Raise EdistillError if a standard deviation cannot be squared in single precision."""
     if not SMALLEST <= std <= LARGEST:
         raise EdistillError(
             f"{what} varies by {std:.3g}, and beyond {SMALLEST:g} and {LARGEST:g} single precision fails. Give the "
@@ -72,18 +72,20 @@ def refuse_unit(what: str, std: float) -> None:
 
 
 def in_reach(answers: Array | None, labels: Array | None, weights: Array | None = None) -> tuple[float, float]:
-    """Center and scale of what a student is to learn of one target: members' answers (N, M, 2), else labels (N,).
+    """Center and scale of what a student is to learn for one target.
 
     Args:
-        weights: of the members, (M,) or (N, M) of each row; None for equal ones.
+        answers: (N, M, 2), the members' means and log-variances; None to use labels.
+        labels: (N,), used if there are no answers.
+        weights: (M,), or (N, M) to weight each row differently; None for equal weights.
 
     Raises:
-        EdistillError: that lies too far from 0 for single precision, or varies too little or too much.
+        EdistillError: the values lie too far from 0 for single precision, or vary too little or too much.
     """
     if answers is not None:
         learned, log_variance = _pooled(answers[..., 0], weights), _pooled(answers[..., 1], weights)
-        # not the spread of the means alone: members that know little hardly move theirs, and a fresh head's variance
-        # would be thousands of times too small
+        # the spread of the means alone is not enough: members that know little hardly vary theirs, and a fresh head's
+        # variance would be thousands of times too small
         variance = float(learned.var() + np.exp(log_variance.mean()))
     else:
         learned = np.asarray(labels, dtype=np.float64)
@@ -99,25 +101,26 @@ def in_reach(answers: Array | None, labels: Array | None, weights: Array | None 
 
 
 def _pooled(values: Array, weights: Array | None) -> Array:
-    """The members' mean of values (N, M), by their weights."""
+    """The members' weighted mean of values (N, M), (N,)."""
     each = None if weights is None else np.broadcast_to(weights, values.shape)
     mean: Array = np.average(values, axis=1, weights=each)
     return mean
 
 
 def columns(labels: Array) -> int:
-    """How many targets labels (N,) or (N, D) are."""
+    """The number of targets in labels (N,) or (N, D)."""
     return int(labels.shape[1]) if labels.ndim == 2 else 1
 
 
 def targets_in(splits: Mapping[str, Labeled], count: int) -> tuple[Target, ...]:
-    """The targets of the first split that has labels, training first; none where there is a single one.
+    """The targets of the first split that has labels; empty if there is a single target.
 
     Args:
-        count: what members say there are.
+        splits: by name, the training split first.
+        count: the number of targets that members predict, used if no split has labels.
 
     Raises:
-        EdistillError: names do not tell the targets apart, or a target varies too little or too much.
+        EdistillError: there is not one distinct name per target, or a target varies too little or too much.
     """
     labels = next((source.labels for source in splits.values() if source.labels is not None), None)
     number = count if labels is None else columns(labels)

@@ -1,4 +1,4 @@
-"""The questions that the rest of the house asks of a task, and that nobody answers elsewhere."""
+"""What the rest of the package needs to know of a task; only tasks answer it."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ Array = NDArray[Any]
 
 
 class Labeled(Protocol):
-    """A split, as far as a task looks at it."""
+    """What a task reads of a split."""
 
     @property
-    def classes(self) -> tuple[str, ...] | None: ...  # names, where the data has any
+    def classes(self) -> tuple[str, ...] | None: ...  # names; None if the data has none
     @property
     def labels(self) -> Array | None: ...
 
 
 class Task(ABC):
-    """What the answer of a row is: a frozen dataclass a file, whose fields are its classes or targets.
+    """What the answer of a row is: a frozen dataclass, one per file, with its classes or targets as fields.
 
-    What is known before data and members are opened are class attributes and class methods.
+    Whatever is known before data and members are opened is a class attribute or a class method.
 
     Attributes:
-        key: of `task = "…"`.
-        called: what `names` are of: "classes".
-        outputs: what members may return, `teachers.output`.
-        own_output: which of those a run of edistill returns as a member.
-        averages: how members may pool, `teachers.average`.
+        key: the value of `task = "…"`.
+        called: what `names` name, in the plural: "classes".
+        outputs: what members may return, the values of `teachers.output`.
+        own_output: the one of those that a run of edistill returns as a member.
+        averages: how members may pool, the values of `teachers.average`.
         dtypes: how records may be stored, the default first.
-        format: how they are laid out, a file of `cache/formats/`.
+        format: the layout of records, a file of `cache/formats/`.
         standardizes: whether members may return answers in another unit, `teachers.standardized`.
-        one_class: whether an answer is one of several classes, told by probabilities that sum to 1.
-        named: whether outputs go by the names that the data has for its classes.
-        folders: whether folders of images say what their labels are.
-        of_tokens: whether rows are ids of tokens, which are told position by position.
-        answers_called: what is told apart, and counted in figures.
-        softens: whether one temperature on teacher and student leaves the optimum of a loss where it is.
-        solves: whether heads are solved for by least squares before their stage, if nothing else is asked for.
-        says_labels: whether a head says what a label is, a number, and not how likely each is.
-        shares_output: whether a student's output layer means what its teacher's does.
+        one_class: whether an answer is one of several classes, predicted by probabilities that sum to 1.
+        named: whether outputs go by the data's class names.
+        folders: whether the names of image folders are labels.
+        of_tokens: whether rows are token ids, each predicted position by position.
+        answers_called: what single answers are, in the plural: figures count them.
+        softens: whether the same temperature on teacher and student preserves a loss's optimum.
+        solves: whether heads are solved for by least squares by default.
+        says_labels: whether a head predicts a label as a number, not how likely each label is.
+        shares_output: whether a student's output layer means the same as its teacher's.
         figures_shown: the figures of quality and uncertainty, in the order of `evaluate`.
-        uncertainties_told: what the uncertainties of a row are, in words.
-        shifted_shown: those that `evaluate --shifts` tells in its table.
-        predicted: the first words of the columns that `predict` writes behind a row's name, in their order.
-        conformal: how sets or intervals are made; None where rows say nothing sure of others.
-        exact: those whose numbers it writes to the last digit: far from 0 they differ in those.
+        uncertainties_told: each uncertainty of a row in words.
+        shifted_shown: the figures in the table of `evaluate --shifts`.
+        predicted: the first words of the columns that `predict` writes after a row's name, in order.
+        conformal: how sets or intervals are made; None if rows are not exchangeable.
+        exact: the columns of `predict` that keep all digits, since numbers far from 0 may differ only in the last.
     """
 
     key: ClassVar[str]
@@ -92,60 +92,60 @@ class Task(ABC):
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Of its classes, labels or targets, in their order; none for a single target."""
+        """The names of the classes, labels or targets, in order; empty for a single target."""
 
     @property
     def data_names(self) -> tuple[str, ...] | None:
-        """The names that the data has for its classes; None where it has none."""
+        """The data's own names of its classes; None if it has none."""
         return None
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """W: how many numbers a member says of a row, as they are cached."""
+        """W, the number of values that the cache holds of a member's answer."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of these numbers: (W,), or (L, K) of positions."""
+        """The shape of a member's cached output for a row: (W,), or (L, K) with positions."""
         return (self.width,)
 
     @property
     def smaller_records(self) -> str:
-        """What makes a cache smaller, a sentence."""
+        """A sentence that says how to make a cache smaller."""
         return "Lower views.count, name another output.cache, or make room."
 
     @property
     @abstractmethod
     def told(self) -> str:
-        """What is predicted of a row, in words: "10 classes"."""
+        """What is predicted for a row, in words: "10 classes"."""
 
     @property
     @abstractmethod
     def uncertainty_unit(self) -> str:
-        """For a table's heading."""
+        """The unit of uncertainties, for a table's heading."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """{"task", "classes", …}, as manifests, configs and exported files hold it."""
+        """The record {"task", "classes", …} in manifests, configs and exported files."""
 
     def more_json(self) -> dict[str, Any]:
-        """What `to_json` has beside the task and its names, for `inspect`."""
+        """What `to_json` holds beyond the task and its classes, for `inspect`."""
         return {key: value for key, value in self.to_json().items() if key not in ("task", "classes")}
 
     @classmethod
     @abstractmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        """Inverse of `to_json`. Raises ValueError for a record that it did not write."""
 
     @classmethod
     @abstractmethod
     def found(cls, splits: Mapping[str, Labeled], widths: Mapping[str, int], known: Self | None) -> Self:
-        """The task as data and members have it.
+        """The task that data and members agree on.
 
         Args:
-            splits: by name; labels of OOD splits mean nothing.
-            widths: numbers that each member returns of a row, by its name.
-            known: what a cache says that is there already.
+            splits: by name; labels of OOD splits are ignored.
+            widths: for each member's name, the number of values it returns for an answer.
+            known: the task of an existing cache; None if there is none.
 
         Raises:
             EdistillError: members, names or labels do not agree.
@@ -153,14 +153,14 @@ class Task(ABC):
 
     @abstractmethod
     def refuse_other_labels(self, source: Labeled, named: str, owner: str) -> None:
-        """Raise EdistillError for a split whose labels cannot be answers of this task.
+        """Raise EdistillError if a split's labels cannot be answers of this task.
 
         Args:
-            named: the split, "data.test"; owner: what has the task, a run's folder.
+            named: the split's key, "data.test"; owner: whose task it is, such as a run's folder. Both for messages.
         """
 
     def refuse_others(self, members: Sequence[Member]) -> None:
-        """Raise ValueError for members, of a record, that answer another task."""
+        """Raise ValueError if a recorded member answers another task."""
         for member in members:
             if member.output not in self.outputs:
                 raise ValueError(f"the task is {self.key}, and member {member.name} returns {member.output}")
@@ -172,51 +172,51 @@ class Task(ABC):
     def as_labels(
         cls, y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
     ) -> Array:
-        """Labels as the user stores them, checked and brought to one dtype: (rows,) or (rows, D).
+        """A user's labels, checked and converted to the task's dtype: (rows,) or (rows, D).
 
         Args:
-            rows: how many the data has.
+            rows: the number of rows of the data.
             named: what `y` is, for messages.
-            classes: the names that labels index, where there are any.
+            classes: the names that labels index; None if there are none.
             first_row: the row that y[0] belongs to.
 
         Raises:
-            EdistillError: another shape or dtype, or a value that no label has.
+            EdistillError: a wrong shape or dtype, or a value that is not a label.
         """
 
     @classmethod
     @abstractmethod
     def counted(cls, labels: Array) -> int:
-        """How many classes, labels or targets there are by what `as_labels` gave of one row or more, at the least."""
+        """The least number of classes, labels or targets that labels from `as_labels`, of a row or more, imply."""
 
     # --- members ------------------------------------------------------------------------------------------------
 
     def order_in(self, owner: str, names: Sequence[str] | None, source: str) -> tuple[int, ...] | None:
-        """For each of a student's outputs the index of what the data calls so; None where both are in one order.
+        """For each of a student's outputs, the index of the data's class of the same name; None if the orders agree.
 
         Args:
-            owner: the student's name; source: where its own names stand, for messages.
-            names: the data's; None where it has none.
+            owner: the student's name; source: the file that holds its names. Both for messages.
+            names: the data's names; None if it has none.
 
         Raises:
-            EdistillError: the two name different things.
+            EdistillError: the student and the data have different names.
         """
         return None if names is None else order_by_names(owner, self.names, names, source)
 
     @classmethod
     @abstractmethod
     def joined(cls, raw: Any, rows: int, member: Member) -> Tensor:
-        """What a member returned of so many rows as one tensor (B, ·). Raises EdistillError when it is none."""
+        """A member's output for `rows` rows as one tensor (B, ·). Raises EdistillError if it cannot be one."""
 
     @classmethod
     def is_joined(cls, raw: Any, rows: int, member: Member) -> bool:
-        """Whether `joined` takes something that is not a tensor, such as a pair of them."""
+        """Whether `joined` accepts an output that is not a single tensor, such as a pair."""
         return False
 
     @classmethod
     @abstractmethod
     def answers(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-        """A member's output (B, ·) as the cache holds it, (B, W), in the order and unit of the data.
+        """A member's output (B, ·) as the cache holds it, (B, W), in the data's order and unit.
 
         Raises:
             EdistillError: an output is not finite, or is not what `teachers.output` says.
@@ -225,50 +225,51 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def as_answers(cls, raw: Tensor, member: Member) -> Tensor:
-        """What `answers` makes of raw outputs (B, ·), (B, W), by torch alone: for a graph, which checks nothing."""
+        """The answers (B, W) that `answers` gives for raw outputs (B, ·); in torch alone and unchecked, for a graph."""
 
     @classmethod
     @abstractmethod
     def candidates(cls, parts: Sequence[Any], member: Member, rows: int, count: int | None) -> list[Any]:
-        """Of the tensors in what a member returned (`Part`, each with a row for each of `rows`), its answer or answers.
+        """The tensors among a member's outputs that may be its answer.
 
         Args:
-            count: of the data's classes or targets, where that is known.
+            parts: the outputs, each a `Part` with one row for each of `rows`.
+            count: the number of the data's classes or targets; None if unknown.
         """
 
     @classmethod
     def refuse_unlikely(cls, raw: Tensor, member: Member, split: str, rows: Sequence[int]) -> None:
-        """Raise EdistillError for outputs of a few rows that are plainly something else than `teachers.output` says."""
-        return None  # not every task has such
+        """Raise EdistillError if outputs of a few rows are plainly not what `teachers.output` says."""
+        return None  # not every task can tell
 
     @classmethod
     @abstractmethod
     def compared(cls, answers: Array) -> Array:
-        """Answers (B, W) without what carries no meaning, as a constant on all logits does: so two are compared."""
+        """Answers (B, W) in a form for comparison, without meaningless parts such as a constant on all logits."""
 
     @classmethod
     @abstractmethod
     def magnitude(cls, answers: Array) -> float:
-        """The number that rounding of answers (B, W) is a share of."""
+        """The size that the rounding of answers (B, W) is relative to."""
 
     @classmethod
     @abstractmethod
     def apart(cls, first: Array, rounding: float) -> Apart:
-        """How far answers (B, W), as `compared` gives them, may lie apart; `rounding` is that of single precision."""
+        """How far apart answers (B, W) from `compared` may lie; `rounding` is that of single precision."""
 
     @classmethod
     @abstractmethod
     def number_told(cls, output: int, value: float, width: int) -> str:
-        """One of the W numbers that a member says of a row, in words: "a logit of class 3 of 1.2"."""
+        """One of the W values of a member's answer, in words: "a logit of class 3 of 1.2"."""
 
     @classmethod
     @abstractmethod
     def change(cls, now: Array, then: Array) -> tuple[float, str]:
-        """How far answers (B, W) of the same rows lie from those of before, and of what that is, in words."""
+        """How far answers (B, W) lie from earlier ones of the same rows, and the quantity measured, in words."""
 
     @classmethod
     def gist(cls, answers: Array) -> Array:
-        """The part of answers (B, W) that `refuse_other_meaning` needs, (B, …); all of a large split is too much."""
+        """The part of answers (B, W) that `refuse_other_meaning` needs, (B, …), since large splits hold too much."""
         return answers
 
     @classmethod
@@ -276,48 +277,50 @@ class Task(ABC):
     def refuse_other_meaning(
         cls, member: Member, gist: Array, labels: Array, classes: Sequence[str] | None, seen: bool
     ) -> str | None:
-        """Raise EdistillError where labels show that answers mean something else than the settings say; return what to
-        tell where they may.
+        """Raise EdistillError if labels show that answers do not mean what the settings say.
 
         Args:
-            gist: (N, …) of a whole split.
+            gist: (N, …), of a whole split.
             seen: whether the member may have been trained on these rows.
+
+        Returns:
+            A warning if answers may mean something else; None if not.
         """
 
-    # --- answers: a row has one, or one a position ----------------------------------------------------------------
+    # --- answers: one per row, or one per position ----------------------------------------------------------------
 
     def each_answer(self, said: Tensor, labels: Tensor | None) -> Tensor:
-        """What was said of B rows, (B, M, *shape), an answer a row, (A, M, W); A is B where a row has one.
+        """Outputs for B rows, (B, M, *shape), as A single answers, (A, M, W); A = B without positions.
 
         Args:
-            labels: of the rows, where they have any: positions whose label is ignored are no answers.
+            labels: of the rows; None if there are none. Positions with an ignored label are left out.
         """
         return said
 
     def each_label(self, labels: Tensor, counted: Tensor) -> Tensor:
-        """The labels of B rows, a label an answer; `counted` are those by which positions count."""
+        """The labels of B rows, one per answer; `counted` are the labels that say which positions count."""
         return labels
 
     def each_of_row(self, values: Tensor, labels: Tensor | None) -> Tensor:
-        """A value of each row, (B,), as one of each answer, (A,)."""
+        """One value per row, (B,), repeated for each of its answers, (A,)."""
         return values
 
     def answers_in(self, rows: int, labels: Array | None) -> int:
-        """How many answers rows have."""
+        """The number of answers in so many rows."""
         return rows
 
     # --- distributions ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def members_family(self) -> Family:
-        """What the members' answers are."""
+        """The family of the members' answers."""
 
     def student_family(self, answers: Array | None, labels: Array | None, weights: Array | None = None) -> Family:
-        """What a fresh student's heads emit, in reach of what they are to learn from members of weights (M,) or (N, M).
+        """The family of a fresh student's heads, centered and scaled to what they are to learn.
 
         Args:
-            answers: (N, M, W) what the members say of some training rows; None for a student without teachers.
-            labels: (N,) or (N, D), of such a student.
+            answers: (N, M, W), the members' answers for some training rows; None for a student without teachers.
+            labels: (N,) or (N, D), for a student without teachers; weights: the members', (M,) or (N, M).
         """
         return self.members_family()
 
@@ -325,35 +328,31 @@ class Task(ABC):
 
     @abstractmethod
     def quality(self, predictive: Any, y: Tensor | None) -> Values:
-        """Of each distribution by itself what it predicts and, with labels y, its mistakes; each (B, M)."""
+        """What each distribution alone predicts and, with labels y, its mistakes; (B, M) each."""
 
     @abstractmethod
     def uncertainty(self, predictive: Any) -> Tensor:
-        """Of each distribution by itself, (B, M)."""
+        """The uncertainty of each distribution alone, (B, M)."""
 
     def each_uncertainty(self, predictive: Any, pooled: bool) -> Values:
-        """The three uncertainties of each answer by itself, where a row has several: `EACH` names them, (B, D).
-
-        Args:
-            pooled: of all members together; else each member's own, (B, M, D).
-        """
+        """The uncertainties of each of a row's answers, named by `EACH`: pooled, (B, D), or of members, (B, M, D)."""
         return {}  # a row has one answer
 
     def comparable(self, squares: NDArray[Any]) -> NDArray[Any]:
-        """Squared errors or variances (N, …, D), in units in which those of several answers can be compared."""
+        """Squared errors or variances (N, …, D), in units that make several answers comparable."""
         return squares
 
     @abstractmethod
     def unit(self, ensemble: Mapping[str, NDArray[Any]]) -> float:
-        """What uncertainties are measured in, from the ensemble's rows."""
+        """The unit in which errors of uncertainties are measured, from the ensemble's rows."""
 
     @abstractmethod
     def figures(self, rows: Mapping[str, NDArray[Any]]) -> Figures:
-        """`figures_shown`, from rows (N,) of one model, or (N, M): the mean over members of each one's own."""
+        """`figures_shown` from a model's values (N,); from members' values (N, M), the mean of each member's figure."""
 
     @classmethod
     def of_nll(cls, nll: float) -> dict[str, float]:
-        """What is told of the mean NLL while a student trains, by name."""
+        """What is shown of the mean NLL while a student trains, by name."""
         return {"nll": nll}
 
     # --- serving ------------------------------------------------------------------------------------------------
@@ -361,40 +360,40 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def tolerance(cls, name: str, outputs: Mapping[str, Array]) -> Array | float:
-        """By how much an output of an exported student may differ between two runtimes.
+        """How far an output of an exported student may differ between two runtimes.
 
         Args:
-            outputs: all of the same rows, by name.
+            outputs: all outputs of the same rows, by name.
         """
 
     @classmethod
     def members_tolerance(cls, name: str, outputs: Mapping[str, Array], members: Sequence[Member]) -> Array | float:
-        """The same of an exported ensemble, whose members may say larger numbers than a student, or coarser ones."""
+        """`tolerance` for an exported ensemble, whose members may return larger or coarser numbers than a student."""
         return cls.tolerance(name, outputs)
 
     @abstractmethod
     def served(self, rows: int) -> dict[str, tuple[int, ...]]:
-        """The outputs of an exported student that `predict` cannot do without, and their shapes for so many rows."""
+        """The outputs of an exported student that `predict` needs, with their shapes for `rows` rows."""
 
     def each_served(
         self, names: Sequence[str], first_row: int, outputs: Mapping[str, Array], labels: Array | None
     ) -> tuple[Sequence[str], Mapping[str, Array]]:
-        """The names of rows and their outputs, an answer each.
+        """The names and outputs of single answers, from those of rows.
 
         Args:
-            first_row: the first of them.
-            labels: what stands at the positions of these rows, where rows have positions and that is known.
+            first_row: the index of the first row.
+            labels: the classes at the rows' positions; None if unknown or without positions.
         """
         return names, outputs
 
     @abstractmethod
     def usable(self, outputs: Mapping[str, Array]) -> Array:
-        """(B,) whether outputs can be those of a student."""
+        """Whether each answer's outputs can come from a student, (B,)."""
 
     @abstractmethod
     def predictions(self, outputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
-        """What `predict` writes of each row, beside its name and its uncertainties."""
+        """What `predict` writes for each answer, beside its name and uncertainties."""
 
     @abstractmethod
     def heads_served(self, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
-        """Outputs of each head, as `predictions` takes them; none of a single one."""
+        """Each head's outputs, in the form that `predictions` takes; empty for a single head."""

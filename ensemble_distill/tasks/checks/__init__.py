@@ -1,1 +1,1 @@
-"""What members return and what labels are, checked: what a task asks for is done here."""
+"""Checks of members' outputs and of labels, on behalf of the tasks."""

@@ -1,4 +1,4 @@
-"""Which of the data's classes each of a member's outputs means: read from names, or checked by accuracy."""
+"""Which of the data's classes each output of a member means: read from names, or checked by accuracy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ensemble_distill.errors import EdistillError, first_few
 
 Order = tuple[int, ...]
 
-LEAST_GAIN = 0.1  # of a class's rows, on average over the classes that look swapped
-LEAST_RATIO = 2.0  # reordered share right to share right as it is
-CHANCE = 1e-6  # how often a member that guesses may be refused
-LARGEST = 2000  # classes that are looked at together, since any two of them are counted
-KNOWN = -0.35  # of S classes that occur, a member that knows them has a mean F1 of S ** KNOWN at least once reordered
+LEAST_GAIN = 0.1  # least gain in the share of right rows, on average over the classes that look swapped
+LEAST_RATIO = 2.0  # least ratio of the share of right rows after reordering to that before
+CHANCE = 1e-6  # the probability with which a guessing member may be refused
+LARGEST = 2000  # classes that are examined together, since every pair of them is counted
+KNOWN = -0.35  # a member that knows S occurring classes has a mean F1 of at least S ** KNOWN once reordered
 REMEDY = (
     "Name the data's class folders so that their order is the one the member was trained in, or give the member's "
     "class names: label_names in config.json, or class_map in args.yaml."
@@ -28,16 +28,16 @@ def order_by_names(name: str, names: Sequence[str], classes: Sequence[str], sour
     """Map a member's outputs to the data's classes by name.
 
     Args:
-        name: the member's.
-        names: of the member's outputs, in their order.
-        classes: the data's, in the order of its labels.
-        source: where `names` stand, for the message.
+        name: the member's name.
+        names: the names of the member's outputs, in order.
+        classes: the data's class names, in the order of its labels.
+        source: the file that holds `names`, for messages.
 
     Returns:
-        For each output the index of its class in `classes`; None where both orders are the same.
+        For each output, the index of its class in `classes`; None if both orders are the same.
 
     Raises:
-        EdistillError: the two are not the same set of names, or a name comes twice.
+        EdistillError: the two are not the same set of names, or a name occurs twice.
     """
     if sorted(set(names)) != sorted(classes) or len(names) != len(classes):
         alone = sorted(set(names) - set(classes)), sorted(set(classes) - set(names))
@@ -65,35 +65,36 @@ def check_class_order(
 ) -> str | None:
     """Refuse a member whose outputs are evidently in another order than the data's classes.
 
-    A member that predicts its most probable class has in each predicted column its own class most often, so
-    reordering cannot raise its accuracy; one that cannot tell two classes apart treats their rows alike, so
-    that what reordering gives one it takes from the other. Only noise and misnaming remain. The best
-    reordering is found by linear assignment and split into its cycles, and a cycle counts as misnaming when
-    - the share of right predictions among its classes rises by `LEAST_GAIN` and by `LEAST_RATIO`, both
-      averaged over classes (else always predicting one class could look swapped with the most frequent) and
-      over rows (else a rare class that resembles a frequent one could);
-    - by Hoeffding's bound, guessing gains as much with probability `CHANCE` at most, over all cycles of that
-      length. Few rows therefore never refuse a member: at 80 % accuracy, two swapped classes of ten take some
-      thirty rows each, ten shuffled ones a dozen;
-    - reordered, it would know its classes: their F1 is S ** `KNOWN` on average, of S that occur (.78 of two, .45 of
-      ten, .09 of a thousand). An untrained network does not guess: it tells rows apart by what they look like, and
-      of handwritten digits a quarter of them pass all of the above. One or two in a hundred pass this as well; one in
-      ten where a few classes are clusters, of which a member cannot know less.
+    If a member predicts its most probable class, the right class is the most frequent one in each predicted column, so
+    reordering cannot raise its accuracy. If it cannot distinguish two classes, it treats their rows alike, and
+    reordering takes from one class what it gives to the other. Only noise and misnaming remain. The best reordering is
+    found by linear assignment and split into its cycles. A cycle counts as misnaming if all of the following hold:
+    - The share of right predictions among its classes rises by `LEAST_GAIN` and by the factor `LEAST_RATIO`, both
+      averaged over classes and averaged over rows. Without the former, always predicting one class could look swapped
+      with the most frequent class; without the latter, a rare class that resembles a frequent one could.
+    - By Hoeffding's bound, guessing gains as much with probability `CHANCE` at most, over all cycles of that length.
+      Few rows therefore never refuse a member: at 80 % accuracy, two swapped classes of ten take some thirty rows
+      each, ten shuffled ones a dozen.
+    - Reordered, the member knows its classes: their mean F1 is at least S ** `KNOWN` if S classes occur (.78 for two,
+      .45 for ten, .09 for a thousand). An untrained network does not guess but separates rows by how they look: on
+      handwritten digits, a quarter of such networks meet the first two conditions. One or two in a hundred meet this
+      one as well; one in ten if there are a few, clustered classes, for which the condition cannot be stricter.
 
-    Of more than `LARGEST` classes those are looked at that are mostly called otherwise, the most frequent first.
+    If there are more than `LARGEST` classes, it examines those that are mostly predicted as another class, the most
+    frequent first.
 
     Args:
-        name: the member's.
-        labels, predicted: (N,) each row's class, and the one its member finds most probable in the order now assumed.
-        classes: the data's names; None where it has none.
+        name: the member's name.
+        labels, predicted: (N,), each row's class, and the one that the member finds most probable in the assumed order.
+        classes: the data's names; None if it has none.
 
     Returns:
-        What to tell of a member for which all of this holds but the last; None for others.
+        A warning for a member that meets all conditions but the last; None for others.
 
     Raises:
         EdistillError: some classes are swapped.
     """
-    seen, rows = np.unique(labels, return_counts=True)  # a class without rows says nothing, as label or as prediction
+    seen, rows = np.unique(labels, return_counts=True)  # classes without rows are no evidence
     if len(seen) > LARGEST:
         kept = np.isin(labels, _doubtful(seen, rows, labels, predicted))
         labels, predicted = labels[kept], predicted[kept]
@@ -124,16 +125,16 @@ def check_class_order(
 def _doubtful(
     seen: NDArray[np.int64], rows: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Of the classes that are seen the `LARGEST` that are mostly called otherwise, the most frequent first."""
+    """`LARGEST` of the classes that occur: first those mostly predicted as another class, the most frequent first."""
     right = np.bincount(np.searchsorted(seen, labels), weights=labels == predicted)
     order = np.argsort(np.where(2 * right < rows, -rows, 0), kind="stable")
     return seen[order[:LARGEST]]
 
 
 def _among(seen: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(S, S) counts of rows, label by predicted class, of the S classes that are seen; other predictions are left out.
+    """Counts of rows by label and predicted class, (S, S), over the S classes that occur.
 
-    Of tens of thousands of classes a few hundred rows have few.
+    Other predictions are left out: a few hundred rows have few of tens of thousands of classes.
     """
     at = np.searchsorted(seen, predicted)
     among = seen[at.clip(max=len(seen) - 1)] == predicted
@@ -142,9 +143,9 @@ def _among(seen: NDArray[np.int64], labels: NDArray[np.int64], predicted: NDArra
 
 
 def _cycles(counts: NDArray[np.float64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The cycles, longer than one class, of the reordering that is right most often, classes counting alike.
+    """The cycles of more than one class in the reordering that is right most often, with classes weighted equally.
 
-    In each, rows of a class are predicted as the next one.
+    In a cycle, rows of each class are predicted as the next one.
     """
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped,unused-ignore]
 
@@ -161,7 +162,7 @@ def _cycles(counts: NDArray[np.float64], rows: NDArray[np.int64]) -> list[NDArra
 
 
 def _right(counts: NDArray[np.float64], cycle: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(L,) rows of each class of the cycle that would be right, were its classes renamed."""
+    """The number of rows of each class of a cycle that would be right if its classes were renamed, (L,)."""
     return counts[cycle, np.roll(cycle, -1)]
 
 
@@ -171,14 +172,14 @@ def _is_misnamed(counts: NDArray[np.float64], rows: NDArray[np.int64], cycle: ND
     by_row = before.sum() / total.sum(), after.sum() / total.sum()
     if any(b - a < LEAST_GAIN or b < LEAST_RATIO * a for a, b in (by_class, by_row)):
         return False
-    # the gain is a sum over rows, each of which moves it by at most 1 / rows of its class either way
+    # the gain is a sum over rows, each of which changes it by at most 1 / (rows of its class) in either direction
     gain = len(cycle) * (by_class[1] - by_class[0])
     evidence = gain**2 / (2 * (1 / total).sum())
     return bool(evidence >= len(cycle) * math.log(len(rows)) - math.log(CHANCE))
 
 
 def _is_known(counts: NDArray[np.float64], rows: NDArray[np.int64], cycle: NDArray[np.int64]) -> bool:
-    """Whether the cycle's classes, renamed, would be found by what is called so, and little else called so."""
+    """Whether the cycle's classes, once renamed, reach the mean F1 of a member that knows them."""
     called = counts.sum(0)[np.roll(cycle, -1)]
     f1 = 2 * _right(counts, cycle) / (rows[cycle] + called)
     return bool(f1.mean() >= len(rows) ** KNOWN)

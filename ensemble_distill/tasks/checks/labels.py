@@ -1,4 +1,4 @@
-"""Labels as the user stores them, checked and brought to one dtype a task."""
+"""Checks of a user's labels, and their conversion to each task's dtype."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Array = NDArray[Any]
 
 OF_SEVERAL = ' For several labels a row set task = "multi-label", for several numbers task = "regression".'
 OR_SEVERAL = " Of several targets give (rows, targets)."
-COARSE = 30  # steps of float32 within a standard deviation of the targets, at least: rounding is then a hundredth of it
+COARSE = 30  # float32 steps that a standard deviation of the targets needs: rounding is then a hundredth of it
 
 
 def as_class_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, first_row: int = 0) -> Array:
     """Classes as int64 (rows,); see `Task.as_labels`.
 
     Raises:
-        EdistillError: another shape or dtype, or a class below 0 or without a name.
+        EdistillError: a wrong shape or dtype, or a class below 0 or without a name.
     """
     _refuse_other_shape(y, (rows,), named, first_row, OF_SEVERAL)
     if y.dtype.kind not in "biu":
@@ -36,10 +36,10 @@ def as_class_labels(y: Array, rows: int, named: str, classes: Sequence[str] | No
 
 
 def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
-    """Targets as float32 (rows,), or (rows, D) of several; see `Task.as_labels`.
+    """Targets as float32 (rows,), or (rows, D) if there are several; see `Task.as_labels`.
 
     Raises:
-        EdistillError: another shape or dtype, or a target that is not finite.
+        EdistillError: a wrong shape or dtype, or a target that is not finite.
     """
     if y.ndim == 2 and y.shape[0] == rows and y.shape[1] > 0:
         if y.shape[1] == 1:
@@ -56,10 +56,10 @@ def as_targets(y: Array, rows: int, named: str, first_row: int = 0) -> Array:
 
 
 def refuse_coarse(targets: Array, named: str) -> None:
-    """Raise EdistillError for targets (N,) or (N, D) that float32 hardly tells apart.
+    """Raise EdistillError if float32 hardly resolves targets (N,) or (N, D).
 
-    Of those that are learned alone: a split that is small, or whose targets are nearly the same, says nothing of how
-    finely they need to be told.
+    Only the training split is checked: a small split, or one whose targets are nearly equal, does not show how finely
+    targets must be resolved.
     """
     for at, y in enumerate(targets.reshape(len(targets), -1).T):
         spread = float(y.std(dtype=np.float64))
@@ -75,7 +75,7 @@ def as_classes(names: Sequence[object], named: str) -> tuple[str, ...]:
     """Class names in the order of the labels.
 
     Raises:
-        EdistillError: a name stands twice.
+        EdistillError: a name occurs twice.
     """
     classes = tuple(str(name) for name in names)
     if len(set(classes)) < len(classes):
@@ -93,7 +93,7 @@ def _refuse_other_shape(y: Array, wanted: tuple[int, ...], named: str, first_row
 
 
 def _numbered(y: Array) -> str:
-    """How labels become that."""
+    """How to convert labels to whole numbers, or which task to set instead."""
     if y.dtype.kind in "US":
         return "store classes, y = numpy.unique(y, return_inverse=True)"
     if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all():

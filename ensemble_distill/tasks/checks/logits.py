@@ -1,4 +1,4 @@
-"""What classifiers return, as logits in the data's class order."""
+"""Checks of classifiers' outputs, and their conversion to logits in the data's class order."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.remedies import remedy
 
-OF_ONE = "out.unsqueeze(1) * out.new_tensor([0, 1])"  # two logits of the one that says "not 0"
+OF_ONE = "out.unsqueeze(1) * out.new_tensor([0, 1])"  # two logits from a single one for "not class 0"
 SHARED = "out / out.sum(-1, keepdim=True)"
-SUSPICIOUS = 8  # rows that all look like probabilities
-WITHIN = 1e-3  # beyond 0 and 1 lies what rounding makes of a probability, at most
-BFLOAT, DECIMALS = 4e-3, 5e-4  # rounding moves a sum by the first in bfloat16, by the second a class of three decimals
-APART = 0.02  # from 1 lies the sum of a row, at most
-MANY, ROUGHLY = 100, 0.3  # so many classes, or more, whose sums lie so near to 1 are of a softmax, however rounded
-PRECISE = 6  # decimals that are enough for any number of classes
-FLOOR = 1e-7  # probabilities of members that return probabilities are raised to this before the logarithm
+SUSPICIOUS = 8  # rows that must all look like probabilities
+WITHIN = 1e-3  # how far beyond 0 and 1 rounding may push a probability
+BFLOAT, DECIMALS = 4e-3, 5e-4  # how far rounding moves a row's sum: in bfloat16, and per class with three decimals
+APART = 0.02  # how far a row's sum may lie from 1
+MANY, ROUGHLY = 100, 0.3  # with so many classes or more, sums so near to 1 come from a softmax, however rounded
+PRECISE = 6  # decimals that suffice for any number of classes
+FLOOR = 1e-7  # members' probabilities are raised to this before the logarithm
 
 
 def joined(
     raw: Any, rows: int, member: Member, wanted: str = "a classifier returns (rows, classes)", of_one: str = OF_ONE
 ) -> Tensor:
-    """The output as one tensor (B, K). Raises EdistillError when it is none.
+    """The output as one tensor (B, K). Raises EdistillError if it is not one.
 
     Args:
-        wanted: in words.
-        of_one: how a single number a row becomes that.
+        raw: the member's output.
+        rows: B.
+        member: the member.
+        wanted: the required output in words.
+        of_one: an expression that makes it from a single number per row.
     """
     if isinstance(raw, Tensor):
         raw = raw.detach().to_dense() if raw.is_sparse else raw.detach()
@@ -47,7 +50,7 @@ def checked(values: NDArray[np.float32], member: Member, split: str, rows: Seque
     """Raw outputs (B, K) as logits in the data's class order.
 
     Raises:
-        EdistillError: an output is NaN or infinite, or "probabilities" are none.
+        EdistillError: an output is NaN or infinite, or the outputs are not what `teachers.output` says.
     """
     refuse_not_finite(values, member, split, rows)
     if member.output == "logits" and _are_shares(values):
@@ -64,25 +67,25 @@ def checked(values: NDArray[np.float32], member: Member, split: str, rows: Seque
 
 
 def _off(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far from 1 each row (B, K) sums to."""
+    """How far the sum of each row of (B, K) lies from 1."""
     off: NDArray[np.float32] = np.abs(values.sum(axis=1) - 1)
     return off
 
 
 def _rounding(classes: int) -> float:
-    """How far from 1 the sum of rounded probabilities may lie. A softmax of their logarithms makes it 1 again."""
+    """How far the sum of rounded probabilities may lie from 1; the softmax of their logarithms restores it."""
     return min(BFLOAT + DECIMALS * classes, APART)
 
 
 def _are_shares(values: NDArray[np.float32]) -> bool:
-    """Whether enough rows (B, K) are plainly of a softmax, a rounded one too."""
+    """Whether (B, K) has enough rows, and all plainly come from a softmax, possibly rounded."""
     classes = values.shape[1]
     limit = ROUGHLY if classes >= MANY else _rounding(classes)
     return len(values) >= SUSPICIOUS and bool(values.min() >= 0 and _off(values).max() <= limit)
 
 
 def _refuse_no_shares(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> None:
-    """Raise EdistillError for "probabilities" (B, K) that are none."""
+    """Raise EdistillError if declared probabilities (B, K) are not probabilities."""
     beyond, off = outside(values), _off(values)
     wrong = beyond | (off > _rounding(values.shape[1]))
     if not wrong.any():
@@ -105,13 +108,13 @@ def _refuse_no_shares(values: NDArray[np.float32], member: Member, split: str, r
 
 
 def outside(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which rows (B, K) have a number that no rounding makes of a probability."""
+    """Whether each row of (B, K) has a number that is no probability, even a rounded one, (B,)."""
     found: NDArray[np.bool_] = (values.min(axis=1) < -WITHIN) | (values.max(axis=1) > 1 + WITHIN)
     return found
 
 
 def in_data_order(values: NDArray[np.float32], member: Member) -> NDArray[np.float32]:
-    """Outputs (B, K) in the order of the data's names."""
+    """Outputs (B, K) in the data's class order."""
     if member.class_order is None:
         return values
     ordered = np.empty_like(values)
@@ -120,33 +123,33 @@ def in_data_order(values: NDArray[np.float32], member: Member) -> NDArray[np.flo
 
 
 def as_answers(raw: Tensor, member: Member) -> Tensor:
-    """What `checked` makes of raw outputs (B, K), by torch and unchecked."""
+    """`checked` for raw outputs (B, K), in torch and unchecked."""
     values = raw.float()
     return tensor_in_data_order(values.clamp_min(FLOOR).log() if member.output == "probabilities" else values, member)
 
 
 def tensor_in_data_order(values: Tensor, member: Member) -> Tensor:
-    """As `in_data_order`."""
+    """`in_data_order` for tensors."""
     return values if member.class_order is None else values[:, np.argsort(member.class_order).tolist()]
 
 
 def _as_matrix(raw: Any, rows: int, member: Member, of_one: str) -> str:
-    """What to do about an output of another shape."""
+    """What to do about an output of a wrong shape."""
     if isinstance(raw, Tensor) and raw.dim() != 2 and raw.numel() and len(raw.reshape(-1)) % rows == 0:
         return remedy(member, "out.flatten(1)" if raw.dim() > 2 else of_one)
     return "Let its module do so (teachers.model)."
 
 
 def refuse_sigmoids(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> None:
-    """Raise EdistillError for outputs (B, K) that are said to be logits where enough rows lie between 0 and 1, most of
-    them with one above a half.
+    """Raise EdistillError if declared logits (B, K) of enough rows look like sigmoids.
 
-    A softmax does not notice what is added to all logits of a row, so those of an honest member seldom lie there; small
-    ones of a network that has hardly learned may. Where others do, something can be added.
+    They do if all lie between 0 and 1, and most rows have one above a half. A softmax ignores a constant added to all
+    logits of a row, so an honest member's logits seldom lie there, except small ones of a network that has hardly
+    learned. A user whose logits do can add a constant.
     """
     inside = len(rows) >= SUSPICIOUS and values.min() >= 0 and values.max() <= 1
     sure = inside and np.median(values.max(axis=1)) > 0.5 and values.min() < values.max()
-    if member.output != "logits" or not sure or _are_shares(values):  # see `checked`
+    if member.output != "logits" or not sure or _are_shares(values):  # `checked` refuses those
         return
     raise EdistillError(
         f"Member {member.name} is said to return logits, but at {len(rows)} rows of {split} all lie between "
@@ -156,7 +159,7 @@ def refuse_sigmoids(values: NDArray[np.float32], member: Member, split: str, row
 
 
 def _sigmoids(member: Member) -> str:
-    """What to do about outputs that look like a sigmoid each. What is taken off all logits of a row changes nothing."""
+    """What to do about outputs that look like sigmoids; subtracting 1 from all logits of a row changes nothing."""
     logits = 'teachers.output = "logits" and out - 1, if they are logits all the same'
     return 'sigmoids, one a class. Set teachers.output = "probabilities", and let each row sum to 1. ' + remedy(
         member, SHARED, logits

@@ -1,4 +1,4 @@
-"""What regressors return, as a mean and a log-variance in the target's unit."""
+"""Checks of regressors' outputs, and their conversion to means and log-variances in the target's unit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.logits import refuse_not_finite
 
 LARGEST_MEAN = 1e18  # float32 holds its square
-LARGEST_LOG_VARIANCE = 80.0  # either way: float32 holds the variance and its inverse
-SMALLEST_ROWS = 20  # fewer rows do not tell a member in another unit from a bad one
-FAR_OFF, NEAR = 30.0, 4.0  # of (y − μ)²/σ², which is about 1 for a member that knows its own error
+LARGEST_LOG_VARIANCE = 80.0  # of either sign: float32 holds the variance and its inverse
+SMALLEST_ROWS = 20  # fewer rows do not distinguish a member in another unit from a bad one
+FAR_OFF, NEAR = 30.0, 4.0  # factors of (y − μ)²/σ², which is about 1 for a member that knows its own error
 MIDDLE = 0.4549364  # the median of a squared standard normal variable
-EXPLAINED = 0.5  # share of the target's variance that makes outputs a prediction of it
+EXPLAINED = 0.5  # the share of a target's variance that outputs must explain to count as predictions of it
 
 
 def joined(raw: Any, rows: int, member: Member) -> Tensor:
-    """The output as one tensor: (B, D) of means, or (B, 2D) with their variances or log-variances behind them.
+    """The output as one tensor: means (B, D), or (B, 2D) with the variances or log-variances after them.
 
-    A pair of tensors, and of one target a mean (B,), are taken too; and of a single row what `squeeze` leaves. Raises
+    Also accepts a pair of tensors, means (B,) of one target, and what `squeeze` leaves of a single row. Raises
     EdistillError for anything else.
     """
     parts = list(raw) if isinstance(raw, tuple | list) else [raw]
@@ -41,13 +41,13 @@ def joined(raw: Any, rows: int, member: Member) -> Tensor:
 
 
 def is_joined(raw: Any, rows: int, member: Member) -> bool:
-    """Whether `joined` takes it."""
+    """Whether `joined` accepts an output."""
     parts = list(raw) if isinstance(raw, tuple | list) else [raw]
     if not all(isinstance(part, Tensor) and _by_row(part, rows) for part in parts):
         return False
     width = 1 if member.output == "mean" else 2
     numbers = [int(part.numel()) for part in parts]
-    if len(numbers) > 1:  # a tensor for each of what is said of a target
+    if len(numbers) > 1:  # a pair: means, and variances or log-variances
         return len(numbers) == width and numbers[0] == numbers[1] > 0
     return numbers[0] > 0 and numbers[0] % (rows * width) == 0
 
@@ -61,8 +61,8 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
     """Raw outputs (B, D or 2D) as means and log-variances (B, 2D) in the targets' units.
 
     Raises:
-        EdistillError: an output is NaN or infinite, a variance is 0 or below, one is beyond what float32 holds, or the
-            settings do not say as many variances as there are targets.
+        EdistillError: an output is NaN or infinite, a variance is not positive, a moment is beyond the range of
+            float32, or the settings do not give one unit or variance per target.
     """
     refuse_not_finite(values, member, split, rows)
     center, scale = (np.asarray(unit, np.float64) for unit in member.units or (0.0, 1.0))
@@ -107,7 +107,7 @@ def checked(values: NDArray[np.float64], member: Member, split: str, rows: Seque
 
 
 def _refuse_other_variances(member: Member, count: int) -> None:
-    """Raise EdistillError where there is not a variance for each target: they need not share a unit."""
+    """Raise EdistillError unless there is one variance per target, since targets need not share a unit."""
     given = np.atleast_1d(np.asarray(member.variance, np.float64))
     if given.size == count:
         return
@@ -121,7 +121,7 @@ def _refuse_other_variances(member: Member, count: int) -> None:
 
 
 def as_answers(raw: Tensor, member: Member) -> Tensor:
-    """What `checked` makes of raw outputs (B, D or 2D), by torch and unchecked."""
+    """`checked` for raw outputs (B, D or 2D), in torch and unchecked."""
     values = raw.double()
     count = values.shape[1] if member.output == "mean" else values.shape[1] // 2
     center, scale = (values.new_tensor(unit) for unit in member.units or (0.0, 1.0))
@@ -140,21 +140,21 @@ def check_units(
 ) -> None:
     """Refuse a member whose means are evidently in another unit than the targets.
 
-    The unit can be told only of means that follow the target: a straight line through them explains half of its
-    variance or more. Then it is another one where, on rows of equal weight,
-    - they lie farther off on average than the targets spread; or
-    - they vary so much that, were they not off, the target's own mean would be nearer; or
-    - taken otherwise, in the target's unit or standardized by the targets, they explain half of its variance or
-      more, and twice what they would as they are, were they not off.
-    A member that is biased by less than the spread, or timid, is none of these.
+    The unit is evident only from means that follow the targets, so that a linear fit on them explains half of the
+    targets' variance or more. It is then another unit if, with all rows weighted equally,
+    - the average of the means lies farther from that of the targets than the targets spread; or
+    - the means vary so much that, even without their bias, the targets' own mean would be nearer; or
+    - read in another way, in the target's unit or standardized by the targets, the means explain half of the variance
+      or more, and at least twice what they explain as they are, without their bias.
+    A member whose bias is smaller than the spread, or whose means vary too little, meets none of these conditions.
 
     Args:
-        name: the member's.
+        name: the member's name.
         means, targets: (N,).
-        units: what its outputs were taken to be standardized by.
+        units: the center and scale by which its outputs were taken to be standardized; None if they were not.
 
     Raises:
-        EdistillError: that is so.
+        CacheError: the means are in another unit.
     """
     if len(targets) < SMALLEST_ROWS or _constant(targets) or _constant(means):
         return
@@ -164,7 +164,7 @@ def check_units(
     if correlation <= 0 or correlation**2 < EXPLAINED:
         return
     off = abs(float(means.mean()) - center) / spread
-    unbiased = 2 * correlation * own / spread - (own / spread) ** 2  # of the variance: explained, were it not off
+    unbiased = 2 * correlation * own / spread - (own / spread) ** 2  # the share of variance explained without the bias
     raw = means if units is None else (means - units[0]) / units[1]
     otherwise = max(1 - float(np.mean((taken - targets) ** 2)) / spread**2 for taken in (raw, center + spread * raw))
     if off <= 1 and unbiased >= 0 and not otherwise >= max(EXPLAINED, 2 * unbiased):
@@ -179,19 +179,20 @@ def check_units(
 
 
 def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]]) -> None:
-    """Refuse a member whose second output is evidently something else than the settings say.
+    """Refuse a member whose second output is evidently not what the settings say.
 
-    Targets lie about one standard deviation from the mean: (y − μ)²/σ² is 1 on average, and about `MIDDLE` in the
-    middle. Where the middle is beyond `FAR_OFF` times that either way, and reading the same numbers as a variance, a
-    log-variance, a standard deviation or its logarithm brings both within `NEAR`, they are that. Averages alone would
-    take an overfitted member for one of those: a few rows make them.
+    Targets lie about one standard deviation from the mean: (y − μ)²/σ² has a mean of 1 and a median of about `MIDDLE`.
+    A member is refused if its median is off by more than a factor `FAR_OFF`, and reading the same numbers as a
+    variance, a log-variance, a standard deviation or its logarithm brings both mean and median within a factor `NEAR`.
+    Means alone would mistake an overfitted member for one of those, since a few rows decide them.
 
     Args:
+        member: the member, for one target.
         moments: (N, 2), means and log-variances in the target's unit.
         targets: (N,).
 
     Raises:
-        EdistillError: that is so.
+        EdistillError: another reading fits.
     """
     if member.variance is not None or len(targets) < SMALLEST_ROWS:
         return
@@ -200,12 +201,12 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
     as_said = float(np.median(squares * np.exp(-log_variance))) / MIDDLE
     if 1 / FAR_OFF <= as_said <= FAR_OFF:
         return
-    _, scale = (float(np.asarray(unit)) for unit in member.units or (0.0, 1.0))  # of one target
+    _, scale = (float(np.asarray(unit)) for unit in member.units or (0.0, 1.0))  # for one target
     second = log_variance - 2 * np.log(scale)  # as the member returned it, if that was a log-variance
     readings: dict[str, NDArray[np.float64]] = {}
     if member.output == "mean-variance":
         second = np.exp(second)
-    # small variances would all be logarithms near 0, of 1, and that fits whatever is standardized
+    # read as log-variances, small variances would all mean a variance near 1, which fits any standardized target
     if member.output == "mean-logvar" or np.median(second) > 1:
         readings |= {"a log-variance": second, "the logarithm of a standard deviation": 2 * second}
     if second.min() > 0:
@@ -222,5 +223,5 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
 
 
 def _constant(values: NDArray[np.floating[Any]]) -> bool:
-    """But for the rounding of float32."""
+    """Whether all values are equal up to float32 rounding."""
     return bool(np.ptp(values) <= 1e-6 * np.abs(values).max())

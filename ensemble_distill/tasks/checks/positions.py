@@ -1,4 +1,4 @@
-"""Labels and answers of rows that are told position by position."""
+"""Labels and answers of rows that are predicted position by position."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ensemble_distill.facts import Member
 
 Array = NDArray[Any]
 
-IGNORED = -100  # the label of a position that counts for nothing, as in torch's cross_entropy
-ENOUGH = 500  # positions, below which nothing is said of what answers mean
-SURE, ABOVE = 4.0, 0.02  # a member may be surer than it is right by this factor, and by this much beside
+IGNORED = -100  # the label of a position that does not count, as in torch's cross_entropy
+ENOUGH = 500  # positions; fewer do not show what answers mean
+SURE, ABOVE = 4.0, 0.02  # a member's mean probability may exceed this factor times its accuracy by this much
 
 
 def as_labels(
     y: Array, rows: int, named: str, classes: Sequence[str] | None = None, first_row: int = 0
 ) -> NDArray[np.int64]:
-    """A class a position, int64 (rows, L), or `IGNORED`.
+    """One class per position, or `IGNORED`, as int64 (rows, L); see `Task.as_labels`.
 
     Raises:
-        EdistillError: another shape or dtype, or a value that no class has.
+        EdistillError: a wrong shape or dtype, or a value that is not a class.
     """
     if y.ndim != 2 or len(y) != rows or not y.size:
         raise EdistillError(
@@ -47,7 +47,7 @@ def as_labels(
 
 
 def refuse_all_ignored(labels: Array | None, named: str) -> None:
-    """Raise EdistillError for a split none of whose positions counts."""
+    """Raise EdistillError if no position of a split counts."""
     if labels is not None and not (labels != IGNORED).any():
         raise EdistillError(
             f"{named} has {labels.size} labels, and all are {IGNORED}, which are ignored. Give at least one position "
@@ -56,7 +56,7 @@ def refuse_all_ignored(labels: Array | None, named: str) -> None:
 
 
 def gist(answers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The likeliest class of each position and its probability, (B, L, 2), of logits (B, L, K)."""
+    """The likeliest class of each position and its probability, (B, L, 2), from logits (B, L, K)."""
     top = answers.argmax(-1)
     likeliest = np.take_along_axis(answers, top[..., None], -1)[..., 0]
     probability = np.exp(likeliest - np.logaddexp.reduce(answers, axis=-1))
@@ -64,10 +64,12 @@ def gist(answers: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def refuse_other_vocabulary(member: Member, gist: Array, labels: Array) -> None:
-    """Raise EdistillError for a member that is far surer than it is right: its ids mean other tokens.
+    """Raise EdistillError if a member is far surer than it is right, since its ids then mean other tokens.
 
     Args:
-        gist: (N, L, 2), see `gist`; labels: (N, L).
+        member: the member.
+        gist: (N, L, 2), as `gist` returns it.
+        labels: (N, L).
     """
     counts = labels != IGNORED
     if counts.sum() < ENOUGH:

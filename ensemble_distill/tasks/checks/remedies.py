@@ -1,16 +1,18 @@
-"""What a user can say where a member returns something else than its task has."""
+"""What a user can do if a member returns something else than its task needs."""
 
 from __future__ import annotations
 
 from ensemble_distill.facts import Member
 
-FILES = (".onnx", ".pt2", ".skops", ".joblib")  # of members that have no module in Python
+FILES = (".onnx", ".pt2", ".skops", ".joblib")  # files of members without a Python module to hook into
 
 
 def remedy(member: Member, expression: str, otherwise: str = "") -> str:
-    """How to make a member return an expression of what it returns now, `out`; the weights keep their names.
+    """How to make a member return an expression of its present output, `out`, without renaming its weights.
 
     Args:
+        member: the member.
+        expression: Python code in terms of `out`.
         otherwise: another expression, and when to use it.
     """
     if member.model == "ready-made outputs" or member.model.endswith(FILES):

@@ -1,4 +1,4 @@
-"""Several labels a row, and members that say of each whether the row has it."""
+"""Checks of multi-label data: several yes/no labels per row, and members that answer each label separately."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ensemble_distill.tasks.checks.remedies import remedy
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUSPICIOUS = 8  # rows that all look like a softmax
-NEAR = 0.05  # what lies no farther beyond 0 and 1 is an inexact probability, and no logit
-ENOUGH = 1_000  # numbers that all look like sigmoids
-LABELS = 10  # rare ones, whose logits do not all lie above 0 by chance
+SUSPICIOUS = 8  # rows that must all look like a softmax
+NEAR = 0.05  # numbers no farther beyond 0 and 1 are inexact probabilities, not logits
+ENOUGH = 1_000  # numbers that must all look like sigmoids
+LABELS = 10  # so many rare labels do not all have logits above 0 by chance
 
 
 def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, first_row: int = 0) -> Array:
-    """Labels of 0 and 1 as int64 (rows, K); see `Task.as_labels`.
+    """Labels 0 and 1 as int64 (rows, K); see `Task.as_labels`.
 
     Raises:
-        EdistillError: another shape or dtype, another number, or not a column a name.
+        EdistillError: a wrong shape or dtype, a value other than 0 and 1, or not one column per name.
     """
     where = f"{named} of row {first_row}" if rows == 1 else named
     if y.ndim != 2 or len(y) != rows or y.shape[1] == 0:
@@ -53,10 +53,10 @@ def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, fi
 
 
 def as_logits(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> NDArray[np.float32]:
-    """Raw outputs (B, K) as logits, each ln p − ln (1 − p), in the data's order.
+    """Raw outputs (B, K) as logits ln p − ln (1 − p), in the data's order.
 
     Raises:
-        EdistillError: an output is not finite, or "probabilities" are none.
+        EdistillError: an output is not finite, or declared probabilities are not probabilities.
     """
     from ensemble_distill.tasks.checks.logits import FLOOR, in_data_order, outside, refuse_not_finite
 
@@ -75,7 +75,7 @@ def as_logits(values: NDArray[np.float32], member: Member, split: str, rows: Seq
 
 
 def _instead(values: NDArray[np.float32], member: Member) -> str:
-    """What to do about "probabilities" (B, K) some of which lie outside of 0 and 1."""
+    """What to do about declared probabilities (B, K), some of which lie outside 0 to 1."""
     from ensemble_distill.tasks.checks.logits import outside
 
     if values.min() > -NEAR and values.max() < 1 + NEAR:
@@ -86,14 +86,14 @@ def _instead(values: NDArray[np.float32], member: Member) -> str:
 
 
 def refuse_sigmoids(logits: Array, labels: Array, member: Member) -> str | None:
-    """Raise EdistillError for logits (N, K) of a split that are plainly sigmoids: all lie between 0 and 1, though its
-    labels (N, K) are rare.
+    """Raise EdistillError if declared logits (N, K) of a split are plainly sigmoids.
 
-    Those of an honest network that has hardly learned may lie there too, each rare label above 0 by chance. So few
-    labels show it only where they spread down to 0, as sigmoids do.
+    They are if all lie between 0 and 1 though many labels (N, K) are rare. The logits of an honest network that has
+    hardly learned may lie there too, if those of its rare labels are above 0 by chance. Fewer than `LABELS` rare labels
+    are therefore evidence only if the logits spread down to 0, as sigmoids do.
 
     Returns:
-        What to tell where that cannot be told.
+        A warning if all lie between 0 and 1 and the evidence is not enough; None if they do not.
     """
     inside = logits.size >= ENOUGH and logits.min() >= 0 and logits.max() <= 1
     if member.output != "logits" or not inside or not np.ptp(logits, axis=0).any():
@@ -109,7 +109,7 @@ def refuse_sigmoids(logits: Array, labels: Array, member: Member) -> str | None:
 
 
 def as_answers(raw: Tensor, member: Member) -> Tensor:
-    """What `as_logits` makes of raw outputs (B, K), by torch and unchecked."""
+    """`as_logits` for raw outputs (B, K), in torch and unchecked."""
     from ensemble_distill.tasks.checks.logits import FLOOR, tensor_in_data_order
 
     values = raw.float()
@@ -120,8 +120,7 @@ def as_answers(raw: Tensor, member: Member) -> Tensor:
 
 
 def refuse_softmax(values: NDArray[Any], member: Member, split: str, rows: Sequence[int]) -> None:
-    """Raise EdistillError for outputs (B, K) of a few rows that are plainly of one class a row, or said to be logits
-    and plainly probabilities."""
+    """Raise EdistillError if outputs (B, K) of a few rows are plainly a softmax, or declared logits are sigmoids."""
     if len(rows) < SUSPICIOUS or values.shape[1] < 2 or not np.isfinite(values).all():
         return
     inside = values.min() >= 0 and values.max() <= 1
