@@ -1,4 +1,4 @@
-"""State dicts as such: what counts as one, the names in it with and without prefixes, and its digest."""
+"""State dicts: what counts as one, the prefixes of its names, and its digest."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.comp
 COUNTER = "num_batches_tracked"  # BatchNorm's, which some tools write as a plain int
 STATISTICS = ("running_mean", "running_var", COUNTER)
 
-MOST_SPREAD = 2**30  # bytes that views may make of a file's numbers, besides its own size
+MOST_SPREAD = 2**30  # bytes that tensors may claim beyond their file's size, as views of shared numbers
 
 State = dict[str, Tensor]
 
 
 def as_state(value: object) -> State | None:
-    """The tensors of a state dict; None for what is none.
+    """The tensors of a state dict; None if `value` is not a state dict.
 
-    A counter of BatchNorm may be an int. Plain numbers and texts whose names have no dot, `epoch` for one, may stand
-    among the tensors, as long as these are more.
+    A counter of BatchNorm may be an int. Numbers, texts and None under names without a dot, such as `epoch`, may be
+    among the tensors if the tensors are the majority.
     """
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         return None
@@ -43,7 +43,7 @@ def _tensor(name: str, entry: object) -> Tensor | None:
 
 
 def odd_entries(value: Mapping[Any, Any]) -> list[str]:
-    """Entries that stand in no state dict, each as "head.scale is a float"."""
+    """The entries that no state dict has, each described as "head.scale is a float"."""
     return [
         f"{name} is a {type(entry).__name__}"
         for name, entry in value.items()
@@ -53,12 +53,12 @@ def odd_entries(value: Mapping[Any, Any]) -> list[str]:
 
 
 def is_weights(state: Mapping[str, Tensor]) -> bool:
-    """Whether there is more in it than counters and rates."""
+    """Whether a state dict holds more than scalars, such as counters and rates."""
     return any(tensor.dim() > 0 for tensor in state.values())
 
 
 def unwrapped(state: Mapping[str, Tensor]) -> State:
-    """Remove wrappers' prefixes, nested in any order, as long as every key has the same one."""
+    """Remove the prefixes of wrappers, nested in any order, as long as all keys have them."""
     names = dict(state)
     # torch's AveragedModel counts its updates beside the module it wraps
     if "n_averaged" in names and all(name.startswith("module.") for name in names if name != "n_averaged"):
@@ -69,7 +69,7 @@ def unwrapped(state: Mapping[str, Tensor]) -> State:
 
 
 def prefixes(names: Collection[str]) -> list[str]:
-    """What all names begin with, up to a dot: "", "model.", "model.net.", the shortest first."""
+    """The common prefixes of all names that end with a dot, shortest first: "", "model.", "model.net."."""
     found, first = [""], next(iter(names), "")
     for at, character in enumerate(first):
         if character == "." and all(name.startswith(first[: at + 1]) for name in names):
@@ -78,9 +78,9 @@ def prefixes(names: Collection[str]) -> list[str]:
 
 
 def renamings(names: Collection[str], wanted: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Every way to make all of `names` some of `wanted` by taking one constant prefix off and putting another on.
+    """Yield every renaming of all `names` to some of `wanted` that exchanges one common prefix for another.
 
-    The first is to leave them as they are, if that does it.
+    If the names fit as they are, the renaming that changes nothing comes first.
     """
     if not names:
         return
@@ -97,15 +97,16 @@ def renamings(names: Collection[str], wanted: Iterable[str]) -> Iterator[dict[st
 
 
 def fits(state: Mapping[str, Tensor], into: Mapping[str, Tensor], renaming: Mapping[str, str]) -> bool:
-    """Whether all shapes agree."""
+    """Whether each tensor has the shape of the one it is renamed to."""
     return all(tensor.shape == into[renaming[name]].shape for name, tensor in state.items())
 
 
 def refuse_unreadable(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse tensors whose numbers are not there, before anything asks for them.
+    """Refuse tensors without ordinary data before anything reads them.
 
     Raises:
-        EdistillError: one is sparse, quantized or without data, or all together claim far more than the file holds.
+        EdistillError: a tensor is sparse, quantized or without data, or all together claim far more bytes than the
+            file holds.
     """
     for name, tensor in state.items():
         kind = (
@@ -135,7 +136,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
-        # dtype and shape fix the number of bytes that follow, so no two state dicts read the same
+        # dtype and shape fix the number of bytes that follow, so different state dicts never hash the same stream
         sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

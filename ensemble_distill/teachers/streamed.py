@@ -1,7 +1,7 @@
-"""Members whose weights do not fit into memory together: each is read from its files as it is asked, and leaves again.
+"""Members whose weights do not fit into memory together: each is loaded when it is asked, and unloaded for another.
 
-Who asks does not know whether a member is there. Members are asked in turn, over and over: so where one has to leave
-for another, it is the one that came last, and those that came first are still there for the next turn.
+Callers do not know whether a member is loaded. Members are asked in turn, again and again. The member that was loaded
+last is therefore unloaded first, so that the earlier ones are still there for the next turn.
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ from ensemble_distill.teachers.estimator import Estimator
 from ensemble_distill.teachers.remarked import Remarked
 from ensemble_distill.teachers.session import Session
 
-SHARE = 0.7  # of the memory that there is; the rest is for inputs, outputs, and what networks hold in between
-READ = 2  # times its size that a member takes on the machine while it is read: its file's numbers, and its module
+SHARE = 0.7  # of the available memory, for weights; the rest is for inputs, outputs and activations
+READ = 2  # memory of a member while it is read, in multiples of its size: the file's numbers and the module
 CPU = torch.device("cpu")
 
 
 class Room:
-    """The memory that members' weights may take, and the members that are in it.
+    """The memory for members' weights, and the members that are loaded in it.
 
     Args:
-        most: bytes by type of device; what is not among them has no end.
+        most: bytes by device type; a type that is missing has no limit.
     """
 
     def __init__(self, most: Mapping[str, int] | None = None) -> None:
         self.most = dict(most or {})
-        self.seconds = 0.0  # that reading each member took the first time
-        self.largest = 0  # bytes of a member so far
-        self._there: list[Streamed] = []  # in the order in which they came
+        self.seconds = 0.0  # spent on reading each member for the first time
+        self.largest = 0  # bytes of the largest member so far
+        self._there: list[Streamed] = []  # in the order of loading
 
     @classmethod
     def of(cls, device: torch.device) -> Room:
-        """A share of the memory that there is on the machine, where several processes divide it, and on a device; the
-        least of all ranks, so that they agree. Every rank has to call it."""
+        """A share of the memory available on the machine, divided among its processes, and on a device.
+
+        Every rank has to call it: the ranks agree on the least of their numbers.
+        """
         own = {"cpu": int(SHARE * memory.available(CPU)) // ranks.local().world}
         own.setdefault(device.type, int(SHARE * memory.available(device)) if device.type == "cuda" else own["cpu"])
         each = ranks.of_each(own)
         return cls({kind: min(one[kind] for one in each) for kind in own})
 
     def has(self, kind: str, needed: int) -> bool:
-        """Whether so many bytes more fit on a type of device."""
+        """Whether `needed` more bytes fit on a device type."""
         return kind not in self.most or needed + sum(one.size for one in self._on(kind)) <= self.most[kind]
 
     def clear(self, kind: str, needed: int) -> None:
-        """Let members leave until so many bytes fit, or none is there."""
+        """Unload members, the last loaded first, until `needed` more bytes fit or no member is left."""
         while not self.has(kind, needed) and (there := self._on(kind)):
             there[-1].leave()
 
@@ -70,15 +72,16 @@ class Room:
 
 
 class Streamed:
-    """See `Answering`.
+    """See `Answering`. A member that is loaded whenever it is asked.
 
     Args:
-        opens: the member as it stands in its files. Raises EdistillError where these are no longer those of its record.
+        opens: opens the member from its files; raises EdistillError if these no longer match its record.
+        room: the memory that it shares with other members.
 
     Attributes:
-        place: the type of device where its weights are just now.
-        common: what members in one batch have in common, see `together`; None of one that is asked alone.
-        batched: whether it is asked in a batch, which has a copy of its weights.
+        place: the device type on which its weights are at present.
+        common: what members of one batch have in common, see `in_common`; None if it is asked alone.
+        batched: whether it is asked in a batch, which holds a copy of its weights.
     """
 
     def __init__(self, opens: Callable[[], Answering], room: Room) -> None:
@@ -89,7 +92,7 @@ class Streamed:
         self._remarked: Remarked | None = None
         self.common: Hashable | None = None
         self.batched = False
-        self._weights = room.largest  # bytes; as of others until it is read
+        self._weights = room.largest  # bytes; the largest so far until it is read
         begun = time.monotonic()
         first = self.asked
         room.seconds += time.monotonic() - begun
@@ -99,7 +102,7 @@ class Streamed:
 
     @property
     def asked(self) -> Answering:
-        """The member itself, read where it is not there, on its device. Raises EdistillError as opening it does."""
+        """The member itself on its device, loaded if necessary; raises EdistillError as opening it does."""
         found = self._read() if self._asked is None else self._asked
         if self.place != self._device.type:
             self._room.clear(self._device.type, self.size)
@@ -112,27 +115,27 @@ class Streamed:
         self._room.clear(CPU.type, READ * self.size)
         found = self._opens()
         if isinstance(found, Session | Estimator) and self._remarked is not None:
-            found.remarked = self._remarked  # it was looked at when it was first asked
+            found.remarked = self._remarked  # its first answers were checked before
         self._weights, self.place = weight_bytes(found), CPU.type
         self._room.largest = max(self._room.largest, self._weights)
-        self._room.clear(CPU.type, self.size)  # it may be larger than any before
+        self._room.clear(CPU.type, self.size)  # it may be larger than was assumed
         self._asked = found = self._settled(found)
         self._room.enter(self)
         return found
 
     @property
     def size(self) -> int:
-        """Bytes of its weights, and of the copy that a batch has."""
+        """Bytes of its weights, including the copy that a batch holds."""
         return self._weights * (2 if self.batched else 1)
 
     def settle(self, settled: Callable[[Answering], Answering]) -> None:
-        """What is to be asked in its place, now and whenever it is read again."""
+        """Replace the member by `settled(member)`, now and whenever it is read again."""
         self._asked, self._settled = settled(self.asked), settled
         self.fineness = self._asked.fineness
 
     def leave(self) -> None:
-        """Make room. From a CUDA device it goes to the machine's memory, where that has room, and need not be read."""
-        if self._asked is None or not self.size:  # of no size it may hold which rows it has met
+        """Unload the weights; those on a CUDA device move to the machine's memory instead if it has room."""
+        if self._asked is None or not self.size:  # one without weights may keep the rows it has met
             return
         if self.place == "cuda" and self._room.has(CPU.type, READ * self.size):
             self._asked.to(CPU)
@@ -142,7 +145,7 @@ class Streamed:
         held = _watched(self._asked)
         self._asked, self.place = None, CPU.type
         self._room.leave(self)
-        if held() is not None:  # a module may refer to itself
+        if held() is not None:  # a module may be in a reference cycle
             gc.collect()
 
     @property
@@ -157,17 +160,17 @@ class Streamed:
         self.asked.meets(split, rows)
 
     def to(self, device: torch.device) -> None:
-        """It moves when it is asked."""
+        """Set the device of a module, which moves there when it is next asked."""
         if self._is_module:
             self._device = device
 
     @property
     def device(self) -> torch.device:
-        """Where it answers."""
+        """The device on which it answers."""
         return self._device
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        """Raises EdistillError, too, where its files are no longer those of its record."""
+        """See `Answering`; also raises EdistillError if its files no longer match its record."""
         asked = self.asked
         found = asked.answers(split, rows, inputs)
         self.fineness = asked.fineness
@@ -175,13 +178,15 @@ class Streamed:
 
 
 def opened(asked: Answering) -> Answering:
-    """The member itself."""
+    """The member itself, without the `Streamed` around it."""
     return asked.asked if isinstance(asked, Streamed) else asked
 
 
 def lacking(members: Iterable[Answering], room: Room) -> tuple[int, int] | None:
-    """The bytes that weights fill where they answer, also while the last of them is read, and those that are there for
-    them; None where they fit together."""
+    """The bytes that members' weights need, and the bytes there are, on a device type where they do not fit together.
+
+    On the machine that includes reading the largest member. None if they fit everywhere.
+    """
     sizes: dict[str, list[int]] = {}
     for one in members:
         if isinstance(one, Streamed):
@@ -194,12 +199,15 @@ def lacking(members: Iterable[Answering], room: Room) -> tuple[int, int] | None:
 
 
 def groups(members: Sequence[Answering], batches: Iterable[Sequence[str]], room: Room) -> list[list[Answering]]:
-    """The members in their order, cut into groups that fit. Those of a batch stay together, and what fits nowhere is a
-    group of its own. Where there is one group, these are the members themselves.
+    """Cut the members, in order, into groups that fit into memory together.
+
+    Members of a batch stay together, and members that fit with no others are a group of their own. If one group is
+    enough, it holds the members themselves without the `Streamed` around them.
 
     Args:
-        members: told their device.
-        batches: names of those that are asked in one batch.
+        members: with their device set.
+        batches: names of the members that are asked in one batch.
+        room: the memory for their weights.
     """
     batch_of = {name: names for names in batches for name in names}
     for one in members:
@@ -218,7 +226,7 @@ def groups(members: Sequence[Answering], batches: Iterable[Sequence[str]], room:
 
 
 def leave(members: Iterable[Answering]) -> None:
-    """Let those go that can be read again."""
+    """Unload the members that can be read again."""
     for one in members:
         if isinstance(one, Streamed):
             one.leave()
@@ -233,8 +241,7 @@ def _as_it_is(asked: Answering) -> Answering:
 
 
 def weight_bytes(asked: Answering) -> int:
-    """Of a network the bytes of its weights; of an ONNX file or an estimator those of its files; 0 of ready-made
-    outputs."""
+    """The bytes of a network's weights, or of the files of an ONNX graph or estimator; 0 for ready-made outputs."""
     if isinstance(asked, Session | Estimator):
         return asked.size
     if asked.module is None:

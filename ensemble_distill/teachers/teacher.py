@@ -1,4 +1,4 @@
-"""A member before it is opened: its facts, and what opens it."""
+"""A member before it is opened: its facts, and how to open it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ensemble_distill.teachers.network import Network
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a member's weights stand.
+    """Where a member's weights come from.
 
     Attributes:
         file: the file's name.
-        key: where they stand in it, "ema.shadow"; empty where they are the whole file.
+        key: their path in the file, such as "ema.shadow"; empty if they are the whole file.
         average: whether they are known to be an average of several steps.
-        unused: where others stand in it that could have been meant.
-        fingerprint: their digest without the prefix that all names share, empty where there is none.
+        unused: paths of other weights in the file that could have been meant.
+        fingerprint: their digest without the prefix that all names share; empty without such a prefix.
     """
 
     file: str
@@ -53,16 +53,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Teacher:
-    """One member before it costs memory. A kind whose members are no modules of torch says how they open.
+    """A member before it takes memory.
 
     Attributes:
-        member: its facts, weights hashed.
-        build: makes the module on the CPU in eval mode with the weights loaded, x to raw outputs;
-            raises EdistillError when weights and module do not fit.
-        origin: where the weights came from; None for what comes from no file.
+        member: its facts, with the weights hashed.
+        build: makes the module on the CPU, in eval mode and with its weights; it maps x to raw outputs. Raises
+            EdistillError if weights and module do not fit.
+        origin: where the weights come from; None for a member without a file.
         bare: whether it is weights alone, whose module `teachers.model` builds.
-        opens: opens what is no module of torch; None for a module.
-        what: such a member is, with its article: "an ONNX graph".
+        opens: opens a member that is not a torch module; None for a module.
+        what: the kind of member with an article, such as "an ONNX graph", for messages.
     """
 
     member: Member
@@ -76,17 +76,19 @@ class Teacher:
     def asked_only(
         cls, member: Member, what: str, opens: Callable[[type[Task]], Answering], origin: Origin | None
     ) -> Teacher:
-        """A member that is no module of torch: what needs one refuses it."""
+        """A member that is not a torch module; building a module of it raises EdistillError."""
         return cls(member, partial(_refuse_module, member.name, what), origin, opens=opens, what=what)
 
     def open(self, task: type[Task], positions: int | None = None) -> Answering:
-        """The member as it is asked.
+        """Open the member.
 
         Args:
-            positions: how many of a row it is asked about, its last; None for a row as a whole.
+            task: the task whose answers it gives.
+            positions: how many of a row's last positions it answers; None for rows as a whole.
 
         Raises:
-            EdistillError: weights and module do not fit, or only a module of torch is asked about positions.
+            EdistillError: weights and module do not fit, or positions are asked of a member that is not a torch
+                module.
         """
         if positions is None:
             return Network(task, self.member, self.build()) if self.opens is None else self.opens(task)
@@ -99,11 +101,11 @@ class Teacher:
         return Network(task, self.member, Positions(self.build(), positions).eval())
 
     def named(self, name: str) -> Teacher:
-        """The member by another name, where it is a module of torch."""
+        """The member under another name, for torch modules only."""
         return replace(self, member=replace(self.member, name=name))
 
     def about(self) -> dict[str, Any]:
-        """Its facts, and where its weights stand."""
+        """Its facts and the origin of its weights, as JSON."""
         facts: dict[str, Any] = brief(self.member.to_json())
         return facts | ({} if self.origin is None else {"weights": self.origin.to_json()})
 
@@ -117,18 +119,18 @@ def _refuse_module(name: str, what: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class Context:
-    """What a kind may need to know besides the path.
+    """What a kind needs to know besides the path.
 
     Attributes:
-        settings: the `[teachers]` section; of a context `of` a member, as it holds for that one.
-        names: what the data calls its classes, labels or targets, in their order; None where it has no names.
+        settings: the `[teachers]` section, or after `of` the settings that apply to the member.
+        names: the data's names of its classes, labels or targets, in order; None if it has none.
         trust: load pickled checkpoints that name arbitrary globals (`--trust-checkpoints`).
-        task: what the student is for; see `Settings`.
-        progress: is told what was chosen among several weights, and what was done so that they fit.
-        trusted: of runs: whose code may make their bodies.
-        said: the member's own table of `teachers.members`, and its pattern; None where it has none.
-        arrays: of which a row of the data consists; None where it is one, or nobody asks.
-        pairs: whether a row's text is two.
+        task: key of the student's task; see `Settings`.
+        progress: receives notes on the choice among several sets of weights, and on adjustments to make them fit.
+        trusted: for runs, whose code may build their bodies.
+        said: the pattern and the table of `teachers.members` that apply to the member; None without.
+        arrays: the arrays of a row of the data; None if a row is one array, or it does not matter.
+        pairs: whether a row's text is a pair of texts.
     """
 
     settings: TeacherSettings
@@ -142,25 +144,26 @@ class Context:
     pairs: bool = False
 
     def of(self, name: str) -> Context:
-        """What a kind may need to know of this member."""
+        """The context for the member of this name, with the settings that apply to it."""
         pattern = self.settings.pattern_of(name)
         said = None if pattern is None else (pattern, self.settings.members[pattern])
         return replace(self, settings=self.settings.of_pattern(pattern), said=said)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The names, where outputs go by them."""
+        """The data's names if the task matches outputs to classes by name; else None."""
         return self.names if open_task(self.task).named else None
 
     def order(self, name: str, names: Sequence[str] | None = None, source: str = "") -> Order | None:
-        """Which of the data's classes each output of a member means; None where they are in the data's order.
+        """The class of the data that each output of a member means; None if they are in the data's order.
 
         Args:
-            names: of its outputs, as its own files have them; None where they say nothing.
-            source: the file that does, for messages.
+            name: the member's.
+            names: names of its outputs from its own files; None if these say nothing.
+            source: the file with the names, for messages.
 
         Raises:
-            EdistillError: its names are not the data's; or its table in the settings has the same in another order.
+            EdistillError: its names are not the data's, or its table in the settings lists them in another order.
         """
         told = None if self.said is None else self.said[1].classes
         if told is None:
@@ -187,7 +190,7 @@ class Context:
 
     @property
     def _units(self) -> tuple[Any, Any] | None:
-        """Mean and standard deviation: two numbers, or a tuple each, where one of them is one."""
+        """Mean and standard deviation: two numbers, or two tuples if either is a tuple."""
         found = self.settings.standardized
         if found is None:
             return None
@@ -199,10 +202,10 @@ class Context:
 
 
 class TeacherKind(Protocol):
-    """A module of this package with these two functions is a kind; the file's name is its key."""
+    """A kind of member: a module of this package with these two functions. Its key is the file's name."""
 
     def claims(self, path: Path) -> bool:
-        """Whether `path` (a file or a folder) is one member of this kind; cheap, reads no weights."""
+        """Whether `path`, a file or a folder, is one member of this kind; cheap, without reading weights."""
         ...
 
     def load(self, path: Path, context: Context) -> Teacher: ...

@@ -1,6 +1,6 @@
-"""timm's registry as this room asks it: configs, class counts and modules, with errors a user can act on.
+"""Access to timm's registry: configs, class counts and modules, with errors a user can act on.
 
-timm takes seconds to import, so that happens inside the functions.
+timm takes seconds to import, so it is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ Config = dict[str, Any]
 
 
 def plain_name(name: str, where: str, progress: Progress) -> str:
-    """The registry's name for what may be written `hf_hub:timm/NAME`, which is told: nothing is asked of the hub.
+    """The registry's name of a model that may be written `hf_hub:timm/NAME`.
+
+    A note says that nothing is asked of the hub.
 
     Raises:
-        EdistillError: what the hub or a folder alone describes.
+        EdistillError: only the hub or a local folder describes the model.
     """
     scheme, colon, place = name.partition(":")
     if not colon or scheme.replace("_", "-") not in ("hf-hub", "local-dir"):
@@ -40,7 +42,7 @@ def plain_name(name: str, where: str, progress: Progress) -> str:
 
 
 def default_config(name: str, where: str) -> Config:
-    """The config timm keeps for a model name, the tag's if it has one: input_size, mean, classifier, ....
+    """timm's config for a model name, or for its tag if it has one: input_size, mean, classifier, ….
 
     Args:
         name: `resnet50` or `resnet50.a1_in1k`.
@@ -64,7 +66,7 @@ def default_config(name: str, where: str) -> Config:
 
 
 def with_inputs(config: Config, kwargs: Mapping[str, Any]) -> Config:
-    """The config with the input size that `in_chans` and `img_size` among the model's arguments ask for."""
+    """The config with the input size that the model's arguments `in_chans` and `img_size` set."""
     channels, *size = config.get("input_size") or (3, 224, 224)
     asked = kwargs.get("img_size")
     if asked is not None:
@@ -73,7 +75,7 @@ def with_inputs(config: Config, kwargs: Mapping[str, Any]) -> Config:
 
 
 def class_count(state: Mapping[str, Tensor], config: Config) -> int | None:
-    """How many classes the weights were trained on, off the classifier's shape; None if that is not found."""
+    """The number of classes in the classifier's weights; None if the classifier is not found."""
     classifier = config.get("classifier")
     first = classifier if isinstance(classifier, str) or not classifier else classifier[0]
     weight = state.get(f"{first}.weight")
@@ -81,11 +83,13 @@ def class_count(state: Mapping[str, Tensor], config: Config) -> int | None:
 
 
 def create(name: str, kwargs: Mapping[str, Any], built_from: str, config: Config | None = None) -> nn.Module:
-    """Build a timm model without weights, offline: of weights that its arguments name, none are loaded.
+    """Build a timm model offline and without weights, even if its arguments name some.
 
     Args:
-        built_from: what the user edits to get another module, for the message.
-        config: replaces the registry's; keys this timm does not know are left out.
+        name: the model's name in timm.
+        kwargs: arguments of `timm.create_model`.
+        built_from: the settings the user edits to get another module, for the message.
+        config: replaces the registry's config; keys unknown to this version of timm are dropped.
 
     Raises:
         EdistillError: timm refuses the arguments.
@@ -101,7 +105,7 @@ def create(name: str, kwargs: Mapping[str, Any], built_from: str, config: Config
         arguments["pretrained_cfg"] = {key: value for key, value in config.items() if key in known}
     try:
         module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-    except Exception as error:  # timm's models check arguments by failing on them, each in its own way
+    except Exception as error:  # models check arguments by failing on them, each in its own way
         raise EdistillError(
             f"timm cannot build {name} with {dict(kwargs)}: {str(error) or type(error).__name__}. Check {built_from}."
         ) from error

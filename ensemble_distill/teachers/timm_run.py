@@ -1,8 +1,8 @@
 """A timm run folder: `args.yaml` beside `model_best`, `last` or `checkpoint-N` (.pth.tar or .safetensors).
 
-The run is one member whichever of these it holds: the best by its own validation, else the last, else the
-highest N. `args.yaml` is everything `train.py` was told; what it leaves null, timm took from the model's
-config, and so does this, hence `teachers.preprocessing` has nothing left to fill.
+A run is one member: its best checkpoint by its own validation, else the last, else the one with the highest N.
+`args.yaml` holds all arguments of `train.py`. For null values timm used the model's config, and so does this module;
+nothing is left for `teachers.preprocessing` to set.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def load(path: Path, context: Context) -> Teacher:
 
 
 def _checkpoint(folder: Path) -> Path | None:
-    """The file of the run that stands for it."""
+    """The checkpoint that stands for the run; None if there is none."""
     by_stem: dict[str, Path] = {}
-    for suffix in reversed(SUFFIXES):  # where a stem comes in two formats, safetensors stays
+    for suffix in reversed(SUFFIXES):  # for a stem in two formats, safetensors wins
         by_stem |= {
             file.name.removesuffix(suffix): file
             for file in folder.glob(f"*{suffix}")
@@ -85,7 +85,7 @@ def _told(error: Exception) -> str:
 
 
 def _model_kwargs(args: dict[str, Any], config: timm_models.Config, counted: int | None) -> dict[str, Any]:
-    """What `train.py` passes to `create_model`, as far as it matters after training."""
+    """The arguments that `train.py` passes to `create_model`, as far as they matter after training."""
     size = args.get("input_size") or [None, args.get("img_size"), args.get("img_size")]
     named = {
         "num_classes": args.get("num_classes") or counted,
@@ -111,10 +111,10 @@ def _data_config(file: Path, args: dict[str, Any], config: timm_models.Config) -
 
 
 def _class_order(path: Path, args: dict[str, Any], count: int | None, context: Context) -> Order | None:
-    """timm numbers class folders in natural order, or as the file `class_map` lists them.
+    """The class order of the run: timm numbers class folders in natural order, or as the file `class_map` lists them.
 
-    Runs on its other kinds of datasets (hfds/, tfds/, torch/, wds/) keep the dataset's own order, unknown
-    here; they are taken to be in the data's, which the caching pass checks by accuracy.
+    Its other kinds of datasets (hfds/, tfds/, torch/, wds/) have an order of their own, which is unknown here. It is
+    taken to be the data's, which the caching pass checks by accuracy.
     """
     name, classes = member_name(path), context.classes
     if classes is None or "/" in (args.get("dataset") or ""):
@@ -132,7 +132,7 @@ def _class_order(path: Path, args: dict[str, Any], count: int | None, context: C
 
 
 def _class_map(path: Path, given: str) -> Path:
-    """The file, where `args.yaml` says or beside it: runs are moved more often than edited."""
+    """The class map, beside `args.yaml` or where that says: runs are moved more often than edited."""
     found = next((file for file in (path / Path(given).name, Path(given)) if file.is_file()), None)
     if found is None or found.suffix != ".txt":
         problem = "is not there" if found is None else "is not a .txt file"
