@@ -1,7 +1,7 @@
-"""Members of one architecture that answer in one batch: each of their weights is one tensor, and `vmap` runs them.
+"""Members of one architecture answer in one batch: their weights are stacked, and `vmap` runs them.
 
-That saves the start of each operation, of the checks and of the encoding for each member, and gives several processor
-cores whole members to work on. A batch of 256 rows asked, checked and encoded takes, in milliseconds of one core:
+That saves the overhead of each operation, of checks and of encoding per member, and gives several processor cores whole
+members to work on. To answer, check and encode a batch of 256 rows takes, in milliseconds on one core:
 
 | members | one by one | together |
 |---|---|---|
@@ -14,10 +14,10 @@ cores whole members to work on. A batch of 256 rows asked, checked and encoded t
 | 4 of 64-64-64-10 | .94 | .95 |
 | 16 of two convolutions, 8 and 16 channels, 28 × 28 pixels | 256 | 793 |
 
-With two cores sixteen small ones take half the time (examples/benchmarks/together.py). Hence `FEWEST`, `MOST` and
-`LARGEST`, and no convolutions. This is a rule, and no timing of each pass: the last bits of
-an answer depend on how it was computed, and the same pass has to end with the same bytes whatever else the machine did,
-and whichever of several processes computed a block.
+On two cores, sixteen small members take half the time (examples/benchmarks/together.py). `FEWEST`, `MOST`, `LARGEST`
+and the exclusion of convolutions follow from these numbers. They are a fixed rule rather than a timing of each pass:
+the last bits of an answer depend on how it is computed, and a pass must end with the same bytes whatever else the
+machine does, and whichever of several processes computes a block.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from ensemble_distill.teachers.answering import Answering, Inputs
 from ensemble_distill.teachers.network import Network
 from ensemble_distill.teachers.streamed import Streamed, opened
 
-FEWEST, MOST = 8, 16  # members in a batch; of more its numbers leave the processor's caches
-LARGEST = 2**18  # numbers of a member's largest tensor, beyond which little is gained
-APART = 1e-4  # of the largest number: a batch that says something else is none
+FEWEST, MOST = 8, 16  # members in a batch; the numbers of more do not fit into the processor's caches
+LARGEST = 2**18  # numbers in a member's largest tensor; beyond it little is gained
+APART = 1e-4  # tolerance between a batch and its members, as a share of a member's largest number
 
 
 class Together:
-    """Some members as one.
+    """Several members that run as one batch.
 
     Args:
         members: of one architecture, on the device where they answer; see `together`.
@@ -64,9 +64,9 @@ class Together:
         return tuple(network.member.name for network in self.members)
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor) -> NDArray[np.float32] | None:
-        """What each member says of some rows, (M, B, W); see `Answering.answers`.
+        """The answers of each member to some rows, (M, B, W); see `Answering.answers`.
 
-        None where that fails, or is no answer: who is asked alone tells why.
+        None if the batch fails or its output is not an answer: a member asked alone then raises the error.
         """
         first, count = self.members[0], len(self.members) * len(rows)
         try:
@@ -74,7 +74,7 @@ class Together:
                 returned = self._run(*self._state, inputs.clone())
             raw = first.joined(_flat(returned), count, f"at row {rows[0]} of {split}")
             said = first.checked(raw, split, [*rows] * len(self.members))
-        except Exception:  # a member is anyone's code, and is not made for this
+        except Exception:  # a member is anyone's code, not written for vmap
             return None
         return said.reshape(len(self.members), len(rows), *said.shape[1:])
 
@@ -88,13 +88,14 @@ def together(
     noted: Sequence[Sequence[str]] = (),
     settled: Collection[str] = (),
 ) -> Iterator[Together]:
-    """The members that are asked in one batch; all others are asked one by one.
+    """Yield the batches of members; members in no batch are asked one by one.
 
     Args:
-        shown: some rows as members want them, (B, …), on which a batch is compared with its members; read where there
-            is one.
-        noted: names of those that a pass was begun with in one batch: it goes on so.
-        settled: names of members that are asked as they were, in a noted batch or alone.
+        asked: the members.
+        shown: gives some rows (B, …) as members want them, to compare a batch with its members; called only for
+            members that could be a batch.
+        noted: names of the members of each batch that the pass began with; these batches are kept.
+        settled: names of members that stay as they were, in a noted batch or alone.
     """
     named = {one.member.name: one for one in asked}
     groups = [[named[name] for name in names if name in named] for names in noted]
@@ -106,8 +107,7 @@ def together(
 
 
 def _alike(asked: Sequence[Answering]) -> list[list[Answering]]:
-    """Members by what those in one batch have in common, `MOST` at a time; what is left of less than `FEWEST` is no
-    batch."""
+    """Group members that can share a batch, `MOST` at a time; a group of fewer than `FEWEST` is dropped."""
     groups: dict[Hashable, list[Answering]] = {}
     for one in asked:
         if (common := _common_of(one)) is not None:
@@ -121,8 +121,10 @@ def _common_of(asked: Answering) -> Hashable | None:
 
 
 def in_common(asked: Answering) -> Hashable | None:
-    """What members in one batch have in common: architecture, code, and what inputs and outputs mean; None of one that
-    is asked alone."""
+    """What members of one batch have in common: architecture, code, and the meaning of inputs and outputs.
+
+    None if a member has to be asked alone.
+    """
     if type(asked) is not Network or asked.task.of_tokens or not _is_small(asked.module):
         return None
     member, values = asked.member, _values(asked.module)
@@ -133,7 +135,7 @@ def in_common(asked: Answering) -> Hashable | None:
 
 
 def _is_small(module: nn.Module) -> bool:
-    """Whether a batch of such members is faster: of matrices and vectors, none of them large."""
+    """Whether a batch is faster: all tensors are matrices and vectors, and none is large."""
     if any(isinstance(one, nn.RNNBase | nn.MultiheadAttention) for one in module.modules()):
         return False
     tensors = [*module.parameters(), *module.buffers()]
@@ -141,8 +143,10 @@ def _is_small(module: nn.Module) -> bool:
 
 
 def _values(module: nn.Module) -> Hashable | None:
-    """What its modules hold besides parameters, buffers and modules, which a batch has once for all members; None where
-    arrays are among it, as a weight that is no parameter."""
+    """The attributes of modules besides parameters, buffers and submodules, which a batch has once for all members.
+
+    None if an array is among them, such as a weight that is not a parameter.
+    """
     held = []
     for name, one in module.named_modules():
         for what, value in sorted(vars(one).items()):
@@ -155,7 +159,7 @@ def _values(module: nn.Module) -> Hashable | None:
 
 @torch.no_grad()
 def _agreeing(group: Sequence[Answering], shown: Callable[[Inputs], Tensor]) -> Together | None:
-    """They as one, where that says of some rows what they do."""
+    """The group as a batch if its answers to some rows agree with its members' own; else None."""
     if len({_common_of(one) for one in group}) > 1:
         return None
     networks = [one for one in map(opened, group) if isinstance(one, Network)]
@@ -173,13 +177,13 @@ def _agreeing(group: Sequence[Answering], shown: Callable[[Inputs], Tensor]) -> 
         return None
     if said is None or any(one.shape != each.shape for one, each in zip(alone, said, strict=True)):
         return None
-    # each member by its own largest number: one of large ones must not hide what another says
+    # relative to each member's own largest number: large answers of one must not hide an error in another's
     same = all(np.abs(one - each).max() <= APART * np.abs(one).max() for one, each in zip(alone, said, strict=True))
     return batch if same else None
 
 
 def _flat(returned: Any) -> Any:
-    """What a batch returns of each member, (M, B, …), as of so many rows; a pair of them as a pair."""
+    """The output (M, B, …) of a batch as that of M · B rows; a pair of tensors stays a pair."""
     if isinstance(returned, Tensor):
         return returned.flatten(0, 1)
     return tuple(part.flatten(0, 1) for part in returned)

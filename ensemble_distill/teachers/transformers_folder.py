@@ -1,6 +1,6 @@
 """A folder of the transformers library, an image or a sequence classifier: `config.json`, weights, and a tokenizer.
 
-It is what `model.save_pretrained` writes, and beside it `tokenizer.save_pretrained` or `processor.save_pretrained`.
+`model.save_pretrained` writes it, together with `tokenizer.save_pretrained` or `processor.save_pretrained`.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 OF_TEXTS, OF_PICTURES = "ForSequenceClassification", "ForImageClassification"
 KINDS = {"id2label": "a table", "auto_map": "a table", "model_type": "a text", "pretrained_cfg": "a table"}
 TOKENIZER = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-MOST = 512  # tokens that a text is cut to, where a tokenizer says that it may be of any length
+MOST = 512  # tokens of a text if the tokenizer sets no limit
 
 
 def claims(path: Path) -> bool:
-    """A folder with weights whose config names architectures of transformers; timm's own names one alone."""
+    """Whether a folder has weights and a config with `architectures`; timm's own configs have `architecture`."""
     if not (path / CONFIG).is_file() or not weight_files(path):
         return False
     try:
         return is_of_transformers(json_said(path / CONFIG))
     except EdistillError:
-        return False  # another kind says what is wrong with it
+        return False  # another kind reports the error
 
 
 def is_of_transformers(config: Any) -> bool:
@@ -59,7 +59,11 @@ def is_of_transformers(config: Any) -> bool:
 
 
 def load(path: Path, context: Context) -> Teacher:
-    """Raises EdistillError for what is not a classifier, names code of its own without trust, or lacks a tokenizer."""
+    """Load a member.
+
+    Raises:
+        EdistillError: it is not a classifier, has code of its own and is not trusted, or lacks a tokenizer.
+    """
     config, name = _read_config(path, context), member_name(path)
     transformers = library(f"{path}, a folder of transformers,")
     architecture = config["architectures"][0]
@@ -91,7 +95,7 @@ def _build(member: Member, path: Path, context: Context) -> nn.Module:
 
 
 def _digest(path: Path, weights: str) -> str:
-    """Of the weights and of every other file that says what the member answers, code included where it has any."""
+    """The digest of the weights and of every other file that affects the answers, code included."""
     sha = hashlib.sha256(weights.encode())
     others = [name for name in (CONFIG, PROCESSOR, *TOKENIZER) if (path / name).is_file()]
     for name in [*others, *sorted(file.name for file in path.glob("*.py"))]:
@@ -133,7 +137,7 @@ MEANT = {"single_label_classification": "classification", "multi_label_classific
 
 
 def _refuse_other_problem(file: Path, problem: Any, task: str) -> None:
-    """Raise EdistillError for a member whose numbers mean something else than the task says."""
+    """Raise EdistillError if the config's problem type is not that of the task."""
     wanted = {**MEANT, "regression": "regression"}.get(problem)
     if wanted is not None and wanted != task:
         raise EdistillError(
@@ -143,7 +147,7 @@ def _refuse_other_problem(file: Path, problem: Any, task: str) -> None:
 
 
 def _class_order(path: Path, config: Mapping[str, Any], context: Context) -> Order | None:
-    """By `id2label`; names that only number the outputs, LABEL_0, say nothing."""
+    """The class order by `id2label`; names that only number the outputs, such as LABEL_0, say nothing."""
     labels, name, file = config.get("id2label"), member_name(path), path / CONFIG
     if not labels:
         return context.order(name)
@@ -169,7 +173,7 @@ def _encoding(path: Path, config: Mapping[str, Any], context: Context, transform
     length = (None if said is None else said.length) or _longest(opened, config)
     kind = getattr(transformers, config["architectures"][0], None)
     taken = FIELDS[:2] if kind is None else [f for f in FIELDS if f in inspect.signature(kind.forward).parameters]
-    second = any(opened.backend_tokenizer.encode("a").type_ids)  # else they are 0, which is what absent ones are
+    second = any(opened.backend_tokenizer.encode("a").type_ids)  # otherwise all are 0, the default
     if context.pairs:  # as the library itself calls the model
         second = FIELDS[2] in opened.model_input_names
     fields = tuple(field for field in taken if field != FIELDS[2] or second)
@@ -181,11 +185,11 @@ def _encoding(path: Path, config: Mapping[str, Any], context: Context, transform
 
 
 def _longest(tokenizer: Any, config: Mapping[str, Any]) -> int:
-    """Tokens of a text at most: as its tokenizer says, or as there are positions."""
+    """The greatest number of tokens: the tokenizer's limit, `MOST` without one, or the positions if those are fewer."""
     positions = next(
         (n for key in ("max_position_embeddings", "n_positions") if isinstance(n := config.get(key), int)), MOST
     )
-    if "roberta" in str(config.get("model_type")):  # whose positions begin behind that of the padding
+    if "roberta" in str(config.get("model_type")):  # its positions begin after the padding id
         positions -= 1 + (config.get("pad_token_id") or 0)
     said = tokenizer.model_max_length
     return max(1, min(positions, MOST if said > 10**6 else int(said)))
@@ -193,7 +197,7 @@ def _longest(tokenizer: Any, config: Mapping[str, Any]) -> int:
 
 def _pictures(path: Path, config: Mapping[str, Any], context: Context, transformers: Any) -> AnyPreprocessing:
     name, given = member_name(path), from_settings(context.settings.preprocessing)
-    if isinstance(config.get("pretrained_cfg"), dict):  # of timm's, which is wrapped
+    if isinstance(config.get("pretrained_cfg"), dict):  # a timm model in a wrapper
         return settled(name, given, from_timm(config["pretrained_cfg"]))
     file = path / PROCESSOR
     own = from_processor(file, json_said(file)) if file.is_file() else {}

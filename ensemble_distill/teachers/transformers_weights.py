@@ -1,4 +1,4 @@
-"""The weights of a transformers folder, in one file or several, and the module that they are put into."""
+"""Load the weights of a transformers folder, from one file or several, into their module."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_lay
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The first that is there of one file of weights, or of an index of several; none where there is neither."""
+    """The file of weights, or the index of several, that is preferred among those there; empty if there is none."""
     names = (OF_FOLDERS[0], INDICES[0], OF_FOLDERS[1], INDICES[1])
     return [folder / name for name in names if (folder / name).is_file()][:1]
 
 
 def folder_weights(folder: Path, trust: bool) -> State:
-    """Parameters and buffers by name. Raises EdistillError as `read_weights` does, and for an index that leads out."""
+    """Read the parameters and buffers by name.
+
+    Raises:
+        EdistillError: as `read_weights` does, or an index names files that are missing or outside the folder.
+    """
     found = weight_files(folder)
     if not found:
         raise gone(folder)
@@ -58,10 +62,11 @@ def _parts(index: Path) -> list[Path]:
 
 
 def built(folder: Path, record: Mapping[str, Any], weights: State, member: Member, trust: bool) -> nn.Module:
-    """The classifier in eval mode, in float32, with the weights; x or fields to logits.
+    """Build the classifier with its weights, in eval mode and float32; it maps x or fields to logits.
 
     Raises:
-        EdistillError: transformers lacks it, or the config asks for other weights than there are.
+        EdistillError: transformers lacks the architecture or cannot read the config, or the config asks for other
+            weights than there are.
     """
     transformers, file = library(f"Member {member.name}"), folder / "config.json"
     with of_its_own():
@@ -72,7 +77,7 @@ def built(folder: Path, record: Mapping[str, Any], weights: State, member: Membe
             kind = _kind(transformers, folder, record, config, trust)
         except EdistillError:
             raise
-        except Exception as error:  # a config is anyone's text
+        except Exception as error:  # a config may hold anything
             raise EdistillError(
                 f"{file} is not a config that transformers {transformers.__version__} reads: {first_line(error)}. "
                 "Restore it, or update transformers."
@@ -98,7 +103,7 @@ def _kind(transformers: Any, folder: Path, record: Mapping[str, Any], config: An
 
 
 def _refuse_larger(file: Path, kind: Any, config: Any, record: Mapping[str, Any], weights: State) -> None:
-    """Raise EdistillError for a config that asks for more weights than there are, before those are allocated."""
+    """Raise EdistillError for a config that asks for more weights than there are, before they are allocated."""
     there = sum(tensor.numel() for tensor in weights.values())
     for key in LAYERS:
         count = record.get(key)
@@ -119,14 +124,14 @@ def _refuse_larger(file: Path, kind: Any, config: Any, record: Mapping[str, Any]
 
 
 def _filled(file: Path, kind: Any, config: Any, weights: Mapping[str, Tensor], member: Member) -> nn.Module:
-    """Loaded by transformers itself, which knows what older versions of it called their tensors."""
+    """Load the weights with transformers itself, which knows the tensor names of its older versions."""
     if (
         getattr(config, "pad_token_id", None) is None
         and (pad := getattr(member.preprocessing, "pad", None)) is not None
     ):
-        config.pad_token_id = pad  # which classifiers of the last token tell the text's end by
+        config.pad_token_id = pad  # classifiers of the last token find the text's end by it
     try:
-        # a module draws initial weights that are overwritten at once: the caller's random numbers stay untouched
+        # the module draws initial weights that are overwritten at once; the caller's random state must not change
         with torch.random.fork_rng(devices=[]):
             module, told = kind.from_pretrained(
                 None,
@@ -134,7 +139,7 @@ def _filled(file: Path, kind: Any, config: Any, weights: Mapping[str, Tensor], m
                 state_dict=dict(weights),
                 dtype=torch.float32,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are told
+                ignore_mismatched_sizes=True,  # reported below instead
             )
     except Exception as error:  # as above
         raise EdistillError(
@@ -159,5 +164,5 @@ def _filled(file: Path, kind: Any, config: Any, weights: Mapping[str, Tensor], m
 
 
 def _logits(module: nn.Module, args: Any, returned: Any) -> Any:
-    """What a classifier says, of all that it returns."""
+    """Forward hook that keeps only the logits of what a classifier returns."""
     return getattr(returned, "logits", returned)

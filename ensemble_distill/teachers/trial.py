@@ -1,4 +1,4 @@
-"""A few rows through a member before it is relied on: which of its outputs count, and that they follow from the row."""
+"""Try a member on a few rows: choose its answer among its outputs, and check that it depends on the row alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.network import Network
 from ensemble_distill.teachers.picking import Picked, pick
 
-# how a Monte-Carlo member is given: in its factory's module, in place of dropout, and in each of its checkpoints
+# the code of a Monte-Carlo member: in its factory's module, in place of dropout, and for each of its checkpoints
 MASK = 'self.register_buffer("mask", torch.ones(width))'
 MASKED = "x * self.mask.view(-1, *[1] * (x.dim() - 2))"  # of features (B, F) and of pictures' channels (B, C, H, W)
 DRAWN = "(torch.rand(width) > p) / (1 - p)"
@@ -33,10 +33,11 @@ Kept = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Few:
-    """A few rows of a split, shown as a member wants them.
+    """A few rows of a split as a member wants them.
 
     Attributes:
-        x: (B, …); None for a member that wants none.
+        split, rows: which rows they are.
+        x: their inputs (B, …); None for a member that wants none.
     """
 
     split: str
@@ -45,16 +46,19 @@ class Few:
 
 
 def tried(asked: Answering, few: Few, count: int | None) -> tuple[Answering, str | None]:
-    """The member as it is to be asked, and what to tell of that; None where there is nothing to tell.
-
-    Of a network that returns several tensors, one is its answer.
+    """Try a member on a few rows. If a network returns several tensors, one is chosen as its answer.
 
     Args:
-        count: of the data's classes or targets, where that is known.
+        asked: the member.
+        few: the rows.
+        count: number of the data's classes or targets; None if unknown.
+
+    Returns:
+        The member as it is to be asked from now on, and what to tell the user, None for nothing.
 
     Raises:
-        EdistillError: it fails; what it returns is not plainly an answer; its numbers are each between 0 and 1, as
-            sigmoids are; or what it says of a row does not follow from that row alone.
+        EdistillError: the member fails; its output is not plainly an answer; all numbers are between 0 and 1, as those
+            of sigmoids; or its answer to a row does not follow from that row alone.
     """
     if few.x is None:
         asked.answers(few.split, few.rows, None)
@@ -73,7 +77,7 @@ def tried(asked: Answering, few: Few, count: int | None) -> tuple[Answering, str
 
 
 def _settled(network: Network, few: Few, x: Tensor, count: int | None) -> tuple[Network, Any, str | None]:
-    """The network of whose outputs one is its answer, what that is of the rows, and what to tell of the choice."""
+    """The network reduced to its answer, its output for the rows, and what to tell of the choice."""
     member, task, where = network.member, network.task, f"on {few.split}"
     returned = network.returned(x, where)
     if isinstance(returned, Tensor) or task.is_joined(returned, len(x), member):
@@ -84,12 +88,12 @@ def _settled(network: Network, few: Few, x: Tensor, count: int | None) -> tuple[
 
 
 def picked(network: Network, steps: Steps) -> Network:
-    """The network, of whose outputs one is its answer; `steps` lead to it."""
+    """The network reduced to the output that `steps` lead to."""
     return Network(network.task, network.member, Picked(network.module, steps).eval())
 
 
 def as_tried(found: Answering) -> Callable[[Answering], Answering]:
-    """What makes of a member that is opened again what `tried` found."""
+    """A function that applies the choice of `tried`, which returned `found`, to the member opened again."""
     steps = found.module.steps if isinstance(found, Network) and isinstance(found.module, Picked) else None
 
     def again(asked: Answering) -> Answering:
@@ -101,7 +105,7 @@ def as_tried(found: Answering) -> Callable[[Answering], Answering]:
 def _refuse_dependent(
     asked: Answering, few: Few, first: NDArray[np.float32], ask: Callable[[Tensor], NDArray[np.float32]]
 ) -> None:
-    """Raise EdistillError when what a member says of a row, at `first` and asked again, is not of that row alone."""
+    """Raise EdistillError if a member asked again contradicts its `first` answers: they depend on more than the row."""
     assert few.x is not None
     scale = _scale(asked, first)
     change = find_change(lambda x: _compared(asked, ask(x)), few.x, lambda _: scale, _compared(asked, first))
@@ -110,18 +114,20 @@ def _refuse_dependent(
 
 
 def refuse_other_answers(asked: Answering, few: Few, said: NDArray[np.float32], batch_size: int, kept: Kept) -> None:
-    """Refuse a member that no longer says of some rows what it said of them in a pass over all.
+    """Refuse a member whose answers to some rows differ from those that a pass over all rows has kept.
 
     Args:
-        said: (B, W), what the pass has kept of it.
-        batch_size: how many rows it was asked about at once.
+        asked: the member.
+        few: the rows.
+        said: (B, W), the answers that the pass has kept.
+        batch_size: number of rows per batch in the pass.
         kept: what a record keeps of outputs (B, W): float16 ends at 65,504 below the greatest.
 
     Raises:
-        EdistillError: it answers otherwise now.
+        CacheError: the member answers differently now.
     """
     now = kept(asked.answers(few.split, few.rows, few.x))
-    there = np.flatnonzero(~np.isnan(said.reshape(len(said), -1)).all(1))  # others it does not answer
+    there = np.flatnonzero(~np.isnan(said.reshape(len(said), -1)).all(1))  # a row of NaN is not answered
     if not len(there):
         return
     few, said, now = Few(few.split, [few.rows[at] for at in there.tolist()], None), said[there], now[there]
@@ -138,7 +144,7 @@ def refuse_other_answers(asked: Answering, few: Few, said: NDArray[np.float32], 
 
 
 def _compared(asked: Answering, answers: NDArray[np.float32]) -> Answers:
-    """Answers (B, W) less what means nothing."""
+    """Answers (B, W) without what carries no meaning; see `Task.compared`."""
     return asked.task.compared(answers.astype(np.float64))
 
 
@@ -148,7 +154,7 @@ def _scale(asked: Answering, answers: NDArray[np.float32]) -> Scale:
 
 
 def _number(asked: Answering, change: Change, answers: NDArray[np.float32]) -> str:
-    """What a member said first, of what it said of each row, (B, W)."""
+    """The number that changed as the member first said it, in words."""
     return asked.task.number_told(change.output, change.first, answers.shape[1])
 
 

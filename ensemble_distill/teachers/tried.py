@@ -1,4 +1,4 @@
-"""A member that is tried before it is relied on."""
+"""A member that is tried on a few rows before its first answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ensemble_distill.teachers.trial import Few, tried
 
 
 class TriedFirst(Forwarded):
-    """See `Answering`. Before its first answer the member is tried on some of the rows that it is asked about.
+    """See `Answering`. Before its first answer, the member is tried on some of the rows it is asked about.
 
     Args:
         asked: the member.
-        count: of the data's classes or targets, where that is known.
-        tell: is given what there is to tell of the trial.
+        count: number of the data's classes or targets; None if unknown.
+        tell: called with what the trial has to tell the user.
     """
 
     def __init__(self, asked: Answering, count: int | None, tell: Callable[[str], None]) -> None:
@@ -28,7 +28,7 @@ class TriedFirst(Forwarded):
         self._count, self._tell, self._tried = count, tell, False
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        """Raises EdistillError as `tried` does, too."""
+        """See `Answering`; also raises EdistillError as `tried` does."""
         if not self._tried:
             some = some_rows(len(rows))
             few = Few(split, [rows[at] for at in some], None if inputs is None else inputs[some])

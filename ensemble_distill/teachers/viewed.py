@@ -1,4 +1,4 @@
-"""Who answers row numbers alone, and rows that are shown in views: outputs of exactly those, or none."""
+"""Views and ready-made outputs: a member that answers row numbers alone must have outputs of exactly these views."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ensemble_distill.errors import EdistillError
 
 @dataclass(frozen=True)
 class Viewed:
-    """What there is of a split.
+    """The views of a split that a member has outputs of.
 
     Attributes:
         member: its name.
-        file: where its outputs stand.
-        views: how many it has outputs of; None for rows as they are.
-        made: what the file says of them: "transform", "seed".
+        file: the file of its outputs.
+        views: how many views; None for rows as they are.
+        made: what the file states about them, by "transform" and "seed".
     """
 
     member: str
@@ -26,11 +26,15 @@ class Viewed:
 
 
 def refuse_other_views(viewed: Viewed, split: str, transform: str, seed: int, count: int) -> None:
-    """Raise EdistillError where outputs are not of the rows as a split shows them: of none of its views, of another
-    number of them, or of views that were made otherwise.
+    """Raise EdistillError unless outputs are of the rows as a split shows them.
+
+    Refused are outputs without views for a split with views and vice versa, another number of views, and views that
+    were made differently.
 
     Args:
-        transform, seed, count: of the split's views; "none" for rows as they are.
+        viewed: the views that there are outputs of.
+        split: the split's name, for the message.
+        transform, seed, count: of the split's views; the transform is "none" for rows as they are.
     """
     if transform == "none":
         if viewed.views is not None:
@@ -56,7 +60,7 @@ def refuse_other_views(viewed: Viewed, split: str, transform: str, seed: int, co
 
 
 def unsaid(viewed: Viewed) -> str | None:
-    """What a user should know of outputs of views; None for nothing."""
+    """What to tell the user about views whose file does not say how they were made; None for nothing."""
     lacking = [key for key in ("transform", "seed") if key not in viewed.made]
     if viewed.views is None or not lacking:
         return None

@@ -1,4 +1,4 @@
-"""State dicts out of checkpoint files, without running what a pickle would run."""
+"""Read state dicts from checkpoint files without running the code in a pickle."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ensemble_distill.runtime.words import bytes_told
 from ensemble_distill.teachers.choosing import SAVE_STATE, Weights, choose, whole_module
 from ensemble_distill.teachers.states import refuse_unreadable, unwrapped
 
-OF_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # what a file of weights is called in a folder of its own
+OF_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # names of the weights file in a Hugging Face folder
 
 
 def read_weights(path: Path, trust: bool = False) -> Weights:
-    """Read one checkpoint: the averaged weights if it holds both, since those are what was evaluated.
+    """Read one checkpoint, preferring averaged weights to the last step: the average was evaluated.
 
-    Pickles are read by torch's restricted loader, which builds tensors and containers only; timm's own
-    checkpoints also hold an `argparse.Namespace`, the one class allowed besides.
+    Pickles are read by torch's restricted loader, which only builds tensors and containers. timm's checkpoints also
+    hold an `argparse.Namespace`, the only other class allowed.
 
     Args:
         path: a `.safetensors` file, or one written by `torch.save`.
-        trust: where the restricted loader refuses, load anyway. That can run any code the file names.
+        trust: load what the restricted loader refuses as well. That can run any code the file names.
 
     Raises:
         EdistillError: the file is missing or corrupt, names another global, or holds no state dict.
@@ -46,7 +46,7 @@ def read_weights(path: Path, trust: bool = False) -> Weights:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise EdistillError for a file that cannot be read, or stands for one that Git LFS has elsewhere."""
+    """Raise EdistillError for a file that cannot be read, or that is a Git LFS pointer."""
     try:
         with path.open("rb") as file:
             start = file.read(40)
@@ -89,16 +89,16 @@ def _read_pickle(path: Path, trust: bool) -> object:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is an archive that `torch.jit.save` wrote; reads no weights."""
+    """Whether `torch.jit.save` wrote a file; no weights are read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # no archive, or one that torch will not read either
+        return False  # not an archive, or not one that torch can read
 
 
 def _refused(path: Path, reason: str) -> EdistillError:
-    """Torch's message is a page; what a reader needs of it is the global."""
+    """The error for a refused pickle; of torch's page-long message it quotes the global alone."""
     named = re.search(r"GLOBAL (\S+)", reason)
     if named is None:
         detail = reason.strip().splitlines()[-1] if "Unsupported operand" not in reason else "its pickle protocol"

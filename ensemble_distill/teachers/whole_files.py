@@ -1,4 +1,4 @@
-"""Members that are a file each: their hash, and that it is still the one that was listed."""
+"""Hash members that are single files, and refuse those that changed after they were listed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PIECE = 1 << 20
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of its bytes. Raises EdistillError where it cannot be read, or stands for a file elsewhere."""
+    """The sha256 of a file's bytes; raises EdistillError if it cannot be read or is a Git LFS pointer."""
     refuse_pointer(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -22,7 +22,7 @@ def file_digest(path: Path) -> str:
 
 
 def refuse_changed(path: Path, listed: str, found: str) -> None:
-    """Raise EdistillError for a file that is another than when its folder was listed."""
+    """Raise EdistillError for a file that has changed since its folder was listed."""
     if found != listed:
         raise EdistillError(
             f"{path} has changed since it was listed: it was {listed[:12]}…, now {found[:12]}…. Run the command again "
