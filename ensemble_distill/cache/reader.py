@@ -32,13 +32,7 @@ class Cache:
         Raises:
             EdistillError: it does not hold this member.
         """
-        if member not in self.manifest.names:
-            names = self.manifest.names
-            near = f"{told} " if (told := meant(member, names, "")) else ""
-            raise EdistillError(
-                f"train.teacher is {member!r}, and {self.folder} holds {first_few(names, 12)}. {near}Name one of "
-                "these, or leave it out to learn from all."
-            )
+        refuse_unknown(member, self.manifest.names, str(self.folder))
         alone = copy.copy(self)
         alone.manifest = self.manifest.without(*(other for other in self.manifest.names if other != member))
         return alone
@@ -134,3 +128,13 @@ def stored_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[
         if small:
             refuse_other_sum(paths[key.view], sha256_file(paths[key.view]), manifest.records[key])
     return inputs
+
+
+def refuse_unknown(member: str, names: Sequence[str], where: str) -> None:
+    """Raise EdistillError for a `train.teacher` that none of the members in a cache or a folder is."""
+    if member not in names:
+        near = f"{told} " if (told := meant(member, names, "")) else ""
+        raise EdistillError(
+            f"train.teacher is {member!r}, and {where} holds {first_few(names, 12)}. {near}Name one of these, or leave "
+            "it out to learn from all."
+        )

@@ -28,6 +28,7 @@ from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.shared import see_as_first
 from ensemble_distill.settings import Settings
+from ensemble_distill.training.refusals import refuse_no_chain
 from ensemble_distill.training.report import TrainReport
 from ensemble_distill.workflows.cache_logits import cache_in
 from ensemble_distill.workflows.train import train_in
@@ -138,26 +139,7 @@ def _train_generation(
 
 def _refuse_unfit(workspace: Workspace) -> None:
     (method, options), settings = workspace.method, workspace.settings
-    name = settings.train.method
-    if settings.student.from_members:
-        raise EdistillError(
-            "student.init is a list of members whose bodies stand side by side, and later generations of a chain have "
-            "no members to start from. Leave it out: --set student.init="
-        )
-    if "teacher" not in method.needed(options):
-        raise EdistillError(
-            f"train.generations is {settings.train.generations}, and {name} learns from no teacher. Use --method ban."
-        )
-    if method.several:
-        raise EdistillError(
-            f"train.generations is {settings.train.generations}, and {name} learns how members differ, while a "
-            f"generation has one teacher. Use --method ban; --method {name} can learn from a finished chain."
-        )
-    if method.heads(2) != 1:
-        raise EdistillError(
-            f"train.generations is {settings.train.generations}, and {name} makes a head for each member, while a "
-            f"generation has one teacher. Use --method ban; --method {name} can learn from a finished chain."
-        )
+    refuse_no_chain(settings.train.method, method, options, settings.student, settings.train.generations or 1)
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ensemble_distill.cache.manifest import Manifest, refuse_other_data, refuse_other_members
+from ensemble_distill.cache.reader import refuse_unknown
 from ensemble_distill.caching.complete import members_as_recorded
 from ensemble_distill.caching.decoding import bytes_to_store, to_store
 from ensemble_distill.caching.forecast import forecast
@@ -23,19 +26,33 @@ from ensemble_distill.data.several import held
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import AnyPreprocessing, Several, named_in, split_key
 from ensemble_distill.methods.method import Method
+from ensemble_distill.runtime.own_row import some_rows
+from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.runtime.words import bytes_told, counted
+from ensemble_distill.settings.idle import is_given
 from ensemble_distill.setup.members import look
 from ensemble_distill.students.bodies import build_body, feature_count
+from ensemble_distill.students.per_head import normalizes_batches
+from ensemble_distill.tasks import Task
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.streamed import Room, groups
 from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.training.asked import Among
+from ensemble_distill.training.idle import IdleFacts, tell_idle_training
+from ensemble_distill.training.order import Order, afforded
+from ensemble_distill.training.plateau import refuse_no_validation
 from ensemble_distill.training.refusals import (
     refuse_bodiless,
+    refuse_broken,
     refuse_fewer_tokens,
+    refuse_one_member,
     refuse_temperature,
     refuse_unlabeled,
 )
+from ensemble_distill.training.student import begin_among
+from ensemble_distill.workspace.learned import can_validate
 from ensemble_distill.workspace.splits import class_names, refuse_unlike, student_preprocessing
+from ensemble_distill.workspace.training import open_asked
 from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 
@@ -66,6 +83,7 @@ class Examined:
     method: tuple[Method, Any] | None = None
     taken: AnyPreprocessing | None = None  # the preprocessing of the student's body
     body: Any = None
+    task: Task | None = None  # what the members answer
     cached: bool = False  # whether the cache is up to date
     records: int = 0  # bytes of the records of all splits
     to_decode: dict[str, int] = field(default_factory=dict)  # bytes of decoded pictures left to store, by split
@@ -101,6 +119,7 @@ def examine(workspace: Workspace) -> Examined:
     _cache(workspace, teachers, found)
     _decoded(workspace, found)
     _student(workspace, found)
+    _training(workspace, teachers, found)
     _groups(workspace, found)
     return found
 
@@ -179,6 +198,7 @@ def _records(workspace: Workspace, found: Examined) -> None:
         asking = Asking(none.dtype, settings.batch_size, torch.device("cpu"), 0, workspace.progress)
         asking = replace(asking, records=settings.records, samples=settings.samples)
         drawn = samples_of(folder, settled, found.plans, asking)
+        found.task = settled.settled
         found.records = sum(forecast(settled, found.plans, drawn).values())
         what = f"{settings.samples} drawn of {settled.settled.told}" if drawn else settled.settled.told
         found.ok("cache.records", f"{what}, {bytes_told(found.records)} of {counted(len(found.members), 'member')}")
@@ -257,6 +277,41 @@ def _student(workspace: Workspace, found: Examined) -> None:
         if isinstance(several, Several):
             given = ", ".join(f"{slot.name} {list(slot.shape)}" for slot in several.slots)
         found.ok("student.model", f"{size:,} parameters, {features:,} features of {given}")
+
+
+def _training(workspace: Workspace, teachers: list[Teacher], found: Examined) -> None:
+    """What training refuses besides, as far as it is known without a cache."""
+    plan, task = found.plans.get("train"), found.task
+    if found.method is None or found.lacks("train.method") or workspace.settings.student.model is None:
+        return
+    with found.looking("train"):
+        asked = open_asked(workspace, overwrite=False, or_chain=True)
+        if plan is None or task is None:
+            return
+        validation, only = found.plans.get("validation"), asked.train.teacher
+        refuse_no_validation(asked.train, validation is not None and can_validate(validation, asked.needs))
+        names = [one.member.name for one in teachers]
+        if only is not None:
+            refuse_unknown(only, names, asked.teachers.path)
+        names = names if only is None else [only]
+        refuse_one_member(asked.train.method, asked.method, names, only)
+        if found.lacks("student.model"):
+            return
+        rows = [plan.rows().inputs(row, [0], [found.taken])[0] for row in some_rows(len(plan.source))]
+        among = Among(task, tuple(names), teachers, plan.source, found.taken)
+        nothing = np.zeros((1, len(names), task.width))  # a unit is of no account here
+        with torch.random.fork_rng(devices=[]):
+            begun = begin_among(
+                asked, among, torch.from_numpy(np.stack(rows)), lambda weights: task.student_family(nothing, None)
+            )
+        order = Order(len(plan.source), plan.count, asked.train.batch_size, asked.train.seed)
+        steps = asked.train.epochs * order.steps_per_epoch
+        asked = replace(asked, options=asked.method.timed(asked.options, steps))
+        stages = afforded(asked.method.stages(asked.options, len(names)), steps)
+        refuse_broken(asked.train.method, stages, begun.student, begun.architecture, begun.start is not None)
+        normalizes = any(map(normalizes_batches, begun.student.modules()))
+        facts = IdleFacts(asked.train, sources_of(found.plans), asked.method, asked.options, stages, normalizes)
+        tell_idle_training(facts, partial(is_given, workspace.settings), Silent())
 
 
 def _input_shape(workspace: Workspace, found: Examined) -> tuple[int, ...] | None:

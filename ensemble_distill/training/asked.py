@@ -50,6 +50,25 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Among:
+    """What a student is made for and from, with or without a cache of it.
+
+    Attributes:
+        task: what the answer of a row is.
+        names: of the members that it learns from.
+        teachers: all members, where they are still there.
+        source: the rows to train on.
+        preprocessing: the student's; None for rows that networks are given as they are.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    teachers: Sequence[Teacher]
+    source: Source
+    preprocessing: AnyPreprocessing | None
+
+
+@dataclass(frozen=True)
 class Learned:
     """The data a student learns from, opened and checked to belong together.
 
@@ -70,3 +89,9 @@ class Learned:
     validation: CachedSplit | None
     teachers: Sequence[Teacher]
     preprocessing: AnyPreprocessing | None
+
+    @property
+    def among(self) -> Among:
+        """What the student is made for and from."""
+        names, source = tuple(self.cache.manifest.names), self.splits["train"].source
+        return Among(self.task, names, self.teachers, source, self.preprocessing)

@@ -33,6 +33,23 @@ def refuse_generations(generations: int | None) -> None:
         )
 
 
+def refuse_no_chain(named: str, method: Method, options: BaseModel, student: StudentSettings, generations: int) -> None:
+    """Raise EdistillError where students cannot follow each other in a chain."""
+    asked = f"train.generations is {generations}, and {named}"
+    if student.from_members:
+        raise EdistillError(
+            "student.init is a list of members whose bodies stand side by side, and later generations of a chain have "
+            "no members to start from. Leave it out: --set student.init="
+        )
+    if "teacher" not in method.needed(options):
+        raise EdistillError(f"{asked} learns from no teacher. Use --method ban.")
+    chain = f"Use --method ban; --method {named} can learn from a finished chain."
+    if method.several:
+        raise EdistillError(f"{asked} learns how members differ, while a generation has one teacher. {chain}")
+    if method.heads(2) != 1:
+        raise EdistillError(f"{asked} makes a head for each member, while a generation has one teacher. {chain}")
+
+
 def refuse_one_member(named: str, method: Method, members: Sequence[str], chosen: str | None) -> None:
     """Raise EdistillError if the method learns how members differ, and there is only one to learn from.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,8 +31,10 @@ from ensemble_distill.students.split import last_stage_of
 from ensemble_distill.students.student import Student
 from ensemble_distill.teachers.run import Pooled
 from ensemble_distill.teachers.teacher import Teacher
-from ensemble_distill.training.asked import Asked, Learned
+from ensemble_distill.training.asked import Among, Asked, Learned
 from ensemble_distill.training.refusals import refuse_fewer_tokens
+
+InReach = Callable[[Sequence[float] | None], Family]
 
 SAMPLED = 10_000  # training rows that decide where a fresh head begins
 
@@ -54,25 +57,31 @@ class Begun:
 
 
 def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
+    """Build the student that learns from a cache; see `begin_among`."""
+    return begin_among(asked, learned.among, shown, partial(_in_reach, asked, learned))
+
+
+def begin_among(asked: Asked, among: Among, shown: Tensor, in_reach: InReach) -> Begun:
     """Build the student, with the weights of the members it starts from.
 
     Args:
         shown: some training rows as the student sees them, (B, …).
+        in_reach: returns what a head emits, given the members' weights, so that a fresh one is near what it learns.
 
     Raises:
         EdistillError: the student cannot be built, or cannot start as the settings ask.
     """
-    student, shape, members = asked.student, tuple(shown.shape[1:]), learned.cache.manifest.names
-    positions, encoding = positions_of(learned.splits["train"].source), named_in(learned.preprocessing)
+    student, shape, members = asked.student, tuple(shown.shape[1:]), among.names
+    positions, encoding = positions_of(among.source), named_in(among.preprocessing)
     assert student.model is not None
     _refuse_tied(asked)
     _refuse_no_positions(student, positions)
     _refuse_no_stages(student, encoding)
-    named = {teacher.member.name: teacher for teacher in learned.teachers}
+    named = {teacher.member.name: teacher for teacher in among.teachers}
     names = starting_members(student.init, list(named), asked.teachers.path)
     if student.from_members:
-        seen = [named[name] for name in names] if isinstance(student.heads, tuple) else learned.teachers
-        _refuse_other_inputs(seen, learned.preprocessing)
+        seen = [named[name] for name in names] if isinstance(student.heads, tuple) else among.teachers
+        _refuse_other_inputs(seen, among.preprocessing)
     builds = {name: named[name].build for name in names}
     body = started_bodies(student.model, student.kwargs, shape, builds, positions, encoding)
     refuse_fewer_tokens(body, encoding, student.model)
@@ -84,7 +93,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
         _refuse_fewer_heads(asked, len(members))
         builds = {name: named[name].build for name in members}
         start = from_members(stage, student.model, student.kwargs, shape, builds)
-    architecture = _architecture(asked, learned, stage, shape, max(1, len(names)))
+    architecture = _architecture(asked, among, in_reach, stage, shape, max(1, len(names)))
     features = feature_count(body, shape, student.model, positions, encoding)
     built = architecture.around(body, features)
     if _one_each(asked, stage, names, members):
@@ -94,7 +103,7 @@ def begin_student(asked: Asked, learned: Learned, shown: Tensor) -> Begun:
             architecture = replace(architecture, own_body=True)
             built = architecture.around(body, features)
     if student.share:
-        _share(asked, learned, built, architecture.heads)
+        _share(asked, among, built, architecture.heads)
     return Begun(architecture, built, tuple(names), start)
 
 
@@ -115,25 +124,25 @@ def config_of(asked: Asked, learned: Learned, architecture: Architecture) -> Stu
 
 
 def _architecture(
-    asked: Asked, learned: Learned, stage: LastStage | None, shape: tuple[int, ...], bodies: int
+    asked: Asked, among: Among, in_reach: InReach, stage: LastStage | None, shape: tuple[int, ...], bodies: int
 ) -> Architecture:
     """The architecture of the finished student."""
-    student, members, method = asked.student, len(learned.cache.manifest.members), asked.method
-    weights = weights_of(asked, learned)
+    student, members, method = asked.student, len(among.names), asked.method
+    weights = weights_of(asked, among.names)
     if weights is not None and len(weights) != members:
         raise EdistillError(f"teachers.weights has {len(weights)} values for {members} members. Give one each.")
     relative = student.model_dump(mode="json", context={"root": asked.folder.absolute()})
     return Architecture(
-        task=learned.task,
+        task=among.task,
         model=relative["model"],
         kwargs=student.kwargs,
         hidden=student.heads if isinstance(student.heads, tuple) else (),
         heads=method.heads(members),
         form=method.form,
-        family=method.family(_in_reach(asked, learned, weights)),
-        kind=learned.splits["train"].source.kind,
+        family=method.family(in_reach(weights)),
+        kind=among.source.kind,
         shape=shape,
-        preprocessing=learned.preprocessing,
+        preprocessing=among.preprocessing,
         average=asked.teachers.average,
         weights=weights,
         bodies=bodies,
@@ -142,9 +151,9 @@ def _architecture(
     )
 
 
-def weights_of(asked: Asked, learned: Learned) -> tuple[float, ...] | None:
-    """The weight of each member; None for equal weights."""
-    return None if asked.train.teacher else asked.teachers.shares(learned.cache.manifest.names)
+def weights_of(asked: Asked, names: Sequence[str]) -> tuple[float, ...] | None:
+    """The weight of each of these members; None for equal weights."""
+    return None if asked.train.teacher else asked.teachers.shares(names)
 
 
 def _in_reach(asked: Asked, learned: Learned, weights: tuple[float, ...] | None) -> Family:
@@ -199,9 +208,9 @@ def _one_each(asked: Asked, stage: LastStage | None, bodies: Sequence[str], memb
     )
 
 
-def _share(asked: Asked, learned: Learned, student: Student, heads: int) -> None:
+def _share(asked: Asked, among: Among, student: Student, heads: int) -> None:
     """Give the student the modules of its one teacher that `student.share` names."""
-    teachers = [one for one in learned.teachers if one.member.name in learned.cache.manifest.names]
+    teachers = [one for one in among.teachers if one.member.name in among.names]
     if not teachers:
         raise EdistillError(
             f"student.share copies modules of the teacher, and {asked.teachers.path} is not there. Put it back."
@@ -216,10 +225,10 @@ def _share(asked: Asked, learned: Learned, student: Student, heads: int) -> None
         raise EdistillError(
             f"student.share is for students with one head, and {asked.train.method} makes {heads}. Leave it out."
         )
-    if HEAD in asked.student.share and not learned.task.shares_output:
+    if HEAD in asked.student.share and not among.task.shares_output:
         raise EdistillError(
             f"student.share names {HEAD}, and the numbers that a student emits are in another unit than its teacher's. "
-            f"For {learned.task.key} share modules of the body alone."
+            f"For {among.task.key} share modules of the body alone."
         )
     (teacher,) = teachers
     module = teacher.build()

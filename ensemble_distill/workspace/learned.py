@@ -97,11 +97,16 @@ def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> Ca
     plan = workspace.splits([name], manifest.classes)[name]
     refuse_other_data(cache.folder, name, manifest.splits[name], plan.facts())
     records = cache.open(name)
-    if plan.source.labels is None and "labels" in needs:
+    if not can_validate(plan, needs):
         return None
     if records.partial and "teacher" in needs and not records.answered().any():
         return None
     return CachedSplit(plan.source, plan.view, plan.seed, records)
+
+
+def can_validate(plan: SplitPlan, needs: frozenset[str]) -> bool:
+    """Whether rows that are held out have the labels that the loss needs."""
+    return plan.source.labels is not None or "labels" not in needs
 
 
 def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:

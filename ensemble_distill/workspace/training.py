@@ -24,15 +24,24 @@ from ensemble_distill.workspace.learned import learned_from, trained_rows
 from ensemble_distill.workspace.workspace import Workspace
 
 
-def open_asked(workspace: Workspace, overwrite: bool) -> Asked:
-    """What is to be trained. Raises EdistillError for what no cache could fix."""
+def open_asked(workspace: Workspace, overwrite: bool, or_chain: bool = False) -> Asked:
+    """What is to be trained. Raises EdistillError for what no cache could fix.
+
+    Args:
+        or_chain: whether it may be a chain, for what its first generation is.
+    """
     settings = workspace.settings
-    refusals.refuse_generations(settings.train.generations)
+    generations = settings.train.generations
+    if not or_chain:
+        refusals.refuse_generations(generations)
     refuse_unknown(settings.output.log)
     method, options = workspace.method
     folder = run_folder(settings)
     refusals.refuse_temperature(workspace.task, options)
-    refuse_no_run(folder)
+    if generations is None:
+        refuse_no_run(folder)
+    else:
+        refusals.refuse_no_chain(settings.train.method, method, options, settings.student, generations)
     refusals.refuse_bodiless(settings.student)
     train = settled_training(workspace)
     return Asked(folder, method, options, settings.student, train, settings.teachers, overwrite)
