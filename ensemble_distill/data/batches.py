@@ -1,4 +1,4 @@
-"""Rows as they are, without views, in batches: for validation during training, and for evaluation."""
+"""Undistorted rows in batches, for validation during training and for evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-BATCH = 256  # answers
+BATCH = 256  # answers in a batch
 
 
 class PlainRows:
@@ -35,7 +35,7 @@ class PlainRows:
 def plain_batches(
     source: Source, to: Sequence[AnyPreprocessing | None], workers: int, device: torch.device
 ) -> Iterator[tuple[range, list[Tensor]]]:
-    """(rows, inputs), some rows at a time and in order; inputs (B, ...) on the device, one for each of `to`.
+    """Yields (rows, inputs) for all rows in order; inputs (B, ...) lie on the device, one for each of `to`.
 
     Equal preprocessing is rendered once, and its tensor is shared.
     """
@@ -54,7 +54,7 @@ def plain_batches(
 
 
 def at_once(source: Source) -> int:
-    """Rows of a batch: 256, or as many as have about 256 positions."""
+    """How many rows make a batch: 256, or as many as have about 256 positions."""
     return max(1, BATCH // (positions_of(source) or 1))
 
 

@@ -1,4 +1,4 @@
-"""Pictures that were decoded once, read from a cache: to the byte what their own source gives."""
+"""Pictures that were decoded once and are read from a cache, equal to the byte to what their source decodes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ensemble_distill.data.wrapping import Wrapping, innermost
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import refuse_endless, sha256_file
 
-VERIFIED = 2**30  # bytes of blocks up to which their checksums are compared at once, as of records
-OPEN_MAPS = 256  # at once; each holds a descriptor
+VERIFIED = 2**30  # bytes of a split's blocks up to which opening compares their checksums, as for records
+OPEN_MAPS = 256  # maps that are open at once; each holds a file descriptor
 
 
 class _File(NamedTuple):
-    """A block as it was found.
+    """The file of a block as it was found.
 
     Attributes:
-        place: of its pixels.
-        stamp: of the file, before anything of it was compared.
+        place: where the pixels lie.
+        stamp: the file's stamp, taken before its contents were compared.
     """
 
     place: Place
@@ -42,11 +42,11 @@ class _File(NamedTuple):
 
 
 class Pictures:
-    """The pictures of a split, memory-mapped; a process that gets a copy maps them itself.
+    """The stored pictures of a split, memory-mapped; a copy in another process maps them itself.
 
     Args:
-        files: of the blocks, in order.
-        starts: the row that each begins with.
+        files: the blocks' files in order.
+        starts: the first row of each block.
         shapes: (N, 3), height, width and channels of each picture.
     """
 
@@ -54,7 +54,7 @@ class Pictures:
         self._files, self._starts, self._shapes = files, starts, shapes
         sizes = shapes.astype(np.int64).prod(axis=1)
         ends = np.cumsum(sizes)
-        first = (ends - sizes)[starts]  # of each block, among all pixels
+        first = (ends - sizes)[starts]  # the offset of each block among all pixels
         self._begins = ends - sizes - np.repeat(first, np.diff([*starts, len(shapes)]))
         self._maps: dict[int, Mapped] = {}
 
@@ -62,7 +62,7 @@ class Pictures:
         return len(self._shapes)
 
     def read(self, row: int) -> Array:
-        """uint8 (H, W, C), a copy. Raises EdistillError where the file has changed since it was opened."""
+        """A copy of a picture, uint8 (H, W, C). Raises EdistillError if the file has changed since it was opened."""
         shape = self._shapes[row].tolist()
         begin = int(self._begins[row])
         stop = begin + shape[0] * shape[1] * shape[2]
@@ -81,14 +81,16 @@ class Pictures:
 
 
 def open_pictures(cache: Path, split: str, rows: int, digest: str) -> Pictures:
-    """What is stored of a split. Up to 1 GiB of it is compared with its checksums, of more the sizes; `edistill verify`
-    compares all.
+    """The stored pictures of a split.
+
+    Blocks of up to 1 GiB in all are compared with their checksums. Of more, only sizes are compared; `edistill verify`
+    compares every checksum.
 
     Args:
-        rows, digest: of the split's data now.
+        rows, digest: the present ones of the split's data.
 
     Raises:
-        EdistillError: nothing is, or it is of other data, damaged, or not whole.
+        EdistillError: nothing is stored, or what is stored is of other data, damaged, or not whole.
     """
     refuse_other_pictures(cache, split, rows, digest)
     record = load_record(cache, split)
@@ -118,17 +120,17 @@ def open_pictures(cache: Path, split: str, rows: int, digest: str) -> Pictures:
 
 
 class Decoded(Subset):
-    """All rows of a source, whose pictures are read from where they were stored.
+    """All rows of a source, with their pictures read from the cache.
 
     Args:
-        whole: what says everything else of them.
-        pictures: of its rows, in their order.
+        whole: the source, from which everything else comes.
+        pictures: the stored pictures of its rows, in order.
     """
 
     def __init__(self, whole: Source, pictures: Pictures) -> None:
         super().__init__(whole, np.arange(len(whole)))
         self.pictures = pictures
-        self._labels = whole.labels  # a factory's are known when all rows were read, which no loader process is to do
+        self._labels = whole.labels  # here, not in each loader process: a factory may read every row for them
 
     def item(self, row: int) -> Item:
         return Item(self.pictures.read(row), None if self._labels is None else self._labels[row], "pixels")
@@ -147,12 +149,12 @@ class Decoded(Subset):
 
 
 def decodes(source: Source) -> bool:
-    """Whether a source decodes pictures when they are asked for: those of arrays are decoded already."""
+    """Whether a source decodes pictures at access; those in arrays are decoded already."""
     return source.kind == "pixels" and not isinstance(innermost(source), Arrays)
 
 
 def is_decoded(source: Source) -> bool:
-    """Whether its pictures are read from where they were stored."""
+    """Whether a source's pictures are read from the cache."""
     while isinstance(source, Wrapping) and not isinstance(source, Decoded):
         source = source.inner
     return isinstance(source, Decoded)

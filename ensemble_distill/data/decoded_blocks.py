@@ -1,8 +1,8 @@
-"""Decoded pictures on disk: blocks of rows, each a file that proves itself, and a record of them all.
+"""Decoded pictures on disk: blocks of rows, each a file with a checksum of its own, and a record of them all.
 
-They stand in a cache, as `decoded/SPLIT/`. Pictures lie one after the other as they were decoded, of whatever sizes,
-and beside them their shapes. A block is whole or absent, and the record is written when all are there: whenever the
-process dies, a second pass decodes what is missing.
+They lie in a cache, under `decoded/SPLIT/`. A block holds its pictures one after the other as they were decoded, of any
+sizes, and their shapes. A block is whole or absent, and the record is written once all blocks are there: whenever the
+process dies, a second pass decodes only what is missing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ensemble_distill.runtime.files import refuse_endless, remove_file, sha256_f
 from ensemble_distill.runtime.records import parsed
 from ensemble_distill.runtime.seals import WRITTEN_BY, read_sealed_json, write_sealed_json
 
-FOLDER = "decoded"  # of a cache
+FOLDER = "decoded"  # in a cache
 RECORD = "pictures.json"
 FORMAT = 1
-BLOCK_BYTES = 2**26  # of the pictures in a block, about: what is decoded again after a kill
-MOST_ROWS = 2**16  # of a block
-SIDE = 2**20  # the most of a side or of channels, so that no product overflows
+BLOCK_BYTES = 2**26  # about, of the pictures in a block: what is decoded again after a kill
+MOST_ROWS = 2**16  # in a block
+SIDE = 2**20  # largest height, width or number of channels, so that no product overflows
 
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -39,11 +39,11 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True)
 class Block:
-    """Rows start to stop − 1.
+    """The block of rows start to stop − 1.
 
     Attributes:
-        bytes: of its file.
-        sha256: of its file.
+        bytes: the size of its file.
+        sha256: that of its file.
     """
 
     start: Count
@@ -57,9 +57,11 @@ class Record:
     """What is stored of a split.
 
     Attributes:
-        format: of the blocks.
+        format: the version of the format of blocks and record.
+        rows: the number of rows in the split.
         digest, digest_scope: of the data that was decoded; see `Source`.
-        pixels: bytes of all pictures.
+        pixels: bytes of all pictures together.
+        blocks: all blocks, in the order of their rows.
     """
 
     format: int
@@ -70,7 +72,7 @@ class Record:
     blocks: tuple[Block, ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the blocks are not of these rows."""
+        """Raises ValueError unless the blocks hold the rows in order and without gaps."""
         starts = [block.start for block in self.blocks]
         stops = [block.stop for block in self.blocks]
         if [0, *stops] != [*starts, self.rows] or any(one.start >= one.stop for one in self.blocks):
@@ -78,7 +80,12 @@ class Record:
 
 
 def cut(rows: int, largest: int) -> list[range]:
-    """A split as blocks, whose pictures have about so many bytes at most."""
+    """The rows of a split, cut into blocks of at most about `BLOCK_BYTES`.
+
+    Args:
+        rows: the number of rows.
+        largest: bytes of the largest picture among those that were sampled.
+    """
     step = min(MOST_ROWS, max(1, BLOCK_BYTES // max(1, largest)))
     return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
@@ -87,8 +94,9 @@ class Blocks:
     """The blocks of a split.
 
     Args:
-        cache: the folder that they stand in.
-        digest: of the data that is decoded; a block of other data is none.
+        cache: the cache's folder.
+        split: the split's name.
+        digest: the digest of the data that is decoded; blocks of other data count as absent.
     """
 
     def __init__(self, cache: Path, split: str, digest: str) -> None:
@@ -99,7 +107,7 @@ class Blocks:
         return self.folder / _name(rows.start, rows.stop)
 
     def is_whole(self, rows: range) -> bool:
-        """Whether a block is there, byte for byte as it was put."""
+        """Whether a block is there, with the pictures that were put and of this data."""
         try:
             refuse_endless(self.path(rows))
             with safe_open(self.path(rows), framework="numpy") as file:
@@ -113,6 +121,7 @@ class Blocks:
         """Store the pictures of a block; on return they survive a crash.
 
         Args:
+            rows: the block's rows.
             shapes: (rows, 3) int32, height, width and channels of each.
             pixels: (n,) uint8, one picture after the other.
         """
@@ -121,7 +130,7 @@ class Blocks:
         write_whole(self.path(rows), content, within=self.cache)
 
     def note(self, cut: Sequence[range], digest_scope: str) -> None:
-        """Write the record, of blocks that are all there; files of others go."""
+        """Write the record of the blocks `cut`, which must all be there, and remove the files of other blocks."""
         paths = [self.path(rows) for rows in cut]
         blocks = tuple(
             Block(rows.start, rows.stop, path.stat().st_size, sha256_file(path))
@@ -140,9 +149,9 @@ class Header:
     """Where the pixels of a block lie in its file.
 
     Attributes:
-        start: the byte that they begin at.
-        pixels: (n,).
-        shapes: of the pictures, (rows, 3).
+        start: their offset in bytes.
+        pixels: their shape, (n,).
+        shapes: (rows, 3), height, width and channels of each picture.
     """
 
     start: int
@@ -151,7 +160,7 @@ class Header:
 
 
 def _header(path: Path) -> Header:
-    """Raises ValueError where it is not a block."""
+    """The header of a block's file. Raises ValueError if the file is not a block."""
     try:
         refuse_endless(path)
         with safe_open(path, framework="numpy") as file:
@@ -161,15 +170,15 @@ def _header(path: Path) -> Header:
         raise ValueError(first_line(error)) from None
     if dtype != "U8" or len(length) != 1 or shapes.dtype != np.int32 or shapes.ndim != 2 or shapes.shape[1] != 3:
         raise ValueError(f"it has pixels {dtype} {length} and shapes {shapes.dtype} {shapes.shape}")
-    # the library has found that tensors fill the file, and writes those of the widest dtype first
+    # safetensors has checked that tensors fill the file, and writes the widest dtype first, so pixels come last
     return Header(path.stat().st_size - length[0], length, shapes)
 
 
 def opened(path: Path, block: Block) -> Header:
-    """A block that is one of its rows, of pictures that fill it.
+    """The header of a block's file.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the file is not a block, is not of the block's rows, or its pictures do not fill it.
     """
     found = _header(path)
     shapes = found.shapes.astype(np.int64)
@@ -189,13 +198,13 @@ def path_of(cache: Path, split: str, block: Block) -> Path:
 
 
 def splits_in(cache: Path) -> list[str]:
-    """The splits of which pictures are stored whole."""
+    """The splits whose pictures are stored whole."""
     found = (cache / FOLDER).rglob(RECORD)
     return sorted(path.parent.relative_to(cache / FOLDER).as_posix() for path in found)
 
 
 def is_stored(cache: Path, split: str) -> bool:
-    """Whether there is a record of a split and every file that it names.
+    """Whether a split has a record, and every file that it names.
 
     Raises:
         EdistillError: the record is damaged.
@@ -205,10 +214,10 @@ def is_stored(cache: Path, split: str) -> bool:
 
 
 def load_record(cache: Path, split: str) -> Record | None:
-    """What is stored of a split; None where that is nothing, or not finished.
+    """The record of a split; None if nothing is stored, or the pass did not finish.
 
     Raises:
-        EdistillError: the record is damaged, or of another format.
+        EdistillError: the record is damaged, or has another format.
     """
     path = folder_of(cache, split) / RECORD
     try:
@@ -230,7 +239,7 @@ def load_record(cache: Path, split: str) -> Record | None:
 
 
 def refuse_other_pictures(cache: Path, split: str, rows: int, digest: str) -> None:
-    """Raise EdistillError where what is stored of a split is of other data than it has now."""
+    """Raise EdistillError if the stored pictures of a split are of other data than its present data."""
     record = load_record(cache, split)
     if record is not None and (record.digest, record.rows) != (digest, rows):
         raise EdistillError(
@@ -241,7 +250,7 @@ def refuse_other_pictures(cache: Path, split: str, rows: int, digest: str) -> No
 
 
 def damaged(path: Path, reason: str) -> EdistillError:
-    """What to raise of a block that is not what was written."""
+    """The error for a block that is not as it was written."""
     return EdistillError(
         f"{path} is damaged: {reason}. Delete that file and run edistill cache-logits to decode its rows again."
     )
@@ -252,7 +261,7 @@ def _anew(folder: Path) -> str:
 
 
 def problems(cache: Path) -> list[str]:
-    """A sentence for each file of decoded pictures that is not what was written."""
+    """A sentence for each file of decoded pictures that is missing or not as it was written."""
     found = []
     for split in splits_in(cache):
         try:
@@ -273,7 +282,7 @@ def problems(cache: Path) -> list[str]:
 
 
 def about(cache: Path) -> dict[str, Any]:
-    """Of each split of which pictures are stored: rows, bytes, and of which data."""
+    """The rows, bytes and data digest of each split whose pictures are stored."""
     records = {split: load_record(cache, split) for split in splits_in(cache)}
     return {
         split: {"rows": one.rows, "bytes": sum(block.bytes for block in one.blocks), "digest": one.digest}

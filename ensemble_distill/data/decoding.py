@@ -1,4 +1,4 @@
-"""Pictures as 8-bit pixels: as torchvision and timm load them, and what those would clip is scaled."""
+"""Decodes pictures to 8-bit pixels as torchvision and timm do, except that values they would clip are scaled."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from PIL import Image, UnidentifiedImageError
 
 from ensemble_distill.data.source import Array
 
-SCALED = ("PNG", "PPM")  # formats whose gray beyond 8 bits Pillow gives in the range of 16
+SCALED = ("PNG", "PPM")  # formats whose gray beyond 8 bits Pillow scales to 16
 
 
 def read_image(file: Path | IO[bytes]) -> Array:
-    """uint8 (H, W, 3) of an image file. What it says of its orientation is left aside, as timm and torchvision do.
+    """The pixels of an image file, uint8 (H, W, 3). Its orientation tag is ignored, as by timm and torchvision.
 
     Raises:
-        Exception: whatever Pillow's decoders raise, and ValueError for what is no picture, or has no known white.
+        Exception: whatever Pillow's decoders raise; ValueError if it is not a picture, or its white is unknown.
     """
     with warnings.catch_warnings():
-        # it warns of half of what it refuses, and who names the file need not be warned
+        # Pillow warns at half the size that it refuses; the user chose the file and needs no warning
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             opened = Image.open(file)
-        except UnidentifiedImageError:  # names the object in memory that the bytes are in
+        except UnidentifiedImageError:  # its message would name an object in memory
             raise ValueError("it is not a picture of a format that Pillow knows") from None
         with opened as image:
             return np.asarray(as_color(image))
 
 
 def as_color(image: Image.Image) -> Image.Image:
-    """In mode RGB; what is transparent loses its alpha and keeps its color.
+    """The image in mode RGB. Alpha is dropped, and transparent pixels keep their colors.
 
     Raises:
         ValueError: nothing says which value is white.
@@ -44,7 +44,7 @@ def as_color(image: Image.Image) -> Image.Image:
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """The image, or where its gray has 16 bits that gray in 8, mode L, rounded to the nearest: white stays white.
+    """The image; 16-bit gray becomes 8-bit gray, mode L, rounded to the nearest, so that white stays white.
 
     Raises:
         ValueError: nothing says which value is white.
@@ -60,7 +60,7 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _bits(image: Image.Image) -> int:
-    """Of a pixel's gray in the file; 12 of a TIFF come unscaled in 16."""
+    """Bits of a pixel's gray in the file. Pillow gives the 12 bits of a TIFF unscaled in 16."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(258, 16)
     return int(bits[0] if isinstance(bits, tuple) else bits)

@@ -1,8 +1,8 @@
-"""A view of rows of several arrays: each array's own view of it, drawn together.
+"""A view of rows of several arrays: a view of each array, drawn together.
 
-A transform acts on the arrays whose kind it knows and leaves the others as they are. What moves pictures moves all of a
-row in the same way, since they may show the same; noise is drawn apart for each array; and two rows that are mixed are
-mixed by one weight.
+A transform acts on the arrays whose kind it knows and leaves the others as they are. Geometry moves all pictures of a
+row in the same way, since they may show the same thing. Noise is drawn separately for each array. Two rows are mixed by
+one weight.
 """
 
 from __future__ import annotations
@@ -29,29 +29,33 @@ class OfOne(Protocol):
 
 @dataclass(frozen=True)
 class EachPlan:
-    """Attributes:
-    plans: of each array, by its name.
+    """The plan of a row of several arrays.
+
+    Attributes:
+        plans: the plan of each array, by name.
     """
 
     plans: Mapping[str, Plan]
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The row itself, and the one that any of the arrays is mixed with."""
+        """The row itself, and the row that any of its arrays is mixed with."""
         return max((plan.rows for plan in self.plans.values()), key=len)
 
     def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
         return rendered(self.plans.__getitem__, items, to)
 
     def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:
-        """As of the arrays that are mixed."""
+        """The labels of a plan that mixes; if none does, of any plan."""
         return max(self.plans.values(), key=lambda plan: len(plan.rows)).y(items)
 
 
 @dataclass(frozen=True)
 class Each:
-    """Attributes:
-    views: of each array, by its name; where two mix, their partners and weights are drawn by the same keys.
+    """A view of rows of several arrays.
+
+    Attributes:
+        views: the view of each array, by name. If several mix, the same keys give them one partner and one weight.
     """
 
     views: Mapping[str, View]
@@ -62,11 +66,14 @@ class Each:
 
 
 def rendered(plan: Callable[[str], OfOne], items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
-    """What a network is given of a row of several arrays: float32 (n,) where it takes them by their names, else the
-    only one that it can take, as if rows were of that alone.
+    """The network's input of a row of several arrays.
+
+    A network that takes arrays by name gets float32 (n,); see `Several`. Any other gets the only array that it can
+    take, as if that were the whole row.
 
     Raises:
-        EdistillError: an array that it takes is not there or has another shape, or it could take several.
+        EdistillError: an array that the network takes is missing or has another kind or shape; or no array, or more
+            than one, could be its only input.
     """
     arrays = [apart(item) for item in items]
 
@@ -104,8 +111,7 @@ def _refuse_other_shape(part: Part, array: Array) -> None:
 
 
 def only_array(arrays: Mapping[str, Kind], to: AnyPreprocessing | None) -> str:
-    """The name of the array that a network of one input takes. Raises EdistillError where none could be it, or
-    several."""
+    """The name of the array that a network of one input takes. Raises EdistillError unless exactly one could be it."""
     wanted = {Preprocessing: {"pixels"}, Tokenization: {"text"}}.get(type(to))
     names = [
         name

@@ -1,8 +1,8 @@
-"""From a text to a network's input: cut into tokens, their ids beside the mask that says which of them are the text's.
+"""From a text to a network's input: the ids of its tokens, the mask that tells them from padding, and token types.
 
-What a tokenizer gives of a text is a table of named arrays of one length, and a network takes it as one. On the way
-from here to there it is one array, a row a field: so it is stacked, moved, kept and compared as any other input, and
-nothing that handles inputs asks what they are. `Tokenization.fields` names the rows again where a network takes them.
+A tokenizer makes several named arrays of equal length, and a network takes them by name. Between the two they are one
+array with a row per field. So they are stacked, moved, kept and compared like any other input, and no code that handles
+inputs needs to know what they are. `Tokenization.fields` names the rows again where a network takes them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from ensemble_distill.data.source import Array
 from ensemble_distill.errors import EdistillError, first_line
 from ensemble_distill.facts import LONGEST, Tokenization, Tokenizer
 
-BETWEEN = b"\xff"  # the two texts of a pair; no byte of UTF-8
+BETWEEN = b"\xff"  # separates the two texts of a pair; UTF-8 never contains it
 INSTALL = "pip install 'edistill[text]'"
 
 
 def encoded(text: Array, to: Tokenization) -> Array:
-    """The rows of `to.fields`, int64 (fields, L).
+    """A text's tokens, int64 (fields, L), a row for each of `to.fields`.
 
     Args:
-        text: in UTF-8, uint8 (n,); or two, with `BETWEEN` between them, which the tokenizer joins as pairs.
+        text: UTF-8, uint8 (n,); or two texts with `BETWEEN` between them, which the tokenizer joins as a pair.
 
     Raises:
-        EdistillError: `tokenizers` is not installed, or the tokenizer is none.
+        EdistillError: the package `tokenizers` is not installed, the tokenizer cannot be read, or it adds so many
+            tokens of its own that none are left for the text.
     """
     texts = [one.decode() for one in text.tobytes().split(BETWEEN)]
     tokens = _opened(to.tokenizer, to.length, len(texts) == 2).encode(*texts)
@@ -41,18 +42,18 @@ def encoded(text: Array, to: Tokenization) -> Array:
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """One more than the largest id that it gives. Raises EdistillError as `encoded` does."""
+    """One more than the largest id in the tokenizer's vocabulary. Raises EdistillError as `encoded` does."""
     return max(_opened(tokenizer, 1, False).get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def tells_texts_apart(tokenizer: Tokenizer) -> bool:
-    """Whether it says of a pair's tokens which text they are of. Raises EdistillError as `encoded` does."""
+    """Whether a tokenizer marks which text of a pair each token is from. Raises EdistillError as `encoded` does."""
     return any(_opened(tokenizer, LONGEST, True).encode("a", "b").type_ids)
 
 
 @lru_cache(maxsize=64)
 def _opened(tokenizer: Tokenizer, length: int, pairs: bool) -> Any:
-    """The tokenizer as it cuts texts to a length, whatever its file says of that; of a pair the longer one first."""
+    """The tokenizer, set to cut texts to a length whatever its file says; in a pair, the longer text is cut first."""
     try:
         import tokenizers
     except ImportError:
@@ -68,7 +69,7 @@ def _opened(tokenizer: Tokenizer, length: int, pairs: bool) -> Any:
         special: int = opened.num_special_tokens_to_add(is_pair=pairs)
         if special < length:
             opened.enable_truncation(length)
-    except Exception as error:  # its errors share no class of their own
+    except Exception as error:  # errors of tokenizers share no base class
         raise EdistillError(
             f"The tokenizer {tokenizer.sha256[:12]}… is none that tokenizers {tokenizers.__version__} reads: "
             f"{first_line(error)}. Save it again: tokenizer.save_pretrained(folder)."

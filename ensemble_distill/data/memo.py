@@ -1,4 +1,4 @@
-"""Keeping what was decoded or rendered of small data, so that later epochs need not do it again."""
+"""Keeps decoded or rendered rows of small data in memory, so that later epochs need not make them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ensemble_distill.data.source import Array
 
 LIMIT = 2**28  # bytes
-BESIDE = 700  # bytes of a value beside its array: what Python keeps of it and of its place
+BESIDE = 700  # bytes of a value besides its array: Python's objects for it and for its place
 SLAB = 2**24  # bytes
 NOTHING = np.empty(0, np.uint8)
 
@@ -40,14 +40,16 @@ class _Place(NamedTuple):
 class Memo(Generic[Value]):
     """Values by key, at most `limit` bytes of them; data that looks larger as a whole is not kept at all.
 
-    A partial memo of large data would cost memory in every loader process and be hit seldom, so the first value read
-    decides by its size times their number. Threads may share a memo: two that miss at once both read.
+    A partial memo of large data would cost memory in every loader process and rarely be hit. So the first value read
+    decides, by its size times `count`. Threads may share a memo: if two miss at once, both read.
 
-    The arrays lie in a few large slabs. Kept one by one, between the passing tensors of training steps, they would
-    leave holes that no later step fits into, and the process would grow by a step's tensors each step.
+    The arrays lie in a few large slabs. Allocated one by one, among the short-lived tensors of training steps, they
+    would fragment memory, and the process would grow by a step's tensors at every step.
 
     Args:
-        beside: bytes of a value beside its array, which of millions of small ones are most.
+        count: the number of values in the data.
+        limit: bytes of all kept values at most.
+        beside: bytes of a value besides its array, which for millions of small values are most of the total.
     """
 
     def __init__(self, count: int, limit: int = LIMIT, beside: int = BESIDE) -> None:
@@ -58,7 +60,7 @@ class Memo(Generic[Value]):
         self._writing = Lock()
 
     def get(self, key: Key, read: Callable[[Key], Value]) -> Value:
-        """The value of that key: the kept one, else `read(key)`; its x is read-only."""
+        """The value of a key: the kept one, otherwise `read(key)`. Its x is read-only."""
         kept = self._kept.get(key)
         if kept is not None:
             value, place = kept
@@ -77,7 +79,7 @@ class Memo(Generic[Value]):
         return value
 
     def _stored(self, x: Array) -> _Place:
-        aligned = -(-x.nbytes // 16) * 16  # so that any dtype may look at the next one
+        aligned = -(-x.nbytes // 16) * 16  # so that the next array may be viewed as any dtype
         if self._used + aligned > len(self._slab):
             self._slab, self._used = np.empty(max(SLAB, aligned), np.uint8), 0
         slab, start = self._slab, self._used
@@ -89,4 +91,4 @@ class Memo(Generic[Value]):
         return len(self._kept)
 
     def __reduce__(self) -> tuple[type[Memo[Value]], tuple[int, int, int]]:
-        return Memo, (self.count, self.limit, self.beside)  # a process that gets a copy reads for itself
+        return Memo, (self.count, self.limit, self.beside)  # a copy in another process starts empty

@@ -1,6 +1,7 @@
-"""A push: which member moves a rendered input, along the gradient of what. It is drawn from a key alone.
+"""Pushes: steps that move a rendered input along a gradient of a member, drawn from a key alone.
 
-The gradient itself is taken where members are (`caching/gradient.py`).
+A push says which member, and the gradient of what. The gradient itself is computed where the members are
+(`caching/gradient.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from ensemble_distill.runtime.keys import uniform_row, uniforms
 
 @dataclass(frozen=True)
 class Push:
-    """Attributes:
-    key: of what is drawn.
-    step: root mean square by which the input's values move, in [0, 1] for pixels.
-    by_confidence: the step is multiplied by the member's largest probability.
+    """A step along a member's gradient.
+
+    Attributes:
+        key: the key of what is drawn.
+        step: root mean square by which the input's values move; pixels are in [0, 1].
+        by_confidence: whether the step is multiplied by the member's largest probability.
     """
 
     key: tuple[int | str, ...]
@@ -26,9 +29,9 @@ class Push:
     by_confidence: bool
 
     def member(self, count: int) -> int:
-        """The position of the member asked, uniform over `count`."""
+        """The index of the member whose gradient is taken, uniform over `count`."""
         return int(uniforms(1, *self.key, "member")[0] * count)
 
     def weights(self, classes: int) -> NDArray[np.float64]:
-        """(K,) uniform over [-1, 1): of the data's classes in their order, whatever the member's own."""
+        """(K,) weights of the classes, uniform over [-1, 1), in the data's order of classes, not in the member's."""
         return 2 * uniform_row(classes, *self.key, "weights") - 1

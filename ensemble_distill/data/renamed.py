@@ -1,4 +1,4 @@
-"""A split whose labels are told by their names, since it lacks some classes or lists them in another order."""
+"""Splits that lack some of the ensemble's classes or list them in another order: labels are matched by name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ensemble_distill.errors import EdistillError
 class Renamed(Wrapping):
     """The same rows, with labels that index `classes`.
 
-    Its digest is the source's own, which covers the names that this follows from.
+    The digest is the source's own, since that covers the names, which determine the rest.
 
     Args:
-        source: has names for its classes, all of them among `classes`.
+        source: a source with named classes, all of them among `classes`.
         classes: the ensemble's.
     """
 
@@ -59,17 +59,17 @@ class Renamed(Wrapping):
 
 
 def by_name(source: Source, classes: Sequence[str] | None, named: str) -> Source:
-    """The source, with labels that index `classes`; itself where they do so already, or where either has no names.
+    """The source with labels that index `classes`; the source itself if they already do, or if either has no names.
 
     Args:
-        named: what it is, for the message.
+        named: what the source is, for messages.
 
     Raises:
-        EdistillError: it has a class that is not among them.
+        EdistillError: it has a class that is not among `classes`, or it holds tokens of another vocabulary.
     """
     if source.classes is None or classes is None or source.classes == tuple(classes):
         return source
-    if source.kind == "tokens":  # inputs go by the same names
+    if source.kind == "tokens":  # inputs are ids of the same vocabulary, and would have to change too
         raise _other_vocabulary(source.classes, classes, named)
     known = set(classes)
     unknown = [name for name in source.classes if name not in known]

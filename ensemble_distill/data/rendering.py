@@ -22,7 +22,7 @@ _FILTERS = {
 
 
 def as_unit(pixels: Array) -> Array:
-    """Pixels scaled to [0, 1], float32: uint8 divided by 255, floats as they are."""
+    """Pixels scaled to [0, 1]: uint8 becomes float32, divided by 255; floats stay as they are."""
     if pixels.dtype != np.uint8:
         return pixels
     unit: Array = pixels.astype(np.float32)
@@ -38,13 +38,14 @@ def render(pixels: Array, to: Preprocessing) -> Array:
 
     Args:
         pixels: (H, W, C), uint8 or float32 in [0, 1].
-        to: one channel becomes as many as its mean or std has, and three become one where it is of one.
+        to: the preprocessing. One channel is repeated to as many as its mean or std has; three become gray if it is of
+            one channel.
 
     Returns:
         float32 (C, *to.size), contiguous, in [0, 1].
 
     Raises:
-        EdistillError: mean or std has neither one entry nor one a channel.
+        EdistillError: mean or std has neither one entry nor one per channel.
     """
     pixels = as_gray(pixels) if to.channels == 1 else _with_channels(pixels, max(len(to.mean), len(to.std)))
     height, width = pixels.shape[:2]
@@ -73,7 +74,7 @@ def _moments(to: Preprocessing) -> tuple[Array, Array]:
 
 
 def as_gray(pixels: Array) -> Array:
-    """Color as its luma, as Pillow and so timm make it; what is gray stays as it is."""
+    """Three channels as their luma, as Pillow and so timm compute it; any other number stays as it is."""
     if pixels.shape[2] != 3:
         return pixels
     if pixels.dtype == np.uint8:
@@ -106,12 +107,12 @@ class _Frame:
 
 @lru_cache(maxsize=4096)
 def _frame(height: int, width: int, to: Preprocessing) -> _Frame | None:
-    """The arithmetic of timm's three crop modes; None where they leave an image of that size as it is."""
+    """The arithmetic of timm's three crop modes; None if they leave an image of that size as it is."""
     scaled = tuple(math.floor(length / to.crop_pct) for length in to.size)
     if to.crop_mode == "squash":
         resized = scaled
     elif to.crop_mode == "center" and scaled[0] == scaled[1]:
-        short = min(height, width)  # torchvision resizes it to the length, and rounds the other side down
+        short = min(height, width)  # torchvision resizes the shorter side to the length, and rounds the other down
         resized = tuple(int(scaled[0] * side / short) for side in (height, width))
     else:
         ratios = height / scaled[0], width / scaled[1]
@@ -132,7 +133,7 @@ def _frame(height: int, width: int, to: Preprocessing) -> _Frame | None:
 
 
 def _resize(pixels: Array, size: tuple[int, int], resample: Image.Resampling) -> Array:
-    """Pillow's resize of (H, W, C); a channel at a time where Pillow has no mode for all of them together."""
+    """Pillow's resize of (H, W, C), a channel at a time where Pillow has no mode for all channels together."""
     if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
         return np.asarray(Image.fromarray(pixels).resize(size[::-1], resample))
     channels = [

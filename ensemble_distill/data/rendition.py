@@ -1,9 +1,12 @@
 """A view in phases: geometry, then noise, then mixing, then a push, each drawn from its own key.
 
-A transform is a module of `views/`. One that distorts a single example has `draw(key, scale)`, which returns
-the change as a plain record; one that mixes two has `draw(key, row, total)`, which returns the partner's row,
-the weight of the own one and, where that is none of the inputs, a `Mix`; one that moves what was rendered along
-a member's gradient has `draw(key)`, which returns a `Push`. `PHASE` says which it is, `KINDS` what it can act on.
+A transform is a module of `views/`. Its `PHASE` says which of these it is, its `KINDS` what it can act on, and its
+`draw` depends on the phase:
+
+- One that distorts a single example has `draw(key, scale)`, which returns a `Change`.
+- One that mixes two examples has `draw(key, row, total)`, which returns the partner's row and the own row's weight. If
+  inputs are not mixed by that weight, it also returns a `Mix`.
+- One that moves the rendered input along a member's gradient has `draw(key)`, which returns a `Push`.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ Key = tuple[int | str, ...]
 
 
 class Phase(IntEnum):
-    """When a transform acts, whatever the order it is written in."""
+    """When a transform acts, whatever the order in which a view names its transforms."""
 
     GEOMETRY = 0  # moves the source's own pixels
     NOISE = 1  # changes their values, still at the source's size
     MIX = 2  # mixes two rendered examples
-    PUSH = 3  # moves the rendered input along a member's gradient: the caching pass does it
+    PUSH = 3  # moves the rendered input along a member's gradient, in the caching pass
 
 
 class Change(Protocol):
@@ -47,11 +50,14 @@ Draw = Callable[[Key, Array | None], Change]
 
 
 class Mix(Protocol):
-    """How two rendered examples become one, where that is not a weighted mean; frozen."""
+    """How two rendered examples become one, other than by a weighted mean; frozen."""
 
     def apply(self, own: Array, partner: Array, groups: tuple[int, ...] | None) -> Array:
-        """Args:
-        groups: for each number of features the place of the column that it comes from; None where each is one.
+        """The mixed input.
+
+        Args:
+            own, partner: the rendered inputs.
+            groups: the index of each feature's column; None if each feature is a column.
         """
         ...
 
@@ -66,12 +72,12 @@ class Rendition:
 
     Attributes:
         rows: the own row first.
-        changes: for each of the rows, in the order they apply.
-        weight: of the own row, in [0, 1]; of its label alone where there is a mix.
-        push: what moves the input afterwards; `x` is the input before.
-        mix: how the two become one, where that is no weighted mean.
-        groups: a fact of the data, which a mix of columns needs.
-        places: another: which of its numbers are places of categories. A weighted mean is none of these.
+        changes: each row's changes, in the order they apply.
+        weight: of the own row, in [0, 1]; with a `mix`, of its label alone.
+        push: what moves the input afterwards; `x` is the input before that.
+        mix: how the two rows become one, if not by a weighted mean.
+        groups: a fact of the data that a mix of columns needs: the index of each number's column.
+        places: another: which numbers are indices of categories, which have no weighted mean.
     """
 
     rows: tuple[int, ...]
@@ -83,14 +89,15 @@ class Rendition:
     places: tuple[bool, ...] | None = field(default=None, compare=False, repr=False)
 
     def x(self, items: Sequence[Item], to: AnyPreprocessing | None) -> Array:
-        """The network's input, float32: (C, H, W) for pixels, for all else of x's shape; of texts int64 (fields, L).
+        """The network's input; see `Plan.x`.
 
-        Pixels are mixed in [0, 1] at the network's size, then normalized; `to` concerns only them and texts.
+        Pixels are mixed in [0, 1] at the network's size, then normalized. `to` concerns only pixels, texts and rows of
+        several arrays.
 
         Raises:
-            EdistillError: the items are pixels or texts, and there is no preprocessing of such.
+            EdistillError: the items are pixels or texts, and `to` is no preprocessing for them.
         """
-        if items[0].kind == "several":  # as they are: where something is drawn it is a view of each
+        if items[0].kind == "several":  # undistorted: `Each` makes the distorted views of several arrays
             return rendered(lambda name: self, items, to)
         each = [self._rendered(item, changes, to) for item, changes in zip(items, self.changes, strict=True)]
         x = each[0]
@@ -98,11 +105,11 @@ class Rendition:
             x = self.mix.apply(each[0], each[1], self.groups)
         elif len(each) == 2:
             x = self.weight * x + (1 - self.weight) * each[1]
-            if self.places is not None:  # of the row whose label weighs more
+            if self.places is not None:  # from the row whose label weighs more
                 x = np.where(self.places, each[0] if self.weight >= 0.5 else each[1], x)
         if items[0].kind == "pixels" and isinstance(to, Preprocessing):
             return normalize(x, to)
-        return x.copy()  # a source's own array stays out of reach
+        return x.copy()  # the caller must not get the source's own array
 
     def _rendered(self, item: Item, changes: Sequence[Change], to: AnyPreprocessing | None) -> Array:
         x = item.x
@@ -120,7 +127,7 @@ class Rendition:
         return render(x, to)
 
     def y(self, items: Sequence[Item]) -> tuple[Array, Array, float] | None:
-        """(own label, partner's label, weight of the own one); the own one twice where nothing is mixed."""
+        """(own label, partner's label, weight of the own label); the own label twice if nothing is mixed."""
         own, partner = items[0].y, items[-1].y
         return None if own is None or partner is None else (own, partner, self.weight)
 
@@ -140,13 +147,13 @@ class Composition:
     """A view made of named transforms.
 
     Attributes:
-        kinds: what every one of them can act on.
-        distortions: name, draw and phase, in the order they apply.
-        mix: the one that mixes, if any.
-        push: the one that moves along a gradient, if any.
-        scale: the source's, for noise on features.
+        kinds: the kinds that all of them can act on.
+        distortions: name, draw and phase of those that distort, in the order they apply.
+        mix: name and draw of the one that mixes, if any.
+        scale: the source's, as the unit of noise.
+        push: name and draw of the one that moves along a gradient, if any.
         groups, places: the source's, for mixing columns.
-        array: of several a row, the one that it is of; "" where a row is one.
+        array: which of a row's several arrays the view is of; "" if a row is one array.
     """
 
     kinds: frozenset[Kind]
@@ -160,12 +167,15 @@ class Composition:
 
     @property
     def pushes(self) -> bool:
-        """Whether inputs depend on the members, and so are stored in the cache."""
+        """Whether inputs depend on the members, so that the cache must store them."""
         return self.push is not None
 
     def plan(self, seed: int, view: int, row: int, total: int) -> Rendition:
-        """Pure in its arguments. Names are part of the keys, so what one transform draws depends on no other;
-        a partner's distortions are drawn by the own row's key, apart from the own ones."""
+        """The rendition of a row, a pure function of the arguments.
+
+        Names are part of the keys, so that what one transform draws depends on no other. A partner's distortions are
+        drawn from the own row's key, but not as the own ones.
+        """
         rows: tuple[int, ...] = (row,)
         weight, mix = 1.0, None
         if self.mix is not None:
@@ -184,10 +194,10 @@ class Composition:
         return Rendition(rows, changes, weight, push, mix, self.groups, self.places)
 
     def _own(self, phase: Phase) -> tuple[str, ...]:
-        """What of a key is an array's own: noise of two arrays is not the same, and pictures of a row move alike."""
+        """The part of a key that is an array's own: arrays differ in their noise, but pictures of a row move alike."""
         return (self.array,) if self.array and phase is Phase.NOISE else ()
 
 
 def pushes(view: View) -> bool:
-    """Whether a view moves inputs along the members' gradients; a user's own need not say that it does not."""
+    """Whether a view moves inputs along the members' gradients; False for a user's view that does not say."""
     return bool(getattr(view, "pushes", False))

@@ -13,11 +13,13 @@ from ensemble_distill.data.source import Array, Item, Kind, Scale
 
 
 def unit_of(rows: Sequence[Array] | Array | MappedInputs, kind: Kind) -> Scale | None:
-    """float32 (F,) of features, (C, 1) of series and (C, 1, 1, 1) of volumes, over all rows; None of any other kind. Of
-    several arrays that of each which has one.
+    """The standard deviations over all rows; for several arrays a row, those of each array that has them, by name.
 
     Args:
-        rows: each as its item has it, (N, …) or one after the other: each is read once and need not be kept.
+        rows: (N, …), or a sequence of rows, in the form that items have.
+
+    Returns:
+        float32 (F,) for features, (C, 1) for series and (C, 1, 1, 1) for volumes; None for any other kind.
     """
     if kind == "several":
         return _of_each(rows)
@@ -47,15 +49,17 @@ def _of_each(rows: Sequence[Array] | Array | MappedInputs) -> Mapping[str, Array
 
 
 def column_scale(x: Array) -> Array:
-    """Standard deviation of each column, float32 (F,), of features (N, F); 0 for a constant column, which stays
-    as it is: members never learned what to do with another value there."""
-    varies = x.min(axis=0) < x.max(axis=0)  # a constant's own deviation may round to a little above 0
+    """The standard deviation of each column, float32 (F,), of features (N, F).
+
+    It is 0 for a constant column, which then gets no noise: members never learned what another value means there.
+    """
+    varies = x.min(axis=0) < x.max(axis=0)  # a constant's deviation may round to a little above 0
     return np.where(varies, x.std(axis=0, dtype=np.float64), 0.0).astype(np.float32)
 
 
 def mapped_scale(rows: MappedInputs) -> Array:
-    """`column_scale` of rows that are read some at a time, to the last bit: NumPy, too, adds row after row."""
-    if rows.shape[1] == 1:  # which it adds in pairs, and which is small
+    """`column_scale` of rows that are read in blocks, equal to the last bit: NumPy, too, adds row after row."""
+    if rows.shape[1] == 1:  # NumPy adds a single column pairwise; it is small enough to read whole
         return column_scale(np.concatenate(list(rows.blocks())))
     lowest = np.min([block.min(axis=0) for block in rows.blocks()], axis=0)
     highest = np.max([block.max(axis=0) for block in rows.blocks()], axis=0)
@@ -65,7 +69,7 @@ def mapped_scale(rows: MappedInputs) -> Array:
 
 
 def _summed(blocks: Iterator[Array]) -> Array:
-    """Of each column, float64 (F,)."""
+    """The sum of each column, float64 (F,), added row after row across blocks."""
     total: Array = next(blocks).sum(axis=0)
     for block in blocks:
         total = np.concatenate([total[None], block]).sum(axis=0)
@@ -73,8 +77,10 @@ def _summed(blocks: Iterator[Array]) -> Array:
 
 
 def channel_scale(rows: Sequence[Array] | Array | MappedInputs) -> Array:
-    """Standard deviation of each channel, float32 (C, 1, …), over rows (C, …) and the positions in them; 0 for one that
-    is constant. One pass (Chan, Golub and LeVeque 1979), so that rows may come from a disk."""
+    """The standard deviation of each channel, float32 (C, 1, …), over rows (C, …) and their positions.
+
+    It is 0 for a constant channel. One pass (Chan, Golub and LeVeque 1979), so that rows may be read from disk.
+    """
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     lowest, highest = np.full((), np.inf), np.full((), -np.inf)
     for at in range(len(rows)):

@@ -1,4 +1,4 @@
-"""Rows that are several arrays: as one array of bytes that says what it holds, and sources side by side."""
+"""Rows of several arrays: packed into one array of bytes that describes itself, and sources side by side."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import InputColumns, RowArray
 from ensemble_distill.facts.several import unfit
 
-NUMBERS = "x"  # what the numbers of a table are called among other arrays
+NUMBERS = "x"  # the name of a table's numbers among other arrays
 ALIGNED = 16  # bytes
 
-_Layout = tuple[tuple[str, Kind, str, tuple[int, ...], int], ...]  # name, kind, dtype, shape, where it begins
+_Layout = tuple[tuple[str, Kind, str, tuple[int, ...], int], ...]  # name, kind, dtype, shape, offset in bytes
 
 
 def joined(parts: Mapping[str, Item], y: Array | None = None) -> Item:
-    """One item of several by name: what they hold, end to end, behind a line that says where each lies."""
+    """Packs several items, by name, into one.
+
+    Its x is uint8 (n,): the length of a JSON header in 8 bytes, the header, which lists each array's name, kind, dtype
+    and shape, and then the arrays, each aligned to 16 bytes.
+    """
     layout = [[name, item.kind, item.x.dtype.str, list(item.x.shape)] for name, item in parts.items()]
     line = json.dumps(layout).encode()
     pieces = [np.array([len(line)], "<i8").view(np.uint8), np.frombuffer(line, np.uint8)]
@@ -35,7 +39,7 @@ def joined(parts: Mapping[str, Item], y: Array | None = None) -> Item:
 
 
 def apart(item: Item) -> dict[str, Item]:
-    """Inverse of `joined`; each has the label of the row."""
+    """Unpacks an item that `joined` packed; each array's item has the label of the row."""
     length = int(item.x[:8].view("<i8")[0])
     found = {}
     for name, kind, dtype, shape, start in _layout(item.x[8 : 8 + length].tobytes()):
@@ -55,12 +59,12 @@ def _layout(line: bytes) -> _Layout:
 
 
 def arrays_in(item: Item) -> tuple[RowArray, ...]:
-    """Of what a row of several consists."""
+    """The arrays of a row of several."""
     return tuple(RowArray(name, part.kind, part.x.shape) for name, part in apart(item).items())
 
 
 def arrays_of(source: Source) -> tuple[RowArray, ...] | None:
-    """Of what each of a source's rows consists; None where it is one array."""
+    """The arrays of each row of a source; None if a row is one array."""
     return arrays_in(source.item(0)) if source.kind == "several" else None
 
 
@@ -73,7 +77,7 @@ def held(source: Source) -> str:
 
 
 def of_pairs(source: Source) -> bool:
-    """Whether a row's text is two."""
+    """Whether rows are pairs of texts."""
     columns: InputColumns | None = getattr(source, "columns", None)
     return columns is not None and len(columns.texts) == 2
 
@@ -84,7 +88,7 @@ def arrays_told(arrays: Sequence[RowArray]) -> str:
 
 
 def refuse_unfit(names: Sequence[str], where: str) -> None:
-    """Raise EdistillError for names that no network takes arrays by."""
+    """Raise EdistillError for a name that cannot be a network's argument."""
     for name in names:
         if (why := unfit(name)) is not None:
             raise EdistillError(
@@ -96,9 +100,9 @@ class Beside:
     """Sources whose rows belong together: row i is row i of each.
 
     Args:
-        parts: by the names of their arrays; at least one, of equal length.
+        parts: the sources by the names of their arrays; at least one, of equal length.
         labels, classes, remarks: see `Source`.
-        columns: of a table, what a row is made of.
+        columns: the columns of a table that a row is made of; None without a table.
     """
 
     kind: Kind = "several"
@@ -122,23 +126,23 @@ class Beside:
         return joined(items, None if self.labels is None else self.labels[row])
 
     def name(self, row: int) -> str:
-        """As of its pictures, where it has some."""
+        """The name of the row's picture if it has one, otherwise that of the first part."""
         parts = list(self.parts.values())
         return next((part for part in parts if part.kind == "pixels"), parts[0]).name(row)
 
     @property
     def scale(self) -> Mapping[str, Array]:
-        """Of each array that has a unit."""
+        """The scale of each array that has one."""
         return {name: part.scale for name, part in self.parts.items() if isinstance(part.scale, np.ndarray)}
 
     @property
     def groups(self) -> tuple[int, ...] | None:
-        """Of the numbers of a table; see `Table`."""
+        """The index of each number's column in a table; see `Table`."""
         return next((part.groups for part in self.parts.values() if hasattr(part, "groups")), None)
 
     @property
     def features(self) -> tuple[str, ...] | None:
-        """What the numbers of a table are called."""
+        """The names of a table's numbers."""
         return next((part.features for part in self.parts.values() if hasattr(part, "features")), None)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the headers of tar shards, and the files of labels in them, say of each row."""
+"""What the headers of tar shards, and the label files in them, say about each row."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from ensemble_distill.errors import EdistillError
 
 Text = str | int | float | bool
 LARGEST = 2**30  # bytes of a picture's file
-BLOCK = 1 << 14  # rows whose labels are handed on at once
+BLOCK = 1 << 14  # rows in a block of labels
 
 
 @dataclass
 class Headers:
-    """Attributes:
-    at: of each row the number of its shard.
-    placed: where its picture lies there.
-    texts: by column of labels what each row says; empty where none has labels.
-    labeled: whether the first row has one; None before there is one.
-    others: extensions of files that are neither pictures nor labels.
+    """The rows of tar shards.
+
+    Attributes:
+        at: the index of each row's shard.
+        placed: where each row's picture lies in its shard.
+        texts: the labels of all rows, by column; empty lists if rows have no labels.
+        labeled: whether rows have labels, as the first one says; None before any row was read.
+        others: extensions of files that are neither pictures nor declared labels.
     """
 
     at: list[int] = field(default_factory=list)
@@ -33,14 +35,14 @@ class Headers:
 
     @classmethod
     def of(cls, shards: Sequence[Path], column: str | None, labels: Sequence[str]) -> Headers:
-        """Reads them all.
+        """Reads all shards.
 
         Args:
-            column: the extension of pictures; None for all that are called so.
+            column: the extension of pictures; None for any that pictures have.
             labels: the columns of labels.
 
         Raises:
-            EdistillError: as `samples_in` does; or a sample has no picture, or some have labels and others not.
+            EdistillError: as `samples_in` does; or a sample has not exactly one picture, or only some have labels.
         """
         found = cls(texts={name: [] for name in labels})
         numbers = {shard: number for number, shard in enumerate(shards)}
@@ -54,7 +56,7 @@ class Headers:
         return found
 
     def _label(self, sample: Sample) -> None:
-        """Reads the labels of a sample; of data whose first one has none nobody has."""
+        """Reads a sample's labels. Raises EdistillError unless it has some exactly if the first sample does."""
         if self.labeled is None:
             has = {name.partition(".")[0] if name.startswith("json.") else name for name in self.texts}
             self.labeled = bool(has & sample.files.keys())
@@ -70,6 +72,6 @@ class Headers:
             texts.append(sample.text(name))
 
     def blocks(self) -> Iterator[dict[str, list[Text]]]:
-        """The labels, some rows at a time."""
+        """The labels in blocks of rows, by column."""
         for start in range(0, len(self.placed), BLOCK):
             yield {name: texts[start : start + BLOCK] for name, texts in self.texts.items()}

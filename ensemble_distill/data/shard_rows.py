@@ -1,4 +1,4 @@
-"""The samples of tar shards, as WebDataset groups them: files behind each other whose names differ in the extension."""
+"""The samples of tar shards, as WebDataset groups them: consecutive files whose names differ only in the extension."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.runtime.jsons import parse_json
 
 EXTENSIONS = tuple(ending.removeprefix(".") for ending in PICTURES)
-LARGEST_LABEL = 1 << 20  # bytes of a file that says a label
+LARGEST_LABEL = 1 << 20  # bytes of a file that holds a label
 JSON = "json"
 
 
 @dataclass
 class Sample:
-    """Files of one name.
+    """Files in a shard that share a name up to the extension.
 
     Attributes:
         shard: the archive that they are in.
-        key: what their names begin with.
-        files: by extension.
+        key: the common name, with its folder and without an extension.
+        files: the files by extension.
     """
 
     shard: Path
@@ -34,10 +34,10 @@ class Sample:
     files: dict[str, Placed] = field(default_factory=dict)
 
     def picture(self, column: str | None) -> Placed:
-        """Its picture: the file of an extension, or the one that is called as pictures are.
+        """The sample's picture: the file with the extension `column`; for None, the one with a picture's extension.
 
         Raises:
-            EdistillError: it has none, or several.
+            EdistillError: the sample has no picture, or several.
         """
         wanted = (column,) if column is not None else EXTENSIONS
         found = [placed for extension, placed in self.files.items() if extension in wanted]
@@ -51,10 +51,10 @@ class Sample:
         return found[0]
 
     def text(self, column: str) -> str | int | float | bool:
-        """What a label's file says: "cls" is that file's text, "json.kind" what stands under that key.
+        """The sample's label: for "cls" the text of that file, for "json.kind" the value of that key in the JSON file.
 
         Raises:
-            EdistillError: there is no such file or key, or it is no text, number or truth.
+            EdistillError: there is no such file or key, or the value is not a text, a number or a boolean.
         """
         extension, _, key = column.partition(".")
         if extension != JSON:
@@ -89,10 +89,10 @@ class Sample:
 
 
 def read_at(shard: Path, placed: Placed) -> bytes:
-    """The bytes of a file in an archive, and no others.
+    """The bytes of one file in an archive; nothing else is read.
 
     Raises:
-        EdistillError: the archive is shorter now, or is gone.
+        EdistillError: the archive cannot be read, or has become shorter.
     """
     try:
         with shard.open("rb", buffering=0) as file:
@@ -105,10 +105,10 @@ def read_at(shard: Path, placed: Placed) -> bytes:
 
 
 def samples_in(shards: Sequence[Path]) -> Iterator[Sample]:
-    """The samples in their order; folders' names are part of theirs. What has no extension or is hidden is passed over.
+    """The samples in their order. Files without an extension, hidden ones and those called `__…` are passed over.
 
     Raises:
-        EdistillError: as `files_in` does; or a sample has two files of one extension, or stands in two places.
+        EdistillError: as `files_in` does; or a sample has two files of one extension, or its files are apart.
     """
     for shard in shards:
         seen: set[str] = set()

@@ -1,5 +1,7 @@
-"""Tar shards as WebDataset writes them: a folder of `.tar`, one, or `shards/{000..009}.tar`. Rows are read at their
-places, which the archives' headers tell."""
+"""Tar shards as WebDataset writes them: a folder of `.tar` files, a single one, or `shards/{000..009}.tar`.
+
+The archives' headers say where each row lies, and rows are read there.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from ensemble_distill.facts import InputColumns
 from ensemble_distill.tasks import Task
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-LABEL = "cls"  # the extension that says a class where nothing else is declared
+LABEL = "cls"  # the extension of labels if no other is declared
 
 
 class TarPictures(Pictures):
@@ -36,13 +38,13 @@ class TarPictures(Pictures):
 
     Args:
         shards: the archives.
-        at: (N,) which of them each row is in.
-        placed: where each row lies there.
+        at: (N,) the index of each row's archive.
+        placed: where each row lies in its archive.
         labels, classes, remarks: see `Pictures`.
-        columns: what a row is made of.
+        columns: the columns that a row is made of; None if none are declared.
 
     Attributes:
-        note: what was learned of the archives, to be kept.
+        note: the note on the archives' headers, to be kept.
     """
 
     def __init__(
@@ -87,10 +89,11 @@ def claims(source: str) -> bool:
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
-    """The pictures of all shards, one behind the other, and their labels: by default what `.cls` says.
+    """The pictures of all shards, one after the other, and their labels, by default from `.cls` files.
 
     Raises:
-        EdistillError: there are none, or one is packed or damaged; a sample has no picture or no label, or several.
+        EdistillError: there are no samples; an archive is compressed or damaged; a sample has no picture or several;
+            or only some samples have labels.
     """
     entry.refuse_names()
     shards = _shards(entry.source)
@@ -119,7 +122,7 @@ def load(entry: Entry, task: type[Task]) -> Source:
 
 
 def _remarks(source: str, headers: Headers) -> tuple[str, ...]:
-    """Of samples without labels, which of their files could be them."""
+    """A remark on files that could be the missing labels."""
     if not headers.others:
         return ()
     others = sorted(headers.others)
@@ -131,7 +134,7 @@ def _remarks(source: str, headers: Headers) -> tuple[str, ...]:
 
 
 def _shards(source: str) -> list[Path]:
-    """The archives in their order. Raises EdistillError where one is missing or packed."""
+    """The archives in their order. Raises EdistillError if one is missing or compressed."""
     if source.endswith(PACKED):
         raise EdistillError(
             f"{source} is packed, and rows are read at their places, which nothing tells in a packed archive. Unpack "

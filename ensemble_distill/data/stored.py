@@ -1,4 +1,4 @@
-"""Reading arrays that NumPy stored: what a header claims is compared with what is there before memory is taken."""
+"""Reads arrays that NumPy stored. What a header claims is compared with the file before memory is allocated."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ensemble_distill.runtime.files import memory, refuse_endless
 
 HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,  # (3, 0) is only of fields with names that are no Latin-1
+    (2, 0): np.lib.format.read_array_header_2_0,  # (3, 0) only serves field names outside Latin-1
 }
-MAPPED = 2**26  # bytes of an array from which on it is not read whole
+MAPPED = 2**26  # bytes from which on an array is mapped, not read whole
 UNPACKED = "Write inputs with numpy.savez, not compressed and in the order of C, to have them read by row; or give"
-LOCAL = struct.Struct("<4s 22x H H")  # of an entry's own header: its mark, and the lengths of what follows
+LOCAL = struct.Struct("<4s 22x H H")  # an entry's local header: its signature, and the lengths of name and extra field
 
 
 class Archive:
-    """The arrays of an `.npz` by name, each read when it is asked for.
+    """The arrays of an `.npz` by name, each read at access.
 
     Raises:
-        EdistillError: it cannot be read, or holds a name twice.
+        EdistillError: the file cannot be read as an `.npz`, or holds a name twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,11 +54,11 @@ class Archive:
         return tuple(self._entries)
 
     def is_array(self, name: str) -> bool:
-        """Whether it is called as arrays are, and no other file in the archive."""
+        """Whether an entry is an array, by its extension, and not another file in the archive."""
         return self._entries[name].filename.endswith(".npy")
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """What the header says; nothing else is read."""
+        """An array's shape, as its header says; nothing else is read."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self._entries[name]) as file:
                 return _header(file)[0]
@@ -66,11 +66,12 @@ class Archive:
             raise self._unreadable(error) from error
 
     def mapped(self, name: str) -> Mapped | None:
-        """An array of numbers whose rows are read when they are asked for: a large one that is stored as it is. None
-        for any other, which `read` is for.
+        """A large, uncompressed array of numbers, mapped so that its rows are read at access.
+
+        None for any other array, which `read` reads whole.
 
         Raises:
-            EdistillError: it is not all there, or is not what the archive says.
+            EdistillError: the array is not whole, or does not have the archive's checksum.
         """
         entry = self._entries[name]
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < MAPPED:
@@ -82,7 +83,7 @@ class Archive:
                 header = file.tell()
             start = _content(self.path, entry)
             if dtype.kind not in "fiu" or not shape or (columns_first and len(shape) > 1):
-                return None  # of columns one behind the other each row lies all over the file
+                return None  # in Fortran order, each row is spread over the whole file
             _refuse_lying(shape, dtype, entry.file_size - header)
             found = Mapped(Place(self.path, named, start + header, dtype, shape))
             if found.checksum(start, start + entry.file_size) != entry.CRC:
@@ -94,7 +95,11 @@ class Archive:
         return found
 
     def read(self, name: str) -> Array:
-        """Raises EdistillError: the array is pickled, does not fit into memory, or is not all there."""
+        """An array, read whole.
+
+        Raises:
+            EdistillError: the array is pickled, does not fit into memory, or is not whole.
+        """
         entry = self._entries[name]
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -112,10 +117,11 @@ def read_npy(path: Path, named: str) -> Array:
     """The array in an `.npy`.
 
     Args:
-        named: which setting it is of, for messages.
+        named: the setting or the role of the file, for messages.
 
     Raises:
-        EdistillError: it is no `.npy`, an archive of several, pickled, larger than memory, or not all there.
+        EdistillError: the file is not an `.npy`, is an archive of several arrays, pickled, larger than memory, or not
+            whole.
     """
     try:
         with path.open("rb") as file:
@@ -124,12 +130,12 @@ def read_npy(path: Path, named: str) -> Array:
         return _read(lambda: path.open("rb"), path.stat().st_size, f"{named}: {path}")
     except EdistillError:
         raise
-    except Exception as error:  # a header is anyone's text
+    except Exception as error:  # a header may hold any text, which fails in many ways
         raise EdistillError(f"{named}: {path} is not an .npy: {error}. Write it with numpy.save.") from error
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """The shape, whether columns lie one behind the other, and the dtype."""
+    """The shape, whether the order is Fortran's, and the dtype."""
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise ValueError(f"its format is of version {version}")
@@ -137,8 +143,11 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _content(path: Path, entry: zipfile.ZipInfo) -> int:
-    """The byte that a stored entry's content begins at, behind the header of its own (APPNOTE.TXT 4.3.7). Raises
-    ValueError where it would lead out of the file."""
+    """The offset in bytes of a stored entry's content, which follows its local header (APPNOTE.TXT 4.3.7).
+
+    Raises:
+        ValueError: there is no such header, the entry is compressed, or its content leads out of the file.
+    """
     with path.open("rb") as file:
         file.seek(entry.header_offset)
         header = file.read(LOCAL.size)
@@ -151,17 +160,19 @@ def _content(path: Path, entry: zipfile.ZipInfo) -> int:
 
 
 def _refuse_lying(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
-    """Raise ValueError where a header claims another number of bytes than there are."""
+    """Raise ValueError if a header claims another number of bytes than there are."""
     claimed = math.prod(shape) * dtype.itemsize
     if claimed != there:
         raise ValueError(f"its header claims {claimed:,} bytes, an array {shape} of {dtype}, and {there:,} are there")
 
 
 def _read(opened: Callable[[], IO[bytes]], size: int, named: str, instead: str = "Give") -> Array:
-    """The array of a file of `size` bytes, which is opened twice: for the header, and once that is known to hold.
+    """The array in a file of `size` bytes.
+
+    The file is opened twice: for the header, and after that was checked, for the array.
 
     Args:
-        instead: what to do about one that is too large, before another way is named.
+        instead: for an array that is too large, the beginning of the advice in the message.
     """
     with opened() as file:
         shape, _, dtype = _header(file)

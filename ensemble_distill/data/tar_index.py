@@ -1,4 +1,4 @@
-"""Where the files of a tar archive lie, by its headers alone. Nothing is unpacked, so no name leads anywhere.
+"""Finds the files in a tar archive by its headers alone. Nothing is unpacked, so no name can lead out of a folder.
 
 The format is POSIX.1-1988 (ustar) with the long names of pax and of GNU tar.
 """
@@ -13,8 +13,8 @@ from typing import IO, NamedTuple
 from ensemble_distill.errors import EdistillError
 
 BLOCK = 512
-LONGEST = 1 << 16  # bytes of a header that says a long name
-DIGITS = 20  # of any size
+LONGEST = 1 << 16  # bytes of a header that holds a long name
+DIGITS = 20  # more than any size has
 FILES, FOLDERS, LINKS = b"\x0007", b"5", b"12"
 PAX, PAX_FOR_ALL, LONG_NAME = b"x", b"g", b"L"
 _HEADER = struct.Struct("100s 24x 12s 12x 8s c 100s 6s 82x 155s 12x")
@@ -32,8 +32,8 @@ def files_in(path: Path) -> Iterator[Placed]:
     """The files of an archive in their order.
 
     Raises:
-        EdistillError: it is none or damaged, ends before it should, or holds links, devices or what is larger than
-            itself.
+        EdistillError: it is not an archive, is damaged or cut short, or holds links, devices or a file larger than the
+            archive.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -45,12 +45,12 @@ def files_in(path: Path) -> Iterator[Placed]:
 
 
 class _OddError(Exception):
-    """What is wrong with an archive, and what to do, behind its name."""
+    """What is wrong with an archive, and what to do: a message to follow the archive's name."""
 
 
 def _walked(file: IO[bytes], end: int) -> Iterator[Placed]:
     at = 0
-    told: dict[str, str] = {}  # what headers say of the file that follows
+    told: dict[str, str] = {}  # what extended headers say about the next file
     while True:
         file.seek(at)
         block = file.read(BLOCK)
@@ -81,7 +81,7 @@ def _walked(file: IO[bytes], end: int) -> Iterator[Placed]:
 
 
 def _header(block: bytes, at: int) -> tuple[str, int, bytes]:
-    """Name, size and type. Raises _OddError where its checksum is another."""
+    """The name, size and type in a header. Raises _OddError if its checksum is wrong or its size is no number."""
     name, size, checksum, kind, _, magic, prefix = _HEADER.unpack(block)
     try:
         if sum(block) - sum(checksum) + 8 * 32 != _number(checksum):
@@ -90,13 +90,13 @@ def _header(block: bytes, at: int) -> tuple[str, int, bytes]:
     except ValueError as error:
         raise _OddError(f"is not a tar archive, or damaged at byte {at}: {error}. Write it again.") from None
     told = _text(name)
-    if magic[:5] == b"ustar" and magic[5:] == b"\0" and (above := _text(prefix)):  # GNU tar has times there
+    if magic[:5] == b"ustar" and magic[5:] == b"\0" and (above := _text(prefix)):  # GNU tar stores times there
         told = f"{above}/{told}"
     return told, count, kind
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or as GNU tar has large ones, base 256."""
+    """A number in octal digits, or in base 256, as GNU tar writes large ones."""
     if field[0] == 0o200:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b"\0 ")
@@ -110,7 +110,7 @@ def _text(field: bytes) -> str:
 
 
 def _told(kind: bytes, content: bytes, at: int) -> dict[str, str]:
-    """What a header of pax or GNU tar says of the file behind it: its name, and its size."""
+    """What an extended header of pax or GNU tar says about the next file: its "path", and for pax its "size"."""
     if kind in LONG_NAME:
         return {"path": _text(content)}
     found = {}

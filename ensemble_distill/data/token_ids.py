@@ -26,8 +26,8 @@ def load(entry: Entry, task: type[Task]) -> Source:
     """The ids in their order.
 
     Raises:
-        EdistillError: the task is not about tokens; it is no array (T,) of ids of the vocabulary, or shorter than a
-            window.
+        EdistillError: the task is not about tokens, or the file is not an array (T,) of ids of the vocabulary, or is
+            shorter than a window.
     """
     entry.refuse_names()
     refuse_no_tokens(entry.source, task)

@@ -1,10 +1,10 @@
-"""A stream of tokens as rows: windows that follow each other, each with the tokens before it as its context.
+"""A stream of tokens as rows: consecutive windows, each with the tokens before it as its context.
 
-A network with a state carries it from one window to the next. Then what it says of a window depends on all that came
-before, and of a row alone nothing could be said: not by a cache that is read in any order, nor by a pass that goes on
-after a crash, nor in batches of another size. Here each row brings its own context instead: the `context` tokens
-before its window. Whoever reads a row starts from no state at the beginning of the context, and is asked about the
-window. So members and student see the same tokens before every position, and a row is a function of itself.
+A network with a state would carry it from one window to the next. Its answer to a window would then depend on all that
+came before, and a row alone would have no answer: not in a cache that is read in any order, not in a pass that resumes
+after a crash, not in batches of another size. Instead, each row brings its own context: the `context` tokens before its
+window. A network starts without a state at the beginning of the context, and answers the window. So members and
+student see the same tokens before every position, and the answer to a row depends on the row alone.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ensemble_distill.tasks.checks.positions import IGNORED
 
 
 class TokenStream:
-    """Windows of a stream in its order. Row r is to predict tokens r·L to r·L + L − 1, each from those before it; what
-    lies beyond the stream's end is ignored.
+    """Windows of a stream in its order. Row r predicts tokens r·L to r·L + L − 1, each from those before it.
 
-    Before the first token there is a context too: as many ends of a line, or whatever `filler` is.
+    Positions beyond the stream's end are ignored. The context before the first token is made of `filler`.
 
     Args:
         ids: (T,) int64, T ≥ 1.
         window, context: L and C.
         classes: the vocabulary.
-        unit: what a token is; None where ids were given.
-        filler: the id of what stands before the beginning.
+        unit: what a token is; None if ids were given.
+        filler: the id that stands before the beginning and beyond the end.
+        remarks: see `Source`.
     """
 
     kind: Kind = "tokens"

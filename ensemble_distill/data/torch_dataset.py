@@ -1,4 +1,4 @@
-"""torchvision's data sets, from files that are there: `torch/CIFAR10`, as timm names them."""
+"""torchvision's data sets, from files on disk: `torch/CIFAR10`, as timm names them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from ensemble_distill.tasks import Task, open_task
 PREFIX = "torch/"
 TWO = ("train", "test")
 THREE = ("train", "val", "test")
-# the data sets of pictures with one class each, and their parts as torchvision calls them; whether a part is said as
-# `train=True` or as `split="train"` is told by the data set itself
+# the data sets of pictures with one class each, and their parts by torchvision's names
 PARTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "USPS"), TWO),
     **dict.fromkeys(("FER2013", "Food101", "GTSRB", "StanfordCars"), TWO),
@@ -33,17 +32,20 @@ PARTS: dict[str, tuple[str, ...]] = {
     "STL10": ("train", "test", "unlabeled"),
     "SVHN": ("train", "test", "extra"),
 }
+# those whose part is chosen by `train=True` or `train=False`; the others take `split="train"`
 BY_TRAIN = frozenset({"CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "USPS"})
-# of a split of `[data]`, what its part may be called
+# the parts that may serve as a split of `[data]` if none has its name
 ALIKE = {"validation": ("val", "valid"), "train": ("train", "trainval"), "all": ("train", "trainval")}
 
 
 @dataclass(frozen=True)
 class Which:
-    """Attributes:
-    name: as torchvision spells it.
-    root: the folder where its files lie, as torchvision's `root` is.
-    part: of it.
+    """A part of one of torchvision's data sets.
+
+    Attributes:
+        name: the data set's name, as torchvision spells it.
+        root: torchvision's `root`, the folder of its files.
+        part: the part's name.
     """
 
     name: str
@@ -54,14 +56,14 @@ class Which:
         """Torchvision's object; nothing is downloaded.
 
         Raises:
-            EdistillError: its files are not there, or are others than those that were published.
+            EdistillError: its files are missing, or are not the published ones.
         """
         import torchvision.datasets
 
         part = {"train": self.part == "train"} if self.name in BY_TRAIN else {"split": self.part}
         try:
             return getattr(torchvision.datasets, self.name)(root=self.root, download=False, **part)
-        except Exception as error:  # what a damaged file raises is anything
+        except Exception as error:  # damaged files raise errors of any class
             unpacked = f"torchvision.datasets.{self.name}({self.root!r}, download=True, {_spelled(part)})"
             raise EdistillError(
                 f"{PREFIX}{self.name} is not whole in {self.root}: {first_line(error)}. Nothing is downloaded here; "
@@ -70,7 +72,7 @@ class Which:
 
 
 class TorchDataset(Factory):
-    """Rows of such a data set."""
+    """Rows of a part of one of torchvision's data sets."""
 
     def __init__(self, which: Which, task: type[Task]) -> None:
         self.which = which
@@ -84,7 +86,7 @@ class TorchDataset(Factory):
 
 
 class _Rows:
-    """Torchvision's object, with the labels of all rows where it keeps them: else each is decoded to be asked."""
+    """Torchvision's object, with the labels of all rows if it keeps them; otherwise rows are decoded to get them."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -110,7 +112,7 @@ def claims(source: str) -> bool:
 
 
 def load(entry: Entry, task: type[Task]) -> Source:
-    """A part of the data set, by default the one that is called as the split is.
+    """A part of the data set, by default the one named like the split.
 
     Raises:
         EdistillError: there is no such data set or part, nothing says where its files lie, or they are not there.

@@ -1,4 +1,4 @@
-"""Tokens of a text and their ids: how a text is cut, and which tokens there are."""
+"""The tokens of a text and their ids: how a text is cut, and which tokens there are."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Reading:
     """How a stream of tokens becomes rows.
 
     Attributes:
-        unit: what a token of a text is: a word between spaces, or a character.
-        window: tokens of a row that are predicted.
-        context: tokens before them that a network is shown, and that are predicted in the row before.
+        unit: what a token of a text is: a word between white space, or a character.
+        window: how many tokens of a row are predicted.
+        context: how many tokens before those a network is shown; they are predicted in the rows before.
         vocabulary: a file that lists the tokens; see `read_vocabulary`.
-        built_from: the text whose tokens those are, where no file lists them.
-        size: how many of that text's tokens are known, the most frequent; None for all.
-        known: the tokens, where they are known already.
+        built_from: the text whose tokens make the vocabulary if no file lists them; see `built`.
+        size: the size of a vocabulary that is built from a text, special tokens included; None for all tokens.
+        known: the tokens, if they are known already.
         short: whether a text may be shorter than a window.
     """
 
@@ -49,7 +49,7 @@ class Reading:
         """All tokens in the order of their ids.
 
         Raises:
-            EdistillError: nothing says which there are, or the file that does is none of tokens.
+            EdistillError: nothing says which there are, or the file that should does not list tokens.
         """
         if self.known is not None:
             return self.known
@@ -65,17 +65,17 @@ class Reading:
 
 
 def is_text(source: str) -> bool:
-    """Whether a path is one of a text."""
+    """Whether a source is a text file, by its extension."""
     return source.endswith((".txt", ".tokens"))
 
 
 def read_text(path: Path) -> str:
-    """Raises EdistillError where it cannot be read, is not UTF-8, or does not fit into memory."""
+    """The text of a file. Raises EdistillError if it cannot be read, is not UTF-8, or does not fit into memory."""
     refuse_special(str(path))
     try:
         if (size := path.stat().st_size) > memory() // 8:
             raise EdistillError(f"{path} has {size:,} bytes, which do not fit into memory as tokens. Cut it in parts.")
-        return read_whole(path).decode("utf-8-sig")  # a mark at the beginning is no part of the first token
+        return read_whole(path).decode("utf-8-sig")  # a byte-order mark is not part of the first token
     except UnicodeDecodeError as error:
         raise EdistillError(
             f"{path} is not UTF-8 text: byte {error.start} is {error.reason}. Save it as UTF-8."
@@ -85,7 +85,7 @@ def read_text(path: Path) -> str:
 
 
 def cut(text: str, unit: str) -> list[str]:
-    """The tokens of a text: characters; or words between spaces, and `<eos>` after each line."""
+    """The tokens of a text: its characters, or its words between white space, with `<eos>` after each line."""
     if unit == "character":
         return list(text)
     lines = text.removesuffix(NEWLINE).split(NEWLINE) if text else []
@@ -93,11 +93,12 @@ def cut(text: str, unit: str) -> list[str]:
 
 
 def built(tokens: Iterable[str], unit: str, size: int | None) -> tuple[str, ...]:
-    """The tokens of a text, the most frequent first and of equally frequent ones by their code points; before them
-    `<unk>`, and of words `<eos>`.
+    """The vocabulary of a text: `<unk>`, for words `<eos>`, and the text's tokens.
+
+    The most frequent tokens come first, equally frequent ones in the order of their code points.
 
     Args:
-        size: how many to keep in all.
+        size: how many tokens to keep in all; None for every one.
     """
     special = (UNKNOWN, END) if unit == "word" else (UNKNOWN,)
     counts = Counter(tokens)
@@ -106,10 +107,10 @@ def built(tokens: Iterable[str], unit: str, size: int | None) -> tuple[str, ...]
 
 
 def read_vocabulary(path: Path) -> tuple[str, ...]:
-    """The tokens that a file lists: one a line, or as a JSON array of texts in a `.json`.
+    """The tokens that a file lists: one a line, or in a `.json` as an array of strings.
 
     Raises:
-        EdistillError: it lists none, one twice, or what is no text.
+        EdistillError: it lists fewer than two tokens, one twice, or something other than text.
     """
     text = read_text(path)
     if path.suffix == ".json":
@@ -134,7 +135,7 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
 
 
 def as_ids(tokens: Sequence[str], vocabulary: Sequence[str], path: Path) -> NDArray[np.int64]:
-    """The ids of tokens (T,); of what is not in the vocabulary that of `<unk>`.
+    """The ids of tokens, (T,); a token outside the vocabulary gets that of `<unk>`.
 
     Raises:
         EdistillError: a token is outside a vocabulary that has no `<unk>`.
@@ -154,7 +155,7 @@ def as_ids(tokens: Sequence[str], vocabulary: Sequence[str], path: Path) -> NDAr
 
 
 def filler(vocabulary: Sequence[str]) -> int:
-    """The id of what stands before the beginning of a stream: the end of a line before, else the first token."""
+    """The id that stands before the beginning of a stream: that of `<eos>` or a newline, otherwise 0."""
     return next((vocabulary.index(token) for token in (END, NEWLINE) if token in vocabulary), 0)
 
 
@@ -168,5 +169,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=4)
 def _built(path: Path, unit: str, size: int | None, stamp: tuple[int, int]) -> tuple[str, ...]:
-    """`stamp` tells one state of the file from the next."""
+    """The vocabulary of a text file, cached. `stamp` changes whenever the file does."""
     return built(cut(read_text(path), unit), unit, size)

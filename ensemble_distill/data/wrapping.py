@@ -1,4 +1,4 @@
-"""A source that takes its rows from another."""
+"""Sources that take their rows from another source."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from ensemble_distill.facts import InputColumns
 
 
 class Wrapping:
-    """Rows of an inner source, in part or otherwise. What is said of a table's columns is what that one says."""
+    """Rows taken from an inner source, all or some of them. Column facts of a table come from that source."""
 
     def __init__(self, inner: Source) -> None:
         self.inner = inner
 
     @property
     def groups(self) -> tuple[int, ...] | None:
-        """For each number of a table's rows the place of its column."""
+        """(F,) the index of each number's column; None if the source is not a table."""
         return getattr(self.inner, "groups", None)
 
     @property
     def numeric(self) -> Array | None:
-        """Which of them vary by amounts, where it is a table."""
+        """(F,) whether each number is a quantity; None if the source is not a table."""
         return getattr(self.inner, "numeric", None)
 
     @property
     def features(self) -> tuple[str, ...] | None:
-        """What they are called, where it is a table."""
+        """(F,) the numbers' names; None if the source is not a table."""
         return getattr(self.inner, "features", None)
 
     @property
     def columns(self) -> InputColumns | None:
-        """What its rows are made of, where it is a table."""
+        """The columns that rows are made of; None if the source is not a table."""
         return getattr(self.inner, "columns", None)
 
 
 def innermost(source: Source) -> Source:
-    """The one that has rows of its own."""
+    """The source inside all wrappings, which has rows of its own."""
     while isinstance(source, Wrapping):
         source = source.inner
     return source

@@ -1,7 +1,7 @@
 """Shifts: test data distorted in five severities, a shift a file, whose name is its key (`rotation.py` is "rotation").
 
-Unlike a view, which training draws anew, a shift is one fixed change of a whole split: `Shifted` is itself a source,
-so members and student are evaluated on the same distorted rows. See `Shift` for what such a module holds.
+Unlike a view, which is drawn per row and number, a shift is one fixed change of a whole split. `Shifted` is itself a
+source, so members and student are evaluated on the same distorted rows. See `Shift` for what such a module holds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 class Origin(NamedTuple):
-    """Where an example comes from, for a shift that has to know.
+    """Where an example comes from, for shifts that need to know.
 
     Attributes:
-        kind: of the item; pixels reach a shift as floats.
-        row: the key of what is random.
-        scale: (F,) deviations of the columns, features only.
+        kind: the item's kind; pixels reach a shift as floats.
+        row: the row, which random numbers are derived from.
+        scale: (F,) the columns' standard deviations, for features only.
     """
 
     kind: Kind
@@ -39,8 +39,8 @@ class Shift(Protocol):
     """What a module of this package holds.
 
     Attributes:
-        KINDS: what it can act on.
-        AMOUNTS: for each of those, how much a severity is, mildest first.
+        KINDS: the kinds that the shift can act on.
+        AMOUNTS: for each of those, the amount of each severity, mildest first.
     """
 
     KINDS: frozenset[Kind]
@@ -54,20 +54,20 @@ class Shift(Protocol):
         """x distorted, of its shape, in memory of its own.
 
         Args:
-            x: float32; pixels (C, H, W) in [0, 1], all else as its item has it. Read-only.
+            x: float32; pixels (C, H, W) in [0, 1], any other kind as its item has it. Read-only.
             amount: one of AMOUNTS.
             origin: where x comes from.
 
         Returns:
-            Floats. What pixels exceed [0, 1] by is cut off by the caller.
+            Floats. The caller clips pixels to [0, 1].
         """
         ...
 
 
 class Shifted(Wrapping):
-    """A source whose every x is distorted at its own size, before any preprocessing; the rest is the source's own.
+    """A source with every x distorted at its own size, before any preprocessing; the rest is the source's own.
 
-    x keeps its dtype and shape: uint8 pixels are rounded, tensors and features stay float32. An item is pure in
+    x keeps its dtype and shape: pixels are rounded to uint8, all else stays float32. An item is a pure function of
     (shift, severity, row) and the source's own item, whatever the order or process.
 
     Args:
@@ -91,7 +91,7 @@ class Shifted(Wrapping):
         # here, not in each loader process: some sources read every row for it
         scale = source.scale if source.kind == "features" else None
         self.scale = scale if isinstance(scale, np.ndarray) else None
-        # the functions of a module travel to other processes, the module does not
+        # a module's functions can be sent to other processes, the module itself cannot
         self._apply, self._amount = shift.apply, shift.AMOUNTS[source.kind][severity - 1]
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class Shifted(Wrapping):
 
     @property
     def digest(self) -> str:
-        """sha256 of the source's digest, the shift, the severity and its amount, which a later version may change."""
+        """sha256 of the source's digest, the shift, the severity, and its amount, which a later version may change."""
         parts = ("shift", self.inner.digest, self.shift, str(self.severity), self.level)
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
@@ -143,12 +143,17 @@ def shift_names() -> tuple[str, ...]:
 
 
 def shifts_for(kind: Kind) -> tuple[str, ...]:
-    """Names of the shifts that can act on data of that kind, sorted."""
+    """Names of the shifts that can act on data of a kind, sorted."""
     return tuple(name for name in shift_names() if kind in open_shift(name).KINDS)
 
 
 def refuse_no_shift(kind: Kind, named: str) -> None:
-    """Raise EdistillError for rows that nothing can distort."""
+    """Raise EdistillError if no shift can distort rows of a kind.
+
+    Args:
+        kind: the kind of the rows.
+        named: what holds them, for the message.
+    """
     if not shifts_for(kind):
         what = "several arrays a row" if kind == "several" else kind
         raise EdistillError(
@@ -158,7 +163,7 @@ def refuse_no_shift(kind: Kind, named: str) -> None:
 
 
 def levels(name: str, kind: Kind = "pixels") -> tuple[str, ...]:
-    """What each severity of the shift means on data of that kind, as short texts for tables: "18°", "36°", …
+    """What each severity of a shift means on data of a kind, as short texts for tables: "18°", "36°", …
 
     Raises:
         EdistillError: there is no such shift, or it does not act on that kind.
@@ -168,10 +173,10 @@ def levels(name: str, kind: Kind = "pixels") -> tuple[str, ...]:
 
 
 def open_shift(name: str) -> Shift:
-    """The shift of that name.
+    """The shift of a name.
 
     Raises:
-        EdistillError: there is none.
+        EdistillError: there is none of that name.
     """
     known = shift_names()
     if name not in known:

@@ -1,8 +1,8 @@
-"""Gaussian blur, its standard deviation a share of the shorter side, so that it looks alike at every size.
+"""Gaussian blur whose standard deviation is a share of the shorter side, so that it looks alike at every size.
 
 ImageNet-C blurs by 1, 2, 3, 4 and 6 of 224 pixels, CIFAR-10-C by .4, .6, .7, .8 and 1 of 32 (Hendrycks & Dietterich
-2019, arXiv:1903.12261), which is .4 to 2.7 % and 1.2 to 3.1 %. Of stripes a pixel wide, .4 pixels leave 84 % of the
-contrast and 2 % of 32 pixels leave 26 %: visible, so the severities start there and go on in equal steps.
+2019, arXiv:1903.12261), which is .4 to 2.7 % and 1.2 to 3.1 %. On stripes a pixel wide, .4 pixels leave 84 % of the
+contrast, and 2 % of 32 pixels leaves 26 %. That is visible, so the severities start there and go on in equal steps.
 """
 
 from __future__ import annotations

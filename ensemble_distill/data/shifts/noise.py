@@ -1,8 +1,8 @@
-"""Gaussian noise, drawn by the row alone: every severity adds the same normals, only larger.
+"""Gaussian noise, drawn from the row alone: every severity adds the same normals, only larger.
 
-On pixels its standard deviations are ImageNet-C's (Hendrycks & Dietterich 2019, arXiv:1903.12261). What range tensors
-and features should keep is unknown, so theirs are relative: to each channel's own deviation in that row, and to each
-column's over the rows. A channel that is constant therefore stays as it is.
+On pixels its standard deviations are ImageNet-C's (Hendrycks & Dietterich 2019, arXiv:1903.12261). The range of other
+kinds is unknown, so theirs are relative: for tensors, series and volumes to each channel's own deviation in that row,
+for features to each column's over the rows. A constant channel therefore stays as it is.
 """
 
 from __future__ import annotations

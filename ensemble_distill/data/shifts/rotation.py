@@ -1,7 +1,7 @@
-"""Rotation counterclockwise about the center, bilinear; what comes from outside is black.
+"""Rotation counterclockwise about the center, bilinear; beyond the picture all is black.
 
-MNIST is rotated so by Ovadia et al. 2019 (arXiv:1906.02530) and for Hydra (Tran et al. 2020, arXiv:2001.04694). What
-black became in a tensor is unknown, and 0 is gray where it was normalized, so a channel's lowest value stands for it.
+Ovadia et al. 2019 (arXiv:1906.02530) and Hydra (Tran et al. 2020, arXiv:2001.04694) rotate MNIST in this way. The value
+of black in a tensor is unknown, and 0 is gray in a normalized one, so a channel's lowest value stands for black.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Cyclic translation to the right by a share of the width, in whole pixels: what leaves at the right enters left.
+"""Cyclic translation to the right by a share of the width, in whole pixels: what leaves right enters left.
 
-MNIST is moved so by Ovadia et al. 2019 (arXiv:1906.02530), MNIST and CIFAR-10 for Hydra (Tran et al. 2020,
-arXiv:2001.04694).
+Ovadia et al. 2019 (arXiv:1906.02530) move MNIST in this way, and Hydra (Tran et al. 2020, arXiv:2001.04694) moves MNIST
+and CIFAR-10.
 """
 
 from __future__ import annotations

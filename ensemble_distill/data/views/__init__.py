@@ -33,7 +33,7 @@ def view_names() -> list[str]:
 
 
 def kinds_of(name: str) -> frozenset[Kind]:
-    """What the transform of that name can act on."""
+    """The kinds that a transform can act on."""
     kinds: frozenset[Kind] = _module(name).KINDS
     return kinds
 
@@ -45,18 +45,18 @@ def open_view(
     arrays: Sequence[RowArray] | None = None,
     places: tuple[bool, ...] | None = None,
 ) -> View:
-    """The view of that name.
+    """The view that `views.transform` names.
 
     Args:
         spec: a transform, several joined by "+" in any order, or `file.py:factory`, which returns a View.
-        scale: the source's `scale`, the unit of noise on features.
-        groups: for each number of features the place of the column that it comes from; None where each is one.
-        arrays: of which rows consist; None where they are one. A transform acts on those that it knows.
-        places: which of a table's numbers are places of categories; see `InputColumns`.
+        scale: the source's `scale`, the unit of noise.
+        groups: the index of each feature's column; None if each feature is a column.
+        arrays: the arrays of a row; None if a row is one array. A transform acts on those whose kind it knows.
+        places: which of a table's numbers are indices of categories; see `InputColumns`.
 
     Raises:
-        EdistillError: an unknown name, one that stands twice, two that mix or that push, one that knows none of the
-            arrays, or a factory that fails.
+        EdistillError: an unknown name, a repeated one, two transforms that mix or two that push, one that acts on none
+            of the arrays, or a factory that fails.
     """
     if ":" in spec:
         return _users_view(spec)
@@ -111,7 +111,7 @@ def _composed(
 
 
 def _refuse_idle(transforms: Sequence[tuple[str, ModuleType]], spec: str, arrays: Sequence[RowArray]) -> None:
-    """Raise EdistillError for a transform that knows none of the arrays, or moves one along a gradient."""
+    """Raise EdistillError for a transform that acts on none of the arrays, or moves inputs along a gradient."""
     for name, module in transforms:
         if module.PHASE is Phase.PUSH or not any(one.kind in module.KINDS for one in arrays):
             why = "moves a row that is one array" if module.PHASE is Phase.PUSH else f"acts on {_listed(module.KINDS)}"
@@ -122,7 +122,7 @@ def _refuse_idle(transforms: Sequence[tuple[str, ModuleType]], spec: str, arrays
 
 
 def able_views(arrays: Sequence[RowArray]) -> list[str]:
-    """The transforms that act on one of the arrays at least."""
+    """The names of the transforms that act on at least one of the arrays."""
     return [
         name
         for name in view_names()
@@ -135,18 +135,14 @@ def _listed(kinds: frozenset[Kind]) -> str:
 
 
 def in_units(spec: str) -> bool:
-    """Whether one of its transforms goes by the source's `scale`, for which some sources read every row."""
+    """Whether one of a view's transforms uses the source's `scale`, for which some sources read every row."""
     known = _VIEWS.modules
     names = (name.strip() for name in spec.split("+"))
     return any(getattr(known.get(name), "IN_UNITS", False) for name in names)
 
 
 def require_kind(view: View, kind: Kind, spec: str) -> None:
-    """Refuse a view that cannot act on the data.
-
-    Raises:
-        EdistillError: `kind` is not among `view.kinds`.
-    """
+    """Raise EdistillError for a view that cannot act on the data."""
     if kind not in view.kinds:
         able = [name for name in view_names() if kind in _module(name).KINDS]
         raise EdistillError(
@@ -182,7 +178,7 @@ def _users_view(spec: str) -> View:
 
 
 class UsersView:
-    """A user's view that other processes can make again: its class may come from a file none can import by name."""
+    """A user's view, made again in each process, since its class may come from a file that none can import by name."""
 
     def __init__(self, spec: str, view: View) -> None:
         self.spec, self.view, self.kinds, self.pushes = spec, view, view.kinds, pushes(view)
@@ -203,8 +199,10 @@ class UsersView:
 
 
 class UsersPlan:
-    """What a user's view plans. Its errors are told as its own; what it renders is copied, since it may use its array
-    again for the next row."""
+    """A plan of a user's view.
+
+    Its errors are reported as the user's. What it renders is copied, since it may use its array again for another row.
+    """
 
     def __init__(self, spec: str, plan: Plan, rows: tuple[int, ...]) -> None:
         self.spec, self.own, self.rows = spec, plan, rows

@@ -1,7 +1,7 @@
-"""A rotation, a zoom, a shear and a shift at once, bilinear; what comes from outside repeats the border.
+"""A rotation, a zoom, a shear and a shift at once, bilinear; beyond the picture the border is repeated.
 
-Members that agree on a row and on its crops come apart on pictures that lie a little outside of what they saw; and
-digits, which must not be flipped, need a geometry too. Mirrored borders would put strokes at the edge of a digit.
+Members that agree on a row and on its crops come to differ on pictures a little outside of what they saw. And digits,
+which must not be flipped, need a geometry too. Mirrored borders would put strokes at the edge of a digit.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from ensemble_distill.runtime.keys import uniforms
 PHASE = Phase.GEOMETRY
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor"})
 ROTATION, SHEAR = math.radians(20), math.radians(15)  # at most, either way
-ZOOM = math.log(1.25)  # of the logarithm, either way
+ZOOM = math.log(1.25)  # of the zoom's logarithm, either way
 SHIFT = 0.1  # of height and width, either way
 
 
 @dataclass(frozen=True)
 class Affine:
-    """Attributes:
-    rotation, shear: radians, counterclockwise.
-    zoom: above 1 the picture grows.
-    down, right: where its center goes, as shares of height and width.
+    """What was drawn for one picture.
+
+    Attributes:
+        rotation, shear: radians, counterclockwise.
+        zoom: above 1 the picture grows.
+        down, right: how far its center moves, as shares of height and width.
     """
 
     rotation: float
@@ -39,7 +41,7 @@ class Affine:
     right: float
 
     def apply(self, x: Array, kind: Kind) -> Array:
-        """Pixels (H, W, C), which become floats in [0, 1], or a tensor (C, H, W); float32 of x's shape."""
+        """Pixels (H, W, C), moved, as float32 in [0, 1]; or a tensor (C, H, W), moved, float32."""
         planes = as_unit(x).transpose(2, 0, 1) if kind == "pixels" else x
         size = np.array(planes.shape[1:])
         center = (size - 1) / 2
@@ -50,7 +52,7 @@ class Affine:
         return moved.transpose(1, 2, 0) if kind == "pixels" else moved
 
     def _inverse(self) -> Array:
-        """(2, 2), from where a pixel is shown, (row, column), to where it comes from."""
+        """(2, 2): maps the offset (row, column) at which a pixel is shown to the one that it comes from."""
         cos, sin = math.cos(self.rotation), math.sin(self.rotation)
         turned = np.array([[cos, -sin], [sin, cos]])
         sheared = np.array([[1.0, 0.0], [math.tan(self.shear), 1.0]])
@@ -59,6 +61,6 @@ class Affine:
 
 
 def draw(key: Key, scale: Array | None) -> Affine:
-    """Each uniform within its bounds."""
+    """Draws each amount uniformly within its bounds, the zoom by its logarithm."""
     rotation, shear, zoom, down, right = (2 * u - 1 for u in uniforms(5, *key))
     return Affine(ROTATION * rotation, SHEAR * shear, math.exp(ZOOM * zoom), SHIFT * down, SHIFT * right)

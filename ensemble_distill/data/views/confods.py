@@ -1,7 +1,7 @@
-"""ODS with a step in proportion to the asked member's confidence (ConfODS; Nam et al. 2021, arXiv:2110.14149).
+"""ODS with a step in proportion to the member's confidence (ConfODS; Nam et al. 2021, arXiv:2110.14149).
 
-The step of `ods` times max_k softmax(z)_k of the member whose gradient it is: rows of which it is unsure move less.
-This is read from the released code; of its temperature, see `ods`.
+The step is that of `ods` times max_k softmax(z)_k of the member whose gradient is taken: rows that the member is unsure
+of move less. This follows the released code; for its temperature, see `ods`.
 """
 
 from __future__ import annotations

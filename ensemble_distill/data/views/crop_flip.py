@@ -20,9 +20,11 @@ KINDS: frozenset[Kind] = frozenset({"pixels", "tensor"})
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Attributes:
-    top, left: where the window lies, as a share in [0, 1) of the whole pixels it can move.
-    flip: mirrored left to right.
+    """What was drawn for one picture.
+
+    Attributes:
+        top, left: where the window lies, as a share in [0, 1) of the whole pixels that it can move.
+        flip: whether the picture is mirrored left to right.
     """
 
     top: float
@@ -30,7 +32,7 @@ class CropFlip:
     flip: bool
 
     def apply(self, x: Array, kind: Kind) -> Array:
-        """Pixels (H, W, C) or a tensor (C, H, W), of the same shape and dtype."""
+        """Pixels (H, W, C) or a tensor (C, H, W), moved, of x's shape and dtype."""
         axis = 0 if kind == "pixels" else 1
         rows = _window(x.shape[axis], _shift(x.shape[axis], self.top), False)
         columns = _window(x.shape[axis + 1], _shift(x.shape[axis + 1], self.left), self.flip)
@@ -44,14 +46,14 @@ def draw(key: Key, scale: Array | None) -> CropFlip:
 
 
 def _shift(size: int, share: float) -> int:
-    """Each whole number of pixels within ± size ÷ 8, equally often for a uniform share."""
+    """A whole number of pixels within ± size ÷ 8; a uniform share makes each equally likely."""
     reach = size // 8
     return int(share * (2 * reach + 1)) - reach
 
 
 @lru_cache(maxsize=1024)
 def _window(size: int, shift: int, flip: bool) -> Array:
-    """Which source pixel each pixel shows; beyond the border they run back without repeating the edge."""
+    """The index of the source pixel that each pixel shows, reflected at the borders without repeating the edge."""
     index = np.abs(np.arange(size) + shift)
     index = np.where(index < size, index, 2 * (size - 1) - index)
     return index[::-1].copy() if flip else index

@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018, arXiv:1710.09412) with Beta(1, 1): a uniform weight and another row.
 
-Each of the two is distorted on its own before they are mixed. A number that is the place of a category is taken whole
-from the row that weighs more: between two places there is no category.
+Each of the two is distorted on its own before they are mixed. A number that is a category's index is taken from the row
+that weighs more, since there is no category between two indices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features", "series", "v
 def draw(key: Key, row: int, total: int) -> tuple[int, float]:
     """The partner's row and the own row's weight.
 
-    The partner is uniform over the other rows (the row itself where it is alone), the weight over [0, 1).
+    The partner is uniform over the other rows (the row itself if there are none), the weight over [0, 1).
     """
     place, weight = uniforms(2, *key)
     if total == 1:

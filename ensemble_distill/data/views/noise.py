@@ -11,22 +11,24 @@ from ensemble_distill.runtime.keys import normals
 
 PHASE = Phase.NOISE
 KINDS: frozenset[Kind] = frozenset({"pixels", "tensor", "features", "series", "volume"})
-IN_UNITS = True  # of the source's scale
-NOISE = 0.1  # standard deviation: of pixels in [0, 1], of a column's or a channel's own one, of tensors as they are
+IN_UNITS = True  # the noise is in units of the source's scale
+NOISE = 0.1  # standard deviation: on pixels in [0, 1], on tensors as they are, otherwise in units of the scale
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Attributes:
-    key: the normals' key.
-    scale: unit of each feature or channel, 1 where None; a fact of the data, not part of what was drawn.
+    """What was drawn for one example.
+
+    Attributes:
+        key: the key of the normals.
+        scale: the unit of each feature or channel, 1 if None; a fact of the data, not part of what was drawn.
     """
 
     key: Key
     scale: Array | None = field(default=None, compare=False, repr=False)
 
     def apply(self, x: Array, kind: Kind) -> Array:
-        """float32 of x's shape; pixels are clamped to [0, 1]. Before mixing, each of the two has its own."""
+        """x with noise, float32 of x's shape; pixels are clamped to [0, 1]. Two mixed rows have noise of their own."""
         if kind == "pixels":
             noisy: Array = as_unit(x) + NOISE * normals(x.shape, *self.key)
             return noisy.clip(0, 1)

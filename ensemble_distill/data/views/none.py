@@ -1,4 +1,4 @@
-"""The example as it is: every view the same."""
+"""The undistorted example; all its views are the same."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Columns of another row: each column of a table is, by chance, that of a row drawn at random.
+"""Swaps columns with another row: each column of a table is replaced, by chance, with that of a row drawn at random.
 
 The idea is that of MUNGE (Bucila, Caruana and Niculescu-Mizil 2006) and of AutoGluon's tabular distillation, without a
-search for neighbors: rows become ones that are nowhere in the data, and each value stays one that its column has. The
-numbers that a category is encoded as go together.
+search for neighbors: rows become ones that are nowhere in the data, but each value is one that its column has. The
+numbers that encode one category are swapped together.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from ensemble_distill.runtime.keys import uniform_row
 
 PHASE = Phase.MIX
 KINDS: frozenset[Kind] = frozenset({"features"})
-SHARE = 0.25  # of the columns, on average, that are the other row's
+SHARE = 0.25  # of the columns that are the other row's, on average
 
 
 @dataclass(frozen=True)
 class Swap:
-    """Attributes:
-    key: that of which columns are swapped.
+    """Which columns are swapped.
+
+    Attributes:
+        key: the key of the draw.
     """
 
     key: Key
 
     def apply(self, own: Array, partner: Array, groups: tuple[int, ...] | None) -> Array:
-        """(F,): the columns of one row or the other, whole."""
+        """(F,): each column whole, from one row or the other."""
         column = np.arange(len(own)) if groups is None else np.array(groups)
         swapped = uniform_row(int(column.max()) + 1, *self.key) < SHARE
         return np.where(swapped[column], partner, own)

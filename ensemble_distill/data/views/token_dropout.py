@@ -1,7 +1,7 @@
-"""Words left out by chance, of texts.
+"""Leaves out words of texts by chance.
 
-Words and not tokens, before any tokenizer sees the text: members may cut it each in their own way, and all of them are
-to be asked about the same view. What a tokenizer adds, as a beginning and an end, is there in every view.
+It drops words, not tokens, before any tokenizer sees the text: members may tokenize differently, but must all see the
+same view. Tokens that a tokenizer adds, such as a beginning and an end, are there in every view.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from ensemble_distill.runtime.keys import uniform_row
 
 PHASE = Phase.NOISE
 KINDS: frozenset[Kind] = frozenset({"text"})
-SHARE = 0.15  # of the words, on average, that are left out
+SHARE = 0.15  # of the words that are left out, on average
 
 _WORD = re.compile(r"\s*\S+")  # with the space before it
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Attributes:
-    key: that of which words are left out.
+    """Which words are left out.
+
+    Attributes:
+        key: the key of the draw.
     """
 
     key: Key
 
     def apply(self, x: Array, kind: Kind) -> Array:
-        """The text without some of its words, of a pair each of the two; one at least stays, and a text of one word as
-        it is."""
+        """The text, or each text of a pair, without some of its words; at least one word of each stays."""
         texts = x.tobytes().split(BETWEEN)
         words = [_WORD.findall(text.decode()) for text in texts]
         ends = np.cumsum([len(some) for some in words])
