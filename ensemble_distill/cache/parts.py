@@ -32,8 +32,10 @@ class Block:
 
 
 class Parts:
-    """The parts of one cache. Each is opened and hashed only once: with many columns, reading its header alone takes a
-    while."""
+    """The parts of one cache.
+
+    Each is opened and hashed only once: with many columns, reading its header alone takes a while.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

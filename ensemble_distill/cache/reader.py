@@ -79,8 +79,10 @@ class Cache:
 
 
 class StoredInputs:
-    """The stored inputs of a split, memory-mapped, by row and view. A process that receives a copy maps the files
-    itself."""
+    """The stored inputs of a split, memory-mapped, by row and view.
+
+    A process that receives a copy maps the files itself.
+    """
 
     def __init__(self, paths: Mapping[int, Path], formats: Mapping[int, Format], rows: int) -> None:
         self.paths, self.formats, self.rows = paths, formats, rows

@@ -90,8 +90,10 @@ def inputs_place(split: str) -> str:
 
 @dataclass(frozen=True, order=True)
 class SampleKey(_Key):
-    """The ids drawn for a split in a view. They share parts with the members' answers at them, so that both are kept or
-    lost."""
+    """The ids drawn for a split in a view.
+
+    They share parts with the members' answers at them, so that both are kept or lost.
+    """
 
     split: str
     view: int

@@ -1,5 +1,7 @@
-"""A cache that several processes write together: each writes its own blocks, and only the first changes the
-manifest."""
+"""A cache that several processes write together.
+
+Each writes its own blocks, and only the first changes the manifest.
+"""
 
 from __future__ import annotations
 

@@ -46,8 +46,10 @@ def blocks(rows: int, batch_size: int, itemsize: int) -> list[Block]:
 
 
 def drop_member(folder: Path, manifest: Manifest, member: str) -> Manifest:
-    """Remove a member's records, and all parts, whose columns go by members' names. Returns the manifest without
-    them."""
+    """Remove a member's records, and return the manifest without them.
+
+    All parts are removed, too, since their columns go by members' names.
+    """
     drop_parts(folder)
     left = manifest.without(member)
     for key in manifest.records.keys() - left.records.keys():
@@ -85,8 +87,10 @@ class Writer:
     """Writes the records of one cache; hold `runtime.lock.one_writer` while using it."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Open the cache in `folder`, creating it if needed. Records whose file is gone are forgotten, leftovers are
-        removed."""
+        """Open the cache in `folder`, creating it if needed.
+
+        Records whose file is gone are forgotten, and leftovers are removed.
+        """
         make_folder(folder)
         self._begin(folder, manifest)
         there = dict(self._present(manifest))
@@ -213,8 +217,10 @@ def _npy_header(record: np.dtype[np.void], rows: int) -> bytes:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files of unfinished writes, including those of version 0.1.0. They are harmless; the next pass removes
-    them."""
+    """Temporary files of unfinished writes, including those of version 0.1.0.
+
+    They are harmless; the next pass removes them.
+    """
     beside = [path for path in folder.glob(f"*{TEMPORARY}") if is_temporary(path) or path.stem in FILES]
     return [
         *beside,

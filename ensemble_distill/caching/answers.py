@@ -68,8 +68,9 @@ class Answers:
 def cache_answers(
     writer: Writer, name: str, plan: SplitPlan, todo: Sequence[RecordKey], panel: Panel, inputs: StoredInputs | None
 ) -> None:
-    """Compute these records of a split and join them into the cache; of drawn ids only if `Asking.drawn` names the
-    split.
+    """Compute these records of a split and join them into the cache.
+
+    They hold drawn ids only if `Asking.drawn` names the split.
 
     Raises:
         EdistillError: a member fails, answers differently when asked again, or means something else by its answers than

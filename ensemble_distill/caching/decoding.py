@@ -37,8 +37,10 @@ CPU = torch.device("cpu")  # decoded images go to disk, on whatever device the m
 
 
 def to_store(splits: Mapping[str, SplitPlan]) -> dict[str, Source]:
-    """The splits whose images are decoded on reading. Held-out rows of folds are those of train, so they are left
-    out."""
+    """The splits whose images are decoded on reading.
+
+    Held-out rows of folds are left out, since they are those of train.
+    """
     return {name: plan.source for name, plan in splits.items() if name != HELD_OUT and decodes(plan.source)}
 
 

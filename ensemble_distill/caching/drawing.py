@@ -44,8 +44,9 @@ def inclusion(q: Numbers, n: int) -> Numbers:
 
 
 def drawn_ids(q: Numbers, n: int, uniforms: Numbers) -> NDArray[np.int64]:
-    """n different ids (L, n) for each of the distributions q (L, K): the likeliest first, the others in ascending
-    order.
+    """n different ids (L, n) for each of the distributions q (L, K).
+
+    The likeliest comes first, the others follow in ascending order.
 
     Args:
         uniforms: (L,) in [0, 1), one per distribution.

@@ -119,8 +119,9 @@ def tell_pass(
 
 
 def in_turn(rendering: float, asking: float, groups: Sequence[Sequence[Answering]]) -> float:
-    """Seconds per row for all groups. Each group renders the row again; members are assumed to be as fast as in the
-    first.
+    """Seconds per row for all groups.
+
+    Each group renders the row again; members are assumed to be as fast as in the first group.
 
     Args:
         rendering, asking: seconds of rendering a row, and of asking the first group about it.

@@ -80,8 +80,10 @@ class Turns:
         self.whole = self._panel(groups[0]) if len(groups) == 1 else Panel(members, asking)
 
     def each(self, todo: Sequence[RecordKey], act: Callable[[Panel, list[RecordKey]], None]) -> None:
-        """Call `act` with each group and its records among `todo`; each group leaves memory before the next one
-        comes."""
+        """Call `act` with each group and its records among `todo`.
+
+        Each group leaves memory before the next one comes.
+        """
         if len(self._groups) == 1:
             act(self.whole, list(todo))
             return

@@ -56,8 +56,10 @@ class Caching:
 
 
 def _own(facts: Caching) -> dict[str, Any]:
-    """Options of `Idle` if all members are runs of edistill: their settings are those of the ensemble they learned
-    from."""
+    """Options of `Idle` if all members are runs of edistill.
+
+    The settings are then those of the ensemble that these runs learned from.
+    """
     return {"quiet": True, "remedy": "Nothing is to be done."} if facts.own else {}
 
 
@@ -204,8 +206,10 @@ def _facts_of(facts: Caching, pattern: str, table: MemberSettings) -> Caching:
 def warn_of_little_diversity(
     transform: str, splits: Mapping[str, SplitPlan], teachers: Sequence[Teacher], progress: Progress
 ) -> None:
-    """Warn if there is little to learn besides the mean: one member only, or plain rows that the members were trained
-    on."""
+    """Warn if there is little to learn besides the mean.
+
+    That is so with a single member, or on plain rows that the members were trained on.
+    """
     if len(teachers) == 1:
         progress.warn(f"{teachers[0].member.name} is the only member: there is no diversity to keep.")
     if transform == "none" and "train" in splits:

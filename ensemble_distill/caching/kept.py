@@ -49,8 +49,10 @@ class Kept:
         return logits.reshape(len(said), *self._shape)
 
     def furthest(self, outputs: Answers) -> float | None:
-        """The largest difference in a drawn id's probability between these outputs and the record; None for whole
-        records."""
+        """The largest difference in a drawn id's probability between these outputs and the record.
+
+        None for whole records.
+        """
         if self._drawn is None:
             return None
         return float(np.abs(np.exp(self.of(outputs)) - np.exp(self.said)).max())

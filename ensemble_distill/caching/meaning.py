@@ -17,10 +17,10 @@ UNLESS = "If it is right as it is, set cache.check-labels = false."
 
 
 def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:
-    """Refuse a member whose answers are plainly in another order or unit than the data's, before its records are
-    accepted.
+    """Refuse a member whose answers are plainly in another order or unit than the data's.
 
-    If that is only likely, warn. Without `Asking.check_labels`, warn in both cases.
+    This happens before its records are accepted. If it is only likely, warn. Without `Asking.check_labels`, warn in
+    both cases.
 
     Raises:
         EdistillError: `Asking.check_labels` is on, and a member's answers plainly mean something else.

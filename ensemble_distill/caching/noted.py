@@ -14,8 +14,9 @@ Note = TypeVar("Note", Pushed, Drawn)
 def fresh_notes(
     noted: Mapping[Key, Note], keys: Iterable[Key], now: Note, alike: Callable[[Note], bool]
 ) -> dict[Key, Note]:
-    """The notes to write, by key. An existing note stays if it is alike and none of its members has gone, whatever is
-    new.
+    """The notes to write, by key.
+
+    An existing note stays if it is alike and none of its members has gone, even if there are new members.
 
     Args:
         now: the note for the present members.

@@ -197,7 +197,9 @@ def _cache_split(writer: Writer, name: str, plan: SplitPlan, turns: Turns) -> No
 
 
 def _to_replay(plan: SplitPlan, panel: Panel) -> AnyPreprocessing | None:
-    """The preprocessing of the inputs kept for replay: the first that any member wants, else the rows as they are
-    held."""
+    """The preprocessing of the inputs kept for replay.
+
+    It is the first that any member wants; if none says any, rows are kept as they are held.
+    """
     said = next((inputs.preprocessing for inputs in wanted(panel.members) if inputs.preprocessing is not None), None)
     return as_held(plan.source) if said is None else said

@@ -108,8 +108,10 @@ def _shape(plan: SplitPlan, member: Member) -> tuple[int, ...]:
 
 
 def _note(writer: Writer, plan: SplitPlan, todo: Sequence[InputKey], members: Sequence[Member]) -> None:
-    """Note which members will be asked, before the first block: a resumed pass asks the same, whatever members are
-    new."""
+    """Note which members will be asked, before the first block.
+
+    A resumed pass asks the same members, even if new ones have come.
+    """
     now = Pushed(
         members=tuple((member.name, member.sha256) for member in members),
         shape=_shape(plan, members[0]),

@@ -145,8 +145,10 @@ class Sampling:
         self.told[name] = (count + t.size, total + float((ratio * over).sum()), max(largest, float(ratio.max())))
 
     def remarks(self) -> list[str]:
-        """Warnings about members added later: how well the ids of the others represent them. Every rank has to call
-        it."""
+        """Warnings about members added later: how well the ids of the others represent them.
+
+        Every rank has to call it.
+        """
         told: dict[str, tuple[int, float, float]] = {}
         for of_rank in ranks.of_each(self.told):
             for name, (count, total, largest) in of_rank.items():
@@ -176,16 +178,20 @@ def draw_keys(writer: Writer, todo: Sequence[RecordKey], samples: int, members: 
 
 
 def _note(writer: Writer, draws: Sequence[SampleKey], samples: int, members: Sequence[Member]) -> None:
-    """Note which members ids are drawn from, before the first is: a resumed pass draws from the same, whatever is
-    new."""
+    """Note which members ids are drawn from, before the first draw.
+
+    A resumed pass draws from the same members, even if new ones have come.
+    """
     now = Drawn(tuple((member.name, member.sha256) for member in members), samples)
     if fresh := fresh_notes(writer.manifest.drawn, draws, now, lambda noted: noted.samples == samples):
         writer.note_drawn(fresh)
 
 
 def _drop_orphans(writer: Writer, key: SampleKey, todo: Sequence[RecordKey]) -> None:
-    """Drop all parts of the split if some lack their ids, as when a part was damaged: answers without ids mean
-    nothing."""
+    """Drop all parts of the split if some lack their ids, as when a part was damaged.
+
+    Answers without ids mean nothing.
+    """
     of_view = [said for said in todo if said.view == key.view]
     rows, size = writer.manifest.splits[key.split].rows, writer.manifest.caching["batch_size"]
     for block in writer.cut(key, rows, size):

@@ -1,4 +1,4 @@
-"""Bodies that start as members: which ones, and their weights."""
+"""Bodies that start as members: which members, and copying their weights."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from ensemble_distill.errors import EdistillError, meant
 from ensemble_distill.facts import Named
 from ensemble_distill.students.bodies import build_bodies, each
 
-Build = Callable[[], nn.Module]  # makes a member with its weights
+Build = Callable[[], nn.Module]  # builds a member with its weights
 
 
 def starting_members(init: str | Sequence[str] | None, members: Sequence[str], where: str) -> list[str]:
-    """The names of the members whose weights the bodies start from, in the order of `student.init`.
+    """The names of the members that the bodies start from, in the order of `student.init`.
+
+    If all members are named, in the order of the members instead.
 
     Args:
-        members: the names of those that there are.
+        members: the names of all members.
         where: the folder they are expected in, for messages.
 
     Raises:
-        EdistillError: a name is no member's, or stands there twice.
+        EdistillError: a name is no member's, or is given twice.
     """
     if init is None or isinstance(init, str):
         names = [] if init is None else [init]
@@ -40,13 +42,13 @@ def starting_members(init: str | Sequence[str] | None, members: Sequence[str], w
             )
         if names.count(name) > 1:
             raise EdistillError(f"student.init names {name} {names.count(name)} times. Name each member once.")
-    if len(names) == len(members):  # so that head m, which imitates member m, has the body that is member m
+    if len(names) == len(members):  # head m imitates member m, so body m should be member m
         names.sort(key=list(members).index)
     return names
 
 
 def _matching(names: Iterable[str], pattern: str) -> list[str]:
-    """The names that a pattern stands for; a name with [brackets] of its own stands for itself."""
+    """The names that match a pattern; a name that contains [brackets] matches itself."""
     names = list(names)
     return [pattern] if pattern in names else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
@@ -59,7 +61,7 @@ def started_bodies(
     positions: int | None = None,
     encoding: Named | None = None,
 ) -> nn.Module:
-    """A body for each of the members, with its weights, side by side; one that starts at random where there are none.
+    """One body per member, with the member's weights, side by side; without members, one body with random weights.
 
     Raises:
         EdistillError: see `build_body` and `start_from`.
@@ -72,10 +74,10 @@ def started_bodies(
 
 @torch.no_grad()
 def start_from(body: nn.Module, member: nn.Module, name: str) -> None:
-    """Copy a member's weights into a body of the same architecture, its classifier left out.
+    """Copy a member's weights, without its classifier, into a body of the same architecture.
 
     Raises:
-        EdistillError: a tensor of the body is not in the member, or has another shape.
+        EdistillError: the member lacks a tensor of the body, or has it in another shape.
     """
     theirs = member.state_dict()
     mine = body.state_dict()

@@ -1,10 +1,10 @@
-"""A trained network whose layers are factors that give nearly what the layers gave.
+"""Compressing a trained network: its layers become factors that give nearly the same outputs.
 
 The ranks of all layers are chosen at once, by how much of the variance of a layer's output another channel between its
-factors brings for the parameters that it costs. The factors are then solved for, a layer at a time: a regression from
-what the layers before it, compressed already, give it to what the layer gave in the network as it was, so that later
-layers make up for what earlier ones lost (Zhang et al. 2016, arXiv:1505.06798, do so with factors of the output alone);
-and of that regression's weights the factors that lose least of what it says.
+factors explains for the parameters that it costs. The factors are then solved for, layer by layer. First comes a
+regression of the layer's output in the original network on its input behind the already compressed layers, so that
+later layers make up for the losses of earlier ones (Zhang et al. 2016, arXiv:1505.06798, do so with factors of the
+output alone). The factors are those that lose least of that regression's predictions.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from ensemble_distill.students.factored import (
 from ensemble_distill.students.ridge import Ridge
 
 CPU = torch.device("cpu")
-SWEEPS = 200  # of alternating least squares for a kernel's factors
+SWEEPS = 200  # sweeps of alternating least squares for a kernel's factors
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A network, or the part of one that follows another.
+    """A network, or the part of one behind another part.
 
     Attributes:
-        name: of the member that it is of, for messages.
-        network: trained, what it is given to features (B, F), in eval mode.
-        before: rows x (B, …) to what the network is given, in eval mode; None where it is given the rows.
+        name: its member, for messages.
+        network: trained, in eval mode; maps its input to features (B, F).
+        before: in eval mode; maps rows x (B, …) to the network's input. None if that is the rows themselves.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Compression:
-    """What became of a network.
+    """The result of compressing a network.
 
     Attributes:
         ranks: by layer, see `factor`.
-        share: of its parameters that it has.
-        kept: of its features' variance on rows that nothing was solved for, R² averaged over features by variance: 1
-            for all of it, below 0 for worse than their mean, NaN where they do not vary.
+        share: share of its parameters that remains.
+        kept: share of its features' variance that remains, on held-out rows: R² averaged over features by variance. 1
+            is all of it, below 0 is worse than the mean, NaN if they do not vary.
     """
 
     ranks: Mapping[str, int]
@@ -88,21 +88,21 @@ def compress(
     device: torch.device,
     advance: Callable[[int], None],
 ) -> list[Compression]:
-    """Put factors in the place of networks' layers, down to a share of their parameters.
+    """Replace layers of networks by factors, down to a share of their parameters.
 
-    They are of one architecture, and get the same ranks, so that they can run side by side in single tensors: what
-    another channel brings is averaged over them. Each has factors of its own.
+    The networks have one architecture and get the same ranks, so that they can run side by side in single tensors: the
+    gain of another channel is averaged over them. Each network gets its own factors.
 
     Args:
-        pieces: changed in place; they come and leave on the CPU.
-        inputs: batches of rows as they are to see them.
-        held_out: more of them, on which what is kept is measured.
-        device: where the networks run, one at a time, a batch at a time.
-        advance: is told how many layers more are done; in the end all that are factorable.
+        pieces: changed in place; on the CPU before and after.
+        inputs: batches of rows to solve from.
+        held_out: batches of other rows, on which the kept variance is measured.
+        device: where the networks run, one at a time, batch by batch.
+        advance: called with the number of further layers done; their sum is the number of factorable layers.
 
     Raises:
-        EdistillError: what has no factors has more parameters than that, the features are not finite, or what runs
-            depends on what the layers give.
+        EdistillError: the layers without factors already have more parameters than that, the features are not finite,
+            or which layers run depends on other layers' outputs.
     """
     parameters = _count(pieces[0].network)
     wanted, layers, brought = [], [], []
@@ -135,7 +135,7 @@ def _common_ranks(
     parameters: int,
     budget: Budget,
 ) -> dict[str, int]:
-    """For the layers that can become thinner in all of them."""
+    """Ranks for the layers that can be compressed in all networks."""
     common = {key: layer for key, layer in layers[0].items() if all(key in theirs for theirs in layers)}
     together = {key: _averaged([theirs[key] for theirs in brought]) for key in common}
     try:
@@ -152,7 +152,10 @@ def _common_ranks(
 
 
 def _averaged(brought: Sequence[Sequence[float]]) -> list[float]:
-    """What ranks from 0 on bring on average; who has no further ranks has all that there is."""
+    """The mean over networks of what ranks from 0 on explain.
+
+    Beyond its highest rank, a network stays at its last value.
+    """
     longest = max(map(len, brought))
     filled = [[*one, *[one[-1]] * (longest - len(one))] for one in brought]
     return [float(share) for share in np.mean(filled, axis=0)]
@@ -168,7 +171,7 @@ def _replace_layers(
 ) -> None:
     given = piece.given(inputs)
     factors: dict[str, nn.Module] = {}
-    for layer, rank in ranks.items():  # in the order in which they run
+    for layer, rank in ranks.items():  # in execution order
         regression = _regression(piece.network, factors, layer, layers, given)
         if regression is None:
             raise EdistillError(
@@ -201,8 +204,10 @@ def _regression(
     layers: Mapping[str, Layer],
     inputs: Sequence[Tensor],
 ) -> Ridge | None:
-    """From what a layer is given behind the factors of those before it to what it gave; the body is whole, and stays
-    so. None where it is given something else altogether."""
+    """Regression of a layer's original output on its input behind the factors of earlier layers.
+
+    The body is whole before and after. None if the compressed body gives the layer inputs of another shape, or none.
+    """
     layer = layers[name]
     regression = Ridge()
     for x in inputs:
@@ -220,7 +225,7 @@ def _regression(
 
 
 def _solved(regression: Ridge, layer: Layer, rank: int) -> nn.Sequential:
-    """The factors of a layer that are nearest to a regression of what it gave."""
+    """The factors of a layer that are nearest to a regression of its output."""
     factors: Any = factors_of(layer, rank)
     if positions(layer) == 1:
         shared, own, bias = regression.reduced(RIDGE, rank)
@@ -237,17 +242,19 @@ def _solved(regression: Ridge, layer: Layer, rank: int) -> nn.Sequential:
 
 
 def _alive(weight: Tensor) -> Tensor:
-    """A factor's channels (R, C), at random where nothing is told of them: at 0, like what reads them, they and all
-    layers before would never learn."""
+    """A factor's channels (R, C), with random weights in channels that are all 0.
+
+    A zero channel, read by a zero channel, would never learn, and neither would the layers before it.
+    """
     drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)
     return torch.where((weight == 0).all(1, keepdim=True), drawn / math.sqrt(weight.shape[1]), weight)
 
 
 def _kernel_factors(covariance: Tensor, weight: Tensor, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
-    """`reduce` (R, in) and `core` (R, positions) that lose little of what a kernel says of its inputs.
+    """`reduce` (R, in) and `core` (R, positions) that lose little of a kernel's output.
 
-    The inputs' covariance (in · positions, in · positions) is taken for one over channels times one over positions.
-    Channels have variance 1 after either factor.
+    The inputs' covariance (in · positions, in · positions) is approximated by one over channels times one over
+    positions. Channels have variance 1 after either factor.
     """
     inputs, kernel = channels(layer)[0], positions(layer)
     by_both = covariance.view(inputs, kernel, inputs, kernel)
@@ -262,19 +269,19 @@ def _kernel_factors(covariance: Tensor, weight: Tensor, layer: Layer, rank: int)
 
 
 def _halves(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """What turns a map of inputs into one of inputs of covariance 1, and what turns it back."""
+    """The matrix that turns a map of inputs into a map of inputs with covariance 1, and its inverse."""
     values, vectors = torch.linalg.eigh(covariance)
     values = torch.where(values > NOTHING * values.max(), values, 0)
     return vectors * values.sqrt(), vectors * _inverse_root(values)
 
 
 def _inverse_root(variances: Tensor) -> Tensor:
-    """Of each that is above 0; 0 of the others."""
+    """1 ÷ √v of variances above 0; 0 for others."""
     return torch.where(variances > 0, variances.rsqrt(), 0)
 
 
 def _columns(layer: Layer, x: Tensor, y: Tensor, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the layer sees at some positions of a batch's rows (positions, kernel · in), and what it gave there."""
+    """A layer's inputs at some positions of a batch, (positions, in · kernel), and its outputs there."""
     count = max(1, POSITIONS // batches)
     if isinstance(layer, nn.Linear):
         yield some_of(by_position(x, layer), count), some_of(by_position(y, layer), count)
@@ -286,7 +293,7 @@ def _columns(layer: Layer, x: Tensor, y: Tensor, batches: int) -> Iterator[tuple
 
 
 class _EnoughError(Exception):
-    """A layer has run, and nobody needs what comes after it."""
+    """The layer has run; what follows is not needed."""
 
 
 @dataclass
@@ -296,12 +303,12 @@ class _Passing:
 
 
 def _at(body: nn.Module, name: str, x: Tensor) -> _Passing | None:
-    """What a layer is given and gives when the body runs on x; None where it does not run."""
+    """A layer's input and output when the body runs on x; None if the layer does not run."""
     passing: list[_Passing] = []
 
     def note(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         passing.append(_Passing(given[0], made))
-        raise _EnoughError  # also since what follows may change its input in place
+        raise _EnoughError  # also because later layers may change their input in place
 
     handle = body.get_submodule(name).register_forward_hook(note)
     try:

@@ -1,4 +1,4 @@
-"""What a student starts from, bodies or the last stages of its heads, compressed on rows as training will show them."""
+"""Compressing bodies, or the last stages of heads, on rows as training will show them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from ensemble_distill.starts.from_members import FromMembers
 from ensemble_distill.starts.ranks import Budget
 from ensemble_distill.students.factored import Layer, channels, is_factorable, positions
 
-NUMBERS = 2**22  # of all inputs together, about
-LARGEST = 2**29  # numbers that they may be at most, but for the fewest rows
+NUMBERS = 2**22  # target for the numbers in all inputs together
+LARGEST = 2**29  # maximum for these numbers, unless `FEWEST` rows need more
 FEWEST, MOST = 512, 2**13  # rows
-PER_INPUT = 4  # rows for each input of a layer that sees one position, which may be a row's only one
-BATCH = 128  # of them, at most
-HELD_OUT = 9  # of that many batches one
+PER_INPUT = 4  # rows per input of a layer with a kernel of one position, since a row may give it only one position
+BATCH = 128  # maximum rows per batch
+HELD_OUT = 9  # one in this many batches is held out
 
 
-# inputs (B, …) of so many rows at most: of each view at least so many batches, of so many rows at most
+# (maximum rows, minimum batches per view, maximum rows per batch) to the batches (B, …) of each view
 Sample = Callable[[int, int, int], Sequence[Sequence[Tensor]]]
 
 
 @dataclass(frozen=True)
 class Compressing:
-    """What members are compressed with: a sample of rows and views as training will show them, the same for each seed.
-
-    How much they keep is noted.
+    """Compresses members on a sample of training rows and views, and reports how much they keep.
 
     Attributes:
+        sample: gives rows in views as training will show them, the same for each seed.
         shape: of one row, as the student sees it.
         device: where layers are solved for.
     """
@@ -44,7 +43,7 @@ class Compressing:
     progress: Progress
 
     def bodies(self, bodies: Mapping[str, nn.Module], share: float) -> tuple[Mapping[str, int], ...]:
-        """Make the bodies of these members thinner, in place, each as suits it; the ranks of each.
+        """Compress the bodies of these members in place, each with ranks of its own. Returns the ranks of each.
 
         Raises:
             EdistillError: see `compress`.
@@ -53,9 +52,9 @@ class Compressing:
         return tuple(one.ranks for one in self._compress(pieces, Budget(share, "student.compress", "body")))
 
     def last_stages(self, start: FromMembers, share: float) -> Mapping[str, int]:
-        """Make what heads start from thinner, all last stages to the same ranks; these.
+        """Compress the last stages that heads start from, all to the same ranks. Returns these ranks.
 
-        They are solved for from what their own members give them, since what adapters make of that is not yet known.
+        They are solved for from their own members' features, since the adapters' outputs are not known yet.
 
         Raises:
             EdistillError: see `compress`.
@@ -66,7 +65,7 @@ class Compressing:
         return found[0].ranks
 
     def _compress(self, groups: Sequence[Sequence[Piece]], budget: Budget) -> list[Compression]:
-        """Groups of what gets the same ranks."""
+        """Compress groups of pieces; the pieces of a group get the same ranks."""
         pieces = [piece for group in groups for piece in group]
         layers = [module for piece in pieces for module in piece.network.modules() if is_factorable(module)]
         found = []
@@ -81,7 +80,7 @@ class Compressing:
         return found
 
     def _sampled(self, piece: Piece, layers: Sequence[Layer]) -> tuple[list[Tensor], list[Tensor]]:
-        """Batches to solve layers from, and others to measure on; those of each view are of the same rows."""
+        """Batches to solve layers from, and held-out batches to measure on; a held-out row is held out in all views."""
         two = torch.zeros(2, *self.shape)
         wanted = _rows(max(two[0].numel(), piece.given([two])[0][0].numel()), layers)
         views = [list(enumerate(view)) for view in self.sample(wanted, HELD_OUT, BATCH)]
@@ -90,7 +89,7 @@ class Compressing:
 
 
 def _rows(size: int, layers: Sequence[Layer]) -> int:
-    """How many rows of so many numbers to solve such layers from."""
+    """How many rows of `size` numbers to solve these layers from, held-out rows included."""
     widest = max((channels(layer)[0] for layer in layers if positions(layer) == 1), default=0)
     wanted = min(max(NUMBERS // size, FEWEST, PER_INPUT * widest), max(FEWEST, LARGEST // size))
     return min(wanted * HELD_OUT // (HELD_OUT - 1), MOST)

@@ -19,52 +19,52 @@ from ensemble_distill.students.per_head import give
 from ensemble_distill.students.ridge import Ridge
 from ensemble_distill.students.split import Split
 
-RIDGE = 1e-6  # of the adapters' regression, whose many rows leave little to guard against
+RIDGE = 1e-6  # for the adapters' regression, whose many rows need little regularization
 
 
 class FromMembers:
-    """Gives every head its own member's last stage, behind an adapter that is solved for.
+    """Gives every head its own member's last stage, behind an adapter in closed form.
 
-    An adapter is the least-squares map from what the shared trunk says of a row to what the member's own layers would
-    have given its last stage.
+    An adapter is the least-squares map from the shared trunk's output for a row to the input that the member's own
+    layers would give its last stage.
     """
 
-    POSITIONS = 2**19  # rows × positions of a map that the regression sees, at most
-    ROWS = 2**15
+    POSITIONS = 2**19  # maximum rows × positions in the regression
+    ROWS = 2**15  # maximum rows in the regression
 
     def __init__(self, members: Mapping[str, Split]) -> None:
         self.names, self.members = tuple(members), list(members.values())
 
     def last_stages(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """A copy of each member's last stage, and what makes its inputs of rows, in eval mode.
+        """A copy of each member's last stage, and the module that computes its input from rows; both in eval mode.
 
-        A copy, since a module that serves both would be changed in both.
+        Copies, since the two may share a module, and changing one must not change the other.
         """
         for member in self.members:
             yield copy.deepcopy(member.tail).eval(), nn.Sequential(member.trunk, member.bridge).eval()
 
     def take_last_stages(self, tails: Sequence[nn.Module]) -> None:
-        """Start heads from these in the place of the members' own."""
+        """Start heads from these last stages instead of the members' own."""
         self.members = [replace(member, tail=tail) for member, tail in zip(self.members, tails, strict=True)]
 
     def width(self, shape: Sequence[int]) -> int:
-        """Numbers that a last stage is given at each position, for rows of that shape."""
+        """How many numbers a last stage takes at each position, for rows of that shape."""
         wanted = run_apart(self.members[0].trunk, self.members[0], shape)[1]
         return int(wanted.shape[1 if wanted.dim() == 4 else -1])
 
     def rows(self, shape: Sequence[int]) -> int:
-        """How many rows of that shape the regression takes."""
+        """How many rows of that shape the regression uses."""
         wanted = run_apart(self.members[0].trunk, self.members[0], shape)[1]
         positions = wanted[0].numel() // self.width(shape)
         return max(1, min(self.ROWS, self.POSITIONS // positions))
 
     @torch.no_grad()
     def __call__(self, student: nn.Module, inputs: Iterable[Tensor]) -> float:
-        """Set the heads of a student in eval mode from rows x (B, …), on the student's device.
+        """Set the heads of a student in eval mode, from rows x (B, …) on the student's device.
 
         Returns:
-            R² of the adapters on the first of these batches: how much of what the members' last stages are given they
-            explain. 1 is all of it; NaN where that does not vary.
+            R² of the adapters on the first of these batches, the share of the variance of the last stages' inputs that
+                they explain. 1 is all of it; NaN if the inputs do not vary.
         """
         heads, body = student.heads, student.body
         assert isinstance(heads, LastStageHeads)
@@ -77,7 +77,7 @@ class FromMembers:
         regression = Ridge()
         first: tuple[Tensor, Tensor] | None = None
         for x in inputs:
-            columns = heads.adapters.patches(body(x.clone()))  # any of them may work in place
+            columns = heads.adapters.patches(body(x.clone()))  # cloned, since modules may work in place
             wanted = torch.stack([self._by_position(path(x.clone())) for path in paths], dim=1)
             regression.add(columns, wanted)
             first = first or (x, wanted)
@@ -91,17 +91,18 @@ class FromMembers:
 
     @staticmethod
     def _by_position(wanted: Tensor) -> Tensor:
-        """(positions, C) of maps (B, C, H, W) or of vectors (B, …, C)."""
+        """Maps (B, C, H, W) or vectors (B, …, C) as (positions, C)."""
         return (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).flatten(0, -2)
 
 
 def from_members(
     stage: LastStage, model: str, kwargs: Mapping[str, Any], shape: tuple[int, ...], members: Mapping[str, Build]
 ) -> FromMembers:
-    """What gives every head its own member's last stage; the members are bodies with a classifier.
+    """The start of every head from its own member's last stage; members are bodies with a classifier.
 
     Raises:
-        EdistillError: a member is no such body, or the adapters' bottleneck is wider than what they read.
+        EdistillError: a member is no such body, or the adapters' bottleneck is wider than the inputs of all last stages
+            together.
     """
     splits = {}
     for name, build in members.items():

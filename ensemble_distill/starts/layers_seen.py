@@ -1,4 +1,4 @@
-"""Which layers of a network can become factors, and how what they are given and give varies."""
+"""Which layers of a network can become factors, and how their inputs and outputs vary."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ensemble_distill.students.factored import (
     replace,
 )
 
-RIDGE = 1e-6  # of a mean variance: what varies less is not learned from
-POSITIONS = 2**16  # of all batches, that a layer is judged by and solved for from
-AT_ONCE = 2**25  # numbers in the patches that are held at a time
-JUDGED = 1 / 8, 1 / 4, 1 / 2  # of the ranks of a kernel, that the others are judged from
+RIDGE = 1e-6  # share of the mean variance: directions that vary less are ignored
+POSITIONS = 2**16  # positions over all batches that a layer is judged by and solved from
+AT_ONCE = 2**25  # maximum numbers in patches held at a time
+JUDGED = 1 / 8, 1 / 4, 1 / 2  # ranks of a kernel to try, as shares of the highest; others are interpolated
 JUDGING_SWEEPS = 20
 
 
 class _Covariance:
-    """Of rows (N, C), a batch at a time."""
+    """Covariance of rows (N, C), accumulated batch by batch."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -45,7 +45,7 @@ class _Covariance:
 
     def add(self, x: Tensor) -> None:
         x = x.cpu().double()
-        if self._rows == 0:  # counted from there, channels that do not vary leave little rounding behind
+        if self._rows == 0:  # relative to this origin, constant channels leave little rounding
             self._origin = x.mean(0)
             self._sum, self._gram = torch.zeros_like(self._origin), x.new_zeros(x.shape[1], x.shape[1])
         x = x - self._origin
@@ -54,7 +54,7 @@ class _Covariance:
         self._rows += len(x)
 
     def spectrum(self) -> tuple[Tensor, Tensor]:
-        """Variances (C,), greatest first and 0 where there is but rounding, and their directions (C, C)."""
+        """Variances (C,) in descending order, with mere rounding set to 0, and their directions (C, C)."""
         mean = self._sum / self._rows
         values, vectors = torch.linalg.eigh(self._gram / self._rows - torch.outer(mean, mean))
         size = (self._origin + mean).square().mean()
@@ -64,11 +64,12 @@ class _Covariance:
 
 @dataclass(frozen=True)
 class Seen:
-    """A layer, and how what it is given and gives varies.
+    """A layer, and how its inputs and outputs vary.
 
     Attributes:
-        input, nearby: over channels, and over the positions of a kernel; of a kernel of one position neither is needed.
-        output: over channels; needed there alone.
+        input: covariance of the inputs over channels; unused for kernels of one position.
+        nearby: covariance of the inputs over the positions of a kernel; unused for kernels of one position.
+        output: covariance of the outputs over channels; used for kernels of one position only.
     """
 
     layer: Layer
@@ -77,7 +78,7 @@ class Seen:
     output: _Covariance = field(default_factory=_Covariance)
 
     def add(self, given: Tensor, made: Tensor, count: int) -> None:
-        """Some positions of more rows."""
+        """Add some positions of more rows."""
         layer = self.layer
         if isinstance(layer, nn.Linear) or positions(layer) == 1:
             self.output.add(some_of(by_position(made, layer), count))
@@ -90,24 +91,26 @@ class Seen:
         self.nearby.add(patches.reshape(-1, positions(layer)))
 
     def brought(self) -> list[float]:
-        """What the first 0, 1, … channels between the factors bring, as shares of the output's variance."""
+        """The shares of the output's variance that 0, 1, … channels between the factors explain."""
         layer = self.layer
         if positions(layer) == 1:
             return _shares(self.output.spectrum()[0])[: highest_rank(layer) + 1]
-        highest = min(highest_rank(layer), parameters_of(layer) // sum(channels(layer)) + 1)  # or it stays whole
+        highest = min(highest_rank(layer), parameters_of(layer) // sum(channels(layer)) + 1)  # above, it stays whole
         weight = layer.weight.detach().cpu().double().flatten(2)  # (out, in, positions)
         channel, near = (vectors * values.sqrt() for values, vectors in (self.input.spectrum(), self.nearby.spectrum()))
         return _judged(torch.einsum("oip,ij,pq->jqo", weight, channel, near), highest)
 
 
 def _judged(kernel: Tensor, highest: int) -> list[float]:
-    """What ranks from 0 on bring of a kernel, where its inputs have covariance 1: what is lost falls about
-    geometrically, from one rank that is tried to the next."""
+    """The shares of a kernel that ranks from 0 on explain, if its inputs have covariance 1.
+
+    Only the ranks in `JUDGED` are tried: the loss falls about geometrically between them.
+    """
     size = kernel.square().sum()
     if size == 0:
         return [0.0, 0.0]
     sides = sorted(int(torch.linalg.matrix_rank(kernel.movedim(side, 0).flatten(1))) for side in range(3))
-    highest = min(highest, sides[0] * sides[1])  # it is whole then
+    highest = min(highest, sides[0] * sides[1])  # this rank reproduces the kernel
     ranks, logs = [0], [0.0]
     for rank in sorted({max(1, int(part * highest)) for part in JUDGED}):
         lost = (kernel - product(*decompose(kernel, rank, JUDGING_SWEEPS))).square().sum() / size
@@ -119,18 +122,20 @@ def _judged(kernel: Tensor, highest: int) -> list[float]:
 
 
 def run(network: nn.Module, x: Tensor) -> Tensor:
-    """What a network makes of a batch, wherever that lies. Both stay as they are, though it may work in place or return
-    its buffer again."""
+    """A network's output for a batch on any device.
+
+    Input and output are copied, since the network may work in place, or return the same buffer again.
+    """
     device = next((p.device for p in network.parameters()), x.device)
     made: Tensor = network(x.to(device, copy=True))
     return made.clone()
 
 
 def look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Seen]:
-    """The layers that factors can take the place of, in the order in which they run.
+    """The layers that factors can replace, in execution order.
 
-    Such a layer runs once, with one input given by position, and shares its weights with no other. And the body calls
-    it without looking into it, so that what stands in its place is what runs.
+    Such a layer runs once, with one positional input, and shares its weights with no other layer. The body also has to
+    call it without reading its attributes, so that a replacement is what runs.
     """
     owners = Counter(id(p) for _, p in body.named_parameters(remove_duplicate=False))
     layers = {
@@ -170,7 +175,7 @@ def look(body: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Seen]:
 
 
 def _by_rows(layer: Layer, given: Tensor, made: Tensor, batch: int) -> bool:
-    """Whether a layer ran on as many positions of each row: not on rows that are chosen by what they are."""
+    """Whether a layer ran on equally many positions of each row, not on rows selected by their values."""
     dims = 4 if isinstance(layer, nn.Conv2d) else 2
     return (
         given.dim() >= dims
@@ -181,7 +186,7 @@ def _by_rows(layer: Layer, given: Tensor, made: Tensor, batch: int) -> bool:
 
 
 class _Probe(nn.Sequential):
-    """Knows whether it ran. A hook would not do: some of torch's own layers take another way where there is one."""
+    """Records whether it ran. A hook would not do: with one, some of torch's own layers take another path."""
 
     ran = False
 
@@ -198,7 +203,7 @@ def _runs_replaced(body: nn.Module, name: str, layer: Layer, x: Tensor) -> bool:
     replace(body, name, factors)
     try:
         run(body, x)
-    except Exception:  # whatever: it looks into the layer
+    except Exception:  # the body reads attributes of the layer
         return False
     finally:
         replace(body, name, layer)
@@ -206,19 +211,19 @@ def _runs_replaced(body: nn.Module, name: str, layer: Layer, x: Tensor) -> bool:
 
 
 def _shares(variances: Tensor) -> list[float]:
-    """What the first 0, 1, … of them are of all."""
+    """The cumulative shares of variances, from 0 on."""
     shares = variances / (variances.sum() + torch.finfo(torch.float32).tiny)
     return list(itertools.accumulate(shares.tolist(), initial=0.0))
 
 
 def patches_of(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """(positions, in · kernel): what a convolution sees at each position."""
+    """The inputs of a convolution at each position, (positions, in · kernel)."""
     kernel: Any = (layer.kernel_size, layer.dilation, padding_of(layer), layer.stride)
     return functional.unfold(x, *kernel).transpose(1, 2).flatten(0, 1)
 
 
 def some_of(x: Tensor, count: int) -> Tensor:
-    """So many of the rows (N, C), the same of any two tensors as long."""
+    """`count` of the rows (N, C), at the same places in any two tensors of equal length."""
     if len(x) <= count:
         return x
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(len(x)))[:count]

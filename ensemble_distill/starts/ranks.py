@@ -1,4 +1,4 @@
-"""How thin each layer of a network becomes, for all at once: the ranks on which its parameters are best spent."""
+"""The ranks of all layers of a network, chosen together to spend its parameters best."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from torch import nn
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.students.factored import Layer, parameters_of
 
-STEPS = 64  # of a layer's width, that ranks are chosen by
-# of channels between a convolution's factors: runtimes read them in blocks, and with other numbers of them onnxruntime
-# took three times as long for a compressed ResNet-8
+STEPS = 64  # coarse rank steps per layer
+# ranks of convolutions are multiples of this: runtimes read channels in blocks, and with other numbers onnxruntime took
+# three times as long for a compressed ResNet-8
 BLOCK = 8
-NOTHING = 1e-12  # of a variance: rounding
-WIDEST = 2**13  # inputs of a layer, or outputs: beyond that solving for it takes longer than training
+NOTHING = 1e-12  # share of a variance that is mere rounding
+WIDEST = 2**13  # inputs or outputs of a layer: solving for a wider one takes longer than training
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The share of its parameters that a network may have.
+    """The share of its parameters that a network may keep.
 
     Attributes:
         share: above 0 and below 1.
-        key, part: the setting that says so, and what of a member the network is; for messages.
+        key: the setting that gives the share, for messages.
+        part: what part of a member the network is, for messages.
     """
 
     share: float
@@ -39,15 +40,17 @@ class Budget:
 def choose_ranks(
     layers: Mapping[str, Layer], brought: Mapping[str, Sequence[float]], parameters: int, budget: Budget, name: str
 ) -> dict[str, int]:
-    """The ranks of the layers that become factors, in their order: step by step what brings most for its parameters.
+    """The ranks of the layers that become factors, in the order of `layers`.
+
+    Ranks grow step by step, always by the step that explains most variance per parameter.
 
     Args:
-        brought: by layer, the share of its output's variance that ranks bring, from 0 to the highest there is.
+        brought: for each layer, the share of its output's variance that ranks from 0 to the highest explain.
         parameters: of the whole network.
-        name: of the member that it is, for messages.
+        name: its member, for messages.
 
     Raises:
-        EdistillError: with ranks of 1 it has more, or it has no parameters.
+        EdistillError: it exceeds the budget even with ranks of 1, or it has no parameters.
     """
     if parameters == 0:
         raise EdistillError(f"{budget}, and {name}'s {budget.part} has no parameters. Leave it out.")
@@ -56,7 +59,7 @@ def choose_ranks(
     most = budget.share * parameters
     if spent > most:
         raise EdistillError(f"{budget}, and {_least(budget, name, spent, parameters)}")
-    for finest in (False, True):  # what is left after the last step that can be paid for goes by the least there is
+    for finest in (False, True):  # once no coarse step is affordable, spend the rest in the smallest steps
         steps = {key: _step(layer, ranks[key], brought[key], finest) for key, layer in layers.items()}
         while affordable := [
             (step.gain / max(1, step.cost), key, step)
@@ -71,7 +74,7 @@ def choose_ranks(
 
 
 def _least(budget: Budget, name: str, spent: int, parameters: int) -> str:
-    """What is wrong and what to do where a network cannot be as small as it is to be."""
+    """The problem and the remedy if a network cannot become as small as required."""
     if spent > 0.999 * parameters:
         return (
             f"none of {name}'s layers can be made much smaller: only torch's own linear layers and 2-D convolutions "
@@ -88,7 +91,7 @@ def _least(budget: Budget, name: str, spent: int, parameters: int) -> str:
 
 @dataclass(frozen=True)
 class _Step:
-    """To a higher rank of a layer."""
+    """A step to a higher rank of a layer."""
 
     rank: int
     gain: float  # share of the output's variance
@@ -96,10 +99,10 @@ class _Step:
 
 
 def _step(layer: Layer, rank: int, brought: Sequence[float], finest: bool) -> _Step | None:
-    """To the next rank of a layer, a block further or a part of its width; None where that brings nothing."""
+    """The next step of a layer, by a block or a share of its width; None if it gains nothing."""
     highest, block = len(brought) - 1, BLOCK if isinstance(layer, nn.Conv2d) else 1
     to = rank + (1 if finest else max(1, highest // STEPS))
-    if to > block or not finest:  # up to the end of a block
+    if to > block or not finest:  # round up to a whole block
         to = -(-to // block) * block
     to = min(highest, to)
     gain = brought[to] - brought[rank]
@@ -107,5 +110,5 @@ def _step(layer: Layer, rank: int, brought: Sequence[float], finest: bool) -> _S
 
 
 def _cost(layer: Layer, rank: int) -> int:
-    """The parameters of its factors, or its own where they would have more: then it stays whole."""
+    """The parameters of a layer's factors; of the layer itself if these are fewer, since it then stays whole."""
     return min(parameters_of(layer), parameters_of(layer, rank))

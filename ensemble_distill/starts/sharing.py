@@ -1,7 +1,7 @@
-"""Modules that a student takes from its teacher as they are, and that stay so: the first convolution, the output layer.
+"""Modules that a student copies from its teacher and freezes, such as the first convolution or the output layer.
 
-Furlanello et al. 2018 (arXiv:1805.04770, Table 5) train residual networks so, which keep the first and the last
-layer of a DenseNet.
+Furlanello et al. 2018 (arXiv:1805.04770, Table 5) train residual networks that keep the first and the last layer of a
+DenseNet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ensemble_distill.errors import EdistillError, nearest
 from ensemble_distill.students.heads import BatchedLinear, Heads
 from ensemble_distill.students.student import Student
 
-HEAD = "head"  # what a student's output layer is called, which is no part of its body
+HEAD = "head"  # the name of a student's output layer, which is not part of its body
 Tensors = dict[str, Tensor]
 
 
@@ -23,18 +23,19 @@ Tensors = dict[str, Tensor]
 def share(
     student: Student, teacher: nn.Module, named: str, modules: Mapping[str, str], order: Sequence[int] | None = None
 ) -> None:
-    """Copy modules of a teacher into a one-headed student, buffers included, and freeze them there.
+    """Copy modules of a teacher, buffers included, into a one-headed student, and freeze them there.
 
     Args:
         teacher: the network itself, or the student of a run.
-        named: what messages call it.
+        named: what messages call the teacher.
         modules: names in the student's body, or "head" for its output layer, to names in the teacher.
-        order: class `order[j]` of the student is the teacher's class j; None where they are the same.
+        order: class `order[j]` of the student is the teacher's class j; None if the orders agree.
 
     Raises:
-        EdistillError: there is no such module, it holds nothing, or its tensors are not those of the other.
+        EdistillError: there is no such module, it holds no tensors, the two modules' tensors differ in name or shape,
+            or nothing is left to train.
     """
-    shared: dict[int, str] = {}  # which module each of the student's tensors belongs to
+    shared: dict[int, str] = {}  # the module that each of the student's shared tensors belongs to
     for mine, theirs in modules.items():
         own, given = _of_student(student, mine), _of_teacher(teacher, theirs, named)
         _refuse_overlap(mine, own, shared)
@@ -54,7 +55,7 @@ def share(
 
 
 def _refuse_overlap(name: str, module: nn.Module, shared: dict[int, str]) -> None:
-    """Raise EdistillError when a weight of the module is part of another that is shared too, or tied to one."""
+    """Raise EdistillError if a weight of the module also belongs, or is tied, to another shared module."""
     for tensor in (*module.parameters(), *module.buffers()):
         other = shared.setdefault(id(tensor), name)
         if other != name:
@@ -84,7 +85,7 @@ def _last(student: Student, named: str) -> BatchedLinear:
 
 
 def _found(root: nn.Module, name: str, where: str, others: Sequence[str]) -> nn.Module:
-    """Raises EdistillError when there is no such module, or it has neither weights nor statistics."""
+    """The module of that name. Raises EdistillError if there is none, or it has neither weights nor statistics."""
     modules: dict[str, nn.Module] = {path: module for path, module in root.named_modules() if path}
     if name in modules and modules[name].state_dict():
         return modules[name]
@@ -98,8 +99,8 @@ def _found(root: nn.Module, name: str, where: str, others: Sequence[str]) -> nn.
 
 
 def _output_layer(module: nn.Module, what: str, order: Sequence[int] | None = None) -> Tensors:
-    """The weight (K, F) and bias (K,) of an output layer, classes in the student's order; views where they can be."""
-    if isinstance(module, BatchedLinear):  # a student's own
+    """The weight (K, F) and bias (K,) of an output layer, in the student's class order; views if possible."""
+    if isinstance(module, BatchedLinear):  # of a student
         weight, bias = module.weight[0].T, module.bias[0]
     elif isinstance(module, nn.Linear):
         weight = module.weight

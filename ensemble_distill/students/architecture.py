@@ -119,8 +119,11 @@ class Architecture:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], task: Task) -> Architecture:
-        """Inverse of both, from one table that also has `average` and `weights`. Raises ValueError for anything
-        else."""
+        """Inverse of both, from one table that also has `average` and `weights`.
+
+        Raises:
+            ValueError: the record is not one that they write.
+        """
         return parsed(cls, record, task=task)
 
     # --- building -----------------------------------------------------------------------------------------------

@@ -38,8 +38,10 @@ def decompose(tensor: Tensor, rank: int, sweeps: int) -> tuple[Tensor, Tensor, T
 
 
 def _solved(told: Tensor, one: Tensor, other: Tensor, current: Tensor) -> Tensor:
-    """A factor (I, R), given the product of the tensor with the other two, (I, R), and damped toward its current
-    value."""
+    """A factor (I, R), from the product of the tensor with the other two, (I, R).
+
+    Damping keeps it near its current value where the equations are nearly singular.
+    """
     gram = (one.T @ one) * (other.T @ other)
     damping = DAMPING * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny ** 0.5
     damped = gram + damping * torch.eye(len(gram), dtype=gram.dtype)

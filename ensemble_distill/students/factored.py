@@ -36,8 +36,10 @@ def is_factorable(module: nn.Module) -> TypeGuard[Layer]:
 
 
 def padding_of(layer: nn.Conv2d) -> tuple[int, ...] | None:
-    """The number of zeros at either end of height and width; None if the ends differ, as in "same" with even
-    kernels."""
+    """The number of zeros at either end of height and width.
+
+    None if the ends differ, as in "same" with even kernels.
+    """
     if not isinstance(layer.padding, str):
         return layer.padding
     if layer.padding == "valid":

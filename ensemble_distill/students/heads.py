@@ -67,8 +67,10 @@ class Heads(nn.Module):
         return layer
 
     def hidden(self, x: Tensor) -> Tensor:
-        """The input of the last layer: features (B, F), or (B, count, …) if heads have bodies or hidden layers of their
-        own."""
+        """The input of the last layer: features (B, F), or (B, count, …).
+
+        The latter if heads have bodies or hidden layers of their own.
+        """
         if self.own_body:
             x = torch.unflatten(x, 1, (self.count, -1))
         for layer in self.layers[:-1]:

@@ -42,10 +42,10 @@ def refuse_dependent_body(body: nn.Module, x: Tensor, model: str, positions: int
 
 
 def refuse_dependent(student: Student, x: Tensor, named: str) -> None:
-    """Raise EdistillError for a trained student, in eval mode, whose prediction for a row is not a function of that
-    row.
+    """Raise EdistillError for a trained student whose prediction for a row is not a function of that row.
 
     Args:
+        student: in eval mode.
         x: rows as the student takes them, (B, …), on its device; a few of them are used.
         named: the student's run, for the message.
     """

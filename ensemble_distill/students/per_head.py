@@ -279,8 +279,7 @@ def _repeated(tensor: Tensor, count: int) -> Tensor:
 
 
 def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, count: int, between: int) -> Tensor:
-    """y (B·count, …), scaled and shifted by each head's (count, …), with `between` dimensions inserted before the
-    latter."""
+    """Scale and shift y (B·count, …) by each head's (count, …), which get `between` dimensions behind the first."""
     if weight is None:
         return y
     each = y.reshape(-1, count, *y.shape[1:])

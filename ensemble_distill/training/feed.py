@@ -99,8 +99,9 @@ class Feed:
             yield rows.x.to(self.device, non_blocking=True)
 
     def sample(self, limit: int, parts: int, largest: int) -> list[list[Tensor]]:
-        """Inputs (B, …) of at most `limit` evenly spaced rows: a list of batches per view, all views with the same
-        rows.
+        """Inputs (B, …) of at most `limit` evenly spaced rows: a list of batches per view.
+
+        All views have the same rows.
 
         Args:
             parts: how many batches a view should have at least, if it has that many rows.

@@ -175,8 +175,10 @@ class Training:
 
     @staticmethod
     def _is_due(state: State, due: bool) -> bool:
-        """Whether to save within an epoch. With several processes the first one's clock decides, once losses have been
-        read."""
+        """Whether to save within an epoch.
+
+        With several processes, the first one's clock decides, once losses have been read.
+        """
         if not ranks.several():
             return due
         return not state.summary.unread and ranks.of_first(lambda: due)
@@ -222,8 +224,7 @@ class Training:
         return update, asked, rendering
 
     def trial(self, workers: int, size: int, steps: int) -> Generator[int]:
-        """Train a copy for some steps of `size` rows with `workers` loader processes, yielding each step's number of
-        rows.
+        """Train a copy for some steps of `size` rows with `workers` loader processes, yielding each step's row count.
 
         For a CPU, and before `run`.
         """

@@ -138,8 +138,7 @@ def refuse_double(named: str, family: Family, device: torch.device) -> None:
 def refuse_broken(
     named: str, stages: Sequence[Stage], student: Student, architecture: Architecture, from_members: bool = False
 ) -> None:
-    """Raise EdistillError if a method's stages do not end in the student it promises: its run could not be loaded
-    later.
+    """Raise EdistillError if a method's stages do not end in the student it promises: its run would not load.
 
     Args:
         student: the first stage's; not changed.
@@ -175,8 +174,7 @@ def refuse_broken(
 
 
 def _refuse_unsolved(named: str, stage: Stage, heads: int, members: int) -> None:
-    """Raise EdistillError if each head starts from its own member, and the first stage does not solve for all of
-    them."""
+    """Raise EdistillError if heads start from their own members and the first stage does not solve for all of them."""
     if heads != members:
         raise EdistillError(
             f"Each of {members} heads is to start from its own member, and stage {stage.name} of {named} has {heads}. "

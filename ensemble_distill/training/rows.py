@@ -40,8 +40,10 @@ class CachedSplit:
 
 @dataclass(frozen=True)
 class Example:
-    """One row in one view: its input, its label and that of the row mixed into it. Labels mean nothing unless
-    `known`."""
+    """One row in one view: its input, its label and that of the row mixed into it.
+
+    Labels mean nothing unless `known`.
+    """
 
     index: Index
     x: Array

@@ -69,8 +69,10 @@ def _random_states(device: torch.device) -> dict[str, Any]:
 
 
 def own_seed(seed: int, step: int = 0) -> int:
-    """The seed of this process's generators: `seed` in the first one, and one per rank in others, so that dropout
-    differs."""
+    """The seed of this process's generators: `seed` in the first process, its own in each other one.
+
+    Dropout then differs between processes.
+    """
     if ranks.is_first():
         return seed
     return int(uniforms(1, "rank", seed, ranks.current().index, step)[0] * 2**31)

@@ -83,8 +83,7 @@ class Stepping:
 
 
 def _of_all(loss: Tensor, raw: Tensor) -> Tensor:
-    """A loss over all processes, from one that knows only this one: the mean over its answers (A, …), as a share of
-    all."""
+    """The share in the loss over all processes, from a loss that is a mean over this process's answers (A, …)."""
     own = loss * len(raw) if len(raw) else 0.0 * raw.sum()
     return ranks.share_of_all(own, own.new_full((), len(raw)), 1.0)
 

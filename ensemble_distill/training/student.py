@@ -283,8 +283,10 @@ def _refuse_no_stages(student: StudentSettings, encoding: Named | None) -> None:
 
 
 def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: AnyPreprocessing | None) -> None:
-    """Raise EdistillError for members that see rows differently than the student: in it, they would predict
-    differently."""
+    """Raise EdistillError for members that see rows differently than the student.
+
+    As bodies of the student, they would predict differently.
+    """
     for teacher in teachers:
         theirs = teacher.member.preprocessing
         if not same_rows(theirs, preprocessing):

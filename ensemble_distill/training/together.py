@@ -52,8 +52,10 @@ def shared(student: nn.Module, device: torch.device) -> Through:
 
 
 class _Spare(nn.Module):
-    """A student with an additional unused weight: otherwise torch logs, in every process, that all weights were
-    used."""
+    """A student with an additional unused weight.
+
+    Without one, torch logs in every process that all weights were used.
+    """
 
     def __init__(self, student: nn.Module, device: torch.device) -> None:
         super().__init__()
@@ -96,8 +98,7 @@ def batch_norm_of_all(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """torch's batch_norm in training mode over the rows of all processes, joined along the first dimension of (B, C,
-    …)."""
+    """torch's batch_norm in training mode, for (B, C, …) over the rows of all processes."""
     x = given if given.dtype == torch.float64 else given.float()
     over, of_channel = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
     rows = x.new_full((1,), x.numel() / x.shape[1])

@@ -1,4 +1,4 @@
-"""`edistill cache-logits`: what every member says of every split and view, once."""
+"""`edistill cache-logits`: every member's answers for every split and view, computed once."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def cache_logits(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> CacheReport:
-    """Bring the cache up to date with the settings; what is there already is not computed again.
+    """Bring the cache up to date with the settings; existing records are not computed again.
 
     Args:
-        overwrite: drop the cache that is there, once it is known that another can be made.
+        overwrite: delete the existing cache, once it is known that another can be made.
         trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
@@ -49,13 +49,13 @@ def cache_logits(
 
 
 def cache_in(workspace: Workspace, *, only: Collection[str] | None = None, overwrite: bool = False) -> CacheReport:
-    """The same, of an ensemble or of a generation of a chain.
+    """Bring the cache of an ensemble, or of a generation of a chain, up to date.
 
     Args:
-        only: these splits, without a word on what more members or views would do; default all that are configured.
+        only: these splits only, without a forecast or advice about diversity; all configured splits by default.
     """
     started, settings = time.monotonic(), workspace.settings
-    if settings.cache.decoded and workspace.pictures is None:  # they are stored here
+    if settings.cache.decoded and workspace.pictures is None:  # this command stores them
         workspace = replace(workspace, reads_decoded=False)
     refuse_differing_settings(workspace, "cache-logits", overwrite)
     folder = workspace.cache_folder
@@ -67,7 +67,8 @@ def cache_in(workspace: Workspace, *, only: Collection[str] | None = None, overw
     teachers = workspace.ensemble(class_names(sources, known))
     tell_remarks(sources, workspace.progress)
     tell_idle_caching(Caching(settings, sources, teachers), workspace.progress)
-    tables = all(teacher.member.model == READY_MADE for teacher in teachers)  # which may be out of fold
+    # ready-made outputs may be out-of-fold: whether to warn is decided after the pass
+    tables = all(teacher.member.model == READY_MADE for teacher in teachers)
     if only is None and not tables:
         warn_of_little_diversity(settings.views.transform, plans, teachers, workspace.progress)
     asking = Asking(

@@ -1,4 +1,4 @@
-"""`edistill calibrate`: bring a run's uncertainty to its ensemble's, on rows that no member was trained on."""
+"""`edistill calibrate`: fit a run's uncertainty to its ensemble's, on rows that no member was trained on."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ def calibrate(
 
     Args:
         run: a run's folder or name; the latest by default.
-        split: rows that no member was trained on; calibration by default, or validation where there is none.
-        by_row: let each row's spread depend on its own uncertainties, where that helps on rows that it was not fitted
-            on; see `Calibration.power`. Model uncertainty is then nearer to the ensemble's on such rows, and less of a
-            sign of rows from elsewhere.
-        remove: take the run's calibration away instead.
+        split: rows that no member was trained on; calibration by default, or validation if there is none.
+        by_row: let each row's spread depend on its own uncertainties, if that helps on rows not used for the fit; see
+            `Calibration.power`. Model uncertainty is then nearer to the ensemble's on such rows, but a weaker sign of
+            rows from elsewhere.
+        remove: remove the run's calibration instead.
         trust: load pickled checkpoints that name arbitrary globals, and run the code that runs from elsewhere name.
-        progress: is told how far it is.
+        progress: receives progress reports.
 
     Raises:
-        EdistillError: no run, rows that members were trained on, too few rows, or none to remove.
+        EdistillError: there is no run, members were trained on the rows, there are too few rows, or no calibration to
+            remove.
     """
     if remove and by_row:
         raise EdistillError("--remove takes a calibration away, and --by-row fits one. Leave one of them out.")

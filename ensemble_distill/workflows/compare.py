@@ -1,4 +1,4 @@
-"""`edistill compare`: students of one ensemble against each other, and what of it the rows can tell apart."""
+"""`edistill compare`: students of one ensemble against each other, with what the rows can tell apart."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def compare(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Compared:
-    """Hold runs of one ensemble against the first of them, on the same rows, with intervals.
+    """Compare runs of one ensemble with the first of them, on the same rows, with intervals.
 
-    Runs that differ in their seed alone stand together: their figures are means, and their differences are of means.
-    What is found of each run is kept as `evaluate` keeps it. An exported file stands for itself, as in `evaluate`. It
-    differs from its own run by rounding, and no such difference is clear.
+    Runs that differ only in their seed form a group: their figures are means, and differences are between means.
+    Results for each run are kept as by `evaluate`. An exported file is a model of its own, as in `evaluate`. It differs
+    from its own run by rounding, and no such difference is clear.
 
     Args:
-        runs: folders or names of runs, or exported files; the first is what the others are held against.
-        split: test by default, or validation where there is no test.
-        picture: a file to draw worth against cost into, .svg, .png or .pdf.
+        runs: folders or names of runs, or exported files; the others are compared with the first one.
+        split: test by default, or validation if there is no test.
+        picture: a file to plot worth against cost into, .svg, .png or .pdf.
         trust: as for `evaluate`.
 
     Raises:
-        EdistillError: as for `evaluate_together`; or there is nothing to hold against the first.
+        EdistillError: as for `evaluate_together`; or there is nothing to compare with the first.
     """
     if picture is not None:
         refuse_picture(Path(picture))

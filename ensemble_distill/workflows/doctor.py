@@ -1,4 +1,4 @@
-"""`edistill doctor`: the machine, what is wrong with a settings file here, and how long each command will take."""
+"""`edistill doctor`: the machine, problems of a settings file on it, and how long each command will take."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ensemble_distill.settings import Settings
 from ensemble_distill.setup.machine import machine_here
 from ensemble_distill.workspace.workspace import Workspace
 
-ROOM = 0.9  # of the free disk
+ROOM = 0.9  # share of the free disk that may be filled
 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What was found.
+    """The findings of `edistill doctor`.
 
     Attributes:
         machine: versions, devices, threads, memory and free disk.
-        checks: of what was looked at in the settings: "what", "told" and whether it is a "problem".
-        forecast: of each command its "seconds" and "bytes".
-        next: the command to run where nothing is wrong.
+        checks: each thing checked in the settings: "what", "told" and whether it is a "problem".
+        forecast: "seconds" and "bytes" of each command.
+        next: the command to run if there is no problem.
     """
 
     machine: dict[str, Any]
@@ -35,13 +35,15 @@ class DoctorReport:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, each with its remedy, in the order in which to fix it."""
+        """The problems, each with its remedy, in the order in which to fix them."""
         return [str(check["told"]) for check in self.checks if check["problem"]]
 
 
 def doctor(load: Callable[[], Settings], *, trust: bool = False, progress: Progress | None = None) -> DoctorReport:
-    """Look at everything that the commands would refuse. Members and body are built and shown a few rows, since nothing
-    else tells whether they fit; nothing is trained and nothing is written.
+    """Check everything that the commands would refuse.
+
+    Members and body are built and run on a few rows, since nothing else tells whether they fit. Nothing is trained, and
+    nothing is written.
 
     Args:
         load: reads the settings.

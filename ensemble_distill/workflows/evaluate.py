@@ -29,29 +29,29 @@ def evaluate(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare a run, or the generations of a chain, with the ensemble it learned from on a split and on the OOD sets.
+    """Compare a run, or the generations of a chain, with the ensemble it learned from, on a split and on the OOD sets.
 
-    The members' outputs come from the cache where it holds the split, else straight from the teachers. The best
+    The members' outputs come from the cache if it holds the split, else directly from the teachers. The best
     sub-ensembles are chosen on the validation rows; without labels there, they are None.
 
     Args:
-        run: a run's or a chain's folder or name, or an exported file, .onnx, .pt2 or .safetensors, or a folder of such;
-            the latest run by default.
-        split: test by default, or validation where there is no test.
-        shifts: evaluate every shift of the split too, in five severities, for which the teachers themselves are asked.
-        report: a page to write of a run, .html; what its figures draw is written beside it, .json.
+        run: a run's or a chain's folder or name, or an exported file (.onnx, .pt2 or .safetensors) or a folder with
+            one; the latest run by default.
+        split: test by default, or validation if there is no test.
+        shifts: also evaluate every shift of the split in five severities, asking the teachers themselves.
+        report: an .html page to write about a run; the data of its plots goes into a .json beside it.
         trust: load pickled checkpoints that name arbitrary globals, and run the code that runs from elsewhere name.
-        progress: is told how far it is.
+        progress: receives progress reports.
 
     Returns:
-        The figures; `to_json()` is the document of `evaluate --json`. It is kept in the run, `evaluations/SPLIT.json`,
-        with the figures of each row beside it in `.npz`, where that can be written. Of a chain the student is the last
-        generation; `models` has each of them, and BANE, the averages of the first 2, 3, ... generations' predictions,
-        as `bane-2`, `bane-3`, ....
+        The figures; `to_json()` is the document of `evaluate --json`. They are kept in the run as
+            `evaluations/SPLIT.json`, with the figures of each row in an `.npz` beside it, if that can be written. For a
+            chain, the student is the last generation; `models` has each generation, and BANE, the averages of the first
+            2, 3, ... generations' predictions, as `bane-2`, `bane-3`, ....
 
     Raises:
-        EdistillError: no such run or split; the data is not what the cache was made from, or not what the
-            student takes; the members are not those of the run; a report of a chain.
+        EdistillError: there is no such run or split; the data is not what the cache was made from, or not what the
+            student takes; the members are not those of the run; a report is requested for a chain.
     """
     if report is not None:
         refuse_report(Path(report))
@@ -82,7 +82,7 @@ def evaluate_together(
 ) -> Comparison:
     """Compare several runs of one ensemble with it, and so with each other; see `evaluate`.
 
-    The members are read or asked once for all runs. What is found of each run is kept as `evaluate` keeps it.
+    The members are read or asked once for all runs. Results for each run are kept as by `evaluate`.
 
     Args:
         runs: folders or names, or exported files; see `with_their_runs`.

@@ -1,4 +1,4 @@
-"""`edistill export`: a run as ONNX, as safetensors, or both, or the ensemble as ONNX; each verified."""
+"""`edistill export`: a run in several file formats, or the ensemble as ONNX; each file is verified."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from ensemble_distill.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The files written by an export.
 
     Attributes:
-        files: each verified, in the order asked for: ONNX first.
-        beside: the model card and the settings that made them.
-        prices: what the float32 file is on validation rows, and what each file of less precision is; empty without
-            such.
-        merged: the figures on validation rows of "student" and "merged"; empty where nothing was merged.
+        files: the verified files, ONNX first.
+        beside: the model card, and the settings that made the files.
+        prices: the figures on validation rows of the float32 file, and of each file of lower precision; empty without
+            such files.
+        merged: the figures on validation rows of "student" and "merged"; empty if nothing was merged.
     """
 
     files: tuple[Path, ...]
@@ -75,26 +75,29 @@ def export(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write `export/model.onnx` and/or `export/model.safetensors` into the run, or the ensemble's beside the runs.
+    """Export a run into its `export/` folder, or the ensemble into a folder beside the runs.
 
     Args:
         run: a run's folder or name; the latest by default.
-        fp16, int8: write `model-fp16.onnx` or `model-int8.onnx` beside `model.onnx`, which is written too: all layers
-            but the last in less precision. What that costs is measured on validation rows.
-        uint8_input: write `model-uint8.onnx` beside it, which takes raw pixels of the student's size; with `fp16` or
-            `int8` of those files, too, `model-fp16-uint8.onnx` and `model-int8-uint8.onnx`.
+        onnx: write `model.onnx`.
+        safetensors: write `model.safetensors`.
+        fp16, int8: write `model-fp16.onnx` or `model-int8.onnx`, with all layers but the last in lower precision,
+            besides `model.onnx`. The cost is measured on validation rows.
+        uint8_input: write `model-uint8.onnx` too, which takes raw pixels of the student's size; with `fp16` or `int8`,
+            also `model-fp16-uint8.onnx` or `model-int8-uint8.onnx`.
         program: write `model.pt2`, which torch runs without the code of the body.
         merge_heads: write `merged/`, one plain timm model whose classifier is the mean of the heads.
-        force: write those whatever they cost.
-        ensemble: export the members that the settings name, and no run; see `export_members`.
-        opset, ir_version: of the ONNX file; None for those that torch writes.
+        force: write files of lower precision whatever they cost.
+        ensemble: export the members in the settings instead of a run; see `export_members`.
+        opset, ir_version: versions of the ONNX file; None for those that torch writes.
         card: write a model card, `README.md`, and the `edistill.toml` that made the files beside them.
-        trust: run the code that a run from elsewhere names for its body; of members, load pickled checkpoints that name
-            arbitrary globals.
-        progress: is told what is chosen among what members return, and of a state that the file cannot take.
+        trust: run the code that a run from elsewhere names for its body; for members, load pickled checkpoints that
+            name arbitrary globals.
+        progress: receives notes on which output of the members was chosen, and on a state that the file cannot hold.
 
     Raises:
-        EdistillError: no format was asked for, no run, no data to verify on, or the file disagrees with the student.
+        EdistillError: no format was requested, there is no run, there is no data to verify on, or the file disagrees
+            with the student.
     """
     asked = Formats(
         onnx=onnx,
@@ -118,7 +121,7 @@ def export(
         refuse_not_merged(workspace, found)
     if asked.uint8_input:
         refuse_no_pixels(found.architecture, str(found.folder))
-    with one_writer(found.folder):  # from here on no training replaces the run
+    with one_writer(found.folder):  # no training can replace the run meanwhile
         found.refuse_replaced()
         written = _written(workspace, found, asked)
         beside = write_card_of_run(found, found.folder / EXPORTS, workspace.progress) if card else ()
@@ -126,7 +129,7 @@ def export(
 
 
 def _written(workspace: Workspace, run: Run, asked: Formats) -> Exported:
-    """The files that were asked for, without the card."""
+    """Write the requested files, without the card."""
     student, folder = run.student(trust=workspace.trusted), run.folder / EXPORTS
     prices, lost, files = list[Price](), dict[str, Figures](), list[Path]()
     known = None
@@ -154,12 +157,12 @@ def _written(workspace: Workspace, run: Run, asked: Formats) -> Exported:
 
 
 def _reference(workspace: Workspace, run: Run, student: Student) -> Reference | None:
-    """What the student says of the calibration rows, which makes the thresholds of `predict`."""
+    """The student's figures on the calibration rows, from which `predict` derives thresholds."""
     splits = Splits(workspace, run.architecture.task)
     return reference_of_run(run, student, splits, workspace.workers, workspace.progress)
 
 
 def _real_rows(workspace: Workspace, run: Run) -> torch.Tensor:
-    """Some rows to compare torch and onnxruntime on: of a split no choice hangs on, evenly spread."""
+    """Some evenly spaced rows on which to compare torch with onnxruntime, from a split on which no choice depends."""
     split = checked_on(workspace.split_names)
     return torch.from_numpy(real_rows(workspace, split, CHECKED_ROWS, run.architecture, str(run.folder)))

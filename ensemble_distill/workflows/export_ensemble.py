@@ -1,4 +1,4 @@
-"""`edistill export --ensemble`: the members themselves as one ONNX file, verified against what each says."""
+"""`edistill export --ensemble`: the members as one ONNX file, verified against each member's outputs."""
 
 from __future__ import annotations
 
@@ -41,15 +41,18 @@ from ensemble_distill.workspace.workspace import Workspace, sources_of
 def export_members(
     workspace: Workspace, versions: Versions, card: bool = True
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Write `ensemble/export/model.onnx` beside the folder of runs; no run and no cache is needed.
+    """Write `ensemble/export/model.onnx` beside the folder of runs; this needs neither a run nor a cache.
 
     Args:
-        versions: in which the file is written.
-        card: write the model card and the settings, too, which are returned apart.
+        versions: ONNX versions of the file.
+        card: also write the model card and the settings, which are returned separately.
+
+    Returns:
+        The exported file, and the files beside it.
 
     Raises:
-        EdistillError: there are no members or no data to verify on; a member is no network of torch, or cannot be
-            exported; one input cannot serve them all; or the file disagrees with the members.
+        EdistillError: there are no members or no data to verify on; a member is not a torch network, or cannot be
+            exported; no single input serves all members; or the file disagrees with the members.
     """
     folder = ensemble_folder(Path(workspace.settings.output.runs), workspace.settings.limit)
     refuse_foreign(folder, EXPORTS, "an exported ensemble", "output.runs, beside which it stands")
@@ -87,7 +90,7 @@ def _beside(workspace: Workspace, task: Task, members: Sequence[Member], file: P
 
 
 def _plans(workspace: Workspace) -> dict[str, SplitPlan]:
-    """The splits that say what an answer is, without views. Raises EdistillError where there are none."""
+    """The splits that tell what an answer is, without views. Raises EdistillError if there are none."""
     names = [name for name in workspace.split_names if not name.startswith("ood/") and name != HELD_OUT]
     checked_on(names)
     plans = workspace.splits(names, workspace.cached_names)
@@ -104,10 +107,10 @@ def _module(asked: Answering) -> nn.Module:
 
 
 def _only(source: Source, to: AnyPreprocessing | None, x: Tensor) -> Several | None:
-    """Rows of the one of several arrays that a member takes; None where it takes all that there is of a row.
+    """The one of several arrays that a member takes; None if it takes the whole row.
 
     Args:
-        x: (B, ...), rows as it takes them.
+        x: rows as the member takes them, (B, ...).
     """
     if (arrays := arrays_of(source)) is None or isinstance(to, Several):
         return None
@@ -117,10 +120,10 @@ def _only(source: Source, to: AnyPreprocessing | None, x: Tensor) -> Several | N
 
 
 def _answers(opened: Sequence[Answering], source: Source, name: str) -> tuple[Tensor, list[NDArray[np.float32]]]:
-    """Some rows as the first member wants them, and what each member says of them, (B, W)."""
+    """Some rows as the first member takes them, and each member's outputs for them, (B, W)."""
     rows = spread(len(source), CHECKED_ROWS)
     shown = {inputs: torch.from_numpy(plain_inputs(source, rows, inputs.preprocessing)) for inputs in wanted(opened)}
     said = [asked.answers(name, rows, None if asked.wants is None else shown[asked.wants]) for asked in opened]
     first = opened[0].wants
-    assert first is not None  # a network wants inputs
+    assert first is not None  # a network always takes inputs
     return shown[first], said

@@ -1,4 +1,4 @@
-"""`edistill export --merge-heads`: one plain timm model, and what is lost with the heads."""
+"""`edistill export --merge-heads`: one plain timm model, and what is lost by merging the heads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODELS = ("student", "merged")
 
 
 def refuse_not_merged(workspace: Workspace, run: Run) -> None:
-    """Raise EdistillError: the student is not a timm model with linear heads, or there are no validation rows."""
+    """Raise EdistillError if the student is not a timm model with linear heads, or there are no validation rows."""
     refuse_unmergeable(run.architecture, str(run.folder), run.body_named)
     if SPLIT not in workspace.split_names:
         raise EdistillError("What --merge-heads loses is measured on validation rows. Set data.validation.")
@@ -32,10 +32,10 @@ def refuse_not_merged(workspace: Workspace, run: Run) -> None:
 
 @torch.no_grad()
 def export_merged(workspace: Workspace, run: Run, student: Student, x: torch.Tensor) -> tuple[Path, dict[str, Figures]]:
-    """Write `export/merged/` of a run that `refuse_not_merged` lets pass.
+    """Write `export/merged/` for a run that `refuse_not_merged` accepts.
 
     Returns:
-        The folder; and the figures of the student's pooled prediction and of the merged model's on validation rows.
+        The folder, and the validation figures of the student's pooled prediction and of the merged model's.
     """
     what = run.architecture
     model = merged(student, what)

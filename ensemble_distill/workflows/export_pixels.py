@@ -1,4 +1,4 @@
-"""`edistill export --uint8-input`: an exported graph behind its preprocessing, verified against the graph itself."""
+"""`edistill export --uint8-input`: an exported graph with built-in preprocessing, verified against the plain graph."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def export_pixels(graph: Path, x: torch.Tensor) -> Path:
     """Write `model-uint8.onnx` beside the plain file, which has just been written.
 
     Args:
-        x: real rows (B, *shape) as the plain file takes them, of pixels of 8 bits.
+        x: real rows (B, *shape) as the plain file takes them, made from 8-bit pixels.
 
     Raises:
-        EdistillError: the student takes no pictures, the rows are of other pixels, or the files differ.
+        EdistillError: the student does not take images, the rows are not from 8-bit pixels, or the files differ.
     """
     plain = Served(graph)
     to = refuse_no_pixels(plain.card, str(graph))
@@ -37,17 +37,18 @@ def export_pixels(graph: Path, x: torch.Tensor) -> Path:
 
 
 def write_pixels(path: Path, model: onnx.ModelProto, card: Card, wanted: Wanted) -> None:
-    """Write a graph of raw pixels with what it says of itself, once it says of real rows what is wanted."""
+    """Write a graph that takes raw pixels, with its card, once its outputs for real rows are the wanted ones."""
     write_verified(path, carded(model, card), card, wanted)
 
 
 def as_without(plain: Served, x: torch.Tensor) -> Wanted:
-    """What a graph behind its preprocessing is to say of real rows: what the same graph without says of their pixels,
-    normalized as it does that itself. Where layers are in less precision, a number that is off by a last bit may become
-    another one there.
+    """The outputs that a graph with built-in preprocessing should give for real rows.
+
+    These are the outputs of the plain graph for the rows' pixels, normalized as the new graph does it: in layers of
+    lower precision, a difference in the last bit may change a number.
 
     Raises:
-        EdistillError: the rows are of no pixels of 8 bits.
+        EdistillError: the rows are not from 8-bit pixels.
     """
     given = normalized(plain.pixels(x.numpy()), refuse_no_pixels(plain.card, str(plain.path)))
     return Wanted(x, plain.run(given), plain.card.task.tolerance, OTHERWISE)

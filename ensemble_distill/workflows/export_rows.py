@@ -12,11 +12,11 @@ from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.workspace.workspace import Workspace
 
 CHECKED_ROWS = 32
-CHECKED_ON = ("validation", "test", "train")  # the first that there is: no choice hangs on it
+CHECKED_ON = ("validation", "test", "train")  # the first one configured; no choice depends on it
 
 
 def checked_on(splits: Collection[str]) -> str:
-    """The split to verify on. Raises EdistillError where there is none."""
+    """The split to verify on. Raises EdistillError if there is none."""
     for name in CHECKED_ON:
         if name in splits:
             return name
@@ -24,13 +24,13 @@ def checked_on(splits: Collection[str]) -> str:
 
 
 def real_rows(workspace: Workspace, split: str, count: int, of: Architecture, told: str) -> Array:
-    """So many rows of a split at most, evenly spread, as a student wants them.
+    """At most `count` evenly spaced rows of a split, preprocessed for the student.
 
     Args:
-        told: how messages call whose student it is.
+        told: what messages call the student.
 
     Raises:
-        EdistillError: it takes inputs of another shape.
+        EdistillError: the student takes inputs of another shape.
     """
     source = workspace.source(split)
     x = plain_inputs(source, spread(len(source), count), of.preprocessing)

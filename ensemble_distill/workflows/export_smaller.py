@@ -1,4 +1,4 @@
-"""`edistill export --fp16` and `--int8`: the exported graph in less precision, and what that costs."""
+"""`edistill export --fp16` and `--int8`: the exported graph in lower precision, and what that costs."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ from ensemble_distill.workflows.export_rows import real_rows
 from ensemble_distill.workspace.evaluating import open_for_evaluation
 from ensemble_distill.workspace.workspace import Workspace
 
-SEEN, ROWS, BATCH = "train", 256, 32  # on which the range of numbers is learned
+SEEN, ROWS, BATCH = "train", 256, 32  # the split and rows from which int8 learns the range of numbers
 PRECISIONS: dict[str, Precision] = {FLOAT16: "float16", INT8: "int8"}
 
 
 def export_smaller(
     workspace: Workspace, run: Run, graph: Path, asked: Formats, x: torch.Tensor
 ) -> tuple[list[Path], list[Price]]:
-    """Write what is asked for beside the float32 file, which has just been written; where raw pixels are, each once
-    more behind its preprocessing.
+    """Write the requested files beside the float32 file, which has just been written.
+
+    If raw pixels are requested, each is written a second time with built-in preprocessing.
 
     Args:
-        x: real rows (B, *shape), on which graphs of raw pixels are held against those without.
+        x: real rows (B, *shape), on which graphs of raw pixels are compared with those without.
 
     Returns:
-        The files; and what the float32 file is on the validation rows, and what each of them is.
+        The files, and the figures on validation rows of the float32 file and of each of these.
 
     Raises:
-        EdistillError: the graph has no such form, there are no rows to measure on, or the loss is more than stated.
+        EdistillError: the graph has no such form, there are no rows to measure on, or the loss exceeds the stated
+            limit.
     """
     whole, plain = ExportedRun.open_file(graph), onnx.ModelProto.FromString(onnx_content(graph))
     made: dict[str, onnx.ModelProto] = {}
@@ -66,7 +68,7 @@ def export_smaller(
     files = [graph.with_name(price.file) for price in found]
     for path, file, price in zip(files, tried, found, strict=True):
         card = replace(file.served.card, price=price.to_metadata())
-        if card.input == "uint8":  # behind the one without, which has been written
+        if card.input == "uint8":  # compared with the file without preprocessing, which has been written before
             write_pixels(path, made[price.file], card, as_without(Served(graph.with_name(BEFORE[price.file])), x))
         else:
             write_whole(path, sealed_with(made[price.file], card), check=_reads)
@@ -79,7 +81,7 @@ def _reads(written: Path) -> None:
 
 
 def _tried(given: Given, run: Run, of: Card, model: onnx.ModelProto, path: Path) -> ExportedRun:
-    """A graph as a file that is tried, with what it says itself of the calibration rows."""
+    """A graph as a temporary file to evaluate, with its own figures on the calibration rows."""
     name = BEFORE.get(path.name, path.name)
     card = replace(of, precision=PRECISIONS[name], input="float32" if name == path.name else "uint8", reference=None)
     write_whole(path, sealed_with(model, card))
@@ -90,7 +92,7 @@ def _tried(given: Given, run: Run, of: Card, model: onnx.ModelProto, path: Path)
 
 
 def _calibration_rows(workspace: Workspace, whole: ExportedRun) -> list[Rows]:
-    """Batches of training rows as the student sees them, which say what range its numbers have."""
+    """Batches of training rows as the student sees them, which determine the range of its numbers."""
     if SEEN not in workspace.split_names:
         raise EdistillError("--int8 learns the range of numbers from training rows. Set data.train, or leave it out.")
     x = real_rows(workspace, SEEN, ROWS, whole.architecture, str(whole.folder))

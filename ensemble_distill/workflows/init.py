@@ -1,4 +1,4 @@
-"""`edistill init`: what a folder holds, and a settings file for it, with the lines that only its owner can fill in."""
+"""`edistill init`: what a folder holds, and a settings file for it, with lines that only its owner can fill in."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class InitReport:
     """What was found, and what was written.
 
     Attributes:
-        files: that were written.
+        files: the files that were written.
         members: name, kind, model, parameters and problem of each.
         splits: rows and kind of each, or its problem.
-        mend: what is wrong with members and data as they are, with remedies.
+        mend: problems of the present members and data, with remedies.
         fill: the lines to fill in, in the order in which they are needed: file, line and why.
-        next: the command that comes next, once they are.
+        next: the command that comes next, once they are filled in.
     """
 
     files: tuple[Path, ...]
@@ -47,16 +47,18 @@ def init(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> InitReport:
-    """Write `edistill.toml` for the members in a folder, and where only their owner knows their modules `model.py` with
-    functions to fill in. No code of theirs runs.
+    """Write `edistill.toml` for the members in a folder.
+
+    If only their owner knows the members' modules, also write `model.py` with functions to fill in. None of the
+    members' code is run.
 
     Args:
-        into: the folder of the file.
-        overwrite: replace an `edistill.toml` that is there; no other file ever is.
+        into: the folder to write to.
+        overwrite: replace an existing `edistill.toml`; no other file is ever replaced.
         trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
-        EdistillError: there is no member, or an `edistill.toml` already.
+        EdistillError: there is no member, or there is an `edistill.toml` already.
     """
     folder, root, progress = Path(folder), Path(into), progress or Silent()
     file = root / FILE_NAME

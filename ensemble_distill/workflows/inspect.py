@@ -1,4 +1,4 @@
-"""`edistill inspect`: what a path is and what it holds, whatever it is."""
+"""`edistill inspect`: what is at a path, and what it holds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ensemble_distill.settings import FILE_NAME, Settings, TeacherSettings
 
 
 def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False) -> dict[str, Any]:
-    """A run, a chain, a cache, an exported file, a folder of teachers, or data, as a record to print.
+    """Describe a run, a chain, a cache, an exported file, a folder of teachers, or data, as a record to print.
 
     Args:
-        settings: what `[teachers]` says, for a folder of bare checkpoints.
+        settings: settings with `[teachers]`, for a folder of bare checkpoints.
         trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
@@ -49,12 +49,12 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
     try:
         return _teachers(path, settings, task, trust) | runs
     except EdistillError as no_teachers:
-        if runs:  # of several ensembles, say
+        if runs:  # for example of several ensembles, which are no teachers together
             return {"kind": "runs", **runs}
         try:
             return data.about(path, task, columns)
         except EdistillError as no_data:
-            if table.claims(str(path)):  # which is nothing else
+            if table.claims(str(path)):  # a table cannot be anything else
                 raise
             if listed := data_sets(path, task):
                 return {"kind": "folder", "data": listed}
@@ -64,7 +64,7 @@ def inspect(path: Path, settings: Settings | None = None, *, trust: bool = False
 
 
 def _own_folder(path: Path) -> dict[str, Any] | None:
-    """A folder inside a run or a cache, whatever is in it, or a training that is not finished."""
+    """A folder inside a run or a cache, whatever it holds, or an unfinished training."""
     return part(path) if path.is_dir() else None
 
 
@@ -97,9 +97,9 @@ def _made_here(path: Path) -> dict[str, Any] | None:
 
 
 def _foreign_graph(path: Path, settings: Settings | None, task: str) -> dict[str, Any] | None:
-    """What an ONNX file of others is; None for ours, and for what is none: that is told by who would run it."""
+    """An ONNX file that edistill did not write; None for its own files, and for any that cannot be read as a member."""
     if path.suffix.lower() != ".onnx" or not path.is_file() or ONNX_PREFIX.encode() in onnx_content(path):
-        return None  # what is ours is told without torch
+        return None  # edistill's own files are described without torch
     from ensemble_distill.teachers.about_graph import about
 
     section = TeacherSettings.model_validate({}) if settings is None else settings.teachers
@@ -110,7 +110,7 @@ def _foreign_graph(path: Path, settings: Settings | None, task: str) -> dict[str
 
 
 def _runs(path: Path) -> dict[str, Any]:
-    """What the runs and chains of a folder are, under "runs"; nothing where it holds anything else to train from."""
+    """The runs and chains of a folder, under "runs"; empty if it holds anything else to train from."""
     from ensemble_distill.runs import about as run
     from ensemble_distill.teachers.names import is_weights_file
 

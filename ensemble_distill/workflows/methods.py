@@ -1,4 +1,4 @@
-"""`edistill methods`: what there is to train with."""
+"""`edistill methods`: the methods to train with."""
 
 from __future__ import annotations
 

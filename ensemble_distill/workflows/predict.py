@@ -1,4 +1,4 @@
-"""`edistill predict`: an exported student on images, a folder or arrays; an ONNX file without torch."""
+"""`edistill predict`: an exported student on images, a folder or arrays; an ONNX file runs without torch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from ensemble_distill.serving.wishes import Wishes, settled
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a student says of rows.
+    """A student's predictions for rows.
 
     Attributes:
-        model: the file that holds it.
+        model: the student's file.
         style: how they are written.
-        rows: for each its name, what `Task.predicted` lists (for classification class and probability), and the
-            uncertainties.
+        rows: for each row its name, the values that `Task.predicted` lists (for classification class and probability),
+            and the uncertainties.
     """
 
     model: Path
@@ -45,7 +45,7 @@ class Predictions:
     rows: list[Record]
 
     def text(self) -> str:
-        """As `--output` has them: CSV with a header, one JSON array, or JSON a line."""
+        """The content of `--output`: CSV with a header, one JSON array, or one JSON object per line."""
         return formatted(self.rows, self.style)
 
 
@@ -68,33 +68,33 @@ def predict(
     columns: Declared | None = None,
     trust: Trust = NOTHING,
 ) -> Predictions:
-    """Ask an exported student about rows.
+    """Run an exported student on rows.
 
     Args:
         model: a file that `edistill export` wrote, `.onnx`, `.pt2` or `.safetensors`, or the folder it is in; None for
             the newest `model.onnx` in `runs`.
         inputs: image files, one folder, one `.npz` or one table; a single one need not be in a list.
-        progress: is told how far it is, what of the inputs was passed over, and when the run was calibrated since the
-            export.
-        output: a file to write the rows to; None for none.
+        progress: receives progress, inputs that were skipped, and a warning if the run was calibrated after the export.
+        output: a file to write the rows to; None to write nothing.
         style: how they are written; by default as the file's name ends, else as CSV.
-        heads: say what each head says by itself, too.
-        abstain_above: mark the rows that are more uncertain, in nats, of regression as a variance; None for no mark.
-        coverage: mark those that are more uncertain than this share of the calibration rows; None for no mark.
-        abstain_by: the uncertainty by which they are, "total_uncertainty" or "model_uncertainty"; by default the total,
-            and of a coverage the model's where the student has one.
-        alpha: say the classes, labels or interval that miss the truth of this share of rows at most; None for none.
-        batch_size: rows that the model is asked about at once; by default as many as 32 MiB of inputs and outputs hold,
-            1,024 at most.
+        heads: include what each head predicts.
+        abstain_above: mark rows with more uncertainty than this, in nats, or as a variance in regression; None for no
+            mark.
+        coverage: mark rows with more uncertainty than this share of the calibration rows; None for no mark.
+        abstain_by: the uncertainty to mark by, "total_uncertainty" or "model_uncertainty"; by default the total, but
+            for `coverage` the model uncertainty if the student has one.
+        alpha: include the classes, labels or interval that miss the truth for at most this share of rows; None for
+            none.
+        batch_size: rows per batch; by default as many as 32 MiB of inputs and outputs hold, at most 1,024.
         overwrite: replace a file that no earlier call wrote.
-        columns: of a table, what its columns are: the `data.columns` of the settings. A model that says what it was
-            trained on needs none; where it was found in `runs` they are to agree.
-        changed: the user changed the ONNX file since it was exported; see `Served`.
-        trust: whose code may make the body of a `.safetensors` that is none of timm's.
+        columns: the columns of a table, as `data.columns` in the settings. A model that records what it was trained on
+            needs none; for one found in `runs` both have to agree.
+        changed: whether the user changed the ONNX file since it was exported; see `Served`.
+        trust: whose code may build the body of a `.safetensors` that is not from timm.
 
     Raises:
-        EdistillError: the model or the inputs cannot be read, or do not fit each other; the model stands in a run whose
-            weights are others, or says nothing of calibration rows, which were asked for; the output must not be
+        EdistillError: the model or the inputs cannot be read, or do not fit each other; the model is in a run whose
+            weights have changed, or lacks the figures of calibration rows that an option needs; the output may not be
             written there.
     """
     progress = progress or Silent()
@@ -116,7 +116,7 @@ def predict(
     wished = settled(wishes, served, progress)
     asked = served.columns(None if named and served.card.columns else columns)
     source = open_inputs(inputs, served.card.task.key, served.reading, asked, served.arrays, str(served.path))
-    for remark in source.remarks if source.kind == "pixels" else ():  # of arrays those are labels, which none asks for
+    for remark in source.remarks if source.kind == "pixels" else ():  # other remarks are about labels
         progress.warn(remark)
     found = Predictions(model, style, list(records(served, source, wished, batch_size, progress)))
     if output is not None:
@@ -125,7 +125,7 @@ def predict(
 
 
 def _refuse_models(inputs: Sequence[str]) -> None:
-    """Raise EdistillError for an exported file in the place of rows."""
+    """Raise EdistillError for an exported file among the inputs."""
     if model := next((name for name in inputs if is_exported_name(name) and Path(name).is_file()), None):
         rows = " ".join(name for name in inputs if name != model) or "INPUTS"
         raise EdistillError(

@@ -20,7 +20,7 @@ def prepare(folder: Path, *, progress: Progress | None = None) -> None:
     """Fill an empty folder with `edistill.toml`, `model.py`, data and an ensemble of 8 small networks.
 
     Raises:
-        EdistillError: the folder holds something already.
+        EdistillError: the folder is not empty.
     """
     progress = progress or Silent()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -38,17 +38,17 @@ def train(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> TrainReport:
-    """Train the configured student; an interrupted run resumes, a finished one is left as it is.
+    """Train the configured student; an interrupted run resumes, and a finished one is left as it is.
 
-    Several generations are `train_chain`'s.
+    For several generations use `train_chain`.
 
     Args:
-        overwrite: replace the run that is there, once the new one has a checkpoint.
+        overwrite: replace the existing run, once the new one has a checkpoint.
         trust: load pickled checkpoints that name arbitrary globals.
 
     Raises:
-        EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was
-            made with other settings; the student or the method cannot be built.
+        EdistillError: the cache is missing, unfinished, damaged or of other data, members or views; the run was made
+            with other settings; the student or the method cannot be built.
     """
     with opened(settings.train.peer_timeout):
         return train_in(Workspace(settings, progress or Silent(), trust), overwrite=overwrite)
@@ -61,18 +61,18 @@ def train_in(
     begin: Callable[[Training], None] | None = None,
     claim: Callable[[], None] = lambda: None,
 ) -> TrainReport:
-    """The same, of a run or of a generation of a chain.
+    """Train the student of a run, or of a generation of a chain; see `train`.
 
     Args:
-        begin: is given the training before its first step, when nothing has been written yet.
-        claim: is called just before the run's folder is made its own, and the run that is to be replaced goes.
+        begin: called with the training before its first step, when nothing has been written yet.
+        claim: called just before the run's folder is taken over and a run to be replaced is deleted.
     """
     started, settings = time.monotonic(), workspace.settings
     refuse_differing_settings(workspace, "train", overwrite)
     see_cache(workspace.cache_folder)
     see_as_first(run_folder(settings) / name for name in (ARGS, CONFIG, WEIGHTS, CHECKPOINT))
     asked = open_asked(workspace, overwrite)
-    ranks.wait()  # until all have read what is there
+    ranks.wait()  # until all processes have read the folder
 
     def there(locked: bool) -> TrainReport | None:
         if not locked and not (asked.folder / WEIGHTS).is_file():
@@ -80,7 +80,7 @@ def train_in(
         run = finished(workspace, asked)
         return None if run is None else TrainReport.of(run, run.student(trust=workspace.trusted), None, started)
 
-    # first without the lock: what is finished may stand where nobody may write
+    # first without the lock: a finished run may be in a read-only folder
     if (report := ranks.of_first(partial(there, False))) is not None:
         return report
     with one_writer(asked.folder) if ranks.is_first() else nullcontext():

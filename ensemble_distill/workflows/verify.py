@@ -1,4 +1,4 @@
-"""`edistill verify`: every checksum of a cache, a run or a chain, computed again."""
+"""`edistill verify`: recomputes every checksum of a cache, a run or a chain."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PICTURES = "Of decoded pictures delete the folder of the split; edistill cache-l
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What the checksums of a cache, a run or a chain say.
+    """The result of checking a cache, a run or a chain.
 
     Attributes:
-        records: how many of them there are in it, in all its caches.
-        problems: a sentence each; of a run or a chain with its remedy.
-        unfinished: splits without a complete view, and generations that are not trained to their end.
-        students: how many finished ones there are in it.
-        decoded: splits of which it holds decoded pictures.
-        remedy: of all problems together; None where each has its own, or there are none.
+        records: number of records, over all its caches.
+        problems: one sentence each; for a run or a chain with its remedy.
+        unfinished: splits without a complete view, and generations that are not fully trained.
+        students: number of finished students.
+        decoded: number of splits with stored decoded images.
+        remedy: for all problems together; None if each has its own, or there are none.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class VerifyReport:
 
 
 def verify(folder: Path) -> VerifyReport:
-    """Raises EdistillError when the folder holds no readable cache, no run and no chain."""
+    """Recompute all checksums. Raises EdistillError if the folder holds no readable cache, no run and no chain."""
     if is_cache(folder):
         return _cache(folder)
     from ensemble_distill.runs.verifying import generations, run_problems
@@ -63,7 +63,7 @@ def _cache(folder: Path) -> VerifyReport:
 
 
 def _chain(folder: Path) -> VerifyReport:
-    """The generations, each the teacher of the next, and what each said to teach it."""
+    """The generations, each the teacher of the next, and the caches of their answers."""
     from ensemble_distill.runs.verifying import chain_problems, generations
 
     problems, unfinished = chain_problems(folder)

@@ -1,4 +1,4 @@
-"""The rows of a split in its views, for members that are asked elsewhere."""
+"""The rows of a split in its views, for members that are run elsewhere."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ensemble_distill.workspace import Workspace
 
 
 def views_of(settings: Settings, split: str = "train") -> Iterator[Any]:
-    """Each view of a split in turn, (N, …): what members say of view v and row i is at [v, i] of ready-made outputs.
+    """Each view of a split in turn, (N, …); in ready-made outputs, a member's answer for view v and row i is at [v, i].
 
-    A view is a pure function of `views.seed`, its number and the row's, and so the same here, in the pass and in
-    training. Pictures are (N, C, H, W) in [0, 1], in the size of the first one or of `teachers.preprocessing`. Texts
-    are (N,) strings, and (N, 2) of pairs. Arrays are as they are. Where a row has several arrays, a view is a table of
-    these, by the data's names. All of one view is held at once.
+    A view is a pure function of `views.seed`, its number and the row's, so it is the same here, in the pass and in
+    training. Images are (N, C, H, W) in [0, 1], in the size of the first one or of `teachers.preprocessing`. Texts are
+    strings, (N,), or (N, 2) for pairs. Arrays are unchanged. If a row has several arrays, a view is a dict of them, by
+    the data's names. A whole view is held in memory at once.
 
     Args:
-        split: train or transfer, whose rows have views; others are seen as they are, once.
+        split: train or transfer, whose rows have views; other splits have a single plain one.
 
     Raises:
-        EdistillError: there is no such split, or it has no such views.
+        EdistillError: there is no such split, or it cannot have such views.
     """
     plan = Workspace(settings).splits([split])[split]
     asked = settings.teachers.preprocessing
@@ -41,7 +41,7 @@ def views_of(settings: Settings, split: str = "train") -> Iterator[Any]:
 
 
 class _Rows:
-    """The rows of a split as their views leave them, by the names of their arrays; "" where there is but one."""
+    """The rows of a split as their views render them, by the names of their arrays; "" if there is only one."""
 
     def __init__(self, plan: SplitPlan, size: tuple[int, int] | None) -> None:
         self.plan, self.rows, self.size = plan, plan.rows(), size
@@ -53,7 +53,7 @@ class _Rows:
             (x,) = self.rows.inputs(row, [view], [self.to])
             found = dict(_apart(x, self.to))
             texts = [name for name, (_, to) in found.items() if isinstance(to, Tokenization)]
-            if not any(found[name][0][1].all() for name in texts):  # where no room is left, a text may have been cut
+            if not any(found[name][0][1].all() for name in texts):  # a text that fills its room may have been cut
                 return {name: self._text(of) if name in texts else of for name, (of, _) in found.items()}
             if self.length == LONGEST:
                 raise EdistillError(
@@ -64,7 +64,7 @@ class _Rows:
             self.to = as_held(self.plan.source, self.size, self.length)
 
     def _text(self, fields: Array) -> Array:
-        """(fields, L) bytes as a string, or as two, (2,)."""
+        """Bytes (fields, L) as a string, or as two for pairs, (2,)."""
         there = fields[1].astype(bool)
         own = fields[2].astype(int) if self.pairs else np.zeros(fields.shape[1], int)
         each = [fields[0][there & (own == at)].astype(np.uint8).tobytes().decode() for at in range(1 + self.pairs)]
@@ -72,7 +72,7 @@ class _Rows:
 
 
 def _apart(x: Array, to: AnyPreprocessing | None) -> Iterator[tuple[str, tuple[Array, AnyPreprocessing | None]]]:
-    """Each array of an input, and how it was made."""
+    """Each array of an input by name, and how it was made."""
     if not isinstance(to, Several):
         yield "", (x, to)
         return

@@ -1,4 +1,4 @@
-"""That several processes go by the same settings, code, data and members, wherever their machines have them."""
+"""Checking that several processes have the same settings, code, data and members, wherever their machines keep them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 def refuse_differing_settings(workspace: Workspace, command: str, overwrite: bool) -> None:
-    """Raise EdistillError where a process has other settings or code than the first one. Paths are each machine's own,
-    and so is how something is computed, but for the kind of device."""
+    """Raise EdistillError if a process has other settings or code than the first one.
+
+    Paths may differ between machines, and so may how things are computed, except for the kind of device.
+    """
     if not ranks.several():
         return
     known: dict[str, object] = {"edistill": __version__, "command": command, "--overwrite": overwrite}
-    known["device"] = workspace.device.type  # what one sends by NCCL nobody receives by gloo
+    known["device"] = workspace.device.type  # NCCL and gloo cannot talk to each other
     values = workspace.settings.model_dump(mode="json", by_alias=True)
     for key, value in _flat(values):
         if key in FREE or _is_path(value):
@@ -41,7 +43,7 @@ def refuse_differing_settings(workspace: Workspace, command: str, overwrite: boo
 
 
 def refuse_differing_inputs(plans: Mapping[str, SplitPlan], teachers: Sequence[Teacher]) -> None:
-    """Raise EdistillError where a process has other data or members than the first one."""
+    """Raise EdistillError if a process has other data or members than the first one."""
     if not ranks.several():
         return
     known: dict[str, object] = {}
@@ -54,15 +56,17 @@ def refuse_differing_inputs(plans: Mapping[str, SplitPlan], teachers: Sequence[T
 
 
 def refuse_differing_students(ready: Ready) -> None:
-    """Raise EdistillError where a process begins with another student than the first one, whose weights it would get:
-    what it starts from is other files there."""
+    """Raise EdistillError if a process builds another student than the first one, whose weights it would receive.
+
+    The files that the student starts from then differ between machines.
+    """
     made = ready.config.architecture
     told = made.body_json() | made.input_json() | {"model": portable(made.model)}
     refuse_differing({f"the student's {name}": value for name, value in told.items()})
 
 
 def see_cache(folder: Path) -> None:
-    """Go on when every process sees the cache that the first one does; see `see_as_first`."""
+    """Wait until every process sees the first one's cache; see `see_as_first`."""
     see_as_first([folder / MANIFEST])
     if not ranks.several():
         return
@@ -72,7 +76,7 @@ def see_cache(folder: Path) -> None:
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in a document by dotted key."""
+    """The values in a document, by dotted key."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else name)

@@ -1,4 +1,4 @@
-"""From settings to what an evaluation is given: the splits, the cache and the members that a run learned from."""
+"""From settings to the inputs of an evaluation: the splits, the cache and the members that a run learned from."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ensemble_distill.teachers.tried import TriedFirst
 from ensemble_distill.workspace.splits import with_classes
 from ensemble_distill.workspace.workspace import Workspace
 
-# What a run recorded of its members that the settings may say otherwise, and by which key of [teachers].
+# facts about members that a run records, and the keys of [teachers] by which the settings may contradict them
 FACTS = {"output": "output", "preprocessing": "preprocessing", "units": "standardized", "variance": "variance"}
 
 
 class Splits(Mapping[str, Source]):
-    """The configured splits by name. Each is opened when it is asked for, and once.
+    """The configured splits by name, each opened on first access.
 
-    Asking for one raises EdistillError where it is not configured or cannot be opened.
+    Access raises EdistillError if a split is not configured or cannot be opened.
 
     Args:
-        task: whose names labels are to index, where they are an index: yes or no of each name is none.
+        task: its class names are what labels index, in tasks with one class per row.
     """
 
     def __init__(self, workspace: Workspace, task: Task) -> None:
@@ -58,14 +58,14 @@ class Splits(Mapping[str, Source]):
 
 
 def open_for_evaluation(workspace: Workspace, run: Run, *, must_ask: bool = False) -> Given:
-    """What a run, and others of its ensemble, are evaluated on and with.
+    """Open what a run, and others of its ensemble, are evaluated with.
 
     Args:
-        must_ask: whether the members will be asked about rows that no cache has.
+        must_ask: whether members will be asked about rows that no cache has.
 
     Raises:
-        EdistillError: the settings have another task than the run; the members are not at hand and must be asked; the
-            cache is damaged, or the device is not there.
+        EdistillError: the settings have another task than the run; the members are not available and must be asked; the
+            cache is damaged, or the device does not exist.
     """
     refuse_other_task(workspace, run)
     workspace = _beside_its_teachers(workspace, run)
@@ -89,7 +89,7 @@ def open_for_evaluation(workspace: Workspace, run: Run, *, must_ask: bool = Fals
 
 
 def refuse_not_askable(teachers: Sequence[Teacher]) -> None:
-    """Raise EdistillError where a member has ready-made outputs, and cannot be asked about other rows."""
+    """Raise EdistillError if a member is ready-made outputs, which cannot be asked about other rows."""
     for teacher in teachers:
         if teacher.member.model == READY_MADE:
             raise EdistillError(
@@ -99,7 +99,7 @@ def refuse_not_askable(teachers: Sequence[Teacher]) -> None:
 
 
 def refuse_other_task(workspace: Workspace, run: Run) -> None:
-    """Raise EdistillError when a run has another task than the settings."""
+    """Raise EdistillError if a run has another task than the settings."""
     there, here = run.architecture.task.key, workspace.settings.task
     if there != here:
         raise EdistillError(
@@ -108,10 +108,10 @@ def refuse_other_task(workspace: Workspace, run: Run) -> None:
 
 
 def members_of(workspace: Workspace, run: Run) -> list[Teacher]:
-    """A run's members in its order, from the teachers' folder.
+    """A run's members in the run's order, from the teachers' folder.
 
     Raises:
-        EdistillError: one is not there, or the settings say otherwise of it than when the run was trained.
+        EdistillError: a member is missing, or the settings contradict what the run recorded about it.
     """
     found = {teacher.member.sha256: teacher for teacher in _teachers(workspace, run)}
     for member in run.provenance.members:
@@ -122,7 +122,7 @@ def members_of(workspace: Workspace, run: Run) -> list[Teacher]:
             )
         for what, key in FACTS.items():
             if what == "preprocessing" and run.architecture.kind not in ("pixels", "several"):
-                continue  # it acts on nothing else
+                continue  # preprocessing has no effect on other rows
             there, here = getattr(member, what), getattr(found[member.sha256].member, what)
             if there != here and not (what == "preprocessing" and here is not None and here.is_what(there)):
                 raise EdistillError(
@@ -152,19 +152,19 @@ def _opened(workspace: Workspace, run: Run) -> Sequence[Answering]:
 
 
 def _teachers(workspace: Workspace, run: Run) -> list[Teacher]:
-    """All teachers that the settings name, for the classes of a run. What is told of them was told when it learned."""
+    """All teachers that the settings name, for the classes of a run. Nothing is reported: training did that already."""
     return replace(workspace, progress=Silent()).ensemble(run.architecture.task.data_names)
 
 
 def _beside_its_teachers(workspace: Workspace, run: Run) -> Workspace:
-    """The workspace, or one with the cache and the teachers that the run's own settings name.
+    """The workspace, possibly with the cache and the teachers of the run's own settings.
 
-    A run is compared with what it learned from. So its own are taken where neither the cache nor the teachers that the
-    settings name hold its members, and its own do.
+    A run should be compared with the members it learned from. The run's own cache and teachers are used if these hold
+    its members, and the configured ones do not.
     """
     if not (run.folder / ARGS).is_file() or _hold(workspace, run):
         return workspace
-    if not workspace.trusted.covers(run.folder):  # its settings name code too: what builds the members
+    if not workspace.trusted.covers(run.folder):  # its settings can name code, too, which builds members
         return workspace
     own = replace(workspace, settings=read_args(run.folder))
     if not _hold(own, run):
@@ -178,7 +178,7 @@ def _beside_its_teachers(workspace: Workspace, run: Run) -> Workspace:
 
 
 def _hold(workspace: Workspace, run: Run) -> bool:
-    """Whether the cache that settings name, or else their teachers, are of all the members of a run."""
+    """Whether the configured cache or teachers include all members of a run."""
     wanted = {member.sha256 for member in run.provenance.members}
     if workspace.has_cache:
         cached = Manifest.load(workspace.cache_folder).members

@@ -1,4 +1,4 @@
-"""Which folders a command may make its own: none with things of others in it, and none that would go with another's."""
+"""Which folders a command may write to: none with other contents, and none that another output would delete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ensemble_distill.settings import Settings
 
 
 def refuse_within(folder: Path, key: str) -> None:
-    """Raise EdistillError when `folder` lies in what a cache or a run keeps, and so goes when that is made again."""
+    """Raise EdistillError if `folder` lies in a part of a cache or a run that is deleted when that is made again."""
     for parent in folder.absolute().parents:
         first = folder.absolute().relative_to(parent).parts[0]
         for what, mark, names in (("cache", NAME, FILES), ("run", CONFIG, RUN_FILES)):
@@ -30,7 +30,7 @@ def refuse_within(folder: Path, key: str) -> None:
 
 
 def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
-    """Raise EdistillError when `folder` holds things that are not ours to write among, or lies in such."""
+    """Raise EdistillError if `folder` is a file, has contents of others, or lies where it would be deleted."""
     refuse_within(folder, key)
     if folder.exists() and not folder.is_dir():
         raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
@@ -44,14 +44,16 @@ def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
 
 
 def _holds_something(path: Path) -> bool:
-    """Whether it is a file or a folder with one. Locks do not count, which stay where a command was refused, nor does
-    what a killed writer left."""
+    """Whether a path is a file, or a folder that contains one.
+
+    Locks do not count, since a refused command leaves them behind, nor do the temporary files of a killed writer.
+    """
     files = [path] if path.is_file() else path.rglob("*")
     return any(file.is_file() and file.name != LOCK and not is_temporary(file) for file in files)
 
 
 def run_folder(settings: Settings) -> Path:
-    """Where the run goes: output.runs/METHOD-sSEED, or the name it was given."""
+    """The run's folder: output.runs/METHOD-sSEED, or output.runs and the name in the settings."""
     name = settings.output.name
     if name is None:
         method = settings.train.method.rpartition(":")[2]
@@ -60,7 +62,7 @@ def run_folder(settings: Settings) -> Path:
 
 
 def refuse_no_run(folder: Path) -> None:
-    """Raise EdistillError for a folder that a run may not be written to: somebody's own, a cache, or a chain."""
+    """Raise EdistillError if a run may not be written to a folder: others' contents, a cache, or a chain."""
     refuse_foreign(folder, ARGS, "a run", "output.runs or --name")
     if (folder / NAME).is_file():
         raise EdistillError(f"{folder} is a cache, and a run needs a folder of its own. Choose another --name.")
@@ -72,10 +74,10 @@ def refuse_no_run(folder: Path) -> None:
 
 
 def refuse_trial(runs: Iterable[Run], limit: int | None) -> None:
-    """Raise EdistillError where a trial would take the place of what is kept in a run that is none.
+    """Raise EdistillError if a trial with `limit` would overwrite results in a run that was made without.
 
     Args:
-        limit: of rows, as the settings have it; None where this is no trial.
+        limit: maximum number of rows in the settings; None if this is no trial.
     """
     for run in runs:
         if limit is not None and run.keeps and limit_of(run.folder) is None:

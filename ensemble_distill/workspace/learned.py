@@ -1,4 +1,4 @@
-"""The cache as a training reads it, known to be of the data, the views and the members that there are."""
+"""The cache as a training reads it, checked to be of the present data, views and members."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ensemble_distill.workspace.workspace import Workspace, sources_of
 
 
 def trained_splits(workspace: Workspace) -> dict[str, SplitPlan]:
-    """The splits to train on. Raises EdistillError where there are none."""
+    """The splits to train on. Raises EdistillError if there is no training split."""
     names = [name for name in TRAINED if name in workspace.split_names]
     if "train" not in names:
         raise EdistillError("data.train is not set. Set it to the data the cache was made from.")
@@ -29,7 +29,7 @@ def trained_splits(workspace: Workspace) -> dict[str, SplitPlan]:
 
 
 def tell_not_stored(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> None:
-    """Warn of splits whose decoded pictures are asked for and are not there."""
+    """Warn about splits whose decoded images should be read from the cache and are not there."""
     lacking = [name for name, plan in plans.items() if decodes(plan.source) and not is_decoded(plan.source)]
     if workspace.settings.cache.decoded and lacking:
         workspace.progress.warn(
@@ -39,10 +39,10 @@ def tell_not_stored(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> Non
 
 
 def trained_rows(workspace: Workspace, needs: frozenset[str]) -> int:
-    """How many rows a student is trained on: the cache says it, or else the data.
+    """How many rows a student is trained on, by the cache or else by the data.
 
     Args:
-        needs: of "teacher" and "labels", what its method needs.
+        needs: what its method needs: "teacher", "labels" or both.
 
     Raises:
         EdistillError: a split cannot be opened, or the cache is damaged.
@@ -55,22 +55,22 @@ def trained_rows(workspace: Workspace, needs: frozenset[str]) -> int:
 
 
 def learned_from(workspace: Workspace) -> Cache:
-    """The cache of the members that the student learns from."""
+    """The cache, with only the members that the student learns from."""
     teacher = workspace.settings.train.teacher
     return workspace.cache if teacher is None else workspace.cache.only(teacher)
 
 
 def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: frozenset[str]) -> Learned:
-    """What a student learns from: the cache beside the splits to train on.
+    """Open what a student learns from: the cache, and the splits to train on.
 
     Args:
-        needs: of "teacher" and "labels", what its method needs.
+        needs: what its method needs: "teacher", "labels" or both.
 
     Raises:
         EdistillError: the cache is of other data, views or members, or holds none of these splits.
     """
     sources = sources_of(plans)
-    if "teacher" not in needs:  # nothing says what an unlabeled row should be
+    if "teacher" not in needs:  # unlabeled rows have no target
         plans = {name: plan for name, plan in plans.items() if plan.source.labels is not None}
     teachers = cached_teachers(workspace, plans)
     cache, settings = learned_from(workspace), workspace.settings
@@ -90,7 +90,7 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
 
 
 def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> CachedSplit | None:
-    """The validation rows; None when they are not cached, or lack the labels or the members that the loss needs."""
+    """The validation rows; None if they are not cached, or lack the labels or members that the loss needs."""
     name, manifest = "validation", cache.manifest
     if name not in workspace.split_names or manifest.views(name) == 0:
         return None
@@ -110,7 +110,7 @@ def can_validate(plan: SplitPlan, needs: frozenset[str]) -> bool:
 
 
 def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
-    """A split joined to its records, once data and views are known to be those the members saw."""
+    """A split with its records, once data and views are known to be those that the members saw."""
     if name not in cache.manifest.splits:
         raise CacheError(f"{cache.folder} does not hold {name}. Run edistill cache-logits.")
     refuse_other_data(cache.folder, name, cache.manifest.splits[name], plan.facts())
@@ -122,8 +122,10 @@ def cached_split(cache: Cache, name: str, plan: SplitPlan) -> CachedSplit:
 
 
 def cached_teachers(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> list[Teacher]:
-    """The teachers where they are still there, known to be the cached ones: they are hashed again, since stale outputs
-    silently reused are the commonest mistake."""
+    """The teachers, if their folder exists, checked to be the cached ones.
+
+    They are hashed again, since silently reusing stale outputs is the most common mistake.
+    """
     if not workspace.has_teachers:
         return []
     cache = workspace.cache
@@ -140,6 +142,6 @@ def cached_teachers(workspace: Workspace, plans: Mapping[str, SplitPlan]) -> lis
 
 
 def _known_names(cache: Cache, plans: Mapping[str, SplitPlan]) -> tuple[str, ...] | None:
-    """The class names that the members were opened with for the cache; None where the data had none."""
+    """The class names that the members were opened with for the cache; None if the data had none."""
     names = class_names({name: plan.source for name, plan in plans.items()}, cache.manifest.classes)
-    return names_in(cache.manifest.classes) if names is None else names  # another split may have them
+    return names_in(cache.manifest.classes) if names is None else names  # names may come from a split not in `plans`

@@ -1,4 +1,4 @@
-"""What splits have in common: classes by their names, and rows that one network can take."""
+"""What splits have in common: classes by name, and rows that one network can take."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ensemble_distill.teachers.several import as_taken, each_of, of_kind
 
 
 def with_classes(source: Source, classes: tuple[str, ...] | None, name: str) -> Source:
-    """A split whose labels index these classes, by their names; OOD rows keep their own."""
+    """A split whose labels index these classes, matched by name; OOD rows keep their own classes."""
     return source if name.startswith("ood/") else by_name(source, classes, f"data.{name}")
 
 
 def refuse_unlike(sources: Mapping[str, Source]) -> None:
-    """Raise EdistillError for splits whose rows no one network can take."""
+    """Raise EdistillError for splits whose rows no single network can take."""
     (first, like), *others = sources.items()
     wanted = _held(like)
     for name, source in others:
@@ -35,14 +35,14 @@ def refuse_unlike(sources: Mapping[str, Source]) -> None:
 
 
 def _held(source: Source) -> str:
-    """What a network is given of it; pixels may differ in size, and texts in length."""
+    """What a network would take of the split's rows, in words; images may differ in size, and texts in length."""
     if source.kind in ("pixels", "text", "several"):
         return held(source)
     return f"{source.kind} of {source.item(0).x.shape}"
 
 
 def tell_remarks(sources: Mapping[str, Source], progress: Progress) -> None:
-    """Warn of what reading each split passed over; of OOD rows nobody asks for labels."""
+    """Warn about what reading each split skipped; OOD rows without labels are left out, since they need none."""
     for name, source in sources.items():
         if not name.startswith("ood/") or source.labels is not None:
             for remark in source.remarks:
@@ -50,8 +50,11 @@ def tell_remarks(sources: Mapping[str, Source], progress: Progress) -> None:
 
 
 def class_names(sources: Mapping[str, Source], known: tuple[str, ...] | None = None) -> tuple[str, ...] | None:
-    """The ensemble's class names: those of the first split that has most, since others may lack some; or those that
-    are known, where they are these and more. None where no split has names."""
+    """The ensemble's class names; None if no split has any.
+
+    They come from the first of the splits with the most names, since others may lack some, or are the `known` ones if
+    these include them.
+    """
     named = [s.classes for name, s in sources.items() if s.classes is not None and not name.startswith("ood/")]
     found = max(named, key=len, default=None)
     return known if found is not None and known is not None and set(found) <= set(known) else found
@@ -60,11 +63,13 @@ def class_names(sources: Mapping[str, Source], known: tuple[str, ...] | None = N
 def student_preprocessing(
     asked: PreprocessingSettings | None, members: Sequence[Member], source: Source
 ) -> AnyPreprocessing | None:
-    """The first member's, with what the settings say instead: ready-made outputs say nothing. Of several arrays a row a
-    student takes all, by the data's names: pictures and texts as the first member that takes them.
+    """The student's preprocessing: the first member's, overridden by the settings. Ready-made outputs have none.
+
+    If rows are several arrays, a student takes all of them, by the data's names: images and texts each as the first
+    member that takes them.
 
     Raises:
-        EdistillError: together they say too little, or what is of texts and of pictures.
+        EdistillError: together they are incomplete, or mix options of texts and of images.
     """
     said = [member.preprocessing for member in members if member.preprocessing is not None]
     arrays, pairs = arrays_of(source), of_pairs(source)
@@ -91,7 +96,7 @@ def student_preprocessing(
 def _of_one(
     asked: PreprocessingSettings | None, first: AnyPreprocessing | None, pairs: bool
 ) -> AnyPreprocessing | None:
-    """Of one array."""
+    """The preprocessing of one array."""
     assert not isinstance(first, Several)
     if asked is None:
         return first
@@ -109,7 +114,7 @@ def _of_one(
             f"student.preprocessing has length = {asked.length}, and the members are given no texts. Leave it out."
         )
     if "channels" not in given and max(len(given.get(name, ())) for name in ("mean", "std")) > 1:
-        given["channels"] = None  # the student sees the colors that a first member of one channel does not
+        given["channels"] = None  # a mean or std per color: the student sees colors even if the first member does not
     if first is not None:
         return replace(first, **given)
     lacking = [name for name in ("size", "mean", "std") if name not in given]

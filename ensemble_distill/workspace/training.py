@@ -48,25 +48,25 @@ def open_asked(workspace: Workspace, overwrite: bool, or_chain: bool = False) ->
 
 
 def settled_training(workspace: Workspace) -> SettledTraining:
-    """`[train]` with the epochs and the learning rate that a training has here."""
+    """`[train]` with the epochs and the learning rate that this training has."""
     method, options = workspace.method
     rows = partial(trained_rows, workspace, method.needed(options))
     return settled(workspace.settings.train, rows, workspace.settings.student.starts_near)
 
 
 def recorded(settings: Settings, train: SettledTraining) -> Settings:
-    """The settings as a run or a chain keeps them: with nothing of its training left to a default that may change."""
+    """The settings as a run or a chain records them, with all training defaults filled in, since these may change."""
     return settings.model_copy(update={"train": train})
 
 
 def finished(workspace: Workspace, asked: Asked) -> Run | None:
-    """The run that is there and up to date; None where there is something to do.
+    """The existing run if it is finished and up to date; None if there is something to do.
 
     Raises:
-        EdistillError: a run of other settings, of another method or ensemble is there.
+        EdistillError: the existing run has other settings, another method or another ensemble.
     """
     folder, settings = asked.folder, workspace.settings
-    # one that failed at its first step may be another's
+    # a folder with only settings is from a run that failed before its first save, whatever its settings
     if asked.overwrite or not any((folder / name).exists() for name in FILES if name not in (ARGS, CONFIG)):
         return None
     refuse_other_settings(folder, recorded(settings, asked.train))
@@ -74,14 +74,14 @@ def finished(workspace: Workspace, asked: Asked) -> Run | None:
     if workspace.has_cache:
         cache = learned_from(workspace)
         digests = {name: split.digest for name, split in cache.manifest.splits.items()}
-        # of a chain only the later generations go on, and they learn from each other
+        # only later generations of a chain go on, and they learn from each other
         done = is_chain(folder.parent) and (folder / WEIGHTS).is_file()
         refuse_other_ensemble(folder, cache.folder, cache.manifest.members, digests, done=done)
-    return Run.open(folder) if (folder / WEIGHTS).is_file() else None  # finished: it no longer needs its cache
+    return Run.open(folder) if (folder / WEIGHTS).is_file() else None  # a finished run no longer needs its cache
 
 
 def logs_of(settings: Settings, folder: Path, progress: Progress) -> Logs:
-    """What `output.log` names, of the training in a run's folder. Raises EdistillError where there is no such log."""
+    """The logs in `output.log`, for the training in a run's folder. Raises EdistillError for an unknown log."""
     runs = Path(settings.output.runs).absolute()
     here = folder.absolute()
     name = str(here.relative_to(runs)) if here.is_relative_to(runs) else here.name
@@ -90,7 +90,7 @@ def logs_of(settings: Settings, folder: Path, progress: Progress) -> Logs:
 
 
 def claim_folder(settings: Settings, asked: Asked, ready: Ready, claim: Callable[[], None]) -> None:
-    """Make the folder this run's own."""
+    """Take over the folder for this run: clear it with `overwrite`, then write its settings and config."""
     claim()
     if asked.overwrite:
         clear_folder(asked.folder, FILES, last=ARGS)

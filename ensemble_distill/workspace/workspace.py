@@ -1,4 +1,4 @@
-"""What a command opens: once, from its settings; below it functions take splits, members, cache and device."""
+"""What a command opens once, from its settings. Functions below it take splits, members, cache and device."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `edistill.toml`, as a command sees it.
+    """A folder with an `edistill.toml`, as a command sees it.
 
     Attributes:
-        settings: what the file and the flags say.
-        progress: who is told what goes on.
-        trust: whether pickled checkpoints may name any globals, and runs from anywhere run the code that they name.
-        own_runs: where the user's own runs stand, whose code may run; output.runs by default.
-        pictures: the cache whose decoded pictures are read, with `cache.decoded`; output.cache by default.
-        reads_decoded: whether they are read; who stores them does not.
+        settings: the settings from file and flags.
+        progress: where progress is reported.
+        trust: whether pickled checkpoints may name any globals, and runs from anywhere may run the code that they name.
+        own_runs: the folder of the user's own runs, whose code may run; output.runs by default.
+        pictures: the cache whose decoded images are read, with `cache.decoded`; output.cache by default.
+        reads_decoded: whether stored decoded images are read; the command that stores them does not.
     """
 
     settings: Settings
@@ -80,21 +80,21 @@ class Workspace:
 
     @cached_property
     def device(self) -> torch.device:
-        """Raises EdistillError when there is no such device."""
+        """The device. Raises EdistillError if it does not exist."""
         from ensemble_distill.runtime.devices import resolve
 
         return resolve(self.settings.train.device)
 
     @cached_property
     def workers(self) -> int:
-        """Loader processes."""
+        """The number of loader processes."""
         from ensemble_distill.runtime.devices import loader_workers
 
         return loader_workers(self.settings.train.workers, self.device)
 
     @cached_property
     def trusted(self) -> Trust:
-        """Whose code may make the bodies of runs."""
+        """Whose code may build the bodies of runs."""
         settings = self.settings
         return Trust(self.own_runs or Path(settings.output.runs), settings.student.model, self.trust)
 
@@ -115,15 +115,15 @@ class Workspace:
 
     @cached_property
     def split_names(self) -> tuple[str, ...]:
-        """Of every configured split, training first."""
+        """The names of all configured splits, training first."""
         return tuple(self.settings.splits())
 
     def source(self, name: str) -> Source:
         """The rows of one configured split.
 
         Raises:
-            EdistillError: it is not configured, cannot be opened, or is empty; or its decoded pictures are stored, and
-                of other data or damaged.
+            EdistillError: the split is not configured, cannot be opened, or is empty; or its stored decoded images are
+                damaged or of other data.
         """
         entry = self.settings.splits().get(name)
         key = split_key(name)
@@ -146,7 +146,7 @@ class Workspace:
         return self._limited(source) if stored is None else Decoded(self._limited(source), stored)
 
     def _stored(self, name: str, source: Source) -> Pictures | None:
-        """The decoded pictures of a split; None where they are not asked for, or not stored."""
+        """The decoded images of a split; None if they are not to be read, or not stored."""
         if not self.settings.cache.decoded or not self.reads_decoded or not decodes(source):
             return None
         cache = self.pictures or self.cache_folder
@@ -158,19 +158,19 @@ class Workspace:
 
     @cached_property
     def _portions(self) -> dict[str, Source]:
-        """The splits of one data set, which is opened once."""
+        """The splits of one data set, which is opened only once."""
         data = self.settings.data
         assert data.all is not None
         assert data.split is not None
         return portions(self._opened(data.all, "all"), Rule(data.split.shares, data.split.seed))
 
     def _folds(self, rows: int) -> NDArray[np.int64]:
-        """Of so many training rows, the fold of each. Raises EdistillError as `read_folds` does."""
+        """The fold of each training row. Raises EdistillError as `read_folds` does."""
         assert self.settings.teachers.folds is not None
         return read_folds(self.settings.teachers.folds, rows)
 
     def _limited(self, source: Source) -> Source:
-        """Some of its rows, where the settings say how many at most."""
+        """Evenly spaced rows of a source, if the settings limit their number."""
         some = self._some_of(len(source))
         return source if some is None else Limited(source, some)
 
@@ -180,8 +180,10 @@ class Workspace:
 
     @cached_property
     def all_folds(self) -> NDArray[np.int64] | None:
-        """The fold that each training row was held out of, whatever the limit; None where the settings say nothing of
-        folds, or have no training rows. Raises EdistillError as `source` does."""
+        """The fold that each training row was held out of, regardless of the limit.
+
+        None if the settings have no folds or no training rows. Raises EdistillError as `source` does.
+        """
         if HELD_OUT not in self.split_names:
             return None
         source = self.source(HELD_OUT)
@@ -192,13 +194,13 @@ class Workspace:
 
     @property
     def folds(self) -> NDArray[np.int64] | None:
-        """The same, of the rows that the limit leaves."""
+        """`all_folds` for the rows within the limit."""
         found = self.all_folds
         some = None if found is None else self._some_of(len(found))
         return found if found is None or some is None else found[some]
 
     def split(self, name: str, source: Source | None = None) -> SplitPlan:
-        """A split with the views that the settings give it. Raises EdistillError when those cannot act on it."""
+        """A split with the views of the settings. Raises EdistillError if these cannot act on its rows."""
         source = source or self.source(name)
         if name not in TRAINED:
             if name == HELD_OUT:
@@ -220,18 +222,18 @@ class Workspace:
                 f"the task is {self.task.key}. Take ods or confods out of it; noise acts on any data."
             )
         require_kind(view, source.kind, views.transform)
-        if views.transform == "none":  # all views are the same picture, whatever the seed: one says it all
+        if views.transform == "none":  # all views are equal, whatever the seed, so one suffices
             return SplitPlan.plain(source)
         return SplitPlan(source, view, portable(views.transform), views.seed, views.count)
 
     def splits(self, names: Iterable[str] | None = None, known: tuple[str, ...] | None = None) -> dict[str, SplitPlan]:
-        """All configured splits, or those named, whose labels index the ensemble's classes.
+        """All configured splits, or those named, with labels that index the ensemble's classes.
 
         Args:
-            known: the classes of a cache that is there, which has asked about more splits.
+            known: the classes of an existing cache, which may have been made from more splits.
 
         Raises:
-            EdistillError: none is configured, one cannot be opened, or one has a class that the others lack.
+            EdistillError: no split is configured, one cannot be opened, or one has a class that the others lack.
         """
         plans = {name: self.split(name) for name in (names or self.split_names)}
         if not plans:
@@ -240,7 +242,7 @@ class Workspace:
             )
         sources = {name: plan.source for name, plan in plans.items()}
         refuse_unlike(sources)
-        classes = class_names(sources, known) if self.task.one_class else None  # labels elsewhere are no index
+        classes = class_names(sources, known) if self.task.one_class else None  # in other tasks labels are not indices
         return {name: replace(plan, source=with_classes(plan.source, classes, name)) for name, plan in plans.items()}
 
     # --- cache and members --------------------------------------------------------------------------------------
@@ -255,16 +257,16 @@ class Workspace:
 
     @cached_property
     def cache(self) -> Cache:
-        """Raises EdistillError when there is none, or it is damaged."""
+        """The cache. Raises EdistillError if there is none, or it is damaged."""
         return Cache(self.cache_folder)
 
     @property
     def cached_names(self) -> tuple[str, ...] | None:
-        """The classes of the cache that is there; None where there is none."""
+        """The classes of the existing cache; None if there is no cache."""
         return Manifest.load(self.cache_folder).classes if self.has_cache else None
 
     def ensemble(self, names: tuple[str, ...] | None) -> list[Teacher]:
-        """The members in `teachers.path`, for data of these names; see `open_teachers`."""
+        """The members in `teachers.path`, for data with these class names; see `open_teachers`."""
         from ensemble_distill.teachers import open_teachers
         from ensemble_distill.teachers.teacher import Context
 
@@ -275,10 +277,12 @@ class Workspace:
 
     @cached_property
     def _rows(self) -> tuple[tuple[RowArray, ...] | None, bool]:
-        """Of which arrays a row consists, None for one; and whether its text is two. Data is opened where it may be so.
+        """The arrays of a row, None for a single one; and whether its text is a pair.
+
+        Data is opened only if needed to tell.
 
         Raises:
-            EdistillError: it cannot be.
+            EdistillError: the data cannot be opened.
         """
         columns = self.settings.data.columns
         pairs = columns is not None and isinstance(columns.text, tuple)
@@ -289,10 +293,10 @@ class Workspace:
 
     @property
     def has_teachers(self) -> bool:
-        """Whether the members' folder is there: a run is evaluated from its cache alone, too."""
+        """Whether members come from a hub or their folder exists; a run can also be evaluated from its cache alone."""
         return bool(self.settings.teachers.hub) or Path(self.settings.teachers.path).exists()
 
 
 def sources_of(plans: Mapping[str, SplitPlan]) -> dict[str, Source]:
-    """The rows alone."""
+    """The sources of the splits, without their views."""
     return {name: plan.source for name, plan in plans.items()}
