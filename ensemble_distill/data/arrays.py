@@ -28,7 +28,7 @@ class Arrays:
 
     Args:
         x: uint8 (N, H, W, C), float32 (N, …) or int64 (N, L), as `kind` says.
-        y: (N,) or (N, D): int64 classes or float32 targets; or None.
+        y: (N, …): int64 classes or float32 targets, as `Item.y` has them; or None.
         kind: the kind of the rows; see `Item`.
         classes: names in the order of the labels, or None.
         remarks: see `Source`.

@@ -40,7 +40,11 @@ def is_pattern(source: str) -> bool:
 
 
 def _expanded(source: str) -> Iterator[str]:
-    """The names that a pattern stands for; numbers are padded with zeros if both ends have equally many digits."""
+    """The names that a pattern stands for; numbers are padded with zeros if both ends have equally many digits.
+
+    Raises:
+        EdistillError: a range counts downwards, or is too long.
+    """
     found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", source)
     if found is None:
         yield source

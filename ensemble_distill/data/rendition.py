@@ -174,7 +174,7 @@ class Composition:
         """The rendition of a row, a pure function of the arguments.
 
         Names are part of the keys, so that what one transform draws depends on no other. A partner's distortions are
-        drawn from the own row's key, but not as the own ones.
+        drawn from the own row's key with "partner" added, so they differ from the own ones.
         """
         rows: tuple[int, ...] = (row,)
         weight, mix = 1.0, None

@@ -137,12 +137,12 @@ class Beside:
 
     @property
     def groups(self) -> tuple[int, ...] | None:
-        """The index of each number's column in a table; see `Table`."""
+        """(F,) the index of each number's column; see `Table`. None if no part is a table."""
         return next((part.groups for part in self.parts.values() if hasattr(part, "groups")), None)
 
     @property
     def features(self) -> tuple[str, ...] | None:
-        """The names of a table's numbers."""
+        """(F,) the names of a table's numbers; None if no part is a table."""
         return next((part.features for part in self.parts.values() if hasattr(part, "features")), None)
 
     @cached_property

@@ -56,7 +56,7 @@ class Source(Protocol):
     @property
     def digest_scope(self) -> str: ...  # what the digest covers, in words for the manifest
     @property
-    def labels(self) -> Array | None: ...  # (N,) or (N, D): int64 classes or float32 targets; nothing is decoded
+    def labels(self) -> Array | None: ...  # (N, …): `Item.y` of all rows; only a factory may read rows for them
     def __len__(self) -> int: ...
     def item(self, row: int) -> Item: ...  # decodes; raises EdistillError naming the row, never skips it
     def name(self, row: int) -> str: ...  # for messages and predict: a file's relative name, or "row 17"
@@ -86,7 +86,7 @@ def positions_of(source: Source) -> int | None:
 
 
 class Plan(Protocol):
-    """One seeded rendition of one row. Its geometry is relative to any size, so all members see the same view."""
+    """One seeded rendition of one row. Its geometry has no size, so members of any input size see the same view."""
 
     @property
     def rows(self) -> tuple[int, ...]: ...  # the rows it reads, its own first; mixup reads two

@@ -66,7 +66,7 @@ class Archive:
             raise self._unreadable(error) from error
 
     def mapped(self, name: str) -> Mapped | None:
-        """A large, uncompressed array of numbers, mapped so that its rows are read at access.
+        """A large, uncompressed array of numbers in C order, mapped so that its rows are read at access.
 
         None for any other array, which `read` reads whole.
 

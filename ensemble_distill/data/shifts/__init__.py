@@ -1,7 +1,7 @@
 """Shifts: test data distorted in five severities, a shift a file, whose name is its key (`rotation.py` is "rotation").
 
-Unlike a view, which is drawn per row and number, a shift is one fixed change of a whole split. `Shifted` is itself a
-source, so members and student are evaluated on the same distorted rows. See `Shift` for what such a module holds.
+Unlike a view, of which a row may have many, a shift is one fixed change of a whole split. `Shifted` is itself a source,
+so members and student are evaluated on the same distorted rows. See `Shift` for what such a module holds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rotation counterclockwise about the center, bilinear; beyond the picture all is black.
+"""Rotation counterclockwise about the center, bilinear; what lies beyond the picture is black.
 
 Ovadia et al. 2019 (arXiv:1906.02530) and Hydra (Tran et al. 2020, arXiv:2001.04694) rotate MNIST in this way. The value
 of black in a tensor is unknown, and 0 is gray in a normalized one, so a channel's lowest value stands for black.

@@ -52,7 +52,7 @@ class Affine:
         return moved.transpose(1, 2, 0) if kind == "pixels" else moved
 
     def _inverse(self) -> Array:
-        """(2, 2): maps the offset (row, column) at which a pixel is shown to the one that it comes from."""
+        """(2, 2): maps where a pixel is shown to where it comes from, as offsets (row, column) from the center."""
         cos, sin = math.cos(self.rotation), math.sin(self.rotation)
         turned = np.array([[cos, -sin], [sin, cos]])
         sheared = np.array([[1.0, 0.0], [math.tan(self.shear), 1.0]])

@@ -1,4 +1,4 @@
-"""Output Diversified Sampling (Tashiro et al. 2020, arXiv:2003.06878), as Nam et al. (2021, arXiv:2110.14149) distill.
+"""Output Diversified Sampling (Tashiro et al. 2020, arXiv:2003.06878), as Nam et al. (2021, arXiv:2110.14149) use it.
 
 A rendered input x in [0, 1] becomes clamp(x + step · √D · g ÷ ‖g‖₂), where g = ∇_x w·softmax(z), w ~ U(−1, 1)^K, z are
 the logits of one member, and x has D values. All members then label that input, on which they differ more than on x.

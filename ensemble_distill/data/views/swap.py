@@ -39,6 +39,6 @@ class Swap:
 
 
 def draw(key: Key, row: int, total: int) -> tuple[int, float, Swap]:
-    """The partner's row, the weight of the own label (the share of its columns), and which columns are swapped."""
+    """The partner's row, the own label's weight (its expected share of columns), and which columns are swapped."""
     partner, _ = mixup.draw(key, row, total)
     return partner, 1 - SHARE, Swap((*key, "columns"))
