@@ -33,13 +33,15 @@ from ensemble_distill.facts.texts import Tokenizer as Tokenizer
 from ensemble_distill.runtime.names import is_plain
 from ensemble_distill.runtime.records import parsed
 
-FAINTEST = 1e-3  # factor of a calibration, and one over the greatest: what is fitted lies within a factor of 8
+# least factor of a calibration; its inverse is the greatest. Fitted factors stay within 1/8 and 8, but for the spread
+# that goes with a power
+FAINTEST = 1e-3
 
-# the split of the training rows as they are, each answered by the members that were not trained on it: teachers.folds
+# the split of training rows without views, each answered by the members that were not trained on it: teachers.folds
 HELD_OUT = "held-out"
 TRAINED = ("train", "transfer")  # the splits with views; members may have learned these rows, and views may mix them
-SPLITS = ("train", "validation", "test", "calibration", "transfer")  # beside those that are out of distribution
-ENSEMBLE = "ensemble"  # stands for a method where the members themselves were exported, and in their folder's name
+SPLITS = ("train", "validation", "test", "calibration", "transfer")  # besides the out-of-distribution splits
+ENSEMBLE = "ensemble"  # in place of a method, and in the folder's name, where the members themselves are exported
 
 Size = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=FAINTEST, le=1 / FAINTEST)]
@@ -48,15 +50,14 @@ Power = Annotated[float, Field(ge=-1, le=1)]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What brings a student's uncertainty to its ensemble's; factors of 1 and a power of 0 change nothing.
+    """Corrections that bring a student's uncertainty to its ensemble's. Factors of 1 and a power of 0 change nothing.
 
     Attributes:
-        temperature: what logits are divided by.
-        spread: what the heads' deviations from their mean are multiplied by; a Dirichlet's precision is divided by its
-            square.
-        variance: what the heads' own variances are multiplied by; for regression alone.
+        temperature: divides logits.
+        spread: multiplies the heads' deviations from their mean; a Dirichlet's precision is divided by its square.
+        variance: multiplies the heads' own variances; for regression only.
         power: a row's spread is multiplied by (its total uncertainty ÷ its model uncertainty) to this power. Heads of a
-            small student differ too little where it is unsure.
+            small student differ too little on rows where it is unsure.
     """
 
     temperature: Factor = 1.0
@@ -69,7 +70,7 @@ class Calibration:
     @model_validator(mode="before")
     @classmethod
     def _whole(cls, record: Any) -> Any:
-        """Raises ValueError where a factor is missing: it was not fitted to be 1. A power may be; see `to_json`."""
+        """Raise ValueError for a missing factor, which must not pass for 1. A power may be missing; see `to_json`."""
         names = [field.name for field in fields(cls) if field.name != "power"]
         if isinstance(record, dict) and not record.keys() >= set(names):
             raise ValueError(f"it has {', '.join(record) or 'nothing'}, and not {', '.join(names)}")
@@ -77,12 +78,14 @@ class Calibration:
 
     @property
     def told(self) -> str:
-        """Its factors in words."""
+        """Its numbers in words."""
         return ", ".join(f"{name} {value:.4g}" for name, value in self.to_json().items())
 
     def to_json(self) -> dict[str, float]:
-        """Its numbers by name. A power of 0 is left out, as versions before 0.3 wrote it: what was exported of such a
-        calibration is still of it."""
+        """Its numbers by name, without a power of 0.
+
+        Versions before 0.3 wrote no power, and what they exported must still match the calibration.
+        """
         return {name: value for name, value in asdict(self).items() if name != "power" or value}
 
     @classmethod
@@ -93,11 +96,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class MadeFrom:
-    """Of which student a file was made.
+    """The student that a file was made from.
 
     Attributes:
         weights: the sha256 of the run's weights.
-        calibration: what the run's predictions were corrected by; None for nothing.
+        calibration: the correction of the run's predictions; None without.
     """
 
     weights: str
@@ -114,7 +117,7 @@ class MadeFrom:
         return parsed(cls, record)
 
 
-# of a member, what its answers depend on: another value is another member
+# the fields of a member that its answers depend on: with another value it is another member
 FACETS = ("sha256", "output", "class_order", "preprocessing", "model", "units", "variance")
 
 
@@ -123,15 +126,15 @@ class Member:
     """One model of the ensemble, as recorded wherever its outputs go.
 
     Attributes:
-        name: the checkpoint's file or folder name, unique in the ensemble.
-        sha256: of its weights (names, shapes and bytes), so a copy under another name is recognized.
-        output: what the module returns; see `Task.outputs`.
-        class_order: position j of its output is class `class_order[j]` of the data; None where equal.
-        preprocessing: None for inputs that are neither pixels nor texts.
-        model: what builds the module: a timm name, `file.py:factory`, or "edistill run".
-        units: mean and standard deviation of the target, where its outputs are standardized by them; a tuple each of
+        name: the checkpoint's file or folder name or the key in `teachers.hub`, unique in the ensemble.
+        sha256: of its weights or files, so that a copy under another name is recognized.
+        output: what the member returns; see `Task.outputs`.
+        class_order: position j of its output is class `class_order[j]` of the data; None if the orders are equal.
+        preprocessing: how rows become its inputs; None for arrays passed unchanged, and for ready-made outputs.
+        model: what builds the member: a timm name, `file.py:factory`, "edistill run", or the file's own name.
+        units: mean and standard deviation of the target if its outputs are standardized by them; a tuple each for
             several targets.
-        variance: in the target's unit squared, of a member that returns a mean alone; a tuple of several targets.
+        variance: in the target's unit squared, for a member that returns a mean alone; a tuple for several targets.
     """
 
     name: str
@@ -144,7 +147,7 @@ class Member:
     variance: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no record holds."""
+        """Raise ValueError for a name or a class order that no member can have."""
         if not is_plain(self.name):
             raise ValueError(f"a member is named {self.name!r}, and its name is to be that of a file")
         if self.class_order is not None and sorted(self.class_order) != list(range(len(self.class_order))):
@@ -159,11 +162,11 @@ class Split:
     """One split as it was when cached.
 
     Attributes:
-        rows: how many.
-        digest, digest_scope: of the data, and what it covers; see `data/digests.py`.
+        rows: the number of its rows.
+        digest, digest_scope: the digest of its data, and what the digest covers; see `data/digests.py`.
         kind: what its rows are; see `Kind`.
-        transform, seed: of its views ("none" and 0 for splits that are only evaluated).
-        labels: whether it has any.
+        transform, seed: how its views are made; "none" and 0 for splits that are only evaluated.
+        labels: whether its rows have labels.
     """
 
     rows: Size
@@ -176,15 +179,15 @@ class Split:
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """What classes are called where the data has no names for them."""
+    """The names of classes that the data does not name."""
     return tuple(str(k) for k in range(count))
 
 
 def names_in(classes: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The class names of a manifest or a config; None where the data had none, and they are called 0, 1, …."""
+    """The class names of a manifest or a config; None for classes called 0, 1, …, which the data did not name."""
     return None if classes == numbered(len(classes)) else classes
 
 
 def split_key(name: str) -> str:
-    """The key of the settings that says which rows a split has."""
+    """The settings key that defines the rows of a split."""
     return "teachers.folds" if name == HELD_OUT else f"data.{name.replace('/', '.')}"

@@ -1,4 +1,4 @@
-"""What rows are made of, and how they become a network's input."""
+"""What rows consist of, and how pixels and columns become a network's input."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ensemble_distill.errors import EdistillError, first_few
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
-LARGE = 1e6  # levels of pixels, minutes, and weights of terms of a loss; nan is beyond it, too
-SIDE = 2**14  # of a picture, in pixels
+LARGE = 1e6  # greatest pixel level, number of minutes or weight of a loss term; nan fails the comparison too
+SIDE = 2**14  # greatest side of a picture, in pixels
 
-# of inputs: pictures in [0, 1], arrays (C, H, W), vectors, ids of tokens (L,), arrays (C, L) and (C, D, H, W), texts,
-# and several of these by their names, end to end
+# kinds of inputs: pictures in [0, 1], arrays (C, H, W), vectors (F,), token ids (L,), arrays (C, L) and (C, D, H, W),
+# texts, and several named ones of these end to end
 Kind = Literal["pixels", "tensor", "features", "tokens", "series", "volume", "text", "several"]
 RANKS: dict[Kind, int] = {
     "pixels": 3,
@@ -28,8 +28,8 @@ RANKS: dict[Kind, int] = {
     "text": 2,
     "several": 1,
 }
-Encoding = Literal["one-hot", "index"]  # a category as so many numbers, one of them 1, or as one, its place
-EXACT = ConfigDict(extra="forbid")  # of records that no later version may have more to say in
+Encoding = Literal["one-hot", "index"]  # a category as a one-hot vector, or as its position
+EXACT = ConfigDict(extra="forbid")  # a later version's record with more keys must not be misread
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Preprocessing:
     """How pixels in [0, 1] become a network's input, in timm's terms.
 
     Attributes:
-        size: height and width the network sees, in pixels.
-        mean, std: one value per channel (or one for all), of pixels scaled to [0, 1].
+        size: height and width of the network's input, in pixels.
+        mean, std: one value per channel or one for all, for pixels scaled to [0, 1].
         interpolation: nearest, bilinear, bicubic or lanczos.
         crop_pct: share of the resized image that the center crop keeps, in (0, 1].
         crop_mode: center (keep the ratio, crop), squash (stretch, crop) or border (fit, pad).
-        channels: 1 for a network of gray pixels, whose pictures in color become gray; None where the pixels decide, and
-            in every record of version 0.1.0: see `is_what`.
+        channels: 1 for a network of gray pixels, for which pictures in color become gray. None lets the pixels decide,
+            and stands in every record of version 0.1.0; see `is_what`.
     """
 
     size: tuple[int, ...]
@@ -92,7 +92,7 @@ class Preprocessing:
             )
 
     def is_what(self, record: object) -> bool:
-        """Whether it is what a record says, which may be older than `channels`."""
+        """Whether a record says the same; it may be older than `channels`."""
         if not isinstance(record, Preprocessing):
             return False
         return self == record or (record.channels is None and replace(self, channels=None) == record)
@@ -103,18 +103,18 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class InputColumns:
-    """Which columns of a table a row is made of, and how their values become numbers.
+    """The columns of a table that make up a row, and how their values become numbers.
 
     Attributes:
-        inputs: the columns that members are given, in their order.
-        categories: of those that hold no numbers, the values in the order in which they are encoded.
-        encoding: a category becomes as many numbers as it has values, one of them 1, or one number, its place.
+        inputs: the columns with the numbers and categories that members are given, in order.
+        categories: for each of these columns that does not hold numbers, its values in the order of their encoding.
+        encoding: a category becomes a one-hot vector with a number for each value, or one number, its position.
         images: the column that names or holds a row's picture.
-        text: the column that holds a row's text, or the two of a pair.
-        array: the column that holds a row's array.
+        text: the column with a row's text, or the two columns of a pair.
+        array: the column with a row's array.
 
-    A row of more than one of these is several arrays: pictures `pixel_values`, numbers `x`, an
-    `array`, and what a text becomes.
+    A row with more than one of these consists of several arrays: `pixel_values` for pictures, `x` for numbers, `array`,
+    and the fields of a text.
     """
 
     inputs: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ class InputColumns:
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no settings hold."""
+        """Raise ValueError for columns that cannot make up a row."""
         if not self.parts or len(set(self.inputs)) < len(self.inputs) or len(set(self.texts)) < len(self.texts):
             raise ValueError(
                 f"a row is made of the columns {list(self.inputs)}, of pictures in {self.images}, of texts in "
@@ -139,7 +139,7 @@ class InputColumns:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What a row is made of, by the attribute that says so, in the order in which a network is given it."""
+        """The attributes that are set, in the order in which a network takes what they stand for."""
         return tuple(key for key in ("images", "text", "array", "inputs") if getattr(self, key) not in (None, ()))
 
     @property
@@ -149,13 +149,12 @@ class InputColumns:
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """For each number of an input the place of the column that it comes from."""
+        """For each number of an input, the position of its column in `inputs`."""
         return tuple(at for at, name in enumerate(self.inputs) for _ in self._features(name))
 
     @property
     def places(self) -> tuple[bool, ...] | None:
-        """Which numbers of an input are places of categories, between two of which there is none; None where none
-        is."""
+        """Which numbers of an input are positions of categories, and must not be interpolated; None if none are."""
         places = tuple(
             self.encoding == "index" and name in self.categories for name in self.inputs for _ in self._features(name)
         )
@@ -163,13 +162,15 @@ class InputColumns:
 
     @property
     def features(self) -> tuple[str, ...] | None:
-        """What each number of an input is called: its column, and of a category the value or values it stands for.
-        None where it is none of numbers."""
+        """The name of each number of an input: its column and, for a category, the value or values it stands for.
+
+        None if a row has no numbers.
+        """
         return tuple(feature for name in self.inputs for feature in self._features(name)) or None
 
     @property
     def told(self) -> str:
-        """What a row is made of."""
+        """What a row is made of, in words."""
         made = {
             "images": f"pictures in {self.images}",
             "text": f"texts in {' and '.join(self.texts)}",

@@ -1,7 +1,7 @@
-"""Rows that are several arrays, each by its name, and how they become a network's input.
+"""Rows of several named arrays, and how they become a network's input.
 
-On the way to a network they are one array, end to end: so they are stacked, moved, kept and compared as any other
-input, and nothing that handles inputs asks what they are. `Several.slots` says where each lies, and what it is called.
+On the way to a network the arrays are joined end to end into one. They are stacked, moved, stored and compared like any
+other input, and code that handles inputs need not know what they are. `Several.slots` has each array's place and name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from ensemble_distill.facts.inputs import EXACT, RANKS, Kind, Preprocessing
 from ensemble_distill.facts.texts import Tokenization, Tokenizer
 
-WHOLE = 2**24  # beyond which float32, as which the arrays travel, leaves out whole numbers
-# what a graph calls its outputs: an input of that name would be the same value
+WHOLE = 2**24  # arrays travel as float32, which represents every whole number up to here
+# names of a graph's outputs: an input of the same name would be the same value
 OUTPUTS = frozenset(
     [
         "logits",
@@ -37,7 +37,7 @@ OUTPUTS = frozenset(
 
 
 def _of_what(preprocessing: Any) -> str:
-    """A damaged record is told of as what it was written as."""
+    """The tag of the class to validate a record as, so that errors in a damaged one name the right class."""
     if isinstance(preprocessing, Several) or (isinstance(preprocessing, Mapping) and "parts" in preprocessing):
         return "<several>"
     record = isinstance(preprocessing, Mapping) and "tokenizer" in preprocessing
@@ -51,12 +51,13 @@ OfOne = Annotated[
 
 @dataclass(frozen=True)
 class RowArray:
-    """One of several arrays of which each row of some data consists.
+    """One of the arrays of a row in data with several arrays a row.
 
     Attributes:
-        name: by which a network takes it, unless a member is said to call it otherwise.
+        name: the argument by which a network takes it, unless a member's settings give another.
         kind: see `Kind`.
-        shape: of the first row's; of pixels (H, W, C), of which rows share the last, of texts (n,), which they do not.
+        shape: its shape in the first row: (H, W, C) for pixels, of which other rows share only C, and (n,) for texts,
+            whose n differs from row to row.
     """
 
     name: str
@@ -65,14 +66,14 @@ class RowArray:
 
     @property
     def told(self) -> str:
-        """What a row holds of it, in words; what may differ from row to row is left out."""
+        """The array in words, without what may differ from row to row."""
         if self.kind in ("pixels", "text"):
             return f"{self.name} ({self.kind})"
         return f"{self.name} ({self.kind} {' × '.join(map(str, self.shape))})"
 
 
 class Slot(NamedTuple):
-    """An argument of a network: its name, whether it is of whole numbers, its shape, and where it begins in a row."""
+    """An argument of a network: its name, whether it holds whole numbers, its shape, and its start in a row."""
 
     name: str
     ids: bool
@@ -89,11 +90,11 @@ class Part:
     """One of several arrays that a network takes.
 
     Attributes:
-        name: what the data calls it.
-        called: what the network does; a text is taken by the names of its fields.
-        kind: of what the data has.
-        shape: as the network is given it, without the batch.
-        preprocessing: how pixels and texts become that.
+        name: its name in the data.
+        called: the network's name for it; a text is taken by the names of its fields instead.
+        kind: its kind in the data.
+        shape: its shape as the network takes it, without the batch.
+        preprocessing: how pixels or texts become that; None for other arrays.
     """
 
     name: str
@@ -105,7 +106,7 @@ class Part:
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no array becomes."""
+        """Raise ValueError if kind, shape and preprocessing contradict each other."""
         to = self.preprocessing
         made = (self.shape[0], *to.size) if isinstance(to, Preprocessing) else self.shape if to is None else to.shape
         kinds = {"pixels": Preprocessing, "text": Tokenization}
@@ -118,7 +119,7 @@ class Part:
 
     @property
     def arguments(self) -> list[tuple[str, bool, tuple[int, ...]]]:
-        """What it becomes: name, whether of whole numbers, shape."""
+        """The network's arguments that it becomes: name, whether of whole numbers, and shape of each."""
         if isinstance(self.preprocessing, Tokenization):
             return [(field, True, (self.preprocessing.length,)) for field in self.preprocessing.fields]
         return [(self.called, self.kind == "tokens", self.shape)]
@@ -126,10 +127,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Several:
-    """How a row of several arrays becomes a network's input: each by itself, then end to end, float32 (n,).
+    """How a row of several arrays becomes a network's input: each on its own, then joined end to end, float32 (n,).
 
     Attributes:
-        parts: in the order in which they lie.
+        parts: the arrays in the order in which they are joined.
     """
 
     parts: Annotated[tuple[Part, ...], Field(min_length=1)]
@@ -137,7 +138,7 @@ class Several:
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
-        """Raises ValueError for names that no arguments of one network have."""
+        """Raise ValueError for names that the arguments of one network cannot have."""
         names = [slot.name for slot in self.slots]
         for name in names:
             if (why := unfit(name)) is not None:
@@ -156,16 +157,16 @@ class Several:
 
     @property
     def shape(self) -> tuple[int]:
-        """Of a row's input."""
+        """The shape of a row's input."""
         return (self.slots[-1].stop,)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What a network's arguments are called."""
+        """The names of the network's arguments."""
         return tuple(slot.name for slot in self.slots)
 
     def is_what(self, record: object) -> bool:
-        """Whether it is what a record says, which may be older than a field of `Preprocessing`."""
+        """Whether a record says the same; it may be older than a field of `Preprocessing`."""
         return (
             isinstance(record, Several)
             and len(self.parts) == len(record.parts)
@@ -180,7 +181,7 @@ class Several:
 
 
 def unfit(name: str) -> str | None:
-    """Why no network can take an array by this name; None where one can."""
+    """Why no network can take an array by this name; None if one can."""
     if not name.isidentifier() or iskeyword(name):
         return "which is not a name of an argument: letters, digits and _, with no digit first"
     if name in OUTPUTS:
@@ -201,16 +202,16 @@ AnyPreprocessing = Annotated[
     | Annotated[Several, Tag("<several>")],
     Discriminator(_of_what),
 ]
-Named = Tokenization | Several  # of networks that take several arrays, each by its name
+Named = Tokenization | Several  # preprocessing of networks that take several arrays, each by its name
 
 
 def named_in(preprocessing: AnyPreprocessing | None) -> Named | None:
-    """It, where the network takes several arrays."""
+    """The preprocessing if the network takes several arrays by their names, else None."""
     return None if isinstance(preprocessing, Preprocessing) else preprocessing
 
 
 def same_rows(one: AnyPreprocessing | None, other: AnyPreprocessing | None) -> bool:
-    """Whether rows become the same numbers in the same places, whatever a network calls its arguments."""
+    """Whether rows become the same numbers in the same places, whatever the arguments of the networks are called."""
     return _uncalled(one) == _uncalled(other)
 
 
@@ -219,7 +220,7 @@ def _uncalled(of: AnyPreprocessing | None) -> object:
 
 
 def difference(one: AnyPreprocessing | None, other: AnyPreprocessing | None) -> tuple[str, str, str]:
-    """What of two that are not the same rows differs first, in words, and both values of it."""
+    """The first difference between two preprocessings that are not `same_rows`: its name in words, and both values."""
     if isinstance(one, Several) and isinstance(other, Several):
         names = [", ".join(f"{part.name} ({part.kind})" for part in each.parts) for each in (one, other)]
         if names[0] != names[1]:

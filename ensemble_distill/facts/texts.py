@@ -10,17 +10,17 @@ from pydantic import ConfigDict, Field
 
 from ensemble_distill.facts.inputs import EXACT
 
-FIELDS = ("input_ids", "attention_mask", "token_type_ids")  # what a tokenizer makes of a text, as networks name it
-LONGEST = 2**16  # tokens that a text is cut to at most
+FIELDS = ("input_ids", "attention_mask", "token_type_ids")  # a tokenizer's outputs, as networks name them
+LONGEST = 2**16  # greatest `length` of a tokenization
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer of the `tokenizers` library, equal to another of the same text.
+    """A tokenizer of the `tokenizers` library; tokenizers with the same content are equal.
 
     Attributes:
-        sha256: of the text.
-        content: a `tokenizer.json`; None where a record only names it.
+        sha256: of the content.
+        content: its `tokenizer.json`; None in a record that only names it.
     """
 
     sha256: str
@@ -29,7 +29,7 @@ class Tokenizer:
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the text is another."""
+        """Raise ValueError if the content has another sha256."""
         if self.content is not None and (found := _sha256(self.content)) != self.sha256:
             raise ValueError(f"a tokenizer is {found[:12]}…, and is to be {self.sha256[:12]}…")
 
@@ -40,13 +40,13 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How a text becomes a network's input: as many rows of whole numbers as there are fields, of equal length.
+    """How a text becomes a network's input: a row of L whole numbers for each field.
 
     Attributes:
-        tokenizer: cuts it into tokens, and adds those that a network wants before and after.
-        length: L; a longer text is cut, a shorter one padded behind.
-        fields: some of `FIELDS`, in the order in which the rows stand.
-        pad: the id of what is padded with, which the attention mask leaves out.
+        tokenizer: cuts the text into tokens and adds special tokens.
+        length: L; a longer text is cut, a shorter one padded at its end.
+        fields: some of `FIELDS`, in the order of the rows.
+        pad: the id of the padding, which the attention mask leaves out.
     """
 
     tokenizer: Tokenizer
@@ -57,17 +57,17 @@ class Tokenization:
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def __post_init__(self) -> None:
-        """Raises ValueError for fields of which one stands twice."""
+        """Raise ValueError if a field is given twice."""
         if len(set(self.fields)) < len(self.fields):
             raise ValueError(f"fields are {list(self.fields)}: name each once")
 
     def is_what(self, record: object) -> bool:
-        """Whether it is what a record says."""
+        """Whether a record says the same."""
         return self == record
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of a row's input."""
+        """The shape of a row's input."""
         return len(self.fields), self.length
 
     def to_json(self) -> dict[str, Any]:
