@@ -1,7 +1,8 @@
-"""Training the members of an ensemble side by side: each weight of all of them is one tensor, and `vmap` runs them.
+"""Training the members of an ensemble in parallel: each of their weights is stacked into one tensor, and run with
+`vmap`.
 
 Small networks keep a processor busy only together. Each member still has its own initialization and its own order of
-rows, and comes out as the state dict that its own module would have.
+rows, and ends as the state dict that its own module would have.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Batched:
 
     Args:
         make_member: builds a member; called once per seed, after `torch.manual_seed(seed)`.
-        seeds: (M,) one per member, of its initialization and of its order of rows.
+        seeds: (M,), one per member, for its initialization and its order of rows.
     """
 
     def __init__(self, make_member: Callable[[], nn.Module], seeds: Sequence[int]) -> None:
@@ -35,29 +36,29 @@ class Batched:
         self.parameters, self.buffers = stack_module_state(modules)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._skeleton = copy.deepcopy(modules[0]).to("meta")
-        # each member drops its own units
+        # each member has its own dropout
         self._run = torch.vmap(self._one, randomness="different")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(M, B, …), a batch per member, to the members' outputs (M, B, …), as in training."""
+        """Map (M, B, …), a batch per member, to the members' outputs (M, B, …), in training mode."""
         self._skeleton.train()
         return self._run(self.parameters, self.buffers, x)
 
     @torch.no_grad()
     def predict(self, x: Tensor, batch_size: int = 2000) -> Tensor:
-        """The same rows (N, …) through every member, as in use: (M, N, …)."""
+        """The outputs (M, N, …) of every member for the same rows (N, …), in eval mode."""
         self._skeleton.eval()
         run, members = partial(self._run, self.parameters, self.buffers), len(self.generators)
         return torch.cat([run(part.expand(members, *part.shape)) for part in x.split(batch_size)], dim=1)
 
     def batches(self, rows: int, batch_size: int) -> Iterator[Tensor]:
-        """Row indices (M, B) of one epoch, in each member's own order; what does not fill a batch is left out."""
+        """Row indices (M, B) of one epoch, in each member's own order; an incomplete last batch is dropped."""
         orders = torch.stack([torch.randperm(rows, generator=g) for g in self.generators])
         batch_size = min(batch_size, rows)
         return (orders[:, at : at + batch_size] for at in range(0, rows - batch_size + 1, batch_size))
 
     def state_dicts(self) -> list[dict[str, Tensor]]:
-        """Each member's own state dict."""
+        """The state dict of each member."""
         stacked = {**self.parameters, **self.buffers}
         return [
             {name: values[index].detach().clone() for name, values in stacked.items()}
@@ -79,12 +80,12 @@ def train(
     lr: float,
     weight_decay: float,
 ) -> Iterator[int]:
-    """AdamW under a cosine schedule; yields the number of epochs done after each of them.
+    """Train with AdamW and a cosine schedule; yields the number of finished epochs after each one.
 
     Args:
         members: trained in place.
         x, y: (N, …), all rows, in memory.
-        loss: outputs (M, B, …) and targets (M, B, …) to losses (M, B).
+        loss: maps outputs (M, B, …) and targets (M, B, …) to losses (M, B).
     """
     steps = epochs * max(1, len(x) // batch_size)
     optimizer = torch.optim.AdamW(members.parameters.values(), lr=lr, weight_decay=weight_decay, fused=True)
@@ -92,7 +93,7 @@ def train(
     for epoch in range(epochs):
         for rows in members.batches(len(x), batch_size):
             optimizer.zero_grad()
-            # a sum over members: each gets the gradient of its own mean over its own batch
+            # a sum over members, so that each gets the gradient of the mean over its own batch
             loss(members(x[rows]), y[rows]).mean(dim=1).sum().backward()
             optimizer.step()
             schedule.step()
@@ -100,7 +101,7 @@ def train(
 
 
 def save_members(members: Batched, files: Sequence[Path]) -> None:
-    """One safetensors file per member; a file that is there is whole."""
+    """Write one safetensors file per member; a file that exists is complete."""
     for state, file in zip(members.state_dicts(), files, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")

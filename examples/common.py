@@ -1,4 +1,4 @@
-"""What the examples share: unpacking the data, and running commands as a user types them."""
+"""Shared by the examples: unpacking the data, and running commands as a user types them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from sklearn.datasets import load_digits
 
 
 def arguments(description: str, here: Path, **choices: Iterable[str]) -> argparse.Namespace:
-    """`shared` (a folder with data/ and teachers/) and `--work` (where everything is written).
+    """Parse `shared` (a folder with data/ and teachers/) and `--work` (the folder for all output).
 
-    `sets=("a", "b")` adds `--sets`, some of these; all of them when it is not given.
+    `sets=("a", "b")` adds `--sets` to choose some of these; the default is all.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("shared", type=Path, help="folder that holds data/ and teachers/")
@@ -38,7 +38,7 @@ def arguments(description: str, here: Path, **choices: Iterable[str]) -> argpars
 
 
 def unpack_cifar10(shared: Path, work: Path) -> Path:
-    """`data/cifar10/{train,test}/<class>/*.jpg` under `work`; nothing is done when it is there."""
+    """Unpack `data/cifar10/{train,test}/<class>/*.jpg` under `work`, unless it exists."""
     done = work / "data" / ".unpacked"
     if not done.exists():
         with zipfile.ZipFile(shared / "data" / "cifar10.zip") as archive:
@@ -48,7 +48,7 @@ def unpack_cifar10(shared: Path, work: Path) -> Path:
 
 
 def gray_cifar10(shared: Path, count: int) -> NDArray[np.uint8]:
-    """Test pictures of CIFAR-10, (count, 28, 28) and gray: what no digit looks like."""
+    """Test pictures of CIFAR-10 in gray, (count, 28, 28), which look like no digit."""
     with zipfile.ZipFile(shared / "data" / "cifar10.zip") as archive:
         names = sorted(name for name in archive.namelist() if "/test/" in name and name.endswith(".jpg"))
         step = len(names) // count
@@ -62,16 +62,16 @@ def copy_teachers(source: Path, work: Path) -> None:
 
 
 def write_digits(work: Path) -> None:
-    """`digits.npz`: 1,797 handwritten digits as 32×32 gray pictures, images of nothing that CIFAR-10 knows."""
+    """Write `digits.npz`: 1,797 handwritten digits as gray 32×32 pictures, which look like nothing in CIFAR-10."""
     pictures = (load_digits().images * (255 / 16)).round().astype(np.uint8)
     enlarged = [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BILINEAR)) for p in pictures]
     np.savez_compressed(work / "digits.npz", x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
 
 
 def edistill(work: Path, *commands: str, into: Path | None = None) -> None:
-    """Run `edistill COMMAND` in `work`, one after the other, showing what is run and how long it took.
+    """Run `edistill COMMAND` in `work` for each command, printing the command and its time.
 
-    `into` is a file that gets what they print in place of the screen.
+    `into` is a file that receives their output instead of the screen.
     """
     for command in commands:
         print(f"\n$ edistill {command}{f' > {into.name}' if into else ''}", flush=True)
@@ -92,7 +92,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def lines_of(table: Path) -> list[dict[str, str]]:
-    """The lines of a CSV file; none where there is no file."""
+    """The lines of a CSV file; empty if it does not exist."""
     if not table.exists():
         return []
     with table.open(newline="", encoding="utf-8") as file:
@@ -100,7 +100,7 @@ def lines_of(table: Path) -> list[dict[str, str]]:
 
 
 def add_line(table: Path, line: dict[str, Any]) -> None:
-    """One more line at the end of a CSV file, floats with six digits."""
+    """Append a line to a CSV file, with floats to six digits."""
     told = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in line.items()}
     part = table.with_suffix(".part")
     with part.open("w", newline="", encoding="utf-8") as file:
@@ -111,7 +111,7 @@ def add_line(table: Path, line: dict[str, Any]) -> None:
 
 
 def worth_of(document: dict[str, Any]) -> dict[str, float | None]:
-    """From `edistill evaluate --json`: what a student is worth and what it costs, in members."""
+    """The student's worth and cost in members, from `edistill evaluate --json`."""
     worth = document["worth"]["student"]
     told = {f"worth_{key}": worth[key] for key in ("prediction", "uncertainty", "uncertainty_control")}
     return told | {f"cost_{key}": worth["cost"][key] for key in ("latency", "macs", "parameters")}

@@ -1,8 +1,8 @@
 """How long does a command take to start, and to find nothing to do? python examples/benchmarks/commands.py
 
-In the quickstart's folder, where all of them have run before. Seconds of whole processes: cold (the first one after the
-system's file cache was emptied, where that is allowed: Linux, as root), and warm (median of five). The floor stands
-beside: a Python that does nothing, one that imports torch, and one that imports onnxruntime.
+Runs in the quickstart's folder, where all commands have run before. Times are seconds of whole processes: cold (the
+first run after the system's file cache was emptied, where that is allowed: Linux, as root) and warm (median of five).
+For comparison: a Python that does nothing, one that imports torch, and one that imports onnxruntime.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 def tell(name: str, command: list[str], folder: Path, repeats: int) -> None:
     cold = f"{seconds(command, folder):.2f}" if emptied() else "–"
-    seconds(command, folder)  # whose files memory has from here on
+    seconds(command, folder)  # fills the file cache
     warm = statistics.median(seconds(command, folder) for _ in range(repeats))
     print(f"| {name} | {cold} | {warm:.2f} |", flush=True)
 
 
 def emptied() -> bool:
-    """Whether the system has forgotten what it read of files."""
+    """Whether the system has dropped its file cache."""
     os.sync()
     try:
         DROP.write_text("3")

@@ -1,16 +1,16 @@
-"""Is it worth to keep pictures decoded? Ratios, each from alternating runs in this process.
+"""Is it worth keeping pictures decoded? Ratios, each from alternating runs in this process.
 
     python examples/benchmarks/decode.py ../shared --work /tmp/decode --csv examples/benchmarks/decode.csv
 
-CIFAR-10 as JPEG of 32 pixels, and the same pictures enlarged to 256 pixels as JPEG of quality 90, are read as a pass
-and a training read them: each row in a crop-flip view for a network of 32 or 224 pixels. Rows a second from the store
-of `cache.decoded` are divided by those from the files:
+CIFAR-10 as JPEGs of 32 pixels, and the same pictures enlarged to JPEGs of 256 pixels with quality 90, are read as a
+caching pass and a training read them: each row in a crop-flip view for a network of 32 or 224 pixels. The ratio is the
+rows per second from the store of `cache.decoded` divided by those from the files:
 
-- `decoded` is reading alone, `rendered` is reading and rendering;
-- from files for the first time, or `again` out of the memory that keeps up to 256 MiB of decoded pictures;
+- `decoded` only reads, `rendered` reads and renders;
+- files are read for the first time, or `again` from the memory that keeps up to 256 MiB of decoded pictures;
 - by this process (0), or by 1 or 2 loader processes.
 
-The machine may have other things to do: what counts are ratios of runs that take turns.
+The machine may be busy: what counts are ratios of alternating runs.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def some(pictures: Path, count: int) -> list[Path]:
-    """Evenly spread over the classes."""
+    """`count` pictures, evenly spread over the classes."""
     every = sorted(pictures.rglob("*.jpg"))
     return every[:: len(every) // count][:count]
 
@@ -98,13 +98,13 @@ def enlarged(pictures: Path, work: Path, count: int) -> Path:
 
 
 def compared(side: int, folder: Path, cache: Path, repeats: int) -> Iterator[dict[str, object]]:
-    """A line for each way of reading."""
+    """Yield a line for each way of reading."""
     cache.mkdir(exist_ok=True)
     plan = SplitPlan(open_source(folder), open_view("crop-flip"), "crop-flip", 0, 2)
     rows, asking = len(plan.source), Asking("float16", BATCH, CPU, 0, Silent())
     stored = store_pictures(cache, {"train": plan}, asking)[0]["train"].source
     kept = open_source(folder)
-    decoded_seconds(kept)  # into memory
+    decoded_seconds(kept)  # fills the memory
     files = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
     store = sum(path.stat().st_size for path in cache.rglob("*.safetensors"))
     print(f"{side} pixels, {rows:,} rows: {files / 1e6:.1f} MB of files, {store / 1e6:.1f} MB decoded", flush=True)
@@ -141,7 +141,7 @@ def decoded_seconds(source: Source) -> float:
 
 
 def rendered_seconds(source: Source, side: int, workers: int) -> float:
-    """As a pass is shown rows, in batches."""
+    """Seconds to read and render all rows in batches, as a caching pass does."""
     rows = SplitPlan(source, open_view("crop-flip"), "crop-flip", 0, 2).rows()
     cut = [range(start, min(start + BATCH, len(source))) for start in range(0, len(source), BATCH)]
     started = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Does it run on a GPU, does it say the same there, and how much faster? python examples/benchmarks/gpu.py
+"""Does it run on a GPU, with the same results, and how much faster? python examples/benchmarks/gpu.py
 
-It makes all that it needs, and takes under eight minutes beside a CUDA device. Checks come first, each with what may
-differ; then seconds of a caching pass and of a training epoch on each device. The exit status is 1 where a check fails.
-`--device cpu` rehearses it on the CPU. `--into FILE` keeps what was found as JSON, with the card's name.
+It creates everything it needs, and takes less than eight minutes with a CUDA device. Checks come first, each with its
+tolerance; then the seconds of a caching pass and of a training epoch on each device. The exit status is 1 if a check
+fails. `--device cpu` rehearses it on the CPU. `--into FILE` writes the results as JSON, with the name of the device.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ensemble_distill.workflows.export import export  # noqa: E402
 from ensemble_distill.workflows.quickstart import prepare  # noqa: E402
 from ensemble_distill.workflows.train import train  # noqa: E402
 
-OUTPUTS, WEIGHTS, NLL = 1e-3, 5e-2, 2e-2  # what may differ at most
+OUTPUTS, WEIGHTS, NLL = 1e-3, 5e-2, 2e-2  # tolerances
 MEMBERS, ROWS, SIZE = 4, 8192, 32
 WAYS = {
     "float32": {},
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def checks(folder: Path, device: str) -> Found:
-    """The quickstart's ensemble on the CPU and on the device, in a folder that is made unless it is there."""
+    """Compare the quickstart's ensemble on the CPU and on the device, in a folder that is created unless it exists."""
     if not (folder / "edistill.toml").exists():
         prepare(folder)
     on = {"cpu": "cpu", "device": device}
@@ -93,7 +93,7 @@ def checks(folder: Path, device: str) -> Found:
     nlls = [evaluate(runs[name], name).models["student"]["nll"] for name in runs]
     tell(found, "NLL of these on the test rows, largest difference", max(nlls) - min(nlls), NLL)
     tell(found, "weights of a training that was killed, and went on", resumed(folder, device), WEIGHTS)
-    export(runs[others[0]], others[0], onnx=True, safetensors=True)  # raises where onnxruntime says something else
+    export(runs[others[0]], others[0], onnx=True, safetensors=True)  # raises if onnxruntime's outputs differ
     tell(found, "exported, and verified by onnxruntime", 0.0, 0.0)
     return found
 
@@ -110,7 +110,7 @@ def tell(found: Found, what: str, difference: float, may: float) -> None:
 
 
 def differing_outputs(folder: Path) -> float:
-    """Of the probabilities that members give to classes, as both caches have them."""
+    """The largest difference between the class probabilities of the members in both caches."""
     said = []
     for where in ("cpu", "device"):
         records = Cache(folder / f"cache-{where}").open("test")
@@ -119,14 +119,14 @@ def differing_outputs(folder: Path) -> float:
 
 
 def differing_weights(folder: Path, a: str, b: str) -> float:
-    """The norm of the difference ÷ the norm."""
+    """The norm of the difference of the weights, divided by their norm."""
     one, other = (load_file(folder / "runs" / name / "student.safetensors") for name in (a, b))
     flat = [torch.cat([weights[key].float().flatten() for key in sorted(one)]) for weights in (one, other)]
     return float((flat[0] - flat[1]).norm() / flat[0].norm())
 
 
 def resumed(folder: Path, device: str) -> float:
-    """Against one that ran through: a process is killed behind its first checkpoint, and the same command goes on."""
+    """Compare an uninterrupted training with one that was killed after its first checkpoint and then resumed."""
     more = {"train.epochs": "6", "train.device": device, "views.count": "2", "output.cache": "cache-device"}
     for name in ("whole", "killed"):
         flags = [part for key, value in {**more, "output.name": name}.items() for part in ("--set", f"{key}={value}")]
@@ -143,7 +143,7 @@ def resumed(folder: Path, device: str) -> float:
 
 @contextmanager
 def refusing_waits(device: str) -> Iterator[None]:
-    """Within a step nothing may wait for the device; CUDA itself raises where something does."""
+    """Make CUDA raise an error if anything within a training step waits for the device."""
     update = Stepping.update
     if not device.startswith("cuda"):
         yield
@@ -167,7 +167,7 @@ def refusing_waits(device: str) -> Iterator[None]:
 
 
 def speeds(folder: Path, device: str, rows: int) -> dict[str, float]:
-    """Seconds of `rows` rows: a pass of the members, and an epoch of a student. A CPU has an eighth of the rows."""
+    """Seconds of a caching pass and of a student's epoch on `rows` rows; a CPU runs an eighth of them."""
     write(folder, rows)
     found: dict[str, float] = {}
     for where, count in (("cpu", max(1, rows // 8)), (device, rows)):
@@ -189,7 +189,7 @@ def speeds(folder: Path, device: str, rows: int) -> dict[str, float]:
 
 
 def write(folder: Path, rows: int) -> None:
-    """Random pictures, and members that know nothing: what they say does not count here."""
+    """Write random pictures and untrained members, since their outputs do not matter here."""
     (folder / "teachers").mkdir(parents=True)
     random = np.random.Generator(np.random.PCG64(0))
     x = random.integers(0, 256, (rows, SIZE, SIZE, 3), dtype=np.uint8)

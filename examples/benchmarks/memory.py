@@ -1,11 +1,12 @@
-"""Does memory grow with the data? Tiny members on ever more rows, members, views and classes.
+"""Does memory grow with the data? Tiny members on more and more rows, members, views and classes.
 
     python examples/benchmarks/memory.py --work /tmp/memory --csv examples/benchmarks/memory.csv
 
-For each case `cache-logits` and one epoch of `train` run in a process of their own, twice: on 256 rows, which is what
-Python, torch, the members and the student take, and on all rows. Told is the peak of memory that is the process's own
-(anonymous: pages of files that are mapped can be dropped at any time), what all rows add to it, seconds, and seconds of
-processor time. Linux only: it reads /proc. What a case has written is removed when it is done; the largest fills 4 GB.
+For each case, `cache-logits` and one epoch of `train` run in processes of their own, twice: on 256 rows, which shows
+what Python, torch, the members and the student take, and on all rows. Reported are the peak of the process's anonymous
+memory (pages of mapped files do not count, since they can be dropped at any time), what all rows add to it, seconds,
+and seconds of processor time. Linux only, since it reads /proc. Each case's files are removed at its end; the largest
+case fills 4 GB.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 FEATURES = 16
-FEW = 256  # rows of the run that others are compared with
+FEW = 256  # rows of the run to compare with
 MODEL = """
 from torch import nn
 
@@ -99,7 +100,7 @@ def tell(path: Path | None, row: tuple[object, ...]) -> None:
 
 
 def measured(folder: Path, case: Case, rows: int) -> dict[str, tuple[float, float, float]]:
-    """MB at the peak, seconds and processor seconds of each command on so many rows."""
+    """The peak in MB, the seconds and the processor seconds of each command on `rows` rows."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         make(folder, case, rows)
@@ -138,7 +139,7 @@ def watched(folder: Path, command: str) -> tuple[float, float, float]:
 
 
 def anonymous(pid: int) -> int:
-    """Bytes of a process's memory that stand in no file."""
+    """Bytes of a process's memory that are not backed by a file."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,8 +1,9 @@
 """How long does the exported student take, and how long the exported ensemble? python examples/benchmarks/served.py
 
-The quickstart's student and its ensemble, and one ResNet-8 body under ten heads beside the ten of CIFAR-10 (with
-`../shared` as argument), each as one ONNX file in onnxruntime: batches of 1, 16 and 256 rows, one thread and two,
-medians of calls in turn. How long a student takes does not depend on how long it was trained. Leave the machine alone.
+Compares the quickstart's student with its ensemble and, given `../shared` as an argument, one ResNet-8 body with ten
+heads with the ten members of CIFAR-10. Each is one ONNX file in onnxruntime, run on batches of 1, 16 and 256 rows with
+one and two threads; times are medians of alternating calls. They do not depend on how long a student was trained. Leave
+the machine otherwise idle.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def found(folder: Path, under: str) -> Path:
-    """The ONNX file that an export wrote there, or in the folder of that name of a limited run."""
+    """The ONNX file of an export in that folder, or in the one of a limited run."""
     (file,) = folder.glob(f"{under}*/**/model.onnx")
     return file
 
@@ -67,7 +68,7 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def compared(student: onnxruntime.InferenceSession, ensemble: onnxruntime.InferenceSession, rows: int, s: float) -> str:
-    """The ratio of the medians of calls in turn, and the medians in milliseconds."""
+    """The ratio of the medians of alternating calls, and the medians in milliseconds."""
     entry = student.get_inputs()[0]
     fed = {entry.name: np.random.default_rng(0).normal(size=(rows, *entry.shape[1:])).astype(np.float32)}
     taken: tuple[list[float], list[float]] = ([], [])

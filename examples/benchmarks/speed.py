@@ -2,14 +2,13 @@
 
     python examples/benchmarks/speed.py ../shared
 
-1. An epoch from the cache of ten members ÷ an epoch of plain supervised training in PyTorch of the same body.
-2. The same epoch ÷ one of online distillation, which runs one, four or ten members at each step; and ÷ one by timm's
+1. An epoch from the cache of ten members ÷ an epoch of plain supervised PyTorch training of the same body.
+2. The same epoch ÷ one of online distillation, which runs one, four or ten members at each step; and ÷ one of timm's
    own task for `train.py --kd-model-name`, with one member.
 3. The same epoch with --channels-last ÷ without.
-4. The caching pass ÷ the bare sum of the members' forward passes on tensors that are already loaded.
+4. The caching pass ÷ the sum of the members' bare forward passes on tensors in memory.
 
-The machine should have nothing else to do. `--rows 512 --repeats 1` makes it shorter. timm has that task from 1.0.23
-on.
+Leave the machine otherwise idle. `--rows 512 --repeats 1` shortens it. It needs timm 1.0.23 or later, for that task.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from timing import medians, seconds_of  # noqa: E402
 from ensemble_distill import Settings, cache_logits, load_settings, train  # noqa: E402
 from ensemble_distill.runtime.factories import load_factory  # noqa: E402
 
-ROWS = ("2048", "512", "8192")  # the first without the flag
+ROWS = ("2048", "512", "8192")  # the first is the default
 REPEATS = ("3", "1")
 VIEWS, BATCH = 2, 128
 ONLINE = (1, 4, 10)
@@ -118,14 +117,14 @@ def settings_of(work: Path, more: dict[str, Any] | None = None) -> Settings:
 
 
 def our_epoch(work: Path, more: dict[str, Any] | None = None) -> float:
-    """Of two epochs the second, whose rows are decoded; the log and what is saved included."""
+    """Seconds of the second of two epochs, whose rows are already decoded, including logs and checkpoints."""
     report = train(settings_of(work, more), overwrite=True)
     with (report.folder / "summary.csv").open(encoding="utf-8") as file:
         return float(list(csv.DictReader(file))[-1]["seconds"])
 
 
 def pass_seconds(work: Path) -> float:
-    """A whole pass, its files synced to disk."""
+    """Seconds of a whole caching pass, including the sync of its files to disk."""
     return seconds_of(lambda: cache_logits(settings_of(work), overwrite=True))
 
 
@@ -133,7 +132,7 @@ def pass_seconds(work: Path) -> float:
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Decoded once; cropped and flipped at random, and normalized, each time that one is asked for."""
+    """Pictures that are decoded once, and randomly cropped, flipped and normalized at each access."""
 
     def __init__(self, folder: Path, rows: NDArray[np.int64]) -> None:
         labels = sorted(path.name for path in folder.iterdir())
@@ -155,7 +154,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def epoch(make_member: Member, pictures: Pictures, members: Sequence[nn.Module]) -> float:
-    """Of one body under a head a member, which run at each step on its inputs; under one head on labels without any."""
+    """Seconds of an epoch of one body: with a head per member, which run at each step, or without members on labels."""
     body = make_member()
     body.head = nn.Identity()
     head = nn.Linear(64, 10 * max(1, len(members)))
@@ -179,10 +178,10 @@ def epoch(make_member: Member, pictures: Pictures, members: Sequence[nn.Module])
 
 
 def timm_epoch(make_member: Member, pictures: Pictures, teacher: nn.Module) -> float:
-    """Of one body under one head, which learns from labels and a teacher as timm trains it."""
+    """Seconds of an epoch of one body with one head, trained by timm on labels and one teacher."""
     student: Any = make_member()
     student.num_classes, student.in_chans, student.pretrained_cfg = 10, 3, {"mean": MEAN, "std": STD}
-    setattr(teacher, "pretrained_cfg", student.pretrained_cfg)  # noqa: B010  (both want the same inputs)
+    setattr(teacher, "pretrained_cfg", student.pretrained_cfg)  # noqa: B010  (both take the same inputs)
     task = LogitDistillationTask(student, teacher, verbose=False).train()
     optimizer = create_optimizer_v2(student, opt="adamw", lr=1e-3)
 

@@ -1,4 +1,4 @@
-"""Seconds of runs that take turns, so that a drifting machine hits all alike."""
+"""Timing alternating runs, so that a drifting machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def medians(repeats: int, *runs: Callable[[], float], warm: int = 1) -> list[float]:
-    """Of each run, which tells its own seconds, the median of so many rounds after those that warm up."""
+    """The median of each run, which returns its own seconds, over `repeats` rounds after `warm` rounds of warm-up."""
     seconds: list[list[float]] = [[] for _ in runs]
     for repeat in range(warm + repeats):
         for run, taken in zip(runs, seconds, strict=True):

@@ -1,8 +1,8 @@
-"""Is it faster to ask members of one architecture in one batch? python examples/benchmarks/together.py
+"""Is it faster to run members of one architecture in one batch? python examples/benchmarks/together.py
 
-One by one ÷ together: 256 rows, asked, checked and encoded as a pass does it, by one thread and by two, medians of runs
-in turn. Larger members and convolutions are asked one by one in a pass, and stand here to show why. Leave the machine
-alone meanwhile.
+Time one by one ÷ time together for 256 rows, run, checked and encoded as in a caching pass, with one thread and with
+two; medians of alternating runs. A caching pass runs larger members and convolutions one by one; they are included here
+to show why. Leave the machine otherwise idle.
 """
 
 from __future__ import annotations

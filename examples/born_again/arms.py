@@ -1,4 +1,4 @@
-"""What the studies train: of each group and seed, the runs in their order, and which arms each of them gives."""
+"""What the studies train: the runs of each group and seed in order, and the arms that each run provides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Family:
-    """A network of model.py, as a body and, with classes, as a member."""
+    """A network of model.py, used as a body and, with classes, as a member."""
 
     factory: str
     kwargs: Mapping[str, int | float | str]
@@ -24,14 +24,14 @@ class Family:
 
 @dataclass(frozen=True)
 class Group:
-    """Arms of one network, which are trained for as long.
+    """Arms of one network that are trained for the same time.
 
     Attributes:
-        family: of the teacher and of its students.
-        epochs: of each training; those of the study's edistill.toml where it is 0.
-        generations: of the chain of BAN.
-        objectives: what else of the teacher a student learns.
-        hydra: whether there is one of all generations.
+        family: of the teacher and its students.
+        epochs: of each training; 0 for those of the study's edistill.toml.
+        generations: of the BAN chain.
+        objectives: further objectives, one student each.
+        hydra: whether to train one on all generations.
     """
 
     family: str
@@ -41,20 +41,20 @@ class Group:
     hydra: bool = True
 
     def brief(self) -> Group:
-        """Those that tell whether to be born again, once."""
+        """Only the arms that show whether born-again training helps, with one generation."""
         return replace(self, generations=1, objectives=("ban+l",), hydra=False)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study trains on, and which groups.
+    """The data and the groups of a study.
 
     Attributes:
-        folder: beside this file; holds its edistill.toml, with the views, and its tables.
-        classes: of CIFAR-10, in alphabetical order.
-        train, validation: rows of each class.
-        groups: by their name.
-        crossed: whether students of other families than their teacher's are a group, too.
+        folder: beside this file; contains its edistill.toml, with the views, and its tables.
+        classes: of CIFAR-10, numbered in alphabetical order.
+        train, validation: rows per class.
+        groups: by name.
+        crossed: whether to train students of other families than their teacher's, as a further group.
     """
 
     folder: str
@@ -71,7 +71,7 @@ class Study:
         return {group.family: FAMILIES[group.family] for group in self.groups.values()}
 
     def planned(self, name: str, seed: int, brief: bool = False) -> list[Planned]:
-        """The runs of a group and seed, or those of its brief arms alone."""
+        """The runs of a group and seed, or only those of its brief arms."""
         if name == CROSS:
             return _cross(seed)
         group = self.groups[name].brief() if brief else self.groups[name]
@@ -80,13 +80,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Planned:
-    """A run or a chain, and the commands that lead to it.
+    """A run or a chain, and the commands that make it.
 
     Attributes:
-        arms: the lines it gives: {arm: its name in the document that evaluate prints}.
+        arms: the arms it provides, with the name of each in the document of evaluate.
         name: of the run.
-        settings: flags that cache-logits, train and evaluate share.
-        flags: those of train alone.
+        settings: flags shared by cache-logits, train and evaluate.
+        flags: of train alone.
         needs: runs of the same group that it learns from.
         lent: runs of other groups that it learns from.
     """
@@ -99,7 +99,7 @@ class Planned:
     lent: tuple[str, ...] = ()
 
     def folders(self) -> Mapping[str, str]:
-        """The run of each arm under runs/; an average of generations has that of its last one."""
+        """The run of each arm, relative to runs/; for an average of generations, its last one."""
         return {arm: _folder(self.name, model) for arm, model in self.arms.items()}
 
 
@@ -107,12 +107,12 @@ FAMILIES = {
     "wrn": Family("wide_resnet", {"depth": 16, "width": 1}),
     "densenet": Family("densenet_bc", {"depth": 22, "growth": 12}),
 }
-# a step of it takes as long as one of WRN-16-1; its stem and output layer have the shapes of the DenseNet's
+# takes as long per step as WRN-16-1; its stem and output layer have the shapes of the DenseNet's
 BAN_RESNET = Family(
     "ban_resnet", {"units": 2, "ratio": 0.5, "block": "basic", "teacher_depth": 22, "teacher_growth": 12}
 )
 CROSS = "cross"
-GRADIENTS = ("ban-1", "ban+l", "cwtm", "dkpp")  # arms whose gradient's split is kept
+GRADIENTS = ("ban-1", "ban+l", "cwtm", "dkpp")  # arms whose gradient is split and recorded
 STUDENT = "student"
 ANIMALS = (2, 3, 4, 5, 7)  # bird, cat, deer, dog, horse
 STUDIES = {
@@ -137,8 +137,8 @@ def _group(name: str, group: Group, classes: int, seed: int) -> list[Planned]:
     family = FAMILIES[group.family]
     long = ("--epochs", str(group.epochs)) if group.epochs else ()
     teacher, chain = f"{name}-teacher-s{seed}", f"{name}-chain-s{seed}"
-    # train reads rows and views out of a cache, so there has to be one before there is any teacher: that of a member
-    # that knows nothing, which a supervised training does not listen to
+    # train reads rows and views from a cache, so there must be one before there is a teacher: that of an untrained
+    # member, which supervised training ignores
     start = _cached(f"untrained-{group.family}", f"cache-{group.family}") + family.student()
     start += _set(
         **{"teachers.model": f"model.py:{family.factory}", "teachers.model-kwargs": family.told(classes=classes)}
@@ -164,7 +164,7 @@ def _group(name: str, group: Group, classes: int, seed: int) -> list[Planned]:
                 objective,
                 f"{name}-{objective.replace('+', '')}-s{seed}",
                 taught,
-                # of one seed, student and teacher would start from the same weights
+                # with the same seed, student and teacher would start from the same weights
                 ("--method", "ban", *_set(**{"method.objective": objective}), *long, *_seed(1000 + seed)),
                 needs=(teacher,),
             )
@@ -175,15 +175,15 @@ def _group(name: str, group: Group, classes: int, seed: int) -> list[Planned]:
 
 
 def _of_chain(generations: int) -> dict[str, str]:
-    """The arms of a chain: each generation, and the averages of the first two and more."""
+    """The arms of a chain: each generation, and the averages of the first two or more."""
     born = range(1, generations + 1)
     return {f"ban-{k}": f"generation-{k}" for k in born} | {f"bane-{k}": f"bane-{k}" for k in born[1:]}
 
 
 def _cross(seed: int) -> list[Planned]:
-    """Students of another family than their teacher, which the groups of the families train."""
+    """Students of other families than their teachers, which the families' own groups train."""
     wrn, densenet = (f"{name}-teacher-s{seed}" for name in ("wrn", "densenet"))
-    # caches of its own: no other process writes them
+    # separate caches, which no other process writes
     of_wrn = _cached(f"runs/{wrn}", f"cache-cross-wrn-s{seed}")
     of_densenet = _cached(f"runs/{densenet}", f"cache-cross-densenet-s{seed}")
     ban = ("--method", "ban", *_seed(1000 + seed))

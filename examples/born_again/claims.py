@@ -1,8 +1,9 @@
-"""Which differences the study looks at, and what the paper says of them.
+"""The differences that the study examines, and the paper's results for them.
 
-The paper's side is its error: in how many of its networks the first arm's is below the second's. It has one training
-of each, and no second one of a teacher, so that the teacher itself stands for it. Table 1 is on CIFAR-10, the others on
-CIFAR-100; Table 2, with the other objectives and the generations, is about DenseNets alone (its BAN-1 is ban-1 here).
+The paper's result is its error: in how many of its networks the first arm has a lower error than the second. It trains
+each network once, without a second training of the teacher, so the teacher itself stands for that. Table 1 is on
+CIFAR-10, the others on CIFAR-100; Table 2, with the other objectives and generations, covers only DenseNets (its BAN-1
+is ban-1 here).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from arms import CROSS, Study
 
-Arm = tuple[str, str]  # its group and its name
+Arm = tuple[str, str]  # group and name
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Claim:
     """A difference of two arms.
 
     Attributes:
-        lower: networks of the paper in which the first has the lower error.
-        networks: how many it compares; 0 where it compares none.
+        lower: the number of networks in the paper where the first arm has the lower error.
+        networks: the number it compares; 0 if it compares none.
     """
 
     first: Arm
@@ -30,7 +31,7 @@ class Claim:
 
     @property
     def ordering(self) -> str:
-        """What most of the paper's networks say of the first beside the second; empty where it has none to compare."""
+        """The majority of the paper's networks on the first arm against the second; "" if it compares none."""
         if not self.networks:
             return ""
         return "even" if 2 * self.lower == self.networks else "better" if 2 * self.lower > self.networks else "worse"
@@ -41,9 +42,9 @@ class Claim:
 
 
 def of_group(study: Study, name: str) -> list[Claim]:
-    """Of the pairs below those whose arms the group has."""
+    """The claims below whose arms the group has."""
     pairs = (
-        ("ban-1", "second", 6, 8),  # Tables 1 and 3 of Wide-ResNets, 1 and 2 of DenseNets: in both families alike
+        ("ban-1", "second", 6, 8),  # Tables 1 and 3 (Wide-ResNets), 1 and 2 (DenseNets): the same in both families
         ("ban-1", "teacher", 6, 8),
         ("ban+l", "second", 4, 4),
         ("ban+l", "ban-1", 0, 4),
@@ -64,7 +65,8 @@ def of_group(study: Study, name: str) -> list[Claim]:
 
 
 def across() -> list[Claim]:
-    """Table 3 gives a DenseNet-90-60 four Wide-ResNets as teachers; Table 2 has it alone and born again."""
+    """The claims across families: Table 3 gives a DenseNet-90-60 four Wide-ResNet teachers; Table 2 has it alone and
+    born again."""
     densenet, wrn = (CROSS, "densenet-from-wrn"), (CROSS, "wrn-from-densenet")
     return [
         Claim(densenet, ("wrn", "teacher"), 4, 4),
@@ -77,6 +79,6 @@ def across() -> list[Claim]:
 
 
 def claims_of(study: Study) -> dict[str, list[Claim]]:
-    """What is compared, by the table that it stands in."""
+    """The claims, by the table they belong to."""
     own = {name: of_group(study, name) for name in study.groups}
     return own | {"across families": across()} if study.crossed else own

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def lengths_of(study: Study, family: str = "wrn") -> dict[str, int]:
-    """The groups of a family, by name, with their epochs; the shortest first."""
+    """The names of a family's groups with their epochs, the shortest first."""
     of = {name: group.epochs for name, group in study.groups.items() if group.family == family}
     return dict(sorted(of.items(), key=lambda pair: pair[1]))
 
@@ -73,7 +73,7 @@ def _told(claim: Claim, results: Mapping[str, Lines], measure: str, digits: int)
 
 
 def draw(results: Mapping[str, Lines], lengths: Mapping[str, int], path: Path) -> None:
-    """A panel a measure, a line a student: its difference from its own teacher with 95 % intervals."""
+    """Draw a panel per measure and a line per student: its difference from its own teacher, with 95 % intervals."""
     import matplotlib
 
     matplotlib.use("agg")

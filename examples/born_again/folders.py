@@ -1,4 +1,4 @@
-"""The folder that the study works in. Two processes may prepare it at once: each thing appears whole, or not yet."""
+"""The working folder of the study, which two processes may prepare at once: everything appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FACTORIES: Mapping[str, Callable[..., nn.Module]] = {"wide_resnet": wide_resnet,
 
 
 def prepare(study: Study, shared: Path, work: Path) -> None:
-    """Data, settings, networks and an untrained member of each family."""
+    """Write data, settings, networks and an untrained member of each family."""
     work.mkdir(parents=True, exist_ok=True)
     for file in (HERE / study.folder / "edistill.toml", HERE / "model.py"):
         part = _part(work / file.name)
@@ -50,7 +50,7 @@ def _part(path: Path) -> Path:
 
 
 def _take_place(part: Path, folder: Path) -> None:
-    """Unless another process was first; what it wrote is the same."""
+    """Move `part` to its place, unless another process was first, whose output is the same."""
     try:
         part.rename(folder)
     except OSError:
@@ -60,7 +60,7 @@ def _take_place(part: Path, folder: Path) -> None:
 
 
 def _write_data(study: Study, archive: Path, folder: Path) -> None:
-    """16×16 pictures: a few of each class to train on, others to watch, and all of the test pictures."""
+    """Write 16×16 pictures: some of each class for training and validation, and all test pictures."""
     random = np.random.Generator(np.random.PCG64(0))
     with zipfile.ZipFile(archive) as opened:
         names = sorted(name for name in opened.namelist() if name.endswith(".jpg"))

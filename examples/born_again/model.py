@@ -1,7 +1,7 @@
-"""The networks of Born-Again Networks (Furlanello et al. 2018, arXiv:1805.04770), for teachers and students alike.
+"""The networks of Born-Again Networks (Furlanello et al. 2018, arXiv:1805.04770), for both teachers and students.
 
-`classes=0` makes a body, images (B, 3, H, W) to features (B, F); `classes=K` puts a linear `classifier` behind it, as
-members have. H and W are multiples of 4.
+`classes=0` makes a body, which maps images (B, 3, H, W) to features (B, F); `classes=K` adds a linear `classifier`, as
+members have. H and W must be multiples of 4.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def densenet_bc(
 ) -> nn.Module:
     """DenseNet-BC for CIFAR (Huang et al. 2017, arXiv:1608.06993).
 
-    Of another depth, twice the units at half the growth and the same `stem` leave every hidden state its size. So
-    does another `ratio`, which makes the blocks alone narrower or wider.
+    With twice the units at half the growth and the same `stem`, every hidden state keeps its size at another depth. So
+    it does with another `ratio`, which only makes the blocks narrower or wider.
 
     Args:
         depth: each of the three dense blocks has (depth - 4) // 6 bottleneck units.
-        growth: channels that a unit adds.
-        compression: of a dense block's channels, the share that the transition after it keeps.
+        growth: channels added by each unit.
+        compression: share of a dense block's channels that the following transition keeps.
         stem: channels of the first convolution, 2 × growth by default.
-        ratio: of the channels within the blocks to those at 1.0, by a projection into each block and one out of it.
+        ratio: of the channels within the blocks to those at 1.0, by a projection into and out of each block.
         squeezed: whether the last block's channels are compressed too, as the counts of Born-Again Networks imply.
     """
     units = _units(depth)
@@ -66,7 +66,7 @@ def wide_resnet(depth: int = 16, width: int = 1, classes: int = 0) -> nn.Module:
 
     Args:
         depth: each of the three groups has (depth - 4) // 6 basic units.
-        width: how many times wider than 16, 32 and 64 channels the groups are.
+        width: factor on the groups' 16, 32 and 64 channels.
     """
     units = _units(depth)
     channels, stages = 16, []
@@ -85,17 +85,17 @@ def ban_resnet(
     classes: int = 0,
     squeezed: bool = False,
 ) -> nn.Module:
-    """A DenseNet-BC, the teacher, with residual units in the place of its dense blocks.
+    """The teacher's DenseNet-BC with residual units in place of its dense blocks.
 
-    The first convolution and the output layer are the teacher's in shape, and so is what each transition leaves. The
-    paper gives no layout. Of those tried this one alone has its counts for all four with basic blocks; no layout
-    that fits these fits the two with bottlenecks, which here are a quarter as wide as the unit, as is usual.
+    The first convolution, the output layer and the output of each transition have the teacher's shapes. The paper gives
+    no layout. Of those tried, only this one matches its counts for all four networks with basic blocks; no layout that
+    does also matches the two with bottlenecks, which here have the usual quarter of the unit's width.
 
     Args:
-        units: residual units in the place of each dense block.
-        ratio: of their channels, to those that are left of the teacher's dense block after its transition.
+        units: residual units in place of each dense block.
+        ratio: of their channels to those of the teacher's dense block after its transition.
         block: "bottleneck" (the paper's Pre) or "basic", two convolutions of 3 × 3 (the paper's Wide).
-        squeezed: whether the teacher is.
+        squeezed: as for the teacher.
     """
     if units < 1:
         raise ValueError(f"units is {units}. Use 1 or more.")
@@ -120,7 +120,7 @@ def ban_resnet(
 
 
 class Network(nn.Module):
-    """A first convolution, stages, and the average over all places of what the last one leaves, normalized."""
+    """A first convolution, stages, normalization, and the average over all positions."""
 
     def __init__(self, first: int, stages: Sequence[nn.Module], features: int, classes: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Network(nn.Module):
             self.classifier = nn.Linear(features, classes)
             nn.init.zeros_(self.classifier.bias)
         self.classes = classes
-        # on a CPU a training step takes a fifth less time in this layout
+        # this layout makes a training step on a CPU a fifth faster
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class Network(nn.Module):
 
 
 class DenseUnit(nn.Module):
-    """Its input, and `growth` channels made of it through a bottleneck of four times as many."""
+    """The input, concatenated with `growth` channels computed from it through a bottleneck of four times as many."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class DenseUnit(nn.Module):
 
 
 class Projection(nn.Module):
-    """Other channels at every place."""
+    """A change of channels at every position."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -168,14 +168,14 @@ class Projection(nn.Module):
 
 
 class Transition(Projection):
-    """Other channels, at half the resolution."""
+    """A change of channels, at half the resolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(super().forward(x), 2)
 
 
 class ResidualUnit(nn.Module):
-    """A unit whose convolutions are each preceded by normalization and activation (He et al. 2016, arXiv:1603.05027).
+    """A unit with normalization and activation before each convolution (He et al. 2016, arXiv:1603.05027).
 
     Where it changes the shape, the shortcut is a convolution of the activated input.
     """
@@ -210,7 +210,7 @@ def _residual(units: int, channels: int, out: int, block: Block, stride: int = 1
 
 
 def _units(depth: int) -> int:
-    """A block; the paper's depths of 80 and 90 are between two that come out even, so the rest is let go of."""
+    """Units per block; the paper's depths of 80 and 90 do not divide evenly, so the remainder is dropped."""
     units = (depth - 4) // 6
     if units < 1:
         raise ValueError(f"depth is {depth}, which is too little for a unit in each of three blocks. Use 10 or more.")
@@ -219,6 +219,6 @@ def _units(depth: int) -> int:
 
 def _conv(channels: int, out: int, size: int, stride: int = 1) -> nn.Conv2d:
     conv = nn.Conv2d(channels, out, size, stride, size // 2, bias=False)
-    # He et al. 2015 (arXiv:1502.01852), by what goes out of a convolution, as both papers' authors initialize theirs
+    # He et al. 2015 (arXiv:1502.01852), by the fan-out of a convolution, as the authors of both papers do
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv

@@ -1,4 +1,4 @@
-"""Paired differences of arms by seed, and their intervals."""
+"""Differences of arms, paired by seed, and their intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Lines = Sequence[Mapping[str, str]]
 
 
 def lines_of(table: Path) -> list[dict[str, str]]:
-    """The lines of a CSV file; none where there is no file."""
+    """The lines of a CSV file; empty if it does not exist."""
     if not table.exists():
         return []
     with table.open(newline="", encoding="utf-8") as file:
@@ -25,7 +25,7 @@ def lines_of(table: Path) -> list[dict[str, str]]:
 
 
 def paired(claim: Claim, results: Mapping[str, Lines], measure: str) -> NDArray[np.float64]:
-    """First less second, of each seed that has both."""
+    """First minus second, for each seed that has both."""
     first, second = (
         {line["seed"]: float(line[measure]) for line in results[group] if line["arm"] == arm}
         for group, arm in (claim.first, claim.second)
@@ -35,6 +35,6 @@ def paired(claim: Claim, results: Mapping[str, Lines], measure: str) -> NDArray[
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """Of the mean, by Student's t."""
+    """The interval of the mean, by Student's t."""
     half = stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences)
     return float(differences.mean() - half), float(differences.mean() + half)

@@ -1,6 +1,6 @@
-"""Parameters of the paper's networks (Furlanello et al. 2018, tables 1, 4 and 5) beside those of model.py.
+"""The parameter counts of the paper's networks (Furlanello et al. 2018, tables 1, 4 and 5) and of those in model.py.
 
-Run it as `python examples/born_again/parameters.py`; tests/test_examples_born_again.py holds it to what it says.
+Run `python examples/born_again/parameters.py`; tests/test_examples_born_again.py checks its output.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Row:
     """One figure of the paper.
 
     Attributes:
-        paper: millions, as it is printed: the digits say how far it is rounded.
+        paper: millions, as printed: the digits show how it is rounded.
         learned: whether only what the student learns is counted, without the layers it shares with its teacher.
-        remark: why ours is another.
+        remark: why our count differs.
     """
 
     table: int
@@ -36,7 +36,7 @@ class Row:
     remark: str = ""
 
     def count(self) -> float:
-        """Millions of parameters here; on the meta device, where the largest costs no memory."""
+        """Our count in millions; on the meta device, where even the largest network needs no memory."""
         with torch.device("meta"):
             network = self.factory(**self.arguments, classes=self.classes)
         parts = network.named_children()
@@ -44,11 +44,11 @@ class Row:
         return sum(p.numel() for part in counted for p in part.parameters()) / 1e6
 
     def difference(self) -> float:
-        """Relative."""
+        """The relative difference from the paper."""
         return self.count() / float(self.paper) - 1
 
     def agrees(self) -> bool:
-        """Whether ours, rounded or cut to the digits printed, is what is printed: the paper does both."""
+        """Whether our count, rounded or cut to the digits printed, is the printed one: the paper does both."""
         unit = 10.0 ** -len(self.paper.partition(".")[2])
         return -unit / 2 <= self.count() - float(self.paper) < unit
 

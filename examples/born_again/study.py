@@ -1,9 +1,9 @@
 """Born-Again Networks on CIFAR-10, five seeds: python examples/born_again/study.py ../shared --work DIR
 
-Trains and evaluates what arms.py plans: `--study brief`, as it is without it, `converged` or `few-views`. What an arm
-gave on the test rows with a seed becomes a line of results-GROUP.csv in the study's folder, and how its gradient split
-one of gradients-GROUP.csv; arms that have their line are passed over, so the study goes on anywhere. Groups may run in
-processes of their own at the same time. The exit status is 1 while lines are missing.
+Trains and evaluates the plan in arms.py: `--study brief` (the default), `converged` or `few-views`. The figures of an
+arm and seed on the test rows become a line of results-GROUP.csv in the study's folder, and the split of its gradient
+lines of gradients-GROUP.csv. Arms that have their line are skipped, so the study can continue anywhere. Groups can run
+in parallel processes. The exit status is 1 while lines are missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE)]
 from arms import GRADIENTS, STUDENT, STUDIES, Planned, Study  # noqa: E402
 from folders import prepare  # noqa: E402
 
-SEEDS = (0, 1, 2, 3, 4)  # of which each is a pair in every comparison
+SEEDS = (0, 1, 2, 3, 4)  # each is a pair in every comparison
 FIGURES = ("nll", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty")
 COLUMNS = (
     *("arm", "seed", "nll", "error", "brier", "ece", "total_uncertainty", "data_uncertainty", "model_uncertainty"),
@@ -52,7 +52,7 @@ def main() -> int:
         parser.error(f"{given.shared} has no data/cifar10.zip (ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg in it)")
     prepare(study, given.shared, given.work)
     missing = 0
-    for seed in given.seeds:  # outermost, so that a study cut short has whole pairs
+    for seed in given.seeds:  # the outer loop, so that an unfinished study has whole pairs
         for group in groups:
             plan = study.planned(group, seed, given.brief)
             if given.float32:
@@ -71,10 +71,10 @@ class _Seed:
         self.cached: set[tuple[str, ...]] = set()
 
     def run(self) -> int:
-        """Train, then evaluate, what has no line; how many arms still have none."""
+        """Train and evaluate the runs that have no line; returns how many arms still have none."""
         todo = [run for run in self.plan if not self._done(run)]
         needed = {run.name for run in todo}
-        for run in reversed(self.plan):  # whoever is needed stands before those that need it
+        for run in reversed(self.plan):  # a run follows those that it needs
             if run.name in needed:
                 needed |= set(run.needs)
         trained: list[str] = []
@@ -136,7 +136,7 @@ class _Seed:
         print({key: value for key, value in line.items() if key != "command"}, flush=True)
 
     def _train_error(self, run: Planned) -> float | None:
-        """Of the rows as they are, without augmentation."""
+        """The error on the training rows, without augmentation."""
         printed = self._edistill("evaluate", f"runs/{run.name}", "--split", "train", "--json", *run.settings)
         return None if printed is None else 1 - float(json.loads(printed)["models"][STUDENT]["accuracy"])
 
@@ -151,11 +151,11 @@ class _Seed:
         return _lines(self.work / "runs" / folder / "summary.csv")
 
     def _edistill(self, *arguments: str) -> str | None:
-        """Run `edistill` in the work folder; what it prints to stdout, or None where it refuses and says why."""
+        """Run `edistill` in the work folder; returns its stdout, or None if it refuses with a message."""
         print("$", _told(*arguments), flush=True)
         command = [sys.executable, "-m", "ensemble_distill", *arguments]
         done = subprocess.run(command, cwd=self.work, stdout=subprocess.PIPE, text=True)
-        if done.returncode == 2:  # a loss that is no number, say; the other arms go on
+        if done.returncode == 2:  # for example a loss that is not finite; the other arms continue
             return None
         done.check_returncode()
         return done.stdout
@@ -173,7 +173,7 @@ def _lines(table: Path) -> list[dict[str, str]]:
 
 
 def _append(table: Path, columns: Sequence[str], lines: Sequence[Line], *key: str) -> None:
-    """Lines take the place of those with the same key. The table is whole at any moment."""
+    """Add lines to a table, in place of those with the same key; the file is complete at any moment."""
     shown = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines]
     own = {tuple(str(line[name]) for name in key) for line in shown}
     kept = [line for line in _lines(table) if tuple(line[name] for name in key) not in own]

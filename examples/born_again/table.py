@@ -17,7 +17,7 @@ from claims import Claim, claims_of  # noqa: E402
 from pairs import LEVEL, SCALE, Lines, interval, lines_of, paired  # noqa: E402
 
 MEASURES = {"nll": "NLL", "error": "error, %"}
-Verdict = tuple[str, Claim, str, str]  # the table, what is compared, the measure, and what its interval says
+Verdict = tuple[str, Claim, str, str]  # the table, the claim, the measure, and what its interval shows
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def _print_arms(group: str, lines: Lines) -> None:
 
 
 def _print_claims(name: str, claims: Sequence[Claim], results: Mapping[str, Lines]) -> list[Verdict]:
-    """Paired differences by seed, and what they tell of each measure; nothing where no seed has a pair yet."""
+    """Print paired differences by seed and their verdict for each measure; nothing until some seed has a pair."""
     if not any(len(paired(claim, results, "nll")) for claim in claims):
         return []
     heads = " | ".join(f"{told} | verdict" for told in MEASURES.values())
@@ -80,7 +80,7 @@ def _print_claims(name: str, claims: Sequence[Claim], results: Mapping[str, Line
 
 
 def _print_orderings(verdicts: Sequence[Verdict]) -> None:
-    """Which of the paper's orderings held, and how many verdicts there would be if there were nothing to find."""
+    """Print which of the paper's orderings held, and how many verdicts chance alone would give."""
     for measure, told in MEASURES.items():
         found: dict[str, list[str]] = {"held": [], "the other way round": [], "cannot tell": []}
         for name, claim, of, verdict in verdicts:
@@ -98,7 +98,7 @@ def _print_orderings(verdicts: Sequence[Verdict]) -> None:
 
 
 def _print_gradients(gradients: Mapping[str, Lines]) -> None:
-    """The share of the gradient's squared norm that is dark knowledge, at three epochs."""
+    """Print the share of dark knowledge in the gradient's squared norm, at three epochs."""
     print("\n| dark knowledge, % of the gradient of KL(teacher ‖ student) | first epoch | middle | last |")
     print("|---|---:|---:|---:|")
     for family, lines in gradients.items():

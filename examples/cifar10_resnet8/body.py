@@ -1,4 +1,4 @@
-"""A member's body whose heads read every stage: what heads may read counts more than how they compute."""
+"""A member's body whose heads read every stage: what the heads can read matters more than how they compute."""
 
 import torch
 from teachers.model import ResNet8
@@ -7,10 +7,11 @@ from torch.nn import functional as F
 
 
 class Body(nn.Module):
-    """A ResNet-8 without its classifier: of each of its stages the mean over the picture.
+    """A ResNet-8 without its classifier, with the mean of each stage over the picture as features.
 
-    Of the last one the maximum and the means of its quarters too, and means and maxima of `tail` more channels, which
-    are small maps and so cost little. Features are normalized, since those of different stages differ in size.
+    The last stage also gives its maximum, the means of its quarters, and the mean and maximum of `tail` further
+    channels, which cost little on such small maps. Features are normalized, since those of different stages differ in
+    scale.
     """
 
     def __init__(self, width: int, tail: int) -> None:

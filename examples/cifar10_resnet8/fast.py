@@ -1,4 +1,4 @@
-"""The members as they are, in bfloat16: on a CPU that multiplies it they answer three times faster."""
+"""The members as they are, in bfloat16: three times faster on a CPU that multiplies it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Fast(nn.Module):
-    """A member, whose checkpoint knows nothing of this wrapper."""
+    """A member whose checkpoint is independent of this wrapper."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,5 +26,5 @@ class Fast(nn.Module):
 
 
 def make_fast() -> nn.Module:
-    """A ResNet-8, images (B, 3, 32, 32) to logits (B, 10)."""
+    """A ResNet-8 that maps images (B, 3, 32, 32) to logits (B, 10)."""
     return Fast()

@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def prepare(shared: Path, work: Path) -> None:
-    """A folder in which the four commands run: data, members, and the rows of each split."""
+    """Make a folder in which the four commands run: data, members, and the rows of each split."""
     unpack_cifar10(shared, work)
     copy_teachers(shared / "teachers" / "cifar10-resnet8", work)
     write_digits(work)

@@ -1,8 +1,9 @@
-"""The student of run.py, a patient and a wider one, several seeds: python examples/cifar10_resnet8/seeds.py ../shared
+"""The student of run.py, a longer trained and a wider one, several seeds: python examples/cifar10_resnet8/seeds.py
+../shared
 
-`--students w16-long --seeds 0` trains some of them. Each that is done is a line of seeds.csv beside this file, and is
-passed over then, so that the study goes on anywhere. Bodies are compiled (torch.compile), which takes a C++ compiler:
-on one core that multiplies bfloat16 an epoch of w16 takes 43 s then, in place of 71.
+`--students w16-long --seeds 0` trains some of them. Each finished one is a line of seeds.csv beside this file, and is
+then skipped, so that the study can continue anywhere. Bodies are compiled (torch.compile), which needs a C++ compiler:
+on one core that multiplies bfloat16, an epoch of w16 then takes 43 s instead of 71.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 def write_mnist(shared: Path, work: Path) -> None:
-    """`mnist.npz`: 2,000 test rows of MNIST as 32×32 gray pictures."""
+    """Write `mnist.npz`: 2,000 test rows of MNIST as 32×32 gray pictures."""
     with np.load(shared / "data" / "mnist.npz") as mnist:
         pictures = mnist["test_x"][:2000]
     enlarged = [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BILINEAR)) for p in pictures]
@@ -54,7 +55,7 @@ def write_mnist(shared: Path, work: Path) -> None:
 
 
 def trained(work: Path, student: str, seed: str) -> dict[str, Any]:
-    """What `evaluate` says on the test rows, the seconds of training, and the command that trained."""
+    """The figures of `evaluate` on the test rows, the seconds of training, and the training command."""
     name, (flags, more) = f"{student}-s{seed}", STUDENTS[student]
     everywhere = f"{UNSEEN} {more}".strip()
     command = f"train --method hydra --name {name} --seed {seed} --torchcompile inductor {flags} {everywhere}"
@@ -84,7 +85,7 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_table(student: str, lines: list[dict[str, str]]) -> None:
-    """Means ± standard deviations over seeds, a figure a line."""
+    """Print means ± standard deviations over seeds, a figure per line."""
     print(f"\n{student}, {len(lines)} of {len(SEEDS)} seeds")
     for key in lines[0] if lines else ():
         if key not in ("student", "seed", "seconds", "command"):

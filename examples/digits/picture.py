@@ -1,8 +1,8 @@
 """Each member and its head on three rows of the quickstart: python examples/digits/picture.py digits
 
-`digits` is the folder that `edistill quickstart digits` made. Writes `heads.png` beside this file. The rows are not
-picked by eye: by the ensemble's model uncertainty they are the median of the test rows, the highest of them, and the
-highest of the quarter-turned rows.
+`digits` is the folder made by `edistill quickstart digits`. Writes `heads.png` beside this file. The rows are not
+picked by eye: they are those with the median and the highest model uncertainty of the ensemble among the test rows, and
+with the highest among the quarter-turned rows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
 
 def members(folder: Path, pictures: Array) -> Array:
-    """Each member's probabilities, (B, M, K), of pictures (B, 8, 8) of 0 to 255."""
+    """Each member's probabilities (B, M, K) for pictures (B, 8, 8) with levels from 0 to 255."""
     make = runpy.run_path(str(folder / "model.py"))["make_teacher"]
     said = []
     for file in sorted((folder / "teachers").glob("*.safetensors")):
@@ -50,7 +50,7 @@ def members(folder: Path, pictures: Array) -> Array:
 
 
 def heads(folder: Path, pictures: Array) -> Array:
-    """Each head's probabilities, (B, M, K), by the exported student."""
+    """Each head's probabilities (B, M, K), from the exported student."""
     session = onnxruntime.InferenceSession(folder / "runs/hydra-s0/export/model.onnx")
     (logits,) = session.run(["head_logits"], {"pixel_values": _normalized(pictures)})
     exponentials: Array = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
@@ -62,7 +62,7 @@ def _normalized(pictures: Array) -> NDArray[np.float32]:
 
 
 def model_uncertainty(p: Array) -> Array:
-    """Entropy of the mean less the mean entropy, nats, (B,)."""
+    """Entropy of the mean minus the mean entropy, in nats, (B,)."""
     entropy = lambda q: -(q * np.log(q.clip(1e-12))).sum(-1)  # noqa: E731
     difference: Array = entropy(p.mean(1)) - entropy(p).mean(1)
     return difference

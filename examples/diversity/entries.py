@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """A training: flags of `edistill train` beside edistill.toml, and those that change the cache."""
+    """A training: flags of `edistill train` in addition to edistill.toml, and those that change the cache."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -15,15 +15,15 @@ class Entry:
 
     @property
     def architecture(self) -> str:
-        """What the student is, whatever it is trained on and for how long: entries that share it take as long a row."""
+        """The student's architecture, whatever its data and training; entries that share it have the same latency."""
         return " ".join(flag for flag in self.flags if flag.startswith("student."))
 
 
-SOLVED = ("--epochs", "0")  # what is solved for alone
+SOLVED = ("--epochs", "0")  # only the closed-form solution
 
 
 def _set(**values: str) -> tuple[str, ...]:
-    """`--set key=value` of each; two underscores are a dot, one is a dash."""
+    """`--set key=value` for each keyword; two underscores stand for a dot, one for a dash."""
     return tuple(part for k, v in values.items() for part in ("--set", f"{k.replace('__', '.').replace('_', '-')}={v}"))
 
 
@@ -37,7 +37,7 @@ def _members(count: int) -> str:
 
 
 def _stage(rank: int | None, last: str = "2", before: str = "1", percent: float | None = None) -> tuple[str, ...]:
-    """Heads that start from the members' own last stages, at a share of their parameters, behind adapters of that
+    """Heads that start from the members' own last stages, at `percent` of their parameters, behind adapters of this
     rank."""
     more = "".join(("" if rank is None else f",rank={rank}", "" if percent is None else f",compress={percent / 100:g}"))
     return _set(student__heads=f'{{last-stage="{last}",adapt-from="{before}"{more}}}', student__init=_members(1))
@@ -50,24 +50,24 @@ _TEN = (*_BODY, *_set(student__init=_members(10)))
 _32 = (*_BODY, *_stage(32), "--lr", "1e-3")
 
 MNIST = (
-    # where it began: one body, a Hinton phase, heads that part by training alone
+    # the starting point: one body, a Hinton phase, heads that diverge by training alone
     Entry("plain", (*_LAYER, *_FREE, *_PLAIN), _MIXED),
     Entry("plain-closed-form", (*_LAYER, *_set(student__heads="[100,100]"), *_PLAIN), _MIXED),
-    # bodies of ten members side by side, linear heads
+    # the bodies of ten members side by side, linear heads
     Entry("ten-bodies-solved", (*_TEN, *SOLVED), _MIXED),
     Entry("ten-bodies", (*_TEN, "--lr", "1e-3"), _MIXED),
-    # each head its member's own last stage, behind a bottleneck of so many channels that all of them read
+    # each head is its member's own last stage, behind a shared bottleneck of `rank` channels
     *(Entry(f"rank-{rank}-solved", (*_BODY, *_stage(rank), *SOLVED), _MIXED) for rank in (16, 32, 64, 96, 128)),
     # the limit: as large as the ensemble
     Entry("full-rank-solved", (*_BODY, *_stage(None), *SOLVED), _MIXED),
-    # the bottleneck after one member's own first layer, in place of the pixels
+    # the bottleneck follows one member's own first layer, instead of the pixels
     Entry("one-members-layer-solved", (*_BODY, *_stage(None, "3", "3"), *SOLVED), _MIXED),
-    # and those last stages compressed
+    # the same with compressed last stages
     *(
         Entry(f"rank-{rank}-stages-{percent}-solved", (*_BODY, *_stage(rank, percent=percent), *SOLVED), _MIXED)
         for rank, percent in ((80, 65), (80, 49), (80, 33), (96, 49), (128, 49))
     ),
-    # training on from there
+    # training from there
     Entry("rank-96", (*_BODY, *_stage(96), "--lr", "1e-4"), _MIXED),
     Entry("rank-80", (*_BODY, *_stage(80), "--lr", "1e-4"), _MIXED),
     Entry("rank-96-stages-49", (*_BODY, *_stage(96, percent=49), "--lr", "1e-4"), _MIXED),
@@ -98,13 +98,13 @@ _THREE = ("--epochs", "3", "--lr", "2e-4", "--channels-last")
 
 
 def _stages(bodies: int, rank: int | None) -> tuple[str, ...]:
-    """Heads with their members' own last stages, on the earlier stages of so many members side by side."""
+    """Heads with their members' own last stages, on the earlier stages of `bodies` members side by side."""
     limit = "" if rank is None else f",rank={rank}"
     return (*_bodies(bodies), *_set(student__heads=f'{{last-stage="stages.2"{limit}}}'))
 
 
 def _compressed(percent: float, count: int | None = None) -> tuple[str, ...]:
-    """So many members, or all, at a share of their parameters."""
+    """`count` members, or all, compressed to `percent` of their parameters."""
     init = '["member-*"]' if count is None else _members(count)
     return _set(student__init=init, student__compress=f"{percent / 100:g}")
 
@@ -118,22 +118,22 @@ CIFAR10 = (
         for bodies, rank in ((1, 96), (2, 96), (3, 96))
     ),
     Entry("stages-3-solved", (*_stages(3, None), *SOLVED), _CIFAR10),
-    # training on from there
+    # training from there
     Entry("stages-1-rank-96", (*_stages(1, 96), *_TWO), _CIFAR10),
     Entry("bodies-3", (*_bodies(3), *_TWO), _CIFAR10),
     Entry("stages-3-rank-96", (*_stages(3, 96), *_TWO), _CIFAR10),
     Entry("bodies-5", (*_bodies(5), *_TWO), _CIFAR10),
-    # where it began: one body from a member, a Hinton phase
+    # the starting point: one body from a member, a Hinton phase
     Entry("plain", (*_set(student__init="member-00", method__closed_form="false"), *_TWO), _CIFAR10),
-    # all ten members compressed, each head on its own
+    # all ten members compressed, each head on its own body
     Entry("compressed-34-solved", (*_compressed(34.4), *SOLVED), _CROPPED),
-    # training on from there
+    # training from there
     Entry("compressed-34", (*_compressed(34.4), *_ON), _CROPPED),
-    # on views that are moved to where members differ more
+    # with views moved to where members differ more
     Entry("compressed-34-ods", (*_compressed(34.4), *_ON), _views("crop-flip+ods")),
-    # with transfer rows: patches of photographs, of which members say other things
+    # with transfer rows: patches of photographs, on which members give other outputs
     Entry("compressed-345-photos", (*_compressed(34.5), *_THREE), _PHOTOS),
-    # seven members, compressed less, and heads on all of them
+    # seven members, compressed less, with heads on all of them
     Entry("compressed-42-seven", (*_compressed(42, 7), *_ON), _CROPPED),
 )
 

@@ -1,4 +1,4 @@
-"""The folders that the study works in: members, data, and rows to choose on, to calibrate on, and to report on."""
+"""The folders of the study: members, data, and the rows for choices, calibration and reports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 OOD_ROWS = 2000
 TRANSFER_ROWS = 5000
-CIFAR10_TRAIN_ROWS = 20_000  # of the 45,000 that the members were trained on
+CIFAR10_TRAIN_ROWS = 20_000  # of the 45,000 training rows of the members
 
 
 def prepare_mnist(shared: Path, work: Path) -> None:
-    """The 50 MLPs of examples/mnist; two random halves of the 10,000 rows that none of them was trained on."""
+    """The 50 MLPs of examples/mnist, and two random halves of the 10,000 rows that no member was trained on."""
     shutil.copy(Path(__file__).parents[1] / "mnist" / "model.py", work / "model.py")
     if not (work / "mnist.npz").exists():
         shutil.copy(shared / "data" / "mnist.npz", work / "mnist.npz")
@@ -31,7 +31,8 @@ def prepare_mnist(shared: Path, work: Path) -> None:
 
 
 def prepare_cifar10(shared: Path, work: Path) -> None:
-    """The ten ResNet-8; two halves of the 5,000 rows that none of them was trained on; transfer rows of photographs."""
+    """The ten ResNet-8, two halves of the 5,000 rows that no member was trained on, and transfer rows from
+    photographs."""
     unpack_cifar10(shared, work)
     copy_teachers(shared / "teachers" / "cifar10-resnet8", work)
     write_digits(work)
@@ -53,13 +54,13 @@ def prepare_cifar10(shared: Path, work: Path) -> None:
 
 
 def _write_gray(path: Path, x: np.ndarray) -> None:
-    """Gray pictures (N, H, W) as 32 x 32 ones of three channels."""
+    """Write gray pictures (N, H, W) as 32 × 32 pictures of three channels."""
     enlarged = [np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BILINEAR)) for one in x]
     np.savez_compressed(path, x=np.repeat(np.stack(enlarged)[..., None], 3, axis=-1))
 
 
 def _printed(text: str) -> np.ndarray:
-    """Scraps of a printed text, (OOD_ROWS, 32, 32): black on white and white on black, in several sizes."""
+    """Scraps of printed text, (OOD_ROWS, 32, 32): black on white and white on black, in several sizes."""
     random = np.random.Generator(np.random.PCG64(0))
     words = text.split()
     scraps = []

@@ -1,7 +1,7 @@
 """Forms of calibration that depend on the input or on the head: python examples/diversity/forms.py WORK RUN
 
-WORK is a folder of the study, RUN a run in it. Each form is fitted on its calibration rows and reported on its
-validation rows. All but the first are of this file alone: none of them has earned a place in `edistill calibrate`.
+WORK is a folder of the study, RUN a run in it. Each form is fitted on the calibration rows and reported on the
+validation rows. All but the first exist only in this file: none of them earned a place in `edistill calibrate`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ensemble_distill.workspace.workspace import Workspace
 
 ANCHORED = 3
 FIGURES = ("diversity_explained", *(f"model_uncertainty_{name}" for name in ("l1", "ratio", "spearman")))
-Spread = Callable[[Categorical], Tensor | float]  # a factor on the deviations: (B, 1, 1), (1, M, 1) or one for all
+Spread = Callable[[Categorical], Tensor | float]  # a factor on the deviations: (B, 1, 1), (1, M, 1) or one number
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _said(settings: Settings, run: Run, split: str) -> tuple[Categorical, Categorical]:
-    """What ensemble and student say of a split."""
+    """The predictive distributions of ensemble and student on a split."""
     given = open_for_evaluation(Workspace(settings, trust=True), run)
     ensemble, students = Ensemble(given, run), Students(given, [run], calibrated=False)
     source = open_for([run], given.splits, split)
@@ -80,7 +80,7 @@ def _relative(said: Categorical, mean: float) -> Tensor:
 
 
 def _spread(said: Categorical, form: Spread) -> Categorical:
-    """Deviations times the factors, anchored to the mean as `Categorical.calibrated` does for one factor."""
+    """Scale the deviations, anchored to the mean as `Categorical.calibrated` does for one factor."""
     factors = form(said)
     log_probs = said.log_probs()
     center = log_probs.mean(1, keepdim=True)
@@ -92,7 +92,7 @@ def _spread(said: Categorical, form: Spread) -> Categorical:
 
 
 def _per_head(theirs: Categorical, mine: Categorical) -> Tensor:
-    """(1, M, 1): factors at which every head deviates as much as its member."""
+    """Factors (1, M, 1) at which every head deviates as much as its member."""
 
     def size(said: Categorical) -> Tensor:
         return (said.means() - said.means().mean(1, keepdim=True)).square().sum((0, 2))

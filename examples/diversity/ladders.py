@@ -1,7 +1,8 @@
-"""What k members get, the ladder that worth is read from: python examples/diversity/ladders.py cifar10 ../shared
+"""What k members achieve, the ladder that worth is read from: python examples/diversity/ladders.py cifar10 ../shared
 
-It asks the members about the validation and the test rows, and writes SET/ladder.csv: for each k the NLL of k members,
-and the l1 of their model uncertainty once its mean is the ensemble's, as means over all choices of k, or 60 drawn ones.
+Runs the members on the validation and test rows, and writes SET/ladder.csv: for each k, the NLL of k members, and the
+l1 error of their model uncertainty scaled to the ensemble's mean, averaged over all choices of k members, or 60 random
+ones.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def ladder(p: NDArray[np.float64], y: NDArray[np.int64]) -> list[tuple[float, float]]:
-    """NLL and scaled l1 for k = 1 … M, of probabilities (N, M, K)."""
+    """NLL and scaled l1 error for k = 1 … M, from probabilities (N, M, K)."""
     members, wanted, found = p.shape[1], _model_uncertainty(p), []
     for k in range(1, members + 1):
         parts = [p[:, list(some)] for some in _choices(members, k)]

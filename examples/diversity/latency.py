@@ -1,8 +1,8 @@
 """Latency of exported students, one row, one thread, in onnxruntime: python examples/diversity/latency.py mnist
 
-Of every entry that study.py left a run of (seed 0, as trained), as a share of the ensemble's as one graph, to
-SET/latency.csv. MNIST's 50 members are one graph of batched layers, which is faster than one after the other. Leave the
-machine alone meanwhile: beside other work the ratios are others.
+Measures every entry that study.py left a run of (seed 0, as trained), as a share of the ensemble's latency as one
+graph, and writes SET/latency.csv. MNIST's 50 members are one graph of batched layers, which is faster than running them
+in sequence. Leave the machine otherwise idle, since other work changes the ratios.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = ("architecture", "entry", "latency", "least", "most", "milliseconds", 
 
 
 class Batched(nn.Module):
-    """The MLPs of examples/mnist side by side: images (B, 1, 28, 28) to their mean probabilities (B, 10)."""
+    """The MLPs of examples/mnist side by side, mapping images (B, 1, 28, 28) to their mean probabilities (B, 10)."""
 
     def __init__(self, members: list[dict[str, Tensor]]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Batched(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """The mean of members' probabilities."""
+    """The mean of the members' probabilities."""
 
     def __init__(self, members: list[nn.Module]) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _teachers(folder: Path, name: str) -> tuple[tuple[int, ...], nn.Module, nn.Module]:
-    """One row's shape, the ensemble and its first member."""
+    """The shape of one row, the ensemble and its first member."""
     states = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
     where = folder if name == "cifar10" else folder.parent
     sys.path.insert(0, str(where))
@@ -108,7 +108,7 @@ def _teachers(folder: Path, name: str) -> tuple[tuple[int, ...], nn.Module, nn.M
 
 
 def _exported(folder: Path, run: str) -> onnxruntime.InferenceSession:
-    """As trained; a calibration is put back."""
+    """A session of the run exported as trained; its calibration is set aside meanwhile."""
     calibration, aside = folder / "runs" / run / "calibration.json", folder / "runs" / run / "calibration.aside"
     if calibration.exists():
         calibration.rename(aside)
@@ -140,7 +140,7 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
 def _compare(
     name: str, one: onnxruntime.InferenceSession, other_name: str, other: onnxruntime.InferenceSession
 ) -> dict[str, str]:
-    """Medians of alternating calls, in several rounds; of the ratio the median round, and the least and the most."""
+    """Medians of alternating calls, in several rounds; of the ratio the median round, and the lowest and highest."""
     rounds = []
     for _ in range(ROUNDS):
         times: tuple[list[float], list[float]] = ([], [])

@@ -50,7 +50,7 @@ def main(name: str) -> None:
 
 
 def _front(points: list[tuple[float, float]]) -> list[int]:
-    """Indices of the points with which no other is both cheaper and better."""
+    """Indices of the points that no other point dominates in both cost and gain."""
     return [
         i for i, (x, y) in enumerate(points) if not any((a <= x and b >= y) and (a < x or b > y) for a, b in points)
     ]

@@ -1,6 +1,6 @@
 """Patches of the two photographs that come with scikit-learn: python examples/diversity/photos.py 8 500 photos.npz
 
-Writes that many gray ones of 8 x 8 pixels, to be transfer rows.
+Writes that many gray patches of 8 × 8 pixels, for use as transfer rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 
 
 def patches(size: int, count: int) -> np.ndarray:
-    """Gray patches of half the photographs' resolution, at random places: (count, size, size)."""
+    """Gray patches at random positions of the photographs at half resolution, (count, size, size)."""
     random = np.random.Generator(np.random.PCG64(0))
     photos = [np.asarray(Image.fromarray(photo).convert("L").reduce(2)) for photo in load_sample_images().images]
     corners = random.random((count, 2))

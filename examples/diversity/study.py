@@ -1,8 +1,8 @@
 """How to keep the diversity, one idea at a time: python examples/diversity/study.py mnist ../shared
 
-Entries are in entries.py. Each is trained and evaluated on validation rows, and what it gave becomes a line of
-SET/search.csv; entries that have their line are passed over, so the study goes on anywhere, unless `--again` is given.
-`--final` trains the chosen ones with three seeds, calibrates them, and evaluates them on the test rows: SET/final.csv.
+Trains each entry of entries.py, evaluates it on the validation rows, and adds its figures as a line to SET/search.csv.
+Entries that have their line are skipped, so that the study can continue anywhere, unless `--again` is given. `--final`
+trains the chosen entries with three seeds, calibrates them, and evaluates them on the test rows: SET/final.csv.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _forget(table: Path, work: Path, entry: str) -> None:
-    """The lines and the runs of an entry."""
+    """Remove the lines and the runs of an entry."""
     _save(table, [line for line in _lines(table) if line["entry"] != entry])
     for run in (work / "runs").glob(f"{entry}-s[0-9]"):
         shutil.rmtree(run)
@@ -152,7 +152,7 @@ def _quoted(flag: str) -> str:
 
 
 def _edistill(work: Path, *arguments: str) -> str:
-    """Run `edistill` in `work`; what it prints to stdout."""
+    """Run `edistill` in `work`; returns its stdout."""
     print("$ edistill", " ".join(_quoted(argument) for argument in arguments), flush=True)
     command = [sys.executable, "-m", "ensemble_distill", *arguments]
     return subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -31,7 +31,7 @@ COLUMNS = {
 }
 IN_MEMBERS = ("worth_prediction", "worth_uncertainty", "cost")
 COSTS = ("parameters", "macs", "latency")
-SCALED = 0.01  # how far from 1 the ratio of the mean model uncertainties may be
+SCALED = 0.01  # allowed distance from 1 of the ratio of the mean model uncertainties
 
 
 def main(name: str) -> None:
@@ -51,8 +51,10 @@ def main(name: str) -> None:
 
 
 def lines(name: str, table: str) -> list[dict[str, str]]:
-    """A table of a set, in the order of the entries, each line with the latency of its architecture, empty where that
-    was not measured, and with what it is worth and costs, in members."""
+    """The lines of a set's table in the order of the entries, with latency, worth and cost.
+
+    The latency is that of the entry's architecture, "" if it was not measured; worth and cost are in members.
+    """
     measured = {line["architecture"]: line["latency"] for line in _read(HERE / name / "latency.csv")}
     entries = {entry.name: entry for entry in SEARCH[name]}
     found = [
@@ -67,8 +69,11 @@ def lines(name: str, table: str) -> list[dict[str, str]]:
 
 
 def _in_members(line: dict[str, str], ladder: list[dict[str, str]]) -> dict[str, str]:
-    """What a line is worth and costs. Only where its mean model uncertainty is the ensemble's, as calibration makes it,
-    is its l1 the one that the ladder is of."""
+    """The worth and cost of a line, in members.
+
+    Worth in uncertainty exists only where the mean model uncertainty equals the ensemble's, as after calibration, since
+    the ladder's l1 is scaled that way.
+    """
     if not ladder:
         return dict.fromkeys(IN_MEMBERS, "")
     nll, l1 = ([float(step[key]) for step in ladder] for key in ("nll", "model_uncertainty_l1"))
@@ -97,7 +102,7 @@ def _number(lines: list[dict[str, str]], key: str) -> str:
 
 
 def _aurocs(lines: list[dict[str, str]]) -> str:
-    """Each set's difference, as a mean over seeds."""
+    """The difference of each set, as a mean over seeds."""
     pairs = [line["auroc_differences"].split() for line in lines]
     named = {pair[at]: at for pair in pairs for at in range(0, len(pair), 2)}
     return ", ".join(f"{name} {np.mean([float(pair[at + 1]) for pair in pairs]):+.4f}" for name, at in named.items())
