@@ -1,8 +1,8 @@
 """edistill: distill an ensemble into one student that keeps every member's prediction.
 
-The command line is `edistill`. Each command is also a function here, which takes what `load_settings` reads and returns
-a typed result; `load_student` rebuilds a trained student, and `Method` and `Stage` are what a method of one's own is
-made of.
+The command line is `edistill`. Most commands are also functions here, which take the settings that `load_settings`
+reads and return typed results. `load_student` rebuilds a trained student, and a custom method is made of `Method` and
+`Stage`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is asked for: the command line starts without torch."""
+    """Import a public name when it is first asked for, so that the command line starts without torch."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -6,7 +6,7 @@ from ensemble_distill.cli import interrupts
 
 
 def main() -> None:
-    """The command line, whose first second is spent on imports: Ctrl-C is one line there too."""
+    """Run the command line; Ctrl-C prints one line, even in the first second, which goes to imports."""
     interrupts.install()
     try:
         from ensemble_distill.cli import app

@@ -1,11 +1,11 @@
-"""The one error a user is meant to read, and what it quotes of others."""
+"""The error that a user is meant to read, and helpers for its messages."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-# where a sentence begins that says what to do; a message has what is wrong before it
+# the start of the first sentence that says what to do; the sentences before it say what is wrong
 REMEDY = re.compile(
     r"(?<=[.?!]) (?=(Add|Ask|Begin|Build|Call|Check|Choose|Close|Convert|Copy|Count|Cut|Declare|Delete|Derive|Did|Draw|"
     "Drop|Either|End|Evaluate|Export|Fetch|Fill|Fit|Fix|Give|Import|Install|Keep|Leave|List|Look|Lower|Make|Merge|Move|"
@@ -22,25 +22,25 @@ class EdistillError(Exception):
 
 
 def parted(message: str) -> tuple[str, str]:
-    """What is wrong, and what to do: from the first sentence on that tells somebody to do something; "" for nothing."""
+    """Split a message into what is wrong and what to do; the second part is "" if no sentence says what to do."""
     found = REMEDY.search(message)
     return (message, "") if found is None else (message[: found.start()], message[found.end() :])
 
 
 class CacheError(EdistillError):
-    """A cache that is not what is asked for, and that edistill cache-logits mends.
+    """The cache is not the one asked for, and edistill cache-logits fixes that.
 
-    A chain, whose caches are its own, has another remedy.
+    Caches of a chain's own have another remedy.
     """
 
 
 def first_line(error: object) -> str:
-    """What an error says in its first line, without the stop; the name of its class where it says nothing."""
+    """The first line of an error's message without its final stop; the name of its class if there is no message."""
     return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
 
 
 def quoted(error: BaseException) -> str:
-    """The same behind the name of its class: `ValueError: not enough values to unpack`."""
+    """The first line of an error after the name of its class: `ValueError: not enough values to unpack`."""
     kind, said = type(error).__name__, first_line(error)
     return said if said == kind else f"{kind}: {said}"
 
@@ -52,15 +52,15 @@ def first_few(items: Sequence[str], count: int = 3) -> str:
 
 
 def meant(name: str, known: Sequence[str], otherwise: str) -> str:
-    """A remedy for a name that is unknown: the nearest that there is, or else that sentence."""
+    """A remedy for an unknown name: a question with the nearest known name, or the sentence `otherwise`."""
     close = nearest(name, known)
     return f"Did you mean {close[0]}?" if close else otherwise
 
 
 def nearest(name: str, known: Sequence[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """What an unknown name may have meant: of those that are known the most alike, if any is alike at all."""
+    """The known names that an unknown one may have meant, most alike first; empty if none is alike."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=len(known) or 1, cutoff=cutoff)
     likeness = {one: difflib.SequenceMatcher(None, one, name).ratio() for one in close}
-    return sorted(close, key=lambda one: (-likeness[one], known.index(one)))[:count]  # the first of equals
+    return sorted(close, key=lambda one: (-likeness[one], known.index(one)))[:count]  # ties in the order of `known`

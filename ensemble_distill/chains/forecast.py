@@ -1,4 +1,4 @@
-"""How long a chain will take and what it will fill, before its first step and after each generation."""
+"""How long a chain will take and how much disk it will fill, told before its first step and after each generation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ensemble_distill.training.report import TrainReport
 
 
 class Forecast:
-    """Told from a few steps at first, then from the generations that are done.
+    """Forecasts a chain from a few steps at first, then from the generations that are done.
 
     Args:
-        folder: the chain's.
-        left: how many generations are not finished.
+        folder: the chain's folder.
+        left: number of generations that are not finished.
+        progress: receives the forecasts.
     """
 
     def __init__(self, folder: Path, left: int, progress: Progress) -> None:
@@ -31,12 +32,11 @@ class Forecast:
         self._seconds: list[float] = []  # of the generations that this call trained from their first step
 
     def say(self, settings: Settings, training: Training) -> None:
-        """Say, before the first step, how long all of it will take and what it will fill; warn where the disk is too
-        small.
+        """Tell, before the first step, the time and disk space of all generations; warn if the disk is too small.
 
         Args:
-            settings: of the first unfinished generation, which the others are like.
-            training: that generation's.
+            settings: of the first unfinished generation; the others are alike.
+            training: the training of that generation.
         """
         if self._said:
             return
@@ -70,12 +70,12 @@ class Forecast:
             )
 
     def done(self, report: TrainReport) -> None:
-        """Say how long the rest will take, after a generation."""
+        """Tell how long the rest will take, after a generation."""
         if not report.fresh:
             return
         self._done += 1
         left = self.left - self._done
-        if report.resumed_at:  # it says nothing of a whole one
+        if report.resumed_at:  # its time is not that of a whole generation
             return
         self._seconds.append(report.seconds)
         if left:

@@ -45,25 +45,27 @@ class ChainReport:
     folder: Path
     method: str
     generations: tuple[TrainReport, ...]
-    fresh: bool  # False: it was up to date
+    fresh: bool  # False if the chain was up to date already
     seconds: float
 
 
 def train_chain(
     settings: Settings, *, overwrite: bool = False, trust: bool = False, progress: Progress | None = None
 ) -> ChainReport:
-    """Train `train.generations` students, each from the one before, the first from the cached members.
+    """Train `train.generations` students: the first from the cached members, each later one from the one before.
 
-    An interrupted chain goes on at the generation and step where it was; a finished one is left as it is, and grows
-    when more generations are asked for.
+    An interrupted chain resumes at its generation and step. A finished chain is left as it is, and grows if more
+    generations are asked for.
 
     Args:
-        overwrite: replace the chain that is there, once the first generation of the new one has a checkpoint.
+        settings: the chain's settings.
+        overwrite: replace an existing chain once the first generation of the new one has a checkpoint.
         trust: load pickled checkpoints that name arbitrary globals.
+        progress: receives progress, notes and warnings.
 
     Raises:
-        EdistillError: as `train` does; the method's students cannot follow each other; a generation is not the one
-            that the next has learned from.
+        EdistillError: as `train` does; the method or the student's start do not suit a chain; or a generation is not
+            the one that the next has learned from.
     """
     with opened(settings.train.peer_timeout):
         return _train_chain(settings, overwrite, trust, progress or Silent())
@@ -77,7 +79,7 @@ def _train_chain(settings: Settings, overwrite: bool, trust: bool, progress: Pro
     _refuse_foreign(folder)
     complete = not overwrite and len(finished_generations(folder)) >= count
     ranks.wait()  # until all have read what is there
-    # one that is up to date may stand where none may write
+    # an up-to-date chain may be in a read-only folder
     with one_writer(folder) if ranks.is_first() and not complete else nullcontext():
         if not overwrite:
             refuse_other_settings(folder, settings, free=("train.generations",))
@@ -96,7 +98,7 @@ def _train_chain(settings: Settings, overwrite: bool, trust: bool, progress: Pro
 
 
 def _settled(workspace: Workspace, overwrite: bool) -> Settings:
-    """The settings as the chain records them, known to be those of a chain. Raises EdistillError where they are not."""
+    """The settings as the chain records them; raises EdistillError if they do not suit a chain."""
     refuse_differing_settings(workspace, "train", overwrite)
     see_cache(workspace.cache_folder)
     _refuse_unfit(workspace)
@@ -105,7 +107,14 @@ def _settled(workspace: Workspace, overwrite: bool) -> Settings:
 
 @dataclass(frozen=True)
 class _Generation:
-    """Which generation is to be trained; `finished` is whether it is there already."""
+    """A generation to train.
+
+    Attributes:
+        number: its position in the chain, from 1.
+        finished: whether it is trained already.
+        overwrite: whether it replaces an existing one.
+        trust: load pickled checkpoints that name arbitrary globals.
+    """
 
     number: int
     finished: bool
@@ -116,11 +125,11 @@ class _Generation:
 def _train_generation(
     settings: Settings, folder: Path, one: _Generation, forecast: Forecast, progress: Progress
 ) -> TrainReport:
-    """Ask the generation before, from the second on, and train this one from what it says."""
+    """Train a generation; from the second on, first cache the answers of the one before."""
     first, own = one.number == 1, generation_settings(settings, folder, one.number)
     refuse_outside(folder, run_folder(own) / ARGS)
     if not first:
-        see_as_first(_run_files(folder, one.number - 1))  # which may have been written just now
+        see_as_first(_run_files(folder, one.number - 1))  # they may have been written just now
         refuse_outside(folder, Path(own.output.cache) / MANIFEST)
         _refuse_changed_predecessor(folder, one.number)
         if not one.finished:
@@ -132,7 +141,7 @@ def _train_generation(
             begin=partial(forecast.say, own),
             claim=partial(_claim, folder, settings, one.overwrite) if first else lambda: None,
         )
-    if not one.finished and ranks.is_first():  # a chain that grows has more generations than it was begun with
+    if not one.finished and ranks.is_first():  # a chain that grew has a new number of generations
         write_args(folder, settings)
     return report
 
@@ -143,7 +152,7 @@ def _refuse_unfit(workspace: Workspace) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise EdistillError when `folder` holds things that are not a chain's, or lies in such."""
+    """Raise EdistillError if `folder` is a run or a cache, holds other things, or would be deleted with either."""
     if (folder / CONFIG).is_file() or (folder / MANIFEST).is_file():
         what = "a run without generations" if (folder / CONFIG).is_file() else "a cache"
         raise EdistillError(f"{folder} is {what}, and a chain needs a folder of its own. Choose another --name.")
@@ -161,7 +170,7 @@ def _refuse_changed_predecessor(folder: Path, generation: int) -> None:
 
 
 def _refuse_other_rows(settings: Settings, first: Run) -> None:
-    """Raise EdistillError when the chain's first generation was trained on other data than there is now."""
+    """Raise EdistillError if the chain's first generation was trained on other data than there is now."""
     workspace = Workspace(settings)
     for name, digest in first.provenance.trained_on.items():
         found = workspace.source(name).digest
@@ -173,13 +182,18 @@ def _refuse_other_rows(settings: Settings, first: Run) -> None:
 
 
 def _cache(settings: Settings, pictures: Path, trust: bool, progress: Progress) -> None:
-    """Ask the generation before about all rows but OOD ones, of which those of any split may name the classes.
+    """Cache the answers of the generation before to the rows of all splits but OOD ones.
+
+    The other splits are all needed, since any of them may name the classes.
 
     Args:
-        pictures: the ensemble's cache, whose decoded pictures are those of every generation.
+        settings: of the generation that learns from these answers.
+        pictures: the ensemble's cache, whose decoded pictures all generations share.
+        trust: load pickled checkpoints that name arbitrary globals.
+        progress: receives progress, notes and warnings.
 
     Raises:
-        EdistillError: it is not the one that was asked at first, or the data or the views are not those.
+        EdistillError: the generation before is not the one whose answers the cache has, or data or views have changed.
     """
     cache, before = Path(settings.output.cache), Run.open(Path(settings.teachers.path))
     with _remedies(settings, its_own=True):
@@ -197,8 +211,11 @@ def _cache(settings: Settings, pictures: Path, trust: bool, progress: Progress) 
 
 
 def _only(members: Sequence[Member], cache: Path, before: Path) -> Sequence[Member]:
-    """The member of a generation's cache. Raises EdistillError where others are in it, as with versions before 0.3 and
-    `teachers.hub`."""
+    """The only member of a generation's cache.
+
+    Raises:
+        EdistillError: there are others, as in caches that versions before 0.3 made with `teachers.hub`.
+    """
     if len(members) != 1:
         names = " and ".join(member.name for member in members)
         raise EdistillError(
@@ -210,7 +227,7 @@ def _only(members: Sequence[Member], cache: Path, before: Path) -> Sequence[Memb
 
 @contextmanager
 def _remedies(settings: Settings, its_own: bool) -> Iterator[None]:
-    """Send nobody who has trouble with one of the chain's own caches to cache-logits, which makes the ensemble's."""
+    """Add the right remedy to errors of the chain's own caches: cache-logits would make the ensemble's cache."""
     try:
         yield
     except CacheError as error:
@@ -221,12 +238,12 @@ def _remedies(settings: Settings, its_own: bool) -> Iterator[None]:
 
 
 def _run_files(folder: Path, generation: int) -> list[Path]:
-    """By which a generation is known, and learned from."""
+    """The files that identify a generation and that the next one learns from."""
     return [folder / generation_name(generation) / name for name in (ARGS, CONFIG, WEIGHTS)]
 
 
 def _claim(folder: Path, settings: Settings, overwrite: bool) -> None:
-    """Make the folder the chain's own, when its first generation makes its one so."""
+    """Make the folder the chain's own; called when the first generation does so with its folder."""
     if overwrite:  # all of the old chain goes before the new one's settings are written
         clear_folder(folder / generation_name(1), RUN_FILES, last=ARGS)
         later = [path.name for path in folder.glob(generation_name("*")) if path.name != generation_name(1)]
@@ -235,7 +252,7 @@ def _claim(folder: Path, settings: Settings, overwrite: bool) -> None:
 
 
 class _Titled:
-    """Progress whose tasks begin with which generation they are of."""
+    """Progress whose tasks begin with the title of their generation."""
 
     def __init__(self, progress: Progress, title: str) -> None:
         self.progress, self.title = progress, title

@@ -1,4 +1,4 @@
-"""What the settings of a chain say of each of its generations."""
+"""Derive the settings of each generation from those of its chain."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ensemble_distill.runs.folder import CACHES, generation_name
 from ensemble_distill.runtime.keys import uniforms
 from ensemble_distill.settings import Settings, TeacherSettings
 
-# what a later generation's file still says of the ensemble: a run, which knows what it returns, is not asked by these
+# keys of the ensemble that stay in later generations' settings: they do not apply to a run, which knows its output
 OF_THE_ENSEMBLE = frozenset({"output", "standardized", "variance", "inputs"})
 
 
 def generation_settings(settings: Settings, folder: Path, generation: int) -> Settings:
-    """The settings of one generation, a run by itself: its own seed, and from the second on the generation before as
-    its teacher.
+    """The settings of one generation as a run of its own.
 
-    A start of the body from a member, compressed or not, is the first one's alone: the later ones begin at random, as
-    in the paper.
+    It has its own seed and, from the second generation on, the generation before as its teacher. Only the first may
+    start its body from a member, compressed or not: later ones start at random, as in Born-Again Neural Networks
+    (Furlanello et al. 2018).
     """
     seed = int(uniforms(1, "generation", settings.train.seed, generation)[0] * 2**31)
     train = {"generations": None, "seed": seed}
@@ -37,7 +37,7 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
 
 
 def _of_one_run() -> dict[str, object]:
-    """`[teachers]` without what chooses, builds or weighs the members of the ensemble: the default of each such key."""
+    """The defaults of all `[teachers]` keys that choose, build or weigh the members of the ensemble."""
     fields = TeacherSettings.model_fields
     return {name: fields[name].get_default(call_default_factory=True) for name in fields if name not in OF_THE_ENSEMBLE}
 

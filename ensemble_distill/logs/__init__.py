@@ -1,6 +1,7 @@
-"""Where the figures of a training go while it runs, a place a file; a file's name is what `--log` calls it.
+"""Logs that receive the figures of a training while it runs, one in each module; `--log` takes the module's name.
 
-A file defines `LOG`, a class that is made from a `LogPlace` and is a `Log`. Nothing is opened unless it is asked for.
+A module defines `LOG`, a class that is constructed from a `LogPlace` and implements `Log`. A log is opened only if it
+is requested.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ _LOGS = Registry(__name__, "LOG")
 
 @dataclass(frozen=True)
 class LogPlace:
-    """What a log is of.
+    """Where a log goes, and which run it is of.
 
     Attributes:
-        folder: what it writes below.
-        project, name: what to call it where runs stand together.
-        settings: that make the run what it is, by dotted key.
+        folder: the folder for its files.
+        project, name: names of the project and the run, for services that list many runs.
+        settings: the settings that define the run, by dotted key.
     """
 
     folder: Path
@@ -35,29 +36,31 @@ class LogPlace:
 
 
 class Log(Protocol):
-    """Receives the figures of a training, those of each step once, with steps that rise."""
+    """Receives the figures of a training: each step's once, in the order of the steps."""
 
     def begin(self, step: int) -> None:
-        """Open it for what comes after that step. A training that was killed may have said more: that is not to stand
-        there twice."""
+        """Open the log for figures after `step`.
+
+        A killed training may have logged later steps; these must not be in the log twice.
+        """
         ...
 
     def add(self, step: int, figures: Mapping[str, float]) -> None: ...
 
     def flush(self) -> None:
-        """Keep what was added: a checkpoint is to follow, after which it is not added again."""
+        """Store what was added: a checkpoint follows, and a training resumed from it does not add it again."""
         ...
 
     def close(self, finished: bool) -> None: ...
 
 
 def log_names() -> tuple[str, ...]:
-    """What `--log` knows, in alphabetical order."""
+    """The names that `--log` accepts, in alphabetical order."""
     return _LOGS.keys
 
 
 def refuse_unknown(names: Sequence[str]) -> None:
-    """Raise EdistillError where there is no log of a name."""
+    """Raise EdistillError for a name without a log."""
     for name in names:
         if name not in log_names():
             hint = meant(name, log_names(), f"Use one of {', '.join(log_names())}.")
@@ -65,10 +68,10 @@ def refuse_unknown(names: Sequence[str]) -> None:
 
 
 def open_logs(names: Sequence[str], place: LogPlace, progress: Progress) -> Logs:
-    """Logs by their names, of the first of several processes alone; nothing is written before they begin.
+    """Create logs by name, on the first of several processes only; nothing is written before they begin.
 
     Raises:
-        EdistillError: there is no log of a name, or what it needs is not installed.
+        EdistillError: a name has no log, or a package that the log needs is not installed.
     """
     refuse_unknown(names)
     logs = {name: _open(name, place) for name in names}
@@ -86,25 +89,29 @@ def _open(name: str, place: LogPlace) -> Log:
 
 
 class Logs:
-    """Several logs as one, which has what was said of a step in one piece.
+    """Several logs as one; it hands them each step's figures in one piece.
 
-    A log that fails at its beginning is refused; one that does so later is told of and left out, since a server that
+    A log that fails as it begins raises an error. One that fails later is dropped with a warning, since a server that
     does not answer is no reason to lose a training.
     """
 
     def __init__(self, logs: Mapping[str, Log] | None = None, progress: Progress | None = None) -> None:
         self._logs, self._progress = dict(logs or {}), progress or Silent()
         self._begun = False
-        self._said: dict[int, dict[str, float]] = {}  # of each step that was not handed on yet
+        self._said: dict[int, dict[str, float]] = {}  # by step, not handed on yet
 
     def begin(self, step: int) -> None:
-        """Once; what was added before is handed on. Raises EdistillError where a log cannot be opened."""
+        """Begin the logs, once; figures added before are handed on later.
+
+        Raises:
+            EdistillError: a log cannot be opened, and no figures were added before.
+        """
         if not self._begun:
             self._each(lambda log: log.begin(step), late=bool(self._said))
             self._begun = True
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Figures of a step; more may be said of the same step."""
+        """Add figures of a step; more of the same step may follow."""
         if self._logs:
             if self._begun and step not in self._said:
                 self._hand_on()
@@ -128,7 +135,7 @@ class Logs:
         for name, log in list(self._logs.items()):
             try:
                 act(log)
-            except Exception as error:  # of libraries of others, which reach for servers
+            except Exception as error:  # third-party libraries contact servers
                 told = f"--log {name} failed: {quoted(error)}."
                 if not late:
                     raise EdistillError(f"{told} Fix that, or go on without it: --set output.log=") from error

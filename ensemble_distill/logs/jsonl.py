@@ -1,4 +1,4 @@
-"""`--log jsonl`: RUN/logs/train.jsonl, a JSON document a line with its step; a figure that is not finite is null."""
+"""`--log jsonl`: RUN/logs/train.jsonl, a JSON document with its step on each line; figures not finite are null."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ NAME = "train.jsonl"
 
 
 class LOG:
-    """Lines are appended as they come, so that others can read along."""
+    """Appends each line as it comes, so that others can follow the file."""
 
     def __init__(self, place: LogPlace) -> None:
         self._folder, self._path = place.folder, place.folder / NAME
 
     def begin(self, step: int) -> None:
-        """Keep the lines up to that step; a last one that was torn by a crash goes with the later ones."""
+        """Keep the lines up to `step`, and drop later ones and a last line torn by a crash."""
         content = read_whole(self._path) if self._path.exists() else b""
         kept = b"".join(line for line in content.splitlines(keepends=True) if _is_up_to(line, step))
         write_whole(self._path, kept)
@@ -29,10 +29,10 @@ class LOG:
         append_line(self._path, line_of_json({"step": step, **told}), within=self._folder)
 
     def flush(self) -> None:
-        """Every line is in its file already."""
+        """Does nothing: every line is in the file already."""
 
     def close(self, finished: bool) -> None:
-        """Nothing is open."""
+        """Does nothing: no file is open."""
 
 
 def _is_up_to(line: bytes, step: int) -> bool:

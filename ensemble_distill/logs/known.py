@@ -1,4 +1,4 @@
-"""By what id a service knows a run, kept beside it, so that a resumed training is the same run there."""
+"""The id of a run at a service, kept beside its logs so that a resumed training continues the same run there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ensemble_distill.runtime.jsons import read_json, write_json
 
 
 def known_id(path: Path) -> str | None:
-    """None where it has none yet. Raises ValueError for a file that says something else."""
+    """The id in a file, None if there is no file yet; raises ValueError for a file without an id."""
     if not path.exists():
         return None
     found = read_json(path)

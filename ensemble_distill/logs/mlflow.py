@@ -1,4 +1,4 @@
-"""`--log mlflow`: a run of MLflow, which goes where that is set up to (MLFLOW_TRACKING_URI)."""
+"""`--log mlflow`: a run in MLflow, stored where MLflow is configured to (MLFLOW_TRACKING_URI)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from ensemble_distill.logs import LogPlace
 from ensemble_distill.logs.known import keep_id, known_id
 
-LONGEST = 500  # characters of a parameter, in any version
+LONGEST = 500  # characters of a parameter that every version accepts
 
 
 class LOG:
-    """What is logged cannot be taken back there: steps that it has are passed over."""
+    """Logs to MLflow, which cannot take back what was logged: steps that it already has are skipped."""
 
     def __init__(self, place: LogPlace) -> None:
         import mlflow
@@ -48,12 +48,12 @@ class LOG:
             self._client.log_batch(self._run, [of(_name(name), value, now, step) for name, value in figures.items()])
 
     def flush(self) -> None:
-        """Every call is answered before it returns."""
+        """Does nothing: each call returns once its data is stored."""
 
     def close(self, finished: bool) -> None:
         self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
 
 
 def _name(name: str) -> str:
-    """A name with what MLflow does not take in one replaced."""
+    """The name with each character that MLflow does not accept replaced by _."""
     return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)

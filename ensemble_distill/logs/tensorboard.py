@@ -12,7 +12,7 @@ NAME = "tensorboard"
 
 
 class LOG:
-    """What a killed training wrote after its last checkpoint is purged by the first event of the next file."""
+    """Writes event files; the first event of a new one purges what a killed training logged after its checkpoint."""
 
     def __init__(self, place: LogPlace) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -1,4 +1,4 @@
-"""`--log wandb`: a run of Weights & Biases, which goes where that is set up to (`wandb login`, WANDB_MODE=offline)."""
+"""`--log wandb`: a run in Weights & Biases, stored where it is configured to (`wandb login`, WANDB_MODE=offline)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ensemble_distill.runtime.files import make_folder
 
 
 class LOG:
-    """What is logged cannot be taken back there: steps that it has are passed over."""
+    """Logs to Weights & Biases, which cannot take back what was logged: steps that it already has are skipped."""
 
     def __init__(self, place: LogPlace) -> None:
         import wandb
@@ -42,7 +42,7 @@ class LOG:
             self._run.log(dict(figures), step=step)
 
     def flush(self) -> None:
-        """A process of its own writes."""
+        """Does nothing: wandb writes in its own process."""
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)

@@ -1,1 +1,1 @@
-"""An ensemble to begin with, since a fresh machine has none: its data, its members, and the folder they stand in."""
+"""An example ensemble for machines that have none yet: its data, its members and its folder."""

@@ -24,7 +24,7 @@ SPLITS = {"train": 1000, "validation": 200, "calibration": 197, "test": 400}  # 
 
 
 def make_ensemble(folder: Path, progress: Progress) -> None:
-    """Write `data/` and `teachers/` into a folder whose `model.py` is there."""
+    """Write `data/` and `teachers/` into a folder that has a `model.py`."""
     splits = _write_data(folder / "data")
     make_teacher = load_factory(f"{folder / 'model.py'}:make_teacher", "teachers.model")
     progress.start("training the members", total=MEMBERS, unit="members")
@@ -59,8 +59,10 @@ def _npz(x: NDArray[np.uint8], y: NDArray[np.int64]) -> bytes:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """The caller's random numbers untouched, and one thread: for networks so small a second one only waits, and on a
-    busy machine it waits for minutes."""
+    """Run on one thread and keep the caller's random state.
+
+    With networks this small, a second thread only waits: on a busy machine, for minutes.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -71,9 +73,9 @@ def _apart() -> Iterator[None]:
 
 
 def _train_member(make_teacher: object, x: NDArray[np.uint8], y: NDArray[np.int64], seed: int) -> nn.Module:
-    """A minute's worth of ordinary supervised training, in a second, on a bootstrap of the rows.
+    """Train a member for about a second, by ordinary supervised training on a bootstrap sample of the rows.
 
-    Bagging (Breiman 1996) makes members that gain much from each other; those that differ in their seeds alone gain so
+    Bagging (Breiman 1996) makes members that gain much from each other. Members that differ only in their seeds gain so
     little here that two of them do as well as all.
     """
     assert callable(make_teacher)
